@@ -1,0 +1,1 @@
+"""Appends audio files to conversations from a manifest: at most once, in order, with the account full."""

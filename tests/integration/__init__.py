@@ -1,0 +1,1 @@
+"""One real edge at a time."""

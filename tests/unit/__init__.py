@@ -1,0 +1,1 @@
+"""No socket, no sleep: seconds for all of them."""

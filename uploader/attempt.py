@@ -1,0 +1,306 @@
+"""Carries one item once."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from uploader import parameters
+from uploader.audio import Source, open_source
+from uploader.client import Gate, UploadRequest
+from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, SourceError
+from uploader.ledger import Writer
+from uploader.ledger.claiming import mark, note_stated_limit, settle
+from uploader.model import Claim, Next, Reply, Verdict
+from uploader.pace import Pace
+from uploader.policy.brake import Brake, Phase
+from uploader.policy.limits import stated_limit
+from uploader.policy.replies import judge, refuse_after_cut_offs
+from uploader.policy.waits import retry_seconds
+
+log = structlog.get_logger()
+
+WRITE_AGAIN_SECONDS = (0.2, 0.5, 1.0, 2.0)
+"""How often, after what waits, an outcome that could not be written is written again."""
+
+
+class Uploads(Protocol):
+    """Who can send one PUT: the client, or what a simulation puts in its place."""
+
+    async def upload(self, request: UploadRequest, source: Source, gate: Gate) -> Reply:
+        """Append a file to a conversation."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the settings say of attempts. ``defaults``: the config's parameters."""
+
+    defaults: Mapping[str, Any]
+    proves_not_appended: Collection[int]
+    max_attempts: int
+    doubt_seconds: float
+    job_timeout_seconds: float
+    hold: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What came of an attempt. ``seconds``: from its beginning to its reply."""
+
+    claim: Claim
+    reply: Reply
+    verdict: Verdict
+    seconds: float
+
+
+class WayOut:
+    """The way out for last chunks, shared by all uploads: the brake and the signals stand at it.
+
+    No more last chunks are out without an answer than the brake allows, so that a gateway that dies
+    takes no more items into doubt than that.
+    """
+
+    def __init__(self) -> None:
+        self.brake = Brake()
+        self.bytes_moved = 0
+        self._unanswered = 0
+        self._changed = asyncio.Condition()
+        self._cut_at = float("inf")
+        self._end_at = float("inf")
+        self._waits: set[asyncio.Timeout] = set()
+
+    async def let_out(self) -> bool:
+        """Wait for leave; False where the last chunk must not leave."""
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: self.closed or self._unanswered < self.brake.unanswered_allowed
+            )
+            if self.closed:
+                return False
+            self._unanswered += 1
+            return True
+
+    async def answered(self) -> None:
+        """Take note that one that was let out has its reply."""
+        async with self._changed:
+            self._unanswered -= 1
+            self._changed.notify_all()
+
+    async def set_brake(self, brake: Brake) -> None:
+        """Put the brake into a new state."""
+        async with self._changed:
+            self.brake = brake
+            self._changed.notify_all()
+
+    async def close_after(self, cut_seconds: float, end_seconds: float) -> None:
+        """Cut uploads after ``cut_seconds``, and wait for no answer after ``end_seconds``, from now on."""
+        async with self._changed:
+            now = asyncio.get_running_loop().time()
+            self._cut_at = min(self._cut_at, now + cut_seconds)
+            self._end_at = min(self._end_at, now + end_seconds)
+            self._changed.notify_all()
+        for wait in self._waits:
+            wait.reschedule(now)
+
+    @asynccontextmanager
+    async def until_stopped(self) -> AsyncIterator[None]:
+        """A wait before anything was sent; a stop ends it with a TimeoutError."""
+        now = asyncio.get_running_loop().time()
+        async with asyncio.timeout_at(now if self._cut_at < float("inf") else None) as timeout:
+            self._waits.add(timeout)
+            try:
+                yield
+            finally:
+                self._waits.discard(timeout)
+
+    @property
+    def closed(self) -> bool:
+        """Whether no last chunk may leave at all now."""
+        return self.must_cut or self.brake.phase is Phase.PROBING
+
+    @property
+    def must_cut(self) -> bool:
+        """Whether uploads are to be cut now."""
+        return asyncio.get_running_loop().time() >= self._cut_at
+
+    @property
+    def must_not_wait(self) -> bool:
+        """Whether answers are not to be waited for now."""
+        return asyncio.get_running_loop().time() >= self._end_at
+
+
+class LastChunk:
+    """What stands before the last chunk of one attempt (a ``Gate``)."""
+
+    def __init__(self, claim: Claim, way_out: WayOut, writer: Writer, now: Callable[[], float]) -> None:
+        self.failure: Exception | None = None
+        self._claim = claim
+        self._way_out = way_out
+        self._writer = writer
+        self._now = now
+        self._is_out = False
+
+    async def may_leave(self, content_hash: str) -> bool:
+        """Wait for leave, then commit the mark; a content that is not the one that was planned is refused."""
+        if self._claim.content_hash not in (None, content_hash):
+            raise SourceError("the file's content changed after its manifest was loaded")
+        if not await self._way_out.let_out():
+            return False
+        self._is_out = True
+        try:
+            await self._writer.call(mark, self._claim, content_hash, self._now())
+        except Exception as error:  # noqa: BLE001 - aiohttp would turn it into a broken connection
+            self.failure = error
+            return False
+        return not self._way_out.closed
+
+    def moved(self, count: int) -> None:
+        """Count bytes."""
+        self._way_out.bytes_moved += count
+
+    def must_cut(self) -> bool:
+        """Whether the run ends."""
+        return self._way_out.must_cut
+
+    def must_not_wait(self) -> bool:
+        """Whether the run ends at once."""
+        return self._way_out.must_not_wait
+
+    async def over(self) -> None:
+        """The attempt has its reply."""
+        if self._is_out:
+            self._is_out = False
+            await self._way_out.answered()
+
+
+class Carrier:
+    """Carries items: opens the source, sends it, judges the reply, writes down the outcome."""
+
+    def __init__(
+        self,
+        *,
+        client: Uploads,
+        writer: Writer,
+        account_id: int,
+        pace: Pace,
+        way_out: WayOut,
+        rules: Rules,
+        now: Callable[[], float],
+        chance: random.Random,
+    ) -> None:
+        self._client = client
+        self._writer = writer
+        self._account_id = account_id
+        self._pace = pace
+        self._way_out = way_out
+        self._rules = rules
+        self._now = now
+        self._chance = chance
+
+    async def carry(self, claim: Claim) -> Carried:
+        """Carry an item whose attempt is committed.
+
+        Raises:
+            CredentialsError: The service does not take the credentials; the item is pending again.
+            LedgerUnavailableError: The outcome, or the mark, could not be written.
+        """
+        begun = self._now()
+        gate = LastChunk(claim, self._way_out, self._writer, self._now)
+        failure: Exception | None = None
+        try:
+            reply = await self._send(claim, gate)
+        except (CredentialsError, GaveUpError) as error:
+            failure, reply = error, Reply(failure=str(error), withheld=True)
+        finally:
+            await gate.over()
+        carried = Carried(claim, reply, self._judge(claim, reply), self._now() - begun)
+        await asyncio.shield(self._write_down(carried))
+        _tell(carried)
+        failure = failure or gate.failure
+        if failure is not None:
+            raise failure
+        return carried
+
+    async def _send(self, claim: Claim, gate: LastChunk) -> Reply:
+        try:
+            async with self._way_out.until_stopped():
+                await self._pace.wait()
+        except TimeoutError:
+            return Reply(failure="stopped before it was sent", withheld=True)
+        query = parameters.query(claim.parameters, self._rules.defaults)
+        request = UploadRequest(claim.conversation_id, query, claim.content_type)
+        try:
+            async with open_source(claim.path, claim.size) as source:
+                return await self._client.upload(request, source, gate)
+        except SourceError as error:
+            return Reply(source_failure=str(error))
+
+    def _judge(self, claim: Claim, reply: Reply) -> Verdict:
+        verdict = judge(reply, claim.conversation_id, self._rules.proves_not_appended)
+        return refuse_after_cut_offs(verdict, reply, claim.cut_offs, self._rules.max_attempts)
+
+    async def _write_down(self, carried: Carried) -> None:
+        """Write the outcome, again and again for a while: what came back must not be lost."""
+        for wait in (*WRITE_AGAIN_SECONDS, None):
+            try:
+                await self._settle(carried)
+            except LedgerUnavailableError:
+                _tell_unwritten(carried)
+                if wait is None:
+                    raise
+                await asyncio.sleep(wait)
+            else:
+                return
+
+    async def _settle(self, carried: Carried) -> None:
+        claim, verdict, now = carried.claim, carried.verdict, self._now()
+        wait = 0.0
+        if verdict.next is Next.AGAIN and not carried.reply.withheld:
+            wait = retry_seconds(claim.number, self._chance.random())
+        if verdict.next is Next.COOL_DOWN:
+            stated = stated_limit(carried.reply.message)
+            if stated is not None:
+                await self._writer.call(note_stated_limit, self._account_id, stated, now)
+        await self._writer.call(
+            settle,
+            claim,
+            verdict,
+            carried.reply,
+            now=now,
+            wait=wait,
+            doubt_seconds=self._rules.doubt_seconds,
+            hold=self._rules.hold,
+        )
+
+
+def _event(carried: Carried) -> dict[str, Any]:
+    claim = carried.claim
+    return {
+        "batch": claim.batch,
+        "line": claim.line,
+        "conversationId": claim.conversation_id,
+        "attempt": claim.number,
+        "jobId": carried.verdict.job_id,
+        "outcome": carried.verdict.outcome.value,
+        "state": carried.verdict.state.value,
+        "status": carried.reply.status,
+        "bytes": carried.reply.bytes_sent,
+        "seconds": round(carried.seconds, 3),
+    }
+
+
+def _tell(carried: Carried) -> None:
+    event = _event(carried)
+    if carried.verdict.next is Next.FOLLOW:
+        log.info("attempt", **event)
+    else:
+        log.warning("attempt", **event, reason=carried.verdict.reason)
+
+
+def _tell_unwritten(carried: Carried) -> None:
+    log.error("outcome could not be written to the ledger", **_event(carried), reason=carried.verdict.reason)

@@ -1,0 +1,143 @@
+"""The commands, and the one place where an ending becomes an exit code."""
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from uploader import logs
+from uploader.cli.options import environment_help, settings_options
+from uploader.errors import ExitCode, StoppedError, UploaderError
+from uploader.settings import Settings, load, unknown_environment
+
+
+@click.group(context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="conversation-audio-uploader", prog_name="uploader")
+def cli() -> None:
+    """Append audio files to conversations from a manifest: at most once, in order, with the account full."""
+
+
+@cli.command(epilog=environment_help())
+@click.argument("manifest", required=False, metavar="[MANIFEST]")
+@settings_options("run")
+@click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="the closing summary as JSON")
+def run(manifest: str | None, config: Path | None, *, as_json: bool, **flags: Any) -> None:
+    """Append the rows of MANIFEST, wait for their jobs, write the results.
+
+    MANIFEST is CSV (conversationId,audioPath,…) or JSON Lines; - reads standard input. Without a MANIFEST,
+    --batch NAME carries on a batch that was loaded before. The same command after a crash carries on.
+
+    Exit codes: 0 all completed; 1 some refused, failed or held; 2 usage, nothing sent; 3 credentials;
+    4 some in doubt; 5 gave up for now, run again; 6 another run holds the ledger; 70 a fault of ours;
+    130, 143 stopped by a signal, run again.
+    """
+    from uploader.cli.running import run_batch  # noqa: PLC0415 - --help need not import what it does not use
+
+    _end(lambda settings: run_batch(settings, manifest, as_json=as_json), config, flags)
+
+
+@cli.command(epilog=environment_help())
+@click.argument("manifest", metavar="MANIFEST")
+@settings_options("plan")
+@click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="the report as JSON")
+def plan(manifest: str, config: Path | None, *, as_json: bool, **flags: Any) -> None:
+    """Check MANIFEST as `run` would, without a network: every invalid row, and what is to be sent."""
+    from uploader.cli.inspecting import plan_manifest  # noqa: PLC0415 - see run
+
+    _end(lambda settings: plan_manifest(settings, manifest, as_json=as_json), config, flags)
+
+
+@cli.command(epilog=environment_help())
+@settings_options("status")
+@click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="the status as JSON")
+def status(config: Path | None, *, as_json: bool, **flags: Any) -> None:
+    """Show what the ledger holds: batches, counts, live jobs, the limit, what needs a person.
+
+    Works beside a run, and exits as `run` would: 5 where items still wait, 6 where a run is at work on them.
+    """
+    from uploader.cli.inspecting import show_status  # noqa: PLC0415 - see run
+
+    _end(lambda settings: show_status(settings, as_json=as_json), config, flags)
+
+
+@cli.command(epilog=environment_help())
+@settings_options("results")
+def results(config: Path | None, **flags: Any) -> None:
+    """Write the results file of a batch from the ledger; works beside a run."""
+    from uploader.cli.inspecting import write_results  # noqa: PLC0415 - see run
+
+    _end(write_results, config, flags)
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="where to listen; this machine alone")
+@click.option("--port", default=0, show_default=True, help="the port; 0 takes a free one")
+@click.option("--limit", default=10, show_default=True, help="concurrent jobs; above it, 429")
+@click.option("--job-seconds", default=0.5, show_default=True, help="the least time of a job")
+@click.option(
+    "--job-seconds-per-mebibyte",
+    default=2.0,
+    show_default=True,
+    help="what a job takes more per MiB of audio",
+)
+@click.option("--token-seconds", default=86400.0, show_default=True, help="how long a token is good for")
+@click.option(
+    "--faults", type=click.Path(path_type=Path), help="TOML file of faults to play (see the README)"
+)
+@click.option("--journal", type=click.Path(path_type=Path), help="write what reached the sandbox, JSON Lines")
+@click.option("--certificate", type=click.Path(path_type=Path), help="serve TLS with this certificate (PEM)")
+@click.option("--key", type=click.Path(path_type=Path), help="the certificate's key (PEM)")
+@settings_options("sandbox")
+def sandbox(config: Path | None, log_format: str | None, log_level: str | None, **options: Any) -> None:
+    """Run a local server that behaves as the specification says, until it is stopped.
+
+    It prints the lines that point a client at it. Nothing leaves this machine.
+    """
+    from uploader.cli.sandboxing import serve_sandbox  # noqa: PLC0415 - see run
+
+    flags = {"log_format": log_format, "log_level": log_level}
+    _end(lambda _: serve_sandbox(**options), config, flags)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    cli(prog_name="uploader")
+
+
+def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[str, Any]) -> None:
+    """Do the work of a command, and exit with the code of its ending."""
+    for number, code in ((signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, ExitCode.TERMINATED)):
+        signal.signal(number, _stop_with(code))
+    try:
+        settings = load({name: value for name, value in flags.items() if value is not None}, config)
+        logs.configure(settings.log_format, settings.log_level)
+        _warn_of_unknown_environment()
+        code = work(settings)
+    except UploaderError as error:
+        click.echo(f"uploader: {error}", err=True)
+        code = error.exit_code
+    except BrokenPipeError:
+        code = ExitCode.GAVE_UP  # nobody reads standard output any more; the ledger has everything
+    except Exception:  # the one place where a fault of ours ends: told, with its traceback, and coded
+        logs.fault()
+        click.echo(
+            "uploader: a fault of the uploader itself; nothing is lost: run the same command again", err=True
+        )
+        code = ExitCode.FAULT
+    sys.exit(int(code))
+
+
+def _stop_with(code: ExitCode) -> Callable[[int, FrameType | None], None]:
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise StoppedError(code)
+
+    return stop
+
+
+def _warn_of_unknown_environment() -> None:
+    for name in unknown_environment():
+        logs.warn("environment variable is no setting of the uploader", variable=name)

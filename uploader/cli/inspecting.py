@@ -1,0 +1,120 @@
+"""`uploader plan`, `status` and `results`: what can be told without sending anything."""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from uploader import parameters, results
+from uploader.cli.preparing import Checked, check, manifest_file, told_problems
+from uploader.errors import ExitCode, UsageError
+from uploader.ledger import Ledger
+from uploader.ledger.claiming import limit_facts
+from uploader.ledger.loading import was_begun
+from uploader.ledger.reading import BatchFacts, find_account, find_batches, result_lines, standing, troubles
+from uploader.manifest import WasBegun
+from uploader.policy.endings import ending
+from uploader.settings import Settings
+from uploader.status import Overview, told_bytes, told_count
+
+
+def plan_manifest(settings: Settings, manifest: str, *, as_json: bool) -> ExitCode:
+    """Check a manifest as `run` would, and say what is to be sent."""
+    parameters.check_defaults(settings.parameters, "config file")
+    with manifest_file(manifest, settings) as file:
+        checked = check(file.reader(settings, _was_begun(settings)))
+    refused = checked.problems and settings.on_invalid == "refuse"
+    code = ExitCode.USAGE if refused else ExitCode.NEEDS_PERSON if checked.problems else ExitCode.DONE
+    print(json.dumps(_plan_json(manifest, checked, code)) if as_json else _plan_text(manifest, checked))  # noqa: T201
+    return code
+
+
+def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
+    """Show what the ledger holds, and exit as `run` would."""
+    with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
+        known = find_batches(connection)
+        batch = _batch(known, settings, ledger.path)
+        busy = ledger.held_by_run
+        found = standing(connection, batch.batch_id)
+        overview = Overview(
+            ledger=ledger.path,
+            busy=busy,
+            limit=limit_facts(connection, batch.account_id, settings.limit, time.time()),
+            batch=batch,
+            troubles=troubles(connection, batch.batch_id),
+            batches=[(one, standing(connection, one.batch_id)) for one in known],
+            exit_code=ending(
+                found.counts,
+                overdue=found.overdue,
+                no_wait=settings.no_wait,
+                unfinished=ExitCode.NOT_NOW if busy else ExitCode.GAVE_UP,
+            ),
+        )
+    print(json.dumps(overview.as_json()) if as_json else overview.as_text())  # noqa: T201 - what it is for
+    return overview.exit_code
+
+
+def write_results(settings: Settings) -> ExitCode:
+    """Write the results file of a batch from the ledger."""
+    with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
+        batch = _batch(find_batches(connection), settings, ledger.path)
+        path = settings.results or Path(batch.results or "")
+        results.check_path(path)
+        if path.exists():
+            for _ in results.job_ids(path):
+                break  # it is ours to replace
+        results.write(path, result_lines(connection, batch.batch_id), batch.extra_columns)
+    print(path)  # noqa: T201 - what it is for
+    return ExitCode.DONE
+
+
+def _batch(known: list[BatchFacts], settings: Settings, ledger: Path) -> BatchFacts:
+    """The batch that the settings name, else the one that ran last."""
+    found = [one for one in known if settings.batch in (None, one.name)]
+    if found:
+        return found[0]
+    names = ", ".join(one.name for one in known[:10]) or "none"
+    raise UsageError(f"ledger {ledger}: no batch {settings.batch or ''} in it; it has: {names}")
+
+
+def _was_begun(settings: Settings) -> WasBegun:
+    """Whom to ask for items that were begun: the ledger where there is one, else nobody."""
+    path = Path(settings.ledger.removeprefix("sqlite:///"))
+    if not path.is_file():
+        return lambda _conversation_id, _path: False
+    ledger = Ledger.open_for_reading(settings.ledger)
+
+    def ask(conversation_id: str, audio: Path) -> bool:
+        with ledger.reading() as connection:
+            account_id = find_account(connection, settings.base_url)
+            return account_id is not None and was_begun(connection, account_id, conversation_id, audio)
+
+    return ask
+
+
+def _plan_text(manifest: str, checked: Checked) -> str:
+    valid = checked.rows - checked.invalid
+    lines = [
+        f"{manifest}: {told_count(checked.rows, 'row')}, {checked.invalid} invalid",
+        f"  {told_count(valid - checked.gone, 'file')}, {told_bytes(checked.size)}, "
+        f"{told_count(len(checked.conversations), 'conversation')}",
+    ]
+    if checked.gone:
+        lines.append(
+            f"  {told_count(checked.gone, 'file')} gone since their items were begun: not sent again"
+        )
+    return "\n".join([*lines, *(f"  {one}" for one in told_problems(checked, manifest))])
+
+
+def _plan_json(manifest: str, checked: Checked, code: ExitCode) -> dict[str, object]:
+    return {
+        "manifest": manifest,
+        "exitCode": int(code),
+        "rows": checked.rows,
+        "invalid": checked.invalid,
+        "files": checked.rows - checked.invalid - checked.gone,
+        "bytes": checked.size,
+        "conversations": len(checked.conversations),
+        "problemCount": checked.problems,
+        "problems": [asdict(problem) for problem in checked.shown],
+    }

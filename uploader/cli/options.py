@@ -1,0 +1,66 @@
+"""The flags of the commands, made from the settings: one place says what there is."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from pydantic_core import PydanticUndefined
+
+from uploader.settings import ENVIRONMENT_PREFIX, SECRETS, Settings, default_ledger
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def settings_options(command: str) -> Callable[[F], F]:
+    """Give a command the flags of the settings that name it, and ``--config``."""
+
+    def decorate(function: F) -> F:
+        for name, field in reversed(Settings.model_fields.items()):
+            extra = field.json_schema_extra
+            if isinstance(extra, dict) and command in extra.get("commands", ()):  # type: ignore[operator]
+                function = _option(name, field, extra)(function)
+        return _config(function)
+
+    return decorate
+
+
+def environment_help() -> str:
+    """The settings that have no flag, told at the end of ``--help``."""
+    names = ", ".join(ENVIRONMENT_PREFIX + name.upper() for name in SECRETS)
+    return (
+        f"Secrets come from the environment ({names}) or the secrets folder, never from a flag. Every option is "
+        f"also {ENVIRONMENT_PREFIX}OPTION in the environment and option in the config file; a flag outranks the "
+        "environment, that the secrets folder, that the file."
+    )
+
+
+def _config(function: F) -> F:
+    return click.option(
+        "--config",
+        metavar="FILE",
+        envvar="UPLOADER_CONFIG",
+        type=click.Path(path_type=Path),
+        help="the config file, TOML  [default: none]",
+    )(function)
+
+
+def _option(name: str, field: Any, extra: dict[str, Any]) -> Callable[[F], F]:
+    flag = f"--{name.replace('_', '-')}"
+    if field.annotation is bool:
+        return click.option(flag, name, is_flag=True, default=None, help=field.description)
+    default = field.default if field.default is not PydanticUndefined else default_ledger()
+    shown = (
+        ""
+        if default is None
+        else f"  [default: {default:g}]"
+        if _is_number(default)
+        else f"  [default: {default}]"
+    )
+    return click.option(
+        flag, name, metavar=extra["metavar"], default=None, help=f"{field.description}{shown}"
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))

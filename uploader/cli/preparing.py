@@ -1,0 +1,167 @@
+"""What `run` and `plan` do before anything is sent: find the manifest, check it, check the results."""
+
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from uploader import results
+from uploader.errors import UsageError
+from uploader.ledger import Ledger
+from uploader.ledger.reading import unknown_job_ids
+from uploader.manifest import Format, Manifest, WasBegun, format_of
+from uploader.model import InvalidRow, Problem, Row
+from uploader.sandbox import JOB_ID_PREFIX
+from uploader.settings import Settings
+
+STANDARD_INPUT = "-"
+PROBLEMS_SHOWN = 50
+LOOKED_UP_TOGETHER = 500
+
+
+@dataclass(frozen=True)
+class ManifestFile:
+    """A manifest as the command line names it. ``path`` is where it can be read twice."""
+
+    name: str
+    path: Path
+    format: Format
+
+    def reader(self, settings: Settings, was_begun: WasBegun) -> Manifest:
+        """A reader of its rows, as the settings want them read."""
+        folder = settings.audio_root
+        if folder is None:
+            folder = Path() if self.name == STANDARD_INPUT else Path(self.name).parent
+        elif not folder.is_dir():
+            raise UsageError(
+                f"audio root {folder}: this is no folder: name the one where relative paths start"
+            )
+        return Manifest(self.path, self.name, self.format, folder, settings.audio_root is not None, was_begun)
+
+
+@dataclass(slots=True)
+class Checked:
+    """What the check of a manifest found. ``shown`` are the first problems, ``problems`` counts all."""
+
+    rows: int = 0
+    invalid: int = 0
+    size: int = 0
+    gone: int = 0
+    conversations: set[int] = field(default_factory=set)
+    problems: int = 0
+    shown: list[Problem] = field(default_factory=list)
+
+
+@contextmanager
+def manifest_file(argument: str, settings: Settings) -> Iterator[ManifestFile]:
+    """Find the manifest; standard input is kept in a file, because it is read twice.
+
+    Raises:
+        UsageError: It cannot be read, or its format is not known.
+    """
+    if argument != STANDARD_INPUT:
+        path = Path(argument)
+        yield ManifestFile(argument, path, settings.format or format_of(path))
+        return
+    if settings.format is None or settings.batch is None:
+        raise UsageError(
+            "manifest -: for standard input say --format csv|jsonl, --batch NAME and --results FILE"
+        )
+    with NamedTemporaryFile(suffix=f".{settings.format}") as kept:
+        shutil.copyfileobj(sys.stdin.buffer, kept)
+        kept.flush()
+        yield ManifestFile(argument, Path(kept.name), settings.format)
+
+
+def check(manifest: Manifest) -> Checked:
+    """Read a manifest once, and count and keep what is wrong with it.
+
+    Raises:
+        UsageError: It cannot be read at all.
+    """
+    checked = Checked()
+    for row in manifest.read():
+        checked.rows += 1
+        if row.conversation_id:
+            checked.conversations.add(hash(row.conversation_id))
+        _count(checked, row)
+    return checked
+
+
+def refuse_invalid(checked: Checked, name: str) -> None:
+    """End here where the manifest has invalid rows.
+
+    Raises:
+        UsageError: It has; all of them are told, the first ones in words.
+    """
+    if checked.problems:
+        raise UsageError("\n".join([*told_problems(checked, name), "nothing was sent"]))
+
+
+def told_problems(checked: Checked, name: str) -> list[str]:
+    """What is wrong with a manifest, a line each."""
+    told = [f"manifest {name}, {problem}" for problem in checked.shown]
+    more = checked.problems - len(checked.shown)
+    return [*told, *([f"… and {more} more"] if more else [])]
+
+
+def results_path(settings: Settings, manifest: ManifestFile) -> Path:
+    """Where the results go, checked before anything is sent.
+
+    Raises:
+        UsageError: They cannot be written there.
+    """
+    if settings.results is not None:
+        path = settings.results
+    elif manifest.name == STANDARD_INPUT:
+        raise UsageError("manifest -: for standard input say where the results go with --results FILE")
+    else:
+        path = results.default_path(
+            Path(manifest.name), jsonl=manifest.format == "jsonl", sandbox=settings.sandbox
+        )
+    results.check_path(path)
+    if path.exists() and path.samefile(manifest.path):
+        raise UsageError(f"results {path}: this is the manifest itself: name another file with --results")
+    return path
+
+
+def check_known_results(path: Path, ledger: Ledger, *, sandbox: bool) -> None:
+    """Make sure that a results file that stands there is not all that is left of a lost ledger.
+
+    Raises:
+        UsageError: It holds jobIds that the ledger does not know.
+    """
+    if not path.exists():
+        return
+    found = iter(
+        job_id for job_id in results.job_ids(path) if not (sandbox and job_id.startswith(JOB_ID_PREFIX))
+    )
+    with ledger.reading() as connection:
+        while some := list(islice(found, LOOKED_UP_TOGETHER)):
+            unknown = unknown_job_ids(connection, some)
+            if unknown:
+                raise UsageError(_told_lost_ledger(path, ledger, unknown))
+
+
+def _told_lost_ledger(path: Path, ledger: Ledger, unknown: Iterable[str]) -> str:
+    return (
+        f"results {path}: the ledger {ledger.path} does not know its jobIds ({min(unknown)}, …): these rows were "
+        "appended under another ledger, and would be appended again. Name that ledger with --ledger; or, if these "
+        "results are of no concern to this run, name other results with --results or move the file away. Nothing "
+        "was sent"
+    )
+
+
+def _count(checked: Checked, row: Row | InvalidRow) -> None:
+    if isinstance(row, InvalidRow):
+        checked.invalid += 1
+        checked.problems += len(row.problems)
+        checked.shown += row.problems[: PROBLEMS_SHOWN - len(checked.shown)]
+    elif row.signature is None:
+        checked.gone += 1
+    else:
+        checked.size += row.signature.size

@@ -1,0 +1,366 @@
+"""`uploader run`: load the manifest, run the engine, write the results, tell how it ended."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import structlog
+
+from uploader import audio, parameters, results
+from uploader.attempt import Rules
+from uploader.cli.preparing import (
+    ManifestFile,
+    check,
+    check_known_results,
+    manifest_file,
+    refuse_invalid,
+    results_path,
+    told_problems,
+)
+from uploader.client import Client, Credentials, TimeLimits
+from uploader.engine import Engine, Pool, steady_clock
+from uploader.errors import ExitCode, ResultsUnavailableError, UploaderError, UsageError
+from uploader.ledger import Ledger, LedgerThread
+from uploader.ledger.claiming import limit_facts, recover
+from uploader.ledger.lanes import enter_scope
+from uploader.ledger.loading import account, begin_load, load_rows, note_run, was_begun
+from uploader.ledger.reading import (
+    BatchFacts,
+    Standing,
+    find_batches,
+    leftovers,
+    result_lines,
+    standing,
+    troubles,
+)
+from uploader.policy.endings import ending
+from uploader.sandbox import Sandbox, SandboxSettings
+from uploader.settings import Settings
+from uploader.status import Summary, View
+
+log = structlog.get_logger()
+
+SIGNALS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom to send to: the service, or the sandbox inside."""
+
+    base_url: str
+    credentials: Credentials
+
+
+def run_batch(settings: Settings, manifest: str | None, *, as_json: bool) -> ExitCode:
+    """Run a batch to its end; standard output gets the closing summary and nothing else."""
+    if manifest is None and settings.batch is None:
+        raise UsageError(
+            "name a MANIFEST to append, or --batch NAME to carry on a batch that was loaded before"
+        )
+    if manifest is None and (settings.sandbox or settings.repeat):
+        raise UsageError("--sandbox and --repeat need a MANIFEST")
+    summary = asyncio.run(_run(settings, manifest))
+    print(json.dumps(summary.as_json()) if as_json else summary.as_text())  # noqa: T201 - what it is for
+    return summary.exit_code
+
+
+async def _run(settings: Settings, manifest: str | None) -> Summary:
+    async with _target(settings) as target:
+        with ExitStack() as stack:
+            ledger = stack.enter_context(_ledger(settings))
+            now = steady_clock(time.time, time.monotonic)
+            batch = _prepare(settings, manifest, ledger, target, now)
+            _forget_summary(settings)
+            night = _Night(settings, manifest, ledger, target, batch, now)
+            return await night.pass_()
+
+
+@asynccontextmanager
+async def _target(settings: Settings) -> AsyncIterator[Target]:
+    if not settings.sandbox:
+        yield Target(settings.base_url, _credentials(settings))
+        return
+    made_up = SandboxSettings(limit=settings.limit)
+    async with Sandbox(made_up) as sandbox:
+        yield Target(sandbox.base_url, Credentials(made_up.app_id, made_up.app_secret))
+
+
+def _credentials(settings: Settings) -> Credentials:
+    if settings.access_token is not None:
+        return Credentials(access_token=settings.access_token.get_secret_value())
+    if settings.app_id is None or settings.app_secret is None:
+        raise UsageError(
+            "no credentials: set UPLOADER_APP_ID and UPLOADER_APP_SECRET (or a ready UPLOADER_ACCESS_TOKEN); to try "
+            "without any, add --sandbox"
+        )
+    return Credentials(settings.app_id.get_secret_value(), settings.app_secret.get_secret_value())
+
+
+@contextmanager
+def _ledger(settings: Settings) -> Iterator[Ledger]:
+    """The ledger of the settings; for the sandbox one that is thrown away."""
+    with TemporaryDirectory(prefix="uploader-sandbox-") if settings.sandbox else nullcontext() as folder:
+        url = f"sqlite:///{folder}/ledger.db" if folder else settings.ledger
+        with Ledger.open_for_run(url) as ledger:
+            yield ledger
+
+
+def _prepare(
+    settings: Settings, manifest: str | None, ledger: Ledger, target: Target, now: Callable[[], float]
+) -> BatchFacts:
+    """Everything that comes before the first byte, in one transaction where it writes."""
+    parameters.check_defaults(settings.parameters, "config file")
+    with ledger.writing() as connection:
+        unsent, doubtful = recover(connection, now(), settings.doubt_seconds)
+    if unsent or doubtful:
+        log.warning("an earlier run ended early", pendingAgain=unsent, inDoubt=doubtful)
+    if manifest is None:
+        batch = _carry_on(settings, ledger, target, now())
+    else:
+        with manifest_file(manifest, settings) as file:
+            batch = _load(settings, file, ledger, target, now())
+    with ledger.writing() as connection:
+        enter_scope(connection, batch.batch_id, hold=settings.lanes.on_trouble == "hold")
+    return batch
+
+
+def _carry_on(settings: Settings, ledger: Ledger, target: Target, now: float) -> BatchFacts:
+    with ledger.writing() as connection:
+        known = find_batches(connection, settings.batch)
+        found = [one for one in known if one.base_url == target.base_url]
+        if not found:
+            elsewhere = f" (it was loaded for {known[0].base_url})" if known else ""
+            raise UsageError(
+                f"batch {settings.batch}: the ledger has none{elsewhere}: `uploader run MANIFEST` loads it"
+            )
+        path = settings.results or Path(found[0].results or "")
+        results.check_path(path)
+        note_run(connection, found[0].batch_id, path.resolve(), now)
+        batch = find_batches(connection, settings.batch)[0]
+    check_known_results(path, ledger, sandbox=False)
+    return batch
+
+
+def _load(settings: Settings, file: ManifestFile, ledger: Ledger, target: Target, now: float) -> BatchFacts:
+    path = results_path(settings, file)
+    check_known_results(path, ledger, sandbox=settings.sandbox)
+    name = settings.batch or Path(file.name).name
+    with ledger.writing() as connection:
+        account_id = account(connection, target.base_url)
+        begun = lambda conversation_id, path: was_begun(connection, account_id, conversation_id, path)  # noqa: E731
+        reader = file.reader(settings, begun)
+        checked = check(reader)
+        if settings.on_invalid == "refuse":
+            refuse_invalid(checked, file.name)
+        for problem in told_problems(checked, file.name):
+            log.warning("row left out", problem=problem)
+        load = begin_load(
+            connection,
+            account_id,
+            name,
+            manifest=file.name if file.name == "-" else str(Path(file.name).absolute()),
+            results=path.resolve(),
+            extra_columns=list(reader.extra_columns),
+            now=now,
+            repeat=settings.repeat,
+        )
+        load_rows(connection, load, reader.read(), content_hash=audio.content_hash, probe=audio.probe)
+        found = find_batches(connection, name)
+        return next(one for one in found if one.batch_id == load.batch_id)
+
+
+def _forget_summary(settings: Settings) -> None:
+    """A summary that stands there would say that the results are final."""
+    if settings.summary is None:
+        return
+    try:
+        settings.summary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"summary {settings.summary}: {error.strerror}: name a file that can be written"
+        ) from error
+    if not settings.summary.parent.is_dir():
+        raise UsageError(f"summary {settings.summary}: its folder does not exist: make it or name another")
+
+
+class _Night:
+    """One run of one batch, from the first claim to the closing summary."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        manifest: str | None,
+        ledger: Ledger,
+        target: Target,
+        batch: BatchFacts,
+        now: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._manifest = manifest
+        self._ledger = ledger
+        self._target = target
+        self._batch = batch
+        self._now = now
+        self._path = Path(batch.results or "")
+        self._reader = ledger.beside()
+        self._writing = threading.Lock()
+        self._is_final = False
+        self._signal: ExitCode | None = None
+        self._begun = time.monotonic()
+
+    async def pass_(self) -> Summary:
+        """Run the engine, write the final results, sum up."""
+        thread = LedgerThread(self._ledger)
+        limits = TimeLimits(
+            self._settings.connect_seconds, self._settings.stall_seconds, self._settings.answer_seconds
+        )
+        failure: UploaderError | None = None
+        try:
+            async with Client(self._target.base_url, self._target.credentials, limits, self._now) as client:
+                engine = self._engine(client, thread)
+                failure = await self._run_engine(engine)
+        finally:
+            thread.close()
+        failure = self._write_final_results() or failure
+        return self._sum_up(engine, failure)
+
+    def _engine(self, client: Client, thread: LedgerThread) -> Engine:
+        settings = self._settings
+        pool = Pool(
+            limit=settings.limit,
+            uploads=settings.uploads,
+            rate=settings.rate,
+            polls_per_second=settings.jobs.polls_per_second,
+            grace_seconds=settings.grace_seconds,
+            give_up_seconds=settings.give_up_seconds,
+            no_wait=settings.no_wait,
+        )
+        rules = Rules(
+            defaults=parameters.check_defaults(settings.parameters, "config file"),
+            proves_not_appended=settings.replies.proves_not_appended,
+            max_attempts=settings.max_attempts,
+            doubt_seconds=settings.doubt_seconds,
+            job_timeout_seconds=settings.job_timeout_seconds,
+            hold=settings.lanes.on_trouble == "hold",
+        )
+        return Engine(
+            client=client,
+            writer=thread,
+            account_id=self._batch.account_id,
+            pool=pool,
+            rules=rules,
+            now=self._now,
+            chance=random.Random(),  # noqa: S311 - jitter, no secret
+        )
+
+    async def _run_engine(self, engine: Engine) -> UploaderError | None:
+        wanted = self._settings.progress == "auto"
+        view = View(
+            read=self._standing,
+            limit=lambda: engine.limit,
+            bytes_moved=lambda: engine.way_out.bytes_moved,
+            snapshot=self._snapshot,
+            bar=wanted and sys.stderr.isatty(),
+            lines=wanted,
+        )
+        self._listen(engine)
+        try:
+            with view:
+                await engine.run(beside=(view.refresh_bar, view.refresh_results))
+        except UploaderError as error:
+            return error
+        return None
+
+    def _listen(self, engine: Engine) -> None:
+        loop = asyncio.get_running_loop()
+        stopping: list[asyncio.Task[None]] = []
+
+        def stop(code: ExitCode) -> None:
+            if self._signal is not None:
+                sys.stderr.write("\x1b[?25h" if sys.stderr.isatty() else "")  # the bar had hidden the cursor
+                sys.stderr.flush()
+                os._exit(int(code))  # the second signal ends at once: the ledger is as after a crash
+            self._signal = code
+            log.warning("stopping: nothing new starts; a second signal ends at once")
+            stopping.append(loop.create_task(engine.stop()))
+
+        for number, code in SIGNALS.items():
+            loop.add_signal_handler(number, stop, code)
+
+    def _standing(self) -> Standing:
+        with self._reader.reading() as connection:
+            return standing(connection, self._batch.batch_id)
+
+    def _snapshot(self) -> None:
+        """Refresh the results; what fails now is told, and is tried again."""
+        with self._writing:
+            if self._is_final:
+                return
+            try:
+                self._write_results()
+            except UploaderError as error:
+                log.warning("results could not be refreshed", reason=str(error))
+
+    def _write_results(self) -> None:
+        with self._reader.reading() as connection:
+            results.write(
+                self._path, result_lines(connection, self._batch.batch_id), self._batch.extra_columns
+            )
+
+    def _write_final_results(self) -> UploaderError | None:
+        with self._writing:
+            self._is_final = True
+            try:
+                self._write_results()
+            except UploaderError as error:
+                return error
+        return None
+
+    def _sum_up(self, engine: Engine, failure: UploaderError | None) -> Summary:
+        with self._reader.reading() as connection:
+            found = standing(connection, self._batch.batch_id)
+            summary = Summary(
+                batch=self._batch.name,
+                exit_code=self._exit_code(found, failure),
+                standing=found,
+                bytes_sent=engine.way_out.bytes_moved,
+                seconds=time.monotonic() - self._begun,
+                results=str(self._path),
+                ledger=self._ledger.path,
+                limit=limit_facts(connection, self._batch.account_id, self._settings.limit, self._now()),
+                throttled=engine.throttled,
+                leftovers=leftovers(connection, self._batch.account_id, self._batch.batch_id),
+                troubles=troubles(connection, self._batch.batch_id),
+                reason=str(failure or ""),
+                again=self._again(),
+            )
+        return self._with_summary_file(summary)
+
+    def _exit_code(self, found: Standing, failure: UploaderError | None) -> ExitCode:
+        if failure is not None:
+            return failure.exit_code
+        if self._signal is not None:
+            return self._signal
+        return ending(
+            found.counts, overdue=found.overdue, no_wait=self._settings.no_wait, unfinished=ExitCode.GAVE_UP
+        )
+
+    def _again(self) -> Sequence[str]:
+        return ("uploader", *sys.argv[1:])
+
+    def _with_summary_file(self, summary: Summary) -> Summary:
+        if self._settings.summary is None or isinstance(summary.reason, ResultsUnavailableError):
+            return summary
+        results.write_json(self._settings.summary, summary.as_json())
+        return summary

@@ -1,0 +1,52 @@
+"""`uploader sandbox`: the local server, alone."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+from uploader.errors import ExitCode
+from uploader.sandbox import Faults, Sandbox, SandboxSettings, load_faults, serve
+
+
+def serve_sandbox(
+    *,
+    host: str,
+    port: int,
+    limit: int,
+    job_seconds: float,
+    job_seconds_per_mebibyte: float,
+    token_seconds: float,
+    faults: Path | None,
+    journal: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+) -> ExitCode:
+    """Serve until SIGINT or SIGTERM, which is the usual end."""
+    settings = SandboxSettings(
+        host=host,
+        port=port,
+        limit=limit,
+        job_seconds=job_seconds,
+        job_seconds_per_mebibyte=job_seconds_per_mebibyte,
+        token_seconds=token_seconds,
+        faults=load_faults(faults) if faults is not None else Faults(),
+        journal_path=journal,
+        certificate_path=certificate,
+        key_path=key,
+    )
+    asyncio.run(_serve(settings))
+    return ExitCode.DONE
+
+
+async def _serve(settings: SandboxSettings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await serve(settings, _announce, stop)
+
+
+def _announce(sandbox: Sandbox) -> None:
+    print(f"export UPLOADER_BASE_URL={sandbox.base_url}")  # noqa: T201 - for `eval` and for reading
+    print(f"export UPLOADER_APP_ID={sandbox.settings.app_id}")  # noqa: T201
+    print(f"export UPLOADER_APP_SECRET={sandbox.settings.app_secret}", flush=True)  # noqa: T201

@@ -1,0 +1,108 @@
+"""Connections to the service: proxies and CA bundles from the environment, and never a second PUT."""
+
+import os
+import ssl
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+from aiohttp.client_reqrep import ClientRequest
+from aiohttp.connector import Connection
+from yarl import URL
+
+from uploader.settings import is_loopback
+
+
+class ConnectionEndedError(Exception):
+    """The connection broke after it stood; not one of the errors after which aiohttp sends again."""
+
+
+class Connected(Protocol):
+    """Who wants to know the transport of its connection, once there is one."""
+
+    def connected(self, transport: Any) -> None:
+        """Take note of the transport."""
+        ...
+
+
+under_way: ContextVar[Connected | None] = ContextVar("under_way", default=None)
+"""The upload of this task: aiohttp shows a connection to nobody else than the connector."""
+
+
+class UploadConnector(aiohttp.TCPConnector):
+    """Gives every upload a connection of its own, and tells the upload its transport.
+
+    A connection that the server closed silently would break the next PUT on it, after the fact.
+    """
+
+    def __init__(self, ssl_context: ssl.SSLContext) -> None:
+        super().__init__(ssl=ssl_context, limit=0, force_close=True)
+
+    async def connect(self, req: ClientRequest, traces: Any, timeout: aiohttp.ClientTimeout) -> Connection:
+        """Connect, and tell the upload under way."""
+        connection = await super().connect(req, traces, timeout)
+        upload = under_way.get()
+        transport = connection.transport
+        if upload is not None and transport is not None:
+            # what is written shall be in the kernel's hands before more is read, and be counted by then
+            transport.set_write_buffer_limits(high=0)
+            upload.connected(transport)
+        return connection
+
+
+async def send_once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Keep aiohttp from sending a PUT again by itself: to it a PUT is idempotent, here it appends twice."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise  # not connected, so nothing was sent
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise ConnectionEndedError(told(error)) from error
+
+
+def told(error: BaseException) -> str:
+    """Say in a few words what a network error was, without addresses of requests in it."""
+    inner: BaseException = error
+    while isinstance(inner.__cause__, OSError):
+        inner = inner.__cause__
+    if isinstance(inner, OSError) and inner.strerror:
+        return inner.strerror
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the server closed the connection"
+    return type(error).__name__ + (f": {error}" if isinstance(error, ssl.SSLError) else "")
+
+
+def ssl_context() -> ssl.SSLContext:
+    """The system's CA certificates, or those that the usual environment variables name."""
+    context = ssl.create_default_context()  # reads SSL_CERT_FILE and SSL_CERT_DIR by itself
+    for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        bundle = os.environ.get(variable)
+        if bundle and Path(bundle).exists():
+            folder = Path(bundle).is_dir()
+            context.load_verify_locations(
+                capath=bundle if folder else None, cafile=None if folder else bundle
+            )
+    return context
+
+
+def proxy_for(base_url: str) -> dict[str, Any]:
+    """The proxy that the environment names for the service, as keyword arguments of a request.
+
+    aiohttp's own way also reads ``~/.netrc``, and then refuses our Authorization header.
+    """
+    url = URL(base_url)
+    host = url.host or ""
+    if is_loopback(host) or proxy_bypass(f"{host}:{url.port}"):
+        return {}
+    named = getproxies().get(url.scheme) or getproxies().get("all")
+    if not named:
+        return {}
+    proxy = URL(named if "://" in named else f"http://{named}")
+    if proxy.user is None:
+        return {"proxy": proxy}
+    login = aiohttp.BasicAuth(proxy.user, proxy.password or "")
+    return {"proxy": proxy.with_user(None), "proxy_auth": login}

@@ -1,0 +1,258 @@
+"""The service's calls: append audio, ask for a job, ask whether it is there."""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlencode
+
+import aiohttp
+from yarl import URL
+
+from uploader.audio import Source
+from uploader.client.connection import (
+    ConnectionEndedError,
+    UploadConnector,
+    proxy_for,
+    send_once,
+    ssl_context,
+    told,
+    under_way,
+)
+from uploader.client.token import Credentials, Token, Tokens, TokenUnavailableError
+from uploader.client.upload import Gate, Upload
+from uploader.model import JobStatus, Reply
+
+ANSWER_MOST_BYTES = 256 * 1024
+GET_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimits:
+    """Seconds to connect, for an upload of which no byte moves, and for the answer after the last chunk."""
+
+    connect: float = 30.0
+    stall: float = 60.0
+    answer: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class UploadRequest:
+    """What one PUT says beside its body. ``content_type`` None: the service detects the format."""
+
+    conversation_id: str
+    query: Sequence[tuple[str, str]]
+    content_type: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobAnswer:
+    """What the job endpoint said. ``status`` None: no answer, or one without a status."""
+
+    status: JobStatus | None
+    reason: str = ""
+
+
+class Client:
+    """Speaks with one account's service. Use it as a context manager."""
+
+    def __init__(
+        self, base_url: str, credentials: Credentials, limits: TimeLimits, now: Callable[[], float]
+    ) -> None:
+        self._base_url = base_url
+        self._credentials = credentials
+        self._limits = limits
+        self._now = now
+
+    async def __aenter__(self) -> Self:
+        """Open the sessions: one for uploads, one for everything that may be asked twice."""
+        context = ssl_context()
+        self._proxy = proxy_for(self._base_url)
+        timeout = aiohttp.ClientTimeout(total=GET_SECONDS, connect=self._limits.connect)
+        self._asking = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context), timeout=timeout)
+        upload_timeout = aiohttp.ClientTimeout(total=None, connect=self._limits.connect)
+        self._uploading = aiohttp.ClientSession(
+            connector=UploadConnector(context),
+            timeout=upload_timeout,
+            middlewares=(send_once,),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=True,
+        )
+        self._tokens = Tokens(self._asking, self._base_url, self._credentials, self._proxy, self._now)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the sessions."""
+        await self._uploading.close()
+        await self._asking.close()
+
+    async def authorise(self) -> str:
+        """Fetch the first token, so that wrong credentials are told before anything is sent.
+
+        Returns:
+            Why there is none yet; empty where there is one.
+
+        Raises:
+            CredentialsError: The service does not take the credentials.
+        """
+        try:
+            await self._tokens.get()
+        except TokenUnavailableError as error:
+            return str(error)
+        return ""
+
+    async def upload(self, request: UploadRequest, source: Source, gate: Gate) -> Reply:
+        """Append a file to a conversation: one PUT (put-audio.md, API Endpoint), sent at most once.
+
+        Args:
+            request: The conversation and the parameters.
+            source: The open file.
+            gate: What stands before the last chunk.
+
+        Raises:
+            CredentialsError: The service does not take the credentials; nothing was sent.
+        """
+        try:
+            token = await self._tokens.get()
+        except TokenUnavailableError as error:
+            return Reply(failure=str(error))
+        upload = Upload(source, gate, stall_seconds=self._limits.stall, answer_seconds=self._limits.answer)
+        reply = await self._put(request, source, upload, token)
+        if reply.status == 401:
+            self._tokens.refused(token)
+        elif reply.status is not None:
+            self._tokens.taken()
+        return reply
+
+    async def job(self, job_id: str) -> JobAnswer:
+        """Ask how a job is (the job endpoint).
+
+        Raises:
+            CredentialsError: The service does not take the credentials.
+        """
+        status, answer = await self._get(f"/v1/job/{quote(job_id, safe='')}")
+        word = answer.get("status")
+        if status == 200 and isinstance(word, str) and word in set(JobStatus):
+            return JobAnswer(JobStatus(word))
+        return JobAnswer(None, f"HTTP {status}" if status else str(answer.get("failure", "")))
+
+    async def is_there(self, job_id: str) -> bool:
+        """Ask anything that changes nothing: whether the service itself answers, whatever it says.
+
+        Raises:
+            CredentialsError: The service does not take the credentials.
+        """
+        status, _ = await self._get(f"/v1/job/{quote(job_id, safe='')}")
+        return status is not None and status < 500
+
+    async def _put(self, request: UploadRequest, source: Source, upload: Upload, token: Token) -> Reply:
+        marker = under_way.set(upload)
+        try:
+            async with asyncio.timeout(None) as timeout:
+                upload.watch(timeout)
+                async with self._uploading.put(
+                    self._url(request),
+                    data=upload.body(),
+                    headers=_headers(request, source.size, token),
+                    skip_auto_headers=["Content-Type"],
+                    allow_redirects=False,
+                    **self._proxy,
+                ) as response:
+                    answer, broken = await _read_answer(response)
+                    return _reply(upload, response, answer, broken)
+        except (aiohttp.ClientError, ConnectionEndedError, OSError, TimeoutError) as error:
+            failure = upload.failure or told_end(error)
+            return _without_answer(upload, failure)
+        finally:
+            upload.stop_watching()
+            under_way.reset(marker)
+
+    def _url(self, request: UploadRequest) -> URL:
+        path = f"/v1/process/audio/{quote(request.conversation_id, safe='')}"
+        query = "?" + urlencode(request.query, quote_via=quote, safe="") if request.query else ""
+        return URL(self._base_url + path + query, encoded=True)
+
+    async def _get(self, path: str) -> tuple[int | None, Mapping[str, Any]]:
+        """GET with a token; after a 401 once more with a new one."""
+        status: int | None = None
+        answer: Mapping[str, Any] = {}
+        try:
+            for _ in range(2):
+                token = await self._tokens.get()
+                status, answer = await self._get_once(path, token)
+                if status != 401:
+                    self._tokens.taken()
+                    break
+                self._tokens.refused(token)
+        except TokenUnavailableError as error:
+            return None, {"failure": str(error)}
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            return None, {"failure": told(error)}
+        return status, answer
+
+    async def _get_once(self, path: str, token: Token) -> tuple[int, Mapping[str, Any]]:
+        async with self._asking.get(
+            URL(self._base_url + path, encoded=True),
+            headers={"Authorization": f"Bearer {token.value}"},
+            allow_redirects=False,
+            **self._proxy,
+        ) as response:
+            answer, _ = await _read_answer(response)
+            return response.status, answer or {}
+
+
+def told_end(error: BaseException) -> str:
+    """Say how a connection ended, from the error that it ended with."""
+    return str(error) if isinstance(error, ConnectionEndedError) else told(error)
+
+
+def _headers(request: UploadRequest, size: int, token: Token) -> dict[str, str]:
+    headers = {"Authorization": f"Bearer {token.value}", "Content-Length": str(size)}
+    if request.content_type is not None:
+        headers["Content-Type"] = request.content_type
+    return headers
+
+
+async def _read_answer(response: aiohttp.ClientResponse) -> tuple[Mapping[str, Any] | None, str]:
+    """Read a JSON object; None and a reason where there is none to be read."""
+    text = b""
+    try:
+        async for chunk in response.content.iter_chunked(64 * 1024):
+            text += chunk
+            if len(text) > ANSWER_MOST_BYTES:
+                return None, "the answer is too long to be one of the service's"
+        answer = json.loads(text)
+    except (aiohttp.ClientError, OSError) as error:
+        return None, f"the answer broke off: {told(error)}"
+    except (ValueError, RecursionError):
+        return None, "the answer is no JSON"
+    return (answer, "") if isinstance(answer, dict) else (None, "the answer is no JSON object")
+
+
+def _reply(
+    upload: Upload, response: aiohttp.ClientResponse, answer: Mapping[str, Any] | None, broken: str
+) -> Reply:
+    return Reply(
+        connected=True,
+        last_chunk_left=upload.last_chunk_left,
+        status=response.status,
+        answer=answer,
+        retry_after=response.headers.get("Retry-After"),
+        failure=broken,
+        bytes_sent=upload.bytes_sent,
+    )
+
+
+def _without_answer(upload: Upload, failure: str) -> Reply:
+    return Reply(
+        connected=upload.is_connected,
+        last_chunk_left=upload.last_chunk_left,
+        failure=failure,
+        source_failure=upload.source_failure,
+        withheld=upload.withheld,
+        bytes_sent=upload.bytes_sent,
+    )

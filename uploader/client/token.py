@@ -1,0 +1,148 @@
+"""The access token: fetched, renewed before it ends and after a 401, never shown."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from uploader.client.connection import told
+from uploader.errors import CredentialsError, GaveUpError
+
+PATH = "/oauth2/token:generate"
+LEAST_SECONDS = 1.0
+"""A token with less left is not worth a request: the service is asked again when it has ended."""
+RENEW_SECONDS = 60.0
+RENEW_SHARE = 0.1
+REFUSALS_IN_A_ROW = 3
+"""So many tokens refused in a row: the service does not take the credentials."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a token is fetched with, or a ready token."""
+
+    app_id: str = field(default="", repr=False)
+    app_secret: str = field(default="", repr=False)
+    access_token: str | None = field(default=None, repr=False)
+
+
+class TokenUnavailableError(Exception):
+    """No token can be had at this moment; it may be later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token. ``ends_at`` and ``renew_at`` are on the clock of ``Tokens``."""
+
+    value: str = field(repr=False)
+    renew_at: float
+    serial: int
+
+
+class Tokens:
+    """Hands out the token; one request fetches it for all who wait."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        base_url: str,
+        credentials: Credentials,
+        proxy: dict[str, Any],
+        now: Callable[[], float],
+    ) -> None:
+        self._session = session
+        self._url = base_url + PATH
+        self._credentials = credentials
+        self._proxy = proxy
+        self._now = now
+        self._lock = asyncio.Lock()
+        self._token: Token | None = None
+        self._serial = 0
+        self._refused = 0
+
+    async def get(self) -> Token:
+        """The token to use now.
+
+        Raises:
+            CredentialsError: The service does not take the credentials.
+            TokenUnavailableError: The service did not answer as it should.
+        """
+        async with self._lock:
+            if self._refused >= (1 if self._credentials.access_token else REFUSALS_IN_A_ROW):
+                raise CredentialsError(self._told_refusal())
+            if self._token is None or self._now() >= self._token.renew_at:
+                self._token = await self._renewed()
+            return self._token
+
+    def refused(self, token: Token) -> None:
+        """Take note of a 401: the token is not used again."""
+        if self._token is not None and token.serial == self._token.serial:
+            self._token = None
+            self._refused += 1
+
+    def taken(self) -> None:
+        """Take note of an answer that was no 401."""
+        self._refused = 0
+
+    def _told_refusal(self) -> str:
+        if self._credentials.access_token:
+            return (
+                "the service refuses the access token (HTTP 401): it has ended or is wrong; set a new one in "
+                "UPLOADER_ACCESS_TOKEN, or UPLOADER_APP_ID and UPLOADER_APP_SECRET so that it is renewed by itself"
+            )
+        return (
+            f"the service refused {REFUSALS_IN_A_ROW} new tokens in a row (HTTP 401): check that "
+            "UPLOADER_APP_ID and UPLOADER_APP_SECRET belong to the account of this base URL"
+        )
+
+    async def _renewed(self) -> Token:
+        self._serial += 1
+        if self._credentials.access_token:
+            return Token(self._credentials.access_token, float("inf"), self._serial)
+        value, lifetime = await self._fetch()
+        if lifetime < LEAST_SECONDS:
+            # the service hands out the token that it has, with what is left of it: let that end
+            await asyncio.sleep(LEAST_SECONDS + lifetime)
+            value, lifetime = await self._fetch()
+        margin = min(RENEW_SECONDS, lifetime * RENEW_SHARE)
+        return Token(value, self._now() + lifetime - margin, self._serial)
+
+    async def _fetch(self) -> tuple[str, float]:
+        wanted = {
+            "type": "application",
+            "appId": self._credentials.app_id,
+            "appSecret": self._credentials.app_secret,
+        }
+        try:
+            async with self._session.post(
+                self._url, json=wanted, allow_redirects=False, **self._proxy
+            ) as response:
+                if response.status >= 300:
+                    raise _refusal(response.status)
+                return _read(await response.json(content_type=None))
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise TokenUnavailableError(f"no token: {told(error)}") from error
+
+
+def _refusal(status: int) -> Exception:
+    if status in (400, 401, 403):
+        return CredentialsError(
+            f"the service does not take the credentials (HTTP {status}): check UPLOADER_APP_ID and "
+            "UPLOADER_APP_SECRET; nothing was sent"
+        )
+    if status < 500 and status not in (408, 429):
+        return GaveUpError(
+            f"the service has no {PATH} there (HTTP {status}): check --base-url, then run again"
+        )
+    return TokenUnavailableError(f"no token: HTTP {status}")
+
+
+def _read(answer: Any) -> tuple[str, float]:
+    if not isinstance(answer, dict) or not isinstance(answer.get("accessToken"), str):
+        raise TokenUnavailableError("no token: the answer has no accessToken")
+    try:
+        return answer["accessToken"], float(answer.get("expiresIn", 0))
+    except (TypeError, ValueError) as error:
+        raise TokenUnavailableError("no token: the answer's expiresIn is no number") from error

@@ -1,0 +1,158 @@
+"""One PUT's body under way: chunks, the wait before the last one, and the watch over its progress."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+from blake3 import blake3
+
+from uploader.audio import Source
+from uploader.errors import SourceError
+
+CHUNK_BYTES = 256 * 1024
+TAIL_BYTES = 16 * 1024
+"""The last chunk is small: the less of a file can be in doubt, the later it leaves."""
+TICK_SECONDS = 0.25
+FLUSH_POLL_SECONDS = 0.005
+
+
+class Gate(Protocol):
+    """What stands before the last chunk, and may end an upload early."""
+
+    async def may_leave(self, content_hash: str) -> bool:
+        """Wait for leave, commit the mark; False where the last chunk must not leave."""
+        ...
+
+    def moved(self, count: int) -> None:
+        """Take note that so many bytes more were handed to the connection."""
+        ...
+
+    def must_cut(self) -> bool:
+        """Whether an upload whose last chunk has not left is to be cut now."""
+        ...
+
+    def must_not_wait(self) -> bool:
+        """Whether an answer is not to be waited for any longer."""
+        ...
+
+
+class WithheldError(Exception):
+    """The last chunk was withheld: the service cannot have the whole file."""
+
+
+class Upload:
+    """The body of one PUT and all that is known of its progress."""
+
+    def __init__(self, source: Source, gate: Gate, *, stall_seconds: float, answer_seconds: float) -> None:
+        self.last_chunk_left = False
+        self.withheld = False
+        self.source_failure = ""
+        self.failure = ""
+        self._source = source
+        self._gate = gate
+        self._stall_seconds = stall_seconds
+        self._answer_seconds = answer_seconds
+        self._loop = asyncio.get_running_loop()
+        self._transport: Any = None
+        self._yielded = 0
+        self._at_gate = False
+        self._progress = (-1, self._loop.time())
+        self._next_look: asyncio.TimerHandle | None = None
+
+    def connected(self, transport: Any) -> None:
+        """Take note of the connection's transport."""
+        self._transport = transport
+        self._progress = (-1, self._loop.time())
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a connection ever stood."""
+        return self._transport is not None
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes that the kernel took."""
+        return max(self._yielded - self._buffered(), 0)
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """The file in chunks; the last one only once the rest has gone and the mark is committed."""
+        try:
+            async for chunk in self._chunks():
+                yield chunk
+        except SourceError as error:
+            self.source_failure = str(error)
+            raise
+        except WithheldError:
+            self.withheld = True
+            raise
+
+    def watch(self, timeout: asyncio.Timeout) -> None:
+        """Look at the progress now and then, and end ``timeout`` where there is none."""
+        self.failure = self._fault()
+        if self.failure:
+            timeout.reschedule(self._loop.time())
+        else:
+            self._next_look = self._loop.call_later(TICK_SECONDS, self.watch, timeout)
+
+    def stop_watching(self) -> None:
+        """The request is over, however it ended."""
+        if self._next_look is not None:
+            self._next_look.cancel()
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        digest = blake3()
+        async for chunk in self._source.chunks(CHUNK_BYTES):
+            digest.update(chunk)
+            if self._yielded + len(chunk) < self._source.size:
+                yield self._counted(chunk)
+                continue
+            tail = min(TAIL_BYTES, (len(chunk) + 1) // 2)
+            if len(chunk) > tail:
+                yield self._counted(chunk[:-tail])
+            await self._pass_gate(digest.hexdigest())
+            self.last_chunk_left = True
+            yield self._counted(chunk[-tail:])
+
+    def _counted(self, chunk: bytes) -> bytes:
+        self._yielded += len(chunk)
+        self._gate.moved(len(chunk))
+        return chunk
+
+    async def _pass_gate(self, content_hash: str) -> None:
+        while self._buffered():
+            await asyncio.sleep(FLUSH_POLL_SECONDS)  # asyncio tells the protocol of this, and nobody else
+        self._at_gate = True
+        try:
+            may_leave = await self._gate.may_leave(content_hash)
+        finally:
+            self._at_gate = False
+            self._progress = (-1, self._loop.time())
+        if not may_leave:
+            raise WithheldError("the last chunk was withheld")
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectionResetError("the connection was closed before the last chunk")
+
+    def _buffered(self) -> int:
+        if self._transport is None or self._transport.is_closing():
+            return 0
+        size: int = self._transport.get_write_buffer_size()
+        return size
+
+    def _fault(self) -> str:
+        """Tell why the upload is to be ended now; empty where it is not."""
+        if not self.last_chunk_left and self._gate.must_cut():
+            self.withheld = True
+            return "stopped before its last chunk"
+        if self.last_chunk_left and self._gate.must_not_wait():
+            return "the uploader was stopped before an answer came"
+        if self._transport is None or self._at_gate:
+            return ""
+        sent, now = self.bytes_sent, self._loop.time()
+        if sent != self._progress[0]:
+            self._progress = (sent, now)
+        still = now - self._progress[1]
+        waits_for_answer = self.last_chunk_left and not self._buffered()
+        limit = self._answer_seconds if waits_for_answer else self._stall_seconds
+        if still < limit:
+            return ""
+        return f"no answer within {limit:g} s" if waits_for_answer else f"no byte moved for {limit:g} s"

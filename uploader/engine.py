@@ -1,0 +1,292 @@
+"""Starts attempts while lanes and slots allow, and stops cleanly; the only place that creates tasks."""
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import structlog
+
+from uploader.attempt import Carried, Carrier, Rules, Uploads, WayOut
+from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, UploaderError
+from uploader.jobs import LOOKERS, Follower, Jobs
+from uploader.ledger import Writer
+from uploader.ledger.claiming import Claimed, claim
+from uploader.ledger.reading import live_jobs, unsent
+from uploader.model import Claim, LimitFacts, LiveJob, Next
+from uploader.pace import Pace
+from uploader.policy.brake import Brake, Phase, after_attempt, after_probe, reason_to_give_up
+from uploader.policy.waits import cooldown_seconds
+
+log = structlog.get_logger()
+
+CUT_SHARE_OF_GRACE = 0.75
+"""Uploads are cut after this share of the grace time: what is left is for answers and results."""
+
+
+class Service(Uploads, Jobs, Protocol):
+    """The client, as far as the engine needs it."""
+
+    async def authorise(self) -> str:
+        """Fetch the first token; tells why there is none yet."""
+        ...
+
+    async def is_there(self, job_id: str) -> bool:
+        """Whether the service itself answers."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """How much at once: ``limit`` jobs of the account, ``uploads`` at a time, ``rate`` PUTs a second."""
+
+    limit: int
+    uploads: int
+    rate: float
+    polls_per_second: float
+    grace_seconds: float
+    give_up_seconds: float
+    no_wait: bool
+
+
+class Engine:
+    """Runs the lanes that the ledger has in scope to their end.
+
+    Args:
+        client: The service.
+        writer: The ledger's writer.
+        account_id: The account.
+        pool: How much at once.
+        rules: What the settings say of attempts.
+        now: Seconds since the epoch, never running backwards and never jumping.
+        chance: Where jitter comes from.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: Service,
+        writer: Writer,
+        account_id: int,
+        pool: Pool,
+        rules: Rules,
+        now: Callable[[], float],
+        chance: random.Random,
+    ) -> None:
+        self.way_out = WayOut()
+        self.limit = LimitFacts(pool.limit, None, pool.limit, 0)
+        self.throttled = 0
+        self._client = client
+        self._writer = writer
+        self._account_id = account_id
+        self._pool = pool
+        self._now = now
+        self._chance = chance
+        self._changed = asyncio.Event()
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._stopping = False
+        self._cooldown_until = 0.0
+        self._throttles_in_a_row = 0
+        self._carrier = Carrier(
+            client=client,
+            writer=writer,
+            account_id=account_id,
+            pace=Pace(pool.rate),
+            way_out=self.way_out,
+            rules=rules,
+            now=now,
+            chance=chance,
+        )
+        self._follower = Follower(
+            client=client,
+            writer=writer,
+            pace=Pace(pool.polls_per_second),
+            now=now,
+            doubt_seconds=rules.doubt_seconds,
+            timeout_seconds=rules.job_timeout_seconds,
+            hold=rules.hold,
+            ended=self._changed.set,
+        )
+
+    async def run(self, beside: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()) -> None:
+        """Carry everything in scope as far as it goes.
+
+        Args:
+            beside: What runs along as long as the engine does: progress, results.
+
+        Raises:
+            UploaderError: Why it ended early; everything that was under way is written down.
+        """
+        helpers = [self._start(self._follower.look_around()) for _ in range(LOOKERS)]
+        helpers += [self._start(one()) for one in beside]
+        try:
+            await self._work()
+        except UploaderError as error:
+            self._fail(error)
+        finally:
+            await self._drain()
+            for one in helpers:
+                one.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+        if self._failure is not None:
+            raise self._failure
+
+    async def stop(self) -> None:
+        """Start nothing new; cut what cannot end within the grace time (the first signal)."""
+        self._stopping = True
+        grace = self._pool.grace_seconds
+        await self.way_out.close_after(grace * CUT_SHARE_OF_GRACE, grace)
+        self._changed.set()
+
+    async def _work(self) -> None:
+        for job in await self._writer.call(live_jobs, self._account_id):
+            self._follower.add(job, soon=True)
+        missing = await self._client.authorise()
+        if missing:
+            log.warning("the service gives no token yet", reason=missing)
+        while not self._ending:
+            self._changed.clear()
+            claimed = await self._start_attempts()
+            if await self._is_over(claimed):
+                return
+            await self._wait_until(self._wake_at(claimed))
+
+    @property
+    def _ending(self) -> bool:
+        return self._stopping or self._failure is not None
+
+    async def _start_attempts(self) -> Claimed:
+        if self._is_probe_due():
+            await self._probe()
+        claimed = await self._writer.call(
+            claim, self._account_id, self._free_hands(), self._pool.limit, self._now()
+        )
+        self.limit = replace(claimed.limit, live=claimed.limit.live + len(claimed.claims))
+        for one in claimed.claims:
+            self._under_way.add(self._start(self._carry(one)))
+        return claimed
+
+    def _free_hands(self) -> int:
+        if self._now() < self._cooldown_until:
+            return 0
+        return max(0, self.way_out.brake.attempts_allowed(self._pool.uploads) - len(self._under_way))
+
+    async def _is_over(self, claimed: Claimed) -> bool:
+        if self._under_way or claimed.waiting:
+            return False
+        if not self._follower.in_scope:
+            return True
+        return self._pool.no_wait and not await self._writer.call(unsent, self._account_id)
+
+    def _wake_at(self, claimed: Claimed) -> float | None:
+        times = [claimed.wake_at] if claimed.wake_at is not None else []
+        if claimed.waiting and self._now() < self._cooldown_until:
+            times.append(self._cooldown_until)
+        if self.way_out.brake.phase is Phase.PROBING:
+            times.append(self.way_out.brake.probe_at)
+        return min(times, default=None)
+
+    async def _wait_until(self, at: float | None) -> None:
+        try:
+            async with asyncio.timeout(None if at is None else max(at - self._now(), 0.0)):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    async def _carry(self, one: Claim) -> None:
+        carried = await self._carrier.carry(one)
+        brake = after_attempt(
+            self.way_out.brake,
+            carried.verdict,
+            carried.reply,
+            one.lane_id,
+            self._now(),
+            self._chance.random(),
+        )
+        await self._set_brake(brake)
+        self._take_note(carried)
+
+    def _take_note(self, carried: Carried) -> None:
+        verdict, one = carried.verdict, carried.claim
+        if verdict.next is Next.COOL_DOWN:
+            self._cool_down(carried)
+        elif verdict.next is Next.FOLLOW and verdict.job_id is not None:
+            self._throttles_in_a_row = 0
+            self._follower.add(
+                LiveJob(
+                    item_id=one.item_id,
+                    lane_id=one.lane_id,
+                    job_id=verdict.job_id,
+                    batch=one.batch,
+                    line=one.line,
+                    conversation_id=one.conversation_id,
+                    attempt=one.number,
+                    size=one.size,
+                    accepted_at=self._now(),
+                    in_scope=True,
+                )
+            )
+
+    def _cool_down(self, carried: Carried) -> None:
+        self.throttled += 1
+        now = self._now()
+        if now < self._cooldown_until:
+            return  # one cooldown for the account, not one per file
+        wait = cooldown_seconds(
+            self._throttles_in_a_row, carried.reply.retry_after, now, self._chance.random()
+        )
+        self._throttles_in_a_row += 1
+        self._cooldown_until = now + wait
+        log.warning("the account's limit is reached: sending pauses", seconds=round(wait, 3))
+
+    def _is_probe_due(self) -> bool:
+        brake = self.way_out.brake
+        return brake.phase is Phase.PROBING and not self._under_way and self._now() >= brake.probe_at
+
+    async def _probe(self) -> None:
+        good = await self._client.is_there(self._follower.example or "probe")
+        log.warning("asked whether the service answers", answers=good)
+        await self._set_brake(
+            after_probe(self.way_out.brake, good=good, now=self._now(), jitter=self._chance.random())
+        )
+
+    async def _set_brake(self, brake: Brake) -> None:
+        if brake.phase is not self.way_out.brake.phase:
+            log.warning("brake", now=brake.phase.value, lanesInTrouble=len(brake.troubled))
+        await self.way_out.set_brake(brake)
+        reason = reason_to_give_up(brake, self._pool.give_up_seconds)
+        if reason is not None:
+            self._fail(GaveUpError(reason))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+        self._changed.set()
+
+    def _fail(self, error: BaseException) -> None:
+        """Keep the first reason to end; the others follow from it."""
+        if self._failure is None:
+            self._failure = error
+        self._changed.set()
+
+    async def _drain(self) -> None:
+        """Let what is under way come to its end; without credentials or a good answer nothing is cut."""
+        patient = isinstance(self._failure, (CredentialsError, GaveUpError))
+        if isinstance(self._failure, LedgerUnavailableError) or (self._failure is not None and not patient):
+            await self.way_out.close_after(0.0, self._pool.grace_seconds)
+        while self._under_way:
+            await asyncio.wait(self._under_way)
+
+
+def steady_clock(wall: Callable[[], float], steady: Callable[[], float]) -> Callable[[], float]:
+    """Seconds since the epoch that follow a steady clock: a wall clock that jumps shortens no wait."""
+    offset = wall() - steady()
+    return lambda: offset + steady()

@@ -1,0 +1,81 @@
+"""The program's own failures and their exit codes."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How a command ends; people's scripts and cron jobs read it."""
+
+    DONE = 0
+    """Every item of the batch completed or was dropped (or accepted, under ``--no-wait``)."""
+    NEEDS_PERSON = 1
+    """The batch is over, and some items were refused, failed or are held."""
+    USAGE = 2
+    """Usage, config or manifest: nothing was sent."""
+    CREDENTIALS = 3
+    """The service does not take the credentials."""
+    IN_DOUBT = 4
+    """The batch is over, and some items are in doubt, or their job never ended; outranks 1."""
+    GAVE_UP = 5
+    """Gave up for now: service, ledger or results out of reach, or the brake; run again."""
+    NOT_NOW = 6
+    """Another run holds the ledger."""
+    FAULT = 70
+    """A fault of ours, with a traceback in the log; nothing is lost, run again."""
+    INTERRUPTED = 130
+    """Stopped by SIGINT, everything written; run again."""
+    TERMINATED = 143
+    """Stopped by SIGTERM, everything written; run again."""
+
+
+class UploaderError(Exception):
+    """A failure that ends the command; its text says what happened and what to do next."""
+
+    exit_code = ExitCode.FAULT
+
+
+class UsageError(UploaderError):
+    """What was asked for cannot be done as asked; nothing was sent."""
+
+    exit_code = ExitCode.USAGE
+
+
+class CredentialsError(UploaderError):
+    """The service does not take the credentials."""
+
+    exit_code = ExitCode.CREDENTIALS
+
+
+class GaveUpError(UploaderError):
+    """The service did not give a good answer for too long, or refused everything."""
+
+    exit_code = ExitCode.GAVE_UP
+
+
+class LedgerUnavailableError(GaveUpError):
+    """The ledger cannot be read or written now: a full disk, say."""
+
+
+class ResultsUnavailableError(GaveUpError):
+    """The results or the summary cannot be written now."""
+
+
+class LedgerBusyError(UploaderError):
+    """Another run holds the ledger."""
+
+    exit_code = ExitCode.NOT_NOW
+
+
+class SourceError(UploaderError):
+    """An audio file cannot be read, or changed while it was read: its item is refused.
+
+    It never ends the command: ``client`` turns it into a reply.
+    """
+
+
+class StoppedError(UploaderError):
+    """SIGINT or SIGTERM came before the sending began."""
+
+    def __init__(self, exit_code: ExitCode) -> None:
+        super().__init__("stopped by a signal before anything was sent; run the same command again")
+        self.exit_code = exit_code

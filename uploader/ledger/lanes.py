@@ -1,0 +1,82 @@
+"""Which item of a lane may go next, and which lanes the present run carries."""
+
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import Connection, ScalarSelect, and_, case, func, or_, select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from uploader.ledger.schema import items, lanes, rows
+from uploader.model import LIVE, OVER, TROUBLED, State
+
+
+def refresh(connection: Connection, lane_ids: Sequence[int], *, hold: bool) -> None:
+    """Work out anew which item of these lanes may go, after one of their items changed.
+
+    Args:
+        connection: A connection in a transaction.
+        lane_ids: The lanes.
+        hold: Whether trouble holds the rest of a lane (``[lanes] on_trouble``).
+    """
+    connection.execute(
+        update(lanes).where(lanes.c.id.in_(lane_ids)).values(ready_position=_ready_position(hold=hold))
+    )
+
+
+def enter_scope(connection: Connection, batch_id: int, *, hold: bool) -> None:
+    """Make the lanes of a batch the ones that this run carries, as far as its own last item in each.
+
+    What stands before the batch's items in their lanes, an earlier batch's leftovers, is carried with them.
+    """
+    connection.execute(
+        update(lanes).where(lanes.c.wanted_until > 0).values(wanted_until=0, ready_position=None)
+    )
+    last = (
+        select(items.c.lane_id, func.max(items.c.position).label("position"))
+        .join(rows, rows.c.item_id == items.c.id)
+        .where(rows.c.batch_id == batch_id, items.c.state.not_in(OVER))
+        .group_by(items.c.lane_id)
+        .subquery()
+    )
+    connection.execute(
+        update(lanes).where(lanes.c.id == last.c.lane_id).values(wanted_until=last.c.position, not_before=0.0)
+    )
+    connection.execute(
+        update(lanes).where(lanes.c.wanted_until > 0).values(ready_position=_ready_position(hold=hold))
+    )
+
+
+def is_held() -> ColumnElement[bool]:
+    """Whether an item is pending behind one of its lane that a person must settle first."""
+    before = items.alias("before")
+    trouble = or_(before.c.state.in_(TROUBLED), and_(before.c.state == State.ACCEPTED, before.c.overdue))
+    in_the_way = (
+        select(before.c.id)
+        .where(before.c.lane_id == items.c.lane_id, before.c.position < items.c.position, trouble)
+        .exists()
+    )
+    return and_(items.c.state == State.PENDING, in_the_way)
+
+
+def _first_pending() -> ScalarSelect[int]:
+    pending = items.alias("pending")
+    return (
+        select(func.min(pending.c.position))
+        .where(pending.c.lane_id == lanes.c.id, pending.c.state == State.PENDING)
+        .scalar_subquery()
+    )
+
+
+def _exists_before(position: ColumnElement[int] | None, states: Collection[State]) -> ColumnElement[bool]:
+    other = items.alias()
+    condition = [other.c.lane_id == lanes.c.id, other.c.state.in_(states)]
+    if position is not None:
+        condition.append(other.c.position < position)
+    return select(other.c.id).where(*condition).exists()
+
+
+def _ready_position(*, hold: bool) -> ColumnElement[int | None]:
+    first = _first_pending()
+    blocked = _exists_before(None, LIVE)
+    if hold:
+        blocked = or_(blocked, _exists_before(first, TROUBLED))
+    return case((blocked, None), (first > lanes.c.wanted_until, None), else_=first)

@@ -1,0 +1,363 @@
+"""Brings a manifest into the ledger: which rows are items that exist, which are new, in what order."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
+
+from uploader.ledger.schema import POSITIONS_PER_LOAD, accounts, batches, items, lanes, loads, rows
+from uploader.model import AudioFacts, InvalidRow, Row, State
+from uploader.policy.identity import ContentHash, Known, find
+
+CHUNK = 500
+"""So many rows are looked up and written together."""
+
+AudioProbe = Callable[[Path], AudioFacts]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One loading of a manifest into its batch."""
+
+    load_id: int
+    batch_id: int
+    account_id: int
+    generation: int
+
+
+def account(connection: Connection, base_url: str, name: str = "default") -> int:
+    """Find or make the account: a base URL and a name."""
+    connection.execute(
+        insert_or_ignore(accounts).values(base_url=base_url, name=name).on_conflict_do_nothing()
+    )
+    found: int = connection.execute(
+        select(accounts.c.id).where(accounts.c.base_url == base_url, accounts.c.name == name)
+    ).scalar_one()
+    return found
+
+
+def begin_load(
+    connection: Connection,
+    account_id: int,
+    name: str,
+    *,
+    manifest: str,
+    results: Path,
+    extra_columns: Sequence[str],
+    now: float,
+    repeat: bool,
+) -> Load:
+    """Begin to load a manifest as the batch of this name, in place of what that batch named before.
+
+    A ``--repeat`` that was interrupted is carried on, not begun once more.
+
+    Args:
+        connection: A connection in a transaction, the same until ``finish_load``.
+        account_id: The account of the batch.
+        name: The batch's name.
+        manifest: What to call the manifest when a person shall run it again.
+        results: Where its results are written.
+        extra_columns: The manifest's ``x-`` columns, which its results repeat.
+        now: The time, in seconds since the epoch.
+        repeat: Whether all rows become new items.
+    """
+    connection.execute(
+        insert_or_ignore(batches)
+        .values(account_id=account_id, name=name, generation=0, ran_at=now, extra_columns=[])
+        .on_conflict_do_nothing()
+    )
+    batch = connection.execute(
+        select(batches.c.id, batches.c.generation).where(
+            batches.c.account_id == account_id, batches.c.name == name
+        )
+    ).one()
+    load_id: int = connection.execute(
+        insert(loads).values(batch_id=batch.id, loaded_at=now).returning(loads.c.id)
+    ).scalar_one()
+    generation = 0
+    if repeat:
+        generation = batch.generation if _is_unfinished(connection, batch.id) else 0
+        generation = generation or load_id
+    connection.execute(
+        update(batches)
+        .where(batches.c.id == batch.id)
+        .values(
+            manifest=manifest,
+            results=str(results),
+            extra_columns=list(extra_columns),
+            generation=generation,
+            ran_at=now,
+        )
+    )
+    connection.execute(delete(rows).where(rows.c.batch_id == batch.id))
+    connection.execute(delete(items).where(items.c.invalid_batch_id == batch.id))
+    return Load(load_id, batch.id, account_id, generation)
+
+
+def load_rows(
+    connection: Connection,
+    load: Load,
+    manifest: Iterable[Row | InvalidRow],
+    *,
+    content_hash: ContentHash,
+    probe: AudioProbe,
+) -> None:
+    """Load all rows of a manifest, in its order, a chunk at a time.
+
+    Args:
+        connection: A connection in a transaction.
+        load: The load, as ``begin_load`` gave it.
+        manifest: The rows; they are taken as they come and not kept.
+        content_hash: Hashes a file's content.
+        probe: Tells duration and channels of a file that is new.
+    """
+    next_id = (connection.execute(select(func.max(items.c.id))).scalar_one() or 0) + 1
+    for chunk in _chunks(manifest, CHUNK):
+        loader = _ChunkLoader(connection, load, next_id, content_hash, probe)
+        loader.load(chunk)
+        next_id = loader.next_id
+
+
+def was_begun(connection: Connection, account_id: int, conversation_id: str, path: Path) -> bool:
+    """Whether an item of this conversation and path was begun before: its file may be gone by now."""
+    found = connection.execute(
+        select(items.c.id)
+        .join(lanes, lanes.c.id == items.c.lane_id)
+        .where(
+            lanes.c.account_id == account_id,
+            lanes.c.conversation_id == conversation_id,
+            items.c.path == str(path),
+            items.c.attempts > 0,
+        )
+        .limit(1)
+    )
+    return found.first() is not None
+
+
+def note_run(connection: Connection, batch_id: int, results: Path, now: float) -> None:
+    """Keep that a batch runs now, and where its results go."""
+    connection.execute(
+        update(batches).where(batches.c.id == batch_id).values(ran_at=now, results=str(results))
+    )
+
+
+class _ChunkLoader:
+    """Loads some hundred rows with a handful of statements."""
+
+    def __init__(
+        self, connection: Connection, load: Load, next_id: int, content_hash: ContentHash, probe: AudioProbe
+    ) -> None:
+        self.next_id = next_id
+        self._connection = connection
+        self._load = load
+        self._read_hash = content_hash
+        self._hashes: dict[Path, str | None] = {}
+        self._probe = probe
+        self._new_items: list[dict[str, Any]] = []
+        self._named: list[dict[str, Any]] = []
+        self._moved: list[dict[str, Any]] = []
+        self._rows: list[dict[str, Any]] = []
+
+    def load(self, chunk: Sequence[Row | InvalidRow]) -> None:
+        lane_ids = self._lanes({row.conversation_id for row in chunk if row.conversation_id})
+        known = self._known(chunk, lane_ids)
+        for row in chunk:
+            lane_id = lane_ids.get(row.conversation_id)
+            if isinstance(row, InvalidRow):
+                self._load_invalid(row, lane_id)
+            elif lane_id is not None:
+                self._load_row(row, known.setdefault(lane_id, []), lane_id)
+        self._write()
+
+    def _content_hash(self, path: Path) -> str | None:
+        if path not in self._hashes:
+            self._hashes[path] = self._read_hash(path)
+        return self._hashes[path]
+
+    def _lanes(self, conversation_ids: set[str]) -> dict[str, int]:
+        if not conversation_ids:
+            return {}
+        account_id = self._load.account_id
+        self._connection.execute(
+            insert_or_ignore(lanes).on_conflict_do_nothing(),
+            [{"account_id": account_id, "conversation_id": one} for one in sorted(conversation_ids)],
+        )
+        found = self._connection.execute(
+            select(lanes.c.conversation_id, lanes.c.id).where(
+                lanes.c.account_id == account_id, lanes.c.conversation_id.in_(conversation_ids)
+            )
+        )
+        return {row.conversation_id: row.id for row in found}
+
+    def _known(self, chunk: Sequence[Row | InvalidRow], lane_ids: dict[str, int]) -> dict[int, list[Known]]:
+        """The items of the chunk's lanes that share a size or a path with one of its rows."""
+        valid = [row for row in chunk if isinstance(row, Row)]
+        sizes = {row.signature.size for row in valid if row.signature}
+        paths = {str(row.path) for row in valid}
+        found = self._connection.execute(
+            select(
+                items.c.id.label("item_id"),
+                *(items.c[name] for name in ("lane_id", "path", "size", "change", "content_hash", "state")),
+                *(items.c[name] for name in ("attempts", "position", "load_id")),
+            ).where(
+                items.c.lane_id.in_(lane_ids.values()),
+                or_(items.c.size.in_(sizes), items.c.path.in_(paths)),
+                items.c.generation == self._load.generation,
+                items.c.invalid_batch_id.is_(None),
+            )
+        )
+        known: dict[int, list[Known]] = {}
+        for row in found.mappings():
+            known.setdefault(row["lane_id"], []).append(Known(**{**row, "state": State(row["state"])}))
+        return known
+
+    def _load_invalid(self, row: InvalidRow, lane_id: int | None) -> None:
+        """A row that cannot be sent holds its lane, where that can be read, as any refused item does."""
+        error = "; ".join(str(problem) for problem in row.problems)
+        item_id = None
+        if lane_id is not None:
+            item_id = self._add_item(
+                row.line,
+                lane_id,
+                path=row.audio_path,
+                state=State.REFUSED,
+                error=error,
+                invalid_batch_id=self._load.batch_id,
+            )
+        self._add_row(row, item_id, error)
+
+    def _load_row(self, row: Row, known: list[Known], lane_id: int) -> None:
+        item = find(row.path, row.signature, known, self._load.load_id, self._content_hash)
+        if item is None:
+            item = self._add_known(row, lane_id)
+            known.append(item)
+        else:
+            self._name(row, item)
+        self._add_row(row, item.item_id, None)
+
+    def _add_known(self, row: Row, lane_id: int) -> Known:
+        item_id = self._add_item(row.line, lane_id, **self._content(row), parameters=dict(row.parameters))
+        return Known(
+            item_id=item_id,
+            lane_id=lane_id,
+            path=str(row.path),
+            size=row.signature.size if row.signature else 0,
+            change=row.signature.change if row.signature else None,
+            content_hash=self._hashes.get(row.path),
+            state=State.PENDING,
+            attempts=0,
+            position=self._position(row.line),
+            load_id=self._load.load_id,
+        )
+
+    def _content(self, row: Row) -> dict[str, Any]:
+        facts = self._probe(row.path)
+        return {
+            "path": str(row.path),
+            "size": row.signature.size if row.signature else None,
+            "change": row.signature.change if row.signature else None,
+            "content_type": row.content_type or facts.media_type,
+            "duration_seconds": facts.duration_seconds,
+            "channels": facts.channels,
+            "content_hash": self._hashes.get(row.path),
+        }
+
+    def _add_item(self, line: int, lane_id: int, **values: Any) -> int:
+        item_id = self.next_id
+        self.next_id += 1
+        item = {column.name: None for column in items.columns if column.nullable} | {
+            "id": item_id,
+            "account_id": self._load.account_id,
+            "lane_id": lane_id,
+            "first_batch_id": self._load.batch_id,
+            "load_id": self._load.load_id,
+            "line": line,
+            "position": self._position(line),
+            "generation": self._load.generation,
+            "state": State.PENDING,
+            "parameters": {},
+        }
+        self._new_items.append(item | values)
+        return item_id
+
+    def _name(self, row: Row, item: Known) -> None:
+        """Name an item that exists: one that waits takes the row's file, parameters and place."""
+        item.load_id = self._load.load_id
+        self._named.append({"item": item.item_id, "line": row.line})
+        if item.state is not State.PENDING or row.signature is None:
+            return
+        unchanged = item.path == str(row.path) and item.change == row.signature.change
+        content = self._content(row)
+        self._moved.append(
+            content
+            | {
+                "item": item.item_id,
+                "position": item.position if item.attempts else self._position(row.line),
+                "content_hash": content["content_hash"] or (item.content_hash if unchanged else None),
+                "parameters": dict(row.parameters),
+            }
+        )
+
+    def _position(self, line: int) -> int:
+        return self._load.load_id * POSITIONS_PER_LOAD + line
+
+    def _add_row(self, row: Row | InvalidRow, item_id: int | None, error: str | None) -> None:
+        self._rows.append(
+            {
+                "batch_id": self._load.batch_id,
+                "line": row.line,
+                "item_id": item_id,
+                "conversation_id": row.conversation_id,
+                "audio_path": row.audio_path,
+                "extras": dict(row.extras),
+                "error": error,
+            }
+        )
+
+    def _write(self) -> None:
+        connection, load_id = self._connection, self._load.load_id
+        if self._new_items:
+            connection.execute(insert(items), self._new_items)
+        if self._named:
+            _update_each(connection, self._named, load_id=load_id)
+        if self._moved:
+            _update_each(connection, self._moved)
+        connection.execute(insert(rows), self._rows)
+
+
+def _update_each(connection: Connection, changes: Sequence[dict[str, Any]], **same: Any) -> None:
+    """Update items one by one in one go: ``item`` is the id, everything else a column's new value."""
+    columns = [name for name in changes[0] if name != "item"]
+    statement = update(items).where(items.c.id == bindparam("item"))
+    statement = statement.values(
+        {name: bindparam(f"new_{name}", type_=items.c[name].type) for name in columns}
+    )
+    if same:
+        statement = statement.values(**same)
+    renamed = [
+        {("item" if name == "item" else f"new_{name}"): value for name, value in change.items()}
+        for change in changes
+    ]
+    connection.execute(statement, renamed)
+
+
+def _chunks(iterable: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(iterable)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def _is_unfinished(connection: Connection, batch_id: int) -> bool:
+    waiting = (State.PENDING, State.SENDING, State.SENT, State.ACCEPTED)
+    found = connection.execute(
+        select(items.c.id)
+        .join(rows, rows.c.item_id == items.c.id)
+        .where(rows.c.batch_id == batch_id, items.c.state.in_(waiting))
+        .limit(1)
+    )
+    return found.first() is not None

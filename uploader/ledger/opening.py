@@ -1,0 +1,264 @@
+"""Opens the ledger's file: the kernel's lock, the checks of the place, the schema's version."""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
+from sqlalchemy.exc import DBAPIError
+
+from uploader.errors import LedgerBusyError, LedgerUnavailableError, UsageError
+from uploader.ledger import schema
+from uploader.settings import default_ledger
+
+NETWORK_FILE_SYSTEMS = frozenset(
+    "afs beegfs ceph cifs fuse.ceph fuse.glusterfs fuse.s3fs fuse.sshfs glusterfs gpfs lustre ncpfs nfs nfs4 "
+    "smb3 smbfs".split()
+)
+"""Where SQLite's write-ahead log does not work: its index is shared memory of one machine."""
+
+BUSY_SECONDS = 30.0
+
+
+class Ledger:
+    """An open ledger. ``writing`` and ``reading`` give a connection inside a transaction."""
+
+    def __init__(self, path: Path, engine: Engine, lock: int | None) -> None:
+        self.path = path
+        self._engine = engine
+        self._lock = lock
+
+    @classmethod
+    def open_for_run(cls, url: str) -> Self:
+        """Open the ledger for the one run that may write, making it where it does not exist.
+
+        Raises:
+            UsageError: Its folder is missing or not writable, it lies on a network file system, it is no
+                ledger, or one of a newer version.
+            LedgerBusyError: Another run holds it.
+            LedgerUnavailableError: It cannot be written now: a full disk, say.
+        """
+        path = _path(url)
+        if url == default_ledger():
+            _make_default_folder(path.parent)
+        _check_place(path)
+        lock = _lock(path)
+        try:
+            _create_file(path)
+            opened = cls(path, _engine(path, begin="BEGIN IMMEDIATE"), lock)
+            with opened.writing() as connection:
+                _check_schema(connection, path, create=True)
+        except BaseException:
+            os.close(lock)
+            raise
+        return opened
+
+    @classmethod
+    def open_for_reading(cls, url: str) -> Self:
+        """Open an existing ledger beside a run or without one.
+
+        Raises:
+            UsageError: There is none, it is no ledger, or one of a newer version.
+            LedgerUnavailableError: It cannot be read now.
+        """
+        path = _path(url)
+        if not path.is_file():
+            raise UsageError(f"ledger {path}: there is none yet: `uploader run MANIFEST` makes it")
+        opened = cls(path, _engine(path, begin="BEGIN"), None)
+        with opened.reading() as connection:
+            _check_schema(connection, path, create=False)
+        return opened
+
+    def beside(self) -> "Ledger":
+        """A second way into the same ledger, for reading while a run writes."""
+        return Ledger(self.path, _engine(self.path, begin="BEGIN"), None)
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A connection in a transaction that is committed at the end, or rolled back by an exception."""
+        with _told(self.path), self._engine.begin() as connection:
+            yield connection
+
+    reading = writing
+
+    def connect(self) -> Connection:
+        """A connection of the caller's own, who closes it."""
+        return self._engine.connect()
+
+    @property
+    def held_by_run(self) -> bool:
+        """Whether a run holds the ledger's lock at this moment."""
+        if not _lock_path(self.path).exists():
+            return False
+        try:
+            os.close(_lock(self.path))
+        except LedgerBusyError:
+            return True
+        return False
+
+    def close(self) -> None:
+        """Give the connections and the lock back."""
+        self._engine.dispose()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        """Close at the end of the block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+def unavailable(path: Path, error: BaseException) -> LedgerUnavailableError:
+    """Say that the ledger cannot be used now, in the words of who has to mend it."""
+    cause = str(getattr(error, "orig", None) or error)
+    return LedgerUnavailableError(
+        f"ledger {path}: {cause}: nothing more is sent; see to its disk (room, permissions), then run the same "
+        "command again"
+    )
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (DBAPIError, OSError) as error:
+        raise unavailable(path, error) from error
+
+
+def _path(url: str) -> Path:
+    return Path(os.path.abspath(url.removeprefix("sqlite:///")))  # noqa: PTH100 - links stay as they are
+
+
+def _make_default_folder(folder: Path) -> None:
+    """Make the default's folder; any other is the operator's, and may be a volume that is not mounted."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"ledger: its folder {folder} cannot be made ({error.strerror}): name one"
+        ) from error
+
+
+def _check_place(path: Path) -> None:
+    folder = path.parent
+    try:
+        device = folder.stat().st_dev
+    except OSError as error:
+        raise UsageError(
+            f"ledger {path}: its folder {folder} cannot be used ({error.strerror}): make or mount it, or name "
+            "another with --ledger sqlite:////path/ledger.db"
+        ) from error
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        raise UsageError(f"ledger {path}: its folder {folder} is not writable: make it so, or name another")
+    if path.exists() and (not path.is_file() or not os.access(path, os.W_OK, effective_ids=True)):
+        raise UsageError(
+            f"ledger {path}: it is no file that can be written: name another, or give leave to write"
+        )
+    kind = file_system(Path("/proc/self/mountinfo"), device)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise UsageError(
+            f"ledger {path}: it lies on a network file system ({kind}), where SQLite's write-ahead log does not "
+            "work: put it on a local disk"
+        )
+
+
+def file_system(mountinfo: Path, device: int) -> str | None:
+    """Tell the kind of file system that a device number has, None where the kernel does not say.
+
+    Args:
+        mountinfo: The kernel's list of mounts (proc(5)).
+        device: ``st_dev`` of a file on it.
+    """
+    try:
+        lines = mountinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None  # no such list outside Linux
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in lines:
+        mount, _, source = line.partition(" - ")
+        if source and mount.split()[2] == wanted:
+            return source.split()[0]
+    return None
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+def _lock(path: Path) -> int:
+    """Take the kernel's lock: it ends with its owner, however that one dies."""
+    try:
+        descriptor = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise unavailable(path, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise LedgerBusyError(
+            f"ledger {path}: another run holds it: wait for its end (`uploader status` shows how far it is), or "
+            "give this run a ledger of its own only if it is for another account"
+        ) from None
+    return descriptor
+
+
+def _create_file(path: Path) -> None:
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise unavailable(path, error) from error
+
+
+def _engine(path: Path, *, begin: str) -> Engine:
+    engine = create_engine(
+        f"sqlite:///{path}", connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: sqlite3.Connection, _: object) -> None:
+        # the driver's own idea of when a transaction begins would leave reads of the claim outside it
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+        # an intent that is lost in a power cut means a second append
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @event.listens_for(engine, "begin")
+    def start(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _check_schema(connection: Connection, path: Path, *, create: bool) -> None:
+    try:
+        known = inspect(connection).has_table(schema.ledger.name)
+    except DBAPIError as error:
+        if isinstance(error.orig, sqlite3.DatabaseError) and "not a database" in str(error.orig):
+            raise UsageError(f"ledger {path}: this file is no ledger: name another with --ledger") from error
+        raise
+    if not known:
+        if not create or inspect(connection).get_table_names():
+            raise UsageError(
+                f"ledger {path}: this file is no ledger of the uploader: name another with --ledger"
+            )
+        schema.metadata.create_all(connection)
+        connection.execute(insert(schema.ledger).values(version=schema.VERSION))
+        return
+    version = connection.execute(select(schema.ledger.c.version)).scalar_one()
+    if version > schema.VERSION:
+        raise UsageError(
+            f"ledger {path}: it has schema version {version}, this uploader knows {schema.VERSION}: use the newer "
+            "uploader that wrote it"
+        )

@@ -1,0 +1,241 @@
+"""What the ledger says to people: counts, results, live jobs, what needs a person."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, case, func, literal, select
+from sqlalchemy.sql.elements import ColumnElement
+
+from uploader.ledger.lanes import is_held
+from uploader.ledger.schema import accounts, attempts, batches, items, lanes, loads, rows
+from uploader.model import TROUBLED, LiveJob, ResultLine, State
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFacts:
+    """A batch as the ledger knows it. ``ran_at``: seconds since the epoch."""
+
+    batch_id: int
+    name: str
+    account_id: int
+    base_url: str
+    manifest: str | None
+    results: str | None
+    extra_columns: Sequence[str]
+    ran_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Items of a batch that need a person, for the same reason. ``lines`` are the first few."""
+
+    state: State
+    reason: str
+    items: int
+    lines: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a batch stands."""
+
+    counts: Mapping[State, int]
+    overdue: int
+    bytes_done: int
+    bytes_all: int
+    attempts: int
+
+    @property
+    def items(self) -> int:
+        """All items of the batch."""
+        return sum(self.counts.values())
+
+
+def find_batches(connection: Connection, name: str | None = None) -> list[BatchFacts]:
+    """The batches of the ledger, the one that ran last first."""
+    found = select(
+        batches.c.id.label("batch_id"),
+        batches.c.name,
+        batches.c.account_id,
+        accounts.c.base_url,
+        batches.c.manifest,
+        batches.c.results,
+        batches.c.extra_columns,
+        batches.c.ran_at,
+    ).join(accounts, accounts.c.id == batches.c.account_id)
+    if name is not None:
+        found = found.where(batches.c.name == name)
+    newest = found.order_by(batches.c.ran_at.desc(), batches.c.id.desc())
+    return [BatchFacts(**row) for row in connection.execute(newest).mappings()]
+
+
+def find_account(connection: Connection, base_url: str, name: str = "default") -> int | None:
+    """The account of this base URL and name, None where the ledger has none."""
+    found: int | None = connection.execute(
+        select(accounts.c.id).where(accounts.c.base_url == base_url, accounts.c.name == name)
+    ).scalar_one_or_none()
+    return found
+
+
+def standing(connection: Connection, batch_id: int) -> Standing:
+    """Count the items of a batch by state, held ones apart; invalid rows count as refused."""
+    state = _shown_state()
+    found = connection.execute(
+        select(
+            state.label("state"),
+            func.count().label("items"),
+            func.coalesce(func.sum(items.c.size), 0).label("bytes"),
+            func.coalesce(func.sum(items.c.attempts), 0).label("attempts"),
+            func.coalesce(func.sum(case((items.c.overdue, 1), else_=0)), 0).label("overdue"),
+        )
+        .select_from(rows.outerjoin(items, items.c.id == rows.c.item_id))
+        .where(rows.c.batch_id == batch_id)
+        .group_by(state)
+    ).all()
+    done = (State.ACCEPTED, State.COMPLETED, State.FAILED)
+    return Standing(
+        counts={one: sum(row.items for row in found if row.state == one) for one in State},
+        overdue=sum(row.overdue for row in found),
+        bytes_done=sum(row.bytes for row in found if row.state in done),
+        bytes_all=sum(row.bytes for row in found),
+        attempts=sum(row.attempts for row in found),
+    )
+
+
+def result_lines(connection: Connection, batch_id: int) -> Iterator[ResultLine]:
+    """Every row of a batch in manifest order, with what became of it."""
+    first = batches.alias("first")
+    found = connection.execution_options(yield_per=1000).execute(
+        select(
+            rows.c.line,
+            rows.c.conversation_id,
+            rows.c.audio_path,
+            rows.c.extras,
+            func.coalesce(items.c.error, rows.c.error).label("error"),
+            _shown_state().label("state"),
+            func.coalesce(first.c.name, batches.c.name).label("batch"),
+            func.coalesce(items.c.attempts, 0).label("attempts"),
+            items.c.job_id,
+            items.c.http_status,
+            items.c.size,
+            items.c.duration_seconds,
+            items.c.channels,
+            items.c.accepted_at,
+            items.c.finished_at,
+        )
+        .select_from(
+            rows.join(batches, batches.c.id == rows.c.batch_id)
+            .outerjoin(items, items.c.id == rows.c.item_id)
+            .outerjoin(first, first.c.id == items.c.first_batch_id)
+        )
+        .where(rows.c.batch_id == batch_id)
+        .order_by(rows.c.line)
+    )
+    for row in found.mappings():
+        yield _result_line(row)
+
+
+def live_jobs(connection: Connection, account_id: int) -> list[LiveJob]:
+    """The jobs that the service may be at work on, overdue ones too: they may have ended since."""
+    found = connection.execute(
+        select(
+            items.c.id.label("item_id"),
+            items.c.lane_id,
+            items.c.job_id,
+            batches.c.name.label("batch"),
+            items.c.line,
+            lanes.c.conversation_id,
+            items.c.attempts.label("attempt"),
+            items.c.size,
+            items.c.accepted_at,
+            (lanes.c.wanted_until >= items.c.position).label("in_scope"),
+        )
+        .join(lanes, lanes.c.id == items.c.lane_id)
+        .join(loads, loads.c.id == items.c.load_id)
+        .join(batches, batches.c.id == loads.c.batch_id)
+        .where(items.c.account_id == account_id, items.c.state == State.ACCEPTED)
+    )
+    return [LiveJob(**{**row, "in_scope": bool(row["in_scope"])}) for row in found.mappings()]
+
+
+def unsent(connection: Connection, account_id: int) -> bool:
+    """Whether some lane of this run still has an item that waits behind a live one, or may go."""
+    found = connection.execute(
+        select(items.c.id)
+        .join(lanes, lanes.c.id == items.c.lane_id)
+        .where(
+            items.c.account_id == account_id,
+            items.c.state == State.PENDING,
+            items.c.position <= lanes.c.wanted_until,
+            ~is_held(),
+        )
+        .limit(1)
+    )
+    return found.first() is not None
+
+
+def troubles(connection: Connection, batch_id: int, examples: int = 3) -> list[Trouble]:
+    """What needs a person, by state and reason, the most frequent first."""
+    needs = items.c.state.in_(TROUBLED) | and_(items.c.state == State.ACCEPTED, items.c.overdue)
+    reason = func.coalesce(items.c.error, "")
+    grouped = connection.execute(
+        select(items.c.state, reason.label("reason"), func.count().label("items"))
+        .join(rows, rows.c.item_id == items.c.id)
+        .where(rows.c.batch_id == batch_id, needs)
+        .group_by(items.c.state, reason)
+        .order_by(func.count().desc())
+        .limit(20)
+    ).all()
+    return [
+        Trouble(State(row.state), row.reason, row.items, _lines(connection, batch_id, row, examples))
+        for row in grouped
+    ]
+
+
+def leftovers(connection: Connection, account_id: int, batch_id: int) -> int:
+    """Items of earlier loads that wait in lanes, or at places, that a run of this batch does not reach."""
+    count: int = connection.execute(
+        select(func.count())
+        .select_from(items)
+        .join(lanes, lanes.c.id == items.c.lane_id)
+        .where(
+            items.c.account_id == account_id,
+            items.c.state == State.PENDING,
+            items.c.position > lanes.c.wanted_until,
+            ~select(rows.c.line).where(rows.c.item_id == items.c.id, rows.c.batch_id == batch_id).exists(),
+        )
+    ).scalar_one()
+    return count
+
+
+def unknown_job_ids(connection: Connection, job_ids: Collection[str]) -> set[str]:
+    """Those of some jobIds that the ledger does not know."""
+    known = connection.execute(select(items.c.job_id).where(items.c.job_id.in_(job_ids))).scalars()
+    earlier = connection.execute(select(attempts.c.job_id).where(attempts.c.job_id.in_(job_ids))).scalars()
+    return set(job_ids) - set(known) - set(earlier)
+
+
+def _shown_state() -> ColumnElement[str]:
+    return case(
+        (items.c.id.is_(None), literal(State.REFUSED.value)),
+        (is_held(), literal(State.HELD.value)),
+        else_=items.c.state,
+    )
+
+
+def _result_line(row: Mapping[str, Any]) -> ResultLine:
+    # one recognition of the whole file is billed by its duration (put-audio.md, Speaker Separation)
+    return ResultLine(**{**row, "state": State(row["state"]), "billed_seconds": row["duration_seconds"]})
+
+
+def _lines(connection: Connection, batch_id: int, row: Any, examples: int) -> list[int]:
+    found = connection.execute(
+        select(rows.c.line)
+        .join(items, items.c.id == rows.c.item_id)
+        .where(rows.c.batch_id == batch_id, items.c.state == row.state)
+        .where(func.coalesce(items.c.error, "") == row.reason)
+        .order_by(rows.c.line)
+        .limit(examples)
+    )
+    return list(found.scalars())

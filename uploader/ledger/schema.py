@@ -1,0 +1,149 @@
+"""The tables, and the version that they have."""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
+
+VERSION = 1
+"""The version of this schema; a ledger of a newer one is refused."""
+
+POSITIONS_PER_LOAD = 2**32
+"""An item's position is its load times this, plus its line: later loads stand behind earlier ones."""
+
+metadata = MetaData()
+
+ledger = Table("ledger", metadata, Column("version", Integer, nullable=False))
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("base_url", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("stated_limit", Integer),
+    Column("stated_at", Float),
+    Column("slowest_seconds_per_byte", Float),
+    Column("shortest_job_seconds", Float),
+    UniqueConstraint("base_url", "name"),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False),
+    Column("name", String, nullable=False),
+    Column("manifest", String),
+    Column("results", String),
+    # the manifest's x- columns, in its order
+    Column("extra_columns", JSON, nullable=False),
+    # 0, or the load of the --repeat whose items this batch names
+    Column("generation", Integer, nullable=False),
+    Column("ran_at", Float, nullable=False),
+    UniqueConstraint("account_id", "name"),
+)
+
+loads = Table(
+    "loads",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("batch_id", ForeignKey("batches.id"), nullable=False),
+    Column("loaded_at", Float, nullable=False),
+)
+
+lanes = Table(
+    "lanes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False),
+    Column("conversation_id", String, nullable=False),
+    # the last position that the present run carries; 0: this lane is none of its business
+    Column("wanted_until", BigInteger, nullable=False, default=0),
+    # the position of the item that may go now, None where none may: what makes the claim's cost flat
+    Column("ready_position", BigInteger),
+    Column("not_before", Float, nullable=False, default=0.0),
+    UniqueConstraint("account_id", "conversation_id"),
+    Index("lanes_ready", "account_id", "ready_position"),
+    Index("lanes_wanted", "wanted_until"),
+)
+
+items = Table(
+    "items",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False),
+    Column("lane_id", ForeignKey("lanes.id"), nullable=False),
+    Column("first_batch_id", ForeignKey("batches.id"), nullable=False),
+    Column("load_id", ForeignKey("loads.id"), nullable=False),
+    Column("line", Integer, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("generation", Integer, nullable=False),
+    # set where the row was invalid: the item holds its lane, and goes when its batch is loaded anew
+    Column("invalid_batch_id", ForeignKey("batches.id")),
+    Column("path", String, nullable=False),
+    Column("size", BigInteger),
+    Column("change", String),
+    Column("content_hash", String),
+    Column("content_type", String),
+    Column("parameters", JSON, nullable=False),
+    Column("duration_seconds", Float),
+    Column("channels", Integer),
+    Column("state", String, nullable=False),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("cut_offs", Integer, nullable=False, default=0),
+    Column("http_status", Integer),
+    Column("error", String),
+    Column("job_id", String),
+    Column("accepted_at", Float),
+    Column("finished_at", Float),
+    Column("slot_until", Float),
+    # the job did not end within job_timeout_seconds
+    Column("overdue", Boolean, nullable=False, default=False),
+    Index("items_lane_state", "lane_id", "state", "position"),
+    Index("items_account_state", "account_id", "state", "slot_until"),
+    Index("items_lane_size", "lane_id", "size"),
+    Index("items_lane_path", "lane_id", "path"),
+    Index("items_job", "job_id"),
+    Index("items_invalid", "invalid_batch_id"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("item_id", ForeignKey("items.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("marked_at", Float),
+    Column("ended_at", Float),
+    Column("outcome", String),
+    Column("http_status", Integer),
+    Column("reason", String),
+    Column("bytes_sent", BigInteger),
+    Column("job_id", String),
+    UniqueConstraint("item_id", "number"),
+)
+
+rows = Table(
+    "rows",
+    metadata,
+    Column("batch_id", ForeignKey("batches.id"), primary_key=True),
+    Column("line", Integer, primary_key=True),
+    Column("item_id", ForeignKey("items.id")),
+    Column("conversation_id", String, nullable=False),
+    Column("audio_path", String, nullable=False),
+    Column("extras", JSON, nullable=False),
+    Column("error", String),
+    Index("rows_item", "item_id"),
+)

@@ -1,0 +1,58 @@
+"""Writes the log: readable on a terminal, JSON lines elsewhere, always on standard error."""
+
+import logging
+import sys
+from typing import Literal, TextIO
+
+import structlog
+
+
+class _StandardError:
+    """Standard error as it is at the moment of writing: the progress bar puts itself in its place."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def configure(form: Literal["auto", "text", "json"], level: str) -> None:
+    """Set up the log of this program, once.
+
+    Args:
+        form: ``text``, ``json``, or ``auto``: text where standard error is a terminal.
+        level: The least level to write.
+    """
+    text = form == "text" or (form == "auto" and sys.stderr.isatty())
+    # a traceback never shows local variables: paths, parameters and secrets are among them
+    renderers: list[structlog.typing.Processor] = [
+        structlog.processors.ExceptionRenderer(
+            structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        ),
+        structlog.processors.JSONRenderer(ensure_ascii=False),
+    ]
+    if text:
+        plain = structlog.dev.plain_traceback
+        renderers = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+    stream: TextIO = _StandardError()  # type: ignore[assignment]
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *renderers,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=True,
+    )
+
+
+def fault() -> None:
+    """Write the exception at hand with its traceback."""
+    structlog.get_logger().exception("fault")
+
+
+def warn(event: str, **facts: object) -> None:
+    """Write a warning."""
+    structlog.get_logger().warning(event, **facts)

@@ -1,0 +1,246 @@
+"""The facts: what items, attempts, replies and jobs are."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+
+class State(StrEnum):
+    """What has become of an item."""
+
+    PENDING = "pending"
+    """Waiting its turn."""
+    SENDING = "sending"
+    """Its attempt is committed, its last chunk has not left: after a crash it is pending again."""
+    SENT = "sent"
+    """The mark before the last chunk is committed, no answer yet: after a crash it is in doubt."""
+    ACCEPTED = "accepted"
+    """The service answered with a jobId; the job is running."""
+    COMPLETED = "completed"
+    """The job completed."""
+    FAILED = "failed"
+    """The job ended as failed."""
+    REFUSED = "refused"
+    """The service said no, or the file could not be read or changed under us: nothing was appended."""
+    IN_DOUBT = "in_doubt"
+    """The last chunk left and no trustworthy answer came: it may or may not have been appended."""
+    HELD = "held"
+    """Shown, never stored: pending behind an item of its lane that needs a person first."""
+    DROPPED = "dropped"
+    """A person decided that it shall not be appended."""
+
+
+LIVE = (State.SENDING, State.SENT, State.ACCEPTED)
+"""States in which the service may be at work on the item, or is about to be."""
+SLOTTED = (*LIVE, State.IN_DOUBT)
+"""States that hold a slot, as long as ``slot_until`` is unset or ahead."""
+TROUBLED = (State.FAILED, State.REFUSED, State.IN_DOUBT)
+"""States that hold the rest of the lane until a person has settled them."""
+OVER = (State.COMPLETED, State.DROPPED)
+"""States that free the lane for the next item."""
+
+
+class Outcome(StrEnum):
+    """What a reply means for the item."""
+
+    APPLIED = "applied"
+    REFUSED = "refused"
+    THROTTLED = "throttled"
+    NOT_SENT = "not sent"
+    CUT_OFF = "cut off"
+    IN_DOUBT = "in doubt"
+
+
+class JobStatus(StrEnum):
+    """The statuses of a job (put-audio.md, Using Webhook)."""
+
+    SCHEDULED = "scheduled"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job is over, and its slot free."""
+        return self in (JobStatus.COMPLETED, JobStatus.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One valid line of a manifest.
+
+    ``path`` is absolute; ``audio_path`` is what the manifest wrote. ``signature`` is what the file system
+    says of the file (None: the file is gone, but an item with this path was begun before).
+    """
+
+    line: int
+    conversation_id: str
+    audio_path: str
+    path: Path
+    content_type: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    signature: "FileSignature | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a manifest: where, what, and what to do about it."""
+
+    line: int
+    column: str
+    value: str
+    remedy: str
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        where = f"line {self.line}" + (f", {self.column}" if self.column else "")
+        return f"{where}: {self.value!r}: {self.remedy}" if self.value else f"{where}: {self.remedy}"
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidRow:
+    """One line of a manifest that cannot be sent, with all that is wrong with it."""
+
+    line: int
+    conversation_id: str
+    audio_path: str
+    extras: Mapping[str, Any]
+    problems: Sequence[Problem]
+
+
+@dataclass(frozen=True, slots=True)
+class FileSignature:
+    """What tells, without reading it, that a file is the one that was read before.
+
+    ``change`` joins the modification time, the change time and the inode: whoever writes to the file, or
+    puts another in its place, changes one of them.
+    """
+
+    size: int
+    change: str
+
+
+@dataclass(frozen=True, slots=True)
+class AudioFacts:
+    """What a recording's first bytes and its header say; None is unknown, never a guess."""
+
+    media_type: str | None = None
+    duration_seconds: float | None = None
+    channels: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One attempt at one item, already committed to the ledger: what ``attempt`` needs to carry it out."""
+
+    attempt_id: int
+    item_id: int
+    lane_id: int
+    number: int
+    batch: str
+    line: int
+    conversation_id: str
+    path: Path
+    size: int
+    cut_offs: int
+    content_hash: str | None
+    content_type: str | None
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveJob:
+    """A job that the service is at work on, as far as we know. ``accepted_at``: seconds since the epoch."""
+
+    item_id: int
+    lane_id: int
+    job_id: str
+    batch: str
+    line: int
+    conversation_id: str
+    attempt: int
+    size: int
+    accepted_at: float
+    in_scope: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back on the wire for one attempt; that nothing came back is a reply too.
+
+    ``failure`` says how the connection ended where it ended badly, ``source_failure`` what was wrong with
+    our own file. ``answer`` is the JSON object of the body (None: there was none that could be read).
+    """
+
+    connected: bool = False
+    last_chunk_left: bool = False
+    status: int | None = None
+    answer: Mapping[str, Any] | None = None
+    retry_after: str | None = None
+    failure: str = ""
+    source_failure: str = ""
+    withheld: bool = False
+    """We cut the upload ourselves before its last chunk: a signal, or the brake."""
+    bytes_sent: int = 0
+
+    @property
+    def message(self) -> str:
+        """The service's own words, cut to a length that a log line bears."""
+        text = (self.answer or {}).get("message", "")
+        return text[:300] if isinstance(text, str) else ""
+
+
+class Next(StrEnum):
+    """What is to be done after an attempt."""
+
+    FOLLOW = "follow the job"
+    SETTLE = "leave it to a person"
+    AGAIN = "try again after a wait"
+    COOL_DOWN = "pause the account, then try again"
+    RENEW_TOKEN = "get a new token, then try again"  # noqa: S105 - a sentence, not a secret
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a reply means: the outcome, what becomes of the item, what comes next, and why."""
+
+    outcome: Outcome
+    state: State
+    next: Next
+    reason: str
+    job_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LimitFacts:
+    """What is known of the account's limit of concurrent jobs."""
+
+    configured: int
+    stated: int | None
+    in_force: int
+    live: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResultLine:
+    """The public line about a row (design: results). Times are seconds since the epoch, None is unknown."""
+
+    line: int
+    batch: str
+    conversation_id: str
+    audio_path: str
+    job_id: str | None
+    state: State
+    attempts: int
+    http_status: int | None
+    error: str | None
+    size: int | None
+    duration_seconds: float | None
+    channels: int | None
+    billed_seconds: float | None
+    accepted_at: float | None
+    finished_at: float | None
+    extras: Mapping[str, Any]

@@ -1,0 +1,128 @@
+"""Decides when sending stops before it does harm, and when it may go on (promise 5)."""
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from uploader.model import Next, Outcome, Reply, Verdict
+from uploader.policy.waits import full_jitter
+
+TROUBLED_LANES = 5
+"""So many lanes in a row in doubt or met by 5xx pause the account's sending."""
+SAME_REFUSALS = 20
+"""So many first answers that are all the same refusal end the run."""
+PROBE_BASE_SECONDS = 2.0
+PROBE_CAP_SECONDS = 60.0
+
+
+class Phase(Enum):
+    """How far the brake is on."""
+
+    OFF = "sending"
+    PROBING = "paused; a GET asks whether the service answers"
+    TRIAL = "one PUT tries whether the service takes uploads again"
+
+
+@dataclass(frozen=True, slots=True)
+class Brake:
+    """What the brake has seen. Times are seconds on the caller's clock.
+
+    ``troubled`` are the lanes that had trouble since the last good answer; ``since`` and ``latest`` are the
+    first and the last time of it. ``refusal`` counts as long as every answer was the same refusal (None:
+    one was not).
+    """
+
+    phase: Phase = Phase.OFF
+    troubled: frozenset[int] = frozenset()
+    since: float | None = None
+    latest: float = 0.0
+    probes: int = 0
+    probe_at: float = 0.0
+    refusal: tuple[int, int] | None = (0, 0)
+
+    @property
+    def unanswered_allowed(self) -> int:
+        """How many last chunks may be out without an answer: so many items at most come into doubt."""
+        if self.phase is Phase.PROBING:
+            return 0
+        return 1 if self.phase is Phase.TRIAL else max(1, TROUBLED_LANES - len(self.troubled))
+
+    def attempts_allowed(self, wanted: int) -> int:
+        """How many attempts may be under way, of ``wanted``."""
+        if self.phase is Phase.PROBING:
+            return 0
+        if self.phase is Phase.TRIAL:
+            return min(wanted, 1)
+        if self.refusal is not None:
+            # While nothing has gone well yet, no more may be under way than may still be refused.
+            return min(wanted, SAME_REFUSALS - self.refusal[1])
+        return wanted
+
+
+def after_attempt(
+    brake: Brake, verdict: Verdict, reply: Reply, lane: int, now: float, jitter: float
+) -> Brake:
+    """Tell what an attempt's verdict does to the brake.
+
+    Args:
+        brake: The brake before.
+        verdict: What the reply means.
+        reply: The reply itself.
+        lane: The lane of the item.
+        now: The time, in seconds.
+        jitter: A number from 0 to 1, drawn evenly.
+    """
+    if reply.withheld or reply.source_failure:
+        return brake  # our own doing: it says nothing of the service
+    if _is_trouble(verdict, reply):
+        return _more_trouble(replace(brake, refusal=None), lane, now, jitter)
+    return replace(Brake(), refusal=_refusals(brake, verdict, reply))
+
+
+def after_probe(brake: Brake, *, good: bool, now: float, jitter: float) -> Brake:
+    """Tell what the answer to a probe (a GET) does to the brake."""
+    if good:
+        return replace(brake, phase=Phase.TRIAL)
+    return _pause(replace(brake, latest=now), now, jitter)
+
+
+def reason_to_give_up(brake: Brake, give_up_seconds: float) -> str | None:
+    """Tell why the run should end now, None where it should not."""
+    if brake.refusal is not None and brake.refusal[1] >= SAME_REFUSALS:
+        return (
+            f"the first {SAME_REFUSALS} answers were all the same refusal (HTTP {brake.refusal[0]}): check the "
+            "base URL and the conversationIds, then run again"
+        )
+    if brake.since is not None and brake.latest - brake.since >= give_up_seconds:
+        return (
+            f"the service gave no good answer for {brake.latest - brake.since:.0f} s (give_up_seconds is "
+            f"{give_up_seconds:g}): nothing is lost; run the same command again when it is back"
+        )
+    return None
+
+
+def _is_trouble(verdict: Verdict, reply: Reply) -> bool:
+    if verdict.outcome is Outcome.IN_DOUBT:
+        return True
+    return verdict.next is Next.AGAIN and (reply.status is None or reply.status >= 500)
+
+
+def _more_trouble(brake: Brake, lane: int, now: float, jitter: float) -> Brake:
+    since = now if brake.since is None else brake.since
+    seen = replace(brake, troubled=brake.troubled | {lane}, since=since, latest=now)
+    if brake.phase is Phase.PROBING:
+        return seen  # an upload that was already out when the brake came on
+    if brake.phase is Phase.TRIAL or len(seen.troubled) >= TROUBLED_LANES:
+        return _pause(seen, now, jitter)
+    return seen
+
+
+def _pause(brake: Brake, now: float, jitter: float) -> Brake:
+    wait = full_jitter(brake.probes, PROBE_BASE_SECONDS, PROBE_CAP_SECONDS, jitter)
+    return replace(brake, phase=Phase.PROBING, probes=brake.probes + 1, probe_at=now + wait)
+
+
+def _refusals(brake: Brake, verdict: Verdict, reply: Reply) -> tuple[int, int] | None:
+    if brake.refusal is None or verdict.outcome is not Outcome.REFUSED or reply.status is None:
+        return None
+    status, count = brake.refusal
+    return (reply.status, count + 1) if count == 0 or status == reply.status else None

@@ -1,0 +1,85 @@
+"""Decides how long to wait: between tries, after a 429, between looks at a job, for a slot in doubt."""
+
+from email.utils import parsedate_to_datetime
+
+RETRY_BASE_SECONDS = 1.0
+RETRY_CAP_SECONDS = 60.0
+COOLDOWN_BASE_SECONDS = 1.0
+COOLDOWN_CAP_SECONDS = 60.0
+RETRY_AFTER_CAP_SECONDS = 3600.0
+"""A Retry-After beyond this is not believed: nobody should lose a night to one header."""
+LOOK_LEAST_SECONDS = 0.5
+LOOK_MOST_SECONDS = 15.0
+LOOK_SHARE_OF_AGE = 0.1
+DOUBT_FACTOR = 3.0
+
+
+def full_jitter(tries: int, base: float, cap: float, jitter: float) -> float:
+    """Exponential backoff with full jitter, in seconds, never below a twentieth of the longest wait.
+
+    Args:
+        tries: How many tries came before, from 0.
+        base: The longest wait after the first try.
+        cap: The longest wait ever.
+        jitter: A number from 0 to 1, drawn evenly.
+    """
+    longest = min(cap, base * 2.0 ** min(tries, 30))
+    return longest * max(jitter, 0.05)
+
+
+def retry_after_seconds(header: str | None, now: float) -> float | None:
+    """Read a Retry-After header, in seconds or as an HTTP date (RFC 9110, 10.2.3); None if unreadable.
+
+    Args:
+        header: The header's value.
+        now: The time in seconds since the epoch.
+    """
+    if header is None:
+        return None
+    text = header.strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text), RETRY_AFTER_CAP_SECONDS)
+    try:
+        ahead = parsedate_to_datetime(text).timestamp() - now
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return min(max(ahead, 0.0), RETRY_AFTER_CAP_SECONDS)
+
+
+def cooldown_seconds(throttles: int, header: str | None, now: float, jitter: float) -> float:
+    """How long the whole account pauses after a 429: its Retry-After, but at least full jitter.
+
+    Args:
+        throttles: How many 429s came in a row before this one.
+        header: The Retry-After header.
+        now: The time in seconds since the epoch.
+        jitter: A number from 0 to 1, drawn evenly.
+    """
+    backoff = full_jitter(throttles, COOLDOWN_BASE_SECONDS, COOLDOWN_CAP_SECONDS, jitter)
+    return max(backoff, retry_after_seconds(header, now) or 0.0)
+
+
+def retry_seconds(attempts: int, jitter: float) -> float:
+    """How long an item waits after an attempt that provably appended nothing."""
+    return full_jitter(attempts - 1, RETRY_BASE_SECONDS, RETRY_CAP_SECONDS, jitter)
+
+
+def next_look_seconds(age: float) -> float:
+    """How long to wait before a job of this age, in seconds, is looked at again."""
+    return min(LOOK_MOST_SECONDS, max(LOOK_LEAST_SECONDS, age * LOOK_SHARE_OF_AGE))
+
+
+def doubt_slot_seconds(
+    size: int, slowest_seconds_per_byte: float | None, shortest_seconds: float | None, doubt_seconds: float
+) -> float:
+    """How long an item in doubt keeps its slot: the job that it may have become could live so long.
+
+    Args:
+        size: The item's bytes.
+        slowest_seconds_per_byte: The slowest that the account's jobs have shown, None as long as none ended.
+        shortest_seconds: The shortest job seen: no job is taken to be shorter, however small its file.
+        doubt_seconds: What to take as long as no job has ended.
+    """
+    if slowest_seconds_per_byte is None or shortest_seconds is None:
+        return doubt_seconds
+    return DOUBT_FACTOR * max(slowest_seconds_per_byte * size, shortest_seconds)

@@ -1,0 +1,207 @@
+"""Writes the results file: a snapshot of the ledger, replaced whole."""
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO, Any
+
+from uploader.errors import ResultsUnavailableError, UsageError
+from uploader.model import ResultLine
+
+COLUMNS = (
+    "conversationId",
+    "audioPath",
+    "jobId",
+    "status",
+    "attempts",
+    "httpStatus",
+    "error",
+    "bytes",
+    "durationSeconds",
+    "channels",
+    "billedSeconds",
+    "acceptedAt",
+    "finishedAt",
+    "batch",
+    "line",
+)
+ENDINGS = (".csv", ".jsonl")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)  # it cannot be read without being set
+
+
+def default_path(manifest: Path, *, jsonl: bool, sandbox: bool) -> Path:
+    """Where the results of a manifest go by default: beside it, a sandbox's under a name of their own."""
+    ending = ".results.jsonl" if jsonl else ".results.csv"
+    return manifest.with_name(manifest.stem + (".sandbox" if sandbox else "") + ending)
+
+
+def check_path(path: Path) -> None:
+    """Check before anything is sent that results can be written there.
+
+    Raises:
+        UsageError: They cannot; the text says what to do.
+    """
+    if path.suffix.lower() not in ENDINGS:
+        raise UsageError(f"results {path}: its ending tells no format: end it with .csv or .jsonl")
+    folder = path.parent
+    if not folder.is_dir():
+        raise UsageError(f"results {path}: its folder {folder} does not exist: make it or name another")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"results {path}: this is no file: name another with --results")
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise UsageError(f"results {path}: its folder {folder} is not writable: make it so or name another")
+
+
+def job_ids(path: Path) -> Iterator[str]:
+    """Read the jobIds out of a results file that stands there already.
+
+    Raises:
+        UsageError: The file is none of ours: it shall not be replaced.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for line in _read(path, file):
+                if line.get("jobId"):
+                    yield str(line["jobId"])
+    except OSError as error:
+        raise UsageError(
+            f"results {path}: {error.strerror}: name a file that can be read and replaced"
+        ) from error
+    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+        raise _not_ours(path) from error
+
+
+def write(path: Path, lines: Iterable[ResultLine], extra_columns: Sequence[str]) -> None:
+    """Replace the results file by a new snapshot; nobody ever reads half of one.
+
+    Args:
+        path: Where, CSV or JSON Lines by its ending.
+        lines: The rows, in order.
+        extra_columns: The ``x-`` columns of the manifest.
+
+    Raises:
+        ResultsUnavailableError: It cannot be written now; the old snapshot stands.
+    """
+    with _replacing(path) as file:
+        if path.suffix.lower() == ".csv":
+            _write_csv(file, lines, extra_columns)
+        else:
+            for line in lines:
+                file.write(json.dumps(_public(line, extra_columns), ensure_ascii=False) + "\n")
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all.
+
+    Raises:
+        ResultsUnavailableError: It cannot be written now.
+    """
+    with _replacing(path) as file:
+        file.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def rfc3339(seconds: float | None) -> str | None:
+    """A time in UTC as the results write it; None stays None."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[str]]:
+    try:
+        with NamedTemporaryFile(
+            "w", encoding="utf-8", newline="", dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            try:
+                yield file
+                file.flush()
+                os.fchmod(file.fileno(), 0o666 & ~_UMASK)  # as any file of the user's, not as a temporary one
+                os.fsync(file.fileno())
+                Path(file.name).replace(path)
+            except BaseException:
+                with suppress(OSError):
+                    Path(file.name).unlink()
+                raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise ResultsUnavailableError(
+            f"{path} could not be written ({error.strerror}): the ledger has everything; make room or give leave, "
+            "then run the same command again, or `uploader results`"
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_csv(file: IO[str], lines: Iterable[ResultLine], extra_columns: Sequence[str]) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*COLUMNS, *extra_columns])
+    for line in lines:
+        public = _public(line, extra_columns)
+        cells = {name: _cell(value) for name, value in public.items()}
+        writer.writerow((cells | {"error": _defused(cells["error"])}).values())
+
+
+def _public(line: ResultLine, extra_columns: Sequence[str]) -> dict[str, Any]:
+    return {
+        "conversationId": line.conversation_id,
+        "audioPath": line.audio_path,
+        "jobId": line.job_id,
+        "status": line.state.value,
+        "attempts": line.attempts,
+        "httpStatus": line.http_status,
+        "error": line.error,
+        "bytes": line.size,
+        "durationSeconds": line.duration_seconds,
+        "channels": line.channels,
+        "billedSeconds": line.billed_seconds,
+        "acceptedAt": rfc3339(line.accepted_at),
+        "finishedAt": rfc3339(line.finished_at),
+        "batch": line.batch,
+        "line": line.line,
+    } | {name: line.extras.get(name) for name in extra_columns}
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _defused(text: str) -> str:
+    """A stranger can write this text: a table program shall not take it for a formula."""
+    return "'" + text if text.startswith(FORMULA_STARTS) else text
+
+
+def _read(path: Path, file: IO[str]) -> Iterator[Mapping[str, Any]]:
+    if path.suffix.lower() == ".csv":
+        reader = csv.DictReader(file)
+        if reader.fieldnames and not {"conversationId", "jobId", "status"} <= set(reader.fieldnames):
+            raise _not_ours(path)
+        yield from reader
+        return
+    for text in file:
+        line = json.loads(text)
+        if not isinstance(line, dict) or "jobId" not in line:
+            raise _not_ours(path)
+        yield line
+
+
+def _not_ours(path: Path) -> UsageError:
+    return UsageError(
+        f"results {path}: this file holds no results of the uploader: name another with --results"
+    )

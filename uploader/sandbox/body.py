@@ -1,0 +1,36 @@
+"""Reads a request's body off the connection, a piece at a time."""
+
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from aiohttp import web
+
+PIECE_BYTES: Final = 1 << 16
+
+
+async def read_body(
+    request: web.BaseRequest, take: Callable[[bytes], object], most: int = sys.maxsize
+) -> bool:
+    """Gives the body to `take` in pieces, `most` bytes of it; False where its end was not reached."""
+    try:
+        await _invite(request)
+        return await _read(request, take, most)
+    except (OSError, web.RequestPayloadError):
+        # The client is gone: what it sent until then was taken, and nobody waits for an answer.
+        return False
+
+
+async def _read(request: web.BaseRequest, take: Callable[[bytes], object], most: int) -> bool:
+    while most > 0:
+        piece = await request.content.read(min(most, PIECE_BYTES))
+        if not piece:
+            return True
+        take(piece)
+        most -= len(piece)
+    return False
+
+
+async def _invite(request: web.BaseRequest) -> None:
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -1,0 +1,101 @@
+"""Answers everything but the PUT: tokens, polls, conversations."""
+
+import json
+from collections import Counter
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+
+from uploader.sandbox.body import read_body
+from uploader.sandbox.entries import JobStatus, PollEntry, TokenEntry
+from uploader.sandbox.fates import poll_fault
+from uploader.sandbox.jobs import Jobs
+from uploader.sandbox.journal import Journal
+from uploader.sandbox.replies import lost_answer, message, refusal
+from uploader.sandbox.settings import SandboxSettings
+from uploader.sandbox.tokens import Tokens
+
+
+class TokenEndpoint:
+    """`POST /oauth2/token:generate`."""
+
+    def __init__(self, settings: SandboxSettings, journal: Journal, tokens: Tokens) -> None:
+        self._wanted = {
+            "type": "application",
+            "appId": settings.app_id,
+            "appSecret": settings.app_secret,
+        }
+        self._journal = journal
+        self._tokens = tokens
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Gives the token to whoever has the credentials."""
+        pieces: list[bytes] = []
+        await read_body(request, pieces.append)
+        body = _json(b"".join(pieces))
+        known = isinstance(body, dict) and all(body.get(name) == text for name, text in self._wanted.items())
+        self._journal.add(TokenEntry(at=self._journal.now(), status=200 if known else 401))
+        if not known:
+            return message(401, "Unauthorized. The type, appId or appSecret is not correct.")
+        token, left = self._tokens.issue()
+        return web.json_response({"accessToken": token, "expiresIn": left})
+
+
+class JobEndpoint:
+    """`GET /v1/job/{jobId}`."""
+
+    def __init__(self, settings: SandboxSettings, journal: Journal, tokens: Tokens, jobs: Jobs) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._tokens = tokens
+        self._jobs = jobs
+        self._polled: Counter[str] = Counter()
+
+    async def answer(self, request: web.BaseRequest, job_id: str) -> web.StreamResponse:
+        """Tells a job's status."""
+        status, word = self._decide(request, job_id)
+        told = word if status == HTTPStatus.OK else None
+        self._journal.add(PollEntry(at=self._journal.now(), job_id=job_id, status=status, job=told))
+        if status is None:
+            return lost_answer(request)
+        if status == HTTPStatus.OK:
+            return web.json_response({"id": job_id, "status": told})
+        if status == HTTPStatus.NOT_FOUND:
+            return message(status, f"Job with id {job_id} not found")
+        return refusal(status, limit=self._settings.limit)
+
+    def _decide(self, request: web.BaseRequest, job_id: str) -> tuple[int | None, JobStatus | None]:
+        if not self._tokens.accepts(request.headers.get("Authorization")):
+            return 401, None
+        word = self._jobs.status(job_id)
+        if word is None:
+            return 404, None
+        self._polled[job_id] += 1
+        fault = poll_fault(self._settings.faults, job_id, self._polled[job_id])
+        if fault == "lost_answer":
+            return None, word
+        return (500 if fault == "status_500" else 200), word
+
+
+class ConversationEndpoint:
+    """`GET /v1/conversations/{conversationId}`."""
+
+    def __init__(self, settings: SandboxSettings, tokens: Tokens) -> None:
+        self._settings = settings
+        self._tokens = tokens
+
+    async def answer(self, request: web.BaseRequest, conversation: str) -> web.StreamResponse:
+        """Tells what is known of a conversation: here only that it is there."""
+        if not self._tokens.accepts(request.headers.get("Authorization")):
+            return refusal(401, limit=self._settings.limit)
+        if not self._settings.faults.knows(conversation):
+            return refusal(404, limit=self._settings.limit)
+        return web.json_response({"id": conversation, "type": "meeting", "name": conversation})
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None

@@ -1,0 +1,115 @@
+"""Gives each thing that can happen in a sandbox its journal entry, and the entry its JSON."""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+JobStatus = Literal["scheduled", "in_progress", "completed", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutBegun:
+    """The head of a PUT arrived."""
+
+    event: Literal["put-begun"] = "put-begun"
+    at: float
+    number: int
+    conversation_id: str
+    live: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutEntry:
+    """A PUT is over: as much of its body was read as will ever be, and its answer is decided."""
+
+    event: Literal["put"] = "put"
+    at: float
+    """Seconds since the sandbox started, as in every entry."""
+    number: int
+    """Counted over all PUTs, from 1."""
+    conversation_id: str
+    status: int | None
+    """None where no answer was given."""
+    job_id: str | None
+    """None where nothing was appended."""
+    fault: str | None
+    bytes: int
+    """The bytes of the body that were read."""
+    content_length: int | None
+    sha256: str | None
+    """Of the body; None where it was not read whole."""
+    live: int
+    """Jobs and uploads that lived when this PUT's slot was taken, itself included where it took one."""
+    limit: int
+    headers: dict[str, str]
+    """By lower-case name; the credentials are withheld."""
+    query: tuple[tuple[str, str], ...]
+    """Names and values, decoded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEntry:
+    """A job was made, or it ended."""
+
+    event: Literal["job-begun", "job-ended"]
+    at: float
+    job_id: str
+    conversation_id: str
+    status: JobStatus
+    live: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenEntry:
+    """A token was asked for."""
+
+    event: Literal["token"] = "token"
+    at: float
+    status: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollEntry:
+    """A job's status was asked for."""
+
+    event: Literal["poll"] = "poll"
+    at: float
+    job_id: str
+    status: int | None
+    """Of HTTP; None where no answer was given."""
+    job: JobStatus | None
+    """The job's own, if the answer told it."""
+
+
+Entry = PutBegun | PutEntry | JobEntry | TokenEntry | PollEntry
+
+_KINDS: Final[dict[str, type[Entry]]] = {
+    "put-begun": PutBegun,
+    "put": PutEntry,
+    "job-begun": JobEntry,
+    "job-ended": JobEntry,
+    "token": TokenEntry,
+    "poll": PollEntry,
+}
+
+
+def to_json(entry: Entry) -> str:
+    """One line of the journal's file, without its end."""
+    return json.dumps({_camel(name): value for name, value in asdict(entry).items()}, ensure_ascii=False)
+
+
+def from_json(line: str) -> Entry:
+    """The entry that a line of the journal's file holds."""
+    values: dict[str, Any] = {_snake(name): value for name, value in json.loads(line).items()}
+    if "query" in values:
+        values["query"] = tuple((name, value) for name, value in values["query"])
+    return _KINDS[values["event"]](**values)
+
+
+def _camel(name: str) -> str:
+    return re.sub(r"_([a-z])", lambda found: found[1].upper(), name)
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"[A-Z]", lambda found: f"_{found[0].lower()}", name)

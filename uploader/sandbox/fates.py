@@ -1,0 +1,81 @@
+"""Draws, from the seed alone, what befalls each PUT, job and poll."""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from random import Random
+from typing import Final, Literal
+
+from uploader.sandbox.faults import Faults
+
+JOB_ID_PREFIX: Final = "sandbox-"
+"""Every job id of a sandbox begins so: it can never be taken for a real one."""
+
+NO_FAULTS: Final = frozenset({"taken", "slow_seconds"})
+"""The keys of `[put]` that only say more about the faults beside them."""
+
+GATEWAY_FAULTS: Final = {"status_500": 500, "status_502": 502, "status_503": 503}
+REFUSING_FAULTS: Final = {"throttled": 429, "unauthorized": 401}
+
+Ending = Literal["completed", "failed", "endless"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What befalls one PUT that passed every check, and the job that may come of it."""
+
+    fault: str | None
+    taken: bool
+    ending: Ending
+    job_id: str
+
+    @property
+    def makes_job(self) -> bool:
+        """Whether the file is appended."""
+        if self.fault in GATEWAY_FAULTS:
+            return self.taken
+        return self.fault in {None, "lost_answer", "slow_answer"}
+
+
+def put_fate(faults: Faults, conversation: str, number: int) -> Fate:
+    """The fate of a conversation's PUT by its `number` (from 1), whatever other conversations do."""
+    draw = _random(faults.seed, conversation, number)
+    fault = _pick(draw.random(), fault_shares(asdict(faults.put)))
+    taken = draw.random() < faults.put.taken
+    job_fault = _pick(draw.random(), asdict(faults.jobs))
+    return Fate(fault, taken, _ending(job_fault), f"{JOB_ID_PREFIX}{_uuid(draw)}")
+
+
+def poll_fault(faults: Faults, job_id: str, number: int) -> str | None:
+    """The fault of a job's poll by its `number` (from 1), or None."""
+    draw = _random(faults.seed, job_id, number)
+    return _pick(draw.random(), asdict(faults.poll))
+
+
+def fault_shares(table: Mapping[str, float]) -> dict[str, float]:
+    """The entries of a table that are shares of one whole."""
+    return {name: value for name, value in table.items() if name not in NO_FAULTS}
+
+
+def _random(seed: int, name: str, number: int) -> Random:
+    # A seed of its own for each draw: what others do in between changes nothing.
+    return Random(f"{seed}/{name}/{number}")  # noqa: S311 - a replay needs what security forbids
+
+
+def _pick(draw: float, shares: Mapping[str, float]) -> str | None:
+    reached = 0.0
+    for name, share in shares.items():
+        reached += share
+        if draw < reached:
+            return name
+    return None
+
+
+def _ending(job_fault: str | None) -> Ending:
+    if job_fault == "failed":
+        return "failed"
+    return "endless" if job_fault == "endless" else "completed"
+
+
+def _uuid(draw: Random) -> uuid.UUID:
+    return uuid.UUID(int=draw.getrandbits(128), version=4)

@@ -1,0 +1,113 @@
+"""Answers the PUT: checks it, draws its fate, reads it and makes its job."""
+
+import asyncio
+from collections import Counter
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import web
+
+from uploader.sandbox.entries import PutBegun
+from uploader.sandbox.fates import GATEWAY_FAULTS, REFUSING_FAULTS, put_fate
+from uploader.sandbox.jobs import Jobs
+from uploader.sandbox.journal import Journal
+from uploader.sandbox.replies import lost_answer, refusal
+from uploader.sandbox.settings import SandboxSettings
+from uploader.sandbox.tokens import Tokens
+from uploader.sandbox.upload import Upload
+
+MEDIA_TYPES: Final = frozenset({"audio/wav", "audio/wave", "audio/mpeg", "audio/mp3"})
+SILENT_FAULTS: Final = frozenset({"lost_answer", "lost_before", "cut"})
+
+
+class PutEndpoint:
+    """`PUT /v1/process/audio/{conversationId}`."""
+
+    def __init__(self, settings: SandboxSettings, journal: Journal, tokens: Tokens, jobs: Jobs) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._tokens = tokens
+        self._jobs = jobs
+        self._arrived = 0
+        self._passed: Counter[str] = Counter()
+
+    async def answer(self, request: web.BaseRequest, conversation: str) -> web.StreamResponse:
+        """Takes in one PUT; its entry is in the journal before its answer leaves."""
+        upload = self._admit(request, conversation)
+        try:
+            await self._receive(upload)
+            self._conclude(upload)
+        finally:
+            self._close(upload)
+        if upload.fault == "slow_answer":
+            await asyncio.sleep(self._settings.faults.put.slow_seconds)
+        return self._reply(upload)
+
+    def _admit(self, request: web.BaseRequest, conversation: str) -> Upload:
+        self._arrived += 1
+        upload = Upload(request, self._arrived, conversation, status=self._refusal(request, conversation))
+        if upload.status is None:
+            self._draw_fate(upload)
+        if upload.status is None:
+            self._jobs.take_slot()
+            upload.holds_slot = True
+        upload.live = self._jobs.live
+        self._journal.add(
+            PutBegun(
+                at=self._journal.now(), number=upload.number, conversation_id=conversation, live=upload.live
+            )
+        )
+        return upload
+
+    def _refusal(self, request: web.BaseRequest, conversation: str) -> int | None:
+        if not self._tokens.accepts(request.headers.get("Authorization")):
+            return 401
+        if not request.content_length or not _media_type_is_known(request):
+            return 400
+        if not self._settings.faults.knows(conversation):
+            return 404
+        return None if self._jobs.has_room else 429
+
+    def _draw_fate(self, upload: Upload) -> None:
+        # Only PUTs that passed are counted: a 429 more or less does not move the faults of the others.
+        self._passed[upload.conversation] += 1
+        number = self._passed[upload.conversation]
+        upload.fate = put_fate(self._settings.faults, upload.conversation, number)
+        upload.status = REFUSING_FAULTS.get(upload.fate.fault or "")
+
+    async def _receive(self, upload: Upload) -> None:
+        if upload.status is not None and self._settings.faults.early_answers:
+            return
+        if upload.fault == "cut":
+            await upload.read((upload.request.content_length or 0) // 2)
+        else:
+            await upload.read()
+
+    def _conclude(self, upload: Upload) -> None:
+        if upload.fate is None or not upload.holds_slot or not upload.whole:
+            return
+        if upload.fate.makes_job:
+            upload.job_id = upload.fate.job_id
+            upload.holds_slot = False
+            self._jobs.begin(upload.conversation, upload.size, upload.fate)
+        if upload.fault not in SILENT_FAULTS:
+            upload.status = GATEWAY_FAULTS.get(upload.fault or "", 201)
+
+    def _close(self, upload: Upload) -> None:
+        if upload.holds_slot:
+            self._jobs.give_back_slot()
+        self._journal.add(upload.entry(self._journal.now(), self._settings.limit))
+
+    def _reply(self, upload: Upload) -> web.Response:
+        if upload.status is None:
+            return lost_answer(upload.request)
+        if upload.status == HTTPStatus.CREATED:
+            body = {"conversationId": upload.conversation, "jobId": upload.job_id}
+            return web.json_response(body, status=HTTPStatus.CREATED)
+        return refusal(upload.status, limit=self._settings.limit, unread=not upload.request.content.is_eof())
+
+
+def _media_type_is_known(request: web.BaseRequest) -> bool:
+    # The header itself: aiohttp's own `content_type` invents one where none was sent.
+    header = request.headers.get("Content-Type")
+    return header is None or header.partition(";")[0].strip().lower() in MEDIA_TYPES

@@ -1,0 +1,86 @@
+"""Holds every setting of a sandbox once, checked."""
+
+import ipaddress
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from uploader.errors import UsageError
+from uploader.sandbox.faults import Faults
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSettings:
+    """How a sandbox listens and how fast it works.
+
+    Raises:
+        UsageError: The host is not loopback, or a number makes no sense.
+    """
+
+    host: str = "127.0.0.1"
+    """A loopback address, or `localhost`."""
+    port: int = 0
+    """0 takes any free one."""
+    limit: int = 10
+    """Concurrent jobs, uploads under way included."""
+    job_seconds: float = 0.5
+    """What every job takes at least, in seconds."""
+    job_seconds_per_mebibyte: float = 2.0
+    """What each mebibyte of audio adds to that, in seconds."""
+    app_id: str = "sandbox"
+    app_secret: str = "sandbox"  # noqa: S105 - a toy's password, told to everybody
+    token_seconds: float = 86400.0
+    """How long a token is good for, in seconds."""
+    journal_path: Path | None = None
+    """A JSON Lines file that the journal is appended to."""
+    certificate_path: Path | None = None
+    """A certificate chain (PEM): with it the sandbox speaks TLS."""
+    key_path: Path | None = None
+    """The certificate's private key (PEM), where it is not in the same file."""
+    faults: Faults = field(default_factory=Faults)
+
+    def __post_init__(self) -> None:
+        """Refuses what would be no sandbox."""
+        if not _is_loopback(self.host):
+            raise UsageError(f"sandbox host {self.host!r} is not loopback: use 127.0.0.1, ::1 or localhost")
+        if self.limit < 1:
+            raise UsageError(f"sandbox limit {self.limit} lets no job live: use 1 or more")
+        if min(self.job_seconds, self.job_seconds_per_mebibyte, self.token_seconds) < 0:
+            raise UsageError("a sandbox's seconds cannot be negative: use 0 or more")
+        if self.key_path and not self.certificate_path:
+            raise UsageError(f"sandbox key {self.key_path} has no certificate: name the certificate as well")
+
+    @property
+    def scheme(self) -> str:
+        """`https` where there is a certificate."""
+        return "https" if self.certificate_path else "http"
+
+    def seconds_of_job(self, size: int) -> float:
+        """How long the job of `size` bytes runs, in seconds."""
+        return self.job_seconds + size / 2**20 * self.job_seconds_per_mebibyte
+
+    def tls(self) -> ssl.SSLContext | None:
+        """What the listener needs to speak TLS, or None.
+
+        Raises:
+            UsageError: The certificate or the key cannot be read.
+        """
+        if self.certificate_path is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            context.load_cert_chain(self.certificate_path, self.key_path)
+        except OSError as error:
+            raise UsageError(
+                f"certificate {self.certificate_path} cannot be used ({error}): name a PEM file and its key"
+            ) from error
+        return context
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,71 @@
+"""Follows one PUT from its head to its journal entry."""
+
+import hashlib
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl
+
+from aiohttp import web
+
+from uploader.sandbox.body import read_body
+from uploader.sandbox.entries import PutEntry
+from uploader.sandbox.fates import Fate
+
+
+@dataclass(slots=True)
+class Upload:
+    """One PUT: what its head said, what was read of its body, what became of it."""
+
+    request: web.BaseRequest
+    number: int
+    conversation: str
+    live: int = 0
+    status: int | None = None
+    """None as long as it is not decided, and where no answer is given."""
+    fate: Fate | None = None
+    """None where a check failed."""
+    holds_slot: bool = False
+    job_id: str | None = None
+    size: int = 0
+    """The bytes of the body that were read."""
+    whole: bool = False
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    @property
+    def fault(self) -> str | None:
+        """The fault that befalls it."""
+        return self.fate.fault if self.fate else None
+
+    async def read(self, most: int = sys.maxsize) -> None:
+        """Reads the body to its end, or `most` bytes of it."""
+        self.whole = await read_body(self.request, self._take, most)
+        if not self.whole:
+            self.status = None
+
+    def _take(self, piece: bytes) -> None:
+        self.size += len(piece)
+        self.digest.update(piece)
+
+    def entry(self, at: float, limit: int) -> PutEntry:
+        """Its line in the journal, at `at` seconds."""
+        return PutEntry(
+            at=at,
+            number=self.number,
+            conversation_id=self.conversation,
+            status=self.status,
+            job_id=self.job_id,
+            fault=self.fault,
+            bytes=self.size,
+            content_length=self.request.content_length,
+            sha256=self.digest.hexdigest() if self.whole else None,
+            live=self.live,
+            limit=limit,
+            headers=_shown_headers(self.request),
+            query=tuple(parse_qsl(self.request.rel_url.raw_query_string, keep_blank_values=True)),
+        )
+
+
+def _shown_headers(request: web.BaseRequest) -> dict[str, str]:
+    shown = {name.lower(): ", ".join(request.headers.getall(name)) for name in request.headers}
+    return shown | ({"authorization": "(withheld)"} if "authorization" in shown else {})

@@ -1,0 +1,346 @@
+"""Every setting once, checked, with its unit in its name."""
+
+import difflib
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+import platformdirs
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from uploader.errors import UsageError
+
+ENVIRONMENT_PREFIX = "UPLOADER_"
+SECRETS_FOLDER = Path("/run/secrets")
+"""Where containers have their secrets; ``UPLOADER_SECRETS_DIR`` names another folder."""
+SECRETS = ("app_id", "app_secret", "access_token")
+"""Settings that come from the environment or the secrets folder only: no flag, no config file."""
+
+
+def _base_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("write the service's address as https://HOST")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("write the address alone: no user, password, query or fragment")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise ValueError("http would show token and audio to the network: write https://")
+    default_port = {"http": 80, "https": 443}[parts.scheme]
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    port = f":{parts.port}" if parts.port not in (None, default_port) else ""
+    return urlunsplit((parts.scheme, host + port, parts.path.rstrip("/"), "", ""))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine itself."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _ledger(value: str) -> str:
+    if not value.startswith("sqlite:///") or value in ("sqlite:///", "sqlite:///:memory:"):
+        raise ValueError("write it as sqlite:////absolute/path/ledger.db")
+    return value
+
+
+def default_ledger() -> str:
+    """The ledger for who names none: one for all nights and manifests, in the user's state folder."""
+    return f"sqlite:///{platformdirs.user_state_path('uploader') / 'ledger.db'}"
+
+
+class Lanes(BaseModel):
+    """``[lanes]``: what trouble in a conversation does to the rest of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    on_trouble: Literal["hold", "continue"] = Field(
+        "hold",
+        description="what an item that failed, is refused or in doubt does to the rest of its lane: hold it "
+        "until a person has settled it, or continue without it",
+    )
+
+
+class Replies(BaseModel):
+    """``[replies]``: what the operator vouches for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    proves_not_appended: tuple[Literal[500, 503], ...] = Field(
+        (),
+        description="statuses that prove that nothing was appended, so that the item is tried again; your "
+        "own promise: 500 and 503 are in doubt otherwise",
+    )
+
+
+class Jobs(BaseModel):
+    """``[jobs]``: how live jobs are followed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    polls_per_second: float = Field(
+        5.0, gt=0, le=1000, description="status requests per second, for the whole account"
+    )
+
+
+Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
+
+
+def option(
+    default: Any,
+    *,
+    help: str,
+    commands: str,
+    metavar: str | None = None,
+    **constraints: Any,  # noqa: A002
+) -> Any:
+    """A setting that is also a flag of the commands named in ``commands`` (words, apart by spaces)."""
+    extra: dict[str, Any] = {"commands": commands.split(), "metavar": metavar}
+    given = {"default_factory": default} if callable(default) else {"default": default}
+    return Field(description=help, json_schema_extra=extra, **given, **constraints)
+
+
+class Settings(BaseSettings):
+    """All settings of the uploader; ``config/uploader.toml`` shows each with its default."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    ledger: Annotated[str, AfterValidator(_ledger)] = option(
+        default_ledger,
+        metavar="URL",
+        commands="run plan status results",
+        help="the durable memory of what was appended, as sqlite:////path; one for all nights and manifests",
+    )
+    batch: str | None = option(
+        None,
+        metavar="NAME",
+        commands="run plan status results",
+        min_length=1,
+        help="the batch's name (run: the manifest's file name; status, results: the batch that ran last)",
+    )
+    results: Path | None = option(
+        None,
+        metavar="FILE",
+        commands="run results",
+        help="the results file, CSV or JSON Lines by its ending .csv or .jsonl (MANIFEST.results.csv)",
+    )
+    summary: Path | None = option(
+        None,
+        metavar="FILE",
+        commands="run",
+        help="the closing summary as JSON, written after the final results: if it stands, they are final",
+    )
+    base_url: Annotated[str, AfterValidator(_base_url)] = option(
+        "https://api.symbl.ai",
+        metavar="URL",
+        commands="run plan",
+        help="the service; https unless it is on this machine",
+    )
+    app_id: SecretStr | None = Field(None, description="the application's id, for a token")
+    app_secret: SecretStr | None = Field(None, description="the application's secret, for a token")
+    access_token: SecretStr | None = Field(None, description="a ready token, in place of id and secret")
+    limit: int = option(
+        2, metavar="N", commands="run plan status", ge=1, le=100_000, help="the account's concurrent jobs"
+    )
+    uploads: int = option(
+        16, metavar="N", commands="run", ge=1, le=1000, help="uploads at once, never above the limit"
+    )
+    rate: float = option(
+        10.0, metavar="N", commands="run", gt=0, le=100_000, help="PUT requests started per second"
+    )
+    audio_root: Path | None = option(
+        None,
+        metavar="DIR",
+        commands="run plan",
+        help="where relative audio paths start, and which no path may leave (the manifest's folder, unconfined)",
+    )
+    format: Literal["csv", "jsonl"] | None = option(
+        None,
+        metavar="csv|jsonl",
+        commands="run plan",
+        help="the manifest's format (by its ending; needed for standard input, -)",
+    )
+    on_invalid: Literal["refuse", "skip"] = option(
+        "refuse",
+        metavar="refuse|skip",
+        commands="run plan",
+        help="refuse a manifest with invalid rows as a whole, or leave them out: they are refused and hold "
+        "the rest of their conversation",
+    )
+    repeat: bool = option(False, commands="run", help="append everything once more, what was appended too")
+    no_wait: bool = option(
+        False, commands="run", help="end once every item is accepted, without waiting for the last jobs"
+    )
+    sandbox: bool = option(
+        False,
+        commands="run",
+        help="append to a sandbox inside, with a ledger that is thrown away: a rehearsal that sends nothing out",
+    )
+    progress: Literal["auto", "off"] = option(
+        "auto",
+        metavar="auto|off",
+        commands="run",
+        help="the progress bar (or a line a minute without terminal)",
+    )
+    log_format: Literal["auto", "text", "json"] = option(
+        "auto",
+        metavar="auto|text|json",
+        commands="run plan status results sandbox",
+        help="logs on standard error: text on a terminal, else JSON lines",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = option(
+        "info",
+        metavar="LEVEL",
+        commands="run plan status results sandbox",
+        help="the least level that is logged: debug, info, warning or error",
+    )
+    give_up_seconds: Seconds = option(
+        1800.0, metavar="S", commands="run", help="end the run after so long without a good answer"
+    )
+    doubt_seconds: Seconds = option(
+        900.0,
+        metavar="S",
+        commands="run",
+        help="how long an item in doubt keeps its slot as long as no job has shown how long jobs take",
+    )
+    job_timeout_seconds: Seconds = option(
+        21600.0, metavar="S", commands="run", help="how long a job may take before its end is not waited for"
+    )
+    connect_seconds: Seconds = option(
+        30.0, metavar="S", commands="run", help="time limit to connect to the service, TLS included"
+    )
+    stall_seconds: Seconds = option(
+        60.0, metavar="S", commands="run", help="time limit for an upload of which no byte moves"
+    )
+    answer_seconds: Seconds = option(
+        300.0, metavar="S", commands="run", help="time limit for the answer once the last chunk has left"
+    )
+    grace_seconds: float = option(
+        8.0,
+        metavar="S",
+        commands="run",
+        ge=0,
+        le=3600,
+        help="how long uploads may go on after the first SIGTERM or SIGINT",
+    )
+    max_attempts: int = option(
+        10,
+        metavar="N",
+        commands="run",
+        ge=1,
+        le=1000,
+        help="uploads of one item that may be cut off before it is refused",
+    )
+    parameters: Mapping[str, Any] = Field(
+        default_factory=dict, description="query parameters for every row that does not set them itself"
+    )
+    lanes: Lanes = Lanes()
+    replies: Replies = Replies()
+    jobs: Jobs = Jobs()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flag over environment over secrets folder over file (the file comes in by ``load``)."""
+        return init_settings, env_settings, file_secret_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load(flags: Mapping[str, Any], config: Path | None) -> Settings:
+    """Put the settings together: flag over environment over secrets folder over file over default.
+
+    Args:
+        flags: What the command line set, by the setting's name.
+        config: The config file, None for none.
+
+    Raises:
+        UsageError: A value that does not fit, an unknown key, a file that cannot be read; the text names
+            the source, the setting, the value and the remedy.
+    """
+    if config is not None:
+        _check_file(config)
+
+    class FromFile(Settings):
+        # pydantic-settings takes the file's path from the class
+        model_config = SettingsConfigDict(toml_file=config)
+
+    folder = Path(os.environ.get("UPLOADER_SECRETS_DIR") or SECRETS_FOLDER)
+    try:
+        return FromFile(_secrets_dir=folder if folder.is_dir() else None, **flags)
+    except ValidationError as error:
+        told = [_tell(dict(one), flags, config) for one in error.errors()]
+        raise UsageError("\n".join(told)) from None
+
+
+def _check_file(path: Path) -> None:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"config file {path}: {error.strerror}: name one that can be read") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"config file {path}: no TOML: {error}") from error
+    for name in SECRETS:
+        if name in table:
+            raise UsageError(
+                f"config file {path}: {name}: secrets do not belong in a config file: set "
+                f"{ENVIRONMENT_PREFIX}{name.upper()} or put it into the secrets folder"
+            )
+
+
+def _tell(error: Mapping[str, Any], flags: Mapping[str, Any], config: Path | None) -> str:
+    location: Sequence[str] = [str(part) for part in error["loc"]]
+    name = location[0]
+    if error["type"] == "extra_forbidden":
+        return f"config file {config}: {'.'.join(location)}: no such setting{_close_to(location)}"
+    value = "" if name in SECRETS else f" = {error['input']!r}"
+    remedy = str(error["msg"]).removeprefix("Value error, ")
+    return f"{_source(name, flags, config)}: {'.'.join(location)}{value}: {remedy}"
+
+
+def _close_to(location: Sequence[str]) -> str:
+    known = set(Settings.model_fields)
+    if len(location) > 1:
+        table = Settings.model_fields[location[0]].annotation
+        known = set(getattr(table, "model_fields", {}))
+    close = difflib.get_close_matches(location[-1], known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _source(name: str, flags: Mapping[str, Any], config: Path | None) -> str:
+    if name in flags:
+        return f"--{name.replace('_', '-')}"
+    variable = ENVIRONMENT_PREFIX + name.upper()
+    if any(set_name.upper().startswith(variable) for set_name in os.environ):
+        return f"environment {variable}"
+    return f"config file {config}" if config is not None else "secrets folder"
+
+
+def unknown_environment() -> list[str]:
+    """Variables that look like ours and are none: a typing mistake that would go unseen."""
+    known = {ENVIRONMENT_PREFIX + name.upper() for name in Settings.model_fields}
+    known |= {"UPLOADER_CONFIG", "UPLOADER_SECRETS_DIR", "UPLOADER_JSON"}
+    return sorted(
+        name
+        for name in os.environ
+        if name.startswith(ENVIRONMENT_PREFIX) and name.split("__")[0] not in known
+    )

@@ -77,9 +77,7 @@ class WayOut:
     async def let_out(self) -> bool:
         """Wait for leave; False where the last chunk must not leave."""
         async with self._changed:
-            await self._changed.wait_for(
-                lambda: self.closed or self._unanswered < self.brake.unanswered_allowed
-            )
+            await self._changed.wait_for(lambda: self.closed or self._unanswered < self.brake.unanswered_allowed)
             if self.closed:
                 return False
             self._unanswered += 1

@@ -28,9 +28,7 @@ def signature(path: Path) -> FileSignature:
     try:
         found = path.stat()
     except OSError as error:
-        raise ValueError(
-            f"the file cannot be found ({error.strerror}): correct the path or bring it back"
-        ) from error
+        raise ValueError(f"the file cannot be found ({error.strerror}): correct the path or bring it back") from error
     if not stat.S_ISREG(found.st_mode):
         raise ValueError("this is no regular file: name an audio file")
     if found.st_size == 0:

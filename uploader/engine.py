@@ -160,9 +160,7 @@ class Engine:
     async def _start_attempts(self) -> Claimed:
         if self._is_probe_due():
             await self._probe()
-        claimed = await self._writer.call(
-            claim, self._account_id, self._free_hands(), self._pool.limit, self._now()
-        )
+        claimed = await self._writer.call(claim, self._account_id, self._free_hands(), self._pool.limit, self._now())
         self.limit = replace(claimed.limit, live=claimed.limit.live + len(claimed.claims))
         for one in claimed.claims:
             self._under_way.add(self._start(self._carry(one)))
@@ -234,9 +232,7 @@ class Engine:
         now = self._now()
         if now < self._cooldown_until:
             return  # one cooldown for the account, not one per file
-        wait = cooldown_seconds(
-            self._throttles_in_a_row, carried.reply.retry_after, now, self._chance.random()
-        )
+        wait = cooldown_seconds(self._throttles_in_a_row, carried.reply.retry_after, now, self._chance.random())
         self._throttles_in_a_row += 1
         self._cooldown_until = now + wait
         log.warning("the account's limit is reached: sending pauses", seconds=round(wait, 3))
@@ -248,9 +244,7 @@ class Engine:
     async def _probe(self) -> None:
         good = await self._client.is_there(self._follower.example or "probe")
         log.warning("asked whether the service answers", answers=good)
-        await self._set_brake(
-            after_probe(self.way_out.brake, good=good, now=self._now(), jitter=self._chance.random())
-        )
+        await self._set_brake(after_probe(self.way_out.brake, good=good, now=self._now(), jitter=self._chance.random()))
 
     async def _set_brake(self, brake: Brake) -> None:
         if brake.phase is not self.way_out.brake.phase:

@@ -27,9 +27,7 @@ def configure(form: Literal["auto", "text", "json"], level: str) -> None:
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
     # a traceback never shows local variables: paths, parameters and secrets are among them
     renderers: list[structlog.typing.Processor] = [
-        structlog.processors.ExceptionRenderer(
-            structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-        ),
+        structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
         structlog.processors.JSONRenderer(ensure_ascii=False),
     ]
     if text:

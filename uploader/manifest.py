@@ -91,9 +91,7 @@ class Manifest:
         # the name that the manifest gives is kept, links and all; only the check looks behind them
         path = Path(os.path.abspath(self.folder / audio_path))  # noqa: PTH100
         if self.confined and not path.resolve().is_relative_to(self.folder.resolve()):
-            raise ValueError(
-                f"the path leads outside the audio root {self.folder}: move the file or the root"
-            )
+            raise ValueError(f"the path leads outside the audio root {self.folder}: move the file or the root")
         return path
 
 
@@ -115,9 +113,7 @@ def format_of(path: Path) -> Format:
         return "csv"
     if ending in (".jsonl", ".ndjson"):
         return "jsonl"
-    raise UsageError(
-        f"manifest {path}: its ending {ending!r} tells no format: say --format csv or --format jsonl"
-    )
+    raise UsageError(f"manifest {path}: its ending {ending!r} tells no format: say --format csv or --format jsonl")
 
 
 def _open(path: Path, name: str) -> BinaryIO:
@@ -154,9 +150,7 @@ def _read_csv(file: BinaryIO, name: str) -> Iterator[_RawRow]:
                 yield _csv_row(line, header, cells)
             line = reader.line_num + 1
     except csv.Error as error:
-        raise UsageError(
-            f"manifest {name}, line {reader.line_num}: no CSV: {error}: mend the line"
-        ) from error
+        raise UsageError(f"manifest {name}, line {reader.line_num}: no CSV: {error}: mend the line") from error
     if header is None:
         raise UsageError(f"manifest {name}: it is empty: write a header and a row per audio file")
 
@@ -183,12 +177,8 @@ def _csv_row(line: int, header: Sequence[str], cells: Sequence[str]) -> _RawRow:
 
 def _check_header(columns: Sequence[str], name: str) -> None:
     where = f"manifest {name}, line 1"
-    problems = [
-        f"{where}, {column}: unknown column{_close_to(column)}" for column in columns if not _is_known(column)
-    ]
-    problems += [
-        f"{where}: the column {column} is missing: add it" for column in REQUIRED if column not in columns
-    ]
+    problems = [f"{where}, {column}: unknown column{_close_to(column)}" for column in columns if not _is_known(column)]
+    problems += [f"{where}: the column {column} is missing: add it" for column in REQUIRED if column not in columns]
     twice = sorted({column for column in columns if columns.count(column) > 1})
     problems += [f"{where}, {column}: the column stands there twice: keep one" for column in twice]
     if problems:
@@ -211,9 +201,7 @@ def _read_jsonl(file: BinaryIO, name: str) -> Iterator[_RawRow]:
         if text.strip():
             yield _jsonl_row(number, text)
     if not number:
-        raise UsageError(
-            f"manifest {name}: it is empty: write a JSON object per audio file, each on its line"
-        )
+        raise UsageError(f"manifest {name}: it is empty: write a JSON object per audio file, each on its line")
 
 
 def _jsonl_row(line: int, text: str) -> _RawRow:
@@ -225,9 +213,7 @@ def _jsonl_row(line: int, text: str) -> _RawRow:
         remedy = 'write an object: {"conversationId": "…", "audioPath": "…"}'
         return _RawRow(line, {}, [Problem(line, "", text.strip()[:80], remedy)])
     problems = [
-        Problem(line, column, "", f"unknown column{_close_to(column)}")
-        for column in found
-        if not _is_known(column)
+        Problem(line, column, "", f"unknown column{_close_to(column)}") for column in found if not _is_known(column)
     ]
     values = {column: value for column, value in found.items() if value is not None}
     return _RawRow(line, values, problems)
@@ -240,7 +226,7 @@ def _text(raw: _RawRow, column: str, problems: list[Problem]) -> str:
         return ""
     if not value and not raw.problems:
         problems.append(Problem(raw.line, column, "", "it is empty: every row needs one"))
-    return value
+    return str(value)
 
 
 def _check_conversation_id(line: int, conversation_id: str) -> list[Problem]:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from asyncio_throttle import Throttler
+from asyncio_throttle.throttler import Throttler
 
 LEAST_PERIOD_SECONDS = 0.02
 """Below this the throttle's own polling would set the rate."""
@@ -21,4 +21,4 @@ class Pace:
     async def wait(self) -> None:
         """Wait for the next request's turn."""
         async with self._turn:
-            await self._throttle.acquire()
+            await self._throttle.acquire()  # type: ignore[no-untyped-call] # it ships no types

@@ -86,9 +86,7 @@ def check_defaults(defaults: Mapping[str, Any], source: str) -> dict[str, Any]:
     for name, value in defaults.items():
         parameter = TABLE.get(name)
         if parameter is None:
-            raise UsageError(
-                f"{source}: [parameters] {name}: no such parameter; known are: {', '.join(TABLE)}"
-            )
+            raise UsageError(f"{source}: [parameters] {name}: no such parameter; known are: {', '.join(TABLE)}")
         try:
             checked[name] = parameter.parse(value)
         except ValueError as error:

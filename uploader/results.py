@@ -72,9 +72,7 @@ def job_ids(path: Path) -> Iterator[str]:
                 if line.get("jobId"):
                     yield str(line["jobId"])
     except OSError as error:
-        raise UsageError(
-            f"results {path}: {error.strerror}: name a file that can be read and replaced"
-        ) from error
+        raise UsageError(f"results {path}: {error.strerror}: name a file that can be read and replaced") from error
     except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
         raise _not_ours(path) from error
 
@@ -202,6 +200,4 @@ def _read(path: Path, file: IO[str]) -> Iterator[Mapping[str, Any]]:
 
 
 def _not_ours(path: Path) -> UsageError:
-    return UsageError(
-        f"results {path}: this file holds no results of the uploader: name another with --results"
-    )
+    return UsageError(f"results {path}: this file holds no results of the uploader: name another with --results")

@@ -91,9 +91,7 @@ class Jobs(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    polls_per_second: float = Field(
-        5.0, gt=0, le=1000, description="status requests per second, for the whole account"
-    )
+    polls_per_second: float = Field(5.0, gt=0, le=1000, description="status requests per second, for the whole account")
 
 
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
@@ -102,15 +100,15 @@ Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 def option(
     default: Any,
     *,
-    help: str,
+    meaning: str,
     commands: str,
     metavar: str | None = None,
-    **constraints: Any,  # noqa: A002
+    **constraints: Any,
 ) -> Any:
     """A setting that is also a flag of the commands named in ``commands`` (words, apart by spaces)."""
     extra: dict[str, Any] = {"commands": commands.split(), "metavar": metavar}
     given = {"default_factory": default} if callable(default) else {"default": default}
-    return Field(description=help, json_schema_extra=extra, **given, **constraints)
+    return Field(description=meaning, json_schema_extra=extra, **given, **constraints)
 
 
 class Settings(BaseSettings):
@@ -124,111 +122,109 @@ class Settings(BaseSettings):
         default_ledger,
         metavar="URL",
         commands="run plan status results",
-        help="the durable memory of what was appended, as sqlite:////path; one for all nights and manifests",
+        meaning="the durable memory of what was appended, as sqlite:////path; one for all nights and manifests",
     )
     batch: str | None = option(
         None,
         metavar="NAME",
         commands="run plan status results",
         min_length=1,
-        help="the batch's name (run: the manifest's file name; status, results: the batch that ran last)",
+        meaning="the batch's name (run: the manifest's file name; status, results: the batch that ran last)",
     )
     results: Path | None = option(
         None,
         metavar="FILE",
         commands="run results",
-        help="the results file, CSV or JSON Lines by its ending .csv or .jsonl (MANIFEST.results.csv)",
+        meaning="the results file, CSV or JSON Lines by its ending .csv or .jsonl (MANIFEST.results.csv)",
     )
     summary: Path | None = option(
         None,
         metavar="FILE",
         commands="run",
-        help="the closing summary as JSON, written after the final results: if it stands, they are final",
+        meaning="the closing summary as JSON, written after the final results: if it stands, they are final",
     )
     base_url: Annotated[str, AfterValidator(_base_url)] = option(
         "https://api.symbl.ai",
         metavar="URL",
         commands="run plan",
-        help="the service; https unless it is on this machine",
+        meaning="the service; https unless it is on this machine",
     )
     app_id: SecretStr | None = Field(None, description="the application's id, for a token")
     app_secret: SecretStr | None = Field(None, description="the application's secret, for a token")
     access_token: SecretStr | None = Field(None, description="a ready token, in place of id and secret")
     limit: int = option(
-        2, metavar="N", commands="run plan status", ge=1, le=100_000, help="the account's concurrent jobs"
+        2, metavar="N", commands="run plan status", ge=1, le=100_000, meaning="the account's concurrent jobs"
     )
     uploads: int = option(
-        16, metavar="N", commands="run", ge=1, le=1000, help="uploads at once, never above the limit"
+        16, metavar="N", commands="run", ge=1, le=1000, meaning="uploads at once, never above the limit"
     )
-    rate: float = option(
-        10.0, metavar="N", commands="run", gt=0, le=100_000, help="PUT requests started per second"
-    )
+    rate: float = option(10.0, metavar="N", commands="run", gt=0, le=100_000, meaning="PUT requests started per second")
     audio_root: Path | None = option(
         None,
         metavar="DIR",
         commands="run plan",
-        help="where relative audio paths start, and which no path may leave (the manifest's folder, unconfined)",
+        meaning="where relative audio paths start, and which no path may leave (the manifest's folder, unconfined)",
     )
     format: Literal["csv", "jsonl"] | None = option(
         None,
         metavar="csv|jsonl",
         commands="run plan",
-        help="the manifest's format (by its ending; needed for standard input, -)",
+        meaning="the manifest's format (by its ending; needed for standard input, -)",
     )
     on_invalid: Literal["refuse", "skip"] = option(
         "refuse",
         metavar="refuse|skip",
         commands="run plan",
-        help="refuse a manifest with invalid rows as a whole, or leave them out: they are refused and hold "
+        meaning="refuse a manifest with invalid rows as a whole, or leave them out: they are refused and hold "
         "the rest of their conversation",
     )
-    repeat: bool = option(False, commands="run", help="append everything once more, what was appended too")
+    repeat: bool = option(False, commands="run", meaning="append everything once more, what was appended too")
     no_wait: bool = option(
-        False, commands="run", help="end once every item is accepted, without waiting for the last jobs"
+        False, commands="run", meaning="end once every item is accepted, without waiting for the last jobs"
     )
     sandbox: bool = option(
         False,
         commands="run",
-        help="append to a sandbox inside, with a ledger that is thrown away: a rehearsal that sends nothing out",
+        meaning="append to a sandbox inside, with a ledger that is thrown away: a rehearsal that sends nothing out",
     )
     progress: Literal["auto", "off"] = option(
         "auto",
         metavar="auto|off",
         commands="run",
-        help="the progress bar (or a line a minute without terminal)",
+        meaning="the progress bar (or a line a minute without terminal)",
     )
     log_format: Literal["auto", "text", "json"] = option(
         "auto",
         metavar="auto|text|json",
         commands="run plan status results sandbox",
-        help="logs on standard error: text on a terminal, else JSON lines",
+        meaning="logs on standard error: text on a terminal, else JSON lines",
     )
     log_level: Literal["debug", "info", "warning", "error"] = option(
         "info",
         metavar="LEVEL",
         commands="run plan status results sandbox",
-        help="the least level that is logged: debug, info, warning or error",
+        meaning="the least level that is logged: debug, info, warning or error",
     )
     give_up_seconds: Seconds = option(
-        1800.0, metavar="S", commands="run", help="end the run after so long without a good answer"
+        1800.0, metavar="S", commands="run", meaning="end the run after so long without a good answer"
     )
     doubt_seconds: Seconds = option(
         900.0,
         metavar="S",
         commands="run",
-        help="how long an item in doubt keeps its slot as long as no job has shown how long jobs take",
+        meaning="how long an item in doubt keeps its slot as long as no job has shown how long jobs take",
     )
     job_timeout_seconds: Seconds = option(
-        21600.0, metavar="S", commands="run", help="how long a job may take before its end is not waited for"
+        21600.0, metavar="S", commands="run", meaning="how long a job may take before its end is not waited for"
     )
     connect_seconds: Seconds = option(
-        30.0, metavar="S", commands="run", help="time limit to connect to the service, TLS included"
+        30.0, metavar="S", commands="run", meaning="time limit to connect to the service, TLS included"
     )
     stall_seconds: Seconds = option(
-        60.0, metavar="S", commands="run", help="time limit for an upload of which no byte moves"
+        60.0, metavar="S", commands="run", meaning="time limit for an upload of which no byte moves"
     )
     answer_seconds: Seconds = option(
-        300.0, metavar="S", commands="run", help="time limit for the answer once the last chunk has left"
+        300.0, metavar="S", commands="run", meaning="time limit for the answer once the last chunk has left"
     )
     grace_seconds: float = option(
         8.0,
@@ -236,7 +232,7 @@ class Settings(BaseSettings):
         commands="run",
         ge=0,
         le=3600,
-        help="how long uploads may go on after the first SIGTERM or SIGINT",
+        meaning="how long uploads may go on after the first SIGTERM or SIGINT",
     )
     max_attempts: int = option(
         10,
@@ -244,14 +240,14 @@ class Settings(BaseSettings):
         commands="run",
         ge=1,
         le=1000,
-        help="uploads of one item that may be cut off before it is refused",
+        meaning="uploads of one item that may be cut off before it is refused",
     )
     parameters: Mapping[str, Any] = Field(
         default_factory=dict, description="query parameters for every row that does not set them itself"
     )
-    lanes: Lanes = Lanes()
-    replies: Replies = Replies()
-    jobs: Jobs = Jobs()
+    lanes: Lanes = Field(default_factory=Lanes, description="what trouble does to a lane")
+    replies: Replies = Field(default_factory=Replies, description="what the operator vouches for")
+    jobs: Jobs = Field(default_factory=Jobs, description="how live jobs are followed")
 
     @classmethod
     def settings_customise_sources(
@@ -340,7 +336,5 @@ def unknown_environment() -> list[str]:
     known = {ENVIRONMENT_PREFIX + name.upper() for name in Settings.model_fields}
     known |= {"UPLOADER_CONFIG", "UPLOADER_SECRETS_DIR", "UPLOADER_JSON"}
     return sorted(
-        name
-        for name in os.environ
-        if name.startswith(ENVIRONMENT_PREFIX) and name.split("__")[0] not in known
+        name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX) and name.split("__")[0] not in known
     )

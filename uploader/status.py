@@ -70,9 +70,7 @@ class Summary:
 
     def as_text(self) -> str:
         """The summary for a person: what happened, what needs them, what to type next."""
-        lines = [
-            f"{self.batch}: {told_count(self.standing.items, 'item')}: {_told_counts(self.standing.counts)}"
-        ]
+        lines = [f"{self.batch}: {told_count(self.standing.items, 'item')}: {_told_counts(self.standing.counts)}"]
         lines.append(
             f"  sent      {told_bytes(self.bytes_sent)} in {self.seconds:.1f} s; "
             f"{told_count(self.standing.attempts, 'attempt')} in all, {self.throttled} met the account's limit"

@@ -85,9 +85,7 @@ def results(config: Path | None, **flags: Any) -> None:
     help="what a job takes more per MiB of audio",
 )
 @click.option("--token-seconds", default=86400.0, show_default=True, help="how long a token is good for")
-@click.option(
-    "--faults", type=click.Path(path_type=Path), help="TOML file of faults to play (see the README)"
-)
+@click.option("--faults", type=click.Path(path_type=Path), help="TOML file of faults to play (see the README)")
 @click.option("--journal", type=click.Path(path_type=Path), help="write what reached the sandbox, JSON Lines")
 @click.option("--certificate", type=click.Path(path_type=Path), help="serve TLS with this certificate (PEM)")
 @click.option("--key", type=click.Path(path_type=Path), help="the certificate's key (PEM)")
@@ -122,11 +120,9 @@ def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[
         code = error.exit_code
     except BrokenPipeError:
         code = ExitCode.GAVE_UP  # nobody reads standard output any more; the ledger has everything
-    except Exception:  # the one place where a fault of ours ends: told, with its traceback, and coded
+    except Exception:  # noqa: BLE001 - the one place where a fault of ours ends: told, with its traceback, and coded
         logs.fault()
-        click.echo(
-            "uploader: a fault of the uploader itself; nothing is lost: run the same command again", err=True
-        )
+        click.echo("uploader: a fault of the uploader itself; nothing is lost: run the same command again", err=True)
         code = ExitCode.FAULT
     sys.exit(int(code))
 

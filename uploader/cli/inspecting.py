@@ -94,15 +94,13 @@ def _was_begun(settings: Settings) -> WasBegun:
 
 def _plan_text(manifest: str, checked: Checked) -> str:
     valid = checked.rows - checked.invalid
+    files, conversations = told_count(valid - checked.gone, "file"), len(checked.conversations)
     lines = [
         f"{manifest}: {told_count(checked.rows, 'row')}, {checked.invalid} invalid",
-        f"  {told_count(valid - checked.gone, 'file')}, {told_bytes(checked.size)}, "
-        f"{told_count(len(checked.conversations), 'conversation')}",
+        f"  {files}, {told_bytes(checked.size)}, {told_count(conversations, 'conversation')}",
     ]
     if checked.gone:
-        lines.append(
-            f"  {told_count(checked.gone, 'file')} gone since their items were begun: not sent again"
-        )
+        lines.append(f"  {told_count(checked.gone, 'file')} gone since their items were begun: not sent again")
     return "\n".join([*lines, *(f"  {one}" for one in told_problems(checked, manifest))])
 
 

@@ -50,16 +50,8 @@ def _option(name: str, field: Any, extra: dict[str, Any]) -> Callable[[F], F]:
     if field.annotation is bool:
         return click.option(flag, name, is_flag=True, default=None, help=field.description)
     default = field.default if field.default is not PydanticUndefined else default_ledger()
-    shown = (
-        ""
-        if default is None
-        else f"  [default: {default:g}]"
-        if _is_number(default)
-        else f"  [default: {default}]"
-    )
-    return click.option(
-        flag, name, metavar=extra["metavar"], default=None, help=f"{field.description}{shown}"
-    )
+    shown = "" if default is None else f"  [default: {default:g}]" if _is_number(default) else f"  [default: {default}]"
+    return click.option(flag, name, metavar=extra["metavar"], default=None, help=f"{field.description}{shown}")
 
 
 def _is_number(value: Any) -> bool:

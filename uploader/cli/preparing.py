@@ -37,9 +37,7 @@ class ManifestFile:
         if folder is None:
             folder = Path() if self.name == STANDARD_INPUT else Path(self.name).parent
         elif not folder.is_dir():
-            raise UsageError(
-                f"audio root {folder}: this is no folder: name the one where relative paths start"
-            )
+            raise UsageError(f"audio root {folder}: this is no folder: name the one where relative paths start")
         return Manifest(self.path, self.name, self.format, folder, settings.audio_root is not None, was_begun)
 
 
@@ -68,9 +66,7 @@ def manifest_file(argument: str, settings: Settings) -> Iterator[ManifestFile]:
         yield ManifestFile(argument, path, settings.format or format_of(path))
         return
     if settings.format is None or settings.batch is None:
-        raise UsageError(
-            "manifest -: for standard input say --format csv|jsonl, --batch NAME and --results FILE"
-        )
+        raise UsageError("manifest -: for standard input say --format csv|jsonl, --batch NAME and --results FILE")
     with NamedTemporaryFile(suffix=f".{settings.format}") as kept:
         shutil.copyfileobj(sys.stdin.buffer, kept)
         kept.flush()
@@ -120,9 +116,7 @@ def results_path(settings: Settings, manifest: ManifestFile) -> Path:
     elif manifest.name == STANDARD_INPUT:
         raise UsageError("manifest -: for standard input say where the results go with --results FILE")
     else:
-        path = results.default_path(
-            Path(manifest.name), jsonl=manifest.format == "jsonl", sandbox=settings.sandbox
-        )
+        path = results.default_path(Path(manifest.name), jsonl=manifest.format == "jsonl", sandbox=settings.sandbox)
     results.check_path(path)
     if path.exists() and path.samefile(manifest.path):
         raise UsageError(f"results {path}: this is the manifest itself: name another file with --results")
@@ -137,9 +131,7 @@ def check_known_results(path: Path, ledger: Ledger, *, sandbox: bool) -> None:
     """
     if not path.exists():
         return
-    found = iter(
-        job_id for job_id in results.job_ids(path) if not (sandbox and job_id.startswith(JOB_ID_PREFIX))
-    )
+    found = iter(job_id for job_id in results.job_ids(path) if not (sandbox and job_id.startswith(JOB_ID_PREFIX)))
     with ledger.reading() as connection:
         while some := list(islice(found, LOOKED_UP_TOGETHER)):
             unknown = unknown_job_ids(connection, some)

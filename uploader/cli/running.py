@@ -8,12 +8,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import structlog
 
@@ -65,9 +64,7 @@ class Target:
 def run_batch(settings: Settings, manifest: str | None, *, as_json: bool) -> ExitCode:
     """Run a batch to its end; standard output gets the closing summary and nothing else."""
     if manifest is None and settings.batch is None:
-        raise UsageError(
-            "name a MANIFEST to append, or --batch NAME to carry on a batch that was loaded before"
-        )
+        raise UsageError("name a MANIFEST to append, or --batch NAME to carry on a batch that was loaded before")
     if manifest is None and (settings.sandbox or settings.repeat):
         raise UsageError("--sandbox and --repeat need a MANIFEST")
     summary = asyncio.run(_run(settings, manifest))
@@ -187,9 +184,7 @@ def _forget_summary(settings: Settings) -> None:
     try:
         settings.summary.unlink(missing_ok=True)
     except OSError as error:
-        raise UsageError(
-            f"summary {settings.summary}: {error.strerror}: name a file that can be written"
-        ) from error
+        raise UsageError(f"summary {settings.summary}: {error.strerror}: name a file that can be written") from error
     if not settings.summary.parent.is_dir():
         raise UsageError(f"summary {settings.summary}: its folder does not exist: make it or name another")
 
@@ -222,9 +217,7 @@ class _Night:
     async def pass_(self) -> Summary:
         """Run the engine, write the final results, sum up."""
         thread = LedgerThread(self._ledger)
-        limits = TimeLimits(
-            self._settings.connect_seconds, self._settings.stall_seconds, self._settings.answer_seconds
-        )
+        limits = TimeLimits(self._settings.connect_seconds, self._settings.stall_seconds, self._settings.answer_seconds)
         failure: UploaderError | None = None
         try:
             async with Client(self._target.base_url, self._target.credentials, limits, self._now) as client:
@@ -314,9 +307,7 @@ class _Night:
 
     def _write_results(self) -> None:
         with self._reader.reading() as connection:
-            results.write(
-                self._path, result_lines(connection, self._batch.batch_id), self._batch.extra_columns
-            )
+            results.write(self._path, result_lines(connection, self._batch.batch_id), self._batch.extra_columns)
 
     def _write_final_results(self) -> UploaderError | None:
         with self._writing:
@@ -343,24 +334,16 @@ class _Night:
                 leftovers=leftovers(connection, self._batch.account_id, self._batch.batch_id),
                 troubles=troubles(connection, self._batch.batch_id),
                 reason=str(failure or ""),
-                again=self._again(),
+                again=("uploader", *sys.argv[1:]),
             )
-        return self._with_summary_file(summary)
+        # its presence says that the results are final
+        if self._settings.summary is not None and not isinstance(failure, ResultsUnavailableError):
+            results.write_json(self._settings.summary, summary.as_json())
+        return summary
 
     def _exit_code(self, found: Standing, failure: UploaderError | None) -> ExitCode:
         if failure is not None:
             return failure.exit_code
         if self._signal is not None:
             return self._signal
-        return ending(
-            found.counts, overdue=found.overdue, no_wait=self._settings.no_wait, unfinished=ExitCode.GAVE_UP
-        )
-
-    def _again(self) -> Sequence[str]:
-        return ("uploader", *sys.argv[1:])
-
-    def _with_summary_file(self, summary: Summary) -> Summary:
-        if self._settings.summary is None or isinstance(summary.reason, ResultsUnavailableError):
-            return summary
-        results.write_json(self._settings.summary, summary.as_json())
-        return summary
+        return ending(found.counts, overdue=found.overdue, no_wait=self._settings.no_wait, unfinished=ExitCode.GAVE_UP)

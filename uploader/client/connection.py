@@ -40,7 +40,7 @@ class UploadConnector(aiohttp.TCPConnector):
     def __init__(self, ssl_context: ssl.SSLContext) -> None:
         super().__init__(ssl=ssl_context, limit=0, force_close=True)
 
-    async def connect(self, req: ClientRequest, traces: Any, timeout: aiohttp.ClientTimeout) -> Connection:
+    async def connect(self, req: ClientRequest, traces: Any, timeout: aiohttp.ClientTimeout) -> Connection:  # noqa: ASYNC109 - aiohttp's signature
         """Connect, and tell the upload under way."""
         connection = await super().connect(req, traces, timeout)
         upload = under_way.get()
@@ -52,9 +52,7 @@ class UploadConnector(aiohttp.TCPConnector):
         return connection
 
 
-async def send_once(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
+async def send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
     """Keep aiohttp from sending a PUT again by itself: to it a PUT is idempotent, here it appends twice."""
     try:
         return await handler(request)
@@ -83,9 +81,7 @@ def ssl_context() -> ssl.SSLContext:
         bundle = os.environ.get(variable)
         if bundle and Path(bundle).exists():
             folder = Path(bundle).is_dir()
-            context.load_verify_locations(
-                capath=bundle if folder else None, cafile=None if folder else bundle
-            )
+            context.load_verify_locations(capath=bundle if folder else None, cafile=None if folder else bundle)
     return context
 
 

@@ -58,9 +58,7 @@ class JobAnswer:
 class Client:
     """Speaks with one account's service. Use it as a context manager."""
 
-    def __init__(
-        self, base_url: str, credentials: Credentials, limits: TimeLimits, now: Callable[[], float]
-    ) -> None:
+    def __init__(self, base_url: str, credentials: Credentials, limits: TimeLimits, now: Callable[[], float]) -> None:
         self._base_url = base_url
         self._credentials = credentials
         self._limits = limits
@@ -233,9 +231,7 @@ async def _read_answer(response: aiohttp.ClientResponse) -> tuple[Mapping[str, A
     return (answer, "") if isinstance(answer, dict) else (None, "the answer is no JSON object")
 
 
-def _reply(
-    upload: Upload, response: aiohttp.ClientResponse, answer: Mapping[str, Any] | None, broken: str
-) -> Reply:
+def _reply(upload: Upload, response: aiohttp.ClientResponse, answer: Mapping[str, Any] | None, broken: str) -> Reply:
     return Reply(
         connected=True,
         last_chunk_left=upload.last_chunk_left,

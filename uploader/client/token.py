@@ -116,9 +116,7 @@ class Tokens:
             "appSecret": self._credentials.app_secret,
         }
         try:
-            async with self._session.post(
-                self._url, json=wanted, allow_redirects=False, **self._proxy
-            ) as response:
+            async with self._session.post(self._url, json=wanted, allow_redirects=False, **self._proxy) as response:
                 if response.status >= 300:
                     raise _refusal(response.status)
                 return _read(await response.json(content_type=None))
@@ -133,9 +131,7 @@ def _refusal(status: int) -> Exception:
             "UPLOADER_APP_SECRET; nothing was sent"
         )
     if status < 500 and status not in (408, 429):
-        return GaveUpError(
-            f"the service has no {PATH} there (HTTP {status}): check --base-url, then run again"
-        )
+        return GaveUpError(f"the service has no {PATH} there (HTTP {status}): check --base-url, then run again")
     return TokenUnavailableError(f"no token: HTTP {status}")
 
 

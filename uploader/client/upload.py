@@ -119,8 +119,9 @@ class Upload:
         return chunk
 
     async def _pass_gate(self, content_hash: str) -> None:
-        while self._buffered():
-            await asyncio.sleep(FLUSH_POLL_SECONDS)  # asyncio tells the protocol of this, and nobody else
+        # asyncio tells the connection's protocol when its buffer is empty, and nobody else
+        while self._buffered():  # noqa: ASYNC110
+            await asyncio.sleep(FLUSH_POLL_SECONDS)
         self._at_gate = True
         try:
             may_leave = await self._gate.may_leave(content_hash)

@@ -85,9 +85,7 @@ def mark(connection: Connection, one: Claim, content_hash: str, now: float) -> N
         .values(state=State.SENT, content_hash=content_hash)
     )
     if changed.rowcount != 1:
-        raise RuntimeError(
-            f"item {one.item_id} is not being sent by attempt {one.number}: its mark is refused"
-        )
+        raise RuntimeError(f"item {one.item_id} is not being sent by attempt {one.number}: its mark is refused")
     connection.execute(update(attempts).where(attempts.c.id == one.attempt_id).values(marked_at=now))
 
 
@@ -140,9 +138,7 @@ def settle(
         values["slot_until"] = now + _doubt(connection, one.item_id, doubt_seconds)
     elif verdict.state is State.REFUSED:
         values["finished_at"] = now
-    connection.execute(
-        update(items).where(items.c.id == one.item_id, items.c.attempts == one.number).values(values)
-    )
+    connection.execute(update(items).where(items.c.id == one.item_id, items.c.attempts == one.number).values(values))
     if wait:
         connection.execute(update(lanes).where(lanes.c.id == one.lane_id).values(not_before=now + wait))
     refresh(connection, [one.lane_id], hold=hold)
@@ -150,9 +146,7 @@ def settle(
 
 def note_stated_limit(connection: Connection, account_id: int, stated: int, now: float) -> None:
     """Keep the limit that a 429 stated; it is believed for a day."""
-    connection.execute(
-        update(accounts).where(accounts.c.id == account_id).values(stated_limit=stated, stated_at=now)
-    )
+    connection.execute(update(accounts).where(accounts.c.id == account_id).values(stated_limit=stated, stated_at=now))
 
 
 def job_ended(connection: Connection, job: LiveJob, status: JobStatus, now: float, *, hold: bool) -> Ended:
@@ -231,9 +225,7 @@ def _ready(connection: Connection, account_id: int, room: int, now: float) -> Se
         )
         .join(loads, loads.c.id == items.c.load_id)
         .join(batches, batches.c.id == loads.c.batch_id)
-        .where(
-            lanes.c.account_id == account_id, lanes.c.ready_position.is_not(None), lanes.c.not_before <= now
-        )
+        .where(lanes.c.account_id == account_id, lanes.c.ready_position.is_not(None), lanes.c.not_before <= now)
         .order_by(lanes.c.ready_position)
         .limit(room)
     )

@@ -17,9 +17,7 @@ def refresh(connection: Connection, lane_ids: Sequence[int], *, hold: bool) -> N
         lane_ids: The lanes.
         hold: Whether trouble holds the rest of a lane (``[lanes] on_trouble``).
     """
-    connection.execute(
-        update(lanes).where(lanes.c.id.in_(lane_ids)).values(ready_position=_ready_position(hold=hold))
-    )
+    connection.execute(update(lanes).where(lanes.c.id.in_(lane_ids)).values(ready_position=_ready_position(hold=hold)))
 
 
 def enter_scope(connection: Connection, batch_id: int, *, hold: bool) -> None:
@@ -27,9 +25,7 @@ def enter_scope(connection: Connection, batch_id: int, *, hold: bool) -> None:
 
     What stands before the batch's items in their lanes, an earlier batch's leftovers, is carried with them.
     """
-    connection.execute(
-        update(lanes).where(lanes.c.wanted_until > 0).values(wanted_until=0, ready_position=None)
-    )
+    connection.execute(update(lanes).where(lanes.c.wanted_until > 0).values(wanted_until=0, ready_position=None))
     last = (
         select(items.c.lane_id, func.max(items.c.position).label("position"))
         .join(rows, rows.c.item_id == items.c.id)
@@ -40,9 +36,7 @@ def enter_scope(connection: Connection, batch_id: int, *, hold: bool) -> None:
     connection.execute(
         update(lanes).where(lanes.c.id == last.c.lane_id).values(wanted_until=last.c.position, not_before=0.0)
     )
-    connection.execute(
-        update(lanes).where(lanes.c.wanted_until > 0).values(ready_position=_ready_position(hold=hold))
-    )
+    connection.execute(update(lanes).where(lanes.c.wanted_until > 0).values(ready_position=_ready_position(hold=hold)))
 
 
 def is_held() -> ColumnElement[bool]:

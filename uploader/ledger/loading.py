@@ -32,9 +32,7 @@ class Load:
 
 def account(connection: Connection, base_url: str, name: str = "default") -> int:
     """Find or make the account: a base URL and a name."""
-    connection.execute(
-        insert_or_ignore(accounts).values(base_url=base_url, name=name).on_conflict_do_nothing()
-    )
+    connection.execute(insert_or_ignore(accounts).values(base_url=base_url, name=name).on_conflict_do_nothing())
     found: int = connection.execute(
         select(accounts.c.id).where(accounts.c.base_url == base_url, accounts.c.name == name)
     ).scalar_one()
@@ -72,9 +70,7 @@ def begin_load(
         .on_conflict_do_nothing()
     )
     batch = connection.execute(
-        select(batches.c.id, batches.c.generation).where(
-            batches.c.account_id == account_id, batches.c.name == name
-        )
+        select(batches.c.id, batches.c.generation).where(batches.c.account_id == account_id, batches.c.name == name)
     ).one()
     load_id: int = connection.execute(
         insert(loads).values(batch_id=batch.id, loaded_at=now).returning(loads.c.id)
@@ -141,9 +137,7 @@ def was_begun(connection: Connection, account_id: int, conversation_id: str, pat
 
 def note_run(connection: Connection, batch_id: int, results: Path, now: float) -> None:
     """Keep that a batch runs now, and where its results go."""
-    connection.execute(
-        update(batches).where(batches.c.id == batch_id).values(ran_at=now, results=str(results))
-    )
+    connection.execute(update(batches).where(batches.c.id == batch_id).values(ran_at=now, results=str(results)))
 
 
 class _ChunkLoader:
@@ -334,14 +328,11 @@ def _update_each(connection: Connection, changes: Sequence[dict[str, Any]], **sa
     """Update items one by one in one go: ``item`` is the id, everything else a column's new value."""
     columns = [name for name in changes[0] if name != "item"]
     statement = update(items).where(items.c.id == bindparam("item"))
-    statement = statement.values(
-        {name: bindparam(f"new_{name}", type_=items.c[name].type) for name in columns}
-    )
+    statement = statement.values({name: bindparam(f"new_{name}", type_=items.c[name].type) for name in columns})
     if same:
         statement = statement.values(**same)
     renamed = [
-        {("item" if name == "item" else f"new_{name}"): value for name, value in change.items()}
-        for change in changes
+        {("item" if name == "item" else f"new_{name}"): value for name, value in change.items()} for change in changes
     ]
     connection.execute(statement, renamed)
 

@@ -17,8 +17,10 @@ from uploader.ledger import schema
 from uploader.settings import default_ledger
 
 NETWORK_FILE_SYSTEMS = frozenset(
-    "afs beegfs ceph cifs fuse.ceph fuse.glusterfs fuse.s3fs fuse.sshfs glusterfs gpfs lustre ncpfs nfs nfs4 "
-    "smb3 smbfs".split()
+    [
+        *("afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs"),
+        *("fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs"),
+    ]
 )
 """Where SQLite's write-ahead log does not work: its index is shared memory of one machine."""
 
@@ -145,9 +147,7 @@ def _make_default_folder(folder: Path) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(
-            f"ledger: its folder {folder} cannot be made ({error.strerror}): name one"
-        ) from error
+        raise UsageError(f"ledger: its folder {folder} cannot be made ({error.strerror}): name one") from error
 
 
 def _check_place(path: Path) -> None:
@@ -162,9 +162,7 @@ def _check_place(path: Path) -> None:
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
         raise UsageError(f"ledger {path}: its folder {folder} is not writable: make it so, or name another")
     if path.exists() and (not path.is_file() or not os.access(path, os.W_OK, effective_ids=True)):
-        raise UsageError(
-            f"ledger {path}: it is no file that can be written: name another, or give leave to write"
-        )
+        raise UsageError(f"ledger {path}: it is no file that can be written: name another, or give leave to write")
     kind = file_system(Path("/proc/self/mountinfo"), device)
     if kind in NETWORK_FILE_SYSTEMS:
         raise UsageError(
@@ -221,9 +219,7 @@ def _create_file(path: Path) -> None:
 
 
 def _engine(path: Path, *, begin: str) -> Engine:
-    engine = create_engine(
-        f"sqlite:///{path}", connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}
-    )
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _: object) -> None:
@@ -250,9 +246,7 @@ def _check_schema(connection: Connection, path: Path, *, create: bool) -> None:
         raise
     if not known:
         if not create or inspect(connection).get_table_names():
-            raise UsageError(
-                f"ledger {path}: this file is no ledger of the uploader: name another with --ledger"
-            )
+            raise UsageError(f"ledger {path}: this file is no ledger of the uploader: name another with --ledger")
         schema.metadata.create_all(connection)
         connection.execute(insert(schema.ledger).values(version=schema.VERSION))
         return

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, func, literal, select
+from sqlalchemy import Connection, RowMapping, and_, case, func, literal, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.lanes import is_held
@@ -188,8 +188,7 @@ def troubles(connection: Connection, batch_id: int, examples: int = 3) -> list[T
         .limit(20)
     ).all()
     return [
-        Trouble(State(row.state), row.reason, row.items, _lines(connection, batch_id, row, examples))
-        for row in grouped
+        Trouble(State(row.state), row.reason, row.items, _lines(connection, batch_id, row, examples)) for row in grouped
     ]
 
 
@@ -224,7 +223,7 @@ def _shown_state() -> ColumnElement[str]:
     )
 
 
-def _result_line(row: Mapping[str, Any]) -> ResultLine:
+def _result_line(row: RowMapping) -> ResultLine:
     # one recognition of the whole file is billed by its duration (put-audio.md, Speaker Separation)
     return ResultLine(**{**row, "state": State(row["state"]), "billed_seconds": row["duration_seconds"]})
 

@@ -25,9 +25,7 @@ GROUP = 256
 class Writer(Protocol):
     """Whoever carries out the ledger's functions, each in a transaction that is durable when it returns."""
 
-    async def call(
-        self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    async def call(self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``function`` with a connection and these arguments; its exceptions are the caller's."""
         ...
 
@@ -53,9 +51,7 @@ class LedgerThread:
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
         self._thread.start()
 
-    async def call(
-        self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    async def call(self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function of the ledger in the next transaction.
 
         Raises:
@@ -63,7 +59,7 @@ class LedgerThread:
         """
         loop = asyncio.get_running_loop()
         bound: Callable[[Connection], T] = partial(_bound, function, args, kwargs)
-        write = _Write(function is claim, bound, loop, loop.create_future())  # type: ignore[comparison-overlap]
+        write = _Write(function is claim, bound, loop, loop.create_future())
         self._waiting.put(write)
         answer: T = await write.answer
         return answer
@@ -103,9 +99,7 @@ class LedgerThread:
                 write.error = error
 
 
-def _bound(
-    function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], connection: Connection
-) -> T:
+def _bound(function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], connection: Connection) -> T:
     return function(connection, *args, **kwargs)
 
 

@@ -58,9 +58,7 @@ class Brake:
         return wanted
 
 
-def after_attempt(
-    brake: Brake, verdict: Verdict, reply: Reply, lane: int, now: float, jitter: float
-) -> Brake:
+def after_attempt(brake: Brake, verdict: Verdict, reply: Reply, lane: int, now: float, jitter: float) -> Brake:
     """Tell what an attempt's verdict does to the brake.
 
     Args:

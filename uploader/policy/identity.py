@@ -50,9 +50,7 @@ def find(
     same_size = [item for item in free if item.size == signature.size]
     ours = _our_hash(path, signature, same_size, content_hash)
     same = [item for item in same_size if _same_content(item, path, signature, content_hash, ours)]
-    return _first(same) or _first(
-        [item for item in free if item.path == str(path) and item.state is State.PENDING]
-    )
+    return _first(same) or _first([item for item in free if item.path == str(path) and item.state is State.PENDING])
 
 
 def _our_hash(

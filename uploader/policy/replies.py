@@ -49,9 +49,7 @@ def refuse_after_cut_offs(verdict: Verdict, reply: Reply, cut_offs: int, most: i
     """
     if verdict.outcome is not Outcome.CUT_OFF or reply.withheld or cut_offs + 1 < most:
         return verdict
-    reason = (
-        f"cut off before its last chunk {cut_offs + 1} times (max_attempts); the last time: {verdict.reason}"
-    )
+    reason = f"cut off before its last chunk {cut_offs + 1} times (max_attempts); the last time: {verdict.reason}"
     return Verdict(Outcome.REFUSED, State.REFUSED, Next.SETTLE, reason)
 
 

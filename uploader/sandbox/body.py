@@ -9,9 +9,7 @@ from aiohttp import web
 PIECE_BYTES: Final = 1 << 16
 
 
-async def read_body(
-    request: web.BaseRequest, take: Callable[[bytes], object], most: int = sys.maxsize
-) -> bool:
+async def read_body(request: web.BaseRequest, take: Callable[[bytes], object], most: int = sys.maxsize) -> bool:
     """Gives the body to `take` in pieces, `most` bytes of it; False where its end was not reached."""
     try:
         await _invite(request)

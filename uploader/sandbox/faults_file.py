@@ -54,13 +54,8 @@ def _table(path: Path, name: str, table: object, rules: Mapping[str, Rule]) -> d
     return values
 
 
-def _checked(
-    path: Path, prefix: str, table: Mapping[str, object], rules: Mapping[str, Rule]
-) -> dict[str, Any]:
-    return {
-        key: _value(path, prefix + key, value, rules.get(key, _unknown(rules)))
-        for key, value in table.items()
-    }
+def _checked(path: Path, prefix: str, table: Mapping[str, object], rules: Mapping[str, Rule]) -> dict[str, Any]:
+    return {key: _value(path, prefix + key, value, rules.get(key, _unknown(rules))) for key, value in table.items()}
 
 
 def _value(path: Path, key: str, value: object, rule: Rule) -> Any:

@@ -76,6 +76,4 @@ def _open(path: Path) -> TextIO:
     try:
         return path.open("a", encoding="utf-8", buffering=1)
     except OSError as error:
-        raise UsageError(
-            f"journal {path} cannot be written ({error}): name a file in a folder of yours"
-        ) from error
+        raise UsageError(f"journal {path} cannot be written ({error}): name a file in a folder of yours") from error

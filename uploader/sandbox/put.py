@@ -53,9 +53,7 @@ class PutEndpoint:
             upload.holds_slot = True
         upload.live = self._jobs.live
         self._journal.add(
-            PutBegun(
-                at=self._journal.now(), number=upload.number, conversation_id=conversation, live=upload.live
-            )
+            PutBegun(at=self._journal.now(), number=upload.number, conversation_id=conversation, live=upload.live)
         )
         return upload
 

@@ -6,9 +6,7 @@ from typing import Final
 DOCUMENTED: Final = {
     400: "Bad Request! Please refer docs for correct input fields.",
     401: "Unauthorized. Please generate a new access token.",
-    404: (
-        "The conversation and/or it's metadata you asked could not be found, please check the input provided"
-    ),
+    404: ("The conversation and/or it's metadata you asked could not be found, please check the input provided"),
     500: "Something went wrong! Please contact support@symbl.ai",
 }
 

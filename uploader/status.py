@@ -43,6 +43,8 @@ class Summary:
     throttled: int
     leftovers: int
     troubles: Sequence[Trouble]
+    rehearsal: bool = False
+    """Whether it went to the sandbox inside: its ledger is gone."""
     reason: str = ""
     again: Sequence[str] = field(default=())
     """The command that carries on, word by word."""
@@ -77,8 +79,8 @@ class Summary:
         )
         lines.append(f"  limit     {_told_limit(self.limit)}")
         if self.results:
-            lines.append(f"  results   {self.results}")
-        lines.append(f"  ledger    {self.ledger}")
+            lines.append(f"  results   {_from_here(self.results)}")
+        lines.append("  ledger    " + ("(the sandbox's, thrown away)" if self.rehearsal else str(self.ledger)))
         if self.leftovers:
             lines.append(
                 f"  leftover  {told_count(self.leftovers, 'item')} of other batches still wait; run their batches "
@@ -98,6 +100,8 @@ class Summary:
         if self.exit_code is ExitCode.DONE:
             return ""
         if self.exit_code in (ExitCode.NEEDS_PERSON, ExitCode.IN_DOUBT):
+            if self.rehearsal:
+                return ""  # there is no ledger to ask any more
             return f"uploader status --batch {shlex.quote(self.batch)} --ledger sqlite:///{self.ledger}"
         return shlex.join(self.again)
 
@@ -288,6 +292,12 @@ def _told_limit(limit: LimitFacts) -> str:
 def _told_trouble(one: Trouble) -> str:
     lines = ", ".join(str(line) for line in one.lines) + (", …" if one.items > len(one.lines) else "")
     return f"{one.items} {one.state.value.replace('_', ' ')} (line {lines}): {one.reason}"
+
+
+def _from_here(path: str) -> str:
+    """A path as a person would type it: from the current folder, where it lies in there."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
 def told_count(count: int, word: str) -> str:

@@ -50,6 +50,7 @@ class Checked:
     size: int = 0
     gone: int = 0
     conversations: set[int] = field(default_factory=set)
+    """Hashes of the conversationIds: a count that needs little memory."""
     problems: int = 0
     shown: list[Problem] = field(default_factory=list)
 

@@ -333,6 +333,7 @@ class _Night:
                 throttled=engine.throttled,
                 leftovers=leftovers(connection, self._batch.account_id, self._batch.batch_id),
                 troubles=troubles(connection, self._batch.batch_id),
+                rehearsal=self._settings.sandbox,
                 reason=str(failure or ""),
                 again=("uploader", *sys.argv[1:]),
             )

@@ -4,10 +4,10 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
 from sqlalchemy.exc import DBAPIError
@@ -25,6 +25,8 @@ NETWORK_FILE_SYSTEMS = frozenset(
 """Where SQLite's write-ahead log does not work: its index is shared memory of one machine."""
 
 BUSY_SECONDS = 30.0
+RESERVE_BYTES = 1024 * 1024
+"""Disk space that a run sets aside, so that what came back can be written where the disk is full."""
 
 
 class Ledger:
@@ -52,6 +54,7 @@ class Ledger:
         lock = _lock(path)
         try:
             _create_file(path)
+            _set_aside(path)
             opened = cls(path, _engine(path, begin="BEGIN IMMEDIATE"), lock)
             with opened.writing() as connection:
                 _check_schema(connection, path, create=True)
@@ -103,10 +106,20 @@ class Ledger:
             return True
         return False
 
+    def make_room(self) -> None:
+        """Give up the reserve and fold the write-ahead log: the last outcomes need room on a full disk."""
+        with suppress(OSError):
+            _reserve_path(self.path).unlink(missing_ok=True)
+        with suppress(DBAPIError), self._engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def close(self) -> None:
-        """Give the connections and the lock back."""
+        """Give the connections, the reserve and the lock back."""
         self._engine.dispose()
         if self._lock is not None:
+            with suppress(OSError):
+                _reserve_path(self.path).unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
 
@@ -209,6 +222,23 @@ def _lock(path: Path) -> int:
             "give this run a ledger of its own only if it is for another account"
         ) from None
     return descriptor
+
+
+def _reserve_path(path: Path) -> Path:
+    return path.with_name(path.name + ".reserve")
+
+
+def _set_aside(path: Path) -> None:
+    try:
+        descriptor = os.open(_reserve_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        with suppress(OSError):
+            _reserve_path(path).unlink(missing_ok=True)
+        raise unavailable(path, error) from error
 
 
 def _create_file(path: Path) -> None:

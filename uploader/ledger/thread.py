@@ -90,13 +90,30 @@ class LedgerThread:
         return group, False
 
     def _commit(self, group: list[_Write]) -> None:
+        """Commit a group; where the disk is full, no new claim, but what came back with the last reserve."""
+        error = self._try_to_commit(group)
+        if error is None:
+            return
+        _fail([write for write in group if write.is_claim], error)
+        outcomes = [write for write in group if not write.is_claim]
+        if outcomes:
+            self._ledger.make_room()
+            _fail(outcomes, self._try_to_commit(outcomes))
+
+    def _try_to_commit(self, group: list[_Write]) -> LedgerUnavailableError | None:
         try:
             with self._ledger.writing() as connection:
                 for write in group:
+                    write.error = None
                     _apply(connection, write)
         except LedgerUnavailableError as error:
-            for write in group:
-                write.error = error
+            return error
+        return None
+
+
+def _fail(group: list[_Write], error: LedgerUnavailableError | None) -> None:
+    for write in group:
+        write.error = write.error or error
 
 
 def _bound(function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], connection: Connection) -> T:

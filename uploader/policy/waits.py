@@ -8,7 +8,7 @@ COOLDOWN_BASE_SECONDS = 1.0
 COOLDOWN_CAP_SECONDS = 60.0
 RETRY_AFTER_CAP_SECONDS = 3600.0
 """A Retry-After beyond this is not believed: nobody should lose a night to one header."""
-LOOK_LEAST_SECONDS = 0.5
+LOOK_LEAST_SECONDS = 0.1
 LOOK_MOST_SECONDS = 15.0
 LOOK_SHARE_OF_AGE = 0.1
 DOUBT_FACTOR = 3.0

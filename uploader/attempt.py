@@ -3,8 +3,9 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
@@ -15,7 +16,8 @@ from uploader.client import Gate, UploadRequest
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, SourceError
 from uploader.ledger import Writer
 from uploader.ledger.claiming import mark, note_stated_limit, settle
-from uploader.model import Claim, Next, Reply, Verdict
+from uploader.ledger.resolving import note_sight
+from uploader.model import Claim, Next, Reply, Sight, Verdict
 from uploader.pace import Pace
 from uploader.policy.brake import Brake, Phase
 from uploader.policy.limits import stated_limit
@@ -31,9 +33,17 @@ WRITE_AGAIN_SECONDS = (0.2, 0.5, 1.0, 2.0)
 class Uploads(Protocol):
     """Who can send one PUT: the client, or what a simulation puts in its place."""
 
+    async def sight(self, conversation_id: str) -> Sight | None:
+        """Look at what a conversation holds now."""
+        ...
+
     async def upload(self, request: UploadRequest, source: Source, gate: Gate) -> Reply:
         """Append a file to a conversation."""
         ...
+
+
+OpenSource = Callable[[Path, int], AbstractAsyncContextManager[Source]]
+"""Opens the file at a path, of so many bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,7 @@ class Rules:
     doubt_seconds: float
     job_timeout_seconds: float
     hold: bool
+    look_before: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +201,9 @@ class Carrier:
         rules: Rules,
         now: Callable[[], float],
         chance: random.Random,
+        sources: OpenSource = open_source,
     ) -> None:
+        self._open_source = sources
         self._client = client
         self._writer = writer
         self._account_id = account_id
@@ -232,8 +245,12 @@ class Carrier:
             return Reply(failure="stopped before it was sent", withheld=True)
         query = parameters.query(claim.parameters, self._rules.defaults)
         request = UploadRequest(claim.conversation_id, query, claim.content_type)
+        if self._rules.look_before:
+            sight = await self._client.sight(claim.conversation_id)
+            if sight is not None:
+                await self._writer.call(note_sight, claim.attempt_id, sight)
         try:
-            async with open_source(claim.path, claim.size) as source:
+            async with self._open_source(claim.path, claim.size) as source:
                 return await self._client.upload(request, source, gate)
         except SourceError as error:
             return Reply(source_failure=str(error))

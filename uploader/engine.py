@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 import structlog
 
-from uploader.attempt import Carried, Carrier, Rules, Uploads, WayOut
+from uploader.attempt import Carried, Carrier, OpenSource, Rules, Uploads, WayOut
+from uploader.audio import open_source
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, UploaderError
 from uploader.jobs import LOOKERS, Follower, Jobs
 from uploader.ledger import Writer
@@ -61,6 +62,7 @@ class Engine:
         rules: What the settings say of attempts.
         now: Seconds since the epoch, never running backwards and never jumping.
         chance: Where jitter comes from.
+        sources: Opens the audio files.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Engine:
         rules: Rules,
         now: Callable[[], float],
         chance: random.Random,
+        sources: OpenSource = open_source,
     ) -> None:
         self.way_out = WayOut()
         self.limit = LimitFacts(pool.limit, None, pool.limit, 0)
@@ -98,6 +101,7 @@ class Engine:
             rules=rules,
             now=now,
             chance=chance,
+            sources=sources,
         )
         self._follower = Follower(
             client=client,

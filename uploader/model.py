@@ -214,6 +214,23 @@ class Verdict:
     job_id: str | None = None
 
 
+class Decision(StrEnum):
+    """What a person decided of an item that needed them."""
+
+    APPENDED = "appended"
+    NOT_APPENDED = "not-appended"
+    RETRY = "retry"
+    DROP = "drop"
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What the service shows of a conversation: how many messages, and when the last one ends."""
+
+    messages: int
+    last_end: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class LimitFacts:
     """What is known of the account's limit of concurrent jobs."""

@@ -86,6 +86,22 @@ class Replies(BaseModel):
     )
 
 
+class Doubt(BaseModel):
+    """``[doubt]``: what evidence is kept and taken for items in doubt."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    look_before: bool = Field(
+        False,
+        description="look at the conversation before every attempt (one GET an item), so that `uploader resolve "
+        "--look` can compare",
+    )
+    settle: Literal["person", "look"] = Field(
+        "person",
+        description="who settles doubt: a person alone, or also a look, where what it shows proves the append",
+    )
+
+
 class Jobs(BaseModel):
     """``[jobs]``: how live jobs are followed."""
 
@@ -121,13 +137,13 @@ class Settings(BaseSettings):
     ledger: Annotated[str, AfterValidator(_ledger)] = option(
         default_ledger,
         metavar="URL",
-        commands="run plan status results",
+        commands="run plan status results resolve",
         meaning="the durable memory of what was appended, as sqlite:////path; one for all nights and manifests",
     )
     batch: str | None = option(
         None,
         metavar="NAME",
-        commands="run plan status results",
+        commands="run plan status results resolve",
         min_length=1,
         meaning="the batch's name (run: the manifest's file name; status, results: the batch that ran last)",
     )
@@ -196,13 +212,13 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "text", "json"] = option(
         "auto",
         metavar="auto|text|json",
-        commands="run plan status results sandbox",
+        commands="run plan status results resolve sandbox",
         meaning="logs on standard error: text on a terminal, else JSON lines",
     )
     log_level: Literal["debug", "info", "warning", "error"] = option(
         "info",
         metavar="LEVEL",
-        commands="run plan status results sandbox",
+        commands="run plan status results resolve sandbox",
         meaning="the least level that is logged: debug, info, warning or error",
     )
     give_up_seconds: Seconds = option(
@@ -247,6 +263,7 @@ class Settings(BaseSettings):
     )
     lanes: Lanes = Field(default_factory=Lanes, description="what trouble does to a lane")
     replies: Replies = Field(default_factory=Replies, description="what the operator vouches for")
+    doubt: Doubt = Field(default_factory=Doubt, description="what evidence is kept for items in doubt")
     jobs: Jobs = Field(default_factory=Jobs, description="how live jobs are followed")
 
     @classmethod

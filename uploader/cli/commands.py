@@ -12,6 +12,7 @@ import click
 from uploader import logs
 from uploader.cli.options import environment_help, settings_options
 from uploader.errors import ExitCode, StoppedError, UploaderError
+from uploader.model import Decision
 from uploader.settings import Settings, load, unknown_environment
 
 
@@ -71,6 +72,77 @@ def results(config: Path | None, **flags: Any) -> None:
     from uploader.cli.inspecting import write_results  # noqa: PLC0415 - see run
 
     _end(write_results, config, flags)
+
+
+@cli.command(epilog=environment_help())
+@settings_options("resolve")
+@click.option("--line", "lines", type=int, multiple=True, metavar="N", help="items by the manifest's line")
+@click.option("--conversation", "conversations", multiple=True, metavar="ID", help="items by conversationId")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(["in_doubt", "failed", "refused", "accepted", "pending", "held"]),
+    help="items by state (accepted: those whose job never ended)",
+)
+@click.option("--reply", metavar="TEXT", help="items by what came back: an HTTP status, or words of the error")
+@click.option("--since", metavar="TIME", help="items whose attempt ended then or later (RFC 3339)")
+@click.option("--until", metavar="TIME", help="items whose attempt ended then or earlier (RFC 3339)")
+@click.option(
+    "--appended",
+    is_flag=False,
+    flag_value="",
+    default=None,
+    metavar="[JOBID]",
+    help="in doubt: it was appended; followed to its end where the job is named, else completed",
+)
+@click.option("--not-appended", is_flag=True, help="in doubt: it was not appended, and is pending again")
+@click.option("--retry", is_flag=True, help="refused or failed: pending again")
+@click.option("--drop", is_flag=True, help="it shall not be appended; its conversation goes on")
+@click.option("--note", metavar="TEXT", help="kept with the decision, who made it and when")
+@click.option("--look", is_flag=True, help="look at the conversations now, beside what was noted before")
+@click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="the list as JSON")
+def resolve(
+    config: Path | None,
+    *,
+    appended: str | None,
+    not_appended: bool,
+    retry: bool,
+    drop: bool,
+    note: str | None,
+    look: bool,
+    as_json: bool,
+    lines: tuple[int, ...],
+    conversations: tuple[str, ...],
+    states: tuple[str, ...],
+    reply: str | None,
+    since: str | None,
+    until: str | None,
+    **flags: Any,
+) -> None:
+    """List what needs a person, with what is known of each, and settle it.
+
+    Without a decision it lists. With one (--appended, --not-appended, --retry, --drop) it settles the items that
+    --line, --conversation, --state, --reply, --since and --until select, all of them together; then `uploader run`
+    carries on. Exits 0 where nothing is left to settle, 1 where something is.
+    """
+    from uploader.cli import resolving  # noqa: PLC0415 - see run
+
+    given = {"appended": appended is not None, "not-appended": not_appended, "retry": retry, "drop": drop}
+    named = [name for name, is_given in given.items() if is_given]
+    if len(named) > 1:
+        raise click.UsageError(f"one decision at a time: not --{' and --'.join(named)}")
+    decision = Decision(named[0]) if named else None
+
+    def work(settings: Settings) -> ExitCode:
+        chosen = resolving.selection(
+            lines=lines, conversations=conversations, states=states, reply=reply, since=since, until=until
+        )
+        return resolving.resolve_items(
+            settings, resolving.Asked(chosen, decision, appended or None, note, look), as_json=as_json
+        )
+
+    _end(work, config, flags)
 
 
 @cli.command()

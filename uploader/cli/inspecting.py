@@ -33,7 +33,7 @@ def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
     """Show what the ledger holds, and exit as `run` would."""
     with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
         known = find_batches(connection)
-        batch = _batch(known, settings, ledger.path)
+        batch = named_batch(known, settings, ledger.path)
         busy = ledger.held_by_run
         found = standing(connection, batch.batch_id)
         overview = Overview(
@@ -57,7 +57,7 @@ def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
 def write_results(settings: Settings) -> ExitCode:
     """Write the results file of a batch from the ledger."""
     with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
-        batch = _batch(find_batches(connection), settings, ledger.path)
+        batch = named_batch(find_batches(connection), settings, ledger.path)
         path = settings.results or Path(batch.results or "")
         results.check_path(path)
         if path.exists():
@@ -68,8 +68,12 @@ def write_results(settings: Settings) -> ExitCode:
     return ExitCode.DONE
 
 
-def _batch(known: list[BatchFacts], settings: Settings, ledger: Path) -> BatchFacts:
-    """The batch that the settings name, else the one that ran last."""
+def named_batch(known: list[BatchFacts], settings: Settings, ledger: Path) -> BatchFacts:
+    """The batch that the settings name, else the one that ran last.
+
+    Raises:
+        UsageError: The ledger has none such.
+    """
     found = [one for one in known if settings.batch in (None, one.name)]
     if found:
         return found[0]

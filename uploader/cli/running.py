@@ -27,6 +27,7 @@ from uploader.cli.preparing import (
     results_path,
     told_problems,
 )
+from uploader.cli.target import credentials
 from uploader.client import Client, Credentials, TimeLimits
 from uploader.engine import Engine, Pool, steady_clock
 from uploader.errors import ExitCode, ResultsUnavailableError, UploaderError, UsageError
@@ -86,22 +87,11 @@ async def _run(settings: Settings, manifest: str | None) -> Summary:
 @asynccontextmanager
 async def _target(settings: Settings) -> AsyncIterator[Target]:
     if not settings.sandbox:
-        yield Target(settings.base_url, _credentials(settings))
+        yield Target(settings.base_url, credentials(settings))
         return
     made_up = SandboxSettings(limit=settings.limit)
     async with Sandbox(made_up) as sandbox:
         yield Target(sandbox.base_url, Credentials(made_up.app_id, made_up.app_secret))
-
-
-def _credentials(settings: Settings) -> Credentials:
-    if settings.access_token is not None:
-        return Credentials(access_token=settings.access_token.get_secret_value())
-    if settings.app_id is None or settings.app_secret is None:
-        raise UsageError(
-            "no credentials: set UPLOADER_APP_ID and UPLOADER_APP_SECRET (or a ready UPLOADER_ACCESS_TOKEN); to try "
-            "without any, add --sandbox"
-        )
-    return Credentials(settings.app_id.get_secret_value(), settings.app_secret.get_secret_value())
 
 
 @contextmanager
@@ -246,6 +236,7 @@ class _Night:
             doubt_seconds=settings.doubt_seconds,
             job_timeout_seconds=settings.job_timeout_seconds,
             hold=settings.lanes.on_trouble == "hold",
+            look_before=settings.doubt.look_before,
         )
         return Engine(
             client=client,

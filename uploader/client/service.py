@@ -23,9 +23,10 @@ from uploader.client.connection import (
 )
 from uploader.client.token import Credentials, Token, Tokens, TokenUnavailableError
 from uploader.client.upload import Gate, Upload
-from uploader.model import JobStatus, Reply
+from uploader.model import JobStatus, Reply, Sight
 
-ANSWER_MOST_BYTES = 256 * 1024
+ANSWER_MOST_BYTES = 64 * 1024 * 1024
+"""A long conversation has many messages; an answer to a PUT is short."""
 GET_SECONDS = 60.0
 
 
@@ -138,6 +139,19 @@ class Client:
             return JobAnswer(JobStatus(word))
         return JobAnswer(None, f"HTTP {status}" if status else str(answer.get("failure", "")))
 
+    async def sight(self, conversation_id: str) -> Sight | None:
+        """Look at what a conversation holds now (its messages); None where that cannot be told.
+
+        Raises:
+            CredentialsError: The service does not take the credentials.
+        """
+        status, answer = await self._get(f"/v1/conversations/{quote(conversation_id, safe='')}/messages")
+        messages = answer.get("messages")
+        if status != 200 or not isinstance(messages, list):
+            return None
+        ends = [one.get("endTime") for one in messages if isinstance(one, dict)]
+        return Sight(len(messages), max((end for end in ends if isinstance(end, str)), default=None))
+
     async def is_there(self, job_id: str) -> bool:
         """Ask anything that changes nothing: whether the service itself answers, whatever it says.
 
@@ -217,7 +231,7 @@ def _headers(request: UploadRequest, size: int, token: Token) -> dict[str, str]:
 
 async def _read_answer(response: aiohttp.ClientResponse) -> tuple[Mapping[str, Any] | None, str]:
     """Read a JSON object; None and a reason where there is none to be read."""
-    text = b""
+    text = bytearray()
     try:
         async for chunk in response.content.iter_chunked(64 * 1024):
             text += chunk

@@ -132,7 +132,24 @@ attempts = Table(
     Column("reason", String),
     Column("bytes_sent", BigInteger),
     Column("job_id", String),
+    # what was seen of the conversation before the attempt ([doubt] look_before)
+    Column("messages_before", Integer),
+    Column("last_end_before", String),
     UniqueConstraint("item_id", "number"),
+)
+
+settlements = Table(
+    "settlements",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("item_id", ForeignKey("items.id"), nullable=False),
+    Column("settled_at", Float, nullable=False),
+    Column("settled_by", String, nullable=False),
+    Column("decision", String, nullable=False),
+    Column("from_state", String, nullable=False),
+    Column("job_id", String),
+    Column("note", String),
+    Index("settlements_item", "item_id"),
 )
 
 rows = Table(

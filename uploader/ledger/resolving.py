@@ -1,0 +1,232 @@
+"""What needs a person, with all that is known of it, and what the person decided."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, and_, func, insert, or_, select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from uploader.errors import UsageError
+from uploader.ledger.lanes import is_held, refresh
+from uploader.ledger.schema import attempts, items, rows, settlements
+from uploader.model import TROUBLED, Decision, Sight, State
+from uploader.policy.settling import SETTLES, settled_state
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which items of a batch are meant; what is not set does not select. Times: seconds since the epoch."""
+
+    lines: Sequence[int] = ()
+    conversations: Sequence[str] = ()
+    states: Sequence[State] = ()
+    reply: str | None = None
+    since: float | None = None
+    until: float | None = None
+
+    @property
+    def names_any(self) -> bool:
+        """Whether anything at all is selected by."""
+        return self != Selection()
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """An item that needs a person. ``attempted_at`` and ``ended_at``: of its last attempt."""
+
+    item_id: int
+    lane_id: int
+    line: int
+    conversation_id: str
+    audio_path: str
+    state: State
+    overdue: bool
+    invalid: bool
+    error: str | None
+    http_status: int | None
+    job_id: str | None
+    size: int | None
+    attempts: int
+    attempted_at: float | None
+    ended_at: float | None
+    bytes_sent: int | None
+    before: Sight | None
+
+
+def open_items(connection: Connection, batch_id: int, selection: Selection) -> list[Open]:
+    """The items of a batch that need a person, or those that the selection names by their state."""
+    last = select(attempts.c.item_id, func.max(attempts.c.number).label("number")).group_by(attempts.c.item_id)
+    newest = last.subquery()
+    found = connection.execute(
+        select(
+            items.c.id.label("item_id"),
+            items.c.lane_id,
+            rows.c.line,
+            rows.c.conversation_id,
+            rows.c.audio_path,
+            items.c.state,
+            items.c.overdue,
+            items.c.invalid_batch_id,
+            items.c.error,
+            items.c.http_status,
+            items.c.job_id,
+            items.c.size,
+            items.c.attempts,
+            attempts.c.started_at,
+            attempts.c.ended_at,
+            attempts.c.bytes_sent,
+            attempts.c.messages_before,
+            attempts.c.last_end_before,
+        )
+        .select_from(
+            rows.join(items, items.c.id == rows.c.item_id)
+            .outerjoin(newest, newest.c.item_id == items.c.id)
+            .outerjoin(attempts, and_(attempts.c.item_id == items.c.id, attempts.c.number == newest.c.number))
+        )
+        .where(rows.c.batch_id == batch_id, *_conditions(selection))
+        .order_by(rows.c.line)
+    )
+    return [_open(row) for row in found.mappings()]
+
+
+def resolve(
+    connection: Connection,
+    one: Open,
+    decision: Decision,
+    *,
+    job_id: str | None,
+    note: str | None,
+    who: str,
+    now: float,
+    hold: bool,
+) -> State:
+    """Settle an item as a person decided.
+
+    Returns:
+        Its new state.
+
+    Raises:
+        UsageError: The decision does not fit the item's state, or a run has it in hand by now.
+    """
+    _check_fits(one, decision)
+    state = settled_state(decision, job_id)
+    changed = connection.execute(
+        update(items)
+        .where(items.c.id == one.item_id, items.c.state == one.state, items.c.attempts == one.attempts)
+        .values(_values(state, job_id, note, now))
+    )
+    if changed.rowcount != 1:
+        raise UsageError(f"line {one.line}: a run has changed this item meanwhile: look again")
+    connection.execute(
+        insert(settlements).values(
+            item_id=one.item_id,
+            settled_at=now,
+            settled_by=who,
+            decision=decision,
+            from_state=one.state,
+            job_id=job_id,
+            note=note,
+        )
+    )
+    refresh(connection, [one.lane_id], hold=hold)
+    return state
+
+
+def note_sight(connection: Connection, attempt_id: int, sight: Sight) -> None:
+    """Keep what was seen of a conversation before an attempt."""
+    connection.execute(
+        update(attempts)
+        .where(attempts.c.id == attempt_id)
+        .values(messages_before=sight.messages, last_end_before=sight.last_end)
+    )
+
+
+def history(connection: Connection, item_id: int) -> list[Mapping[str, Any]]:
+    """What persons decided of an item, in order."""
+    found = select(settlements).where(settlements.c.item_id == item_id).order_by(settlements.c.id)
+    return [dict(row) for row in connection.execute(found).mappings()]
+
+
+def _conditions(selection: Selection) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = [_of_states(selection.states)]
+    if selection.lines:
+        conditions.append(rows.c.line.in_(selection.lines))
+    if selection.conversations:
+        conditions.append(rows.c.conversation_id.in_(selection.conversations))
+    if selection.reply is not None:
+        status = int(selection.reply) if selection.reply.isdigit() else None
+        said = items.c.error.icontains(selection.reply, autoescape=True)
+        conditions.append(or_(items.c.http_status == status, said) if status is not None else said)
+    when = func.coalesce(attempts.c.ended_at, attempts.c.started_at)
+    if selection.since is not None:
+        conditions.append(when >= selection.since)
+    if selection.until is not None:
+        conditions.append(when <= selection.until)
+    return conditions
+
+
+def _of_states(states: Sequence[State]) -> ColumnElement[bool]:
+    overdue = and_(items.c.state == State.ACCEPTED, items.c.overdue)
+    if not states:
+        return or_(items.c.state.in_(TROUBLED), overdue)
+    stored = items.c.state.in_([state for state in states if state not in (State.ACCEPTED, State.HELD)])
+    chosen: list[ColumnElement[bool]] = [stored]
+    if State.HELD in states:
+        chosen.append(is_held())
+    if State.ACCEPTED in states:
+        chosen.append(overdue)
+    return or_(*chosen)
+
+
+def _open(row: RowMapping) -> Open:
+    before = None
+    if row["messages_before"] is not None:
+        before = Sight(row["messages_before"], row["last_end_before"])
+    return Open(
+        item_id=row["item_id"],
+        lane_id=row["lane_id"],
+        line=row["line"],
+        conversation_id=row["conversation_id"],
+        audio_path=row["audio_path"],
+        state=State(row["state"]),
+        overdue=row["overdue"],
+        invalid=row["invalid_batch_id"] is not None,
+        error=row["error"],
+        http_status=row["http_status"],
+        job_id=row["job_id"],
+        size=row["size"],
+        attempts=row["attempts"],
+        attempted_at=row["started_at"],
+        ended_at=row["ended_at"],
+        bytes_sent=row["bytes_sent"],
+        before=before,
+    )
+
+
+def _check_fits(one: Open, decision: Decision) -> None:
+    fits = one.state in SETTLES[decision] and (one.state is not State.ACCEPTED or one.overdue)
+    if not fits:
+        states = ", ".join(sorted(state.value for state in SETTLES[decision]))
+        raise UsageError(f"line {one.line}: it is {one.state.value}: --{decision.value} is for items that are {states}")
+    if one.invalid and decision is not Decision.DROP:
+        raise UsageError(f"line {one.line}: its row is invalid: correct the manifest and run it again, or --drop it")
+
+
+def _values(state: State, job_id: str | None, note: str | None, now: float) -> dict[str, Any]:
+    over = state in (State.COMPLETED, State.DROPPED)
+    values: dict[str, Any] = {
+        "state": state,
+        "slot_until": None,
+        "overdue": False,
+        "cut_offs": 0,
+        "finished_at": now if over else None,
+        "error": note if state is State.DROPPED else None,
+    }
+    if state is State.ACCEPTED:
+        values |= {"job_id": job_id, "accepted_at": now}
+    if state is State.PENDING:
+        values |= {"job_id": None, "http_status": None, "invalid_batch_id": None}
+    if state is State.DROPPED:
+        values |= {"invalid_batch_id": None}
+    return values

@@ -96,6 +96,31 @@ def write(path: Path, lines: Iterable[ResultLine], extra_columns: Sequence[str])
                 file.write(json.dumps(_public(line, extra_columns), ensure_ascii=False) + "\n")
 
 
+def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Write rows as a manifest that can be corrected and run.
+
+    Args:
+        path: Where, CSV or JSON Lines by its ending.
+        rows: Columns and values of each row.
+        folder: Where relative audio paths start; they are written so that they hold from everywhere.
+
+    Raises:
+        ResultsUnavailableError: It cannot be written now.
+    """
+    placed = [dict(row) | {"audioPath": str(folder / row["audioPath"])} for row in rows]
+    with _replacing(path) as file:
+        if path.suffix.lower() == ".csv":
+            columns = dict.fromkeys(name for row in placed for name in row) or {
+                "conversationId": None,
+                "audioPath": None,
+            }
+            writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({name: _cell(value) for name, value in row.items()} for row in placed)
+        else:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in placed)
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON object, whole or not at all.
 

@@ -67,11 +67,28 @@ def status(config: Path | None, *, as_json: bool, **flags: Any) -> None:
 
 @cli.command(epilog=environment_help())
 @settings_options("results")
-def results(config: Path | None, **flags: Any) -> None:
-    """Write the results file of a batch from the ledger; works beside a run."""
-    from uploader.cli.inspecting import write_results  # noqa: PLC0415 - see run
+@click.option(
+    "--open", "only_open", is_flag=True, help="only rows that are refused, failed or held (with --as-manifest)"
+)
+@click.option(
+    "--as-manifest",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="write those rows as a manifest, CSV or JSON Lines, ready to correct and run",
+)
+def results(config: Path | None, *, only_open: bool, as_manifest: Path | None, **flags: Any) -> None:
+    """Write the results file of a batch from the ledger; works beside a run.
 
-    _end(write_results, config, flags)
+    With --open --as-manifest FILE it writes the rows that are refused, failed or held as a manifest instead.
+    """
+    from uploader.cli.inspecting import write_open_rows, write_results  # noqa: PLC0415 - see run
+
+    if only_open != (as_manifest is not None):
+        raise click.UsageError("--open and --as-manifest FILE go together")
+    if as_manifest is None:
+        _end(write_results, config, flags)
+    else:
+        _end(lambda settings: write_open_rows(settings, as_manifest), config, flags)
 
 
 @cli.command(epilog=environment_help())

@@ -11,7 +11,7 @@ from uploader.errors import ExitCode, UsageError
 from uploader.ledger import Ledger
 from uploader.ledger.claiming import limit_facts
 from uploader.ledger.loading import was_begun
-from uploader.ledger.reading import BatchFacts, find_account, find_batches, result_lines, standing, troubles
+from uploader.ledger.reading import BatchFacts, find_account, find_batches, open_rows, result_lines, standing, troubles
 from uploader.manifest import WasBegun
 from uploader.policy.endings import ending
 from uploader.settings import Settings
@@ -66,6 +66,25 @@ def write_results(settings: Settings) -> ExitCode:
         results.write(path, result_lines(connection, batch.batch_id), batch.extra_columns)
     print(path)  # noqa: T201 - what it is for
     return ExitCode.DONE
+
+
+def write_open_rows(settings: Settings, path: Path) -> ExitCode:
+    """Write the rows that are refused, failed or held as a manifest, ready to correct and run."""
+    if path.suffix.lower() not in results.ENDINGS:
+        raise UsageError(f"manifest {path}: its ending tells no format: end it with .csv or .jsonl")
+    if path.exists():
+        raise UsageError(f"manifest {path}: it exists: name a new file, or move that one away")
+    with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
+        batch = named_batch(find_batches(connection), settings, ledger.path)
+        rows = list(open_rows(connection, batch.batch_id))
+    results.write_manifest(path, rows, _audio_folder(settings, batch))
+    print(f"{path}: {told_count(len(rows), 'row')}")  # noqa: T201 - what it is for
+    return ExitCode.DONE
+
+
+def _audio_folder(settings: Settings, batch: BatchFacts) -> Path:
+    """Where the batch's relative audio paths start."""
+    return settings.audio_root or Path(batch.manifest or "").parent
 
 
 def named_batch(known: list[BatchFacts], settings: Settings, ledger: Path) -> BatchFacts:

@@ -308,6 +308,7 @@ class _ChunkLoader:
                 "item_id": item_id,
                 "conversation_id": row.conversation_id,
                 "audio_path": row.audio_path,
+                "content_type": row.content_type if isinstance(row, Row) else None,
                 "extras": dict(row.extras),
                 "error": error,
             }

@@ -136,6 +136,28 @@ def result_lines(connection: Connection, batch_id: int) -> Iterator[ResultLine]:
         yield _result_line(row)
 
 
+def open_rows(connection: Connection, batch_id: int) -> Iterator[Mapping[str, Any]]:
+    """The rows of a batch that are refused, failed or held, as a manifest has them: columns and values."""
+    wanted = (State.REFUSED, State.FAILED, State.HELD)
+    state = _shown_state()
+    found = connection.execute(
+        select(
+            rows.c.conversation_id,
+            rows.c.audio_path,
+            rows.c.extras,
+            rows.c.content_type,
+            items.c.parameters,
+        )
+        .select_from(rows.outerjoin(items, items.c.id == rows.c.item_id))
+        .where(rows.c.batch_id == batch_id, state.in_(wanted))
+        .order_by(rows.c.line)
+    )
+    for row in found:
+        named = {"conversationId": row.conversation_id, "audioPath": row.audio_path}
+        given = {"contentType": row.content_type} if row.content_type else {}
+        yield named | given | (row.parameters or {}) | row.extras
+
+
 def live_jobs(connection: Connection, account_id: int) -> list[LiveJob]:
     """The jobs that the service may be at work on, overdue ones too: they may have ended since."""
     found = connection.execute(

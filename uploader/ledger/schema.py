@@ -160,6 +160,7 @@ rows = Table(
     Column("item_id", ForeignKey("items.id")),
     Column("conversation_id", String, nullable=False),
     Column("audio_path", String, nullable=False),
+    Column("content_type", String),
     Column("extras", JSON, nullable=False),
     Column("error", String),
     Index("rows_item", "item_id"),

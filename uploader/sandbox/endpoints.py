@@ -79,19 +79,37 @@ class JobEndpoint:
 
 
 class ConversationEndpoint:
-    """`GET /v1/conversations/{conversationId}`."""
+    """`GET /v1/conversations/{conversationId}`, and its messages."""
 
-    def __init__(self, settings: SandboxSettings, tokens: Tokens) -> None:
+    parts = ("", "messages")
+    """What can be asked of a conversation: itself, or its messages."""
+
+    def __init__(self, settings: SandboxSettings, tokens: Tokens, jobs: Jobs) -> None:
         self._settings = settings
         self._tokens = tokens
+        self._jobs = jobs
 
-    async def answer(self, request: web.BaseRequest, conversation: str) -> web.StreamResponse:
-        """Tells what is known of a conversation: here only that it is there."""
+    async def answer(self, request: web.BaseRequest, conversation: str, part: str) -> web.StreamResponse:
+        """Tells what is known of a conversation: that it is there, and what was appended to it."""
         if not self._tokens.accepts(request.headers.get("Authorization")):
             return refusal(401, limit=self._settings.limit)
         if not self._settings.faults.knows(conversation):
             return refusal(404, limit=self._settings.limit)
+        if part == "messages":
+            return web.json_response({"messages": self._messages(conversation)})
         return web.json_response({"id": conversation, "type": "meeting", "name": conversation})
+
+    def _messages(self, conversation: str) -> list[dict[str, Any]]:
+        """A message for each completed job: the sandbox hears nothing, and invents no speech."""
+        return [
+            {
+                "id": job.job_id,
+                "text": f"({job.size} bytes of audio; the sandbox does not transcribe)",
+                "endTime": job.ended_at.isoformat() if job.ended_at else None,
+                "conversationId": conversation,
+            }
+            for job in self._jobs.completed(conversation)
+        ]
 
 
 def _json(body: bytes) -> Any:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final, Literal
 
 from uploader.sandbox.entries import JobEntry, JobStatus
@@ -21,8 +22,10 @@ class Job:
     job_id: str
     conversation: str
     seconds: float
+    size: int
     ending: Ending
     status: JobStatus = "scheduled"
+    ended_at: datetime | None = None
 
 
 class Jobs:
@@ -51,7 +54,7 @@ class Jobs:
 
     def begin(self, conversation: str, size: int, fate: Fate) -> None:
         """Makes the job of an upload of `size` bytes, which takes over the upload's slot."""
-        job = Job(fate.job_id, conversation, self._settings.seconds_of_job(size), fate.ending)
+        job = Job(fate.job_id, conversation, self._settings.seconds_of_job(size), size, fate.ending)
         self._jobs[job.job_id] = job
         self._note("job-begun", job)
         line = self._lines.setdefault(conversation, deque())
@@ -63,6 +66,11 @@ class Jobs:
         """A job's status, or None where there is no such job."""
         job = self._jobs.get(job_id)
         return job.status if job else None
+
+    def completed(self, conversation: str) -> list[Job]:
+        """The completed jobs of a conversation, in order."""
+        done = [job for job in self._jobs.values() if (job.conversation, job.status) == (conversation, "completed")]
+        return sorted(done, key=_end)
 
     def stop(self) -> None:
         """Ends no job, and lets none go on."""
@@ -87,6 +95,7 @@ class Jobs:
 
     def _end(self, job: Job) -> None:
         self.live -= 1
+        job.ended_at = datetime.now(UTC)
         self._note("job-ended", job)
         line = self._lines[job.conversation]
         line.popleft()
@@ -106,3 +115,8 @@ class Jobs:
                 live=self.live,
             )
         )
+
+
+def _end(job: Job) -> datetime:
+    """When a job ended; one that has not ended comes last."""
+    return job.ended_at or datetime.max.replace(tzinfo=UTC)

@@ -22,6 +22,7 @@ from uploader.sandbox.tokens import Tokens
 Answer = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 
 TOKEN_PATH: Final = "/oauth2/token:generate"  # noqa: S105 - a path
+CONVERSATIONS: Final = "/v1/conversations/"
 STOP_SECONDS: Final = 0.1
 """How long a stop waits for requests under way."""
 LONGEST_LINE: Final = 1 << 20
@@ -38,6 +39,7 @@ class Sandbox:
         self._runner: web.ServerRunner | None = None
         self._port = 0
         self._token_endpoint: TokenEndpoint | None = None
+        self._conversations: ConversationEndpoint | None = None
         self._routes: dict[tuple[str, str], Answer] = {}
 
     @property
@@ -115,8 +117,8 @@ class Sandbox:
         self._routes = {
             ("PUT", "/v1/process/audio/"): PutEndpoint(self._settings, journal, tokens, jobs).answer,
             ("GET", "/v1/job/"): JobEndpoint(self._settings, journal, tokens, jobs).answer,
-            ("GET", "/v1/conversations/"): ConversationEndpoint(self._settings, tokens).answer,
         }
+        self._conversations = ConversationEndpoint(self._settings, tokens, jobs)
 
     def _server(self) -> web.Server:
         return web.Server(
@@ -139,6 +141,10 @@ class Sandbox:
         path = request.rel_url.raw_path
         if (request.method, path) == ("POST", TOKEN_PATH) and self._token_endpoint is not None:
             return await self._token_endpoint.answer(request)
+        if request.method == "GET" and path.startswith(CONVERSATIONS) and self._conversations is not None:
+            conversation, _, part = path.removeprefix(CONVERSATIONS).partition("/")
+            if conversation and part in ConversationEndpoint.parts:
+                return await self._conversations.answer(request, unquote(conversation), part)
         folder, _, name = path.rpartition("/")
         route = self._routes.get((request.method, f"{folder}/"))
         if route is None or not name:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, and_, func, insert, literal, or_, select, update
 
 from uploader.ledger.lanes import refresh
-from uploader.ledger.schema import accounts, attempts, batches, items, lanes, loads
+from uploader.ledger.schema import accounts, attempts, batches, items, lanes, ledger, loads
 from uploader.model import (
     SLOTTED,
     Claim,
@@ -191,6 +191,25 @@ def recover(connection: Connection, now: float, doubt_seconds: float) -> tuple[i
         reason = "the run ended before the last chunk left"
         _close_attempt(connection, item_id, Outcome.CUT_OFF, reason, now)
     return len(unsent), len(doubtful)
+
+
+def rebase_deadlines(connection: Connection, boot_id: str, clock_offset: float) -> None:
+    """Move the deadlines of slots by how far the wall clock jumped since the last run on this boot.
+
+    Args:
+        connection: A connection in a transaction.
+        boot_id: Which boot of the machine this is.
+        clock_offset: Wall clock less steady clock, in seconds, now.
+    """
+    known = connection.execute(select(ledger.c.boot_id, ledger.c.clock_offset)).one()
+    if known.boot_id == boot_id and known.clock_offset is not None:
+        jumped = clock_offset - known.clock_offset
+        connection.execute(
+            update(items)
+            .where(items.c.state.in_(SLOTTED), items.c.slot_until.is_not(None))
+            .values(slot_until=items.c.slot_until + jumped)
+        )
+    connection.execute(update(ledger).values(boot_id=boot_id, clock_offset=clock_offset))
 
 
 def limit_facts(connection: Connection, account_id: int, configured: int, now: float) -> LimitFacts:

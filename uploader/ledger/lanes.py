@@ -46,6 +46,7 @@ def is_held() -> ColumnElement[bool]:
     in_the_way = (
         select(before.c.id)
         .where(before.c.lane_id == items.c.lane_id, before.c.position < items.c.position, trouble)
+        .correlate(items)
         .exists()
     )
     return and_(items.c.state == State.PENDING, in_the_way)
@@ -56,6 +57,7 @@ def _first_pending() -> ScalarSelect[int]:
     return (
         select(func.min(pending.c.position))
         .where(pending.c.lane_id == lanes.c.id, pending.c.state == State.PENDING)
+        .correlate(lanes)  # by itself it would not, two levels down, and look at every lane
         .scalar_subquery()
     )
 
@@ -65,7 +67,7 @@ def _exists_before(position: ColumnElement[int] | None, states: Collection[State
     condition = [other.c.lane_id == lanes.c.id, other.c.state.in_(states)]
     if position is not None:
         condition.append(other.c.position < position)
-    return select(other.c.id).where(*condition).exists()
+    return select(other.c.id).where(*condition).correlate(lanes).exists()
 
 
 def _ready_position(*, hold: bool) -> ColumnElement[int | None]:

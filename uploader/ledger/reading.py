@@ -8,7 +8,7 @@ from sqlalchemy import Connection, RowMapping, and_, case, func, literal, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.lanes import is_held
-from uploader.ledger.schema import accounts, attempts, batches, items, lanes, loads, rows
+from uploader.ledger.schema import accounts, attempts, batches, items, lanes, loads, rows, settlements
 from uploader.model import TROUBLED, LiveJob, ResultLine, State
 
 
@@ -234,7 +234,8 @@ def unknown_job_ids(connection: Connection, job_ids: Collection[str]) -> set[str
     """Those of some jobIds that the ledger does not know."""
     known = connection.execute(select(items.c.job_id).where(items.c.job_id.in_(job_ids))).scalars()
     earlier = connection.execute(select(attempts.c.job_id).where(attempts.c.job_id.in_(job_ids))).scalars()
-    return set(job_ids) - set(known) - set(earlier)
+    told = connection.execute(select(settlements.c.job_id).where(settlements.c.job_id.in_(job_ids))).scalars()
+    return set(job_ids) - set(known) - set(earlier) - set(told)
 
 
 def _shown_state() -> ColumnElement[str]:

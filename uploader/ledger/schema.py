@@ -23,7 +23,14 @@ POSITIONS_PER_LOAD = 2**32
 
 metadata = MetaData()
 
-ledger = Table("ledger", metadata, Column("version", Integer, nullable=False))
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("version", Integer, nullable=False),
+    # which boot of the machine the last run saw, and how far the wall clock was ahead of its steady clock
+    Column("boot_id", String),
+    Column("clock_offset", Float),
+)
 
 accounts = Table(
     "accounts",
@@ -131,7 +138,7 @@ attempts = Table(
     Column("http_status", Integer),
     Column("reason", String),
     Column("bytes_sent", BigInteger),
-    Column("job_id", String),
+    Column("job_id", String, index=True),
     # what was seen of the conversation before the attempt ([doubt] look_before)
     Column("messages_before", Integer),
     Column("last_end_before", String),

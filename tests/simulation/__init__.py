@@ -1,0 +1,1 @@
+"""The real engine, policy and ledger under a virtual clock, against a simulated service and disk, from a seed."""

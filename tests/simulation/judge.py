@@ -1,0 +1,157 @@
+"""Holds the service's journal against ledger and results: the promises, each as a check."""
+
+from collections import Counter
+
+from sqlalchemy import select
+
+from tests.simulation.schedule import World
+from tests.simulation.world import Put, content_hash
+from uploader.ledger.schema import attempts, items, lanes, settlements
+from uploader.model import State
+
+NOT_APPENDED = (State.PENDING, State.SENDING, State.REFUSED, State.HELD)
+
+
+class Judge:
+    """Watches a world from outside."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._take = world.service.take
+        world.service.take = self._taken  # type: ignore[method-assign] # every append is looked at as it happens
+
+    def _taken(self, put: Put) -> str:
+        self._check_lane(put)
+        job_id = self._take(put)
+        self._check_once(put)
+        self._check_limit()
+        return job_id
+
+    def _check_once(self, put: Put) -> None:
+        world = self._world
+        done = len(world.service.appended(put.conversation, put.content))
+        allowed = world.allowed[put.conversation, put.content]
+        assert done <= allowed, f"appended {done} times, {allowed} meant: {put}"
+
+    def _check_limit(self) -> None:
+        world = self._world
+        outlived = self._outlived()
+        live = [job for job in world.service.live() if (job.conversation, job.content) not in outlived]
+        counted = [job for job in live if job.job_id not in world.waived]
+        assert len(counted) <= world.plan.limit, f"{len(counted)} jobs live, the limit is {world.plan.limit}"
+
+    def _outlived(self) -> set[tuple[str, str]]:
+        """What is in doubt, or overdue, for longer than its slot is kept: its job may live on uncounted."""
+        world = self._world
+        now = world.wall()
+        with world.ledger.connect() as connection:
+            found = connection.execute(
+                select(lanes.c.conversation_id, items.c.content_hash)
+                .join(lanes, lanes.c.id == items.c.lane_id)
+                .where(items.c.state.in_([State.IN_DOUBT, State.ACCEPTED]), items.c.slot_until <= now)
+            ).all()
+            connection.rollback()
+        return {(row.conversation_id, row.content_hash) for row in found}
+
+    def _check_lane(self, put: Put) -> None:
+        """Within a conversation nothing is appended while a job of ours, that nobody let go, still runs."""
+        world = self._world
+        running = [
+            job
+            for job in world.service.live()
+            if job.conversation == put.conversation and job.job_id not in world.waived
+        ]
+        if not world.plan.hold:
+            known = self._known_job_ids(put.conversation)
+            running = [job for job in running if job.job_id in known]
+        assert not running, f"{put} while {running} still run"
+
+    def _known_job_ids(self, conversation: str) -> set[str]:
+        with self._world.ledger.connect() as connection:
+            found = connection.execute(
+                select(items.c.job_id)
+                .join(lanes, lanes.c.id == items.c.lane_id)
+                .where(lanes.c.conversation_id == conversation, items.c.state == State.ACCEPTED)
+                .where(items.c.overdue.is_(False))
+            ).scalars()
+            known = {job_id for job_id in found if job_id}
+            connection.rollback()
+        return known
+
+    def check_night(self) -> None:
+        """After a process ended, however it did."""
+        self._check_results()
+        self._check_doubt()
+        self._check_order()
+
+    def _check_results(self) -> None:
+        world = self._world
+        lines = world.results()
+        named = [(line.conversation_id, line.audio_path) for line in lines]
+        # a process that died before its manifest was loaded leaves the rows of the night before
+        assert named == world.manifest or world.edited or not named, f"{named} are not the manifest's rows"
+        ids = [line.job_id for line in lines if line.job_id]
+        assert len(ids) == len(set(ids)), "a jobId stands in two rows"
+        for line in lines:
+            if line.state in (State.ACCEPTED, State.COMPLETED, State.FAILED) and line.job_id:
+                job = world.service.jobs.get(line.job_id)
+                assert job is not None, f"{line} names a job that the service does not have"
+                assert job.conversation == line.conversation_id
+        self._check_nothing_lost(lines)
+
+    def _check_nothing_lost(self, lines: list) -> None:  # type: ignore[type-arg]
+        """Per content: what the service has, the ledger must know of, as a job or as a doubt."""
+        world = self._world
+        with world.ledger.connect() as connection:
+            rows = connection.execute(
+                select(lanes.c.conversation_id, items.c.content_hash, items.c.state, items.c.job_id)
+                .join(lanes, lanes.c.id == items.c.lane_id)
+            ).all()
+            past = set(connection.execute(select(attempts.c.job_id).where(attempts.c.job_id.is_not(None))).scalars())
+            past |= set(connection.execute(select(settlements.c.job_id)).scalars())
+            connection.rollback()
+        open_doubt = Counter(
+            (row.conversation_id, row.content_hash)
+            for row in rows
+            if row.state in (State.SENT, State.IN_DOUBT, State.DROPPED)
+            or (row.state == State.COMPLETED and row.job_id is None)
+        )
+        known = past | {row.job_id for row in rows if row.job_id}
+        unknown = Counter(
+            (job.conversation, job.content) for job in world.service.jobs.values() if job.job_id not in known
+        )
+        for key, count in unknown.items():
+            assert count <= open_doubt[key], f"{count} appends of {key} that the ledger takes for not made"
+
+    def _check_doubt(self) -> None:
+        """An item in doubt was really undecidable from the client's side."""
+        world = self._world
+        for line in world.results():
+            if line.state is not State.IN_DOUBT:
+                continue
+            content = content_hash(world.disk.files[line.audio_path].content)
+            puts = [
+                put
+                for put in world.service.puts
+                if (put.conversation, put.content) == (line.conversation_id, content)
+            ]
+            undecidable = [put for put in puts if put.received and not put.trusted]
+            broken_off = [put for put in puts if put.process in world.died or put.answered is None]
+            assert undecidable or broken_off, f"{line} is in doubt, but its answers were clear: {puts}"
+
+    def _check_order(self) -> None:
+        """Without edits and decisions, a conversation's appends come in the manifest's order."""
+        world = self._world
+        if world.edited or not world.plan.hold or world.plan.resolves:
+            return
+        place = {
+            (conversation, content_hash(world.disk.files[path].content)): line
+            for line, (conversation, path) in reversed(list(enumerate(world.manifest)))
+        }
+        for conversation in {conversation for conversation, _ in world.manifest}:
+            jobs = [job for job in world.service.jobs.values() if job.conversation == conversation]
+            if len({job.content for job in jobs}) != len(jobs):
+                continue  # the same audio twice: its places cannot be told apart
+            order = [place[conversation, job.content] for job in jobs]
+            twice = len(set(world.manifest)) != len(world.manifest)
+            assert twice or order == sorted(order), f"{conversation} was appended in the order {order}"

@@ -1,0 +1,263 @@
+"""One process: what the engine sees of the world, until it dies."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection, Engine
+
+from tests.simulation.world import EARLY, Disk, Put, Service, content_hash
+from uploader.client import Gate, JobAnswer, UploadRequest
+from uploader.client.upload import Upload, WithheldError
+from uploader.errors import LedgerUnavailableError, SourceError
+from uploader.model import JobStatus, Reply, Sight
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+ANSWERS = {"no jobId": 201, "no jobId untaken": 201, "broken json": 201, "other conversation": 201}
+
+
+class Process:
+    """Whether it lives, and which of the world's processes it is."""
+
+    def __init__(self, number: int, chance: random.Random) -> None:
+        self.number = number
+        self.chance = chance
+        self.dead = False
+
+    def check(self) -> None:
+        """Nothing of a dead process reaches anything."""
+        if self.dead:
+            raise RuntimeError("a dead process reached for the world")
+
+
+class InlineWriter:
+    """The ledger's writer without a thread: each call is a transaction, with a place to die on either side."""
+
+    def __init__(self, process: Process, ledger: Engine, disk: Disk, now: Callable[[], float]) -> None:
+        self._process = process
+        self._ledger = ledger
+        self._disk = disk
+        self._now = now
+
+    async def call(
+        self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Call a function of the ledger in a transaction."""
+        await asyncio.sleep(0)
+        result = self._apply(function, *args, **kwargs)
+        await asyncio.sleep(0)
+        return result
+
+    def _apply(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        self._process.check()
+        if self._disk.is_full(self._now()):
+            raise LedgerUnavailableError("the disk is full")
+        with self._ledger.begin() as connection:
+            return function(connection, *args, **kwargs)
+
+
+class SimulatedFile:
+    """An open file of the simulated disk (a ``Source``)."""
+
+    def __init__(self, disk: Disk, path: str, chance: random.Random) -> None:
+        self._disk = disk
+        self._path = path
+        self._opened = disk.files[path]
+        self._chance = chance
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self._opened.content)
+
+    async def chunks(self, chunk_bytes: int) -> AsyncIterator[bytes]:
+        """Read it, and see whether it is changed meanwhile."""
+        content = self._opened.content
+        for start in range(0, len(content), chunk_bytes):
+            await asyncio.sleep(0)
+            chunk = content[start : start + chunk_bytes]
+            if start + chunk_bytes >= len(content) and self._disk.files.get(self._path) is not self._opened:
+                raise SourceError("the file changed while it was sent")
+            yield chunk
+
+
+class Wire:
+    """A transport that takes everything at once."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def get_write_buffer_size(self) -> int:
+        """Nothing waits."""
+        return 0
+
+    def is_closing(self) -> bool:
+        """Whether the peer has gone."""
+        return self.closed
+
+
+class SimulatedClient:
+    """The service as one process reaches it: the real body of an upload over a simulated wire."""
+
+    def __init__(self, process: Process, service: Service, answer_seconds: float) -> None:
+        self._process = process
+        self._service = service
+        self._answer_seconds = answer_seconds
+
+    async def authorise(self) -> str:
+        """Fetch a token."""
+        await self._latency()
+        return ""
+
+    async def sight(self, _conversation_id: str) -> Sight | None:
+        """Look at a conversation."""
+        await self._latency()
+        return None
+
+    async def is_there(self, _job_id: str) -> bool:
+        """Probe."""
+        await self._latency()
+        return not self._service.is_out()
+
+    async def job(self, job_id: str) -> JobAnswer:
+        """Ask for a job."""
+        await self._latency()
+        service = self._service
+        if service.is_out() or service.chance.random() < service.weather.poll:
+            return JobAnswer(None, service.chance.choice(["HTTP 502", "HTTP 404", "no answer"]))
+        job = service.jobs.get(job_id)
+        if job is None:
+            return JobAnswer(None, "HTTP 404")
+        if job.ends_at > service.time.now:
+            return JobAnswer(JobStatus.IN_PROGRESS)
+        return JobAnswer(JobStatus(job.ending))
+
+    async def upload(self, request: UploadRequest, source: Any, gate: Gate) -> Reply:
+        """Send one PUT."""
+        await self._latency()
+        content = content_hash(source._opened.content)
+        put = self._service.begin(self._process.number, request.conversation_id, content)
+        try:
+            if put.fault == "not connected" or put.fault == "no token":
+                return Reply(failure=put.fault)
+            return await self._send(request, source, gate, put)
+        finally:
+            if not self._process.dead:
+                self._service.over(put)
+
+    async def _send(self, request: UploadRequest, source: Any, gate: Gate, put: Put) -> Reply:
+        upload = Upload(source, gate, stall_seconds=30.0, answer_seconds=self._answer_seconds)
+        wire = Wire()
+        upload.connected(wire)
+        try:
+            async with asyncio.timeout(None) as timeout:
+                upload.watch(timeout)
+                early = await self._body(upload, put, wire)
+                if early is not None:
+                    return self._reply(upload, put, early)
+                return await self._answer(request, upload, put)
+        except (ConnectionResetError, TimeoutError, SourceError, WithheldError) as error:
+            return Reply(
+                connected=True,
+                last_chunk_left=upload.last_chunk_left,
+                failure=upload.failure or str(error) or type(error).__name__,
+                source_failure=upload.source_failure,
+                withheld=upload.withheld,
+                bytes_sent=upload.bytes_sent,
+            )
+        finally:
+            upload.stop_watching()
+
+    async def _body(self, upload: Upload, put: Put, wire: Wire) -> int | None:
+        """Take the body; an early answer's status, None where there is none."""
+        breaks_at = self._process.chance.randrange(4) if put.fault in EARLY else -1
+        body = upload.body()
+        count = 0
+        async for _ in body:
+            if upload.last_chunk_left:
+                break  # nothing awaits between the last chunk's leaving and its arrival: it is out
+            if count == breaks_at:
+                await self._break(put, wire)
+                if put.fault.startswith("early"):
+                    await body.aclose()
+                    return int(put.fault.split()[1])
+            count += 1
+            await self._latency()
+        self._receive(put)
+        return None
+
+    async def _break(self, put: Put, wire: Wire) -> None:
+        if put.fault == "stall":
+            await asyncio.sleep(3600.0)
+        elif put.fault == "cut":
+            wire.closed = True
+            raise ConnectionResetError("cut")
+
+    def _receive(self, put: Put) -> None:
+        """The service has the whole body: it takes it or not, whatever becomes of the client."""
+        self._process.check()
+        put.received = True
+        if put.fault.startswith("429") or not self._service.has_room():
+            put.fault = put.fault if put.fault.startswith("429") else "429"
+            return
+        untaken = put.fault.endswith("untaken") or put.fault in ("401", "404", "408", "413", "302")
+        if not untaken:
+            self._service.take(put)
+
+    async def _answer(self, request: UploadRequest, upload: Upload, put: Put) -> Reply:
+        await self._latency()
+        if put.fault in ("lost", "lost untaken"):
+            raise ConnectionResetError("lost")
+        if put.fault == "no answer":
+            await asyncio.sleep(7200.0)
+        word = put.fault.split()[0] if put.fault else "201"
+        status = int(word) if word.isdigit() else ANSWERS.get(put.fault, 201)
+        return self._reply(upload, put, status, request.conversation_id)
+
+    def _reply(self, upload: Upload, put: Put, status: int, conversation: str = "") -> Reply:
+        put.answered = status
+        put.trusted = status < 500 and put.fault not in ANSWERS
+        answer: dict[str, Any] | None = {}
+        if status == 429 and "without X" not in put.fault:
+            limit = self._service.limit
+            answer = {"message": f"This API has a limit of maximum of {limit} number of concurrent jobs per account."}
+        elif status == 201:
+            answer = {"conversationId": conversation, "jobId": put.job_id}
+            if put.fault.startswith("no jobId"):
+                answer = {"conversationId": conversation}
+            elif put.fault == "other conversation":
+                answer["conversationId"] = "another"
+            elif put.fault == "broken json":
+                answer = None
+        return Reply(
+            connected=True,
+            last_chunk_left=upload.last_chunk_left,
+            status=status,
+            answer=answer,
+            bytes_sent=upload.bytes_sent,
+        )
+
+    async def _latency(self) -> None:
+        await asyncio.sleep(self._process.chance.uniform(0.001, 0.4))
+        self._process.check()
+
+
+def opener(disk: Disk, chance: random.Random) -> Any:
+    """Opens files of the simulated disk, as ``audio.open_source`` opens those of the real one."""
+
+    @asynccontextmanager
+    async def open_simulated(path: Path, expected_bytes: int) -> AsyncIterator[SimulatedFile]:
+        await asyncio.sleep(0)
+        file = disk.files.get(str(path))
+        if file is None:
+            raise SourceError("the file could not be opened")
+        if len(file.content) != expected_bytes:
+            raise SourceError("the file changed after its manifest was loaded")
+        yield SimulatedFile(disk, str(path), chance)
+
+    return open_simulated

@@ -1,0 +1,89 @@
+"""Runs schedules: one, many, on all cores; shrinks one that fails."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import cache
+
+import structlog
+
+from tests.simulation.judge import Judge
+from tests.simulation.ledgers import MemoryLedger
+from tests.simulation.schedule import Plan, World, draw
+
+
+@cache
+def _ledger() -> MemoryLedger:
+    return MemoryLedger()
+
+
+def live(plan: Plan) -> World:
+    """Live through a schedule under the judge's eyes.
+
+    Raises:
+        AssertionError: A promise was broken.
+    """
+    _quieten()
+    world = World(plan, _ledger())
+    judge = Judge(world)
+    night = world._night
+
+    def judged_night(*, bad: bool) -> None:
+        night(bad=bad)
+        judge.check_night()
+
+    world._night = judged_night  # type: ignore[method-assign]
+    world.live_through()
+    return world
+
+
+def fault_of(seed: int) -> str | None:
+    """What is wrong with a seed's schedule, None where nothing is."""
+    try:
+        live(draw(seed))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def faults(seeds: Iterable[int], workers: int | None = None) -> Iterator[tuple[int, str]]:
+    """The seeds among these whose schedules break a promise, and how."""
+    found = list(seeds)
+    with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
+        for seed, fault in zip(found, pool.map(fault_of, found, chunksize=20), strict=True):
+            if fault is not None:
+                yield seed, fault
+
+
+def shrink(seed: int) -> Plan:
+    """The smallest plan, by leaving out one thing after the other, that still breaks a promise."""
+    plan = draw(seed)
+    simpler = [
+        *({name: False} for name in ("edits", "clock_jumps", "full_disk", "signals", "resolves", "kills", "no_wait")),
+        *({"nights": number} for number in (1, 2, 3)),
+        *({"rows": number} for number in (1, 2, 4)),
+        *({"conversations": number} for number in (1, 2)),
+        {"uploads": 1},
+    ]
+    for change in simpler:
+        smaller = replace(plan, **change)  # type: ignore[arg-type]
+        if smaller != plan and _breaks(smaller):
+            plan = smaller
+    return plan
+
+
+def _breaks(plan: Plan) -> bool:
+    try:
+        live(plan)
+    except Exception:  # noqa: BLE001 - see fault_of
+        return True
+    return False
+
+
+def _quieten() -> None:
+    """No log of thousands of nights, and no word of what dead processes leave in memory."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    sys.unraisablehook = lambda _: None

@@ -1,0 +1,346 @@
+"""One schedule, drawn from a seed: nights of a world in which things go wrong, then a good one."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import asyncio_throttle.throttler
+from sqlalchemy import Engine
+
+from tests.simulation.clock import ProcessDied, Time, VirtualLoop, bury
+from tests.simulation.ledgers import MemoryLedger
+from tests.simulation.process import InlineWriter, Process, SimulatedClient, opener
+from tests.simulation.world import BEFORE, EARLY, LATE, Disk, Service, Weather, content_hash
+from uploader.attempt import Rules
+from uploader.client import upload as upload_module
+from uploader.engine import Engine as UploadEngine
+from uploader.engine import Pool, steady_clock
+from uploader.errors import GaveUpError, UploaderError
+from uploader.ledger.claiming import rebase_deadlines, recover
+from uploader.ledger.lanes import enter_scope
+from uploader.ledger.loading import account, begin_load, load_rows
+from uploader.ledger.reading import result_lines, standing
+from uploader.ledger.resolving import Selection, open_items, resolve
+from uploader.model import AudioFacts, Decision, FileSignature, ResultLine, Row, State
+
+CHUNK_BYTES = 64
+TAIL_BYTES = 8
+JOB_TIMEOUT_SECONDS = 400.0
+DOUBT_SECONDS = 150.0
+BASE_URL = "https://simulated"
+
+
+@dataclass
+class Plan:
+    """What a schedule is made of; a shrunk one has less of it."""
+
+    seed: int
+    conversations: int = 1
+    rows: int = 1
+    nights: int = 1
+    limit: int = 2
+    service_limit: int = 2
+    uploads: int = 4
+    hold: bool = True
+    no_wait: bool = False
+    kills: bool = True
+    signals: bool = True
+    full_disk: bool = True
+    clock_jumps: bool = True
+    edits: bool = True
+    resolves: bool = True
+    weather: Weather = field(default_factory=Weather)
+
+
+def draw(seed: int) -> Plan:
+    """Draw a schedule."""
+    chance = random.Random(f"plan {seed}")
+    limit = chance.choice([1, 2, 3, 5])
+    outages = ()
+    if chance.random() < 0.2:
+        start = chance.uniform(0.0, 60.0)
+        outages = ((start, start + chance.choice([20.0, 600.0, 4000.0])),)
+    return Plan(
+        seed=seed,
+        conversations=chance.choice([1, 2, 3, 6, 9]),
+        rows=chance.choice([1, 2, 4, 8, 12]),
+        nights=chance.choice([1, 2, 3, 4]),
+        limit=limit,
+        service_limit=chance.choice([limit, limit, limit, max(1, limit - 1)]),
+        uploads=chance.choice([1, 2, 8]),
+        hold=chance.random() < 0.75,
+        no_wait=chance.random() < 0.2,
+        kills=chance.random() < 0.7,
+        signals=chance.random() < 0.3,
+        full_disk=chance.random() < 0.2,
+        clock_jumps=chance.random() < 0.3,
+        edits=chance.random() < 0.4,
+        resolves=chance.random() < 0.5,
+        weather=Weather(
+            put=chance.choice([0.0, 0.05, 0.3, 0.6]),
+            poll=chance.choice([0.0, 0.1, 0.5]),
+            job_failed=chance.choice([0.0, 0.0, 0.1]),
+            job_endless=chance.choice([0.0, 0.0, 0.1]),
+            foreign=chance.choice([0.0, 0.0, 0.2]),
+            outages=outages,
+            kinds=tuple(chance.sample((*BEFORE, *EARLY, *LATE), chance.choice([2, 5, len(LATE)]))),
+        ),
+    )
+
+
+class World:
+    """The world of one schedule, over all its nights and processes."""
+
+    def __init__(self, plan: Plan, ledger: MemoryLedger) -> None:
+        self.plan = plan
+        self.time = Time(1_000_000.0)
+        self.wall_offset = 700_000_000.0
+        self.chance = random.Random(f"world {plan.seed}")
+        self.disk = Disk()
+        self.service = Service(self.time, self.chance, plan.service_limit, plan.weather)
+        if plan.weather.outages:
+            moved = tuple((self.time.now + begin, self.time.now + end) for begin, end in plan.weather.outages)
+            self.service.weather = replace(plan.weather, outages=moved)
+        self.ledger: Engine = ledger.fresh()
+        self.manifest: list[tuple[str, str]] = []
+        self.batch_id = 0
+        self.account_id = 0
+        self.processes = 0
+        self.died: set[int] = set()
+        self.edited = False
+        self.allowed: Counter[tuple[str, str]] = Counter()
+        """How often a content may be appended to a conversation at most."""
+        self.waived: set[str] = set()
+        """Jobs that a person let go, alive or not."""
+        self.watchers: list[Callable[[World], None]] = []
+        for number in range(plan.rows):
+            self._add_row(number)
+
+    def _add_row(self, number: int) -> None:
+        conversation = f"c{self.chance.randrange(self.plan.conversations)}"
+        if self.manifest and self.chance.random() < 0.15:
+            # the same audio once more for the same conversation: meant, and a second item
+            self.manifest.append(self.chance.choice(self.manifest))
+            return
+        path = f"/audio/{len(self.disk.files)}-{number}.wav"
+        self.disk.write(path, f"{path} ".encode() * self.chance.choice([1, 1, 5, 20]))
+        self.manifest.append((conversation, path))
+
+    def live_through(self) -> None:
+        """All bad nights, then good ones until nothing is left to do."""
+        for night in range(self.plan.nights):
+            if night and self.plan.edits and self.chance.random() < 0.5:
+                self._edit()
+            self._night(bad=True)
+            if self.plan.resolves and self.chance.random() < 0.6:
+                self._resolve(all_of_them=False)
+        self._calm_down()
+        for _ in range(12):
+            self._resolve(all_of_them=True)
+            self._night(bad=False)
+            if all(line.state in (State.COMPLETED, State.DROPPED) for line in self.results()):
+                return
+        told = [(line.conversation_id, line.audio_path, line.state, line.error) for line in self.results()]
+        raise AssertionError(f"good nights do not complete the batch: {told}")
+
+    def results(self) -> list[ResultLine]:
+        """The results as the ledger has them."""
+        with self.ledger.begin() as connection:
+            return list(result_lines(connection, self.batch_id))
+
+    def wall(self) -> float:
+        """The wall clock, which may jump."""
+        return self.time.now + self.wall_offset
+
+    def _calm_down(self) -> None:
+        self.service.weather = Weather()
+        self.service.limit = max(self.service.limit, self.plan.limit)
+        self.disk.full_from = float("inf")
+        for job in self.service.jobs.values():
+            job.ends_at = min(job.ends_at, self.time.now + 60.0)
+
+    def _edit(self) -> None:
+        """A person edits the manifest: order, new rows, copies under another name, archived files."""
+        self.edited = True
+        rows = list(self.manifest)
+        if self.chance.random() < 0.3:
+            self.chance.shuffle(rows)
+        self.manifest = rows
+        if self.chance.random() < 0.5:
+            self._add_row(100 + self.processes)
+        if self.chance.random() < 0.3:
+            at = self.chance.randrange(len(self.manifest))
+            conversation, path = self.manifest[at]
+            if path in self.disk.files:
+                copy = f"{path}.copy"
+                self.disk.write(copy, self.disk.files[path].content)
+                self.manifest = [(conversation, copy) if row == (conversation, path) else row for row in rows]
+
+    def _night(self, *, bad: bool) -> None:
+        self.processes += 1
+        process = Process(self.processes, random.Random(f"process {self.plan.seed} {self.processes}"))
+        dies_at = None
+        if bad and self.plan.clock_jumps and self.chance.random() < 0.5:
+            self.wall_offset += self.chance.choice([-100_000.0, -100.0, 100.0, 100_000.0])
+        if bad and self.plan.kills and self.chance.random() < 0.7:
+            dies_at = self.chance.choice([self.chance.randrange(1, 60), self.chance.randrange(1, 3000)])
+        if bad and self.plan.full_disk and self.chance.random() < 0.5:
+            self.disk.full_from = self.time.now + self.chance.uniform(0.0, 30.0)
+            self.disk.full_until = self.disk.full_from + self.chance.choice([0.3, 100.0])
+        self._run(process, dies_at, bad=bad, signalled=bad and self.plan.signals and self.chance.random() < 0.5)
+        self.disk.full_from = float("inf")
+        self.time.now += self.chance.choice([0.0, 1.0, 30.0, 1000.0])
+
+    def _run(self, process: Process, dies_at: int | None, *, bad: bool, signalled: bool) -> None:
+        loop = VirtualLoop(self.time, dies_at)
+        asyncio_throttle.throttler.time = SimpleNamespace(monotonic=loop.time)
+        upload_module.CHUNK_BYTES, upload_module.TAIL_BYTES = CHUNK_BYTES, TAIL_BYTES
+        try:
+            loop.run_until_complete(self._process(process, loop, bad=bad, signalled=signalled))
+        except ProcessDied:
+            process.dead = True
+            self.died.add(process.number)
+            for number, put in list(self.service.uploading.items()):
+                if put.process == process.number:
+                    del self.service.uploading[number]
+        finally:
+            bury(loop)
+            process.dead = True
+
+    async def _process(self, process: Process, loop: VirtualLoop, *, bad: bool, signalled: bool) -> None:
+        now = steady_clock(self.wall, loop.time)
+        self._load(now)
+        engine = self._engine(process, now, no_wait=self.plan.no_wait and bad)
+        if signalled:
+            loop.call_later(self.chance.uniform(0.0, 60.0), lambda: loop.create_task(engine.stop()))
+        watcher = loop.create_task(self._watch()) if self.watchers else None
+        try:
+            await engine.run()
+        except GaveUpError:
+            return  # allowed: the service or the disk; the next night carries on
+        except UploaderError as error:
+            raise AssertionError(f"an ending that nothing explains: {error!r}") from error
+        finally:
+            if watcher is not None:
+                watcher.cancel()
+
+    async def _watch(self) -> None:
+        while True:
+            for look in self.watchers:
+                look(self)
+            await asyncio.sleep(1.0)
+
+    def _engine(self, process: Process, now: Callable[[], float], *, no_wait: bool) -> UploadEngine:
+        plan = self.plan
+        return UploadEngine(
+            client=SimulatedClient(process, self.service, answer_seconds=60.0),
+            writer=InlineWriter(process, self.ledger, self.disk, lambda: self.time.now),
+            account_id=self.account_id,
+            pool=Pool(
+                limit=plan.limit,
+                uploads=plan.uploads,
+                rate=20.0,
+                polls_per_second=20.0,
+                grace_seconds=8.0,
+                give_up_seconds=1800.0,
+                no_wait=no_wait,
+            ),
+            rules=Rules(
+                defaults={},
+                proves_not_appended=(),
+                max_attempts=10,
+                doubt_seconds=DOUBT_SECONDS,
+                job_timeout_seconds=JOB_TIMEOUT_SECONDS,
+                hold=plan.hold,
+            ),
+            now=now,
+            chance=process.chance,
+            sources=opener(self.disk, process.chance),
+        )
+
+    def _load(self, now: Callable[[], float]) -> None:
+        """What `run` does before the engine: settle what a dead run left, load the manifest, enter its scope."""
+        with self.ledger.begin() as connection:
+            rebase_deadlines(connection, "boot", self.wall_offset)
+            recover(connection, now(), DOUBT_SECONDS)
+        with self.ledger.begin() as connection:
+            self.account_id = account(connection, BASE_URL)
+            load = begin_load(
+                connection,
+                self.account_id,
+                "manifest.csv",
+                manifest="manifest.csv",
+                results=Path("results.csv"),
+                extra_columns=[],
+                now=now(),
+                repeat=False,
+            )
+            load_rows(connection, load, self._rows(), content_hash=self._content_hash, probe=lambda _: AudioFacts())
+            self.batch_id = load.batch_id
+            enter_scope(connection, load.batch_id, hold=self.plan.hold)
+        self._allow()
+
+    def _rows(self) -> list[Row]:
+        found = []
+        for line, (conversation, path) in enumerate(self.manifest, start=2):
+            file = self.disk.files.get(path)
+            signature = FileSignature(len(file.content), str(file.change)) if file else None
+            found.append(Row(line, conversation, path, Path(path), signature=signature))
+        return found
+
+    def _content_hash(self, path: Path) -> str | None:
+        file = self.disk.files.get(str(path))
+        return content_hash(file.content) if file else None
+
+    def _allow(self) -> None:
+        named = Counter(
+            (conversation, content_hash(self.disk.files[path].content)) for conversation, path in self.manifest
+        )
+        for key, count in named.items():
+            self.allowed[key] = max(self.allowed[key], count)
+
+    def _resolve(self, *, all_of_them: bool) -> None:
+        """A person settles what needs one, truthfully, in either direction."""
+        with self.ledger.begin() as connection:
+            rebase_deadlines(connection, "boot", self.wall_offset)
+            recover(connection, self.wall(), DOUBT_SECONDS)
+            if not self.batch_id:
+                return
+            for one in open_items(connection, self.batch_id, Selection()):
+                if not all_of_them and self.chance.random() < 0.4:
+                    continue
+                self._settle(connection, one)
+
+    def _settle(self, connection: Any, one: Any) -> None:
+        content = content_hash(self.disk.files[one.audio_path].content)
+        jobs = self.service.appended(one.conversation_id, content)
+        known = {line.job_id for line in result_lines(connection, self.batch_id) if line.job_id}
+        mine = [job for job in jobs if job.job_id not in known]
+        decision, job_id = Decision.DROP, None
+        if one.state is State.IN_DOUBT:
+            decision = Decision.APPENDED if mine else Decision.NOT_APPENDED
+            if mine and (self.chance.random() < 0.5 or mine[0].ends_at > self.time.now):
+                job_id = mine[0].job_id
+            elif mine:
+                self.waived.add(mine[0].job_id)
+        elif one.state is State.ACCEPTED:
+            decision = self.chance.choice([Decision.APPENDED, Decision.DROP])
+            self.waived.update(job.job_id for job in jobs)
+        elif self.chance.random() < 0.6:
+            decision = Decision.RETRY
+            if one.state is State.FAILED:
+                self.allowed[one.conversation_id, content] += 1
+        resolve(
+            connection, one, decision, job_id=job_id, note=None, who="a person", now=self.wall(), hold=self.plan.hold
+        )
+
+
+def counts(world: World) -> dict[State, int]:
+    """The batch's items by state."""
+    with world.ledger.begin() as connection:
+        return dict(standing(connection, world.batch_id).counts)

@@ -1,0 +1,182 @@
+"""The world outside the process: the service with its journal, the network's faults, the disk."""
+
+import random
+from dataclasses import dataclass, field
+
+from blake3 import blake3
+
+from tests.simulation.clock import Time
+
+EARLY = ("early 401", "early 404", "early 429", "early 500", "early 503", "cut", "stall")
+LATE = (
+    "lost",
+    "lost untaken",
+    "500 taken",
+    "500 untaken",
+    "502 taken",
+    "502 untaken",
+    "503 taken",
+    "504 taken",
+    "no jobId",
+    "no jobId untaken",
+    "broken json",
+    "other conversation",
+    "no answer",
+    "401",
+    "404",
+    "408",
+    "413",
+    "429",
+    "429 without X",
+    "302",
+)
+BEFORE = ("not connected", "no token")
+
+
+@dataclass(frozen=True)
+class Weather:
+    """What goes wrong, as shares; ``outages`` are (from, to) in the world's seconds."""
+
+    put: float = 0.0
+    poll: float = 0.0
+    job_failed: float = 0.0
+    job_endless: float = 0.0
+    foreign: float = 0.0
+    outages: tuple[tuple[float, float], ...] = ()
+    kinds: tuple[str, ...] = (*BEFORE, *EARLY, *LATE)
+
+
+@dataclass
+class Job:
+    """A job at the service. ``ends_at`` is infinite where it never ends."""
+
+    job_id: str
+    conversation: str
+    content: str
+    begun_at: float
+    ends_at: float
+    ending: str
+    process: int
+
+
+@dataclass
+class Put:
+    """One PUT as the service saw it."""
+
+    number: int
+    process: int
+    conversation: str
+    content: str
+    begun_at: float
+    fault: str
+    received: bool = False
+    job_id: str | None = None
+    answered: int | None = None
+    trusted: bool = False
+    """Whether what the client got was an answer that leaves no doubt."""
+
+
+@dataclass
+class Service:
+    """The service: limit, jobs, journal. ``foreign`` jobs of other programs are (from, to)."""
+
+    time: Time
+    chance: random.Random
+    limit: int
+    weather: Weather
+    puts: list[Put] = field(default_factory=list)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    foreign: list[tuple[float, float]] = field(default_factory=list)
+    uploading: dict[int, Put] = field(default_factory=dict)
+
+    def begin(self, process: int, conversation: str, content: str) -> Put:
+        """A PUT's head arrives."""
+        fault = self._draw()
+        put = Put(len(self.puts), process, conversation, content, self.time.now, fault)
+        self.puts.append(put)
+        self.uploading[put.number] = put
+        return put
+
+    def over(self, put: Put) -> None:
+        """The PUT's connection is closed."""
+        self.uploading.pop(put.number, None)
+
+    def has_room(self) -> bool:
+        """Whether the account has a free slot, as the service counts."""
+        now = self.time.now
+        foreign = sum(begin <= now < end for begin, end in self.foreign)
+        return len(self.live()) + foreign < self.limit
+
+    def live(self) -> list[Job]:
+        """The jobs of ours that run now."""
+        return [job for job in self.jobs.values() if job.ends_at > self.time.now]
+
+    def take(self, put: Put) -> str:
+        """The whole body has come, and is appended."""
+        job_id = f"job-{len(self.jobs)}"
+        running = [job.ends_at for job in self.jobs.values() if job.conversation == put.conversation]
+        begins = max([self.time.now, *(end for end in running if end < float("inf"))])
+        endless = self.chance.random() < self.weather.job_endless
+        ends = float("inf") if endless else begins + self.chance.uniform(0.5, 40.0)
+        failed = self.chance.random() < self.weather.job_failed
+        job = Job(
+            job_id,
+            put.conversation,
+            put.content,
+            self.time.now,
+            ends,
+            "failed" if failed else "completed",
+            put.process,
+        )
+        self.jobs[job_id] = job
+        put.job_id = job_id
+        return job_id
+
+    def is_out(self) -> bool:
+        """Whether a gateway answers 502 to everything now."""
+        return any(begin <= self.time.now < end for begin, end in self.weather.outages)
+
+    def appended(self, conversation: str, content: str) -> list[Job]:
+        """The jobs that appended this content to this conversation."""
+        return [job for job in self.jobs.values() if (job.conversation, job.content) == (conversation, content)]
+
+    def _draw(self) -> str:
+        if self.is_out():
+            return "502 untaken"
+        if self.chance.random() < self.weather.foreign:
+            self.foreign.append((self.time.now, self.time.now + self.chance.uniform(1.0, 30.0)))
+        if self.chance.random() < self.weather.put:
+            return self.chance.choice(self.weather.kinds)
+        return ""
+
+
+@dataclass
+class File:
+    """A file: its content, and a number that every change raises."""
+
+    content: bytes
+    change: int
+
+
+class Disk:
+    """The files of the world, and whether the ledger's disk takes writes."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, File] = {}
+        self.full_from = float("inf")
+        self.full_until = float("inf")
+        self._changes = 0
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a file."""
+        self._changes += 1
+        self.files[path] = File(content, self._changes)
+
+    def is_full(self, now: float) -> bool:
+        """Whether a write to the ledger fails now."""
+        return self.full_from <= now < self.full_until
+
+
+def content_hash(content: bytes) -> str:
+    """The hash of a content, as the ledger has it."""
+    return blake3(content).hexdigest()

@@ -319,7 +319,8 @@ class World:
     def _settle(self, connection: Any, one: Any) -> None:
         content = content_hash(self.disk.files[one.audio_path].content)
         jobs = self.service.appended(one.conversation_id, content)
-        known = {line.job_id for line in result_lines(connection, self.batch_id) if line.job_id}
+        lines = result_lines(connection, self.batch_id)
+        known = {line.job_id for line in lines if line.job_id and line.state is not State.IN_DOUBT}
         mine = [job for job in jobs if job.job_id not in known]
         decision, job_id = Decision.DROP, None
         if one.state is State.IN_DOUBT:

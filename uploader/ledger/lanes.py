@@ -1,8 +1,9 @@
 """Which item of a lane may go next, and which lanes the present run carries."""
 
 from collections.abc import Collection, Sequence
+from functools import cache
 
-from sqlalchemy import Connection, ScalarSelect, and_, case, func, or_, select, update
+from sqlalchemy import Connection, ScalarSelect, Update, and_, bindparam, case, func, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.schema import items, lanes, rows
@@ -17,7 +18,7 @@ def refresh(connection: Connection, lane_ids: Sequence[int], *, hold: bool) -> N
         lane_ids: The lanes.
         hold: Whether trouble holds the rest of a lane (``[lanes] on_trouble``).
     """
-    connection.execute(update(lanes).where(lanes.c.id.in_(lane_ids)).values(ready_position=_ready_position(hold=hold)))
+    connection.execute(_refresh(hold=hold), {"lane_ids": list(lane_ids)})
 
 
 def enter_scope(connection: Connection, batch_id: int, *, hold: bool) -> None:
@@ -39,6 +40,7 @@ def enter_scope(connection: Connection, batch_id: int, *, hold: bool) -> None:
     connection.execute(update(lanes).where(lanes.c.wanted_until > 0).values(ready_position=_ready_position(hold=hold)))
 
 
+@cache
 def is_held() -> ColumnElement[bool]:
     """Whether an item is pending behind one of its lane that a person must settle first."""
     before = items.alias("before")
@@ -70,6 +72,14 @@ def _exists_before(position: ColumnElement[int] | None, states: Collection[State
     return select(other.c.id).where(*condition).correlate(lanes).exists()
 
 
+@cache
+def _refresh(*, hold: bool) -> Update:
+    # built once: putting a statement together costs more than running it
+    some = lanes.c.id.in_(bindparam("lane_ids", expanding=True))
+    return update(lanes).where(some).values(ready_position=_ready_position(hold=hold))
+
+
+@cache
 def _ready_position(*, hold: bool) -> ColumnElement[int | None]:
     first = _first_pending()
     blocked = _exists_before(None, LIVE)

@@ -9,7 +9,7 @@ class HangError(AssertionError):
     """Nothing will ever happen again, and the engine has not ended."""
 
 
-class ProcessDied(BaseException):  # noqa: N818 - it is no error: it is kill -9
+class ProcessDied(BaseException):
     """The process is killed at this await."""
 
 

@@ -18,13 +18,21 @@ class Judge:
     def __init__(self, world: World) -> None:
         self._world = world
         self._take = world.service.take
-        world.service.take = self._taken  # type: ignore[method-assign] # every append is looked at as it happens
+        self._begin = world.service.begin
+        # every upload and every append is looked at as it happens
+        world.service.take = self._taken  # type: ignore[method-assign]
+        world.service.begin = self._begun  # type: ignore[method-assign]
+
+    def _begun(self, process: int, conversation: str, content: str) -> Put:
+        put = self._begin(process, conversation, content)
+        self._check_limit(len(self._world.service.uploading))
+        return put
 
     def _taken(self, put: Put) -> str:
         self._check_lane(put)
         job_id = self._take(put)
         self._check_once(put)
-        self._check_limit()
+        self._check_limit(0)
         return job_id
 
     def _check_once(self, put: Put) -> None:
@@ -33,12 +41,13 @@ class Judge:
         allowed = world.allowed[put.conversation, put.content]
         assert done <= allowed, f"appended {done} times, {allowed} meant: {put}"
 
-    def _check_limit(self) -> None:
+    def _check_limit(self, uploads: int) -> None:
         world = self._world
         outlived = self._outlived()
         live = [job for job in world.service.live() if (job.conversation, job.content) not in outlived]
         counted = [job for job in live if job.job_id not in world.waived]
-        assert len(counted) <= world.plan.limit, f"{len(counted)} jobs live, the limit is {world.plan.limit}"
+        told = f"{len(counted)} jobs and {uploads} uploads are live, the limit is {world.plan.limit}"
+        assert len(counted) + uploads <= world.plan.limit, told
 
     def _outlived(self) -> set[tuple[str, str]]:
         """What is in doubt, or overdue, for longer than its slot is kept: its job may live on uncounted."""
@@ -104,8 +113,9 @@ class Judge:
         world = self._world
         with world.ledger.connect() as connection:
             rows = connection.execute(
-                select(lanes.c.conversation_id, items.c.content_hash, items.c.state, items.c.job_id)
-                .join(lanes, lanes.c.id == items.c.lane_id)
+                select(lanes.c.conversation_id, items.c.content_hash, items.c.state, items.c.job_id).join(
+                    lanes, lanes.c.id == items.c.lane_id
+                )
             ).all()
             past = set(connection.execute(select(attempts.c.job_id).where(attempts.c.job_id.is_not(None))).scalars())
             past |= set(connection.execute(select(settlements.c.job_id)).scalars())
@@ -131,9 +141,7 @@ class Judge:
                 continue
             content = content_hash(world.disk.files[line.audio_path].content)
             puts = [
-                put
-                for put in world.service.puts
-                if (put.conversation, put.content) == (line.conversation_id, content)
+                put for put in world.service.puts if (put.conversation, put.content) == (line.conversation_id, content)
             ]
             undecidable = [put for put in puts if put.received and not put.trusted]
             broken_off = [put for put in puts if put.process in world.died or put.answered is None]

@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from tests.simulation.world import EARLY, Disk, Put, Service, content_hash
+from tests.simulation.world import BEFORE, EARLY, Disk, Put, Service, content_hash
 from uploader.client import Gate, JobAnswer, UploadRequest
 from uploader.client.upload import Upload, WithheldError
 from uploader.errors import LedgerUnavailableError, SourceError
@@ -44,9 +44,7 @@ class InlineWriter:
         self._disk = disk
         self._now = now
 
-    async def call(
-        self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    async def call(self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function of the ledger in a transaction."""
         await asyncio.sleep(0)
         result = self._apply(function, *args, **kwargs)
@@ -143,7 +141,7 @@ class SimulatedClient:
         content = content_hash(source._opened.content)
         put = self._service.begin(self._process.number, request.conversation_id, content)
         try:
-            if put.fault == "not connected" or put.fault == "no token":
+            if put.fault in BEFORE:
                 return Reply(failure=put.fault)
             return await self._send(request, source, gate, put)
         finally:
@@ -176,7 +174,7 @@ class SimulatedClient:
     async def _body(self, upload: Upload, put: Put, wire: Wire) -> int | None:
         """Take the body; an early answer's status, None where there is none."""
         breaks_at = self._process.chance.randrange(4) if put.fault in EARLY else -1
-        body = upload.body()
+        body: Any = upload.body()
         count = 0
         async for _ in body:
             if upload.last_chunk_left:

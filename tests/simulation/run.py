@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import structlog
 
@@ -40,10 +41,10 @@ def live(plan: Plan) -> World:
     return world
 
 
-def fault_of(seed: int) -> str | None:
-    """What is wrong with a seed's schedule, None where nothing is."""
+def fault_of(seed: int, **changes: Any) -> str | None:
+    """What is wrong with a seed's schedule, None where nothing is; ``changes`` are parts of the plan."""
     try:
-        live(draw(seed))
+        live(replace(draw(seed), **changes))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
         return f"{type(error).__name__}: {error}"
     return None

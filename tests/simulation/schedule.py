@@ -61,7 +61,7 @@ def draw(seed: int) -> Plan:
     """Draw a schedule."""
     chance = random.Random(f"plan {seed}")
     limit = chance.choice([1, 2, 3, 5])
-    outages = ()
+    outages: tuple[tuple[float, float], ...] = ()
     if chance.random() < 0.2:
         start = chance.uniform(0.0, 60.0)
         outages = ((start, start + chance.choice([20.0, 600.0, 4000.0])),)
@@ -198,7 +198,8 @@ class World:
 
     def _run(self, process: Process, dies_at: int | None, *, bad: bool, signalled: bool) -> None:
         loop = VirtualLoop(self.time, dies_at)
-        asyncio_throttle.throttler.time = SimpleNamespace(monotonic=loop.time)
+        throttler: Any = asyncio_throttle.throttler
+        throttler.time = SimpleNamespace(monotonic=loop.time)  # it reads the machine's clock by itself
         upload_module.CHUNK_BYTES, upload_module.TAIL_BYTES = CHUNK_BYTES, TAIL_BYTES
         try:
             loop.run_until_complete(self._process(process, loop, bad=bad, signalled=signalled))

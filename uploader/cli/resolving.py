@@ -16,7 +16,7 @@ from uploader.cli.target import credentials
 from uploader.client import Client, TimeLimits
 from uploader.errors import ExitCode, LedgerBusyError, UsageError
 from uploader.ledger import Ledger
-from uploader.ledger.claiming import recover
+from uploader.ledger.claiming import boot_clock, rebase_deadlines, recover
 from uploader.ledger.reading import BatchFacts, find_batches
 from uploader.ledger.resolving import Open, Selection, open_items, resolve
 from uploader.model import Decision, Sight, State
@@ -86,6 +86,7 @@ def _ledger(settings: Settings) -> Ledger:
     except LedgerBusyError:
         return Ledger.open_for_reading(settings.ledger)
     with ledger.writing() as connection:
+        rebase_deadlines(connection, *boot_clock())
         recover(connection, time.time(), settings.doubt_seconds)
     return ledger
 

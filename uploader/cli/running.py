@@ -32,7 +32,7 @@ from uploader.client import Client, Credentials, TimeLimits
 from uploader.engine import Engine, Pool, steady_clock
 from uploader.errors import ExitCode, ResultsUnavailableError, UploaderError, UsageError
 from uploader.ledger import Ledger, LedgerThread
-from uploader.ledger.claiming import limit_facts, recover
+from uploader.ledger.claiming import boot_clock, limit_facts, rebase_deadlines, recover
 from uploader.ledger.lanes import enter_scope
 from uploader.ledger.loading import account, begin_load, load_rows, note_run, was_begun
 from uploader.ledger.reading import (
@@ -109,6 +109,7 @@ def _prepare(
     """Everything that comes before the first byte, in one transaction where it writes."""
     parameters.check_defaults(settings.parameters, "config file")
     with ledger.writing() as connection:
+        rebase_deadlines(connection, *boot_clock())
         unsent, doubtful = recover(connection, now(), settings.doubt_seconds)
     if unsent or doubtful:
         log.warning("an earlier run ended early", pendingAgain=unsent, inDoubt=doubtful)

@@ -1,5 +1,6 @@
 """The life of an attempt in the ledger: claim, mark, outcome, end of its job, and what a crash left."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -193,6 +194,15 @@ def recover(connection: Connection, now: float, doubt_seconds: float) -> tuple[i
     return len(unsent), len(doubtful)
 
 
+def boot_clock() -> tuple[str, float]:
+    """Which boot of the machine this is, and how far the wall clock is ahead of its steady clock, in seconds."""
+    try:
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return "", 0.0  # no such thing outside Linux: then the wall clock is believed
+    return boot_id, time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def rebase_deadlines(connection: Connection, boot_id: str, clock_offset: float) -> None:
     """Move the deadlines of slots by how far the wall clock jumped since the last run on this boot.
 
@@ -202,7 +212,7 @@ def rebase_deadlines(connection: Connection, boot_id: str, clock_offset: float) 
         clock_offset: Wall clock less steady clock, in seconds, now.
     """
     known = connection.execute(select(ledger.c.boot_id, ledger.c.clock_offset)).one()
-    if known.boot_id == boot_id and known.clock_offset is not None:
+    if boot_id and known.boot_id == boot_id and known.clock_offset is not None:
         jumped = clock_offset - known.clock_offset
         connection.execute(
             update(items)

@@ -1,0 +1,128 @@
+"""Deliberate breaks: each takes one safeguard away, and must be caught."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+from sqlalchemy import Connection, func, select, update
+
+from uploader import attempt, engine
+from uploader.ledger import claiming, lanes, loading
+from uploader.ledger.schema import items
+from uploader.model import Claim, Next, Outcome, Reply, State, Verdict
+from uploader.policy import identity, replies
+
+
+@contextmanager
+def intent_after_the_first_byte() -> Iterator[None]:
+    """The intent is forgotten when its process dies: as if it were written after the first byte."""
+
+    def forgetful(connection: Connection, now: float, doubt_seconds: float) -> tuple[int, int]:
+        connection.execute(
+            update(items).where(items.c.state.in_([State.SENDING, State.SENT])).values(state=State.PENDING)
+        )
+        return 0, 0
+
+    with patch("tests.simulation.schedule.recover", forgetful):
+        yield
+
+
+@contextmanager
+def mark_left_out() -> Iterator[None]:
+    """The last chunk leaves without a mark."""
+
+    def unmarked(_connection: Connection, _one: Claim, _content_hash: str, _now: float) -> None:
+        return
+
+    with patch.object(attempt, "mark", unmarked):
+        yield
+
+
+@contextmanager
+def bad_gateway_tried_again() -> Iterator[None]:
+    """A 502 after the last chunk is taken for "not appended"."""
+    judge = replies.judge
+
+    def optimistic(reply: Reply, conversation_id: str, proves_not_appended: Any = ()) -> Verdict:
+        verdict = judge(reply, conversation_id, proves_not_appended)
+        if reply.status == 502:
+            return Verdict(Outcome.NOT_SENT, State.PENDING, Next.AGAIN, verdict.reason)
+        return verdict
+
+    with patch.object(attempt, "judge", optimistic):
+        yield
+
+
+@contextmanager
+def slot_given_back_on_accept() -> Iterator[None]:
+    """The slot ends with the upload, not with the job."""
+    limit_facts = claiming.limit_facts
+
+    def generous(connection: Connection, account_id: int, configured: int, now: float) -> Any:
+        facts = limit_facts(connection, account_id, configured, now)
+        accepted = connection.execute(select(func.count()).where(items.c.state == State.ACCEPTED)).scalar_one()
+        return replace(facts, live=facts.live - accepted)
+
+    with patch.object(claiming, "limit_facts", generous):
+        yield
+
+
+@contextmanager
+def lane_ignored() -> Iterator[None]:
+    """An item may go while another of its conversation is live."""
+
+    def anything(*, hold: bool) -> Any:
+        return lanes._first_pending()
+
+    with patch.object(lanes, "_ready_position", anything):
+        lanes._refresh.cache_clear()
+        try:
+            yield
+        finally:
+            lanes._refresh.cache_clear()
+    lanes._refresh.cache_clear()
+
+
+@contextmanager
+def outcome_not_shielded() -> Iterator[None]:
+    """Uploads are cancelled at a stop, and the writing of their outcome with them."""
+
+    async def no_shield(awaitable: Any) -> Any:
+        return await awaitable
+
+    async def hasty(self: engine.Engine) -> None:
+        for task in self._under_way:
+            task.cancel()
+        self._stopping = True
+        self._changed.set()
+
+    with patch("uploader.attempt.asyncio.shield", no_shield), patch.object(engine.Engine, "stop", hasty):
+        yield
+
+
+@contextmanager
+def item_known_by_path_alone() -> Iterator[None]:
+    """A renamed file is taken for a new item."""
+
+    def by_path(path: Any, _signature: Any, known: Any, load_id: int, _content_hash: Any) -> Any:
+        free = [item for item in known if item.load_id != load_id and item.path == str(path)]
+        return identity._first(free)
+
+    with patch.object(loading, "find", by_path):
+        yield
+
+
+SIMULATED = {
+    break_.__name__: break_
+    for break_ in (
+        intent_after_the_first_byte,
+        mark_left_out,
+        bad_gateway_tried_again,
+        slot_given_back_on_accept,
+        lane_ignored,
+        outcome_not_shielded,
+        item_known_by_path_alone,
+    )
+}

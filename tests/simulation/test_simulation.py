@@ -1,0 +1,29 @@
+"""Nothing lost, nothing twice, in order, never above the limit: over schedules that seeds draw."""
+
+import pytest
+
+from tests.simulation.run import fault_of, faults, shrink
+
+pytestmark = pytest.mark.timeout(0)
+
+REGRESSIONS = {
+    85: "a refused item did not hold its lane: the subquery for the first pending item looked at every lane",
+    34: "a jobId that a person had named was forgotten when its failed item was tried again",
+}
+"""Seeds that found a fault once, and which."""
+
+
+@pytest.mark.parametrize("seed", REGRESSIONS, ids=str)
+def test_what_a_seed_found_once_stays_mended(seed: int) -> None:
+    """Every fault that the simulation found is lived through again."""
+    assert fault_of(seed) is None
+
+
+def test_schedules(pytestconfig: pytest.Config) -> None:
+    """Whatever goes wrong and whenever the process dies, the service's journal keeps the promises."""
+    first, count = pytestconfig.getoption("--seed"), pytestconfig.getoption("--schedules")
+    for seed, fault in faults(range(first, first + count)):
+        pytest.fail(
+            f"seed {seed}: {fault}\nshrunk: {shrink(seed)}\n"
+            f"replay: pytest tests/simulation/test_simulation.py -k test_schedules --schedules 1 --seed {seed}"
+        )

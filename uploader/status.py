@@ -102,7 +102,7 @@ class Summary:
         if self.exit_code in (ExitCode.NEEDS_PERSON, ExitCode.IN_DOUBT):
             if self.rehearsal:
                 return ""  # there is no ledger to ask any more
-            return f"uploader status --batch {shlex.quote(self.batch)} --ledger sqlite:///{self.ledger}"
+            return resolve_command(self.batch, self.ledger)
         return shlex.join(self.again)
 
 
@@ -244,6 +244,7 @@ class Overview:
         if self.troubles:
             lines.append(f"needs a person in {self.batch.name}:")
             lines += [f"  {_told_trouble(one)}" for one in self.troubles]
+            lines.append(f"next   {resolve_command(self.batch.name, self.ledger)}")
         return "\n".join(lines)
 
 
@@ -298,6 +299,11 @@ def _from_here(path: str) -> str:
     """A path as a person would type it: from the current folder, where it lies in there."""
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+
+
+def resolve_command(batch: str, ledger: Path) -> str:
+    """What to type where items need a person."""
+    return shlex.join(["uploader", "resolve", "--batch", batch, "--ledger", f"sqlite:///{ledger}"])
 
 
 def told_count(count: int, word: str) -> str:

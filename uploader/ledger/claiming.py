@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, func, insert, literal, or_, select, update
+from sqlalchemy import Connection, RowMapping, and_, bindparam, func, insert, literal, or_, select, update
 
 from uploader.ledger.lanes import refresh
 from uploader.ledger.schema import accounts, attempts, batches, items, lanes, ledger, loads
@@ -23,6 +23,76 @@ from uploader.model import (
 )
 from uploader.policy.limits import limit_in_force
 from uploader.policy.waits import doubt_slot_seconds
+
+# What every claim and outcome says to the ledger is built once: putting a statement together costs more than
+# running it.
+
+_READY = (
+    select(
+        *items.c["id", "lane_id", "line", "path", "size", "cut_offs", "content_hash", "content_type", "parameters"],
+        items.c.attempts,
+        lanes.c.conversation_id,
+        batches.c.name.label("batch"),
+    )
+    .join_from(
+        lanes,
+        items,
+        and_(
+            items.c.lane_id == lanes.c.id,
+            items.c.state == State.PENDING,
+            items.c.position == lanes.c.ready_position,
+        ),
+    )
+    .join(loads, loads.c.id == items.c.load_id)
+    .join(batches, batches.c.id == loads.c.batch_id)
+    .where(
+        lanes.c.account_id == bindparam("account_id"),
+        lanes.c.ready_position.is_not(None),
+        lanes.c.not_before <= bindparam("now"),
+    )
+    .order_by(lanes.c.ready_position)
+    .limit(bindparam("room"))
+)
+
+_LIMIT = select(accounts.c.stated_limit, accounts.c.stated_at).where(accounts.c.id == bindparam("account_id"))
+
+_LIVE = (
+    select(func.count())
+    .select_from(items)
+    .where(
+        items.c.account_id == bindparam("account_id"),
+        items.c.state.in_(SLOTTED),
+        or_(items.c.slot_until.is_(None), items.c.slot_until > bindparam("now")),
+    )
+)
+
+_WAITING = (
+    select(lanes.c.id)
+    .where(lanes.c.account_id == bindparam("account_id"), lanes.c.ready_position.is_not(None))
+    .limit(1)
+)
+
+_BEGIN = (
+    update(items)
+    .where(items.c.id.in_(bindparam("ids", expanding=True)))
+    .values(state=State.SENDING, attempts=items.c.attempts + 1, slot_until=None, finished_at=None)
+)
+
+_TAKE_LANES = update(lanes).where(lanes.c.id.in_(bindparam("ids", expanding=True))).values(ready_position=None)
+
+_BEGIN_ATTEMPTS = insert(attempts).returning(attempts.c.id, sort_by_parameter_order=True)
+
+_MARK = (
+    update(items)
+    .where(
+        items.c.id == bindparam("item"),
+        items.c.state == State.SENDING,
+        items.c.attempts == bindparam("number"),
+    )
+    .values(state=State.SENT, content_hash=bindparam("hash"))
+)
+
+_MARK_ATTEMPT = update(attempts).where(attempts.c.id == bindparam("attempt")).values(marked_at=bindparam("now"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +150,10 @@ def mark(connection: Connection, one: Claim, content_hash: str, now: float) -> N
         content_hash: The hash of the whole content, in hexadecimal.
         now: The time, in seconds since the epoch.
     """
-    changed = connection.execute(
-        update(items)
-        .where(items.c.id == one.item_id, items.c.state == State.SENDING, items.c.attempts == one.number)
-        .values(state=State.SENT, content_hash=content_hash)
-    )
+    changed = connection.execute(_MARK, {"item": one.item_id, "number": one.number, "hash": content_hash})
     if changed.rowcount != 1:
         raise RuntimeError(f"item {one.item_id} is not being sent by attempt {one.number}: its mark is refused")
-    connection.execute(update(attempts).where(attempts.c.id == one.attempt_id).values(marked_at=now))
+    connection.execute(_MARK_ATTEMPT, {"attempt": one.attempt_id, "now": now})
 
 
 def settle(
@@ -224,57 +290,24 @@ def rebase_deadlines(connection: Connection, boot_id: str, clock_offset: float) 
 
 def limit_facts(connection: Connection, account_id: int, configured: int, now: float) -> LimitFacts:
     """What is known of the account's limit, and how many of its slots are taken now."""
-    account = connection.execute(
-        select(accounts.c.stated_limit, accounts.c.stated_at).where(accounts.c.id == account_id)
-    ).one()
-    live = connection.execute(
-        select(func.count())
-        .select_from(items)
-        .where(
-            items.c.account_id == account_id,
-            items.c.state.in_(SLOTTED),
-            or_(items.c.slot_until.is_(None), items.c.slot_until > now),
-        )
-    ).scalar_one()
+    account = connection.execute(_LIMIT, {"account_id": account_id}).one()
+    live = connection.execute(_LIVE, {"account_id": account_id, "now": now}).scalar_one()
     in_force = limit_in_force(configured, account.stated_limit, account.stated_at, now)
     return LimitFacts(configured, account.stated_limit, in_force, live)
 
 
 def _ready(connection: Connection, account_id: int, room: int, now: float) -> Sequence[RowMapping]:
-    found = connection.execute(
-        select(items, lanes.c.conversation_id, batches.c.name.label("batch"))
-        .join_from(
-            lanes,
-            items,
-            and_(
-                items.c.lane_id == lanes.c.id,
-                items.c.state == State.PENDING,
-                items.c.position == lanes.c.ready_position,
-            ),
-        )
-        .join(loads, loads.c.id == items.c.load_id)
-        .join(batches, batches.c.id == loads.c.batch_id)
-        .where(lanes.c.account_id == account_id, lanes.c.ready_position.is_not(None), lanes.c.not_before <= now)
-        .order_by(lanes.c.ready_position)
-        .limit(room)
-    )
+    found = connection.execute(_READY, {"account_id": account_id, "room": room, "now": now})
     return found.mappings().all()
 
 
 def _begin(connection: Connection, ready: Sequence[RowMapping], now: float) -> list[Claim]:
     if not ready:
         return []
-    ids = [item["id"] for item in ready]
-    connection.execute(
-        update(items)
-        .where(items.c.id.in_(ids))
-        .values(state=State.SENDING, attempts=items.c.attempts + 1, slot_until=None, finished_at=None)
-    )
-    connection.execute(
-        update(lanes).where(lanes.c.id.in_([item["lane_id"] for item in ready])).values(ready_position=None)
-    )
+    connection.execute(_BEGIN, {"ids": [item["id"] for item in ready]})
+    connection.execute(_TAKE_LANES, {"ids": [item["lane_id"] for item in ready]})
     begun = connection.execute(
-        insert(attempts).returning(attempts.c.id, sort_by_parameter_order=True),
+        _BEGIN_ATTEMPTS,
         [{"item_id": item["id"], "number": item["attempts"] + 1, "started_at": now} for item in ready],
     )
     return [_claim(item, attempt.id) for item, attempt in zip(ready, begun.all(), strict=True)]
@@ -299,8 +332,7 @@ def _claim(item: RowMapping, attempt_id: int) -> Claim:
 
 
 def _is_waiting(connection: Connection, account_id: int) -> bool:
-    ready = select(lanes.c.id).where(lanes.c.account_id == account_id, lanes.c.ready_position.is_not(None))
-    return connection.execute(ready.limit(1)).first() is not None
+    return connection.execute(_WAITING, {"account_id": account_id}).first() is not None
 
 
 def _wait_ends_at(connection: Connection, account_id: int, now: float) -> float | None:

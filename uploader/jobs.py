@@ -3,7 +3,7 @@
 import asyncio
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import structlog
@@ -73,6 +73,8 @@ class Follower:
     def add(self, job: LiveJob, *, soon: bool = False) -> None:
         """Follow one more job; ``soon``: it may have ended long ago."""
         self.in_scope += job.in_scope
+        # a clock that was set back would make a job of tomorrow, looked at without a pause
+        job = replace(job, accepted_at=min(job.accepted_at, self._now()))
         self._look_at(self._now() if soon else self._later(job), job)
 
     async def look_around(self) -> None:

@@ -25,7 +25,8 @@ class Judge:
 
     def _begun(self, process: int, conversation: str, content: str) -> Put:
         put = self._begin(process, conversation, content)
-        self._check_limit(len(self._world.service.uploading))
+        # an upload that became a job already is counted as that
+        self._check_limit(sum(one.job_id is None for one in self._world.service.uploading.values()))
         return put
 
     def _taken(self, put: Put) -> str:

@@ -270,7 +270,9 @@ def boot_clock() -> tuple[str, float]:
 
 
 def rebase_deadlines(connection: Connection, boot_id: str, clock_offset: float) -> None:
-    """Move the deadlines of slots by how far the wall clock jumped since the last run on this boot.
+    """Move what is still waited for by how far the wall clock jumped since the last run on this boot.
+
+    Deadlines of slots stay as far ahead, and live jobs as old, as they are.
 
     Args:
         connection: A connection in a transaction.
@@ -284,6 +286,9 @@ def rebase_deadlines(connection: Connection, boot_id: str, clock_offset: float) 
             update(items)
             .where(items.c.state.in_(SLOTTED), items.c.slot_until.is_not(None))
             .values(slot_until=items.c.slot_until + jumped)
+        )
+        connection.execute(
+            update(items).where(items.c.state == State.ACCEPTED).values(accepted_at=items.c.accepted_at + jumped)
         )
     connection.execute(update(ledger).values(boot_id=boot_id, clock_offset=clock_offset))
 

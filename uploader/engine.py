@@ -90,6 +90,7 @@ class Engine:
         self._under_way: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._stopping = False
+        self._closing: asyncio.Task[None] | None = None
         self._cooldown_until = 0.0
         self._throttles_in_a_row = 0
         self._carrier = Carrier(
@@ -137,12 +138,11 @@ class Engine:
         if self._failure is not None:
             raise self._failure
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Start nothing new; cut what cannot end within the grace time (the first signal)."""
         self._stopping = True
         grace = self._pool.grace_seconds
-        await self.way_out.close_after(grace * CUT_SHARE_OF_GRACE, grace)
-        self._changed.set()
+        self._closing = self._start(self.way_out.close_after(grace * CUT_SHARE_OF_GRACE, grace))
 
     async def _work(self) -> None:
         for job in await self._writer.call(live_jobs, self._account_id):

@@ -4,6 +4,7 @@ import csv
 import difflib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,9 @@ REQUIRED = ("conversationId", "audioPath")
 OWN_COLUMNS = (*REQUIRED, "contentType")
 EXTRA_PREFIX = "x-"
 KNOWN_COLUMNS = (*OWN_COLUMNS, *parameters.TABLE)
+
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""JSON can spell lone surrogates; neither the ledger nor the service nor the results can hold them."""
 
 Format = Literal["csv", "jsonl"]
 WasBegun = Callable[[str, Path], bool]
@@ -74,14 +78,13 @@ class Manifest:
         """Find the row's file; one that is gone is right where its item was begun before."""
         if not audio_path:
             return None, None  # told already
+        path = None
         try:
             path = self._resolve(audio_path)
             return path, audio.signature(path)
         except ValueError as error:
-            if "cannot be found" in str(error) and conversation_id:
-                path = self._resolve(audio_path)
-                if self.was_begun(conversation_id, path):
-                    return path, None
+            if path is not None and conversation_id and self.was_begun(conversation_id, path):
+                return path, None  # people archive what was sent, and leave all kinds of things in its place
             problems.append(Problem(line, "audioPath", audio_path, str(error)))
             return None, None
 
@@ -90,7 +93,7 @@ class Manifest:
             raise ValueError("a path cannot hold a NUL character: correct the path")
         # the name that the manifest gives is kept, links and all; only the check looks behind them
         path = Path(os.path.abspath(self.folder / audio_path))  # noqa: PTH100
-        if self.confined and not path.resolve().is_relative_to(self.folder.resolve()):
+        if self.confined and not Path(os.path.realpath(path)).is_relative_to(self.folder.resolve()):
             raise ValueError(f"the path leads outside the audio root {self.folder}: move the file or the root")
         return path
 
@@ -207,7 +210,7 @@ def _read_jsonl(file: BinaryIO, name: str) -> Iterator[_RawRow]:
 def _jsonl_row(line: int, text: str) -> _RawRow:
     try:
         found = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         return _RawRow(line, {}, [Problem(line, "", text.strip()[:80], f"no JSON: {error}: mend the line")])
     if not isinstance(found, dict):
         remedy = 'write an object: {"conversationId": "…", "audioPath": "…"}'
@@ -215,7 +218,12 @@ def _jsonl_row(line: int, text: str) -> _RawRow:
     problems = [
         Problem(line, column, "", f"unknown column{_close_to(column)}") for column in found if not _is_known(column)
     ]
-    values = {column: value for column, value in found.items() if value is not None}
+    halves = [column for column, value in found.items() if _HALF_CHARACTER.search(f"{column}{value}")]
+    problems += [
+        Problem(line, ascii(column)[1:-1], ascii(found[column])[:80], "half a character stands in it: write it whole")
+        for column in halves
+    ]
+    values = {column: value for column, value in found.items() if value is not None and column not in halves}
     return _RawRow(line, values, problems)
 
 

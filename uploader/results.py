@@ -73,7 +73,7 @@ def job_ids(path: Path) -> Iterator[str]:
                     yield str(line["jobId"])
     except OSError as error:
         raise UsageError(f"results {path}: {error.strerror}: name a file that can be read and replaced") from error
-    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+    except (ValueError, csv.Error, RecursionError) as error:
         raise _not_ours(path) from error
 
 
@@ -114,7 +114,7 @@ def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]], folder: Path) 
                 "conversationId": None,
                 "audioPath": None,
             }
-            writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
+            writer = csv.DictWriter(_Lines(file), list(columns), restval="")
             writer.writeheader()
             writer.writerows({name: _cell(value) for name, value in row.items()} for row in placed)
         else:
@@ -136,6 +136,16 @@ def rfc3339(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class _Lines:
+    """Ends lines with a line feed; to the csv module they end with both, so that it quotes either in a cell."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, line: str) -> int:
+        return self._file.write(line.removesuffix("\r\n") + "\n")
 
 
 @contextmanager
@@ -171,7 +181,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _write_csv(file: IO[str], lines: Iterable[ResultLine], extra_columns: Sequence[str]) -> None:
-    writer = csv.writer(file, lineterminator="\n")
+    writer = csv.writer(_Lines(file))
     writer.writerow([*COLUMNS, *extra_columns])
     for line in lines:
         public = _public(line, extra_columns)

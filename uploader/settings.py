@@ -3,6 +3,7 @@
 import difflib
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -301,8 +303,21 @@ def load(flags: Mapping[str, Any], config: Path | None) -> Settings:
     try:
         return FromFile(_secrets_dir=folder if folder.is_dir() else None, **flags)
     except ValidationError as error:
-        told = [_tell(dict(one), flags, config) for one in error.errors()]
+        told = [_tell(dict(one), flags, config, folder) for one in error.errors()]
         raise UsageError("\n".join(told)) from None
+    except SettingsError as error:
+        raise UsageError(_tell_unreadable(str(error), error.__cause__, folder)) from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"secrets folder {folder}: a file in it is no UTF-8 text: {error.reason}") from None
+
+
+def _tell_unreadable(message: str, cause: BaseException | None, folder: Path) -> str:
+    """Say which value could not be read at all; a secret's is never repeated."""
+    found = re.search(r'field "(\w+)"', message)
+    name = found[1] if found else "a setting"
+    if "Secrets" in message:
+        return f"secrets folder {folder}: {name}: this cannot be read: write it as UTF-8 text"
+    return f"environment {ENVIRONMENT_PREFIX}{name.upper()}: this is no JSON: {cause}"
 
 
 def _check_file(path: Path) -> None:
@@ -312,22 +327,26 @@ def _check_file(path: Path) -> None:
         raise UsageError(f"config file {path}: {error.strerror}: name one that can be read") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"config file {path}: no TOML: {error}") from error
-    for name in SECRETS:
-        if name in table:
+    for name in table:
+        if name.lower() in SECRETS:
             raise UsageError(
                 f"config file {path}: {name}: secrets do not belong in a config file: set "
                 f"{ENVIRONMENT_PREFIX}{name.upper()} or put it into the secrets folder"
             )
+    unknown = [name for name in table if name not in Settings.model_fields]
+    if unknown:  # pydantic-settings would pass over one in capitals
+        told = [f"config file {path}: {name}: no such setting{_close_to([name])}" for name in unknown]
+        raise UsageError("\n".join(told))
 
 
-def _tell(error: Mapping[str, Any], flags: Mapping[str, Any], config: Path | None) -> str:
+def _tell(error: Mapping[str, Any], flags: Mapping[str, Any], config: Path | None, folder: Path) -> str:
     location: Sequence[str] = [str(part) for part in error["loc"]]
     name = location[0]
+    where = f"{_source(location, flags, config, folder)}: {'.'.join(location)}"
     if error["type"] == "extra_forbidden":
-        return f"config file {config}: {'.'.join(location)}: no such setting{_close_to(location)}"
+        return f"{where}: no such setting{_close_to(location)}"
     value = "" if name in SECRETS else f" = {error['input']!r}"
-    remedy = str(error["msg"]).removeprefix("Value error, ")
-    return f"{_source(name, flags, config)}: {'.'.join(location)}{value}: {remedy}"
+    return f"{where}{value}: {str(error['msg']).removeprefix('Value error, ')}"
 
 
 def _close_to(location: Sequence[str]) -> str:
@@ -335,17 +354,22 @@ def _close_to(location: Sequence[str]) -> str:
     if len(location) > 1:
         table = Settings.model_fields[location[0]].annotation
         known = set(getattr(table, "model_fields", {}))
-    close = difflib.get_close_matches(location[-1], known, n=1)
+    close = difflib.get_close_matches(location[-1].lower(), known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _source(name: str, flags: Mapping[str, Any], config: Path | None) -> str:
+def _source(location: Sequence[str], flags: Mapping[str, Any], config: Path | None, folder: Path) -> str:
+    """Where a setting's value came from, looked for in the order of rank."""
+    name = location[0]
     if name in flags:
         return f"--{name.replace('_', '-')}"
-    variable = ENVIRONMENT_PREFIX + name.upper()
-    if any(set_name.upper().startswith(variable) for set_name in os.environ):
-        return f"environment {variable}"
-    return f"config file {config}" if config is not None else "secrets folder"
+    variables = {ENVIRONMENT_PREFIX + name.upper(), ENVIRONMENT_PREFIX + "__".join(location).upper()}
+    if variables & {variable.upper() for variable in os.environ}:
+        return f"environment {ENVIRONMENT_PREFIX}{name.upper()}"
+    secret = (ENVIRONMENT_PREFIX + name).lower()
+    if folder.is_dir() and any(file.name.lower() == secret for file in folder.iterdir()):
+        return f"secrets folder {folder}"
+    return f"config file {config}"
 
 
 def unknown_environment() -> list[str]:

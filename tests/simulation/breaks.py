@@ -92,7 +92,7 @@ def outcome_not_shielded() -> Iterator[None]:
     async def no_shield(awaitable: Any) -> Any:
         return await awaitable
 
-    async def hasty(self: engine.Engine) -> None:
+    def hasty(self: engine.Engine) -> None:
         for task in self._under_way:
             task.cancel()
         self._stopping = True

@@ -218,7 +218,7 @@ class World:
         self._load(now)
         engine = self._engine(process, now, no_wait=self.plan.no_wait and bad)
         if signalled:
-            loop.call_later(self.chance.uniform(0.0, 60.0), lambda: loop.create_task(engine.stop()))
+            loop.call_later(self.chance.uniform(0.0, 60.0), engine.stop)
         watcher = loop.create_task(self._watch()) if self.watchers else None
         try:
             await engine.run()

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection
-
 from uploader.cli.inspecting import named_batch
 from uploader.cli.target import credentials
 from uploader.client import Client, TimeLimits
@@ -101,27 +99,8 @@ def _settle(
     if asked.job_id is not None and len(found) > 1:
         raise UsageError(f"--appended {asked.job_id}: {len(found)} items are selected, a job belongs to one")
     with ledger.writing() as connection:
-        return {one.line: _apply(connection, settings, one, decision, asked.job_id, asked.note) for one in found}
-
-
-def _apply(
-    connection: Connection,
-    settings: Settings,
-    one: Open,
-    decision: Decision,
-    job_id: str | None,
-    note: str | None,
-) -> State:
-    return resolve(
-        connection,
-        one,
-        decision,
-        job_id=job_id,
-        note=note,
-        who=getpass.getuser(),
-        now=time.time(),
-        hold=settings.lanes.on_trouble == "hold",
-    )
+        how = _record(settings, asked.job_id, asked.note)
+        return {one.line: resolve(connection, one, decision, **how) for one in found}
 
 
 def _settle_by_look(
@@ -136,8 +115,15 @@ def _settle_by_look(
         if one.state is State.IN_DOUBT and proves_append(one.before, sights.get(one.conversation_id))
     ]
     note = "settled by a look: the conversation has more messages than before the attempt"
+    how = _record(settings, None, note)
     with ledger.writing() as connection:
-        return {one.line: _apply(connection, settings, one, Decision.APPENDED, None, note) for one in proved}
+        return {one.line: resolve(connection, one, Decision.APPENDED, **how) for one in proved}
+
+
+def _record(settings: Settings, job_id: str | None, note: str | None) -> dict[str, Any]:
+    """What is kept with a decision: who made it, when, and why."""
+    hold = settings.lanes.on_trouble == "hold"
+    return {"job_id": job_id, "note": note, "who": getpass.getuser(), "now": time.time(), "hold": hold}
 
 
 def _look(settings: Settings, batch: BatchFacts, found: Sequence[Open]) -> dict[str, Sight | None]:

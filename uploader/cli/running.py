@@ -269,7 +269,6 @@ class _Night:
 
     def _listen(self, engine: Engine) -> None:
         loop = asyncio.get_running_loop()
-        stopping: list[asyncio.Task[None]] = []
 
         def stop(code: ExitCode) -> None:
             if self._signal is not None:
@@ -278,7 +277,7 @@ class _Night:
                 os._exit(int(code))  # the second signal ends at once: the ledger is as after a crash
             self._signal = code
             log.warning("stopping: nothing new starts; a second signal ends at once")
-            stopping.append(loop.create_task(engine.stop()))
+            engine.stop()
 
         for number, code in SIGNALS.items():
             loop.add_signal_handler(number, stop, code)

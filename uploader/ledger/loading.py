@@ -10,7 +10,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select,
 from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
 from uploader.ledger.schema import POSITIONS_PER_LOAD, accounts, batches, items, lanes, loads, rows
-from uploader.model import AudioFacts, InvalidRow, Row, State
+from uploader.model import AudioFacts, FileSignature, InvalidRow, Problem, Row, State
 from uploader.policy.identity import ContentHash, Known, find
 
 CHUNK = 500
@@ -227,21 +227,24 @@ class _ChunkLoader:
 
     def _load_row(self, row: Row, known: list[Known], lane_id: int) -> None:
         item = find(row.path, row.signature, known, self._load.load_id, self._content_hash)
-        if item is None:
-            item = self._add_known(row, lane_id)
-            known.append(item)
-        else:
+        if item is not None:
             self._name(row, item)
+        elif row.signature is None:
+            self._load_invalid(_without_a_file(row), lane_id)
+            return
+        else:
+            item = self._add_known(row, row.signature, lane_id)
+            known.append(item)
         self._add_row(row, item.item_id, None)
 
-    def _add_known(self, row: Row, lane_id: int) -> Known:
+    def _add_known(self, row: Row, signature: FileSignature, lane_id: int) -> Known:
         item_id = self._add_item(row.line, lane_id, **self._content(row), parameters=dict(row.parameters))
         return Known(
             item_id=item_id,
             lane_id=lane_id,
             path=str(row.path),
-            size=row.signature.size if row.signature else 0,
-            change=row.signature.change if row.signature else None,
+            size=signature.size,
+            change=signature.change,
             content_hash=self._hashes.get(row.path),
             state=State.PENDING,
             attempts=0,
@@ -323,6 +326,14 @@ class _ChunkLoader:
         if self._moved:
             _update_each(connection, self._moved)
         connection.execute(insert(rows), self._rows)
+
+
+def _without_a_file(row: Row) -> InvalidRow:
+    remedy = (
+        "the file is gone, and the item that was begun with it is another row's: bring it back or leave the row out"
+    )
+    problem = Problem(row.line, "audioPath", row.audio_path, remedy)
+    return InvalidRow(row.line, row.conversation_id, row.audio_path, row.extras, [problem])
 
 
 def _update_each(connection: Connection, changes: Sequence[dict[str, Any]], **same: Any) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from uploader.model import Next, Outcome, Reply, Verdict
+from uploader.model import Outcome, Reply, Verdict
 from uploader.policy.waits import full_jitter
 
 TROUBLED_LANES = 5
@@ -99,9 +99,7 @@ def reason_to_give_up(brake: Brake, give_up_seconds: float) -> str | None:
 
 
 def _is_trouble(verdict: Verdict, reply: Reply) -> bool:
-    if verdict.outcome is Outcome.IN_DOUBT:
-        return True
-    return verdict.next is Next.AGAIN and (reply.status is None or reply.status >= 500)
+    return verdict.outcome is Outcome.IN_DOUBT or reply.status is None or reply.status >= 500
 
 
 def _more_trouble(brake: Brake, lane: int, now: float, jitter: float) -> Brake:

@@ -50,7 +50,10 @@ def find(
     same_size = [item for item in free if item.size == signature.size]
     ours = _our_hash(path, signature, same_size, content_hash)
     same = [item for item in same_size if _same_content(item, path, signature, content_hash, ours)]
-    return _first(same) or _first([item for item in free if item.path == str(path) and item.state is State.PENDING])
+    own = [item for item in free if item.path == str(path)]
+    waiting = [item for item in own if item.state is State.PENDING]
+    # of equal files each row keeps the item of its own path: the other's file may be gone by now
+    return _first([item for item in same if item in own]) or _first(same) or _first(waiting)
 
 
 def _our_hash(

@@ -27,7 +27,7 @@ def judge(reply: Reply, conversation_id: str, proves_not_appended: Collection[in
     Returns:
         The outcome, the item's new state, what comes next, and the reason in words.
     """
-    if reply.source_failure:
+    if reply.source_failure and not reply.last_chunk_left:
         return Verdict(Outcome.REFUSED, State.REFUSED, Next.SETTLE, reply.source_failure)
     if reply.status is None:
         return _without_status(reply)
@@ -80,10 +80,10 @@ def _in_doubt(reason: str, job: str | None = None) -> Verdict:
 
 
 def _without_status(reply: Reply) -> Verdict:
-    if not reply.connected:
-        return _again(Outcome.NOT_SENT, f"not connected: {describe(reply)}")
     if reply.last_chunk_left:
         return _in_doubt(f"no answer after the last chunk: {describe(reply)}")
+    if not reply.connected:
+        return _again(Outcome.NOT_SENT, f"not connected: {describe(reply)}")
     if reply.withheld:
         return _again(Outcome.CUT_OFF, f"cut by the uploader before the last chunk: {reply.failure}")
     return _again(Outcome.CUT_OFF, f"cut off before the last chunk left: {describe(reply)}")

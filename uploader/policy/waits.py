@@ -1,5 +1,6 @@
 """Decides how long to wait: between tries, after a 429, between looks at a job, for a slot in doubt."""
 
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 RETRY_BASE_SECONDS = 1.0
@@ -40,7 +41,9 @@ def retry_after_seconds(header: str | None, now: float) -> float | None:
     if text.isascii() and text.isdigit():
         return min(float(text), RETRY_AFTER_CAP_SECONDS)
     try:
-        ahead = parsedate_to_datetime(text).timestamp() - now
+        found = parsedate_to_datetime(text)
+        # the header's dates are in UTC, said or not
+        ahead = found.replace(tzinfo=found.tzinfo or UTC).timestamp() - now
     except (TypeError, ValueError, OverflowError):
         return None
     return min(max(ahead, 0.0), RETRY_AFTER_CAP_SECONDS)

@@ -46,8 +46,9 @@ class UploadConnector(aiohttp.TCPConnector):
         upload = under_way.get()
         transport = connection.transport
         if upload is not None and transport is not None:
-            # what is written shall be in the kernel's hands before more is read, and be counted by then
-            transport.set_write_buffer_limits(high=0)
+            # what is written shall be in the kernel's hands before more is read, and be counted by then; with a
+            # limit of 0, asyncio's TLS would take an empty buffer for a full one, and pause for ever
+            transport.set_write_buffer_limits(high=1, low=0)
             upload.connected(transport)
         return connection
 

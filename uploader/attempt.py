@@ -168,6 +168,10 @@ class LastChunk:
             return False
         return not self._way_out.closed
 
+    def until_stopped(self) -> AbstractAsyncContextManager[None]:
+        """A wait before anything is sent."""
+        return self._way_out.until_stopped()
+
     def moved(self, count: int) -> None:
         """Count bytes."""
         self._way_out.bytes_moved += count
@@ -241,19 +245,23 @@ class Carrier:
         try:
             async with self._way_out.until_stopped():
                 await self._pace.wait()
+                await self._look_before(claim)
         except TimeoutError:
             return Reply(failure="stopped before it was sent", withheld=True)
         query = parameters.query(claim.parameters, self._rules.defaults)
         request = UploadRequest(claim.conversation_id, query, claim.content_type)
-        if self._rules.look_before:
-            sight = await self._client.sight(claim.conversation_id)
-            if sight is not None:
-                await self._writer.call(note_sight, claim.attempt_id, sight)
         try:
             async with self._open_source(claim.path, claim.size) as source:
                 return await self._client.upload(request, source, gate)
         except SourceError as error:
             return Reply(source_failure=str(error))
+
+    async def _look_before(self, claim: Claim) -> None:
+        """Note what the conversation holds, as evidence should the attempt end in doubt."""
+        if self._rules.look_before:
+            sight = await self._client.sight(claim.conversation_id)
+            if sight is not None:
+                await self._writer.call(note_sight, claim.attempt_id, sight)
 
     def _judge(self, claim: Claim, reply: Reply) -> Verdict:
         verdict = judge(reply, claim.conversation_id, self._rules.proves_not_appended)

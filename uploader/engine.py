@@ -83,6 +83,7 @@ class Engine:
         self._client = client
         self._writer = writer
         self._account_id = account_id
+        self._hold = rules.hold
         self._pool = pool
         self._now = now
         self._chance = chance
@@ -180,7 +181,7 @@ class Engine:
             return False
         if not self._follower.in_scope:
             return True
-        return self._pool.no_wait and not await self._writer.call(unsent, self._account_id)
+        return self._pool.no_wait and not await self._writer.call(unsent, self._account_id, hold=self._hold)
 
     def _wake_at(self, claimed: Claimed) -> float | None:
         times = [claimed.wake_at] if claimed.wake_at is not None else []

@@ -165,6 +165,8 @@ class LiveJob:
     size: int
     accepted_at: float
     in_scope: bool
+    watched: bool = True
+    """Whether it was followed from its beginning: then its end tells how long jobs take."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,11 @@ class Lanes(BaseModel):
         "until a person has settled it, or continue without it",
     )
 
+    @property
+    def hold(self) -> bool:
+        """Whether trouble holds the rest of a lane."""
+        return self.on_trouble == "hold"
+
 
 class Replies(BaseModel):
     """``[replies]``: what the operator vouches for."""

@@ -33,9 +33,7 @@ FOREVER = 86400.0
 CREDENTIALS = {"type": "application", "appId": "sandbox", "appSecret": "sandbox"}
 BAD_REQUEST = "Bad Request! Please refer docs for correct input fields."
 UNAUTHORIZED = "Unauthorized. Please generate a new access token."
-NOT_FOUND = (
-    "The conversation and/or it's metadata you asked could not be found, please check the input provided"
-)
+NOT_FOUND = "The conversation and/or it's metadata you asked could not be found, please check the input provided"
 
 
 @dataclass(frozen=True)
@@ -227,9 +225,7 @@ async def test_each_refusal_has_the_documented_words(
         assert (entry.status, entry.job_id, entry.fault, entry.live) == (status, None, None, 0)
 
 
-@pytest.mark.parametrize(
-    "kind", ["audio/wav", "audio/wave", "audio/mpeg", "audio/mp3", "Audio/WAV; x=y", None]
-)
+@pytest.mark.parametrize("kind", ["audio/wav", "audio/wave", "audio/mpeg", "audio/mp3", "Audio/WAV; x=y", None])
 async def test_the_documented_media_types_pass(kind: str | None) -> None:
     """The four documented types are taken, and so is a PUT that names none."""
     async with playing() as client:
@@ -386,9 +382,7 @@ async def test_a_line_half_written_is_not_read(tmp_path: Path) -> None:
         ("unauthorized", 401, False, len(AUDIO)),
     ],
 )
-async def test_each_fault_does_what_it_says(
-    fault: str, status: int | None, made: bool, bytes_read: int
-) -> None:
+async def test_each_fault_does_what_it_says(fault: str, status: int | None, made: bool, bytes_read: int) -> None:
     """The wire, the journal and the slots agree on what a fault does."""
     shares = PutFaults(**{fault: 1.0}, taken=1.0, slow_seconds=0.0)
     async with playing(Faults(put=shares)) as client:

@@ -151,7 +151,7 @@ class World:
     def results(self) -> list[ResultLine]:
         """The results as the ledger has them."""
         with self.ledger.begin() as connection:
-            return list(result_lines(connection, self.batch_id))
+            return list(result_lines(connection, self.batch_id, hold=self.plan.hold))
 
     def wall(self) -> float:
         """The wall clock, which may jump."""
@@ -312,7 +312,7 @@ class World:
             recover(connection, self.wall(), DOUBT_SECONDS)
             if not self.batch_id:
                 return
-            for one in open_items(connection, self.batch_id, Selection()):
+            for one in open_items(connection, self.batch_id, Selection(), hold=self.plan.hold):
                 if not all_of_them and self.chance.random() < 0.4:
                     continue
                 self._settle(connection, one)
@@ -320,7 +320,7 @@ class World:
     def _settle(self, connection: Any, one: Any) -> None:
         content = content_hash(self.disk.files[one.audio_path].content)
         jobs = self.service.appended(one.conversation_id, content)
-        lines = result_lines(connection, self.batch_id)
+        lines = result_lines(connection, self.batch_id, hold=self.plan.hold)
         known = {line.job_id for line in lines if line.job_id and line.state is not State.IN_DOUBT}
         mine = [job for job in jobs if job.job_id not in known]
         decision, job_id = Decision.DROP, None
@@ -345,4 +345,4 @@ class World:
 def counts(world: World) -> dict[State, int]:
     """The batch's items by state."""
     with world.ledger.begin() as connection:
-        return dict(standing(connection, world.batch_id).counts)
+        return dict(standing(connection, world.batch_id, hold=world.plan.hold).counts)

@@ -92,9 +92,7 @@ def test_an_empty_file_asks_for_no_faults(tmp_path: Path) -> None:
         ("[poll]\nstatus_500 = 0.6\nlost_answer = 0.5", "[poll]", "0.5", "lower one"),
     ],
 )
-def test_a_mistake_is_named_with_its_remedy(
-    tmp_path: Path, text: str, key: str, value: str, remedy: str
-) -> None:
+def test_a_mistake_is_named_with_its_remedy(tmp_path: Path, text: str, key: str, value: str, remedy: str) -> None:
     """Whatever is not understood is refused with file, key, value and remedy."""
     path = written(tmp_path, text)
     with pytest.raises(UsageError) as refused:

@@ -35,14 +35,14 @@ def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
         known = find_batches(connection)
         batch = named_batch(known, settings, ledger.path)
         busy = ledger.held_by_run
-        found = standing(connection, batch.batch_id)
+        found = standing(connection, batch.batch_id, hold=settings.lanes.hold)
         overview = Overview(
             ledger=ledger.path,
             busy=busy,
             limit=limit_facts(connection, batch.account_id, settings.limit, time.time()),
             batch=batch,
             troubles=troubles(connection, batch.batch_id),
-            batches=[(one, standing(connection, one.batch_id)) for one in known],
+            batches=[(one, standing(connection, one.batch_id, hold=settings.lanes.hold)) for one in known],
             exit_code=ending(
                 found.counts,
                 overdue=found.overdue,
@@ -63,7 +63,7 @@ def write_results(settings: Settings) -> ExitCode:
         if path.exists():
             for _ in results.job_ids(path):
                 break  # it is ours to replace
-        results.write(path, result_lines(connection, batch.batch_id), batch.extra_columns)
+        results.write(path, result_lines(connection, batch.batch_id, hold=settings.lanes.hold), batch.extra_columns)
     print(path)  # noqa: T201 - what it is for
     return ExitCode.DONE
 
@@ -76,7 +76,7 @@ def write_open_rows(settings: Settings, path: Path) -> ExitCode:
         raise UsageError(f"manifest {path}: it exists: name a new file, or move that one away")
     with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
         batch = named_batch(find_batches(connection), settings, ledger.path)
-        rows = list(open_rows(connection, batch.batch_id))
+        rows = list(open_rows(connection, batch.batch_id, hold=settings.lanes.hold))
     results.write_manifest(path, rows, _audio_folder(settings, batch))
     print(f"{path}: {told_count(len(rows), 'row')}")  # noqa: T201 - what it is for
     return ExitCode.DONE

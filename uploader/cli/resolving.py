@@ -40,7 +40,7 @@ def resolve_items(settings: Settings, asked: Asked, *, as_json: bool) -> ExitCod
     with _ledger(settings) as ledger:
         with ledger.reading() as connection:
             batch = named_batch(find_batches(connection), settings, ledger.path)
-            found = open_items(connection, batch.batch_id, asked.selection)
+            found = open_items(connection, batch.batch_id, asked.selection, hold=settings.lanes.hold)
         sights = _look(settings, batch, found) if asked.look else {}
         if asked.decision is not None:
             told = _settle(settings, ledger, found, asked.decision, asked)
@@ -122,7 +122,7 @@ def _settle_by_look(
 
 def _record(settings: Settings, job_id: str | None, note: str | None) -> dict[str, Any]:
     """What is kept with a decision: who made it, when, and why."""
-    hold = settings.lanes.on_trouble == "hold"
+    hold = settings.lanes.hold
     return {"job_id": job_id, "note": note, "who": getpass.getuser(), "now": time.time(), "hold": hold}
 
 

@@ -119,7 +119,7 @@ def _prepare(
         with manifest_file(manifest, settings) as file:
             batch = _load(settings, file, ledger, target, now())
     with ledger.writing() as connection:
-        enter_scope(connection, batch.batch_id, hold=settings.lanes.on_trouble == "hold")
+        enter_scope(connection, batch.batch_id, hold=settings.lanes.hold)
     return batch
 
 
@@ -236,7 +236,7 @@ class _Night:
             max_attempts=settings.max_attempts,
             doubt_seconds=settings.doubt_seconds,
             job_timeout_seconds=settings.job_timeout_seconds,
-            hold=settings.lanes.on_trouble == "hold",
+            hold=settings.lanes.hold,
             look_before=settings.doubt.look_before,
         )
         return Engine(
@@ -284,7 +284,7 @@ class _Night:
 
     def _standing(self) -> Standing:
         with self._reader.reading() as connection:
-            return standing(connection, self._batch.batch_id)
+            return standing(connection, self._batch.batch_id, hold=self._settings.lanes.hold)
 
     def _snapshot(self) -> None:
         """Refresh the results; what fails now is told, and is tried again."""
@@ -298,7 +298,11 @@ class _Night:
 
     def _write_results(self) -> None:
         with self._reader.reading() as connection:
-            results.write(self._path, result_lines(connection, self._batch.batch_id), self._batch.extra_columns)
+            results.write(
+                self._path,
+                result_lines(connection, self._batch.batch_id, hold=self._settings.lanes.hold),
+                self._batch.extra_columns,
+            )
 
     def _write_final_results(self) -> UploaderError | None:
         with self._writing:
@@ -311,7 +315,7 @@ class _Night:
 
     def _sum_up(self, engine: Engine, failure: UploaderError | None) -> Summary:
         with self._reader.reading() as connection:
-            found = standing(connection, self._batch.batch_id)
+            found = standing(connection, self._batch.batch_id, hold=self._settings.lanes.hold)
             summary = Summary(
                 batch=self._batch.name,
                 exit_code=self._exit_code(found, failure),

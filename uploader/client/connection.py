@@ -2,6 +2,7 @@
 
 import os
 import ssl
+from base64 import b64encode
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from aiohttp.client_reqrep import ClientRequest
 from aiohttp.connector import Connection
 from yarl import URL
 
+from uploader.errors import UsageError
 from uploader.settings import is_loopback
 
 
@@ -68,21 +70,28 @@ def told(error: BaseException) -> str:
     inner: BaseException = error
     while isinstance(inner.__cause__, OSError):
         inner = inner.__cause__
+    if isinstance(inner, ssl.SSLError):
+        return f"TLS: {getattr(inner, 'verify_message', '') or inner.reason or inner}: check certificate and CA bundle"
+    if isinstance(inner, OSError) and inner.errno is not None and inner.errno > 0:
+        return os.strerror(inner.errno)
     if isinstance(inner, OSError) and inner.strerror:
         return inner.strerror
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "the server closed the connection"
-    return type(error).__name__ + (f": {error}" if isinstance(error, ssl.SSLError) else "")
+    return type(error).__name__
 
 
 def ssl_context() -> ssl.SSLContext:
-    """The system's CA certificates, or those that the usual environment variables name."""
+    """The system's CA certificates, or those that the usual environment variables name.
+
+    Raises:
+        UsageError: A variable names a bundle that has no certificate.
+    """
     context = ssl.create_default_context()  # reads SSL_CERT_FILE and SSL_CERT_DIR by itself
     for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         bundle = os.environ.get(variable)
-        if bundle and Path(bundle).exists():
-            folder = Path(bundle).is_dir()
-            context.load_verify_locations(capath=bundle if folder else None, cafile=None if folder else bundle)
+        if bundle:
+            _trust(context, variable, Path(bundle))
     return context
 
 
@@ -90,6 +99,9 @@ def proxy_for(base_url: str) -> dict[str, Any]:
     """The proxy that the environment names for the service, as keyword arguments of a request.
 
     aiohttp's own way also reads ``~/.netrc``, and then refuses our Authorization header.
+
+    Raises:
+        UsageError: What it names is no HTTP proxy.
     """
     url = URL(base_url)
     host = url.host or ""
@@ -98,8 +110,33 @@ def proxy_for(base_url: str) -> dict[str, Any]:
     named = getproxies().get(url.scheme) or getproxies().get("all")
     if not named:
         return {}
-    proxy = URL(named if "://" in named else f"http://{named}")
+    proxy = _proxy(named if "://" in named else f"http://{named}")
     if proxy.user is None:
         return {"proxy": proxy}
-    login = aiohttp.BasicAuth(proxy.user, proxy.password or "")
-    return {"proxy": proxy.with_user(None), "proxy_auth": login}
+    login = b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode("ascii")
+    return {"proxy": proxy.with_user(None), "proxy_headers": {"Proxy-Authorization": f"Basic {login}"}}
+
+
+def _trust(context: ssl.SSLContext, variable: str, bundle: Path) -> None:
+    try:
+        if bundle.is_dir():
+            context.load_verify_locations(capath=bundle)
+        else:
+            context.load_verify_locations(cafile=bundle)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"environment {variable}: {bundle}: no CA certificates can be read there ({told(error)}): name a PEM file"
+        ) from error
+
+
+def _proxy(named: str) -> URL:
+    """Read a proxy's address; a wrong one is told without the login that may stand in it."""
+    wrong = UsageError("the proxy that the environment names (HTTPS_PROXY, …) is none: write it as http://HOST:PORT")
+    try:
+        proxy = URL(named)
+        usable = proxy.scheme in ("http", "https") and proxy.host is not None and proxy.port is not None
+    except ValueError:
+        raise wrong from None
+    if not usable:
+        raise wrong
+    return proxy

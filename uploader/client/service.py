@@ -116,9 +116,12 @@ class Client:
             CredentialsError: The service does not take the credentials; nothing was sent.
         """
         try:
-            token = await self._tokens.get()
+            async with gate.until_stopped():
+                token = await self._tokens.get()
         except TokenUnavailableError as error:
             return Reply(failure=str(error))
+        except TimeoutError:
+            return Reply(failure="stopped before it was sent", withheld=True)
         upload = Upload(source, gate, stall_seconds=self._limits.stall, answer_seconds=self._limits.answer)
         reply = await self._put(request, source, upload, token)
         if reply.status == 401:

@@ -100,6 +100,8 @@ class Tokens:
     async def _renewed(self) -> Token:
         self._serial += 1
         if self._credentials.access_token:
+            if not _fits_a_header(self._credentials.access_token):
+                raise CredentialsError("UPLOADER_ACCESS_TOKEN holds a line end or another control character: mend it")
             return Token(self._credentials.access_token, float("inf"), self._serial)
         value, lifetime = await self._fetch()
         if lifetime < LEAST_SECONDS:
@@ -120,7 +122,7 @@ class Tokens:
                 if response.status >= 300:
                     raise _refusal(response.status)
                 return _read(await response.json(content_type=None))
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError) as error:
             raise TokenUnavailableError(f"no token: {told(error)}") from error
 
 
@@ -136,9 +138,14 @@ def _refusal(status: int) -> Exception:
 
 
 def _read(answer: Any) -> tuple[str, float]:
-    if not isinstance(answer, dict) or not isinstance(answer.get("accessToken"), str):
-        raise TokenUnavailableError("no token: the answer has no accessToken")
+    token = answer.get("accessToken") if isinstance(answer, dict) else None
+    if not isinstance(token, str) or not _fits_a_header(token):
+        raise TokenUnavailableError("no token: the answer has no accessToken that could be used")
     try:
-        return answer["accessToken"], float(answer.get("expiresIn", 0))
+        return token, float(answer.get("expiresIn", 0))
     except (TypeError, ValueError) as error:
         raise TokenUnavailableError("no token: the answer's expiresIn is no number") from error
+
+
+def _fits_a_header(token: str) -> bool:
+    return token.isascii() and token.isprintable() and token != ""

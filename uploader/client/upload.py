@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from blake3 import blake3
@@ -21,6 +22,10 @@ class Gate(Protocol):
 
     async def may_leave(self, content_hash: str) -> bool:
         """Wait for leave, commit the mark; False where the last chunk must not leave."""
+        ...
+
+    def until_stopped(self) -> AbstractAsyncContextManager[None]:
+        """A wait before anything is sent, which a stop ends with a TimeoutError."""
         ...
 
     def moved(self, count: int) -> None:

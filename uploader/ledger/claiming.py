@@ -135,7 +135,7 @@ def claim(connection: Connection, account_id: int, wanted: int, configured_limit
     claims = _begin(connection, _ready(connection, account_id, room, now), now) if room > 0 else []
     waiting = _is_waiting(connection, account_id)
     wake_at = None
-    if waiting and not claims:
+    if waiting and not claims and wanted > 0:
         full = limit.live >= limit.in_force
         wake_at = (_slot_frees_at if full else _wait_ends_at)(connection, account_id, now)
     return Claimed(claims, limit, waiting, wake_at)
@@ -226,7 +226,8 @@ def job_ended(connection: Connection, job: LiveJob, status: JobStatus, now: floa
         .where(items.c.id == job.item_id, items.c.state == State.ACCEPTED)
         .values(state=state, finished_at=now, error=error, slot_until=None, overdue=False)
     )
-    _learn(connection, job, seconds)
+    if job.watched:
+        _learn(connection, job, seconds)
     refresh(connection, [job.lane_id], hold=hold)
     return Ended(job.item_id, state, seconds)
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from functools import cache
 
-from sqlalchemy import Connection, ScalarSelect, Update, and_, bindparam, case, func, or_, select, update
+from sqlalchemy import Connection, ScalarSelect, Update, and_, bindparam, case, false, func, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.schema import items, lanes, rows
@@ -41,8 +41,14 @@ def enter_scope(connection: Connection, batch_id: int, *, hold: bool) -> None:
 
 
 @cache
-def is_held() -> ColumnElement[bool]:
-    """Whether an item is pending behind one of its lane that a person must settle first."""
+def is_held(*, hold: bool) -> ColumnElement[bool]:
+    """Whether an item is pending behind one of its lane that a person must settle first.
+
+    Args:
+        hold: Whether trouble holds the rest of a lane; where it does not, nothing is held.
+    """
+    if not hold:
+        return false()
     before = items.alias("before")
     trouble = or_(before.c.state.in_(TROUBLED), and_(before.c.state == State.ACCEPTED, before.c.overdue))
     in_the_way = (

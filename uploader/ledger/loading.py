@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, true, update
 from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
 from uploader.ledger.schema import POSITIONS_PER_LOAD, accounts, batches, items, lanes, loads, rows
@@ -201,7 +201,8 @@ class _ChunkLoader:
             ).where(
                 items.c.lane_id.in_(lane_ids.values()),
                 or_(items.c.size.in_(sizes), items.c.path.in_(paths)),
-                items.c.generation == self._load.generation,
+                # a repeat knows its own items alone; to any other load what a repeat appended is appended
+                items.c.generation == self._load.generation if self._load.generation else true(),
                 items.c.invalid_batch_id.is_(None),
             )
         )

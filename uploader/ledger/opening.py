@@ -3,13 +3,14 @@
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
+from sqlalchemy import Connection, Engine, create_engine, event, insert
 from sqlalchemy.exc import DBAPIError
 
 from uploader.errors import LedgerBusyError, LedgerUnavailableError, UsageError
@@ -19,12 +20,14 @@ from uploader.settings import default_ledger
 NETWORK_FILE_SYSTEMS = frozenset(
     [
         *("afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs"),
-        *("fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs"),
+        *("fuse.ceph", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"),
     ]
 )
 """Where SQLite's write-ahead log does not work: its index is shared memory of one machine."""
 
 BUSY_SECONDS = 30.0
+LOCK_TRIES = 3
+LOCK_WAIT_SECONDS = 0.05
 RESERVE_BYTES = 1024 * 1024
 """Disk space that a run sets aside, so that what came back can be written where the disk is full."""
 
@@ -52,14 +55,16 @@ class Ledger:
             _make_default_folder(path.parent)
         _check_place(path)
         lock = _lock(path)
+        opened = cls(path, _engine(path, begin="BEGIN IMMEDIATE"), lock)
         try:
+            is_new = not _holds_ledger(path)
             _create_file(path)
             _set_aside(path)
-            opened = cls(path, _engine(path, begin="BEGIN IMMEDIATE"), lock)
-            with opened.writing() as connection:
-                _check_schema(connection, path, create=True)
+            if is_new:
+                with opened.writing() as connection:
+                    _create_schema(connection)
         except BaseException:
-            os.close(lock)
+            opened.close()
             raise
         return opened
 
@@ -74,10 +79,9 @@ class Ledger:
         path = _path(url)
         if not path.is_file():
             raise UsageError(f"ledger {path}: there is none yet: `uploader run MANIFEST` makes it")
-        opened = cls(path, _engine(path, begin="BEGIN"), None)
-        with opened.reading() as connection:
-            _check_schema(connection, path, create=False)
-        return opened
+        if not _holds_ledger(path):
+            raise UsageError(f"ledger {path}: it is empty: `uploader run MANIFEST` fills it")
+        return cls(path, _engine(path, begin="BEGIN"), None)
 
     def beside(self) -> "Ledger":
         """A second way into the same ledger, for reading while a run writes."""
@@ -213,15 +217,25 @@ def _lock(path: Path) -> int:
         descriptor = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise unavailable(path, error) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _locked(descriptor):
         os.close(descriptor)
         raise LedgerBusyError(
             f"ledger {path}: another run holds it: wait for its end (`uploader status` shows how far it is), or "
             "give this run a ledger of its own only if it is for another account"
-        ) from None
+        )
     return descriptor
+
+
+def _locked(descriptor: int) -> bool:
+    """Take the lock; who only asks whether it is taken has it for a moment, and that is waited for."""
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOCK_WAIT_SECONDS)
+        else:
+            return True
+    return False
 
 
 def _reserve_path(path: Path) -> Path:
@@ -267,22 +281,43 @@ def _engine(path: Path, *, begin: str) -> Engine:
     return engine
 
 
-def _check_schema(connection: Connection, path: Path, *, create: bool) -> None:
+def _create_schema(connection: Connection) -> None:
+    schema.metadata.create_all(connection)
+    connection.execute(insert(schema.ledger).values(version=schema.VERSION))
+
+
+def _holds_ledger(path: Path) -> bool:
+    """Look, without changing anything, whether there is a ledger of ours; False where there is nothing yet.
+
+    Raises:
+        UsageError: There is something else, or a ledger of a newer version.
+    """
     try:
-        known = inspect(connection).has_table(schema.ledger.name)
-    except DBAPIError as error:
-        if isinstance(error.orig, sqlite3.DatabaseError) and "not a database" in str(error.orig):
-            raise UsageError(f"ledger {path}: this file is no ledger: name another with --ledger") from error
-        raise
-    if not known:
-        if not create or inspect(connection).get_table_names():
-            raise UsageError(f"ledger {path}: this file is no ledger of the uploader: name another with --ledger")
-        schema.metadata.create_all(connection)
-        connection.execute(insert(schema.ledger).values(version=schema.VERSION))
-        return
-    version = connection.execute(select(schema.ledger.c.version)).scalar_one()
+        if not path.exists() or path.stat().st_size == 0:
+            return False
+        version = _version(path)
+    except (sqlite3.OperationalError, OSError) as error:
+        raise unavailable(path, error) from error
+    if version is None:
+        raise UsageError(f"ledger {path}: this file is no ledger of the uploader: name another with --ledger")
     if version > schema.VERSION:
         raise UsageError(
             f"ledger {path}: it has schema version {version}, this uploader knows {schema.VERSION}: use the newer "
             "uploader that wrote it"
         )
+    return True
+
+
+def _version(path: Path) -> int | None:
+    """The schema's version of a ledger, None where the file is none."""
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as connection:
+        try:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if not set(schema.metadata.tables) <= tables:
+                return None
+            found = connection.execute("SELECT version FROM ledger").fetchone()
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError:
+            return None
+    return int(found[0]) if found else None

@@ -78,9 +78,9 @@ def find_account(connection: Connection, base_url: str, name: str = "default") -
     return found
 
 
-def standing(connection: Connection, batch_id: int) -> Standing:
+def standing(connection: Connection, batch_id: int, *, hold: bool) -> Standing:
     """Count the items of a batch by state, held ones apart; invalid rows count as refused."""
-    state = _shown_state()
+    state = _shown_state(hold=hold)
     found = connection.execute(
         select(
             state.label("state"),
@@ -103,7 +103,7 @@ def standing(connection: Connection, batch_id: int) -> Standing:
     )
 
 
-def result_lines(connection: Connection, batch_id: int) -> Iterator[ResultLine]:
+def result_lines(connection: Connection, batch_id: int, *, hold: bool) -> Iterator[ResultLine]:
     """Every row of a batch in manifest order, with what became of it."""
     first = batches.alias("first")
     found = connection.execution_options(yield_per=1000).execute(
@@ -113,7 +113,7 @@ def result_lines(connection: Connection, batch_id: int) -> Iterator[ResultLine]:
             rows.c.audio_path,
             rows.c.extras,
             func.coalesce(items.c.error, rows.c.error).label("error"),
-            _shown_state().label("state"),
+            _shown_state(hold=hold).label("state"),
             func.coalesce(first.c.name, batches.c.name).label("batch"),
             func.coalesce(items.c.attempts, 0).label("attempts"),
             items.c.job_id,
@@ -136,10 +136,10 @@ def result_lines(connection: Connection, batch_id: int) -> Iterator[ResultLine]:
         yield _result_line(row)
 
 
-def open_rows(connection: Connection, batch_id: int) -> Iterator[Mapping[str, Any]]:
+def open_rows(connection: Connection, batch_id: int, *, hold: bool) -> Iterator[Mapping[str, Any]]:
     """The rows of a batch that are refused, failed or held, as a manifest has them: columns and values."""
     wanted = (State.REFUSED, State.FAILED, State.HELD)
-    state = _shown_state()
+    state = _shown_state(hold=hold)
     found = connection.execute(
         select(
             rows.c.conversation_id,
@@ -178,10 +178,10 @@ def live_jobs(connection: Connection, account_id: int) -> list[LiveJob]:
         .join(batches, batches.c.id == loads.c.batch_id)
         .where(items.c.account_id == account_id, items.c.state == State.ACCEPTED)
     )
-    return [LiveJob(**{**row, "in_scope": bool(row["in_scope"])}) for row in found.mappings()]
+    return [LiveJob(**{**row, "in_scope": bool(row["in_scope"]), "watched": False}) for row in found.mappings()]
 
 
-def unsent(connection: Connection, account_id: int) -> bool:
+def unsent(connection: Connection, account_id: int, *, hold: bool) -> bool:
     """Whether some lane of this run still has an item that waits behind a live one, or may go."""
     found = connection.execute(
         select(items.c.id)
@@ -190,7 +190,7 @@ def unsent(connection: Connection, account_id: int) -> bool:
             items.c.account_id == account_id,
             items.c.state == State.PENDING,
             items.c.position <= lanes.c.wanted_until,
-            ~is_held(),
+            ~is_held(hold=hold),
         )
         .limit(1)
     )
@@ -238,10 +238,10 @@ def unknown_job_ids(connection: Connection, job_ids: Collection[str]) -> set[str
     return set(job_ids) - set(known) - set(earlier) - set(told)
 
 
-def _shown_state() -> ColumnElement[str]:
+def _shown_state(*, hold: bool) -> ColumnElement[str]:
     return case(
         (items.c.id.is_(None), literal(State.REFUSED.value)),
-        (is_held(), literal(State.HELD.value)),
+        (is_held(hold=hold), literal(State.HELD.value)),
         else_=items.c.state,
     )
 

@@ -54,7 +54,7 @@ class Open:
     before: Sight | None
 
 
-def open_items(connection: Connection, batch_id: int, selection: Selection) -> list[Open]:
+def open_items(connection: Connection, batch_id: int, selection: Selection, *, hold: bool) -> list[Open]:
     """The items of a batch that need a person, or those that the selection names by their state."""
     last = select(attempts.c.item_id, func.max(attempts.c.number).label("number")).group_by(attempts.c.item_id)
     newest = last.subquery()
@@ -84,7 +84,7 @@ def open_items(connection: Connection, batch_id: int, selection: Selection) -> l
             .outerjoin(newest, newest.c.item_id == items.c.id)
             .outerjoin(attempts, and_(attempts.c.item_id == items.c.id, attempts.c.number == newest.c.number))
         )
-        .where(rows.c.batch_id == batch_id, *_conditions(selection))
+        .where(rows.c.batch_id == batch_id, *_conditions(selection, hold=hold))
         .order_by(rows.c.line)
     )
     return [_open(row) for row in found.mappings()]
@@ -148,8 +148,8 @@ def history(connection: Connection, item_id: int) -> list[Mapping[str, Any]]:
     return [dict(row) for row in connection.execute(found).mappings()]
 
 
-def _conditions(selection: Selection) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = [_of_states(selection.states)]
+def _conditions(selection: Selection, *, hold: bool) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = [_of_states(selection.states, hold=hold)]
     if selection.lines:
         conditions.append(rows.c.line.in_(selection.lines))
     if selection.conversations:
@@ -166,14 +166,14 @@ def _conditions(selection: Selection) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def _of_states(states: Sequence[State]) -> ColumnElement[bool]:
+def _of_states(states: Sequence[State], *, hold: bool) -> ColumnElement[bool]:
     overdue = and_(items.c.state == State.ACCEPTED, items.c.overdue)
     if not states:
         return or_(items.c.state.in_(TROUBLED), overdue)
     stored = items.c.state.in_([state for state in states if state not in (State.ACCEPTED, State.HELD)])
     chosen: list[ColumnElement[bool]] = [stored]
     if State.HELD in states:
-        chosen.append(is_held())
+        chosen.append(is_held(hold=hold))
     if State.ACCEPTED in states:
         chosen.append(overdue)
     return or_(*chosen)

@@ -11,7 +11,6 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from uploader.errors import LedgerUnavailableError
 from uploader.ledger.claiming import claim
 from uploader.ledger.opening import Ledger, unavailable
 
@@ -94,24 +93,27 @@ class LedgerThread:
         error = self._try_to_commit(group)
         if error is None:
             return
+        if not isinstance(error, LedgerUnavailableError):
+            _fail(group, error)
+            return
         _fail([write for write in group if write.is_claim], error)
         outcomes = [write for write in group if not write.is_claim]
         if outcomes:
             self._ledger.make_room()
             _fail(outcomes, self._try_to_commit(outcomes))
 
-    def _try_to_commit(self, group: list[_Write]) -> LedgerUnavailableError | None:
+    def _try_to_commit(self, group: list[_Write]) -> Exception | None:
         try:
             with self._ledger.writing() as connection:
                 for write in group:
                     write.error = None
                     _apply(connection, write)
-        except LedgerUnavailableError as error:
+        except Exception as error:  # noqa: BLE001 - a thread that died of it would leave its callers waiting
             return error
         return None
 
 
-def _fail(group: list[_Write], error: LedgerUnavailableError | None) -> None:
+def _fail(group: list[_Write], error: Exception | None) -> None:
     for write in group:
         write.error = write.error or error
 

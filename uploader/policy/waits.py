@@ -13,6 +13,8 @@ LOOK_LEAST_SECONDS = 0.1
 LOOK_MOST_SECONDS = 15.0
 LOOK_SHARE_OF_AGE = 0.1
 DOUBT_FACTOR = 3.0
+DOUBT_CAP_SECONDS = 86400.0
+"""A slow job of a tiny file says little of a large one: no slot is kept for longer than a day."""
 
 
 def full_jitter(tries: int, base: float, cap: float, jitter: float) -> float:
@@ -85,4 +87,4 @@ def doubt_slot_seconds(
     """
     if slowest_seconds_per_byte is None or shortest_seconds is None:
         return doubt_seconds
-    return DOUBT_FACTOR * max(slowest_seconds_per_byte * size, shortest_seconds)
+    return min(DOUBT_CAP_SECONDS, DOUBT_FACTOR * max(slowest_seconds_per_byte * size, shortest_seconds))

@@ -1,0 +1,250 @@
+"""The last chunk: it leaves only with leave, after the whole content is known, and never of a file that changed."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+
+from tests.integration.servers import (
+    MEBIBYTE,
+    Exchange,
+    Server,
+    Watched,
+    accept,
+    audio,
+    authority,
+    clean_environment,  # noqa: F401 - a fixture
+    send,
+    send_once,
+    size_of,
+    speaking,
+)
+from tests.integration.servers import asking as ask
+from uploader.audio import open_source
+from uploader.errors import SourceError
+from uploader.model import Outcome, Reply, State
+from uploader.policy.replies import judge
+
+SIZES = [
+    *(1, 2, 3),
+    *(16 * 1024 - 1, 16 * 1024, 16 * 1024 + 1),
+    *(256 * 1024 - 1, 256 * 1024, 256 * 1024 + 1),
+    *(MEBIBYTE + 1, 3 * MEBIBYTE),
+]
+SMALL, LARGE = 20_000, MEBIBYTE
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("size", SIZES)
+async def test_the_last_chunk_waits_for_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, tls: bool
+) -> None:
+    """Leave is asked once, with the hash of the whole content; until it is given the server lacks some of it."""
+    path = audio(tmp_path, size)
+    at_gate: list[int] = []
+    unknown = authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(unknown.bundle))
+
+    async def give_leave() -> bool:
+        await server.until(lambda: sum(put.received for put in server.puts()) == gate.moved_bytes)
+        await client.is_there("x")  # there and back again: what was on its way has arrived
+        at_gate.append(sum(put.received for put in server.puts()))
+        return True
+
+    gate = Watched(give_leave)
+    async with Server(tls=unknown.tls() if tls else None) as server, speaking(server.base_url) as client:
+        reply = await send(client, path, gate)
+        assert [bytes(put.body) for put in server.puts()] == [path.read_bytes()]
+    assert gate.hashes == [blake3(path.read_bytes()).hexdigest()]
+    assert len(at_gate) == 1
+    assert at_gate[0] < size
+    assert (reply.status, reply.last_chunk_left, gate.moved_bytes) == (201, True, size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_without_leave_the_last_chunk_stays(tmp_path: Path, size: int) -> None:
+    """Leave that is not given: the server never has the whole, one PUT at most, and the reply says withheld."""
+
+    async def give_no_leave() -> bool:
+        return False
+
+    gate = Watched(give_no_leave)
+    async with Server() as server:
+        reply = await send_once(server, audio(tmp_path, size), gate)
+        assert [put.whole for put in server.puts()] in ([], [False])
+    assert len(gate.hashes) == 1
+    assert (reply.withheld, reply.last_chunk_left, reply.status, reply.source_failure) == (True, False, None, "")
+    verdict = judge(reply, "c")
+    assert (verdict.outcome, verdict.state) == (Outcome.CUT_OFF, State.PENDING)
+
+
+@pytest.mark.parametrize("size", [1, SMALL, LARGE])
+async def test_a_refusal_at_the_gate_is_the_files_fault(tmp_path: Path, size: int) -> None:
+    """A content that is not the planned one: its reason becomes the reply's, and the last chunk stays."""
+
+    async def refuse() -> bool:
+        raise SourceError("this is another recording")
+
+    async with Server() as server:
+        reply = await send_once(server, audio(tmp_path, size), Watched(refuse))
+        assert [put.whole for put in server.puts()] in ([], [False])
+    assert (reply.source_failure, reply.last_chunk_left, reply.withheld) == ("this is another recording", False, False)
+    assert judge(reply, "c").state is State.REFUSED
+
+
+def shrink(path: Path) -> None:
+    """Cut the file's end off."""
+    os.truncate(path, size_of(path) - 1)
+
+
+def shrink_to_nothing(path: Path) -> None:
+    """Empty the file."""
+    os.truncate(path, 0)
+
+
+def grow(path: Path) -> None:
+    """Append a byte to the file."""
+    with path.open("ab") as file:
+        file.write(b"x")
+
+
+def rewrite(path: Path) -> None:
+    """Write other bytes into the file, and leave its size."""
+    found = path.stat()
+    with path.open("r+b") as file:
+        file.write(b"ox")
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
+
+
+CHANGES = [(shrink, "shrank"), (shrink_to_nothing, "shrank"), (grow, "grew"), (rewrite, "changed")]
+
+
+@pytest.mark.parametrize(("change", "word"), CHANGES)
+@pytest.mark.parametrize("size", [2, SMALL, LARGE])
+async def test_a_file_that_changes_before_it_is_read_is_not_sent(
+    tmp_path: Path, change: Callable[[Path], None], word: str, size: int
+) -> None:
+    """A file that is another one by the time it is read: refused with that reason, its last chunk never leaves."""
+    path = audio(tmp_path, size)
+    gate = Watched()
+    async with Server() as server:
+        async with speaking(server.base_url) as client, open_source(path, size) as source:
+            change(path)
+            reply = await client.upload(ask(), source, gate)
+        await server.settled()
+        assert [put.whole for put in server.puts()] in ([], [False])
+    assert_refused(reply, gate, word)
+
+
+@pytest.mark.parametrize(("change", "word"), CHANGES)
+async def test_a_file_that_changes_while_it_is_sent_is_refused(
+    tmp_path: Path, change: Callable[[Path], None], word: str
+) -> None:
+    """A file that changes once a part of it has left: refused with that reason, its last chunk never leaves."""
+    path = audio(tmp_path, LARGE)
+
+    def change_once() -> None:
+        gate.on_moved = None
+        change(path)
+
+    gate = Watched(on_moved=change_once)
+    async with Server() as server:
+        reply = await send_once(server, path, gate)
+        assert [put.whole for put in server.puts()] == [False]
+    assert_refused(reply, gate, word)
+
+
+def assert_refused(reply: Reply, gate: Watched, word: str) -> None:
+    """The file's change is the reply's reason, and leave was never asked."""
+    assert word in reply.source_failure
+    assert (reply.last_chunk_left, reply.status, gate.hashes) == (False, None, [])
+    assert judge(reply, "c").state is State.REFUSED
+
+
+async def test_a_file_that_is_archived_while_it_is_sent_is_sent(tmp_path: Path) -> None:
+    """A file that is renamed, or loses its name, is the same content: it arrives whole."""
+    path = audio(tmp_path, LARGE)
+    content = path.read_bytes()
+
+    def archive_once() -> None:
+        gate.on_moved = None
+        path.rename(tmp_path / "archived.wav").unlink()
+
+    gate = Watched(on_moved=archive_once)
+    async with Server() as server:
+        reply = await send_once(server, path, gate)
+        assert [bytes(put.body) for put in server.puts()] == [content]
+    assert (reply.status, reply.source_failure) == (201, "")
+
+
+async def test_an_upload_is_cut_on_request(tmp_path: Path) -> None:
+    """A stop while the server takes its time: the upload ends before its last chunk, as withheld."""
+
+    async def stop_reading(exchange: Exchange) -> None:
+        await exchange.read_body(100_000)
+        gate.cut = True
+        await exchange.server.let_go.wait()
+
+    gate = Watched()
+    async with Server(stop_reading) as server:
+        async with speaking(server.base_url) as client:
+            reply = await send(client, audio(tmp_path, 16 * MEBIBYTE), gate)
+            server.let_go.set()
+        await server.settled()
+        assert [put.whole for put in server.puts()] == [False]
+    assert (reply.connected, reply.withheld, reply.last_chunk_left, reply.status) == (True, True, False, None)
+    assert judge(reply, "c").state is State.PENDING
+
+
+async def test_an_upload_is_cut_at_the_gate(tmp_path: Path) -> None:
+    """A stop while the last chunk waits for leave ends the wait; leave that comes later sends nothing."""
+    given = asyncio.Event()
+
+    async def wait_for_leave() -> bool:
+        gate.cut = True
+        await given.wait()
+        return True
+
+    gate = Watched(wait_for_leave)
+    async with Server() as server:
+        async with speaking(server.base_url) as client:
+            reply = await send(client, audio(tmp_path, LARGE), gate)
+            given.set()
+        await server.settled()
+        assert [put.whole for put in server.puts()] == [False]
+    assert (reply.withheld, reply.last_chunk_left) == (True, False)
+
+
+async def test_after_the_last_chunk_a_stop_waits_for_the_answer(tmp_path: Path) -> None:
+    """What has left cannot be cut: the answer to it is waited for, and is the reply."""
+
+    async def answer_late(exchange: Exchange) -> None:
+        await exchange.read_body()
+        gate.cut = True
+        await gate.looked_at()
+        await accept(exchange)
+
+    gate = Watched()
+    async with Server(answer_late) as server:
+        reply = await send_once(server, audio(tmp_path, LARGE), gate)
+    assert (reply.status, reply.withheld, reply.last_chunk_left) == (201, False, True)
+
+
+async def test_no_answer_is_waited_for_at_the_very_end(tmp_path: Path) -> None:
+    """When the grace time is over the wait for an answer ends: in doubt, and the reply says why."""
+
+    async def never_answer(exchange: Exchange) -> None:
+        await exchange.read_body()
+        gate.not_wait = True
+        await exchange.until_left()
+
+    gate = Watched()
+    async with Server(never_answer) as server:
+        reply = await send_once(server, audio(tmp_path, LARGE), gate)
+        assert [put.whole for put in server.puts()] == [True]
+    assert (reply.status, reply.withheld, reply.last_chunk_left) == (None, False, True)
+    assert "stopped" in reply.failure
+    assert judge(reply, "c").state is State.IN_DOUBT

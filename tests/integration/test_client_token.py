@@ -1,0 +1,314 @@
+"""The access token: fetched once, renewed in time and after a 401, and never shown."""
+
+import asyncio
+import json
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.integration.servers import (
+    CREDENTIALS,
+    TOKEN_PATH,
+    Exchange,
+    Script,
+    Server,
+    Watched,
+    accept,
+    always,
+    audio,
+    clean_environment,  # noqa: F401 - a fixture
+    hung_up_after_body,
+    in_turn,
+    issue,
+    send,
+    speaking,
+)
+from uploader.client import Client, Credentials
+from uploader.errors import CredentialsError, GaveUpError, UploaderError
+from uploader.model import Outcome, Reply
+from uploader.policy.replies import judge
+
+READY = Credentials(access_token="the-ready-token")
+SECRETS = ("the-app-secret", "the-app-id", "the-ready-token", "issued-token")
+
+
+@dataclass
+class Clock:
+    """A clock that a test sets."""
+
+    seconds: float = 1000.0
+
+    def __call__(self) -> float:
+        """What it shows."""
+        return self.seconds
+
+
+def bearers(server: Server) -> list[str]:
+    """The tokens of the PUTs, in order."""
+    return [one.removeprefix("Bearer ") for put in server.puts() for one in put.all("authorization")]
+
+
+async def refused(exchange: Exchange) -> None:
+    """Take the file, and refuse the token."""
+    await always(401, {"message": "Unauthorized. Please generate a new access token."})(exchange)
+
+
+async def test_the_token_is_asked_for_as_documented(tmp_path: Path) -> None:
+    """One POST of the application's credentials as JSON, without an Authorization of its own."""
+    async with Server() as server:
+        async with speaking(server.base_url) as client:
+            await send(client, audio(tmp_path, 10))
+        [request] = server.token_requests()
+    wanted = {"type": "application", "appId": "the-app-id", "appSecret": "the-app-secret"}
+    assert json.loads(bytes(request.body)) == wanted
+    assert request.line == f"POST {TOKEN_PATH} HTTP/1.1"
+    assert request.all("content-type") == ["application/json"]
+    assert request.all("authorization") == []
+
+
+async def test_one_token_serves_uploads_at_once(tmp_path: Path) -> None:
+    """Twenty uploads that begin together wait for one token, and all use it."""
+    path = audio(tmp_path, 1000)
+    arrived = asyncio.Event()
+
+    async def issue_late(exchange: Exchange) -> None:
+        await arrived.wait()
+        await issue("t")(exchange)
+
+    async with Server(token=issue_late) as server, speaking(server.base_url) as client:
+        uploads = asyncio.gather(*(send(client, path) for _ in range(20)))
+        await server.until(lambda: len(server.token_requests()) == 1)
+        arrived.set()
+        replies = await uploads
+        assert len(server.token_requests()) == 1
+        assert bearers(server) == ["t"] * 20
+    assert {reply.status for reply in replies} == {201}
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "fresh", "nearly_over"), [(86400, 80000, 86399), (600, 300, 599), (10, 5, 9.9), (2, 1, 1.99)]
+)
+async def test_a_token_is_renewed_before_it_ends(
+    tmp_path: Path, lifetime: float, fresh: float, nearly_over: float
+) -> None:
+    """As long as there is time left the token stays; shortly before its end an upload gets a new one."""
+    path, clock = audio(tmp_path, 10), Clock()
+    token = in_turn(issue("first", lifetime), issue("second", lifetime))
+    async with Server(token=token) as server, speaking(server.base_url, now=clock) as client:
+        for passed in (0, fresh, nearly_over, nearly_over + fresh):
+            clock.seconds = 1000.0 + passed
+            await send(client, path)
+        assert bearers(server) == ["first", "first", "second", "second"]
+        assert len(server.token_requests()) == 2
+
+
+async def test_a_token_with_no_time_left_is_waited_out(tmp_path: Path) -> None:
+    """The service hands out what it has cached: one that ends at once is never used, the next one is."""
+    token = in_turn(issue("over", 0), issue("good"))
+    async with Server(token=token) as server, speaking(server.base_url) as client:
+        reply = await send(client, audio(tmp_path, 10))
+        assert bearers(server) == ["good"]
+        assert len(server.token_requests()) == 2
+    assert reply.status == 201
+
+
+async def test_after_a_401_the_next_upload_has_a_new_token(tmp_path: Path) -> None:
+    """A refused token is not used again, although it had time left; nothing was appended."""
+    path = audio(tmp_path, 1000)
+    async with Server(in_turn(refused, accept)) as server, speaking(server.base_url) as client:
+        first, second = await send(client, path), await send(client, path)
+        assert bearers(server) == ["token-1", "token-2"]
+    assert (first.status, second.status) == (401, 201)
+    assert judge(first, "c").outcome is Outcome.NOT_SENT
+
+
+async def test_uploads_at_once_that_are_refused_cost_one_renewal(tmp_path: Path) -> None:
+    """Ten uploads refused with one and the same token are one refusal: the next one goes well with a new token."""
+    path = audio(tmp_path, 1000)
+
+    async def refuse_the_first(exchange: Exchange) -> None:
+        await exchange.read_body()
+        # all ten are out with the first token before the first answer comes
+        await exchange.server.until(lambda: len(exchange.server.puts()) >= 10)
+        script = refused if exchange.request.all("authorization") == ["Bearer token-1"] else accept
+        await script(exchange)
+
+    async with Server(refuse_the_first) as server, speaking(server.base_url) as client:
+        replies = await asyncio.gather(*(send(client, path) for _ in range(10)))
+        last = await send(client, path)
+        assert bearers(server) == ["token-1"] * 10 + ["token-2"]
+    assert ({reply.status for reply in replies}, last.status) == ({401}, 201)
+
+
+async def test_three_new_tokens_refused_end_it(tmp_path: Path) -> None:
+    """The service gives tokens and takes none: after the third the client says so, and sends nothing more."""
+    path = audio(tmp_path, 1000)
+    async with Server(refused) as server, speaking(server.base_url) as client:
+        replies = [await send(client, path) for _ in range(3)]
+        with pytest.raises(CredentialsError, match="3 new tokens in a row"):
+            await send(client, path)
+        assert bearers(server) == ["token-1", "token-2", "token-3"]
+    assert [reply.status for reply in replies] == [401] * 3
+
+
+@pytest.mark.parametrize("other", [accept, always(404), always(429), always(201, b"no JSON")])
+async def test_only_refusals_in_a_row_count(tmp_path: Path, other: Script) -> None:
+    """An answer that is no 401 shows that the token was taken: two refusals before it and two after it end nothing."""
+    path = audio(tmp_path, 1000)
+    async with Server(in_turn(refused, refused, other, refused, refused, accept)) as server:
+        async with speaking(server.base_url) as client:
+            replies = [await send(client, path) for _ in range(6)]
+        assert len(server.puts()) == 6
+    assert replies[-1].status == 201
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+async def test_wrong_credentials_send_nothing(tmp_path: Path, status: int) -> None:
+    """A token endpoint that refuses the credentials ends it before the first upload, and names what to check."""
+    gate = Watched()
+    async with Server(token=always(status, {"message": "no"})) as server, speaking(server.base_url) as client:
+        with pytest.raises(CredentialsError, match="UPLOADER_APP_SECRET"):
+            await client.authorise()
+        with pytest.raises(CredentialsError, match="UPLOADER_APP_ID"):
+            await send(client, audio(tmp_path, 1000), gate)
+        with pytest.raises(CredentialsError):
+            await client.job("x")
+        assert server.puts() == server.gets() == []
+    assert gate.hashes == []
+
+
+@pytest.mark.parametrize("status", [404, 405, 410, 301])
+async def test_a_base_url_without_a_token_endpoint_gives_up(tmp_path: Path, status: int) -> None:
+    """Whatever answers there is not the service: the run ends, and says to check the base URL."""
+    async with Server(token=always(status)) as server, speaking(server.base_url) as client:
+        with pytest.raises(GaveUpError, match="base-url"):
+            await client.authorise()
+        with pytest.raises(GaveUpError, match=f"HTTP {status}"):
+            await send(client, audio(tmp_path, 1000))
+        assert server.puts() == []
+
+
+DEEP = b"[" * 200_000
+NO_TOKENS = {
+    "500": always(500),
+    "503": always(503, {"message": "later"}),
+    "429": always(429),
+    "408": always(408),
+    "hung up": hung_up_after_body,
+    "no JSON": always(200, b"<html>"),
+    "no UTF-8": always(200, b"\xff\xfe\x00"),
+    "no object": always(200, []),
+    "no token": always(200, {"expiresIn": 5}),
+    "token of another type": always(200, {"accessToken": 5, "expiresIn": 5}),
+    "time of another type": always(200, {"accessToken": "t", "expiresIn": "soon"}),
+    "no time": always(200, {"accessToken": "t", "expiresIn": None}),
+    "deep": always(200, DEEP),
+}
+
+
+@pytest.mark.parametrize("name", NO_TOKENS)
+async def test_without_a_token_nothing_was_sent(tmp_path: Path, name: str) -> None:
+    """A token endpoint out of order is no fault of the file: not connected, said why, and good again later."""
+    path, gate = audio(tmp_path, 1000), Watched()
+    token = in_turn(NO_TOKENS[name], NO_TOKENS[name], NO_TOKENS[name], issue("good"))
+    async with Server(token=token) as server, speaking(server.base_url) as client:
+        assert await client.authorise()
+        reply = await send(client, path, gate)
+        assert server.puts() == []
+        answer = await client.job("x")
+        assert server.gets() == []
+        later = await send(client, path)
+    assert (reply.connected, reply.last_chunk_left, reply.status) == (False, False, None)
+    assert "token" in reply.failure
+    assert judge(reply, "c").outcome is Outcome.NOT_SENT
+    assert (answer.status, bool(answer.reason)) == (None, True)
+    assert (gate.hashes, later.status) == ([], 201)
+
+
+async def test_a_good_token_is_announced() -> None:
+    """Nothing is missing once there is a token; it is not fetched again for the first upload."""
+    async with Server() as server, speaking(server.base_url) as client:
+        assert await client.authorise() == ""
+        assert await client.authorise() == ""
+        assert len(server.token_requests()) == 1
+
+
+async def test_a_ready_token_that_is_refused_ends_it(tmp_path: Path) -> None:
+    """An access token alone cannot be renewed: after a 401 the client says which variables to set, and stops."""
+    path = audio(tmp_path, 1000)
+    async with Server(refused) as server, speaking(server.base_url, READY) as client:
+        reply = await send(client, path)
+        with pytest.raises(CredentialsError, match="UPLOADER_ACCESS_TOKEN") as raised:
+            await send(client, path)
+        with pytest.raises(CredentialsError):
+            await client.job("x")
+        assert len(server.puts()) == 1
+        assert server.token_requests() == server.gets() == []
+    assert reply.status == 401
+    assert "UPLOADER_APP_ID" in str(raised.value)
+
+
+@pytest.mark.parametrize("token", ["a token\n", "a\r\nX-Api-Key: b", "a\x00b"])
+async def test_a_ready_token_that_no_header_can_carry_is_told(tmp_path: Path, token: str) -> None:
+    """A line's end that came along with a secret, say: the credentials are at fault, not the program."""
+    async with Server() as server, speaking(server.base_url, Credentials(access_token=token)) as client:
+        with pytest.raises(CredentialsError):
+            await send(client, audio(tmp_path, 1000))
+        assert server.requests == []
+
+
+async def test_an_issued_token_that_no_header_can_carry_is_none(tmp_path: Path) -> None:
+    """A token endpoint out of order that hands out a line's end: nothing was sent, and it may be better later."""
+    async with Server(token=issue("a\r\nX-Api-Key: b")) as server, speaking(server.base_url) as client:
+        reply = await send(client, audio(tmp_path, 1000))
+        assert server.puts() == []
+    assert (reply.connected, reply.status, bool(reply.failure)) == (False, None, True)
+
+
+async def test_a_ready_token_wins_over_the_applications_credentials(tmp_path: Path) -> None:
+    """Where both are given, the ready token is used."""
+    both = Credentials("the-app-id", "the-app-secret", "the-ready-token")
+    async with Server() as server, speaking(server.base_url, both) as client:
+        await send(client, audio(tmp_path, 10))
+        assert bearers(server) == ["the-ready-token"]
+
+
+FAILING: dict[str, tuple[Credentials, Script, Script]] = {
+    "wrong secret": (CREDENTIALS, accept, always(401, {"message": "no"})),
+    "no endpoint": (CREDENTIALS, accept, always(404)),
+    "no JSON": (CREDENTIALS, accept, always(200, b"issued-token")),
+    "no time": (CREDENTIALS, accept, always(200, {"accessToken": "issued-token", "expiresIn": []})),
+    "tokens refused": (CREDENTIALS, refused, issue("issued-token")),
+    "ready token refused": (READY, refused, issue("issued-token")),
+    "lost answers": (CREDENTIALS, hung_up_after_body, issue("issued-token")),
+    "redirected": (CREDENTIALS, always(307, Location="/elsewhere"), issue("issued-token")),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+async def test_no_secret_is_ever_shown(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a reply nor an error, its causes and traceback, nor a repr, nor a log line has a secret in it."""
+    credentials, put, token = FAILING[name]
+    caplog.set_level("DEBUG")
+    shown: list[str] = []
+    async with Server(put, token=token) as server, speaking(server.base_url, credentials) as client:
+        shown += [repr(client), repr(credentials), str(credentials), repr(vars(client))]
+        for _ in range(5):
+            shown += await shown_by_an_upload(client, audio(tmp_path, 1000))
+        shown += [repr(vars(client)), repr(vars(client._tokens))]
+    shown += [caplog.text, *capfd.readouterr()]
+    assert [(secret, text) for text in shown for secret in SECRETS if secret in text] == []
+
+
+async def shown_by_an_upload(client: Client, path: Path) -> list[str]:
+    """All that an upload and a poll show of themselves."""
+    try:
+        reply: Reply = await send(client, path)
+        answer = await client.job("x")
+    except UploaderError as error:
+        return [repr(error), *traceback.format_exception(error)]
+    return [repr(reply), repr(answer)]

@@ -1,0 +1,701 @@
+"""The ledger's contract: claim, mark, outcome, end of the job, and what a crash leaves."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from uploader import audio
+from uploader.ledger import Ledger
+from uploader.ledger.claiming import (
+    Claimed,
+    claim,
+    job_ended,
+    job_overdue,
+    limit_facts,
+    mark,
+    note_stated_limit,
+    rebase_deadlines,
+    recover,
+    settle,
+)
+from uploader.ledger.lanes import enter_scope
+from uploader.ledger.loading import Load, account, begin_load, load_rows, was_begun
+from uploader.ledger.reading import leftovers, live_jobs, result_lines, standing, troubles, unsent
+from uploader.ledger.schema import attempts, items
+from uploader.model import Claim, InvalidRow, JobStatus, LiveJob, Problem, Reply, ResultLine, Row, State
+from uploader.policy.limits import STATED_LIMIT_BELIEVED_SECONDS
+from uploader.policy.replies import judge
+
+BASE_URL = "https://service.example"
+DOUBT_SECONDS = 900.0
+LOST = Reply(connected=True, last_chunk_left=True, failure="reset", bytes_sent=7)
+CUT = Reply(connected=True, failure="reset", bytes_sent=3)
+UNREACHABLE = Reply(failure="Connection refused")
+NOT_FOUND = Reply(connected=True, last_chunk_left=True, status=404, bytes_sent=7)
+THROTTLED = Reply(connected=True, last_chunk_left=True, status=429, bytes_sent=7)
+OUR_FILE = Reply(connected=True, source_failure="the file shrank while it was sent")
+
+
+def accepted(job_id: str) -> Reply:
+    """The answer that an append is answered with."""
+    return Reply(connected=True, last_chunk_left=True, status=201, answer={"jobId": job_id}, bytes_sent=7)
+
+
+@dataclass
+class Book:
+    """A ledger on the disk, the recordings beside it, and a clock that the test sets."""
+
+    folder: Path
+    ledger: Ledger
+    limit: int = 100
+    hold: bool = True
+    now: float = 1000.0
+    loads: dict[str, Load] = field(default_factory=dict)
+
+    def file(self, name: str, content: str = "") -> Path:
+        """A recording of this name; by default its content is its name."""
+        path = self.folder / name
+        path.write_text(content or name, encoding="utf-8")
+        return path
+
+    def row(self, line: int, conversation_id: str, name: str, extras: Mapping[str, Any]) -> Row | InvalidRow:
+        """A row as the manifest's reader tells it: a file that is gone is right where its item was begun."""
+        path = self.folder / name
+        if not name or (not path.exists() and not self.was_begun(conversation_id, path)):
+            problem = Problem(line, "audioPath", name, "the file cannot be found: correct the path")
+            return InvalidRow(line, conversation_id, name, extras, [problem])
+        signature = audio.signature(path) if path.exists() else None
+        return Row(line, conversation_id, name, path, extras=extras, signature=signature)
+
+    def was_begun(self, conversation_id: str, path: Path) -> bool:
+        """Whether the ledger knows an item of this path that was begun."""
+        with self.ledger.writing() as connection:
+            return was_begun(connection, account(connection, BASE_URL), conversation_id, path)
+
+    def load(
+        self, rows: Sequence[tuple[str, str]], name: str = "m.csv", *, repeat: bool = False, run: bool = True
+    ) -> Load:
+        """Load a manifest of these rows (conversation, file), and begin to run it."""
+        read = [self.row(line, *row, {}) for line, row in enumerate(rows, start=2)]
+        with self.ledger.writing() as connection:
+            load = begin_load(
+                connection,
+                account(connection, BASE_URL),
+                name,
+                manifest=name,
+                results=self.folder / "r.csv",
+                extra_columns=[],
+                now=self.now,
+                repeat=repeat,
+            )
+            load_rows(connection, load, read, content_hash=audio.content_hash, probe=audio.probe)
+        self.loads[name] = load
+        if run:
+            self.run(load)
+        return load
+
+    def run(self, load: Load) -> None:
+        """Make this batch the one that is run."""
+        with self.ledger.writing() as connection:
+            enter_scope(connection, load.batch_id, hold=self.hold)
+
+    def look(self, wanted: int = 100) -> Claimed:
+        """Claim, and see all that is answered."""
+        with self.ledger.writing() as connection:
+            return claim(connection, account(connection, BASE_URL), wanted, self.limit, self.now)
+
+    def claim(self, wanted: int = 100) -> list[Claim]:
+        """Claim as many items as may go."""
+        return list(self.look(wanted).claims)
+
+    def claim_one(self) -> Claim:
+        """Claim the one item that may go."""
+        (one,) = self.claim()
+        return one
+
+    def mark(self, one: Claim) -> None:
+        """Commit that the last chunk of an attempt is about to leave."""
+        with self.ledger.writing() as connection:
+            mark(connection, one, audio.content_hash(one.path) or "unread", self.now)
+
+    def answer(self, one: Claim, reply: Reply, wait: float = 0.0) -> State:
+        """Mark an attempt where its last chunk left, and write down its reply."""
+        if reply.last_chunk_left:
+            self.mark(one)
+        return self.settle(one, reply, wait)
+
+    def settle(self, one: Claim, reply: Reply, wait: float = 0.0) -> State:
+        """Write down the reply to an attempt."""
+        verdict = judge(reply, one.conversation_id)
+        with self.ledger.writing() as connection:
+            settle(
+                connection,
+                one,
+                verdict,
+                reply,
+                now=self.now,
+                wait=wait,
+                doubt_seconds=DOUBT_SECONDS,
+                hold=self.hold,
+            )
+        return verdict.state
+
+    def jobs(self) -> list[LiveJob]:
+        """The live jobs."""
+        with self.ledger.writing() as connection:
+            return live_jobs(connection, account(connection, BASE_URL))
+
+    def end(self, job_id: str, status: JobStatus = JobStatus.COMPLETED) -> None:
+        """End a live job."""
+        (job,) = [replace(job, watched=True) for job in self.jobs() if job.job_id == job_id]
+        with self.ledger.writing() as connection:
+            job_ended(connection, job, status, self.now, hold=self.hold)
+
+    def complete(self, one: Claim, job_id: str = "") -> None:
+        """Carry an item to its good end."""
+        self.answer(one, accepted(job_id or f"job-{one.attempt_id}"))
+        self.end(job_id or f"job-{one.attempt_id}")
+
+    def complete_all(self) -> list[str]:
+        """Carry everything that may go to its good end; the files' names in the order in which they went."""
+        went = []
+        while some := self.claim(1):
+            went += [one.path.name for one in some]
+            self.complete(some[0])
+        return went
+
+    def crash(self, load: Load) -> tuple[int, int]:
+        """The run dies, and the same command begins anew without loading: what was recovered."""
+        with self.ledger.writing() as connection:
+            recovered = recover(connection, self.now, DOUBT_SECONDS)
+            enter_scope(connection, load.batch_id, hold=self.hold)
+        return recovered
+
+    def lines(self, load: Load) -> list[ResultLine]:
+        """The results of a batch."""
+        with self.ledger.writing() as connection:
+            return list(result_lines(connection, load.batch_id, hold=self.hold))
+
+    def states(self, load: Load) -> str:
+        """The states of a batch's rows, in manifest order."""
+        return " ".join(line.state.value for line in self.lines(load))
+
+    def live(self) -> int:
+        """How many slots are taken."""
+        with self.ledger.writing() as connection:
+            return limit_facts(connection, account(connection, BASE_URL), self.limit, self.now).live
+
+    def value(self, name: str, line: int) -> Any:
+        """A column of the item that the newest load named in this line."""
+        with self.ledger.writing() as connection:
+            newest = select(items.c[name]).where(items.c.line == line).order_by(items.c.load_id.desc()).limit(1)
+            return connection.execute(newest).scalar_one()
+
+    def attempts(self) -> list[tuple[int, int, str | None]]:
+        """Item, number and outcome of every attempt."""
+        with self.ledger.writing() as connection:
+            found = select(attempts.c.item_id, attempts.c.number, attempts.c.outcome).order_by(attempts.c.id)
+            return [(row.item_id, row.number, row.outcome) for row in connection.execute(found)]
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[Book]:
+    """A new ledger in this folder, open for a run, with seven recordings beside it."""
+    with Ledger.open_for_run(f"sqlite:///{folder}/ledger.db") as ledger:
+        book = Book(folder, ledger)
+        for name in "abcdefg":
+            book.file(f"{name}.wav", f"{name} speaks")
+        yield book
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Iterator[Book]:
+    """A new ledger, open for a run."""
+    with opened(tmp_path) as made:
+        yield made
+
+
+def test_an_item_goes_from_load_to_completed(book: Book) -> None:
+    """Load, claim, mark, answer, end: each step shows, and the result says all of it."""
+    load = book.load([("c", "a.wav")])
+    assert book.states(load) == "pending"
+    one = book.claim_one()
+    assert (one.number, one.batch, one.line, one.conversation_id) == (1, "m.csv", 2, "c")
+    assert (one.path, one.size, one.content_hash) == (book.folder / "a.wav", 8, None)
+    assert book.states(load) == "sending"
+    book.mark(one)
+    assert book.states(load) == "sent"
+    assert book.settle(one, accepted("j")) is State.ACCEPTED
+    assert book.states(load) == "accepted"
+    book.now += 5
+    book.end("j")
+    (line,) = book.lines(load)
+    assert (line.state, line.job_id, line.attempts, line.http_status) == (State.COMPLETED, "j", 1, 201)
+    assert (line.accepted_at, line.finished_at, line.error, line.batch) == (1000.0, 1005.0, None, "m.csv")
+    assert book.claim() == []
+    assert book.live() == 0
+
+
+def test_a_claim_is_committed_before_it_is_answered(book: Book) -> None:
+    """The intent is in the ledger, for everybody to see, before a first byte can leave."""
+    load = book.load([("c", "a.wav")])
+    one = book.claim_one()
+    with book.ledger.beside() as reader, reader.reading() as connection:
+        (line,) = result_lines(connection, load.batch_id, hold=True)
+        assert (line.state, line.attempts) == (State.SENDING, 1)
+    assert book.attempts() == [(one.item_id, 1, None)]
+
+
+def test_a_mark_is_kept_with_the_content(book: Book) -> None:
+    """The mark before the last chunk stores what is about to be appended, and when."""
+    book.load([("c", "a.wav")])
+    one = book.claim_one()
+    book.mark(one)
+    assert book.value("content_hash", 2) == audio.content_hash(one.path)
+
+
+def test_only_the_attempt_that_is_being_sent_is_marked(book: Book) -> None:
+    """A mark that comes too late, or twice, is refused: its last chunk must not leave."""
+    book.load([("c", "a.wav")])
+    one = book.claim_one()
+    book.mark(one)
+    with pytest.raises(RuntimeError, match="its mark is refused"):
+        book.mark(one)
+    book.settle(one, CUT)
+    book.claim_one()
+    with pytest.raises(RuntimeError, match="its mark is refused"):
+        book.mark(one)
+
+
+def test_the_items_of_a_lane_go_one_after_the_other(book: Book) -> None:
+    """In manifest order, each after the one before it has completed, and never two at a time."""
+    load = book.load([("c", "b.wav"), ("c", "a.wav"), ("c", "c.wav")])
+    for name in ("b.wav", "a.wav", "c.wav"):
+        one = book.claim_one()
+        assert one.path.name == name
+        assert book.claim() == []
+        book.answer(one, accepted(name))
+        assert book.claim() == []
+        book.end(name)
+    assert book.states(load) == "completed completed completed"
+
+
+def test_lanes_do_not_wait_for_each_other(book: Book) -> None:
+    """One item of each lane may be live at once, in manifest order."""
+    book.load([("c", "a.wav"), ("c", "b.wav"), ("d", "a.wav"), ("e", "c.wav")])
+    assert [(one.conversation_id, one.path.name) for one in book.claim()] == [
+        ("c", "a.wav"),
+        ("d", "a.wav"),
+        ("e", "c.wav"),
+    ]
+
+
+def test_no_more_is_claimed_than_wanted(book: Book) -> None:
+    """The pool's free hands bound a claim; none at all only looks."""
+    book.load([(one, "a.wav") for one in "cdefg"])
+    assert book.look(0).claims == []
+    assert [len(book.claim(2)), len(book.claim(2)), len(book.claim(2))] == [2, 2, 1]
+
+
+def test_no_more_is_claimed_than_the_limit(book: Book) -> None:
+    """Sending, sent and accepted items hold a slot each, until their job has ended."""
+    book.limit = 2
+    book.load([(one, "a.wav") for one in "cdefg"])
+    first, second = book.claim()
+    assert book.claim() == []
+    book.answer(first, accepted("1"))
+    assert book.claim() == []
+    book.end("1")
+    (third,) = book.claim()
+    book.answer(second, NOT_FOUND)
+    (fourth,) = book.claim()
+    assert (third.conversation_id, fourth.conversation_id) == ("e", "f")
+    assert book.live() == 2
+
+
+def test_an_item_in_doubt_keeps_its_slot_for_a_while(book: Book) -> None:
+    """The job that it may have become counts until slot_until, to the moment."""
+    book.limit = 1
+    load = book.load([("c", "a.wav"), ("d", "a.wav")])
+    assert book.answer(book.claim_one(), LOST) is State.IN_DOUBT
+    book.now += DOUBT_SECONDS - 1
+    waiting = book.look()
+    assert (waiting.claims, waiting.waiting, waiting.limit.live) == ([], True, 1)
+    assert waiting.wake_at == 1000.0 + DOUBT_SECONDS
+    book.now = waiting.wake_at
+    assert book.claim_one().conversation_id == "d"
+    assert book.states(load) == "in_doubt sending"
+
+
+def test_doubt_lasts_three_times_what_such_a_job_takes(book: Book) -> None:
+    """Once jobs have ended, slot_until follows from the slowest that they have shown, by size."""
+    book.file("long.wav", "x" * 800)
+    book.load([("c", "a.wav"), ("d", "long.wav")])
+    first, second = book.claim()
+    book.answer(first, accepted("1"))
+    book.now += 4
+    book.end("1")
+    book.answer(second, LOST)
+    assert book.value("slot_until", 3) == pytest.approx(book.now + 3 * 4 / 8 * 800)
+
+
+@pytest.mark.parametrize(("boot", "moved"), [("this boot", 3600.0), ("another boot", 0.0)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_clock_that_jumps_between_two_runs_shortens_nothing(book: Book, boot: str, moved: float, sign: int) -> None:
+    """On the same boot a jump of the wall clock moves slot_until and the age of live jobs with it."""
+    book.load([("c", "a.wav"), ("d", "a.wav"), ("e", "a.wav")])
+    first, second, _ = book.claim()
+    book.answer(first, LOST)
+    book.answer(second, accepted("j"))
+    with book.ledger.writing() as connection:
+        rebase_deadlines(connection, "this boot", 500.0)
+        rebase_deadlines(connection, boot, 500.0 + sign * 3600.0)
+    assert book.value("slot_until", 2) == 1000.0 + DOUBT_SECONDS + sign * moved
+    assert book.jobs()[0].accepted_at == 1000.0 + sign * moved
+    assert book.value("slot_until", 4) is None
+
+
+def test_a_stated_limit_lowers_the_claim_for_a_day(book: Book) -> None:
+    """What a 429 stated is in force for 24 hours, and the setting again after that."""
+    book.load([(one, "a.wav") for one in "cdefg"])
+    with book.ledger.writing() as connection:
+        note_stated_limit(connection, account(connection, BASE_URL), 2, book.now)
+    answered = book.look()
+    assert (len(answered.claims), answered.limit.in_force, answered.limit.stated) == (2, 2, 2)
+    book.now += STATED_LIMIT_BELIEVED_SECONDS + 1
+    assert len(book.claim()) == 3
+
+
+def test_a_limit_below_what_is_live_claims_nothing(book: Book) -> None:
+    """A limit that falls under the live jobs waits for them; it never goes below nothing."""
+    book.limit = 3
+    book.load([(one, "a.wav") for one in "cdefg"])
+    assert len(book.claim()) == 3
+    book.limit = 1
+    answered = book.look()
+    assert (answered.claims, answered.waiting) == ([], True)
+
+
+@pytest.mark.parametrize(
+    ("reply", "state"),
+    [
+        (LOST, State.IN_DOUBT),
+        (CUT, State.PENDING),
+        (UNREACHABLE, State.PENDING),
+        (THROTTLED, State.PENDING),
+        (NOT_FOUND, State.REFUSED),
+        (OUR_FILE, State.REFUSED),
+    ],
+)
+def test_an_outcome_is_kept_with_its_reason(book: Book, reply: Reply, state: State) -> None:
+    """State, reason and status are stored with item and attempt, and shown in the results."""
+    load = book.load([("c", "a.wav")])
+    one = book.claim_one()
+    book.answer(one, reply)
+    verdict = judge(reply, "c")
+    (line,) = book.lines(load)
+    assert (line.state, line.error, line.http_status) == (state, verdict.reason, reply.status)
+    assert book.attempts() == [(one.item_id, 1, verdict.outcome.value)]
+
+
+def test_an_item_that_is_tried_again_counts_its_attempts(book: Book) -> None:
+    """Attempts are numbered without a gap, cut-offs among them are counted apart, our own cuts are not."""
+    load = book.load([("c", "a.wav")])
+    for reply in (CUT, UNREACHABLE, Reply(connected=True, withheld=True), CUT, THROTTLED):
+        book.answer(book.claim_one(), reply)
+    last = book.claim_one()
+    assert (last.number, last.cut_offs) == (6, 2)
+    book.complete(last)
+    assert [number for _, number, _ in book.attempts()] == [1, 2, 3, 4, 5, 6]
+    (line,) = book.lines(load)
+    assert (line.state, line.attempts, line.error) == (State.COMPLETED, 6, None)
+
+
+def test_a_lane_waits_and_then_goes_on(book: Book) -> None:
+    """After a failed attempt its lane waits, the others do not, and the claim tells when to look again."""
+    book.load([("c", "a.wav"), ("d", "a.wav")])
+    first, second = book.claim()
+    book.answer(first, CUT, wait=30.0)
+    book.answer(second, accepted("d"))
+    answered = book.look()
+    assert (answered.claims, answered.waiting, answered.wake_at) == ([], True, 1030.0)
+    book.now = 1030.0
+    assert book.claim_one().conversation_id == "c"
+
+
+@pytest.mark.parametrize("reply", [LOST, NOT_FOUND, OUR_FILE])
+def test_trouble_holds_the_rest_of_its_lane_alone(book: Book, reply: Reply) -> None:
+    """What failed, is refused or in doubt holds what stands behind it, and no other lane."""
+    load = book.load([("c", "a.wav"), ("c", "b.wav"), ("d", "a.wav"), ("d", "b.wav")])
+    first, other = book.claim()
+    state = book.answer(first, reply)
+    book.complete(other)
+    assert book.complete_all() == ["b.wav"]
+    assert book.states(load) == f"{state.value} held completed completed"
+
+
+def test_a_failed_job_holds_its_lane(book: Book) -> None:
+    """A job that ended as failed gives its slot back and holds the rest."""
+    load = book.load([("c", "a.wav"), ("c", "b.wav")])
+    book.answer(book.claim_one(), accepted("j"))
+    book.end("j", JobStatus.FAILED)
+    assert book.states(load) == "failed held"
+    assert book.live() == 0
+    assert book.claim() == []
+    assert book.lines(load)[0].error
+
+
+@pytest.mark.parametrize("reply", [LOST, NOT_FOUND])
+def test_with_on_trouble_continue_a_lane_goes_on(book: Book, reply: Reply) -> None:
+    """[lanes] on_trouble = "continue": the next item goes, in order; what is in trouble stays as it is."""
+    book.hold = False
+    load = book.load([("c", "a.wav"), ("c", "b.wav"), ("c", "c.wav")])
+    state = book.answer(book.claim_one(), reply)
+    assert book.complete_all() == ["b.wav", "c.wav"]
+    assert book.states(load) == f"{state.value} completed completed"
+
+
+def test_with_on_trouble_continue_nothing_is_held(book: Book) -> None:
+    """What will go by itself is pending, not held, and still counts as unsent while another is live."""
+    book.hold = False
+    load = book.load([("c", "a.wav"), ("c", "b.wav"), ("c", "c.wav")])
+    book.answer(book.claim_one(), NOT_FOUND)
+    book.answer(book.claim_one(), accepted("j"))
+    with book.ledger.writing() as connection:
+        left = unsent(connection, account(connection, BASE_URL), hold=book.hold)
+    assert (book.states(load), left) == ("refused accepted pending", True)
+
+
+def test_what_was_held_goes_once_on_trouble_is_continue(book: Book) -> None:
+    """The setting may change between two runs: the next one carries the rest of the lane."""
+    load = book.load([("c", "a.wav"), ("c", "b.wav")])
+    book.answer(book.claim_one(), NOT_FOUND)
+    assert book.claim() == []
+    book.hold = False
+    book.run(load)
+    assert book.complete_all() == ["b.wav"]
+
+
+def test_a_job_that_never_ends_keeps_its_lane_and_gives_its_slot_back(book: Book) -> None:
+    """Overdue: held behind it, counted as one in doubt, its slot free after slot_until; its late end counts."""
+    book.limit = 1
+    load = book.load([("c", "a.wav"), ("c", "b.wav"), ("d", "a.wav")])
+    book.answer(book.claim_one(), accepted("j"))
+    (job,) = book.jobs()
+    with book.ledger.writing() as connection:
+        job_overdue(connection, job, "it did not end", book.now, DOUBT_SECONDS)
+        found = standing(connection, load.batch_id, hold=True)
+    assert (found.overdue, found.counts[State.HELD], found.counts[State.ACCEPTED]) == (1, 1, 1)
+    assert book.claim() == []
+    book.now += DOUBT_SECONDS
+    other = book.claim_one()
+    assert other.conversation_id == "d"
+    book.complete(other)
+    assert [job.job_id for job in book.jobs()] == ["j"]
+    book.end("j")
+    assert book.states(load) == "completed pending completed"
+    assert book.claim_one().path.name == "b.wav"
+
+
+def test_a_job_that_has_ended_is_not_ended_again(book: Book) -> None:
+    """A second end of the same job, or a late overdue, changes nothing."""
+    load = book.load([("c", "a.wav")])
+    book.answer(book.claim_one(), accepted("j"))
+    (job,) = book.jobs()
+    book.end("j")
+    with book.ledger.writing() as connection:
+        job_ended(connection, job, JobStatus.FAILED, book.now + 9, hold=True)
+        job_overdue(connection, job, "late", book.now, DOUBT_SECONDS)
+    (line,) = book.lines(load)
+    assert (line.state, line.finished_at, line.error) == (State.COMPLETED, book.now, None)
+
+
+def test_before_the_mark_a_crash_means_pending(book: Book) -> None:
+    """What had not sent its last chunk is pending again, first in its lane, with its attempt told."""
+    load = book.load([("c", "a.wav"), ("c", "b.wav")])
+    one = book.claim_one()
+    assert book.crash(load) == (1, 0)
+    assert book.states(load) == "pending pending"
+    assert book.live() == 0
+    assert book.attempts() == [(one.item_id, 1, "cut off")]
+    again = book.claim_one()
+    assert (again.item_id, again.number) == (one.item_id, 2)
+
+
+def test_after_the_mark_a_crash_means_doubt(book: Book) -> None:
+    """What may have been appended is in doubt, holds its lane, and keeps its slot until slot_until."""
+    book.limit = 1
+    load = book.load([("c", "a.wav"), ("c", "b.wav"), ("d", "a.wav")])
+    one = book.claim_one()
+    book.mark(one)
+    assert book.crash(load) == (0, 1)
+    assert book.states(load) == "in_doubt held pending"
+    assert book.attempts() == [(one.item_id, 1, "in doubt")]
+    assert book.claim() == []
+    assert book.lines(load)[0].error
+    book.now += DOUBT_SECONDS
+    assert book.claim_one().conversation_id == "d"
+
+
+def test_after_the_answer_a_crash_changes_nothing(book: Book) -> None:
+    """Accepted jobs are live after a crash, and are followed on; what is over stays over."""
+    load = book.load([("c", "a.wav"), ("c", "b.wav"), ("d", "a.wav"), ("e", "a.wav")])
+    first, second, third = book.claim()
+    book.answer(first, accepted("j"))
+    book.complete(second)
+    book.answer(third, NOT_FOUND)
+    assert book.crash(load) == (0, 0)
+    assert book.states(load) == "accepted pending completed refused"
+    assert [job.job_id for job in book.jobs()] == ["j"]
+    assert book.claim() == []
+    book.end("j")
+    assert book.claim_one().path.name == "b.wav"
+
+
+def test_a_second_crash_finds_nothing_more(book: Book) -> None:
+    """To recover twice is to recover once."""
+    load = book.load([("c", "a.wav"), ("d", "a.wav")])
+    first, _ = book.claim()
+    book.mark(first)
+    assert book.crash(load) == (1, 1)
+    before = book.lines(load)
+    book.now += 60
+    assert book.crash(load) == (0, 0)
+    assert book.lines(load) == before
+
+
+def test_a_crash_ends_a_lanes_wait(book: Book) -> None:
+    """A lane that waited for its next try does not wait in the next run."""
+    load = book.load([("c", "a.wav")])
+    book.answer(book.claim_one(), CUT, wait=3600.0)
+    assert book.claim() == []
+    book.crash(load)
+    assert book.claim_one().number == 2
+
+
+def test_live_jobs_say_whose_they_are(book: Book) -> None:
+    """What is needed to follow and to tell of a job is in the ledger; whether this run waits for it, too."""
+    first = book.load([("c", "a.wav")])
+    book.answer(book.claim_one(), accepted("j"))
+    (job,) = book.jobs()
+    assert (job.job_id, job.batch, job.line, job.conversation_id) == ("j", "m.csv", 2, "c")
+    assert (job.attempt, job.size, job.accepted_at, job.in_scope) == (1, 8, 1000.0, True)
+    book.load([("d", "a.wav")], "other.csv")
+    (job,) = book.jobs()
+    assert not job.in_scope
+    book.run(first)
+    (job,) = book.jobs()
+    assert job.in_scope
+
+
+def test_another_batchs_lanes_are_not_carried(book: Book) -> None:
+    """A run carries its own batch's lanes; what waits elsewhere is named, not sent."""
+    first = book.load([("c", "a.wav"), ("d", "a.wav")])
+    second = book.load([("d", "b.wav"), ("e", "a.wav")], "other.csv")
+    with book.ledger.writing() as connection:
+        assert leftovers(connection, account(connection, BASE_URL), second.batch_id) == 1
+    assert book.complete_all() == ["a.wav", "b.wav", "a.wav"]
+    assert book.states(first) == "pending completed"
+    assert book.states(second) == "completed completed"
+    book.run(first)
+    assert book.complete_all() == ["a.wav"]
+    assert book.states(first) == "completed completed"
+
+
+def test_leftovers_go_first(book: Book) -> None:
+    """What an earlier batch left in a lane stands before the new batch's items there, and is carried with them."""
+    book.load([("c", "a.wav"), ("c", "b.wav")], "monday.csv")
+    book.complete(book.claim_one())
+    second = book.load([("c", "c.wav")], "tuesday.csv")
+    assert book.complete_all() == ["b.wav", "c.wav"]
+    assert book.states(second) == "completed"
+
+
+def test_what_stands_behind_the_batchs_own_items_is_not_carried(book: Book) -> None:
+    """A run goes as far as its own last item in each lane."""
+    first = book.load([("c", "a.wav")], "monday.csv")
+    second = book.load([("c", "b.wav")], "tuesday.csv")
+    book.run(first)
+    assert book.complete_all() == ["a.wav"]
+    with book.ledger.writing() as connection:
+        assert leftovers(connection, account(connection, BASE_URL), first.batch_id) == 1
+    assert book.states(second) == "pending"
+
+
+def test_an_earlier_batchs_trouble_holds_a_later_batch(book: Book) -> None:
+    """A lane is the items of one conversation over all batches: doubt of Monday holds Tuesday."""
+    first = book.load([("c", "a.wav")], "monday.csv")
+    book.answer(book.claim_one(), LOST)
+    second = book.load([("c", "b.wav")], "tuesday.csv")
+    assert book.claim() == []
+    assert (book.states(first), book.states(second)) == ("in_doubt", "held")
+
+
+def test_unsent_tells_whether_more_will_go(book: Book) -> None:
+    """Under --no-wait a run ends once nothing more will be sent: live jobs before unsent items keep it going."""
+    book.load([("c", "a.wav"), ("c", "b.wav"), ("d", "a.wav")])
+
+    def more() -> bool:
+        with book.ledger.writing() as connection:
+            return unsent(connection, account(connection, BASE_URL), hold=book.hold)
+
+    first, other = book.claim()
+    book.answer(first, accepted("1"))
+    book.answer(other, accepted("2"))
+    assert more()
+    book.end("1")
+    book.answer(book.claim_one(), accepted("3"))
+    assert not more()
+
+
+def test_the_standing_counts_every_row_once(book: Book) -> None:
+    """Counts by state, held ones apart; bytes of what was taken and of all."""
+    load = book.load([("c", "a.wav"), ("c", "b.wav"), ("d", "a.wav"), ("e", "a.wav"), ("f", "a.wav")])
+    first, second, third, _ = book.claim()
+    book.answer(first, LOST)
+    book.complete(second)
+    book.answer(third, NOT_FOUND)
+    with book.ledger.writing() as connection:
+        found = standing(connection, load.batch_id, hold=True)
+    counts = {state.value: count for state, count in found.counts.items() if count}
+    assert counts == {"in_doubt": 1, "held": 1, "completed": 1, "refused": 1, "sending": 1}
+    assert (found.items, found.bytes_done, found.bytes_all, found.attempts) == (5, 8, 40, 4)
+
+
+def test_troubles_are_told_by_reason(book: Book) -> None:
+    """What needs a person: state, reason, how many, and the first lines."""
+    load = book.load([(one, "a.wav") for one in "cdefgh"])
+    for one, reply in zip(book.claim(), [NOT_FOUND] * 4 + [LOST, accepted("j")], strict=True):
+        book.answer(one, reply)
+    with book.ledger.writing() as connection:
+        refused, doubtful = troubles(connection, load.batch_id)
+    assert (refused.state, refused.items, list(refused.lines)) == (State.REFUSED, 4, [2, 3, 4])
+    assert (doubtful.state, doubtful.items, list(doubtful.lines)) == (State.IN_DOUBT, 1, [6])
+
+
+def test_two_accounts_share_nothing(book: Book) -> None:
+    """Another base URL is another account: other lanes, other slots, other items."""
+    book.limit = 1
+    book.load([("c", "a.wav")])
+    assert len(book.claim()) == 1
+    with book.ledger.writing() as connection:
+        other = account(connection, "https://elsewhere.example")
+        load = begin_load(
+            connection,
+            other,
+            "m.csv",
+            manifest="m.csv",
+            results=book.folder / "r.csv",
+            extra_columns=[],
+            now=1.0,
+            repeat=False,
+        )
+        row = book.row(2, "c", "a.wav", {})
+        load_rows(connection, load, [row], content_hash=audio.content_hash, probe=audio.probe)
+        enter_scope(connection, load.batch_id, hold=True)
+        assert len(claim(connection, other, 10, 1, book.now).claims) == 1

@@ -1,0 +1,181 @@
+"""The ledger stays as fast as it was: what an item costs does not grow with what the ledger holds."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event, text
+
+from tests.integration.test_ledger import BASE_URL, CUT, DOUBT_SECONDS, LOST, Book, accepted, opened
+from uploader.ledger.claiming import claim, job_ended, limit_facts, mark, settle
+from uploader.ledger.lanes import enter_scope
+from uploader.ledger.loading import account, begin_load, load_rows, was_begun
+from uploader.ledger.reading import live_jobs
+from uploader.model import AudioFacts, Claim, FileSignature, JobStatus, Reply, Row
+from uploader.policy.replies import judge
+
+Step = Callable[[Connection], Any]
+FEW, MANY = 40, 1200
+SCAN = re.compile(r"\bSCAN (\w+)")
+
+
+def fill(book: Book, lanes: int, items: int) -> None:
+    """Load a manifest of so many lanes with so many items each, none of them sent."""
+    rows = [
+        Row(
+            line=2 + lane * items + number,
+            conversation_id=f"c{lane}",
+            audio_path="x",
+            path=Path(f"/audio/{lane}-{number}.wav"),
+            signature=FileSignature(1000 + lane * items + number, "x"),
+        )
+        for lane in range(lanes)
+        for number in range(items)
+    ]
+    with book.ledger.writing() as connection:
+        load = begin_load(
+            connection,
+            account(connection, BASE_URL),
+            "m.csv",
+            manifest="m.csv",
+            results=Path("r.csv"),
+            extra_columns=[],
+            now=1.0,
+            repeat=False,
+        )
+        load_rows(connection, load, rows, content_hash=lambda _: None, probe=lambda _: AudioFacts())
+        enter_scope(connection, load.batch_id, hold=book.hold)
+
+
+def steps(book: Book, step: Step) -> tuple[Any, int]:
+    """What a step answers, and how many instructions SQLite's machine ran for it: the same on every machine."""
+    counted = 0
+
+    def count() -> int:
+        nonlocal counted
+        counted += 1
+        return 0
+
+    with book.ledger.writing() as connection:
+        driver: Any = connection.connection.driver_connection
+        driver.set_progress_handler(count, 1)
+        try:
+            answer = step(connection)
+        finally:
+            driver.set_progress_handler(None, 0)
+    return answer, counted
+
+
+def cost_of_a_life(book: Book) -> dict[str, int]:
+    """What each step in the lives of three items costs."""
+    cost = {}
+
+    def claimed(wanted: int) -> list[Claim]:
+        answer, cost[f"claim {wanted}"] = steps(book, lambda c: claim(c, 1, wanted, 10, book.now))
+        return list(answer.claims)
+
+    def settled(one: Claim, reply: Reply, name: str) -> None:
+        if reply.last_chunk_left:
+            _, cost["mark"] = steps(book, lambda c: mark(c, one, "hash", book.now))
+        verdict, how = judge(reply, one.conversation_id), {"now": book.now, "wait": 1.0, "hold": book.hold}
+        write: Step = lambda c: settle(c, one, verdict, reply, doubt_seconds=DOUBT_SECONDS, **how)  # type: ignore[arg-type] # noqa: E731
+        _, cost[name] = steps(book, write)
+
+    first, second, third = claimed(3)
+    settled(first, accepted("j"), "accepted")
+    settled(second, LOST, "in doubt")
+    settled(third, CUT, "cut off")
+    (job,), cost["live jobs"] = steps(book, lambda c: live_jobs(c, 1))
+    _, cost["job ended"] = steps(book, lambda c: job_ended(c, job, JobStatus.COMPLETED, book.now, hold=book.hold))
+    _, cost["was begun"] = steps(book, lambda c: was_begun(c, 1, "c0", Path("/audio/0-0.wav")))
+    _, cost["limit"] = steps(book, lambda c: limit_facts(c, 1, 10, book.now))
+    return cost
+
+
+def assert_flat(few: dict[str, int], many: dict[str, int]) -> None:
+    """Every step costs about the same in both."""
+    grown = {name: (few[name], many[name]) for name in few if many[name] > 1.5 * few[name] + 20}
+    assert not grown
+
+
+@pytest.fixture(params=[True, False], ids=["hold", "continue"])
+def hold(request: pytest.FixtureRequest) -> bool:
+    """Both settings of [lanes] on_trouble."""
+    return bool(request.param)
+
+
+@contextmanager
+def filled(folder: Path, lanes: int, items: int, *, hold: bool) -> Iterator[Book]:
+    """A ledger of so many lanes and items."""
+    folder.mkdir()
+    with opened(folder) as book:
+        book.hold = hold
+        fill(book, lanes, items)
+        yield book
+
+
+def test_the_cost_does_not_grow_with_the_lanes(tmp_path: Path, hold: bool) -> None:
+    """Thirty times as many conversations: claim, mark, outcome and end of job cost what they did."""
+    with filled(tmp_path / "few", FEW, 1, hold=hold) as few, filled(tmp_path / "many", MANY, 1, hold=hold) as many:
+        assert_flat(cost_of_a_life(few), cost_of_a_life(many))
+
+
+def test_the_cost_does_not_grow_with_a_lane(tmp_path: Path, hold: bool) -> None:
+    """Thirty times as many items in each lane that goes."""
+    with filled(tmp_path / "few", 3, FEW, hold=hold) as few, filled(tmp_path / "many", 3, MANY, hold=hold) as many:
+        assert_flat(cost_of_a_life(few), cost_of_a_life(many))
+
+
+def test_the_cost_does_not_grow_with_the_nights_before(tmp_path: Path, hold: bool) -> None:
+    """Thirty times as many items that completed, in the same lanes and before the same items."""
+    costs = []
+    for name, items in (("few", FEW), ("many", MANY)):
+        with filled(tmp_path / name, 3, items, hold=hold) as book:
+            with book.ledger.writing() as connection:
+                done = text("UPDATE items SET state = 'completed', attempts = 1, job_id = 'j' || id")
+                connection.execute(done)
+            load = book.load([(f"c{lane}", "a.wav") for lane in range(3)], "tuesday.csv")
+            costs.append(cost_of_a_life(book))
+            assert book.states(load)
+    assert_flat(*costs)
+
+
+def test_looking_without_free_hands_costs_the_same_in_any_ledger(tmp_path: Path) -> None:
+    """While the pool is busy and slots are free, a look at what waits does not walk through all lanes."""
+    with filled(tmp_path / "few", FEW, 1, hold=True) as few, filled(tmp_path / "many", MANY, 1, hold=True) as many:
+        cost = [steps(book, lambda c: claim(c, 1, 0, 10, 1.0))[1] for book in (few, many)]
+    assert cost[1] <= 1.5 * cost[0] + 20
+
+
+def test_looking_with_a_full_account_costs_the_same_in_any_ledger(tmp_path: Path) -> None:
+    """While all slots are taken, a look at what waits does not walk through all lanes."""
+    cost = []
+    with filled(tmp_path / "few", FEW, 1, hold=True) as few, filled(tmp_path / "many", MANY, 1, hold=True) as many:
+        for book in (few, many):
+            book.limit = 3
+            assert len(book.claim()) == 3
+            cost.append(steps(book, lambda c: claim(c, 1, 10, 3, 1.0))[1])
+    assert cost[1] <= 1.5 * cost[0] + 20
+
+
+def test_no_step_of_an_item_reads_a_whole_table(tmp_path: Path) -> None:
+    """SQLite's own plan of every statement in an item's life: items, lanes, rows and attempts by index only."""
+    statements: list[tuple[str, Any]] = []
+
+    def keep(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
+        statements.append((statement, parameters))
+
+    with filled(tmp_path / "few", FEW, 2, hold=True) as book:
+        event.listen(book.ledger._engine, "before_cursor_execute", keep)
+        cost_of_a_life(book)
+        event.remove(book.ledger._engine, "before_cursor_execute", keep)
+        explained = [one for one in statements if one[0].startswith(("SELECT", "UPDATE", "INSERT", "DELETE"))]
+        assert len(explained) > 10
+        with book.ledger.writing() as connection:
+            for statement, parameters in explained:
+                plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+                scanned = {table for row in plan for table in SCAN.findall(row[3])}
+                assert not scanned & {"items", "lanes", "rows", "attempts", "before", "pending"}, statement

@@ -1,0 +1,272 @@
+"""The ledger's one writing thread: what is waiting goes in one transaction, and one bad write fails alone."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Container, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from tests.integration.test_ledger import Book, accepted, opened
+from uploader.errors import LedgerUnavailableError
+from uploader.ledger import Ledger, LedgerThread, thread
+from uploader.ledger.claiming import claim, job_ended, mark
+from uploader.ledger.loading import account
+from uploader.ledger.schema import accounts
+from uploader.model import JobStatus
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Iterator[Book]:
+    """A new ledger, open for a run."""
+    with opened(tmp_path) as made:
+        yield made
+
+
+class Busy:
+    """Keeps the thread in a write of its own, so that what comes meanwhile waits together."""
+
+    def __init__(self, writer: LedgerThread) -> None:
+        self._writer = writer
+        self._inside = threading.Event()
+        self._go_on = threading.Event()
+
+    def _wait(self, connection: Connection) -> None:
+        self._inside.set()
+        self._go_on.wait()
+
+    async def gather(self, *calls: Any) -> list[Any]:
+        """Let all these calls wait, then let the thread go on; what each of them came to."""
+        first = asyncio.ensure_future(self._writer.call(self._wait))
+        await asyncio.to_thread(self._inside.wait)
+        waiting = [asyncio.ensure_future(one) for one in calls]
+        await asyncio.sleep(0)
+        self._go_on.set()
+        await first
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+
+@asynccontextmanager
+async def running(ledger: Ledger) -> AsyncIterator[LedgerThread]:
+    """A thread that writes this ledger, closed at the end."""
+    writer = LedgerThread(ledger)
+    try:
+        yield writer
+    finally:
+        await asyncio.to_thread(writer.close)
+
+
+def note(connection: Connection, name: str) -> str:
+    """Write something down: an account of this name."""
+    connection.execute(insert(accounts).values(base_url=name, name="x"))
+    return name
+
+
+def noted(ledger: Ledger) -> list[str]:
+    """What was written down, as somebody else sees it."""
+    with ledger.beside() as reader, reader.reading() as connection:
+        found = select(accounts.c.base_url).where(accounts.c.name == "x").order_by(accounts.c.id)
+        return list(connection.execute(found).scalars())
+
+
+class CountedLedger:
+    """A ledger whose transactions are counted; those that the test says fail when they are committed."""
+
+    def __init__(self, ledger: Ledger, failing: Container[int] = (), error: Exception | None = None) -> None:
+        self.transactions = 0
+        self.rooms = 0
+        self.failing = failing
+        self._ledger = ledger
+        self._error = error or LedgerUnavailableError("the disk is full")
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction; one that fails is rolled back at its very end."""
+        self.transactions += 1
+        with self._ledger.writing() as connection:
+            yield connection
+            if self.transactions in self.failing:
+                raise self._error
+
+    def make_room(self) -> None:
+        """Count how often room was asked for."""
+        self.rooms += 1
+
+
+async def test_a_write_is_durable_when_its_call_returns(book: Book) -> None:
+    """The result is the function's own, and everybody can see what was written by then."""
+    async with running(book.ledger) as writer:
+        assert await writer.call(note, "a") == "a"
+        assert noted(book.ledger) == ["a"]
+
+
+async def test_what_waits_is_written_in_one_transaction(book: Book) -> None:
+    """Fifty writes that came while the thread was busy are one commit, in the order in which they came."""
+    counted = CountedLedger(book.ledger)
+    async with running(counted) as writer:  # type: ignore[arg-type]
+        names = [f"n{number:02}" for number in range(50)]
+        assert await Busy(writer).gather(*[writer.call(note, name) for name in names]) == names
+    assert counted.transactions == 2
+    assert noted(book.ledger) == names
+
+
+async def test_a_group_has_an_end(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood of writes does not make everybody wait for the last of them."""
+    monkeypatch.setattr(thread, "GROUP", 10)
+    counted = CountedLedger(book.ledger)
+    async with running(counted) as writer:  # type: ignore[arg-type]
+        await Busy(writer).gather(*[writer.call(note, str(number)) for number in range(25)])
+    assert counted.transactions == 4
+    assert len(noted(book.ledger)) == 25
+
+
+async def test_one_bad_write_fails_alone(book: Book) -> None:
+    """Its exception is its caller's; the others of its group are written."""
+
+    def broken(connection: Connection) -> None:
+        note(connection, "half")
+        raise KeyError("broken")
+
+    async with running(book.ledger) as writer:
+        answers = await Busy(writer).gather(
+            writer.call(note, "a"),
+            writer.call(broken),
+            writer.call(note, "a"),
+            writer.call(note, "b"),
+        )
+        assert await writer.call(note, "c") == "c"
+    assert (answers[0], answers[3]) == ("a", "b")
+    assert isinstance(answers[1], KeyError)
+    assert isinstance(answers[2], IntegrityError)
+    assert noted(book.ledger) == ["a", "b", "c"]
+
+
+async def test_a_mark_that_is_refused_fails_alone(book: Book) -> None:
+    """An attempt that is over cannot be marked, and nobody else pays for it."""
+    load = book.load([("c", "a.wav"), ("d", "a.wav")])
+    first, second = book.claim()
+    book.crash(load)
+    again, _ = book.claim()
+    async with running(book.ledger) as writer:
+        answers = await Busy(writer).gather(
+            writer.call(mark, first, "hash", 1.0), writer.call(mark, again, "hash", 1.0)
+        )
+    assert isinstance(answers[0], RuntimeError)
+    assert answers[1] is None
+    assert book.states(load) == "sent sending"
+    assert second.item_id != again.item_id
+
+
+async def test_outcomes_are_written_before_claims(book: Book) -> None:
+    """What an outcome frees, a claim that came earlier already sees."""
+    book.limit = 1
+    book.load([("c", "a.wav"), ("c", "b.wav")])
+    book.answer(book.claim_one(), accepted("j"))
+    (job,) = book.jobs()
+    with book.ledger.writing() as connection:
+        account_id = account(connection, "https://service.example")
+    async with running(book.ledger) as writer:
+        claimed, ended = await Busy(writer).gather(
+            writer.call(claim, account_id, 10, 1, book.now),
+            writer.call(job_ended, job, JobStatus.COMPLETED, book.now, hold=True),
+        )
+    assert ended.item_id == job.item_id
+    assert [one.path.name for one in claimed.claims] == ["b.wav"]
+
+
+async def test_a_caller_that_is_cancelled_does_not_stop_its_write(book: Book) -> None:
+    """Who gives up waiting for an outcome has not undone it."""
+    async with running(book.ledger) as writer:
+
+        async def give_up() -> None:
+            one = asyncio.ensure_future(writer.call(note, "a"))
+            await asyncio.sleep(0)
+            one.cancel()
+
+        await Busy(writer).gather(give_up(), writer.call(note, "b"))
+    assert sorted(noted(book.ledger)) == ["a", "b"]
+
+
+async def test_closing_writes_what_waits(book: Book) -> None:
+    """Everything that was handed in before the end is in the ledger after it."""
+    writer = LedgerThread(book.ledger)
+    calls = [asyncio.ensure_future(writer.call(note, name)) for name in ("a", "b", "c")]
+    await asyncio.sleep(0)
+    await asyncio.to_thread(writer.close)
+    assert await asyncio.gather(*calls) == ["a", "b", "c"]
+    assert noted(book.ledger) == ["a", "b", "c"]
+
+
+async def test_what_came_back_is_written_with_the_reserve(book: Book) -> None:
+    """A commit that fails gives room free and writes the outcomes once more; a claim is not tried again."""
+    book.load([("c", "a.wav")])
+    counted = CountedLedger(book.ledger, failing={2})
+    async with running(counted) as writer:  # type: ignore[arg-type]
+        outcome, claimed = await Busy(writer).gather(writer.call(note, "a"), writer.call(claim, 1, 10, 10, book.now))
+    assert outcome == "a"
+    assert counted.rooms == 1
+    assert isinstance(claimed, LedgerUnavailableError)
+    assert noted(book.ledger) == ["a"]
+    assert book.states(book.loads["m.csv"]) == "pending"
+
+
+async def test_a_transaction_that_cannot_be_committed_fails_for_all_of_it(book: Book) -> None:
+    """Nobody is told that something is written that is not; the thread goes on afterwards."""
+    counted = CountedLedger(book.ledger, failing=range(10_000))
+    async with running(counted) as writer:  # type: ignore[arg-type]
+        for error in await asyncio.gather(writer.call(note, "a"), writer.call(note, "b"), return_exceptions=True):
+            assert isinstance(error, LedgerUnavailableError)
+        assert noted(book.ledger) == []
+        counted.failing = ()
+        assert await writer.call(note, "c") == "c"
+    assert noted(book.ledger) == ["c"]
+
+
+async def test_a_full_disk_stops_claims_and_loses_nothing(book: Book) -> None:
+    """SQLite's own "disk is full": the write fails as a whole, and goes once there is room."""
+    load = book.load([("c", "a.wav")])
+
+    def fill(connection: Connection) -> None:
+        connection.execute(update(accounts).values(name="x" * 10_000_000))
+
+    def set_pages(most: int) -> None:
+        with book.ledger.writing() as connection:
+            used = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+            connection.exec_driver_sql(f"PRAGMA max_page_count={used + most}")
+
+    async with running(book.ledger) as writer:
+        set_pages(8)
+        with pytest.raises(LedgerUnavailableError, match="full"):
+            await writer.call(fill)
+        claimed = await writer.call(claim, 1, 10, 10, book.now)
+        assert len(claimed.claims) == 1
+        assert await writer.call(note, "a") == "a"
+        set_pages(10_000)
+        await writer.call(fill)
+    assert book.states(load) == "sending"
+
+
+async def test_a_fault_of_ours_reaches_its_caller(book: Book) -> None:
+    """Whatever goes wrong in the thread, nobody waits for ever: the caller is told."""
+    counted = CountedLedger(book.ledger, failing={1}, error=RuntimeError("a fault of ours"))
+    writer = LedgerThread(counted)  # type: ignore[arg-type]
+    call = asyncio.ensure_future(writer.call(note, "a"))
+    await asyncio.sleep(0)
+    await asyncio.to_thread(writer.close)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert call.done()
+    assert isinstance(call.exception(), RuntimeError)
+
+
+async def test_arguments_by_name_arrive_too(book: Book) -> None:
+    """What is given by position and by name reaches the function as it was given."""
+    book.load([("c", "a.wav")])
+    one = book.claim_one()
+    async with running(book.ledger) as writer:
+        await writer.call(mark, one, content_hash="hash", now=book.now)
+    assert book.value("content_hash", 2) == "hash"

@@ -1,0 +1,86 @@
+"""The config file that is shipped says what the code says."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from uploader import parameters
+from uploader.settings import SECRETS, Settings, load
+
+PATH = Path(__file__).parents[2] / "config" / "uploader.toml"
+TABLE = re.compile(r"^#? ?\[([a-z_]+)\]$")
+KEY = re.compile(r"^#? ?([a-z_]+) = (.+)$")
+
+Shown = Mapping[tuple[str, str], tuple[Any, bool]]
+
+
+@pytest.fixture(scope="module")
+def shown() -> Shown:
+    """Every key that the file shows, by table and name: its value, and whether it is commented out."""
+    found: dict[tuple[str, str], tuple[Any, bool]] = {}
+    table = ""
+    for line in PATH.read_text(encoding="utf-8").splitlines():
+        if header := TABLE.match(line):
+            table = header[1]
+        elif key := KEY.match(line):
+            assert (table, key[1]) not in found, f"{key[1]} is shown twice"
+            found[table, key[1]] = (tomllib.loads(f"value = {key[2]}")["value"], line.startswith("#"))
+    return found
+
+
+def tables() -> Mapping[str, type[BaseModel]]:
+    """The tables of the settings, by their names; "" is what stands above them."""
+    nested = {name: field.annotation for name, field in Settings.model_fields.items()}
+    found = {name: one for name, one in nested.items() if isinstance(one, type) and issubclass(one, BaseModel)}
+    return {"": Settings, **found}
+
+
+def expected() -> Mapping[tuple[str, str], Any]:
+    """Every key that the code has, and its default; PydanticUndefined where it has none to be written down."""
+    found: dict[tuple[str, str], Any] = {("parameters", name): PydanticUndefined for name in parameters.TABLE}
+    for table, model in tables().items():
+        for name, field in model.model_fields.items():
+            if (table, name) != ("", "parameters") and name not in SECRETS and (table or name not in tables()):
+                found[table, name] = PydanticUndefined if field.default is None else field.default
+    return found
+
+
+def test_the_config_file_shows_every_key_and_no_other(shown: Shown) -> None:
+    """A setting that is added, renamed or removed changes config/uploader.toml too; secrets are never in it."""
+    assert set(shown) == set(expected())
+
+
+def test_the_config_file_shows_every_default(shown: Shown) -> None:
+    """A key with a default is set to it; one without is a commented example."""
+    for key, default in expected().items():
+        value, commented = shown[key]
+        if default is PydanticUndefined:
+            assert commented, f"{key} has no default: it is shown as an example, commented out"
+        else:
+            assert value == (list(default) if isinstance(default, tuple) else default), key
+            assert type(value) is (list if isinstance(default, tuple) else type(default)), key
+
+
+def test_the_config_file_loads_and_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A run with the shipped file is a run with the defaults."""
+    monkeypatch.setenv("UPLOADER_SECRETS_DIR", str(tmp_path))
+    assert load({}, PATH).model_dump() == load({}, None).model_dump()
+
+
+def test_the_examples_are_right(shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every commented example, uncommented, is a value that the settings take."""
+    monkeypatch.setenv("UPLOADER_SECRETS_DIR", str(tmp_path))
+    lines = PATH.read_text(encoding="utf-8").splitlines()
+    path = tmp_path / "all.toml"
+    path.write_text("\n".join(line.lstrip("# ") for line in lines if TABLE.match(line) or KEY.match(line)))
+    settings = load({}, path)
+    parameters.check_defaults(settings.parameters, "all.toml")
+    for (table, name), (value, commented) in shown.items():
+        if commented and table != "parameters":
+            assert str(getattr(getattr(settings, table) if table else settings, name)) == str(value)

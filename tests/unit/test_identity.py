@@ -1,0 +1,244 @@
+"""What makes two rows the same item."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uploader.model import FileSignature, State
+from uploader.policy.identity import Known, find
+
+A, B = Path("/audio/a.wav"), Path("/audio/b.wav")
+BEGUN = [State.COMPLETED, State.ACCEPTED, State.FAILED, State.REFUSED, State.IN_DOUBT]
+
+
+@dataclass
+class Disk:
+    """The files' contents, and which of them were read to be hashed."""
+
+    contents: Mapping[Path, str]
+    read: list[Path] = field(default_factory=list)
+
+    def content_hash(self, path: Path) -> str | None:
+        """The hash of a file is its content's name here."""
+        self.read.append(path)
+        return self.contents.get(path)
+
+
+def known(
+    path: Path = A,
+    content: str | None = "speech",
+    *,
+    item_id: int = 1,
+    state: State = State.COMPLETED,
+    change: str = "monday",
+    load_id: int = 1,
+    size: int = 100,
+    attempts: int | None = None,
+) -> Known:
+    """An item that the ledger knows; begun, unless it is pending."""
+    attempts = int(state is not State.PENDING) if attempts is None else attempts
+    return Known(item_id, 1, str(path), size, change, content, state, attempts, item_id, load_id)
+
+
+def seen(size: int = 100, change: str = "monday") -> FileSignature:
+    """What the file system says of a row's file."""
+    return FileSignature(size, change)
+
+
+def found(path: Path, signature: FileSignature | None, items: list[Known], disk: Disk) -> int | None:
+    """The item that a row of the second load names."""
+    item = find(path, signature, items, 2, disk.content_hash)
+    return None if item is None else item.item_id
+
+
+@pytest.mark.parametrize("state", [*BEGUN, State.PENDING])
+def test_an_untouched_file_is_known_without_reading_it(state: State) -> None:
+    """The same path, size and change is the same content, whatever became of the item; nothing is hashed."""
+    disk = Disk({A: "speech"})
+    assert found(A, seen(), [known(state=state)], disk) == 1
+    assert disk.read == []
+
+
+def test_a_row_of_a_conversation_that_knows_nothing_is_new() -> None:
+    """Without a known item there is nothing to be the same as."""
+    assert found(A, seen(), [], Disk({A: "speech"})) is None
+
+
+def test_another_size_is_another_item_and_is_not_read() -> None:
+    """Hashes are taken beforehand only where a size meets one that is known."""
+    disk = Disk({A: "speech", B: "music"})
+    assert found(B, seen(size=101), [known(A)], disk) is None
+    assert disk.read == []
+
+
+@pytest.mark.parametrize("state", BEGUN)
+def test_a_renamed_file_is_the_same_item(state: State) -> None:
+    """What was begun is known by its content, under any name, even if the old file is gone."""
+    assert found(B, seen(change="tuesday"), [known(A, state=state)], Disk({B: "speech"})) == 1
+
+
+def test_the_same_size_with_other_content_is_another_item() -> None:
+    """The size alone never makes two files the same."""
+    assert found(B, seen(), [known(A)], Disk({A: "speech", B: "music"})) is None
+
+
+@pytest.mark.parametrize("state", BEGUN)
+def test_a_re_dated_file_is_the_same_item(state: State) -> None:
+    """A modification time that changed alone is nothing: the content is hashed and found equal."""
+    disk = Disk({A: "speech"})
+    assert found(A, seen(change="tuesday"), [known(state=state)], disk) == 1
+    assert disk.read == [A]
+
+
+@pytest.mark.parametrize("size", [100, 101])
+@pytest.mark.parametrize("state", BEGUN)
+def test_content_that_changed_since_its_attempt_is_another_item(state: State, size: int) -> None:
+    """A file that was overwritten after it was sent is new audio under an old name."""
+    assert found(A, seen(size, "tuesday"), [known(state=state)], Disk({A: "music"})) is None
+
+
+@pytest.mark.parametrize("size", [100, 101])
+def test_a_pending_item_takes_the_file_as_it_is_now(size: int) -> None:
+    """Nothing of a pending item was appended: its path names it, whatever the file holds by now."""
+    assert found(A, seen(size, "tuesday"), [known(state=State.PENDING)], Disk({A: "music"})) == 1
+
+
+def test_a_pending_item_that_was_tried_takes_the_file_as_it_is_now() -> None:
+    """Tried and pending again means that nothing was appended."""
+    items = [known(state=State.PENDING, attempts=3)]
+    assert found(A, seen(101, "tuesday"), items, Disk({A: "music"})) == 1
+
+
+def test_pending_content_under_another_name_is_compared_by_reading_both() -> None:
+    """An item whose hash is not known yet is hashed where a size meets it."""
+    disk = Disk({A: "speech", B: "speech"})
+    assert found(B, seen(), [known(A, None, state=State.PENDING)], disk) == 1
+    assert set(disk.read) == {A, B}
+
+
+def test_pending_content_that_cannot_be_read_is_not_guessed() -> None:
+    """A pending item whose file is gone is not taken for another file of its size."""
+    assert found(B, seen(), [known(A, None, state=State.PENDING)], Disk({B: "speech"})) is None
+
+
+@pytest.mark.parametrize("state", [*BEGUN, State.PENDING])
+def test_a_row_that_this_load_has_named_is_not_named_again(state: State) -> None:
+    """The second row of one manifest with the same audio is meant, and is a second item."""
+    assert found(A, seen(), [known(state=state, load_id=2)], Disk({A: "speech"})) is None
+
+
+def test_two_occurrences_are_found_again_in_their_order() -> None:
+    """Loaded once more, the first row is the first item and the second row the second."""
+    items = [known(item_id=1), known(item_id=2, state=State.PENDING)]
+    disk = Disk({A: "speech"})
+    first = find(A, seen(), items, 2, disk.content_hash)
+    assert first is items[0]
+    first.load_id = 2
+    assert found(A, seen(), items, disk) == 2
+    items[1].load_id = 2
+    assert found(A, seen(), items, disk) is None
+
+
+def test_what_was_begun_is_found_before_what_was_not() -> None:
+    """An overlapping manifest with one of two occurrences names the one that was appended."""
+    items = [known(item_id=1, state=State.PENDING), known(item_id=2, state=State.COMPLETED)]
+    assert found(A, seen(), items, Disk({A: "speech"})) == 2
+
+
+@pytest.mark.parametrize("state", [*BEGUN, State.PENDING])
+def test_a_file_that_is_gone_is_the_item_that_was_begun(state: State) -> None:
+    """People archive what was sent: the path names the item then."""
+    assert found(A, None, [known(state=state, attempts=1)], Disk({})) == 1
+
+
+def test_a_file_that_is_gone_names_nothing_that_was_not_begun() -> None:
+    """A pending item of which nothing was ever sent is not found by a path without a file."""
+    assert found(A, None, [known(state=State.PENDING)], Disk({})) is None
+
+
+def test_a_file_that_is_gone_is_not_looked_for_by_its_content() -> None:
+    """Another path is another file, where there is no content to compare."""
+    assert found(B, None, [known(A)], Disk({A: "speech"})) is None
+
+
+def test_a_path_that_was_used_for_several_recordings_names_the_newest() -> None:
+    """A recorder that writes call.wav every night: the gone file is the last load's, not the first one's."""
+    items = [known(item_id=1, load_id=0), known(content="music", item_id=2, load_id=1)]
+    assert found(A, None, items, Disk({})) == 2
+
+
+def test_of_two_equal_files_each_row_prefers_the_item_of_its_own_path() -> None:
+    """A row whose path names a begun item is that item: an equal file's row, read before it, does not take it."""
+    items = [known(A, item_id=1), known(B, item_id=2, state=State.PENDING)]
+    disk = Disk({B: "speech"})
+    second = find(B, seen(), items, 2, disk.content_hash)
+    assert second is not None
+    second.load_id = 2
+    assert (second.item_id, found(A, None, items, disk)) == (2, 1)
+
+
+CONTENTS = st.lists(st.sampled_from("abc"), min_size=1, max_size=7)
+SIZES = {"a": 100, "b": 100, "c": 200}
+
+
+@dataclass(frozen=True)
+class Night:
+    """One lane after its first load, some of it sent, and the same rows once more in another order."""
+
+    contents: Mapping[Path, str]
+    items: list[Known]
+    order: list[Path]
+
+
+@st.composite
+def nights(draw: st.DrawFn, *, distinct: bool = False) -> Night:
+    """Any such night; ``distinct``: no two files hold the same audio."""
+    drawn = draw(st.permutations("abc") if distinct else CONTENTS)
+    contents = {Path(f"/audio/{number}.wav"): one for number, one in enumerate(drawn)}
+    sent = draw(st.integers(0, len(drawn)))
+    items = [
+        known(
+            path,
+            one if place < sent else None,
+            item_id=place,
+            state=draw(st.sampled_from(BEGUN)) if place < sent else State.PENDING,
+            size=SIZES[one],
+        )
+        for place, (path, one) in enumerate(contents.items())
+    ]
+    return Night(contents, items, draw(st.permutations(list(contents))))
+
+
+def load_again(night: Night, disk: Disk, gone: frozenset[Path] = frozenset()) -> dict[Path, Known | None]:
+    """Load the rows once more; each item that is found is another row's from then on."""
+    named = {}
+    for path in night.order:
+        signature = None if path in gone else seen(SIZES[night.contents[path]], "tuesday")
+        item = named[path] = find(path, signature, night.items, 2, disk.content_hash)
+        if item is not None:
+            item.load_id = 2
+    return named
+
+
+@given(nights())
+def test_a_shuffled_and_re_dated_manifest_names_each_item_once(night: Night) -> None:
+    """Loaded again in any order, every row finds an item of its own, with its content, and none is left over."""
+    named = load_again(night, Disk(night.contents))
+    assert sorted(item.item_id for item in named.values() if item) == [item.item_id for item in night.items]
+    for path, item in named.items():
+        assert item is not None
+        assert night.contents[Path(item.path)] == night.contents[path]
+
+
+@given(nights(distinct=True), st.data())
+def test_an_archived_part_of_a_shuffled_manifest_is_found_again(night: Night, data: st.DataObject) -> None:
+    """Any files of begun items may be gone: each row is still the item that its path was."""
+    begun = [Path(item.path) for item in night.items if item.attempts]
+    gone = frozenset(data.draw(st.sets(st.sampled_from(begun))) if begun else ())
+    disk = Disk({path: one for path, one in night.contents.items() if path not in gone})
+    named = load_again(night, disk, gone)
+    assert {path: item and item.path for path, item in named.items()} == {path: str(path) for path in night.order}

@@ -1,0 +1,274 @@
+"""Every setting once, checked: where it comes from, and what is told of a wrong one."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from uploader.errors import UsageError
+from uploader.settings import SECRETS, Settings, default_ledger, load, unknown_environment
+
+Loader = Callable[..., Settings]
+SECRET = "do-not-tell-anybody"
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loader:
+    """Loads the settings from what the test names, and from nothing that the machine has."""
+    for name in os.environ:
+        if name.upper().startswith("UPLOADER_"):
+            monkeypatch.delenv(name)
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    monkeypatch.setenv("UPLOADER_SECRETS_DIR", str(folder))
+
+    def load_from(
+        file: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        secrets: Mapping[str, str] | None = None,
+        flags: Mapping[str, Any] | None = None,
+    ) -> Settings:
+        for name, value in (environment or {}).items():
+            monkeypatch.setenv(name, value)
+        for name, value in (secrets or {}).items():
+            (folder / name).write_text(value)
+        path = tmp_path / "uploader.toml"
+        if file is not None:
+            path.write_text(file, encoding="utf-8")
+        return load(flags or {}, path if file is not None else None)
+
+    return load_from
+
+
+def told(sources: Loader, **given: Any) -> str:
+    """What is told of settings that do not fit."""
+    with pytest.raises(UsageError) as refused:
+        sources(**given)
+    return str(refused.value)
+
+
+def test_without_any_source_the_defaults_stand(sources: Loader) -> None:
+    """The defaults of design.md's table."""
+    settings = sources()
+    assert settings.base_url == "https://api.symbl.ai"
+    assert (settings.limit, settings.uploads, settings.rate) == (2, 16, 10.0)
+    assert (settings.doubt_seconds, settings.give_up_seconds, settings.grace_seconds) == (900.0, 1800.0, 8.0)
+    assert (settings.on_invalid, settings.lanes.on_trouble) == ("refuse", "hold")
+    assert settings.replies.proves_not_appended == ()
+    assert settings.ledger == default_ledger()
+    assert settings.ledger.endswith("/uploader/ledger.db")
+    assert [settings.repeat, settings.no_wait, settings.sandbox] == [False, False, False]
+    assert (settings.app_id, settings.app_secret, settings.access_token) == (None, None, None)
+
+
+SOURCES: list[tuple[str, Mapping[str, Any]]] = [
+    ("file", {"file": "limit = 3"}),
+    ("secrets", {"secrets": {"uploader_limit": "4"}}),
+    ("environment", {"environment": {"UPLOADER_LIMIT": "5"}}),
+    ("flag", {"flags": {"limit": "6"}}),
+]
+
+
+@pytest.mark.parametrize("most", range(4))
+@pytest.mark.parametrize("least", range(4))
+def test_each_source_outranks_those_below_it(sources: Loader, least: int, most: int) -> None:
+    """Flag over environment over secrets folder over file over default."""
+    given: dict[str, Any] = {}
+    for _, source in SOURCES[min(least, most) : max(least, most) + 1]:
+        given |= source
+    assert sources(**given).limit == 3 + max(least, most)
+
+
+def test_tables_are_read_from_file_and_environment(sources: Loader) -> None:
+    """A table's key has its own variable, which outranks the file's and leaves the other tables alone."""
+    file = '[lanes]\non_trouble = "hold"\n[replies]\nproves_not_appended = [500, 503]\n[parameters]\nname = "Q1"\n'
+    settings = sources(file=file, environment={"UPLOADER_LANES__ON_TROUBLE": "continue"})
+    assert settings.lanes.on_trouble == "continue"
+    assert settings.replies.proves_not_appended == (500, 503)
+    assert settings.parameters == {"name": "Q1"}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"file": "limit = 0"}, ["uploader.toml", "limit", "0", "greater than or equal to 1"]),
+        ({"environment": {"UPLOADER_LIMIT": "many"}}, ["environment UPLOADER_LIMIT", "'many'", "integer"]),
+        ({"flags": {"give_up_seconds": "-1"}}, ["--give-up-seconds", "'-1'", "greater than 0"]),
+        ({"secrets": {"uploader_limit": "many"}}, ["secrets folder", "limit", "'many'", "integer"]),
+        (
+            {"secrets": {"uploader_limit": "many"}, "file": "rate = 1.0"},
+            ["secrets folder", "limit", "'many'", "integer"],
+        ),
+        ({"file": 'on_invalid = "maybe"'}, ["uploader.toml", "on_invalid", "'maybe'", "'refuse' or 'skip'"]),
+        ({"file": '[lanes]\non_trouble = "stop"'}, ["uploader.toml", "lanes.on_trouble", "'stop'", "'hold'"]),
+        (
+            {"environment": {"UPLOADER_LANES__ON_TROUBLE": "stop"}},
+            ["environment UPLOADER_LANES", "lanes.on_trouble", "'stop'", "'hold'"],
+        ),
+        ({"file": "[replies]\nproves_not_appended = [502]"}, ["replies.proves_not_appended", "502", "500"]),
+        ({"file": 'ledger = "/var/ledger.db"'}, ["ledger", "/var/ledger.db", "sqlite:////"]),
+        ({"file": 'ledger = "sqlite:///:memory:"'}, ["ledger", "sqlite:////"]),
+        ({"file": 'batch = ""'}, ["batch", "''", "at least 1"]),
+    ],
+)
+def test_a_wrong_value_is_told_with_source_setting_value_and_remedy(
+    sources: Loader, given: Mapping[str, Any], words: list[str]
+) -> None:
+    """Whoever has to correct it reads where it stands, what it says, and what would do."""
+    message = told(sources, **given)
+    for word in words:
+        assert word in message
+
+
+def test_all_wrong_values_are_told_at_once(sources: Loader) -> None:
+    """Three mistakes in three sources are three lines."""
+    message = told(sources, file="rate = 0", environment={"UPLOADER_UPLOADS": "0"}, flags={"limit": "0"})
+    lines = sorted(message.splitlines())
+    for line, told_of in zip(lines, ["--limit: limit", "config file", "environment UPLOADER_UPLOADS"], strict=True):
+        assert told_of in line
+
+
+@pytest.mark.parametrize("setting", ["rate", "give_up_seconds", "grace_seconds"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_what_is_no_number_of_seconds_is_refused(sources: Loader, setting: str, value: str) -> None:
+    """TOML has nan and inf: neither is a wait."""
+    assert setting in told(sources, file=f"{setting} = {value}")
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("limt = 3", ["limt: no such setting", "did you mean limit?"]),
+        ('[lanes]\non_troubel = "hold"', ["lanes.on_troubel: no such setting", "did you mean on_trouble?"]),
+        ("[lane]\nx = 1", ["lane: no such setting", "did you mean lanes?"]),
+        ("colour = 1", ["colour: no such setting"]),
+        ("Limit = 3", ["Limit: no such setting", "did you mean limit?"]),
+        ("[Lanes]", ["Lanes: no such setting", "did you mean lanes?"]),
+        ("secrets_dir = 1", ["secrets_dir: no such setting"]),
+    ],
+)
+def test_an_unknown_key_is_an_error_with_a_suggestion(sources: Loader, file: str, words: list[str]) -> None:
+    """A typing mistake in the config file is told, with the key that was meant where one is close."""
+    message = told(sources, file=file)
+    for word in ("uploader.toml", *words):
+        assert word in message
+
+
+def test_an_unknown_key_of_a_table_in_the_environment_names_its_variable(sources: Loader) -> None:
+    """A mistake in the environment is not blamed on a config file that is not there."""
+    message = told(sources, environment={"UPLOADER_LANES__ON_TROUBEL": "hold"})
+    assert "UPLOADER_LANES" in message
+    assert "config file" not in message
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("UPLOADER_LANES", "hold"),
+        ("UPLOADER_PARAMETERS", "name=Q1"),
+        ("UPLOADER_REPLIES__PROVES_NOT_APPENDED", "500,503"),
+    ],
+)
+def test_a_table_in_the_environment_that_is_no_json_is_told(sources: Loader, variable: str, value: str) -> None:
+    """A variable that should hold JSON and does not is a usage error that names it, no fault of ours."""
+    assert variable.partition("__")[0] in told(sources, environment={variable: value})
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize("spelling", [str, str.upper, str.title])
+def test_a_secret_in_the_config_file_is_refused(sources: Loader, name: str, spelling: Callable[[str], str]) -> None:
+    """Secrets come from the environment or the secrets folder; the message never repeats one."""
+    message = told(sources, file=f'{spelling(name)} = "{SECRET}"')
+    assert "uploader.toml" in message
+    assert f"UPLOADER_{name.upper()}" in message
+    assert SECRET not in message
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_is_read_and_never_shown(sources: Loader, name: str) -> None:
+    """From environment and secrets folder alike, without the newline that editors add; no repr shows it."""
+    one = sources(secrets={f"uploader_{name}": f"{SECRET}\n"})
+    two = sources(environment={f"UPLOADER_{name.upper()}": SECRET})
+    for settings in (one, two):
+        assert getattr(settings, name).get_secret_value() == SECRET
+        for shown in (repr(settings), str(settings), str(settings.model_dump()), settings.model_dump_json()):
+            assert SECRET not in shown
+
+
+def test_a_secret_that_is_no_text_is_told_without_it(sources: Loader, tmp_path: Path) -> None:
+    """A secrets file that is no UTF-8 is a usage error that names the setting."""
+    (tmp_path / "secrets" / "uploader_app_secret").write_bytes(b"\xff\xfe")
+    assert "app_secret" in told(sources)
+
+
+@pytest.mark.parametrize("content", [b"limit = ", b"\xff", b"limit = 1\nlimit = 2"])
+def test_a_config_file_that_is_no_toml_is_told(sources: Loader, tmp_path: Path, content: bytes) -> None:
+    """Broken TOML and broken UTF-8 are usage errors with the file's name."""
+    path = tmp_path / "broken.toml"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"broken\.toml: no TOML"):
+        load({}, path)
+
+
+@pytest.mark.parametrize("name", ["none.toml", "."])
+def test_a_config_file_that_cannot_be_read_is_told(sources: Loader, tmp_path: Path, name: str) -> None:
+    """A named config file that is missing or a folder is a usage error, not a run with the defaults."""
+    with pytest.raises(UsageError, match=r"config file .*name one that can be read"):
+        load({}, tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ("https://api.symbl.ai", "https://api.symbl.ai"),
+        ("https://api.symbl.ai/", "https://api.symbl.ai"),
+        ("HTTPS://API.Symbl.AI:443/", "https://api.symbl.ai"),
+        ("https://host:8443/base/", "https://host:8443/base"),
+        ("http://localhost:8080", "http://localhost:8080"),
+        ("http://127.0.0.1:80/", "http://127.0.0.1"),
+        ("http://[::1]:8080", "http://[::1]:8080"),
+    ],
+)
+def test_one_service_has_one_base_url(sources: Loader, value: str, kept: str) -> None:
+    """Spellings of the same address are the same account: another spelling must not append anything again."""
+    assert sources(flags={"base_url": value}).base_url == kept
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "api.symbl.ai",
+        "ftp://api.symbl.ai",
+        "https://",
+        "http://api.symbl.ai",
+        "http://localhost.example.com",
+        "http://10.0.0.1",
+        "https://user:password@host",
+        "https://user@host",
+        "https://host/?a=b",
+        "https://host/#a",
+        "https://host:99999",
+        "https://host:port",
+        "https://[::1",
+    ],
+)
+def test_an_address_that_is_none_or_would_show_the_audio_is_refused(sources: Loader, value: str) -> None:
+    """Only https, but for this machine itself, and nothing besides host, port and path."""
+    assert "--base-url" in told(sources, flags={"base_url": value})
+
+
+def test_settings_do_not_change(sources: Loader) -> None:
+    """A setting that is loaded stays as it is."""
+    settings = sources()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.limit = 7  # type: ignore[misc]
+
+
+def test_a_variable_that_looks_like_ours_and_is_none_is_found(sources: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A typing mistake in a variable's name is warned of; those that exist are not."""
+    for name in ("UPLOADER_LIMT", "UPLOADER_LIMIT", "UPLOADER_LANES__ON_TROUBLE", "UPLOADER_CONFIG", "OTHER"):
+        monkeypatch.setenv(name, "x")
+    assert unknown_environment() == ["UPLOADER_LIMT"]

@@ -1,0 +1,175 @@
+"""How long to wait: between tries, after a 429, between looks at a job, for a slot in doubt."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from math import inf, isfinite
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uploader.policy.waits import (
+    COOLDOWN_CAP_SECONDS,
+    LOOK_LEAST_SECONDS,
+    LOOK_MOST_SECONDS,
+    RETRY_AFTER_CAP_SECONDS,
+    RETRY_CAP_SECONDS,
+    cooldown_seconds,
+    doubt_slot_seconds,
+    full_jitter,
+    next_look_seconds,
+    retry_after_seconds,
+    retry_seconds,
+)
+
+JITTER = st.floats(0, 1)
+TRIES = st.integers(0, 10_000)
+NOW = 784_111_777.0
+"""Sun, 06 Nov 1994 08:49:37 GMT, the date of RFC 9110."""
+
+
+@contextmanager
+def time_zone(name: str) -> Iterator[None]:
+    """This process's local time is another for a while."""
+    before = os.environ.get("TZ")
+    os.environ["TZ"] = name
+    time.tzset()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TZ"]
+        else:
+            os.environ["TZ"] = before
+        time.tzset()
+
+
+@given(TRIES, st.floats(0.01, 100), st.floats(0.01, 1000), JITTER)
+def test_backoff_stays_within_its_bounds(tries: int, base: float, cap: float, jitter: float) -> None:
+    """A wait is above nothing, and never above the cap nor above base x 2^tries."""
+    wait = full_jitter(tries, base, cap, jitter)
+    assert 0 < wait <= cap
+    assert wait <= base * 2.0 ** min(tries, 1000)
+
+
+@given(TRIES, JITTER, JITTER)
+def test_the_whole_range_below_the_longest_wait_is_used(tries: int, one: float, other: float) -> None:
+    """Full jitter: more jitter waits longer, and jitter 1 waits the longest."""
+    low, high = sorted((one, other))
+    assert full_jitter(tries, 1.0, 60.0, low) <= full_jitter(tries, 1.0, 60.0, high)
+    assert full_jitter(tries, 1.0, 60.0, 1.0) == min(60.0, 2.0 ** min(tries, 100))
+
+
+def test_backoff_doubles_up_to_its_cap() -> None:
+    """The longest waits are 1, 2, 4 ... and then the cap."""
+    assert [full_jitter(tries, 1.0, 10.0, 1.0) for tries in range(6)] == [1, 2, 4, 8, 10, 10]
+
+
+@given(st.integers(1, 10_000), JITTER)
+def test_a_retry_never_waits_beyond_its_cap(attempts: int, jitter: float) -> None:
+    """An item waits between nothing and a minute, after the first attempt at most a second."""
+    assert 0 < retry_seconds(attempts, jitter) <= RETRY_CAP_SECONDS
+    assert retry_seconds(1, jitter) <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("0", 0.0),
+        ("120", 120.0),
+        (" 7 ", 7.0),
+        ("3600", 3600.0),
+        ("3601", RETRY_AFTER_CAP_SECONDS),
+        ("9" * 5000, RETRY_AFTER_CAP_SECONDS),
+        ("Sun, 06 Nov 1994 08:50:37 GMT", 60.0),
+        ("Sunday, 06-Nov-94 08:50:37 GMT", 60.0),
+        ("Sun, 06 Nov 1994 08:48:37 GMT", 0.0),
+        ("Sun, 06 Nov 2094 08:49:37 GMT", RETRY_AFTER_CAP_SECONDS),
+    ],
+)
+def test_retry_after_is_read_in_both_forms(header: str, seconds: float) -> None:
+    """Seconds and HTTP dates are honoured up to an hour; a date that has passed means now."""
+    assert retry_after_seconds(header, NOW) == seconds
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Kolkata"])
+@pytest.mark.parametrize("header", ["Sun Nov  6 08:50:37 1994", "Sun, 06 Nov 1994 08:50:37 -0000"])
+def test_an_http_date_is_in_utc_wherever_we_are(zone: str, header: str) -> None:
+    """RFC 9110 5.6.7: an HTTP date is in UTC, in the obsolete asctime form too, whatever the local time is."""
+    with time_zone(zone):
+        assert retry_after_seconds(header, NOW) == 60.0
+
+
+@pytest.mark.parametrize("header", [None, "", "soon", "-1", "1.5", "1e3", "٣", "0x10", "Sun, 99 Nov 1994 08:49:37 GMT"])
+def test_an_unreadable_retry_after_is_none(header: str | None) -> None:
+    """What says neither seconds nor a date is as if it were not there."""
+    assert retry_after_seconds(header, NOW) is None
+
+
+@given(st.text(), st.floats(0, 1e11))
+def test_no_header_breaks_anything(header: str, now: float) -> None:
+    """Whatever a stranger writes, the wait is none or within its cap."""
+    seconds = retry_after_seconds(header, now)
+    assert seconds is None or 0 <= seconds <= RETRY_AFTER_CAP_SECONDS
+
+
+@given(st.integers(0, 3000))
+def test_a_date_ahead_is_waited_for(ahead: int) -> None:
+    """A date so many seconds ahead is a wait of so many seconds."""
+    header = format_datetime(datetime.fromtimestamp(NOW, UTC) + timedelta(seconds=ahead), usegmt=True)
+    assert retry_after_seconds(header, NOW) == ahead
+
+
+@given(TRIES, JITTER, st.none() | st.integers(0, 10_000).map(str) | st.text())
+def test_a_cooldown_honours_the_header_and_never_falls_below_the_backoff(
+    throttles: int, jitter: float, header: str | None
+) -> None:
+    """The account pauses for the longer of full jitter and Retry-After."""
+    wait = cooldown_seconds(throttles, header, NOW, jitter)
+    backoff = full_jitter(throttles, 1.0, COOLDOWN_CAP_SECONDS, jitter)
+    assert wait == max(backoff, retry_after_seconds(header, NOW) or 0.0)
+    assert 0 < wait <= max(COOLDOWN_CAP_SECONDS, RETRY_AFTER_CAP_SECONDS)
+
+
+@given(st.floats(0, 1e9), st.floats(0, 1e9))
+def test_a_job_is_looked_at_more_seldom_the_older_it_is(one: float, other: float) -> None:
+    """Looks come between a least and a most, never more often for an older job."""
+    young, old = sorted((one, other))
+    assert LOOK_LEAST_SECONDS <= next_look_seconds(young) <= next_look_seconds(old) <= LOOK_MOST_SECONDS
+
+
+def test_a_clock_that_ran_backwards_looks_at_once() -> None:
+    """A job that was accepted in the future is looked at after the least wait."""
+    assert next_look_seconds(-1e9) == LOOK_LEAST_SECONDS
+
+
+def test_as_long_as_no_job_has_ended_doubt_keeps_its_slot_for_doubt_seconds() -> None:
+    """Nothing shown, nothing learnt: the setting stands."""
+    assert doubt_slot_seconds(10**9, None, None, 900.0) == 900.0
+
+
+@pytest.mark.parametrize(
+    ("size", "rate", "shortest", "seconds"),
+    [
+        pytest.param(1_000_000, 1e-3, 10.0, 3000.0, id="by its size at the slowest rate"),
+        pytest.param(100, 1e-3, 10.0, 30.0, id="never shorter than any job was"),
+        pytest.param(0, 1e-3, 10.0, 30.0, id="a size that is not known"),
+    ],
+)
+def test_doubt_keeps_its_slot_three_times_as_long_as_the_job_may_live(
+    size: int, rate: float, shortest: float, seconds: float
+) -> None:
+    """slot_until: three times what a job of that size takes by the slowest that the jobs have shown."""
+    assert doubt_slot_seconds(size, rate, shortest, 900.0) == pytest.approx(seconds)
+
+
+@given(st.integers(0, 2**50), st.floats(0, 10), st.floats(0, 1e6))
+def test_a_bigger_file_in_doubt_never_gives_its_slot_back_earlier(size: int, rate: float, shortest: float) -> None:
+    """The wait grows with the size, and is a number that can be waited for."""
+    wait = doubt_slot_seconds(size, rate, shortest, 900.0)
+    assert 0 <= wait <= doubt_slot_seconds(size + 1, rate, shortest, 900.0) < inf
+    assert isfinite(wait)

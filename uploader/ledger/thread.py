@@ -11,6 +11,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from uploader.errors import LedgerUnavailableError
 from uploader.ledger.claiming import claim
 from uploader.ledger.opening import Ledger, unavailable
 

@@ -1,5 +1,6 @@
 """Deliberate breaks: each takes one safeguard away, and must be caught."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -8,7 +9,7 @@ from unittest.mock import patch
 
 from sqlalchemy import Connection, func, select, update
 
-from uploader import attempt, engine
+from uploader import attempt
 from uploader.ledger import claiming, lanes, loading
 from uploader.ledger.schema import items
 from uploader.model import Claim, Next, Outcome, Reply, State, Verdict
@@ -87,18 +88,19 @@ def lane_ignored() -> Iterator[None]:
 
 @contextmanager
 def outcome_not_shielded() -> Iterator[None]:
-    """Uploads are cancelled at a stop, and the writing of their outcome with them."""
+    """An upload is cancelled once it has its reply, and the writing of the outcome with it."""
+    judge = replies.judge
 
     async def no_shield(awaitable: Any) -> Any:
         return await awaitable
 
-    def hasty(self: engine.Engine) -> None:
-        for task in self._under_way:
+    def interrupted(reply: Reply, conversation_id: str, proves_not_appended: Any = ()) -> Verdict:
+        task = asyncio.current_task()
+        if task is not None:
             task.cancel()
-        self._stopping = True
-        self._changed.set()
+        return judge(reply, conversation_id, proves_not_appended)
 
-    with patch("uploader.attempt.asyncio.shield", no_shield), patch.object(engine.Engine, "stop", hasty):
+    with patch("uploader.attempt.asyncio.shield", no_shield), patch.object(attempt, "judge", interrupted):
         yield
 
 

@@ -51,6 +51,7 @@ class Manifest:
             UsageError: The file cannot be read at all, or its header is wrong.
         """
         rows = 0
+        check_file(self.path, self.name)
         with _open(self.path, self.name) as file:
             for raw in (_read_csv if self.format == "csv" else _read_jsonl)(file, self.name):
                 rows += 1
@@ -119,10 +120,20 @@ def format_of(path: Path) -> Format:
     raise UsageError(f"manifest {path}: its ending {ending!r} tells no format: say --format csv or --format jsonl")
 
 
+def check_file(path: Path, name: str) -> None:
+    """See that there is a manifest at all.
+
+    Raises:
+        UsageError: There is none, or it is no file that can be read.
+    """
+    if path.is_dir():
+        raise UsageError(f"manifest {name}: this is a folder: name the CSV or JSON Lines file in it")
+    with _open(path, name):
+        return
+
+
 def _open(path: Path, name: str) -> BinaryIO:
     try:
-        if path.is_dir():
-            raise UsageError(f"manifest {name}: this is a folder: name the CSV or JSON Lines file in it")
         return path.open("rb")
     except OSError as error:
         raise UsageError(f"manifest {name}: {error.strerror}: name a file that can be read") from error

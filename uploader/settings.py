@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 import platformdirs
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -273,6 +273,13 @@ class Settings(BaseSettings):
     doubt: Doubt = Field(default_factory=Doubt, description="what evidence is kept for items in doubt")
     jobs: Jobs = Field(default_factory=Jobs, description="how live jobs are followed")
 
+    _file: str = PrivateAttr("config file")
+
+    @property
+    def file(self) -> str:
+        """What to call the config file in an error."""
+        return self._file
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -297,23 +304,27 @@ def load(flags: Mapping[str, Any], config: Path | None) -> Settings:
         UsageError: A value that does not fit, an unknown key, a file that cannot be read; the text names
             the source, the setting, the value and the remedy.
     """
-    if config is not None:
-        _check_file(config)
+    passed_over = _check_file(config) if config is not None else []
 
     class FromFile(Settings):
         # pydantic-settings takes the file's path from the class
         model_config = SettingsConfigDict(toml_file=config)
 
     folder = Path(os.environ.get("UPLOADER_SECRETS_DIR") or SECRETS_FOLDER)
+    told = [f"config file {config}: {name}: no such setting{_close_to([name])}" for name in passed_over]
     try:
-        return FromFile(_secrets_dir=folder if folder.is_dir() else None, **flags)
+        settings = FromFile(_secrets_dir=folder if folder.is_dir() else None, **flags)
+        settings._file = f"config file {config}" if config is not None else "environment"  # noqa: SLF001 - our own
     except ValidationError as error:
-        told = [_tell(dict(one), flags, config, folder) for one in error.errors()]
-        raise UsageError("\n".join(told)) from None
+        told += [_tell(dict(one), flags, config, folder) for one in error.errors()]
     except SettingsError as error:
         raise UsageError(_tell_unreadable(str(error), error.__cause__, folder)) from None
     except UnicodeDecodeError as error:
         raise UsageError(f"secrets folder {folder}: a file in it is no UTF-8 text: {error.reason}") from None
+    else:
+        if not told:
+            return settings
+    raise UsageError("\n".join(told))
 
 
 def _tell_unreadable(message: str, cause: BaseException | None, folder: Path) -> str:
@@ -325,7 +336,8 @@ def _tell_unreadable(message: str, cause: BaseException | None, folder: Path) ->
     return f"environment {ENVIRONMENT_PREFIX}{name.upper()}: this is no JSON: {cause}"
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path) -> list[str]:
+    """Check what pydantic-settings would not: that the file is TOML, has no secrets; the keys it passes over."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -338,10 +350,7 @@ def _check_file(path: Path) -> None:
                 f"config file {path}: {name}: secrets do not belong in a config file: set "
                 f"{ENVIRONMENT_PREFIX}{name.upper()} or put it into the secrets folder"
             )
-    unknown = [name for name in table if name not in Settings.model_fields]
-    if unknown:  # pydantic-settings would pass over one in capitals
-        told = [f"config file {path}: {name}: no such setting{_close_to([name])}" for name in unknown]
-        raise UsageError("\n".join(told))
+    return [name for name in table if name not in Settings.model_fields and name.lower() in Settings.model_fields]
 
 
 def _tell(error: Mapping[str, Any], flags: Mapping[str, Any], config: Path | None, folder: Path) -> str:

@@ -20,7 +20,7 @@ from uploader.status import Overview, told_bytes, told_count
 
 def plan_manifest(settings: Settings, manifest: str, *, as_json: bool) -> ExitCode:
     """Check a manifest as `run` would, and say what is to be sent."""
-    parameters.check_defaults(settings.parameters, "config file")
+    parameters.check_defaults(settings.parameters, settings.file)
     with manifest_file(manifest, settings) as file:
         checked = check(file.reader(settings, _was_begun(settings)))
     refused = checked.problems and settings.on_invalid == "refuse"

@@ -13,7 +13,7 @@ from uploader import results
 from uploader.errors import UsageError
 from uploader.ledger import Ledger
 from uploader.ledger.reading import unknown_job_ids
-from uploader.manifest import Format, Manifest, WasBegun, format_of
+from uploader.manifest import Format, Manifest, WasBegun, check_file, format_of
 from uploader.model import InvalidRow, Problem, Row
 from uploader.sandbox import JOB_ID_PREFIX
 from uploader.settings import Settings
@@ -64,6 +64,7 @@ def manifest_file(argument: str, settings: Settings) -> Iterator[ManifestFile]:
     """
     if argument != STANDARD_INPUT:
         path = Path(argument)
+        check_file(path, argument)
         yield ManifestFile(argument, path, settings.format or format_of(path))
         return
     if settings.format is None or settings.batch is None:

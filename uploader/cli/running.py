@@ -25,7 +25,6 @@ from uploader.cli.preparing import (
     manifest_file,
     refuse_invalid,
     results_path,
-    told_problems,
 )
 from uploader.cli.target import credentials
 from uploader.client import Client, Credentials, TimeLimits
@@ -68,6 +67,7 @@ def run_batch(settings: Settings, manifest: str | None, *, as_json: bool) -> Exi
         raise UsageError("name a MANIFEST to append, or --batch NAME to carry on a batch that was loaded before")
     if manifest is None and (settings.sandbox or settings.repeat):
         raise UsageError("--sandbox and --repeat need a MANIFEST")
+    _forget_summary(settings)
     summary = asyncio.run(_run(settings, manifest))
     print(json.dumps(summary.as_json()) if as_json else summary.as_text())  # noqa: T201 - what it is for
     return summary.exit_code
@@ -79,7 +79,6 @@ async def _run(settings: Settings, manifest: str | None) -> Summary:
             ledger = stack.enter_context(_ledger(settings))
             now = steady_clock(time.time, time.monotonic)
             batch = _prepare(settings, manifest, ledger, target, now)
-            _forget_summary(settings)
             night = _Night(settings, manifest, ledger, target, batch, now)
             return await night.pass_()
 
@@ -107,7 +106,7 @@ def _prepare(
     settings: Settings, manifest: str | None, ledger: Ledger, target: Target, now: Callable[[], float]
 ) -> BatchFacts:
     """Everything that comes before the first byte, in one transaction where it writes."""
-    parameters.check_defaults(settings.parameters, "config file")
+    parameters.check_defaults(settings.parameters, settings.file)
     with ledger.writing() as connection:
         rebase_deadlines(connection, *boot_clock())
         unsent, doubtful = recover(connection, now(), settings.doubt_seconds)
@@ -151,8 +150,8 @@ def _load(settings: Settings, file: ManifestFile, ledger: Ledger, target: Target
         checked = check(reader)
         if settings.on_invalid == "refuse":
             refuse_invalid(checked, file.name)
-        for problem in told_problems(checked, file.name):
-            log.warning("row left out", problem=problem)
+        for problem in checked.shown:  # what stands there may be a path: the results tell it, the log does not
+            log.warning("row left out", batch=name, line=problem.line, column=problem.column)
         load = begin_load(
             connection,
             account_id,
@@ -231,7 +230,7 @@ class _Night:
             no_wait=settings.no_wait,
         )
         rules = Rules(
-            defaults=parameters.check_defaults(settings.parameters, "config file"),
+            defaults=parameters.check_defaults(settings.parameters, settings.file),
             proves_not_appended=settings.replies.proves_not_appended,
             max_attempts=settings.max_attempts,
             doubt_seconds=settings.doubt_seconds,

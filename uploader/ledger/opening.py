@@ -114,7 +114,7 @@ class Ledger:
         """Give up the reserve and fold the write-ahead log: the last outcomes need room on a full disk."""
         with suppress(OSError):
             _reserve_path(self.path).unlink(missing_ok=True)
-        with suppress(DBAPIError), self._engine.connect() as connection:
+        with suppress(DBAPIError, sqlite3.Error), self._engine.connect() as connection:
             driver: Any = connection.connection.driver_connection
             driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

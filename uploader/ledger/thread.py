@@ -74,7 +74,10 @@ class LedgerThread:
         while open_for_more:
             group, open_for_more = self._gather()
             if group:
-                self._commit(sorted(group))
+                try:
+                    self._commit(sorted(group))
+                except Exception as error:  # noqa: BLE001 - it is the callers': a dead thread would leave them waiting
+                    _fail(group, error)
                 for write in group:
                     write.loop.call_soon_threadsafe(_answer, write)
 

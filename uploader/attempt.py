@@ -19,7 +19,7 @@ from uploader.ledger.claiming import mark, note_stated_limit, settle
 from uploader.ledger.resolving import note_sight
 from uploader.model import Claim, Next, Reply, Sight, Verdict
 from uploader.pace import Pace
-from uploader.policy.brake import Brake, Phase
+from uploader.policy.brake import Brake, Phase, after_attempt
 from uploader.policy.limits import stated_limit
 from uploader.policy.replies import judge, refuse_after_cut_offs
 from uploader.policy.waits import retry_seconds
@@ -94,10 +94,11 @@ class WayOut:
             self._unanswered += 1
             return True
 
-    async def answered(self) -> None:
-        """Take note that one that was let out has its reply."""
+    async def answered(self, brake: Brake, *, was_out: bool) -> None:
+        """Take note of a reply: what it does to the brake counts before the next last chunk is let out."""
         async with self._changed:
-            self._unanswered -= 1
+            self.brake = brake
+            self._unanswered -= was_out
             self._changed.notify_all()
 
     async def set_brake(self, brake: Brake) -> None:
@@ -184,11 +185,10 @@ class LastChunk:
         """Whether the run ends at once."""
         return self._way_out.must_not_wait
 
-    async def over(self) -> None:
-        """The attempt has its reply."""
-        if self._is_out:
-            self._is_out = False
-            await self._way_out.answered()
+    async def over(self, verdict: Verdict, reply: Reply, jitter: float) -> None:
+        """The attempt has its reply, and the reply its meaning."""
+        brake = after_attempt(self._way_out.brake, verdict, reply, self._claim.lane_id, self._now(), jitter)
+        await self._way_out.answered(brake, was_out=self._is_out)
 
 
 class Carrier:
@@ -231,9 +231,8 @@ class Carrier:
             reply = await self._send(claim, gate)
         except (CredentialsError, GaveUpError) as error:
             failure, reply = error, Reply(failure=str(error), withheld=True)
-        finally:
-            await gate.over()
         carried = Carried(claim, reply, self._judge(claim, reply), self._now() - begun)
+        await gate.over(carried.verdict, reply, self._chance.random())
         await asyncio.shield(self._write_down(carried))
         _tell(carried)
         failure = failure or gate.failure

@@ -17,7 +17,7 @@ from uploader.ledger.claiming import Claimed, claim
 from uploader.ledger.reading import live_jobs, unsent
 from uploader.model import Claim, LimitFacts, LiveJob, Next
 from uploader.pace import Pace
-from uploader.policy.brake import Brake, Phase, after_attempt, after_probe, reason_to_give_up
+from uploader.policy.brake import Phase, after_probe, reason_to_give_up
 from uploader.policy.waits import cooldown_seconds
 
 log = structlog.get_logger()
@@ -90,6 +90,7 @@ class Engine:
         self._changed = asyncio.Event()
         self._under_way: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
+        self._told_phase = Phase.OFF
         self._stopping = False
         self._closing: asyncio.Task[None] | None = None
         self._cooldown_until = 0.0
@@ -200,15 +201,7 @@ class Engine:
 
     async def _carry(self, one: Claim) -> None:
         carried = await self._carrier.carry(one)
-        brake = after_attempt(
-            self.way_out.brake,
-            carried.verdict,
-            carried.reply,
-            one.lane_id,
-            self._now(),
-            self._chance.random(),
-        )
-        await self._set_brake(brake)
+        self._look_at_brake()
         self._take_note(carried)
 
     def _take_note(self, carried: Carried) -> None:
@@ -249,12 +242,16 @@ class Engine:
     async def _probe(self) -> None:
         good = await self._client.is_there(self._follower.example or "probe")
         log.warning("asked whether the service answers", answers=good)
-        await self._set_brake(after_probe(self.way_out.brake, good=good, now=self._now(), jitter=self._chance.random()))
-
-    async def _set_brake(self, brake: Brake) -> None:
-        if brake.phase is not self.way_out.brake.phase:
-            log.warning("brake", now=brake.phase.value, lanesInTrouble=len(brake.troubled))
+        brake = after_probe(self.way_out.brake, good=good, now=self._now(), jitter=self._chance.random())
         await self.way_out.set_brake(brake)
+        self._look_at_brake()
+
+    def _look_at_brake(self) -> None:
+        """Tell when the brake goes on or off, and end the run where it has been on for too long."""
+        brake = self.way_out.brake
+        if brake.phase is not self._told_phase:
+            self._told_phase = brake.phase
+            log.warning("brake", now=brake.phase.value, lanesInTrouble=len(brake.troubled))
         reason = reason_to_give_up(brake, self._pool.give_up_seconds)
         if reason is not None:
             self._fail(GaveUpError(reason))

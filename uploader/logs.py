@@ -1,7 +1,9 @@
 """Writes the log: readable on a terminal, JSON lines elsewhere, always on standard error."""
 
 import logging
+import os
 import sys
+from contextlib import suppress
 from typing import Literal, TextIO
 
 import structlog
@@ -11,10 +13,15 @@ class _StandardError:
     """Standard error as it is at the moment of writing: the progress bar puts itself in its place."""
 
     def write(self, text: str) -> int:
-        return sys.stderr.write(text)
+        # a log on a full disk, or that nobody reads any more, must not cost an item
+        with suppress(OSError):
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        return len(text)
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 def configure(form: Literal["auto", "text", "json"], level: str) -> None:
@@ -44,6 +51,14 @@ def configure(form: Literal["auto", "text", "json"], level: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=True,
     )
+
+
+def close() -> None:
+    """Let go of standard error where it cannot be written, so that the interpreter's end does not fail on it."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def fault() -> None:

@@ -46,6 +46,7 @@ from uploader.ledger.loading import account, begin_load, load_rows
 from uploader.ledger.schema import accounts, attempts, items, lanes
 from uploader.model import Claim, Next, Outcome, Row, State
 from uploader.pace import Pace
+from uploader.policy.brake import Brake, Phase
 from uploader.sandbox import Faults, JobFaults, PutFaults, Sandbox, SandboxSettings
 
 P = ParamSpec("P")
@@ -545,6 +546,42 @@ async def test_without_its_mark_the_last_chunk_stays(tmp_path: Path, size: int) 
         await server.settled()
         assert [put.whole for put in server.puts()] in ([], [False])
     assert (item["state"], item["cut_offs"], attempt["marked_at"]) == ("pending", 0, None)
+
+
+async def test_a_stop_that_comes_with_the_mark_keeps_the_last_chunk(tmp_path: Path) -> None:
+    """The mark is committed, and the grace time is over by then: nothing leaves, and the item is pending again."""
+
+    async def stop_at_the_mark(function: Any) -> None:
+        if function is mark:
+            await at.way_out.close_after(0.0, 60.0)
+
+    path = audio(tmp_path, 300_000)
+    async with Server(append) as server:
+        async with desk(server.base_url, path, before=stop_at_the_mark) as at:
+            carried = await at.carry()
+            item, attempt = at.one(items), at.one(attempts)
+        await server.settled()
+        assert [put.whole for put in server.puts()] == [False]
+    assert (carried.reply.withheld, carried.reply.last_chunk_left) == (True, False)
+    assert attempt["marked_at"] is not None
+    assert (item["state"], item["cut_offs"]) == ("pending", 0)
+
+
+async def test_a_brake_that_comes_on_with_the_mark_keeps_the_last_chunk(tmp_path: Path) -> None:
+    """The mark is committed, and the brake has come on by then: nothing leaves, and the item is pending again."""
+
+    async def brake_at_the_mark(function: Any) -> None:
+        if function is mark:
+            await at.way_out.set_brake(Brake(phase=Phase.PROBING))
+
+    path = audio(tmp_path, 300_000)
+    async with Server(append) as server:
+        async with desk(server.base_url, path, before=brake_at_the_mark) as at:
+            await at.carry()
+            item = at.one(items)
+        await server.settled()
+        assert [put.whole for put in server.puts()] == [False]
+    assert (item["state"], item["cut_offs"]) == ("pending", 0)
 
 
 async def test_a_mark_that_is_refused_keeps_the_last_chunk(tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ from tests.integration.servers import (
     send_once,
     speaking,
 )
+from uploader.client import Credentials
+from uploader.client.connection import ConnectionEndedError, under_way
+from uploader.client.upload import Upload
 from uploader.model import Outcome, State
 from uploader.policy.replies import judge
 
@@ -313,6 +316,63 @@ async def test_a_connection_that_ends_at_the_gate_is_cut_off(tmp_path: Path, end
     assert judge(reply, "c").outcome is Outcome.CUT_OFF
 
 
+@pytest.mark.parametrize("script", [hung_up_after_body, reset_after_body, ended_after(0, Exchange.reset)])
+@pytest.mark.parametrize("body", [b"x" * 1000, b"x" * 500_000])
+async def test_the_session_itself_sends_nothing_again(script: Script, body: bytes) -> None:
+    """Not even a body that aiohttp could send twice is sent twice: the guard is the session's, not the body's."""
+    async with Server(script) as server:
+        async with speaking(server.base_url) as client:
+            with pytest.raises(ConnectionEndedError):
+                await client._uploading.put(f"{server.base_url}/v1/process/audio/c", data=body)
+        await server.settled()
+        assert len(server.puts()) == server.connections == 1
+
+
+async def test_a_server_that_closes_at_once_is_cut_off(tmp_path: Path) -> None:
+    """A connection that ends before the head is taken: connected, nothing appended, and no second connection."""
+    taken = 0
+
+    async def close_at_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal taken
+        taken += 1
+        writer.transport.abort()
+
+    listener = await asyncio.start_server(close_at_once, "127.0.0.1", 0)
+    async with listener:
+        base_url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        async with speaking(base_url, Credentials(access_token="ready")) as client:
+            reply = await send(client, audio(tmp_path, BIG))
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.sockets[0].getsockname()[1])
+        assert await reader.read() == b""  # whatever came before our own connection has been taken by now
+        writer.close()
+    assert taken == 2
+    assert (reply.connected, reply.last_chunk_left, reply.status) == (True, False, None)
+    assert judge(reply, "c").state is State.PENDING
+
+
+async def test_leave_for_a_connection_that_has_ended_sends_nothing(tmp_path: Path) -> None:
+    """Leave that is given in the very moment in which the connection ends: the last chunk has not left."""
+
+    async def give_leave_at_the_end() -> bool:
+        upload = under_way.get()
+        assert isinstance(upload, Upload)
+        exchange_over.set()
+        while not upload._transport.is_closing():  # noqa: ASYNC110 - the moment itself is what is tested
+            await asyncio.sleep(0)
+        return True
+
+    async def reset_at_the_gate(exchange: Exchange) -> None:
+        await exchange_over.wait()
+        exchange.reset()
+
+    exchange_over = asyncio.Event()
+    async with Server(reset_at_the_gate) as server:
+        reply = await send_once(server, audio(tmp_path, 100_000), Watched(give_leave_at_the_end))
+        assert len(server.puts()) == 1
+    assert (reply.connected, reply.last_chunk_left, reply.status) == (True, False, None)
+    assert judge(reply, "c").outcome is Outcome.CUT_OFF
+
+
 async def test_uploads_at_once_are_each_sent_once(tmp_path: Path) -> None:
     """Eight uploads at once whose answers are all lost: eight PUTs, each file one time."""
     paths = [audio(tmp_path, 200_000 + n, name=f"{n}.wav", seed=n) for n in range(8)]
@@ -325,14 +385,15 @@ async def test_uploads_at_once_are_each_sent_once(tmp_path: Path) -> None:
 
 
 async def test_a_connection_that_was_closed_in_silence_costs_nothing(tmp_path: Path) -> None:
-    """A server that answers and then closes without having said so: the next upload goes well at once."""
+    """A server that answers, and ends the connection as soon as more comes on it: each upload has its own."""
 
-    async def accept_and_close(exchange: Exchange) -> None:
+    async def accept_and_end(exchange: Exchange) -> None:
         await accept(exchange)
-        exchange.hang_up()
+        await exchange.reader.read(1)
+        exchange.reset()
 
     path = audio(tmp_path, 1000)
-    async with Server(accept_and_close) as server:
+    async with Server(accept_and_end) as server:
         async with speaking(server.base_url) as client:
             replies = [await send(client, path) for _ in range(5)]
         await server.settled()

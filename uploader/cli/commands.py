@@ -213,6 +213,7 @@ def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[
         logs.fault()
         click.echo("uploader: a fault of the uploader itself; nothing is lost: run the same command again", err=True)
         code = ExitCode.FAULT
+    logs.close()
     sys.exit(int(code))
 
 

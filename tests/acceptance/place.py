@@ -1,0 +1,221 @@
+"""Runs the real command, each time as a process of its own, on a machine that remembers nothing but its folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from uploader.sandbox import Journal
+
+ROOT = Path(__file__).parents[2]
+COMMAND = (sys.executable, "-m", "uploader")
+DEADLINE_SECONDS = 60.0
+LOOK_SECONDS = 0.005
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = DEADLINE_SECONDS) -> None:
+    """Waits until a condition holds; a deadline that passes is a failure."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"this did not come to pass within {seconds:g} s: {what}")
+        time.sleep(LOOK_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What a command left when it had ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The object on standard output, under ``--json``."""
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The events of this name in the log."""
+        return [event for event in logged(self.err) if event["event"] == name]
+
+
+def logged(text: str) -> Iterator[dict[str, Any]]:
+    """The events of a log: its lines that are JSON."""
+    for line in text.splitlines():
+        if line.startswith("{"):
+            yield json.loads(line)
+
+
+@dataclass(slots=True)
+class Running:
+    """A command that runs; its output goes to files, so that it never waits for a reader."""
+
+    process: "subprocess.Popen[bytes]"
+    out: Path
+    err: Path
+
+    def wait(self, seconds: float = DEADLINE_SECONDS) -> Ending:
+        """Waits for its end."""
+        code = self.process.wait(seconds)
+        return Ending(code, self.out.read_text(encoding="utf-8"), self.err.read_text(encoding="utf-8"))
+
+    def stop(self, number: int = signal.SIGTERM) -> Ending:
+        """Sends it a signal, and waits for its end."""
+        self.process.send_signal(number)
+        return self.wait()
+
+    def pause(self) -> None:
+        """Stops it where it is, until it may go on."""
+        self.process.send_signal(signal.SIGSTOP)
+        _, status = os.waitpid(self.process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+
+    def go_on(self) -> None:
+        """Lets it go on after a pause."""
+        self.process.send_signal(signal.SIGCONT)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self.process.poll() is not None
+
+
+@dataclass
+class Server:
+    """A sandbox in a process of its own."""
+
+    running: Running
+    journal_path: Path
+    environment: Mapping[str, str]
+    since: int = 0
+    """How many lines of the journal are of no concern: a server may serve several tests, one after the other."""
+
+    @property
+    def journal(self) -> Journal:
+        """What reached it so far."""
+        journal = Journal.read(self.journal_path)
+        journal.entries = journal.entries[self.since :]
+        return journal
+
+    def from_now_on(self) -> "Server":
+        """The same server, with a journal that begins now."""
+        return replace(self, since=self.lines())
+
+    @property
+    def base_url(self) -> str:
+        """Where it listens."""
+        return self.environment["UPLOADER_BASE_URL"]
+
+    def lines(self) -> int:
+        """How many lines its journal has: a cheap look."""
+        return self.journal_path.read_bytes().count(b"\n")
+
+
+@dataclass
+class Place:
+    """A folder to work in, with a home and an environment of its own."""
+
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    _started: list[Running] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Makes an environment that inherits nothing but the way to programs."""
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "LANG": "C.UTF-8",
+            "HOME": str(self.folder),
+            "XDG_STATE_HOME": str(self.folder / "state"),
+            "UPLOADER_SECRETS_DIR": str(self.folder / "no-secrets"),
+            # as fast as a test wants it; the limits that a test is about are set by the test
+            "UPLOADER_RATE": "2000",
+            "UPLOADER_JOBS__POLLS_PER_SECOND": "200",
+            **self.environment,
+        }
+
+    @property
+    def ledger(self) -> Path:
+        """Where the ledger is, when nobody names another."""
+        return self.folder / "state" / "uploader" / "ledger.db"
+
+    def path(self, name: str) -> Path:
+        """A path in the folder."""
+        return self.folder / name
+
+    def write(self, name: str, content: str | bytes) -> Path:
+        """Writes a file."""
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    def use(self, server: Server) -> None:
+        """Points the commands at a server."""
+        self.environment.update(server.environment)
+
+    def start(
+        self,
+        *arguments: str | Path,
+        environment: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        before: tuple[str, ...] = (),
+    ) -> Running:
+        """Starts ``uploader ARGUMENTS``; ``before`` are the words of a command that starts it in turn."""
+        number = len(self._started)
+        streams = self.path(".streams")
+        streams.mkdir(exist_ok=True)
+        out, err, given = (streams / f"{number}.{name}" for name in ("out", "err", "in"))
+        given.write_bytes(stdin)
+        with given.open("rb") as reading, out.open("wb") as printing, err.open("wb") as logging:
+            process = subprocess.Popen(
+                [*before, *COMMAND, *map(str, arguments)],
+                cwd=self.folder,
+                env={**self.environment, **(environment or {})},
+                stdin=reading,
+                stdout=printing,
+                stderr=logging,
+            )
+        running = Running(process, out, err)
+        self._started.append(running)
+        return running
+
+    def run(
+        self,
+        *arguments: str | Path,
+        environment: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        before: tuple[str, ...] = (),
+    ) -> Ending:
+        """Runs ``uploader ARGUMENTS`` to its end."""
+        return self.start(*arguments, environment=environment, stdin=stdin, before=before).wait()
+
+    def serve(self, *arguments: str | Path, faults: str = "", port: int = 0) -> Server:
+        """Starts a sandbox with quick jobs and a journal, and waits until it listens."""
+        name = f"journal-{len(self._started)}.jsonl"
+        journal = self.path(name)
+        if faults:
+            arguments = (*arguments, "--faults", self.write(f"faults-{name}.toml", faults))
+        quick = ("--job-seconds", "0.05", "--job-seconds-per-mebibyte", "0.5")
+        running = self.start("sandbox", "--journal", journal, "--port", str(port), *quick, *arguments)
+        until(lambda: running.is_over or running.out.read_text().count("\n") == 3, "the sandbox listens")
+        assert not running.is_over, running.err.read_text()
+        lines = running.out.read_text().splitlines()
+        told = dict(line.removeprefix("export ").split("=", 1) for line in lines)
+        return Server(running, journal, told)
+
+    def close(self) -> None:
+        """Ends what still runs, each by its own id."""
+        for running in self._started:
+            if not running.is_over:
+                running.process.kill()
+            running.process.wait()

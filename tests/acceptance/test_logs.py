@@ -1,0 +1,158 @@
+"""The log: JSON lines where nobody watches, readable on a terminal, and never what is private."""
+
+import json
+import os
+import pty
+import struct
+import subprocess
+import termios
+from collections import Counter
+from fcntl import ioctl
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.batches import Row, make_rows, read_results, write_manifest, write_table
+from tests.acceptance.judging import check_appended
+from tests.acceptance.place import COMMAND, Place, Server
+from uploader.sandbox.entries import PutEntry
+
+FACTS = {"batch", "line", "conversationId", "attempt", "jobId", "status", "seconds"}
+
+
+def test_every_attempt_and_every_jobs_end_is_one_full_event(place: Place) -> None:
+    """Every line is JSON; one `attempt` for each PUT and one `job` for each end, with all their facts."""
+    rows = make_rows(place, 30, 10)
+    write_manifest(place, "m.csv", rows)
+    unknown = 'unknown_conversations = ["conversation-004"]'
+    server = place.serve("--limit", "10", faults=f"seed = 1\n{unknown}\n[put]\nlost_answer = 0.1\n[jobs]\nfailed = 0.1")
+    place.use(server)
+    ending = place.run("run", "m.csv", "--limit", "10", "--doubt-seconds", "2")
+    assert ending.code == 4
+    events = [json.loads(line) for line in ending.err.splitlines()]
+    attempts = [event for event in events if event["event"] == "attempt"]
+    jobs = [event for event in events if event["event"] == "job"]
+    assert [event for event in attempts + jobs if FACTS - set(event)] == []
+    assert {event["batch"] for event in attempts + jobs} == {"m.csv"}
+
+    puts = server.journal.puts()
+    assert {put.status for put in puts} == {201, 404, None}
+    assert Counter((event["conversationId"], event["status"]) for event in attempts) == Counter(
+        (put.conversation_id, put.status) for put in puts
+    )
+    answered = [put for put in puts if put.status == 201]
+    assert {event["jobId"] for event in attempts} - {None} == {put.job_id for put in answered}
+    ends = {job.job_id: job.status for job in server.journal.jobs() if job.event == "job-ended"}
+    assert {event["jobId"]: event["status"] for event in jobs} == {
+        put.job_id: ends[str(put.job_id)] for put in answered
+    }
+    assert len(jobs) == len(answered)
+    lines = {line["line"]: line for line in read_results(place.path("m.results.csv"))}
+    for event in attempts:
+        assert lines[str(event["line"])]["conversationId"] == event["conversationId"]
+
+
+def _private(place: Place, server: Server, *arguments: str) -> str:
+    """The log of a run in which much goes wrong, and everything that is private has a word of its own."""
+    made = make_rows(place, 3, 3, folder="folder-of-a-patient")
+    cells = [
+        {"conversationId": row.conversation, "audioPath": row.audio, "name": "title-of-a-talk", "x-key": "key-of-mine"}
+        for row in [*made, Row("gone", "folder-of-a-patient/missing.wav", ""), made[0]]
+    ]
+    write_table(place, "m.csv", cells)
+    place.write(made[1].audio, b"")
+    return place.run("run", "m.csv", "--on-invalid", "skip", *arguments).err
+
+
+def test_the_log_names_no_path_no_parameter_and_no_secret(place: Place, server: Server) -> None:
+    """At the info level the log names batch, line, conversationId and jobId; never a path, a parameter, a secret."""
+    err = _private(place, server, "--limit", "4")
+    [put, *_] = server.journal.appended()
+    assert str(put.job_id) in err
+    private = ["folder-of-a-patient", "title-of-a-talk", "key-of-mine", str(place.folder), "sandbox-token"]
+    assert [word for word in private if word in err] == []
+
+
+def test_no_secret_is_logged_at_any_level(place: Place, server: Server) -> None:
+    """Neither the application's secret nor the token is in the debug log."""
+    err = _private(place, server, "--log-level", "debug")
+    assert server.journal.appended()
+    assert "sandbox-token" not in err
+    assert "Bearer" not in err
+    place.environment |= {"UPLOADER_APP_SECRET": "wrong-secret-word"}
+    assert "wrong-secret-word" not in place.run("run", "m.csv", "--log-level", "debug", "--batch", "again").err
+
+
+def test_standard_output_carries_the_summary_alone(place: Place, server: Server) -> None:
+    """A script reads one JSON object from standard output, and a person a summary that names results and ledger."""
+    write_manifest(place, "m.csv", make_rows(place, 2, 2))
+    told = place.run("run", "m.csv").out
+    assert "2 completed" in told
+    assert "m.results.csv" in told
+    assert str(place.ledger) in told
+    again = place.run("run", "m.csv", "--json")
+    assert len(again.out.splitlines()) == 1
+    assert again.summary["counts"]["completed"] == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no file here that is always full")
+def test_a_log_that_cannot_be_written_costs_no_item(place: Place, server: Server) -> None:
+    """Standard error on a full disk: the batch goes on, or ends with a code that says so; nothing is lost or twice."""
+    rows = make_rows(place, 6, 3)
+    write_manifest(place, "m.csv", rows)
+    ending = place.run("run", "m.csv", "--limit", "3", before=("sh", "-c", 'exec "$@" 2>/dev/full', "sh"))
+    assert ending.code in (0, 5), "1 would say that the batch is over"
+    assert place.run("run", "m.csv", "--limit", "3").code == 0
+    check_appended(server.journal, rows)
+
+
+def _watched(place: Place, *arguments: str) -> tuple[int, str, str]:
+    """Runs a command with its log on a terminal; tells its code, what it printed, and what the terminal got."""
+    ours, theirs = pty.openpty()
+    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+    with place.path("out.txt").open("wb") as out:
+        process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            cwd=place.folder,
+            env={**place.environment, "TERM": "xterm-256color"},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=theirs,
+        )
+    os.close(theirs)
+    shown = bytearray()
+    try:
+        while piece := os.read(ours, 65536):
+            shown += piece
+    except OSError:
+        pass  # the terminal's other end is closed: the command has ended
+    finally:
+        os.close(ours)
+        code = process.wait()
+    return code, place.path("out.txt").read_text(encoding="utf-8"), shown.decode("utf-8")
+
+
+def test_a_terminal_shows_a_bar_and_readable_lines(place: Place, server: Server) -> None:
+    """On a terminal there is no JSON: readable lines, and a bar with items by state, speed and live jobs of limit."""
+    rows = make_rows(place, 12, 4)
+    write_manifest(place, "m.csv", rows)
+    code, out, shown = _watched(place, "run", "m.csv", "--limit", "4")
+    assert code == 0
+    assert "12 completed" in out
+    assert not [line for line in shown.splitlines() if line.lstrip().startswith("{")]
+    assert shown.count("attempt") >= len(rows)
+    assert "conversationId" in shown
+    assert "/12" in shown
+    assert "/4 jobs" in shown
+    assert "B/s" in shown
+    assert "\x1b[?25h" in shown.rpartition("\x1b[?25l")[2], "the cursor is shown again"
+
+
+def test_progress_off_shows_no_bar(place: Place, server: Server) -> None:
+    """--progress off leaves the terminal to the log."""
+    write_manifest(place, "m.csv", make_rows(place, 2, 2))
+    code, _out, shown = _watched(place, "run", "m.csv", "--progress", "off", "--log-format", "json")
+    assert code == 0
+    assert "jobs" not in shown
+    assert [json.loads(line)["event"] for line in shown.splitlines()].count("attempt") == 2
+    assert len([put for put in server.journal.entries if isinstance(put, PutEntry)]) == 2

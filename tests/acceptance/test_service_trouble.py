@@ -1,0 +1,106 @@
+"""Promise 5: it stops before it does harm, and what it left is carried on by the same command."""
+
+import itertools
+import json
+import socket
+from collections import Counter
+
+from tests.acceptance.batches import make_rows, read_results, statuses, write_manifest
+from tests.acceptance.judging import check_appended, check_limit
+from tests.acceptance.place import Place, Server
+from uploader.sandbox.entries import PollEntry, PutEntry, TokenEntry
+
+LANES_IN_TROUBLE = 5
+SAME_REFUSALS = 20
+
+
+def _free_port() -> int:
+    """A port on which nobody listens now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def test_a_wrong_secret_ends_with_3_and_sends_nothing(place: Place, server: Server) -> None:
+    """Credentials that the service does not take: exit 3, no PUT, the variables named and the secret not."""
+    write_manifest(place, "m.csv", make_rows(place, 3, 3))
+    ending = place.run("run", "m.csv", environment={"UPLOADER_APP_SECRET": "not-the-secret"})
+    assert ending.code == 3
+    assert "UPLOADER_APP_SECRET" in ending.out + ending.err
+    assert "not-the-secret" not in ending.out + ending.err
+    journal = server.journal
+    assert journal.begun_puts() == []
+    assert {entry.status for entry in journal.entries if isinstance(entry, TokenEntry)} == {401}
+    assert statuses(place.path("m.results.csv")) == ["pending"] * 3
+
+
+def test_a_ready_token_that_ended_appends_nothing(place: Place, server: Server) -> None:
+    """A token that the service refuses: exit 3, nothing appended; with good credentials the same items go once."""
+    rows = make_rows(place, 3, 3)
+    write_manifest(place, "m.csv", rows)
+    ending = place.run("run", "m.csv", environment={"UPLOADER_ACCESS_TOKEN": "stale-token"})
+    assert ending.code == 3
+    assert "stale-token" not in ending.out + ending.err
+    assert server.journal.appended() == []
+    assert statuses(place.path("m.results.csv")) == ["pending"] * 3
+    assert place.run("run", "m.csv").code == 0
+    check_appended(server.journal, rows)
+
+
+def test_a_service_that_does_not_answer_loses_nothing(place: Place) -> None:
+    """Nobody listens: exit 5 with everything pending; the same command completes once the service is there."""
+    rows = make_rows(place, 12, 8)
+    write_manifest(place, "m.csv", rows)
+    port = _free_port()
+    known = {"UPLOADER_APP_ID": "sandbox", "UPLOADER_APP_SECRET": "sandbox"}
+    place.environment |= {"UPLOADER_BASE_URL": f"http://127.0.0.1:{port}", **known}
+    command = ("run", "m.csv", "--limit", "4", "--give-up-seconds", "2")
+    ending = place.run(*command)
+    assert ending.code == 5
+    assert statuses(place.path("m.results.csv")) == ["pending"] * len(rows)
+    server = place.serve("--limit", "4", port=port)
+    assert place.run(*command).code == 0
+    check_appended(server.journal, rows)
+    check_limit(server.journal, 4)
+
+
+def test_twenty_refusals_in_a_row_end_the_run(place: Place) -> None:
+    """A base URL whose every answer is 404: exit 5 after exactly 20 refusals, the rest pending for another night."""
+    write_manifest(place, "m.csv", make_rows(place, 50, 50))
+    server = place.serve("--limit", "10", faults='known_conversations = ["none"]')
+    place.use(server)
+    ending = place.run("run", "m.csv", "--limit", "10", "--json")
+    assert ending.code == 5
+    assert [put.status for put in server.journal.puts()] == [404] * SAME_REFUSALS
+    assert Counter(statuses(place.path("m.results.csv"))) == {"refused": SAME_REFUSALS, "pending": 30}
+    assert ending.summary["counts"]["refused"] == SAME_REFUSALS
+    assert "404" in ending.summary["reason"]
+
+
+def test_a_gateway_without_a_service_takes_few_items_into_doubt(place: Place) -> None:
+    """After five lanes met by 5xx sending pauses: a GET, then one PUT, and so on until it gives up with 5."""
+    write_manifest(place, "m.csv", make_rows(place, 40, 40))
+    server = place.serve("--limit", "20", faults="[put]\nstatus_502 = 1.0")
+    place.use(server)
+    ending = place.run("run", "m.csv", "--limit", "20", "--give-up-seconds", "2", "--json")
+    assert ending.code == 5
+    seen = [entry for entry in server.journal.entries if isinstance(entry, PutEntry | PollEntry)]
+    # heads may arrive, but a body whose last chunk was withheld takes nothing into doubt
+    whole = [entry for entry in seen if isinstance(entry, PutEntry) and entry.sha256]
+    assert len(whole) >= LANES_IN_TROUBLE
+    for before, put in itertools.pairwise(whole[LANES_IN_TROUBLE - 1 :]):
+        between = seen[seen.index(before) : seen.index(put)]
+        assert any(isinstance(entry, PollEntry) for entry in between), "a PUT went through without a GET before it"
+    told = Counter(statuses(place.path("m.results.csv")))
+    assert told == {"in_doubt": len(whole), "pending": 40 - len(whole)}
+
+
+def test_the_summary_of_a_run_that_gave_up_names_the_next_command(place: Place) -> None:
+    """Who gave up says why, and what to type: the same command again."""
+    write_manifest(place, "m.csv", make_rows(place, 1, 1))
+    place.environment |= {"UPLOADER_BASE_URL": f"http://127.0.0.1:{_free_port()}", "UPLOADER_ACCESS_TOKEN": "any"}
+    ending = place.run("run", "m.csv", "--give-up-seconds", "0.1", "--json")
+    assert ending.code == 5
+    assert json.loads(ending.out)["next"] == "uploader run m.csv --give-up-seconds 0.1 --json"
+    assert read_results(place.path("m.results.csv"))[0]["attempts"] >= "1"

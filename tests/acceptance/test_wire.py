@@ -1,0 +1,57 @@
+"""What a row says is what reaches the service, and what is the operator's own comes back unchanged."""
+
+from tests.acceptance.batches import read_results, write_table
+from tests.acceptance.place import ROOT, Place, Server
+
+TRICKY_ID = "a/b c?d=é%2F#&+~"
+TRICKY_NAME = 'Q3 "review" & plans = 100 % é/ü + more; #1'
+
+
+def test_a_rows_conversation_type_and_name_reach_the_service(place: Place, server: Server) -> None:
+    """conversationId, contentType and name arrive as written, however tricky; the length is exact, never chunked."""
+    place.write("unknown.bin", b"no header that tells a format")
+    wav = (ROOT / "config/sample/support-call-1.wav").read_bytes()
+    place.write("call.wav", wav)
+    cells = [
+        {"conversationId": TRICKY_ID, "audioPath": "call.wav", "contentType": "audio/wave", "name": TRICKY_NAME},
+        {"conversationId": "2", "audioPath": "call.wav", "contentType": "", "name": ""},
+        {"conversationId": "3", "audioPath": "unknown.bin", "contentType": "", "name": "plain"},
+    ]
+    write_table(place, "m.csv", cells)
+    assert place.run("run", "m.csv", "--limit", "3").code == 0
+    puts = {put.conversation_id: put for put in server.journal.appended()}
+    assert set(puts) == {TRICKY_ID, "2", "3"}
+    assert [puts[one["conversationId"]].headers.get("content-type") for one in cells] == [
+        "audio/wave",
+        "audio/wav",
+        None,
+    ]
+    assert [puts[one["conversationId"]].query for one in cells] == [
+        (("name", TRICKY_NAME),),
+        (),
+        (("name", "plain"),),
+    ]
+    for put in puts.values():
+        assert "transfer-encoding" not in put.headers
+        assert put.content_length == put.bytes
+    assert puts["2"].bytes == len(wav)
+    assert [line["conversationId"] for line in read_results(place.path("m.results.csv"))] == [TRICKY_ID, "2", "3"]
+
+
+def test_the_operators_own_columns_come_back_unchanged(place: Place, server: Server) -> None:
+    """x- columns are keys to join by: formulas, quotes, line ends, spaces and emptiness come back as they were."""
+    own = ["=1+1", ' "quoted", comma; ', "two\nlines", "", "@007", "ünïcode\t"]
+    cells = [
+        {"x-key": text, "conversationId": str(number), "audioPath": f"{number}.wav", "x-no": f"-{number}"}
+        for number, text in enumerate(own)
+    ]
+    for number in range(len(own)):
+        place.write(f"{number}.wav", b"x" * (number + 1))
+    write_table(place, "m.csv", cells)
+    assert place.run("run", "m.csv", "--limit", "10").code == 0
+    results = read_results(place.path("m.results.csv"))
+    assert [line["x-key"] for line in results] == own
+    assert [line["x-no"] for line in results] == [f"-{number}" for number in range(len(own))]
+    assert list(results[0])[-2:] == ["x-key", "x-no"]
+    assert [line["line"] for line in results] == ["2", "3", "4", "6", "7", "8"], "a cell with two lines takes two"
+    assert len(server.journal.appended()) == len(own)

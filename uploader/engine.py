@@ -149,15 +149,23 @@ class Engine:
     async def _work(self) -> None:
         for job in await self._writer.call(live_jobs, self._account_id):
             self._follower.add(job, soon=True)
-        missing = await self._client.authorise()
-        if missing:
-            log.warning("the service gives no token yet", reason=missing)
+        await self._authorise()
         while not self._ending:
             self._changed.clear()
             claimed = await self._start_attempts()
             if await self._is_over(claimed):
                 return
             await self._wait_until(self._wake_at(claimed))
+
+    async def _authorise(self) -> None:
+        """Fetch the first token before anything is claimed: wrong credentials end the run here."""
+        try:
+            async with self.way_out.until_stopped():
+                missing = await self._client.authorise()
+        except TimeoutError:
+            return
+        if missing:
+            log.warning("the service gives no token yet", reason=missing)
 
     @property
     def _ending(self) -> bool:
@@ -240,7 +248,11 @@ class Engine:
         return brake.phase is Phase.PROBING and not self._under_way and self._now() >= brake.probe_at
 
     async def _probe(self) -> None:
-        good = await self._client.is_there(self._follower.example or "probe")
+        try:
+            async with self.way_out.until_stopped():
+                good = await self._client.is_there(self._follower.example or "probe")
+        except TimeoutError:
+            return
         log.warning("asked whether the service answers", answers=good)
         brake = after_probe(self.way_out.brake, good=good, now=self._now(), jitter=self._chance.random())
         await self.way_out.set_brake(brake)

@@ -357,6 +357,8 @@ def _tell(error: Mapping[str, Any], flags: Mapping[str, Any], config: Path | Non
     location: Sequence[str] = [str(part) for part in error["loc"]]
     name = location[0]
     where = f"{_source(location, flags, config, folder)}: {'.'.join(location)}"
+    if error["type"] == "extra_forbidden" and len(location) == 1:
+        return f"config file {config}: {name}: no such setting{_close_to(location)}"  # nowhere else can one stand
     if error["type"] == "extra_forbidden":
         return f"{where}: no such setting{_close_to(location)}"
     value = "" if name in SECRETS else f" = {error['input']!r}"

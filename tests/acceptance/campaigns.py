@@ -46,7 +46,7 @@ def _campaign(place: Place, rows: Sequence[Row], *, deaths: int = 0, by: int = 0
     server = place.serve("--limit", str(LIMIT))
     place.use(server)
     draw = Random(by)
-    codes = [_die(place.start(*RUN), server, draw.randint(1, 120), by) for _ in range(deaths)]
+    codes = [_die(place.start(*RUN), server, draw.randint(1, 100), by) for _ in range(deaths)]
     return Campaign(place, server, rows, codes, place.start(*RUN).wait(LONGEST_SECONDS))
 
 

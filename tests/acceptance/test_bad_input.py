@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
 
@@ -24,126 +23,6 @@ os.execv(sys.argv[1], sys.argv[1:])
 """A program that becomes another one, without root's leave to read and write every file."""
 
 
-@pytest.fixture
-def place(place: Place) -> Place:
-    """A place with one good recording."""
-    place.write("a.wav", b"RIFF, as good as any")
-    return place
-
-
-def _check_refused(ending: Ending, server: Server, *words: str) -> None:
-    """The command ended with 2, said all these words, and sent nothing."""
-    assert ending.code == 2, ending.err
-    told = [line for line in ending.err.splitlines() if not line.startswith("{")]
-    assert [word for word in words if word not in "\n".join(told)] == [], ending.err
-    assert ending.out == ""
-    assert server.journal.entries == []
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("missing.csv", None, ["manifest missing.csv", "No such file", "name a file that can be read"]),
-        ("empty.csv", b"", ["manifest empty.csv", "empty", "write a header and a row"]),
-        (
-            "latin-1.csv",
-            f"{MANIFEST}zwölf,a.wav\n".encode("latin-1"),
-            ["manifest latin-1.csv, line 3", "UTF-8", "0xf6", "save the manifest as UTF-8"],
-        ),
-        (
-            "column.csv",
-            b"conversationId,audioFile,nmae\none,a.wav,x\n",
-            [
-                *("manifest column.csv, line 1, audioFile: unknown column: did you mean audioPath?", "begin with x-"),
-                *(
-                    "line 1, nmae: unknown column: did you mean name?",
-                    "line 1: the column audioPath is missing: add it",
-                ),
-            ],
-        ),
-        (
-            "rows.csv",
-            b"conversationId,audioPath,contentType\none,a.wav\n,a.wav,\n..,a.wav,\none,,\none,a.wav,audio/ogg\n",
-            [
-                *("manifest rows.csv, line 2: the row has 2 cells, the header 3: give each column one",),
-                *("manifest rows.csv, line 3, conversationId: it is empty: every row needs one",),
-                *("manifest rows.csv, line 4, conversationId: '..': no conversation has this id",),
-                *("manifest rows.csv, line 5, audioPath: it is empty",),
-                *("manifest rows.csv, line 6, contentType: 'audio/ogg': write one of audio/wav, audio/wave",),
-            ],
-        ),
-        (
-            "rows.jsonl",
-            b'{"conversationId": "one",\n{"conversationId": 4711, "audioPath": "a.wav"}\n',
-            [
-                *("manifest rows.jsonl, line 1: ", "no JSON", "mend the line"),
-                *("manifest rows.jsonl, line 2, conversationId: '4711'", "in quotes"),
-            ],
-        ),
-    ],
-)
-def test_a_manifest_that_cannot_be_understood_is_refused(
-    place: Place, server: Server, name: str, content: bytes | None, words: list[str]
-) -> None:
-    """A manifest that is missing, empty, not UTF-8 or wrong in form: all that is wrong is told, and where."""
-    if content is not None:
-        place.write(name, content)
-    _check_refused(place.run("run", name), server, *words)
-
-
-@pytest.mark.parametrize("name", ["january.csv", "january"])
-def test_a_folder_in_a_manifests_place_is_refused(place: Place, server: Server, name: str) -> None:
-    """Who names the folder instead of the manifest in it is told so, whatever the folder's name ends with."""
-    place.path(name).mkdir()
-    _check_refused(place.run("run", name), server, f"manifest {name}", "this is a folder")
-
-
-def _missing(_place: Place) -> str:
-    return "gone.wav"
-
-
-def _empty(place: Place) -> str:
-    place.write("empty.wav", b"")
-    return "empty.wav"
-
-
-def _fifo(place: Place) -> str:
-    os.mkfifo(place.path("pipe.wav"))
-    return "pipe.wav"
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (_missing, ["'gone.wav'", "No such file", "correct the path"]),
-        (_empty, ["'empty.wav'", "empty", "leave the row out"]),
-        (_fifo, ["'pipe.wav'", "no regular file", "name an audio file"]),
-    ],
-)
-def test_a_file_that_cannot_be_sent_is_refused(
-    place: Place, server: Server, make: Callable[[Place], str], words: list[str]
-) -> None:
-    """An audio file that is missing, empty or a FIFO is told by line, column, value and remedy."""
-    place.write("m.csv", f"{MANIFEST}two,{make(place)}\n")
-    _check_refused(place.run("run", "m.csv"), server, "manifest m.csv, line 3, audioPath", *words)
-
-
-def test_a_path_that_leads_out_of_the_audio_root_is_refused(place: Place, server: Server) -> None:
-    """With --audio-root no path leads outside: not by dots, not by a link, not by being absolute."""
-    outside = place.write("outside.wav", b"not to be sent")
-    place.write("root/a.wav", b"as good as any")
-    place.path("root/link.wav").symlink_to(outside)
-    place.write("m.csv", f"{MANIFEST}two,../outside.wav\ntwo,link.wav\ntwo,{outside}\n")
-    _check_refused(
-        place.run("run", "m.csv", "--audio-root", "root"),
-        server,
-        "manifest m.csv, line 3, audioPath: '../outside.wav': the path leads outside the audio root root",
-        "manifest m.csv, line 4, audioPath: 'link.wav': the path leads outside the audio root root",
-        f"manifest m.csv, line 5, audioPath: '{outside}': the path leads outside the audio root root",
-        "move the file or the root",
-    )
-
-
 @pytest.fixture(scope="session")
 def bound_by_modes() -> tuple[str, ...]:
     """The beginning of a command for which file modes hold as for anybody, though root gives it."""
@@ -155,21 +34,126 @@ def bound_by_modes() -> tuple[str, ...]:
     return drop
 
 
-def test_a_file_that_may_not_be_read_is_refused(place: Place, server: Server, bound_by_modes: tuple[str, ...]) -> None:
-    """An audio file without leave to read is told before anything is sent."""
-    place.write("secret.wav", b"not for us").chmod(0)
-    place.write("m.csv", f"{MANIFEST}two,secret.wav\n")
-    ending = place.run("run", "m.csv", before=bound_by_modes)
+@pytest.fixture
+def place(place: Place) -> Place:
+    """A place with one good recording and one good manifest."""
+    place.write("a.wav", b"RIFF, as good as any")
+    place.write("m.csv", MANIFEST)
+    return place
+
+
+def _check_refused(ending: Ending, server: Server, *words: str) -> None:
+    """The command ended with 2, said all these words, and sent nothing."""
+    assert ending.code == 2, ending.err
+    told = "\n".join(line for line in ending.err.splitlines() if not line.startswith("{"))
+    assert [word for word in words if word not in told] == [], told
+    assert ending.out == ""
+    assert server.journal.entries == []
+
+
+def test_a_missing_manifest_is_refused(place: Place, server: Server) -> None:
+    """A manifest that is not there is told by its name, with what to do."""
+    ending = place.run("run", "missing.csv")
+    _check_refused(ending, server, "manifest missing.csv", "No such file", "name a file that can be read")
+
+
+def test_an_empty_manifest_is_refused(place: Place, server: Server) -> None:
+    """A manifest without a header says how one begins."""
+    place.write("empty.csv", b"")
     _check_refused(
-        ending, server, "manifest m.csv, line 3, audioPath", "'secret.wav'", "cannot be read", "leave to read"
+        place.run("run", "empty.csv"), server, "manifest empty.csv", "it is empty", "write a header and a row"
     )
+
+
+@pytest.mark.parametrize("name", ["january.csv", "january"])
+def test_a_folder_in_a_manifests_place_is_refused(place: Place, server: Server, name: str) -> None:
+    """Who names the folder instead of the manifest in it is told so, whatever the folder's name ends with."""
+    place.path(name).mkdir()
+    _check_refused(place.run("run", name), server, f"manifest {name}", "this is a folder")
+
+
+def test_a_manifest_that_is_not_utf_8_is_refused(place: Place, server: Server) -> None:
+    """A manifest in another encoding is told by line and byte, with the remedy."""
+    place.write("latin-1.csv", f"{MANIFEST}zwölf,a.wav\n".encode("latin-1"))
+    ending = place.run("run", "latin-1.csv")
+    _check_refused(ending, server, "manifest latin-1.csv, line 3", "UTF-8", "0xf6", "save the manifest as UTF-8")
+
+
+def test_a_wrong_column_is_refused(place: Place, server: Server) -> None:
+    """Every unknown or missing column is told, with the name that was probably meant."""
+    place.write("columns.csv", "conversationId,audioFile,nmae\none,a.wav,x\n")
+    _check_refused(
+        place.run("run", "columns.csv"),
+        server,
+        "manifest columns.csv, line 1, audioFile: unknown column: did you mean audioPath?",
+        "manifest columns.csv, line 1, nmae: unknown column: did you mean name?",
+        "manifest columns.csv, line 1: the column audioPath is missing: add it",
+        "columns of your own begin with x-",
+    )
+
+
+def test_every_row_of_wrong_form_is_refused_at_once(place: Place, server: Server) -> None:
+    """A short row, an empty or impossible cell: all of them are told by line, column, value and remedy, not the first."""
+    place.write(
+        "rows.csv", "conversationId,audioPath,contentType\none,a.wav\n,a.wav,\n..,a.wav,\none,,\none,a.wav,audio/ogg\n"
+    )
+    _check_refused(
+        place.run("run", "rows.csv"),
+        server,
+        "manifest rows.csv, line 2: the row has 2 cells, the header 3: give each column one",
+        "manifest rows.csv, line 3, conversationId: it is empty: every row needs one",
+        "manifest rows.csv, line 4, conversationId: '..': no conversation has this id",
+        "manifest rows.csv, line 5, audioPath: it is empty: every row needs one",
+        "manifest rows.csv, line 6, contentType: 'audio/ogg': write one of audio/wav, audio/wave",
+    )
+
+
+@pytest.fixture(scope="module")
+def unfit_files(
+    tmp_path_factory: pytest.TempPathFactory, shared_server: Server, bound_by_modes: tuple[str, ...]
+) -> tuple[Ending, Server]:
+    """What a run says of a manifest that names every kind of file that cannot be sent, each on a line of its own."""
+    place = Place(tmp_path_factory.mktemp("unfit"))
+    outside = place.write("outside.wav", b"not to be sent")
+    place.write("root/good.wav", b"as good as any")
+    place.write("root/empty.wav", b"")
+    os.mkfifo(place.path("root/pipe.wav"))
+    place.write("root/secret.wav", b"not for us").chmod(0)
+    place.path("root/link.wav").symlink_to(outside)
+    names = ["good", "missing", "empty", "pipe", "secret", "../outside", "link"]
+    place.write("m.csv", HEADER + "".join(f"one,{name}.wav\n" for name in names) + f"one,{outside}\n")
+    place.use(shared_server)
+    since = shared_server.from_now_on()
+    return place.run("run", "m.csv", "--audio-root", "root", before=bound_by_modes), since
+
+
+@pytest.mark.parametrize(
+    ("line", "value", "words"),
+    [
+        (3, "missing.wav", ["No such file", "correct the path"]),
+        (4, "empty.wav", ["the file is empty", "leave the row out"]),
+        (5, "pipe.wav", ["no regular file", "name an audio file"]),
+        (6, "secret.wav", ["cannot be read", "leave to read"]),
+        (7, "../outside.wav", ["outside the audio root root", "move the file or the root"]),
+        (8, "link.wav", ["outside the audio root root", "move the file or the root"]),
+        (9, "/", ["outside the audio root root", "move the file or the root"]),
+    ],
+    ids=["missing", "empty", "fifo", "unreadable", "dots lead outside", "a link leads outside", "absolute and outside"],
+)
+def test_a_file_that_cannot_be_sent_is_refused(
+    unfit_files: tuple[Ending, Server], line: int, value: str, words: list[str]
+) -> None:
+    """An audio file that cannot be sent is told by manifest, line, column, value and remedy, beside all others."""
+    ending, server = unfit_files
+    _check_refused(ending, server)
+    (told,) = [one for one in ending.err.splitlines() if f"manifest m.csv, line {line}, audioPath: '{value}" in one]
+    assert [word for word in words if word not in told] == []
 
 
 def test_results_in_a_read_only_folder_are_refused(
     place: Place, server: Server, bound_by_modes: tuple[str, ...]
 ) -> None:
-    """Results that cannot be written at the end are found out at the beginning."""
-    place.write("m.csv", MANIFEST)
+    """Results that could not be written at the end are found out at the beginning."""
     place.path("closed").mkdir(0o555)
     ending = place.run("run", "m.csv", "--results", "closed/r.csv", before=bound_by_modes)
     _check_refused(ending, server, "results closed/r.csv", "folder closed", "not writable", "name another")
@@ -177,44 +161,15 @@ def test_results_in_a_read_only_folder_are_refused(
 
 def test_results_in_a_missing_folder_are_refused(place: Place, server: Server) -> None:
     """A folder of the results that does not exist is told, with what to do."""
-    place.write("m.csv", MANIFEST)
     ending = place.run("run", "m.csv", "--results", "nowhere/r.csv")
     _check_refused(ending, server, "results nowhere/r.csv", "folder nowhere does not exist", "make it or name another")
 
 
 def test_results_in_the_manifests_own_place_are_refused(place: Place, server: Server) -> None:
     """The manifest is read, never written: its own path is no place for the results."""
-    manifest = place.write("m.csv", MANIFEST)
-    _check_refused(
-        place.run("run", "m.csv", "--results", "./m.csv"), server, "results m.csv", "manifest", "name another"
-    )
-    assert manifest.read_text(encoding="utf-8") == MANIFEST
-
-
-def test_a_file_of_another_kind_in_the_results_place_is_left_alone(place: Place, server: Server) -> None:
-    """A CSV file that is none of ours is not replaced by results."""
-    place.write("m.csv", MANIFEST)
-    other = place.write("customers.csv", "name,city\nAda,London\n")
-    ending = place.run("run", "m.csv", "--results", "customers.csv")
-    _check_refused(ending, server, "results customers.csv", "name another")
-    assert other.read_text(encoding="utf-8") == "name,city\nAda,London\n"
-
-
-def test_a_ledger_in_a_missing_folder_is_refused(place: Place, server: Server) -> None:
-    """A folder that was named for the ledger is never made: it may be a volume that is not mounted."""
-    place.write("m.csv", MANIFEST)
-    ending = place.run("run", "m.csv", "--ledger", f"sqlite:///{place.path('volume/ledger.db')}")
-    _check_refused(ending, server, f"ledger {place.path('volume/ledger.db')}", "No such file", "make or mount it")
-    assert not place.path("volume").exists()
-
-
-def test_a_file_that_is_no_ledger_is_refused(place: Place, server: Server) -> None:
-    """A file of another kind is not written into."""
-    place.write("m.csv", MANIFEST)
-    other = place.write("notes.db", "these are no tables\n" * 300)
-    ending = place.run("run", "m.csv", "--ledger", f"sqlite:///{other}")
-    _check_refused(ending, server, f"ledger {other}", "no ledger", "name another")
-    assert other.read_text(encoding="utf-8") == "these are no tables\n" * 300
+    ending = place.run("run", "m.csv", "--results", "./m.csv")
+    _check_refused(ending, server, "results m.csv", "manifest itself", "name another")
+    assert place.path("m.csv").read_text(encoding="utf-8") == MANIFEST
 
 
 def test_results_that_the_ledger_does_not_know_mean_a_lost_ledger(place: Place, server: Server) -> None:
@@ -229,66 +184,50 @@ def test_results_that_the_ledger_does_not_know_mean_a_lost_ledger(place: Place, 
     assert place.path("m.results.csv").read_bytes() == told
 
 
+def test_a_ledger_in_a_missing_folder_is_refused(place: Place, server: Server) -> None:
+    """A folder that was named for the ledger is never made: it may be a volume that is not mounted."""
+    ending = place.run("run", "m.csv", "--ledger", f"sqlite:///{place.path('volume/ledger.db')}")
+    _check_refused(ending, server, f"ledger {place.path('volume/ledger.db')}", "No such file", "make or mount it")
+    assert not place.path("volume").exists()
+
+
+def test_a_file_that_is_no_ledger_is_refused(place: Place, server: Server) -> None:
+    """A file of another kind is not written into."""
+    other = place.write("notes.db", "these are no tables\n" * 300)
+    ending = place.run("run", "m.csv", "--ledger", f"sqlite:///{other}")
+    _check_refused(ending, server, f"ledger {other}", "no ledger", "name another")
+    assert other.read_text(encoding="utf-8") == "these are no tables\n" * 300
+
+
 def test_no_credentials_are_told(place: Place, server: Server) -> None:
     """Without credentials nothing is sent; the message names the variables and the way to try without."""
-    place.write("m.csv", MANIFEST)
     for name in ("UPLOADER_APP_ID", "UPLOADER_APP_SECRET"):
         del place.environment[name]
-    ending = place.run("run", "m.csv")
-    _check_refused(
-        ending, server, "no credentials", "UPLOADER_APP_ID", "UPLOADER_APP_SECRET", "UPLOADER_ACCESS_TOKEN", "--sandbox"
-    )
-
-
-def test_all_that_is_wrong_in_a_config_file_is_told(place: Place, server: Server) -> None:
-    """An unknown key and a value that does not fit: the message names file, key, value and remedy of each."""
-    place.write("m.csv", MANIFEST)
-    place.write("night.toml", 'limt = 3\nuploads = 0\n[lanes]\non_truoble = "hold"\n')
-    _check_refused(
-        place.run("run", "m.csv", "--config", "night.toml"),
-        server,
-        "config file night.toml: limt: no such setting; did you mean limit?",
-        "config file night.toml: uploads = 0: Input should be greater than or equal to 1",
-        "config file night.toml: lanes.on_truoble: no such setting; did you mean on_trouble?",
-    )
+    names = ("UPLOADER_APP_ID", "UPLOADER_APP_SECRET", "UPLOADER_ACCESS_TOKEN")
+    _check_refused(place.run("run", "m.csv"), server, "no credentials", *names, "--sandbox")
 
 
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ("[parameters]\nnmae = 'x'\n", ["[parameters] nmae", "known are", "name"]),
-        ('app_secret = "x"\n', ["app_secret", "secrets do not belong in a config file", "UPLOADER_APP_SECRET"]),
+        ('limt = 3\n[lanes]\non_trouble = "hold"\n', ["limt: no such setting; did you mean limit?"]),
+        ("uploads = 0\n", ["uploads", "0", "greater than or equal to 1"]),
+        ("[parameters]\nnmae = 'x'\n", ["[parameters] nmae: no such parameter", "known are", "name"]),
     ],
+    ids=["unknown key", "wrong value", "unknown parameter"],
 )
-def test_a_key_that_does_not_belong_in_a_config_file_is_told(
-    place: Place, server: Server, config: str, words: list[str]
-) -> None:
-    """A parameter that does not exist, or a secret: the message names file, key and remedy."""
-    place.write("m.csv", MANIFEST)
+def test_a_config_file_that_is_wrong_is_refused(place: Place, server: Server, config: str, words: list[str]) -> None:
+    """An unknown key or a value that does not fit: the message names file, key, value and remedy."""
     place.write("night.toml", config)
     _check_refused(place.run("run", "m.csv", "--config", "night.toml"), server, "config file night.toml", *words)
 
 
 def test_http_to_another_machine_is_refused(place: Place, server: Server) -> None:
     """Token and audio never cross a network in the clear, nor to a name that only looks like this machine."""
-    place.write("m.csv", MANIFEST)
     url = "http://localhost.example.com"
     _check_refused(place.run("run", "m.csv", "--base-url", url), server, "--base-url", url, "write https://")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ([], ["MANIFEST", "--batch"]),
-        (["m.csv", "--app-secret", "x"], ["--app-secret"]),
-        (["--batch", "nobody"], ["batch nobody", "uploader run MANIFEST"]),
-        (["-"], ["manifest -", "--format", "--batch", "--results"]),
-        (["m.csv", "--summary", "nowhere/s.json"], ["summary nowhere/s.json", "folder"]),
-    ],
-)
-def test_a_command_line_that_is_wrong_is_refused(
-    place: Place, server: Server, arguments: list[str], words: list[str]
-) -> None:
-    """What was asked for and cannot be done ends with 2 and names the flag, its value and the remedy."""
-    place.write("m.csv", MANIFEST)
-    _check_refused(place.run("run", *arguments), server, *words)
+def test_standard_input_without_its_options_is_refused(place: Place, server: Server) -> None:
+    """A manifest from standard input has no name to tell format, batch and results by: the options are told."""
+    _check_refused(place.run("run", "-"), server, "manifest -", "--format", "--batch", "--results")

@@ -3,7 +3,7 @@
 from collections import Counter
 from random import Random
 
-from tests.acceptance.batches import Row, make_rows, read_results, record, sound, statuses, write_manifest
+from tests.acceptance.batches import Row, make_rows, read_results, record, sound, write_manifest
 from tests.acceptance.judging import (
     appended,
     check_appended,
@@ -82,18 +82,6 @@ def test_an_upload_that_is_cut_in_its_middle_is_sent_again(place: Place) -> None
     assert sum(int(line["attempts"]) for line in results) == len(journal.puts())
 
 
-def test_a_status_that_the_operator_vouches_for_is_sent_again(place: Place) -> None:
-    """[replies] proves_not_appended = [503] is that person's promise: then a 503 is tried again."""
-    rows = make_rows(place, 16, 8)
-    write_manifest(place, "m.csv", rows)
-    place.write("night.toml", "[replies]\nproves_not_appended = [503]\n")
-    server = place.serve("--limit", "10", faults="seed = 1\n[put]\nstatus_503 = 0.2\ntaken = 0.0")
-    place.use(server)
-    assert place.run(*QUICK, "--config", "night.toml").code == 0
-    check_appended(server.journal, rows)
-    assert 503 in {put.status for put in server.journal.puts()}
-
-
 def test_jobs_that_fail_and_conversations_that_do_not_exist_hold_their_lanes(place: Place) -> None:
     """A failed job, or a 404, holds the rest of its conversation and no other; exit 1."""
     rows = make_rows(place, 60, 15)
@@ -120,21 +108,6 @@ def test_jobs_that_fail_and_conversations_that_do_not_exist_hold_their_lanes(pla
             assert (there, told) == (lane, ["completed"] * len(lane))
     assert len([put for put in journal.puts() if put.status == 404]) == 2
     assert {line["httpStatus"] for line in results if line["status"] == "refused"} == {"404"}
-
-
-def test_trouble_lets_a_lane_go_on_where_that_is_asked_for(place: Place) -> None:
-    """[lanes] on_trouble = "continue": after a failed job the rest of the conversation goes on, in order."""
-    rows = make_rows(place, 12, 3)
-    write_manifest(place, "m.csv", rows)
-    place.write("night.toml", '[lanes]\non_trouble = "continue"\n')
-    server = place.serve("--limit", "10", faults="[jobs]\nfailed = 0.4")
-    place.use(server)
-    assert place.run(*QUICK, "--config", "night.toml").code == 1
-    check_appended(server.journal, rows)
-    check_one_at_a_time(server.journal)
-    ends = Counter(job.status for job in server.journal.jobs() if job.event == "job-ended")
-    assert Counter(statuses(place.path("m.results.csv"))) == ends
-    assert ends["failed"] > 0
 
 
 def test_a_job_that_never_ends_is_told_and_holds_its_lane(place: Place) -> None:

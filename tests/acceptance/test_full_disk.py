@@ -47,9 +47,10 @@ def _check_nothing_lost(place: Place, rows: list[Row], server: Server, full: End
 
 
 @linux_only
-def test_no_room_from_the_beginning_sends_nothing(place: Place) -> None:
+def test_no_room_from_the_beginning_sends_nothing(place: Place, server: Server) -> None:
     """A file size limit a bit above the ledger's size: exit 5 before anything is sent; with room it completes."""
-    rows, server = _batch(place)
+    rows = make_rows(place, 20, 20)
+    write_manifest(place, "m.csv", rows)
     write_manifest(place, "small.csv", rows[:2])
     assert place.run("run", "small.csv").code == 0
     before = len(server.journal.entries)

@@ -1,8 +1,10 @@
 """Connections to the service: proxies and CA bundles from the environment, and never a second PUT."""
 
+import json
 import os
 import ssl
 from base64 import b64encode
+from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,6 +65,27 @@ async def send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandl
         raise  # not connected, so nothing was sent
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise ConnectionEndedError(told(error)) from error
+
+
+async def read_answer(response: aiohttp.ClientResponse, most_bytes: int) -> tuple[Mapping[str, Any] | None, str]:
+    """Read a JSON object; None and a reason where there is none to be read.
+
+    Args:
+        response: The answer, its head read.
+        most_bytes: A longer body is none of the service's.
+    """
+    text = bytearray()
+    try:
+        async for chunk in response.content.iter_chunked(64 * 1024):
+            text += chunk
+            if len(text) > most_bytes:
+                return None, "the answer is too long to be one of the service's"
+        answer = json.loads(text)
+    except (aiohttp.ClientError, OSError) as error:
+        return None, f"the answer broke off: {told(error)}"
+    except (ValueError, RecursionError):
+        return None, "the answer is no JSON"
+    return (answer, "") if isinstance(answer, dict) else (None, "the answer is no JSON object")
 
 
 def told(error: BaseException) -> str:

@@ -1,7 +1,6 @@
 """The service's calls: append audio, ask for a job, ask whether it is there."""
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,6 +15,7 @@ from uploader.client.connection import (
     ConnectionEndedError,
     UploadConnector,
     proxy_for,
+    read_answer,
     send_once,
     ssl_context,
     told,
@@ -25,8 +25,10 @@ from uploader.client.token import Credentials, Token, Tokens, TokenUnavailableEr
 from uploader.client.upload import Gate, Upload
 from uploader.model import JobStatus, Reply, Sight
 
-ANSWER_MOST_BYTES = 64 * 1024 * 1024
-"""A long conversation has many messages; an answer to a PUT is short."""
+ANSWER_MOST_BYTES = 256 * 1024
+"""An answer to a PUT, or of the job endpoint, is short."""
+MESSAGES_MOST_BYTES = 64 * 1024 * 1024
+"""A long conversation has many messages."""
 GET_SECONDS = 60.0
 
 
@@ -148,7 +150,9 @@ class Client:
         Raises:
             CredentialsError: The service does not take the credentials.
         """
-        status, answer = await self._get(f"/v1/conversations/{quote(conversation_id, safe='')}/messages")
+        status, answer = await self._get(
+            f"/v1/conversations/{quote(conversation_id, safe='')}/messages", MESSAGES_MOST_BYTES
+        )
         messages = answer.get("messages")
         if status != 200 or not isinstance(messages, list):
             return None
@@ -177,7 +181,7 @@ class Client:
                     allow_redirects=False,
                     **self._proxy,
                 ) as response:
-                    answer, broken = await _read_answer(response)
+                    answer, broken = await read_answer(response, ANSWER_MOST_BYTES)
                     return _reply(upload, response, answer, broken)
         except (aiohttp.ClientError, ConnectionEndedError, OSError, TimeoutError) as error:
             failure = upload.failure or told_end(error)
@@ -191,14 +195,14 @@ class Client:
         query = "?" + urlencode(request.query, quote_via=quote, safe="") if request.query else ""
         return URL(self._base_url + path + query, encoded=True)
 
-    async def _get(self, path: str) -> tuple[int | None, Mapping[str, Any]]:
+    async def _get(self, path: str, most_bytes: int = ANSWER_MOST_BYTES) -> tuple[int | None, Mapping[str, Any]]:
         """GET with a token; after a 401 once more with a new one."""
         status: int | None = None
         answer: Mapping[str, Any] = {}
         try:
             for _ in range(2):
                 token = await self._tokens.get()
-                status, answer = await self._get_once(path, token)
+                status, answer = await self._get_once(path, token, most_bytes)
                 if status != 401:
                     self._tokens.taken()
                     break
@@ -209,14 +213,14 @@ class Client:
             return None, {"failure": told(error)}
         return status, answer
 
-    async def _get_once(self, path: str, token: Token) -> tuple[int, Mapping[str, Any]]:
+    async def _get_once(self, path: str, token: Token, most_bytes: int) -> tuple[int, Mapping[str, Any]]:
         async with self._asking.get(
             URL(self._base_url + path, encoded=True),
             headers={"Authorization": f"Bearer {token.value}"},
             allow_redirects=False,
             **self._proxy,
         ) as response:
-            answer, _ = await _read_answer(response)
+            answer, _ = await read_answer(response, most_bytes)
             return response.status, answer or {}
 
 
@@ -230,22 +234,6 @@ def _headers(request: UploadRequest, size: int, token: Token) -> dict[str, str]:
     if request.content_type is not None:
         headers["Content-Type"] = request.content_type
     return headers
-
-
-async def _read_answer(response: aiohttp.ClientResponse) -> tuple[Mapping[str, Any] | None, str]:
-    """Read a JSON object; None and a reason where there is none to be read."""
-    text = bytearray()
-    try:
-        async for chunk in response.content.iter_chunked(64 * 1024):
-            text += chunk
-            if len(text) > ANSWER_MOST_BYTES:
-                return None, "the answer is too long to be one of the service's"
-        answer = json.loads(text)
-    except (aiohttp.ClientError, OSError) as error:
-        return None, f"the answer broke off: {told(error)}"
-    except (ValueError, RecursionError):
-        return None, "the answer is no JSON"
-    return (answer, "") if isinstance(answer, dict) else (None, "the answer is no JSON object")
 
 
 def _reply(upload: Upload, response: aiohttp.ClientResponse, answer: Mapping[str, Any] | None, broken: str) -> Reply:

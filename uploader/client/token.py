@@ -1,16 +1,18 @@
 """The access token: fetched, renewed before it ends and after a 401, never shown."""
 
 import asyncio
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 
-from uploader.client.connection import told
+from uploader.client.connection import read_answer, told
 from uploader.errors import CredentialsError, GaveUpError
 
 PATH = "/oauth2/token:generate"
+ANSWER_MOST_BYTES = 64 * 1024
 LEAST_SECONDS = 1.0
 """A token with less left is not worth a request: the service is asked again when it has ended."""
 RENEW_SECONDS = 60.0
@@ -121,8 +123,9 @@ class Tokens:
             async with self._session.post(self._url, json=wanted, allow_redirects=False, **self._proxy) as response:
                 if response.status >= 300:
                     raise _refusal(response.status)
-                return _read(await response.json(content_type=None))
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError) as error:
+                answer, broken = await read_answer(response, ANSWER_MOST_BYTES)
+                return _read(answer, broken)
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise TokenUnavailableError(f"no token: {told(error)}") from error
 
 
@@ -137,14 +140,17 @@ def _refusal(status: int) -> Exception:
     return TokenUnavailableError(f"no token: HTTP {status}")
 
 
-def _read(answer: Any) -> tuple[str, float]:
-    token = answer.get("accessToken") if isinstance(answer, dict) else None
-    if not isinstance(token, str) or not _fits_a_header(token):
-        raise TokenUnavailableError("no token: the answer has no accessToken that could be used")
+def _read(answer: Mapping[str, Any] | None, broken: str) -> tuple[str, float]:
+    token = (answer or {}).get("accessToken")
+    if answer is None or not isinstance(token, str) or not _fits_a_header(token):
+        raise TokenUnavailableError(f"no token: {broken or 'the answer has no accessToken that could be used'}")
     try:
-        return token, float(answer.get("expiresIn", 0))
+        lifetime = float(answer.get("expiresIn", 0))
     except (TypeError, ValueError) as error:
         raise TokenUnavailableError("no token: the answer's expiresIn is no number") from error
+    if not math.isfinite(lifetime):
+        raise TokenUnavailableError("no token: the answer's expiresIn is no number of seconds")
+    return token, lifetime
 
 
 def _fits_a_header(token: str) -> bool:

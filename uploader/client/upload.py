@@ -127,6 +127,7 @@ class Upload:
         # asyncio tells the connection's protocol when its buffer is empty, and nobody else
         while self._buffered():  # noqa: ASYNC110
             await asyncio.sleep(FLUSH_POLL_SECONDS)
+        self._check_connection()
         self._at_gate = True
         try:
             may_leave = await self._gate.may_leave(content_hash)
@@ -135,6 +136,9 @@ class Upload:
             self._progress = (-1, self._loop.time())
         if not may_leave:
             raise WithheldError("the last chunk was withheld")
+        self._check_connection()
+
+    def _check_connection(self) -> None:
         if self._transport is None or self._transport.is_closing():
             raise ConnectionResetError("the connection was closed before the last chunk")
 

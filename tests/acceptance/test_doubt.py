@@ -1,0 +1,135 @@
+"""Doubt: what is known is told, nothing is sent twice, and a person settles it in either direction."""
+
+import json
+import signal
+import time
+
+from tests.acceptance.batches import make_rows, read_results, statuses, write_manifest
+from tests.acceptance.judging import appended, check_appended, check_attempts, check_interrupted, check_limit, wanted
+from tests.acceptance.place import Place, until
+
+RUN = ("run", "m.csv", "--limit", "8", "--doubt-seconds", "2", "--json")
+
+
+def test_what_was_appended_is_settled_by_its_job_and_followed_to_its_end(place: Place) -> None:
+    """In doubt, but appended: `resolve --appended JOBID` has it followed, the lane goes on, and all ends with 0."""
+    rows = make_rows(place, 6, 2)
+    write_manifest(place, "m.csv", rows)
+    server = place.serve("--limit", "8", faults="[put]\nlost_answer = 1.0")
+    place.use(server)
+    assert place.run(*RUN).code == 4
+    for _ in range(len(rows)):
+        known = {line["jobId"] for line in read_results(place.path("m.results.csv"))}
+        for put in server.journal.appended():
+            if put.job_id in known:
+                continue
+            settled = place.run("resolve", "--conversation", put.conversation_id, "--appended", str(put.job_id))
+            assert settled.code == 0, settled.err
+        place.run(*RUN)
+    assert place.run(*RUN).code == 0
+    check_appended(server.journal, rows)
+    assert set(statuses(place.path("m.results.csv"))) == {"completed"}
+
+
+def test_what_was_not_appended_is_sent_once_a_person_says_so(place: Place) -> None:
+    """In doubt, and not appended: `resolve --not-appended` makes it pending; it goes before the rest of its lane."""
+    rows = make_rows(place, 6, 2)
+    write_manifest(place, "m.csv", rows)
+    server = place.serve("--limit", "8", faults="[put]\nlost_before = 1.0")
+    place.use(server)
+    assert place.run(*RUN).code == 4
+    assert appended(server.journal) == {}
+    assert sorted(statuses(place.path("m.results.csv"))) == ["held"] * 4 + ["in_doubt"] * 2
+    server.running.stop(signal.SIGTERM)
+    well = place.serve("--limit", "8", port=int(server.base_url.rpartition(":")[2]))
+    assert place.run("resolve", "--state", "in_doubt", "--not-appended", "--note", "looked").code == 0
+    assert place.run(*RUN).code == 0
+    check_appended(well.journal, rows)
+
+
+def test_resolve_lists_what_needs_a_person_with_all_that_is_known(place: Place) -> None:
+    """Each with line, conversation, state, what came back, when, and how many bytes had left; then exit 1."""
+    rows = make_rows(place, 2, 1)
+    write_manifest(place, "m.csv", rows)
+    place.use(place.serve(faults="[put]\nstatus_502 = 1.0\ntaken = 0.0"))
+    assert place.run(*RUN).code == 4
+    listed = place.run("resolve", "--json")
+    assert listed.code == 1
+    [one] = json.loads(listed.out)
+    assert (one["status"], one["httpStatus"], one["bytesSent"]) == ("in_doubt", 502, one["bytes"])
+    assert "502" in one["error"]
+    assert one["endedAt"].endswith("Z")
+    dropped = place.run("resolve", "--line", str(one["line"]), "--drop")
+    assert (dropped.code, place.run("resolve").code) == (0, 0)
+
+
+def test_look_settles_only_what_is_proved(place: Place) -> None:
+    """With evidence noted before, a conversation that grew proves the append; one that did not proves nothing."""
+    rows = make_rows(place, 8, 8)
+    write_manifest(place, "m.csv", rows)
+    server = place.serve("--limit", "8", faults="seed = 3\n[put]\nlost_answer = 0.5\nlost_before = 0.5")
+    place.use(server)
+    place.environment |= {"UPLOADER_DOUBT__LOOK_BEFORE": "true", "UPLOADER_DOUBT__SETTLE": "look"}
+    assert place.run(*RUN).code == 4
+    taken = set(appended(server.journal))
+    until(lambda: sum(job.event == "job-ended" for job in server.journal.jobs()) == len(taken), "the jobs have ended")
+    place.run("resolve", "--look")
+    place.run(*RUN)
+    told = {line["conversationId"]: line["status"] for line in read_results(place.path("m.results.csv"))}
+    settled = {conversation for conversation, status in told.items() if status == "completed"}
+    assert 0 < len(settled) < len(rows)
+    assert settled == taken & set(told)
+    assert all(status == "in_doubt" for conversation, status in told.items() if conversation not in settled)
+
+
+def test_open_rows_come_back_as_a_manifest(place: Place) -> None:
+    """`results --open --as-manifest` writes what is refused, failed or held, ready to run."""
+    rows = make_rows(place, 4, 2)
+    write_manifest(place, "m.csv", rows)
+    place.use(place.serve(faults=f'unknown_conversations = ["{rows[0].conversation}"]'))
+    assert place.run(*RUN).code == 1
+    place.run("results", "--open", "--as-manifest", "open.csv")
+    refused = [row for row in rows if row.conversation == rows[0].conversation]
+    found = read_results(place.path("open.csv"))
+    assert [line["conversationId"] for line in found] == [row.conversation for row in refused]
+    assert place.run("plan", "open.csv").code == 0
+
+
+def test_a_pause_longer_than_every_time_limit_appends_nothing_twice(place: Place) -> None:
+    """SIGSTOP for longer than stall, answer and doubt last, then SIGCONT: the journal has nothing twice."""
+    rows = make_rows(place, 60, 12)
+    write_manifest(place, "m.csv", rows)
+    server = place.serve("--limit", "8", faults="[put]\nslow_answer = 0.5\nslow_seconds = 0.3")
+    place.use(server)
+    limits = ("--stall-seconds", "1", "--answer-seconds", "1", "--connect-seconds", "1")
+    running = place.start(*RUN, *limits)
+    for work in (10, 60):
+        until(lambda enough=work: server.lines() >= enough, "the run has gone on a little")  # type: ignore[misc]
+        running.pause()
+        over = time.monotonic() + 2.5
+        until(lambda end=over: time.monotonic() > end, "every time limit has passed")  # type: ignore[misc]
+        running.go_on()
+    assert running.wait().code in (0, 4)
+    check_interrupted(server.journal, rows, read_results(place.path("m.results.csv")))
+    check_attempts(server.journal, read_results(place.path("m.results.csv")))
+
+
+def test_a_service_that_restarts_in_the_middle_gets_nothing_twice(place: Place) -> None:
+    """The sandbox dies with its jobs and comes back: over both lives, nothing stands twice in the journals."""
+    rows = make_rows(place, 60, 12)
+    write_manifest(place, "m.csv", rows)
+    first = place.serve("--limit", "8")
+    place.use(first)
+    running = place.start(*RUN, "--job-timeout-seconds", "3")
+    until(lambda: first.lines() >= 60, "the run has gone on a little")
+    first.running.process.kill()
+    first.running.process.wait()
+    again = place.serve("--limit", "8", faults="seed = 9", port=int(first.base_url.rpartition(":")[2]))
+    assert running.wait().code in (0, 4)
+    both = {conversation: list(hashes) for conversation, hashes in appended(first.journal).items()}
+    for conversation, hashes in appended(again.journal).items():
+        both.setdefault(conversation, []).extend(hashes)
+    meant = wanted(rows)
+    for conversation, hashes in both.items():
+        assert hashes == list(meant[conversation])[: len(hashes)]
+    check_limit(again.journal, 8)

@@ -146,7 +146,8 @@ class Judge:
             ]
             undecidable = [put for put in puts if put.received and not put.trusted]
             broken_off = [put for put in puts if put.process in world.died or put.answered is None]
-            assert undecidable or broken_off, f"{line} is in doubt, but its answers were clear: {puts}"
+            unwritten = (line.conversation_id, line.audio_path) in world.disk.unwritten
+            assert undecidable or broken_off or unwritten, f"{line} is in doubt, but its answers were clear: {puts}"
 
     def _check_order(self) -> None:
         """Without edits and decisions, a conversation's appends come in the manifest's order."""

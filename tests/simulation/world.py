@@ -165,6 +165,8 @@ class Disk:
         self.files: dict[str, File] = {}
         self.full_from = float("inf")
         self.full_until = float("inf")
+        self.unwritten: set[tuple[str, str]] = set()
+        """Conversations and paths of items whose reply came, and could not be written to the ledger."""
         self._changes = 0
 
     def write(self, path: str, content: bytes) -> None:

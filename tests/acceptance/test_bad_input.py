@@ -93,7 +93,7 @@ def test_a_wrong_column_is_refused(place: Place, server: Server) -> None:
 
 
 def test_every_row_of_wrong_form_is_refused_at_once(place: Place, server: Server) -> None:
-    """A short row, an empty or impossible cell: all of them are told by line, column, value and remedy, not the first."""
+    """A short row, an empty or impossible cell: all of them are told by line, column, value and remedy."""
     place.write(
         "rows.csv", "conversationId,audioPath,contentType\none,a.wav\n,a.wav,\n..,a.wav,\none,,\none,a.wav,audio/ogg\n"
     )

@@ -146,7 +146,7 @@ def test_skip_leaves_invalid_rows_out_and_holds_their_lanes(place: Place, server
 
 
 def test_a_json_lines_manifest_has_json_lines_results(place: Place, server: Server) -> None:
-    """Results beside a JSON Lines manifest: the contract's columns in order, values of their own types, null unknown."""
+    """Results beside a JSON Lines manifest: the contract's columns in order, values of their types, null unknown."""
     (row,) = make_rows(place, 1, 1)
     cells = {"conversationId": row.conversation, "audioPath": row.audio, "x-id": [1, {"two": None}]}
     write_table(place, "m.jsonl", [cells])

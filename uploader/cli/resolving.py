@@ -177,7 +177,8 @@ def _as_text(
     told: Mapping[int, State],
     asked: Asked,
 ) -> str:
-    lines = [f"{batch.name}: {told_count(len(found), 'item')} " + ("selected" if told else "that need a person")]
+    need = "needs a person" if len(found) == 1 else "need a person"
+    lines = [f"{batch.name}: {told_count(len(found), 'item')} {'selected' if told else need}"]
     for one in found:
         lines += _told(one, told.get(one.line))
         if asked.look:

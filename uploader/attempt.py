@@ -316,13 +316,19 @@ def _event(carried: Carried) -> dict[str, Any]:
     }
 
 
+def _loggable_reason(carried: Carried) -> str:
+    """The reason without the service's own words, which may repeat a parameter's value; the results have them."""
+    said = carried.reply.message
+    return carried.verdict.reason.replace(f": {said}", "") if said else carried.verdict.reason
+
+
 def _tell(carried: Carried) -> None:
     event = _event(carried)
     if carried.verdict.next is Next.FOLLOW:
         log.info("attempt", **event)
     else:
-        log.warning("attempt", **event, reason=carried.verdict.reason)
+        log.warning("attempt", **event, reason=_loggable_reason(carried))
 
 
 def _tell_unwritten(carried: Carried) -> None:
-    log.error("outcome could not be written to the ledger", **_event(carried), reason=carried.verdict.reason)
+    log.error("outcome could not be written to the ledger", **_event(carried), reason=_loggable_reason(carried))

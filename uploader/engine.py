@@ -22,6 +22,7 @@ from uploader.policy.waits import cooldown_seconds
 
 log = structlog.get_logger()
 
+LOOK_AGAIN_SECONDS = 30.0
 CUT_SHARE_OF_GRACE = 0.75
 """Uploads are cut after this share of the grace time: what is left is for answers and results."""
 
@@ -140,10 +141,14 @@ class Engine:
         if self._failure is not None:
             raise self._failure
 
-    def stop(self) -> None:
-        """Start nothing new; cut what cannot end within the grace time (the first signal)."""
+    def stop(self, reserve_seconds: float = 0.0) -> None:
+        """Start nothing new; cut what cannot end within the grace time (the first signal).
+
+        Args:
+            reserve_seconds: What the grace time must leave for the results.
+        """
         self._stopping = True
-        grace = self._pool.grace_seconds
+        grace = max(self._pool.grace_seconds - reserve_seconds, self._pool.grace_seconds / 4)
         self._closing = self._start(self.way_out.close_after(grace * CUT_SHARE_OF_GRACE, grace))
 
     async def _work(self) -> None:
@@ -196,7 +201,9 @@ class Engine:
         times = [claimed.wake_at] if claimed.wake_at is not None else []
         if claimed.waiting and self._now() < self._cooldown_until:
             times.append(self._cooldown_until)
-        if self.way_out.brake.phase is Phase.PROBING:
+        if claimed.waiting:
+            times.append(self._now() + LOOK_AGAIN_SECONDS)  # `uploader resolve` may have changed something beside us
+        if self.way_out.brake.phase is Phase.PROBING and not self._under_way:
             times.append(self.way_out.brake.probe_at)
         return min(times, default=None)
 

@@ -24,6 +24,11 @@ class _StandardError:
             sys.stderr.flush()
 
 
+def _without_unknown(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """A person needs no word of what is not known."""
+    return {name: value for name, value in event.items() if value is not None}
+
+
 def configure(form: Literal["auto", "text", "json"], level: str) -> None:
     """Set up the log of this program, once.
 
@@ -39,12 +44,17 @@ def configure(form: Literal["auto", "text", "json"], level: str) -> None:
     ]
     if text:
         plain = structlog.dev.plain_traceback
-        renderers = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+        renderers = [
+            _without_unknown,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=plain, sort_keys=False, pad_event_to=0
+            ),
+        ]
     stream: TextIO = _StandardError()  # type: ignore[assignment]
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.TimeStamper(fmt="%H:%M:%S" if text else "iso", utc=not text),
             *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),

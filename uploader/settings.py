@@ -175,9 +175,7 @@ class Settings(BaseSettings):
     app_id: SecretStr | None = Field(None, description="the application's id, for a token")
     app_secret: SecretStr | None = Field(None, description="the application's secret, for a token")
     access_token: SecretStr | None = Field(None, description="a ready token, in place of id and secret")
-    limit: int = option(
-        2, metavar="N", commands="run plan status", ge=1, le=100_000, meaning="the account's concurrent jobs"
-    )
+    limit: int = option(2, metavar="N", commands="run plan", ge=1, le=100_000, meaning="the account's concurrent jobs")
     uploads: int = option(
         16, metavar="N", commands="run", ge=1, le=1000, meaning="uploads at once, never above the limit"
     )

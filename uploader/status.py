@@ -11,7 +11,8 @@ from typing import Any, Self
 
 import structlog
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from uploader.errors import ExitCode
 from uploader.ledger.reading import BatchFacts, Standing, Trouble
@@ -25,7 +26,7 @@ LOOK_SECONDS = 0.5
 SHARE_OF_TIME = 0.02
 """Counting and snapshots cost at most this share of the time."""
 SHOWN = (State.PENDING, State.SENDING, State.SENT, State.ACCEPTED, State.COMPLETED)
-ENDED = (State.COMPLETED, State.FAILED, State.REFUSED, State.IN_DOUBT, State.HELD, State.DROPPED)
+ENDED = (State.COMPLETED, State.FAILED, State.REFUSED, State.IN_DOUBT, State.DROPPED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +211,11 @@ class Overview:
     batches: Sequence[tuple[BatchFacts, Standing]]
     exit_code: ExitCode
 
+    def _where(self, facts: BatchFacts) -> str:
+        """For which service a batch is, where the ledger has more than one."""
+        several = len({one.base_url for one, _ in self.batches}) > 1
+        return f" ({facts.base_url})" if several else ""
+
     def as_json(self) -> dict[str, Any]:
         """The overview for a machine."""
         return {
@@ -238,7 +244,8 @@ class Overview:
         lines = [f"ledger {self.ledger}" + (": a run is on" if self.busy else "")]
         lines.append(f"limit  {_told_limit(self.limit)}")
         lines += [
-            f"batch  {facts.name}: {told_count(standing.items, 'item')}: {_told_counts(standing.counts)}"
+            f"batch  {facts.name}{self._where(facts)}: {told_count(standing.items, 'item')}: "
+            + _told_counts(standing.counts)
             for facts, standing in self.batches
         ]
         if self.troubles:
@@ -250,14 +257,12 @@ class Overview:
 
 def _progress() -> Progress:
     return Progress(
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=16),
         TextColumn("{task.completed:.0f}/{task.total}"),
-        TextColumn("{task.fields[states]}"),
         TextColumn("{task.fields[speed]}"),
         TextColumn("{task.fields[jobs]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[states]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
         console=Console(file=sys.stderr),
         transient=True,
     )
@@ -292,7 +297,8 @@ def _told_limit(limit: LimitFacts) -> str:
 
 def _told_trouble(one: Trouble) -> str:
     lines = ", ".join(str(line) for line in one.lines) + (", …" if one.items > len(one.lines) else "")
-    return f"{one.items} {one.state.value.replace('_', ' ')} (line {lines}): {one.reason}"
+    where = f" (line {lines})" if one.lines else ""
+    return f"{one.items} {one.state.value.replace('_', ' ')}{where}: {one.reason}"
 
 
 def _from_here(path: str) -> str:

@@ -32,13 +32,13 @@ def thousand(place: Place) -> Campaign:
 
 
 def killed(place: Place) -> Campaign:
-    """400 files over 80 conversations; ``kill -9`` ten times."""
-    return _campaign(place, make_rows(place, 400, 80, seed=2), deaths=DEATHS, by=signal.SIGKILL)
+    """300 files over 60 conversations; ``kill -9`` ten times."""
+    return _campaign(place, make_rows(place, 300, 60, seed=2), deaths=DEATHS, by=signal.SIGKILL)
 
 
 def terminated(place: Place) -> Campaign:
-    """400 files over 80 conversations; SIGTERM ten times."""
-    return _campaign(place, make_rows(place, 400, 80, seed=3), deaths=DEATHS, by=signal.SIGTERM)
+    """300 files over 60 conversations; SIGTERM ten times."""
+    return _campaign(place, make_rows(place, 300, 60, seed=3), deaths=DEATHS, by=signal.SIGTERM)
 
 
 def _campaign(place: Place, rows: Sequence[Row], *, deaths: int = 0, by: int = 0) -> Campaign:
@@ -46,7 +46,7 @@ def _campaign(place: Place, rows: Sequence[Row], *, deaths: int = 0, by: int = 0
     server = place.serve("--limit", str(LIMIT))
     place.use(server)
     draw = Random(by)
-    codes = [_die(place.start(*RUN), server, draw.randint(1, 100), by) for _ in range(deaths)]
+    codes = [_die(place.start(*RUN), server, draw.randint(1, 70), by) for _ in range(deaths)]
     return Campaign(place, server, rows, codes, place.start(*RUN).wait(LONGEST_SECONDS))
 
 

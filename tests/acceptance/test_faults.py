@@ -70,14 +70,14 @@ def test_an_upload_that_is_cut_in_its_middle_is_sent_again(place: Place) -> None
     """A connection that breaks before the last chunk proves that nothing was appended: the next attempt completes."""
     draw = Random(6)
     # more than the sockets' buffers hold: the end of the connection is seen before the last chunk leaves
-    big = [Row(f"big-{n}", f"{n}.wav", record(place, f"{n}.wav", sound(draw, 24 << 20))) for n in range(3)]
+    big = [Row(f"big-{n}", f"{n}.wav", record(place, f"{n}.wav", sound(draw, 24 << 20))) for n in range(2)]
     write_manifest(place, "m.csv", big)
-    server = place.serve("--limit", "10", "--job-seconds-per-mebibyte", "0", faults="seed = 2\n[put]\ncut = 0.5")
+    server = place.serve("--limit", "10", "--job-seconds-per-mebibyte", "0", faults="seed = 0\n[put]\ncut = 0.5")
     place.use(server)
     assert place.run(*QUICK).code == 0
     journal = server.journal
     check_appended(journal, big)
-    assert "cut" in {put.fault for put in journal.puts()}
+    assert [put.fault for put in journal.puts()].count("cut") == 1
     results = read_results(place.path("m.results.csv"))
     assert sum(int(line["attempts"]) for line in results) == len(journal.puts())
 

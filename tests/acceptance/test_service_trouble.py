@@ -54,10 +54,10 @@ def test_a_service_that_does_not_answer_loses_nothing(place: Place) -> None:
     port = _free_port()
     known = {"UPLOADER_APP_ID": "sandbox", "UPLOADER_APP_SECRET": "sandbox"}
     place.environment |= {"UPLOADER_BASE_URL": f"http://127.0.0.1:{port}", **known}
-    command = ("run", "m.csv", "--limit", "4", "--give-up-seconds", "2")
+    command = ("run", "m.csv", "--limit", "4", "--give-up-seconds", "1")
     ending = place.run(*command)
     assert ending.code == 5
-    assert "next      uploader run m.csv --limit 4 --give-up-seconds 2" in ending.out
+    assert "next      uploader run m.csv --limit 4 --give-up-seconds 1" in ending.out
     assert statuses(place.path("m.results.csv")) == ["pending"] * len(rows)
     server = place.serve("--limit", "4", port=port)
     assert place.run(*command).code == 0
@@ -83,7 +83,7 @@ def test_a_gateway_without_a_service_takes_few_items_into_doubt(place: Place) ->
     write_manifest(place, "m.csv", make_rows(place, 40, 40))
     server = place.serve("--limit", "20", faults="[put]\nstatus_502 = 1.0")
     place.use(server)
-    ending = place.run("run", "m.csv", "--limit", "20", "--give-up-seconds", "2", "--json")
+    ending = place.run("run", "m.csv", "--limit", "20", "--give-up-seconds", "1", "--json")
     assert ending.code == 5
     seen = [entry for entry in server.journal.entries if isinstance(entry, PutEntry | PollEntry)]
     # heads may arrive, but a body whose last chunk was withheld takes nothing into doubt

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.integration.test_ledger import CUT, LOST, NOT_FOUND, Book, accepted, opened
 from uploader import audio
 from uploader.ledger import loading
+from uploader.ledger.loading import close_repeat
 from uploader.model import InvalidRow, Row, State
 
 LANE = [("c", "a.wav"), ("c", "b.wav"), ("c", "c.wav")]
@@ -195,6 +196,8 @@ def test_repeat_appends_everything_once_more(book: Book) -> None:
     load = book.load(rows, repeat=True)
     assert book.states(load) == "pending pending pending pending"
     assert book.complete_all() == ["a.wav", "b.wav", "c.wav", "a.wav"]
+    with book.ledger.writing() as connection:
+        close_repeat(connection, load.batch_id)
     book.load(rows, repeat=True)
     assert book.complete_all() == ["a.wav", "b.wav", "c.wav", "a.wav"]
 

@@ -227,7 +227,7 @@ async def test_a_transaction_that_cannot_be_committed_fails_for_all_of_it(book: 
 
 
 async def test_a_full_disk_stops_claims_and_loses_nothing(book: Book) -> None:
-    """SQLite's own "disk is full": the write fails as a whole, and goes once there is room."""
+    """SQLite's own "disk is full": nothing new begins from then on, and what came back is still written."""
     load = book.load([("c", "a.wav")])
 
     def fill(connection: Connection) -> None:
@@ -242,12 +242,14 @@ async def test_a_full_disk_stops_claims_and_loses_nothing(book: Book) -> None:
         set_pages(8)
         with pytest.raises(LedgerUnavailableError, match="full"):
             await writer.call(fill)
-        claimed = await writer.call(claim, 1, 10, 10, book.now)
-        assert len(claimed.claims) == 1
+        with pytest.raises(LedgerUnavailableError, match="full"):
+            await writer.call(claim, 1, 10, 10, book.now)
         assert await writer.call(note, "a") == "a"
         set_pages(10_000)
         await writer.call(fill)
-    assert book.states(load) == "sending"
+        with pytest.raises(LedgerUnavailableError, match="full"):
+            await writer.call(claim, 1, 10, 10, book.now)
+    assert book.states(load) == "pending"
 
 
 async def test_a_fault_of_ours_reaches_its_caller(book: Book) -> None:

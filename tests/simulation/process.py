@@ -134,7 +134,7 @@ class SimulatedClient:
         job = service.jobs.get(job_id)
         if job is None:
             return JobAnswer(None, "HTTP 404")
-        if job.ends_at > service.time.now:
+        if job.ends_at > service.time.now or job.ending == "endless":
             return JobAnswer(JobStatus.IN_PROGRESS)
         return JobAnswer(JobStatus(job.ending))
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import asyncio_throttle.throttler
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 from tests.simulation.clock import ProcessDied, Time, VirtualLoop, bury
 from tests.simulation.ledgers import MemoryLedger
@@ -26,6 +26,7 @@ from uploader.ledger.lanes import enter_scope
 from uploader.ledger.loading import account, begin_load, load_rows
 from uploader.ledger.reading import result_lines, standing
 from uploader.ledger.resolving import Selection, open_items, resolve
+from uploader.ledger.schema import items
 from uploader.model import AudioFacts, Decision, FileSignature, ResultLine, Row, State
 
 CHUNK_BYTES = 64
@@ -163,6 +164,7 @@ class World:
         self.disk.full_from = float("inf")
         for job in self.service.jobs.values():
             job.ends_at = min(job.ends_at, self.time.now + 60.0)
+            job.ending = "completed" if job.ending == "endless" else job.ending
 
     def _edit(self) -> None:
         """A person edits the manifest: order, new rows, copies under another name, archived files."""
@@ -320,8 +322,8 @@ class World:
     def _settle(self, connection: Any, one: Any) -> None:
         content = content_hash(self.disk.files[one.audio_path].content)
         jobs = self.service.appended(one.conversation_id, content)
-        lines = result_lines(connection, self.batch_id, hold=self.plan.hold)
-        known = {line.job_id for line in lines if line.job_id and line.state is not State.IN_DOUBT}
+        theirs = select(items.c.job_id).where(items.c.job_id.is_not(None), items.c.state != State.IN_DOUBT)
+        known = set(connection.execute(theirs).scalars())
         mine = [job for job in jobs if job.job_id not in known]
         decision, job_id = Decision.DROP, None
         if one.state is State.IN_DOUBT:

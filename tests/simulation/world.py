@@ -31,6 +31,7 @@ LATE = (
     "302",
 )
 BEFORE = ("not connected", "no token")
+ENDLESS_SECONDS = 3000.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Weather:
 
 @dataclass
 class Job:
-    """A job at the service. ``ends_at`` is infinite where it never ends."""
+    """A job at the service. ``ends_at``: when its slot is free."""
 
     job_id: str
     conversation: str
@@ -114,10 +115,11 @@ class Service:
     def take(self, put: Put) -> str:
         """The whole body has come, and is appended."""
         job_id = f"job-{len(self.jobs)}"
-        running = [job.ends_at for job in self.jobs.values() if job.conversation == put.conversation]
-        begins = max([self.time.now, *(end for end in running if end < float("inf"))])
+        running = [job for job in self.jobs.values() if job.conversation == put.conversation]
+        begins = max([self.time.now, *(job.ends_at for job in running if job.ending != "endless")])
         endless = self.chance.random() < self.weather.job_endless
-        ends = float("inf") if endless else begins + self.chance.uniform(0.5, 40.0)
+        # the endless one says for ever that it runs, but does not fill the account for ever
+        ends = begins + (ENDLESS_SECONDS if endless else self.chance.uniform(0.5, 40.0))
         failed = self.chance.random() < self.weather.job_failed
         job = Job(
             job_id,
@@ -125,7 +127,7 @@ class Service:
             put.content,
             self.time.now,
             ends,
-            "failed" if failed else "completed",
+            "endless" if endless else "failed" if failed else "completed",
             put.process,
         )
         self.jobs[job_id] = job

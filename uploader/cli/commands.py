@@ -46,7 +46,10 @@ def run(manifest: str | None, config: Path | None, *, as_json: bool, **flags: An
 @settings_options("plan")
 @click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="the report as JSON")
 def plan(manifest: str, config: Path | None, *, as_json: bool, **flags: Any) -> None:
-    """Check MANIFEST as `run` would, without a network: every invalid row, and what is to be sent."""
+    """Check MANIFEST as `run` would, without a network: every invalid row, and how much the others are.
+
+    Exit codes: 0 all rows are valid; 1 some are not, under --on-invalid skip; 2 some are not, or usage.
+    """
     from uploader.cli.inspecting import plan_manifest  # noqa: PLC0415 - see run
 
     _end(lambda settings: plan_manifest(settings, manifest, as_json=as_json), config, flags)

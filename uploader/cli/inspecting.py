@@ -39,7 +39,7 @@ def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
         overview = Overview(
             ledger=ledger.path,
             busy=busy,
-            limit=limit_facts(connection, batch.account_id, settings.limit, time.time()),
+            limit=limit_facts(connection, batch.account_id, None, time.time()),
             batch=batch,
             troubles=troubles(connection, batch.batch_id),
             batches=[(one, standing(connection, one.batch_id, hold=settings.lanes.hold)) for one in known],

@@ -67,8 +67,8 @@ def manifest_file(argument: str, settings: Settings) -> Iterator[ManifestFile]:
         check_file(path, argument)
         yield ManifestFile(argument, path, settings.format or format_of(path))
         return
-    if settings.format is None or settings.batch is None:
-        raise UsageError("manifest -: for standard input say --format csv|jsonl, --batch NAME and --results FILE")
+    if settings.format is None:
+        raise UsageError("manifest -: for standard input say --format csv or --format jsonl")
     with NamedTemporaryFile(suffix=f".{settings.format}") as kept:
         shutil.copyfileobj(sys.stdin.buffer, kept)
         kept.flush()

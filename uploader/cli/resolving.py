@@ -11,7 +11,7 @@ from typing import Any
 
 from uploader.cli.inspecting import named_batch
 from uploader.cli.target import credentials
-from uploader.client import Client, TimeLimits
+from uploader.client import Client, JobAnswer, TimeLimits
 from uploader.errors import ExitCode, LedgerBusyError, UsageError
 from uploader.ledger import Ledger
 from uploader.ledger.claiming import boot_clock, rebase_deadlines, recover
@@ -42,15 +42,34 @@ def resolve_items(settings: Settings, asked: Asked, *, as_json: bool) -> ExitCod
             batch = named_batch(find_batches(connection), settings, ledger.path)
             found = open_items(connection, batch.batch_id, asked.selection, hold=settings.lanes.hold)
         sights = _look(settings, batch, found) if asked.look else {}
+        if asked.job_id is not None:
+            _check_job(settings, batch, asked.job_id)
         if asked.decision is not None:
             told = _settle(settings, ledger, found, asked.decision, asked)
         else:
             told = _settle_by_look(settings, ledger, found, sights)
+        with ledger.reading() as connection:
+            left = open_items(connection, batch.batch_id, Selection(), hold=settings.lanes.hold)
     if as_json:
-        print(json.dumps([_as_json(one, sights.get(one.conversation_id), told.get(one.line)) for one in found]))  # noqa: T201
+        print(json.dumps([_as_json(one, sights.get(one.conversation_id), told.get(one.item_id)) for one in found]))  # noqa: T201
     else:
         print(_as_text(batch, found, sights, told, asked))  # noqa: T201 - what it is for
-    return ExitCode.DONE if len(told) == len(found) else ExitCode.NEEDS_PERSON
+    return ExitCode.NEEDS_PERSON if left else ExitCode.DONE
+
+
+def _check_job(settings: Settings, batch: BatchFacts, job_id: str) -> None:
+    """Ask the service for a job that a person named: a mistyped one would be waited for in vain."""
+    if settings.access_token is None and (settings.app_id is None or settings.app_secret is None):
+        return  # without credentials nobody can be asked
+    answer = asyncio.run(_ask_for(settings, batch, job_id))
+    if answer.status is None and answer.reason == "HTTP 404":
+        raise UsageError(f"--appended {job_id}: the service knows no such job (HTTP 404): check the jobId")
+
+
+async def _ask_for(settings: Settings, batch: BatchFacts, job_id: str) -> JobAnswer:
+    limits = TimeLimits(connect=settings.connect_seconds)
+    async with Client(batch.base_url, credentials(settings), limits, time.time) as client:
+        return await client.job(job_id)
 
 
 def selection(
@@ -79,6 +98,7 @@ def selection(
 
 def _ledger(settings: Settings) -> Ledger:
     """The ledger; where no run holds it, what a run that died left behind is settled first."""
+    Ledger.open_for_reading(settings.ledger).close()  # where there is none, none is made
     try:
         ledger = Ledger.open_for_run(settings.ledger)
     except LedgerBusyError:
@@ -100,7 +120,7 @@ def _settle(
         raise UsageError(f"--appended {asked.job_id}: {len(found)} items are selected, a job belongs to one")
     with ledger.writing() as connection:
         how = _record(settings, asked.job_id, asked.note)
-        return {one.line: resolve(connection, one, decision, **how) for one in found}
+        return {one.item_id: resolve(connection, one, decision, **how) for one in found}
 
 
 def _settle_by_look(
@@ -117,7 +137,7 @@ def _settle_by_look(
     note = "settled by a look: the conversation has more messages than before the attempt"
     how = _record(settings, None, note)
     with ledger.writing() as connection:
-        return {one.line: resolve(connection, one, Decision.APPENDED, **how) for one in proved}
+        return {one.item_id: resolve(connection, one, Decision.APPENDED, **how) for one in proved}
 
 
 def _record(settings: Settings, job_id: str | None, note: str | None) -> dict[str, Any]:
@@ -180,7 +200,7 @@ def _as_text(
     need = "needs a person" if len(found) == 1 else "need a person"
     lines = [f"{batch.name}: {told_count(len(found), 'item')} {'selected' if told else need}"]
     for one in found:
-        lines += _told(one, told.get(one.line))
+        lines += _told(one, batch, told.get(one.item_id))
         if asked.look:
             lines.append(f"      {_told_sight(one, sights.get(one.conversation_id))}")
     if told:
@@ -193,10 +213,15 @@ def _as_text(
     return "\n".join(lines)
 
 
-def _told(one: Open, settled: State | None) -> list[str]:
+def _of(one: Open, batch: BatchFacts) -> str:
+    """The batch of an item that is in the way from another batch."""
+    return "" if one.batch == batch.name else f" of {one.batch}"
+
+
+def _told(one: Open, batch: BatchFacts, settled: State | None) -> list[str]:
     state = one.state.value.replace("_", " ") + (", its job never ended" if one.overdue else "")
     became = f" -> {settled.value}" if settled is not None else ""
-    lines = [f"  line {one.line}  {one.conversation_id}  {one.audio_path}  {state}{became}"]
+    lines = [f"  line {one.line}{_of(one, batch)}  {one.conversation_id}  {one.audio_path}  {state}{became}"]
     if one.attempted_at is not None:
         sent = f"{told_bytes(one.bytes_sent or 0)} of {told_bytes(one.size or 0)}"
         when = rfc3339(one.ended_at or one.attempted_at)

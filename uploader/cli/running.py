@@ -19,6 +19,7 @@ import structlog
 from uploader import audio, parameters, results
 from uploader.attempt import Rules
 from uploader.cli.preparing import (
+    STANDARD_INPUT,
     ManifestFile,
     check,
     check_known_results,
@@ -33,7 +34,7 @@ from uploader.errors import ExitCode, ResultsUnavailableError, UploaderError, Us
 from uploader.ledger import Ledger, LedgerThread
 from uploader.ledger.claiming import boot_clock, limit_facts, rebase_deadlines, recover
 from uploader.ledger.lanes import enter_scope
-from uploader.ledger.loading import account, begin_load, load_rows, note_run, was_begun
+from uploader.ledger.loading import account, begin_load, close_repeat, load_rows, note_limit, note_run, was_begun
 from uploader.ledger.reading import (
     BatchFacts,
     Standing,
@@ -67,7 +68,6 @@ def run_batch(settings: Settings, manifest: str | None, *, as_json: bool) -> Exi
         raise UsageError("name a MANIFEST to append, or --batch NAME to carry on a batch that was loaded before")
     if manifest is None and (settings.sandbox or settings.repeat):
         raise UsageError("--sandbox and --repeat need a MANIFEST")
-    _forget_summary(settings)
     summary = asyncio.run(_run(settings, manifest))
     print(json.dumps(summary.as_json()) if as_json else summary.as_text())  # noqa: T201 - what it is for
     return summary.exit_code
@@ -77,6 +77,7 @@ async def _run(settings: Settings, manifest: str | None) -> Summary:
     async with _target(settings) as target:
         with ExitStack() as stack:
             ledger = stack.enter_context(_ledger(settings))
+            _forget_summary(settings)
             now = steady_clock(time.time, time.monotonic)
             batch = _prepare(settings, manifest, ledger, target, now)
             night = _Night(settings, manifest, ledger, target, batch, now)
@@ -119,6 +120,7 @@ def _prepare(
             batch = _load(settings, file, ledger, target, now())
     with ledger.writing() as connection:
         enter_scope(connection, batch.batch_id, hold=settings.lanes.hold)
+        note_limit(connection, batch.account_id, settings.limit)
     return batch
 
 
@@ -134,7 +136,8 @@ def _carry_on(settings: Settings, ledger: Ledger, target: Target, now: float) ->
         path = settings.results or Path(found[0].results or "")
         results.check_path(path)
         note_run(connection, found[0].batch_id, path.resolve(), now)
-        batch = find_batches(connection, settings.batch)[0]
+        known = find_batches(connection, settings.batch)
+        batch = next(one for one in known if one.batch_id == found[0].batch_id)
     check_known_results(path, ledger, sandbox=False)
     return batch
 
@@ -142,6 +145,8 @@ def _carry_on(settings: Settings, ledger: Ledger, target: Target, now: float) ->
 def _load(settings: Settings, file: ManifestFile, ledger: Ledger, target: Target, now: float) -> BatchFacts:
     path = results_path(settings, file)
     check_known_results(path, ledger, sandbox=settings.sandbox)
+    if settings.batch is None and file.name == STANDARD_INPUT:
+        raise UsageError("manifest -: for standard input say which batch it is with --batch NAME")
     name = settings.batch or Path(file.name).name
     with ledger.writing() as connection:
         account_id = account(connection, target.base_url)
@@ -201,6 +206,7 @@ class _Night:
         self._reader = ledger.beside()
         self._writing = threading.Lock()
         self._is_final = False
+        self._snapshot_seconds = 0.0
         self._signal: ExitCode | None = None
         self._begun = time.monotonic()
 
@@ -215,7 +221,7 @@ class _Night:
                 failure = await self._run_engine(engine)
         finally:
             thread.close()
-        failure = self._write_final_results() or failure
+        failure = await asyncio.to_thread(self._write_final_results) or failure
         return self._sum_up(engine, failure)
 
     def _engine(self, client: Client, thread: LedgerThread) -> Engine:
@@ -271,12 +277,14 @@ class _Night:
 
         def stop(code: ExitCode) -> None:
             if self._signal is not None:
-                sys.stderr.write("\x1b[?25h" if sys.stderr.isatty() else "")  # the bar had hidden the cursor
+                cursor = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # the bar had hidden it
+                sys.stderr.write(f"{cursor}uploader: ended at once; run the same command again, it carries on\n")
                 sys.stderr.flush()
                 os._exit(int(code))  # the second signal ends at once: the ledger is as after a crash
             self._signal = code
             log.warning("stopping: nothing new starts; a second signal ends at once")
-            engine.stop()
+            # what the last snapshot took, the final one will take, and may have to wait for one under way
+            engine.stop(reserve_seconds=2 * self._snapshot_seconds)
 
         for number, code in SIGNALS.items():
             loop.add_signal_handler(number, stop, code)
@@ -290,10 +298,13 @@ class _Night:
         with self._writing:
             if self._is_final:
                 return
+            begun = time.monotonic()
             try:
                 self._write_results()
             except UploaderError as error:
-                log.warning("results could not be refreshed", reason=str(error))
+                # the path stays out of the log
+                log.warning("results could not be refreshed", reason=getattr(error.__cause__, "strerror", None))
+            self._snapshot_seconds = time.monotonic() - begun
 
     def _write_results(self) -> None:
         with self._reader.reading() as connection:
@@ -331,6 +342,9 @@ class _Night:
                 reason=str(failure or ""),
                 again=("uploader", *sys.argv[1:]),
             )
+        if summary.exit_code in (ExitCode.DONE, ExitCode.NEEDS_PERSON):
+            with self._ledger.writing() as connection:
+                close_repeat(connection, self._batch.batch_id)
         # its presence says that the results are final
         if self._settings.summary is not None and not isinstance(failure, ResultsUnavailableError):
             results.write_json(self._settings.summary, summary.as_json())

@@ -54,7 +54,9 @@ _READY = (
     .limit(bindparam("room"))
 )
 
-_LIMIT = select(accounts.c.stated_limit, accounts.c.stated_at).where(accounts.c.id == bindparam("account_id"))
+_LIMIT = select(accounts.c.configured_limit, accounts.c.stated_limit, accounts.c.stated_at).where(
+    accounts.c.id == bindparam("account_id")
+)
 
 _LIVE = (
     select(func.count())
@@ -135,8 +137,8 @@ def claim(connection: Connection, account_id: int, wanted: int, configured_limit
     claims = _begin(connection, _ready(connection, account_id, room, now), now) if room > 0 else []
     waiting = _is_waiting(connection, account_id)
     wake_at = None
-    if waiting and not claims and wanted > 0:
-        full = limit.live >= limit.in_force
+    if waiting and wanted > 0:
+        full = limit.live + len(claims) >= limit.in_force
         wake_at = (_slot_frees_at if full else _wait_ends_at)(connection, account_id, now)
     return Claimed(claims, limit, waiting, wake_at)
 
@@ -197,7 +199,7 @@ def settle(
         "job_id": verdict.job_id,
         "http_status": reply.status,
     }
-    if verdict.outcome is Outcome.CUT_OFF and not reply.withheld:
+    if verdict.outcome is Outcome.CUT_OFF and not reply.withheld and reply.status is None:
         values["cut_offs"] = items.c.cut_offs + 1
     if verdict.state is State.ACCEPTED:
         values |= {"accepted_at": now, "error": None}
@@ -294,9 +296,17 @@ def rebase_deadlines(connection: Connection, boot_id: str, clock_offset: float) 
     connection.execute(update(ledger).values(boot_id=boot_id, clock_offset=clock_offset))
 
 
-def limit_facts(connection: Connection, account_id: int, configured: int, now: float) -> LimitFacts:
-    """What is known of the account's limit, and how many of its slots are taken now."""
+def limit_facts(connection: Connection, account_id: int, configured: int | None, now: float) -> LimitFacts:
+    """What is known of the account's limit, and how many of its slots are taken now.
+
+    Args:
+        connection: A connection in a transaction.
+        account_id: The account.
+        configured: The limit of the settings; None takes that of the account's last run.
+        now: The time, in seconds since the epoch.
+    """
     account = connection.execute(_LIMIT, {"account_id": account_id}).one()
+    configured = configured or account.configured_limit or 1
     live = connection.execute(_LIVE, {"account_id": account_id, "now": now}).scalar_one()
     in_force = limit_in_force(configured, account.stated_limit, account.stated_at, now)
     return LimitFacts(configured, account.stated_limit, in_force, live)

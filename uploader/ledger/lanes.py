@@ -50,14 +50,13 @@ def is_held(*, hold: bool) -> ColumnElement[bool]:
     if not hold:
         return false()
     before = items.alias("before")
-    trouble = or_(before.c.state.in_(TROUBLED), and_(before.c.state == State.ACCEPTED, before.c.overdue))
-    in_the_way = (
-        select(before.c.id)
-        .where(before.c.lane_id == items.c.lane_id, before.c.position < items.c.position, trouble)
-        .correlate(items)
-        .exists()
+    earlier = and_(before.c.lane_id == items.c.lane_id, before.c.position < items.c.position)
+    # two look-ups, each by the index of lane and state
+    troubled = select(before.c.id).where(earlier, before.c.state.in_(TROUBLED)).correlate(items).exists()
+    overdue = (
+        select(before.c.id).where(earlier, before.c.state == State.ACCEPTED, before.c.overdue).correlate(items).exists()
     )
-    return and_(items.c.state == State.PENDING, in_the_way)
+    return and_(items.c.state == State.PENDING, or_(troubled, overdue))
 
 
 def _first_pending() -> ScalarSelect[int]:

@@ -70,15 +70,16 @@ def begin_load(
         .on_conflict_do_nothing()
     )
     batch = connection.execute(
-        select(batches.c.id, batches.c.generation).where(batches.c.account_id == account_id, batches.c.name == name)
+        select(batches.c.id, batches.c.generation, batches.c.repeat_open).where(
+            batches.c.account_id == account_id, batches.c.name == name
+        )
     ).one()
     load_id: int = connection.execute(
         insert(loads).values(batch_id=batch.id, loaded_at=now).returning(loads.c.id)
     ).scalar_one()
     generation = 0
     if repeat:
-        generation = batch.generation if _is_unfinished(connection, batch.id) else 0
-        generation = generation or load_id
+        generation = batch.generation if batch.repeat_open else load_id
     connection.execute(
         update(batches)
         .where(batches.c.id == batch.id)
@@ -87,6 +88,7 @@ def begin_load(
             results=str(results),
             extra_columns=list(extra_columns),
             generation=generation,
+            repeat_open=repeat,
             ran_at=now,
         )
     )
@@ -133,6 +135,16 @@ def was_begun(connection: Connection, account_id: int, conversation_id: str, pat
         .limit(1)
     )
     return found.first() is not None
+
+
+def close_repeat(connection: Connection, batch_id: int) -> None:
+    """Keep that a repeat has come to its end: another one appends everything once more."""
+    connection.execute(update(batches).where(batches.c.id == batch_id).values(repeat_open=False))
+
+
+def note_limit(connection: Connection, account_id: int, configured: int) -> None:
+    """Keep the limit that the account's last run was given, for whoever asks how it stands."""
+    connection.execute(update(accounts).where(accounts.c.id == account_id).values(configured_limit=configured))
 
 
 def note_run(connection: Connection, batch_id: int, results: Path, now: float) -> None:
@@ -214,8 +226,8 @@ class _ChunkLoader:
     def _load_invalid(self, row: InvalidRow, lane_id: int | None) -> None:
         """A row that cannot be sent holds its lane, where that can be read, as any refused item does."""
         error = "; ".join(str(problem) for problem in row.problems)
-        item_id = None
-        if lane_id is not None:
+        item_id = None if lane_id is None else self._dropped(row, lane_id)
+        if lane_id is not None and item_id is None:
             item_id = self._add_item(
                 row.line,
                 lane_id,
@@ -225,6 +237,22 @@ class _ChunkLoader:
                 invalid_batch_id=self._load.batch_id,
             )
         self._add_row(row, item_id, error)
+
+    def _dropped(self, row: InvalidRow, lane_id: int) -> int | None:
+        """The item of an invalid row that a person dropped already."""
+        found: int | None = self._connection.execute(
+            select(func.min(items.c.id)).where(
+                items.c.lane_id == lane_id,
+                items.c.path == row.audio_path,
+                items.c.state == State.DROPPED,
+                items.c.attempts == 0,
+                items.c.size.is_(None),
+                items.c.load_id != self._load.load_id,
+            )
+        ).scalar_one()
+        if found is not None:
+            self._named.append({"item": found, "line": row.line})
+        return found
 
     def _load_row(self, row: Row, known: list[Known], lane_id: int) -> None:
         item = find(row.path, row.signature, known, self._load.load_id, self._content_hash)
@@ -354,14 +382,3 @@ def _chunks(iterable: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(iterable)
     while chunk := list(islice(iterator, size)):
         yield chunk
-
-
-def _is_unfinished(connection: Connection, batch_id: int) -> bool:
-    waiting = (State.PENDING, State.SENDING, State.SENT, State.ACCEPTED)
-    found = connection.execute(
-        select(items.c.id)
-        .join(rows, rows.c.item_id == items.c.id)
-        .where(rows.c.batch_id == batch_id, items.c.state.in_(waiting))
-        .limit(1)
-    )
-    return found.first() is not None

@@ -156,7 +156,8 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def _path(url: str) -> Path:
-    return Path(os.path.abspath(url.removeprefix("sqlite:///")))  # noqa: PTH100 - links stay as they are
+    # by its real name: two runs that reach it by two names must meet at the same lock
+    return Path(os.path.realpath(url.removeprefix("sqlite:///")))
 
 
 def _make_default_folder(folder: Path) -> None:
@@ -257,13 +258,21 @@ def _set_aside(path: Path) -> None:
 
 def _create_file(path: Path) -> None:
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.fchmod(descriptor, 0o600)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise unavailable(path, error) from error
 
 
 def _engine(path: Path, *, begin: str) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
+    engine = create_engine(
+        f"sqlite:///{path}",
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+        hide_parameters=True,  # paths and parameters are among them, and errors reach the log
+    )
 
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _: object) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, case, func, literal, select
+from sqlalchemy import Connection, RowMapping, and_, case, func, literal, or_, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.lanes import is_held
@@ -198,19 +198,47 @@ def unsent(connection: Connection, account_id: int, *, hold: bool) -> bool:
 
 
 def troubles(connection: Connection, batch_id: int, examples: int = 3) -> list[Trouble]:
-    """What needs a person, by state and reason, the most frequent first."""
-    needs = items.c.state.in_(TROUBLED) | and_(items.c.state == State.ACCEPTED, items.c.overdue)
-    reason = func.coalesce(items.c.error, "")
-    grouped = connection.execute(
-        select(items.c.state, reason.label("reason"), func.count().label("items"))
-        .join(rows, rows.c.item_id == items.c.id)
+    """What needs a person, by state and reason, the most frequent first; other batches' items in the way, too."""
+    shown = func.coalesce(items.c.error, rows.c.error, "")
+    state = case((items.c.id.is_(None), literal(State.REFUSED.value)), else_=items.c.state)
+    needs = or_(
+        items.c.id.is_(None), items.c.state.in_(TROUBLED), and_(items.c.state == State.ACCEPTED, items.c.overdue)
+    )
+    own = (
+        select(state.label("state"), shown.label("reason"), func.count().label("items"))
+        .select_from(rows.outerjoin(items, items.c.id == rows.c.item_id))
         .where(rows.c.batch_id == batch_id, needs)
-        .group_by(items.c.state, reason)
+        .group_by(state, shown)
         .order_by(func.count().desc())
+        .limit(20)
+    )
+    told = [
+        Trouble(State(row.state), row.reason, row.items, _lines(connection, batch_id, state, shown, row, examples))
+        for row in connection.execute(own).all()
+    ]
+    return told + _in_the_way(connection, batch_id)
+
+
+def _in_the_way(connection: Connection, batch_id: int) -> list[Trouble]:
+    """Items of other batches that hold items of this one."""
+    waiting, named = items.alias("waiting"), rows.alias("named")
+    lanes_that_wait = (
+        select(waiting.c.lane_id)
+        .join(named, named.c.item_id == waiting.c.id)
+        .where(named.c.batch_id == batch_id, waiting.c.state == State.PENDING)
+    )
+    found = connection.execute(
+        select(items.c.state, batches.c.name, func.count().label("items"))
+        .join(loads, loads.c.id == items.c.load_id)
+        .join(batches, batches.c.id == loads.c.batch_id)
+        .where(items.c.lane_id.in_(lanes_that_wait), items.c.state.in_(TROUBLED))
+        .where(~select(named.c.line).where(named.c.item_id == items.c.id, named.c.batch_id == batch_id).exists())
+        .group_by(items.c.state, batches.c.name)
         .limit(20)
     ).all()
     return [
-        Trouble(State(row.state), row.reason, row.items, _lines(connection, batch_id, row, examples)) for row in grouped
+        Trouble(State(row.state), f"of batch {row.name}, in the way of this one's items", row.items, [])
+        for row in found
     ]
 
 
@@ -251,12 +279,18 @@ def _result_line(row: RowMapping) -> ResultLine:
     return ResultLine(**{**row, "state": State(row["state"]), "billed_seconds": row["duration_seconds"]})
 
 
-def _lines(connection: Connection, batch_id: int, row: Any, examples: int) -> list[int]:
+def _lines(
+    connection: Connection,
+    batch_id: int,
+    state: ColumnElement[str],
+    reason: ColumnElement[str],
+    row: Any,
+    examples: int,
+) -> list[int]:
     found = connection.execute(
         select(rows.c.line)
-        .join(items, items.c.id == rows.c.item_id)
-        .where(rows.c.batch_id == batch_id, items.c.state == row.state)
-        .where(func.coalesce(items.c.error, "") == row.reason)
+        .select_from(rows.outerjoin(items, items.c.id == rows.c.item_id))
+        .where(rows.c.batch_id == batch_id, state == row.state, reason == row.reason)
         .order_by(rows.c.line)
         .limit(examples)
     )

@@ -9,7 +9,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.errors import UsageError
 from uploader.ledger.lanes import is_held, refresh
-from uploader.ledger.schema import attempts, items, rows, settlements
+from uploader.ledger.schema import attempts, batches, items, lanes, loads, rows, settlements
 from uploader.model import TROUBLED, Decision, Sight, State
 from uploader.policy.settling import SETTLES, settled_state
 
@@ -37,6 +37,8 @@ class Open:
 
     item_id: int
     lane_id: int
+    batch: str
+    """The batch that named it last: another one's item may hold this batch's."""
     line: int
     conversation_id: str
     audio_path: str
@@ -62,9 +64,10 @@ def open_items(connection: Connection, batch_id: int, selection: Selection, *, h
         select(
             items.c.id.label("item_id"),
             items.c.lane_id,
-            rows.c.line,
-            rows.c.conversation_id,
-            rows.c.audio_path,
+            batches.c.name.label("batch"),
+            func.coalesce(rows.c.line, items.c.line).label("line"),
+            lanes.c.conversation_id,
+            func.coalesce(rows.c.audio_path, items.c.path).label("audio_path"),
             items.c.state,
             items.c.overdue,
             items.c.invalid_batch_id,
@@ -80,12 +83,15 @@ def open_items(connection: Connection, batch_id: int, selection: Selection, *, h
             attempts.c.last_end_before,
         )
         .select_from(
-            rows.join(items, items.c.id == rows.c.item_id)
+            items.join(lanes, lanes.c.id == items.c.lane_id)
+            .join(loads, loads.c.id == items.c.load_id)
+            .join(batches, batches.c.id == loads.c.batch_id)
+            .outerjoin(rows, and_(rows.c.item_id == items.c.id, rows.c.batch_id == batch_id))
             .outerjoin(newest, newest.c.item_id == items.c.id)
             .outerjoin(attempts, and_(attempts.c.item_id == items.c.id, attempts.c.number == newest.c.number))
         )
-        .where(rows.c.batch_id == batch_id, *_conditions(selection, hold=hold))
-        .order_by(rows.c.line)
+        .where(_concerns(batch_id), *_conditions(selection, hold=hold))
+        .order_by(items.c.position)
     )
     return [_open(row) for row in found.mappings()]
 
@@ -148,12 +154,25 @@ def history(connection: Connection, item_id: int) -> list[Mapping[str, Any]]:
     return [dict(row) for row in connection.execute(found).mappings()]
 
 
+def _concerns(batch_id: int) -> ColumnElement[bool]:
+    """An item of the batch, or one of another batch that stands in a lane where this one's wait."""
+    waiting = items.alias("waiting")
+    named = rows.alias("named")
+    lanes_that_wait = (
+        select(waiting.c.lane_id)
+        .join(named, named.c.item_id == waiting.c.id)
+        .where(named.c.batch_id == batch_id, waiting.c.state == State.PENDING)
+    )
+    in_the_way = and_(items.c.lane_id.in_(lanes_that_wait), items.c.state.in_([*TROUBLED, State.ACCEPTED]))
+    return or_(rows.c.line.is_not(None), in_the_way)
+
+
 def _conditions(selection: Selection, *, hold: bool) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [_of_states(selection.states, hold=hold)]
     if selection.lines:
-        conditions.append(rows.c.line.in_(selection.lines))
+        conditions.append(func.coalesce(rows.c.line, items.c.line).in_(selection.lines))
     if selection.conversations:
-        conditions.append(rows.c.conversation_id.in_(selection.conversations))
+        conditions.append(lanes.c.conversation_id.in_(selection.conversations))
     if selection.reply is not None:
         status = int(selection.reply) if selection.reply.isdigit() else None
         said = items.c.error.icontains(selection.reply, autoescape=True)
@@ -186,6 +205,7 @@ def _open(row: RowMapping) -> Open:
     return Open(
         item_id=row["item_id"],
         lane_id=row["lane_id"],
+        batch=row["batch"],
         line=row["line"],
         conversation_id=row["conversation_id"],
         audio_path=row["audio_path"],

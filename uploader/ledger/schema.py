@@ -13,6 +13,7 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    text,
 )
 
 VERSION = 1
@@ -38,6 +39,7 @@ accounts = Table(
     Column("id", Integer, primary_key=True),
     Column("base_url", String, nullable=False),
     Column("name", String, nullable=False),
+    Column("configured_limit", Integer),
     Column("stated_limit", Integer),
     Column("stated_at", Float),
     Column("slowest_seconds_per_byte", Float),
@@ -57,6 +59,8 @@ batches = Table(
     Column("extra_columns", JSON, nullable=False),
     # 0, or the load of the --repeat whose items this batch names
     Column("generation", Integer, nullable=False),
+    # a --repeat that has not come to its end: the same command carries it on
+    Column("repeat_open", Boolean, nullable=False, default=False),
     Column("ran_at", Float, nullable=False),
     UniqueConstraint("account_id", "name"),
 )
@@ -82,6 +86,13 @@ lanes = Table(
     Column("not_before", Float, nullable=False, default=0.0),
     UniqueConstraint("account_id", "conversation_id"),
     Index("lanes_ready", "account_id", "ready_position"),
+    Index(
+        "lanes_waiting",
+        "account_id",
+        "not_before",
+        sqlite_where=text("ready_position IS NOT NULL"),
+        postgresql_where=text("ready_position IS NOT NULL"),
+    ),
     Index("lanes_wanted", "wanted_until"),
 )
 

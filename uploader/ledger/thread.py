@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from uploader.errors import LedgerUnavailableError
-from uploader.ledger.claiming import claim
+from uploader.ledger.claiming import claim, mark
 from uploader.ledger.opening import Ledger, unavailable
 
 P = ParamSpec("P")
@@ -35,6 +35,7 @@ class _Write:
     """A write that waits. Claims come after outcomes: what an outcome frees, the claim sees."""
 
     is_claim: bool
+    is_outcome: bool = field(compare=False)
     function: Callable[[Connection], Any] = field(compare=False)
     loop: asyncio.AbstractEventLoop = field(compare=False)
     answer: "asyncio.Future[Any]" = field(compare=False)
@@ -47,6 +48,7 @@ class LedgerThread:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self._full: LedgerUnavailableError | None = None
         self._waiting: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
         self._thread.start()
@@ -59,7 +61,8 @@ class LedgerThread:
         """
         loop = asyncio.get_running_loop()
         bound: Callable[[Connection], T] = partial(_bound, function, args, kwargs)
-        write = _Write(function is claim, bound, loop, loop.create_future())
+        is_claim = function is claim
+        write = _Write(is_claim, not is_claim and function is not mark, bound, loop, loop.create_future())
         self._waiting.put(write)
         answer: T = await write.answer
         return answer
@@ -94,16 +97,24 @@ class LedgerThread:
 
     def _commit(self, group: list[_Write]) -> None:
         """Commit a group; where the disk is full, no new claim, but what came back with the last reserve."""
+        if self._full is not None:
+            self._commit_outcomes(group, self._full)
+            return
         error = self._try_to_commit(group)
         if error is None:
             return
         if not isinstance(error, LedgerUnavailableError):
             _fail(group, error)
             return
-        _fail([write for write in group if write.is_claim], error)
-        outcomes = [write for write in group if not write.is_claim]
+        self._full = error
+        self._ledger.make_room()
+        self._commit_outcomes(group, error)
+
+    def _commit_outcomes(self, group: list[_Write], full: LedgerUnavailableError) -> None:
+        """The reserve is for what came back: no new attempt, and no last chunk more, may eat of it."""
+        _fail([write for write in group if not write.is_outcome], full)
+        outcomes = [write for write in group if write.is_outcome]
         if outcomes:
-            self._ledger.make_room()
             _fail(outcomes, self._try_to_commit(outcomes))
 
     def _try_to_commit(self, group: list[_Write]) -> Exception | None:

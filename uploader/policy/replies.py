@@ -47,7 +47,9 @@ def refuse_after_cut_offs(verdict: Verdict, reply: Reply, cut_offs: int, most: i
         cut_offs: How often the item's uploads were cut off before.
         most: How often they may be.
     """
-    if verdict.outcome is not Outcome.CUT_OFF or reply.withheld or cut_offs + 1 < most:
+    # an early 5xx is the service's trouble, not this file's: promise 5 sees to it
+    of_this_file = verdict.outcome is Outcome.CUT_OFF and not reply.withheld and reply.status is None
+    if not of_this_file or cut_offs + 1 < most:
         return verdict
     reason = f"cut off before its last chunk {cut_offs + 1} times (max_attempts); the last time: {verdict.reason}"
     return Verdict(Outcome.REFUSED, State.REFUSED, Next.SETTLE, reason)

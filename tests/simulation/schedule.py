@@ -26,8 +26,8 @@ from uploader.ledger.lanes import enter_scope
 from uploader.ledger.loading import account, begin_load, load_rows
 from uploader.ledger.reading import result_lines, standing
 from uploader.ledger.resolving import Selection, open_items, resolve
-from uploader.ledger.schema import items
-from uploader.model import AudioFacts, Decision, FileSignature, ResultLine, Row, State
+from uploader.ledger.schema import attempts, settlements
+from uploader.model import AudioFacts, Decision, FileSignature, Outcome, ResultLine, Row, State
 
 CHUNK_BYTES = 64
 TAIL_BYTES = 8
@@ -322,8 +322,8 @@ class World:
     def _settle(self, connection: Any, one: Any) -> None:
         content = content_hash(self.disk.files[one.audio_path].content)
         jobs = self.service.appended(one.conversation_id, content)
-        theirs = select(items.c.job_id).where(items.c.job_id.is_not(None), items.c.state != State.IN_DOUBT)
-        known = set(connection.execute(theirs).scalars())
+        applied = select(attempts.c.job_id).where(attempts.c.outcome == Outcome.APPLIED)
+        known = {*connection.execute(applied).scalars(), *connection.execute(select(settlements.c.job_id)).scalars()}
         mine = [job for job in jobs if job.job_id not in known]
         decision, job_id = Decision.DROP, None
         if one.state is State.IN_DOUBT:

@@ -10,7 +10,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from uploader.errors import UsageError
 from uploader.ledger.lanes import is_held, refresh
 from uploader.ledger.schema import attempts, batches, items, lanes, loads, rows, settlements
-from uploader.model import TROUBLED, Decision, Sight, State
+from uploader.model import TROUBLED, Decision, Outcome, Sight, State
 from uploader.policy.settling import SETTLES, settled_state
 
 
@@ -116,6 +116,8 @@ def resolve(
         UsageError: The decision does not fit the item's state, or a run has it in hand by now.
     """
     _check_fits(one, decision)
+    if job_id is not None:
+        _check_free(connection, one, job_id)
     state = settled_state(decision, job_id)
     changed = connection.execute(
         update(items)
@@ -231,6 +233,14 @@ def _check_fits(one: Open, decision: Decision) -> None:
         raise UsageError(f"line {one.line}: it is {one.state.value}: --{decision.value} is for items that are {states}")
     if one.invalid and decision is not Decision.DROP:
         raise UsageError(f"line {one.line}: its row is invalid: correct the manifest and run it again, or --drop it")
+
+
+def _check_free(connection: Connection, one: Open, job_id: str) -> None:
+    """A job belongs to one append: one that is known already is a slip of the pen."""
+    applied = select(attempts.c.item_id).where(attempts.c.job_id == job_id, attempts.c.outcome == Outcome.APPLIED)
+    told = select(settlements.c.item_id).where(settlements.c.job_id == job_id)
+    if connection.execute(applied.union(told).limit(1)).first() is not None:
+        raise UsageError(f"line {one.line}: --appended {job_id}: the ledger knows this job as another append's")
 
 
 def _values(state: State, job_id: str | None, note: str | None, now: float) -> dict[str, Any]:

@@ -229,5 +229,5 @@ def test_http_to_another_machine_is_refused(place: Place, server: Server) -> Non
 
 
 def test_standard_input_without_its_options_is_refused(place: Place, server: Server) -> None:
-    """A manifest from standard input has no name to tell format, batch and results by: the options are told."""
-    _check_refused(place.run("run", "-"), server, "manifest -", "--format", "--batch", "--results")
+    """A manifest from standard input has no name that tells its format: the option is told."""
+    _check_refused(place.run("run", "-", stdin=MANIFEST.encode()), server, "manifest -", "--format csv")

@@ -185,9 +185,9 @@ def test_a_flag_outranks_the_environment_and_that_the_config_file(place: Place, 
     assert place.run("run", "m.csv", environment=config).code == 0
     assert server.journal.peak_live() == 1
     assert {put.query for put in server.journal.puts()} == {(("name", "Night shift"),)}
-    for variables, flags, limit in ({}, ["--limit", "3"], 3), ({"UPLOADER_LIMIT": "2"}, [], 2):
-        told = place.run("status", "--json", *flags, environment={**config, **variables})
-        assert json.loads(told.out)["limit"]["configured"] == limit
+    for variables, flags, limit in ({"UPLOADER_LIMIT": "2"}, ["--limit", "3"], 3), ({"UPLOADER_LIMIT": "2"}, [], 2):
+        told = place.run("run", "m.csv", "--json", *flags, environment={**config, **variables})
+        assert told.summary["limit"]["configured"] == limit
 
 
 def test_relative_paths_start_at_the_audio_root(place: Place, server: Server) -> None:

@@ -35,12 +35,10 @@ def test_no_wait_ends_once_all_is_accepted_and_a_later_run_follows(place: Place,
     rows = make_rows(place, 6, 4)
     write_manifest(place, "m.csv", rows)
     assert place.run("run", "m.csv", "--limit", "10", "--no-wait").code == 0
-    ended = {job.job_id for job in slow_server.journal.jobs() if job.event == "job-ended"}
     check_appended(slow_server.journal, rows)
     told = statuses(place.path("m.results.csv"))
     assert set(told) == {"accepted", "completed"}
     assert told[:2] == ["completed"] * 2, "their lanes had to go on"
-    assert len(ended) < len(rows)
     assert place.run("run", "m.csv", "--limit", "10").code == 0
     check_appended(slow_server.journal, rows)
     results = read_results(place.path("m.results.csv"))

@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 from unittest.mock import patch
 
 from sqlalchemy import Connection, func, select, update
 
-from uploader import attempt
+from uploader import attempt, results
 from uploader.ledger import claiming, lanes, loading
 from uploader.ledger.schema import items
 from uploader.model import Claim, Next, Outcome, Reply, State, Verdict
@@ -128,3 +129,16 @@ SIMULATED = {
         item_known_by_path_alone,
     )
 }
+
+
+@contextmanager
+def results_written_in_place() -> Iterator[None]:
+    """The results are written where they stand, not beside and renamed."""
+
+    @contextmanager
+    def in_place(path: Path) -> Iterator[IO[str]]:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            yield file
+
+    with patch.object(results, "_replacing", in_place):
+        yield

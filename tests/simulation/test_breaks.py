@@ -1,9 +1,15 @@
 """The proof can fail: with a safeguard taken away, the simulation finds the harm."""
 
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
+from pathlib import Path
+
 import pytest
 
-from tests.simulation.breaks import SIMULATED
+from tests.simulation.breaks import SIMULATED, results_written_in_place
 from tests.simulation.run import fault_of
+from uploader import results
+from uploader.model import ResultLine
 
 ENOUGH = 400
 """So many schedules are tried at most before a break counts as not caught."""
@@ -15,3 +21,24 @@ def test_a_break_is_caught(name: str) -> None:
     with SIMULATED[name]():
         found = next((fault for seed in range(ENOUGH) if (fault := fault_of(seed)) is not None), None)
     assert found is not None
+
+
+def _survives_a_death_in_the_middle(path: Path) -> bool:
+    """Whether the snapshot of before still stands where the process died while it wrote the next one."""
+    results.write(path, [], [])
+    before = path.read_bytes()
+
+    def dying() -> Iterator[ResultLine]:
+        raise KeyboardInterrupt
+        yield
+
+    with suppress(KeyboardInterrupt):
+        results.write(path, dying(), ["x-id"])
+    return path.read_bytes() == before
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_results_that_are_not_renamed_into_place_are_caught(tmp_path: Path, *, broken: bool) -> None:
+    """Half a results file is seen by this check, and only where the renaming is taken away."""
+    with results_written_in_place() if broken else nullcontext():
+        assert _survives_a_death_in_the_middle(tmp_path / "r.csv") is not broken

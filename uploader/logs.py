@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Literal, TextIO
 
 import structlog
@@ -63,12 +64,21 @@ def configure(form: Literal["auto", "text", "json"], level: str) -> None:
     )
 
 
+def open_closed_streams() -> None:
+    """Put something in the place of standard streams that the caller closed."""
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - as above
+
+
 def close() -> None:
-    """Let go of standard error where it cannot be written, so that the interpreter's end does not fail on it."""
-    try:
-        sys.stderr.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    """Let go of streams that cannot be written, so that the interpreter's end does not fail on them."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def fault() -> None:

@@ -195,6 +195,8 @@ def sandbox(config: Path | None, log_format: str | None, log_level: str | None, 
 
 def main() -> None:
     """Run the command line and exit."""
+    logs.open_closed_streams()
+    logs.configure("auto", "info")
     cli(prog_name="uploader")
 
 
@@ -207,11 +209,14 @@ def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[
         logs.configure(settings.log_format, settings.log_level)
         _warn_of_unknown_environment()
         code = work(settings)
+        sys.stdout.flush()
     except UploaderError as error:
         click.echo(f"uploader: {error}", err=True)
         code = error.exit_code
-    except BrokenPipeError:
-        code = ExitCode.GAVE_UP  # nobody reads standard output any more; the ledger has everything
+    except OSError as error:
+        # standard output, most likely: nobody reads it any more, or its disk is full; the ledger has everything
+        logs.warn("a stream or a file could not be written", reason=error.strerror)
+        code = ExitCode.GAVE_UP
     except Exception:  # noqa: BLE001 - the one place where a fault of ours ends: told, with its traceback, and coded
         logs.fault()
         click.echo("uploader: a fault of the uploader itself; nothing is lost: run the same command again", err=True)

@@ -25,7 +25,6 @@ LINE_SECONDS = 60.0
 LOOK_SECONDS = 0.5
 SHARE_OF_TIME = 0.02
 """Counting and snapshots cost at most this share of the time."""
-SHOWN = (State.PENDING, State.SENDING, State.SENT, State.ACCEPTED, State.COMPLETED)
 ENDED = (State.COMPLETED, State.FAILED, State.REFUSED, State.IN_DOUBT, State.DROPPED)
 
 

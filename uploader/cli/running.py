@@ -80,7 +80,7 @@ async def _run(settings: Settings, manifest: str | None) -> Summary:
             _forget_summary(settings)
             now = steady_clock(time.time, time.monotonic)
             batch = _prepare(settings, manifest, ledger, target, now)
-            night = _Night(settings, manifest, ledger, target, batch, now)
+            night = _Night(settings, ledger, target, batch, now)
             return await night.pass_()
 
 
@@ -190,14 +190,12 @@ class _Night:
     def __init__(
         self,
         settings: Settings,
-        manifest: str | None,
         ledger: Ledger,
         target: Target,
         batch: BatchFacts,
         now: Callable[[], float],
     ) -> None:
         self._settings = settings
-        self._manifest = manifest
         self._ledger = ledger
         self._target = target
         self._batch = batch

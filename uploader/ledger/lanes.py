@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from functools import cache
 
-from sqlalchemy import Connection, ScalarSelect, Update, and_, bindparam, case, false, func, or_, select, update
+from sqlalchemy import Connection, ScalarSelect, Select, Update, and_, bindparam, case, false, func, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.schema import items, lanes, rows
@@ -57,6 +57,16 @@ def is_held(*, hold: bool) -> ColumnElement[bool]:
         select(before.c.id).where(earlier, before.c.state == State.ACCEPTED, before.c.overdue).correlate(items).exists()
     )
     return and_(items.c.state == State.PENDING, or_(troubled, overdue))
+
+
+def waiting_lanes(batch_id: int) -> Select[tuple[int]]:
+    """The lanes in which items of a batch wait: what stands there in trouble concerns the batch."""
+    waiting, named = items.alias("waiting"), rows.alias("named")
+    return (
+        select(waiting.c.lane_id)
+        .join(named, named.c.item_id == waiting.c.id)
+        .where(named.c.batch_id == batch_id, waiting.c.state == State.PENDING)
+    )
 
 
 def _first_pending() -> ScalarSelect[int]:

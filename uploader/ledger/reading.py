@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, and_, case, func, literal, or_, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.lanes import is_held
+from uploader.ledger.lanes import is_held, waiting_lanes
 from uploader.ledger.schema import accounts, attempts, batches, items, lanes, loads, rows, settlements
 from uploader.model import TROUBLED, LiveJob, ResultLine, State
 
@@ -221,17 +221,12 @@ def troubles(connection: Connection, batch_id: int, examples: int = 3) -> list[T
 
 def _in_the_way(connection: Connection, batch_id: int) -> list[Trouble]:
     """Items of other batches that hold items of this one."""
-    waiting, named = items.alias("waiting"), rows.alias("named")
-    lanes_that_wait = (
-        select(waiting.c.lane_id)
-        .join(named, named.c.item_id == waiting.c.id)
-        .where(named.c.batch_id == batch_id, waiting.c.state == State.PENDING)
-    )
+    named = rows.alias("named")
     found = connection.execute(
         select(items.c.state, batches.c.name, func.count().label("items"))
         .join(loads, loads.c.id == items.c.load_id)
         .join(batches, batches.c.id == loads.c.batch_id)
-        .where(items.c.lane_id.in_(lanes_that_wait), items.c.state.in_(TROUBLED))
+        .where(items.c.lane_id.in_(waiting_lanes(batch_id)), items.c.state.in_(TROUBLED))
         .where(~select(named.c.line).where(named.c.item_id == items.c.id, named.c.batch_id == batch_id).exists())
         .group_by(items.c.state, batches.c.name)
         .limit(20)

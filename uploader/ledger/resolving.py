@@ -8,7 +8,7 @@ from sqlalchemy import Connection, RowMapping, and_, func, insert, or_, select, 
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.errors import UsageError
-from uploader.ledger.lanes import is_held, refresh
+from uploader.ledger.lanes import is_held, refresh, waiting_lanes
 from uploader.ledger.schema import attempts, batches, items, lanes, loads, rows, settlements
 from uploader.model import TROUBLED, Decision, Outcome, Sight, State
 from uploader.policy.settling import SETTLES, settled_state
@@ -158,14 +158,7 @@ def history(connection: Connection, item_id: int) -> list[Mapping[str, Any]]:
 
 def _concerns(batch_id: int) -> ColumnElement[bool]:
     """An item of the batch, or one of another batch that stands in a lane where this one's wait."""
-    waiting = items.alias("waiting")
-    named = rows.alias("named")
-    lanes_that_wait = (
-        select(waiting.c.lane_id)
-        .join(named, named.c.item_id == waiting.c.id)
-        .where(named.c.batch_id == batch_id, waiting.c.state == State.PENDING)
-    )
-    in_the_way = and_(items.c.lane_id.in_(lanes_that_wait), items.c.state.in_([*TROUBLED, State.ACCEPTED]))
+    in_the_way = and_(items.c.lane_id.in_(waiting_lanes(batch_id)), items.c.state.in_([*TROUBLED, State.ACCEPTED]))
     return or_(rows.c.line.is_not(None), in_the_way)
 
 

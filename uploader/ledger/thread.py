@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from uploader.errors import LedgerUnavailableError
 from uploader.ledger.claiming import claim, mark
-from uploader.ledger.opening import Ledger, unavailable
+from uploader.ledger.opening import Ledger
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -163,4 +163,4 @@ def _answer(write: _Write) -> None:
         write.answer.set_result(write.result)
 
 
-__all__ = ["LedgerThread", "Writer", "unavailable"]
+__all__ = ["LedgerThread", "Writer"]

@@ -15,7 +15,8 @@ from uploader.audio import Source, open_source
 from uploader.client import Gate, UploadRequest
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, SourceError
 from uploader.ledger import Writer
-from uploader.ledger.claiming import mark, note_stated_limit, settle
+from uploader.ledger.claiming import mark
+from uploader.ledger.outcomes import note_stated_limit, settle
 from uploader.ledger.resolving import note_sight
 from uploader.model import Claim, Next, Reply, Sight, Verdict
 from uploader.pace import Pace

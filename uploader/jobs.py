@@ -10,7 +10,7 @@ import structlog
 
 from uploader.client import JobAnswer
 from uploader.ledger import Writer
-from uploader.ledger.claiming import job_ended, job_overdue
+from uploader.ledger.outcomes import job_ended, job_overdue
 from uploader.model import JobStatus, LiveJob
 from uploader.pace import Pace
 from uploader.policy.waits import next_look_seconds

@@ -40,9 +40,11 @@ from uploader.attempt import Carried, Carrier, Rules, WayOut
 from uploader.client import Credentials
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError
 from uploader.ledger import Ledger, LedgerThread
-from uploader.ledger.claiming import claim, mark, recover, settle
+from uploader.ledger.claiming import claim, mark
 from uploader.ledger.lanes import enter_scope
 from uploader.ledger.loading import account, begin_load, load_rows
+from uploader.ledger.outcomes import settle
+from uploader.ledger.recovery import recover
 from uploader.ledger.schema import accounts, attempts, items, lanes
 from uploader.model import Claim, Next, Outcome, Row, State
 from uploader.pace import Pace

@@ -11,21 +11,12 @@ from sqlalchemy import select
 
 from uploader import audio
 from uploader.ledger import Ledger
-from uploader.ledger.claiming import (
-    Claimed,
-    claim,
-    job_ended,
-    job_overdue,
-    limit_facts,
-    mark,
-    note_stated_limit,
-    rebase_deadlines,
-    recover,
-    settle,
-)
+from uploader.ledger.claiming import Claimed, claim, limit_facts, mark
 from uploader.ledger.lanes import enter_scope
 from uploader.ledger.loading import Load, account, begin_load, load_rows, was_begun
+from uploader.ledger.outcomes import job_ended, job_overdue, note_stated_limit, settle
 from uploader.ledger.reading import leftovers, live_jobs, result_lines, standing, troubles, unsent
+from uploader.ledger.recovery import rebase_deadlines, recover
 from uploader.ledger.schema import attempts, items
 from uploader.model import Claim, InvalidRow, JobStatus, LiveJob, Problem, Reply, ResultLine, Row, State
 from uploader.policy.limits import STATED_LIMIT_BELIEVED_SECONDS

@@ -10,9 +10,10 @@ import pytest
 from sqlalchemy import Connection, event, text
 
 from tests.integration.test_ledger import BASE_URL, CUT, DOUBT_SECONDS, LOST, Book, accepted, opened
-from uploader.ledger.claiming import claim, job_ended, limit_facts, mark, settle
+from uploader.ledger.claiming import claim, limit_facts, mark
 from uploader.ledger.lanes import enter_scope
 from uploader.ledger.loading import account, begin_load, load_rows, was_begun
+from uploader.ledger.outcomes import job_ended, settle
 from uploader.ledger.reading import live_jobs
 from uploader.model import AudioFacts, Claim, FileSignature, JobStatus, Reply, Row
 from uploader.policy.replies import judge

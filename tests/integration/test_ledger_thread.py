@@ -14,8 +14,9 @@ from sqlalchemy.exc import IntegrityError
 from tests.integration.test_ledger import Book, accepted, opened
 from uploader.errors import LedgerUnavailableError
 from uploader.ledger import Ledger, LedgerThread, thread
-from uploader.ledger.claiming import claim, job_ended, mark
+from uploader.ledger.claiming import claim, mark
 from uploader.ledger.loading import account
+from uploader.ledger.outcomes import job_ended
 from uploader.ledger.schema import accounts
 from uploader.model import JobStatus
 

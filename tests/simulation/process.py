@@ -13,7 +13,7 @@ from tests.simulation.world import BEFORE, EARLY, Disk, Put, Service, content_ha
 from uploader.client import Gate, JobAnswer, UploadRequest
 from uploader.client.upload import Upload, WithheldError
 from uploader.errors import LedgerUnavailableError, SourceError
-from uploader.ledger.claiming import settle
+from uploader.ledger.outcomes import settle
 from uploader.model import JobStatus, Reply, Sight
 
 P = ParamSpec("P")

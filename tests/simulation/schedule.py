@@ -21,10 +21,10 @@ from uploader.client import upload as upload_module
 from uploader.engine import Engine as UploadEngine
 from uploader.engine import Pool, steady_clock
 from uploader.errors import GaveUpError, UploaderError
-from uploader.ledger.claiming import rebase_deadlines, recover
 from uploader.ledger.lanes import enter_scope
 from uploader.ledger.loading import account, begin_load, load_rows
 from uploader.ledger.reading import result_lines, standing
+from uploader.ledger.recovery import rebase_deadlines, recover
 from uploader.ledger.resolving import Selection, open_items, resolve
 from uploader.ledger.schema import attempts, settlements
 from uploader.model import AudioFacts, Decision, FileSignature, Outcome, ResultLine, Row, State

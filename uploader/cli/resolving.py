@@ -14,8 +14,8 @@ from uploader.cli.target import credentials
 from uploader.client import Client, JobAnswer, TimeLimits
 from uploader.errors import ExitCode, LedgerBusyError, UsageError
 from uploader.ledger import Ledger
-from uploader.ledger.claiming import boot_clock, rebase_deadlines, recover
 from uploader.ledger.reading import BatchFacts, find_batches
+from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
 from uploader.ledger.resolving import Open, Selection, open_items, resolve
 from uploader.model import Decision, Sight, State
 from uploader.policy.settling import proves_append

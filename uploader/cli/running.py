@@ -32,7 +32,7 @@ from uploader.client import Client, Credentials, TimeLimits
 from uploader.engine import Engine, Pool, steady_clock
 from uploader.errors import ExitCode, ResultsUnavailableError, UploaderError, UsageError
 from uploader.ledger import Ledger, LedgerThread
-from uploader.ledger.claiming import boot_clock, limit_facts, rebase_deadlines, recover
+from uploader.ledger.claiming import limit_facts
 from uploader.ledger.lanes import enter_scope
 from uploader.ledger.loading import account, begin_load, close_repeat, load_rows, note_limit, note_run, was_begun
 from uploader.ledger.reading import (
@@ -44,6 +44,7 @@ from uploader.ledger.reading import (
     standing,
     troubles,
 )
+from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
 from uploader.policy.endings import ending
 from uploader.sandbox import Sandbox, SandboxSettings
 from uploader.settings import Settings

@@ -1,0 +1,184 @@
+"""What came of an attempt, and of the job after it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Boolean, Connection, bindparam, case, or_, select, update
+
+from uploader.ledger.lanes import refresh
+from uploader.ledger.schema import accounts, attempts, items, lanes
+from uploader.model import Claim, JobStatus, LiveJob, Outcome, Reply, State, Verdict
+from uploader.policy.waits import doubt_slot_seconds
+
+# What every outcome says to the ledger is built once: putting a statement together costs more than running it.
+
+_CLOSE_ATTEMPT = (
+    update(attempts)
+    .where(attempts.c.id == bindparam("attempt"))
+    .values(
+        ended_at=bindparam("now"),
+        outcome=bindparam("outcome_is"),
+        http_status=bindparam("status"),
+        reason=bindparam("because"),
+        bytes_sent=bindparam("bytes"),
+        job_id=bindparam("job"),
+    )
+)
+
+_OUTCOME = (
+    update(items)
+    .where(items.c.id == bindparam("item"), items.c.attempts == bindparam("number"))
+    .values(
+        state=bindparam("becomes"),
+        error=bindparam("because"),
+        job_id=bindparam("job"),
+        http_status=bindparam("status"),
+        cut_offs=items.c.cut_offs + bindparam("cut_off"),
+        accepted_at=case((bindparam("accepted", type_=Boolean), bindparam("now")), else_=items.c.accepted_at),
+        finished_at=case((bindparam("finished", type_=Boolean), bindparam("now")), else_=items.c.finished_at),
+        slot_until=bindparam("keeps_slot_until"),
+    )
+)
+
+_LET_WAIT = update(lanes).where(lanes.c.id == bindparam("lane")).values(not_before=bindparam("until"))
+
+_STATED = (
+    update(accounts)
+    .where(accounts.c.id == bindparam("account"))
+    .values(stated_limit=bindparam("stated"), stated_at=bindparam("now"))
+)
+
+_JOB_ENDED = (
+    update(items)
+    .where(items.c.id == bindparam("item"), items.c.state == State.ACCEPTED)
+    .values(
+        state=bindparam("becomes"),
+        finished_at=bindparam("now"),
+        error=bindparam("because"),
+        slot_until=None,
+        overdue=False,
+    )
+)
+
+_JOB_OVERDUE = (
+    update(items)
+    .where(items.c.id == bindparam("item"), items.c.state == State.ACCEPTED, items.c.overdue.is_(False))
+    .values(overdue=True, error=bindparam("because"), slot_until=bindparam("keeps_slot_until"))
+)
+
+_slowest, _shortest = accounts.c.slowest_seconds_per_byte, accounts.c.shortest_job_seconds
+_account_of_item = select(items.c.account_id).where(items.c.id == bindparam("item")).scalar_subquery()
+
+_LEARN = (
+    update(accounts)
+    .where(accounts.c.id == _account_of_item)
+    .where(
+        or_(
+            _slowest.is_(None),
+            _slowest < bindparam("rate"),
+            _shortest.is_(None),
+            _shortest > bindparam("seconds"),
+        )
+    )
+    .values(
+        slowest_seconds_per_byte=case(
+            (or_(_slowest.is_(None), _slowest < bindparam("rate")), bindparam("rate")), else_=_slowest
+        ),
+        shortest_job_seconds=case(
+            (or_(_shortest.is_(None), _shortest > bindparam("seconds")), bindparam("seconds")), else_=_shortest
+        ),
+    )
+)
+
+_HOW_LONG = (
+    select(items.c.size, _slowest, _shortest)
+    .join_from(items, accounts, accounts.c.id == items.c.account_id)
+    .where(items.c.id == bindparam("item"))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An item whose job ended, as told to the log. ``job_seconds`` is the job's whole life."""
+
+    item_id: int
+    state: State
+    job_seconds: float
+
+
+def settle(
+    connection: Connection,
+    one: Claim,
+    verdict: Verdict,
+    reply: Reply,
+    *,
+    now: float,
+    wait: float,
+    doubt_seconds: float,
+    hold: bool,
+) -> None:
+    """Write down what came of an attempt.
+
+    Args:
+        connection: A connection in a transaction.
+        one: The attempt.
+        verdict: What its reply means.
+        reply: The reply.
+        now: The time, in seconds since the epoch.
+        wait: How long the lane waits before it is tried again, in seconds.
+        doubt_seconds: How long doubt keeps a slot as long as no job has ended.
+        hold: Whether trouble holds the rest of a lane.
+    """
+    told = {"now": now, "because": verdict.reason, "status": reply.status, "job": verdict.job_id}
+    came_of_it = {"attempt": one.attempt_id, "outcome_is": verdict.outcome, "bytes": reply.bytes_sent}
+    connection.execute(_CLOSE_ATTEMPT, told | came_of_it)
+    doubtful = verdict.state is State.IN_DOUBT
+    until = slot_until(connection, one.item_id, now, doubt_seconds) if doubtful else None
+    which = {"item": one.item_id, "number": one.number, "keeps_slot_until": until}
+    connection.execute(_OUTCOME, told | which | _becomes(verdict, reply))
+    if wait:
+        connection.execute(_LET_WAIT, {"lane": one.lane_id, "until": now + wait})
+    refresh(connection, [one.lane_id], hold=hold)
+
+
+def note_stated_limit(connection: Connection, account_id: int, stated: int, now: float) -> None:
+    """Keep the limit that a 429 stated; it is believed for a day."""
+    connection.execute(_STATED, {"account": account_id, "stated": stated, "now": now})
+
+
+def job_ended(connection: Connection, job: LiveJob, status: JobStatus, now: float, *, hold: bool) -> Ended:
+    """Write down the end of a job, give its slot back, and learn from it how long jobs take."""
+    state = State.COMPLETED if status is JobStatus.COMPLETED else State.FAILED
+    error = None if state is State.COMPLETED else "the job ended as failed; the service states no reason"
+    seconds = max(now - job.accepted_at, 0.0)
+    connection.execute(_JOB_ENDED, {"item": job.item_id, "becomes": state, "now": now, "because": error})
+    if job.watched:
+        connection.execute(_LEARN, {"item": job.item_id, "rate": seconds / max(job.size, 1), "seconds": seconds})
+    refresh(connection, [job.lane_id], hold=hold)
+    return Ended(job.item_id, state, seconds)
+
+
+def job_overdue(connection: Connection, job: LiveJob, reason: str, now: float, doubt_seconds: float) -> None:
+    """Write down that a job did not end in time: it keeps its lane, its slot goes back as one in doubt."""
+    until = slot_until(connection, job.item_id, now, doubt_seconds)
+    connection.execute(_JOB_OVERDUE, {"item": job.item_id, "because": reason, "keeps_slot_until": until})
+
+
+def slot_until(connection: Connection, item_id: int, now: float, doubt_seconds: float) -> float:
+    """Until when an item in doubt keeps its slot, in seconds since the epoch."""
+    known = connection.execute(_HOW_LONG, {"item": item_id}).one()
+    return now + doubt_slot_seconds(
+        known.size or 0, known.slowest_seconds_per_byte, known.shortest_job_seconds, doubt_seconds
+    )
+
+
+def _becomes(verdict: Verdict, reply: Reply) -> dict[str, Any]:
+    accepted = verdict.state is State.ACCEPTED
+    cut_off = verdict.outcome is Outcome.CUT_OFF and not reply.withheld and reply.status is None
+    return {
+        "becomes": verdict.state,
+        "because": None if accepted else verdict.reason,
+        "cut_off": int(cut_off),
+        "accepted": accepted,
+        "finished": verdict.state is State.REFUSED,
+    }

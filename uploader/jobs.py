@@ -64,6 +64,8 @@ class Follower:
         self._ended = ended
         self._due: list[_Due] = []
         self._changed = asyncio.Event()
+        # one looker waits for what comes due, the others for their turn
+        self._turn = asyncio.Lock()
 
     @property
     def example(self) -> str | None:
@@ -85,15 +87,19 @@ class Follower:
             await self._look(job)
 
     async def _next(self) -> LiveJob:
-        while not self._due or self._due[0].at > self._now():
-            self._changed.clear()
-            wait = self._due[0].at - self._now() if self._due else None
-            try:
-                async with asyncio.timeout(wait):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
-        return heapq.heappop(self._due).job
+        async with self._turn:
+            while not self._due or self._due[0].at > self._now():
+                await self._until_due()
+            return heapq.heappop(self._due).job
+
+    async def _until_due(self) -> None:
+        self._changed.clear()
+        wait = self._due[0].at - self._now() if self._due else None
+        try:
+            async with asyncio.timeout(wait):
+                await self._changed.wait()
+        except TimeoutError:
+            return
 
     async def _look(self, job: LiveJob) -> None:
         answer = await self._client.job(job.job_id)

@@ -2,7 +2,7 @@
 
 import pytest
 
-DEFAULT_SCHEDULES = 100
+DEFAULT_SCHEDULES = 1000
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -7,7 +7,7 @@ from sqlalchemy import select
 from tests.simulation.schedule import World
 from tests.simulation.world import Put, content_hash
 from uploader.ledger.schema import attempts, items, lanes, settlements
-from uploader.model import State
+from uploader.model import ResultLine, State
 
 NOT_APPENDED = (State.PENDING, State.SENDING, State.REFUSED, State.HELD)
 
@@ -39,14 +39,15 @@ class Judge:
     def _check_once(self, put: Put) -> None:
         world = self._world
         done = len(world.service.appended(put.conversation, put.content))
-        allowed = world.allowed[put.conversation, put.content]
+        allowed = world.allowed(put.conversation, put.content)
         assert done <= allowed, f"appended {done} times, {allowed} meant: {put}"
 
     def _check_limit(self, uploads: int) -> None:
         world = self._world
-        outlived = self._outlived()
-        live = [job for job in world.service.live() if (job.conversation, job.content) not in outlived]
-        counted = [job for job in live if job.job_id not in world.waived]
+        counted = [job for job in world.service.live() if job.job_id not in world.waived]
+        if len(counted) + uploads > world.plan.limit:
+            outlived = self._outlived()
+            counted = [job for job in counted if (job.conversation, job.content) not in outlived]
         told = f"{len(counted)} jobs and {uploads} uploads are live, the limit is {world.plan.limit}"
         assert len(counted) + uploads <= world.plan.limit, told
 
@@ -90,13 +91,14 @@ class Judge:
 
     def check_night(self) -> None:
         """After a process ended, however it did."""
-        self._check_results()
-        self._check_doubt()
+        lines = self._world.results()
+        self._check_results(lines)
+        self._check_nothing_lost()
+        self._check_doubt(lines)
         self._check_order()
 
-    def _check_results(self) -> None:
+    def _check_results(self, lines: list[ResultLine]) -> None:
         world = self._world
-        lines = world.results()
         named = [(line.conversation_id, line.audio_path) for line in lines]
         # a process that died before its manifest was loaded leaves the rows of the night before
         assert named == world.manifest or world.edited or not named, f"{named} are not the manifest's rows"
@@ -107,9 +109,8 @@ class Judge:
                 job = world.service.jobs.get(line.job_id)
                 assert job is not None, f"{line} names a job that the service does not have"
                 assert job.conversation == line.conversation_id
-        self._check_nothing_lost(lines)
 
-    def _check_nothing_lost(self, lines: list) -> None:  # type: ignore[type-arg]
+    def _check_nothing_lost(self) -> None:
         """Per content: what the service has, the ledger must know of, as a job or as a doubt."""
         world = self._world
         with world.ledger.connect() as connection:
@@ -134,15 +135,17 @@ class Judge:
         for key, count in unknown.items():
             assert count <= open_doubt[key], f"{count} appends of {key} that the ledger takes for not made"
 
-    def _check_doubt(self) -> None:
+    def _check_doubt(self, lines: list[ResultLine]) -> None:
         """An item in doubt was really undecidable from the client's side."""
         world = self._world
-        for line in world.results():
+        for line in lines:
             if line.state is not State.IN_DOUBT:
                 continue
-            content = content_hash(world.disk.files[line.audio_path].content)
+            contents = world.disk.history[line.audio_path]
             puts = [
-                put for put in world.service.puts if (put.conversation, put.content) == (line.conversation_id, content)
+                put
+                for put in world.service.puts
+                if put.conversation == line.conversation_id and put.content in contents
             ]
             undecidable = [put for put in puts if put.received and not put.trusted]
             broken_off = [put for put in puts if put.process in world.died or put.answered is None]

@@ -63,7 +63,20 @@ def shrink(seed: int) -> Plan:
     """The smallest plan, by leaving out one thing after the other, that still breaks a promise."""
     plan = draw(seed)
     simpler = [
-        *({name: False} for name in ("edits", "clock_jumps", "full_disk", "signals", "resolves", "kills", "no_wait")),
+        *(
+            {name: False}
+            for name in (
+                "edits",
+                "clock_jumps",
+                "full_disk",
+                "signals",
+                "resolves",
+                "kills",
+                "no_wait",
+                "rewrites",
+                "repeats",
+            )
+        ),
         *({"nights": number} for number in (1, 2, 3)),
         *({"rows": number} for number in (1, 2, 4)),
         *({"conversations": number} for number in (1, 2)),

@@ -26,7 +26,7 @@ from uploader.ledger.loading import account, begin_load, load_rows
 from uploader.ledger.reading import result_lines, standing
 from uploader.ledger.recovery import rebase_deadlines, recover
 from uploader.ledger.resolving import Selection, open_items, resolve
-from uploader.ledger.schema import attempts, settlements
+from uploader.ledger.schema import attempts, items, settlements
 from uploader.model import AudioFacts, Decision, FileSignature, Outcome, ResultLine, Row, State
 
 CHUNK_BYTES = 64
@@ -55,6 +55,8 @@ class Plan:
     clock_jumps: bool = True
     edits: bool = True
     resolves: bool = True
+    rewrites: bool = True
+    repeats: bool = True
     weather: Weather = field(default_factory=Weather)
 
 
@@ -91,6 +93,8 @@ def draw(seed: int) -> Plan:
             outages=outages,
             kinds=tuple(chance.sample((*BEFORE, *EARLY, *LATE), chance.choice([2, 5, len(LATE)]))),
         ),
+        rewrites=chance.random() < 0.25,
+        repeats=chance.random() < 0.15,
     )
 
 
@@ -114,8 +118,11 @@ class World:
         self.processes = 0
         self.died: set[int] = set()
         self.edited = False
-        self.allowed: Counter[tuple[str, str]] = Counter()
-        """How often a content may be appended to a conversation at most."""
+        self.meant: list[Counter[tuple[str, str]]] = [Counter()]
+        """How often a content is meant for a conversation at most: without ``--repeat``, and by each of these."""
+        self.repeat_is_open = False
+        self.tried_again: Counter[tuple[str, str]] = Counter()
+        """How often a person had what failed sent once more."""
         self.waived: set[str] = set()
         """Jobs that a person let go, alive or not."""
         self.watchers: list[Callable[[World], None]] = []
@@ -137,6 +144,8 @@ class World:
         for night in range(self.plan.nights):
             if night and self.plan.edits and self.chance.random() < 0.5:
                 self._edit()
+            if night and self.plan.rewrites and self.chance.random() < 0.3:
+                self._rewrite()
             self._night(bad=True)
             if self.plan.resolves and self.chance.random() < 0.6:
                 self._resolve(all_of_them=False)
@@ -148,6 +157,11 @@ class World:
                 return
         told = [(line.conversation_id, line.audio_path, line.state, line.error) for line in self.results()]
         raise AssertionError(f"good nights do not complete the batch: {told}")
+
+    def allowed(self, conversation: str, content: str) -> int:
+        """How often a content may be appended to a conversation at most."""
+        one = conversation, content
+        return sum(meant[one] for meant in self.meant) + self.tried_again[one]
 
     def results(self) -> list[ResultLine]:
         """The results as the ledger has them."""
@@ -183,6 +197,15 @@ class World:
                 self.disk.write(copy, self.disk.files[path].content)
                 self.manifest = [(conversation, copy) if row == (conversation, path) else row for row in rows]
 
+    def _rewrite(self) -> None:
+        """Somebody puts another recording into a file's place; its size may stay."""
+        self.edited = True
+        _, path = self.chance.choice(self.manifest)
+        old = self.disk.files[path].content
+        new = f"{path} anew {self.processes} ".encode()
+        self.disk.write(path, (new * len(old))[: len(old)] if self.chance.random() < 0.5 else new)
+        self._mean()
+
     def _night(self, *, bad: bool) -> None:
         self.processes += 1
         process = Process(self.processes, random.Random(f"process {self.plan.seed} {self.processes}"))
@@ -217,7 +240,9 @@ class World:
 
     async def _process(self, process: Process, loop: VirtualLoop, *, bad: bool, signalled: bool) -> None:
         now = steady_clock(self.wall, loop.time)
-        self._load(now)
+        self._load(now, repeat=bad and self.plan.repeats and self.chance.random() < 0.4)
+        if bad and self.plan.rewrites and self.chance.random() < 0.5:
+            loop.call_later(self.chance.uniform(0.0, 60.0), self._rewrite)
         engine = self._engine(process, now, no_wait=self.plan.no_wait and bad)
         if signalled:
             loop.call_later(self.chance.uniform(0.0, 60.0), engine.stop)
@@ -266,7 +291,7 @@ class World:
             sources=opener(self.disk, process.chance),
         )
 
-    def _load(self, now: Callable[[], float]) -> None:
+    def _load(self, now: Callable[[], float], *, repeat: bool) -> None:
         """What `run` does before the engine: settle what a dead run left, load the manifest, enter its scope."""
         with self.ledger.begin() as connection:
             rebase_deadlines(connection, "boot", self.wall_offset)
@@ -281,12 +306,16 @@ class World:
                 results=Path("results.csv"),
                 extra_columns=[],
                 now=now(),
-                repeat=False,
+                repeat=repeat,
             )
             load_rows(connection, load, self._rows(), content_hash=self._content_hash, probe=lambda _: AudioFacts())
             self.batch_id = load.batch_id
             enter_scope(connection, load.batch_id, hold=self.plan.hold)
-        self._allow()
+        if repeat and not self.repeat_is_open:
+            self.meant.append(Counter())
+        self.repeat_is_open = repeat
+        self.edited |= repeat
+        self._mean()
 
     def _rows(self) -> list[Row]:
         found = []
@@ -300,12 +329,14 @@ class World:
         file = self.disk.files.get(str(path))
         return content_hash(file.content) if file else None
 
-    def _allow(self) -> None:
+    def _mean(self) -> None:
+        """What the manifest names by now is meant, as often as it names it."""
         named = Counter(
             (conversation, content_hash(self.disk.files[path].content)) for conversation, path in self.manifest
         )
+        meant = self.meant[-1 if self.repeat_is_open else 0]
         for key, count in named.items():
-            self.allowed[key] = max(self.allowed[key], count)
+            meant[key] = max(meant[key], count)
 
     def _resolve(self, *, all_of_them: bool) -> None:
         """A person settles what needs one, truthfully, in either direction."""
@@ -320,7 +351,8 @@ class World:
                 self._settle(connection, one)
 
     def _settle(self, connection: Any, one: Any) -> None:
-        content = content_hash(self.disk.files[one.audio_path].content)
+        sent = connection.execute(select(items.c.content_hash).where(items.c.id == one.item_id)).scalar_one()
+        content = sent or content_hash(self.disk.files[one.audio_path].content)
         jobs = self.service.appended(one.conversation_id, content)
         applied = select(attempts.c.job_id).where(attempts.c.outcome == Outcome.APPLIED)
         known = {*connection.execute(applied).scalars(), *connection.execute(select(settlements.c.job_id)).scalars()}
@@ -338,7 +370,7 @@ class World:
         elif self.chance.random() < 0.6:
             decision = Decision.RETRY
             if one.state is State.FAILED:
-                self.allowed[one.conversation_id, content] += 1
+                self.tried_again[one.conversation_id, content] += 1
         resolve(
             connection, one, decision, job_id=job_id, note=None, who="a person", now=self.wall(), hold=self.plan.hold
         )

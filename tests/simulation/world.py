@@ -1,6 +1,7 @@
 """The world outside the process: the service with its journal, the network's faults, the disk."""
 
 import random
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from blake3 import blake3
@@ -169,12 +170,15 @@ class Disk:
         self.full_until = float("inf")
         self.unwritten: set[tuple[str, str]] = set()
         """Conversations and paths of items whose reply came, and could not be written to the ledger."""
+        self.history: defaultdict[str, set[str]] = defaultdict(set)
+        """The hashes of all that a path ever held."""
         self._changes = 0
 
     def write(self, path: str, content: bytes) -> None:
         """Write a file."""
         self._changes += 1
         self.files[path] = File(content, self._changes)
+        self.history[path].add(content_hash(content))
 
     def is_full(self, now: float) -> bool:
         """Whether a write to the ledger fails now."""

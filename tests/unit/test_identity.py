@@ -113,6 +113,20 @@ def test_a_pending_item_that_was_tried_takes_the_file_as_it_is_now() -> None:
     assert found(A, seen(101, "tuesday"), items, Disk({A: "music"})) == 1
 
 
+def test_a_waiting_item_does_not_take_a_content_that_another_item_is() -> None:
+    """An item that a person lets try again stays what it was where its file's new content is an item already."""
+    tried = known(A, "speech", item_id=1, state=State.PENDING, attempts=1)
+    anew = known(A, None, item_id=2, state=State.PENDING, change="tuesday")
+    assert found(A, seen(change="tuesday"), [tried, anew], Disk({A: "music"})) == 2
+
+
+def test_a_recording_moved_over_another_is_the_item_that_it_was() -> None:
+    """What was appended is found by its content before a refused item is found by its path alone."""
+    refused = known(A, None, item_id=1, state=State.REFUSED)
+    appended = known(B, "music", item_id=2)
+    assert found(A, seen(change="tuesday"), [refused, appended], Disk({A: "music"})) == 2
+
+
 def test_pending_content_under_another_name_is_compared_by_reading_both() -> None:
     """An item whose hash is not known yet is hashed where a size meets it."""
     disk = Disk({A: "speech", B: "speech"})

@@ -9,6 +9,18 @@ from sqlalchemy.sql.elements import ColumnElement
 from uploader.ledger.schema import items, lanes, rows
 from uploader.model import LIVE, OVER, TROUBLED, State
 
+_LEAVE_SCOPE = update(lanes).where(lanes.c.wanted_until > 0).values(wanted_until=0, ready_position=None)
+
+_last = (
+    select(items.c.lane_id, func.max(items.c.position).label("position"))
+    .join(rows, rows.c.item_id == items.c.id)
+    .where(rows.c.batch_id == bindparam("batch"), items.c.state.not_in(OVER))
+    .group_by(items.c.lane_id)
+    .subquery()
+)
+
+_WANT = update(lanes).where(lanes.c.id == _last.c.lane_id).values(wanted_until=_last.c.position, not_before=0.0)
+
 
 def refresh(connection: Connection, lane_ids: Sequence[int], *, hold: bool) -> None:
     """Work out anew which item of these lanes may go, after one of their items changed.
@@ -26,18 +38,14 @@ def enter_scope(connection: Connection, batch_id: int, *, hold: bool) -> None:
 
     What stands before the batch's items in their lanes, an earlier batch's leftovers, is carried with them.
     """
-    connection.execute(update(lanes).where(lanes.c.wanted_until > 0).values(wanted_until=0, ready_position=None))
-    last = (
-        select(items.c.lane_id, func.max(items.c.position).label("position"))
-        .join(rows, rows.c.item_id == items.c.id)
-        .where(rows.c.batch_id == batch_id, items.c.state.not_in(OVER))
-        .group_by(items.c.lane_id)
-        .subquery()
-    )
-    connection.execute(
-        update(lanes).where(lanes.c.id == last.c.lane_id).values(wanted_until=last.c.position, not_before=0.0)
-    )
-    connection.execute(update(lanes).where(lanes.c.wanted_until > 0).values(ready_position=_ready_position(hold=hold)))
+    connection.execute(_LEAVE_SCOPE)
+    connection.execute(_WANT, {"batch": batch_id})
+    connection.execute(_make_ready(hold=hold))
+
+
+@cache
+def _make_ready(*, hold: bool) -> Update:
+    return update(lanes).where(lanes.c.wanted_until > 0).values(ready_position=_ready_position(hold=hold))
 
 
 @cache

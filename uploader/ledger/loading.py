@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, true, update
+from sqlalchemy import JSON, Connection, bindparam, delete, func, insert, or_, select, true, update
 from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
 from uploader.ledger.schema import POSITIONS_PER_LOAD, accounts, batches, items, lanes, loads, rows
@@ -15,6 +15,35 @@ from uploader.policy.identity import ContentHash, Known, find
 
 CHUNK = 500
 """So many rows are looked up and written together."""
+
+_ADD_ACCOUNT = insert_or_ignore(accounts).on_conflict_do_nothing()
+
+_ACCOUNT = select(accounts.c.id).where(accounts.c.base_url == bindparam("url"), accounts.c.name == bindparam("named"))
+
+_ADD_BATCH = insert_or_ignore(batches).values(generation=0, extra_columns=[]).on_conflict_do_nothing()
+
+_BATCH = select(batches.c.id, batches.c.generation, batches.c.repeat_open).where(
+    batches.c.account_id == bindparam("account"), batches.c.name == bindparam("named")
+)
+
+_ADD_LOAD = insert(loads).returning(loads.c.id)
+
+_NOTE_LOAD = (
+    update(batches)
+    .where(batches.c.id == bindparam("batch"))
+    .values(
+        manifest=bindparam("from"),
+        results=bindparam("to"),
+        extra_columns=bindparam("extras", type_=JSON),
+        generation=bindparam("meant"),
+        repeat_open=bindparam("repeats"),
+        ran_at=bindparam("now"),
+    )
+)
+
+_FORGET_ROWS = delete(rows).where(rows.c.batch_id == bindparam("batch"))
+
+_FORGET_INVALID = delete(items).where(items.c.invalid_batch_id == bindparam("batch"))
 
 AudioProbe = Callable[[Path], AudioFacts]
 T = TypeVar("T")
@@ -32,10 +61,9 @@ class Load:
 
 def account(connection: Connection, base_url: str, name: str = "default") -> int:
     """Find or make the account: a base URL and a name."""
-    connection.execute(insert_or_ignore(accounts).values(base_url=base_url, name=name).on_conflict_do_nothing())
-    found: int = connection.execute(
-        select(accounts.c.id).where(accounts.c.base_url == base_url, accounts.c.name == name)
-    ).scalar_one()
+    which = {"base_url": base_url, "name": name}
+    connection.execute(_ADD_ACCOUNT, which)
+    found: int = connection.execute(_ACCOUNT, {"url": base_url, "named": name}).scalar_one()
     return found
 
 
@@ -64,36 +92,16 @@ def begin_load(
         now: The time, in seconds since the epoch.
         repeat: Whether all rows become new items.
     """
-    connection.execute(
-        insert_or_ignore(batches)
-        .values(account_id=account_id, name=name, generation=0, ran_at=now, extra_columns=[])
-        .on_conflict_do_nothing()
-    )
-    batch = connection.execute(
-        select(batches.c.id, batches.c.generation, batches.c.repeat_open).where(
-            batches.c.account_id == account_id, batches.c.name == name
-        )
-    ).one()
-    load_id: int = connection.execute(
-        insert(loads).values(batch_id=batch.id, loaded_at=now).returning(loads.c.id)
-    ).scalar_one()
+    connection.execute(_ADD_BATCH, {"account_id": account_id, "name": name, "ran_at": now})
+    batch = connection.execute(_BATCH, {"account": account_id, "named": name}).one()
+    load_id: int = connection.execute(_ADD_LOAD, {"batch_id": batch.id, "loaded_at": now}).scalar_one()
     generation = 0
     if repeat:
         generation = batch.generation if batch.repeat_open else load_id
-    connection.execute(
-        update(batches)
-        .where(batches.c.id == batch.id)
-        .values(
-            manifest=manifest,
-            results=str(results),
-            extra_columns=list(extra_columns),
-            generation=generation,
-            repeat_open=repeat,
-            ran_at=now,
-        )
-    )
-    connection.execute(delete(rows).where(rows.c.batch_id == batch.id))
-    connection.execute(delete(items).where(items.c.invalid_batch_id == batch.id))
+    about = {"from": manifest, "to": str(results), "extras": list(extra_columns), "now": now}
+    connection.execute(_NOTE_LOAD, about | {"batch": batch.id, "meant": generation, "repeats": repeat})
+    connection.execute(_FORGET_ROWS, {"batch": batch.id})
+    connection.execute(_FORGET_INVALID, {"batch": batch.id})
     return Load(load_id, batch.id, account_id, generation)
 
 

@@ -2,14 +2,34 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, case, func, literal, or_, select
+from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, case, func, literal, or_, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.lanes import is_held, waiting_lanes
 from uploader.ledger.schema import accounts, attempts, batches, items, lanes, loads, rows, settlements
 from uploader.model import TROUBLED, LiveJob, ResultLine, State
+
+_LIVE_JOBS = (
+    select(
+        items.c.id.label("item_id"),
+        items.c.lane_id,
+        items.c.job_id,
+        batches.c.name.label("batch"),
+        items.c.line,
+        lanes.c.conversation_id,
+        items.c.attempts.label("attempt"),
+        items.c.size,
+        items.c.accepted_at,
+        (lanes.c.wanted_until >= items.c.position).label("in_scope"),
+    )
+    .join(lanes, lanes.c.id == items.c.lane_id)
+    .join(loads, loads.c.id == items.c.load_id)
+    .join(batches, batches.c.id == loads.c.batch_id)
+    .where(items.c.account_id == bindparam("account"), items.c.state == State.ACCEPTED)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +125,15 @@ def standing(connection: Connection, batch_id: int, *, hold: bool) -> Standing:
 
 def result_lines(connection: Connection, batch_id: int, *, hold: bool) -> Iterator[ResultLine]:
     """Every row of a batch in manifest order, with what became of it."""
+    found = connection.execution_options(yield_per=1000).execute(_results(hold=hold), {"batch": batch_id})
+    for row in found.mappings():
+        yield _result_line(row)
+
+
+@cache
+def _results(*, hold: bool) -> Select[Any]:
     first = batches.alias("first")
-    found = connection.execution_options(yield_per=1000).execute(
+    return (
         select(
             rows.c.line,
             rows.c.conversation_id,
@@ -129,11 +156,9 @@ def result_lines(connection: Connection, batch_id: int, *, hold: bool) -> Iterat
             .outerjoin(items, items.c.id == rows.c.item_id)
             .outerjoin(first, first.c.id == items.c.first_batch_id)
         )
-        .where(rows.c.batch_id == batch_id)
+        .where(rows.c.batch_id == bindparam("batch"))
         .order_by(rows.c.line)
     )
-    for row in found.mappings():
-        yield _result_line(row)
 
 
 def open_rows(connection: Connection, batch_id: int, *, hold: bool) -> Iterator[Mapping[str, Any]]:
@@ -160,25 +185,8 @@ def open_rows(connection: Connection, batch_id: int, *, hold: bool) -> Iterator[
 
 def live_jobs(connection: Connection, account_id: int) -> list[LiveJob]:
     """The jobs that the service may be at work on, overdue ones too: they may have ended since."""
-    found = connection.execute(
-        select(
-            items.c.id.label("item_id"),
-            items.c.lane_id,
-            items.c.job_id,
-            batches.c.name.label("batch"),
-            items.c.line,
-            lanes.c.conversation_id,
-            items.c.attempts.label("attempt"),
-            items.c.size,
-            items.c.accepted_at,
-            (lanes.c.wanted_until >= items.c.position).label("in_scope"),
-        )
-        .join(lanes, lanes.c.id == items.c.lane_id)
-        .join(loads, loads.c.id == items.c.load_id)
-        .join(batches, batches.c.id == loads.c.batch_id)
-        .where(items.c.account_id == account_id, items.c.state == State.ACCEPTED)
-    )
-    return [LiveJob(**{**row, "in_scope": bool(row["in_scope"]), "watched": False}) for row in found.mappings()]
+    found = connection.execute(_LIVE_JOBS, {"account": account_id}).mappings()
+    return [LiveJob(**{**row, "in_scope": bool(row["in_scope"]), "watched": False}) for row in found]
 
 
 def unsent(connection: Connection, account_id: int, *, hold: bool) -> bool:

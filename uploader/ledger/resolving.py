@@ -122,7 +122,7 @@ def resolve(
     changed = connection.execute(
         update(items)
         .where(items.c.id == one.item_id, items.c.state == one.state, items.c.attempts == one.attempts)
-        .values(_values(state, job_id, note, now))
+        .values(_values(one, state, job_id, note, now))
     )
     if changed.rowcount != 1:
         raise UsageError(f"line {one.line}: a run has changed this item meanwhile: look again")
@@ -232,11 +232,12 @@ def _check_free(connection: Connection, one: Open, job_id: str) -> None:
     """A job belongs to one append: one that is known already is a slip of the pen."""
     applied = select(attempts.c.item_id).where(attempts.c.job_id == job_id, attempts.c.outcome == Outcome.APPLIED)
     told = select(settlements.c.item_id).where(settlements.c.job_id == job_id)
-    if connection.execute(applied.union(told).limit(1)).first() is not None:
+    shown = select(items.c.id).where(items.c.job_id == job_id, items.c.id != one.item_id)
+    if connection.execute(applied.union(told, shown).limit(1)).first() is not None:
         raise UsageError(f"line {one.line}: --appended {job_id}: the ledger knows this job as another append's")
 
 
-def _values(state: State, job_id: str | None, note: str | None, now: float) -> dict[str, Any]:
+def _values(one: Open, state: State, job_id: str | None, note: str | None, now: float) -> dict[str, Any]:
     over = state in (State.COMPLETED, State.DROPPED)
     values: dict[str, Any] = {
         "state": state,
@@ -248,6 +249,8 @@ def _values(state: State, job_id: str | None, note: str | None, now: float) -> d
     }
     if state is State.ACCEPTED:
         values |= {"job_id": job_id, "accepted_at": now}
+    if state is State.COMPLETED and one.state is State.IN_DOUBT:
+        values |= {"job_id": None}  # an answer that was not trusted may have named one
     if state is State.PENDING:
         values |= {"job_id": None, "http_status": None, "invalid_batch_id": None}
     if state is State.DROPPED:

@@ -51,9 +51,13 @@ def find(
     ours = _our_hash(path, signature, same_size, content_hash)
     same = [item for item in same_size if _same_content(item, path, signature, content_hash, ours)]
     own = [item for item in free if item.path == str(path)]
+    # nothing of it was appended as far as its content is not known
+    unknown = [item for item in own if item in same_size and item.content_hash is None]
     waiting = [item for item in own if item.state is State.PENDING]
-    # of equal files each row keeps the item of its own path: the other's file may be gone by now
-    return _first([item for item in same if item in own]) or _first(same) or _first(waiting)
+    # of equal files each row keeps the item of its own path: the other's file may be gone by now; an item that
+    # waits takes what its file holds by now only where no other item is that content already
+    own_and_same = [item for item in same if item in own]
+    return _first(own_and_same) or _first(same) or _first(unknown) or _first(waiting)
 
 
 def _our_hash(
@@ -89,7 +93,7 @@ def _same_content(
 ) -> bool:
     if _is_untouched(item, path, signature):
         return True
-    if item.path == str(path) and (item.state is State.PENDING or item.content_hash is None):
-        return True  # the very file; nothing of it was appended where its content is not known
-    theirs = item.content_hash or content_hash(Path(item.path))
+    theirs = item.content_hash
+    if theirs is None and item.path != str(path):
+        theirs = content_hash(Path(item.path))
     return theirs is not None and theirs == ours()

@@ -59,24 +59,15 @@ def faults(seeds: Iterable[int], workers: int | None = None) -> Iterator[tuple[i
                 yield seed, fault
 
 
+SWITCHES = ("edits", "rewrites", "repeats", "clock_jumps", "full_disk", "signals", "resolves", "kills", "no_wait")
+"""Parts of a plan that can be left out."""
+
+
 def shrink(seed: int) -> Plan:
     """The smallest plan, by leaving out one thing after the other, that still breaks a promise."""
     plan = draw(seed)
     simpler = [
-        *(
-            {name: False}
-            for name in (
-                "edits",
-                "clock_jumps",
-                "full_disk",
-                "signals",
-                "resolves",
-                "kills",
-                "no_wait",
-                "rewrites",
-                "repeats",
-            )
-        ),
+        *({name: False} for name in SWITCHES),
         *({"nights": number} for number in (1, 2, 3)),
         *({"rows": number} for number in (1, 2, 4)),
         *({"conversations": number} for number in (1, 2)),

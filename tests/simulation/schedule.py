@@ -33,6 +33,8 @@ CHUNK_BYTES = 64
 TAIL_BYTES = 8
 JOB_TIMEOUT_SECONDS = 400.0
 DOUBT_SECONDS = 150.0
+ENOUGH_ATTEMPTS = 8
+"""A person drops what was refused or failed so often."""
 BASE_URL = "https://simulated"
 
 
@@ -356,7 +358,7 @@ class World:
         jobs = self.service.appended(one.conversation_id, content)
         applied = select(attempts.c.job_id).where(attempts.c.outcome == Outcome.APPLIED)
         known = {*connection.execute(applied).scalars(), *connection.execute(select(settlements.c.job_id)).scalars()}
-        mine = [job for job in jobs if job.job_id not in known]
+        mine = [job for job in jobs if job.job_id not in known and job.job_id not in self.waived]
         decision, job_id = Decision.DROP, None
         if one.state is State.IN_DOUBT:
             decision = Decision.APPENDED if mine else Decision.NOT_APPENDED
@@ -367,7 +369,7 @@ class World:
         elif one.state is State.ACCEPTED:
             decision = self.chance.choice([Decision.APPENDED, Decision.DROP])
             self.waived.update(job.job_id for job in jobs)
-        elif self.chance.random() < 0.6:
+        elif self.chance.random() < 0.6 and one.attempts < ENOUGH_ATTEMPTS:
             decision = Decision.RETRY
             if one.state is State.FAILED:
                 self.tried_again[one.conversation_id, content] += 1

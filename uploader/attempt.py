@@ -16,7 +16,7 @@ from uploader.client import Gate, UploadRequest
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, SourceError
 from uploader.ledger import Writer
 from uploader.ledger.claiming import mark
-from uploader.ledger.outcomes import note_stated_limit, settle
+from uploader.ledger.outcomes import settle
 from uploader.ledger.resolving import note_sight
 from uploader.model import Claim, Next, Reply, Sight, Verdict
 from uploader.pace import Pace
@@ -200,7 +200,6 @@ class Carrier:
         *,
         client: Uploads,
         writer: Writer,
-        account_id: int,
         pace: Pace,
         way_out: WayOut,
         rules: Rules,
@@ -211,7 +210,6 @@ class Carrier:
         self._open_source = sources
         self._client = client
         self._writer = writer
-        self._account_id = account_id
         self._pace = pace
         self._way_out = way_out
         self._rules = rules
@@ -285,10 +283,7 @@ class Carrier:
         wait = 0.0
         if verdict.next is Next.AGAIN and not carried.reply.withheld:
             wait = retry_seconds(claim.number, self._chance.random())
-        if verdict.next is Next.COOL_DOWN:
-            stated = stated_limit(carried.reply.message)
-            if stated is not None:
-                await self._writer.call(note_stated_limit, self._account_id, stated, now)
+        stated = stated_limit(carried.reply.message) if verdict.next is Next.COOL_DOWN else None
         await self._writer.call(
             settle,
             claim,
@@ -298,6 +293,7 @@ class Carrier:
             wait=wait,
             doubt_seconds=self._rules.doubt_seconds,
             hold=self._rules.hold,
+            stated=stated,
         )
 
 

@@ -99,7 +99,6 @@ class Engine:
         self._carrier = Carrier(
             client=client,
             writer=writer,
-            account_id=account_id,
             pace=Pace(pool.rate),
             way_out=self.way_out,
             rules=rules,

@@ -100,7 +100,6 @@ class Desk:
         carrier = Carrier(
             client=self.client,
             writer=self.writer,
-            account_id=self.account_id,
             pace=self.pace,
             way_out=self.way_out,
             rules=self.rules,

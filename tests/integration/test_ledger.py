@@ -14,7 +14,7 @@ from uploader.ledger import Ledger
 from uploader.ledger.claiming import Claimed, claim, limit_facts, mark
 from uploader.ledger.lanes import enter_scope
 from uploader.ledger.loading import Load, account, begin_load, load_rows, was_begun
-from uploader.ledger.outcomes import job_ended, job_overdue, note_stated_limit, settle
+from uploader.ledger.outcomes import job_ended, job_overdue, settle
 from uploader.ledger.reading import leftovers, live_jobs, result_lines, standing, troubles, unsent
 from uploader.ledger.recovery import rebase_deadlines, recover
 from uploader.ledger.schema import attempts, items
@@ -120,7 +120,7 @@ class Book:
             self.mark(one)
         return self.settle(one, reply, wait)
 
-    def settle(self, one: Claim, reply: Reply, wait: float = 0.0) -> State:
+    def settle(self, one: Claim, reply: Reply, wait: float = 0.0, stated: int | None = None) -> State:
         """Write down the reply to an attempt."""
         verdict = judge(reply, one.conversation_id)
         with self.ledger.writing() as connection:
@@ -133,6 +133,7 @@ class Book:
                 wait=wait,
                 doubt_seconds=DOUBT_SECONDS,
                 hold=self.hold,
+                stated=stated,
             )
         return verdict.state
 
@@ -354,8 +355,8 @@ def test_a_clock_that_jumps_between_two_runs_shortens_nothing(book: Book, boot: 
 def test_a_stated_limit_lowers_the_claim_for_a_day(book: Book) -> None:
     """What a 429 stated is in force for 24 hours, and the setting again after that."""
     book.load([(one, "a.wav") for one in "cdefg"])
-    with book.ledger.writing() as connection:
-        note_stated_limit(connection, account(connection, BASE_URL), 2, book.now)
+    (one,) = book.claim(1)
+    book.settle(one, THROTTLED, stated=2)
     answered = book.look()
     assert (len(answered.claims), answered.limit.in_force, answered.limit.stated) == (2, 2, 2)
     book.now += STATED_LIMIT_BELIEVED_SECONDS + 1

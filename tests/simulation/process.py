@@ -216,6 +216,8 @@ class SimulatedClient:
             raise ConnectionResetError("lost")
         if put.fault == "no answer":
             await asyncio.sleep(7200.0)
+        if self._service.is_out():
+            put.fault = "502 taken" if put.job_id else "502 untaken"
         word = put.fault.split()[0] if put.fault else "201"
         status = int(word) if word.isdigit() else ANSWERS.get(put.fault, 201)
         return self._reply(upload, put, status, request.conversation_id)

@@ -357,7 +357,9 @@ class World:
         content = sent or content_hash(self.disk.files[one.audio_path].content)
         jobs = self.service.appended(one.conversation_id, content)
         applied = select(attempts.c.job_id).where(attempts.c.outcome == Outcome.APPLIED)
-        known = {*connection.execute(applied).scalars(), *connection.execute(select(settlements.c.job_id)).scalars()}
+        told = select(settlements.c.job_id)
+        shown = select(items.c.job_id).where(items.c.id != one.item_id)
+        known = {job_id for found in (applied, told, shown) for job_id in connection.execute(found).scalars()}
         mine = [job for job in jobs if job.job_id not in known and job.job_id not in self.waived]
         decision, job_id = Decision.DROP, None
         if one.state is State.IN_DOUBT:

@@ -2,7 +2,13 @@
 
 import pytest
 
-from tests.simulation.run import fault_of, faults, shrink
+from tests.simulation import schedule
+from tests.simulation.judge import Judge
+from tests.simulation.ledgers import MemoryLedger
+from tests.simulation.run import SWITCHES, fault_of, faults, shrink
+from tests.simulation.schedule import Plan, World, counts
+from tests.simulation.world import Weather
+from uploader.model import State
 
 pytestmark = pytest.mark.timeout(0)
 
@@ -31,3 +37,29 @@ def test_schedules(pytestconfig: pytest.Config) -> None:
             f"seed {seed}: {fault}\nshrunk: {shrink(seed)}\n"
             f"replay: pytest tests/simulation/test_simulation.py -k test_schedules --schedules 1 --seed {seed}"
         )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_gateway_that_is_down_for_ten_minutes_costs_at_most_six_items(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """502 to everything for ten minutes: at most six items in doubt, and the night goes on by itself to its end."""
+    monkeypatch.setattr(schedule, "JOB_TIMEOUT_SECONDS", 21600.0)  # the default: longer than the outage
+    plan = Plan(
+        seed,
+        conversations=1000,
+        rows=120,
+        limit=100,  # slots are no reason to wait: only the brake is
+        service_limit=100,
+        uploads=8,
+        **dict.fromkeys(SWITCHES, False),
+        weather=Weather(outages=((3.0, 603.0),)),
+    )
+    world = World(plan, MemoryLedger())
+    Judge(world)
+    world._night(bad=True)
+    found = counts(world)
+    assert found[State.IN_DOUBT] <= 6
+    assert found[State.IN_DOUBT] + found[State.HELD] + found[State.COMPLETED] == plan.rows
+    assert sum(put.answered == 502 for put in world.service.puts) >= 5
+    assert found[State.HELD] <= found[State.IN_DOUBT]  # nearly every conversation has one file alone

@@ -145,7 +145,7 @@ class Service:
 
     def _draw(self) -> str:
         if self.is_out():
-            return "502 untaken"
+            return self.chance.choice(["502 taken", "502 untaken"])
         if self.chance.random() < self.weather.foreign:
             self.foreign.append((self.time.now, self.time.now + self.chance.uniform(1.0, 30.0)))
         if self.chance.random() < self.weather.put:

@@ -42,9 +42,11 @@ _OUTCOME = (
 
 _LET_WAIT = update(lanes).where(lanes.c.id == bindparam("lane")).values(not_before=bindparam("until"))
 
+_account_of_item = select(items.c.account_id).where(items.c.id == bindparam("item")).scalar_subquery()
+
 _STATED = (
     update(accounts)
-    .where(accounts.c.id == bindparam("account"))
+    .where(accounts.c.id == _account_of_item)
     .values(stated_limit=bindparam("stated"), stated_at=bindparam("now"))
 )
 
@@ -67,7 +69,6 @@ _JOB_OVERDUE = (
 )
 
 _slowest, _shortest = accounts.c.slowest_seconds_per_byte, accounts.c.shortest_job_seconds
-_account_of_item = select(items.c.account_id).where(items.c.id == bindparam("item")).scalar_subquery()
 
 _LEARN = (
     update(accounts)
@@ -116,6 +117,7 @@ def settle(
     wait: float,
     doubt_seconds: float,
     hold: bool,
+    stated: int | None = None,
 ) -> None:
     """Write down what came of an attempt.
 
@@ -128,6 +130,7 @@ def settle(
         wait: How long the lane waits before it is tried again, in seconds.
         doubt_seconds: How long doubt keeps a slot as long as no job has ended.
         hold: Whether trouble holds the rest of a lane.
+        stated: The limit that a 429 stated; it is believed for a day.
     """
     told = {"now": now, "because": verdict.reason, "status": reply.status, "job": verdict.job_id}
     came_of_it = {"attempt": one.attempt_id, "outcome_is": verdict.outcome, "bytes": reply.bytes_sent}
@@ -136,14 +139,11 @@ def settle(
     until = slot_until(connection, one.item_id, now, doubt_seconds) if doubtful else None
     which = {"item": one.item_id, "number": one.number, "keeps_slot_until": until}
     connection.execute(_OUTCOME, told | which | _becomes(verdict, reply))
+    if stated is not None:
+        connection.execute(_STATED, {"item": one.item_id, "stated": stated, "now": now})
     if wait:
         connection.execute(_LET_WAIT, {"lane": one.lane_id, "until": now + wait})
     refresh(connection, [one.lane_id], hold=hold)
-
-
-def note_stated_limit(connection: Connection, account_id: int, stated: int, now: float) -> None:
-    """Keep the limit that a 429 stated; it is believed for a day."""
-    connection.execute(_STATED, {"account": account_id, "stated": stated, "now": now})
 
 
 def job_ended(connection: Connection, job: LiveJob, status: JobStatus, now: float, *, hold: bool) -> Ended:

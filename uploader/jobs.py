@@ -63,6 +63,7 @@ class Follower:
         self._hold = hold
         self._ended = ended
         self._due: list[_Due] = []
+        self._told_unknown: set[str] = set()
         self._changed = asyncio.Event()
         # one looker waits for what comes due, the others for their turn
         self._turn = asyncio.Lock()
@@ -108,7 +109,14 @@ class Follower:
         elif self._now() - job.accepted_at >= self._timeout_seconds:
             await self._write_overdue(job, answer)
         else:
+            self._tell_unknown(job, answer)
             self._look_at(self._later(job), job)
+
+    def _tell_unknown(self, job: LiveJob, answer: JobAnswer) -> None:
+        """A job that the service does not know may come to be known, or never end: say so, once."""
+        if answer.reason == "HTTP 404" and job.job_id not in self._told_unknown:
+            self._told_unknown.add(job.job_id)
+            log.warning("the service does not know the job: it is asked for again", **_event(job))
 
     def _later(self, job: LiveJob) -> float:
         now = self._now()
@@ -135,6 +143,7 @@ class Follower:
 
     def _over(self, job: LiveJob) -> None:
         self.in_scope -= job.in_scope
+        self._told_unknown.discard(job.job_id)
         self._ended()
 
 

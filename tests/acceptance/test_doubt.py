@@ -58,6 +58,22 @@ def test_resolve_lists_what_needs_a_person_with_all_that_is_known(place: Place) 
     [one] = json.loads(listed.out)
     assert (one["status"], one["httpStatus"], one["bytesSent"]) == ("in_doubt", 502, one["bytes"])
     assert "502" in one["error"]
+    assert one["history"] == []
+
+
+def test_resolve_tells_what_was_decided_before(place: Place) -> None:
+    """An item that needs a person again is shown with who decided what of it when, and why."""
+    write_manifest(place, "m.csv", make_rows(place, 1, 1))
+    place.use(place.serve(faults="[put]\nstatus_502 = 1.0\ntaken = 0.0"))
+    assert place.run(*RUN).code == 4
+    assert place.run("resolve", "--line", "2", "--not-appended", "--note", "asked the team").code == 0
+    assert place.run(*RUN).code == 4
+    [one] = json.loads(place.run("resolve", "--json").out)
+    [before] = one["history"]
+    assert (before["decision"], before["from"], before["note"]) == ("not-appended", "in_doubt", "asked the team")
+    assert before["by"]
+    told = place.run("resolve").out
+    assert f"{before['at']} {before['by']} decided not-appended: asked the team" in told
     assert one["endedAt"].endswith("Z")
     dropped = place.run("resolve", "--line", str(one["line"]), "--drop")
     assert (dropped.code, place.run("resolve").code) == (0, 0)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from uploader.cli.evidence import Evidence, as_text
 from uploader.cli.inspecting import named_batch
 from uploader.cli.target import credentials
 from uploader.client import Client, JobAnswer, TimeLimits
@@ -16,12 +17,10 @@ from uploader.errors import ExitCode, LedgerBusyError, UsageError
 from uploader.ledger import Ledger
 from uploader.ledger.reading import BatchFacts, find_batches
 from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
-from uploader.ledger.resolving import Open, Selection, open_items, resolve
+from uploader.ledger.resolving import Open, Selection, history, open_items, resolve
 from uploader.model import Decision, Sight, State
 from uploader.policy.settling import proves_append
-from uploader.results import rfc3339
 from uploader.settings import Settings
-from uploader.status import told_bytes, told_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,7 @@ def resolve_items(settings: Settings, asked: Asked, *, as_json: bool) -> ExitCod
         with ledger.reading() as connection:
             batch = named_batch(find_batches(connection), settings, ledger.path)
             found = open_items(connection, batch.batch_id, asked.selection, hold=settings.lanes.hold)
+            past = {one.item_id: history(connection, one.item_id) for one in found}
         sights = _look(settings, batch, found) if asked.look else {}
         if asked.job_id is not None:
             _check_job(settings, batch, asked.job_id)
@@ -50,10 +50,10 @@ def resolve_items(settings: Settings, asked: Asked, *, as_json: bool) -> ExitCod
             told = _settle_by_look(settings, ledger, found, sights)
         with ledger.reading() as connection:
             left = open_items(connection, batch.batch_id, Selection(), hold=settings.lanes.hold)
-    if as_json:
-        print(json.dumps([_as_json(one, sights.get(one.conversation_id), told.get(one.item_id)) for one in found]))  # noqa: T201
-    else:
-        print(_as_text(batch, found, sights, told, asked))  # noqa: T201 - what it is for
+    evidence = [
+        Evidence(one, sights.get(one.conversation_id), past[one.item_id], told.get(one.item_id)) for one in found
+    ]
+    print(json.dumps([one.as_json() for one in evidence]) if as_json else as_text(batch, evidence, looked=asked.look))  # noqa: T201
     return ExitCode.NEEDS_PERSON if left else ExitCode.DONE
 
 
@@ -163,79 +163,3 @@ def _time(flag: str, text: str | None) -> float | None:
         return datetime.fromisoformat(text).astimezone().timestamp()
     except ValueError as error:
         raise UsageError(f"{flag} {text!r}: this is no time: write it as 2026-11-22T03:30:00Z") from error
-
-
-def _as_json(one: Open, sight: Sight | None, settled: State | None) -> dict[str, Any]:
-    return {
-        "line": one.line,
-        "conversationId": one.conversation_id,
-        "audioPath": one.audio_path,
-        "status": one.state.value,
-        "overdue": one.overdue,
-        "error": one.error,
-        "httpStatus": one.http_status,
-        "jobId": one.job_id,
-        "bytes": one.size,
-        "bytesSent": one.bytes_sent,
-        "attempts": one.attempts,
-        "attemptedAt": rfc3339(one.attempted_at),
-        "endedAt": rfc3339(one.ended_at),
-        "before": _sight_json(one.before),
-        "now": _sight_json(sight),
-        "settledAs": settled.value if settled is not None else None,
-    }
-
-
-def _sight_json(sight: Sight | None) -> dict[str, Any] | None:
-    return None if sight is None else {"messages": sight.messages, "lastEnd": sight.last_end}
-
-
-def _as_text(
-    batch: BatchFacts,
-    found: Sequence[Open],
-    sights: Mapping[str, Sight | None],
-    told: Mapping[int, State],
-    asked: Asked,
-) -> str:
-    need = "needs a person" if len(found) == 1 else "need a person"
-    lines = [f"{batch.name}: {told_count(len(found), 'item')} {'selected' if told else need}"]
-    for one in found:
-        lines += _told(one, batch, told.get(one.item_id))
-        if asked.look:
-            lines.append(f"      {_told_sight(one, sights.get(one.conversation_id))}")
-    if told:
-        lines.append("run the batch again: it carries on, and what was held is released")
-    elif found:
-        lines.append(
-            "settle with --line N and one of --appended [JOBID], --not-appended (in doubt), --retry (refused, "
-            "failed), --drop"
-        )
-    return "\n".join(lines)
-
-
-def _of(one: Open, batch: BatchFacts) -> str:
-    """The batch of an item that is in the way from another batch."""
-    return "" if one.batch == batch.name else f" of {one.batch}"
-
-
-def _told(one: Open, batch: BatchFacts, settled: State | None) -> list[str]:
-    state = one.state.value.replace("_", " ") + (", its job never ended" if one.overdue else "")
-    became = f" -> {settled.value}" if settled is not None else ""
-    lines = [f"  line {one.line}{_of(one, batch)}  {one.conversation_id}  {one.audio_path}  {state}{became}"]
-    if one.attempted_at is not None:
-        sent = f"{told_bytes(one.bytes_sent or 0)} of {told_bytes(one.size or 0)}"
-        when = rfc3339(one.ended_at or one.attempted_at)
-        lines.append(f"      attempt {one.attempts} until {when}, {sent} sent")
-    if one.error:
-        lines.append(f"      {one.error}")
-    return lines
-
-
-def _told_sight(one: Open, sight: Sight | None) -> str:
-    if sight is None:
-        return "the conversation's messages cannot be read"
-    now = f"the conversation has {told_count(sight.messages, 'message')} now"
-    if one.before is None:
-        return f"{now}; nothing was noted before the attempt ([doubt] look_before)"
-    proof = "that proves the append" if proves_append(one.before, sight) else "that proves nothing"
-    return f"{now}, {one.before.messages} before the attempt: {proof}"

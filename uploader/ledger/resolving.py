@@ -1,6 +1,6 @@
 """What needs a person, with all that is known of it, and what the person decided."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,18 @@ class Open:
     ended_at: float | None
     bytes_sent: int | None
     before: Sight | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What a person decided of an item once. ``settled_at``: seconds since the epoch."""
+
+    settled_at: float
+    settled_by: str
+    decision: Decision
+    from_state: State
+    job_id: str | None
+    note: str | None
 
 
 def open_items(connection: Connection, batch_id: int, selection: Selection, *, hold: bool) -> list[Open]:
@@ -150,10 +162,13 @@ def note_sight(connection: Connection, attempt_id: int, sight: Sight) -> None:
     )
 
 
-def history(connection: Connection, item_id: int) -> list[Mapping[str, Any]]:
+def history(connection: Connection, item_id: int) -> list[Settlement]:
     """What persons decided of an item, in order."""
-    found = select(settlements).where(settlements.c.item_id == item_id).order_by(settlements.c.id)
-    return [dict(row) for row in connection.execute(found).mappings()]
+    found = connection.execute(select(settlements).where(settlements.c.item_id == item_id).order_by(settlements.c.id))
+    return [
+        Settlement(row.settled_at, row.settled_by, Decision(row.decision), State(row.from_state), row.job_id, row.note)
+        for row in found
+    ]
 
 
 def _concerns(batch_id: int) -> ColumnElement[bool]:

@@ -1,0 +1,115 @@
+"""What a person's decision does to an item in the ledger."""
+
+import pytest
+
+from tests.integration.test_ledger import (
+    LOST,
+    NOT_FOUND,
+    Book,
+    accepted,
+    book,  # noqa: F401 - a fixture
+)
+from uploader.errors import UsageError
+from uploader.ledger.resolving import Open, Selection, history, open_items, resolve
+from uploader.model import Claim, Decision, JobStatus, Reply, State
+from uploader.policy.settling import SETTLES
+
+ELSEWHERE = Reply(
+    connected=True, last_chunk_left=True, status=201, answer={"jobId": "j1", "conversationId": "another"}, bytes_sent=7
+)
+
+
+def needing(book: Book, state: State) -> Open:
+    """One item that needs a person, in this state."""
+    load = book.load([("c", "a.wav"), ("c", "b.wav")])
+    one = book.claim_one()
+    if state is State.FAILED:
+        book.answer(one, accepted("j"))
+        book.end("j", JobStatus.FAILED)
+    else:
+        book.answer(one, NOT_FOUND if state is State.REFUSED else LOST)
+    assert book.states(load) == f"{state.value} held"
+    return first(book)
+
+
+def first(book: Book) -> Open:
+    """The first item of the batch that needs a person."""
+    with book.ledger.reading() as connection:
+        found = open_items(connection, book.loads["m.csv"].batch_id, Selection(), hold=book.hold)
+    return found[0]
+
+
+def decide(book: Book, one: Open, decision: Decision, job_id: str | None = None, note: str | None = None) -> State:
+    """Settle an item."""
+    with book.ledger.writing() as connection:
+        return resolve(connection, one, decision, job_id=job_id, note=note, who="ann", now=book.now, hold=book.hold)
+
+
+@pytest.mark.parametrize("state", [State.IN_DOUBT, State.REFUSED, State.FAILED])
+@pytest.mark.parametrize("decision", Decision)
+def test_a_decision_fits_its_states_or_changes_nothing(book: Book, state: State, decision: Decision) -> None:  # noqa: F811
+    """What fits settles the item, and its lane goes on; what does not fit is refused, and all stays as it was."""
+    one = needing(book, state)
+    if state in SETTLES[decision]:
+        settled = decide(book, one, decision)
+        assert settled is book.lines(book.loads["m.csv"])[0].state
+        assert "held" not in book.states(book.loads["m.csv"])
+        return
+    with pytest.raises(UsageError, match=f"line 2: it is {state.value}: --{decision.value} is for"):
+        decide(book, one, decision)
+    assert book.states(book.loads["m.csv"]) == f"{state.value} held"
+
+
+def doubtful_twins(book: Book) -> Claim:
+    """The same audio twice for one conversation: the first was settled as appended, the second is in doubt."""
+    book.load([("c", "a.wav"), ("c", "a.wav")])
+    book.answer(book.claim_one(), ELSEWHERE)
+    assert first(book).job_id == "j1"
+    assert decide(book, first(book), Decision.APPENDED) is State.COMPLETED
+    second = book.claim_one()
+    book.answer(second, LOST)
+    return second
+
+
+def test_a_job_that_an_untrusted_answer_named_does_not_stay_with_the_item(book: Book) -> None:  # noqa: F811
+    """Settled as appended without a jobId: the jobId is unknown, and may be named as another append's."""
+    doubtful_twins(book)
+    assert [line.job_id for line in book.lines(book.loads["m.csv"])] == [None, None]
+    assert decide(book, first(book), Decision.APPENDED, "j1") is State.ACCEPTED
+
+
+def test_a_job_belongs_to_one_append(book: Book) -> None:  # noqa: F811
+    """A jobId that the ledger shows at another item is refused: it is a slip of the pen."""
+    book.load([("c", "a.wav"), ("d", "b.wav")])
+    one, other = book.claim()
+    book.answer(one, ELSEWHERE)
+    book.answer(other, LOST)
+    with book.ledger.reading() as connection:
+        found = open_items(connection, book.loads["m.csv"].batch_id, Selection(conversations=("d",)), hold=True)
+    with pytest.raises(UsageError, match="--appended j1: the ledger knows this job as another append's"):
+        decide(book, found[0], Decision.APPENDED, "j1")
+
+
+def test_what_was_decided_is_kept_in_order(book: Book) -> None:  # noqa: F811
+    """Who, when, what, of which state, with which note; of one item, as often as it needed a person."""
+    one = needing(book, State.IN_DOUBT)
+    decide(book, one, Decision.NOT_APPENDED, note="no message came")
+    book.now += 60
+    book.answer(book.claim_one(), NOT_FOUND)
+    decide(book, first(book), Decision.DROP, note="wrong id")
+    with book.ledger.reading() as connection:
+        kept = history(connection, one.item_id)
+    assert [(done.decision, done.from_state, done.note, done.settled_at) for done in kept] == [
+        (Decision.NOT_APPENDED, State.IN_DOUBT, "no message came", 1000.0),
+        (Decision.DROP, State.REFUSED, "wrong id", 1060.0),
+    ]
+    assert {done.settled_by for done in kept} == {"ann"}
+
+
+def test_what_a_run_changed_meanwhile_is_not_settled(book: Book) -> None:  # noqa: F811
+    """A decision is about what was looked at: an item that was sent again since is left alone."""
+    seen = needing(book, State.REFUSED)
+    decide(book, seen, Decision.RETRY)
+    book.claim_one()
+    with pytest.raises(UsageError, match="a run has changed this item meanwhile"):
+        decide(book, seen, Decision.DROP)

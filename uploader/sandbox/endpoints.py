@@ -7,8 +7,9 @@ from typing import Any
 
 from aiohttp import web
 
+from uploader.sandbox import insights
 from uploader.sandbox.body import read_body
-from uploader.sandbox.entries import JobStatus, PollEntry, TokenEntry
+from uploader.sandbox.entries import JobStatus, LookEntry, PollEntry, TokenEntry
 from uploader.sandbox.fates import poll_fault
 from uploader.sandbox.jobs import Jobs
 from uploader.sandbox.journal import Journal
@@ -79,37 +80,34 @@ class JobEndpoint:
 
 
 class ConversationEndpoint:
-    """`GET /v1/conversations/{conversationId}`, and its messages."""
+    """`GET /v1/conversations/{conversationId}`, and what stands under it."""
 
-    parts = ("", "messages")
-    """What can be asked of a conversation: itself, or its messages."""
+    parts = insights.PARTS.keys()
+    """What can be asked of a conversation: itself, or a part."""
 
-    def __init__(self, settings: SandboxSettings, tokens: Tokens, jobs: Jobs) -> None:
+    def __init__(self, settings: SandboxSettings, journal: Journal, tokens: Tokens, jobs: Jobs) -> None:
         self._settings = settings
+        self._journal = journal
         self._tokens = tokens
         self._jobs = jobs
 
     async def answer(self, request: web.BaseRequest, conversation: str, part: str) -> web.StreamResponse:
         """Tells what is known of a conversation: that it is there, and what was appended to it."""
-        if not self._tokens.accepts(request.headers.get("Authorization")):
-            return refusal(401, limit=self._settings.limit)
-        if not self._settings.faults.knows(conversation):
-            return refusal(404, limit=self._settings.limit)
-        if part == "messages":
-            return web.json_response({"messages": self._messages(conversation)})
-        return web.json_response({"id": conversation, "type": "meeting", "name": conversation})
+        status = self._refusal(request, conversation)
+        body = None
+        if status is None:
+            status, body = insights.told(conversation, part, self._jobs, self._journal)
+        self._journal.add(
+            LookEntry(at=self._journal.now(), conversation_id=conversation, part=part or None, status=status)
+        )
+        if body is None:
+            return refusal(status, limit=self._settings.limit)
+        return web.json_response(body, status=status)
 
-    def _messages(self, conversation: str) -> list[dict[str, Any]]:
-        """A message for each completed job: the sandbox hears nothing, and invents no speech."""
-        return [
-            {
-                "id": job.job_id,
-                "text": f"({job.size} bytes of audio; the sandbox does not transcribe)",
-                "endTime": job.ended_at.isoformat() if job.ended_at else None,
-                "conversationId": conversation,
-            }
-            for job in self._jobs.completed(conversation)
-        ]
+    def _refusal(self, request: web.BaseRequest, conversation: str) -> int | None:
+        if not self._tokens.accepts(request.headers.get("Authorization")):
+            return 401
+        return None if self._settings.faults.knows(conversation) else 404
 
 
 def _json(body: bytes) -> Any:

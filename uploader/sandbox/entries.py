@@ -82,7 +82,19 @@ class PollEntry:
     """The job's own, if the answer told it."""
 
 
-Entry = PutBegun | PutEntry | JobEntry | TokenEntry | PollEntry
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookEntry:
+    """A conversation was asked for, or a part of it."""
+
+    event: Literal["look"] = "look"
+    at: float
+    conversation_id: str
+    part: str | None
+    """What stands under the conversation in the path; None for itself."""
+    status: int
+
+
+Entry = PutBegun | PutEntry | JobEntry | TokenEntry | PollEntry | LookEntry
 
 _KINDS: Final[dict[str, type[Entry]]] = {
     "put-begun": PutBegun,
@@ -91,6 +103,7 @@ _KINDS: Final[dict[str, type[Entry]]] = {
     "job-ended": JobEntry,
     "token": TokenEntry,
     "poll": PollEntry,
+    "look": LookEntry,
 }
 
 

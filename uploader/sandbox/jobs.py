@@ -67,6 +67,10 @@ class Jobs:
         job = self._jobs.get(job_id)
         return job.status if job else None
 
+    def is_busy(self, conversation: str) -> bool:
+        """Whether a job of a conversation has not ended."""
+        return conversation in self._lines
+
     def completed(self, conversation: str) -> list[Job]:
         """The completed jobs of a conversation, in order."""
         done = [job for job in self._jobs.values() if (job.conversation, job.status) == (conversation, "completed")]

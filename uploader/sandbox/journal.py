@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TextIO
 
 from uploader.errors import UsageError
-from uploader.sandbox.entries import Entry, JobEntry, PollEntry, PutBegun, PutEntry, from_json, to_json
+from uploader.sandbox.entries import Entry, JobEntry, LookEntry, PollEntry, PutBegun, PutEntry, from_json, to_json
 
 
 class Journal:
@@ -66,6 +66,10 @@ class Journal:
     def polls(self, job_id: str) -> list[PollEntry]:
         """The polls of one job, in order."""
         return [entry for entry in self.entries if isinstance(entry, PollEntry) and entry.job_id == job_id]
+
+    def looks(self) -> list[LookEntry]:
+        """What was asked of conversations, in order."""
+        return [entry for entry in self.entries if isinstance(entry, LookEntry)]
 
     def peak_live(self) -> int:
         """The most slots that were ever taken at once."""

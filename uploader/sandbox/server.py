@@ -118,7 +118,7 @@ class Sandbox:
             ("PUT", "/v1/process/audio/"): PutEndpoint(self._settings, journal, tokens, jobs).answer,
             ("GET", "/v1/job/"): JobEndpoint(self._settings, journal, tokens, jobs).answer,
         }
-        self._conversations = ConversationEndpoint(self._settings, tokens, jobs)
+        self._conversations = ConversationEndpoint(self._settings, journal, tokens, jobs)
 
     def _server(self) -> web.Server:
         return web.Server(

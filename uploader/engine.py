@@ -300,6 +300,16 @@ class Engine:
             await asyncio.wait(self._under_way)
 
 
+async def side_by_side(works: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Do several works at once, until all are done; the first failure ends the others, and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+
+
 def steady_clock(wall: Callable[[], float], steady: Callable[[], float]) -> Callable[[], float]:
     """Seconds since the epoch that follow a steady clock: a wall clock that jumps shortens no wait."""
     offset = wall() - steady()

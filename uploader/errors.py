@@ -66,6 +66,12 @@ class LedgerBusyError(UploaderError):
     exit_code = ExitCode.NOT_NOW
 
 
+class FolderBusyError(UploaderError):
+    """Another command writes into the folder of insights."""
+
+    exit_code = ExitCode.NOT_NOW
+
+
 class SourceError(UploaderError):
     """An audio file cannot be read, or changed while it was read: its item is refused.
 

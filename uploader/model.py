@@ -195,6 +195,20 @@ class Reply:
         return text[:300] if isinstance(text, str) else ""
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What asking the service for something came to; asking changes nothing, so it may be asked again.
+
+    ``status`` None: nothing came back. ``failure`` says why, or why the body could not be read. ``body`` is JSON of
+    any type.
+    """
+
+    status: int | None = None
+    body: Any = None
+    retry_after: str | None = None
+    failure: str = ""
+
+
 class Next(StrEnum):
     """What is to be done after an attempt."""
 
@@ -231,6 +245,18 @@ class Sight:
 
     messages: int
     last_end: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationFacts:
+    """How far a conversation is, over all batches. ``live``: items whose job may be running.
+
+    ``last_finished_at``: when the last of its completed items finished, in seconds since the epoch.
+    """
+
+    completed: int
+    last_finished_at: float | None
+    live: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,22 +149,38 @@ class _Lines:
 
 
 @contextmanager
+def replacing(path: Path, mode: int, suffix: str = "") -> Iterator[IO[str]]:
+    """A file to write that takes the path's place, whole and on the disk, where the block ends well.
+
+    Args:
+        path: Where it shall stand.
+        mode: Who may read it.
+        suffix: The end of its name until then; it is hidden, and named after the path.
+
+    Raises:
+        OSError: It cannot be written; what stood there still does.
+    """
+    with NamedTemporaryFile(
+        "w", encoding="utf-8", newline="", dir=path.parent, prefix=f".{path.name}.", suffix=suffix, delete=False
+    ) as file:
+        try:
+            yield file
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+            Path(file.name).replace(path)
+        except BaseException:
+            with suppress(OSError):
+                Path(file.name).unlink()
+            raise
+    _sync_folder(path.parent)
+
+
+@contextmanager
 def _replacing(path: Path) -> Iterator[IO[str]]:
     try:
-        with NamedTemporaryFile(
-            "w", encoding="utf-8", newline="", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            try:
-                yield file
-                file.flush()
-                os.fchmod(file.fileno(), 0o666 & ~_UMASK)  # as any file of the user's, not as a temporary one
-                os.fsync(file.fileno())
-                Path(file.name).replace(path)
-            except BaseException:
-                with suppress(OSError):
-                    Path(file.name).unlink()
-                raise
-        _sync_folder(path.parent)
+        with replacing(path, 0o666 & ~_UMASK) as file:  # as any file of the user's, not as a temporary one
+            yield file
     except OSError as error:
         raise ResultsUnavailableError(
             f"{path} could not be written ({error.strerror}): the ledger has everything; make room or give leave, "

@@ -117,6 +117,17 @@ class Jobs(BaseModel):
     polls_per_second: float = Field(5.0, gt=0, le=1000, description="status requests per second, for the whole account")
 
 
+class Insights(BaseModel):
+    """``[insights]``: what `uploader insights` fetches, and how fast."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    requests_per_second: float = Field(
+        5.0, gt=0, le=1000, description="requests per second, for all conversations together"
+    )
+    only: tuple[str, ...] = Field((), description="the parts that are fetched; none named: all of them")
+
+
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 
 
@@ -144,15 +155,15 @@ class Settings(BaseSettings):
     ledger: Annotated[str, AfterValidator(_ledger)] = option(
         default_ledger,
         metavar="URL",
-        commands="run plan status results resolve",
+        commands="run plan status results resolve insights",
         meaning="the durable memory of what was appended, as sqlite:////path; one for all nights and manifests",
     )
     batch: str | None = option(
         None,
         metavar="NAME",
-        commands="run plan status results resolve",
+        commands="run plan status results resolve insights",
         min_length=1,
-        meaning="the batch's name (run: the manifest's file name; status, results: the batch that ran last)",
+        meaning="the batch's name (run: the manifest's file name; status, results, insights: the batch that ran last)",
     )
     results: Path | None = option(
         None,
@@ -169,7 +180,7 @@ class Settings(BaseSettings):
     base_url: Annotated[str, AfterValidator(_base_url)] = option(
         "https://api.symbl.ai",
         metavar="URL",
-        commands="run plan",
+        commands="run plan insights",
         meaning="the service; https unless it is on this machine",
     )
     app_id: SecretStr | None = Field(None, description="the application's id, for a token")
@@ -217,17 +228,17 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "text", "json"] = option(
         "auto",
         metavar="auto|text|json",
-        commands="run plan status results resolve sandbox",
+        commands="run plan status results resolve insights sandbox",
         meaning="logs on standard error: text on a terminal, else JSON lines",
     )
     log_level: Literal["debug", "info", "warning", "error"] = option(
         "info",
         metavar="LEVEL",
-        commands="run plan status results resolve sandbox",
+        commands="run plan status results resolve insights sandbox",
         meaning="the least level that is logged: debug, info, warning or error",
     )
     give_up_seconds: Seconds = option(
-        1800.0, metavar="S", commands="run", meaning="end the run after so long without a good answer"
+        1800.0, metavar="S", commands="run insights", meaning="end the run after so long without a good answer"
     )
     doubt_seconds: Seconds = option(
         900.0,
@@ -239,7 +250,7 @@ class Settings(BaseSettings):
         21600.0, metavar="S", commands="run", meaning="how long a job may take before its end is not waited for"
     )
     connect_seconds: Seconds = option(
-        30.0, metavar="S", commands="run", meaning="time limit to connect to the service, TLS included"
+        30.0, metavar="S", commands="run insights", meaning="time limit to connect to the service, TLS included"
     )
     stall_seconds: Seconds = option(
         60.0, metavar="S", commands="run", meaning="time limit for an upload of which no byte moves"
@@ -270,6 +281,7 @@ class Settings(BaseSettings):
     replies: Replies = Field(default_factory=Replies, description="what the operator vouches for")
     doubt: Doubt = Field(default_factory=Doubt, description="what evidence is kept for items in doubt")
     jobs: Jobs = Field(default_factory=Jobs, description="how live jobs are followed")
+    insights: Insights = Field(default_factory=Insights, description="what insights are fetched, and how fast")
 
     _file: str = PrivateAttr("config file")
 

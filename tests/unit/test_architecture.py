@@ -15,6 +15,7 @@ ROWS = {
     "engine": 5,
     "attempt": 4,
     "jobs": 4,
+    "insights": 4,
     "client": 3,
     "ledger": 3,
     "manifest": 3,

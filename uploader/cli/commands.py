@@ -165,6 +165,37 @@ def resolve(
     _end(work, config, flags)
 
 
+@cli.command(epilog=environment_help())
+@click.argument("folder", required=False, type=click.Path(path_type=Path), metavar="[FOLDER]")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="PARTS",
+    help="only these parts: members, messages, topics, action-items, follow-ups, questions, summary, entities, "
+    "analytics, trackers; with commas, or given more than once  [default: all]",
+)
+@click.option("--again", is_flag=True, help="fetch what is asked for anew, though the files have it")
+@settings_options("insights")
+@click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="the closing summary as JSON")
+def insights(
+    folder: Path | None, config: Path | None, *, only: tuple[str, ...], again: bool, as_json: bool, **flags: Any
+) -> None:
+    """Fetch what the service made of the conversations in which items of the batch completed.
+
+    Each conversation gets one JSON file in FOLDER, which is made where there is none (default: beside the results,
+    monday.insights for monday.results.csv). Only its owner can read it, and it is written whole or not at all. A
+    file that is up to date is not fetched again: the same command goes on where it stopped. Parts that --only does
+    not name are kept as long as nothing was appended since. Conversations that still have live jobs are left out.
+    It works beside a run.
+
+    Exit codes: 0 all files are written; 1 some conversations were left out; 2 usage; 3 credentials; 5 gave up for
+    now, run again; 6 another command writes into FOLDER; 130, 143 stopped by a signal, run again.
+    """
+    from uploader.cli.fetching import fetch_insights  # noqa: PLC0415 - see run
+
+    _end(lambda settings: fetch_insights(settings, folder, only, again=again, as_json=as_json), config, flags)
+
+
 @cli.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="where to listen; this machine alone")
 @click.option("--port", default=0, show_default=True, help="the port; 0 takes a free one")

@@ -74,18 +74,25 @@ async def read_answer(response: aiohttp.ClientResponse, most_bytes: int) -> tupl
         response: The answer, its head read.
         most_bytes: A longer body is none of the service's.
     """
+    answer, broken = await read_json(response, most_bytes)
+    if broken:
+        return None, broken
+    return (answer, "") if isinstance(answer, dict) else (None, "the answer is no JSON object")
+
+
+async def read_json(response: aiohttp.ClientResponse, most_bytes: int) -> tuple[Any, str]:
+    """Read JSON of any type, as ``read_answer`` does; a reason, which is empty where it could be read."""
     text = bytearray()
     try:
         async for chunk in response.content.iter_chunked(64 * 1024):
             text += chunk
             if len(text) > most_bytes:
                 return None, "the answer is too long to be one of the service's"
-        answer = json.loads(text)
+        return json.loads(text), ""
     except (aiohttp.ClientError, OSError) as error:
         return None, f"the answer broke off: {told(error)}"
     except (ValueError, RecursionError):
         return None, "the answer is no JSON"
-    return (answer, "") if isinstance(answer, dict) else (None, "the answer is no JSON object")
 
 
 def told(error: BaseException) -> str:

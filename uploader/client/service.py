@@ -1,4 +1,4 @@
-"""The service's calls: append audio, ask for a job, ask whether it is there."""
+"""The service's calls: append audio, ask for a job, for a conversation, ask whether it is there."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +16,7 @@ from uploader.client.connection import (
     UploadConnector,
     proxy_for,
     read_answer,
+    read_json,
     send_once,
     ssl_context,
     told,
@@ -23,11 +24,11 @@ from uploader.client.connection import (
 )
 from uploader.client.token import Credentials, Token, Tokens, TokenUnavailableError
 from uploader.client.upload import Gate, Upload
-from uploader.model import JobStatus, Reply, Sight
+from uploader.model import Answer, JobStatus, Reply, Sight
 
 ANSWER_MOST_BYTES = 256 * 1024
 """An answer to a PUT, or of the job endpoint, is short."""
-MESSAGES_MOST_BYTES = 64 * 1024 * 1024
+CONVERSATION_MOST_BYTES = 64 * 1024 * 1024
 """A long conversation has many messages."""
 GET_SECONDS = 60.0
 
@@ -150,14 +151,25 @@ class Client:
         Raises:
             CredentialsError: The service does not take the credentials.
         """
-        status, answer = await self._get(
-            f"/v1/conversations/{quote(conversation_id, safe='')}/messages", MESSAGES_MOST_BYTES
-        )
-        messages = answer.get("messages")
-        if status != 200 or not isinstance(messages, list):
+        answer = await self.conversation(conversation_id, "messages")
+        messages = answer.body.get("messages") if isinstance(answer.body, dict) else None
+        if answer.status != 200 or not isinstance(messages, list):
             return None
         ends = [one.get("endTime") for one in messages if isinstance(one, dict)]
         return Sight(len(messages), max((end for end in ends if isinstance(end, str)), default=None))
+
+    async def conversation(self, conversation_id: str, part: str = "") -> Answer:
+        """Ask for a conversation, or for what the service made of it.
+
+        Args:
+            conversation_id: The conversation.
+            part: What stands under it in the path (``messages``, ``trackers-detected``); empty for itself.
+
+        Raises:
+            CredentialsError: The service does not take the credentials.
+        """
+        path = f"/v1/conversations/{quote(conversation_id, safe='')}" + (f"/{part}" if part else "")
+        return await self._ask(path, CONVERSATION_MOST_BYTES)
 
     async def is_there(self, job_id: str) -> bool:
         """Ask anything that changes nothing: whether the service itself answers, whatever it says.
@@ -195,33 +207,39 @@ class Client:
         query = "?" + urlencode(request.query, quote_via=quote, safe="") if request.query else ""
         return URL(self._base_url + path + query, encoded=True)
 
-    async def _get(self, path: str, most_bytes: int = ANSWER_MOST_BYTES) -> tuple[int | None, Mapping[str, Any]]:
+    async def _get(self, path: str) -> tuple[int | None, Mapping[str, Any]]:
+        """GET a short JSON object."""
+        answer = await self._ask(path, ANSWER_MOST_BYTES)
+        if answer.status is None:
+            return None, {"failure": answer.failure}
+        return answer.status, answer.body if isinstance(answer.body, dict) else {}
+
+    async def _ask(self, path: str, most_bytes: int) -> Answer:
         """GET with a token; after a 401 once more with a new one."""
-        status: int | None = None
-        answer: Mapping[str, Any] = {}
+        answer = Answer()
         try:
             for _ in range(2):
                 token = await self._tokens.get()
-                status, answer = await self._get_once(path, token, most_bytes)
-                if status != 401:
+                answer = await self._ask_once(path, token, most_bytes)
+                if answer.status != 401:
                     self._tokens.taken()
                     break
                 self._tokens.refused(token)
         except TokenUnavailableError as error:
-            return None, {"failure": str(error)}
+            return Answer(failure=str(error))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            return None, {"failure": told(error)}
-        return status, answer
+            return Answer(failure=told(error))
+        return answer
 
-    async def _get_once(self, path: str, token: Token, most_bytes: int) -> tuple[int, Mapping[str, Any]]:
+    async def _ask_once(self, path: str, token: Token, most_bytes: int) -> Answer:
         async with self._asking.get(
             URL(self._base_url + path, encoded=True),
             headers={"Authorization": f"Bearer {token.value}"},
             allow_redirects=False,
             **self._proxy,
         ) as response:
-            answer, _ = await read_answer(response, most_bytes)
-            return response.status, answer or {}
+            body, broken = await read_json(response, most_bytes)
+            return Answer(response.status, body, response.headers.get("Retry-After"), broken)
 
 
 def told_end(error: BaseException) -> str:

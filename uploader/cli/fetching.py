@@ -1,0 +1,194 @@
+"""`uploader insights`: what the service made of the conversations, a file each."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from uploader.cli.inspecting import named_batch
+from uploader.cli.target import credentials
+from uploader.client import Client, TimeLimits
+from uploader.engine import side_by_side, steady_clock
+from uploader.errors import ExitCode, UploaderError, UsageError
+from uploader.insights import Asker, Fetcher, Report, folder_for_insights
+from uploader.ledger import Ledger
+from uploader.ledger.reading import BatchFacts, find_batches
+from uploader.pace import Pace
+from uploader.policy.insights import Part, chosen
+from uploader.settings import Settings
+from uploader.status import told_count
+
+log = structlog.get_logger()
+
+FETCHERS = 4
+"""So many conversations are fetched at once; the rate is set by ``[insights] requests_per_second``."""
+EXAMPLES = 5
+"""So many of those that were left out are told to a person; a machine gets more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What was fetched, and how it ended."""
+
+    batch: str
+    folder: Path
+    report: Report
+    seconds: float
+    exit_code: ExitCode
+    reason: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The summary for a machine."""
+        report = self.report
+        return {
+            "batch": self.batch,
+            "exitCode": int(self.exit_code),
+            "folder": str(self.folder),
+            "conversations": report.conversations,
+            "written": report.written,
+            "upToDate": report.up_to_date,
+            "leftOut": report.left_out,
+            "leftOutExamples": [
+                {"conversationId": one.conversation_id, "reason": one.reason} for one in report.examples
+            ],
+            "lacking": dict(report.lacking),
+            "seconds": round(self.seconds, 3),
+            "reason": self.reason or None,
+        }
+
+    def as_text(self) -> str:
+        """The summary for a person."""
+        report = self.report
+        counts = f"{report.written} written, {report.up_to_date} up to date, {report.left_out} left out"
+        lines = [f"{self.batch}: {told_count(report.conversations, 'conversation')}: {counts}"]
+        lines.append(f"  folder    {self.folder}")
+        if report.lacking:
+            told = ", ".join(f"{name} in {count}" for name, count in report.lacking.items())
+            lines.append(f"  lacking   {told}: the files' errors say why")
+        lines += [f"  left out  {one.conversation_id}: {one.reason}" for one in report.examples[:EXAMPLES]]
+        if report.left_out > EXAMPLES:
+            lines.append(f"  left out  {report.left_out - EXAMPLES} more: the log names them")
+        if self.reason:
+            lines.append(f"  stopped   {self.reason}")
+        return "\n".join(lines)
+
+
+def fetch_insights(
+    settings: Settings, folder: Path | None, only: Sequence[str], *, again: bool, as_json: bool
+) -> ExitCode:
+    """Fetch the insights of the conversations in which items of a batch completed."""
+    wanted = chosen([name for text in only or settings.insights.only for name in text.replace(",", " ").split()])
+    with Ledger.open_for_reading(settings.ledger) as ledger:
+        batch = _batch(settings, ledger)
+        fetching = _Fetching(settings, ledger, batch, folder or _default_folder(batch), wanted)
+        with folder_for_insights(fetching.folder):
+            summary = asyncio.run(fetching.fetch(again=again))
+    print(json.dumps(summary.as_json()) if as_json else summary.as_text())  # noqa: T201 - what it is for
+    return summary.exit_code
+
+
+class _Fetching:
+    """One pass over the batch: the parts put together, and the signals."""
+
+    def __init__(
+        self, settings: Settings, ledger: Ledger, batch: BatchFacts, folder: Path, wanted: Sequence[Part]
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._batch = batch
+        self.folder = folder
+        self._wanted = wanted
+        self._credentials = credentials(settings)
+        self._now = steady_clock(time.time, time.monotonic)
+        self._signal: ExitCode | None = None
+
+    async def fetch(self, *, again: bool) -> Summary:
+        """Fetch until all is done, it fails, or a signal comes; what is written stays."""
+        begun, failure = time.monotonic(), None
+        limits = TimeLimits(connect=self._settings.connect_seconds)
+        async with Client(self._batch.base_url, self._credentials, limits, self._now) as client:
+            fetcher = self._fetcher(client, again=again)
+            try:
+                async with asyncio.timeout(None) as until_signal:
+                    self._listen(until_signal)
+                    await side_by_side([fetcher.fetch_all() for _ in range(FETCHERS)])
+            except TimeoutError:
+                log.warning("stopped by a signal: what is written stays")
+            except UploaderError as error:
+                failure = error
+        return Summary(
+            batch=self._batch.name,
+            folder=self.folder,
+            report=fetcher.report,
+            seconds=time.monotonic() - begun,
+            exit_code=self._exit_code(fetcher.report, failure),
+            reason=str(failure or ""),
+        )
+
+    def _fetcher(self, client: Client, *, again: bool) -> Fetcher:
+        pace = Pace(self._settings.insights.requests_per_second)
+        # the jitter needs no secret
+        asker = Asker(client, pace, self._now, random.Random(), self._settings.give_up_seconds)  # noqa: S311
+        return Fetcher(
+            asker=asker,
+            ledger=self._ledger,
+            batch=self._batch,
+            folder=self.folder,
+            wanted=self._wanted,
+            again=again,
+            now=self._now,
+        )
+
+    def _listen(self, until_signal: asyncio.Timeout) -> None:
+        """The first signal ends what is under way: asking changes nothing; the second ends at once."""
+        loop = asyncio.get_running_loop()
+
+        def stop(code: ExitCode) -> None:
+            if self._signal is not None:
+                sys.stderr.flush()
+                os._exit(int(code))
+            self._signal = code
+            until_signal.reschedule(loop.time())
+
+        loop.add_signal_handler(signal.SIGINT, stop, ExitCode.INTERRUPTED)
+        loop.add_signal_handler(signal.SIGTERM, stop, ExitCode.TERMINATED)
+
+    def _exit_code(self, report: Report, failure: UploaderError | None) -> ExitCode:
+        if failure is not None:
+            return failure.exit_code
+        if self._signal is not None:
+            return self._signal
+        if report.gave_up:
+            return ExitCode.GAVE_UP
+        return ExitCode.NEEDS_PERSON if report.left_out else ExitCode.DONE
+
+
+def _batch(settings: Settings, ledger: Ledger) -> BatchFacts:
+    """The batch; where a base URL is set, one of that service: no other gets its credentials."""
+    with ledger.reading() as connection:
+        known = find_batches(connection)
+    here = [one for one in known if one.base_url == settings.base_url or "base_url" not in settings.model_fields_set]
+    if known and not here:
+        elsewhere = ", ".join(sorted({one.base_url for one in known}))
+        raise UsageError(
+            f"ledger {ledger.path}: no batch of {settings.base_url} (--base-url) in it; it has batches of {elsewhere}"
+        )
+    return named_batch(here, settings, ledger.path)
+
+
+def _default_folder(batch: BatchFacts) -> Path:
+    """Beside the batch's results, under the same name."""
+    if batch.results is None:
+        raise UsageError(f"batch {batch.name}: it has no results file to put the folder beside: name a FOLDER")
+    results, here = Path(batch.results), Path.cwd()
+    folder = results.with_name(results.stem.removesuffix(".results") + ".insights")
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder

@@ -1,0 +1,204 @@
+"""Fetches one conversation after the other, as long as the ledger names any."""
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from uploader.insights import files
+from uploader.insights.asking import Asker
+from uploader.ledger import Ledger
+from uploader.ledger.conversations import Conversation, conversation_facts, conversations
+from uploader.ledger.reading import BatchFacts
+from uploader.model import Answer, ConversationFacts
+from uploader.policy.insights import PARTS, Part, Plan, file_name, is_final, plan, refusal, why_not_yet
+from uploader.results import rfc3339
+
+log = structlog.get_logger()
+
+PAGE = 500
+"""So many conversations are read from the ledger at once."""
+EXAMPLES = 50
+"""So many of those that were left out are kept to be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A conversation whose file was not written, and why."""
+
+    conversation_id: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Report:
+    """What came of the conversations. ``lacking``: files that a part could not be had for, by the part's name."""
+
+    written: int = 0
+    up_to_date: int = 0
+    left_out: int = 0
+    gave_up: int = 0
+    """Those of the left out that the service gave no good answer for."""
+    examples: list[LeftOut] = field(default_factory=list)
+    lacking: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def conversations(self) -> int:
+        """All that were looked at."""
+        return self.written + self.up_to_date + self.left_out
+
+    def leave_out(self, one: Conversation, reason: str, *, gave_up: bool = False) -> None:
+        """Count a conversation as left out."""
+        self.left_out += 1
+        self.gave_up += gave_up
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(LeftOut(one.conversation_id, reason))
+        log.warning("insights left out", line=one.line, conversationId=one.conversation_id)
+
+
+class LeftOutError(Exception):
+    """A conversation is left out; ``gave_up``: because the service gave no good answer."""
+
+    def __init__(self, reason: str, *, gave_up: bool = False) -> None:
+        super().__init__(reason)
+        self.gave_up = gave_up
+
+
+class Fetcher:
+    """Fetches the conversations of a batch.
+
+    Args:
+        asker: Who asks the service.
+        ledger: The ledger; it is only read.
+        batch: The batch.
+        folder: Where the files go.
+        wanted: The parts that are asked for.
+        again: Whether they are fetched even where a file has them.
+        now: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        asker: Asker,
+        ledger: Ledger,
+        batch: BatchFacts,
+        folder: Path,
+        wanted: Sequence[Part],
+        again: bool,
+        now: Callable[[], float],
+    ) -> None:
+        self.report = Report()
+        self._asker = asker
+        self._ledger = ledger
+        self._batch = batch
+        self._folder = folder
+        self._wanted = wanted
+        self._again = again
+        self._now = now
+        self._turn = asyncio.Lock()
+        self._page: deque[Conversation] = deque()
+        self._last_line = 0
+
+    async def fetch_all(self) -> None:
+        """Fetch one conversation after the other until none is left; several may do so side by side.
+
+        Raises:
+            UploaderError: Why it cannot go on; what is written stays.
+        """
+        while (one := await self._next()) is not None:
+            await self._fetch(one)
+
+    async def _next(self) -> Conversation | None:
+        async with self._turn:
+            if not self._page:
+                self._page.extend(await asyncio.to_thread(self._read_page))
+                self._last_line = self._page[-1].line if self._page else self._last_line
+            return self._page.popleft() if self._page else None
+
+    def _read_page(self) -> Sequence[Conversation]:
+        with self._ledger.reading() as connection:
+            return conversations(connection, self._batch.batch_id, self._last_line, PAGE)
+
+    async def _fetch(self, one: Conversation) -> None:
+        begun = time.monotonic()
+        try:
+            content = await self._bring_up_to_date(one)
+        except LeftOutError as error:
+            self.report.leave_out(one, str(error), gave_up=error.gave_up)
+            return
+        if content is None:
+            self.report.up_to_date += 1
+            return
+        self.report.written += 1
+        self.report.lacking.update(content["errors"].keys())
+        told = {"line": one.line, "conversationId": one.conversation_id, "lacking": len(content["errors"])}
+        log.info("insights", **told, seconds=round(time.monotonic() - begun, 3))
+
+    async def _bring_up_to_date(self, one: Conversation) -> Mapping[str, Any] | None:
+        """Write the file of a conversation; None where the one that stands there is up to date."""
+        facts = await asyncio.to_thread(self._look, one)
+        if reason := why_not_yet(facts):
+            raise LeftOutError(reason)
+        path = self._folder / file_name(one.conversation_id)
+        found = await asyncio.to_thread(files.read, path, self._batch.base_url, one.conversation_id)
+        todo = plan(self._wanted, files.kept(found), _completed(facts), again=self._again)
+        if not todo.fetch:
+            return None
+        content = await self._content(one, facts, todo, found or {})
+        if await asyncio.to_thread(self._look, one) != facts:
+            raise LeftOutError("it was appended to while it was fetched: run the same command again")
+        await asyncio.to_thread(files.write, path, content)
+        return content
+
+    def _look(self, one: Conversation) -> ConversationFacts:
+        with self._ledger.reading() as connection:
+            return conversation_facts(connection, one.lane_id, self._now())
+
+    async def _content(
+        self, one: Conversation, facts: ConversationFacts, todo: Plan, found: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What a file shall say: the new parts, and of the old ones what is still true."""
+        head = await self._ask(one)
+        if refusal(head):
+            raise LeftOutError(refusal(head))
+        old = {part.member for part in todo.keep}
+        parts = {member: when for member, when in found.get("parts", {}).items() if member in old}
+        errors = {member: why for member, why in found.get("errors", {}).items() if member in old}
+        bodies = {member: found.get(member) for member in old}
+        for part in todo.fetch:
+            answer = await self._ask(one, part.path)
+            why = refusal(answer)
+            errors |= {part.member: why} if why else {}
+            bodies[part.member] = None if why else answer.body
+            parts[part.member] = rfc3339(self._now())
+        return {
+            "conversationId": one.conversation_id,
+            "service": self._batch.base_url,
+            "fetchedAt": rfc3339(self._now()),
+            "completed": _completed(facts),
+            "parts": _in_order(parts),
+            "errors": _in_order(errors),
+            "conversation": head.body,
+            **_in_order(bodies),
+        }
+
+    async def _ask(self, one: Conversation, path: str = "") -> Answer:
+        answer = await self._asker.ask(one.conversation_id, path)
+        if not is_final(answer):
+            raise LeftOutError(f"no good answer, again and again; the last: {refusal(answer)}", gave_up=True)
+        return answer
+
+
+def _in_order(members: Mapping[str, Any]) -> dict[str, Any]:
+    return {part.member: members[part.member] for part in PARTS if part.member in members}
+
+
+def _completed(facts: ConversationFacts) -> dict[str, Any]:
+    """What of a conversation was completed, as its file says it."""
+    return {"items": facts.completed, "lastFinishedAt": rfc3339(facts.last_finished_at)}

@@ -1,0 +1,69 @@
+"""What the ledger says of conversations: which of them a batch completed something in, and how far they are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, and_, case, func, or_, select
+
+from uploader.ledger.schema import items, lanes, rows
+from uploader.model import LIVE, ConversationFacts, State
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A conversation in which items of a batch completed. ``line``: that of the last one."""
+
+    line: int
+    lane_id: int
+    conversation_id: str
+
+
+def conversations(connection: Connection, batch_id: int, after_line: int, most: int) -> Sequence[Conversation]:
+    """The next conversations with completed items of a batch, each once, in the order of their last such line.
+
+    Args:
+        connection: A connection in a transaction.
+        batch_id: The batch.
+        after_line: The line of the one that came last; 0 begins.
+        most: How many at once.
+    """
+    later, named = items.alias("later"), rows.alias("named")
+    is_last = ~(
+        # by the index of lane, state and position: as a rule the next item of the lane is the one that is found
+        select(later.c.id)
+        .join(named, named.c.item_id == later.c.id)
+        .where(
+            later.c.lane_id == items.c.lane_id,
+            later.c.state == State.COMPLETED,
+            later.c.position > items.c.position,
+            named.c.batch_id == batch_id,
+        )
+        .correlate(items)
+        .exists()
+    )
+    found = connection.execute(
+        select(rows.c.line, items.c.lane_id, lanes.c.conversation_id)
+        .join(items, items.c.id == rows.c.item_id)
+        .join(lanes, lanes.c.id == items.c.lane_id)
+        .where(rows.c.batch_id == batch_id, rows.c.line > after_line, items.c.state == State.COMPLETED, is_last)
+        .order_by(rows.c.line)
+        .limit(most)
+    )
+    return [Conversation(**row) for row in found.mappings()]
+
+
+def conversation_facts(connection: Connection, lane_id: int, now: float) -> ConversationFacts:
+    """How far a conversation is at this moment, over all batches; an item in doubt may have a job until its time."""
+    may_live = or_(
+        items.c.state.in_(LIVE),
+        and_(items.c.state == State.IN_DOUBT, or_(items.c.slot_until.is_(None), items.c.slot_until > now)),
+    )
+    completed = items.c.state == State.COMPLETED
+    row = connection.execute(
+        select(
+            func.coalesce(func.sum(case((completed, 1), else_=0)), 0).label("completed"),
+            func.max(case((completed, items.c.finished_at))).label("last_finished_at"),
+            func.coalesce(func.sum(case((may_live, 1), else_=0)), 0).label("live"),
+        ).where(items.c.lane_id == lane_id)
+    ).one()
+    return ConversationFacts(**row._mapping)  # noqa: SLF001 - SQLAlchemy's own name for a public thing

@@ -186,7 +186,7 @@ def insights(
     monday.insights for monday.results.csv). Only its owner can read it, and it is written whole or not at all. A
     file that is up to date is not fetched again: the same command goes on where it stopped. Parts that --only does
     not name are kept as long as nothing was appended since. Conversations that still have live jobs are left out.
-    It works beside a run.
+    It works beside a run. The service is the batch's own; with --base-url, only a batch of that service is taken.
 
     Exit codes: 0 all files are written; 1 some conversations were left out; 2 usage; 3 credentials; 5 gave up for
     now, run again; 6 another command writes into FOLDER; 130, 143 stopped by a signal, run again.

@@ -58,15 +58,15 @@ class Report:
         self.gave_up += gave_up
         if len(self.examples) < EXAMPLES:
             self.examples.append(LeftOut(one.conversation_id, reason))
-        log.warning("insights left out", line=one.line, conversationId=one.conversation_id)
 
 
 class LeftOutError(Exception):
-    """A conversation is left out; ``gave_up``: because the service gave no good answer."""
+    """A conversation is left out, because of the service's answer where there is one."""
 
-    def __init__(self, reason: str, *, gave_up: bool = False) -> None:
+    def __init__(self, reason: str, answer: Answer | None = None) -> None:
         super().__init__(reason)
-        self.gave_up = gave_up
+        self.status = answer.status if answer is not None else None
+        self.gave_up = answer is not None and not is_final(answer)
 
 
 class Fetcher:
@@ -131,14 +131,18 @@ class Fetcher:
             content = await self._bring_up_to_date(one)
         except LeftOutError as error:
             self.report.leave_out(one, str(error), gave_up=error.gave_up)
+            log.warning("insights left out", **self._event(one), status=error.status)
             return
         if content is None:
             self.report.up_to_date += 1
             return
         self.report.written += 1
         self.report.lacking.update(content["errors"].keys())
-        told = {"line": one.line, "conversationId": one.conversation_id, "lacking": len(content["errors"])}
-        log.info("insights", **told, seconds=round(time.monotonic() - begun, 3))
+        seconds = round(time.monotonic() - begun, 3)
+        log.info("insights", **self._event(one), lacking=len(content["errors"]), seconds=seconds)
+
+    def _event(self, one: Conversation) -> dict[str, Any]:
+        return {"batch": self._batch.name, "line": one.line, "conversationId": one.conversation_id}
 
     async def _bring_up_to_date(self, one: Conversation) -> Mapping[str, Any] | None:
         """Write the file of a conversation; None where the one that stands there is up to date."""
@@ -153,7 +157,7 @@ class Fetcher:
         content = await self._content(one, facts, todo, found or {})
         if await asyncio.to_thread(self._look, one) != facts:
             raise LeftOutError("it was appended to while it was fetched: run the same command again")
-        await asyncio.to_thread(files.write, path, content)
+        files.write(path, content)  # here, not in a thread: no signal can come between the writing and the counting
         return content
 
     def _look(self, one: Conversation) -> ConversationFacts:
@@ -166,7 +170,7 @@ class Fetcher:
         """What a file shall say: the new parts, and of the old ones what is still true."""
         head = await self._ask(one)
         if refusal(head):
-            raise LeftOutError(refusal(head))
+            raise LeftOutError(refusal(head), head)
         old = {part.member for part in todo.keep}
         parts = {member: when for member, when in found.get("parts", {}).items() if member in old}
         errors = {member: why for member, why in found.get("errors", {}).items() if member in old}
@@ -191,7 +195,7 @@ class Fetcher:
     async def _ask(self, one: Conversation, path: str = "") -> Answer:
         answer = await self._asker.ask(one.conversation_id, path)
         if not is_final(answer):
-            raise LeftOutError(f"no good answer, again and again; the last: {refusal(answer)}", gave_up=True)
+            raise LeftOutError(f"no good answer, again and again; the last: {refusal(answer)}", answer)
         return answer
 
 

@@ -1,6 +1,6 @@
 """Insights: which parts, what is still true of a file, how it is called, and what an answer is good for."""
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -24,6 +24,15 @@ def test_the_documented_parts_are_there() -> None:
         *("analytics", "trackers-detected"),
     }
     assert len({part.name for part in PARTS}) == len({part.member for part in PARTS}) == len(PARTS)
+
+
+def test_the_parts_are_shown() -> None:
+    """The config file names those that can be chosen, the README the members of a file."""
+    root = Path(__file__).parents[2]
+    shown = " ".join((root / "config" / "uploader.toml").read_text(encoding="utf-8").replace("#", " ").split())
+    assert f"{', '.join(NAMES)}. None named" in shown
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    assert [part.member for part in PARTS if f"`{part.member}`" not in readme] == []
 
 
 @given(st.lists(st.sampled_from(NAMES)))

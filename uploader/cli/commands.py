@@ -13,6 +13,7 @@ from uploader import logs
 from uploader.cli.options import environment_help, settings_options
 from uploader.errors import ExitCode, StoppedError, UploaderError
 from uploader.model import Decision
+from uploader.policy.insights import PARTS
 from uploader.settings import Settings, load, unknown_environment
 
 
@@ -171,8 +172,8 @@ def resolve(
     "--only",
     multiple=True,
     metavar="PARTS",
-    help="only these parts: members, messages, topics, action-items, follow-ups, questions, summary, entities, "
-    "analytics, trackers; with commas, or given more than once  [default: all]",
+    help=f"only these parts: {', '.join(part.name for part in PARTS)}; with commas, or given more than once  "
+    "[default: all]",
 )
 @click.option("--again", is_flag=True, help="fetch what is asked for anew, though the files have it")
 @settings_options("insights")

@@ -287,6 +287,17 @@ async def test_a_file_of_another_service_is_not_replaced(book: Book) -> None:
     assert written(book)["c"]["service"] == one.base_url
 
 
+async def test_a_file_that_does_not_say_what_it_has_is_fetched_anew(book: Book) -> None:
+    """Somebody changed it: nothing of it is believed, and nothing breaks."""
+    load_done(book, "c")
+    async with Server(get=always(200, {})) as server:
+        await fetch(book, server.base_url)
+        path = book.folder / "out" / "c.json"
+        path.write_text(json.dumps(written(book)["c"] | {"parts": ["topics"], "errors": None}), encoding="utf-8")
+        assert counts(await fetch(book, server.base_url, only=["topics"])) == (1, 0, 0)
+    assert list(written(book)["c"]) == [*HEAD, "topics"]
+
+
 async def test_ids_of_every_kind_are_asked_for_as_they_are(book: Book) -> None:
     """Slashes, dots, spaces, capitals: the service is asked for exactly that, and each has a file in the folder."""
     ids = ["a/b", "../../etc/passwd", "..%2F", "A", "a", "é 日", "?x=1#y", "x" * 3000]

@@ -128,9 +128,10 @@ def test_where_nothing_stands_nothing_is_read(tmp_path: Path) -> None:
     [
         (None, None),
         (content(), None),
-        (content(completed={}, parts=[]), None),
-        (content(completed=1, parts={}), None),
-        (content(completed={"items": 1}, parts={"topics": "2026"}), Kept({"items": 1}, frozenset({"topics"}))),
+        (content(completed={}, parts=[], errors={}), None),
+        (content(completed=1, parts={}, errors={}), None),
+        (content(completed={}, parts={}, errors=[]), None),
+        (content(completed={"items": 1}, parts={"topics": "2026"}, errors={}), Kept({"items": 1}, {"topics"})),
     ],
 )
 def test_what_a_file_says_of_itself(found: dict[str, Any] | None, kept: Kept | None) -> None:

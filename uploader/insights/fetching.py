@@ -154,7 +154,7 @@ class Fetcher:
         todo = plan(self._wanted, files.kept(found), _completed(facts), again=self._again)
         if not todo.fetch:
             return None
-        content = await self._content(one, facts, todo, found or {})
+        content = await self._content(one, facts, todo, found if found is not None and todo.keep else {})
         if await asyncio.to_thread(self._look, one) != facts:
             raise LeftOutError("it was appended to while it was fetched: run the same command again")
         files.write(path, content)  # here, not in a thread: no signal can come between the writing and the counting

@@ -66,13 +66,12 @@ def read(path: Path, service: str, conversation_id: str) -> Mapping[str, Any] | 
 
 
 def kept(content: Mapping[str, Any] | None) -> Kept | None:
-    """What a file says of itself."""
-    if content is None:
+    """What a file says of itself; None where there is none, or where somebody changed it so that it does not say."""
+    told = [(content or {}).get(name) for name in ("completed", "parts", "errors")]
+    if not all(isinstance(one, dict) for one in told):
         return None
-    completed, parts = content.get("completed"), content.get("parts")
-    if not isinstance(completed, dict) or not isinstance(parts, dict):
-        return None
-    return Kept(completed, frozenset(parts))
+    completed, parts, _ = told
+    return Kept(completed or {}, frozenset(parts or ()))
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:

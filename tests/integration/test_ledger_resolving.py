@@ -1,14 +1,11 @@
 """What a person's decision does to an item in the ledger."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
-from tests.integration.test_ledger import (
-    LOST,
-    NOT_FOUND,
-    Book,
-    accepted,
-    book,  # noqa: F401 - a fixture
-)
+from tests.integration.test_ledger import LOST, NOT_FOUND, Book, accepted, opened
 from uploader.errors import UsageError
 from uploader.ledger.resolving import Open, Selection, history, open_items, resolve
 from uploader.model import Claim, Decision, JobStatus, Reply, State
@@ -17,6 +14,13 @@ from uploader.policy.settling import SETTLES
 ELSEWHERE = Reply(
     connected=True, last_chunk_left=True, status=201, answer={"jobId": "j1", "conversationId": "another"}, bytes_sent=7
 )
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Iterator[Book]:
+    """A new ledger, open for a run."""
+    with opened(tmp_path) as made:
+        yield made
 
 
 def needing(book: Book, state: State) -> Open:
@@ -47,7 +51,7 @@ def decide(book: Book, one: Open, decision: Decision, job_id: str | None = None,
 
 @pytest.mark.parametrize("state", [State.IN_DOUBT, State.REFUSED, State.FAILED])
 @pytest.mark.parametrize("decision", Decision)
-def test_a_decision_fits_its_states_or_changes_nothing(book: Book, state: State, decision: Decision) -> None:  # noqa: F811
+def test_a_decision_fits_its_states_or_changes_nothing(book: Book, state: State, decision: Decision) -> None:
     """What fits settles the item, and its lane goes on; what does not fit is refused, and all stays as it was."""
     one = needing(book, state)
     if state in SETTLES[decision]:
@@ -71,14 +75,14 @@ def doubtful_twins(book: Book) -> Claim:
     return second
 
 
-def test_a_job_that_an_untrusted_answer_named_does_not_stay_with_the_item(book: Book) -> None:  # noqa: F811
+def test_a_job_that_an_untrusted_answer_named_does_not_stay_with_the_item(book: Book) -> None:
     """Settled as appended without a jobId: the jobId is unknown, and may be named as another append's."""
     doubtful_twins(book)
     assert [line.job_id for line in book.lines(book.loads["m.csv"])] == [None, None]
     assert decide(book, first(book), Decision.APPENDED, "j1") is State.ACCEPTED
 
 
-def test_a_job_belongs_to_one_append(book: Book) -> None:  # noqa: F811
+def test_a_job_belongs_to_one_append(book: Book) -> None:
     """A jobId that the ledger shows at another item is refused: it is a slip of the pen."""
     book.load([("c", "a.wav"), ("d", "b.wav")])
     one, other = book.claim()
@@ -90,7 +94,7 @@ def test_a_job_belongs_to_one_append(book: Book) -> None:  # noqa: F811
         decide(book, found[0], Decision.APPENDED, "j1")
 
 
-def test_what_was_decided_is_kept_in_order(book: Book) -> None:  # noqa: F811
+def test_what_was_decided_is_kept_in_order(book: Book) -> None:
     """Who, when, what, of which state, with which note; of one item, as often as it needed a person."""
     one = needing(book, State.IN_DOUBT)
     decide(book, one, Decision.NOT_APPENDED, note="no message came")
@@ -106,7 +110,7 @@ def test_what_was_decided_is_kept_in_order(book: Book) -> None:  # noqa: F811
     assert {done.settled_by for done in kept} == {"ann"}
 
 
-def test_what_a_run_changed_meanwhile_is_not_settled(book: Book) -> None:  # noqa: F811
+def test_what_a_run_changed_meanwhile_is_not_settled(book: Book) -> None:
     """A decision is about what was looked at: an item that was sent again since is left alone."""
     seen = needing(book, State.REFUSED)
     decide(book, seen, Decision.RETRY)

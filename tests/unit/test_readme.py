@@ -9,8 +9,8 @@ import pytest
 from uploader.cli.commands import cli
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-OTHERS = {"--rm", "--schedules", "--seed"}
-"""Flags of other programs that the README shows: docker's and pytest's."""
+OTHERS = {"--rm", "--schedules", "--seed", "--kills"}
+"""Flags of other programs that the README shows: docker's and the tests' own."""
 OPTIONS = {name for command in cli.commands.values() for option in command.params for name in option.opts}
 
 

@@ -41,7 +41,10 @@ class Service(Uploads, Jobs, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """How much at once: ``limit`` jobs of the account, ``uploads`` at a time, ``rate`` PUTs a second."""
+    """How much at once: ``limit`` jobs of the account, ``uploads`` at a time, ``rate`` PUTs a second.
+
+    Nothing new starts after ``until``, in seconds since the epoch (None: there is no such time).
+    """
 
     limit: int
     uploads: int
@@ -50,6 +53,7 @@ class Pool:
     grace_seconds: float
     give_up_seconds: float
     no_wait: bool
+    until: float | None = None
 
 
 class Engine:
@@ -184,25 +188,31 @@ class Engine:
             self._under_way.add(self._start(self._carry(one)))
         return claimed
 
+    @property
+    def _is_late(self) -> bool:
+        return self._pool.until is not None and self._now() >= self._pool.until
+
     def _free_hands(self) -> int:
-        if self._now() < self._cooldown_until:
+        if self._is_late or self._now() < self._cooldown_until:
             return 0
         return max(0, self.way_out.brake.attempts_allowed(self._pool.uploads) - len(self._under_way))
 
     async def _is_over(self, claimed: Claimed) -> bool:
-        if self._under_way or claimed.waiting:
+        if self._under_way or (claimed.waiting and not self._is_late):
             return False
-        if not self._follower.in_scope:
+        if not self._follower.in_scope or (self._is_late and self._pool.no_wait):
             return True
         return self._pool.no_wait and not await self._writer.call(unsent, self._account_id, hold=self._hold)
 
     def _wake_at(self, claimed: Claimed) -> float | None:
         times = [claimed.wake_at] if claimed.wake_at is not None else []
+        if self._pool.until is not None and not self._is_late:
+            times.append(self._pool.until)
         if claimed.waiting and self._now() < self._cooldown_until:
             times.append(self._cooldown_until)
         if claimed.waiting:
             times.append(self._now() + LOOK_AGAIN_SECONDS)  # `uploader resolve` may have changed something beside us
-        if self.way_out.brake.phase is Phase.PROBING and not self._under_way:
+        if self.way_out.brake.phase is Phase.PROBING and not self._under_way and not self._is_late:
             times.append(self.way_out.brake.probe_at)
         return min(times, default=None)
 
@@ -251,7 +261,8 @@ class Engine:
 
     def _is_probe_due(self) -> bool:
         brake = self.way_out.brake
-        return brake.phase is Phase.PROBING and not self._under_way and self._now() >= brake.probe_at
+        due = brake.phase is Phase.PROBING and not self._under_way and self._now() >= brake.probe_at
+        return due and not self._is_late
 
     async def _probe(self) -> None:
         try:

@@ -211,6 +211,27 @@ class Settings(BaseSettings):
         "the rest of their conversation",
     )
     repeat: bool = option(False, commands="run", meaning="append everything once more, what was appended too")
+    first: int | None = option(
+        None,
+        metavar="N",
+        commands="run",
+        ge=1,
+        meaning="a trial: only the first N pending items of the batch, in its order; the others stay pending (exit 6)",
+    )
+    until: str | None = option(
+        None,
+        metavar="HH:MM",
+        commands="run plan",
+        pattern=r"^([01]\d|2[0-3]):[0-5]\d$",
+        meaning="nothing new starts after the next HH:MM of this machine's clock; the rest stays pending (exit 6)",
+    )
+    max_billed_minutes: float | None = option(
+        None,
+        metavar="N",
+        commands="run plan",
+        ge=0,
+        meaning="refuse a manifest of which more audio than this is still to be appended, in billed minutes",
+    )
     no_wait: bool = option(
         False, commands="run", meaning="end once every item is accepted, without waiting for the last jobs"
     )

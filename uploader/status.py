@@ -58,6 +58,8 @@ class Summary:
             "counts": _counts_json(self.standing.counts),
             "overdue": self.standing.overdue,
             "attempts": self.standing.attempts,
+            "billedMinutes": {state.value: minutes for state, minutes in self.standing.billed_minutes.items()},
+            "unknownLengths": self.standing.unknown_lengths,
             "bytesSent": self.bytes_sent,
             "seconds": round(self.seconds, 3),
             "results": self.results,
@@ -77,6 +79,7 @@ class Summary:
             f"  sent      {told_bytes(self.bytes_sent)} in {self.seconds:.1f} s; "
             f"{told_count(self.standing.attempts, 'attempt')} in all, {self.throttled} met the account's limit"
         )
+        lines.append(f"  billed    {_told_billed(self.standing)}")
         lines.append(f"  limit     {_told_limit(self.limit)}")
         if self.results:
             lines.append(f"  results   {_from_here(self.results)}")
@@ -292,6 +295,12 @@ def _told_counts(counts: Mapping[State, int]) -> str:
 def _told_limit(limit: LimitFacts) -> str:
     stated = f", the service stated {limit.stated}" if limit.stated is not None else ""
     return f"{limit.in_force} concurrent jobs in force (configured {limit.configured}{stated}); {limit.live} live now"
+
+
+def _told_billed(standing: Standing) -> str:
+    told = [f"{minutes:.1f} min {state.value.replace('_', ' ')}" for state, minutes in standing.billed_minutes.items()]
+    unknown = [f"{told_count(standing.unknown_lengths, 'file')} of unknown length"] if standing.unknown_lengths else []
+    return ", ".join([*told, *unknown]) or "nothing"
 
 
 def _told_trouble(one: Trouble) -> str:

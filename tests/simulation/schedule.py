@@ -120,6 +120,8 @@ class World:
         self.processes = 0
         self.died: set[int] = set()
         self.edited = False
+        self.until_seconds: float | None = None
+        """How long after its begin a night starts nothing new."""
         self.meant: list[Counter[tuple[str, str]]] = [Counter()]
         """How often a content is meant for a conversation at most: without ``--repeat``, and by each of these."""
         self.repeat_is_open = False
@@ -279,6 +281,7 @@ class World:
                 grace_seconds=8.0,
                 give_up_seconds=1800.0,
                 no_wait=no_wait,
+                until=None if self.until_seconds is None else now() + self.until_seconds,
             ),
             rules=Rules(
                 defaults={},

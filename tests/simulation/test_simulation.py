@@ -1,6 +1,7 @@
 """Nothing lost, nothing twice, in order, never above the limit: over schedules that seeds draw."""
 
 import pytest
+from sqlalchemy import select
 
 from tests.simulation import schedule
 from tests.simulation.judge import Judge
@@ -8,6 +9,7 @@ from tests.simulation.ledgers import MemoryLedger
 from tests.simulation.run import SWITCHES, fault_of, faults, shrink
 from tests.simulation.schedule import Plan, World, counts
 from tests.simulation.world import Weather
+from uploader.ledger.schema import attempts
 from uploader.model import State
 
 pytestmark = pytest.mark.timeout(0)
@@ -63,3 +65,25 @@ def test_a_gateway_that_is_down_for_ten_minutes_costs_at_most_six_items(
     assert found[State.IN_DOUBT] + found[State.HELD] + found[State.COMPLETED] == plan.rows
     assert sum(put.answered == 502 for put in world.service.puts) >= 5
     assert found[State.HELD] <= found[State.IN_DOUBT]  # nearly every conversation has one file alone
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nothing_new_starts_after_the_time_that_was_set(seed: int) -> None:
+    """`--until`: no attempt begins after it, what is under way ends well, and the rest stays pending for next time."""
+    weather = Weather(put=0.2, poll=0.1)
+    plan = Plan(
+        seed, conversations=9, rows=40, limit=3, service_limit=3, weather=weather, **dict.fromkeys(SWITCHES, False)
+    )
+    world = World(plan, MemoryLedger())
+    Judge(world)
+    world.until_seconds = 100.0
+    until = world.wall() + world.until_seconds
+    world._night(bad=True)
+    found = counts(world)
+    with world.ledger.begin() as connection:
+        begun = connection.execute(select(attempts.c.started_at)).scalars().all()
+    assert max(begun) < until
+    assert found[State.PENDING] > 0
+    assert found[State.SENDING] + found[State.SENT] + found[State.ACCEPTED] == 0
+    world.until_seconds = None
+    world.live_through()

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -45,10 +46,13 @@ from uploader.ledger.reading import (
     troubles,
 )
 from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
+from uploader.model import State
+from uploader.policy.billing import SEPARATE
 from uploader.policy.endings import ending
+from uploader.policy.hours import next_time_of_day
 from uploader.sandbox import Sandbox, SandboxSettings
 from uploader.settings import Settings
-from uploader.status import Summary, View
+from uploader.status import Summary, View, told_count
 
 log = structlog.get_logger()
 
@@ -75,14 +79,19 @@ def run_batch(settings: Settings, manifest: str | None, *, as_json: bool) -> Exi
 
 
 async def _run(settings: Settings, manifest: str | None) -> Summary:
+    until = None if settings.until is None else next_time_of_day(settings.until, _local_time()).timestamp()
     async with _target(settings) as target:
         with ExitStack() as stack:
             ledger = stack.enter_context(_ledger(settings))
             _forget_summary(settings)
             now = steady_clock(time.time, time.monotonic)
             batch = _prepare(settings, manifest, ledger, target, now)
-            night = _Night(settings, ledger, target, batch, now)
+            night = _Night(settings, ledger, target, batch, now, until)
             return await night.pass_()
+
+
+def _local_time() -> datetime:
+    return datetime.now().astimezone().replace(tzinfo=None)
 
 
 @asynccontextmanager
@@ -120,7 +129,7 @@ def _prepare(
         with manifest_file(manifest, settings) as file:
             batch = _load(settings, file, ledger, target, now())
     with ledger.writing() as connection:
-        enter_scope(connection, batch.batch_id, hold=settings.lanes.hold)
+        enter_scope(connection, batch.batch_id, hold=settings.lanes.hold, first=settings.first)
         note_limit(connection, batch.account_id, settings.limit)
     return batch
 
@@ -168,9 +177,34 @@ def _load(settings: Settings, file: ManifestFile, ledger: Ledger, target: Target
             now=now,
             repeat=settings.repeat,
         )
-        load_rows(connection, load, reader.read(), content_hash=audio.content_hash, probe=audio.probe)
+        load_rows(
+            connection,
+            load,
+            reader.read(),
+            content_hash=audio.content_hash,
+            probe=audio.probe,
+            separate=bool(settings.parameters.get(SEPARATE)),
+        )
+        _check_billed(settings, standing(connection, load.batch_id, hold=settings.lanes.hold), file.name)
         found = find_batches(connection, name)
         return next(one for one in found if one.batch_id == load.batch_id)
+
+
+def _check_billed(settings: Settings, found: Standing, manifest: str) -> None:
+    """Refuse a manifest that would cost more than is allowed, before any of it is kept.
+
+    Raises:
+        UsageError: It would.
+    """
+    most = settings.max_billed_minutes
+    minutes = sum(found.billed_seconds.get(state, 0.0) for state in (State.PENDING, State.HELD)) / 60
+    if most is None or minutes <= most:
+        return
+    unknown = f", and {told_count(found.unknown_lengths, 'file')} of unknown length" if found.unknown_lengths else ""
+    raise UsageError(
+        f"manifest {manifest}: {minutes:.1f} billed minutes are still to be appended{unknown}: that is more than "
+        f"--max-billed-minutes {most:g}: raise it, or take rows out. Nothing was sent"
+    )
 
 
 def _forget_summary(settings: Settings) -> None:
@@ -195,6 +229,7 @@ class _Night:
         target: Target,
         batch: BatchFacts,
         now: Callable[[], float],
+        until: float | None,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
@@ -208,6 +243,7 @@ class _Night:
         self._snapshot_seconds = 0.0
         self._signal: ExitCode | None = None
         self._begun = time.monotonic()
+        self._until = until
 
     async def pass_(self) -> Summary:
         """Run the engine, write the final results, sum up."""
@@ -233,6 +269,7 @@ class _Night:
             grace_seconds=settings.grace_seconds,
             give_up_seconds=settings.give_up_seconds,
             no_wait=settings.no_wait,
+            until=self._until,
         )
         rules = Rules(
             defaults=parameters.check_defaults(settings.parameters, settings.file),
@@ -354,4 +391,10 @@ class _Night:
             return failure.exit_code
         if self._signal is not None:
             return self._signal
-        return ending(found.counts, overdue=found.overdue, no_wait=self._settings.no_wait, unfinished=ExitCode.GAVE_UP)
+        by_choice = self._settings.first is not None or self._until is not None
+        return ending(
+            found.counts,
+            overdue=found.overdue,
+            no_wait=self._settings.no_wait,
+            unfinished=ExitCode.NOT_NOW if by_choice else ExitCode.GAVE_UP,
+        )

@@ -22,6 +22,20 @@ _last = (
 _WANT = update(lanes).where(lanes.c.id == _last.c.lane_id).values(wanted_until=_last.c.position, not_before=0.0)
 
 
+@cache
+def _want_first(*, hold: bool) -> Update:
+    first = (
+        select(items.c.lane_id, items.c.position)
+        .join(rows, rows.c.item_id == items.c.id)
+        .where(rows.c.batch_id == bindparam("batch"), items.c.state == State.PENDING, ~is_held(hold=hold))
+        .order_by(rows.c.line)
+        .limit(bindparam("first"))
+        .subquery()
+    )
+    last = select(first.c.lane_id, func.max(first.c.position).label("position")).group_by(first.c.lane_id).subquery()
+    return update(lanes).where(lanes.c.id == last.c.lane_id).values(wanted_until=last.c.position, not_before=0.0)
+
+
 def refresh(connection: Connection, lane_ids: Sequence[int], *, hold: bool) -> None:
     """Work out anew which item of these lanes may go, after one of their items changed.
 
@@ -33,13 +47,22 @@ def refresh(connection: Connection, lane_ids: Sequence[int], *, hold: bool) -> N
     connection.execute(_refresh(hold=hold), {"lane_ids": list(lane_ids)})
 
 
-def enter_scope(connection: Connection, batch_id: int, *, hold: bool) -> None:
+def enter_scope(connection: Connection, batch_id: int, *, hold: bool, first: int | None = None) -> None:
     """Make the lanes of a batch the ones that this run carries, as far as its own last item in each.
 
     What stands before the batch's items in their lanes, an earlier batch's leftovers, is carried with them.
+
+    Args:
+        connection: A connection in a transaction.
+        batch_id: The batch.
+        hold: Whether trouble holds the rest of a lane.
+        first: Carry only so many of its pending items, the first in its manifest's order; None carries all.
     """
     connection.execute(_LEAVE_SCOPE)
-    connection.execute(_WANT, {"batch": batch_id})
+    if first is None:
+        connection.execute(_WANT, {"batch": batch_id})
+    else:
+        connection.execute(_want_first(hold=hold), {"batch": batch_id, "first": first})
     connection.execute(_make_ready(hold=hold))
 
 

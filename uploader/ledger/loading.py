@@ -11,6 +11,7 @@ from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
 from uploader.ledger.schema import POSITIONS_PER_LOAD, accounts, batches, items, lanes, loads, rows
 from uploader.model import AudioFacts, FileSignature, InvalidRow, Problem, Row, State
+from uploader.policy.billing import SEPARATE, billed_seconds
 from uploader.policy.identity import ContentHash, Known, find
 
 CHUNK = 500
@@ -112,6 +113,7 @@ def load_rows(
     *,
     content_hash: ContentHash,
     probe: AudioProbe,
+    separate: bool = False,
 ) -> None:
     """Load all rows of a manifest, in its order, a chunk at a time.
 
@@ -121,10 +123,11 @@ def load_rows(
         manifest: The rows; they are taken as they come and not kept.
         content_hash: Hashes a file's content.
         probe: Tells duration and channels of a file that is new.
+        separate: Whether channels are recognised, and billed, separately where a row does not say.
     """
     next_id = (connection.execute(select(func.max(items.c.id))).scalar_one() or 0) + 1
     for chunk in _chunks(manifest, CHUNK):
-        loader = _ChunkLoader(connection, load, next_id, content_hash, probe)
+        loader = _ChunkLoader(connection, load, next_id, content_hash, probe, separate=separate)
         loader.load(chunk)
         next_id = loader.next_id
 
@@ -164,7 +167,14 @@ class _ChunkLoader:
     """Loads some hundred rows with a handful of statements."""
 
     def __init__(
-        self, connection: Connection, load: Load, next_id: int, content_hash: ContentHash, probe: AudioProbe
+        self,
+        connection: Connection,
+        load: Load,
+        next_id: int,
+        content_hash: ContentHash,
+        probe: AudioProbe,
+        *,
+        separate: bool,
     ) -> None:
         self.next_id = next_id
         self._connection = connection
@@ -172,6 +182,7 @@ class _ChunkLoader:
         self._read_hash = content_hash
         self._hashes: dict[Path, str | None] = {}
         self._probe = probe
+        self._separate = separate
         self._new_items: list[dict[str, Any]] = []
         self._named: list[dict[str, Any]] = []
         self._moved: list[dict[str, Any]] = []
@@ -298,6 +309,9 @@ class _ChunkLoader:
             "content_type": row.content_type or facts.media_type,
             "duration_seconds": facts.duration_seconds,
             "channels": facts.channels,
+            "billed_seconds": billed_seconds(
+                facts.duration_seconds, facts.channels, separate=row.parameters.get(SEPARATE, self._separate)
+            ),
             "content_hash": self._hashes.get(row.path),
         }
 

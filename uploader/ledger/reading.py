@@ -58,13 +58,20 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a batch stands."""
+    """How a batch stands. ``unknown_lengths``: items of which it is not known what will be billed."""
 
     counts: Mapping[State, int]
+    billed_seconds: Mapping[State, float]
+    unknown_lengths: int
     overdue: int
     bytes_done: int
     bytes_all: int
     attempts: int
+
+    @property
+    def billed_minutes(self) -> Mapping[State, float]:
+        """What is, or would be, billed of the items of each state, in minutes."""
+        return {state: round(seconds / 60, 2) for state, seconds in self.billed_seconds.items() if seconds}
 
     @property
     def items(self) -> int:
@@ -107,6 +114,8 @@ def standing(connection: Connection, batch_id: int, *, hold: bool) -> Standing:
             func.count().label("items"),
             func.coalesce(func.sum(items.c.size), 0).label("bytes"),
             func.coalesce(func.sum(items.c.attempts), 0).label("attempts"),
+            func.coalesce(func.sum(items.c.billed_seconds), 0.0).label("billed_seconds"),
+            func.coalesce(func.sum(case((_is_of_unknown_length(), 1), else_=0)), 0).label("unknown_lengths"),
             func.coalesce(func.sum(case((items.c.overdue, 1), else_=0)), 0).label("overdue"),
         )
         .select_from(rows.outerjoin(items, items.c.id == rows.c.item_id))
@@ -116,6 +125,8 @@ def standing(connection: Connection, batch_id: int, *, hold: bool) -> Standing:
     done = (State.ACCEPTED, State.COMPLETED, State.FAILED)
     return Standing(
         counts={one: sum(row.items for row in found if row.state == one) for one in State},
+        billed_seconds={State(row.state): row.billed_seconds for row in found},
+        unknown_lengths=sum(row.unknown_lengths for row in found),
         overdue=sum(row.overdue for row in found),
         bytes_done=sum(row.bytes for row in found if row.state in done),
         bytes_all=sum(row.bytes for row in found),
@@ -148,6 +159,7 @@ def _results(*, hold: bool) -> Select[Any]:
             items.c.size,
             items.c.duration_seconds,
             items.c.channels,
+            items.c.billed_seconds,
             items.c.accepted_at,
             items.c.finished_at,
         )
@@ -277,9 +289,12 @@ def _shown_state(*, hold: bool) -> ColumnElement[str]:
     )
 
 
+def _is_of_unknown_length() -> ColumnElement[bool]:
+    return and_(items.c.size.is_not(None), items.c.billed_seconds.is_(None))
+
+
 def _result_line(row: RowMapping) -> ResultLine:
-    # one recognition of the whole file is billed by its duration (put-audio.md, Speaker Separation)
-    return ResultLine(**{**row, "state": State(row["state"]), "billed_seconds": row["duration_seconds"]})
+    return ResultLine(**{**row, "state": State(row["state"])})
 
 
 def _lines(

@@ -117,6 +117,7 @@ items = Table(
     Column("parameters", JSON, nullable=False),
     Column("duration_seconds", Float),
     Column("channels", Integer),
+    Column("billed_seconds", Float),
     Column("state", String, nullable=False),
     Column("attempts", Integer, nullable=False, default=0),
     Column("cut_offs", Integer, nullable=False, default=0),

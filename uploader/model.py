@@ -123,13 +123,59 @@ class FileSignature:
     change: str
 
 
+class AudioFormat(StrEnum):
+    """What a file's first bytes show that it is; the value is its name for people."""
+
+    MP3 = "MP3"
+    WAV = "WAV"
+    WAV_MP3 = "MP3 data in a WAV container"
+    RF64 = "WAV of more than 4 GiB (RF64)"
+    AAC = "AAC"
+    AC3 = "AC-3"
+    AIFF = "AIFF"
+    AMR = "AMR"
+    FLAC = "FLAC"
+    MPEG_4 = "MPEG-4"
+    OGG = "Ogg"
+    OPUS = "Opus"
+    WMA = "Windows Media audio"
+    TEXT = "text"
+
+
+ENDINGS = {
+    ending: frozenset(formats)
+    for endings, formats in (
+        ((".mp3",), (AudioFormat.MP3,)),
+        ((".wav", ".wave"), (AudioFormat.WAV, AudioFormat.WAV_MP3, AudioFormat.RF64)),
+        ((".aac",), (AudioFormat.AAC,)),
+        ((".ac3",), (AudioFormat.AC3,)),
+        ((".aif", ".aiff", ".aifc"), (AudioFormat.AIFF,)),
+        ((".amr", ".awb"), (AudioFormat.AMR,)),
+        ((".flac",), (AudioFormat.FLAC,)),
+        ((".m4a", ".m4b", ".mp4"), (AudioFormat.MPEG_4,)),
+        ((".ogg", ".oga"), (AudioFormat.OGG, AudioFormat.OPUS)),
+        ((".opus",), (AudioFormat.OPUS,)),
+        ((".wma",), (AudioFormat.WMA,)),
+    )
+    for ending in endings
+}
+"""What a file's ending promises that it is, of the formats that the service is known to take."""
+
+
 @dataclass(frozen=True, slots=True)
 class AudioFacts:
-    """What a recording's first bytes and its header say; None is unknown, never a guess."""
+    """What a recording's first bytes and its header say; None is unknown, never a guess.
+
+    ``media_type`` is the Content-Type to send (None: send none, the service looks itself), ``sample_rate`` is
+    in hertz. ``is_cut_off``: the header promises more than the file has.
+    """
 
     media_type: str | None = None
     duration_seconds: float | None = None
     channels: int | None = None
+    sample_rate: int | None = None
+    format: AudioFormat | None = None
+    is_cut_off: bool = False
 
 
 @dataclass(frozen=True, slots=True)

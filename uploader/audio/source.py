@@ -1,4 +1,4 @@
-"""Opens a source, tells its size, media type, duration and channels."""
+"""A file of audio: what the file system says of it, its hash, and its bytes while it is sent."""
 
 import os
 import stat
@@ -10,13 +10,11 @@ from pathlib import Path
 import aiofiles
 from aiofiles.threadpool.binary import AsyncBufferedReader
 from blake3 import blake3
-from tinytag import TinyTag, TinyTagException
 
 from uploader.errors import SourceError
-from uploader.model import AudioFacts, FileSignature
+from uploader.model import FileSignature
 
 READ_BYTES = 1024 * 1024
-_HEAD_BYTES = 16
 
 
 def signature(path: Path) -> FileSignature:
@@ -48,20 +46,6 @@ def content_hash(path: Path) -> str | None:
     except OSError:
         return None
     return digest.hexdigest()
-
-
-def probe(path: Path) -> AudioFacts:
-    """Read media type, duration and channels from a file's head; what is not certain is left unknown."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except OSError:
-        return AudioFacts()
-    media_type = _media_type(head, path.suffix.lower())
-    if media_type is None:
-        return AudioFacts()
-    duration, channels = _duration_and_channels(path, media_type)
-    return AudioFacts(media_type, duration, channels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +104,7 @@ async def open_source(path: Path, expected_bytes: int) -> AsyncIterator[Source]:
     """
     try:
         # a FIFO put in the file's place would block the opening for ever
-        file = await aiofiles.open(path, "rb", opener=_open_without_waiting)
+        file = await aiofiles.open(path, "rb", opener=open_without_waiting)
     except OSError as error:
         raise SourceError(f"the file could not be opened: {error.strerror}") from error
     try:
@@ -137,7 +121,8 @@ async def open_source(path: Path, expected_bytes: int) -> AsyncIterator[Source]:
         await file.close()
 
 
-def _open_without_waiting(path: str, flags: int) -> int:
+def open_without_waiting(path: str, flags: int) -> int:
+    """Open a file (an ``opener``): a FIFO in its place does not block."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
@@ -147,34 +132,3 @@ def _signature(found: os.stat_result) -> FileSignature:
 
 def _modified(one: FileSignature) -> tuple[int, str]:
     return one.size, one.change.partition(":")[0]
-
-
-def _media_type(head: bytes, ending: str) -> str | None:
-    """The media type, of those that may be named at all; by content first, by ending where that says nothing."""
-    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-        return "audio/wav"
-    if head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2):
-        return "audio/mpeg"
-    return {".mp3": "audio/mpeg"}.get(ending)
-
-
-def _duration_and_channels(path: Path, media_type: str) -> tuple[float | None, int | None]:
-    try:
-        tag = TinyTag.get(path, tags=False, image=False)
-    except (TinyTagException, OSError, ValueError, ArithmeticError):
-        return None, None
-    duration, channels = tag.duration, tag.channels
-    if not duration or not _size_bears(path, media_type, tag):
-        return None, channels
-    return round(duration, 3), channels
-
-
-def _size_bears(path: Path, media_type: str, tag: TinyTag) -> bool:
-    """Whether the file is as long as its header claims: a cut-off file reports its full duration."""
-    if not tag.bitrate or not tag.duration:
-        return False
-    claimed = tag.bitrate * 1000 / 8 * tag.duration
-    if media_type == "audio/wav":
-        bits, channels, rate = tag.bitdepth or 0, tag.channels or 0, tag.samplerate or 0
-        claimed = bits / 8 * channels * rate * tag.duration
-    return 0 < claimed <= path.stat().st_size * 1.02

@@ -1,0 +1,118 @@
+"""What a recording is, by its content first and its name second: one open and a few reads a file."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from tinytag import TinyTag, TinyTagException
+
+from uploader.audio.mp3 import read_mp3
+from uploader.audio.ogg import read_ogg
+from uploader.audio.sniffing import HEAD_BYTES, id3_bytes, sniff
+from uploader.audio.source import open_without_waiting
+from uploader.audio.wave import MP3_TAG, read_wave
+from uploader.audio.whole import is_whole
+from uploader.model import ENDINGS, AudioFacts, AudioFormat
+
+MEDIA_TYPES = {AudioFormat.MP3: "audio/mpeg", AudioFormat.WAV: "audio/wav"}
+"""Of all formats these alone may be named (put-audio.md, Request Headers)."""
+
+
+def probe(path: Path) -> AudioFacts:
+    """Read what a file is and how long it is from its head; what is not certain is left unknown."""
+    try:
+        with open(path, "rb", opener=open_without_waiting) as file:
+            return _read(file, path)
+    except OSError:
+        return AudioFacts()
+
+
+def _read(file: BinaryIO, path: Path) -> AudioFacts:
+    size = os.fstat(file.fileno()).st_size
+    head = file.read(HEAD_BYTES)
+    kind = sniff(head, _after_tag(file, head))
+    if kind is None:
+        promised = ENDINGS.get(path.suffix.lower(), frozenset())
+        return AudioFacts("audio/mpeg" if AudioFormat.MP3 in promised else None)
+    reader = _READERS.get(kind)
+    return reader(file, size, kind) if reader else AudioFacts(format=kind)
+
+
+def _after_tag(file: BinaryIO, head: bytes) -> bytes:
+    tag = id3_bytes(head)
+    if not tag:
+        return b""
+    file.seek(tag)
+    return file.read(HEAD_BYTES)
+
+
+def _of_wave(file: BinaryIO, size: int, kind: AudioFormat) -> AudioFacts:
+    found = read_wave(file, size)
+    if kind is AudioFormat.WAV and found.format_tag == MP3_TAG:
+        kind = AudioFormat.WAV_MP3  # neither of the documented types tells container and codec
+    return AudioFacts(
+        MEDIA_TYPES.get(kind),
+        _rounded(found.duration_seconds),
+        found.channels,
+        found.sample_rate,
+        kind,
+        found.is_cut_off,
+    )
+
+
+def _of_mp3(file: BinaryIO, size: int, kind: AudioFormat) -> AudioFacts:
+    found = read_mp3(file, size)
+    return AudioFacts(
+        MEDIA_TYPES.get(kind),
+        _rounded(found.duration_seconds),
+        found.channels,
+        found.sample_rate,
+        kind,
+        found.is_cut_off,
+    )
+
+
+def _of_ogg(file: BinaryIO, size: int, kind: AudioFormat) -> AudioFacts:
+    found = read_ogg(file, size)
+    return AudioFacts(None, _rounded(found.duration_seconds), found.channels, found.sample_rate, kind)
+
+
+def _of_amr(file: BinaryIO, _size: int, kind: AudioFormat) -> AudioFacts:
+    """AMR's frames have no count: it has one channel, and one rate of two (RFC 4867, 5)."""
+    file.seek(0)
+    return AudioFacts(None, None, 1, 16000 if file.read(9) == b"#!AMR-WB\n" else 8000, kind)
+
+
+def _by_tinytag(file: BinaryIO, size: int, kind: AudioFormat) -> AudioFacts:
+    file.seek(0)
+    try:
+        # by the open file, not by its name: tinytag would believe the ending
+        tag = TinyTag.get(file_obj=file, tags=False)
+    except (TinyTagException, OSError, ValueError, ArithmeticError):
+        return AudioFacts(format=kind)
+    whole = is_whole(kind, file, size, tag) if tag.duration else None
+    duration = _rounded(tag.duration) if whole else None
+    if kind is AudioFormat.MPEG_4:
+        # encoders write 2 channels for one, and half or all of the rate: what counts stands in the codec's own data
+        return AudioFacts(None, duration, format=kind, is_cut_off=whole is False)
+    return AudioFacts(None, duration, tag.channels, tag.samplerate, kind, whole is False)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return round(seconds, 3) or None if seconds else None
+
+
+_READERS: Mapping[AudioFormat, Callable[[BinaryIO, int, AudioFormat], AudioFacts]] = {
+    AudioFormat.WAV: _of_wave,
+    AudioFormat.RF64: _of_wave,
+    AudioFormat.MP3: _of_mp3,
+    AudioFormat.OGG: _of_ogg,
+    AudioFormat.OPUS: _of_ogg,
+    AudioFormat.AMR: _of_amr,
+    AudioFormat.AIFF: _by_tinytag,
+    AudioFormat.FLAC: _by_tinytag,
+    AudioFormat.MPEG_4: _by_tinytag,
+    AudioFormat.WMA: _by_tinytag,
+}
+"""Who reads what; of the others no more is known than what they are."""

@@ -1,0 +1,135 @@
+"""Whether a file holds all that its header promises: tinytag believes the header."""
+
+import struct
+from collections.abc import Callable, Mapping
+from typing import BinaryIO
+
+from tinytag import TinyTag
+
+from uploader.audio.sniffing import HEAD_BYTES, id3_bytes
+from uploader.model import AudioFormat
+
+_MOST_ATOMS = 64
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_HEAD_BYTES = 16 * 1024
+_FLAC_FRAME_BYTES = 64 * 1024
+_UNKNOWN, _CUT_OFF, _WHOLE = None, False, True
+Answer = bool | None
+"""True: it is whole; False: it is cut off; None: that cannot be told, and so the duration cannot either."""
+
+
+def is_whole(kind: AudioFormat, file: BinaryIO, size: int, tag: TinyTag) -> Answer:
+    """Tell whether the duration that a header claims is what the file holds.
+
+    Args:
+        kind: What the file is.
+        file: The file, open.
+        size: Its size in bytes.
+        tag: What tinytag read in its header.
+    """
+    check = _CHECKS.get(kind)
+    return check(file, size, tag) if check else _UNKNOWN
+
+
+def _aiff(file: BinaryIO, size: int, tag: TinyTag) -> Answer:
+    """By the size in its form's header, and by its samples where they are not compressed."""
+    file.seek(4)
+    announced = int.from_bytes(file.read(4), "big") + 8
+    if announced > size:
+        return _CUT_OFF
+    block = (tag.channels or 0) * -(-(tag.bitdepth or 0) // 8)
+    sound = (tag.duration or 0) * (tag.samplerate or 0) * block
+    return _UNKNOWN if tag.is_lossless and sound > size else _WHOLE
+
+
+def _mpeg_4(file: BinaryIO, size: int, _tag: TinyTag) -> Answer:
+    """By the atoms, which fill the file to its end; fragments are not counted in the header."""
+    at = 0
+    for _ in range(_MOST_ATOMS):
+        if at >= size:
+            return _WHOLE if at == size else _CUT_OFF
+        file.seek(at)
+        head = file.read(16)
+        length = int.from_bytes(head[:4], "big")
+        if head[4:8] == b"moof" or length == 0:
+            return _UNKNOWN
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        at += max(length, 8)
+    return _UNKNOWN
+
+
+def _wma(file: BinaryIO, size: int, _tag: TinyTag) -> Answer:
+    """By the file's size in its properties (ASF, 3.2), which a broadcast leaves out."""
+    file.seek(0)
+    head = file.read(_ASF_HEAD_BYTES)
+    at = head.find(_ASF_FILE_PROPERTIES)
+    if at < 0 or len(head) < at + 92:
+        return _UNKNOWN
+    (announced,) = struct.unpack_from("<Q", head, at + 40)
+    (flags,) = struct.unpack_from("<I", head, at + 88)
+    if flags & 1:
+        return _UNKNOWN
+    return _CUT_OFF if announced > size else _WHOLE
+
+
+def _flac(file: BinaryIO, size: int, tag: TinyTag) -> Answer:
+    """By the number in the header of its last frame (FLAC, 9.1): the samples to the end are one block's at most."""
+    file.seek(0)
+    start = id3_bytes(file.read(HEAD_BYTES))
+    file.seek(start + 8)
+    info = file.read(34)
+    if len(info) < 34:
+        return _UNKNOWN
+    block, longest = int.from_bytes(info[2:4], "big"), int.from_bytes(info[7:10], "big")
+    total = round((tag.duration or 0) * (tag.samplerate or 0))
+    wanted = min(size, (longest or _FLAC_FRAME_BYTES) + 16)
+    file.seek(size - wanted)
+    found = _last_flac_frame(file.read(wanted))
+    if found is None:
+        return _CUT_OFF
+    number, is_fixed = found
+    begun = number * block if is_fixed else number
+    return _WHOLE if 0 < total - begun <= block else _CUT_OFF
+
+
+def _last_flac_frame(part: bytes) -> tuple[int, bool] | None:
+    """The number of the last frame that begins there, and whether it counts frames (else samples)."""
+    at = part.rfind(b"\xff")
+    while at >= 0:
+        header = part[at : at + 16]
+        if len(header) > 6 and header[1] & 0xFE == 0xF8:
+            number = _flac_number(header)
+            if number is not None:
+                return number, header[1] == 0xF8
+        at = part.rfind(b"\xff", 0, at)
+    return None
+
+
+def _flac_number(header: bytes) -> int | None:
+    """The coded number of a frame's header, None where the checksum says that this is no header."""
+    more = 8 - (~header[4] & 0xFF).bit_length()  # leading ones, as in UTF-8
+    number = header[4] & (0x7F >> more)
+    for one in header[5 : 4 + max(more, 1)]:
+        number = number << 6 | one & 0x3F
+    block, rate = header[2] >> 4, header[2] & 15
+    extra = {6: 1, 7: 2}.get(block, 0) + {12: 1, 13: 2, 14: 2}.get(rate, 0)
+    end = 4 + max(more, 1) + extra
+    return number if end < len(header) and _crc8(header[:end]) == header[end] else None
+
+
+def _crc8(content: bytes) -> int:
+    crc = 0
+    for one in content:
+        crc ^= one
+        for _ in range(8):
+            crc = (crc << 1 ^ 7) & 0xFF if crc & 0x80 else crc << 1
+    return crc
+
+
+_CHECKS: Mapping[AudioFormat, Callable[[BinaryIO, int, TinyTag], Answer]] = {
+    AudioFormat.AIFF: _aiff,
+    AudioFormat.FLAC: _flac,
+    AudioFormat.MPEG_4: _mpeg_4,
+    AudioFormat.WMA: _wma,
+}

@@ -14,19 +14,22 @@ import platformdirs
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
     TomlConfigSettingsSource,
 )
 
+from uploader import secrets
 from uploader.errors import UsageError
 
-ENVIRONMENT_PREFIX = "UPLOADER_"
-SECRETS_FOLDER = Path("/run/secrets")
-"""Where containers have their secrets; ``UPLOADER_SECRETS_DIR`` names another folder."""
-SECRETS = ("app_id", "app_secret", "access_token")
-"""Settings that come from the environment or the secrets folder only: no flag, no config file."""
+ENVIRONMENT_PREFIX = secrets.PREFIX
+SECRETS = secrets.CREDENTIALS
+"""Settings that come from the environment or from files of their own only: no flag, no config file."""
+_LOGIN = re.compile(r"(?<=://)\S*@")
+_PASSWORD = re.compile(r"(?<=password=)[^&\s'\"]+", re.IGNORECASE)
+"""Where an address may have user and password."""
 
 
 def _base_url(value: str) -> str:
@@ -321,7 +324,13 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flag over environment over secrets folder over file (the file comes in by ``load``)."""
-        return init_settings, env_settings, file_secret_settings, TomlConfigSettingsSource(settings_cls)
+        return (
+            init_settings,
+            _from_files(settings_cls),
+            env_settings,
+            file_secret_settings,
+            TomlConfigSettingsSource(settings_cls),
+        )
 
 
 def load(flags: Mapping[str, Any], config: Path | None) -> Settings:
@@ -336,15 +345,19 @@ def load(flags: Mapping[str, Any], config: Path | None) -> Settings:
             the source, the setting, the value and the remedy.
     """
     passed_over = _check_file(config) if config is not None else []
+    _check_ledger_flag(flags.get("ledger"))
+    try:
+        folder = secrets.folder(os.environ)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
     class FromFile(Settings):
         # pydantic-settings takes the file's path from the class
         model_config = SettingsConfigDict(toml_file=config)
 
-    folder = Path(os.environ.get("UPLOADER_SECRETS_DIR") or SECRETS_FOLDER)
     told = [f"config file {config}: {name}: no such setting{_close_to([name])}" for name in passed_over]
     try:
-        settings = FromFile(_secrets_dir=folder if folder.is_dir() else None, **flags)
+        settings = FromFile(_secrets_dir=folder, **flags)
         settings._file = f"config file {config}" if config is not None else "environment"  # noqa: SLF001 - our own
     except ValidationError as error:
         told += [_tell(dict(one), flags, config, folder) for one in error.errors()]
@@ -358,7 +371,34 @@ def load(flags: Mapping[str, Any], config: Path | None) -> Settings:
     raise UsageError("\n".join(told))
 
 
-def _tell_unreadable(message: str, cause: BaseException | None, folder: Path) -> str:
+def _from_files(settings: type[BaseSettings]) -> InitSettingsSource:
+    """What environment and files say of the settings that files of their own may hold."""
+    try:
+        return InitSettingsSource(settings, secrets.find(secrets.FROM_FILES, os.environ))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def without_login(address: str) -> str:
+    """An address as it may be shown: without the user and the password that may stand in it."""
+    return _PASSWORD.sub("…", _LOGIN.sub("…@", address))
+
+
+def _check_ledger_flag(address: str | None) -> None:
+    """A password on the command line is seen by everybody on the machine."""
+    if address is not None and _has_password(address):
+        raise UsageError(
+            f"--ledger {without_login(address)}: a password does not belong on the command line: set "
+            "UPLOADER_LEDGER in the environment, or name a file with the address in UPLOADER_LEDGER_FILE"
+        )
+
+
+def _has_password(address: str) -> bool:
+    login = _LOGIN.search(address)
+    return (login is not None and ":" in login[0]) or _PASSWORD.search(address) is not None
+
+
+def _tell_unreadable(message: str, cause: BaseException | None, folder: Path | None) -> str:
     """Say which value could not be read at all; a secret's is never repeated."""
     found = re.search(r'field "(\w+)"', message)
     name = found[1] if found else "a setting"
@@ -375,6 +415,12 @@ def _check_file(path: Path) -> list[str]:
         raise UsageError(f"config file {path}: {error.strerror}: name one that can be read") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"config file {path}: no TOML: {error}") from error
+    ledger = table.get("ledger")
+    if isinstance(ledger, str) and _has_password(ledger):
+        raise UsageError(
+            f"config file {path}: ledger = {without_login(ledger)!r}: a password does not belong in a config file: "
+            "set UPLOADER_LEDGER in the environment, or name a file with the address in UPLOADER_LEDGER_FILE"
+        )
     for name in table:
         if name.lower() in SECRETS:
             raise UsageError(
@@ -384,7 +430,7 @@ def _check_file(path: Path) -> list[str]:
     return [name for name in table if name not in Settings.model_fields and name.lower() in Settings.model_fields]
 
 
-def _tell(error: Mapping[str, Any], flags: Mapping[str, Any], config: Path | None, folder: Path) -> str:
+def _tell(error: Mapping[str, Any], flags: Mapping[str, Any], config: Path | None, folder: Path | None) -> str:
     location: Sequence[str] = [str(part) for part in error["loc"]]
     name = location[0]
     where = f"{_source(location, flags, config, folder)}: {'.'.join(location)}"
@@ -392,7 +438,7 @@ def _tell(error: Mapping[str, Any], flags: Mapping[str, Any], config: Path | Non
         return f"config file {config}: {name}: no such setting{_close_to(location)}"  # nowhere else can one stand
     if error["type"] == "extra_forbidden":
         return f"{where}: no such setting{_close_to(location)}"
-    value = "" if name in SECRETS else f" = {error['input']!r}"
+    value = "" if name in SECRETS else f" = {without_login(repr(error['input']))}"
     return f"{where}{value}: {str(error['msg']).removeprefix('Value error, ')}"
 
 
@@ -405,7 +451,7 @@ def _close_to(location: Sequence[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _source(location: Sequence[str], flags: Mapping[str, Any], config: Path | None, folder: Path) -> str:
+def _source(location: Sequence[str], flags: Mapping[str, Any], config: Path | None, folder: Path | None) -> str:
     """Where a setting's value came from, looked for in the order of rank."""
     name = location[0]
     if name in flags:
@@ -414,7 +460,9 @@ def _source(location: Sequence[str], flags: Mapping[str, Any], config: Path | No
     if variables & {variable.upper() for variable in os.environ}:
         return f"environment {ENVIRONMENT_PREFIX}{name.upper()}"
     secret = (ENVIRONMENT_PREFIX + name).lower()
-    if folder.is_dir() and any(file.name.lower() == secret for file in folder.iterdir()):
+    if name in secrets.FROM_FILES and os.environ.get(secrets.variable(name) + "_FILE"):
+        return f"environment {secrets.variable(name)}_FILE"
+    if folder is not None and any(file.name.lower() == secret for file in folder.iterdir()):
         return f"secrets folder {folder}"
     return f"config file {config}"
 
@@ -422,7 +470,8 @@ def _source(location: Sequence[str], flags: Mapping[str, Any], config: Path | No
 def unknown_environment() -> list[str]:
     """Variables that look like ours and are none: a typing mistake that would go unseen."""
     known = {ENVIRONMENT_PREFIX + name.upper() for name in Settings.model_fields}
-    known |= {"UPLOADER_CONFIG", "UPLOADER_SECRETS_DIR", "UPLOADER_JSON"}
+    known |= {secrets.variable(name) + "_FILE" for name in secrets.FROM_FILES}
+    known |= {"UPLOADER_CONFIG", secrets.FOLDER_VARIABLE, "UPLOADER_JSON"}
     return sorted(
         name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX) and name.split("__")[0] not in known
     )

@@ -131,6 +131,7 @@ class Place:
 
     def __post_init__(self) -> None:
         """Makes an environment that inherits nothing but the way to programs."""
+        self.path("no-secrets").mkdir(exist_ok=True)
         self.environment = {
             "PATH": os.environ["PATH"],
             "LANG": "C.UTF-8",

@@ -28,6 +28,7 @@ ROWS = {
     "logs": 1,
     "model": 0,
     "errors": 0,
+    "secrets": 0,
 }
 """Each module's row in the table of chapter 6, a package as a whole."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from uploader.errors import UsageError
-from uploader.sandbox import JOB_ID_PREFIX, Faults, JobFaults, PollFaults, PutFaults, load_faults
+from uploader.sandbox import JOB_ID_PREFIX, Faults, JobFaults, PollFaults, PutFaults, SandboxSettings, load_faults
 from uploader.sandbox.fates import Fate, poll_fault, put_fate
 from uploader.sandbox.tokens import Tokens
 
@@ -197,17 +197,51 @@ def test_a_list_of_known_conversations_makes_the_others_unknown() -> None:
 
 def test_a_token_is_the_same_until_it_ends() -> None:
     """The server caches: the same token with the whole seconds left, then a new one."""
-    times = iter([0.0, 0.0, 0.0, 3.5, 10.0, 10.0])
-    tokens = Tokens(10.0, 0, lambda: next(times))
-    first, second, third = tokens.issue(), tokens.issue(), tokens.issue()
+    now = 0.0
+    tokens = Tokens(SandboxSettings(token_seconds=10.0), lambda: now)
+    first = tokens.issue()
+    now = 3.5
+    second = tokens.issue()
+    now = 10.0
+    third = tokens.issue()
     assert (first[1], second[1], third[1]) == (10, 6, 10)
     assert first[0] == second[0] != third[0]
+
+
+def test_a_token_may_be_nearly_over_when_the_sandbox_begins() -> None:
+    """The first token is one that somebody else has had for long; the one after it lasts as any does."""
+    now = 0.0
+    tokens = Tokens(SandboxSettings(token_seconds=10.0, token_left=2.0), lambda: now)
+    first = tokens.issue()
+    now = 2.0
+    assert not tokens.accepts(f"Bearer {first[0]}")
+    assert (first[1], tokens.issue()[1]) == (2, 10)
+
+
+def test_a_new_secret_ends_the_token(tmp_path: Path) -> None:
+    """Who rotates the secret shuts out the tokens that were fetched with the old one."""
+    path = tmp_path / "secret"
+    path.write_text("old\n")
+    tokens = Tokens(SandboxSettings(app_secret_path=path), lambda: 0.0)
+    first, _ = tokens.issue()
+    assert tokens.accepts(f"Bearer {first}")
+    path.write_text("new\n")
+    assert not tokens.accepts(f"Bearer {first}")
+    second, _ = tokens.issue()
+    assert first != second
+    assert tokens.accepts(f"Bearer {second}")
+
+
+def test_a_secret_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    """A sandbox without the secret that it was to have is none."""
+    with pytest.raises(UsageError, match="missing"):
+        Tokens(SandboxSettings(app_secret_path=tmp_path / "missing"), lambda: 0.0)
 
 
 def test_a_token_that_has_ended_is_not_accepted() -> None:
     """A token opens the door up to its end, not beyond it, and no other text ever does."""
     clock = count()
-    tokens = Tokens(3.0, 0, lambda: float(next(clock)))
+    tokens = Tokens(SandboxSettings(token_seconds=3.0), lambda: float(next(clock)))
     assert not tokens.accepts("Bearer ")
     token, _ = tokens.issue()
     answers = [tokens.accepts(f"Bearer {token}") for _ in range(4)]

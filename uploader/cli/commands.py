@@ -209,6 +209,12 @@ def insights(
     help="what a job takes more per MiB of audio",
 )
 @click.option("--token-seconds", default=86400.0, show_default=True, help="how long a token is good for")
+@click.option("--token-left", type=float, help="begin with a token of which so many seconds are left")
+@click.option(
+    "--secret-file",
+    type=click.Path(path_type=Path),
+    help="take the application's secret from this file; a change of it is a rotation, and ends the token",
+)
 @click.option("--faults", type=click.Path(path_type=Path), help="TOML file of faults to play (see the README)")
 @click.option("--journal", type=click.Path(path_type=Path), help="write what reached the sandbox, JSON Lines")
 @click.option("--certificate", type=click.Path(path_type=Path), help="serve TLS with this certificate (PEM)")

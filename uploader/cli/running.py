@@ -29,7 +29,7 @@ from uploader.cli.preparing import (
     results_path,
 )
 from uploader.cli.target import credentials
-from uploader.client import Client, Credentials, TimeLimits
+from uploader.client import Client, Credentials, CredentialsSource, TimeLimits
 from uploader.engine import Engine, Pool, steady_clock
 from uploader.errors import ExitCode, ResultsUnavailableError, UploaderError, UsageError
 from uploader.ledger import Ledger, LedgerThread
@@ -64,7 +64,7 @@ class Target:
     """Whom to send to: the service, or the sandbox inside."""
 
     base_url: str
-    credentials: Credentials
+    credentials: CredentialsSource
 
 
 def run_batch(settings: Settings, manifest: str | None, *, as_json: bool) -> ExitCode:

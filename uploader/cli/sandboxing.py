@@ -16,6 +16,8 @@ def serve_sandbox(
     job_seconds: float,
     job_seconds_per_mebibyte: float,
     token_seconds: float,
+    token_left: float | None,
+    secret_file: Path | None,
     faults: Path | None,
     journal: Path | None,
     certificate: Path | None,
@@ -29,6 +31,8 @@ def serve_sandbox(
         job_seconds=job_seconds,
         job_seconds_per_mebibyte=job_seconds_per_mebibyte,
         token_seconds=token_seconds,
+        token_left=token_left,
+        app_secret_path=secret_file,
         faults=load_faults(faults) if faults is not None else Faults(),
         journal_path=journal,
         certificate_path=certificate,
@@ -49,4 +53,10 @@ async def _serve(settings: SandboxSettings) -> None:
 def _announce(sandbox: Sandbox) -> None:
     print(f"export UPLOADER_BASE_URL={sandbox.base_url}")  # noqa: T201 - for `eval` and for reading
     print(f"export UPLOADER_APP_ID={sandbox.settings.app_id}")  # noqa: T201
-    print(f"export UPLOADER_APP_SECRET={sandbox.settings.app_secret}", flush=True)  # noqa: T201
+    print(_secret_line(sandbox.settings), flush=True)  # noqa: T201
+
+
+def _secret_line(settings: SandboxSettings) -> str:
+    if settings.app_secret_path is not None:
+        return f"export UPLOADER_APP_SECRET_FILE={settings.app_secret_path.absolute()}"
+    return f"export UPLOADER_APP_SECRET={settings.app_secret}"

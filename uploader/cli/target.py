@@ -1,21 +1,59 @@
 """Whom to send to, and with what credentials."""
 
+import os
+from collections.abc import Mapping
+
+from uploader import secrets
 from uploader.client import Credentials
-from uploader.errors import UsageError
+from uploader.errors import CredentialsError, UsageError
 from uploader.settings import Settings
 
 
-def credentials(settings: Settings) -> Credentials:
-    """The credentials of the settings.
+class CurrentCredentials:
+    """The credentials as environment and files have them now: a secret that was rotated is taken up."""
+
+    def read(self) -> Credentials:
+        """Read them.
+
+        Raises:
+            CredentialsError: There are none any more, or a file cannot be read.
+        """
+        try:
+            return _credentials(secrets.find(secrets.CREDENTIALS, os.environ))
+        except ValueError as error:
+            raise CredentialsError(str(error)) from None
+
+
+def credentials(settings: Settings) -> CurrentCredentials:
+    """The credentials, checked once, and read again whenever a token is needed.
 
     Raises:
         UsageError: There are none.
     """
-    if settings.access_token is not None:
-        return Credentials(access_token=settings.access_token.get_secret_value())
-    if settings.app_id is None or settings.app_secret is None:
-        raise UsageError(
-            "no credentials: set UPLOADER_APP_ID and UPLOADER_APP_SECRET (or a ready UPLOADER_ACCESS_TOKEN); to try "
-            "without any, add --sandbox to a run"
-        )
-    return Credentials(settings.app_id.get_secret_value(), settings.app_secret.get_secret_value())
+    given = {name: getattr(settings, name) for name in secrets.CREDENTIALS}
+    try:
+        _credentials({name: value.get_secret_value() for name, value in given.items() if value is not None})
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return CurrentCredentials()
+
+
+def _credentials(found: Mapping[str, str]) -> Credentials:
+    """A ready token wins over the application's id and secret."""
+    token, app_id, app_secret = (found.get(name) for name in ("access_token", "app_id", "app_secret"))
+    if token:
+        return Credentials(app_id or "", app_secret or "", token)
+    if app_id and app_secret:
+        return Credentials(app_id, app_secret)
+    raise ValueError(_told_missing(app_id, app_secret))
+
+
+def _told_missing(app_id: str | None, app_secret: str | None) -> str:
+    ways = "in the environment, by a file (UPLOADER_APP_SECRET_FILE, …) or in the secrets folder"
+    if app_id or app_secret:
+        there, missing = ("ID", "SECRET") if app_id else ("SECRET", "ID")
+        return f"no credentials: UPLOADER_APP_{there} is set and UPLOADER_APP_{missing} is missing: give it {ways}"
+    return (
+        f"no credentials: set UPLOADER_APP_ID and UPLOADER_APP_SECRET (or a ready UPLOADER_ACCESS_TOKEN) {ways}; to "
+        "try without any, add --sandbox to a run"
+    )

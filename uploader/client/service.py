@@ -22,7 +22,7 @@ from uploader.client.connection import (
     told,
     under_way,
 )
-from uploader.client.token import Credentials, Token, Tokens, TokenUnavailableError
+from uploader.client.token import CredentialsSource, Token, Tokens, TokenUnavailableError
 from uploader.client.upload import Gate, Upload
 from uploader.model import Answer, JobStatus, Reply, Sight
 
@@ -62,7 +62,9 @@ class JobAnswer:
 class Client:
     """Speaks with one account's service. Use it as a context manager."""
 
-    def __init__(self, base_url: str, credentials: Credentials, limits: TimeLimits, now: Callable[[], float]) -> None:
+    def __init__(
+        self, base_url: str, credentials: CredentialsSource, limits: TimeLimits, now: Callable[[], float]
+    ) -> None:
         self._base_url = base_url
         self._credentials = credentials
         self._limits = limits
@@ -130,7 +132,7 @@ class Client:
         if reply.status == 401:
             self._tokens.refused(token)
         elif reply.status is not None:
-            self._tokens.taken()
+            self._tokens.taken(token)
         return reply
 
     async def job(self, job_id: str) -> JobAnswer:
@@ -222,7 +224,7 @@ class Client:
                 token = await self._tokens.get()
                 answer = await self._ask_once(path, token, most_bytes)
                 if answer.status != 401:
-                    self._tokens.taken()
+                    self._tokens.taken(token)
                     break
                 self._tokens.refused(token)
         except TokenUnavailableError as error:

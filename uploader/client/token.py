@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, Self
 
 import aiohttp
 
@@ -29,6 +29,22 @@ class Credentials:
     app_secret: str = field(default="", repr=False)
     access_token: str | None = field(default=None, repr=False)
 
+    def read(self) -> Self:
+        """These themselves: credentials that stay what they are."""
+        return self
+
+
+class CredentialsSource(Protocol):
+    """Where credentials come from: they are read anew for every token, so that rotated ones are taken up."""
+
+    def read(self) -> Credentials:
+        """Read them as they are now.
+
+        Raises:
+            CredentialsError: They cannot be read.
+        """
+        ...
+
 
 class TokenUnavailableError(Exception):
     """No token can be had at this moment; it may be later."""
@@ -50,13 +66,14 @@ class Tokens:
         self,
         session: aiohttp.ClientSession,
         base_url: str,
-        credentials: Credentials,
+        credentials: CredentialsSource,
         proxy: dict[str, Any],
         now: Callable[[], float],
     ) -> None:
         self._session = session
         self._url = base_url + PATH
         self._credentials = credentials
+        self._used: Credentials | None = None
         self._proxy = proxy
         self._now = now
         self._lock = asyncio.Lock()
@@ -72,8 +89,6 @@ class Tokens:
             TokenUnavailableError: The service did not answer as it should.
         """
         async with self._lock:
-            if self._refused >= (1 if self._credentials.access_token else REFUSALS_IN_A_ROW):
-                raise CredentialsError(self._told_refusal())
             if self._token is None or self._now() >= self._token.renew_at:
                 self._token = await self._renewed()
             return self._token
@@ -84,41 +99,37 @@ class Tokens:
             self._token = None
             self._refused += 1
 
-    def taken(self) -> None:
-        """Take note of an answer that was no 401."""
-        self._refused = 0
-
-    def _told_refusal(self) -> str:
-        if self._credentials.access_token:
-            return (
-                "the service refuses the access token (HTTP 401): it has ended or is wrong; set a new one in "
-                "UPLOADER_ACCESS_TOKEN, or UPLOADER_APP_ID and UPLOADER_APP_SECRET so that it is renewed by itself"
-            )
-        return (
-            f"the service refused {REFUSALS_IN_A_ROW} new tokens in a row (HTTP 401): check that "
-            "UPLOADER_APP_ID and UPLOADER_APP_SECRET belong to the account of this base URL"
-        )
+    def taken(self, token: Token) -> None:
+        """Take note of an answer that was no 401; to a token that was refused since, it says nothing."""
+        if self._token is not None and token.serial == self._token.serial:
+            self._refused = 0
 
     async def _renewed(self) -> Token:
+        given = await self._current()
         self._serial += 1
-        if self._credentials.access_token:
-            if not _fits_a_header(self._credentials.access_token):
+        if given.access_token:
+            if not _fits_a_header(given.access_token):
                 raise CredentialsError("UPLOADER_ACCESS_TOKEN holds a line end or another control character: mend it")
-            return Token(self._credentials.access_token, float("inf"), self._serial)
-        value, lifetime = await self._fetch()
+            return Token(given.access_token, float("inf"), self._serial)
+        value, lifetime = await self._fetch(given)
         if lifetime < LEAST_SECONDS:
             # the service hands out the token that it has, with what is left of it: let that end
             await asyncio.sleep(LEAST_SECONDS + lifetime)
-            value, lifetime = await self._fetch()
+            value, lifetime = await self._fetch(given)
         margin = min(RENEW_SECONDS, lifetime * RENEW_SHARE)
         return Token(value, self._now() + lifetime - margin, self._serial)
 
-    async def _fetch(self) -> tuple[str, float]:
-        wanted = {
-            "type": "application",
-            "appId": self._credentials.app_id,
-            "appSecret": self._credentials.app_secret,
-        }
+    async def _current(self) -> Credentials:
+        """The credentials as they are now; those that the service has refused too often are not used again."""
+        given = await asyncio.to_thread(self._credentials.read)
+        if given != self._used:
+            self._used, self._refused = given, 0
+        if self._refused >= (1 if given.access_token else REFUSALS_IN_A_ROW):
+            raise CredentialsError(_told_refusal(given))
+        return given
+
+    async def _fetch(self, given: Credentials) -> tuple[str, float]:
+        wanted = {"type": "application", "appId": given.app_id, "appSecret": given.app_secret}
         try:
             async with self._session.post(self._url, json=wanted, allow_redirects=False, **self._proxy) as response:
                 if response.status >= 300:
@@ -127,6 +138,24 @@ class Tokens:
                 return _read(answer, broken)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise TokenUnavailableError(f"no token: {told(error)}") from error
+
+
+def _told_refusal(given: Credentials) -> str:
+    if not given.access_token:
+        return (
+            f"the service refused {REFUSALS_IN_A_ROW} new tokens in a row (HTTP 401): check that "
+            "UPLOADER_APP_ID and UPLOADER_APP_SECRET belong to the account of this base URL"
+        )
+    told = "the service refuses the access token (HTTP 401): it has ended or is wrong; set a new one in"
+    if given.app_id and given.app_secret:
+        return (
+            f"{told} UPLOADER_ACCESS_TOKEN, or unset that, so that UPLOADER_APP_ID and UPLOADER_APP_SECRET, which "
+            "are set too, fetch one and renew it"
+        )
+    return (
+        f"{told} UPLOADER_ACCESS_TOKEN, or UPLOADER_APP_ID and UPLOADER_APP_SECRET in its place, so that it is "
+        "renewed by itself"
+    )
 
 
 def _refusal(status: int) -> Exception:
@@ -150,7 +179,7 @@ def _read(answer: Mapping[str, Any] | None, broken: str) -> tuple[str, float]:
         raise TokenUnavailableError("no token: the answer's expiresIn is no number") from error
     if not math.isfinite(lifetime):
         raise TokenUnavailableError("no token: the answer's expiresIn is no number of seconds")
-    return token, lifetime
+    return token, max(lifetime, 0.0)
 
 
 def _fits_a_header(token: str) -> bool:

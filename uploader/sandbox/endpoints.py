@@ -22,11 +22,7 @@ class TokenEndpoint:
     """`POST /oauth2/token:generate`."""
 
     def __init__(self, settings: SandboxSettings, journal: Journal, tokens: Tokens) -> None:
-        self._wanted = {
-            "type": "application",
-            "appId": settings.app_id,
-            "appSecret": settings.app_secret,
-        }
+        self._settings = settings
         self._journal = journal
         self._tokens = tokens
 
@@ -35,12 +31,15 @@ class TokenEndpoint:
         pieces: list[bytes] = []
         await read_body(request, pieces.append)
         body = _json(b"".join(pieces))
-        known = isinstance(body, dict) and all(body.get(name) == text for name, text in self._wanted.items())
+        known = isinstance(body, dict) and all(body.get(name) == text for name, text in self._wanted().items())
         self._journal.add(TokenEntry(at=self._journal.now(), status=200 if known else 401))
         if not known:
             return message(401, "Unauthorized. The type, appId or appSecret is not correct.")
         token, left = self._tokens.issue()
         return web.json_response({"accessToken": token, "expiresIn": left})
+
+    def _wanted(self) -> dict[str, str]:
+        return {"type": "application", "appId": self._settings.app_id, "appSecret": self._settings.secret()}
 
 
 class JobEndpoint:

@@ -112,7 +112,7 @@ class Sandbox:
         clock = asyncio.get_running_loop().time
         journal = self._journal = Journal(self._settings.journal_path, clock)
         jobs = self._jobs = Jobs(self._settings, journal)
-        tokens = Tokens(self._settings.token_seconds, self._settings.faults.seed, clock)
+        tokens = Tokens(self._settings, clock)
         self._token_endpoint = TokenEndpoint(self._settings, journal, tokens)
         self._routes = {
             ("PUT", "/v1/process/audio/"): PutEndpoint(self._settings, journal, tokens, jobs).answer,

@@ -29,8 +29,12 @@ class SandboxSettings:
     """What each mebibyte of audio adds to that, in seconds."""
     app_id: str = "sandbox"
     app_secret: str = "sandbox"  # noqa: S105 - a toy's password, told to everybody
+    app_secret_path: Path | None = None
+    """A file with the secret in its place: who changes it rotates the secret, and ends the token."""
     token_seconds: float = 86400.0
     """How long a token is good for, in seconds."""
+    token_left: float | None = None
+    """What is left of a first token that is there already, in seconds; None: there is none."""
     journal_path: Path | None = None
     """A JSON Lines file that the journal is appended to."""
     certificate_path: Path | None = None
@@ -45,10 +49,23 @@ class SandboxSettings:
             raise UsageError(f"sandbox host {self.host!r} is not loopback: use 127.0.0.1, ::1 or localhost")
         if self.limit < 1:
             raise UsageError(f"sandbox limit {self.limit} lets no job live: use 1 or more")
-        if min(self.job_seconds, self.job_seconds_per_mebibyte, self.token_seconds) < 0:
+        if min(self.job_seconds, self.job_seconds_per_mebibyte, self.token_seconds, self.token_left or 0.0) < 0:
             raise UsageError("a sandbox's seconds cannot be negative: use 0 or more")
         if self.key_path and not self.certificate_path:
             raise UsageError(f"sandbox key {self.key_path} has no certificate: name the certificate as well")
+
+    def secret(self) -> str:
+        """The secret that is good now.
+
+        Raises:
+            UsageError: Its file cannot be read.
+        """
+        if self.app_secret_path is None:
+            return self.app_secret
+        try:
+            return self.app_secret_path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"sandbox secret {self.app_secret_path} cannot be read: name a file of text") from error
 
     @property
     def scheme(self) -> str:

@@ -1,0 +1,91 @@
+"""Finds secrets in the environment, in files that it names, and in the folder where containers have them."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+PREFIX = "UPLOADER_"
+FOLDER = Path("/run/secrets")
+"""Where containers have their secrets; ``UPLOADER_SECRETS_DIR`` names another folder."""
+FOLDER_VARIABLE = "UPLOADER_SECRETS_DIR"
+CREDENTIALS = ("app_id", "app_secret", "access_token")
+"""What is a secret: no flag, no config file."""
+FROM_FILES = (*CREDENTIALS, "ledger")
+"""What ``UPLOADER_…_FILE`` may name a file for; the ledger's address may have a password in it."""
+MOST_BYTES = 64 * 1024
+
+
+def folder(environment: Mapping[str, str]) -> Path | None:
+    """The secrets folder; None where there is none.
+
+    Raises:
+        ValueError: The environment names one that is none, or that cannot be read.
+    """
+    named = environment.get(FOLDER_VARIABLE)
+    found = Path(named) if named else FOLDER
+    try:
+        next(found.iterdir(), None)
+    except OSError as error:
+        if not named:
+            return None
+        raise ValueError(
+            f"environment {FOLDER_VARIABLE}: {named}: {error.strerror}: name a folder that can be read, or unset it"
+        ) from error
+    return found
+
+
+def find(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:
+    """Read secrets as they are now: from the environment, else from a file that it names, else from the folder.
+
+    Args:
+        names: Settings by their names, ``app_secret`` say: the variable is ``UPLOADER_APP_SECRET``, the file is
+            named by ``UPLOADER_APP_SECRET_FILE``, and in the folder it is ``uploader_app_secret``.
+        environment: The variables.
+
+    Returns:
+        What was found, without white space around it; a variable that is empty is none.
+
+    Raises:
+        ValueError: A file cannot be read, is empty, or contradicts a variable; the text never shows what is in it.
+    """
+    inside = folder(environment)
+    found = {name: _find(name, environment, inside) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def _find(name: str, environment: Mapping[str, str], inside: Path | None) -> str | None:
+    value, named = (environment.get(variable(name) + ending, "").strip() for ending in ("", "_FILE"))
+    if value and named:
+        raise ValueError(f"environment {variable(name)}: {variable(name)}_FILE is set too: unset one of them")
+    if value:
+        return value
+    if named:
+        return _read(Path(named), f"environment {variable(name)}_FILE")
+    file = _in_folder(name, inside) if inside else None
+    return _read(file, "secrets folder") if file else None
+
+
+def _in_folder(name: str, inside: Path) -> Path | None:
+    """The setting's file in the folder, in capitals or not."""
+    return next((file for file in sorted(inside.iterdir()) if file.name.lower() == variable(name).lower()), None)
+
+
+def _read(path: Path, source: str) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        value = content.decode("utf-8").strip()
+    except OSError as error:
+        raise ValueError(f"{source}: {path}: {error.strerror}: name a file that can be read") from error
+    except UnicodeDecodeError:
+        # its own text would show a part of the content
+        raise ValueError(f"{source}: {path}: this cannot be read: write it as UTF-8 text") from None
+    if not value:
+        raise ValueError(f"{source}: {path}: the file is empty: write the secret into it")
+    if len(content) > MOST_BYTES or not value.isprintable():
+        raise ValueError(f"{source}: {path}: this is no secret: write it as one line of text")
+    return value

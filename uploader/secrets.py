@@ -52,6 +52,13 @@ def find(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]
     return {name: value for name, value in found.items() if value is not None}
 
 
+def are_in_files(environment: Mapping[str, str]) -> bool:
+    """Whether credentials come from files, at least in part: then they may change while a program runs."""
+    inside = folder(environment)
+    named = any(environment.get(variable(name) + "_FILE") for name in CREDENTIALS)
+    return named or (inside is not None and any(_in_folder(name, inside) for name in CREDENTIALS))
+
+
 def variable(name: str) -> str:
     """The environment variable of a setting."""
     return PREFIX + name.upper()

@@ -20,7 +20,7 @@ import pytest
 import trustme
 
 from uploader.audio import open_source
-from uploader.client import Client, Credentials, TimeLimits, UploadRequest
+from uploader.client import Client, Credentials, CredentialsSource, TimeLimits, UploadRequest
 from uploader.model import Reply
 
 READ_BYTES = 64 * 1024
@@ -370,7 +370,7 @@ class Watched:
 @asynccontextmanager
 async def speaking(
     base_url: str,
-    credentials: Credentials = CREDENTIALS,
+    credentials: CredentialsSource = CREDENTIALS,
     *,
     connect: float = 20.0,
     stall: float = 20.0,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from uploader.model import Outcome, Reply
 from uploader.policy.replies import judge
 
 READY = Credentials(access_token="the-ready-token")
+BOTH = Credentials("the-app-id", "the-app-secret", "the-ready-token")
 SECRETS = ("the-app-secret", "the-app-id", "the-ready-token", "issued-token")
 
 
@@ -269,10 +271,178 @@ async def test_an_issued_token_that_no_header_can_carry_is_none(tmp_path: Path) 
 
 async def test_a_ready_token_wins_over_the_applications_credentials(tmp_path: Path) -> None:
     """Where both are given, the ready token is used."""
-    both = Credentials("the-app-id", "the-app-secret", "the-ready-token")
-    async with Server() as server, speaking(server.base_url, both) as client:
+    async with Server() as server, speaking(server.base_url, BOTH) as client:
         await send(client, audio(tmp_path, 10))
         assert bearers(server) == ["the-ready-token"]
+
+
+@dataclass
+class Changing:
+    """Credentials that a test changes, as a file does; how often they were read."""
+
+    credentials: Credentials
+    may_change: bool = True
+    reads: int = 0
+    on_read: Callable[[int], None] = lambda _: None
+
+    def read(self) -> Credentials:
+        """What they are now."""
+        self.reads += 1
+        self.on_read(self.reads)
+        return self.credentials
+
+
+@pytest.fixture
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rotation is waited for as often as ever, and not as long."""
+    monkeypatch.setattr("uploader.client.token.ROTATION_SECONDS", (0.01,) * 4)
+
+
+def only(secret: str) -> Script:
+    """A token endpoint that takes one secret, and hands out a token by its name."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.read_body()
+        given = json.loads(bytes(exchange.request.body))["appSecret"]
+        answer = issue(f"for-{secret}") if given == secret else always(401)
+        await answer(exchange)
+
+    return script
+
+
+async def test_a_rotated_secret_is_taken_up(tmp_path: Path) -> None:
+    """The secret is read again for the token that follows a 401: a run goes on over a rotation."""
+    source = Changing(Credentials("the-app-id", "old"))
+    put = in_turn(accept, refused, accept)
+    async with Server(put, token=in_turn(only("old"), only("new"))) as server:
+        async with speaking(server.base_url, source) as client:
+            await send(client, audio(tmp_path, 10))
+            source.credentials = Credentials("the-app-id", "new")
+            replies = [await send(client, audio(tmp_path, 10)) for _ in range(2)]
+        assert bearers(server) == ["for-old", "for-old", "for-new"]
+    assert [reply.status for reply in replies] == [401, 201]
+
+
+@pytest.mark.parametrize("ready", [True, False])
+@pytest.mark.usefixtures("_quick")
+async def test_a_rotation_that_is_under_way_is_waited_for(tmp_path: Path, ready: bool) -> None:
+    """The service knows the new secret a moment before the file does: the file is given that moment."""
+
+    def secret(word: str) -> Credentials:
+        return Credentials(access_token=word) if ready else Credentials("the-app-id", word)
+
+    source = Changing(secret("old"))
+    put = in_turn(accept, refused, accept)
+    async with Server(put, token=in_turn(only("old"), only("new"))) as server:
+        async with speaking(server.base_url, source) as client:
+            for _ in range(2):
+                await send(client, audio(tmp_path, 10))
+            late = source.reads + 3
+
+            def change(reads: int) -> None:
+                if reads == late:
+                    source.credentials = secret("new")
+
+            source.on_read = change
+            reply = await send(client, audio(tmp_path, 10))
+        assert bearers(server)[-1] == ("new" if ready else "for-new")
+    assert reply.status == 201
+
+
+@pytest.mark.usefixtures("_quick")
+async def test_a_rotation_that_does_not_come_ends_it_once(tmp_path: Path) -> None:
+    """Credentials that stay refused end it, and nobody after the first waits for others; new ones still count."""
+    source = Changing(Credentials(access_token="old"))
+    async with Server(in_turn(accept, refused, accept)) as server, speaking(server.base_url, source) as client:
+        for _ in range(2):
+            await send(client, audio(tmp_path, 10))
+        with pytest.raises(CredentialsError, match="UPLOADER_ACCESS_TOKEN"):
+            await send(client, audio(tmp_path, 10))
+        reads = source.reads
+        for _ in range(3):
+            with pytest.raises(CredentialsError):
+                await client.job("x")
+        assert source.reads == reads + 3
+        source.credentials = Credentials(access_token="new")
+        assert (await send(client, audio(tmp_path, 10))).status == 201
+
+
+async def test_credentials_that_never_were_good_are_not_waited_for(tmp_path: Path) -> None:
+    """Whoever starts with a wrong secret learns it at once."""
+    source = Changing(Credentials("the-app-id", "wrong"))
+    async with Server(token=only("right")) as server, speaking(server.base_url, source) as client:
+        with pytest.raises(CredentialsError):
+            await client.authorise()
+        assert (source.reads, len(server.token_requests())) == (1, 1)
+
+
+async def test_who_may_ask_and_not_upload_sends_no_file_for_ever(tmp_path: Path) -> None:
+    """Polls that go well say nothing of uploads: three refused in a row end it, however many polls are between."""
+    async with Server(refused, get=always(200, {"id": "x", "status": "in_progress"})) as server:
+        async with speaking(server.base_url) as client:
+            for _ in range(2):
+                assert (await send(client, audio(tmp_path, 10))).status == 401
+                assert (await client.job("x")).status is not None
+            assert (await send(client, audio(tmp_path, 10))).status == 401
+            with pytest.raises(CredentialsError, match="3 new tokens"):
+                await send(client, audio(tmp_path, 10))
+        assert len(server.puts()) == 3
+
+
+async def test_an_upload_that_outlasts_its_token_does_not_vouch_for_it(tmp_path: Path) -> None:
+    """An upload that was let in before its token ended goes well; the refusal of the token stands all the same."""
+    path = audio(tmp_path, 1000)
+
+    async def slow_first(exchange: Exchange) -> None:
+        if len(exchange.server.puts()) > 1:
+            await refused(exchange)
+            return
+        await exchange.read_body()
+        await exchange.server.let_go.wait()
+        await exchange.answer(201, {"conversationId": "c", "jobId": "j"})
+
+    async with Server(slow_first) as server, speaking(server.base_url, READY) as client:
+        first = asyncio.create_task(send(client, path))
+        await server.until(lambda: len(server.puts()) == 1)
+        assert (await send(client, path)).status == 401
+        server.let_go.set()
+        assert (await first).status == 201
+        with pytest.raises(CredentialsError):
+            await send(client, path)
+        assert len(server.puts()) == 2
+
+
+@pytest.mark.parametrize("left", [0, 0.4, -5])
+async def test_a_server_that_always_hands_out_seconds_is_not_asked_in_a_hot_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: float
+) -> None:
+    """A cache that never renews: each upload asks twice at most, a second or more apart, and goes out all the same."""
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr("uploader.client.token.asyncio.sleep", note)
+    clock = Clock()
+    async with Server(token=issue("nearly-over", left)) as server, speaking(server.base_url, now=clock) as client:
+        for _ in range(3):
+            assert (await send(client, audio(tmp_path, 10))).status == 201
+            clock.seconds += 1.0
+        assert len(server.token_requests()) == 6
+    assert len([wait for wait in waits if wait >= 1.0]) == 3
+
+
+@pytest.mark.parametrize(("credentials", "words"), [(READY, "in its place"), (BOTH, "are set too")])
+async def test_a_refused_ready_token_says_what_would_be_used_without_it(
+    tmp_path: Path, credentials: Credentials, words: str
+) -> None:
+    """A ready token wins over id and secret; once refused, the message says whether these are there."""
+    async with Server(refused) as server, speaking(server.base_url, credentials) as client:
+        await send(client, audio(tmp_path, 10))
+        with pytest.raises(CredentialsError, match=words):
+            await send(client, audio(tmp_path, 10))
 
 
 FAILING: dict[str, tuple[Credentials, Script, Script]] = {

@@ -12,6 +12,11 @@ from uploader.settings import Settings
 class CurrentCredentials:
     """The credentials as environment and files have them now: a secret that was rotated is taken up."""
 
+    @property
+    def may_change(self) -> bool:
+        """Whether they are in files."""
+        return secrets.are_in_files(os.environ)
+
     def read(self) -> Credentials:
         """Read them.
 

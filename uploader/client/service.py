@@ -130,9 +130,9 @@ class Client:
         upload = Upload(source, gate, stall_seconds=self._limits.stall, answer_seconds=self._limits.answer)
         reply = await self._put(request, source, upload, token)
         if reply.status == 401:
-            self._tokens.refused(token)
+            self._tokens.refused(token, "PUT")
         elif reply.status is not None:
-            self._tokens.taken(token)
+            self._tokens.taken(token, "PUT")
         return reply
 
     async def job(self, job_id: str) -> JobAnswer:
@@ -224,9 +224,9 @@ class Client:
                 token = await self._tokens.get()
                 answer = await self._ask_once(path, token, most_bytes)
                 if answer.status != 401:
-                    self._tokens.taken(token)
+                    self._tokens.taken(token, "GET")
                     break
-                self._tokens.refused(token)
+                self._tokens.refused(token, "GET")
         except TokenUnavailableError as error:
             return Answer(failure=str(error))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:

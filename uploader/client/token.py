@@ -2,9 +2,10 @@
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import aiohttp
 
@@ -17,6 +18,8 @@ LEAST_SECONDS = 1.0
 """A token with less left is not worth a request: the service is asked again when it has ended."""
 RENEW_SECONDS = 60.0
 RENEW_SHARE = 0.1
+ROTATION_SECONDS = (0.5, 1.0, 2.0, 4.0)
+"""How long, where the service takes our credentials no more, a file is given to hold new ones."""
 REFUSALS_IN_A_ROW = 3
 """So many tokens refused in a row: the service does not take the credentials."""
 
@@ -29,6 +32,8 @@ class Credentials:
     app_secret: str = field(default="", repr=False)
     access_token: str | None = field(default=None, repr=False)
 
+    may_change: ClassVar[bool] = False
+
     def read(self) -> Self:
         """These themselves: credentials that stay what they are."""
         return self
@@ -36,6 +41,11 @@ class Credentials:
 
 class CredentialsSource(Protocol):
     """Where credentials come from: they are read anew for every token, so that rotated ones are taken up."""
+
+    @property
+    def may_change(self) -> bool:
+        """Whether a rotated secret may still come: from a file, that is."""
+        ...
 
     def read(self) -> Credentials:
         """Read them as they are now.
@@ -74,12 +84,14 @@ class Tokens:
         self._url = base_url + PATH
         self._credentials = credentials
         self._used: Credentials | None = None
+        self._given_up: Credentials | None = None
+        self._were_good = False
         self._proxy = proxy
         self._now = now
         self._lock = asyncio.Lock()
         self._token: Token | None = None
         self._serial = 0
-        self._refused = 0
+        self._refused: Counter[str] = Counter()
 
     async def get(self) -> Token:
         """The token to use now.
@@ -93,19 +105,55 @@ class Tokens:
                 self._token = await self._renewed()
             return self._token
 
-    def refused(self, token: Token) -> None:
+    def refused(self, token: Token, method: str) -> None:
         """Take note of a 401: the token is not used again."""
-        if self._token is not None and token.serial == self._token.serial:
+        if self._is_current(token):
             self._token = None
-            self._refused += 1
+            self._refused[method] += 1
 
-    def taken(self, token: Token) -> None:
-        """Take note of an answer that was no 401; to a token that was refused since, it says nothing."""
-        if self._token is not None and token.serial == self._token.serial:
-            self._refused = 0
+    def taken(self, token: Token, method: str) -> None:
+        """Take note of an answer that was no 401.
+
+        Of a token that was refused since it says nothing; and who may ask may perhaps not upload.
+        """
+        if self._is_current(token):
+            self._refused[method] = 0
+            self._were_good = True
+
+    def _is_current(self, token: Token) -> bool:
+        return self._token is not None and token.serial == self._token.serial
 
     async def _renewed(self) -> Token:
-        given = await self._current()
+        given = await self._read()
+        most = 1 if given.access_token else REFUSALS_IN_A_ROW
+        failure = _told_refusal(given) if max(self._refused.values(), default=0) >= most else ""
+        while True:
+            try:
+                return await self._made(given, failure)
+            except CredentialsError as error:
+                given, failure = await self._rotated(given, error), ""
+
+    async def _read(self) -> Credentials:
+        given = await asyncio.to_thread(self._credentials.read)
+        if given != self._used:
+            self._used = given
+            self._refused.clear()
+        return given
+
+    async def _rotated(self, given: Credentials, refusal: CredentialsError) -> Credentials:
+        """Wait for other credentials; the refusal is raised again where none come."""
+        if self._were_good and self._credentials.may_change and given != self._given_up:
+            for seconds in ROTATION_SECONDS:
+                await asyncio.sleep(seconds)
+                found = await self._read()
+                if found != given:
+                    return found
+            self._given_up = given
+        raise refusal
+
+    async def _made(self, given: Credentials, failure: str) -> Token:
+        if failure:
+            raise CredentialsError(failure)
         self._serial += 1
         if given.access_token:
             if not _fits_a_header(given.access_token):
@@ -118,15 +166,6 @@ class Tokens:
             value, lifetime = await self._fetch(given)
         margin = min(RENEW_SECONDS, lifetime * RENEW_SHARE)
         return Token(value, self._now() + lifetime - margin, self._serial)
-
-    async def _current(self) -> Credentials:
-        """The credentials as they are now; those that the service has refused too often are not used again."""
-        given = await asyncio.to_thread(self._credentials.read)
-        if given != self._used:
-            self._used, self._refused = given, 0
-        if self._refused >= (1 if given.access_token else REFUSALS_IN_A_ROW):
-            raise CredentialsError(_told_refusal(given))
-        return given
 
     async def _fetch(self, given: Credentials) -> tuple[str, float]:
         wanted = {"type": "application", "appId": given.app_id, "appSecret": given.app_secret}
@@ -162,7 +201,7 @@ def _refusal(status: int) -> Exception:
     if status in (400, 401, 403):
         return CredentialsError(
             f"the service does not take the credentials (HTTP {status}): check UPLOADER_APP_ID and "
-            "UPLOADER_APP_SECRET; nothing was sent"
+            "UPLOADER_APP_SECRET, then run again; nothing is sent without a token"
         )
     if status < 500 and status not in (408, 429):
         return GaveUpError(f"the service has no {PATH} there (HTTP {status}): check --base-url, then run again")

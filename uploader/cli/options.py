@@ -29,7 +29,9 @@ def environment_help() -> str:
     """The settings that have no flag, told at the end of ``--help``."""
     names = ", ".join(ENVIRONMENT_PREFIX + name.upper() for name in SECRETS)
     return (
-        f"Secrets come from the environment ({names}) or the secrets folder, never from a flag. Every option is "
+        f"Secrets come from the environment ({names}), from a file that it names (the same with _FILE at its end) or "
+        "from the secrets folder (/run/secrets or UPLOADER_SECRETS_DIR; uploader_app_secret, …), never from a flag; "
+        "files are read again for every token. Every option is "
         f"also {ENVIRONMENT_PREFIX}OPTION in the environment and option in the config file; a flag outranks the "
         "environment, that the secrets folder, that the file."
     )

@@ -2,6 +2,7 @@
 
 from tests.acceptance.batches import read_results, write_table
 from tests.acceptance.place import ROOT, Place, Server
+from tests.unit import recordings
 
 TRICKY_ID = "a/b c?d=é%2F#&+~"
 TRICKY_NAME = 'Q3 "review" & plans = 100 % é/ü + more; #1'
@@ -36,6 +37,27 @@ def test_a_rows_conversation_type_and_name_reach_the_service(place: Place, serve
         assert put.content_length == put.bytes
     assert puts["2"].bytes == len(wav)
     assert [line["conversationId"] for line in read_results(place.path("m.results.csv"))] == [TRICKY_ID, "2", "3"]
+
+
+def test_a_recording_is_sent_as_what_it_is(place: Place, server: Server) -> None:
+    """The Content-Type is that of the content and not of the name; of other formats none is sent."""
+    mp3 = (ROOT / "config/sample/interview-2.mp3").read_bytes()
+    files = {
+        "mp3.wav": (mp3, "audio/mpeg", "4.86"),
+        "wav.mp3": (recordings.recording(2.0), "audio/wav", "2.0"),
+        "cut.wav": (recordings.recording(2.0)[:-100], "audio/wav", ""),
+        "flac.wav": (recordings.flac_file(), None, "2.375"),
+        "aac.mp3": (recordings.aac_file(), None, ""),
+        "page.wav": (recordings.HTML, None, ""),
+    }
+    for name, (content, _, _) in files.items():
+        place.write(name, content)
+    write_table(place, "m.csv", [{"conversationId": name, "audioPath": name} for name in files])
+    assert place.run("run", "m.csv", "--limit", "10").code == 0
+    sent = {put.conversation_id: put.headers.get("content-type") for put in server.journal.appended()}
+    assert sent == {name: kind for name, (_, kind, _) in files.items()}
+    told = {line["conversationId"]: line["durationSeconds"] for line in read_results(place.path("m.results.csv"))}
+    assert told == {name: duration for name, (_, _, duration) in files.items()}
 
 
 def test_the_operators_own_columns_come_back_unchanged(place: Place, server: Server) -> None:

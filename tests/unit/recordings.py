@@ -98,11 +98,11 @@ def crc8(content: bytes) -> int:
     return remainder
 
 
-def flac_file(frames: int = 10, *, block: int = 4096, last: int = 1136, rate: int = 16000) -> bytes:
+def flac_file(frames: int = 10, *, block: int = 4096, last: int = 1136, rate: int = 16000, longest: int = 200) -> bytes:
     """A FLAC file of fixed blocks, the last one shorter, whose frames hold nothing."""
     total = (frames - 1) * block + last
     shape = rate << 44 | 0 << 41 | 15 << 36 | total
-    info = struct.pack(">HH", block, block) + bytes(3) + (200).to_bytes(3, "big") + shape.to_bytes(8, "big")
+    info = struct.pack(">HH", block, block) + bytes(3) + longest.to_bytes(3, "big") + shape.to_bytes(8, "big")
     content = b"fLaC\x80" + (34).to_bytes(3, "big") + info + bytes(16)
     for number in range(frames):
         is_last = number == frames - 1
@@ -112,10 +112,10 @@ def flac_file(frames: int = 10, *, block: int = 4096, last: int = 1136, rate: in
     return content
 
 
-def aiff_file(frames: int = 16000, *, channels: int = 1, kind: bytes = b"AIFF") -> bytes:
+def aiff_file(frames: int = 16000, *, channels: int = 1, kind: bytes = b"AIFF", compression: bytes = b"") -> bytes:
     """An AIFF file of silence at 8 kHz."""
     rate = struct.pack(">HQ", 0x3FFF + 12, 8000 << 51)
-    common = struct.pack(">hLh", channels, frames, 16) + rate
+    common = struct.pack(">hLh", channels, frames, 16) + rate + compression
     sound = bytes(8 + frames * channels * 2)
     parts = b"COMM" + struct.pack(">I", len(common)) + common + b"SSND" + struct.pack(">I", len(sound)) + sound
     return b"FORM" + struct.pack(">I", len(parts) + 4) + kind + parts

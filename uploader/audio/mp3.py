@@ -17,6 +17,8 @@ _BIT_RATES = {
 _SAMPLE_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 _FIRST_BYTES = 256
 _PLACES = 4
+_WINDOW_FRAMES = 10
+_LEAST_FRAMES = 2
 _LAST_TAG_BYTES = 128
 _TRAILER_BYTES = 16 * 1024
 _SURPLUS = 0.02
@@ -66,7 +68,7 @@ def read_mp3(file: BinaryIO, size: int) -> Mp3Facts:
         return Mp3Facts(frame.channels, frame.sample_rate, duration)
     frames, claimed = counted
     there = size - start
-    if claimed > there:
+    if claimed - frame.length > there:  # not every encoder counts the first frame alike
         return Mp3Facts(frame.channels, frame.sample_rate, is_cut_off=True)
     # files that were joined end to end have the first one's count alone
     fits = frames and claimed and there <= claimed * (1 + _SURPLUS) + _TRAILER_BYTES
@@ -104,27 +106,36 @@ def _by_bit_rate(file: BinaryIO, start: int, size: int, first: bytes, frame: _Fr
     """The length of a file all of whose frames have one bit rate, as far as some of them show it."""
     file.seek(max(start, size - _LAST_TAG_BYTES))
     end = size - _LAST_TAG_BYTES if file.read(3) == b"TAG" else size
-    window = 4 * (frame.length + 1)
+    window = _WINDOW_FRAMES * (frame.length + 1)
     last = max(start, end - window)
     for place in range(_PLACES + 1):
         file.seek(start + (last - start) * place // _PLACES)
-        if not frame.bit_rate or not _two_frames_apart(file.read(window), first, frame.length):
+        if not frame.bit_rate or not _is_all_alike(file.read(min(window, end - file.tell())), first, frame.length):
             return None
     return (end - start) * 8 / frame.bit_rate
 
 
-def _two_frames_apart(part: bytes, first: bytes, length: int) -> bool:
-    """Whether there are two frame headers like the first one's, as far apart as its bit rate wants them."""
+def _is_all_alike(part: bytes, first: bytes, length: int) -> bool:
+    """Whether frames whose headers are like the first one's follow each other to the end of this part of a file."""
     at = part.find(first[:2])
     while at >= 0:
-        padding = part[at + 2] >> 1 & 1 if at + 2 < len(part) else 0
-        if _like(part, at, first) and _like(part, at + length + padding, first):
+        if _chain(part, at, first, length) >= _LEAST_FRAMES:
             return True
         at = part.find(first[:2], at + 1)
     return False
 
 
+def _chain(part: bytes, at: int, first: bytes, length: int) -> int:
+    """How many frames follow each other to the end; 0 where another kind comes between."""
+    count = 0
+    while at + 3 <= len(part):
+        if not _like(part, at, first):
+            return 0
+        at += length + (part[at + 2] >> 1 & 1)
+        count += 1
+    return count
+
+
 def _like(part: bytes, at: int, first: bytes) -> bool:
     """Whether a header stands there that differs from the first in no more than its padding."""
-    header = part[at : at + 3]
-    return len(header) == 3 and header[:2] == first[:2] and header[2] & 0xFC == first[2] & 0xFC
+    return part[at : at + 2] == first[:2] and part[at + 2] & 0xFC == first[2] & 0xFC

@@ -1,7 +1,7 @@
 """Whether a file holds all that its header promises: tinytag believes the header."""
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO
 
 from tinytag import TinyTag
@@ -12,7 +12,8 @@ from uploader.model import AudioFormat
 _MOST_ATOMS = 64
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _ASF_HEAD_BYTES = 16 * 1024
-_FLAC_FRAME_BYTES = 64 * 1024
+_FLAC_MOST_BYTES = 128 * 1024
+_FLAC_TRAILER_BYTES = 4096
 _UNKNOWN, _CUT_OFF, _WHOLE = None, False, True
 Answer = bool | None
 """True: it is whole; False: it is cut off; None: that cannot be told, and so the duration cannot either."""
@@ -39,7 +40,8 @@ def _aiff(file: BinaryIO, size: int, tag: TinyTag) -> Answer:
         return _CUT_OFF
     block = (tag.channels or 0) * -(-(tag.bitdepth or 0) // 8)
     sound = (tag.duration or 0) * (tag.samplerate or 0) * block
-    return _UNKNOWN if tag.is_lossless and sound > size else _WHOLE
+    # some compressed kinds count packets where others count samples
+    return _WHOLE if tag.is_lossless and sound <= size else _UNKNOWN
 
 
 def _mpeg_4(file: BinaryIO, size: int, _tag: TinyTag) -> Answer:
@@ -74,36 +76,31 @@ def _wma(file: BinaryIO, size: int, _tag: TinyTag) -> Answer:
 
 
 def _flac(file: BinaryIO, size: int, tag: TinyTag) -> Answer:
-    """By the number in the header of its last frame (FLAC, 9.1): the samples to the end are one block's at most."""
+    """By the header of its last frame (FLAC, 9.1): from there to the end is one block's samples at most."""
     file.seek(0)
     start = id3_bytes(file.read(HEAD_BYTES))
     file.seek(start + 8)
     info = file.read(34)
-    if len(info) < 34:
-        return _UNKNOWN
     block, longest = int.from_bytes(info[2:4], "big"), int.from_bytes(info[7:10], "big")
+    if longest > _FLAC_MOST_BYTES:
+        return _UNKNOWN
     total = round((tag.duration or 0) * (tag.samplerate or 0))
-    wanted = min(size, (longest or _FLAC_FRAME_BYTES) + 16)
-    file.seek(size - wanted)
-    found = _last_flac_frame(file.read(wanted))
-    if found is None:
-        return _CUT_OFF
-    number, is_fixed = found
-    begun = number * block if is_fixed else number
-    return _WHOLE if 0 < total - begun <= block else _CUT_OFF
+    file.seek(max(0, size - (longest or _FLAC_MOST_BYTES) - _FLAC_TRAILER_BYTES))
+    frames = _flac_frames(file.read())
+    begun = (number * block if is_fixed else number for number, is_fixed in frames)
+    return _WHOLE if any(0 < total - one <= block for one in begun) else _CUT_OFF
 
 
-def _last_flac_frame(part: bytes) -> tuple[int, bool] | None:
-    """The number of the last frame that begins there, and whether it counts frames (else samples)."""
+def _flac_frames(part: bytes) -> Iterator[tuple[int, bool]]:
+    """The numbers of the frames that begin there, the last one first, and whether they count frames (or samples)."""
     at = part.rfind(b"\xff")
     while at >= 0:
         header = part[at : at + 16]
         if len(header) > 6 and header[1] & 0xFE == 0xF8:
             number = _flac_number(header)
             if number is not None:
-                return number, header[1] == 0xF8
+                yield number, header[1] == 0xF8
         at = part.rfind(b"\xff", 0, at)
-    return None
 
 
 def _flac_number(header: bytes) -> int | None:

@@ -350,6 +350,31 @@ async def test_a_rotation_that_is_under_way_is_waited_for(tmp_path: Path, ready:
 
 
 @pytest.mark.usefixtures("_quick")
+async def test_a_file_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
+    """For a moment it is empty or gone: that ends no run that had good credentials; where it stays so, that is told."""
+    source = Changing(Credentials(access_token="old"))
+
+    def fail(reads: int) -> None:
+        if gone(reads):
+            raise CredentialsError("the file is empty")
+
+    source.on_read = fail
+    gone: Callable[[int], bool] = lambda _: False  # noqa: E731
+    async with Server(in_turn(accept, refused, accept, refused)) as server:
+        async with speaking(server.base_url, source) as client:
+            for _ in range(2):
+                await send(client, audio(tmp_path, 10))
+            source.credentials, late = Credentials(access_token="new"), source.reads + 2
+            gone = lambda reads: reads <= late  # noqa: E731
+            assert (await send(client, audio(tmp_path, 10))).status == 201
+            assert (await send(client, audio(tmp_path, 10))).status == 401
+            gone = lambda _: True  # noqa: E731
+            with pytest.raises(CredentialsError, match="the file is empty"):
+                await send(client, audio(tmp_path, 10))
+        assert bearers(server) == ["old", "old", "new", "new"]
+
+
+@pytest.mark.usefixtures("_quick")
 async def test_a_rotation_that_does_not_come_ends_it_once(tmp_path: Path) -> None:
     """Credentials that stay refused end it, and nobody after the first waits for others; new ones still count."""
     source = Changing(Credentials(access_token="old"))

@@ -267,7 +267,7 @@ def test_a_file_that_cannot_be_read_has_no_facts(tmp_path: Path) -> None:
 BEGINNINGS = st.sampled_from([content[:64] for content, _ in WHOLE.values()]) | st.binary(max_size=64)
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300), BEGINNINGS, st.binary(max_size=2000))
 def test_no_content_is_too_broken_to_be_probed(tmp_path: Path, before: bytes, beginning: bytes, rest: bytes) -> None:
     """Whatever bytes a file has, probing ends with facts that make sense: no negative or endless duration."""

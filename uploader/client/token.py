@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self
 
@@ -62,7 +63,7 @@ class TokenUnavailableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token. ``ends_at`` and ``renew_at`` are on the clock of ``Tokens``."""
+    """A token. ``renew_at`` is on the clock of ``Tokens``."""
 
     value: str = field(repr=False)
     renew_at: float
@@ -124,14 +125,10 @@ class Tokens:
         return self._token is not None and token.serial == self._token.serial
 
     async def _renewed(self) -> Token:
-        given = await self._read()
-        most = 1 if given.access_token else REFUSALS_IN_A_ROW
-        failure = _told_refusal(given) if max(self._refused.values(), default=0) >= most else ""
-        while True:
-            try:
-                return await self._made(given, failure)
-            except CredentialsError as error:
-                given, failure = await self._rotated(given, error), ""
+        try:
+            return await self._made(await self._read())
+        except CredentialsError as error:
+            return await self._made(await self._rotated(error))
 
     async def _read(self) -> Credentials:
         given = await asyncio.to_thread(self._credentials.read)
@@ -140,20 +137,23 @@ class Tokens:
             self._refused.clear()
         return given
 
-    async def _rotated(self, given: Credentials, refusal: CredentialsError) -> Credentials:
-        """Wait for other credentials; the refusal is raised again where none come."""
-        if self._were_good and self._credentials.may_change and given != self._given_up:
-            for seconds in ROTATION_SECONDS:
-                await asyncio.sleep(seconds)
+    async def _rotated(self, refusal: CredentialsError) -> Credentials:
+        """Wait for other credentials than those used last; the refusal is raised again where none come."""
+        before = self._used
+        if not self._were_good or not self._credentials.may_change or before == self._given_up:
+            raise refusal
+        for seconds in ROTATION_SECONDS:
+            await asyncio.sleep(seconds)
+            with suppress(CredentialsError):  # a file that is being written cannot be read, or is empty
                 found = await self._read()
-                if found != given:
+                if found != before:
                     return found
-            self._given_up = given
+        self._given_up = before
         raise refusal
 
-    async def _made(self, given: Credentials, failure: str) -> Token:
-        if failure:
-            raise CredentialsError(failure)
+    async def _made(self, given: Credentials) -> Token:
+        if max(self._refused.values(), default=0) >= (1 if given.access_token else REFUSALS_IN_A_ROW):
+            raise CredentialsError(_told_refusal(given))
         self._serial += 1
         if given.access_token:
             if not _fits_a_header(given.access_token):

@@ -1,5 +1,6 @@
 """Finds secrets in the environment, in files that it names, and in the folder where containers have them."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -12,6 +13,9 @@ CREDENTIALS = ("app_id", "app_secret", "access_token")
 FROM_FILES = (*CREDENTIALS, "ledger")
 """What ``UPLOADER_…_FILE`` may name a file for; the ledger's address may have a password in it."""
 MOST_BYTES = 64 * 1024
+_LOGIN = re.compile(r"(?<=://)\S*@")
+_PASSWORD = re.compile(r"(?<=password=)[^&\s'\"]+", re.IGNORECASE)
+"""Where an address may have user and password."""
 
 
 def folder(environment: Mapping[str, str]) -> Path | None:
@@ -62,6 +66,17 @@ def are_in_files(environment: Mapping[str, str]) -> bool:
 def variable(name: str) -> str:
     """The environment variable of a setting."""
     return PREFIX + name.upper()
+
+
+def has_password(address: str) -> bool:
+    """Whether an address has a password in it."""
+    login = _LOGIN.search(address)
+    return (login is not None and ":" in login[0]) or _PASSWORD.search(address) is not None
+
+
+def without_login(address: str) -> str:
+    """An address as it may be shown: without the user and the password that may stand in it."""
+    return _PASSWORD.sub("…", _LOGIN.sub("…@", address))
 
 
 def _find(name: str, environment: Mapping[str, str], inside: Path | None) -> str | None:

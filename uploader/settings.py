@@ -27,9 +27,6 @@ from uploader.errors import UsageError
 ENVIRONMENT_PREFIX = secrets.PREFIX
 SECRETS = secrets.CREDENTIALS
 """Settings that come from the environment or from files of their own only: no flag, no config file."""
-_LOGIN = re.compile(r"(?<=://)\S*@")
-_PASSWORD = re.compile(r"(?<=password=)[^&\s'\"]+", re.IGNORECASE)
-"""Where an address may have user and password."""
 
 
 def _base_url(value: str) -> str:
@@ -345,7 +342,7 @@ def load(flags: Mapping[str, Any], config: Path | None) -> Settings:
             the source, the setting, the value and the remedy.
     """
     passed_over = _check_file(config) if config is not None else []
-    _check_ledger_flag(flags.get("ledger"))
+    _check_ledger_address(flags.get("ledger"), "--ledger")
     try:
         folder = secrets.folder(os.environ)
     except ValueError as error:
@@ -379,23 +376,13 @@ def _from_files(settings: type[BaseSettings]) -> InitSettingsSource:
         raise UsageError(str(error)) from error
 
 
-def without_login(address: str) -> str:
-    """An address as it may be shown: without the user and the password that may stand in it."""
-    return _PASSWORD.sub("…", _LOGIN.sub("…@", address))
-
-
-def _check_ledger_flag(address: str | None) -> None:
-    """A password on the command line is seen by everybody on the machine."""
-    if address is not None and _has_password(address):
+def _check_ledger_address(address: Any, source: str) -> None:
+    """A password on the command line is seen by everybody on the machine; a config file is shown around, too."""
+    if isinstance(address, str) and secrets.has_password(address):
         raise UsageError(
-            f"--ledger {without_login(address)}: a password does not belong on the command line: set "
+            f"{source}: ledger = {secrets.without_login(address)!r}: a password has no place there: set "
             "UPLOADER_LEDGER in the environment, or name a file with the address in UPLOADER_LEDGER_FILE"
         )
-
-
-def _has_password(address: str) -> bool:
-    login = _LOGIN.search(address)
-    return (login is not None and ":" in login[0]) or _PASSWORD.search(address) is not None
 
 
 def _tell_unreadable(message: str, cause: BaseException | None, folder: Path | None) -> str:
@@ -415,12 +402,7 @@ def _check_file(path: Path) -> list[str]:
         raise UsageError(f"config file {path}: {error.strerror}: name one that can be read") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"config file {path}: no TOML: {error}") from error
-    ledger = table.get("ledger")
-    if isinstance(ledger, str) and _has_password(ledger):
-        raise UsageError(
-            f"config file {path}: ledger = {without_login(ledger)!r}: a password does not belong in a config file: "
-            "set UPLOADER_LEDGER in the environment, or name a file with the address in UPLOADER_LEDGER_FILE"
-        )
+    _check_ledger_address(table.get("ledger"), f"config file {path}")
     for name in table:
         if name.lower() in SECRETS:
             raise UsageError(
@@ -438,7 +420,7 @@ def _tell(error: Mapping[str, Any], flags: Mapping[str, Any], config: Path | Non
         return f"config file {config}: {name}: no such setting{_close_to(location)}"  # nowhere else can one stand
     if error["type"] == "extra_forbidden":
         return f"{where}: no such setting{_close_to(location)}"
-    value = "" if name in SECRETS else f" = {without_login(repr(error['input']))}"
+    value = "" if name in SECRETS else f" = {secrets.without_login(repr(error['input']))}"
     return f"{where}{value}: {str(error['msg']).removeprefix('Value error, ')}"
 
 

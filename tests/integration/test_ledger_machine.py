@@ -232,7 +232,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         self.decided = one.item_id
         if state is State.PENDING and one.state in (State.IN_DOUBT, State.FAILED):
-            self.service.taken[one.conversation_id, RECORDINGS[one.audio_path]] -= 1
+            self.service.taken[one.conversation_id, RECORDINGS[Path(one.audio_path).name]] -= 1
 
     # what holds
 

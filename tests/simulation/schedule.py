@@ -373,7 +373,7 @@ class World:
                 self.waived.add(mine[0].job_id)
         elif one.state is State.ACCEPTED:
             decision = self.chance.choice([Decision.APPENDED, Decision.DROP])
-            self.waived.update(job.job_id for job in jobs)
+            self.waived.add(one.job_id)
         elif self.chance.random() < 0.6 and one.attempts < ENOUGH_ATTEMPTS:
             decision = Decision.RETRY
             if one.state is State.FAILED:

@@ -1,21 +1,18 @@
 """Brings a manifest into the ledger: which rows are items that exist, which are new, in what order."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import JSON, Connection, bindparam, delete, func, insert, or_, select, true, update
+from sqlalchemy import JSON, Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
+from uploader.ledger.known import CHUNK, Hashes, chunks, known_items, lane_ids
 from uploader.ledger.schema import POSITIONS_PER_LOAD, accounts, batches, items, lanes, loads, rows
 from uploader.model import AudioFacts, FileSignature, InvalidRow, Problem, Row, State
 from uploader.policy.billing import SEPARATE, billed_seconds
 from uploader.policy.identity import ContentHash, Known, find
-
-CHUNK = 500
-"""So many rows are looked up and written together."""
 
 _ADD_ACCOUNT = insert_or_ignore(accounts).on_conflict_do_nothing()
 
@@ -126,7 +123,7 @@ def load_rows(
         separate: Whether channels are recognised, and billed, separately where a row does not say.
     """
     next_id = (connection.execute(select(func.max(items.c.id))).scalar_one() or 0) + 1
-    for chunk in _chunks(manifest, CHUNK):
+    for chunk in chunks(manifest, CHUNK):
         loader = _ChunkLoader(connection, load, next_id, content_hash, probe, separate=separate)
         loader.load(chunk)
         next_id = loader.next_id
@@ -179,8 +176,7 @@ class _ChunkLoader:
         self.next_id = next_id
         self._connection = connection
         self._load = load
-        self._read_hash = content_hash
-        self._hashes: dict[Path, str | None] = {}
+        self._hashes = Hashes(content_hash)
         self._probe = probe
         self._separate = separate
         self._new_items: list[dict[str, Any]] = []
@@ -189,20 +185,15 @@ class _ChunkLoader:
         self._rows: list[dict[str, Any]] = []
 
     def load(self, chunk: Sequence[Row | InvalidRow]) -> None:
-        lane_ids = self._lanes({row.conversation_id for row in chunk if row.conversation_id})
-        known = self._known(chunk, lane_ids)
+        in_lanes = self._lanes({row.conversation_id for row in chunk if row.conversation_id})
+        known = known_items(self._connection, chunk, in_lanes.values(), self._load.generation)
         for row in chunk:
-            lane_id = lane_ids.get(row.conversation_id)
+            lane_id = in_lanes.get(row.conversation_id)
             if isinstance(row, InvalidRow):
                 self._load_invalid(row, lane_id)
             elif lane_id is not None:
                 self._load_row(row, known.setdefault(lane_id, []), lane_id)
         self._write()
-
-    def _content_hash(self, path: Path) -> str | None:
-        if path not in self._hashes:
-            self._hashes[path] = self._read_hash(path)
-        return self._hashes[path]
 
     def _lanes(self, conversation_ids: set[str]) -> dict[str, int]:
         if not conversation_ids:
@@ -212,35 +203,7 @@ class _ChunkLoader:
             insert_or_ignore(lanes).on_conflict_do_nothing(),
             [{"account_id": account_id, "conversation_id": one} for one in sorted(conversation_ids)],
         )
-        found = self._connection.execute(
-            select(lanes.c.conversation_id, lanes.c.id).where(
-                lanes.c.account_id == account_id, lanes.c.conversation_id.in_(conversation_ids)
-            )
-        )
-        return {row.conversation_id: row.id for row in found}
-
-    def _known(self, chunk: Sequence[Row | InvalidRow], lane_ids: dict[str, int]) -> dict[int, list[Known]]:
-        """The items of the chunk's lanes that share a size or a path with one of its rows."""
-        valid = [row for row in chunk if isinstance(row, Row)]
-        sizes = {row.signature.size for row in valid if row.signature}
-        paths = {str(row.path) for row in valid}
-        found = self._connection.execute(
-            select(
-                items.c.id.label("item_id"),
-                *(items.c[name] for name in ("lane_id", "path", "size", "change", "content_hash", "state")),
-                *(items.c[name] for name in ("attempts", "position", "load_id")),
-            ).where(
-                items.c.lane_id.in_(lane_ids.values()),
-                or_(items.c.size.in_(sizes), items.c.path.in_(paths)),
-                # a repeat knows its own items alone; to any other load what a repeat appended is appended
-                items.c.generation == self._load.generation if self._load.generation else true(),
-                items.c.invalid_batch_id.is_(None),
-            )
-        )
-        known: dict[int, list[Known]] = {}
-        for row in found.mappings():
-            known.setdefault(row["lane_id"], []).append(Known(**{**row, "state": State(row["state"])}))
-        return known
+        return lane_ids(self._connection, account_id, conversation_ids)
 
     def _load_invalid(self, row: InvalidRow, lane_id: int | None) -> None:
         """A row that cannot be sent holds its lane, where that can be read, as any refused item does."""
@@ -274,7 +237,7 @@ class _ChunkLoader:
         return found
 
     def _load_row(self, row: Row, known: list[Known], lane_id: int) -> None:
-        item = find(row.path, row.signature, known, self._load.load_id, self._content_hash)
+        item = find(row.path, row.signature, known, self._load.load_id, self._hashes.of)
         if item is not None:
             self._name(row, item)
         elif row.signature is None:
@@ -293,7 +256,7 @@ class _ChunkLoader:
             path=str(row.path),
             size=signature.size,
             change=signature.change,
-            content_hash=self._hashes.get(row.path),
+            content_hash=self._hashes.known(row.path),
             state=State.PENDING,
             attempts=0,
             position=self._position(row.line),
@@ -312,7 +275,7 @@ class _ChunkLoader:
             "billed_seconds": billed_seconds(
                 facts.duration_seconds, facts.channels, separate=row.parameters.get(SEPARATE, self._separate)
             ),
-            "content_hash": self._hashes.get(row.path),
+            "content_hash": self._hashes.known(row.path),
         }
 
     def _add_item(self, line: int, lane_id: int, **values: Any) -> int:
@@ -398,9 +361,3 @@ def _update_each(connection: Connection, changes: Sequence[dict[str, Any]], **sa
         {("item" if name == "item" else f"new_{name}"): value for name, value in change.items()} for change in changes
     ]
     connection.execute(statement, renamed)
-
-
-def _chunks(iterable: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(iterable)
-    while chunk := list(islice(iterator, size)):
-        yield chunk

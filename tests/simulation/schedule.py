@@ -35,6 +35,7 @@ JOB_TIMEOUT_SECONDS = 400.0
 DOUBT_SECONDS = 150.0
 ENOUGH_ATTEMPTS = 8
 """A person drops what was refused or failed so often."""
+PUTS_PER_SECOND = 20.0
 BASE_URL = "https://simulated"
 
 
@@ -276,7 +277,7 @@ class World:
             pool=Pool(
                 limit=plan.limit,
                 uploads=plan.uploads,
-                rate=20.0,
+                rate=PUTS_PER_SECOND,
                 polls_per_second=20.0,
                 grace_seconds=8.0,
                 give_up_seconds=1800.0,

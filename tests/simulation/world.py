@@ -90,6 +90,8 @@ class Service:
     jobs: dict[str, Job] = field(default_factory=dict)
     foreign: list[tuple[float, float]] = field(default_factory=list)
     uploading: dict[int, Put] = field(default_factory=dict)
+    job_seconds: dict[str, float] = field(default_factory=dict)
+    """How long the job of a content takes, where it is not drawn."""
 
     def begin(self, process: int, conversation: str, content: str) -> Put:
         """A PUT's head arrives."""
@@ -120,7 +122,8 @@ class Service:
         begins = max([self.time.now, *(job.ends_at for job in running if job.ending != "endless")])
         endless = self.chance.random() < self.weather.job_endless
         # the endless one says for ever that it runs, but does not fill the account for ever
-        ends = begins + (ENDLESS_SECONDS if endless else self.chance.uniform(0.5, 40.0))
+        drawn = self.chance.uniform(0.5, 40.0)
+        ends = begins + (ENDLESS_SECONDS if endless else self.job_seconds.get(put.content, drawn))
         failed = self.chance.random() < self.weather.job_failed
         job = Job(
             job_id,

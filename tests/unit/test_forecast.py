@@ -1,0 +1,82 @@
+"""The forecast of a batch: bounds that every schedule keeps, and the order of the claim."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uploader.policy.forecast import Lanes, foresee, pace_of
+
+MANY = 1e9
+"""So many uploads a second that their rate is no bound."""
+ITEMS = st.lists(st.tuples(st.integers(0, 5), st.floats(0.1, 100.0)), min_size=1, max_size=30)
+
+
+def lanes_of(items: list[tuple[int, float]]) -> Lanes:
+    """Items of these conversations, whose jobs take so many seconds."""
+    lanes = Lanes()
+    for conversation, seconds in items:
+        lanes.add(conversation, 1, seconds)
+    return lanes
+
+
+@pytest.mark.parametrize(
+    ("items", "limit", "expected"),
+    [
+        ([(1, 10.0)], 1, 10.0),
+        ([(1, 10.0), (1, 5.0)], 5, 15.0),  # one lane: one after the other
+        ([(1, 10.0), (2, 5.0)], 5, 10.0),  # two lanes: side by side
+        ([(1, 10.0), (2, 5.0)], 1, 15.0),  # no room for both
+        ([(1, 1.0), (2, 4.0), (3, 4.0), (1, 6.0)], 2, 10.0),  # 3 stands before the rest of 1, and goes first
+    ],
+)
+def test_a_schedule_by_hand(items: list[tuple[int, float]], limit: int, expected: float) -> None:
+    """Lanes one job at a time, of those that may go the one whose item stands first in the manifest."""
+    assert foresee(lanes_of(items), limit, MANY).seconds == pytest.approx(expected)
+
+
+def test_the_rate_bounds_how_fast_uploads_begin() -> None:
+    """Ten lanes with room for all: the last begins nine steps after the first."""
+    assert foresee(lanes_of([(one, 1.0) for one in range(10)]), 100, 2.0).seconds == pytest.approx(5.5)
+
+
+@given(items=ITEMS, limit=st.integers(1, 8))
+def test_it_keeps_the_bounds_of_every_schedule(items: list[tuple[int, float]], limit: int) -> None:
+    """Never below the longest lane or all work over the limit, never above both together, nor above all work."""
+    lanes = lanes_of(items)
+    total = sum(seconds for _, seconds in items)
+    longest = lanes.longest()[1]
+    found = foresee(lanes, limit, MANY)
+    assert found.begun == len(items)
+    assert max(total / limit, longest) <= found.seconds * (1 + 1e-9)
+    assert found.seconds <= total * (1 + 1e-9) + 1e-6
+    assert found.begun_end_seconds == pytest.approx(found.seconds)
+
+
+@given(items=ITEMS, limit=st.integers(1, 8), times=st.lists(st.floats(0.0, 500.0), min_size=2, max_size=5))
+def test_more_time_begins_no_less(items: list[tuple[int, float]], limit: int, times: list[float]) -> None:
+    """How many items begin in a time grows with the time, up to all of them."""
+    begun = [foresee(lanes_of(items), limit, MANY, time).begun for time in sorted(times)]
+    assert all(before <= after for before, after in pairwise(begun))
+    assert begun[-1] <= len(items)
+
+
+def test_a_file_of_unknown_length_counts_by_its_size() -> None:
+    """As many bytes a second as the others have; where no other is known, as many as are assumed."""
+    lanes = Lanes()
+    lanes.add(1, 1000, 10.0)
+    lanes.add(2, 500, None)
+    lanes.jobs_take(2.0, 1.0)
+    assert (list(lanes.seconds), lanes.unknown_lengths) == ([20.0, 10.0], 1)
+    alone = Lanes()
+    alone.add(1, 500, None)
+    alone.jobs_take(1.0, 50.0)
+    assert list(alone.seconds) == [10.0]
+
+
+def test_what_jobs_take_is_what_most_of_them_took() -> None:
+    """The middle one of what was seen: a night that was interrupted does not count for all."""
+    assert pace_of([(5.0, 10.0), (6.0, 10.0), (90000.0, 10.0)]) == pytest.approx(0.6)
+    assert pace_of([(5.0, 0.0)]) is None
+    assert pace_of([]) is None

@@ -219,6 +219,13 @@ def insights(
 @click.option("--journal", type=click.Path(path_type=Path), help="write what reached the sandbox, JSON Lines")
 @click.option("--certificate", type=click.Path(path_type=Path), help="serve TLS with this certificate (PEM)")
 @click.option("--key", type=click.Path(path_type=Path), help="the certificate's key (PEM)")
+@click.option(
+    "--allow-parameter",
+    "allowed_parameters",
+    multiple=True,
+    metavar="NAME",
+    help="a query parameter beside the documented ones that is no reason for a 400; may be repeated",
+)
 @settings_options("sandbox")
 def sandbox(config: Path | None, log_format: str | None, log_level: str | None, **options: Any) -> None:
     """Run a local server that behaves as the specification says, until it is stopped.

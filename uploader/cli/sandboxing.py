@@ -22,6 +22,7 @@ def serve_sandbox(
     journal: Path | None,
     certificate: Path | None,
     key: Path | None,
+    allowed_parameters: tuple[str, ...],
 ) -> ExitCode:
     """Serve until SIGINT or SIGTERM, which is the usual end."""
     settings = SandboxSettings(
@@ -37,6 +38,7 @@ def serve_sandbox(
         journal_path=journal,
         certificate_path=certificate,
         key_path=key,
+        allowed_parameters=frozenset(allowed_parameters),
     )
     asyncio.run(_serve(settings))
     return ExitCode.DONE

@@ -11,6 +11,7 @@ from uploader.sandbox import insights
 from uploader.sandbox.body import read_body
 from uploader.sandbox.entries import JobStatus, LookEntry, PollEntry, TokenEntry
 from uploader.sandbox.fates import poll_fault
+from uploader.sandbox.head import deprecated
 from uploader.sandbox.jobs import Jobs
 from uploader.sandbox.journal import Journal
 from uploader.sandbox.replies import lost_answer, message, refusal
@@ -32,7 +33,8 @@ class TokenEndpoint:
         await read_body(request, pieces.append)
         body = _json(b"".join(pieces))
         known = isinstance(body, dict) and all(body.get(name) == text for name, text in self._wanted().items())
-        self._journal.add(TokenEntry(at=self._journal.now(), status=200 if known else 401))
+        status = 200 if known else 401
+        self._journal.add(TokenEntry(at=self._journal.now(), status=status, deprecated=deprecated(request)))
         if not known:
             return message(401, "Unauthorized. The type, appId or appSecret is not correct.")
         token, left = self._tokens.issue()
@@ -56,7 +58,8 @@ class JobEndpoint:
         """Tells a job's status."""
         status, word = self._decide(request, job_id)
         told = word if status == HTTPStatus.OK else None
-        self._journal.add(PollEntry(at=self._journal.now(), job_id=job_id, status=status, job=told))
+        now, old = self._journal.now(), deprecated(request)
+        self._journal.add(PollEntry(at=now, job_id=job_id, status=status, job=told, deprecated=old))
         if status is None:
             return lost_answer(request)
         if status == HTTPStatus.OK:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
 JobStatus = Literal["scheduled", "in_progress", "completed", "failed"]
@@ -46,6 +46,12 @@ class PutEntry:
     """By lower-case name; the credentials are withheld."""
     query: tuple[tuple[str, str], ...]
     """Names and values, decoded."""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    """The query's parameters by name, each in its own type; empty where they are not as the specification says."""
+    reason: str | None = None
+    """What was wrong with the request, where it was answered with 400."""
+    deprecated: tuple[str, ...] = ()
+    """The deprecated headers that it carried, by lower-case name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +73,7 @@ class TokenEntry:
     event: Literal["token"] = "token"
     at: float
     status: int
+    deprecated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +87,7 @@ class PollEntry:
     """Of HTTP; None where no answer was given."""
     job: JobStatus | None
     """The job's own, if the answer told it."""
+    deprecated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +125,8 @@ def from_json(line: str) -> Entry:
     values: dict[str, Any] = {_snake(name): value for name, value in json.loads(line).items()}
     if "query" in values:
         values["query"] = tuple((name, value) for name, value in values["query"])
+    if "deprecated" in values:
+        values["deprecated"] = tuple(values["deprecated"])
     return _KINDS[values["event"]](**values)
 
 

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from uploader.sandbox.entries import PutBegun
 from uploader.sandbox.fates import GATEWAY_FAULTS, REFUSING_FAULTS, put_fate
+from uploader.sandbox.head import Head, credentials, judge
 from uploader.sandbox.jobs import Jobs
 from uploader.sandbox.journal import Journal
 from uploader.sandbox.replies import lost_answer, refusal
@@ -16,7 +17,6 @@ from uploader.sandbox.settings import SandboxSettings
 from uploader.sandbox.tokens import Tokens
 from uploader.sandbox.upload import Upload
 
-MEDIA_TYPES: Final = frozenset({"audio/wav", "audio/wave", "audio/mpeg", "audio/mp3"})
 SILENT_FAULTS: Final = frozenset({"lost_answer", "lost_before", "cut"})
 
 
@@ -45,7 +45,8 @@ class PutEndpoint:
 
     def _admit(self, request: web.BaseRequest, conversation: str) -> Upload:
         self._arrived += 1
-        upload = Upload(request, self._arrived, conversation, status=self._refusal(request, conversation))
+        head = judge(request, self._settings.allowed_parameters)
+        upload = Upload(request, self._arrived, conversation, head, status=self._refusal(request, conversation, head))
         if upload.status is None:
             self._draw_fate(upload)
         if upload.status is None:
@@ -57,10 +58,10 @@ class PutEndpoint:
         )
         return upload
 
-    def _refusal(self, request: web.BaseRequest, conversation: str) -> int | None:
-        if not self._tokens.accepts(request.headers.get("Authorization")):
+    def _refusal(self, request: web.BaseRequest, conversation: str, head: Head) -> int | None:
+        if not self._tokens.accepts(credentials(request)):
             return 401
-        if not request.content_length or not _media_type_is_known(request):
+        if head.fault is not None:
             return 400
         if not self._settings.faults.knows(conversation):
             return 404
@@ -102,10 +103,5 @@ class PutEndpoint:
         if upload.status == HTTPStatus.CREATED:
             body = {"conversationId": upload.conversation, "jobId": upload.job_id}
             return web.json_response(body, status=HTTPStatus.CREATED)
-        return refusal(upload.status, limit=self._settings.limit, unread=not upload.request.content.is_eof())
-
-
-def _media_type_is_known(request: web.BaseRequest) -> bool:
-    # The header itself: aiohttp's own `content_type` invents one where none was sent.
-    header = request.headers.get("Content-Type")
-    return header is None or header.partition(";")[0].strip().lower() in MEDIA_TYPES
+        unread = not upload.request.content.is_eof()
+        return refusal(upload.status, limit=self._settings.limit, reason=upload.reason, unread=unread)

@@ -7,9 +7,12 @@ from aiohttp import web
 from uploader.sandbox.words import error_body, limit_body
 
 
-def refusal(status: int, *, limit: int, unread: bool = False) -> web.Response:
-    """The error reply for `status`; with its body `unread` the connection is of no more use."""
-    body = limit_body(limit) if status == HTTPStatus.TOO_MANY_REQUESTS else error_body(status)
+def refusal(status: int, *, limit: int, reason: str | None = None, unread: bool = False) -> web.Response:
+    """The error reply for `status`, in the documentation's words unless there is a `reason` of its own.
+
+    With its body `unread` the connection is of no more use.
+    """
+    body = limit_body(limit) if status == HTTPStatus.TOO_MANY_REQUESTS else error_body(status, reason)
     response = web.json_response(body, status=status)
     if unread:
         response.force_close()

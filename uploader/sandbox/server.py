@@ -5,7 +5,6 @@ import ssl
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, Self
-from urllib.parse import unquote
 
 from aiohttp import web
 
@@ -17,6 +16,7 @@ from uploader.sandbox.journal import Journal
 from uploader.sandbox.put import PutEndpoint
 from uploader.sandbox.replies import message
 from uploader.sandbox.settings import SandboxSettings
+from uploader.sandbox.target import decoded
 from uploader.sandbox.tokens import Tokens
 
 Answer = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
@@ -144,12 +144,12 @@ class Sandbox:
         if request.method == "GET" and path.startswith(CONVERSATIONS) and self._conversations is not None:
             conversation, _, part = path.removeprefix(CONVERSATIONS).partition("/")
             if conversation and part in ConversationEndpoint.parts:
-                return await self._conversations.answer(request, unquote(conversation), part)
+                return await self._conversations.answer(request, decoded(conversation), part)
         folder, _, name = path.rpartition("/")
         route = self._routes.get((request.method, f"{folder}/"))
         if route is None or not name:
             return await self._nothing_here(request)
-        return await route(request, unquote(name))
+        return await route(request, decoded(name))
 
     async def _nothing_here(self, request: web.BaseRequest) -> web.StreamResponse:
         response = message(404, f"There is no {request.method} {request.rel_url.path} here.")

@@ -41,6 +41,8 @@ class SandboxSettings:
     """A certificate chain (PEM): with it the sandbox speaks TLS."""
     key_path: Path | None = None
     """The certificate's private key (PEM), where it is not in the same file."""
+    allowed_parameters: frozenset[str] = frozenset()
+    """Query parameters of the PUT that are let through beside the documented ones."""
     faults: Faults = field(default_factory=Faults)
 
     def __post_init__(self) -> None:

@@ -3,14 +3,18 @@
 import hashlib
 import sys
 from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import parse_qsl
+from http import HTTPStatus
+from typing import Any, Final
 
 from aiohttp import web
 
+from uploader.sandbox import target
 from uploader.sandbox.body import read_body
 from uploader.sandbox.entries import PutEntry
 from uploader.sandbox.fates import Fate
+from uploader.sandbox.head import Head, deprecated
+
+SECRET_HEADERS: Final = frozenset({"authorization", "x-api-key"})
 
 
 @dataclass(slots=True)
@@ -20,6 +24,7 @@ class Upload:
     request: web.BaseRequest
     number: int
     conversation: str
+    head: Head
     live: int = 0
     status: int | None = None
     """None as long as it is not decided, and where no answer is given."""
@@ -36,6 +41,11 @@ class Upload:
     def fault(self) -> str | None:
         """The fault that befalls it."""
         return self.fate.fault if self.fate else None
+
+    @property
+    def reason(self) -> str | None:
+        """What was wrong with the request, where that is why it is refused."""
+        return self.head.fault if self.status == HTTPStatus.BAD_REQUEST else None
 
     async def read(self, most: int = sys.maxsize) -> None:
         """Reads the body to its end, or `most` bytes of it."""
@@ -62,10 +72,13 @@ class Upload:
             live=self.live,
             limit=limit,
             headers=_shown_headers(self.request),
-            query=tuple(parse_qsl(self.request.rel_url.raw_query_string, keep_blank_values=True)),
+            query=target.query(self.request.raw_path),
+            parameters=self.head.parameters,
+            reason=self.reason,
+            deprecated=deprecated(self.request),
         )
 
 
 def _shown_headers(request: web.BaseRequest) -> dict[str, str]:
     shown = {name.lower(): ", ".join(request.headers.getall(name)) for name in request.headers}
-    return shown | ({"authorization": "(withheld)"} if "authorization" in shown else {})
+    return shown | dict.fromkeys(SECRET_HEADERS & shown.keys(), "(withheld)")

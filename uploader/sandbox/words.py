@@ -17,9 +17,9 @@ LIMIT_MESSAGE: Final = (
 )
 
 
-def error_body(status: int) -> dict[str, object]:
+def error_body(status: int, reason: str | None = None) -> dict[str, object]:
     """The body of an error reply; a gateway's codes, which are not documented, say their standard phrase."""
-    return {"message": DOCUMENTED.get(status) or HTTPStatus(status).phrase}
+    return {"message": reason or DOCUMENTED.get(status) or HTTPStatus(status).phrase}
 
 
 def limit_body(limit: int) -> dict[str, object]:

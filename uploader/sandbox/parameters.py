@@ -1,0 +1,181 @@
+"""Reads the documented query parameters of a PUT, and refuses what the specification does not allow."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from uploader.sandbox.target import Pairs
+
+Rule = Callable[[str], Any]
+"""Reads a parameter's text; a ValueError says what should stand there."""
+Check = Callable[[Any], bool]
+
+
+def read(pairs: Pairs, allowed: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The values of a query's parameters, in their own types.
+
+    Args:
+        pairs: Names and values, decoded.
+        allowed: Names beside the documented ones; their values are text of any kind.
+
+    Raises:
+        ValueError: A parameter is unknown, repeated or malformed, or lacks another; the text names it.
+    """
+    values: dict[str, Any] = {}
+    for name, text in pairs:
+        if name in values:
+            raise ValueError(f"{name} stands more than once in the query: send it once")
+        values[name] = _value(name, text, allowed)
+    for name, enabler in _NEEDS.items():
+        if name in values and values.get(enabler) is not True:
+            raise ValueError(f"{name} only works with {enabler}=true: send both or neither")
+    return values
+
+
+def _value(name: str, text: str, allowed: frozenset[str]) -> Any:
+    rule = _RULES.get(name, _any_text if name in allowed else _unknown)
+    try:
+        return rule(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _unknown(_text: str) -> None:
+    raise ValueError(f"no such query parameter; known are {', '.join(_RULES)}")
+
+
+def _any_text(text: str) -> str:
+    return text
+
+
+def _boolean(text: str) -> bool:
+    if text not in {"true", "false"}:
+        raise ValueError("write true or false")
+    return text == "true"
+
+
+def _confidence(text: str) -> float:
+    # A number as JSON writes it: Python's own reading also takes nan, 0_6 and " 0.6".
+    if not re.fullmatch(r"(0|[1-9][0-9]*)(\.[0-9]+)?([eE]-?[0-9]+)?", text) or not LEAST <= float(text) <= MOST:
+        raise ValueError(f"write a number from {LEAST} to {MOST}")
+    return float(text)
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) == 0:
+        raise ValueError("write the number of speakers, 1 or more")
+    return int(text)
+
+
+def _mode(text: str) -> str:
+    if text not in {"phone", "default"}:
+        raise ValueError("write phone or default")
+    return text
+
+
+def _address(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#:]\S*", text, re.IGNORECASE):
+        raise ValueError("write an http:// or https:// URL")
+    return text
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_channel(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+@dataclass(frozen=True, slots=True)
+class _ListOf:
+    """A list of things of one kind."""
+
+    kind: Check
+
+    def __call__(self, value: object) -> bool:
+        """Whether a value is one."""
+        return isinstance(value, list) and all(map(self.kind, value))
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """An object with these members and no others."""
+
+    members: Mapping[str, Check]
+    optional: bool = False
+    """Whether a member may be missing."""
+
+    def __call__(self, value: object) -> bool:
+        """Whether a value is one."""
+        if not isinstance(value, dict) or not value.keys() <= self.members.keys():
+            return False
+        complete = self.optional or value.keys() == self.members.keys()
+        return complete and all(self.members[name](member) for name, member in value.items())
+
+
+def _json(shape: Check, example: str) -> Rule:
+    def rule(text: str) -> Any:
+        try:
+            value = _parsed(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"this is no JSON text: write it like {example}") from error
+        if not shape(value):
+            raise ValueError(f"write JSON text like {example}")
+        return value
+
+    return rule
+
+
+def _parsed(text: str) -> Any:
+    value = json.loads(text, object_pairs_hook=_members)
+    json.dumps(value, ensure_ascii=False).encode()  # halves of characters (\ud83d alone) are no text
+    return value
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a member stands twice")
+    return dict(pairs)
+
+
+LEAST: Final = 0.5
+MOST: Final = 1.0
+
+_SPEAKER: Final = _Object({"name": _is_text, "email": _is_text}, optional=True)
+_RULES: Final[dict[str, Rule]] = {
+    "name": _any_text,
+    "webhookUrl": _address,
+    "customVocabulary": _json(_ListOf(_is_text), '["word","some phrase"]'),
+    "confidenceThreshold": _confidence,
+    "detectPhrases": _boolean,
+    "entities": _json(
+        _ListOf(_Object({"customType": _is_text, "text": _is_text})),
+        '[{"customType":"identify_colour","text":"blue"}]',
+    ),
+    "detectEntities": _boolean,
+    "enableSeparateRecognitionPerChannel": _boolean,
+    "channelMetadata": _json(
+        _ListOf(_Object({"channel": _is_channel, "speaker": _SPEAKER})),
+        '[{"channel":1,"speaker":{"name":"Robert Bartheon","email":"robertbartheon@example.com"}}]',
+    ),
+    "languageCode": _any_text,
+    "mode": _mode,
+    "trackers": _json(
+        _ListOf(_Object({"name": _is_text, "vocabulary": _ListOf(_is_text)})),
+        '[{"name":"Promotion","vocabulary":["promoted","new role"]}]',
+    ),
+    "enableAllTrackers": _boolean,
+    "enableSummary": _boolean,
+    "enableSpeakerDiarization": _boolean,
+    "diarizationSpeakerCount": _count,
+}
+"""The rule of each parameter of put-audio.md, Query Parameters."""
+
+_NEEDS: Final = {
+    "channelMetadata": "enableSeparateRecognitionPerChannel",
+    "diarizationSpeakerCount": "enableSpeakerDiarization",
+}
+"""Parameters that mean nothing without another one."""

@@ -32,6 +32,8 @@ LENGTH = (
     "    'Content-Type': 'audio/wav'\n",
     f"    'Content-Type': 'audio/wav', 'Content-Length': {WAV.stat().st_size}\n",
 )
+CLOSE = ("json: true,", "json: true, agent: new (require('http').Agent)({keepAlive: false}),")
+"""No correction: Node keeps connections, and a program that has ended waits for them as long as the server does."""
 PARAMS = ("params=json.dumps(params)", "params=params")
 
 
@@ -116,7 +118,7 @@ async def run_node(tmp_path: Path, modules: Path, *corrections: tuple[str, str])
             "your_conversationId": f"'{CONVERSATION}'",
             "/file/location/audio.wav": str(WAV),
         }
-        text = filled("node", blanks, *corrections)
+        text = filled("node", blanks, CLOSE, *corrections)
         return await run(client, tmp_path, "node", text, NODE_PATH=str(modules))
 
 

@@ -64,7 +64,7 @@ def _confidence(text: str) -> float:
 
 
 def _count(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) == 0:
+    if not re.fullmatch(r"[0-9]{1,99}", text) or int(text) == 0:
         raise ValueError("write the number of speakers, 1 or more")
     return int(text)
 
@@ -76,7 +76,7 @@ def _mode(text: str) -> str:
 
 
 def _address(text: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/?#:]\S*", text, re.IGNORECASE):
+    if not re.fullmatch(r"https?://[^ \t\r\n/?#:][^ \t\r\n]*", text, re.IGNORECASE):
         raise ValueError("write an http:// or https:// URL")
     return text
 
@@ -102,18 +102,22 @@ class _ListOf:
 
 @dataclass(frozen=True, slots=True)
 class _Object:
-    """An object with these members and no others."""
+    """An object with these members."""
 
     members: Mapping[str, Check]
     optional: bool = False
     """Whether a member may be missing."""
+    open: bool = False
+    """Whether it may have others."""
 
     def __call__(self, value: object) -> bool:
         """Whether a value is one."""
-        if not isinstance(value, dict) or not value.keys() <= self.members.keys():
+        if not isinstance(value, dict):
             return False
-        complete = self.optional or value.keys() == self.members.keys()
-        return complete and all(self.members[name](member) for name, member in value.items())
+        missing, others = self.members.keys() - value.keys(), value.keys() - self.members.keys()
+        if (missing and not self.optional) or (others and not self.open):
+            return False
+        return all(self.members[name](value[name]) for name in self.members.keys() & value.keys())
 
 
 def _json(shape: Check, example: str) -> Rule:
@@ -131,7 +135,8 @@ def _json(shape: Check, example: str) -> Rule:
 
 def _parsed(text: str) -> Any:
     value = json.loads(text, object_pairs_hook=_members)
-    json.dumps(value, ensure_ascii=False).encode()  # halves of characters (\ud83d alone) are no text
+    # No JSON, though Python reads it: NaN, infinity, and halves of characters (\ud83d alone).
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     return value
 
 
@@ -144,6 +149,8 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 LEAST: Final = 0.5
 MOST: Final = 1.0
 
+# The members of channelMetadata are listed one by one; entities and trackers are objects of the account, shown by
+# example, which may have more to them.
 _SPEAKER: Final = _Object({"name": _is_text, "email": _is_text}, optional=True)
 _RULES: Final[dict[str, Rule]] = {
     "name": _any_text,
@@ -152,7 +159,7 @@ _RULES: Final[dict[str, Rule]] = {
     "confidenceThreshold": _confidence,
     "detectPhrases": _boolean,
     "entities": _json(
-        _ListOf(_Object({"customType": _is_text, "text": _is_text})),
+        _ListOf(_Object({"customType": _is_text, "text": _is_text}, open=True)),
         '[{"customType":"identify_colour","text":"blue"}]',
     ),
     "detectEntities": _boolean,
@@ -164,7 +171,7 @@ _RULES: Final[dict[str, Rule]] = {
     "languageCode": _any_text,
     "mode": _mode,
     "trackers": _json(
-        _ListOf(_Object({"name": _is_text, "vocabulary": _ListOf(_is_text)})),
+        _ListOf(_Object({"name": _is_text, "vocabulary": _ListOf(_is_text)}, open=True)),
         '[{"name":"Promotion","vocabulary":["promoted","new role"]}]',
     ),
     "enableAllTrackers": _boolean,

@@ -26,6 +26,9 @@ EVERY = "integration/test_every_parameter.py::test_every_parameter_reaches_the_s
 REFUSED = "unit/test_sandbox_parameters.py::test_what_is_not_documented_is_refused"
 ALLOWED = "unit/test_sandbox_parameters.py::test_what_is_documented_is_read"
 ALONE = "unit/test_sandbox_parameters.py::test_a_parameter_that_works_only_with_another_is_refused_alone"
+TYPED = (EVERY, ALLOWED, REFUSED)
+"""Sent as it is meant, taken as it is documented, refused otherwise."""
+DEPENDENT = (EVERY, ALONE)
 CHANNELS = (
     "unit/test_sandbox_parameters.py::test_channel_metadata_of_the_documented_shape_is_read",
     "unit/test_sandbox_parameters.py::test_channel_metadata_of_any_other_shape_is_refused",
@@ -139,20 +142,20 @@ DEMANDS: tuple[Demand, ...] = (
                 EVERY,
                 "acceptance/test_wire.py::test_a_rows_conversation_type_and_name_reach_the_service",
             ),
-            "webhookUrl: Webhook url on which job updates to be sent": (EVERY, ALLOWED, REFUSED),
-            "customVocabulary: String[], a list of words and phrases": (EVERY, ALLOWED, REFUSED),
-            "confidenceThreshold: It should be in the range": (EVERY, ALLOWED, REFUSED),
-            "detectPhrases: Accepted values are true & false": (EVERY, ALLOWED, REFUSED),
-            "entities: Object[], see sample request": (EVERY, ALLOWED, REFUSED),
-            "detectEntities: Boolean": (EVERY, ALLOWED, REFUSED),
-            "enableSeparateRecognitionPerChannel: Accepts true or false": (EVERY, ALLOWED, REFUSED),
-            "channelMetadata: only works when enableSeparateRecognitionPerChannel": (EVERY, ALONE),
+            "webhookUrl: Webhook url on which job updates to be sent": TYPED,
+            "customVocabulary: String[], a list of words and phrases": TYPED,
+            "confidenceThreshold: It should be in the range": TYPED,
+            "detectPhrases: Accepted values are true & false": TYPED,
+            "entities: Object[], see sample request": TYPED,
+            "detectEntities: Boolean": TYPED,
+            "enableSeparateRecognitionPerChannel: Accepts true or false": TYPED,
+            "channelMetadata: only works when enableSeparateRecognitionPerChannel": DEPENDENT,
             "languageCode: Please check language Code": (EVERY, ALLOWED),
-            "mode: Accepts phone or default": (EVERY, ALLOWED, REFUSED),
-            "trackers: containing the name and vocabulary": (EVERY, ALLOWED, REFUSED),
-            "enableAllTrackers: Setting this parameter to true": (EVERY, ALLOWED, REFUSED),
-            "enableSummary: Setting this parameter to true": (EVERY, ALLOWED, REFUSED),
-            "enableSpeakerDiarization: Pass this as true": (EVERY, ALLOWED, REFUSED),
+            "mode: Accepts phone or default": TYPED,
+            "trackers: containing the name and vocabulary": TYPED,
+            "enableAllTrackers: Setting this parameter to true": TYPED,
+            "enableSummary: Setting this parameter to true": TYPED,
+            "enableSpeakerDiarization: Pass this as true": TYPED,
             "diarizationSpeakerCount: The number of unique speakers": (
                 EVERY,
                 "unit/test_sandbox_parameters.py::test_a_speaker_count_is_a_positive_number",
@@ -160,7 +163,7 @@ DEMANDS: tuple[Demand, ...] = (
             ),
         },
     ),
-    *about("Custom Entity", {'"customType": "identify_people", "text": "executives"': (EVERY, ALLOWED, REFUSED)}),
+    *about("Custom Entity", {'"customType": "identify_people", "text": "executives"': TYPED}),
     *about(
         "Channel Metadata",
         {
@@ -186,7 +189,7 @@ DEMANDS: tuple[Demand, ...] = (
     *about(
         "Speaker Separation",
         {
-            "enableSpeakerDiarization and diarizationSpeakerCount query parameters need to be passed": (EVERY, ALONE),
+            "enableSpeakerDiarization and diarizationSpeakerCount query parameters need to be passed": DEPENDENT,
         },
     ),
     *about(

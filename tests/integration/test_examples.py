@@ -100,7 +100,7 @@ def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if npm is None or shutil.which("node") is None:
         pytest.skip("the Node example needs node and npm")
     folder = tmp_path_factory.mktemp("node")
-    quiet = ("--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts")
+    quiet = ("--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", "--fetch-retries=1")
     fetched = subprocess.run(
         [npm, "install", *quiet, "--prefix", folder, "request@2"], capture_output=True, text=True, check=False
     )

@@ -16,6 +16,9 @@ from tests.integration.servers import (
 )
 from uploader.client import Credentials
 from uploader.sandbox import Sandbox, SandboxSettings
+from uploader.sandbox.entries import LookEntry, PollEntry, PutEntry, TokenEntry
+
+Asked = PutEntry | TokenEntry | PollEntry | LookEntry
 
 
 def written(value: Any) -> str:
@@ -37,12 +40,14 @@ async def test_every_parameter_reaches_the_sandbox_equal(tmp_path: Path, names: 
 
 
 async def test_nothing_deprecated_is_sent(tmp_path: Path) -> None:
-    """Neither PUT nor poll nor the request for a token carries x-api-key."""
+    """Neither PUT nor poll nor look nor the request for a token carries x-api-key."""
     async with Sandbox(SandboxSettings()) as sandbox:
         async with speaking(sandbox.base_url, Credentials("sandbox", "sandbox")) as client:
             await send(client, audio(tmp_path, 1000))
             [put] = sandbox.journal.puts()
             await client.job(str(put.job_id))
-        [token] = [entry for entry in sandbox.journal.entries if entry.event == "token"]
-        [poll] = sandbox.journal.polls(str(put.job_id))
-    assert (token.deprecated, put.deprecated, poll.deprecated) == ((), (), ())
+            await client.conversation("c")
+        asked = [entry for entry in sandbox.journal.entries if isinstance(entry, Asked)]
+    assert [(entry.event, entry.deprecated) for entry in asked] == [
+        *(("token", ()), ("put", ()), ("poll", ()), ("look", ())),
+    ]

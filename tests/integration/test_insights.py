@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from tests.integration.by_hand import playing
 from tests.integration.servers import (
     Exchange,
     Script,
@@ -24,7 +25,6 @@ from tests.integration.servers import (
     speaking,
 )
 from tests.integration.test_ledger import Book, accepted, opened
-from tests.integration.test_sandbox import playing
 from uploader.client import Credentials
 from uploader.engine import side_by_side
 from uploader.errors import CredentialsError, GaveUpError, UsageError

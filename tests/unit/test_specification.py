@@ -214,6 +214,7 @@ DEMANDS: tuple[Demand, ...] = (
             "You must wait for the job to complete processing before you proceed": (
                 ONE_AFTER_THE_OTHER,
                 "acceptance/test_faults.py::test_a_job_that_never_ends_is_told_and_holds_its_lane",
+                "acceptance/test_insights.py::test_live_jobs_leave_a_conversation_out_until_they_have_ended",
             ),
         },
     ),

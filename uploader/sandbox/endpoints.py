@@ -99,8 +99,9 @@ class ConversationEndpoint:
         body = None
         if status is None:
             status, body = insights.told(conversation, part, self._jobs, self._journal)
+        now, old = self._journal.now(), deprecated(request)
         self._journal.add(
-            LookEntry(at=self._journal.now(), conversation_id=conversation, part=part or None, status=status)
+            LookEntry(at=now, conversation_id=conversation, part=part or None, status=status, deprecated=old)
         )
         if body is None:
             return refusal(status, limit=self._settings.limit)

@@ -100,6 +100,7 @@ class LookEntry:
     part: str | None
     """What stands under the conversation in the path; None for itself."""
     status: int
+    deprecated: tuple[str, ...] = ()
 
 
 Entry = PutBegun | PutEntry | JobEntry | TokenEntry | PollEntry | LookEntry

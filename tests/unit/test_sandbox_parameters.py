@@ -137,6 +137,12 @@ def test_an_unknown_parameter_is_refused_by_name(name: str) -> None:
     assert all(known in str(refused.value) for known in DOCUMENTED)
 
 
+def test_a_refusal_repeats_no_more_than_a_line_of_what_is_wrong() -> None:
+    """A name without end is told by its beginning."""
+    with pytest.raises(ValueError, match=rf"^{'x' * 80}: no such"):
+        parameters.read((("x" * 100_000, ""),))
+
+
 @pytest.mark.parametrize("second", ["true", "false"])
 def test_a_repeated_parameter_is_refused(second: str) -> None:
     """A list in more than one parameter is not how the service takes it: a name stands once, whatever its values."""

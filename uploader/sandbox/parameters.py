@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from uploader.sandbox.target import Pairs
+from uploader.sandbox.target import SHOWN_CHARACTERS, Pairs
 
 Rule = Callable[[str], Any]
 """Reads a parameter's text; a ValueError says what should stand there."""
@@ -26,7 +26,7 @@ def read(pairs: Pairs, allowed: frozenset[str] = frozenset()) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, text in pairs:
         if name in values:
-            raise ValueError(f"{name} stands more than once in the query: send it once")
+            raise ValueError(f"{name[:SHOWN_CHARACTERS]} stands more than once in the query: send it once")
         values[name] = _value(name, text, allowed)
     for name, enabler in _NEEDS.items():
         if name in values and values.get(enabler) is not True:
@@ -39,7 +39,7 @@ def _value(name: str, text: str, allowed: frozenset[str]) -> Any:
     try:
         return rule(text)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise ValueError(f"{name[:SHOWN_CHARACTERS]}: {error}") from error
 
 
 def _unknown(_text: str) -> None:

@@ -82,7 +82,7 @@ DEMANDS: tuple[Demand, ...] = (
                 "integration/test_sandbox_strictness.py::test_a_bad_request_is_told_what_is_wrong",
             ),
             "in a format other than these, do not use this field": (
-                HEAD,
+                "unit/test_audio_probing.py::test_a_whole_file_is_read_by_its_content_whatever_its_name",
                 "acceptance/test_wire.py::test_a_rows_conversation_type_and_name_reach_the_service",
             ),
             "400: Please refer docs for correct input fields": (
@@ -168,7 +168,10 @@ DEMANDS: tuple[Demand, ...] = (
         "Channel Metadata",
         {
             "has the members channel and speaker as shown below": (EVERY, *CHANNELS),
-            "channel: Yes, Integer": CHANNELS,
+            "channel: the channel number in the audio file": (
+                *CHANNELS,
+                "unit/test_recordings.py::test_a_row_is_refused_for_channels_alone",
+            ),
             "speaker: Yes, the wrapper object": CHANNELS,
             "name: No, String; email: No, String": CHANNELS,
         },
@@ -190,6 +193,15 @@ DEMANDS: tuple[Demand, ...] = (
         "Speaker Separation",
         {
             "enableSpeakerDiarization and diarizationSpeakerCount query parameters need to be passed": DEPENDENT,
+        },
+    ),
+    *about(
+        "Billing for Speaker Separated Channels",
+        {
+            "totalDuration = duration_of_the_audio_file * total_number_of_channels": (
+                "unit/test_billing.py::test_channels_are_billed_where_each_is_recognised",
+                "acceptance/test_part_of_a_batch.py::test_what_would_be_billed_is_told_and_bounded",
+            ),
         },
     ),
     *about(

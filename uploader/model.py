@@ -73,6 +73,7 @@ class Row:
 
     ``path`` is absolute; ``audio_path`` is what the manifest wrote. ``signature`` is what the file system
     says of the file (None: the file is gone, but an item with this path was begun before).
+    ``warnings`` are what is likely a mistake, and does not keep the row from being sent.
     """
 
     line: int
@@ -83,6 +84,7 @@ class Row:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     extras: Mapping[str, Any] = field(default_factory=dict)
     signature: "FileSignature | None" = None
+    warnings: "Sequence[Problem]" = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,7 @@ class InvalidRow:
     audio_path: str
     extras: Mapping[str, Any]
     problems: Sequence[Problem]
+    warnings: Sequence[Problem] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,8 @@ os.umask(_UMASK)  # it cannot be read without being set
 def default_path(manifest: Path, *, jsonl: bool, sandbox: bool) -> Path:
     """Where the results of a manifest go by default: beside it, a sandbox's under a name of their own."""
     ending = ".results.jsonl" if jsonl else ".results.csv"
-    return manifest.with_name(manifest.stem + (".sandbox" if sandbox else "") + ending)
+    inner = manifest.with_suffix("") if manifest.suffix.lower() == ".gz" else manifest
+    return manifest.with_name(inner.stem + (".sandbox" if sandbox else "") + ending)
 
 
 def check_path(path: Path) -> None:

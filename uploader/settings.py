@@ -11,7 +11,16 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 import platformdirs
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+)
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -24,6 +33,8 @@ from pydantic_settings import (
 from uploader import secrets
 from uploader.errors import UsageError
 
+DOCUMENTED_BASE_URL = "https://api.symbl.ai"
+"""The service (put-audio.md, API Endpoint)."""
 ENVIRONMENT_PREFIX = secrets.PREFIX
 SECRETS = secrets.CREDENTIALS
 """Settings that come from the environment or from files of their own only: no flag, no config file."""
@@ -57,6 +68,13 @@ def _ledger(value: str) -> str:
     if not value.startswith("sqlite:///") or value in ("sqlite:///", "sqlite:///:memory:"):
         raise ValueError("write it as sqlite:////absolute/path/ledger.db")
     return value
+
+
+def _delimiter(value: Any) -> Any:
+    found = {"tab": "\t", "\\t": "\t"}.get(value, value) if isinstance(value, str) else value
+    if not isinstance(found, str) or len(found) != 1 or found in '"\r\n\0\ufeff' or found.isalnum():
+        raise ValueError("write the one character that separates the cells: , or ; or tab")
+    return found
 
 
 def default_ledger() -> str:
@@ -178,7 +196,7 @@ class Settings(BaseSettings):
         meaning="the closing summary as JSON, written after the final results: if it stands, they are final",
     )
     base_url: Annotated[str, AfterValidator(_base_url)] = option(
-        "https://api.symbl.ai",
+        DOCUMENTED_BASE_URL,
         metavar="URL",
         commands="run plan insights",
         meaning="the service; https unless it is on this machine",
@@ -202,6 +220,12 @@ class Settings(BaseSettings):
         metavar="csv|jsonl",
         commands="run plan",
         meaning="the manifest's format (by its ending; needed for standard input, -)",
+    )
+    delimiter: Annotated[str, BeforeValidator(_delimiter)] = option(
+        ",",
+        metavar="CHARACTER",
+        commands="run plan",
+        meaning="what separates the cells of a CSV manifest: one character, or tab",
     )
     on_invalid: Literal["refuse", "skip"] = option(
         "refuse",
@@ -298,6 +322,9 @@ class Settings(BaseSettings):
     parameters: Mapping[str, Any] = Field(
         default_factory=dict, description="query parameters for every row that does not set them itself"
     )
+    extra_parameters: Mapping[str, Any] = Field(
+        default_factory=dict, description="query parameters that the uploader does not know, sent as they are"
+    )
     lanes: Lanes = Field(default_factory=Lanes, description="what trouble does to a lane")
     replies: Replies = Field(default_factory=Replies, description="what the operator vouches for")
     doubt: Doubt = Field(default_factory=Doubt, description="what evidence is kept for items in doubt")
@@ -310,6 +337,11 @@ class Settings(BaseSettings):
     def file(self) -> str:
         """What to call the config file in an error."""
         return self._file
+
+    @property
+    def summary_is_served(self) -> bool:
+        """Whether the base URL is the one that put-audio.md asks for with enableSummary."""
+        return self.base_url == DOCUMENTED_BASE_URL
 
     @classmethod
     def settings_customise_sources(

@@ -15,7 +15,9 @@ from uploader.settings import SECRETS, Settings, load
 
 PATH = Path(__file__).parents[2] / "config" / "uploader.toml"
 TABLE = re.compile(r"^#? ?\[([a-z_]+)\]$")
-KEY = re.compile(r"^#? ?([a-z_]+) = (.+)$")
+KEY = re.compile(r"^#? ?([A-Za-z_]+) = (.+)$")
+OPEN_TABLES = ("parameters", "extra_parameters")
+"""Tables whose keys are the service's, not the settings'."""
 
 Shown = Mapping[tuple[str, str], tuple[Any, bool]]
 
@@ -46,7 +48,7 @@ def expected() -> Mapping[tuple[str, str], Any]:
     found: dict[tuple[str, str], Any] = {("parameters", name): PydanticUndefined for name in parameters.TABLE}
     for table, model in tables().items():
         for name, field in model.model_fields.items():
-            if (table, name) != ("", "parameters") and name not in SECRETS and (table or name not in tables()):
+            if name not in OPEN_TABLES and name not in SECRETS and (table or name not in tables()):
                 found[table, name] = PydanticUndefined if field.default is None else field.default
     return found
 
@@ -80,7 +82,7 @@ def test_the_examples_are_right(shown: Shown, tmp_path: Path, monkeypatch: pytes
     path = tmp_path / "all.toml"
     path.write_text("\n".join(line.lstrip("# ") for line in lines if TABLE.match(line) or KEY.match(line)))
     settings = load({}, path)
-    parameters.check_defaults(settings.parameters, "all.toml")
+    parameters.check_config(settings.parameters, settings.extra_parameters, "all.toml")
     for (table, name), (value, commented) in shown.items():
-        if commented and table != "parameters":
+        if commented and table not in OPEN_TABLES:
             assert str(getattr(getattr(settings, table) if table else settings, name)) == str(value)

@@ -296,14 +296,22 @@ def test_a_missing_manifest_is_told(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "form"),
-    [("m.csv", "csv"), ("M.CSV", "csv"), ("m.jsonl", "jsonl"), ("m.ndjson", "jsonl"), ("a.csv.jsonl", "jsonl")],
+    [
+        ("m.csv", "csv"),
+        ("M.CSV", "csv"),
+        ("m.jsonl", "jsonl"),
+        ("m.ndjson", "jsonl"),
+        ("a.csv.jsonl", "jsonl"),
+        ("m.csv.gz", "csv"),
+        ("M.JSONL.GZ", "jsonl"),
+    ],
 )
 def test_the_ending_tells_the_format(name: str, form: Format) -> None:
     """A manifest's format is known by its ending, upper case or lower."""
     assert format_of(Path(name)) == form
 
 
-@pytest.mark.parametrize("name", ["m", "m.txt", "m.csv.gz", "-"])
+@pytest.mark.parametrize("name", ["m", "m.txt", "m.gz", "m.txt.gz", "csv.gz", "-"])
 def test_an_ending_that_tells_nothing_is_refused(name: str) -> None:
     """An unknown ending is told with the option that helps."""
     with pytest.raises(UsageError, match="--format"):

@@ -5,12 +5,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from uploader import logs
-from uploader.cli.options import environment_help, settings_options
+from uploader.cli.options import ManifestCommand, environment_help, settings_options
 from uploader.errors import ExitCode, StoppedError, UploaderError
 from uploader.model import Decision
 from uploader.policy.insights import PARTS
@@ -23,7 +23,7 @@ def cli() -> None:
     """Append audio files to conversations from a manifest: at most once, in order, with the account full."""
 
 
-@cli.command(epilog=environment_help())
+@cli.command(epilog=environment_help(), cls=ManifestCommand)
 @click.argument("manifest", required=False, metavar="[MANIFEST]")
 @settings_options("run")
 @click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="the closing summary as JSON")
@@ -42,18 +42,35 @@ def run(manifest: str | None, config: Path | None, *, as_json: bool, **flags: An
     _end(lambda settings: run_batch(settings, manifest, as_json=as_json), config, flags)
 
 
-@cli.command(epilog=environment_help())
-@click.argument("manifest", metavar="MANIFEST")
+@cli.command(epilog=environment_help(), cls=ManifestCommand)
+@click.argument("manifest", required=False, metavar="[MANIFEST]")
 @settings_options("plan")
 @click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="the report as JSON")
-def plan(manifest: str, config: Path | None, *, as_json: bool, **flags: Any) -> None:
+@click.option("--all", "show_all", is_flag=True, help="every problem and warning, not the first 50 alone")
+@click.option("--no-audio", is_flag=True, help="check the rows alone, without looking at the audio files")
+@click.option("--schema", is_flag=True, help="the JSON Schema of a row, in place of a plan; needs no MANIFEST")
+def plan(
+    manifest: str | None,
+    config: Path | None,
+    *,
+    as_json: bool,
+    show_all: bool,
+    no_audio: bool,
+    schema: bool,
+    **flags: Any,
+) -> None:
     """Check MANIFEST as `run` would, without a network: every invalid row, and how much the others are.
 
     Exit codes: 0 all rows are valid; 1 some are not, under --on-invalid skip; 2 some are not, or usage.
     """
-    from uploader.cli.inspecting import plan_manifest  # noqa: PLC0415 - see run
+    from uploader.cli import inspecting  # noqa: PLC0415 - see run
 
-    _end(lambda settings: plan_manifest(settings, manifest, as_json=as_json), config, flags)
+    if schema:
+        _end(inspecting.show_schema, config, flags)
+    if manifest is None:
+        raise click.UsageError("name a MANIFEST, or ask for the --schema of its rows")
+    asked = inspecting.PlanAsked(as_json=as_json, look=not no_audio, show_all=show_all)
+    _end(lambda settings: inspecting.plan_manifest(settings, manifest, asked), config, flags)
 
 
 @cli.command(epilog=environment_help())
@@ -245,7 +262,7 @@ def main() -> None:
     cli(prog_name="uploader")
 
 
-def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[str, Any]) -> None:
+def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[str, Any]) -> NoReturn:
     """Do the work of a command, and exit with the code of its ending."""
     for number, code in ((signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, ExitCode.TERMINATED)):
         signal.signal(number, _stop_with(code))

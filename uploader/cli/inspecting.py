@@ -1,32 +1,65 @@
 """`uploader plan`, `status` and `results`: what can be told without sending anything."""
 
 import json
+import sys
 import time
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
-from uploader import parameters, results
-from uploader.cli.preparing import Checked, check, manifest_file, told_problems
+from uploader import results
+from uploader.cli.findings import json_lines, spooled
+from uploader.cli.preparing import Checked, check, config_parameters, manifest_file, told_problems
 from uploader.errors import ExitCode, UsageError
 from uploader.ledger import Ledger
 from uploader.ledger.claiming import limit_facts
 from uploader.ledger.loading import was_begun
 from uploader.ledger.reading import BatchFacts, find_account, find_batches, open_rows, result_lines, standing, troubles
-from uploader.manifest import WasBegun
+from uploader.manifest import HeaderError, WasBegun, row_schema
 from uploader.policy.endings import ending
 from uploader.settings import Settings
 from uploader.status import Overview, told_bytes, told_count
 
 
-def plan_manifest(settings: Settings, manifest: str, *, as_json: bool) -> ExitCode:
+@dataclass(frozen=True, slots=True)
+class PlanAsked:
+    """How to plan. ``look``: look for the audio files; ``show_all``: tell all problems, not the first alone."""
+
+    as_json: bool
+    look: bool = True
+    show_all: bool = False
+
+
+def plan_manifest(settings: Settings, manifest: str, asked: PlanAsked) -> ExitCode:
     """Check a manifest as `run` would, and say what is to be sent."""
-    parameters.check_defaults(settings.parameters, settings.file)
-    with manifest_file(manifest, settings) as file:
-        checked = check(file.reader(settings, _was_begun(settings)))
-    refused = checked.problems and settings.on_invalid == "refuse"
-    code = ExitCode.USAGE if refused else ExitCode.NEEDS_PERSON if checked.problems else ExitCode.DONE
-    print(json.dumps(_plan_json(manifest, checked, code)) if as_json else _plan_text(manifest, checked))  # noqa: T201
+    with ExitStack() as stack:
+        checked = Checked()
+        if asked.show_all:
+            checked.problems.spool = stack.enter_context(spooled())
+            checked.warnings.spool = stack.enter_context(spooled())
+        file = stack.enter_context(manifest_file(manifest, settings))
+        reader = file.reader(settings, _was_begun(settings), look=asked.look)
+        try:
+            check(reader, checked)
+        except HeaderError as error:
+            if not asked.as_json:
+                raise
+            checked.problems.add(error.problems)
+        refused = checked.problems.count and settings.on_invalid == "refuse"
+        code = ExitCode.USAGE if refused else ExitCode.NEEDS_PERSON if checked.problems.count else ExitCode.DONE
+        if asked.as_json:
+            lists = {"problems": checked.problems, "warnings": checked.warnings}
+            sys.stdout.writelines(json_lines(_plan_json(manifest, checked, code), lists))
+        else:
+            sys.stdout.writelines(f"{line}\n" for line in _plan_text(manifest, checked))
     return code
+
+
+def show_schema(settings: Settings) -> ExitCode:
+    """Show the JSON Schema of a manifest's row."""
+    print(json.dumps(row_schema(config_parameters(settings)), indent=2, ensure_ascii=False))  # noqa: T201
+    return ExitCode.DONE
 
 
 def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
@@ -115,16 +148,20 @@ def _was_begun(settings: Settings) -> WasBegun:
     return ask
 
 
-def _plan_text(manifest: str, checked: Checked) -> str:
-    valid = checked.rows - checked.invalid
-    files, conversations = told_count(valid - checked.gone, "file"), len(checked.conversations)
-    lines = [
-        f"{manifest}: {told_count(checked.rows, 'row')}, {checked.invalid} invalid",
-        f"  {files}, {told_bytes(checked.size)}, {told_count(conversations, 'conversation')}",
-    ]
+def _plan_text(manifest: str, checked: Checked) -> Iterator[str]:
+    yield f"{manifest}: {told_count(checked.rows, 'row')}, {checked.invalid} invalid"
+    conversations = told_count(len(checked.conversations), "conversation")
+    if checked.looked:
+        files = told_count(checked.valid - checked.gone, "file")
+        yield f"  {files}, {told_bytes(checked.size)}, {conversations}"
+    else:
+        yield f"  {conversations}; the files were not looked at"
     if checked.gone:
-        lines.append(f"  {told_count(checked.gone, 'file')} gone since their items were begun: not sent again")
-    return "\n".join([*lines, *(f"  {one}" for one in told_problems(checked, manifest))])
+        yield f"  {told_count(checked.gone, 'file')} gone since their items were begun: not sent again"
+    yield from told_problems(checked, manifest)
+    if checked.warnings.count:
+        yield f"manifest {manifest}: {told_count(checked.warnings.count, 'warning')}, sent all the same"
+        yield from checked.warnings.table()
 
 
 def _plan_json(manifest: str, checked: Checked, code: ExitCode) -> dict[str, object]:
@@ -133,9 +170,9 @@ def _plan_json(manifest: str, checked: Checked, code: ExitCode) -> dict[str, obj
         "exitCode": int(code),
         "rows": checked.rows,
         "invalid": checked.invalid,
-        "files": checked.rows - checked.invalid - checked.gone,
-        "bytes": checked.size,
+        "files": checked.valid - checked.gone if checked.looked else None,
+        "bytes": checked.size if checked.looked else None,
         "conversations": len(checked.conversations),
-        "problemCount": checked.problems,
-        "problems": [asdict(problem) for problem in checked.shown],
+        "problemCount": checked.problems.count,
+        "warningCount": checked.warnings.count,
     }

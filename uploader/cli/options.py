@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import click
 from pydantic_core import PydanticUndefined
 
+from uploader import parameters
 from uploader.settings import ENVIRONMENT_PREFIX, SECRETS, Settings, default_ledger
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -23,6 +24,24 @@ def settings_options(command: str) -> Callable[[F], F]:
         return _config(function)
 
     return decorate
+
+
+class ManifestCommand(click.Command):
+    """A command that reads a manifest: its help tells the columns, too."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Tell the columns, made from the one table of parameters."""
+        own = [
+            ("conversationId", "the conversation to append to; every row has one"),
+            ("audioPath", "the audio file; every row has one"),
+            ("contentType", f"{', '.join(parameters.CONTENT_TYPES)}; empty for other formats"),
+            ("x-…", "your own columns: they come back in the results"),
+        ]
+        with formatter.section("Columns of MANIFEST"):
+            formatter.write_dl(own)
+        with formatter.section("Columns of MANIFEST and keys of [parameters] in the config file"):
+            formatter.write_dl([(one.name, f"{one.meaning}  [{one.rule}]") for one in parameters.TABLE.values()])
+        super().format_epilog(ctx, formatter)
 
 
 def environment_help() -> str:

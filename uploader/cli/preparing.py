@@ -8,18 +8,20 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Any
 
-from uploader import results
+from uploader import parameters, results
+from uploader.cli.findings import Findings
 from uploader.errors import UsageError
 from uploader.ledger import Ledger
 from uploader.ledger.reading import unknown_job_ids
 from uploader.manifest import Format, Manifest, WasBegun, check_file, format_of
-from uploader.model import InvalidRow, Problem, Row
+from uploader.model import InvalidRow, Row
 from uploader.sandbox import JOB_ID_PREFIX
 from uploader.settings import Settings
+from uploader.status import told_count
 
 STANDARD_INPUT = "-"
-PROBLEMS_SHOWN = 50
 LOOKED_UP_TOGETHER = 500
 
 
@@ -31,28 +33,45 @@ class ManifestFile:
     path: Path
     format: Format
 
-    def reader(self, settings: Settings, was_begun: WasBegun) -> Manifest:
-        """A reader of its rows, as the settings want them read."""
+    def reader(self, settings: Settings, was_begun: WasBegun, *, look: bool = True) -> Manifest:
+        """A reader of its rows, as the settings want them read; ``look``: look for the audio files."""
         folder = settings.audio_root
         if folder is None:
             folder = Path() if self.name == STANDARD_INPUT else Path(self.name).parent
         elif not folder.is_dir():
             raise UsageError(f"audio root {folder}: this is no folder: name the one where relative paths start")
-        return Manifest(self.path, self.name, self.format, folder, settings.audio_root is not None, was_begun)
+        return Manifest(
+            self.path,
+            self.name,
+            self.format,
+            folder,
+            settings.audio_root is not None,
+            was_begun,
+            delimiter=settings.delimiter,
+            defaults=config_parameters(settings),
+            summary_is_served=settings.summary_is_served,
+            look=look,
+        )
 
 
 @dataclass(slots=True)
 class Checked:
-    """What the check of a manifest found. ``shown`` are the first problems, ``problems`` counts all."""
+    """What the check of a manifest found. ``size`` and ``gone`` are unknown where no file was looked for."""
 
     rows: int = 0
     invalid: int = 0
     size: int = 0
     gone: int = 0
+    looked: bool = True
     conversations: set[int] = field(default_factory=set)
     """Hashes of the conversationIds: a count that needs little memory."""
-    problems: int = 0
-    shown: list[Problem] = field(default_factory=list)
+    problems: Findings = field(default_factory=Findings)
+    warnings: Findings = field(default_factory=Findings)
+
+    @property
+    def valid(self) -> int:
+        """Rows that can be sent, or were."""
+        return self.rows - self.invalid
 
 
 @contextmanager
@@ -75,13 +94,27 @@ def manifest_file(argument: str, settings: Settings) -> Iterator[ManifestFile]:
         yield ManifestFile(argument, Path(kept.name), settings.format)
 
 
-def check(manifest: Manifest) -> Checked:
+def config_parameters(settings: Settings) -> dict[str, Any]:
+    """The parameters that hold for every row which does not set them itself.
+
+    Raises:
+        UsageError: The settings name one that there is not, or a value that does not fit.
+    """
+    return parameters.check_config(settings.parameters, settings.extra_parameters, settings.file)
+
+
+def check(manifest: Manifest, checked: Checked | None = None) -> Checked:
     """Read a manifest once, and count and keep what is wrong with it.
+
+    Args:
+        manifest: The manifest.
+        checked: Where to count; a new one where there is none.
 
     Raises:
         UsageError: It cannot be read at all.
     """
-    checked = Checked()
+    checked = checked or Checked()
+    checked.looked = manifest.look
     for row in manifest.read():
         checked.rows += 1
         if row.conversation_id:
@@ -94,17 +127,18 @@ def refuse_invalid(checked: Checked, name: str) -> None:
     """End here where the manifest has invalid rows.
 
     Raises:
-        UsageError: It has; all of them are told, the first ones in words.
+        UsageError: It has; all of them are counted, the first ones told.
     """
-    if checked.problems:
+    if checked.problems.count:
         raise UsageError("\n".join([*told_problems(checked, name), "nothing was sent"]))
 
 
-def told_problems(checked: Checked, name: str) -> list[str]:
-    """What is wrong with a manifest, a line each."""
-    told = [f"manifest {name}, {problem}" for problem in checked.shown]
-    more = checked.problems - len(checked.shown)
-    return [*told, *([f"… and {more} more"] if more else [])]
+def told_problems(checked: Checked, name: str) -> Iterator[str]:
+    """What is wrong with a manifest: a sentence, and a table."""
+    if checked.problems.count:
+        rows = f"{checked.invalid} of {told_count(checked.rows, 'row')}"
+        yield f"manifest {name}: {told_count(checked.problems.count, 'problem')} in {rows}"
+        yield from checked.problems.table()
 
 
 def results_path(settings: Settings, manifest: ManifestFile) -> Path:
@@ -153,9 +187,9 @@ def _told_lost_ledger(path: Path, ledger: Ledger, unknown: Iterable[str]) -> str
 def _count(checked: Checked, row: Row | InvalidRow) -> None:
     if isinstance(row, InvalidRow):
         checked.invalid += 1
-        checked.problems += len(row.problems)
-        checked.shown += row.problems[: PROBLEMS_SHOWN - len(checked.shown)]
-    elif row.signature is None:
-        checked.gone += 1
-    else:
+        checked.problems.add(row.problems)
+    elif row.signature is not None:
         checked.size += row.signature.size
+    elif checked.looked:
+        checked.gone += 1
+    checked.warnings.add(row.warnings)

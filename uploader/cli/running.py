@@ -17,13 +17,14 @@ from tempfile import TemporaryDirectory
 
 import structlog
 
-from uploader import audio, parameters, results
+from uploader import audio, results
 from uploader.attempt import Rules
 from uploader.cli.preparing import (
     STANDARD_INPUT,
     ManifestFile,
     check,
     check_known_results,
+    config_parameters,
     manifest_file,
     refuse_invalid,
     results_path,
@@ -117,7 +118,7 @@ def _prepare(
     settings: Settings, manifest: str | None, ledger: Ledger, target: Target, now: Callable[[], float]
 ) -> BatchFacts:
     """Everything that comes before the first byte, in one transaction where it writes."""
-    parameters.check_defaults(settings.parameters, settings.file)
+    config_parameters(settings)
     with ledger.writing() as connection:
         rebase_deadlines(connection, *boot_clock())
         unsent, doubtful = recover(connection, now(), settings.doubt_seconds)
@@ -165,7 +166,11 @@ def _load(settings: Settings, file: ManifestFile, ledger: Ledger, target: Target
         checked = check(reader)
         if settings.on_invalid == "refuse":
             refuse_invalid(checked, file.name)
-        for problem in checked.shown:  # what stands there may be a path: the results tell it, the log does not
+        if checked.warnings.count:
+            log.warning(
+                "the manifest has warnings: `uploader plan` tells them", batch=name, count=checked.warnings.count
+            )
+        for problem in checked.problems.first:  # what stands there may be a path: the results tell it, the log does not
             log.warning("row left out", batch=name, line=problem.line, column=problem.column)
         load = begin_load(
             connection,
@@ -272,7 +277,7 @@ class _Night:
             until=self._until,
         )
         rules = Rules(
-            defaults=parameters.check_defaults(settings.parameters, settings.file),
+            defaults=config_parameters(settings),
             proves_not_appended=settings.replies.proves_not_appended,
             max_attempts=settings.max_attempts,
             doubt_seconds=settings.doubt_seconds,

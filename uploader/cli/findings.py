@@ -1,0 +1,82 @@
+"""What is wrong with a manifest, or likely a mistake: counted, kept in little memory, told as a table."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any
+
+from uploader.model import Problem
+
+SHOWN = 50
+"""So many are told, unless all are asked for."""
+
+_SPOOL_BYTES = 1024 * 1024
+_VALUE_MOST = 40
+_HEAD = ("line", "column", "value", "what to do")
+
+
+@dataclass(slots=True)
+class Findings:
+    """Problems, or warnings, as they are found: all are counted, the first ones kept.
+
+    ``spool`` keeps the others, where all are to be told: on disk, once they are many.
+    """
+
+    count: int = 0
+    first: list[Problem] = field(default_factory=list)
+    spool: IO[str] | None = None
+
+    def add(self, found: Iterable[Problem]) -> None:
+        """Count some more."""
+        for one in found:
+            self.count += 1
+            if len(self.first) < SHOWN:
+                self.first.append(one)
+            elif self.spool is not None:
+                self.spool.write(json.dumps([one.line, one.column, one.value, one.remedy]) + "\n")
+
+    def __iter__(self) -> Iterator[Problem]:
+        """Those that were kept, in the order found."""
+        yield from self.first
+        if self.spool is not None:
+            self.spool.seek(0)
+            for text in self.spool:
+                yield Problem(*json.loads(text))
+
+    def table(self, indent: str = "  ") -> Iterator[str]:
+        """Those that were kept, a line each in aligned columns, and how many there are beyond them."""
+        if not self.count:
+            return
+        kept = iter(self)
+        first = [_cells(one) for one in islice(kept, SHOWN)]
+        widths = [max(len(row[place]) for row in [_HEAD, *first]) for place in range(len(_HEAD) - 1)]
+        for cells in chain([_HEAD], first, map(_cells, kept)):
+            padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=False)]
+            yield (indent + "  ".join([*padded, cells[-1]])).rstrip()
+        if self.spool is None and self.count > len(self.first):
+            yield f"{indent}… and {self.count - len(self.first)} more (`uploader plan --all` shows all)"
+
+
+def spooled() -> AbstractContextManager[IO[str]]:
+    """Where to keep all findings: in memory while they are few, then on disk."""
+    return SpooledTemporaryFile(_SPOOL_BYTES, mode="w+", encoding="utf-8")
+
+
+def json_lines(report: Mapping[str, Any], lists: Mapping[str, Iterable[Problem]]) -> Iterator[str]:
+    """A JSON object in pieces: the report, then the lists, of which no more than one entry is in memory."""
+    yield json.dumps(report)[:-1]
+    for name, found in lists.items():
+        yield f", {json.dumps(name)}: ["
+        for number, one in enumerate(found):
+            yield (", " if number else "") + json.dumps(asdict(one))
+        yield "]"
+    yield "}\n"
+
+
+def _cells(one: Problem) -> tuple[str, str, str, str]:
+    value = ascii(one.value) if not one.value.isprintable() else repr(one.value)
+    shown = "" if not one.value else value if len(value) <= _VALUE_MOST else value[: _VALUE_MOST - 1] + "…"
+    return str(one.line), one.column, shown, one.remedy

@@ -1,0 +1,8 @@
+"""Reads a manifest: CSV or JSON Lines in, rows and what is wrong with them out."""
+
+from uploader.manifest.files import Format, check_file, format_of
+from uploader.manifest.reading import HeaderError, Manifest
+from uploader.manifest.rules import WasBegun, long_audio
+from uploader.manifest.schema import row_schema
+
+__all__ = ["Format", "HeaderError", "Manifest", "WasBegun", "check_file", "format_of", "long_audio", "row_schema"]

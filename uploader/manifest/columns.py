@@ -1,0 +1,64 @@
+"""Which columns a manifest may have, and which one was most likely meant."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+from uploader import parameters
+from uploader.model import Problem
+
+REQUIRED = ("conversationId", "audioPath")
+OWN_COLUMNS = (*REQUIRED, "contentType")
+EXTRA_PREFIX = "x-"
+KNOWN_COLUMNS = (*OWN_COLUMNS, *parameters.TABLE)
+
+_KNOWN = frozenset(KNOWN_COLUMNS)
+_DELIMITERS = {";": "';'", "\t": "tab", "|": "'|'", ",": ","}
+"""What lists are separated by in practice, each as the command line takes it."""
+
+
+def is_known(column: str) -> bool:
+    """Whether a manifest may have this column."""
+    return column in _KNOWN or is_extra(column)
+
+
+def is_extra(column: str) -> bool:
+    """Whether a column is the operator's own: it goes into the results unchanged."""
+    return column.startswith(EXTRA_PREFIX) and column != EXTRA_PREFIX
+
+
+@lru_cache(maxsize=1024)
+def unknown(column: str) -> str:
+    """What to say of a column that is not known."""
+    close = difflib.get_close_matches(column[:100], KNOWN_COLUMNS, n=1, cutoff=0.5)
+    meant = f"did you mean {close[0]}?" if close else f"known are {', '.join(KNOWN_COLUMNS)};"
+    return f"unknown column: {meant} columns of your own begin with {EXTRA_PREFIX}"
+
+
+def header_problems(columns: Sequence[str], delimiter: str, line: int) -> Iterator[Problem]:
+    """All that is wrong with a CSV header."""
+    other = _delimiter_of(columns, delimiter)
+    if other is not None:
+        remedy = f"the columns are not separated by {delimiter!r}: say --delimiter {_DELIMITERS[other]}"
+        yield Problem(line, "", columns[0][:80], remedy)
+        return
+    for column in columns:
+        if not is_known(column):
+            yield Problem(line, column, "", unknown(column))
+    for column in REQUIRED:
+        if column not in columns:
+            yield Problem(line, column, "", f"the column {column} is missing: add it")
+    for column in sorted({column for column in columns if columns.count(column) > 1}):
+        yield Problem(line, column, "", "the column stands there twice: keep one")
+
+
+def _delimiter_of(columns: Sequence[str], delimiter: str) -> str | None:
+    """The delimiter that would make a header of these columns, None where the one in use does as well."""
+    if any(column in columns for column in REQUIRED):
+        return None
+    text = delimiter.join(columns)
+    for other in _DELIMITERS:
+        cells = [cell.strip(" \"'") for cell in text.split(other)]
+        if other != delimiter and any(column in cells for column in REQUIRED):
+            return other
+    return None

@@ -1,0 +1,113 @@
+"""The two formats: a manifest's lines in, raw rows out, each with the line where it begins."""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from uploader import parameters
+from uploader.errors import UsageError
+from uploader.manifest.columns import REQUIRED, header_problems, is_extra, is_known, unknown
+from uploader.model import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class RawRow:
+    """A row as its format gives it. ``is_text``: its values are the texts of cells, not native ones."""
+
+    line: int
+    values: Mapping[str, Any]
+    problems: Sequence[Problem] = ()
+    is_text: bool = False
+
+
+class HeaderError(UsageError):
+    """A CSV header that no row can be read by; ``problems`` are all that is wrong with it."""
+
+    def __init__(self, name: str, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(f"manifest {name}, {problem}" for problem in problems))
+        self.problems = problems
+
+
+def read_csv(lines: Iterator[str], name: str, delimiter: str) -> Iterator[RawRow]:
+    """Read CSV with a header.
+
+    Raises:
+        HeaderError: The header is wrong.
+        UsageError: It is no CSV, or empty.
+    """
+    reader = csv.reader(lines, strict=True, delimiter=delimiter)
+    header: _Header | None = None
+    line = 1
+    try:
+        for cells in reader:
+            if header is not None and cells:
+                yield header.row(line, cells)
+            elif cells:
+                header = _Header([cell.strip() for cell in cells], delimiter, line, name)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise UsageError(f"manifest {name}, line {reader.line_num}: no CSV: {error}: mend the line") from error
+    if header is None:
+        raise UsageError(f"manifest {name}: it is empty: write a header and a row per audio file")
+
+
+def read_jsonl(lines: Iterator[str], name: str) -> Iterator[RawRow]:
+    """Read JSON Lines.
+
+    Raises:
+        UsageError: It is empty.
+    """
+    number = 0
+    for number, text in enumerate(lines, start=1):
+        if text.strip():
+            yield _jsonl_row(number, text)
+    if not number:
+        raise UsageError(f"manifest {name}: it is empty: write a JSON object per audio file, each on its line")
+
+
+class _Header:
+    """A CSV header; an empty cell means "not set", but an own column of the operator's comes back as it was."""
+
+    def __init__(self, columns: Sequence[str], delimiter: str, line: int, name: str) -> None:
+        problems = list(header_problems(columns, delimiter, line))
+        if problems:
+            raise HeaderError(name, problems)
+        self._columns = columns
+        self._kept = frozenset(column for column in columns if column in REQUIRED or is_extra(column))
+
+    def row(self, line: int, cells: Sequence[str]) -> RawRow:
+        kept = self._kept
+        values = {column: cell for column, cell in zip(self._columns, cells, strict=False) if cell or column in kept}
+        if len(cells) == len(self._columns):
+            return RawRow(line, values, is_text=True)
+        remedy = f"the row has {len(cells)} cells, the header {len(self._columns)}: give each column one"
+        return RawRow(line, values, [Problem(line, "", "", remedy)], is_text=True)
+
+
+def _jsonl_row(line: int, text: str) -> RawRow:
+    try:
+        found = parameters.read_json(text)
+    except ValueError as error:
+        return RawRow(line, {}, [Problem(line, "", text.strip()[:80], f"{error}: mend the line")])
+    if not isinstance(found, dict):
+        remedy = 'write an object: {"conversationId": "…", "audioPath": "…"}'
+        return RawRow(line, {}, [Problem(line, "", text.strip()[:80], remedy)])
+    problems = [Problem(line, _whole(column), "", unknown(column)) for column in found if not is_known(column)]
+    # only an escape can spell half a character: the line itself is UTF-8
+    halves = [one for one, value in found.items() if _has_half(one, value)] if "\\u" in text else []
+    problems += [
+        Problem(line, _whole(column), ascii(found[column])[:80], "half a character stands in it: write it whole")
+        for column in halves
+    ]
+    values = {column: value for column, value in found.items() if value is not None and column not in halves}
+    return RawRow(line, values, problems)
+
+
+def _has_half(column: str, value: Any) -> bool:
+    return parameters.HALF_CHARACTER.search(column + parameters.encode(value)) is not None
+
+
+def _whole(column: str) -> str:
+    """A column's name that can be printed, whatever stands in it."""
+    return column.encode("utf-8", "backslashreplace").decode()

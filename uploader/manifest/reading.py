@@ -1,0 +1,62 @@
+"""A manifest as a whole: its file read row by row, each held against the rules."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from uploader.errors import UsageError
+from uploader.manifest.files import Format, lines
+from uploader.manifest.formats import HeaderError, RawRow, read_csv, read_jsonl
+from uploader.manifest.rules import RowRules, WasBegun
+from uploader.model import InvalidRow, Row
+
+__all__ = ["HeaderError", "Manifest"]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Where a manifest is and how its rows are to be read.
+
+    ``name`` is what to call the manifest in an error, ``delimiter`` what separates the cells of CSV. The others
+    are what its rows are held against, see ``RowRules``.
+    """
+
+    path: Path
+    name: str
+    format: Format
+    folder: Path
+    confined: bool
+    was_begun: WasBegun
+    delimiter: str = ","
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    summary_is_served: bool = True
+    look: bool = True
+    extra_columns: dict[str, None] = field(default_factory=dict)
+    """The ``x-`` columns that were read so far, in their order."""
+
+    def read(self) -> Iterator[Row | InvalidRow]:
+        """Read the rows one by one, in order.
+
+        Raises:
+            HeaderError: The header of CSV is wrong.
+            UsageError: The file cannot be read at all.
+        """
+        rows = 0
+        for raw in self._raw_rows():
+            rows += 1
+            row = self._rules.check(raw)
+            if row.extras:
+                self.extra_columns.update(dict.fromkeys(row.extras))
+            yield row
+        if not rows:
+            raise UsageError(f"manifest {self.name}: it has no rows: write one per audio file")
+
+    @cached_property
+    def _rules(self) -> RowRules:
+        return RowRules(self.folder, self.confined, self.was_begun, self.defaults, self.summary_is_served, self.look)
+
+    def _raw_rows(self) -> Iterator[RawRow]:
+        found = lines(self.path, self.name)
+        return read_csv(found, self.name, self.delimiter) if self.format == "csv" else read_jsonl(found, self.name)

@@ -1,0 +1,58 @@
+"""The JSON Schema of a manifest's row, for editors and pipelines."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, create_model
+
+from uploader import parameters
+from uploader.manifest.columns import EXTRA_PREFIX
+
+_OWN: dict[str, Any] = {
+    "conversationId": (
+        str,
+        Field(
+            description="the conversation to append to",
+            json_schema_extra={"pattern": r"^(?!\.{1,2}$)[^\u0000-\u001f]+$"},
+        ),
+    ),
+    "audioPath": (
+        str,
+        Field(description="the audio file", json_schema_extra={"pattern": r"^[^\u0000]+$"}),
+    ),
+    "contentType": (
+        Literal[parameters.CONTENT_TYPES] | None,
+        Field(None, description="what the audio file is; empty: told from the file, or left to the service"),
+    ),
+}
+
+
+def row_schema(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of one line of a JSON Lines manifest; null is as good as not set.
+
+    Args:
+        defaults: The config's parameters: what they set, a row need not.
+    """
+    fields: dict[str, Any] = {
+        one.name: (Annotated[one.type, Field(title=one.name)] | None, Field(None, description=one.meaning))
+        for one in parameters.TABLE.values()
+    }
+    model = create_model("Row", __config__=ConfigDict(extra="forbid", title="manifest row"), **_OWN, **fields)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **model.model_json_schema(),
+        "patternProperties": {f"^{EXTRA_PREFIX}.": {}},
+        "allOf": [_need(name, needed, defaults) for name, needed in parameters.NEEDS.items()],
+    }
+
+
+def _need(name: str, needed: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A parameter that works only where another is true, in the row or in the config."""
+    is_set = {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+    if defaults.get(needed) is True:
+        allowed: dict[str, Any] = {"properties": {needed: {"enum": [True, None]}}}
+    else:
+        allowed = {"required": [needed], "properties": {needed: {"const": True}}}
+    if name in defaults:
+        return allowed
+    return {"if": is_set, "then": allowed}

@@ -1,0 +1,23 @@
+"""The PUT's query parameters: their types, rules and encoding."""
+
+from uploader.parameters.config import check_config
+from uploader.parameters.query import query
+from uploader.parameters.rules import Conflict, conflicts, doubts
+from uploader.parameters.shapes import CONTENT_TYPES
+from uploader.parameters.table import HALF_CHARACTER, NEEDS, TABLE, Encoding, Parameter, encode, read_json
+
+__all__ = [
+    "CONTENT_TYPES",
+    "HALF_CHARACTER",
+    "NEEDS",
+    "TABLE",
+    "Conflict",
+    "Encoding",
+    "Parameter",
+    "check_config",
+    "conflicts",
+    "doubts",
+    "encode",
+    "query",
+    "read_json",
+]

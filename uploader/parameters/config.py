@@ -1,0 +1,76 @@
+"""Reads the config's [parameters] and [extra_parameters]."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from uploader.errors import UsageError
+from uploader.parameters.table import HALF_CHARACTER, TABLE, Encoding, Parameter, encode
+
+_BY_LOWER_CASE = {name.lower(): parameter for name, parameter in TABLE.items()}
+"""The environment's names have no case: UPLOADER_PARAMETERS__DETECTPHRASES."""
+
+
+def check_config(parameters: Mapping[str, Any], extra: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Read the parameters that hold for every row which does not set them itself.
+
+    Args:
+        parameters: ``[parameters]`` as the settings have it.
+        extra: ``[extra_parameters]``: what the service knows and this table does not, passed on as it is.
+        source: What to call the config file in an error.
+
+    Raises:
+        UsageError: A key that is no parameter or stands in the wrong table, or a value that does not fit; all of
+            them are told.
+    """
+    checked: dict[str, Any] = {}
+    told: list[str] = []
+    for check, table in ((_check_known, parameters), (_check_extra, extra)):
+        # what the environment says comes last: it outranks the file
+        for name in sorted(table, key=lambda one: one not in TABLE):
+            try:
+                known, value = check(name, table[name])
+            except ValueError as error:
+                told.append(f"{source}: {error}")
+            else:
+                checked[known] = value
+    if told:
+        raise UsageError("\n".join(told))
+    return checked
+
+
+def _check_known(name: str, value: Any) -> tuple[str, Any]:
+    parameter = TABLE.get(name) or _BY_LOWER_CASE.get(name)
+    if parameter is None:
+        close = difflib.get_close_matches(name, TABLE, n=1)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(
+            f"[parameters] {name}: no such parameter{meant} Known are: {', '.join(TABLE)}; what this list lacks goes "
+            "into [extra_parameters]"
+        )
+    try:
+        return parameter.name, _read(parameter, value)
+    except ValueError as error:
+        raise ValueError(f"[parameters] {name} = {value!r}: {error}") from error
+
+
+def _read(parameter: Parameter, value: Any) -> Any:
+    """The environment has text alone: it is read as a cell is."""
+    if isinstance(value, str) and parameter.encoding is not Encoding.TEXT:
+        return parameter.read_cell(value)
+    return parameter.check(value)
+
+
+def _check_extra(name: str, value: Any) -> tuple[str, Any]:
+    known = _BY_LOWER_CASE.get(name.lower())
+    if known is not None:
+        raise ValueError(f"[extra_parameters] {name}: this is a known parameter: write {known.name} into [parameters]")
+    try:
+        text = encode(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"[extra_parameters] {name} = {value!r}: write text, a number, true, false, a list or a table of these"
+        ) from error
+    if not name or HALF_CHARACTER.search(name + text):
+        raise ValueError(f"[extra_parameters] {name!r}: write a name, and whole characters")
+    return name, value

@@ -1,0 +1,55 @@
+"""The rules that hold between parameters: what cannot be sent together, and what is most likely a mistake."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from uploader.parameters.table import NEEDS
+
+DIARIZED_LANGUAGES = ("en", "es")
+"""Speaker diarization is for English and Spanish only (put-audio.md, Speaker Diarization Language Support)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Parameters that do not go together, the one to look at first in front, and what to do."""
+
+    names: Sequence[str]
+    remedy: str
+
+
+def conflicts(merged: Mapping[str, Any]) -> Iterator[Conflict]:
+    """What cannot be sent together.
+
+    Args:
+        merged: A row's parameters over the config's.
+    """
+    for name, needed in NEEDS.items():
+        if name in merged and merged.get(needed) is not True:
+            yield Conflict((name, needed), f"it works only where {needed} is true: set that, or leave this out")
+
+
+def doubts(merged: Mapping[str, Any], *, summary_is_served: bool) -> Iterator[Conflict]:
+    """What can be sent, and is most likely not what was meant: a warning each.
+
+    Args:
+        merged: A row's parameters over the config's.
+        summary_is_served: Whether the base URL is the one that put-audio.md asks for with enableSummary.
+    """
+    if merged.get("enableSpeakerDiarization") is True:
+        yield from _diarization(merged)
+    if "entities" in merged and merged.get("detectEntities") is not True:
+        yield Conflict(("entities", "detectEntities"), "no entities are returned unless detectEntities is true: set it")
+    if merged.get("enableSummary") is True and not summary_is_served:
+        remedy = "summaries are made at https://api.symbl.ai only: use that base URL, or leave this out"
+        yield Conflict(("enableSummary",), remedy)
+
+
+def _diarization(merged: Mapping[str, Any]) -> Iterator[Conflict]:
+    if "diarizationSpeakerCount" not in merged:
+        remedy = "the service asks for the number of speakers beside it: set diarizationSpeakerCount"
+        yield Conflict(("enableSpeakerDiarization",), remedy)
+    language = str(merged.get("languageCode", DIARIZED_LANGUAGES[0]))
+    if language.lower().partition("-")[0] not in DIARIZED_LANGUAGES:
+        remedy = "speakers are told apart in English and Spanish only: leave enableSpeakerDiarization out"
+        yield Conflict(("languageCode", "enableSpeakerDiarization"), remedy)

@@ -1,0 +1,83 @@
+"""The shapes that put-audio.md documents, as types that pydantic checks and describes."""
+
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+CONTENT_TYPES = ("audio/wav", "audio/wave", "audio/mpeg", "audio/mp3")
+"""The media types that the Content-Type header may name (put-audio.md, Request Headers)."""
+
+Text = Annotated[str, Field(min_length=1)]
+"""Text that says something; an unset parameter is left out, not sent empty."""
+
+
+def _reachable(url: str) -> str:
+    parts = urlsplit(url)
+    if not parts.hostname or (parts.port is not None and parts.port <= 0):
+        raise ValueError("no host")
+    return url
+
+
+def _whole(value: Any) -> Any:
+    """Table programs write whole numbers as 2.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _each_once(channels: list["Channel"]) -> list["Channel"]:
+    numbers = [one.channel for one in channels]
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("a channel is named twice")
+    return channels
+
+
+class Speaker(BaseModel):
+    """Who speaks on a channel (put-audio.md, Channel Metadata: both members are optional, there are no others)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str | None, Field(description="name of the speaker")] = None
+    email: Annotated[str | None, Field(description="e-mail address of the speaker")] = None
+
+
+class Channel(BaseModel):
+    """One channel of the recording and its speaker (put-audio.md, Channel Metadata)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    channel: Annotated[int, Field(ge=1, description="the channel's number in the audio file")]
+    speaker: Speaker
+
+
+class Entity(BaseModel):
+    """One custom entity (put-audio.md, Custom Entity). Other members are the service's business, and are sent."""
+
+    model_config = ConfigDict(extra="allow")
+
+    customType: Text  # noqa: N815 - the service's own name
+    text: Text
+
+
+class Tracker(BaseModel):
+    """One tracker (put-audio.md, Query Parameters). Other members (an id, say) are sent as they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Text
+    vocabulary: Annotated[list[Text], Field(min_length=1)]
+
+
+Url = Annotated[str, Field(pattern=r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#]+[^\s]*$"), AfterValidator(_reachable)]
+LanguageCode = Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$")]
+Confidence = Annotated[float, Field(ge=0.5, le=1.0, allow_inf_nan=False)]
+Mode = Literal["phone", "default"]
+Words = list[Text]
+Entities = list[Entity]
+Trackers = list[Tracker]
+Channels = Annotated[list[Channel], AfterValidator(_each_once)]
+SpeakerCount = Annotated[
+    Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")],
+    BeforeValidator(_whole),
+    AfterValidator(int),
+]
+"""A String in the documentation and a number in people's manifests: both are taken, and sent the same."""

@@ -1,6 +1,8 @@
 """Bad input ends with 2 before anything is sent, and the message says where, what, and what to do."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 
@@ -87,7 +89,7 @@ def test_a_wrong_column_is_refused(place: Place, server: Server) -> None:
         server,
         "manifest columns.csv, line 1, audioFile: unknown column: did you mean audioPath?",
         "manifest columns.csv, line 1, nmae: unknown column: did you mean name?",
-        "manifest columns.csv, line 1: the column audioPath is missing: add it",
+        "manifest columns.csv, line 1, audioPath: the column audioPath is missing: add it",
         "columns of your own begin with x-",
     )
 
@@ -97,15 +99,71 @@ def test_every_row_of_wrong_form_is_refused_at_once(place: Place, server: Server
     place.write(
         "rows.csv", "conversationId,audioPath,contentType\none,a.wav\n,a.wav,\n..,a.wav,\none,,\none,a.wav,audio/ogg\n"
     )
+    ending = place.run("run", "rows.csv")
     _check_refused(
-        place.run("run", "rows.csv"),
+        ending,
         server,
-        "manifest rows.csv, line 2: the row has 2 cells, the header 3: give each column one",
-        "manifest rows.csv, line 3, conversationId: it is empty: every row needs one",
-        "manifest rows.csv, line 4, conversationId: '..': no conversation has this id",
-        "manifest rows.csv, line 5, audioPath: it is empty: every row needs one",
-        "manifest rows.csv, line 6, contentType: 'audio/ogg': write one of audio/wav, audio/wave",
+        "manifest rows.csv: 5 problems in 5 of 5 rows",
+        "the row has 2 cells, the header 3: give each column one",
+        "it is empty: every row needs one",
+        "no conversation has this id",
+        "write one of audio/wav, audio/wave",
+        "nothing was sent",
     )
+    told = [" ".join(line.split()[:3]) for line in ending.err.splitlines() if re.match(r" +\d", line)]
+    assert told == [
+        "2 the row",
+        "3 conversationId it",
+        "4 conversationId '..'",
+        "5 audioPath it",
+        "6 contentType 'audio/ogg'",
+    ]
+
+
+def test_every_wrong_parameter_is_refused_at_once(place: Place, server: Server) -> None:
+    """Types, ranges, shapes and what does not go together, of the row over the config's, before anything is sent."""
+    place.write("night.toml", "[parameters]\nconfidenceThreshold = 0.7\ndiarizationSpeakerCount = 2\n")
+    place.write(
+        "rows.jsonl",
+        '{"conversationId":"one","audioPath":"a.wav","confidenceThreshold":0.4,"mode":"loud","nmae":"x"}\n'
+        '{"conversationId":"one","audioPath":"a.wav","enableSpeakerDiarization":true,"trackers":[{"name":"n"}]}\n',
+    )
+    ending = place.run("run", "rows.jsonl", "--config", "night.toml")
+    _check_refused(
+        ending,
+        server,
+        "manifest rows.jsonl: 5 problems in 2 of 2 rows",
+        "did you mean name?",
+        "write a number from 0.5 to 1.0",
+        "write phone or default",
+        "it works only where enableSpeakerDiarization is true",
+        "(entry 1, vocabulary: Field required)",
+    )
+
+
+def test_a_plan_tells_what_is_wrong_to_a_machine(place: Place, server: Server) -> None:
+    """One JSON object: counts, and each problem and warning with line, column, value and remedy; a header's, too."""
+    place.write("rows.csv", "conversationId,audioPath,mode,entities\n" + 'one,a.wav,loud,"[]"\n' * 60)
+    ending = place.run("plan", "rows.csv", "--json", "--all")
+    assert ending.code == 2
+    report = json.loads(ending.out)
+    counts = [report[name] for name in ("rows", "invalid", "problemCount", "warningCount")]
+    assert (report["exitCode"], counts) == (2, [60, 60, 60, 60])
+    assert (len(report["problems"]), len(report["warnings"])) == (60, 60)
+    assert report["problems"][59] == {"line": 61, "column": "mode", "value": "loud", "remedy": "write phone or default"}
+    place.write("header.csv", "conversationId;audioPath\none;a.wav\n")
+    (problem,) = json.loads(place.run("plan", "header.csv", "--json").out)["problems"]
+    assert "--delimiter ';'" in problem["remedy"]
+
+
+def test_a_plan_without_audio_looks_at_no_file(place: Place, server: Server) -> None:
+    """Rows are checked, files are not asked for."""
+    place.write("rows.csv", "conversationId,audioPath\none,missing.wav\n")
+    assert place.run("plan", "rows.csv").code == 2
+    ending = place.run("plan", "rows.csv", "--no-audio", "--json")
+    assert ending.code == 0
+    report = json.loads(ending.out)
+    assert [report[name] for name in ("rows", "invalid", "files", "bytes")] == [1, 0, None, None]
 
 
 @pytest.fixture(scope="module")
@@ -143,10 +201,10 @@ def unfit_files(
 def test_a_file_that_cannot_be_sent_is_refused(
     unfit_files: tuple[Ending, Server], line: int, value: str, words: list[str]
 ) -> None:
-    """An audio file that cannot be sent is told by manifest, line, column, value and remedy, beside all others."""
+    """An audio file that cannot be sent is told by line, column, value and remedy, beside all others."""
     ending, server = unfit_files
     _check_refused(ending, server)
-    (told,) = [one for one in ending.err.splitlines() if f"manifest m.csv, line {line}, audioPath: '{value}" in one]
+    (told,) = [one for one in ending.err.splitlines() if re.match(rf" +{line} +audioPath +'{re.escape(value)}", one)]
     assert [word for word in words if word not in told] == []
 
 

@@ -1,15 +1,11 @@
 """The manifest's format: CSV or JSON Lines in, rows and what is wrong with them out."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, example, given
-from hypothesis import strategies as st
 
 from uploader.errors import UsageError
 from uploader.manifest import Format, Manifest, WasBegun, format_of
@@ -325,49 +321,3 @@ def test_the_extra_columns_are_kept_in_their_order(folder: Path) -> None:
     one.path.write_text("\n".join(json.dumps({"conversationId": "c", "audioPath": "a.wav"} | line) for line in lines))
     assert len(list(one.read())) == 3
     assert list(one.extra_columns) == ["x-b", "x-a"]
-
-
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-IDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8).filter(
-    lambda text: text not in (".", "..")
-)
-
-
-@given(
-    rows=st.lists(st.tuples(IDS, TEXT), min_size=1, max_size=6),
-    newline=st.sampled_from(["\n", "\r\n"]),
-    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
-)
-@example(rows=[("c", '\r\n"\n\r'), ("d", "\ufeff")], newline="\r\n", quoting=csv.QUOTE_MINIMAL)
-def test_whatever_a_csv_writer_writes_is_read_back_equal(
-    folder: Path, rows: list[tuple[str, str]], newline: str, quoting: Any
-) -> None:
-    """Any ids and notes survive the way through a CSV file, with the line where each row begins."""
-    # before Python 3.13 the writer leaves a lone carriage return unquoted there, and cannot read it back itself
-    bare = newline == "\n" and quoting == csv.QUOTE_MINIMAL
-    assume(not (bare and any("\r" in note for _, note in rows)))
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator=newline, quoting=quoting)
-    writer.writerow(["conversationId", "audioPath", "x-note"])
-    lines = []
-    for conversation_id, note in rows:
-        lines.append(1 + text.getvalue().count("\n"))
-        writer.writerow([conversation_id, "a.wav", note])
-    found = read(folder, text.getvalue())
-    assert [(row.conversation_id, row.extras["x-note"]) for row in found] == rows
-    assert [row.line for row in found] == lines
-
-
-@given(st.sampled_from(FORMATS), st.sampled_from([b"", HEADER.encode(), b'{"conversationId":']), st.binary())
-@example("csv", HEADER.encode(), b'"')
-@example("jsonl", b"", b"\xef\xbb\xbf{}")
-def test_no_bytes_end_in_anything_but_rows_or_a_usage_error(
-    folder: Path, form: Format, start: bytes, rest: bytes
-) -> None:
-    """Whatever the file holds, it is read or told; nothing else is ever raised."""
-    try:
-        rows = read(folder, start + rest, form)
-    except UsageError as error:
-        assert str(error).startswith(f"manifest m.{form}")  # noqa: PT017 - either end is right
-    else:
-        assert rows

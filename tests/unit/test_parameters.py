@@ -211,7 +211,7 @@ def test_extra_parameters_are_sent_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("defaults", "extra", "words"),
     [
-        ({"nam": "Q1"}, {}, ["f.toml", "[parameters] nam", "no such parameter; did you mean name?", "Known are"]),
+        ({"nam": "Q1"}, {}, ["f.toml", "[parameters] nam", "no such parameter (did you mean name?)", "known are"]),
         ({"name": 7}, {}, ["f.toml", "[parameters] name", "7", "write the meeting's name as text"]),
         ({"x": 1, "mode": "fast"}, {}, ["[parameters] x: no such parameter", "[parameters] mode = 'fast'"]),
         ({}, {"detectPhrases": True}, ["[extra_parameters] detectPhrases", "write detectPhrases into [parameters]"]),

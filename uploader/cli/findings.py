@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
@@ -71,9 +71,13 @@ def json_lines(report: Mapping[str, Any], lists: Mapping[str, Iterable[Problem]]
     for name, found in lists.items():
         yield f", {json.dumps(name)}: ["
         for number, one in enumerate(found):
-            yield (", " if number else "") + json.dumps(asdict(one))
+            yield (", " if number else "") + json.dumps(_json(one))
         yield "]"
     yield "}\n"
+
+
+def _json(one: Problem) -> dict[str, Any]:
+    return {"line": one.line, "column": one.column, "value": one.value, "remedy": one.remedy}
 
 
 def _cells(one: Problem) -> tuple[str, str, str, str]:

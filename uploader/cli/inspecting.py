@@ -160,7 +160,7 @@ def _plan_text(manifest: str, checked: Checked) -> Iterator[str]:
         yield f"  {told_count(checked.gone, 'file')} gone since their items were begun: not sent again"
     yield from told_problems(checked, manifest)
     if checked.warnings.count:
-        yield f"manifest {manifest}: {told_count(checked.warnings.count, 'warning')}, sent all the same"
+        yield f"manifest {manifest}: {told_count(checked.warnings.count, 'warning')}, which keep no row from being sent"
         yield from checked.warnings.table()
 
 

@@ -129,13 +129,14 @@ def _told(
 
 
 def _problem(raw: RawRow, merged: Mapping[str, Any], conflict: parameters.Conflict) -> Problem:
-    column = next((name for name in conflict.names if name in raw.values), conflict.names[0])
-    if column == conflict.names[0]:
-        note = "" if column in raw.values else " (it is set in the config's [parameters])"
-        return Problem(raw.line, column, _shown(merged[column]), conflict.remedy + note)
     first = conflict.names[0]
-    remedy = f"{first}, which the config's [parameters] set, does not go with this: {conflict.remedy}"
-    return Problem(raw.line, column, _shown(merged.get(column)), remedy)
+    column = next((name for name in conflict.names if name in raw.values), first)
+    value = _shown(raw.values.get(column, merged.get(column)))
+    if column in raw.values and column != first:
+        remedy = f"{first}, which the config's [parameters] set, does not go with this: {conflict.remedy}"
+    else:
+        remedy = conflict.remedy + ("" if column in raw.values else " (the config's [parameters] set it)")
+    return Problem(raw.line, column, value, remedy)
 
 
 def _shown(value: Any) -> str:

@@ -1,9 +1,10 @@
 """The JSON Schema of a manifest's row, for editors and pipelines."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, create_model
+from pydantic.json_schema import GenerateJsonSchema
 
 from uploader import parameters
 from uploader.manifest.columns import EXTRA_PREFIX
@@ -27,6 +28,13 @@ _OWN: dict[str, Any] = {
 }
 
 
+class _Untitled(GenerateJsonSchema):
+    """The names are the service's: a title beside each would be another spelling of it."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic's signature
+        return False
+
+
 def row_schema(defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of one line of a JSON Lines manifest; null is as good as not set.
 
@@ -34,13 +42,12 @@ def row_schema(defaults: Mapping[str, Any]) -> dict[str, Any]:
         defaults: The config's parameters: what they set, a row need not.
     """
     fields: dict[str, Any] = {
-        one.name: (Annotated[one.type, Field(title=one.name)] | None, Field(None, description=one.meaning))
-        for one in parameters.TABLE.values()
+        one.name: (one.type | None, Field(None, description=one.meaning)) for one in parameters.TABLE.values()
     }
     model = create_model("Row", __config__=ConfigDict(extra="forbid", title="manifest row"), **_OWN, **fields)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **model.model_json_schema(),
+        **model.model_json_schema(schema_generator=_Untitled),
         "patternProperties": {f"^{EXTRA_PREFIX}.": {}},
         "allOf": [_need(name, needed, defaults) for name, needed in parameters.NEEDS.items()],
     }

@@ -43,9 +43,9 @@ def _check_known(name: str, value: Any) -> tuple[str, Any]:
     parameter = TABLE.get(name) or _BY_LOWER_CASE.get(name)
     if parameter is None:
         close = difflib.get_close_matches(name, TABLE, n=1)
-        meant = f"; did you mean {close[0]}?" if close else ""
+        meant = f" (did you mean {close[0]}?)" if close else ""
         raise ValueError(
-            f"[parameters] {name}: no such parameter{meant} Known are: {', '.join(TABLE)}; what this list lacks goes "
+            f"[parameters] {name}: no such parameter{meant}; known are: {', '.join(TABLE)}; what this list lacks goes "
             "into [extra_parameters]"
         )
     try:

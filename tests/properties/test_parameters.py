@@ -1,0 +1,101 @@
+"""What a row says reaches the service as it was written."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+import pytest
+from hypothesis import given, settings
+
+from tests.properties.manifests import IDS, VALUES, parameters, read
+from uploader.client import Client, Credentials, TimeLimits, UploadRequest
+from uploader.model import Row
+from uploader.parameters import TABLE, Encoding, query
+
+EVERYTHING = "Ä 😀 &=#%+;?/\\\"'\r\n\t\0"
+
+
+def url(row: Row) -> tuple[str, list[tuple[str, str]]]:
+    """The conversationId and the query of the PUT for a row, as the client writes them and a server reads them."""
+    client = Client("https://example.com", Credentials(access_token="t"), TimeLimits(), lambda: 0.0)
+    written = str(client._url(UploadRequest(row.conversation_id, query(row.parameters, {}), None)))
+    assert written.isascii()
+    path, _, search = written.partition("?")
+    found = parse_qsl(search, keep_blank_values=True, strict_parsing=bool(search), max_num_fields=len(TABLE))
+    return unquote(path.removeprefix("https://example.com/v1/process/audio/")), found
+
+
+def decoded(row: Row) -> dict[str, Any]:
+    """What the service understands."""
+    _, found = url(row)
+    assert len(dict(found)) == len(found)
+    return {name: text if TABLE[name].encoding is Encoding.TEXT else json.loads(text) for name, text in found}
+
+
+def as_jsonl(path: Path, conversation_id: str, values: dict[str, Any]) -> Row:
+    """The row of a JSON Lines manifest."""
+    path.write_text(
+        json.dumps({"conversationId": conversation_id, "audioPath": "a.wav"} | values, ensure_ascii=False) + "\n",
+        encoding="utf-8",
+    )
+    (row,) = read(path, "jsonl")
+    assert isinstance(row, Row), row
+    return row
+
+
+def as_csv(path: Path, conversation_id: str, values: dict[str, Any]) -> Row:
+    """The row of a CSV manifest: JSON in the cells of whatever is no text."""
+    text = io.StringIO(newline="")
+    cells = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+    writer = csv.DictWriter(text, ["conversationId", "audioPath", *TABLE], restval="")
+    writer.writeheader()
+    writer.writerow({"conversationId": conversation_id, "audioPath": "a.wav"} | cells)
+    path.write_bytes(text.getvalue().encode())
+    (row,) = read(path, "csv")
+    assert isinstance(row, Row), row
+    return row
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where to write the manifest."""
+    return tmp_path_factory.mktemp("drawn") / "m"
+
+
+@given(conversation_id=IDS, values=parameters())
+@settings(deadline=None)
+def test_every_row_survives_the_way_to_the_service(path: Path, conversation_id: str, values: dict[str, Any]) -> None:
+    """Manifest of either format, query, URL, and back: each value equal, nothing added, nothing lost."""
+    for write in (as_jsonl, as_csv):
+        row = write(path, conversation_id, values)
+        assert decoded(row) == values
+        assert url(row)[0] == conversation_id
+
+
+def test_the_strategies_know_every_parameter() -> None:
+    """A parameter that is added to the table is drawn, too."""
+    assert set(VALUES) == set(TABLE)
+
+
+def test_a_row_with_every_parameter_and_every_kind_of_character_survives(path: Path) -> None:
+    """Reserved and non-ASCII characters, quotes and line ends, everywhere at once."""
+    speaker = {"name": EVERYTHING, "email": EVERYTHING}
+    values = {
+        "name": EVERYTHING,
+        "webhookUrl": "https://example.com/ä?a=b&c=%20#d",
+        "customVocabulary": [EVERYTHING],
+        "confidenceThreshold": 0.6,
+        "entities": [{"customType": EVERYTHING, "text": EVERYTHING, EVERYTHING: [EVERYTHING]}],
+        "channelMetadata": [{"channel": 1, "speaker": speaker}],
+        "languageCode": "en-US",
+        "mode": "phone",
+        "trackers": [{"name": EVERYTHING, "vocabulary": [EVERYTHING]}],
+        "diarizationSpeakerCount": 2,
+        **{name: True for name, parameter in TABLE.items() if parameter.encoding is Encoding.WORD},
+    }
+    assert set(values) == set(TABLE)
+    assert decoded(as_jsonl(path, "ä/b?c", values)) == values
+    assert decoded(as_csv(path, "ä/b?c", values)) == values

@@ -1,0 +1,115 @@
+"""What a manifest's file may be: packed or not, with this or that delimiter, and where its errors are."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from uploader.errors import UsageError
+from uploader.manifest import Format, HeaderError, Manifest, files
+from uploader.model import InvalidRow, Row
+
+CSV = 'conversationId,audioPath,x-note\nc,a.wav,"one\ntwo"\n,a.wav,\nd,a.wav,\n'
+JSONL = '{"conversationId":"c","audioPath":"a.wav","x-note":"one\\ntwo"}\n\n{"audioPath":"a.wav"}\n'
+
+
+def read(path: Path, content: bytes, form: Format = "csv", delimiter: str = ",") -> list[Row | InvalidRow]:
+    """The rows of a manifest with this content."""
+    path.write_bytes(content)
+    manifest = Manifest(path, path.name, form, path.parent, False, lambda *_: False, delimiter=delimiter, look=False)
+    return list(manifest.read())
+
+
+def lines(rows: list[Row | InvalidRow]) -> list[tuple[int, bool]]:
+    """The line of each row, and whether it is valid."""
+    return [(row.line, isinstance(row, Row)) for row in rows]
+
+
+@pytest.mark.parametrize("name", ["m.csv.gz", "M.CSV.GZ", "m.csv", "stdin"])
+def test_a_packed_manifest_is_read_as_any_other(tmp_path: Path, name: str) -> None:
+    """Packed by its ending or by its content (standard input has no ending): the same rows, the same lines."""
+    found = read(tmp_path / name, gzip.compress(CSV.encode("utf-8-sig")))
+    assert lines(found) == [(2, True), (4, False), (5, True)]
+    assert found[0].extras == {"x-note": "one\ntwo"}
+
+
+def test_packed_json_lines_are_read(tmp_path: Path) -> None:
+    """Either format may be packed."""
+    found = read(tmp_path / "m.jsonl.gz", gzip.compress(JSONL.encode()), "jsonl")
+    assert lines(found) == [(1, True), (3, False)]
+
+
+@pytest.mark.parametrize("content", [gzip.compress(CSV.encode())[:-9], b"hello", gzip.compress(b"x")[:5]])
+def test_a_broken_gzip_file_is_told(tmp_path: Path, content: bytes) -> None:
+    """Cut off, or none at all: an error that says so."""
+    with pytest.raises(UsageError, match=r"manifest m\.csv\.gz.*: this gzip file is broken"):
+        read(tmp_path / "m.csv.gz", content)
+
+
+def test_a_gzip_file_that_was_changed_is_told_with_how_far_it_was_read(tmp_path: Path) -> None:
+    """A wrong checksum is found at the end: no row of such a file is trusted."""
+    packed = bytearray(gzip.compress(CSV.encode()))
+    packed[-8] ^= 1
+    with pytest.raises(UsageError, match=r"after line 5: this gzip file is broken"):
+        read(tmp_path / "m.csv.gz", bytes(packed))
+
+
+def test_what_is_not_utf_8_in_a_packed_file_is_told_with_its_line(tmp_path: Path) -> None:
+    """The line's number is the unpacked text's."""
+    with pytest.raises(UsageError, match=r"line 6: this is not UTF-8"):
+        read(tmp_path / "m.csv.gz", gzip.compress(CSV.encode() + b"\xff\n"))
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|", " "])
+def test_another_delimiter_is_taken(tmp_path: Path, delimiter: str) -> None:
+    """The cells are separated by what the settings say, quoted cells are kept whole."""
+    text = CSV.replace(",", delimiter).replace("two", f"two{delimiter}")
+    found = read(tmp_path / "m.csv", text.encode(), delimiter=delimiter)
+    assert lines(found) == [(2, True), (4, False), (5, True)]
+    assert found[0].extras == {"x-note": f"one\ntwo{delimiter}"}
+
+
+@pytest.mark.parametrize(
+    ("written", "said", "proposed"),
+    [(";", ",", "';'"), ("\t", ",", "tab"), ("|", ",", "'|'"), (",", ";", ","), (",", "\t", ",")],
+)
+def test_a_header_with_another_delimiter_is_told(tmp_path: Path, written: str, said: str, proposed: str) -> None:
+    """The error proposes the option, and is one, not a list of unknown columns."""
+    with pytest.raises(HeaderError) as refused:
+        read(tmp_path / "m.csv", CSV.replace(",", written).encode(), delimiter=said)
+    (problem,) = refused.value.problems
+    assert problem.line == 1
+    assert problem.remedy.endswith(f"say --delimiter {proposed}")
+
+
+def test_a_column_that_stands_twice_in_a_json_row_is_invalid(tmp_path: Path) -> None:
+    """JSON's last one wins in silence elsewhere; here which was meant is not guessed."""
+    found = read(tmp_path / "m.jsonl", b'{"conversationId":"c","audioPath":"a","conversationId":"d"}\n', "jsonl")
+    assert lines(found) == [(1, False)]
+    assert isinstance(found[0], InvalidRow)
+    assert "conversationId stands there twice" in str(found[0].problems[0])
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", "[" * 70 + "]" * 70])
+def test_json_that_could_not_be_written_again_is_invalid(tmp_path: Path, value: str) -> None:
+    """No results line could hold it: it is told before anything is sent."""
+    text = f'{{"conversationId":"c","audioPath":"a","x-a":{value}}}\n'
+    assert lines(read(tmp_path / "m.jsonl", text.encode(), "jsonl")) == [(1, False)]
+
+
+def test_half_a_character_deep_in_a_column_is_invalid(tmp_path: Path) -> None:
+    """However deep: neither ledger nor results could hold it."""
+    row = {"conversationId": "c", "audioPath": "a", "x-a": [{"b": "\ud800"}]}
+    found = read(tmp_path / "m.jsonl", json.dumps(row).encode(), "jsonl")
+    assert lines(found) == [(1, False)]
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_line_without_end_is_not_read_into_memory(
+    tmp_path: Path, form: Format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A film in the manifest's place may have no line end at all."""
+    monkeypatch.setattr(files, "LINE_MOST_BYTES", 100)
+    with pytest.raises(UsageError, match="line 1: it is longer than 100 bytes"):
+        read(tmp_path / "m", b" " * 1000, form)

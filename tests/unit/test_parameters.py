@@ -72,6 +72,7 @@ WRONG_NATIVE: list[tuple[str, Any]] = [
     ("channelMetadata", [{"channel": True, "speaker": {}}]),
     ("channelMetadata", [{"channel": 1, "speaker": "Robert"}]),
     ("channelMetadata", [{"channel": 1, "speaker": {"nmae": "Robert"}}]),
+    ("channelMetadata", [{"channel": 1, "speaker": {"name": None}}]),
     ("channelMetadata", [CHANNEL, CHANNEL]),
     ("languageCode", "English"),
     ("languageCode", "en_US"),

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
+from uploader import parameters
 from uploader.cli.commands import cli
+from uploader.manifest import columns
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 OTHERS = {"--rm", "--schedules", "--seed", "--kills"}
@@ -32,3 +35,26 @@ def test_every_option_explains_itself(command: str) -> None:
     options = [option for option in cli.commands[command].params if isinstance(option, click.Option)]
     silent = [option.name for option in options if not option.help]
     assert silent == []
+
+
+def test_the_readme_has_every_parameter() -> None:
+    """The README's table says of each parameter what the one table says: name, rule and meaning, in its order."""
+    shown = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", README.partition("| parameter |")[2], re.MULTILINE)
+    expected = [(one.name, one.rule, one.meaning) for one in parameters.TABLE.values()]
+    assert shown[: len(expected)] == expected
+
+
+def test_the_readme_has_every_column() -> None:
+    """And what stands beside them in a manifest."""
+    shown = re.findall(
+        r"^\| `(\S+)` \|", README.partition("## The manifest")[2].partition("| parameter |")[0], re.MULTILINE
+    )
+    assert shown == [*columns.OWN_COLUMNS, "x-…"]
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_help_tells_every_column_of_a_manifest(command: str) -> None:
+    """Who writes a manifest needs no other page: each column with its rule."""
+    told = " ".join(CliRunner().invoke(cli, [command, "--help"], terminal_width=300).output.split())
+    assert [name for name in columns.KNOWN_COLUMNS if name not in told] == []
+    assert [one.name for one in parameters.TABLE.values() if f"{one.meaning} [{one.rule}]" not in told] == []

@@ -302,10 +302,12 @@ def test_a_json_object_is_written_whole(tmp_path: Path) -> None:
         ("/in/m.jsonl", {"jsonl": True, "sandbox": False}, "/in/m.results.jsonl"),
         ("/in/m.csv", {"jsonl": False, "sandbox": True}, "/in/m.sandbox.results.csv"),
         ("/in/m.v2.csv", {"jsonl": False, "sandbox": False}, "/in/m.v2.results.csv"),
+        ("/in/m.csv.gz", {"jsonl": False, "sandbox": False}, "/in/m.results.csv"),
+        ("/in/m.v2.jsonl.GZ", {"jsonl": True, "sandbox": True}, "/in/m.v2.sandbox.results.jsonl"),
     ],
 )
 def test_results_go_beside_their_manifest(manifest: str, how: Mapping[str, bool], expected: str) -> None:
-    """MANIFEST without its ending + .results.csv or .jsonl; a sandbox's are never taken for real ones."""
+    """MANIFEST without its endings + .results.csv or .jsonl; a sandbox's are never taken for real ones."""
     assert results.default_path(Path(manifest), jsonl=how["jsonl"], sandbox=how["sandbox"]) == Path(expected)
 
 

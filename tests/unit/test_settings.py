@@ -137,6 +137,18 @@ def test_what_is_no_number_of_seconds_is_refused(sources: Loader, setting: str, 
     assert setting in told(sources, file=f"{setting} = {value}")
 
 
+@pytest.mark.parametrize(("written", "kept"), [(",", ","), (";", ";"), ("tab", "\t"), ("\\t", "\t"), ("\t", "\t")])
+def test_a_delimiter_is_one_character_or_tab(sources: Loader, written: str, kept: str) -> None:
+    """A tab is hard to type: its name will do."""
+    assert sources(flags={"delimiter": written}).delimiter == kept
+
+
+@pytest.mark.parametrize("written", ["", ";;", '"', "a", "7", "\n", "comma"])
+def test_what_separates_no_cells_is_refused(sources: Loader, written: str) -> None:
+    """Several characters, quotes, line ends, letters and digits."""
+    assert "--delimiter" in told(sources, flags={"delimiter": written})
+
+
 @pytest.mark.parametrize(
     ("file", "words"),
     [

@@ -1,10 +1,12 @@
 """The PUT's query parameters: their types, rules and encoding."""
 
 from uploader.parameters.config import check_config
+from uploader.parameters.parameter import Encoding, Parameter
 from uploader.parameters.query import query
 from uploader.parameters.rules import Conflict, conflicts, doubts
 from uploader.parameters.shapes import CONTENT_TYPES
-from uploader.parameters.table import HALF_CHARACTER, NEEDS, TABLE, Encoding, Parameter, encode, read_json
+from uploader.parameters.table import NEEDS, TABLE
+from uploader.parameters.text import HALF_CHARACTER, encode, read_json
 
 __all__ = [
     "CONTENT_TYPES",

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from uploader.errors import UsageError
-from uploader.parameters.table import HALF_CHARACTER, TABLE, Encoding, Parameter, encode
+from uploader.parameters.parameter import Encoding, Parameter
+from uploader.parameters.table import TABLE
+from uploader.parameters.text import HALF_CHARACTER, encode
 
 _BY_LOWER_CASE = {name.lower(): parameter for name, parameter in TABLE.items()}
 """The environment's names have no case: UPLOADER_PARAMETERS__DETECTPHRASES."""

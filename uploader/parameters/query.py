@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from uploader.parameters.table import TABLE, encode
+from uploader.parameters.table import TABLE
+from uploader.parameters.text import encode
 
 
 def query(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[tuple[str, str]]:

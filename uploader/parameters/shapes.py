@@ -36,8 +36,8 @@ class Speaker(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str | None, Field(description="name of the speaker")] = None
-    email: Annotated[str | None, Field(description="e-mail address of the speaker")] = None
+    name: Annotated[str, Field(description="name of the speaker")] = ""
+    email: Annotated[str, Field(description="e-mail address of the speaker")] = ""
 
 
 class Channel(BaseModel):

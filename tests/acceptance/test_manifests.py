@@ -1,0 +1,77 @@
+"""What a manifest may be, as people and pipelines write it, and what the config adds to it."""
+
+import gzip
+import json
+
+from tests.acceptance.batches import read_results
+from tests.acceptance.place import Place, Server
+
+CHANNELS = [{"channel": 1, "speaker": {"name": "Zoë & Co", "email": "z@example.com"}}]
+
+
+def _queries(server: Server) -> dict[str, dict[str, str]]:
+    """What each conversation's PUT asked for."""
+    return {put.conversation_id: dict(put.query) for put in server.journal.appended()}
+
+
+def test_parameters_of_row_and_config_reach_the_service(place: Place, server: Server) -> None:
+    """The row's value, else the config's, else none; lists and objects as JSON text, true and false as words."""
+    place.write("a.wav", b"RIFF, as good as any")
+    place.write(
+        "night.toml",
+        '[parameters]\nname = "Night"\ndetectPhrases = true\nenableSeparateRecognitionPerChannel = true\n'
+        'customVocabulary = ["Ä", "b c"]\n',
+    )
+    rows = [
+        {"conversationId": "one", "name": "Day & more", "channelMetadata": CHANNELS, "confidenceThreshold": 0.75},
+        {"conversationId": "two", "detectPhrases": False, "diarizationSpeakerCount": "3", "name": None}
+        | {"enableSpeakerDiarization": True},
+    ]
+    place.write("m.jsonl", "".join(json.dumps({"audioPath": "a.wav"} | row) + "\n" for row in rows))
+    assert place.run("run", "m.jsonl", "--config", "night.toml").code == 0
+    one, two = _queries(server)["one"], _queries(server)["two"]
+    assert json.loads(one.pop("channelMetadata")) == CHANNELS
+    assert json.loads(one.pop("customVocabulary")) == json.loads(two.pop("customVocabulary")) == ["Ä", "b c"]
+    on = {"enableSeparateRecognitionPerChannel": "true"}
+    assert one == on | {"name": "Day & more", "confidenceThreshold": "0.75", "detectPhrases": "true"}
+    assert two == on | {
+        "name": "Night",
+        "detectPhrases": "false",
+        "enableSpeakerDiarization": "true",
+        "diarizationSpeakerCount": "3",
+    }
+
+
+def test_a_packed_manifest_with_semicolons_is_run(place: Place, server: Server) -> None:
+    """A spreadsheet's export, packed: results go beside it, without its endings, and a table program's TRUE is true."""
+    place.write("a.wav", b"RIFF, as good as any")
+    text = 'conversationId;audioPath;detectPhrases;customVocabulary\r\none;a.wav;TRUE;"[""a"", ""b""]"\r\n'
+    place.write("m.csv.gz", gzip.compress(text.encode("utf-8-sig")))
+    assert "--delimiter ';'" in place.run("run", "m.csv.gz").err
+    assert place.run("run", "m.csv.gz", "--delimiter", ";").code == 0
+    assert _queries(server) == {"one": {"detectPhrases": "true", "customVocabulary": '["a","b"]'}}
+    assert [line["batch"] for line in read_results(place.path("m.results.csv"))] == ["m.csv.gz"]
+
+
+def test_warnings_are_logged_once_and_keep_nothing_from_being_sent(place: Place, server: Server) -> None:
+    """One line for all of them, without a value; `plan` tells each."""
+    place.write("a.wav", b"RIFF, as good as any")
+    entity = json.dumps([{"customType": "t", "text": "secret-word"}])
+    rows = "".join(f'{{"conversationId":"c{number}","audioPath":"a.wav","entities":{entity}}}\n' for number in range(3))
+    place.write("m.jsonl", rows)
+    ending = place.run("run", "m.jsonl")
+    assert ending.code == 0
+    told = [json.loads(line) for line in ending.err.splitlines() if "warnings" in line]
+    assert [one["count"] for one in told] == [3]
+    assert "secret-word" not in ending.err
+    assert len(_queries(server)) == 3
+    assert "3 warnings" in place.run("plan", "m.jsonl").out
+
+
+def test_the_schema_of_a_row_needs_no_manifest(place: Place, server: Server) -> None:
+    """`plan --schema` prints JSON Schema; what the config sets, a row need not."""
+    place.write("night.toml", "[parameters]\nenableSpeakerDiarization = true\n")
+    plain = json.loads(place.run("plan", "--schema").out)
+    configured = json.loads(place.run("plan", "--schema", "--config", "night.toml").out)
+    assert plain["required"] == ["conversationId", "audioPath"]
+    assert plain["allOf"] != configured["allOf"]

@@ -1,0 +1,108 @@
+"""One query parameter: what it may be, how it is written, and what to say of a wrong value."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property, lru_cache
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from uploader.parameters.text import HALF_CHARACTER, encode, read_json
+
+_WORDS = {"true": True, "false": False}
+_PLACES_TOLD = 3
+_CELLS_KEPT = 256
+
+
+class Encoding(StrEnum):
+    """How a value is written as text: in a CSV cell, and percent-encoded in the query."""
+
+    TEXT = "text as it is"
+    WORD = "true or false"
+    NUMBER = "a number"
+    JSON = "JSON text"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One query parameter of the PUT (put-audio.md, Query Parameters).
+
+    ``documented`` is the type's name in the documentation, ``type`` a Python type with its rule, as pydantic
+    reads it; ``section`` is the heading of put-audio.md that tells most of it; ``remedy`` ends the sentence that
+    refuses a wrong value.
+    """
+
+    name: str
+    documented: str
+    type: Any
+    rule: str
+    encoding: Encoding
+    section: str
+    meaning: str
+    remedy: str
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter[Any]:
+        return TypeAdapter(self.type)
+
+    def read_cell(self, text: str) -> Any:
+        """Read the text of a CSV cell.
+
+        Raises:
+            ValueError: It does not fit; the text says what would.
+        """
+        return self.check(text) if self.encoding is Encoding.TEXT else self._read_once(text)
+
+    @cached_property
+    def _read_once(self) -> Callable[[str], Any]:
+        """Reads a cell; the same text in row after row is read once."""
+        return lru_cache(maxsize=_CELLS_KEPT)(lambda text: self.check(self._decode(text)))
+
+    def check(self, value: Any) -> Any:
+        """Check a native value, as JSON or TOML give it.
+
+        Returns:
+            The value; a list or an object is the one that was given, with all its members.
+
+        Raises:
+            ValueError: It does not fit; the text says what would.
+        """
+        try:
+            checked = self._adapter.validate_python(value, strict=True)
+        except ValidationError as error:
+            raise ValueError(self.remedy + _told_places(error)) from error
+        if self.encoding is Encoding.JSON:
+            self._check_whole(self._encode(value))
+            return value
+        return checked  # pydantic takes no text with half a character
+
+    def _decode(self, text: str) -> Any:
+        if self.encoding is Encoding.WORD:  # table programs write TRUE
+            return _WORDS.get(text.strip().lower(), text)
+        try:
+            return read_json(text)
+        except ValueError as error:
+            raise ValueError(f"{self.remedy} ({error})" if self.encoding is Encoding.JSON else self.remedy) from error
+
+    def _encode(self, value: Any) -> str:
+        try:
+            return encode(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(self.remedy) from error
+
+    @staticmethod
+    def _check_whole(text: str) -> None:
+        if not text.isascii() and HALF_CHARACTER.search(text):
+            raise ValueError("half a character stands in it: write it whole")
+
+
+def _told_places(error: ValidationError) -> str:
+    """Where in a list or an object it is wrong; entries are counted from 1."""
+    places = []
+    for one in error.errors(include_url=False, include_input=False):
+        where = [f"entry {part + 1}" if isinstance(part, int) else str(part) for part in one["loc"]]
+        if where and isinstance(one["loc"][0], int):
+            places.append(f"{', '.join(where)}: {one['msg'].removeprefix('Value error, ')}")
+    more = ["…"] if len(places) > _PLACES_TOLD else []
+    return f" ({'; '.join([*places[:_PLACES_TOLD], *more])})" if places else ""

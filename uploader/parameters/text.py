@@ -1,0 +1,74 @@
+"""Values as text: how the query and the cells carry them, strictly read and written."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""JSON can spell lone surrogates; neither the ledger nor the service nor the results can hold them."""
+
+_DEEPEST = 64
+"""What is nested deeper is nobody's parameter, and could not be written everywhere."""
+
+
+def encode(value: Any) -> str:
+    """Write a value as the query carries it: text as it is, everything else as compact JSON text.
+
+    Raises:
+        ValueError: It is no JSON value (not a number, infinity, a date).
+    """
+    if isinstance(value, str):
+        return value
+    return _TO_JSON.encode(value)
+
+
+def read_json(text: str) -> Any:
+    """Read JSON text, strictly: no member twice, no NaN, no number beyond a float, nothing nested without end.
+
+    Raises:
+        ValueError: It is no JSON; the text says why.
+    """
+    try:
+        value = _FROM_JSON.decode(text)
+    except json.JSONDecodeError as error:
+        place = "" if error.lineno == 1 else f"line {error.lineno}, "
+        raise ValueError(f"no JSON: {error.msg} at {place}character {error.colno}") from error
+    except RecursionError as error:
+        raise ValueError("no JSON: nested too deep") from error
+    if text.count("[") + text.count("{") > _DEEPEST and _is_deeper(value, _DEEPEST):
+        raise ValueError(f"nested deeper than {_DEEPEST} levels")
+    return value
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects are nested deeper than that, without recursion."""
+    layer = [value]
+    for _ in range(levels + 1):
+        inner = [list(one.values()) if isinstance(one, dict) else one for one in layer if isinstance(one, (dict, list))]
+        layer = [one for some in inner for one in some]
+    return bool(layer)
+
+
+def _members(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"{', '.join(ascii(name)[1:-1] for name in twice)} stands there twice: keep one")
+    return members
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return number
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"no JSON: {word} is no number")
+
+
+_FROM_JSON = json.JSONDecoder(object_pairs_hook=_members, parse_float=_finite, parse_constant=_no_number)
+_TO_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)

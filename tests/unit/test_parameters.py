@@ -1,5 +1,6 @@
 """The PUT's query parameters: their types, rules and encoding."""
 
+import datetime as dt
 import math
 from typing import Any
 
@@ -65,7 +66,6 @@ WRONG_NATIVE: list[tuple[str, Any]] = [
     ("entities", ENTITY),
     ("entities", [{"customType": "t"}]),
     ("entities", [{**ENTITY, "text": 7}]),
-    ("entities", [{**ENTITY, "weight": math.nan}]),
     ("channelMetadata", [{"channel": 1}]),
     ("channelMetadata", [{"channel": "1", "speaker": {}}]),
     ("channelMetadata", [{"channel": 0, "speaker": {}}]),
@@ -217,8 +217,11 @@ def test_extra_parameters_are_sent_as_they_are() -> None:
         ({"x": 1, "mode": "fast"}, {}, ["[parameters] x: no such parameter", "[parameters] mode = 'fast'"]),
         ({}, {"detectPhrases": True}, ["[extra_parameters] detectPhrases", "write detectPhrases into [parameters]"]),
         ({}, {"DETECTPHRASES": True}, ["write detectPhrases into [parameters]"]),
-        ({}, {"a": math.nan}, ["[extra_parameters] a = nan", "write text, a number"]),
-        ({}, {"a": "\ud800"}, ["[extra_parameters] 'a'", "whole characters"]),
+        ({}, {"a": math.nan}, ["[extra_parameters] 'a' = nan", "JSON"]),
+        ({}, {"a": "\ud800"}, ["[extra_parameters] 'a'", "half a character"]),
+        ({"entities": [{**ENTITY, "weight": math.nan}]}, {}, ["[parameters] entities"]),
+        ({"entities": [{**ENTITY, "x": "\ud800"}]}, {}, ["[parameters] entities", "half a character"]),
+        ({}, {"a": dt.date(2026, 11, 22)}, ["[extra_parameters] 'a'", "write text, a number"]),
         ({"name": "\ud800"}, {}, ["[parameters] name", "as text"]),
     ],
 )

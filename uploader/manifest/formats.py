@@ -105,7 +105,11 @@ def _jsonl_row(line: int, text: str) -> RawRow:
 
 
 def _has_half(column: str, value: Any) -> bool:
-    return parameters.HALF_CHARACTER.search(column + parameters.encode(value)) is not None
+    try:
+        parameters.check_whole([column, value])
+    except ValueError:
+        return True
+    return False
 
 
 def _whole(column: str) -> str:

@@ -6,17 +6,17 @@ from uploader.parameters.query import query
 from uploader.parameters.rules import Conflict, conflicts, doubts
 from uploader.parameters.shapes import CONTENT_TYPES
 from uploader.parameters.table import NEEDS, TABLE
-from uploader.parameters.text import HALF_CHARACTER, encode, read_json
+from uploader.parameters.text import check_whole, encode, read_json
 
 __all__ = [
     "CONTENT_TYPES",
-    "HALF_CHARACTER",
     "NEEDS",
     "TABLE",
     "Conflict",
     "Encoding",
     "Parameter",
     "check_config",
+    "check_whole",
     "conflicts",
     "doubts",
     "encode",

@@ -7,7 +7,7 @@ from typing import Any
 from uploader.errors import UsageError
 from uploader.parameters.parameter import Encoding, Parameter
 from uploader.parameters.table import TABLE
-from uploader.parameters.text import HALF_CHARACTER, encode
+from uploader.parameters.text import check_whole
 
 _BY_LOWER_CASE = {name.lower(): parameter for name, parameter in TABLE.items()}
 """The environment's names have no case: UPLOADER_PARAMETERS__DETECTPHRASES."""
@@ -60,7 +60,9 @@ def _read(parameter: Parameter, value: Any) -> Any:
     """The environment has text alone: it is read as a cell is."""
     if isinstance(value, str) and parameter.encoding is not Encoding.TEXT:
         return parameter.read_cell(value)
-    return parameter.check(value)
+    known = parameter.check(value)
+    check_whole(known)
+    return known
 
 
 def _check_extra(name: str, value: Any) -> tuple[str, Any]:
@@ -68,11 +70,9 @@ def _check_extra(name: str, value: Any) -> tuple[str, Any]:
     if known is not None:
         raise ValueError(f"[extra_parameters] {name}: this is a known parameter: write {known.name} into [parameters]")
     try:
-        text = encode(value)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"[extra_parameters] {name} = {value!r}: write text, a number, true, false, a list or a table of these"
-        ) from error
-    if not name or HALF_CHARACTER.search(name + text):
-        raise ValueError(f"[extra_parameters] {name!r}: write a name, and whole characters")
+        check_whole([name, value])
+    except ValueError as error:
+        raise ValueError(f"[extra_parameters] {name!r} = {value!r}: {error}") from error
+    if not name:
+        raise ValueError("[extra_parameters] a parameter without a name: write one")
     return name, value

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from uploader.parameters.text import HALF_CHARACTER, encode, read_json
+from uploader.parameters.text import check_whole, read_json
 
 _WORDS = {"true": True, "false": False}
 _PLACES_TOLD = 3
@@ -43,8 +43,8 @@ class Parameter:
     remedy: str
 
     @cached_property
-    def _adapter(self) -> TypeAdapter[Any]:
-        return TypeAdapter(self.type)
+    def _validate(self) -> Callable[..., Any]:
+        return TypeAdapter(self.type).validator.validate_python
 
     def read_cell(self, text: str) -> Any:
         """Read the text of a CSV cell.
@@ -69,32 +69,22 @@ class Parameter:
             ValueError: It does not fit; the text says what would.
         """
         try:
-            checked = self._adapter.validate_python(value, strict=True)
+            checked = self._validate(value, strict=True)
         except ValidationError as error:
             raise ValueError(self.remedy + _told_places(error)) from error
-        if self.encoding is Encoding.JSON:
-            self._check_whole(self._encode(value))
-            return value
-        return checked  # pydantic takes no text with half a character
+        return value if self.encoding is Encoding.JSON else checked
 
     def _decode(self, text: str) -> Any:
         if self.encoding is Encoding.WORD:  # table programs write TRUE
             return _WORDS.get(text.strip().lower(), text)
         try:
-            return read_json(text)
+            value = read_json(text)
+            # only an escape can spell half a character: the cell itself is UTF-8
+            if "\\u" in text:
+                check_whole(value)
         except ValueError as error:
             raise ValueError(f"{self.remedy} ({error})" if self.encoding is Encoding.JSON else self.remedy) from error
-
-    def _encode(self, value: Any) -> str:
-        try:
-            return encode(value)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(self.remedy) from error
-
-    @staticmethod
-    def _check_whole(text: str) -> None:
-        if not text.isascii() and HALF_CHARACTER.search(text):
-            raise ValueError("half a character stands in it: write it whole")
+        return value
 
 
 def _told_places(error: ValidationError) -> str:

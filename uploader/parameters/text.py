@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """JSON can spell lone surrogates; neither the ledger nor the service nor the results can hold them."""
 
 _DEEPEST = 64
@@ -21,6 +21,20 @@ def encode(value: Any) -> str:
     if isinstance(value, str):
         return value
     return _TO_JSON.encode(value)
+
+
+def check_whole(value: Any) -> None:
+    """See that a value can be written anywhere.
+
+    Raises:
+        ValueError: It is no JSON value, or half a character stands in it.
+    """
+    try:
+        text = encode(value)
+    except (TypeError, RecursionError) as error:
+        raise ValueError("write text, a number, true, false, a list or a table of these") from error
+    if not text.isascii() and _HALF_CHARACTER.search(text):
+        raise ValueError("half a character stands in it: write it whole")
 
 
 def read_json(text: str) -> Any:

@@ -1,0 +1,1 @@
+"""Run by hand and by name, never timed in CI."""

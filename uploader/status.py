@@ -25,6 +25,9 @@ LINE_SECONDS = 60.0
 LOOK_SECONDS = 0.5
 SHARE_OF_TIME = 0.02
 """Counting and snapshots cost at most this share of the time."""
+SHARE_WORTH_TELLING = 0.1
+HOW_TO_RAISE_THE_LIMIT = "--limit says what your account may have, and support@symbl.ai is to be asked for more"
+"""What the documentation says to who needs more concurrent jobs (put-audio.md, API Limit Error)."""
 ENDED = (State.COMPLETED, State.FAILED, State.REFUSED, State.IN_DOUBT, State.DROPPED)
 
 
@@ -43,6 +46,8 @@ class Summary:
     throttled: int
     leftovers: int
     troubles: Sequence[Trouble]
+    slot_wait_seconds: float = 0.0
+    """How long of it conversations were ready while no slot was free."""
     rehearsal: bool = False
     """Whether it went to the sandbox inside: its ledger is gone."""
     reason: str = ""
@@ -66,6 +71,7 @@ class Summary:
             "ledger": str(self.ledger),
             "limit": _limit_json(self.limit),
             "throttled": self.throttled,
+            "slotWaitSeconds": round(self.slot_wait_seconds, 3),
             "leftovers": self.leftovers,
             "needsPerson": [_trouble_json(one) for one in self.troubles],
             "reason": self.reason or None,
@@ -81,6 +87,8 @@ class Summary:
         )
         lines.append(f"  billed    {_told_billed(self.standing)}")
         lines.append(f"  limit     {_told_limit(self.limit)}")
+        if waited := self._told_wait():
+            lines.append(f"  waited    {waited}")
         if self.results:
             lines.append(f"  results   {_from_here(self.results)}")
         lines.append("  ledger    " + ("(the sandbox's, thrown away)" if self.rehearsal else str(self.ledger)))
@@ -97,6 +105,13 @@ class Summary:
         if step := self.next_step():
             lines.append(f"  next      {step}")
         return "\n".join(lines)
+
+    def _told_wait(self) -> str:
+        """Say that the limit was what the run waited for, and how it is raised; empty where it was not."""
+        if not self.throttled and self.slot_wait_seconds < SHARE_WORTH_TELLING * self.seconds:
+            return ""
+        after = " and after 429s" if self.throttled else ""
+        return f"{self.slot_wait_seconds:.1f} s for a free slot{after}; {HOW_TO_RAISE_THE_LIMIT}"
 
     def next_step(self) -> str:
         """The next command to type, empty where all is done."""

@@ -30,6 +30,7 @@ from uploader.cli.preparing import (
     results_path,
 )
 from uploader.cli.target import credentials
+from uploader.cli.watching import SlotWatch
 from uploader.client import Client, Credentials, CredentialsSource, TimeLimits
 from uploader.engine import Engine, Pool, steady_clock
 from uploader.errors import ExitCode, ResultsUnavailableError, UploaderError, UsageError
@@ -41,6 +42,7 @@ from uploader.ledger.reading import (
     BatchFacts,
     Standing,
     find_batches,
+    is_lane_ready,
     leftovers,
     result_lines,
     standing,
@@ -247,6 +249,7 @@ class _Night:
         self._is_final = False
         self._snapshot_seconds = 0.0
         self._signal: ExitCode | None = None
+        self._slots: SlotWatch | None = None
         self._begun = time.monotonic()
         self._until = until
 
@@ -306,9 +309,10 @@ class _Night:
             lines=wanted,
         )
         self._listen(engine)
+        self._slots = SlotWatch(lambda: engine.limit, self._is_lane_ready)
         try:
             with view:
-                await engine.run(beside=(view.refresh_bar, view.refresh_results))
+                await engine.run(beside=(view.refresh_bar, view.refresh_results, self._slots.watch))
         except UploaderError as error:
             return error
         return None
@@ -333,6 +337,10 @@ class _Night:
     def _standing(self) -> Standing:
         with self._reader.reading() as connection:
             return standing(connection, self._batch.batch_id, hold=self._settings.lanes.hold)
+
+    def _is_lane_ready(self) -> bool:
+        with self._reader.reading() as connection:
+            return is_lane_ready(connection, self._batch.account_id, self._now())
 
     def _snapshot(self) -> None:
         """Refresh the results; what fails now is told, and is tried again."""
@@ -377,6 +385,7 @@ class _Night:
                 ledger=self._ledger.path,
                 limit=limit_facts(connection, self._batch.account_id, self._settings.limit, self._now()),
                 throttled=engine.throttled,
+                slot_wait_seconds=self._slots.seconds if self._slots is not None else 0.0,
                 leftovers=leftovers(connection, self._batch.account_id, self._batch.batch_id),
                 troubles=troubles(connection, self._batch.batch_id),
                 rehearsal=self._settings.sandbox,

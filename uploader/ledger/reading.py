@@ -217,6 +217,16 @@ def unsent(connection: Connection, account_id: int, *, hold: bool) -> bool:
     return found.first() is not None
 
 
+def is_lane_ready(connection: Connection, account_id: int, now: float) -> bool:
+    """Whether some lane has an item that could go now, were there a slot."""
+    found = connection.execute(
+        select(lanes.c.id)
+        .where(lanes.c.account_id == account_id, lanes.c.ready_position.is_not(None), lanes.c.not_before <= now)
+        .limit(1)
+    )
+    return found.first() is not None
+
+
 def troubles(connection: Connection, batch_id: int, examples: int = 3) -> list[Trouble]:
     """What needs a person, by state and reason, the most frequent first; other batches' items in the way, too."""
     shown = func.coalesce(items.c.error, rows.c.error, "")

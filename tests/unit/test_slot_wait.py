@@ -63,7 +63,15 @@ def summary(slot_wait_seconds: float, throttled: int) -> Summary:
     return Summary(
         batch="m.csv",
         exit_code=ExitCode.DONE,
-        standing=Standing({State.COMPLETED: 1}, 0, 0, 0, 1),
+        standing=Standing(
+            counts={State.COMPLETED: 1},
+            billed_seconds={},
+            unknown_lengths=0,
+            overdue=0,
+            bytes_done=0,
+            bytes_all=0,
+            attempts=1,
+        ),
         bytes_sent=1,
         seconds=100.0,
         results=None,

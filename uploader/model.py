@@ -73,7 +73,8 @@ class Row:
 
     ``path`` is absolute; ``audio_path`` is what the manifest wrote. ``signature`` is what the file system
     says of the file (None: the file is gone, but an item with this path was begun before).
-    ``warnings`` are what is likely a mistake, and does not keep the row from being sent.
+    ``warnings`` are what is likely a mistake, and does not keep the row from being sent; ``hints`` what could be
+    better. ``facts`` is what the recording shows of itself (None: it was not read).
     """
 
     line: int
@@ -85,6 +86,8 @@ class Row:
     extras: Mapping[str, Any] = field(default_factory=dict)
     signature: "FileSignature | None" = None
     warnings: "Sequence[Problem]" = ()
+    hints: "Sequence[Problem]" = ()
+    facts: "AudioFacts | None" = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from uploader.manifest import Manifest, long_audio
-from uploader.model import InvalidRow, Problem, Row
+from uploader.manifest import Manifest
+from uploader.model import AudioFacts, AudioFormat, InvalidRow, Problem, Row
 
 CHANNELS = [{"channel": 1, "speaker": {"name": "R"}}]
 ENTITIES = [{"customType": "t", "text": "x"}]
@@ -18,7 +18,7 @@ def check(tmp_path: Path, values: dict[str, Any], defaults: dict[str, Any], **op
     path = tmp_path / "m.jsonl"
     path.write_text(json.dumps({"conversationId": "c", "audioPath": "a.wav"} | values), encoding="utf-8")
     manifest = Manifest(
-        path, "m.jsonl", "jsonl", tmp_path, False, lambda *_: False, defaults=defaults, look=False, **options
+        path, "m.jsonl", "jsonl", tmp_path, False, lambda *_: False, defaults=defaults, **{"look": False, **options}
     )
     (row,) = manifest.read()
     return row
@@ -115,8 +115,25 @@ def test_an_invalid_row_has_its_warnings_too(tmp_path: Path) -> None:
     assert [warning.column for warning in row.warnings] == ["entities"]
 
 
-@pytest.mark.parametrize(("seconds", "warned"), [(None, False), (4 * 3600.0, False), (4 * 3600.1, True)])
-def test_audio_longer_than_four_hours_is_warned_of(seconds: float | None, warned: bool) -> None:
-    """The service takes up to four hours; what is unknown is not warned of."""
-    found = long_audio(7, "a.wav", seconds)
-    assert [(one.line, one.column, one.value) for one in found] == [(7, "audioPath", "a.wav")] * warned
+def test_a_recording_is_held_against_its_row(tmp_path: Path) -> None:
+    """What it shows of itself makes errors, warnings and hints of the row, over the config's parameters."""
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    facts = AudioFacts(duration_seconds=5 * 3600.0, channels=1, sample_rate=8000, format=AudioFormat.WAV)
+    defaults = {"channelMetadata": [{"channel": 2, "speaker": {}}], "enableSeparateRecognitionPerChannel": True}
+    wrong = check(tmp_path, {"mode": "default"}, defaults, look=True, probe=lambda _: facts)
+    assert [problem.column for problem in problems(wrong)] == ["channelMetadata"]
+    assert [warning.column for warning in wrong.warnings] == ["audioPath", "enableSeparateRecognitionPerChannel"]
+    right = check(tmp_path, {"mode": "default"}, {}, look=True, probe=lambda _: facts)
+    assert isinstance(right, Row)
+    assert right.facts == facts
+    assert [(one.line, one.column) for one in [*right.warnings, *right.hints]] == [(1, "audioPath"), (1, "mode")]
+
+
+def test_a_recording_that_is_not_there_is_not_read(tmp_path: Path) -> None:
+    """Its row is told as such, or was begun before: nothing is asked of the file."""
+
+    def unasked(path: Path) -> AudioFacts:
+        raise AssertionError(path)
+
+    assert [problem.column for problem in problems(check(tmp_path, {}, {}, look=True, probe=unasked))] == ["audioPath"]
+    assert problems(check(tmp_path, {}, {}, look=False, probe=unasked)) == []

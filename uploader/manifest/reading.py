@@ -9,7 +9,7 @@ from typing import Any
 from uploader.errors import UsageError
 from uploader.manifest.files import Format, lines
 from uploader.manifest.formats import HeaderError, RawRow, read_csv, read_jsonl
-from uploader.manifest.rules import RowRules, WasBegun
+from uploader.manifest.rules import AudioProbe, RowRules, WasBegun
 from uploader.model import InvalidRow, Row
 
 __all__ = ["HeaderError", "Manifest"]
@@ -33,6 +33,7 @@ class Manifest:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     summary_is_served: bool = True
     look: bool = True
+    probe: AudioProbe | None = None
     extra_columns: dict[str, None] = field(default_factory=dict)
     """The ``x-`` columns that were read so far, in their order."""
 
@@ -55,7 +56,15 @@ class Manifest:
 
     @cached_property
     def _rules(self) -> RowRules:
-        return RowRules(self.folder, self.confined, self.was_begun, self.defaults, self.summary_is_served, self.look)
+        return RowRules(
+            self.folder,
+            self.confined,
+            self.was_begun,
+            self.defaults,
+            self.summary_is_served,
+            self.look,
+            self.probe,
+        )
 
     def _raw_rows(self) -> Iterator[RawRow]:
         found = lines(self.path, self.name)

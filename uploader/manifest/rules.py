@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +12,9 @@ from typing import Any
 from uploader import audio, parameters
 from uploader.manifest.columns import is_extra
 from uploader.manifest.formats import RawRow
-from uploader.model import FileSignature, InvalidRow, Problem, Row
-
-LONGEST_AUDIO_SECONDS = 4 * 3600.0
-"""A file may be up to four hours long (the service's FAQ)."""
+from uploader.model import AudioFacts, FileSignature, InvalidRow, Problem, Row
+from uploader.policy import recordings
+from uploader.policy.recordings import Severity
 
 VALUE_MOST = 80
 """So much of a wrong value is told."""
@@ -24,6 +23,8 @@ _CONTROL = re.compile("[\0-\x1f]")
 
 WasBegun = Callable[[str, Path], bool]
 """Whether an item of this conversation and path was begun before: its file may be gone by now."""
+AudioProbe = Callable[[Path], AudioFacts]
+"""Reads what a recording shows of itself."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class RowRules:
 
     ``folder`` is where relative paths start; ``confined`` says that no path may lead out of it. ``defaults``
     are the config's parameters, which hold where the row says nothing. ``summary_is_served``: the base URL is
-    the one that makes summaries. ``look``: look for the audio files at all.
+    the one that makes summaries. ``look``: look for the audio files at all. ``probe`` reads what a recording
+    shows of itself, which is then held against its row; None: it is not read.
     """
 
     folder: Path
@@ -41,6 +43,7 @@ class RowRules:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     summary_is_served: bool = True
     look: bool = True
+    probe: AudioProbe | None = None
 
     def check(self, raw: RawRow) -> Row | InvalidRow:
         """Hold a row against all rules: everything that is wrong with it is told."""
@@ -52,10 +55,25 @@ class RowRules:
         content_type = _check_content_type(raw, problems)
         path, signature = self._check_audio(raw.line, conversation_id, audio_path, problems)
         extras = {name: value for name, value in raw.values.items() if is_extra(name)}
+        facts = self.probe(path) if self.probe is not None and path is not None and signature is not None else None
+        hints: list[Problem] = []
+        if facts is not None:
+            found = recordings.findings(facts, audio_path, content_type, {**self.defaults, **values})
+            _sort(raw.line, found, {Severity.ERROR: problems, Severity.WARNING: warnings, Severity.HINT: hints})
         if problems or path is None:
             return InvalidRow(raw.line, conversation_id, audio_path, extras, problems, warnings)
         return Row(
-            raw.line, conversation_id, audio_path, path, content_type, values, extras, signature, warnings=warnings
+            raw.line,
+            conversation_id,
+            audio_path,
+            path,
+            content_type,
+            values,
+            extras,
+            signature,
+            warnings=warnings,
+            hints=hints,
+            facts=facts,
         )
 
     @cached_property
@@ -113,12 +131,10 @@ class RowRules:
         return Path(os.path.realpath(path)).is_relative_to(self.folder.resolve())
 
 
-def long_audio(line: int, audio_path: str, duration_seconds: float | None) -> list[Problem]:
-    """Warn of a recording that is longer than the service takes; an unknown duration is none to warn of."""
-    if duration_seconds is None or duration_seconds <= LONGEST_AUDIO_SECONDS:
-        return []
-    remedy = f"the audio lasts {duration_seconds / 3600:.1f} hours, the service takes up to 4: split the recording"
-    return [Problem(line, "audioPath", audio_path, remedy)]
+def _sort(line: int, found: Sequence[recordings.Finding], lists: Mapping[Severity, list[Problem]]) -> None:
+    """Put what was found of a recording with what was found of its row."""
+    for one in found:
+        lists[one.severity].append(Problem(line, one.column, one.value, one.remedy))
 
 
 def _told(

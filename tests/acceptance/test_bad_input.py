@@ -152,7 +152,9 @@ def test_a_plan_tells_what_is_wrong_to_a_machine(place: Place, server: Server) -
     assert (len(report["problems"]), len(report["warnings"])) == (60, 60)
     assert report["problems"][59] == {"line": 61, "column": "mode", "value": "loud", "remedy": "write phone or default"}
     place.write("header.csv", "conversationId;audioPath\none;a.wav\n")
-    (problem,) = json.loads(place.run("plan", "header.csv", "--json").out)["problems"]
+    ending = place.run("plan", "header.csv", "--json", "--on-invalid", "skip")
+    assert ending.code == 2
+    (problem,) = json.loads(ending.out)["problems"]
     assert "--delimiter ';'" in problem["remedy"]
 
 

@@ -98,6 +98,19 @@ def test_json_that_could_not_be_written_again_is_invalid(tmp_path: Path, value: 
     assert lines(read(tmp_path / "m.jsonl", text.encode(), "jsonl")) == [(1, False)]
 
 
+@pytest.mark.parametrize("name", ["\x1b[31mred", "two\nlines", "\ud800", "long" * 1000])
+def test_what_is_told_of_a_row_can_be_printed(tmp_path: Path, name: str) -> None:
+    """A stranger's column or member drives no terminal, and fills no screen."""
+    channel = {"channel": 1, "speaker": {name: "x"}}
+    row = {"conversationId": "c", "audioPath": "a", name: 1, "channelMetadata": [channel]}
+    (found,) = read(tmp_path / "m.jsonl", json.dumps(row).encode(), "jsonl")
+    assert isinstance(found, InvalidRow)
+    for problem in found.problems:
+        assert (problem.column + problem.remedy).isprintable()
+        assert len(problem.column) <= 80
+        assert len(problem.remedy) < 400
+
+
 def test_half_a_character_deep_in_a_column_is_invalid(tmp_path: Path) -> None:
     """However deep: neither ledger nor results could hold it."""
     row = {"conversationId": "c", "audioPath": "a", "x-a": [{"b": "\ud800"}]}

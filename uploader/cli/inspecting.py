@@ -40,13 +40,15 @@ def plan_manifest(settings: Settings, manifest: str, asked: PlanAsked) -> ExitCo
             checked.warnings.spool = stack.enter_context(spooled())
         file = stack.enter_context(manifest_file(manifest, settings))
         reader = file.reader(settings, _was_begun(settings), look=asked.look)
+        refused = False
         try:
             check(reader, checked)
         except HeaderError as error:
             if not asked.as_json:
                 raise
             checked.problems.add(error.problems)
-        refused = checked.problems.count and settings.on_invalid == "refuse"
+            refused = True
+        refused = refused or bool(checked.problems.count and settings.on_invalid == "refuse")
         code = ExitCode.USAGE if refused else ExitCode.NEEDS_PERSON if checked.problems.count else ExitCode.DONE
         if asked.as_json:
             lists = {"problems": checked.problems, "warnings": checked.warnings}

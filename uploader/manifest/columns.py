@@ -10,6 +10,8 @@ from uploader.model import Problem
 REQUIRED = ("conversationId", "audioPath")
 OWN_COLUMNS = (*REQUIRED, "contentType")
 EXTRA_PREFIX = "x-"
+NAME_MOST = 80
+"""So much of a wrong column's name is told."""
 KNOWN_COLUMNS = (*OWN_COLUMNS, *parameters.TABLE)
 
 _KNOWN = frozenset(KNOWN_COLUMNS)
@@ -25,6 +27,11 @@ def is_known(column: str) -> bool:
 def is_extra(column: str) -> bool:
     """Whether a column is the operator's own: it goes into the results unchanged."""
     return column.startswith(EXTRA_PREFIX) and column != EXTRA_PREFIX
+
+
+def shown(column: str) -> str:
+    """A column's name as it can be printed, whatever stands in it."""
+    return (column if column.isprintable() else ascii(column)[1:-1])[:NAME_MOST]
 
 
 @lru_cache(maxsize=1024)
@@ -44,12 +51,12 @@ def header_problems(columns: Sequence[str], delimiter: str, line: int) -> Iterat
         return
     for column in columns:
         if not is_known(column):
-            yield Problem(line, column, "", unknown(column))
+            yield Problem(line, shown(column), "", unknown(column))
     for column in REQUIRED:
         if column not in columns:
             yield Problem(line, column, "", f"the column {column} is missing: add it")
     for column in sorted({column for column in columns if columns.count(column) > 1}):
-        yield Problem(line, column, "", "the column stands there twice: keep one")
+        yield Problem(line, shown(column), "", "the column stands there twice: keep one")
 
 
 def _delimiter_of(columns: Sequence[str], delimiter: str) -> str | None:

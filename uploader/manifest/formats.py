@@ -7,7 +7,7 @@ from typing import Any
 
 from uploader import parameters
 from uploader.errors import UsageError
-from uploader.manifest.columns import REQUIRED, header_problems, is_extra, is_known, unknown
+from uploader.manifest.columns import REQUIRED, header_problems, is_extra, is_known, shown, unknown
 from uploader.model import Problem
 
 
@@ -93,11 +93,11 @@ def _jsonl_row(line: int, text: str) -> RawRow:
     if not isinstance(found, dict):
         remedy = 'write an object: {"conversationId": "…", "audioPath": "…"}'
         return RawRow(line, {}, [Problem(line, "", text.strip()[:80], remedy)])
-    problems = [Problem(line, _whole(column), "", unknown(column)) for column in found if not is_known(column)]
+    problems = [Problem(line, shown(column), "", unknown(column)) for column in found if not is_known(column)]
     # only an escape can spell half a character: the line itself is UTF-8
     halves = [one for one, value in found.items() if _has_half(one, value)] if "\\u" in text else []
     problems += [
-        Problem(line, _whole(column), ascii(found[column])[:80], "half a character stands in it: write it whole")
+        Problem(line, shown(column), ascii(found[column])[:80], "half a character stands in it: write it whole")
         for column in halves
     ]
     values = {column: value for column, value in found.items() if value is not None and column not in halves}
@@ -110,8 +110,3 @@ def _has_half(column: str, value: Any) -> bool:
     except ValueError:
         return True
     return False
-
-
-def _whole(column: str) -> str:
-    """A column's name that can be printed, whatever stands in it."""
-    return column.encode("utf-8", "backslashreplace").decode()

@@ -91,8 +91,13 @@ def _told_places(error: ValidationError) -> str:
     """Where in a list or an object it is wrong; entries are counted from 1."""
     places = []
     for one in error.errors(include_url=False, include_input=False):
-        where = [f"entry {part + 1}" if isinstance(part, int) else str(part) for part in one["loc"]]
+        where = [f"entry {part + 1}" if isinstance(part, int) else _shown(part) for part in one["loc"]]
         if where and isinstance(one["loc"][0], int):
             places.append(f"{', '.join(where)}: {one['msg'].removeprefix('Value error, ')}")
     more = ["…"] if len(places) > _PLACES_TOLD else []
     return f" ({'; '.join([*places[:_PLACES_TOLD], *more])})" if places else ""
+
+
+def _shown(member: str) -> str:
+    """A member's name as it can be printed, whatever stands in it."""
+    return member[:40] if member.isprintable() else ascii(member)[1:41]

@@ -5,7 +5,6 @@ import io
 import json
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote
 
 import pytest
 from hypothesis import given, settings
@@ -14,25 +13,29 @@ from tests.properties.manifests import IDS, VALUES, parameters, read
 from uploader.client import Client, Credentials, TimeLimits, UploadRequest
 from uploader.model import Row
 from uploader.parameters import TABLE, Encoding, query
+from uploader.sandbox import parameters as judge
+from uploader.sandbox import target
 
 EVERYTHING = "Ä 😀 &=#%+;?/\\\"'\r\n\t\0"
 
 
-def url(row: Row) -> tuple[str, list[tuple[str, str]]]:
-    """The conversationId and the query of the PUT for a row, as the client writes them and a server reads them."""
+def asked(row: Row) -> str:
+    """The target of the PUT for a row, as the client writes it."""
     client = Client("https://example.com", Credentials(access_token="t"), TimeLimits(), lambda: 0.0)
-    written = str(client._url(UploadRequest(row.conversation_id, query(row.parameters, {}), None)))
-    assert written.isascii()
-    path, _, search = written.partition("?")
-    found = parse_qsl(search, keep_blank_values=True, strict_parsing=bool(search), max_num_fields=len(TABLE))
-    return unquote(path.removeprefix("https://example.com/v1/process/audio/")), found
+    return str(client._url(UploadRequest(row.conversation_id, query(row.parameters, {}), None))).removeprefix(
+        "https://example.com"
+    )
+
+
+def conversation_of(row: Row) -> str:
+    """The conversation that the service is asked for."""
+    return target.decoded(asked(row).partition("?")[0].removeprefix("/v1/process/audio/"))
 
 
 def decoded(row: Row) -> dict[str, Any]:
-    """What the service understands."""
-    _, found = url(row)
-    assert len(dict(found)) == len(found)
-    return {name: text if TABLE[name].encoding is Encoding.TEXT else json.loads(text) for name, text in found}
+    """What the sandbox understands, by a reading of its own; it refuses what is not encoded as documented."""
+    target.check(asked(row))
+    return judge.read(target.query(asked(row)))
 
 
 def as_jsonl(path: Path, conversation_id: str, values: dict[str, Any]) -> Row:
@@ -72,7 +75,7 @@ def test_every_row_survives_the_way_to_the_service(path: Path, conversation_id: 
     for write in (as_jsonl, as_csv):
         row = write(path, conversation_id, values)
         assert decoded(row) == values
-        assert url(row)[0] == conversation_id
+        assert conversation_of(row) == conversation_id
 
 
 def test_the_strategies_know_every_parameter() -> None:

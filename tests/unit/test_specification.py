@@ -22,13 +22,16 @@ class Demand:
     tests: tuple[str, ...]
 
 
-EVERY = "integration/test_every_parameter.py::test_every_parameter_reaches_the_sandbox_equal"
 REFUSED = "unit/test_sandbox_parameters.py::test_what_is_not_documented_is_refused"
 ALLOWED = "unit/test_sandbox_parameters.py::test_what_is_documented_is_read"
 ALONE = "unit/test_sandbox_parameters.py::test_a_parameter_that_works_only_with_another_is_refused_alone"
-TYPED = (EVERY, ALLOWED, REFUSED)
-"""Sent as it is meant, taken as it is documented, refused otherwise."""
-DEPENDENT = (EVERY, ALONE)
+FROM_A_ROW = "acceptance/test_every_parameter.py::test_every_parameter_of_a_row_reaches_the_service"
+TOLD = "unit/test_parameters.py::test_a_value_that_does_not_fit_is_told_with_the_remedy"
+WARNED = "unit/test_parameters.py::test_what_is_likely_a_mistake_is_warned_of"
+SURVIVES = "properties/test_parameters.py::test_every_row_survives_the_way_to_the_service"
+TYPED = (FROM_A_ROW, SURVIVES, TOLD, ALLOWED, REFUSED)
+"""Sent as it is meant; caught where it is wrong, by us before a byte leaves and by the sandbox that judges us."""
+DEPENDENT = (FROM_A_ROW, "unit/test_parameters.py::test_what_works_only_with_another_needs_it", ALONE)
 CHANNELS = (
     "unit/test_sandbox_parameters.py::test_channel_metadata_of_the_documented_shape_is_read",
     "unit/test_sandbox_parameters.py::test_channel_metadata_of_any_other_shape_is_refused",
@@ -139,7 +142,7 @@ DEMANDS: tuple[Demand, ...] = (
         "Query Parameters",
         {
             "name: Default name set to conversationId": (
-                EVERY,
+                FROM_A_ROW,
                 "acceptance/test_wire.py::test_a_rows_conversation_type_and_name_reach_the_service",
             ),
             "webhookUrl: Webhook url on which job updates to be sent": TYPED,
@@ -148,16 +151,22 @@ DEMANDS: tuple[Demand, ...] = (
             "detectPhrases: Accepted values are true & false": TYPED,
             "entities: Object[], see sample request": TYPED,
             "detectEntities: Boolean": TYPED,
+            "detectEntities: If not set the Entities API will not return any": WARNED,
             "enableSeparateRecognitionPerChannel: Accepts true or false": TYPED,
             "channelMetadata: only works when enableSeparateRecognitionPerChannel": DEPENDENT,
-            "languageCode: Please check language Code": (EVERY, ALLOWED),
+            "languageCode: Please check language Code": (FROM_A_ROW, TOLD),
             "mode: Accepts phone or default": TYPED,
             "trackers: containing the name and vocabulary": TYPED,
             "enableAllTrackers: Setting this parameter to true": TYPED,
             "enableSummary: Setting this parameter to true": TYPED,
+            "enableSummary: Ensure that you use https://api.symbl.ai/ as the base URL": (
+                WARNED,
+                "unit/test_parameters.py::test_a_summary_at_the_documented_base_url_is_not_warned_of",
+            ),
             "enableSpeakerDiarization: Pass this as true": TYPED,
             "diarizationSpeakerCount: The number of unique speakers": (
-                EVERY,
+                FROM_A_ROW,
+                TOLD,
                 "unit/test_sandbox_parameters.py::test_a_speaker_count_is_a_positive_number",
                 "unit/test_sandbox_parameters.py::test_any_other_speaker_count_is_refused",
             ),
@@ -167,7 +176,7 @@ DEMANDS: tuple[Demand, ...] = (
     *about(
         "Channel Metadata",
         {
-            "has the members channel and speaker as shown below": (EVERY, *CHANNELS),
+            "has the members channel and speaker as shown below": (FROM_A_ROW, TOLD, *CHANNELS),
             "channel: the channel number in the audio file": (
                 *CHANNELS,
                 "unit/test_recordings.py::test_a_row_is_refused_for_channels_alone",
@@ -192,7 +201,11 @@ DEMANDS: tuple[Demand, ...] = (
     *about(
         "Speaker Separation",
         {
-            "enableSpeakerDiarization and diarizationSpeakerCount query parameters need to be passed": DEPENDENT,
+            "enableSpeakerDiarization and diarizationSpeakerCount query parameters need to be passed": (
+                *DEPENDENT,
+                WARNED,
+            ),
+            "available for English and Spanish languages only": WARNED,
         },
     ),
     *about(

@@ -102,7 +102,7 @@ async def _target(settings: Settings) -> AsyncIterator[Target]:
     if not settings.sandbox:
         yield Target(settings.base_url, credentials(settings))
         return
-    made_up = SandboxSettings(limit=settings.limit)
+    made_up = SandboxSettings(limit=settings.limit, allowed_parameters=frozenset(settings.extra_parameters))
     async with Sandbox(made_up) as sandbox:
         yield Target(sandbox.base_url, Credentials(made_up.app_id, made_up.app_secret))
 

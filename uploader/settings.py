@@ -146,6 +146,24 @@ class Insights(BaseModel):
     only: tuple[str, ...] = Field((), description="the parts that are fetched; none named: all of them")
 
 
+class Schedule(BaseModel):
+    """``[schedule]``: what a plan assumes as long as nothing was seen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    job_seconds_per_audio_second: float = Field(
+        0.5,
+        gt=0,
+        le=1000,
+        description="what `uploader plan` takes a job to last for a second of audio, until the ledger has seen some",
+    )
+    audio_bytes_per_second: float = Field(
+        16000.0,
+        gt=0,
+        description="what `uploader plan` takes a second of audio to hold where no file's length is known, in bytes",
+    )
+
+
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 
 
@@ -329,6 +347,7 @@ class Settings(BaseSettings):
     replies: Replies = Field(default_factory=Replies, description="what the operator vouches for")
     doubt: Doubt = Field(default_factory=Doubt, description="what evidence is kept for items in doubt")
     jobs: Jobs = Field(default_factory=Jobs, description="how live jobs are followed")
+    schedule: Schedule = Field(default_factory=Schedule, description="what a plan assumes")
     insights: Insights = Field(default_factory=Insights, description="what insights are fetched, and how fast")
 
     _file: str = PrivateAttr("config file")

@@ -59,18 +59,21 @@ def plan(
     schema: bool,
     **flags: Any,
 ) -> None:
-    """Check MANIFEST as `run` would, without a network: every invalid row, and how much the others are.
+    """Check MANIFEST as `run` would, without a network, and foresee what it costs and when it ends.
+
+    Told are every invalid row, files, bytes, audio and billed minutes, what the ledger holds already, and the
+    predicted finish at this limit and at others, by the order that a run follows.
 
     Exit codes: 0 all rows are valid; 1 some are not, under --on-invalid skip; 2 some are not, or usage.
     """
-    from uploader.cli import inspecting  # noqa: PLC0415 - see run
+    from uploader.cli import planning  # noqa: PLC0415 - see run
 
     if schema:
-        _end(inspecting.show_schema, config, flags)
+        _end(planning.show_schema, config, flags)
     if manifest is None:
         raise click.UsageError("name a MANIFEST, or ask for the --schema of its rows")
-    asked = inspecting.PlanAsked(as_json=as_json, look=not no_audio, show_all=show_all)
-    _end(lambda settings: inspecting.plan_manifest(settings, manifest, asked), config, flags)
+    asked = planning.PlanAsked(as_json=as_json, look=not no_audio, show_all=show_all)
+    _end(lambda settings: planning.plan_manifest(settings, manifest, asked), config, flags)
 
 
 @cli.command(epilog=environment_help())

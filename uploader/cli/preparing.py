@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from uploader import parameters, results
+from uploader import audio, parameters, results
 from uploader.cli.findings import Findings
 from uploader.errors import UsageError
 from uploader.ledger import Ledger
@@ -51,6 +51,7 @@ class ManifestFile:
             defaults=config_parameters(settings),
             summary_is_served=settings.summary_is_served,
             look=look,
+            probe=audio.probe if look else None,
         )
 
 
@@ -67,6 +68,7 @@ class Checked:
     """Hashes of the conversationIds: a count that needs little memory."""
     problems: Findings = field(default_factory=Findings)
     warnings: Findings = field(default_factory=Findings)
+    hints: Findings = field(default_factory=Findings)
 
     @property
     def valid(self) -> int:
@@ -114,13 +116,47 @@ def check(manifest: Manifest, checked: Checked | None = None) -> Checked:
         UsageError: It cannot be read at all.
     """
     checked = checked or Checked()
+    for _ in checked_rows(manifest, checked):
+        continue  # it is the counting that is wanted
+    return checked
+
+
+def checked_rows(manifest: Manifest, checked: Checked) -> Iterator[Row]:
+    """The valid rows of a manifest, while all of them are counted in ``checked``.
+
+    Raises:
+        UsageError: It cannot be read at all.
+    """
     checked.looked = manifest.look
     for row in manifest.read():
         checked.rows += 1
         if row.conversation_id:
             checked.conversations.add(hash(row.conversation_id))
         _count(checked, row)
-    return checked
+        if isinstance(row, Row):
+            yield row
+
+
+def refuse_cost(settings: Settings, name: str, seconds: float, unknown_lengths: int) -> None:
+    """End here where a manifest would cost more than is allowed.
+
+    Args:
+        settings: The settings.
+        name: What to call the manifest.
+        seconds: What would be billed of what is still to be appended, in seconds.
+        unknown_lengths: Files of which that is not known.
+
+    Raises:
+        UsageError: It would.
+    """
+    most, minutes = settings.max_billed_minutes, seconds / 60
+    if most is None or minutes <= most:
+        return
+    unknown = f", and {told_count(unknown_lengths, 'file')} of unknown length" if unknown_lengths else ""
+    raise UsageError(
+        f"manifest {name}: {minutes:.1f} billed minutes are still to be appended{unknown}: that is more than "
+        f"--max-billed-minutes {most:g}: raise it, or take rows out. Nothing was sent"
+    )
 
 
 def refuse_invalid(checked: Checked, name: str) -> None:
@@ -193,3 +229,5 @@ def _count(checked: Checked, row: Row | InvalidRow) -> None:
     elif checked.looked:
         checked.gone += 1
     checked.warnings.add(row.warnings)
+    if isinstance(row, Row):
+        checked.hints.add(row.hints)

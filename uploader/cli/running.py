@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,6 +18,7 @@ import structlog
 
 from uploader import audio, results
 from uploader.attempt import Rules
+from uploader.cli.hours import local_time, until_time
 from uploader.cli.preparing import (
     STANDARD_INPUT,
     ManifestFile,
@@ -26,6 +26,7 @@ from uploader.cli.preparing import (
     check_known_results,
     config_parameters,
     manifest_file,
+    refuse_cost,
     refuse_invalid,
     results_path,
 )
@@ -52,10 +53,9 @@ from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
 from uploader.model import State
 from uploader.policy.billing import SEPARATE
 from uploader.policy.endings import ending
-from uploader.policy.hours import next_time_of_day
 from uploader.sandbox import Sandbox, SandboxSettings
 from uploader.settings import Settings
-from uploader.status import Summary, View, told_count
+from uploader.status import Summary, View
 
 log = structlog.get_logger()
 
@@ -82,19 +82,15 @@ def run_batch(settings: Settings, manifest: str | None, *, as_json: bool) -> Exi
 
 
 async def _run(settings: Settings, manifest: str | None) -> Summary:
-    until = None if settings.until is None else next_time_of_day(settings.until, _local_time()).timestamp()
+    until = until_time(settings, local_time())
     async with _target(settings) as target:
         with ExitStack() as stack:
             ledger = stack.enter_context(_ledger(settings))
             _forget_summary(settings)
             now = steady_clock(time.time, time.monotonic)
             batch = _prepare(settings, manifest, ledger, target, now)
-            night = _Night(settings, ledger, target, batch, now, until)
+            night = _Night(settings, ledger, target, batch, now, until.timestamp() if until else None)
             return await night.pass_()
-
-
-def _local_time() -> datetime:
-    return datetime.now().astimezone().replace(tzinfo=None)
 
 
 @asynccontextmanager
@@ -192,26 +188,11 @@ def _load(settings: Settings, file: ManifestFile, ledger: Ledger, target: Target
             probe=audio.probe,
             separate=bool(settings.parameters.get(SEPARATE)),
         )
-        _check_billed(settings, standing(connection, load.batch_id, hold=settings.lanes.hold), file.name)
-        found = find_batches(connection, name)
-        return next(one for one in found if one.batch_id == load.batch_id)
-
-
-def _check_billed(settings: Settings, found: Standing, manifest: str) -> None:
-    """Refuse a manifest that would cost more than is allowed, before any of it is kept.
-
-    Raises:
-        UsageError: It would.
-    """
-    most = settings.max_billed_minutes
-    minutes = sum(found.billed_seconds.get(state, 0.0) for state in (State.PENDING, State.HELD)) / 60
-    if most is None or minutes <= most:
-        return
-    unknown = f", and {told_count(found.unknown_lengths, 'file')} of unknown length" if found.unknown_lengths else ""
-    raise UsageError(
-        f"manifest {manifest}: {minutes:.1f} billed minutes are still to be appended{unknown}: that is more than "
-        f"--max-billed-minutes {most:g}: raise it, or take rows out. Nothing was sent"
-    )
+        found = standing(connection, load.batch_id, hold=settings.lanes.hold)
+        left = sum(found.billed_seconds.get(state, 0.0) for state in (State.PENDING, State.HELD))
+        refuse_cost(settings, file.name, left, found.unknown_lengths)
+        known = find_batches(connection, name)
+        return next(one for one in known if one.batch_id == load.batch_id)
 
 
 def _forget_summary(settings: Settings) -> None:

@@ -264,7 +264,7 @@ class _ChunkLoader:
         )
 
     def _content(self, row: Row) -> dict[str, Any]:
-        facts = self._probe(row.path)
+        facts = row.facts or self._probe(row.path)
         return {
             "path": str(row.path),
             "size": row.signature.size if row.signature else None,

@@ -10,7 +10,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.lanes import is_held, waiting_lanes
 from uploader.ledger.schema import accounts, attempts, batches, items, lanes, loads, rows, settlements
-from uploader.model import TROUBLED, LiveJob, ResultLine, State
+from uploader.model import TROUBLED, LiveJob, Outcome, ResultLine, State
 
 _LIVE_JOBS = (
     select(
@@ -265,6 +265,29 @@ def _in_the_way(connection: Connection, batch_id: int) -> list[Trouble]:
         Trouble(State(row.state), f"of batch {row.name}, in the way of this one's items", row.items, [])
         for row in found
     ]
+
+
+def jobs_seen(connection: Connection, account_id: int, most: int = 1000) -> list[tuple[float, float]]:
+    """Of an account's latest completed items, the seconds from the upload's begin to the job's end, and those of audio.
+
+    Args:
+        connection: A connection in a transaction.
+        account_id: The account.
+        most: How many items at most.
+    """
+    found = connection.execute(
+        select((items.c.finished_at - attempts.c.started_at).label("took"), items.c.duration_seconds)
+        .join(attempts, and_(attempts.c.item_id == items.c.id, attempts.c.number == items.c.attempts))
+        .where(
+            items.c.account_id == account_id,
+            items.c.state == State.COMPLETED,
+            items.c.duration_seconds.is_not(None),
+            attempts.c.outcome == Outcome.APPLIED,
+        )
+        .order_by(items.c.id.desc())
+        .limit(most)
+    )
+    return [(row.took, row.duration_seconds) for row in found]
 
 
 def leftovers(connection: Connection, account_id: int, batch_id: int) -> int:

@@ -1,0 +1,216 @@
+"""What a plan foresees of a batch: how much there is to append, what it costs, when it ends."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from uploader.model import AudioFacts, Row, State
+from uploader.policy.billing import SEPARATE, billed_seconds
+from uploader.policy.forecast import Forecast, Lanes, foresee
+from uploader.settings import Settings
+from uploader.status import told_bytes, told_count
+
+LIMITS = (1, 2, 5, 10, 20, 50)
+"""The forecast is told for these limits too, so that it can be seen what a higher one would be worth."""
+
+
+@dataclass(slots=True)
+class Amount:
+    """So many files, with all that is known of them together; files of unknown length are counted apart."""
+
+    files: int = 0
+    size: int = 0
+    audio_seconds: float = 0.0
+    billed_seconds: float = 0.0
+    unknown_lengths: int = 0
+
+    def add(self, size: int, facts: AudioFacts, *, separate: bool) -> None:
+        """Count one more file."""
+        billed = billed_seconds(facts.duration_seconds, facts.channels, separate=separate)
+        self.files += 1
+        self.size += size
+        self.audio_seconds += facts.duration_seconds or 0.0
+        self.billed_seconds += billed or 0.0
+        self.unknown_lengths += billed is None
+
+    def as_json(self) -> dict[str, Any]:
+        """The amount for a machine."""
+        return {
+            "files": self.files,
+            "bytes": self.size,
+            "audioMinutes": round(self.audio_seconds / 60, 2),
+            "billedMinutes": round(self.billed_seconds / 60, 2),
+            "unknownLengths": self.unknown_lengths,
+        }
+
+    def as_text(self) -> str:
+        """The amount for a person."""
+        minutes = f"{self.audio_seconds / 60:.1f} audio minutes, {self.billed_seconds / 60:.1f} billed"
+        unknown = f", {self.unknown_lengths} of unknown length" if self.unknown_lengths else ""
+        return f"{told_count(self.files, 'file')}, {told_bytes(self.size)}, {minutes}{unknown}"
+
+
+@dataclass(slots=True)
+class Work:
+    """What a manifest names, and what of it the ledger does not hold as begun: that is still to be appended."""
+
+    all: Amount = field(default_factory=Amount)
+    left: Amount = field(default_factory=Amount)
+    held: Counter[State] = field(default_factory=Counter)
+    lanes: Lanes = field(default_factory=Lanes)
+
+    def add(self, row: Row, state: State | None, *, separate: bool) -> None:
+        """Count a valid row.
+
+        Args:
+            row: The row.
+            state: What the ledger holds of it, None where that is nothing.
+            separate: Whether its channels are recognised separately where the row does not say.
+        """
+        size, facts = row.signature.size if row.signature else 0, row.facts or AudioFacts()
+        is_separate = bool(row.parameters.get(SEPARATE, separate))
+        if row.signature:
+            self.all.add(size, facts, separate=is_separate)
+        if state is not None:
+            self.held[state] += 1
+        if state in (None, State.PENDING):
+            self.left.add(size, facts, separate=is_separate)
+            self.lanes.add(hash(row.conversation_id), size, facts.duration_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """The forecast of what is left. ``now`` is local time; ``seen``: jobs of this account showed the pace."""
+
+    work: Work
+    pace: float
+    seen: bool
+    assumed_bytes_per_second: float
+    forecasts: Sequence[Forecast]
+    limit: int
+    now: datetime
+    until: datetime | None
+
+    @property
+    def _own(self) -> Forecast:
+        return next(one for one in self.forecasts if one.limit == self.limit)
+
+    def as_json(self) -> dict[str, Any]:
+        """The outlook for a machine."""
+        files, seconds = self.work.lanes.longest()
+        return {
+            **self.work.all.as_json(),
+            "toAppend": self.work.left.as_json(),
+            "ledgerHolds": {state.value: count for state, count in self.work.held.items()},
+            "lanes": len(self.work.lanes.heads),
+            "longestLane": {"files": files, "jobSeconds": round(seconds, 3)},
+            "jobSecondsPerAudioSecond": round(self.pace, 4),
+            "jobSecondsAreAssumed": not self.seen,
+            "limit": self.limit,
+            "seconds": round(self._own.seconds, 3),
+            "finish": self._at(self._own.seconds).isoformat(timespec="seconds"),
+            "forecasts": [self._forecast_json(one) for one in self.forecasts],
+            "until": self._until_json(),
+        }
+
+    def as_lines(self) -> Iterator[str]:
+        """The outlook for a person."""
+        yield f"  all       {self.work.all.as_text()}"
+        if self.work.held:
+            told = ", ".join(f"{count} {state.value.replace('_', ' ')}" for state, count in self.work.held.items())
+            yield f"  ledger    it holds {told} of these rows"
+            yield f"  left      {self.work.left.as_text()}"
+        if not self.work.left.files:
+            yield "  finish    nothing is left to append"
+            return
+        files, seconds = self.work.lanes.longest()
+        lanes = told_count(len(self.work.lanes.heads), "conversation")
+        yield f"  lanes     {lanes}; the longest has {told_count(files, 'file')} and takes {_told_time(seconds)} alone"
+        yield f"  finish    {self._told(self._own)} at the limit of {self.limit}"
+        if self.until is not None:
+            yield f"  until     {self.until:%H:%M}: {self._told_until()}"
+        yield f"  jobs      {self._told_pace()}"
+        yield from self._table()
+
+    def _table(self) -> Iterator[str]:
+        yield "  limit     takes    ends"
+        for one in self.forecasts:
+            mark = "*" if one.limit == self.limit else " "
+            yield f"  {one.limit:>5}{mark}{_told_time(one.seconds):>9}    {self._at(one.seconds):%a %H:%M}"
+
+    def _at(self, seconds: float) -> datetime:
+        return (self.now + timedelta(seconds=seconds)).astimezone()
+
+    def _told(self, one: Forecast) -> str:
+        return f"{self._at(one.seconds):%a %Y-%m-%d %H:%M}, in {_told_time(one.seconds)},"
+
+    def _told_until(self) -> str:
+        own, files = self._own, self.work.left.files
+        last = f"; the last of them ends at {self._at(own.begun_end_seconds):%H:%M}" if own.begun else ""
+        return f"{own.begun} of {told_count(files, 'file')} begin before it{last}"
+
+    def _told_pace(self) -> str:
+        guessed = ""
+        if self.work.lanes.unknown_lengths:
+            guessed = (
+                f"; files of unknown length are taken to be as long as their size suggests (else "
+                f"{self.assumed_bytes_per_second:g} bytes a second, [schedule] audio_bytes_per_second)"
+            )
+        if self.seen:
+            return f"{self.pace:.3g} s for a second of audio, as this account's jobs took{guessed}"
+        return (
+            f"assumed to take {self.pace:.3g} s for a second of audio ([schedule] job_seconds_per_audio_second): no "
+            f"job of this account has been seen yet{guessed}"
+        )
+
+    def _forecast_json(self, one: Forecast) -> dict[str, Any]:
+        return {
+            "limit": one.limit,
+            "seconds": round(one.seconds, 3),
+            "finish": self._at(one.seconds).isoformat(timespec="seconds"),
+        }
+
+    def _until_json(self) -> Mapping[str, Any] | None:
+        if self.until is None:
+            return None
+        return {
+            "time": self.until.astimezone().isoformat(timespec="seconds"),
+            "rows": self._own.begun,
+            "finish": self._at(self._own.begun_end_seconds).isoformat(timespec="seconds"),
+        }
+
+
+def look_out(work: Work, pace: float | None, settings: Settings, now: datetime, until: datetime | None) -> Outlook:
+    """Foresee how long what is left takes.
+
+    Args:
+        work: What is left; its seconds of audio become seconds of jobs.
+        pace: What this account's jobs have shown to take for a second of audio, None where none was seen.
+        settings: The limit, the rate, and what to assume.
+        now: The local time.
+        until: When nothing new starts any more.
+    """
+    assumed = settings.schedule
+    took = assumed.job_seconds_per_audio_second if pace is None else pace
+    work.lanes.jobs_take(took, assumed.audio_bytes_per_second)
+    within = float("inf") if until is None else (until - now).total_seconds()
+    return Outlook(
+        work=work,
+        pace=took,
+        seen=pace is not None,
+        assumed_bytes_per_second=assumed.audio_bytes_per_second,
+        forecasts=[foresee(work.lanes, limit, settings.rate, within) for limit in sorted({*LIMITS, settings.limit})],
+        limit=settings.limit,
+        now=now,
+        until=until,
+    )
+
+
+def _told_time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

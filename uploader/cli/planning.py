@@ -1,0 +1,164 @@
+"""`uploader plan`: the checks of `run`, what is to be appended, and what is to be expected of it."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from uploader import audio
+from uploader.cli.findings import json_lines, spooled
+from uploader.cli.hours import local_time, until_time
+from uploader.cli.outlook import Outlook, Work, look_out
+from uploader.cli.preparing import (
+    Checked,
+    ManifestFile,
+    check,
+    checked_rows,
+    config_parameters,
+    manifest_file,
+    refuse_cost,
+    told_problems,
+)
+from uploader.errors import ExitCode
+from uploader.ledger import Ledger
+from uploader.ledger.known import held_of
+from uploader.ledger.loading import was_begun
+from uploader.ledger.reading import find_account, jobs_seen
+from uploader.manifest import HeaderError, row_schema
+from uploader.model import Row, State
+from uploader.policy.billing import SEPARATE
+from uploader.policy.forecast import pace_of
+from uploader.settings import Settings
+from uploader.status import told_count
+
+
+@dataclass(frozen=True, slots=True)
+class PlanAsked:
+    """How to plan. ``look``: look for the audio files; ``show_all``: tell all problems, not the first alone."""
+
+    as_json: bool
+    look: bool = True
+    show_all: bool = False
+
+
+class Holdings:
+    """What the ledger knows of this account; nothing, where there is no ledger yet."""
+
+    def __init__(self, settings: Settings) -> None:
+        path = Path(settings.ledger.removeprefix("sqlite:///"))
+        self._ledger = Ledger.open_for_reading(settings.ledger) if path.is_file() else None
+        self._account_id: int | None = None
+        if self._ledger is not None:
+            with self._ledger.reading() as connection:
+                self._account_id = find_account(connection, settings.base_url)
+
+    def was_begun(self, conversation_id: str, path: Path) -> bool:
+        """Whether an item of this conversation and path was begun before."""
+        if self._ledger is None or self._account_id is None:
+            return False
+        with self._ledger.reading() as connection:
+            return was_begun(connection, self._account_id, conversation_id, path)
+
+    def states(self, rows: Iterable[Row]) -> Iterator[tuple[Row, State | None]]:
+        """What it holds of each row already."""
+        if self._ledger is None or self._account_id is None:
+            yield from ((row, None) for row in rows)
+            return
+        with self._ledger.reading() as connection:
+            yield from held_of(connection, self._account_id, rows, audio.content_hash)
+
+    def pace(self) -> float | None:
+        """What a job takes for a second of audio, in seconds, as far as jobs were seen."""
+        if self._ledger is None or self._account_id is None:
+            return None
+        with self._ledger.reading() as connection:
+            return pace_of(jobs_seen(connection, self._account_id))
+
+
+def plan_manifest(settings: Settings, manifest: str, asked: PlanAsked) -> ExitCode:
+    """Check a manifest as `run` would, and say what is to be appended, what it costs and when it ends."""
+    with ExitStack() as stack:
+        checked = Checked()
+        if asked.show_all:
+            for findings in (checked.problems, checked.warnings, checked.hints):
+                findings.spool = stack.enter_context(spooled())
+        file = stack.enter_context(manifest_file(manifest, settings))
+        outlook, header_is_wrong = None, False
+        try:
+            outlook = _go_through(settings, file, checked, look=asked.look)
+        except HeaderError as error:
+            if not asked.as_json:
+                raise
+            checked.problems.add(error.problems)
+            header_is_wrong = True
+        code = _code(settings, checked, header_is_wrong=header_is_wrong)
+        if asked.as_json:
+            report = _as_json(manifest, checked, outlook, code)
+            lists = {"problems": checked.problems, "warnings": checked.warnings, "hints": checked.hints}
+            sys.stdout.writelines(json_lines(report, lists))
+        else:
+            sys.stdout.writelines(f"{line}\n" for line in _as_text(manifest, checked, outlook))
+        if outlook is not None:
+            refuse_cost(settings, manifest, outlook.work.left.billed_seconds, outlook.work.left.unknown_lengths)
+    return code
+
+
+def show_schema(settings: Settings) -> ExitCode:
+    """Show the JSON Schema of a manifest's row."""
+    print(json.dumps(row_schema(config_parameters(settings)), indent=2, ensure_ascii=False))  # noqa: T201
+    return ExitCode.DONE
+
+
+def _go_through(settings: Settings, file: ManifestFile, checked: Checked, *, look: bool) -> Outlook | None:
+    """Read the manifest once; without the files nothing can be foreseen."""
+    known = Holdings(settings)
+    reader = file.reader(settings, known.was_begun, look=look)
+    if not look:
+        check(reader, checked)
+        return None
+    work, separate = Work(), bool(settings.parameters.get(SEPARATE))
+    for row, state in known.states(checked_rows(reader, checked)):
+        work.add(row, state, separate=separate)
+    now = local_time()
+    return look_out(work, known.pace(), settings, now, until_time(settings, now))
+
+
+def _code(settings: Settings, checked: Checked, *, header_is_wrong: bool) -> ExitCode:
+    if header_is_wrong or (checked.problems.count and settings.on_invalid == "refuse"):
+        return ExitCode.USAGE
+    return ExitCode.NEEDS_PERSON if checked.problems.count else ExitCode.DONE
+
+
+def _as_text(manifest: str, checked: Checked, outlook: Outlook | None) -> Iterator[str]:
+    conversations = told_count(len(checked.conversations), "conversation")
+    yield f"{manifest}: {told_count(checked.rows, 'row')}, {checked.invalid} invalid, {conversations}"
+    if outlook is None:
+        yield "  the audio files were not looked at: nothing is foreseen"
+    else:
+        yield from outlook.as_lines()
+    if checked.gone:
+        yield f"  {told_count(checked.gone, 'file')} gone since their items were begun: not sent again"
+    yield from told_problems(checked, manifest)
+    if checked.warnings.count:
+        yield f"manifest {manifest}: {told_count(checked.warnings.count, 'warning')}, which keep no row from being sent"
+        yield from checked.warnings.table()
+    if checked.hints.count:
+        yield f"manifest {manifest}: {told_count(checked.hints.count, 'hint')}"
+        yield from checked.hints.table()
+
+
+def _as_json(manifest: str, checked: Checked, outlook: Outlook | None, code: ExitCode) -> dict[str, object]:
+    return {
+        "manifest": manifest,
+        "exitCode": int(code),
+        "rows": checked.rows,
+        "invalid": checked.invalid,
+        "conversations": len(checked.conversations),
+        "gone": checked.gone,
+        **({"files": None, "bytes": None} if outlook is None else outlook.as_json()),
+        "problemCount": checked.problems.count,
+        "warningCount": checked.warnings.count,
+        "hintCount": checked.hints.count,
+    }

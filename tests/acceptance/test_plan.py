@@ -1,0 +1,117 @@
+"""The plan: what is to be expected of a batch, before and while it is appended, without a network."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.batches import write_table
+from tests.acceptance.place import Place, Server
+from tests.acceptance.test_part_of_a_batch import speech
+
+NOWHERE = {"UPLOADER_BASE_URL": "http://127.0.0.1:9"}
+"""Nobody listens there: a plan that asked anybody would fail."""
+
+
+def rows(place: Place, lengths: list[tuple[str, float]]) -> Path:
+    """A manifest of silent recordings of these lengths, for these conversations."""
+    cells = []
+    for number, (conversation, seconds) in enumerate(lengths):
+        speech(place.path(f"{number}.wav"), seconds)
+        cells.append({"conversationId": conversation, "audioPath": f"{number}.wav"})
+    return write_table(place, "m.csv", cells)
+
+
+def planned(place: Place, *arguments: str, **environment: str) -> dict[str, Any]:
+    """The plan as JSON."""
+    ending = place.run("plan", "m.csv", "--json", *arguments, environment=environment)
+    assert ending.code == 0, ending.err
+    found: dict[str, Any] = json.loads(ending.out)
+    return found
+
+
+def test_it_foresees_the_end_at_this_limit_and_at_others(place: Place) -> None:
+    """Lanes one job at a time, so many at once; what a job takes is assumed, and said to be."""
+    rows(place, [("a", 60), ("b", 60), ("a", 30), ("c", 30)])
+    config = place.write("c.toml", "[schedule]\njob_seconds_per_audio_second = 2.0\n")
+    found = planned(place, "--limit", "3", "--config", str(config), **NOWHERE)
+    assert (found["files"], found["audioMinutes"], found["billedMinutes"], found["lanes"]) == (4, 3.0, 3.0, 3)
+    assert found["longestLane"] == {"files": 2, "jobSeconds": 180.0}
+    assert (found["jobSecondsPerAudioSecond"], found["jobSecondsAreAssumed"]) == (2.0, True)
+    seconds = {one["limit"]: one["seconds"] for one in found["forecasts"]}
+    assert list(seconds) == [1, 2, 3, 5, 10, 20, 50]
+    assert seconds[1] == pytest.approx(360.0, abs=1)
+    assert seconds[2] == pytest.approx(180.1, abs=1)
+    assert found["seconds"] == seconds[3] == pytest.approx(180.0, abs=1)
+    told = place.run("plan", "m.csv", "--config", config, environment=NOWHERE).out
+    assert "assumed to take 2 s for a second of audio ([schedule] job_seconds_per_audio_second)" in told
+
+
+def test_channels_that_are_recognised_separately_are_billed_each(place: Place) -> None:
+    """put-audio.md, Billing: duration times channels, by row, by config, and not where the row says no."""
+    speech(place.path("stereo.wav"), 60, channels=2)
+    cells = [{"conversationId": "a", "audioPath": "stereo.wav", "enableSeparateRecognitionPerChannel": said}
+             for said in ("true", "false", "")]  # fmt: skip
+    write_table(place, "m.csv", cells)
+    assert planned(place, **NOWHERE)["billedMinutes"] == 4.0
+    config = place.write("c.toml", "[parameters]\nenableSeparateRecognitionPerChannel = true\n")
+    assert planned(place, "--config", str(config), **NOWHERE)["billedMinutes"] == 5.0
+
+
+def test_what_the_ledger_holds_is_not_counted_again(place: Place, server: Server) -> None:
+    """After a part was appended: what is left, what is held, and the pace that the account's jobs have shown."""
+    rows(place, [("a", 60), ("b", 60), ("a", 30)])
+    assert place.run("run", "m.csv", "--first", "1", "--limit", "3").code == 6
+    puts = len(server.journal.puts())
+    found = planned(place, "--limit", "3")
+    assert found["ledgerHolds"] == {"completed": 1, "pending": 2}
+    assert (found["toAppend"]["files"], found["toAppend"]["audioMinutes"]) == (2, 1.5)
+    assert found["jobSecondsAreAssumed"] is False
+    assert 0 < found["jobSecondsPerAudioSecond"] < 1
+    assert place.run("run", "m.csv", "--limit", "3").code == 0
+    done = place.run("plan", "m.csv")
+    assert (done.code, "nothing is left to append" in done.out) == (0, True)
+    assert len(server.journal.puts()) == puts + 2
+
+
+def test_how_much_fits_before_a_time(place: Place) -> None:
+    """`--until` counts the rows whose upload begins before it, at this limit."""
+    rows(place, [(f"c{one}", 60) for one in range(3)])
+    config = place.write("c.toml", "[schedule]\njob_seconds_per_audio_second = 1000\n")  # each job takes 16.7 hours
+    found = [planned(place, "--limit", "1", "--config", str(config), "--until", time, **NOWHERE)["until"]["rows"]
+             for time in ("00:01", "06:00", "12:00", "18:00", "23:59")]  # fmt: skip
+    assert set(found) <= {1, 2}  # of a day, two such jobs can begin
+    assert 1 in found
+
+
+def test_a_plan_above_the_allowed_minutes_ends_as_the_run_would(place: Place, server: Server) -> None:
+    """`--max-billed-minutes`: 2 from plan and run, and nothing sent; at the very minutes both go on."""
+    rows(place, [("a", 60), ("b", 60)])
+    for command in ("plan", "run"):
+        refused = place.run(command, "m.csv", "--max-billed-minutes", "1.9")
+        assert (refused.code, "2.0 billed minutes are still to be appended" in refused.err) == (2, True)
+    assert server.journal.puts() == []
+    assert place.run("plan", "m.csv", "--max-billed-minutes", "2").code == 0
+
+
+def test_a_channel_that_the_file_lacks_refuses_the_row(place: Place, server: Server) -> None:
+    """Per-channel settings that do not fit the file are errors in plan and run; nothing is sent."""
+    speech(place.path("mono.wav"), 1)
+    speakers = '[{"channel": 2, "speaker": {"name": "Ann"}}]'
+    cells = {"enableSeparateRecognitionPerChannel": "true", "channelMetadata": speakers}
+    write_table(place, "m.csv", [{"conversationId": "a", "audioPath": "mono.wav", **cells}])
+    for command in ("plan", "run"):
+        refused = place.run(command, "m.csv")
+        assert refused.code == 2
+        assert "channelMetadata" in refused.out + refused.err
+        assert "the file has one channel" in refused.out + refused.err
+    assert server.journal.puts() == []
+
+
+def test_a_mode_that_does_not_suit_the_recording_is_a_hint(place: Place) -> None:
+    """8 kHz without `phone`, and more than that with it: said in the plan, and no reason to refuse."""
+    rows(place, [("a", 1)])
+    found = planned(place, **NOWHERE)
+    assert (found["hintCount"], found["hints"][0]["column"], found["hints"][0]["line"]) == (1, "mode", 2)
+    assert "consider phone" in found["hints"][0]["remedy"]

@@ -42,6 +42,18 @@ def test_parameters_of_row_and_config_reach_the_service(place: Place, server: Se
     }
 
 
+def test_what_the_service_adds_later_can_be_sent_at_once(place: Place) -> None:
+    """[extra_parameters] goes out as it is; a rehearsal knows of it, a server that does not says so."""
+    place.write("a.wav", b"RIFF, as good as any")
+    place.write("m.csv", "conversationId,audioPath\none,a.wav\n")
+    place.write("night.toml", '[extra_parameters]\nnewThing = ["a b"]\n')
+    assert place.run("run", "m.csv", "--config", "night.toml", "--sandbox").code == 0
+    server = place.serve("--allow-parameter", "newThing")
+    place.use(server)
+    assert place.run("run", "m.csv", "--config", "night.toml").code == 0
+    assert _queries(server) == {"one": {"newThing": '["a b"]'}}
+
+
 def test_a_packed_manifest_with_semicolons_is_run(place: Place, server: Server) -> None:
     """A spreadsheet's export, packed: results go beside it, without its endings, and a table program's TRUE is true."""
     place.write("a.wav", b"RIFF, as good as any")

@@ -340,9 +340,10 @@ class World:
         named = Counter(
             (conversation, content_hash(self.disk.files[path].content)) for conversation, path in self.manifest
         )
-        meant = self.meant[-1 if self.repeat_is_open else 0]
-        for key, count in named.items():
-            meant[key] = max(meant[key], count)
+        # an item that waits is named by its path: a repeat's that were not begun mean what is there by now, too
+        for meant in self.meant if self.plan.rewrites else [self.meant[-1 if self.repeat_is_open else 0]]:
+            for key, count in named.items():
+                meant[key] = max(meant[key], count)
 
     def _resolve(self, *, all_of_them: bool) -> None:
         """A person settles what needs one, truthfully, in either direction."""

@@ -1,0 +1,55 @@
+"""Values that are checked by more than a bound: addresses, and the delimiter of CSV."""
+
+import ipaddress
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import platformdirs
+
+DOCUMENTED_BASE_URL = "https://api.symbl.ai"
+"""The service (put-audio.md, API Endpoint)."""
+
+
+def service_address(value: str) -> str:
+    """The address of the service as it is used: https, or http on this machine; nothing but host and path."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("write the service's address as https://HOST")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("write the address alone: no user, password, query or fragment")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise ValueError("http would show token and audio to the network: write https://")
+    default_port = {"http": 80, "https": 443}[parts.scheme]
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    port = f":{parts.port}" if parts.port not in (None, default_port) else ""
+    return urlunsplit((parts.scheme, host + port, parts.path.rstrip("/"), "", ""))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine itself."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def ledger_address(value: str) -> str:
+    """The address of a ledger."""
+    if not value.startswith("sqlite:///") or value in ("sqlite:///", "sqlite:///:memory:"):
+        raise ValueError("write it as sqlite:////absolute/path/ledger.db")
+    return value
+
+
+def delimiter_of(value: Any) -> Any:
+    """The one character that separates the cells of CSV."""
+    found = {"tab": "\t", "\\t": "\t"}.get(value, value) if isinstance(value, str) else value
+    if not isinstance(found, str) or len(found) != 1 or found in '"\r\n\0\ufeff' or found.isalnum():
+        raise ValueError("write the one character that separates the cells: , or ; or tab")
+    return found
+
+
+def default_ledger() -> str:
+    """The ledger for who names none: one for all nights and manifests, in the user's state folder."""
+    return f"sqlite:///{platformdirs.user_state_path('uploader') / 'ledger.db'}"

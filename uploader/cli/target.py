@@ -2,11 +2,20 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from uploader import secrets
-from uploader.client import Credentials
+from uploader.client import Credentials, CredentialsSource
 from uploader.errors import CredentialsError, UsageError
 from uploader.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom to send to: the service, or the sandbox inside."""
+
+    base_url: str
+    credentials: CredentialsSource
 
 
 class CurrentCredentials:

@@ -1,0 +1,231 @@
+"""One run of one batch: the engine, the signals, the results, the closing summary."""
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from uploader import results
+from uploader.attempt import Rules
+from uploader.cli.preparing import (
+    config_parameters,
+)
+from uploader.cli.target import Target
+from uploader.cli.watching import SlotWatch
+from uploader.client import Client, TimeLimits
+from uploader.engine import Engine, Pool
+from uploader.errors import ExitCode, ResultsUnavailableError, UploaderError
+from uploader.ledger import Ledger, LedgerThread
+from uploader.ledger.claiming import limit_facts
+from uploader.ledger.loading import close_repeat
+from uploader.ledger.reading import (
+    BatchFacts,
+    Standing,
+    is_lane_ready,
+    leftovers,
+    result_lines,
+    standing,
+    troubles,
+)
+from uploader.policy.endings import ending
+from uploader.settings import Settings
+from uploader.status import Summary, View
+
+log = structlog.get_logger()
+
+SIGNALS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+
+
+class Night:
+    """One run of one batch, from the first claim to the closing summary."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        target: Target,
+        batch: BatchFacts,
+        now: Callable[[], float],
+        until: float | None,
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._target = target
+        self._batch = batch
+        self._now = now
+        self._path = Path(batch.results or "")
+        self._reader = ledger.beside()
+        self._writing = threading.Lock()
+        self._is_final = False
+        self._snapshot_seconds = 0.0
+        self._signal: ExitCode | None = None
+        self._slots: SlotWatch | None = None
+        self._begun = time.monotonic()
+        self._until = until
+
+    async def pass_(self) -> Summary:
+        """Run the engine, write the final results, sum up."""
+        thread = LedgerThread(self._ledger)
+        limits = TimeLimits(self._settings.connect_seconds, self._settings.stall_seconds, self._settings.answer_seconds)
+        failure: UploaderError | None = None
+        try:
+            async with Client(self._target.base_url, self._target.credentials, limits, self._now) as client:
+                engine = self._engine(client, thread)
+                failure = await self._run_engine(engine)
+        finally:
+            thread.close()
+        failure = await asyncio.to_thread(self._write_final_results) or failure
+        return self._sum_up(engine, failure)
+
+    def _engine(self, client: Client, thread: LedgerThread) -> Engine:
+        settings = self._settings
+        pool = Pool(
+            limit=settings.limit,
+            uploads=settings.uploads,
+            rate=settings.rate,
+            polls_per_second=settings.jobs.polls_per_second,
+            grace_seconds=settings.grace_seconds,
+            give_up_seconds=settings.give_up_seconds,
+            no_wait=settings.no_wait,
+            until=self._until,
+        )
+        rules = Rules(
+            defaults=config_parameters(settings),
+            proves_not_appended=settings.replies.proves_not_appended,
+            max_attempts=settings.max_attempts,
+            doubt_seconds=settings.doubt_seconds,
+            job_timeout_seconds=settings.job_timeout_seconds,
+            hold=settings.lanes.hold,
+            look_before=settings.doubt.look_before,
+        )
+        return Engine(
+            client=client,
+            writer=thread,
+            account_id=self._batch.account_id,
+            pool=pool,
+            rules=rules,
+            now=self._now,
+            chance=random.Random(),  # noqa: S311 - jitter, no secret
+        )
+
+    async def _run_engine(self, engine: Engine) -> UploaderError | None:
+        wanted = self._settings.progress == "auto"
+        view = View(
+            read=self._standing,
+            limit=lambda: engine.limit,
+            bytes_moved=lambda: engine.way_out.bytes_moved,
+            snapshot=self._snapshot,
+            bar=wanted and sys.stderr.isatty(),
+            lines=wanted,
+        )
+        self._listen(engine)
+        self._slots = SlotWatch(lambda: engine.limit, self._is_lane_ready)
+        try:
+            with view:
+                await engine.run(beside=(view.refresh_bar, view.refresh_results, self._slots.watch))
+        except UploaderError as error:
+            return error
+        return None
+
+    def _listen(self, engine: Engine) -> None:
+        loop = asyncio.get_running_loop()
+
+        def stop(code: ExitCode) -> None:
+            if self._signal is not None:
+                cursor = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # the bar had hidden it
+                sys.stderr.write(f"{cursor}uploader: ended at once; run the same command again, it carries on\n")
+                sys.stderr.flush()
+                os._exit(int(code))  # the second signal ends at once: the ledger is as after a crash
+            self._signal = code
+            log.warning("stopping: nothing new starts; a second signal ends at once")
+            # what the last snapshot took, the final one will take, and may have to wait for one under way
+            engine.stop(reserve_seconds=2 * self._snapshot_seconds)
+
+        for number, code in SIGNALS.items():
+            loop.add_signal_handler(number, stop, code)
+
+    def _standing(self) -> Standing:
+        with self._reader.reading() as connection:
+            return standing(connection, self._batch.batch_id, hold=self._settings.lanes.hold)
+
+    def _is_lane_ready(self) -> bool:
+        with self._reader.reading() as connection:
+            return is_lane_ready(connection, self._batch.account_id, self._now())
+
+    def _snapshot(self) -> None:
+        """Refresh the results; what fails now is told, and is tried again."""
+        with self._writing:
+            if self._is_final:
+                return
+            begun = time.monotonic()
+            try:
+                self._write_results()
+            except UploaderError as error:
+                # the path stays out of the log
+                log.warning("results could not be refreshed", reason=getattr(error.__cause__, "strerror", None))
+            self._snapshot_seconds = time.monotonic() - begun
+
+    def _write_results(self) -> None:
+        with self._reader.reading() as connection:
+            results.write(
+                self._path,
+                result_lines(connection, self._batch.batch_id, hold=self._settings.lanes.hold),
+                self._batch.extra_columns,
+            )
+
+    def _write_final_results(self) -> UploaderError | None:
+        with self._writing:
+            self._is_final = True
+            try:
+                self._write_results()
+            except UploaderError as error:
+                return error
+        return None
+
+    def _sum_up(self, engine: Engine, failure: UploaderError | None) -> Summary:
+        with self._reader.reading() as connection:
+            found = standing(connection, self._batch.batch_id, hold=self._settings.lanes.hold)
+            summary = Summary(
+                batch=self._batch.name,
+                exit_code=self._exit_code(found, failure),
+                standing=found,
+                bytes_sent=engine.way_out.bytes_moved,
+                seconds=time.monotonic() - self._begun,
+                results=str(self._path),
+                ledger=self._ledger.path,
+                limit=limit_facts(connection, self._batch.account_id, self._settings.limit, self._now()),
+                throttled=engine.throttled,
+                slot_wait_seconds=self._slots.seconds if self._slots is not None else 0.0,
+                leftovers=leftovers(connection, self._batch.account_id, self._batch.batch_id),
+                troubles=troubles(connection, self._batch.batch_id),
+                rehearsal=self._settings.sandbox,
+                reason=str(failure or ""),
+                again=("uploader", *sys.argv[1:]),
+            )
+        if summary.exit_code in (ExitCode.DONE, ExitCode.NEEDS_PERSON):
+            with self._ledger.writing() as connection:
+                close_repeat(connection, self._batch.batch_id)
+        # its presence says that the results are final
+        if self._settings.summary is not None and not isinstance(failure, ResultsUnavailableError):
+            results.write_json(self._settings.summary, summary.as_json())
+        return summary
+
+    def _exit_code(self, found: Standing, failure: UploaderError | None) -> ExitCode:
+        if failure is not None:
+            return failure.exit_code
+        if self._signal is not None:
+            return self._signal
+        by_choice = self._settings.first is not None or self._until is not None
+        return ending(
+            found.counts,
+            overdue=found.overdue,
+            no_wait=self._settings.no_wait,
+            unfinished=ExitCode.NOT_NOW if by_choice else ExitCode.GAVE_UP,
+        )

@@ -1,0 +1,77 @@
+"""What `uploader status` shows of a ledger."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from uploader.errors import ExitCode
+from uploader.ledger.reading import BatchFacts, Standing, Trouble
+from uploader.model import LimitFacts
+from uploader.results import rfc3339
+from uploader.status.telling import (
+    counts_json,
+    limit_json,
+    resolve_command,
+    told_count,
+    told_counts,
+    told_limit,
+    told_trouble,
+    trouble_json,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What a ledger holds, with one batch looked at more closely. ``busy``: a run holds the ledger."""
+
+    ledger: Path
+    busy: bool
+    limit: LimitFacts
+    batch: BatchFacts
+    troubles: Sequence[Trouble]
+    batches: Sequence[tuple[BatchFacts, Standing]]
+    exit_code: ExitCode
+
+    def _where(self, facts: BatchFacts) -> str:
+        """For which service a batch is, where the ledger has more than one."""
+        several = len({one.base_url for one, _ in self.batches}) > 1
+        return f" ({facts.base_url})" if several else ""
+
+    def as_json(self) -> dict[str, Any]:
+        """The overview for a machine."""
+        return {
+            "ledger": str(self.ledger),
+            "running": self.busy,
+            "exitCode": int(self.exit_code),
+            "batch": self.batch.name,
+            "limit": limit_json(self.limit),
+            "batches": [
+                {
+                    "batch": facts.name,
+                    "baseUrl": facts.base_url,
+                    "ranAt": rfc3339(facts.ran_at),
+                    "results": facts.results,
+                    "items": standing.items,
+                    "counts": counts_json(standing.counts),
+                    "overdue": standing.overdue,
+                }
+                for facts, standing in self.batches
+            ],
+            "needsPerson": [trouble_json(one) for one in self.troubles],
+        }
+
+    def as_text(self) -> str:
+        """The overview for a person."""
+        lines = [f"ledger {self.ledger}" + (": a run is on" if self.busy else "")]
+        lines.append(f"limit  {told_limit(self.limit)}")
+        lines += [
+            f"batch  {facts.name}{self._where(facts)}: {told_count(standing.items, 'item')}: "
+            + told_counts(standing.counts)
+            for facts, standing in self.batches
+        ]
+        if self.troubles:
+            lines.append(f"needs a person in {self.batch.name}:")
+            lines += [f"  {told_trouble(one)}" for one in self.troubles]
+            lines.append(f"next   {resolve_command(self.batch.name, self.ledger)}")
+        return "\n".join(lines)

@@ -1,0 +1,122 @@
+"""The closing summary of a run."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from uploader.errors import ExitCode
+from uploader.ledger.reading import Standing, Trouble
+from uploader.model import LimitFacts
+from uploader.status.telling import (
+    counts_json,
+    from_here,
+    limit_json,
+    resolve_command,
+    told_billed,
+    told_bytes,
+    told_count,
+    told_counts,
+    told_limit,
+    told_trouble,
+    trouble_json,
+)
+
+SHARE_WORTH_TELLING = 0.1
+"""A wait for a slot is told from this share of the run's time on."""
+HOW_TO_RAISE_THE_LIMIT = "--limit says what your account may have, and support@symbl.ai is to be asked for more"
+"""What the documentation says to who needs more concurrent jobs (put-audio.md, API Limit Error)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The closing summary of a batch. ``seconds`` is the run's time, ``bytes_sent`` what left in it."""
+
+    batch: str
+    exit_code: ExitCode
+    standing: Standing
+    bytes_sent: int
+    seconds: float
+    results: str | None
+    ledger: Path
+    limit: LimitFacts
+    throttled: int
+    leftovers: int
+    troubles: Sequence[Trouble]
+    slot_wait_seconds: float = 0.0
+    """How long of it conversations were ready while no slot was free."""
+    rehearsal: bool = False
+    """Whether it went to the sandbox inside: its ledger is gone."""
+    reason: str = ""
+    again: Sequence[str] = field(default=())
+    """The command that carries on, word by word."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The summary for a machine."""
+        return {
+            "batch": self.batch,
+            "exitCode": int(self.exit_code),
+            "items": self.standing.items,
+            "counts": counts_json(self.standing.counts),
+            "overdue": self.standing.overdue,
+            "attempts": self.standing.attempts,
+            "billedMinutes": {state.value: minutes for state, minutes in self.standing.billed_minutes.items()},
+            "unknownLengths": self.standing.unknown_lengths,
+            "bytesSent": self.bytes_sent,
+            "seconds": round(self.seconds, 3),
+            "results": self.results,
+            "ledger": str(self.ledger),
+            "limit": limit_json(self.limit),
+            "throttled": self.throttled,
+            "slotWaitSeconds": round(self.slot_wait_seconds, 3),
+            "leftovers": self.leftovers,
+            "needsPerson": [trouble_json(one) for one in self.troubles],
+            "reason": self.reason or None,
+            "next": self.next_step() or None,
+        }
+
+    def as_text(self) -> str:
+        """The summary for a person: what happened, what needs them, what to type next."""
+        lines = [f"{self.batch}: {told_count(self.standing.items, 'item')}: {told_counts(self.standing.counts)}"]
+        lines.append(
+            f"  sent      {told_bytes(self.bytes_sent)} in {self.seconds:.1f} s; "
+            f"{told_count(self.standing.attempts, 'attempt')} in all, {self.throttled} met the account's limit"
+        )
+        lines.append(f"  billed    {told_billed(self.standing)}")
+        lines.append(f"  limit     {told_limit(self.limit)}")
+        if waited := self._told_wait():
+            lines.append(f"  waited    {waited}")
+        if self.results:
+            lines.append(f"  results   {from_here(self.results)}")
+        lines.append("  ledger    " + ("(the sandbox's, thrown away)" if self.rehearsal else str(self.ledger)))
+        if self.leftovers:
+            lines.append(
+                f"  leftover  {told_count(self.leftovers, 'item')} of other batches still wait; run their batches "
+                "(`uploader status` names them)"
+            )
+        if self.reason:
+            lines.append(f"  stopped   {self.reason}")
+        if self.troubles:
+            lines.append("  needs a person:")
+            lines += [f"    {told_trouble(one)}" for one in self.troubles]
+        if step := self.next_step():
+            lines.append(f"  next      {step}")
+        return "\n".join(lines)
+
+    def _told_wait(self) -> str:
+        """Say that the limit was what the run waited for, and how it is raised; empty where it was not."""
+        if not self.throttled and self.slot_wait_seconds < SHARE_WORTH_TELLING * self.seconds:
+            return ""
+        after = " and after 429s" if self.throttled else ""
+        return f"{self.slot_wait_seconds:.1f} s for a free slot{after}; {HOW_TO_RAISE_THE_LIMIT}"
+
+    def next_step(self) -> str:
+        """The next command to type, empty where all is done."""
+        if self.exit_code is ExitCode.DONE:
+            return ""
+        if self.exit_code in (ExitCode.NEEDS_PERSON, ExitCode.IN_DOUBT):
+            if self.rehearsal:
+                return ""  # there is no ledger to ask any more
+            return resolve_command(self.batch, self.ledger)
+        return shlex.join(self.again)

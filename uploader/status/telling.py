@@ -1,0 +1,81 @@
+"""Words and figures for people, and the same for machines."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from uploader.ledger.reading import Standing, Trouble
+from uploader.model import LimitFacts, State
+
+
+def limit_json(limit: LimitFacts) -> dict[str, int | None]:
+    """What is known of the limit, for a machine."""
+    return {
+        "configured": limit.configured,
+        "stated": limit.stated,
+        "inForce": limit.in_force,
+        "live": limit.live,
+    }
+
+
+def counts_json(counts: Mapping[State, int]) -> dict[str, int]:
+    """Items by state, for a machine."""
+    return {state.value: count for state, count in counts.items()}
+
+
+def trouble_json(one: Trouble) -> dict[str, Any]:
+    """What needs a person, for a machine."""
+    return {"state": one.state.value, "reason": one.reason, "items": one.items, "lines": list(one.lines)}
+
+
+def told_counts(counts: Mapping[State, int]) -> str:
+    """Items by state, those that there are."""
+    told = [f"{count} {state.value.replace('_', ' ')}" for state, count in counts.items() if count]
+    return ", ".join(told) or "none"
+
+
+def told_limit(limit: LimitFacts) -> str:
+    """What is known of the limit."""
+    stated = f", the service stated {limit.stated}" if limit.stated is not None else ""
+    return f"{limit.in_force} concurrent jobs in force (configured {limit.configured}{stated}); {limit.live} live now"
+
+
+def told_billed(standing: Standing) -> str:
+    """What is billed, by state, in minutes."""
+    told = [f"{minutes:.1f} min {state.value.replace('_', ' ')}" for state, minutes in standing.billed_minutes.items()]
+    unknown = [f"{told_count(standing.unknown_lengths, 'file')} of unknown length"] if standing.unknown_lengths else []
+    return ", ".join([*told, *unknown]) or "nothing"
+
+
+def told_trouble(one: Trouble) -> str:
+    """What needs a person, and where."""
+    lines = ", ".join(str(line) for line in one.lines) + (", …" if one.items > len(one.lines) else "")
+    where = f" (line {lines})" if one.lines else ""
+    return f"{one.items} {one.state.value.replace('_', ' ')}{where}: {one.reason}"
+
+
+def from_here(path: str) -> str:
+    """A path as a person would type it: from the current folder, where it lies in there."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+
+
+def resolve_command(batch: str, ledger: Path) -> str:
+    """What to type where items need a person."""
+    return shlex.join(["uploader", "resolve", "--batch", batch, "--ledger", f"sqlite:///{ledger}"])
+
+
+def told_count(count: int, word: str) -> str:
+    """A number and its word, in the plural where it is one."""
+    return f"{count} {word}" + ("" if count == 1 else "s")
+
+
+def told_bytes(count: int) -> str:
+    """A size as a person reads it."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"

@@ -1,0 +1,132 @@
+"""What is seen of a run while it goes on: a bar on a terminal, elsewhere a line a minute."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from typing import Self
+
+import structlog
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
+
+from uploader.ledger.reading import Standing
+from uploader.model import LimitFacts, State
+from uploader.status.telling import (
+    told_bytes,
+    told_counts,
+)
+
+log = structlog.get_logger()
+
+LINE_SECONDS = 60.0
+LOOK_SECONDS = 0.5
+SHARE_OF_TIME = 0.02
+"""Counting and snapshots cost at most this share of the time."""
+ENDED = (State.COMPLETED, State.FAILED, State.REFUSED, State.IN_DOUBT, State.DROPPED)
+
+
+class View:
+    """Shows a run while it goes on: a bar on a terminal, elsewhere a line a minute.
+
+    Args:
+        read: Counts the batch's items; it is called in a thread.
+        limit: What is known of the limit now.
+        bytes_moved: Bytes sent so far.
+        snapshot: Writes the results; called in the same thread, now and then.
+        bar: Whether to show the bar.
+        lines: Whether to log progress lines.
+    """
+
+    def __init__(
+        self,
+        *,
+        read: Callable[[], Standing],
+        limit: Callable[[], LimitFacts],
+        bytes_moved: Callable[[], int],
+        snapshot: Callable[[], None],
+        bar: bool,
+        lines: bool,
+    ) -> None:
+        self._read = read
+        self._limit = limit
+        self._bytes_moved = bytes_moved
+        self._snapshot = snapshot
+        self._lines = lines
+        self._last_bytes = (time.monotonic(), 0)
+        self._bar: Progress | None = _progress() if bar else None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        """Put the bar on the terminal."""
+        if self._bar is not None:
+            self._bar.start()
+            self._task = self._bar.add_task("", total=None, states="", jobs="", speed="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take it away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    async def refresh_bar(self) -> None:
+        """Count and show, again and again, until cancelled."""
+        while True:
+            begun = time.monotonic()
+            standing = await asyncio.to_thread(self._read)
+            self._show(standing)
+            least = LOOK_SECONDS if self._bar is not None else LINE_SECONDS
+            await asyncio.sleep(max(least, (time.monotonic() - begun) / SHARE_OF_TIME))
+
+    async def refresh_results(self) -> None:
+        """Write a snapshot of the results, again and again, until cancelled."""
+        cost = 0.0
+        while True:
+            await asyncio.sleep(max(LOOK_SECONDS, cost / SHARE_OF_TIME))
+            begun = time.monotonic()
+            await asyncio.to_thread(self._snapshot)
+            cost = time.monotonic() - begun
+
+    def _show(self, standing: Standing) -> None:
+        done = sum(standing.counts[state] for state in ENDED)
+        speed = self._speed()
+        limit = self._limit()
+        if self._bar is not None and self._task is not None:
+            self._bar.update(
+                self._task,
+                total=standing.items,
+                completed=done,
+                states=told_counts(standing.counts),
+                jobs=f"{limit.live}/{limit.in_force} jobs",
+                speed=f"{told_bytes(speed)}/s",
+            )
+        elif self._lines:
+            counts = {state.value: count for state, count in standing.counts.items() if count}
+            log.info(
+                "progress",
+                items=standing.items,
+                **counts,
+                live=limit.live,
+                limit=limit.in_force,
+                bytesPerSecond=speed,
+            )
+
+    def _speed(self) -> int:
+        then, before = self._last_bytes
+        now, moved = time.monotonic(), self._bytes_moved()
+        self._last_bytes = (now, moved)
+        return int((moved - before) / max(now - then, 0.001))
+
+
+def _progress() -> Progress:
+    return Progress(
+        BarColumn(bar_width=16),
+        TextColumn("{task.completed:.0f}/{task.total}"),
+        TextColumn("{task.fields[speed]}"),
+        TextColumn("{task.fields[jobs]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[states]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+        console=Console(file=sys.stderr),
+        transient=True,
+    )

@@ -15,7 +15,7 @@ from uploader.jobs import LOOKERS, Follower, Jobs
 from uploader.ledger import Writer
 from uploader.ledger.claiming import Claimed, claim
 from uploader.ledger.reading import live_jobs, unsent
-from uploader.model import Claim, LimitFacts, LiveJob, Next
+from uploader.model import Claim, LimitFacts, LiveJob, Next, Order
 from uploader.pace import Pace
 from uploader.policy.brake import Phase, after_probe, reason_to_give_up
 from uploader.policy.waits import cooldown_seconds
@@ -43,7 +43,8 @@ class Service(Uploads, Jobs, Protocol):
 class Pool:
     """How much at once: ``limit`` jobs of the account, ``uploads`` at a time, ``rate`` PUTs a second.
 
-    Nothing new starts after ``until``, in seconds since the epoch (None: there is no such time).
+    Nothing new starts after ``until``, in seconds since the epoch (None: there is no such time). ``order`` says
+    which lane goes first.
     """
 
     limit: int
@@ -54,6 +55,7 @@ class Pool:
     give_up_seconds: float
     no_wait: bool
     until: float | None = None
+    order: Order = Order.LONGEST_LANE_FIRST
 
 
 class Engine:
@@ -182,7 +184,10 @@ class Engine:
     async def _start_attempts(self) -> Claimed:
         if self._is_probe_due():
             await self._probe()
-        claimed = await self._writer.call(claim, self._account_id, self._free_hands(), self._pool.limit, self._now())
+        pool = self._pool
+        claimed = await self._writer.call(
+            claim, self._account_id, self._free_hands(), pool.limit, self._now(), pool.order
+        )
         self.limit = replace(claimed.limit, live=claimed.limit.live + len(claimed.claims))
         for one in claimed.claims:
             self._under_way.add(self._start(self._carry(one)))

@@ -201,6 +201,8 @@ class Claim:
     content_hash: str | None
     content_type: str | None
     parameters: Mapping[str, Any]
+    work: float = 0.0
+    """Seconds of audio, as far as is known: what its lane has less of while it is under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +311,15 @@ class ConversationFacts:
     completed: int
     last_finished_at: float | None
     live: int
+
+
+class Order(StrEnum):
+    """Which of the lanes that may go goes first."""
+
+    LONGEST_LANE_FIRST = "longest-lane-first"
+    """The one with the most audio left: nothing else bounds when the batch ends."""
+    MANIFEST = "manifest"
+    """The one whose item stands first."""
 
 
 @dataclass(frozen=True, slots=True)

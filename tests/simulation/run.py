@@ -63,6 +63,11 @@ SWITCHES = ("edits", "rewrites", "repeats", "clock_jumps", "full_disk", "signals
 """Parts of a plan that can be left out."""
 
 
+def quiet(plan: Plan) -> Plan:
+    """The same plan with nothing of what can be left out."""
+    return replace(plan, **dict.fromkeys(SWITCHES, False))  # type: ignore[arg-type] # these parts are bools
+
+
 def shrink(seed: int) -> Plan:
     """The smallest plan, by leaving out one thing after the other, that still breaks a promise."""
     plan = draw(seed)

@@ -27,7 +27,7 @@ from uploader.ledger.reading import result_lines, standing
 from uploader.ledger.recovery import rebase_deadlines, recover
 from uploader.ledger.resolving import Selection, open_items, resolve
 from uploader.ledger.schema import attempts, items, settlements
-from uploader.model import AudioFacts, Decision, FileSignature, Outcome, ResultLine, Row, State
+from uploader.model import AudioFacts, Decision, FileSignature, Order, Outcome, ResultLine, Row, State
 
 CHUNK_BYTES = 64
 TAIL_BYTES = 8
@@ -60,6 +60,7 @@ class Plan:
     resolves: bool = True
     rewrites: bool = True
     repeats: bool = True
+    order: Order = Order.LONGEST_LANE_FIRST
     weather: Weather = field(default_factory=Weather)
 
 
@@ -98,6 +99,7 @@ def draw(seed: int) -> Plan:
         ),
         rewrites=chance.random() < 0.25,
         repeats=chance.random() < 0.15,
+        order=chance.choice(list(Order)),
     )
 
 
@@ -282,6 +284,7 @@ class World:
                 grace_seconds=8.0,
                 give_up_seconds=1800.0,
                 no_wait=no_wait,
+                order=plan.order,
                 until=None if self.until_seconds is None else now() + self.until_seconds,
             ),
             rules=Rules(

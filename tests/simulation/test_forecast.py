@@ -6,10 +6,10 @@ import pytest
 
 from tests.simulation.judge import Judge
 from tests.simulation.ledgers import MemoryLedger
-from tests.simulation.run import SWITCHES
+from tests.simulation.run import quiet
 from tests.simulation.schedule import PUTS_PER_SECOND, Plan, World, counts
-from tests.simulation.world import Weather, content_hash
-from uploader.model import State
+from tests.simulation.world import content_hash
+from uploader.model import Order, State
 from uploader.policy.forecast import Lanes, foresee
 
 LATE_SHARE = 0.15
@@ -18,11 +18,11 @@ LATE_SHARE = 0.15
 
 @pytest.mark.parametrize("limit", [1, 3, 10])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_engine_ends_when_the_forecast_says(seed: int, limit: int) -> None:
+@pytest.mark.parametrize("order", Order)
+def test_the_engine_ends_when_the_forecast_says(seed: int, limit: int, order: Order) -> None:
     """The real engine and ledger over jobs of known length: never before the forecast, and soon after it."""
-    quiet = dict.fromkeys(SWITCHES, False)
-    plan = Plan(seed, conversations=12, rows=60, limit=limit, service_limit=limit, weather=Weather(), **quiet)
-    world = World(plan, MemoryLedger())
+    plan = Plan(seed, conversations=12, rows=60, limit=limit, service_limit=limit, order=order)
+    world = World(quiet(plan), MemoryLedger())
     Judge(world)
     chance, lanes = random.Random(seed), Lanes()
     for conversation, path in world.manifest:
@@ -33,5 +33,5 @@ def test_the_engine_ends_when_the_forecast_says(seed: int, limit: int) -> None:
     world._night(bad=False)
     assert counts(world)[State.COMPLETED] == plan.rows
     took = max(job.ends_at for job in world.service.jobs.values()) - begun
-    foreseen = foresee(lanes, limit, PUTS_PER_SECOND).seconds
+    foreseen = foresee(lanes, limit, PUTS_PER_SECOND, order=order).seconds
     assert foreseen <= took <= foreseen * (1 + LATE_SHARE)

@@ -1,12 +1,14 @@
 """Nothing lost, nothing twice, in order, never above the limit: over schedules that seeds draw."""
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import select
 
 from tests.simulation import schedule
 from tests.simulation.judge import Judge
 from tests.simulation.ledgers import MemoryLedger
-from tests.simulation.run import SWITCHES, fault_of, faults, shrink
+from tests.simulation.run import fault_of, faults, quiet, shrink
 from tests.simulation.schedule import Plan, World, counts
 from tests.simulation.world import Weather
 from uploader.ledger.schema import attempts
@@ -47,17 +49,9 @@ def test_a_gateway_that_is_down_for_ten_minutes_costs_at_most_six_items(
 ) -> None:
     """502 to everything for ten minutes: at most six items in doubt, and the night goes on by itself to its end."""
     monkeypatch.setattr(schedule, "JOB_TIMEOUT_SECONDS", 21600.0)  # the default: longer than the outage
-    plan = Plan(
-        seed,
-        conversations=1000,
-        rows=120,
-        limit=100,  # slots are no reason to wait: only the brake is
-        service_limit=100,
-        uploads=8,
-        **dict.fromkeys(SWITCHES, False),
-        weather=Weather(outages=((3.0, 603.0),)),
-    )
-    world = World(plan, MemoryLedger())
+    # slots are no reason to wait: only the brake is
+    plan = Plan(seed, conversations=1000, rows=120, limit=100, service_limit=100, uploads=8)
+    world = World(quiet(replace(plan, weather=Weather(outages=((3.0, 603.0),)))), MemoryLedger())
     Judge(world)
     world._night(bad=True)
     found = counts(world)
@@ -70,11 +64,8 @@ def test_a_gateway_that_is_down_for_ten_minutes_costs_at_most_six_items(
 @pytest.mark.parametrize("seed", range(5))
 def test_nothing_new_starts_after_the_time_that_was_set(seed: int) -> None:
     """`--until`: no attempt begins after it, what is under way ends well, and the rest stays pending for next time."""
-    weather = Weather(put=0.2, poll=0.1)
-    plan = Plan(
-        seed, conversations=9, rows=40, limit=3, service_limit=3, weather=weather, **dict.fromkeys(SWITCHES, False)
-    )
-    world = World(plan, MemoryLedger())
+    plan = Plan(seed, conversations=9, rows=40, limit=3, service_limit=3, weather=Weather(put=0.2, poll=0.1))
+    world = World(quiet(plan), MemoryLedger())
     Judge(world)
     world.until_seconds = 100.0
     until = world.wall() + world.until_seconds

@@ -95,6 +95,7 @@ class Night:
             give_up_seconds=settings.give_up_seconds,
             no_wait=settings.no_wait,
             until=self._until,
+            order=settings.schedule.order,
         )
         rules = Rules(
             defaults=config_parameters(settings),

@@ -201,7 +201,10 @@ def look_out(work: Work, pace: float | None, settings: Settings, now: datetime, 
         pace=took,
         seen=pace is not None,
         assumed_bytes_per_second=assumed.audio_bytes_per_second,
-        forecasts=[foresee(work.lanes, limit, settings.rate, within) for limit in sorted({*LIMITS, settings.limit})],
+        forecasts=[
+            foresee(work.lanes, limit, settings.rate, within, assumed.order)
+            for limit in sorted({*LIMITS, settings.limit})
+        ],
         limit=settings.limit,
         now=now,
         until=until,

@@ -8,14 +8,16 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, func, insert, or_, select, update
 
 from uploader.ledger.schema import accounts, attempts, batches, items, lanes, loads
-from uploader.model import SLOTTED, Claim, LimitFacts, State
+from uploader.model import SLOTTED, Claim, LimitFacts, Order, State
+from uploader.policy.forecast import audio_seconds
 from uploader.policy.limits import limit_in_force
 
 # What every claim says to the ledger is built once: putting a statement together costs more than running it.
 
-_READY = (
+_FOUND = (
     select(
         *items.c["id", "lane_id", "line", "path", "size", "cut_offs", "content_hash", "content_type", "parameters"],
+        items.c.duration_seconds,
         items.c.attempts,
         lanes.c.conversation_id,
         batches.c.name.label("batch"),
@@ -36,9 +38,13 @@ _READY = (
         lanes.c.ready_position.is_not(None),
         lanes.c.not_before <= bindparam("now"),
     )
-    .order_by(lanes.c.ready_position)
     .limit(bindparam("room"))
 )
+
+_READY = {
+    Order.MANIFEST: _FOUND.order_by(lanes.c.ready_position),
+    Order.LONGEST_LANE_FIRST: _FOUND.order_by(lanes.c.work_left.desc(), lanes.c.ready_position),
+}
 
 _LIMIT = select(accounts.c.configured_limit, accounts.c.stated_limit, accounts.c.stated_at).where(
     accounts.c.id == bindparam("account_id")
@@ -78,7 +84,11 @@ _BEGIN = (
     .values(state=State.SENDING, attempts=items.c.attempts + 1, slot_until=None, finished_at=None)
 )
 
-_TAKE_LANES = update(lanes).where(lanes.c.id.in_(bindparam("ids", expanding=True))).values(ready_position=None)
+_TAKE_LANE = (
+    update(lanes)
+    .where(lanes.c.id == bindparam("lane"))
+    .values(ready_position=None, work_left=lanes.c.work_left - bindparam("work"))
+)
 
 _BEGIN_ATTEMPTS = insert(attempts).returning(attempts.c.id, sort_by_parameter_order=True)
 
@@ -109,7 +119,14 @@ class Claimed:
     wake_at: float | None = None
 
 
-def claim(connection: Connection, account_id: int, wanted: int, configured_limit: int, now: float) -> Claimed:
+def claim(
+    connection: Connection,
+    account_id: int,
+    wanted: int,
+    configured_limit: int,
+    now: float,
+    order: Order = Order.MANIFEST,
+) -> Claimed:
     """Decide who is next, and commit the intent: slot free, lane order, item, attempt, in one transaction.
 
     Its cost depends on the limit and on ``wanted``, never on how many items the ledger holds.
@@ -120,10 +137,11 @@ def claim(connection: Connection, account_id: int, wanted: int, configured_limit
         wanted: The most attempts to begin; 0 only looks.
         configured_limit: The limit of the settings.
         now: The time, in seconds since the epoch.
+        order: Which of the lanes that may go goes first.
     """
     limit = limit_facts(connection, account_id, configured_limit, now)
     room = min(wanted, limit.in_force - limit.live)
-    claims = _begin(connection, _ready(connection, account_id, room, now), now) if room > 0 else []
+    claims = _begin(connection, _ready(connection, account_id, room, now, order), now) if room > 0 else []
     waiting = _is_waiting(connection, account_id)
     wake_at = None
     if waiting and wanted > 0:
@@ -163,8 +181,8 @@ def limit_facts(connection: Connection, account_id: int, configured: int | None,
     return LimitFacts(configured, account.stated_limit, in_force, live)
 
 
-def _ready(connection: Connection, account_id: int, room: int, now: float) -> Sequence[RowMapping]:
-    found = connection.execute(_READY, {"account_id": account_id, "room": room, "now": now})
+def _ready(connection: Connection, account_id: int, room: int, now: float, order: Order) -> Sequence[RowMapping]:
+    found = connection.execute(_READY[order], {"account_id": account_id, "room": room, "now": now})
     return found.mappings().all()
 
 
@@ -172,7 +190,7 @@ def _begin(connection: Connection, ready: Sequence[RowMapping], now: float) -> l
     if not ready:
         return []
     connection.execute(_BEGIN, {"ids": [item["id"] for item in ready]})
-    connection.execute(_TAKE_LANES, {"ids": [item["lane_id"] for item in ready]})
+    connection.execute(_TAKE_LANE, [{"lane": item["lane_id"], "work": _work_of(item)} for item in ready])
     begun = connection.execute(
         _BEGIN_ATTEMPTS,
         [{"item_id": item["id"], "number": item["attempts"] + 1, "started_at": now} for item in ready],
@@ -192,10 +210,15 @@ def _claim(item: RowMapping, attempt_id: int) -> Claim:
         path=Path(item["path"]),
         size=item["size"],
         cut_offs=item["cut_offs"],
+        work=_work_of(item),
         content_hash=item["content_hash"],
         content_type=item["content_type"],
         parameters=item["parameters"],
     )
+
+
+def _work_of(item: RowMapping) -> float:
+    return audio_seconds(item["size"], item["duration_seconds"])
 
 
 def _is_waiting(connection: Connection, account_id: int) -> bool:

@@ -8,6 +8,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.schema import items, lanes, rows
 from uploader.model import LIVE, OVER, TROUBLED, State
+from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
 
 _LEAVE_SCOPE = update(lanes).where(lanes.c.wanted_until > 0).values(wanted_until=0, ready_position=None)
 
@@ -20,6 +21,24 @@ _last = (
 )
 
 _WANT = update(lanes).where(lanes.c.id == _last.c.lane_id).values(wanted_until=_last.c.position, not_before=0.0)
+
+
+_seconds = func.coalesce(items.c.duration_seconds, func.coalesce(items.c.size, 0) / BYTES_PER_AUDIO_SECOND)
+
+_COUNT_WORK = (
+    update(lanes)
+    .where(lanes.c.wanted_until > 0)
+    .values(
+        work_left=select(func.coalesce(func.sum(_seconds), 0.0))
+        .where(
+            items.c.lane_id == lanes.c.id,
+            items.c.state == State.PENDING,
+            items.c.position <= lanes.c.wanted_until,
+        )
+        .correlate(lanes)
+        .scalar_subquery()
+    )
+)
 
 
 @cache
@@ -64,6 +83,7 @@ def enter_scope(connection: Connection, batch_id: int, *, hold: bool, first: int
     else:
         connection.execute(_want_first(hold=hold), {"batch": batch_id, "first": first})
     connection.execute(_make_ready(hold=hold))
+    connection.execute(_COUNT_WORK)
 
 
 @cache

@@ -40,7 +40,11 @@ _OUTCOME = (
     )
 )
 
-_LET_WAIT = update(lanes).where(lanes.c.id == bindparam("lane")).values(not_before=bindparam("until"))
+_PUT_OFF = (
+    update(lanes)
+    .where(lanes.c.id == bindparam("lane"))
+    .values(not_before=bindparam("until"), work_left=lanes.c.work_left + bindparam("work"))
+)
 
 _account_of_item = select(items.c.account_id).where(items.c.id == bindparam("item")).scalar_subquery()
 
@@ -141,8 +145,8 @@ def settle(
     connection.execute(_OUTCOME, told | which | _becomes(verdict, reply))
     if stated is not None:
         connection.execute(_STATED, {"item": one.item_id, "stated": stated, "now": now})
-    if wait:
-        connection.execute(_LET_WAIT, {"lane": one.lane_id, "until": now + wait})
+    if verdict.state is State.PENDING:
+        connection.execute(_PUT_OFF, {"lane": one.lane_id, "until": now + wait, "work": one.work})
     refresh(connection, [one.lane_id], hold=hold)
 
 

@@ -84,12 +84,22 @@ lanes = Table(
     # the position of the item that may go now, None where none may: what makes the claim's cost flat
     Column("ready_position", BigInteger),
     Column("not_before", Float, nullable=False, default=0.0),
+    # seconds of audio that the present run still has to append here: the lane with the most goes first
+    Column("work_left", Float, nullable=False, default=0.0),
     UniqueConstraint("account_id", "conversation_id"),
     Index("lanes_ready", "account_id", "ready_position"),
     Index(
         "lanes_waiting",
         "account_id",
         "not_before",
+        sqlite_where=text("ready_position IS NOT NULL"),
+        postgresql_where=text("ready_position IS NOT NULL"),
+    ),
+    Index(
+        "lanes_by_work",
+        "account_id",
+        text("work_left DESC"),
+        "ready_position",
         sqlite_where=text("ready_position IS NOT NULL"),
         postgresql_where=text("ready_position IS NOT NULL"),
     ),

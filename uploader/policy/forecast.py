@@ -2,11 +2,25 @@
 
 import heapq
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from uploader.model import Order
+
 END_OF_LANE = -1
+BYTES_PER_AUDIO_SECOND = 16000.0
+"""What a second of audio is taken to hold where nothing better is known: telephone quality, 8 kHz and 16 bits."""
+
+
+def audio_seconds(size: int | None, duration_seconds: float | None) -> float:
+    """How long a recording is, as far as can be said.
+
+    Args:
+        size: Its bytes, None where they are unknown.
+        duration_seconds: Its length, None where it is unknown.
+    """
+    return (size or 0) / BYTES_PER_AUDIO_SECOND if duration_seconds is None else duration_seconds
 
 
 class Lanes:
@@ -66,6 +80,17 @@ class Lanes:
             known = audio if audio >= 0 else -audio / bytes_per_second
             self.seconds[place] = known * seconds_per_audio_second
 
+    def ranks(self, order: Order) -> Sequence[float]:
+        """Of each item what the claim sorts by: the least goes first, of equal ones the first in the manifest."""
+        if order is Order.MANIFEST:
+            return range(len(self.seconds))
+        left = array("d", self.seconds)
+        for place in reversed(range(len(left))):
+            following = self.following[place]
+            if following != END_OF_LANE:
+                left[place] += left[following]
+        return array("d", (-seconds for seconds in left))
+
     def longest(self) -> tuple[int, float]:
         """The lane whose jobs take longest: how many items, and how many seconds they take one after the other."""
         return max(map(self._whole, self.heads), key=lambda lane: lane[1], default=(0, 0.0))
@@ -91,8 +116,14 @@ class Forecast:
     begun_end_seconds: float
 
 
-def foresee(lanes: Lanes, limit: int, per_second: float, within_seconds: float = float("inf")) -> Forecast:
-    """Go through the schedule that the engine follows: of the lanes that may go, the one whose item stands first.
+def foresee(
+    lanes: Lanes,
+    limit: int,
+    per_second: float,
+    within_seconds: float = float("inf"),
+    order: Order = Order.MANIFEST,
+) -> Forecast:
+    """Go through the schedule that the engine follows.
 
     The time that uploads take is part of what their jobs take: a slot is held from the first byte.
 
@@ -101,13 +132,16 @@ def foresee(lanes: Lanes, limit: int, per_second: float, within_seconds: float =
         limit: The account's concurrent jobs.
         per_second: How many uploads may begin in a second.
         within_seconds: When nothing new begins any more.
+        order: Which of the lanes that may go goes first.
     """
-    ready = list(lanes.heads)  # in manifest order: a heap already
+    rank = lanes.ranks(order)
+    ready = [(rank[place], place) for place in lanes.heads]
+    heapq.heapify(ready)
     running: list[tuple[float, int]] = []
     now, may_begin_at, begun, begun_end = 0.0, 0.0, 0, 0.0
     while ready or running:
         if ready and len(running) < limit and (not running or may_begin_at <= running[0][0]):
-            place = heapq.heappop(ready)
+            _, place = heapq.heappop(ready)
             now = max(now, may_begin_at)
             may_begin_at = now + 1.0 / per_second
             end = now + lanes.seconds[place]
@@ -118,7 +152,7 @@ def foresee(lanes: Lanes, limit: int, per_second: float, within_seconds: float =
             now, place = heapq.heappop(running)
             following = lanes.following[place]
             if following != END_OF_LANE:
-                heapq.heappush(ready, following)
+                heapq.heappush(ready, (rank[following], following))
     return Forecast(limit, now, begun, begun_end)
 
 

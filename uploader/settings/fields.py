@@ -219,7 +219,7 @@ class Settings(BaseSettings):
     replies: Replies = Field(default_factory=Replies, description="what the operator vouches for")
     doubt: Doubt = Field(default_factory=Doubt, description="what evidence is kept for items in doubt")
     jobs: Jobs = Field(default_factory=Jobs, description="how live jobs are followed")
-    schedule: Schedule = Field(default_factory=Schedule, description="what a plan assumes")
+    schedule: Schedule = Field(default_factory=Schedule, description="which lane goes first, and what a plan assumes")
     insights: Insights = Field(default_factory=Insights, description="what insights are fetched, and how fast")
 
     _file: str = PrivateAttr("config file")

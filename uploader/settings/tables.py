@@ -2,11 +2,9 @@
 
 from typing import Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-)
+from pydantic import BaseModel, ConfigDict, Field
+
+from uploader.model import Order
 
 
 class Lanes(BaseModel):
@@ -74,9 +72,15 @@ class Insights(BaseModel):
 
 
 class Schedule(BaseModel):
-    """``[schedule]``: what a plan assumes as long as nothing was seen."""
+    """``[schedule]``: which conversation goes first, and what a plan assumes as long as nothing was seen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    order: Order = Field(
+        Order.LONGEST_LANE_FIRST,
+        description="which of the conversations that may go goes first: the one with the most audio left, so that the "
+        "batch ends early (longest-lane-first), or the one that stands first in the manifest (manifest)",
+    )
 
     job_seconds_per_audio_second: float = Field(
         0.5,

@@ -10,6 +10,7 @@ import pytest
 
 from tests.acceptance.batches import make_rows, write_manifest
 from tests.acceptance.place import Ending, Place, Server
+from tests.unit.recordings import recording
 
 HEADER = "conversationId,audioPath\n"
 MANIFEST = f"{HEADER}one,a.wav\n"
@@ -144,6 +145,7 @@ def test_every_wrong_parameter_is_refused_at_once(place: Place, server: Server) 
 def test_a_plan_tells_what_is_wrong_to_a_machine(place: Place, server: Server) -> None:
     """One JSON object: counts, and each problem and warning with line, column, value and remedy; a header's, too."""
     place.write("rows.csv", "conversationId,audioPath,mode,entities\n" + 'one,a.wav,loud,"[]"\n' * 60)
+    place.write("a.wav", recording())
     ending = place.run("plan", "rows.csv", "--json", "--all")
     assert ending.code == 2
     report = json.loads(ending.out)

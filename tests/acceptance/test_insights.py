@@ -33,8 +33,10 @@ def whole_files(folder: Path) -> Mapping[str, Mapping[str, Any]]:
     return {one["conversationId"]: one for one in found}
 
 
-def test_one_command_fetches_the_insights_of_a_batch(place: Place, server: Server) -> None:
+def test_one_command_fetches_the_insights_of_a_batch(place: Place) -> None:
     """A file a conversation beside the results, for its owner alone, with what the service has; each asked for once."""
+    server = place.serve("--limit", "50")  # one that knows of no other test's appends
+    place.use(server)
     rows = run_batch(place, 8, 3)
     ending = place.run("insights", "--json", environment=FAST)
     assert ending.code == 0, ending.err

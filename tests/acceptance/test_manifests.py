@@ -5,6 +5,7 @@ import json
 
 from tests.acceptance.batches import read_results
 from tests.acceptance.place import Place, Server
+from tests.unit.recordings import recording
 
 CHANNELS = [{"channel": 1, "speaker": {"name": "Zoë & Co", "email": "z@example.com"}}]
 
@@ -67,7 +68,7 @@ def test_a_packed_manifest_with_semicolons_is_run(place: Place, server: Server) 
 
 def test_warnings_are_logged_once_and_keep_nothing_from_being_sent(place: Place, server: Server) -> None:
     """One line for all of them, without a value; `plan` tells each."""
-    place.write("a.wav", b"RIFF, as good as any")
+    place.write("a.wav", recording())
     entity = json.dumps([{"customType": "t", "text": "secret-word"}])
     rows = "".join(f'{{"conversationId":"c{number}","audioPath":"a.wav","entities":{entity}}}\n' for number in range(3))
     place.write("m.jsonl", rows)

@@ -165,7 +165,8 @@ class Tokens:
             await asyncio.sleep(LEAST_SECONDS + lifetime)
             value, lifetime = await self._fetch(given)
         margin = min(RENEW_SECONDS, lifetime * RENEW_SHARE)
-        return Token(value, self._now() + lifetime - margin, self._serial)
+        # one that still ends at once serves those who wait all the same: a 401 costs less than a request each
+        return Token(value, self._now() + max(lifetime - margin, LEAST_SECONDS / 2), self._serial)
 
     async def _fetch(self, given: Credentials) -> tuple[str, float]:
         wanted = {"type": "application", "appId": given.app_id, "appSecret": given.app_secret}

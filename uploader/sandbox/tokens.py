@@ -18,25 +18,26 @@ class Tokens:
         self._ends = clock()
         self._secret = settings.secret()
         if settings.token_left is not None:
-            self._make(settings.token_left)
+            self._make(settings.token_left, clock())
 
     def issue(self) -> tuple[str, int]:
         """The token and the whole seconds that it is still good for."""
-        if self._is_over():
-            self._make(self._settings.token_seconds)
-        return self._token, int(self._ends - self._clock())
+        now = self._clock()
+        if self._is_over(now):
+            self._make(self._settings.token_seconds, now)
+        return self._token, int(self._ends - now)
 
     def accepts(self, authorization: str | None) -> bool:
         """Whether an `Authorization` header carries the token, and in time."""
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not self._token:
             return False
-        return not self._is_over() and hmac.compare_digest(token.strip().encode(), self._token.encode())
+        return not self._is_over(self._clock()) and hmac.compare_digest(token.strip().encode(), self._token.encode())
 
-    def _is_over(self) -> bool:
-        return self._clock() >= self._ends or self._settings.secret() != self._secret
+    def _is_over(self, now: float) -> bool:
+        return now >= self._ends or self._settings.secret() != self._secret
 
-    def _make(self, seconds: float) -> None:
-        self._ends = self._clock() + seconds
+    def _make(self, seconds: float, now: float) -> None:
+        self._ends = now + seconds
         self._secret = self._settings.secret()
         self._token = f"sandbox-token-{self._draw.getrandbits(128):032x}"

@@ -107,7 +107,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class InvalidRow:
-    """One line of a manifest that cannot be sent, with all that is wrong with it."""
+    """One line of a manifest that cannot be sent, with all that is wrong with it.
+
+    ``given`` is what it says beside conversation, path and ``x-`` columns, right or wrong: it is to be corrected.
+    """
 
     line: int
     conversation_id: str
@@ -115,6 +118,7 @@ class InvalidRow:
     extras: Mapping[str, Any]
     problems: Sequence[Problem]
     warnings: Sequence[Problem] = ()
+    given: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,8 +110,7 @@ def item_known_by_path_alone() -> Iterator[None]:
     """A renamed file is taken for a new item."""
 
     def by_path(path: Any, _signature: Any, known: Any, load_id: int, _content_hash: Any) -> Any:
-        free = [item for item in known if item.load_id != load_id and item.path == str(path)]
-        return identity._first(free)
+        return identity._first(known.own(path, load_id))
 
     with patch.object(loading, "find", by_path):
         yield

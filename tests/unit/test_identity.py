@@ -1,15 +1,15 @@
 """What makes two rows the same item."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploader.model import FileSignature, State
-from uploader.policy.identity import Known, find
+from uploader.model import FileSignature, Row, State
+from uploader.policy.identity import Items, Known, find, is_corrected
 
 A, B = Path("/audio/a.wav"), Path("/audio/b.wav")
 BEGUN = [State.COMPLETED, State.ACCEPTED, State.FAILED, State.REFUSED, State.IN_DOUBT]
@@ -49,9 +49,19 @@ def seen(size: int = 100, change: str = "monday") -> FileSignature:
     return FileSignature(size, change)
 
 
+def row(
+    size: int = 100,
+    change: str = "monday",
+    content_type: str | None = None,
+    parameters: Mapping[str, str] | None = None,
+) -> Row:
+    """A row that names the file."""
+    return Row(2, "c", "a.wav", A, content_type, parameters or {}, signature=FileSignature(size, change))
+
+
 def found(path: Path, signature: FileSignature | None, items: list[Known], disk: Disk) -> int | None:
     """The item that a row of the second load names."""
-    item = find(path, signature, items, 2, disk.content_hash)
+    item = find(path, signature, Items(items), 2, disk.content_hash)
     return None if item is None else item.item_id
 
 
@@ -95,16 +105,43 @@ def test_a_re_dated_file_is_the_same_item(state: State) -> None:
 
 
 @pytest.mark.parametrize("size", [100, 101])
-@pytest.mark.parametrize("state", BEGUN)
+@pytest.mark.parametrize("state", [one for one in BEGUN if one is not State.REFUSED])
 def test_content_that_changed_since_its_attempt_is_another_item(state: State, size: int) -> None:
     """A file that was overwritten after it was sent is new audio under an old name."""
     assert found(A, seen(size, "tuesday"), [known(state=state)], Disk({A: "music"})) is None
 
 
 @pytest.mark.parametrize("size", [100, 101])
-def test_a_pending_item_takes_the_file_as_it_is_now(size: int) -> None:
-    """Nothing of a pending item was appended: its path names it, whatever the file holds by now."""
-    assert found(A, seen(size, "tuesday"), [known(state=State.PENDING)], Disk({A: "music"})) == 1
+@pytest.mark.parametrize("state", [State.PENDING, State.REFUSED])
+def test_an_item_of_which_nothing_was_appended_takes_the_file_as_it_is_now(size: int, state: State) -> None:
+    """Its path names it, whatever the file holds by now."""
+    assert found(A, seen(size, "tuesday"), [known(state=state)], Disk({A: "music"})) == 1
+
+
+@pytest.mark.parametrize("content", ["speech", None])
+def test_what_was_dropped_is_not_taken_for_another_recording(content: str | None) -> None:
+    """A file of equal size in a dropped item's place is new audio: it must not be shown as dropped."""
+    dropped = known(A, content, state=State.DROPPED)
+    assert found(A, seen(change="tuesday"), [dropped], Disk({A: "music"})) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "row", "disk", "mended"),
+    [
+        (State.REFUSED, row(), "speech", False),
+        (State.REFUSED, row(change="tuesday"), "speech", False),  # a touched file alone is nothing
+        (State.REFUSED, row(change="tuesday"), "music", True),
+        (State.REFUSED, row(size=101, change="tuesday"), "music", True),
+        (State.REFUSED, row(parameters={"languageCode": "de-DE"}), "speech", True),
+        (State.REFUSED, row(content_type="audio/mp3"), "speech", True),
+        (State.FAILED, row(parameters={"languageCode": "de-DE"}), "speech", False),
+        (State.IN_DOUBT, row(content_type="audio/mp3"), "speech", False),
+    ],
+)
+def test_a_refused_item_goes_again_where_its_row_mends_it(state: State, row: Row, disk: str, mended: bool) -> None:
+    """Nothing of it was appended: another recording, type or parameter is a correction; no other state is mended."""
+    item = replace(known(state=state), content_type="audio/wav")
+    assert is_corrected(item, row, Disk({A: disk}).content_hash) is mended
 
 
 def test_a_pending_item_that_was_tried_takes_the_file_as_it_is_now() -> None:
@@ -149,7 +186,7 @@ def test_two_occurrences_are_found_again_in_their_order() -> None:
     """Loaded once more, the first row is the first item and the second row the second."""
     items = [known(item_id=1), known(item_id=2, state=State.PENDING)]
     disk = Disk({A: "speech"})
-    first = find(A, seen(), items, 2, disk.content_hash)
+    first = find(A, seen(), Items(items), 2, disk.content_hash)
     assert first is items[0]
     first.load_id = 2
     assert found(A, seen(), items, disk) == 2
@@ -189,7 +226,7 @@ def test_of_two_equal_files_each_row_prefers_the_item_of_its_own_path() -> None:
     """A row whose path names a begun item is that item: an equal file's row, read before it, does not take it."""
     items = [known(A, item_id=1), known(B, item_id=2, state=State.PENDING)]
     disk = Disk({B: "speech"})
-    second = find(B, seen(), items, 2, disk.content_hash)
+    second = find(B, seen(), Items(items), 2, disk.content_hash)
     assert second is not None
     second.load_id = 2
     assert (second.item_id, found(A, None, items, disk)) == (2, 1)
@@ -232,7 +269,7 @@ def load_again(night: Night, disk: Disk, gone: frozenset[Path] = frozenset()) ->
     named = {}
     for path in night.order:
         signature = None if path in gone else seen(SIZES[night.contents[path]], "tuesday")
-        item = named[path] = find(path, signature, night.items, 2, disk.content_hash)
+        item = named[path] = find(path, signature, Items(night.items), 2, disk.content_hash)
         if item is not None:
             item.load_id = 2
     return named

@@ -92,7 +92,7 @@ def _count(first: bytes) -> tuple[int, int] | None:
     """Frames and bytes by the Xing, Info or VBRI header in the first frame; 0 where it leaves one out."""
     at = max(first.find(sign, 4, 48) for sign in (b"Xing", b"Info"))
     if at >= 0:
-        flags = first[at + 7]
+        flags = int.from_bytes(first[at + 4 : at + 8], "big")  # a file may end here
         frames = int.from_bytes(first[at + 8 : at + 12], "big") if flags & 1 else 0
         after = at + 12 if flags & 1 else at + 8
         return frames, int.from_bytes(first[after : after + 4], "big") if flags & 2 else 0

@@ -1,17 +1,21 @@
 """`uploader status` and `results`: what the ledger has to tell."""
 
 import json
+import shlex
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from uploader import results
 from uploader.errors import ExitCode, UsageError
 from uploader.ledger import Ledger
 from uploader.ledger.claiming import limit_facts
-from uploader.ledger.reading import BatchFacts, find_batches, open_rows, result_lines, standing, troubles
+from uploader.ledger.reading import BatchFacts, OpenRow, find_batches, open_rows, result_lines, standing, troubles
 from uploader.policy.endings import ending
 from uploader.settings import Settings
 from uploader.status import Overview, told_count
+
+LINES_SHOWN = 20
 
 
 def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
@@ -62,9 +66,25 @@ def write_open_rows(settings: Settings, path: Path) -> ExitCode:
     with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
         batch = named_batch(find_batches(connection), settings, ledger.path)
         rows = list(open_rows(connection, batch.batch_id, hold=settings.lanes.hold))
-    results.write_manifest(path, rows, _audio_folder(settings, batch))
-    print(f"{path}: {told_count(len(rows), 'row')}")  # noqa: T201 - what it is for
+    results.write_manifest(path, [row.cells for row in rows], _audio_folder(settings, batch))
+    print("\n".join(_told_open(path, batch, rows)))  # noqa: T201 - what it is for
     return ExitCode.DONE
+
+
+def _told_open(path: Path, batch: BatchFacts, rows: Sequence[OpenRow]) -> Iterator[str]:
+    """How many rows were written, and what to do with them, step by step."""
+    yield f"{path}: {told_count(len(rows), 'row')}"
+    if not rows:
+        return
+    yield "  correct it: what was refused goes again where its row, or its file, is another"
+    invalid = [row.line for row in rows if row.invalid]
+    if invalid:
+        lines = " ".join(f"--line {line}" for line in invalid[:LINES_SHOWN])
+        more = f" (and {len(invalid) - LINES_SHOWN} more)" if len(invalid) > LINES_SHOWN else ""
+        yield "  rows that were invalid hold their conversations until they are dropped (corrected, they are others):"
+        yield f"    uploader resolve --batch {shlex.quote(batch.name)} {lines} --drop{more}"
+    yield "  what failed needs `uploader resolve --retry` or --drop"
+    yield f"  uploader run {shlex.quote(str(path))}"
 
 
 def _audio_folder(settings: Settings, batch: BatchFacts) -> Path:

@@ -14,6 +14,7 @@ from uploader.cli.outlook import Outlook, Work, look_out
 from uploader.cli.preparing import (
     Checked,
     ManifestFile,
+    add_lacking,
     check,
     checked_rows,
     config_parameters,
@@ -24,7 +25,7 @@ from uploader.cli.preparing import (
 from uploader.errors import ExitCode
 from uploader.ledger import Ledger
 from uploader.ledger.known import held_of
-from uploader.ledger.loading import was_begun
+from uploader.ledger.loading import was_begun, without_a_file
 from uploader.ledger.reading import find_account, jobs_seen
 from uploader.manifest import HeaderError, row_schema
 from uploader.model import Row, State
@@ -118,9 +119,12 @@ def _go_through(settings: Settings, file: ManifestFile, checked: Checked, *, loo
     if not look:
         check(reader, checked)
         return None
-    work, separate = Work(), bool(settings.parameters.get(SEPARATE))
+    work, separate = Work(), bool(config_parameters(settings).get(SEPARATE))
     for row, state in known.states(checked_rows(reader, checked)):
-        work.add(row, state, separate=separate)
+        if row.signature is None and state is None:
+            add_lacking(checked, [without_a_file(row)])
+        else:
+            work.add(row, state, separate=separate)
     now = local_time()
     return look_out(work, known.pace(), settings, now, until_time(settings, now))
 

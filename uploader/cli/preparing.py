@@ -137,6 +137,14 @@ def checked_rows(manifest: Manifest, checked: Checked) -> Iterator[Row]:
             yield row
 
 
+def add_lacking(checked: Checked, lacking: Iterable[InvalidRow]) -> None:
+    """Count rows as invalid that turned out to be so only beside what the ledger holds: their files are gone."""
+    for row in lacking:
+        checked.invalid += 1
+        checked.gone -= 1
+        checked.problems.add(row.problems)
+
+
 def refuse_cost(settings: Settings, name: str, seconds: float, unknown_lengths: int) -> None:
     """End here where a manifest would cost more than is allowed.
 

@@ -16,6 +16,7 @@ from uploader.cli.night import Night
 from uploader.cli.preparing import (
     STANDARD_INPUT,
     ManifestFile,
+    add_lacking,
     check,
     check_known_results,
     config_parameters,
@@ -156,14 +157,17 @@ def _load(settings: Settings, file: ManifestFile, ledger: Ledger, target: Target
             now=now,
             repeat=settings.repeat,
         )
-        load_rows(
+        lacking = load_rows(
             connection,
             load,
             reader.read(),
             content_hash=audio.content_hash,
             probe=audio.probe,
-            separate=bool(settings.parameters.get(SEPARATE)),
+            separate=bool(config_parameters(settings).get(SEPARATE)),
         )
+        add_lacking(checked, lacking)
+        if settings.on_invalid == "refuse":
+            refuse_invalid(checked, file.name)
         found = standing(connection, load.batch_id, hold=settings.lanes.hold)
         left = sum(found.billed_seconds.get(state, 0.0) for state in (State.PENDING, State.HELD))
         refuse_cost(settings, file.name, left, found.unknown_lengths)

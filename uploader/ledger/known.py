@@ -1,6 +1,7 @@
 """Which items of the ledger the rows of a manifest name."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -9,11 +10,12 @@ from sqlalchemy import Connection, or_, select, true
 
 from uploader.ledger.schema import items, lanes
 from uploader.model import InvalidRow, Row, State
-from uploader.policy.identity import ContentHash, Known, find
+from uploader.policy.identity import ContentHash, Items, Known, find, is_corrected
 
 CHUNK = 500
 """So many rows are looked up together."""
-_NO_LOAD = -1
+NAMED = -1
+"""In place of a load: a row before this one has named the item."""
 T = TypeVar("T")
 
 
@@ -46,8 +48,12 @@ def lane_ids(connection: Connection, account_id: int, conversation_ids: Iterable
 
 
 def known_items(
-    connection: Connection, chunk: Sequence[Row | InvalidRow], in_lanes: Iterable[int], generation: int
-) -> dict[int, list[Known]]:
+    connection: Connection,
+    chunk: Sequence[Row | InvalidRow],
+    in_lanes: Iterable[int],
+    generation: int,
+    named: Collection[int] = (),
+) -> defaultdict[int, Items]:
     """The items of these lanes that share a size or a path with one of the rows, by lane.
 
     Args:
@@ -55,6 +61,7 @@ def known_items(
         chunk: Some rows.
         in_lanes: Their lanes.
         generation: That of the ``--repeat`` whose own items alone are meant; 0 means all items.
+        named: Items that rows before these have named already.
     """
     valid = [row for row in chunk if isinstance(row, Row)]
     sizes = {row.signature.size for row in valid if row.signature}
@@ -63,7 +70,7 @@ def known_items(
         select(
             items.c.id.label("item_id"),
             *(items.c[name] for name in ("lane_id", "path", "size", "change", "content_hash", "state")),
-            *(items.c[name] for name in ("attempts", "position", "load_id")),
+            *(items.c[name] for name in ("attempts", "position", "load_id", "content_type", "parameters")),
         ).where(
             items.c.lane_id.in_(list(in_lanes)),
             or_(items.c.size.in_(sizes), items.c.path.in_(paths)),
@@ -72,9 +79,10 @@ def known_items(
             items.c.invalid_batch_id.is_(None),
         )
     )
-    known: dict[int, list[Known]] = {}
+    known: defaultdict[int, Items] = defaultdict(Items)
     for row in found.mappings():
-        known.setdefault(row["lane_id"], []).append(Known(**{**row, "state": State(row["state"])}))
+        load_id = NAMED if row["item_id"] in named else row["load_id"]
+        known[row["lane_id"]].add(Known(**{**row, "state": State(row["state"]), "load_id": load_id}))
     return known
 
 
@@ -93,22 +101,19 @@ def held_of(
         The row, and the state of the item that it names; None where it would be a new one.
     """
     named: set[int] = set()
+    hashes = Hashes(read_hash)
     for chunk in chunks(manifest, CHUNK):
         in_lanes = lane_ids(connection, account_id, {row.conversation_id for row in chunk})
-        known = known_items(connection, chunk, in_lanes.values(), 0)
-        hashes = Hashes(read_hash)
-        for one in (one for some in known.values() for one in some if one.item_id in named):
-            one.load_id = _NO_LOAD
+        known = known_items(connection, chunk, in_lanes.values(), 0, named)
         for row in chunk:
-            item = find(row.path, row.signature, _of(known, in_lanes, row), _NO_LOAD, hashes.of)
-            if item is not None:
-                item.load_id = _NO_LOAD
-                named.add(item.item_id)
-            yield row, None if item is None else item.state
-
-
-def _of(known: Mapping[int, list[Known]], in_lanes: Mapping[str, int], row: Row) -> Sequence[Known]:
-    return known.get(in_lanes.get(row.conversation_id, 0), [])
+            item = find(row.path, row.signature, known[in_lanes.get(row.conversation_id, 0)], NAMED, hashes.of)
+            if item is None:
+                yield row, None
+                continue
+            item.load_id = NAMED
+            named.add(item.item_id)
+            mended = is_corrected(item, row, hashes.of)
+            yield row, State.PENDING if mended else item.state
 
 
 def chunks(iterable: Iterable[T], size: int) -> Iterator[list[T]]:

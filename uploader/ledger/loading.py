@@ -10,9 +10,9 @@ from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
 from uploader.ledger.known import CHUNK, Hashes, chunks, known_items, lane_ids
 from uploader.ledger.schema import POSITIONS_PER_LOAD, accounts, batches, items, lanes, loads, rows
-from uploader.model import AudioFacts, FileSignature, InvalidRow, Problem, Row, State
+from uploader.model import AudioFacts, InvalidRow, Problem, Row, State
 from uploader.policy.billing import SEPARATE, billed_seconds
-from uploader.policy.identity import ContentHash, Known, find
+from uploader.policy.identity import ContentHash, Items, Known, find, is_corrected
 
 _ADD_ACCOUNT = insert_or_ignore(accounts).on_conflict_do_nothing()
 
@@ -111,7 +111,7 @@ def load_rows(
     content_hash: ContentHash,
     probe: AudioProbe,
     separate: bool = False,
-) -> None:
+) -> list[InvalidRow]:
     """Load all rows of a manifest, in its order, a chunk at a time.
 
     Args:
@@ -121,12 +121,18 @@ def load_rows(
         content_hash: Hashes a file's content.
         probe: Tells duration and channels of a file that is new.
         separate: Whether channels are recognised, and billed, separately where a row does not say.
+
+    Returns:
+        The rows whose file is gone although no item that was begun is theirs: they are invalid after all.
     """
+    hashes, lacking = Hashes(content_hash), list[InvalidRow]()
     next_id = (connection.execute(select(func.max(items.c.id))).scalar_one() or 0) + 1
     for chunk in chunks(manifest, CHUNK):
-        loader = _ChunkLoader(connection, load, next_id, content_hash, probe, separate=separate)
+        loader = _ChunkLoader(connection, load, next_id, hashes, probe, separate=separate)
         loader.load(chunk)
         next_id = loader.next_id
+        lacking += loader.lacking
+    return lacking
 
 
 def was_begun(connection: Connection, account_id: int, conversation_id: str, path: Path) -> bool:
@@ -168,20 +174,22 @@ class _ChunkLoader:
         connection: Connection,
         load: Load,
         next_id: int,
-        content_hash: ContentHash,
+        hashes: Hashes,
         probe: AudioProbe,
         *,
         separate: bool,
     ) -> None:
         self.next_id = next_id
+        self.lacking: list[InvalidRow] = []
         self._connection = connection
         self._load = load
-        self._hashes = Hashes(content_hash)
+        self._hashes = hashes
         self._probe = probe
         self._separate = separate
         self._new_items: list[dict[str, Any]] = []
         self._named: list[dict[str, Any]] = []
         self._moved: list[dict[str, Any]] = []
+        self._mended: list[dict[str, Any]] = []
         self._rows: list[dict[str, Any]] = []
 
     def load(self, chunk: Sequence[Row | InvalidRow]) -> None:
@@ -192,7 +200,7 @@ class _ChunkLoader:
             if isinstance(row, InvalidRow):
                 self._load_invalid(row, lane_id)
             elif lane_id is not None:
-                self._load_row(row, known.setdefault(lane_id, []), lane_id)
+                self._load_row(row, known[lane_id], lane_id)
         self._write()
 
     def _lanes(self, conversation_ids: set[str]) -> dict[str, int]:
@@ -236,32 +244,17 @@ class _ChunkLoader:
             self._named.append({"item": found, "line": row.line})
         return found
 
-    def _load_row(self, row: Row, known: list[Known], lane_id: int) -> None:
+    def _load_row(self, row: Row, known: Items, lane_id: int) -> None:
         item = find(row.path, row.signature, known, self._load.load_id, self._hashes.of)
         if item is not None:
             self._name(row, item)
+            self._add_row(row, item.item_id, None)
         elif row.signature is None:
-            self._load_invalid(_without_a_file(row), lane_id)
-            return
+            self.lacking.append(without_a_file(row))
+            self._load_invalid(self.lacking[-1], lane_id)
         else:
-            item = self._add_known(row, row.signature, lane_id)
-            known.append(item)
-        self._add_row(row, item.item_id, None)
-
-    def _add_known(self, row: Row, signature: FileSignature, lane_id: int) -> Known:
-        item_id = self._add_item(row.line, lane_id, **self._content(row), parameters=dict(row.parameters))
-        return Known(
-            item_id=item_id,
-            lane_id=lane_id,
-            path=str(row.path),
-            size=signature.size,
-            change=signature.change,
-            content_hash=self._hashes.known(row.path),
-            state=State.PENDING,
-            attempts=0,
-            position=self._position(row.line),
-            load_id=self._load.load_id,
-        )
+            content = self._content(row)
+            self._add_row(row, self._add_item(row.line, lane_id, **content), None)
 
     def _content(self, row: Row) -> dict[str, Any]:
         facts = row.facts or self._probe(row.path)
@@ -276,6 +269,7 @@ class _ChunkLoader:
                 facts.duration_seconds, facts.channels, separate=row.parameters.get(SEPARATE, self._separate)
             ),
             "content_hash": self._hashes.known(row.path),
+            "parameters": dict(row.parameters),
         }
 
     def _add_item(self, line: int, lane_id: int, **values: Any) -> int:
@@ -297,10 +291,13 @@ class _ChunkLoader:
         return item_id
 
     def _name(self, row: Row, item: Known) -> None:
-        """Name an item that exists: one that waits takes the row's file, parameters and place."""
+        """Name an item that exists: one that waits, or is mended, takes the row's file, parameters and place."""
         item.load_id = self._load.load_id
         self._named.append({"item": item.item_id, "line": row.line})
-        if item.state is not State.PENDING or row.signature is None:
+        mended = is_corrected(item, row, self._hashes.of)
+        if mended:
+            self._mended.append({"item": item.item_id, "state": State.PENDING})
+        if row.signature is None or not (mended or item.state is State.PENDING):
             return
         unchanged = item.path == str(row.path) and item.change == row.signature.change
         content = self._content(row)
@@ -310,7 +307,6 @@ class _ChunkLoader:
                 "item": item.item_id,
                 "position": item.position if item.attempts else self._position(row.line),
                 "content_hash": content["content_hash"] or (item.content_hash if unchanged else None),
-                "parameters": dict(row.parameters),
             }
         )
 
@@ -326,6 +322,7 @@ class _ChunkLoader:
                 "conversation_id": row.conversation_id,
                 "audio_path": row.audio_path,
                 "content_type": row.content_type if isinstance(row, Row) else None,
+                "given": dict(row.given) if isinstance(row, InvalidRow) else None,
                 "extras": dict(row.extras),
                 "error": error,
             }
@@ -339,15 +336,19 @@ class _ChunkLoader:
             _update_each(connection, self._named, load_id=load_id)
         if self._moved:
             _update_each(connection, self._moved)
+        if self._mended:
+            _update_each(connection, self._mended, error=None, http_status=None, finished_at=None, cut_offs=0)
         connection.execute(insert(rows), self._rows)
 
 
-def _without_a_file(row: Row) -> InvalidRow:
+def without_a_file(row: Row) -> InvalidRow:
+    """A row whose file is gone, and that names no item that was begun."""
     remedy = (
         "the file is gone, and the item that was begun with it is another row's: bring it back or leave the row out"
     )
     problem = Problem(row.line, "audioPath", row.audio_path, remedy)
-    return InvalidRow(row.line, row.conversation_id, row.audio_path, row.extras, [problem])
+    given = {**row.parameters, **({"contentType": row.content_type} if row.content_type else {})}
+    return InvalidRow(row.line, row.conversation_id, row.audio_path, row.extras, [problem], given=given)
 
 
 def _update_each(connection: Connection, changes: Sequence[dict[str, Any]], **same: Any) -> None:

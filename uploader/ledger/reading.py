@@ -173,8 +173,17 @@ def _results(*, hold: bool) -> Select[Any]:
     )
 
 
-def open_rows(connection: Connection, batch_id: int, *, hold: bool) -> Iterator[Mapping[str, Any]]:
-    """The rows of a batch that are refused, failed or held, as a manifest has them: columns and values."""
+@dataclass(frozen=True, slots=True)
+class OpenRow:
+    """A row that is refused, failed or held. ``cells`` are columns and values, as a manifest has them."""
+
+    line: int
+    invalid: bool
+    cells: Mapping[str, Any]
+
+
+def open_rows(connection: Connection, batch_id: int, *, hold: bool) -> Iterator[OpenRow]:
+    """The rows of a batch that are refused, failed or held."""
     wanted = (State.REFUSED, State.FAILED, State.HELD)
     state = _shown_state(hold=hold)
     found = connection.execute(
@@ -182,7 +191,10 @@ def open_rows(connection: Connection, batch_id: int, *, hold: bool) -> Iterator[
             rows.c.conversation_id,
             rows.c.audio_path,
             rows.c.extras,
+            rows.c.line,
             rows.c.content_type,
+            rows.c.given,
+            items.c.invalid_batch_id,
             items.c.parameters,
         )
         .select_from(rows.outerjoin(items, items.c.id == rows.c.item_id))
@@ -192,7 +204,8 @@ def open_rows(connection: Connection, batch_id: int, *, hold: bool) -> Iterator[
     for row in found:
         named = {"conversationId": row.conversation_id, "audioPath": row.audio_path}
         given = {"contentType": row.content_type} if row.content_type else {}
-        yield named | given | (row.parameters or {}) | row.extras
+        cells = named | given | (row.parameters or {}) | (row.given or {}) | row.extras
+        yield OpenRow(row.line, row.invalid_batch_id is not None, cells)
 
 
 def live_jobs(connection: Connection, account_id: int) -> list[LiveJob]:

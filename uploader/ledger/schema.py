@@ -190,6 +190,8 @@ rows = Table(
     Column("conversation_id", String, nullable=False),
     Column("audio_path", String, nullable=False),
     Column("content_type", String),
+    # what an invalid row says beside its conversation and path: it is to be corrected, not lost
+    Column("given", JSON(none_as_null=True)),
     Column("extras", JSON, nullable=False),
     Column("error", String),
     Index("rows_item", "item_id"),

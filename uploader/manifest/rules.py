@@ -61,7 +61,9 @@ class RowRules:
             found = recordings.findings(facts, audio_path, content_type, {**self.defaults, **values})
             _sort(raw.line, found, {Severity.ERROR: problems, Severity.WARNING: warnings, Severity.HINT: hints})
         if problems or path is None:
-            return InvalidRow(raw.line, conversation_id, audio_path, extras, problems, warnings)
+            given = {name: value for name, value in raw.values.items() if name in parameters.TABLE}
+            given |= values | ({"contentType": raw.values["contentType"]} if "contentType" in raw.values else {})
+            return InvalidRow(raw.line, conversation_id, audio_path, extras, problems, warnings, given)
         return Row(
             raw.line,
             conversation_id,

@@ -111,6 +111,7 @@ class Engine:
             now=now,
             chance=chance,
             sources=sources,
+            until=pool.until,
         )
         self._follower = Follower(
             client=client,

@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def expected() -> Mapping[tuple[str, str], Any]:
     for table, model in tables().items():
         for name, field in model.model_fields.items():
             if name not in OPEN_TABLES and name not in SECRETS and (table or name not in tables()):
-                found[table, name] = PydanticUndefined if field.default is None else field.default
+                default = field.default.value if isinstance(field.default, StrEnum) else field.default
+                found[table, name] = PydanticUndefined if default is None else default
     return found
 
 

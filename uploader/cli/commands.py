@@ -1,5 +1,6 @@
 """The commands, and the one place where an ending becomes an exit code."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -34,7 +35,8 @@ def run(manifest: str | None, config: Path | None, *, as_json: bool, **flags: An
     --batch NAME carries on a batch that was loaded before. The same command after a crash carries on.
 
     Exit codes: 0 all completed; 1 some refused, failed or held; 2 usage, nothing sent; 3 credentials;
-    4 some in doubt; 5 gave up for now, run again; 6 another run holds the ledger; 70 a fault of ours;
+    4 some in doubt; 5 gave up for now, run again; 6 not now: another run holds the ledger, or --first or --until
+    left a part pending; 70 a fault of ours;
     130, 143 stopped by a signal, run again.
     """
     from uploader.cli.running import run_batch  # noqa: PLC0415 - --help need not import what it does not use
@@ -219,7 +221,7 @@ def insights(
 
 @cli.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="where to listen; this machine alone")
-@click.option("--port", default=0, show_default=True, help="the port; 0 takes a free one")
+@click.option("--port", default=0, type=click.IntRange(0, 65535), show_default=True, help="0 takes a free one")
 @click.option("--limit", default=10, show_default=True, help="concurrent jobs; above it, 429")
 @click.option("--job-seconds", default=0.5, show_default=True, help="the least time of a job")
 @click.option(
@@ -278,6 +280,8 @@ def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[
     except UploaderError as error:
         click.echo(f"uploader: {error}", err=True)
         code = error.exit_code
+    except BrokenPipeError:
+        code = _nobody_reads()
     except OSError as error:
         # standard output, most likely: nobody reads it any more, or its disk is full; the ledger has everything
         logs.warn("a stream or a file could not be written", reason=error.strerror)
@@ -288,6 +292,12 @@ def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[
         code = ExitCode.FAULT
     logs.close()
     sys.exit(int(code))
+
+
+def _nobody_reads() -> ExitCode:
+    """End without a word where nobody reads standard output any more, as `head` does."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter tells it at its end
+    return ExitCode.GAVE_UP
 
 
 def _stop_with(code: ExitCode) -> Callable[[int, FrameType | None], None]:

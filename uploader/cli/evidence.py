@@ -25,6 +25,8 @@ class Evidence:
         """The object of ``--json``."""
         one = self.item
         return {
+            "batch": one.batch,
+            "ofThisBatch": one.own,
             "line": one.line,
             "conversationId": one.conversation_id,
             "audioPath": one.audio_path,
@@ -44,16 +46,15 @@ class Evidence:
             "settledAs": self.settled.value if self.settled is not None else None,
         }
 
-    def as_lines(self, batch: BatchFacts, *, looked: bool) -> list[str]:
+    def as_lines(self, *, looked: bool) -> list[str]:
         """What a person reads of it."""
         one = self.item
         state = one.state.value.replace("_", " ") + (", its job never ended" if one.overdue else "")
         became = f" -> {self.settled.value}" if self.settled is not None else ""
-        lines = [f"  line {one.line}{_of(one, batch)}  {one.conversation_id}  {one.audio_path}  {state}{became}"]
+        lines = [f"  line {one.line}{_of(one)}  {one.conversation_id}  {one.audio_path}  {state}{became}"]
         if one.attempted_at is not None:
-            sent = f"{told_bytes(one.bytes_sent or 0)} of {told_bytes(one.size or 0)}"
             when = rfc3339(one.ended_at or one.attempted_at)
-            lines.append(f"      attempt {one.attempts} until {when}, {sent} sent")
+            lines.append(f"      attempt {one.attempts} until {when}, {_told_sent(one)}")
         if one.error:
             lines.append(f"      {one.error}")
         lines += [f"      {_told_settlement(before)}" for before in self.past]
@@ -66,7 +67,7 @@ def as_text(batch: BatchFacts, evidence: Sequence[Evidence], *, looked: bool) ->
     settled = any(one.settled is not None for one in evidence)
     lines = [f"{batch.name}: {told_count(len(evidence), 'item')} {'selected' if settled else need}"]
     for one in evidence:
-        lines += one.as_lines(batch, looked=looked)
+        lines += one.as_lines(looked=looked)
     if settled:
         lines.append("run the batch again: it carries on, and what was held is released")
     elif evidence:
@@ -77,9 +78,15 @@ def as_text(batch: BatchFacts, evidence: Sequence[Evidence], *, looked: bool) ->
     return "\n".join(lines)
 
 
-def _of(one: Open, batch: BatchFacts) -> str:
+def _of(one: Open) -> str:
     """The batch of an item that is in the way from another batch."""
-    return "" if one.batch == batch.name else f" of {one.batch}"
+    return "" if one.own else f" of {one.batch}"
+
+
+def _told_sent(one: Open) -> str:
+    if one.bytes_sent is None:
+        return "sent in full" if one.state is State.IN_DOUBT else "bytes unknown"
+    return f"{told_bytes(one.bytes_sent)} of {told_bytes(one.size or 0)} sent"
 
 
 def _settlement_json(one: Settlement) -> dict[str, Any]:
@@ -109,5 +116,9 @@ def _told_sight(one: Open, sight: Sight | None) -> str:
     now = f"the conversation has {told_count(sight.messages, 'message')} now"
     if one.before is None:
         return f"{now}; nothing was noted before the attempt ([doubt] look_before)"
-    proof = "that proves the append" if proves_append(one.before, sight) else "that proves nothing"
+    proof = "that proves nothing"
+    if proves_append(one.before, sight, alone=one.alone):
+        proof = "that proves the append"
+    elif not one.alone:
+        proof = "another item of the conversation may have made the difference: that proves nothing"
     return f"{now}, {one.before.messages} before the attempt: {proof}"

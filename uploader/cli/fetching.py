@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from uploader.cli.inspecting import named_batch
+from uploader.cli.inspecting import at_service, named_batch
 from uploader.cli.target import credentials
 from uploader.client import Client, TimeLimits
 from uploader.engine import side_by_side, steady_clock
@@ -173,16 +173,9 @@ class _Fetching:
 
 
 def _batch(settings: Settings, ledger: Ledger) -> BatchFacts:
-    """The batch; where a base URL is set, one of that service: no other gets its credentials."""
     with ledger.reading() as connection:
-        known = find_batches(connection)
-    here = [one for one in known if one.base_url == settings.base_url or "base_url" not in settings.model_fields_set]
-    if known and not here:
-        elsewhere = ", ".join(sorted({one.base_url for one in known}))
-        raise UsageError(
-            f"ledger {ledger.path}: no batch of {settings.base_url} (--base-url) in it; it has batches of {elsewhere}"
-        )
-    return named_batch(here, settings, ledger.path)
+        known = at_service(find_batches(connection), settings, ledger.path)
+    return named_batch(known, settings, ledger.path)
 
 
 def _default_folder(batch: BatchFacts) -> Path:

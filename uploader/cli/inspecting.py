@@ -92,6 +92,21 @@ def _audio_folder(settings: Settings, batch: BatchFacts) -> Path:
     return settings.audio_root or Path(batch.manifest or "").parent
 
 
+def at_service(known: list[BatchFacts], settings: Settings, ledger: Path) -> list[BatchFacts]:
+    """The batches; where a base URL is set, those of that service: no other gets its credentials.
+
+    Raises:
+        UsageError: There is none of that service.
+    """
+    here = [one for one in known if one.base_url == settings.base_url or "base_url" not in settings.model_fields_set]
+    if known and not here:
+        elsewhere = ", ".join(sorted({one.base_url for one in known}))
+        raise UsageError(
+            f"ledger {ledger}: no batch of {settings.base_url} (--base-url) in it; it has batches of {elsewhere}"
+        )
+    return here
+
+
 def named_batch(known: list[BatchFacts], settings: Settings, ledger: Path) -> BatchFacts:
     """The batch that the settings name, else the one that ran last.
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
@@ -34,6 +34,7 @@ from uploader.ledger.reading import (
     standing,
     troubles,
 )
+from uploader.model import State
 from uploader.policy.endings import ending
 from uploader.settings import Settings
 from uploader.status import Summary, View
@@ -41,6 +42,15 @@ from uploader.status import Summary, View
 log = structlog.get_logger()
 
 SIGNALS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+
+
+def without_until(words: Sequence[str]) -> list[str]:
+    """A command's words without ``--until``: typed again once that time has come, it would mean tomorrow's."""
+    kept = [word for word in words if not word.startswith("--until=")]
+    if "--until" in kept:
+        at = kept.index("--until")
+        del kept[at : at + 2]
+    return kept
 
 
 class Night:
@@ -207,8 +217,8 @@ class Night:
                 leftovers=leftovers(connection, self._batch.account_id, self._batch.batch_id),
                 troubles=troubles(connection, self._batch.batch_id),
                 rehearsal=self._settings.sandbox,
-                reason=str(failure or ""),
-                again=("uploader", *sys.argv[1:]),
+                reason=str(failure or "") or self._told_choice(found),
+                again=("uploader", *without_until(sys.argv[1:])),
             )
         if summary.exit_code in (ExitCode.DONE, ExitCode.NEEDS_PERSON):
             with self._ledger.writing() as connection:
@@ -217,6 +227,14 @@ class Night:
         if self._settings.summary is not None and not isinstance(failure, ResultsUnavailableError):
             results.write_json(self._settings.summary, summary.as_json())
         return summary
+
+    def _told_choice(self, found: Standing) -> str:
+        """Why a part of the batch was left, where that was chosen."""
+        if self._signal is not None or not found.counts[State.PENDING]:
+            return ""
+        if self._until is not None and self._now() >= self._until:
+            return f"--until {self._settings.until}: nothing new starts after it; the rest stays pending"
+        return f"--first {self._settings.first}: the rest stays pending" if self._settings.first is not None else ""
 
     def _exit_code(self, found: Standing, failure: UploaderError | None) -> ExitCode:
         if failure is not None:

@@ -130,7 +130,7 @@ class Outlook:
         yield f"  lanes     {lanes}; the longest has {told_count(files, 'file')} and takes {_told_time(seconds)} alone"
         yield f"  finish    {self._told(self._own)} at the limit of {self.limit}"
         if self.until is not None:
-            yield f"  until     {self.until:%H:%M}: {self._told_until()}"
+            yield f"  until     {self.until:%a %H:%M}: {self._told_until()}"
         yield f"  jobs      {self._told_pace()}"
         yield from self._table()
 

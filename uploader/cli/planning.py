@@ -19,10 +19,10 @@ from uploader.cli.preparing import (
     checked_rows,
     config_parameters,
     manifest_file,
-    refuse_cost,
+    told_cost,
     told_problems,
 )
-from uploader.errors import ExitCode
+from uploader.errors import ExitCode, UsageError
 from uploader.ledger import Ledger
 from uploader.ledger.known import held_of
 from uploader.ledger.loading import was_begun, without_a_file
@@ -94,15 +94,19 @@ def plan_manifest(settings: Settings, manifest: str, asked: PlanAsked) -> ExitCo
                 raise
             checked.problems.add(error.problems)
             header_is_wrong = True
-        code = _code(settings, checked, header_is_wrong=header_is_wrong)
+        cost = ""
+        if outlook is not None:
+            left = outlook.work.left
+            cost = told_cost(settings, manifest, left.billed_seconds, left.unknown_lengths)
+        code = ExitCode.USAGE if cost else _code(settings, checked, header_is_wrong=header_is_wrong)
         if asked.as_json:
-            report = _as_json(manifest, checked, outlook, code)
+            report = _as_json(manifest, checked, outlook, code) | {"reason": cost or None}
             lists = {"problems": checked.problems, "warnings": checked.warnings, "hints": checked.hints}
             sys.stdout.writelines(json_lines(report, lists))
         else:
             sys.stdout.writelines(f"{line}\n" for line in _as_text(manifest, checked, outlook))
-        if outlook is not None:
-            refuse_cost(settings, manifest, outlook.work.left.billed_seconds, outlook.work.left.unknown_lengths)
+    if cost:
+        raise UsageError(cost)
     return code
 
 

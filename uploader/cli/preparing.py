@@ -148,20 +148,27 @@ def add_lacking(checked: Checked, lacking: Iterable[InvalidRow]) -> None:
 def refuse_cost(settings: Settings, name: str, seconds: float, unknown_lengths: int) -> None:
     """End here where a manifest would cost more than is allowed.
 
+    Raises:
+        UsageError: It would.
+    """
+    if told := told_cost(settings, name, seconds, unknown_lengths):
+        raise UsageError(told)
+
+
+def told_cost(settings: Settings, name: str, seconds: float, unknown_lengths: int) -> str:
+    """Why a manifest costs more than is allowed; empty where it does not.
+
     Args:
         settings: The settings.
         name: What to call the manifest.
         seconds: What would be billed of what is still to be appended, in seconds.
         unknown_lengths: Files of which that is not known.
-
-    Raises:
-        UsageError: It would.
     """
     most, minutes = settings.max_billed_minutes, seconds / 60
     if most is None or minutes <= most:
-        return
+        return ""
     unknown = f", and {told_count(unknown_lengths, 'file')} of unknown length" if unknown_lengths else ""
-    raise UsageError(
+    return (
         f"manifest {name}: {minutes:.1f} billed minutes are still to be appended{unknown}: that is more than "
         f"--max-billed-minutes {most:g}: raise it, or take rows out. Nothing was sent"
     )

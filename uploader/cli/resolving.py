@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from uploader.cli.evidence import Evidence, as_text
-from uploader.cli.inspecting import named_batch
+from uploader.cli.inspecting import at_service, named_batch
 from uploader.cli.target import credentials
 from uploader.client import Client, JobAnswer, TimeLimits
 from uploader.errors import ExitCode, LedgerBusyError, UsageError
@@ -38,7 +38,7 @@ def resolve_items(settings: Settings, asked: Asked, *, as_json: bool) -> ExitCod
     """List what needs a person, look at the evidence, or settle as decided."""
     with _ledger(settings) as ledger:
         with ledger.reading() as connection:
-            batch = named_batch(find_batches(connection), settings, ledger.path)
+            batch = named_batch(at_service(find_batches(connection), settings, ledger.path), settings, ledger.path)
             found = open_items(connection, batch.batch_id, asked.selection, hold=settings.lanes.hold)
             past = {one.item_id: history(connection, one.item_id) for one in found}
         sights = _look(settings, batch, found) if asked.look else {}
@@ -114,6 +114,7 @@ def _settle(
 ) -> dict[int, State]:
     if not asked.selection.names_any:
         raise UsageError("say which items: --line, --conversation, --state, --reply, --since or --until")
+    found = _meant(found, asked.selection)
     if not found:
         raise UsageError("no item that needs a person is selected: `uploader resolve` lists those that do")
     if asked.job_id is not None and len(found) > 1:
@@ -121,6 +122,21 @@ def _settle(
     with ledger.writing() as connection:
         how = _record(settings, asked.job_id, asked.note)
         return {one.item_id: resolve(connection, one, decision, **how) for one in found}
+
+
+def _meant(found: Sequence[Open], chosen: Selection) -> Sequence[Open]:
+    """What a decision is about: another batch's item only where its conversation is named.
+
+    Raises:
+        UsageError: Nothing but other batches' items was selected.
+    """
+    meant = [one for one in found if one.own or chosen.conversations]
+    if found and not meant:
+        batches = ", ".join(sorted({one.batch for one in found}))
+        raise UsageError(
+            f"the items that are selected are those of {batches}: settle them with --batch, or by --conversation"
+        )
+    return meant
 
 
 def _settle_by_look(
@@ -132,7 +148,7 @@ def _settle_by_look(
     proved = [
         one
         for one in found
-        if one.state is State.IN_DOUBT and proves_append(one.before, sights.get(one.conversation_id))
+        if one.state is State.IN_DOUBT and proves_append(one.before, sights.get(one.conversation_id), alone=one.alone)
     ]
     note = "settled by a look: the conversation has more messages than before the attempt"
     how = _record(settings, None, note)

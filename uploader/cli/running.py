@@ -29,16 +29,14 @@ from uploader.cli.target import Target, credentials
 from uploader.client import Credentials
 from uploader.engine import steady_clock
 from uploader.errors import ExitCode, UsageError
-from uploader.ledger import Ledger
-from uploader.ledger.lanes import enter_scope
+from uploader.ledger import Connection, Ledger
+from uploader.ledger.lanes import billed_in_scope, enter_scope
 from uploader.ledger.loading import account, begin_load, load_rows, note_limit, note_run, was_begun
 from uploader.ledger.reading import (
     BatchFacts,
     find_batches,
-    standing,
 )
 from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
-from uploader.model import State
 from uploader.policy.billing import SEPARATE
 from uploader.sandbox import Sandbox, SandboxSettings
 from uploader.settings import Settings
@@ -60,6 +58,8 @@ def run_batch(settings: Settings, manifest: str | None, *, as_json: bool) -> Exi
 
 async def _run(settings: Settings, manifest: str | None) -> Summary:
     until = until_time(settings, local_time())
+    if until is not None:
+        log.info("nothing new starts after", until=until.isoformat(timespec="minutes"))
     async with _target(settings) as target:
         with ExitStack() as stack:
             ledger = stack.enter_context(_ledger(settings))
@@ -104,10 +104,17 @@ def _prepare(
     else:
         with manifest_file(manifest, settings) as file:
             batch = _load(settings, file, ledger, target, now())
-    with ledger.writing() as connection:
-        enter_scope(connection, batch.batch_id, hold=settings.lanes.hold, first=settings.first)
-        note_limit(connection, batch.account_id, settings.limit)
     return batch
+
+
+def _enter_scope(settings: Settings, connection: Connection, batch_id: int, account_id: int, name: str) -> None:
+    """Make the batch the one that this run carries; what that would cost too much undoes the load."""
+    enter_scope(connection, batch_id, hold=settings.lanes.hold, first=settings.first)
+    note_limit(connection, account_id, settings.limit)
+    seconds, unknown = billed_in_scope(connection)
+    refuse_cost(settings, name, seconds, unknown)
+    if settings.max_billed_minutes is not None and unknown:
+        log.warning("files of unknown length are not in the billed minutes that are allowed", files=unknown)
 
 
 def _carry_on(settings: Settings, ledger: Ledger, target: Target, now: float) -> BatchFacts:
@@ -124,6 +131,7 @@ def _carry_on(settings: Settings, ledger: Ledger, target: Target, now: float) ->
         note_run(connection, found[0].batch_id, path.resolve(), now)
         known = find_batches(connection, settings.batch)
         batch = next(one for one in known if one.batch_id == found[0].batch_id)
+        _enter_scope(settings, connection, batch.batch_id, batch.account_id, batch.name)
     check_known_results(path, ledger, sandbox=False)
     return batch
 
@@ -168,9 +176,7 @@ def _load(settings: Settings, file: ManifestFile, ledger: Ledger, target: Target
         add_lacking(checked, lacking)
         if settings.on_invalid == "refuse":
             refuse_invalid(checked, file.name)
-        found = standing(connection, load.batch_id, hold=settings.lanes.hold)
-        left = sum(found.billed_seconds.get(state, 0.0) for state in (State.PENDING, State.HELD))
-        refuse_cost(settings, file.name, left, found.unknown_lengths)
+        _enter_scope(settings, connection, load.batch_id, account_id, file.name)
         known = find_batches(connection, name)
         return next(one for one in known if one.batch_id == load.batch_id)
 

@@ -24,7 +24,10 @@ class CurrentCredentials:
     @property
     def may_change(self) -> bool:
         """Whether they are in files."""
-        return secrets.are_in_files(os.environ)
+        try:
+            return secrets.are_in_files(os.environ)
+        except ValueError:
+            return True  # a folder that is gone for the moment: what was in it may come again
 
     def read(self) -> Credentials:
         """Read them.

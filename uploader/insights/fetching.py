@@ -104,6 +104,7 @@ class Fetcher:
         self._turn = asyncio.Lock()
         self._page: deque[Conversation] = deque()
         self._last_line = 0
+        self._seen: set[int] = set()
 
     async def fetch_all(self) -> None:
         """Fetch one conversation after the other until none is left; several may do so side by side.
@@ -117,9 +118,17 @@ class Fetcher:
     async def _next(self) -> Conversation | None:
         async with self._turn:
             if not self._page:
-                self._page.extend(await asyncio.to_thread(self._read_page))
-                self._last_line = self._page[-1].line if self._page else self._last_line
-            return self._page.popleft() if self._page else None
+                await self._fill_page()
+            one = self._page.popleft() if self._page else None
+            if one is not None:
+                self._seen.add(one.lane_id)
+            return one
+
+    async def _fill_page(self) -> None:
+        """Read on; a conversation that a run has gone on with since stands in the list again, and is passed over."""
+        while not self._page and (page := await asyncio.to_thread(self._read_page)):
+            self._last_line = page[-1].line
+            self._page.extend(one for one in page if one.lane_id not in self._seen)
 
     def _read_page(self) -> Sequence[Conversation]:
         with self._ledger.reading() as connection:
@@ -135,7 +144,7 @@ class Fetcher:
             return
         if content is None:
             self.report.up_to_date += 1
-            return
+            return  # what it lacks was counted with it
         self.report.written += 1
         self.report.lacking.update(content["errors"].keys())
         seconds = round(time.monotonic() - begun, 3)
@@ -153,6 +162,7 @@ class Fetcher:
         found = await asyncio.to_thread(files.read, path, self._batch.base_url, one.conversation_id)
         todo = plan(self._wanted, files.kept(found), _completed(facts), again=self._again)
         if not todo.fetch:
+            self.report.lacking.update((found or {}).get("errors", {}).keys())
             return None
         content = await self._content(one, facts, todo, found if found is not None and todo.keep else {})
         if await asyncio.to_thread(self._look, one) != facts:

@@ -4,7 +4,9 @@ SQL lives here alone. Everything is a plain function over a connection inside a 
 the file, and ``LedgerThread`` is the one thread that writes while a run is on.
 """
 
+from sqlalchemy import Connection
+
 from uploader.ledger.opening import Ledger
 from uploader.ledger.thread import LedgerThread, Writer
 
-__all__ = ["Ledger", "LedgerThread", "Writer"]
+__all__ = ["Connection", "Ledger", "LedgerThread", "Writer"]

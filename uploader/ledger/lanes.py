@@ -41,18 +41,44 @@ _COUNT_WORK = (
 )
 
 
+_BILLED = (
+    select(
+        func.coalesce(func.sum(items.c.billed_seconds), 0.0).label("seconds"),
+        func.coalesce(func.sum(case((items.c.billed_seconds.is_(None), 1), else_=0)), 0).label("unknown"),
+    )
+    .join(lanes, lanes.c.id == items.c.lane_id)
+    .where(lanes.c.wanted_until > 0, items.c.state == State.PENDING, items.c.position <= lanes.c.wanted_until)
+)
+
+
 @cache
 def _want_first(*, hold: bool) -> Update:
+    """Of what is wanted, the first so many pending items alone; what is under way stays wanted."""
     first = (
         select(items.c.lane_id, items.c.position)
-        .join(rows, rows.c.item_id == items.c.id)
-        .where(rows.c.batch_id == bindparam("batch"), items.c.state == State.PENDING, ~is_held(hold=hold))
-        .order_by(rows.c.line)
+        .join(lanes, lanes.c.id == items.c.lane_id)
+        .where(
+            lanes.c.wanted_until > 0,
+            items.c.state == State.PENDING,
+            items.c.position <= lanes.c.wanted_until,
+            ~is_held(hold=hold),
+        )
+        .order_by(items.c.position)
         .limit(bindparam("first"))
         .subquery()
     )
-    last = select(first.c.lane_id, func.max(first.c.position).label("position")).group_by(first.c.lane_id).subquery()
-    return update(lanes).where(lanes.c.id == last.c.lane_id).values(wanted_until=last.c.position, not_before=0.0)
+    chosen = select(func.max(first.c.position)).where(first.c.lane_id == lanes.c.id).correlate(lanes).scalar_subquery()
+    begun = (
+        select(func.max(items.c.position))
+        .where(
+            items.c.lane_id == lanes.c.id,
+            items.c.state != State.PENDING,
+            items.c.position <= lanes.c.wanted_until,
+        )
+        .correlate(lanes)
+        .scalar_subquery()
+    )
+    return update(lanes).where(lanes.c.wanted_until > 0).values(wanted_until=func.coalesce(chosen, begun, 0))
 
 
 def refresh(connection: Connection, lane_ids: Sequence[int], *, hold: bool) -> None:
@@ -75,15 +101,24 @@ def enter_scope(connection: Connection, batch_id: int, *, hold: bool, first: int
         connection: A connection in a transaction.
         batch_id: The batch.
         hold: Whether trouble holds the rest of a lane.
-        first: Carry only so many of its pending items, the first in its manifest's order; None carries all.
+        first: Carry only so many of the items that would be carried, the first ones; None carries all.
     """
     connection.execute(_LEAVE_SCOPE)
-    if first is None:
-        connection.execute(_WANT, {"batch": batch_id})
-    else:
-        connection.execute(_want_first(hold=hold), {"batch": batch_id, "first": first})
+    connection.execute(_WANT, {"batch": batch_id})
+    if first is not None:
+        connection.execute(_want_first(hold=hold), {"first": first})
     connection.execute(_make_ready(hold=hold))
     connection.execute(_COUNT_WORK)
+
+
+def billed_in_scope(connection: Connection) -> tuple[float, int]:
+    """What would be billed of the items that this run carries and that are not begun.
+
+    Returns:
+        Seconds, and of how many items they are not known.
+    """
+    found = connection.execute(_BILLED).one()
+    return float(found.seconds), int(found.unknown)
 
 
 @cache

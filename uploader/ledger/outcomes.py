@@ -146,7 +146,8 @@ def settle(
     if stated is not None:
         connection.execute(_STATED, {"item": one.item_id, "stated": stated, "now": now})
     if verdict.state is State.PENDING:
-        connection.execute(_PUT_OFF, {"lane": one.lane_id, "until": now + wait, "work": one.work})
+        until = now + wait if wait else 0.0
+        connection.execute(_PUT_OFF, {"lane": one.lane_id, "until": until, "work": one.work})
     refresh(connection, [one.lane_id], hold=hold)
 
 

@@ -12,6 +12,9 @@ from uploader.ledger.lanes import is_held, waiting_lanes
 from uploader.ledger.schema import accounts, attempts, batches, items, lanes, loads, rows, settlements
 from uploader.model import TROUBLED, LiveJob, Outcome, ResultLine, State
 
+REASONS_TOLD = 20
+"""So many reasons are told one by one."""
+
 _LIVE_JOBS = (
     select(
         items.c.id.label("item_id"),
@@ -248,17 +251,26 @@ def troubles(connection: Connection, batch_id: int, examples: int = 3) -> list[T
         items.c.id.is_(None), items.c.state.in_(TROUBLED), and_(items.c.state == State.ACCEPTED, items.c.overdue)
     )
     own = (
-        select(state.label("state"), shown.label("reason"), func.count().label("items"))
+        select(
+            state.label("state"),
+            shown.label("reason"),
+            func.count().label("items"),
+            func.sum(func.count()).over().label("all_items"),
+        )
         .select_from(rows.outerjoin(items, items.c.id == rows.c.item_id))
         .where(rows.c.batch_id == batch_id, needs)
         .group_by(state, shown)
-        .order_by(func.count().desc())
-        .limit(20)
+        .order_by(func.count().desc(), func.min(rows.c.line))
+        .limit(REASONS_TOLD)
     )
+    found = connection.execute(own).all()
     told = [
         Trouble(State(row.state), row.reason, row.items, _lines(connection, batch_id, state, shown, row, examples))
-        for row in connection.execute(own).all()
+        for row in found
     ]
+    more = int(found[0].all_items) - sum(row.items for row in found) if found else 0
+    if more:
+        told.append(Trouble(State(found[-1].state), "and more, for further reasons: the results tell each", more, []))
     return told + _in_the_way(connection, batch_id)
 
 

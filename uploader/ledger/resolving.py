@@ -10,7 +10,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from uploader.errors import UsageError
 from uploader.ledger.lanes import is_held, refresh, waiting_lanes
 from uploader.ledger.schema import attempts, batches, items, lanes, loads, rows, settlements
-from uploader.model import TROUBLED, Decision, Outcome, Sight, State
+from uploader.model import LIVE, TROUBLED, Decision, Outcome, Sight, State
 from uploader.policy.settling import SETTLES, settled_state
 
 
@@ -38,7 +38,9 @@ class Open:
     item_id: int
     lane_id: int
     batch: str
-    """The batch that named it last: another one's item may hold this batch's."""
+    """The batch that named it last."""
+    own: bool
+    """Whether the batch that is looked at names it; another one's item may hold this batch's."""
     line: int
     conversation_id: str
     audio_path: str
@@ -54,6 +56,8 @@ class Open:
     ended_at: float | None
     bytes_sent: int | None
     before: Sight | None
+    alone: bool
+    """Whether nothing else of its lane can have been appended since its last attempt began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,8 @@ def open_items(connection: Connection, batch_id: int, selection: Selection, *, h
             items.c.id.label("item_id"),
             items.c.lane_id,
             batches.c.name.label("batch"),
+            rows.c.line.is_not(None).label("own"),
+            _others_since().label("others_since"),
             func.coalesce(rows.c.line, items.c.line).label("line"),
             lanes.c.conversation_id,
             func.coalesce(rows.c.audio_path, items.c.path).label("audio_path"),
@@ -177,10 +183,19 @@ def _concerns(batch_id: int) -> ColumnElement[bool]:
     return or_(rows.c.line.is_not(None), in_the_way)
 
 
+def _others_since() -> ColumnElement[bool]:
+    other = items.alias("other")
+    may_be_there = or_(other.c.finished_at >= attempts.c.started_at, other.c.state.in_([*LIVE, State.IN_DOUBT]))
+    found = select(other.c.id).where(
+        other.c.lane_id == items.c.lane_id, other.c.id != items.c.id, other.c.attempts > 0, may_be_there
+    )
+    return found.correlate(items, attempts).exists()
+
+
 def _conditions(selection: Selection, *, hold: bool) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [_of_states(selection.states, hold=hold)]
     if selection.lines:
-        conditions.append(func.coalesce(rows.c.line, items.c.line).in_(selection.lines))
+        conditions.append(rows.c.line.in_(selection.lines))  # another batch's lines are not this one's
     if selection.conversations:
         conditions.append(lanes.c.conversation_id.in_(selection.conversations))
     if selection.reply is not None:
@@ -216,6 +231,8 @@ def _open(row: RowMapping) -> Open:
         item_id=row["item_id"],
         lane_id=row["lane_id"],
         batch=row["batch"],
+        own=bool(row["own"]),
+        alone=not row["others_since"],
         line=row["line"],
         conversation_id=row["conversation_id"],
         audio_path=row["audio_path"],

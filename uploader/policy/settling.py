@@ -23,11 +23,16 @@ def settled_state(decision: Decision, job_id: str | None) -> State:
     return State.DROPPED if decision is Decision.DROP else State.PENDING
 
 
-def proves_append(before: Sight | None, now: Sight | None) -> bool:
+def proves_append(before: Sight | None, now: Sight | None, *, alone: bool) -> bool:
     """Whether a conversation that grew proves that the item in doubt was appended.
 
     That it did not grow proves nothing: the job may still run, or the audio be silent.
+
+    Args:
+        before: What was seen before the attempt.
+        now: What is seen now.
+        alone: Whether nothing else of ours can have made it grow since.
     """
-    if before is None or now is None:
+    if before is None or now is None or not alone:
         return False
     return now.messages > before.messages

@@ -58,6 +58,8 @@ class Rules:
     job_timeout_seconds: float
     hold: bool
     look_before: bool = False
+    until: float | None = None
+    """Seconds since the epoch: no upload begins after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,10 +208,8 @@ class Carrier:
         now: Callable[[], float],
         chance: random.Random,
         sources: OpenSource = open_source,
-        until: float | None = None,
     ) -> None:
         self._open_source = sources
-        self._until = until
         self._client = client
         self._writer = writer
         self._pace = pace
@@ -248,7 +248,7 @@ class Carrier:
                 await self._look_before(claim)
         except TimeoutError:
             return Reply(failure="stopped before it was sent", withheld=True)
-        if self._until is not None and self._now() >= self._until:
+        if self._rules.until is not None and self._now() >= self._rules.until:
             return Reply(failure="the time is over: nothing new starts", withheld=True)
         query = parameters.query(claim.parameters, self._rules.defaults)
         request = UploadRequest(claim.conversation_id, query, claim.content_type)

@@ -111,7 +111,6 @@ class Engine:
             now=now,
             chance=chance,
             sources=sources,
-            until=pool.until,
         )
         self._follower = Follower(
             client=client,

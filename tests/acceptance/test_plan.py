@@ -91,6 +91,8 @@ def test_a_plan_above_the_allowed_minutes_ends_as_the_run_would(place: Place, se
     for command in ("plan", "run"):
         refused = place.run(command, "m.csv", "--max-billed-minutes", "1.9")
         assert (refused.code, "2.0 billed minutes are still to be appended" in refused.err) == (2, True)
+    told = place.run("plan", "m.csv", "--max-billed-minutes", "1.9", "--json")
+    assert (told.code, told.summary["exitCode"], "2.0 billed" in told.summary["reason"]) == (2, 2, True)
     assert server.journal.puts() == []
     assert place.run("plan", "m.csv", "--max-billed-minutes", "2").code == 0
 

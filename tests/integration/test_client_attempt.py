@@ -854,3 +854,13 @@ async def test_the_sandbox_and_the_ledger_agree(
     assert (State(item["state"]), len(jobs)) == (State(state), appended)
     assert item["job_id"] in (None, *jobs)
     assert (item["job_id"] is not None) is (state == "accepted")
+
+
+async def test_an_upload_whose_turn_comes_too_late_does_not_begin(tmp_path: Path) -> None:
+    """`--until` holds for who was claimed before it and waited for the rate: nothing is sent, the item is pending."""
+    async with Server(append) as server, desk(server.base_url, audio(tmp_path, 1000), until=time.time()) as at:
+        carried = await at.carry()
+        item = at.one(items)
+        assert server.puts() == []
+    assert carried.verdict.next is Next.AGAIN
+    assert (item["state"], item["cut_offs"]) == ("pending", 0)

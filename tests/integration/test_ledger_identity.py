@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.integration.test_ledger import CUT, LOST, NOT_FOUND, Book, accepted, opened
 from uploader import audio
 from uploader.ledger import loading
+from uploader.ledger.lanes import enter_scope
 from uploader.ledger.loading import close_repeat
 from uploader.model import InvalidRow, Row, State
 
@@ -365,3 +366,45 @@ def test_a_shuffled_reload_appends_each_row_once(
             book.complete(some[0])
         assert sorted(went) == sorted((one, CONTENTS[name]) for one, name in rows)
         assert {line.state for line in book.lines(load)} == {State.COMPLETED}
+
+
+def test_loading_an_unchanged_manifest_again_reads_no_file(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restart costs no reading, whatever is equal in size: every row's own file is known untouched."""
+    rows = [("c", f"{number}.wav") for number in range(60)]
+    for number, (_, name) in enumerate(rows):
+        book.file(name, f"{number:04}")
+    book.load(rows)
+    read: list[Path] = []
+    monkeypatch.setattr(audio, "content_hash", read.append)
+    book.load(rows)
+    assert read == []
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_a_refused_row_that_was_corrected_goes_again(book: Book, mended: bool) -> None:
+    """Another recording in the refused one's place goes, and the rest of its lane behind it; the same one does not."""
+    book.load([("c", "a.wav"), ("c", "b.wav")])
+    book.answer(book.claim_one(), NOT_FOUND)
+    if mended:
+        book.file("a.wav", "A SPEAKS")
+    again = book.load([("c", "a.wav"), ("c", "b.wav")])
+    assert book.complete_all() == (["a.wav", "b.wav"] if mended else [])
+    assert book.states(again) == ("completed completed" if mended else "refused held")
+
+
+def test_a_trial_carries_so_many_items_and_no_more(book: Book) -> None:
+    """Leftovers that stand before the batch's own items are the first that are pending."""
+    book.load([("c", "a.wav"), ("c", "b.wav"), ("d", "c.wav")], "monday.csv", run=False)
+    tuesday = book.load([("c", "d.wav"), ("e", "e.wav")], "tuesday.csv", run=False)
+    with book.ledger.writing() as connection:
+        enter_scope(connection, tuesday.batch_id, hold=True, first=2)
+    assert book.complete_all() == ["a.wav", "b.wav"]
+
+
+def test_a_trial_without_anything_pending_still_follows_what_runs(book: Book) -> None:
+    """A job of the batch that runs is waited for, though nothing new is sent."""
+    load = book.load([("c", "a.wav")])
+    book.answer(book.claim_one(), accepted("j"))
+    with book.ledger.writing() as connection:
+        enter_scope(connection, load.batch_id, hold=True, first=5)
+    assert [job.in_scope for job in book.jobs()] == [True]

@@ -117,3 +117,28 @@ def test_what_a_run_changed_meanwhile_is_not_settled(book: Book) -> None:
     book.claim_one()
     with pytest.raises(UsageError, match="a run has changed this item meanwhile"):
         decide(book, seen, Decision.DROP)
+
+
+def test_a_line_is_one_of_the_batch_that_is_looked_at(book: Book) -> None:
+    """Another batch's item in the way has a line of its own manifest: it is not meant by the number."""
+    book.load([("c", "a.wav")], "monday.csv")
+    book.answer(book.claim_one(), LOST)
+    tuesday = book.load([("d", "b.wav"), ("c", "c.wav")], "tuesday.csv")
+    book.answer(book.claim_one(), LOST)
+    with book.ledger.reading() as connection:
+        all_of_them = open_items(connection, tuesday.batch_id, Selection(), hold=True)
+        by_line = open_items(connection, tuesday.batch_id, Selection(lines=(2,)), hold=True)
+    assert [(one.batch, one.own) for one in all_of_them] == [("monday.csv", False), ("tuesday.csv", True)]
+    assert [one.batch for one in by_line] == ["tuesday.csv"]
+
+
+def test_evidence_is_alone_as_long_as_nothing_else_went_in_its_lane(book: Book) -> None:
+    """Under `on_trouble = "continue"` another item's append may have made a conversation grow: that proves nothing."""
+    book.hold = False
+    book.load([("c", "a.wav"), ("c", "b.wav"), ("d", "c.wav")])
+    doubtful, other = book.claim()
+    book.answer(doubtful, LOST)
+    book.complete(other)
+    assert first(book).alone
+    book.complete(book.claim_one())
+    assert not first(book).alone

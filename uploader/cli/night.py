@@ -115,6 +115,7 @@ class Night:
             job_timeout_seconds=settings.job_timeout_seconds,
             hold=settings.lanes.hold,
             look_before=settings.doubt.look_before,
+            until=self._until,
         )
         return Engine(
             client=client,

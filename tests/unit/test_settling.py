@@ -1,0 +1,26 @@
+"""What evidence proves."""
+
+import pytest
+
+from uploader.model import Sight
+from uploader.policy.settling import proves_append
+
+FEW, MANY = Sight(3, "t1"), Sight(4, "t2")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "alone", "proof"),
+    [
+        (FEW, MANY, True, True),
+        (FEW, MANY, False, False),  # another item of the conversation may have done it
+        (FEW, FEW, True, False),  # the job may still run, or the audio be silent
+        (MANY, FEW, True, False),
+        (None, MANY, True, False),
+        (FEW, None, True, False),
+    ],
+)
+def test_a_conversation_that_grew_is_proof_of_what_alone_can_have_made_it_grow(
+    before: Sight | None, now: Sight | None, alone: bool, proof: bool
+) -> None:
+    """More messages than before the attempt, and nothing else of ours that can have brought them."""
+    assert proves_append(before, now, alone=alone) is proof

@@ -111,6 +111,16 @@ def test_a_channel_that_the_file_lacks_refuses_the_row(place: Place, server: Ser
     assert server.journal.puts() == []
 
 
+def test_what_would_be_held_is_not_foreseen(place: Place) -> None:
+    """Behind an invalid row that is left out its conversation waits, as a run would have it wait."""
+    speech(place.path("a.wav"), 60)
+    pairs = [("c", "a.wav"), ("c", "missing.wav"), ("c", "a.wav"), ("d", "a.wav")]
+    write_table(place, "m.csv", [{"conversationId": one, "audioPath": path} for one, path in pairs])
+    ending = place.run("plan", "m.csv", "--json", "--on-invalid", "skip", environment=NOWHERE)
+    found = ending.summary
+    assert (ending.code, found["held"], found["toAppend"]["files"]) == (1, 1, 2)
+
+
 def test_a_mode_that_does_not_suit_the_recording_is_a_hint(place: Place) -> None:
     """8 kHz without `phone`, and more than that with it: said in the plan, and no reason to refuse."""
     rows(place, [("a", 1)])

@@ -58,8 +58,16 @@ class Work:
 
     all: Amount = field(default_factory=Amount)
     left: Amount = field(default_factory=Amount)
-    held: Counter[State] = field(default_factory=Counter)
+    known: Counter[State] = field(default_factory=Counter)
     lanes: Lanes = field(default_factory=Lanes)
+    held_lanes: set[int] = field(default_factory=set)
+    """Hashes of the conversations of which the rest waits for a person."""
+    held: int = 0
+    """Rows that would wait for one."""
+
+    def hold(self, conversation_id: str) -> None:
+        """Take note that what comes later in a conversation waits for a person."""
+        self.held_lanes.add(hash(conversation_id))
 
     def add(self, row: Row, state: State | None, *, separate: bool) -> None:
         """Count a valid row.
@@ -74,8 +82,10 @@ class Work:
         if row.signature:
             self.all.add(size, facts, separate=is_separate)
         if state is not None:
-            self.held[state] += 1
-        if state in (None, State.PENDING):
+            self.known[state] += 1
+        if state in (None, State.PENDING) and hash(row.conversation_id) in self.held_lanes:
+            self.held += 1
+        elif state in (None, State.PENDING):
             self.left.add(size, facts, separate=is_separate)
             self.lanes.add(hash(row.conversation_id), size, facts.duration_seconds)
 
@@ -103,7 +113,8 @@ class Outlook:
         return {
             **self.work.all.as_json(),
             "toAppend": self.work.left.as_json(),
-            "ledgerHolds": {state.value: count for state, count in self.work.held.items()},
+            "ledgerHolds": {state.value: count for state, count in self.work.known.items()},
+            "held": self.work.held,
             "lanes": len(self.work.lanes.heads),
             "longestLane": {"files": files, "jobSeconds": round(seconds, 3)},
             "jobSecondsPerAudioSecond": round(self.pace, 4),
@@ -118,9 +129,12 @@ class Outlook:
     def as_lines(self) -> Iterator[str]:
         """The outlook for a person."""
         yield f"  all       {self.work.all.as_text()}"
-        if self.work.held:
-            told = ", ".join(f"{count} {state.value.replace('_', ' ')}" for state, count in self.work.held.items())
+        if self.work.known:
+            told = ", ".join(f"{count} {state.value.replace('_', ' ')}" for state, count in self.work.known.items())
             yield f"  ledger    it holds {told} of these rows"
+        if self.work.held:
+            yield f"  held      {told_count(self.work.held, 'row')} behind one that needs a person first: not foreseen"
+        if self.work.known or self.work.held:
             yield f"  left      {self.work.left.as_text()}"
         if not self.work.left.files:
             yield "  finish    nothing is left to append"

@@ -28,7 +28,7 @@ from uploader.ledger.known import held_of
 from uploader.ledger.loading import was_begun, without_a_file
 from uploader.ledger.reading import find_account, jobs_seen
 from uploader.manifest import HeaderError, row_schema
-from uploader.model import Row, State
+from uploader.model import TROUBLED, Row, State
 from uploader.policy.billing import SEPARATE
 from uploader.policy.forecast import pace_of
 from uploader.settings import Settings
@@ -124,7 +124,10 @@ def _go_through(settings: Settings, file: ManifestFile, checked: Checked, *, loo
         check(reader, checked)
         return None
     work, separate = Work(), bool(config_parameters(settings).get(SEPARATE))
-    for row, state in known.states(checked_rows(reader, checked)):
+    holds = settings.lanes.hold
+    for row, state in known.states(checked_rows(reader, checked, work.hold if holds else None)):
+        if holds and state in TROUBLED:
+            work.hold(row.conversation_id)
         if row.signature is None and state is None:
             add_lacking(checked, [without_a_file(row)])
         else:

@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -121,8 +121,15 @@ def check(manifest: Manifest, checked: Checked | None = None) -> Checked:
     return checked
 
 
-def checked_rows(manifest: Manifest, checked: Checked) -> Iterator[Row]:
+def checked_rows(
+    manifest: Manifest, checked: Checked, on_invalid: Callable[[str], None] | None = None
+) -> Iterator[Row]:
     """The valid rows of a manifest, while all of them are counted in ``checked``.
+
+    Args:
+        manifest: The manifest.
+        checked: Where to count.
+        on_invalid: Who is told the conversation of each invalid row, as it comes.
 
     Raises:
         UsageError: It cannot be read at all.
@@ -135,6 +142,8 @@ def checked_rows(manifest: Manifest, checked: Checked) -> Iterator[Row]:
         _count(checked, row)
         if isinstance(row, Row):
             yield row
+        elif on_invalid is not None:
+            on_invalid(row.conversation_id)
 
 
 def add_lacking(checked: Checked, lacking: Iterable[InvalidRow]) -> None:

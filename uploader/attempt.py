@@ -124,7 +124,7 @@ class WayOut:
     async def until_stopped(self) -> AsyncIterator[None]:
         """A wait before anything was sent; a stop ends it with a TimeoutError."""
         now = asyncio.get_running_loop().time()
-        async with asyncio.timeout_at(now if self._cut_at < float("inf") else None) as timeout:
+        async with asyncio.timeout_at(now if self.is_stopping else None) as timeout:
             self._waits.add(timeout)
             try:
                 yield
@@ -135,6 +135,11 @@ class WayOut:
     def closed(self) -> bool:
         """Whether no last chunk may leave at all now."""
         return self.must_cut or self.brake.phase is Phase.PROBING
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether a time to cut uploads is set, be it now or to come."""
+        return self._cut_at < float("inf")
 
     @property
     def must_cut(self) -> bool:
@@ -179,6 +184,10 @@ class LastChunk:
     def moved(self, count: int) -> None:
         """Count bytes."""
         self._way_out.bytes_moved += count
+
+    def is_stopping(self) -> bool:
+        """Whether nothing new is to start."""
+        return self._way_out.is_stopping
 
     def must_cut(self) -> bool:
         """Whether the run ends."""

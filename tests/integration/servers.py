@@ -20,7 +20,8 @@ import pytest
 import trustme
 
 from uploader.audio import open_source
-from uploader.client import Client, Credentials, CredentialsSource, TimeLimits, UploadRequest
+from uploader.client import Client, Credentials, CredentialsSource, Expect, TimeLimits, UploadRequest
+from uploader.client.expectation import NEVER
 from uploader.model import Reply
 
 READ_BYTES = 64 * 1024
@@ -323,6 +324,7 @@ class Watched:
     on_moved: Callable[[], None] | None = None
     hashes: list[str] = field(default_factory=list)
     moved_bytes: int = 0
+    stopping: bool = False
     cut: bool = False
     not_wait: bool = False
     _looks_left: int = 0
@@ -343,6 +345,10 @@ class Watched:
         self.moved_bytes += count
         if self.on_moved is not None:
             self.on_moved()
+
+    def is_stopping(self) -> bool:
+        """What the test says."""
+        return self.stopping
 
     def must_cut(self) -> bool:
         """What the test says."""
@@ -376,9 +382,10 @@ async def speaking(
     stall: float = 20.0,
     answer: float = 20.0,
     now: Callable[[], float] = time.monotonic,
+    expect: Expect = NEVER,
 ) -> AsyncIterator[Client]:
     """The client under test."""
-    async with Client(base_url, credentials, TimeLimits(connect, stall, answer), now) as client:
+    async with Client(base_url, credentials, TimeLimits(connect, stall, answer), now, expect) as client:
         yield client
 
 

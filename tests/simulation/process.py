@@ -154,7 +154,7 @@ class SimulatedClient:
     async def _send(self, request: UploadRequest, source: Any, gate: Gate, put: Put) -> Reply:
         upload = Upload(source, gate, stall_seconds=30.0, answer_seconds=self._answer_seconds)
         wire = Wire()
-        upload.connected(wire)
+        upload.connected(wire, None)
         try:
             async with asyncio.timeout(None) as timeout:
                 upload.watch(timeout)

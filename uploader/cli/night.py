@@ -19,7 +19,7 @@ from uploader.cli.preparing import (
 )
 from uploader.cli.target import Target
 from uploader.cli.watching import SlotWatch
-from uploader.client import Client, TimeLimits
+from uploader.client import Client, Expect, TimeLimits
 from uploader.engine import Engine, Pool
 from uploader.errors import ExitCode, ResultsUnavailableError, UploaderError
 from uploader.ledger import Ledger, LedgerThread
@@ -84,9 +84,11 @@ class Night:
         """Run the engine, write the final results, sum up."""
         thread = LedgerThread(self._ledger)
         limits = TimeLimits(self._settings.connect_seconds, self._settings.stall_seconds, self._settings.answer_seconds)
+        expect = Expect(self._settings.expect_above_bytes, self._settings.expect_seconds)
         failure: UploaderError | None = None
         try:
-            async with Client(self._target.base_url, self._target.credentials, limits, self._now) as client:
+            target = self._target
+            async with Client(target.base_url, target.credentials, limits, self._now, expect) as client:
                 engine = self._engine(client, thread)
                 failure = await self._run_engine(engine)
         finally:

@@ -1,5 +1,6 @@
 """Connections to the service: proxies and CA bundles from the environment, and never a second PUT."""
 
+import asyncio
 import json
 import os
 import ssl
@@ -26,8 +27,8 @@ class ConnectionEndedError(Exception):
 class Connected(Protocol):
     """Who wants to know the transport of its connection, once there is one."""
 
-    def connected(self, transport: Any) -> None:
-        """Take note of the transport."""
+    def connected(self, transport: Any, leave: "asyncio.Future[bool] | None") -> None:
+        """Take note of the transport, and of what aiohttp waits on where it was told to wait for a 100."""
         ...
 
 
@@ -53,7 +54,7 @@ class UploadConnector(aiohttp.TCPConnector):
             # what is written shall be in the kernel's hands before more is read, and be counted by then; with a
             # limit of 0, asyncio's TLS would take an empty buffer for a full one, and pause for ever
             transport.set_write_buffer_limits(high=1, low=0)
-            upload.connected(transport)
+            upload.connected(transport, getattr(req, "_continue", None))
         return connection
 
 

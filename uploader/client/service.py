@@ -22,6 +22,7 @@ from uploader.client.connection import (
     told,
     under_way,
 )
+from uploader.client.expectation import Expect, Expectation
 from uploader.client.token import CredentialsSource, Token, Tokens, TokenUnavailableError
 from uploader.client.upload import Gate, Upload
 from uploader.model import Answer, JobStatus, Reply, Sight
@@ -63,11 +64,17 @@ class Client:
     """Speaks with one account's service. Use it as a context manager."""
 
     def __init__(
-        self, base_url: str, credentials: CredentialsSource, limits: TimeLimits, now: Callable[[], float]
+        self,
+        base_url: str,
+        credentials: CredentialsSource,
+        limits: TimeLimits,
+        now: Callable[[], float],
+        expect: Expect = Expect(),  # noqa: B008 - it is frozen
     ) -> None:
         self._base_url = base_url
         self._credentials = credentials
         self._limits = limits
+        self._expectation = Expectation(expect)
         self._now = now
 
     async def __aenter__(self) -> Self:
@@ -110,7 +117,9 @@ class Client:
         return ""
 
     async def upload(self, request: UploadRequest, source: Source, gate: Gate) -> Reply:
-        """Append a file to a conversation: one PUT (put-audio.md, API Endpoint), sent at most once.
+        """Append a file to a conversation: one PUT (put-audio.md, API Endpoint), its body sent at most once.
+
+        After a 417 to a head that asked leave for its body, which has not begun, the head is sent again without.
 
         Args:
             request: The conversation and the parameters.
@@ -127,8 +136,10 @@ class Client:
             return Reply(failure=str(error))
         except TimeoutError:
             return Reply(failure="stopped before it was sent", withheld=True)
-        upload = Upload(source, gate, stall_seconds=self._limits.stall, answer_seconds=self._limits.answer)
+        upload = self._begun(source, gate)
         reply = await self._put(request, source, upload, token)
+        if reply.status == 417 and upload.asks_leave and not reply.last_chunk_left:
+            reply = await self._put_unasked(request, source, gate, upload, token)
         if reply.status == 401:
             self._tokens.refused(token, "PUT")
         elif reply.status is not None:
@@ -182,6 +193,22 @@ class Client:
         status, _ = await self._get(f"/v1/job/{quote(job_id, safe='')}")
         return status is not None and status < 500
 
+    def _begun(self, source: Source, gate: Gate) -> Upload:
+        limits = self._limits
+        return Upload(
+            source, gate, stall_seconds=limits.stall, answer_seconds=limits.answer, expectation=self._expectation
+        )
+
+    async def _put_unasked(
+        self, request: UploadRequest, source: Source, gate: Gate, refused: Upload, token: Token
+    ) -> Reply:
+        """Send without Expect what was refused for it, if of its body provably nothing has left."""
+        self._expectation.refused()
+        refused.withheld = gate.is_stopping()
+        if refused.has_begun or refused.withheld:
+            return _without_answer(refused, "the service takes no Expect: 100-continue (HTTP 417)")
+        return await self._put(request, source, self._begun(source, gate), token)
+
     async def _put(self, request: UploadRequest, source: Source, upload: Upload, token: Token) -> Reply:
         marker = under_way.set(upload)
         try:
@@ -193,8 +220,10 @@ class Client:
                     headers=_headers(request, source.size, token),
                     skip_auto_headers=["Content-Type"],
                     allow_redirects=False,
+                    expect100=upload.asks_leave,
                     **self._proxy,
                 ) as response:
+                    upload.answered(response.status)
                     answer, broken = await read_answer(response, ANSWER_MOST_BYTES)
                     return _reply(upload, response, answer, broken)
         except (aiohttp.ClientError, ConnectionEndedError, OSError, TimeoutError) as error:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from blake3 import blake3
 
 from uploader.audio import Source
+from uploader.client.expectation import NEVER, Expectation, Leave
 from uploader.errors import SourceError
 
 CHUNK_BYTES = 128 * 1024
@@ -33,6 +34,10 @@ class Gate(Protocol):
         """Take note that so many bytes more were handed to the connection."""
         ...
 
+    def is_stopping(self) -> bool:
+        """Whether an upload whose body has not begun is not to begin it."""
+        ...
+
     def must_cut(self) -> bool:
         """Whether an upload whose last chunk has not left is to be cut now."""
         ...
@@ -49,7 +54,16 @@ class WithheldError(Exception):
 class Upload:
     """The body of one PUT and all that is known of its progress."""
 
-    def __init__(self, source: Source, gate: Gate, *, stall_seconds: float, answer_seconds: float) -> None:
+    def __init__(
+        self,
+        source: Source,
+        gate: Gate,
+        *,
+        stall_seconds: float,
+        answer_seconds: float,
+        expectation: Expectation | None = None,
+    ) -> None:
+        self.has_begun = False
         self.last_chunk_left = False
         self.withheld = False
         self.source_failure = ""
@@ -59,16 +73,27 @@ class Upload:
         self._stall_seconds = stall_seconds
         self._answer_seconds = answer_seconds
         self._loop = asyncio.get_running_loop()
+        self._leave = Leave(expectation or Expectation(NEVER), source.size, self._loop.time)
         self._transport: Any = None
         self._yielded = 0
         self._at_gate = False
         self._progress = (-1, self._loop.time())
         self._next_look: asyncio.TimerHandle | None = None
 
-    def connected(self, transport: Any) -> None:
-        """Take note of the connection's transport."""
+    def connected(self, transport: Any, leave: asyncio.Future[bool] | None) -> None:
+        """Take note of the connection's transport, and of the wait for leave that begins now."""
         self._transport = transport
         self._progress = (-1, self._loop.time())
+        self._leave.asked(leave)
+
+    def answered(self, status: int) -> None:
+        """Take note that the answer's head is there."""
+        self._leave.answered(status)
+
+    @property
+    def asks_leave(self) -> bool:
+        """Whether its head is sent with ``Expect: 100-continue``."""
+        return self._leave.is_asked
 
     @property
     def is_connected(self) -> bool:
@@ -82,6 +107,9 @@ class Upload:
 
     async def body(self) -> AsyncIterator[bytes]:
         """The file in chunks; the last one only once the rest has gone and the mark is committed."""
+        self.has_begun = True
+        self._leave.given()
+        self._progress = (-1, self._loop.time())
         try:
             async for chunk in self._chunks():
                 yield chunk
@@ -94,6 +122,7 @@ class Upload:
 
     def watch(self, timeout: asyncio.Timeout) -> None:
         """Look at the progress now and then, and end ``timeout`` where there is none."""
+        self._leave.look()
         self.failure = self._fault()
         if self.failure:
             timeout.reschedule(self._loop.time())
@@ -154,9 +183,12 @@ class Upload:
         if not self.last_chunk_left and self._gate.must_cut():
             self.withheld = True
             return "stopped before its last chunk"
+        if self._leave.is_awaited and self._gate.is_stopping():
+            self.withheld = True
+            return "stopped before its body was sent"
         if self.last_chunk_left and self._gate.must_not_wait():
             return "the uploader was stopped before an answer came"
-        if self._transport is None or self._at_gate:
+        if self._transport is None or self._at_gate or self._leave.is_awaited:
             return ""
         sent, now = self.bytes_sent, self._loop.time()
         if sent != self._progress[0]:

@@ -193,6 +193,20 @@ class Settings(BaseSettings):
     answer_seconds: Seconds = option(
         300.0, metavar="S", commands="run", meaning="time limit for the answer once the last chunk has left"
     )
+    expect_above_bytes: int = option(
+        1_048_576,
+        metavar="N",
+        commands="run",
+        ge=0,
+        meaning="bodies above this size wait for the service's leave (Expect: 100-continue), so that a refusal costs "
+        "no upload",
+    )
+    expect_seconds: Seconds = option(
+        2.0,
+        metavar="S",
+        commands="run",
+        meaning="time limit for that leave: then the body is sent all the same, and the service is asked no more",
+    )
     grace_seconds: float = option(
         8.0,
         metavar="S",

@@ -311,25 +311,6 @@ async def test_an_early_answer_leaves_the_body_unread() -> None:
         assert (entry.bytes, entry.sha256, entry.content_length) == (0, None, 10**9)
 
 
-async def test_leave_to_send_is_given_when_it_is_asked_for() -> None:
-    """A client that waits for 100 gets it, unless it is refused early."""
-    async with playing() as client:
-        reader, writer = await client.open()
-        headers: dict[str, str | None] = {"Content-Length": str(len(AUDIO)), "Expect": "100-continue"}
-        writer.write(client.head("PUT", "/v1/process/audio/c", headers))
-        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-        writer.write(AUDIO)
-        assert read_answer(await reader.read()).status == 201
-
-
-async def test_a_refusal_before_100_costs_no_bytes() -> None:
-    """With early answers a client that waits for 100 gets the refusal in its place."""
-    async with playing(Faults(early_answers=True)) as client:
-        headers: dict[str, str | None] = {"Content-Length": "9", "Expect": "100-continue"}
-        head = client.head("PUT", "/v1/process/audio/c", headers | {"Authorization": None})
-        assert await client.send(head) == Answer(401, {"message": UNAUTHORIZED})
-
-
 @pytest.mark.parametrize(
     ("method", "target"),
     [

@@ -14,6 +14,7 @@ from uploader.sandbox.tokens import Tokens
 WHOLE_FILE = """
 seed = 7
 early_answers = true
+ignores_expect = true
 unknown_conversations = ["gone"]
 known_conversations = ["here", "there"]
 [put]
@@ -54,6 +55,7 @@ def test_every_key_of_a_faults_file_is_taken_over(tmp_path: Path) -> None:
     assert load_faults(written(tmp_path, WHOLE_FILE)) == Faults(
         seed=7,
         early_answers=True,
+        ignores_expect=True,
         unknown_conversations=frozenset({"gone"}),
         known_conversations=frozenset({"here", "there"}),
         put=PutFaults(0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.2, 0.1, taken=1.0, slow_seconds=9.0),

@@ -9,14 +9,25 @@ from aiohttp import web
 PIECE_BYTES: Final = 1 << 16
 
 
-async def read_body(request: web.BaseRequest, take: Callable[[bytes], object], most: int = sys.maxsize) -> bool:
-    """Gives the body to `take` in pieces, `most` bytes of it; False where its end was not reached."""
+async def read_body(
+    request: web.BaseRequest, take: Callable[[bytes], object], most: int = sys.maxsize, *, invites: bool = True
+) -> bool:
+    """Gives the body to `take` in pieces, `most` bytes of it; False where its end was not reached.
+
+    Who asked leave for the body gets it first, unless it is not to be invited.
+    """
     try:
-        await _invite(request)
+        if invites:
+            await _invite(request)
         return await _read(request, take, most)
     except (OSError, web.RequestPayloadError):
         # The client is gone: what it sent until then was taken, and nobody waits for an answer.
         return False
+
+
+def asks_leave(request: web.BaseRequest) -> bool:
+    """Whether a client waits for leave before it sends the body."""
+    return request.headers.get("Expect", "").lower() == "100-continue"
 
 
 async def _read(request: web.BaseRequest, take: Callable[[bytes], object], most: int) -> bool:
@@ -30,5 +41,5 @@ async def _read(request: web.BaseRequest, take: Callable[[bytes], object], most:
 
 
 async def _invite(request: web.BaseRequest) -> None:
-    if request.headers.get("Expect", "").lower() == "100-continue":
+    if asks_leave(request):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -55,6 +55,18 @@ class PutEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PutRest:
+    """A PUT that was refused in place of leave for its body: its connection was seen to the end."""
+
+    event: Literal["put-rest"] = "put-rest"
+    at: float
+    number: int
+    conversation_id: str
+    bytes: int
+    """The bytes of the body that came all the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobEntry:
     """A job was made, or it ended."""
 
@@ -103,11 +115,12 @@ class LookEntry:
     deprecated: tuple[str, ...] = ()
 
 
-Entry = PutBegun | PutEntry | JobEntry | TokenEntry | PollEntry | LookEntry
+Entry = PutBegun | PutEntry | PutRest | JobEntry | TokenEntry | PollEntry | LookEntry
 
 _KINDS: Final[dict[str, type[Entry]]] = {
     "put-begun": PutBegun,
     "put": PutEntry,
+    "put-rest": PutRest,
     "job-begun": JobEntry,
     "job-ended": JobEntry,
     "token": TokenEntry,

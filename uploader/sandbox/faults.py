@@ -59,6 +59,8 @@ class Faults:
     """The same seed and the same PUTs bring the same faults and the same job ids."""
     early_answers: bool = False
     """Refusals are answered at once, with the body unread and the connection closed."""
+    ignores_expect: bool = False
+    """A client that asks leave for a body (`Expect: 100-continue`) gets none, and no refusal before its body."""
     unknown_conversations: frozenset[str] = frozenset()
     """Conversations that are answered with 404."""
     known_conversations: frozenset[str] | None = None

@@ -113,6 +113,7 @@ def _seconds(value: object) -> float:
 _TOP: Final[dict[str, Rule]] = {
     "seed": _seed,
     "early_answers": _flag,
+    "ignores_expect": _flag,
     "unknown_conversations": _ids,
     "known_conversations": _ids,
 }

@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import TextIO
 
 from uploader.errors import UsageError
-from uploader.sandbox.entries import Entry, JobEntry, LookEntry, PollEntry, PutBegun, PutEntry, from_json, to_json
+from uploader.sandbox.entries import (
+    Entry,
+    JobEntry,
+    LookEntry,
+    PollEntry,
+    PutBegun,
+    PutEntry,
+    PutRest,
+    from_json,
+    to_json,
+)
 
 
 class Journal:
@@ -58,6 +68,11 @@ class Journal:
     def appended(self) -> list[PutEntry]:
         """The PUTs that made a job, whatever they were answered, in the order of their jobs."""
         return [entry for entry in self.puts() if entry.job_id is not None]
+
+    def bytes_in_vain(self) -> int:
+        """The bytes of bodies that came and were not appended."""
+        rests = sum(entry.bytes for entry in self.entries if isinstance(entry, PutRest))
+        return rests + sum(put.bytes for put in self.puts() if put.job_id is None)
 
     def jobs(self) -> list[JobEntry]:
         """The beginnings and ends of jobs, in order."""

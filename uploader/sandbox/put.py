@@ -7,7 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
-from uploader.sandbox.entries import PutBegun
+from uploader.sandbox.entries import PutBegun, PutRest
 from uploader.sandbox.fates import GATEWAY_FAULTS, REFUSING_FAULTS, put_fate
 from uploader.sandbox.head import Head, credentials, judge
 from uploader.sandbox.jobs import Jobs
@@ -18,6 +18,9 @@ from uploader.sandbox.tokens import Tokens
 from uploader.sandbox.upload import Upload
 
 SILENT_FAULTS: Final = frozenset({"lost_answer", "lost_before", "cut"})
+
+LINGER_SECONDS: Final = 0.5
+"""How long a client that was refused in place of leave may take to go away."""
 
 
 class PutEndpoint:
@@ -41,12 +44,16 @@ class PutEndpoint:
             self._close(upload)
         if upload.fault == "slow_answer":
             await asyncio.sleep(self._settings.faults.put.slow_seconds)
-        return self._reply(upload)
+        response = self._reply(upload)
+        if upload.status is not None and upload.is_held_back and not upload.whole:
+            await self._see_to_the_end(upload, response)
+        return response
 
     def _admit(self, request: web.BaseRequest, conversation: str) -> Upload:
         self._arrived += 1
         head = judge(request, self._settings.allowed_parameters)
-        upload = Upload(request, self._arrived, conversation, head, status=self._refusal(request, conversation, head))
+        status, honours = self._refusal(request, conversation, head), not self._settings.faults.ignores_expect
+        upload = Upload(request, self._arrived, conversation, head, status=status, honours_expect=honours)
         if upload.status is None:
             self._draw_fate(upload)
         if upload.status is None:
@@ -75,7 +82,7 @@ class PutEndpoint:
         upload.status = REFUSING_FAULTS.get(upload.fate.fault or "")
 
     async def _receive(self, upload: Upload) -> None:
-        if upload.status is not None and self._settings.faults.early_answers:
+        if upload.status is not None and (self._settings.faults.early_answers or upload.is_held_back):
             return
         if upload.fault == "cut":
             await upload.read((upload.request.content_length or 0) // 2)
@@ -96,6 +103,13 @@ class PutEndpoint:
         if upload.holds_slot:
             self._jobs.give_back_slot()
         self._journal.add(upload.entry(self._journal.now(), self._settings.limit))
+
+    async def _see_to_the_end(self, upload: Upload, response: web.Response) -> None:
+        await response.prepare(upload.request)
+        await response.write_eof()
+        rest = await upload.read_rest(LINGER_SECONDS)
+        now, conversation = self._journal.now(), upload.conversation
+        self._journal.add(PutRest(at=now, number=upload.number, conversation_id=conversation, bytes=rest))
 
     def _reply(self, upload: Upload) -> web.Response:
         if upload.status is None:

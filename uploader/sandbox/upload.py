@@ -1,5 +1,7 @@
 """Follows one PUT from its head to its journal entry."""
 
+import asyncio
+import contextlib
 import hashlib
 import sys
 from dataclasses import dataclass, field
@@ -9,7 +11,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from uploader.sandbox import target
-from uploader.sandbox.body import read_body
+from uploader.sandbox.body import asks_leave, read_body
 from uploader.sandbox.entries import PutEntry
 from uploader.sandbox.fates import Fate
 from uploader.sandbox.head import Head, deprecated
@@ -25,6 +27,7 @@ class Upload:
     number: int
     conversation: str
     head: Head
+    honours_expect: bool = True
     live: int = 0
     status: int | None = None
     """None as long as it is not decided, and where no answer is given."""
@@ -47,11 +50,24 @@ class Upload:
         """What was wrong with the request, where that is why it is refused."""
         return self.head.fault if self.status == HTTPStatus.BAD_REQUEST else None
 
+    @property
+    def is_held_back(self) -> bool:
+        """Whether its client sends nothing of the body as long as nobody has given leave."""
+        return self.honours_expect and asks_leave(self.request)
+
     async def read(self, most: int = sys.maxsize) -> None:
         """Reads the body to its end, or `most` bytes of it."""
-        self.whole = await read_body(self.request, self._take, most)
+        self.whole = await read_body(self.request, self._take, most, invites=self.honours_expect)
         if not self.whole:
             self.status = None
+
+    async def read_rest(self, seconds: float) -> int:
+        """Counts what comes behind an answer, until the client leaves or `seconds` are over."""
+        pieces: list[int] = []
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await read_body(self.request, lambda piece: pieces.append(len(piece)), invites=False)
+        return sum(pieces)
 
     def _take(self, piece: bytes) -> None:
         self.size += len(piece)

@@ -124,6 +124,7 @@ async def desk(
     base_url: str,
     *paths: Path,
     credentials: Credentials = CREDENTIALS,
+    now: Callable[[], float] = time.monotonic,
     before: Before | None = None,
     answer: float = 20.0,
     parameters: dict[str, Any] | None = None,
@@ -134,7 +135,7 @@ async def desk(
         account_id = load(ledger, base_url, paths, parameters or {})
         thread = LedgerThread(ledger)
         try:
-            async with speaking(base_url, credentials, answer=answer) as client:
+            async with speaking(base_url, credentials, answer=answer, now=now) as client:
                 yield Desk(ledger, thread, account_id, client, Hands(thread, before), Rules(**RULES | rules))
         finally:
             thread.close()
@@ -228,6 +229,25 @@ async def test_an_accepted_upload_is_written_down(tmp_path: Path) -> None:
     assert (item["accepted_at"], item["finished_at"], item["attempts"]) == (attempt["ended_at"], None, 1)
     assert (attempt["outcome"], attempt["job_id"], attempt["bytes_sent"]) == ("applied", "job-1", 300_000)
     assert attempt["started_at"] <= attempt["marked_at"] <= attempt["ended_at"]
+
+
+async def test_the_token_is_taken_when_the_wait_for_the_pace_is_over(tmp_path: Path) -> None:
+    """An attempt that waits its turn until its token has ended goes out with a new one."""
+    seconds = 0.0
+
+    class Slow(Pace):
+        async def wait(self) -> None:
+            nonlocal seconds
+            seconds += 100.0
+
+    paths = [audio(tmp_path, 1000, name=f"{n}.wav") for n in range(2)]
+    token = in_turn(issue("first", 50.0), issue("second", 500.0))
+    async with Server(append, token=token) as server, desk(server.base_url, *paths, now=lambda: seconds) as at:
+        await at.client.authorise()
+        at.pace = Slow(1.0)
+        for one in await at.claims(2):
+            await at.carry(one)
+        assert [put.all("authorization") for put in server.puts()] == [["Bearer second"]] * 2
 
 
 @pytest.mark.parametrize("size", [1, 2, 20_000, 300_000, 2 * MEBIBYTE])

@@ -26,12 +26,13 @@ from tests.integration.servers import (
     send,
     speaking,
 )
-from uploader.client import Client, Credentials
+from uploader.client import Client, Credentials, Expect
 from uploader.errors import CredentialsError, GaveUpError, UploaderError
 from uploader.model import Outcome, Reply
 from uploader.policy.replies import judge
 
 READY = Credentials(access_token="the-ready-token")
+LONG = Expect(above_bytes=1000, seconds=0.1)
 BOTH = Credentials("the-app-id", "the-app-secret", "the-ready-token")
 SECRETS = ("the-app-secret", "the-app-id", "the-ready-token", "issued-token")
 
@@ -103,6 +104,55 @@ async def test_a_token_is_renewed_before_it_ends(
             clock.seconds = 1000.0 + passed
             await send(client, path)
         assert bearers(server) == ["first", "first", "second", "second"]
+        assert len(server.token_requests()) == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "passed", "size", "used"),
+    [
+        (86400, 0, 5000, ["first", "first"]),
+        (86400, 85000, 5000, ["first", "first"]),
+        (86400, 86000, 5000, ["first", "second"]),
+        (86400, 86000, 1000, ["first", "first"]),
+        (500, 100, 5000, ["first", "first"]),
+        (500, 499, 5000, ["first", "second"]),
+    ],
+)
+async def test_a_long_body_begins_with_a_token_that_lasts(
+    tmp_path: Path, seconds: float, passed: float, size: int, used: list[str]
+) -> None:
+    """Ten minutes are left before a long body begins, where the service's tokens live longer than that."""
+    path, clock = audio(tmp_path, size), Clock()
+    token = in_turn(issue("first", seconds), issue("second", seconds))
+    async with Server(token=token) as server, speaking(server.base_url, now=clock, expect=LONG) as client:
+        for after in (0, passed):
+            clock.seconds = 1000.0 + after
+            await send(client, path)
+        assert bearers(server) == used
+
+
+async def test_a_token_that_is_handed_out_again_is_not_asked_for_with_every_body(tmp_path: Path) -> None:
+    """A service that caches its token gives what is left of it: one request more, and then it is used to its end."""
+    path, clock = audio(tmp_path, 5000), Clock()
+    token = in_turn(issue("cached", 86400), issue("cached", 500))
+    async with Server(token=token) as server, speaking(server.base_url, now=clock, expect=LONG) as client:
+        for after in (0, 85900, 85950, 86000, 86300):
+            clock.seconds = 1000.0 + after
+            await send(client, path)
+        assert bearers(server) == ["cached"] * 5
+        assert len(server.token_requests()) == 2
+
+
+@pytest.mark.parametrize("status", [401, 404, 429, 500])
+async def test_a_token_that_cannot_be_renewed_early_serves_to_its_end(tmp_path: Path, status: int) -> None:
+    """What a long body would like to have ends nothing: the token that is good as yet is used, and asked for once."""
+    path, clock = audio(tmp_path, 5000), Clock()
+    token = in_turn(issue("first"), always(status))
+    async with Server(token=token) as server, speaking(server.base_url, now=clock, expect=LONG) as client:
+        for after in (0, 86000, 86100):
+            clock.seconds = 1000.0 + after
+            assert (await send(client, path)).status == 201
+        assert bearers(server) == ["first"] * 3
         assert len(server.token_requests()) == 2
 
 

@@ -36,9 +36,13 @@ class Expectation:
         self._misses_left = 1
         self._is_refused = False
 
+    def is_long(self, size: int) -> bool:
+        """Whether a body of so many bytes is one not to be sent in vain."""
+        return size > self._above_bytes
+
     def is_worth_asking(self, size: int) -> bool:
         """Whether a body of so many bytes shall wait for leave."""
-        return CAN_GO_ON and size > self._above_bytes and self._misses_left > 0 and not self._is_refused
+        return CAN_GO_ON and self.is_long(size) and self._misses_left > 0 and not self._is_refused
 
     def honoured(self) -> None:
         """The service has given leave, or answered to the head alone."""

@@ -32,6 +32,8 @@ ANSWER_MOST_BYTES = 256 * 1024
 CONVERSATION_MOST_BYTES = 64 * 1024 * 1024
 """A long conversation has many messages."""
 GET_SECONDS = 60.0
+LONG_BODY_SECONDS = 600.0
+"""A long body may take as long, and a gateway may look at the token only behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,8 @@ class Client:
         """
         try:
             async with gate.until_stopped():
-                token = await self._tokens.get()
+                is_long = self._expectation.is_long(source.size)
+                token = await self._tokens.get(LONG_BODY_SECONDS if is_long else 0.0)
         except TokenUnavailableError as error:
             return Reply(failure=str(error))
         except TimeoutError:

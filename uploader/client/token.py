@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, Self
 
 import aiohttp
@@ -63,11 +63,17 @@ class TokenUnavailableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token. ``renew_at`` is on the clock of ``Tokens``."""
+    """A token. ``renew_at`` and ``ends_at`` are on the clock of ``Tokens``; ``seconds``: what was left when it came."""
 
     value: str = field(repr=False)
     renew_at: float
     serial: int
+    ends_at: float = math.inf
+    seconds: float = math.inf
+
+    def is_short(self, now: float, lasting: float) -> bool:
+        """Whether it ends within so many seconds, and another one may last longer."""
+        return self.seconds > lasting > self.ends_at - now
 
 
 class Tokens:
@@ -94,8 +100,12 @@ class Tokens:
         self._serial = 0
         self._refused: Counter[str] = Counter()
 
-    async def get(self) -> Token:
+    async def get(self, lasting: float = 0.0) -> Token:
         """The token to use now.
+
+        Args:
+            lasting: For so many seconds it shall be good, where the service has such a one: it hands out the
+                same again as long as that lives, so a shorter one is not changed, and a longer one is tried once.
 
         Raises:
             CredentialsError: The service does not take the credentials.
@@ -104,6 +114,8 @@ class Tokens:
         async with self._lock:
             if self._token is None or self._now() >= self._token.renew_at:
                 self._token = await self._renewed()
+            elif self._token.is_short(self._now(), lasting):
+                self._token = await self._renewed_early(self._token)
             return self._token
 
     def refused(self, token: Token, method: str) -> None:
@@ -123,6 +135,13 @@ class Tokens:
 
     def _is_current(self, token: Token) -> bool:
         return self._token is not None and token.serial == self._token.serial
+
+    async def _renewed_early(self, token: Token) -> Token:
+        """Another token, or, where there is none, this one, which is good as yet and not changed early again."""
+        try:
+            return await self._renewed()
+        except (TokenUnavailableError, CredentialsError, GaveUpError):
+            return replace(token, seconds=0.0)
 
     async def _renewed(self) -> Token:
         try:
@@ -158,15 +177,17 @@ class Tokens:
         if given.access_token:
             if not _fits_a_header(given.access_token):
                 raise CredentialsError("UPLOADER_ACCESS_TOKEN holds a line end or another control character: mend it")
-            return Token(given.access_token, float("inf"), self._serial)
+            return Token(given.access_token, math.inf, self._serial)
         value, lifetime = await self._fetch(given)
         if lifetime < LEAST_SECONDS:
             # the service hands out the token that it has, with what is left of it: let that end
             await asyncio.sleep(LEAST_SECONDS + lifetime)
             value, lifetime = await self._fetch(given)
         margin = min(RENEW_SECONDS, lifetime * RENEW_SHARE)
+        now = self._now()
         # one that still ends at once serves those who wait all the same: a 401 costs less than a request each
-        return Token(value, self._now() + max(lifetime - margin, LEAST_SECONDS / 2), self._serial)
+        renew_at = now + max(lifetime - margin, LEAST_SECONDS / 2)
+        return Token(value, renew_at, self._serial, now + lifetime, lifetime)
 
     async def _fetch(self, given: Credentials) -> tuple[str, float]:
         wanted = {"type": "application", "appId": given.app_id, "appSecret": given.app_secret}

@@ -37,7 +37,8 @@ from tests.integration.servers import (
 )
 from uploader import audio as sources
 from uploader.attempt import Carried, Carrier, Rules, WayOut
-from uploader.client import Credentials
+from uploader.client import Credentials, Expect
+from uploader.client.expectation import NEVER
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError
 from uploader.ledger import Ledger, LedgerThread
 from uploader.ledger.claiming import claim, mark
@@ -125,6 +126,7 @@ async def desk(
     *paths: Path,
     credentials: Credentials = CREDENTIALS,
     now: Callable[[], float] = time.monotonic,
+    expect: Expect = NEVER,
     before: Before | None = None,
     answer: float = 20.0,
     parameters: dict[str, Any] | None = None,
@@ -135,7 +137,7 @@ async def desk(
         account_id = load(ledger, base_url, paths, parameters or {})
         thread = LedgerThread(ledger)
         try:
-            async with speaking(base_url, credentials, answer=answer, now=now) as client:
+            async with speaking(base_url, credentials, answer=answer, now=now, expect=expect) as client:
                 yield Desk(ledger, thread, account_id, client, Hands(thread, before), Rules(**RULES | rules))
         finally:
             thread.close()
@@ -248,6 +250,41 @@ async def test_the_token_is_taken_when_the_wait_for_the_pace_is_over(tmp_path: P
         for one in await at.claims(2):
             await at.carry(one)
         assert [put.all("authorization") for put in server.puts()] == [["Bearer second"]] * 2
+
+
+async def test_the_first_signal_ends_the_wait_for_leave(tmp_path: Path) -> None:
+    """An upload that has not begun does not begin in the time of grace: no byte left, and the item is pending."""
+    expect = Expect(above_bytes=1000, seconds=3600.0)
+    async with Server(Exchange.until_left) as server:
+        async with desk(server.base_url, audio(tmp_path, 300_000), expect=expect) as at:
+            carried = asyncio.create_task(at.carry())
+            await server.until(lambda: len(server.puts()) == 1)
+            await at.way_out.close_after(3600.0, 3600.0)
+            verdict = (await carried).verdict
+            item, attempt = at.one(items), at.one(attempts)
+        await server.settled()
+        assert [put.received for put in server.puts()] == [0]
+    assert (verdict.outcome, item["state"], item["attempts"]) == (Outcome.CUT_OFF, "pending", 1)
+    assert (attempt["marked_at"], attempt["bytes_sent"]) == (None, 0)
+
+
+async def test_a_refusal_to_the_head_is_judged_as_any_other(tmp_path: Path) -> None:
+    """A 429 that came in place of leave: throttled, pending, nothing marked, and no byte of the file was sent."""
+    expect = Expect(above_bytes=1000, seconds=3600.0)
+
+    async def refuse(exchange: Exchange) -> None:
+        await exchange.answer(429, {"message": LIMIT_TEXT})
+        await exchange.until_left()
+
+    async with Server(refuse) as server:
+        async with desk(server.base_url, audio(tmp_path, 300_000), expect=expect) as at:
+            carried = await at.carry()
+            item, attempt, limit = at.one(items), at.one(attempts), at.one(accounts)
+        await server.settled()
+        assert [put.received for put in server.puts()] == [0]
+    assert (carried.verdict.outcome, carried.verdict.next) == (Outcome.THROTTLED, Next.COOL_DOWN)
+    assert (item["state"], attempt["marked_at"], attempt["bytes_sent"]) == ("pending", None, 0)
+    assert limit["stated_limit"] == 7
 
 
 @pytest.mark.parametrize("size", [1, 2, 20_000, 300_000, 2 * MEBIBYTE])

@@ -15,11 +15,13 @@ from tests.integration.servers import (
     Server,
     Watched,
     accept,
+    always,
     audio,
     authority,
     clean_environment,  # noqa: F401 - a fixture
     head_of,
     hung_up_after_body,
+    in_turn,
     reset_after_body,
     send,
     speaking,
@@ -247,6 +249,24 @@ async def test_417_without_a_question_is_a_refusal(tmp_path: Path) -> None:
         replies = await sent(server, audio(tmp_path, SIZE), 1, LONG)
         assert asks(server) == [True, False]
     assert judge(replies[0], "c").outcome is Outcome.REFUSED
+
+
+async def test_417_behind_the_whole_body_is_a_refusal(tmp_path: Path) -> None:
+    """Once the last chunk has left, 417 is what every other 4xx is: refused, and never sent again by itself."""
+    async with Server(always(417)) as server:
+        replies = await sent(server, audio(tmp_path, SIZE), 1, SOON)
+        assert [put.received for put in server.puts()] == [SIZE]
+    assert (replies[0].status, replies[0].last_chunk_left) == (417, True)
+    assert judge(replies[0], "c").outcome is Outcome.REFUSED
+
+
+@pytest.mark.parametrize("first", [after_leave(CONTINUE), refused(429, until_left)])
+async def test_one_wait_in_vain_is_forgiven_who_gave_leave(tmp_path: Path, first: Script) -> None:
+    """A service that has shown that it knows the question is asked again after a slow moment."""
+    async with Server(in_turn(first, accept, accept, after_leave(CONTINUE), accept, accept, accept)) as server:
+        replies = await sent(server, audio(tmp_path, SIZE), 8, SOON)
+        assert asks(server) == [True] * 7 + [False]
+    assert [reply.status for reply in replies[1:]] == [201] * 7
 
 
 async def test_417_within_the_body_cuts_the_upload_off(tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ class Leave:
 
     def answered(self, status: int) -> None:
         """The answer came: from now on there is nothing to be waited for, and nothing to be sent."""
-        if self.is_awaited and status != 417:
+        # aiohttp has cancelled the wait by now: whether anything had ended it before is told by its being there
+        if self._came is not None and status != 417:
             self._expectation.honoured()
         self._came = None

@@ -109,7 +109,6 @@ class Upload:
         """The file in chunks; the last one only once the rest has gone and the mark is committed."""
         self.has_begun = True
         self._leave.given()
-        self._progress = (-1, self._loop.time())
         try:
             async for chunk in self._chunks():
                 yield chunk

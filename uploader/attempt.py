@@ -21,7 +21,7 @@ from uploader.ledger.resolving import note_sight
 from uploader.model import Claim, Next, Reply, Sight, Verdict
 from uploader.pace import Pace
 from uploader.policy.brake import Brake, Phase, after_attempt
-from uploader.policy.limits import stated_limit
+from uploader.policy.limits import Refusal, refusal_in
 from uploader.policy.replies import judge, refuse_after_cut_offs
 from uploader.policy.waits import retry_seconds
 
@@ -71,6 +71,11 @@ class Carried:
     verdict: Verdict
     seconds: float
 
+    @property
+    def refusal(self) -> Refusal | None:
+        """The 429 that it met, where that is about the limit of concurrent jobs."""
+        return refusal_in(self.reply.message) if self.verdict.next is Next.COOL_DOWN else None
+
 
 class WayOut:
     """The way out for last chunks, shared by all uploads: the brake and the signals stand at it.
@@ -87,6 +92,7 @@ class WayOut:
         self._cut_at = float("inf")
         self._end_at = float("inf")
         self._waits: set[asyncio.Timeout] = set()
+        self._beginning: set[asyncio.Timeout] = set()
 
     async def let_out(self) -> bool:
         """Wait for leave; False where the last chunk must not leave."""
@@ -130,6 +136,22 @@ class WayOut:
                 yield
             finally:
                 self._waits.discard(timeout)
+
+    @asynccontextmanager
+    async def until_held_back(self) -> AsyncIterator[None]:
+        """A wait before anything was sent; a 429 that another attempt meets ends it with a TimeoutError."""
+        async with asyncio.timeout(None) as timeout:
+            self._beginning.add(timeout)
+            try:
+                yield
+            finally:
+                self._beginning.discard(timeout)
+
+    def hold_back(self) -> None:
+        """Let nothing begin that was claimed by now and has not begun: it would be refused, too."""
+        now = asyncio.get_running_loop().time()
+        for wait in self._beginning:
+            wait.reschedule(now)
 
     @property
     def closed(self) -> bool:
@@ -252,11 +274,12 @@ class Carrier:
 
     async def _send(self, claim: Claim, gate: LastChunk) -> Reply:
         try:
-            async with self._way_out.until_stopped():
+            async with self._way_out.until_stopped(), self._way_out.until_held_back():
                 await self._pace.wait()
                 await self._look_before(claim)
         except TimeoutError:
-            return Reply(failure="stopped before it was sent", withheld=True)
+            why = "stopped" if self._way_out.must_cut else "the account's limit was met"
+            return Reply(failure=f"{why} before it was sent", withheld=True)
         if self._rules.until is not None and self._now() >= self._rules.until:
             return Reply(failure="the time is over: nothing new starts", withheld=True)
         query = parameters.query(claim.parameters, self._rules.defaults)
@@ -296,7 +319,6 @@ class Carrier:
         wait = 0.0
         if verdict.next is Next.AGAIN and not carried.reply.withheld:
             wait = retry_seconds(claim.number, self._chance.random())
-        stated = stated_limit(carried.reply.message) if verdict.next is Next.COOL_DOWN else None
         await self._writer.call(
             settle,
             claim,
@@ -306,7 +328,7 @@ class Carrier:
             wait=wait,
             doubt_seconds=self._rules.doubt_seconds,
             hold=self._rules.hold,
-            stated=stated,
+            refusal=carried.refusal,
         )
 
 

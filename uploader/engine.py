@@ -14,11 +14,12 @@ from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableErro
 from uploader.jobs import LOOKERS, Follower, Jobs
 from uploader.ledger import Writer
 from uploader.ledger.claiming import Claimed, claim
+from uploader.ledger.limit import limit_facts
 from uploader.ledger.reading import live_jobs, unsent
 from uploader.model import Claim, LimitFacts, LiveJob, Next, Order
 from uploader.pace import Pace
 from uploader.policy.brake import Phase, after_probe, reason_to_give_up
-from uploader.policy.waits import cooldown_seconds
+from uploader.policy.cooldown import Cooldown, after_accepted, after_claim, after_end_of_job, after_throttle
 
 log = structlog.get_logger()
 
@@ -100,8 +101,7 @@ class Engine:
         self._told_phase = Phase.OFF
         self._stopping = False
         self._closing: asyncio.Task[None] | None = None
-        self._cooldown_until = 0.0
-        self._throttles_in_a_row = 0
+        self._cooldown = Cooldown()
         self._carrier = Carrier(
             client=client,
             writer=writer,
@@ -120,7 +120,7 @@ class Engine:
             doubt_seconds=rules.doubt_seconds,
             timeout_seconds=rules.job_timeout_seconds,
             hold=rules.hold,
-            ended=self._changed.set,
+            ended=self._take_note_of_end,
         )
 
     async def run(self, beside: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()) -> None:
@@ -190,6 +190,7 @@ class Engine:
         )
         self.limit = replace(claimed.limit, live=claimed.limit.live + len(claimed.claims))
         for one in claimed.claims:
+            self._cooldown = after_claim(self._cooldown, one.attempt_id, self._now())
             self._under_way.add(self._start(self._carry(one)))
         return claimed
 
@@ -198,9 +199,10 @@ class Engine:
         return self._pool.until is not None and self._now() >= self._pool.until
 
     def _free_hands(self) -> int:
-        if self._is_late or self._now() < self._cooldown_until:
+        if self._is_late:
             return 0
-        return max(0, self.way_out.brake.attempts_allowed(self._pool.uploads) - len(self._under_way))
+        free = max(0, self.way_out.brake.attempts_allowed(self._pool.uploads) - len(self._under_way))
+        return self._cooldown.attempts_allowed(free, self._now())
 
     async def _is_over(self, claimed: Claimed) -> bool:
         if self._under_way or (claimed.waiting and not self._is_late):
@@ -213,8 +215,8 @@ class Engine:
         times = [claimed.wake_at] if claimed.wake_at is not None else []
         if self._pool.until is not None and not self._is_late:
             times.append(self._pool.until)
-        if claimed.waiting and self._now() < self._cooldown_until:
-            times.append(self._cooldown_until)
+        if claimed.waiting and self._cooldown.is_on(self._now()):
+            times.append(self._cooldown.until)
         if claimed.waiting:
             times.append(self._now() + LOOK_AGAIN_SECONDS)  # `uploader resolve` may have changed something beside us
         if self.way_out.brake.phase is Phase.PROBING and not self._under_way and not self._is_late:
@@ -232,13 +234,15 @@ class Engine:
         carried = await self._carrier.carry(one)
         self._look_at_brake()
         self._take_note(carried)
+        if carried.verdict.next is Next.COOL_DOWN:
+            await self._tell_limit()
 
     def _take_note(self, carried: Carried) -> None:
         verdict, one = carried.verdict, carried.claim
         if verdict.next is Next.COOL_DOWN:
             self._cool_down(carried)
         elif verdict.next is Next.FOLLOW and verdict.job_id is not None:
-            self._throttles_in_a_row = 0
+            self._cooldown = after_accepted(self._cooldown, one.attempt_id)
             self._follower.add(
                 LiveJob(
                     item_id=one.item_id,
@@ -255,14 +259,31 @@ class Engine:
             )
 
     def _cool_down(self, carried: Carried) -> None:
+        """One cooldown for the account, not one per file."""
         self.throttled += 1
+        header, about_limit = carried.reply.retry_after, carried.refusal is not None
+        jitter = self._chance.random()
+        self._cooldown = after_throttle(self._cooldown, header, self._now(), jitter, about_limit=about_limit)
+        self.way_out.hold_back()
+
+    async def _tell_limit(self) -> None:
+        """Tell what is known of the limit once a 429 has taught something of it."""
         now = self._now()
-        if now < self._cooldown_until:
-            return  # one cooldown for the account, not one per file
-        wait = cooldown_seconds(self._throttles_in_a_row, carried.reply.retry_after, now, self._chance.random())
-        self._throttles_in_a_row += 1
-        self._cooldown_until = now + wait
-        log.warning("the account's limit is reached: sending pauses", seconds=round(wait, 3))
+        facts = await self._writer.call(limit_facts, self._account_id, self._pool.limit, now)
+        log.warning(
+            "a 429: sending pauses",
+            seconds=round(max(self._cooldown.until - now, 0.0), 3),
+            configured=facts.configured,
+            stated=facts.stated,
+            inForce=facts.in_force,
+            live=facts.live,
+            liveByOthers=facts.others,
+        )
+
+    def _take_note_of_end(self) -> None:
+        """A job of ours has ended: there may be room."""
+        self._cooldown = after_end_of_job(self._cooldown)
+        self._changed.set()
 
     def _is_probe_due(self) -> bool:
         brake = self.way_out.brake

@@ -328,12 +328,18 @@ class Order(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LimitFacts:
-    """What is known of the account's limit of concurrent jobs."""
+    """What is known of the account's limit of concurrent jobs.
+
+    ``others`` are the jobs that others seem to have live, None where nothing tells. ``rises_at`` is when a limit that
+    429s taught takes its next step up, in seconds since the epoch, None where it is as high as it may be.
+    """
 
     configured: int
     stated: int | None
     in_force: int
     live: int
+    others: int | None = None
+    rises_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

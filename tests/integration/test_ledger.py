@@ -11,15 +11,16 @@ from sqlalchemy import select
 
 from uploader import audio
 from uploader.ledger import Ledger
-from uploader.ledger.claiming import Claimed, claim, limit_facts, mark
+from uploader.ledger.claiming import Claimed, claim, mark
 from uploader.ledger.lanes import enter_scope
+from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import Load, account, begin_load, load_rows, was_begun
-from uploader.ledger.outcomes import job_ended, job_overdue, settle
+from uploader.ledger.outcomes import JOBS_REMEMBERED, job_ended, job_overdue, settle
 from uploader.ledger.reading import leftovers, live_jobs, result_lines, standing, troubles, unsent
 from uploader.ledger.recovery import rebase_deadlines, recover
 from uploader.ledger.schema import attempts, items
 from uploader.model import Claim, InvalidRow, JobStatus, LiveJob, Problem, Reply, ResultLine, Row, State
-from uploader.policy.limits import STATED_LIMIT_BELIEVED_SECONDS
+from uploader.policy.limits import JOB_SECONDS, STATED_LIMIT_BELIEVED_SECONDS, Refusal
 from uploader.policy.replies import judge
 
 BASE_URL = "https://service.example"
@@ -120,7 +121,7 @@ class Book:
             self.mark(one)
         return self.settle(one, reply, wait)
 
-    def settle(self, one: Claim, reply: Reply, wait: float = 0.0, stated: int | None = None) -> State:
+    def settle(self, one: Claim, reply: Reply, wait: float = 0.0, refusal: Refusal | None = None) -> State:
         """Write down the reply to an attempt."""
         verdict = judge(reply, one.conversation_id)
         with self.ledger.writing() as connection:
@@ -133,7 +134,7 @@ class Book:
                 wait=wait,
                 doubt_seconds=DOUBT_SECONDS,
                 hold=self.hold,
-                stated=stated,
+                refusal=refusal,
             )
         return verdict.state
 
@@ -355,12 +356,91 @@ def test_a_clock_that_jumps_between_two_runs_shortens_nothing(book: Book, boot: 
 def test_a_stated_limit_lowers_the_claim_for_a_day(book: Book) -> None:
     """What a 429 stated is in force for 24 hours, and the setting again after that."""
     book.load([(one, "a.wav") for one in "cdefg"])
-    (one,) = book.claim(1)
-    book.settle(one, THROTTLED, stated=2)
+    one, *others = book.claim(3)
+    book.settle(one, THROTTLED, refusal=Refusal(2))
+    for other in others:
+        book.settle(other, CUT)
     answered = book.look()
     assert (len(answered.claims), answered.limit.in_force, answered.limit.stated) == (2, 2, 2)
     book.now += STATED_LIMIT_BELIEVED_SECONDS + 1
     assert len(book.claim()) == 3
+
+
+def test_a_refusal_lowers_the_limit_to_what_was_live(book: Book) -> None:
+    """Without X: no more than were live beside it, one more after what this account's jobs take, then all of it."""
+    book.limit = 5
+    book.load([(one, "a.wav") for one in "cdefg"])
+    first, second, refused, again = book.claim(4)
+    book.answer(first, accepted("1"))
+    book.now += 40
+    book.complete(second, "2")  # a job's time is 0 s, taken as 1
+    book.settle(refused, THROTTLED, refusal=Refusal())
+    facts = book.look().limit
+    assert (facts.configured, facts.stated, facts.in_force, facts.live, facts.others) == (5, None, 2, 2, None)
+    assert facts.rises_at == book.now + 1
+    book.now += 1
+    (one,) = book.claim()
+    book.settle(one, THROTTLED, refusal=Refusal())
+    waiting = book.look()
+    assert (waiting.claims, waiting.wake_at) == ([], book.now + 2)  # the step was refused: the next one waits longer
+    book.settle(again, CUT)
+    book.now += 4
+    assert len(book.claim()) == 4
+
+
+def test_what_a_job_typically_takes_is_learned(book: Book) -> None:
+    """The first job says it, each later one moves it a little; a step of the limit is as long as that."""
+    book.load([(one, "a.wav") for one in "cdefg"])
+    for job_id, seconds in (("1", 40.0), ("2", 8.0)):
+        (one,) = book.claim(1)
+        book.answer(one, accepted(job_id))
+        book.now += seconds
+        book.end(job_id)
+    first, *_ = book.claim()
+    book.settle(first, THROTTLED, refusal=Refusal())
+    assert book.look().limit.rises_at == pytest.approx(book.now + 40 + (8 - 40) / JOBS_REMEMBERED)
+
+
+def test_a_refusal_below_what_was_stated_tells_of_others(book: Book) -> None:
+    """X is 4, one of ours was live: others have three; it is told until the account is ours again."""
+    book.limit = 5
+    book.load([(one, "a.wav") for one in "cdefg"])
+    first, refused = book.claim(2)
+    book.settle(refused, THROTTLED, refusal=Refusal(4))
+    facts = book.look(0).limit
+    assert (facts.stated, facts.in_force, facts.live, facts.others) == (4, 1, 1, 3)
+    book.now += JOB_SECONDS
+    assert book.look(0).limit.others == 2
+    book.now += 2 * JOB_SECONDS
+    assert (book.look(0).limit.in_force, book.look(0).limit.others) == (4, None)
+    assert len(book.claim()) == 3
+    book.settle(first, CUT)
+
+
+@pytest.mark.parametrize(("boot", "moved"), [("this boot", 3600.0), ("another boot", 0.0)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_clock_that_jumps_between_two_runs_teaches_nothing(book: Book, boot: str, moved: float, sign: int) -> None:
+    """On the same boot what was learned of the limit is as old after a jump of the wall clock as before it."""
+    book.load([(one, "a.wav") for one in "cdefg"])
+    (one,) = book.claim(1)
+    book.settle(one, THROTTLED, refusal=Refusal())
+    with book.ledger.writing() as connection:
+        rebase_deadlines(connection, "this boot", 500.0)
+        rebase_deadlines(connection, boot, 500.0 + sign * 3600.0)
+    book.now += sign * moved
+    facts = book.look(0).limit
+    assert (facts.in_force, facts.rises_at) == (1, book.now + JOB_SECONDS)
+
+
+def test_what_was_learned_of_the_limit_outlives_the_run(book: Book) -> None:
+    """It is the ledger that knows it: the same command after a crash, or another worker, claims no more."""
+    load = book.load([(one, "a.wav") for one in "cdefg"])
+    first, second, refused = book.claim(3)
+    book.settle(refused, THROTTLED, refusal=Refusal())
+    book.settle(first, CUT)
+    book.settle(second, CUT)
+    book.crash(load)
+    assert len(book.claim()) == 2
 
 
 def test_a_limit_below_what_is_live_claims_nothing(book: Book) -> None:

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, text
 
-from tests.integration.test_ledger import BASE_URL, CUT, DOUBT_SECONDS, LOST, Book, accepted, opened
-from uploader.ledger.claiming import claim, limit_facts, mark
+from tests.integration.test_ledger import BASE_URL, CUT, DOUBT_SECONDS, LOST, THROTTLED, Book, accepted, opened
+from uploader.ledger.claiming import claim, mark
 from uploader.ledger.lanes import enter_scope
+from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import account, begin_load, load_rows, was_begun
 from uploader.ledger.outcomes import job_ended, settle
 from uploader.ledger.reading import live_jobs
-from uploader.model import AudioFacts, Claim, FileSignature, JobStatus, Reply, Row
+from uploader.model import AudioFacts, Claim, FileSignature, JobStatus, Next, Reply, Row
+from uploader.policy.limits import Refusal
 from uploader.policy.replies import judge
 
 Step = Callable[[Connection], Any]
@@ -71,7 +73,7 @@ def steps(book: Book, step: Step) -> tuple[Any, int]:
 
 
 def cost_of_a_life(book: Book) -> dict[str, int]:
-    """What each step in the lives of three items costs."""
+    """What each step in the lives of four items costs."""
     cost = {}
 
     def claimed(wanted: int) -> list[Claim]:
@@ -82,13 +84,23 @@ def cost_of_a_life(book: Book) -> dict[str, int]:
         if reply.last_chunk_left:
             _, cost["mark"] = steps(book, lambda c: mark(c, one, "hash", book.now))
         verdict, how = judge(reply, one.conversation_id), {"now": book.now, "wait": 1.0, "hold": book.hold}
-        write: Step = lambda c: settle(c, one, verdict, reply, doubt_seconds=DOUBT_SECONDS, **how)  # type: ignore[arg-type] # noqa: E731
+        refusal = Refusal() if verdict.next is Next.COOL_DOWN else None
+        write: Step = lambda c: settle(  # noqa: E731
+            c,
+            one,
+            verdict,
+            reply,
+            doubt_seconds=DOUBT_SECONDS,
+            refusal=refusal,
+            **how,  # type: ignore[arg-type]
+        )
         _, cost[name] = steps(book, write)
 
-    first, second, third = claimed(3)
+    first, second, third, fourth = claimed(4)
     settled(first, accepted("j"), "accepted")
     settled(second, LOST, "in doubt")
     settled(third, CUT, "cut off")
+    settled(fourth, THROTTLED, "throttled")
     (job,), cost["live jobs"] = steps(book, lambda c: live_jobs(c, 1))
     _, cost["job ended"] = steps(book, lambda c: job_ended(c, job, JobStatus.COMPLETED, book.now, hold=book.hold))
     _, cost["was begun"] = steps(book, lambda c: was_begun(c, 1, "c0", Path("/audio/0-0.wav")))
@@ -126,7 +138,7 @@ def test_the_cost_does_not_grow_with_the_lanes(tmp_path: Path, hold: bool) -> No
 
 def test_the_cost_does_not_grow_with_a_lane(tmp_path: Path, hold: bool) -> None:
     """Thirty times as many items in each lane that goes."""
-    with filled(tmp_path / "few", 3, FEW, hold=hold) as few, filled(tmp_path / "many", 3, MANY, hold=hold) as many:
+    with filled(tmp_path / "few", 4, FEW, hold=hold) as few, filled(tmp_path / "many", 4, MANY, hold=hold) as many:
         assert_flat(cost_of_a_life(few), cost_of_a_life(many))
 
 
@@ -134,11 +146,11 @@ def test_the_cost_does_not_grow_with_the_nights_before(tmp_path: Path, hold: boo
     """Thirty times as many items that completed, in the same lanes and before the same items."""
     costs = []
     for name, items in (("few", FEW), ("many", MANY)):
-        with filled(tmp_path / name, 3, items, hold=hold) as book:
+        with filled(tmp_path / name, 4, items, hold=hold) as book:
             with book.ledger.writing() as connection:
                 done = text("UPDATE items SET state = 'completed', attempts = 1, job_id = 'j' || id")
                 connection.execute(done)
-            load = book.load([(f"c{lane}", "a.wav") for lane in range(3)], "tuesday.csv")
+            load = book.load([(f"c{lane}", "a.wav") for lane in range(4)], "tuesday.csv")
             costs.append(cost_of_a_life(book))
             assert book.states(load)
     assert_flat(*costs)

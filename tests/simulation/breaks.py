@@ -12,6 +12,7 @@ from sqlalchemy import Connection, func, select, update
 
 from uploader import attempt, results
 from uploader.ledger import claiming, lanes, loading
+from uploader.ledger.limit import limit_facts
 from uploader.ledger.schema import items
 from uploader.model import Claim, Next, Outcome, Reply, State, Verdict
 from uploader.policy import identity, replies
@@ -60,7 +61,6 @@ def bad_gateway_tried_again() -> Iterator[None]:
 @contextmanager
 def slot_given_back_on_accept() -> Iterator[None]:
     """The slot ends with the upload, not with the job."""
-    limit_facts = claiming.limit_facts
 
     def generous(connection: Connection, account_id: int, configured: int, now: float) -> Any:
         facts = limit_facts(connection, account_id, configured, now)

@@ -9,7 +9,7 @@ from pathlib import Path
 from uploader import results
 from uploader.errors import ExitCode, UsageError
 from uploader.ledger import Ledger
-from uploader.ledger.claiming import limit_facts
+from uploader.ledger.limit import limit_facts
 from uploader.ledger.reading import BatchFacts, OpenRow, find_batches, open_rows, result_lines, standing, troubles
 from uploader.policy.endings import ending
 from uploader.settings import Settings

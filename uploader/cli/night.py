@@ -23,7 +23,7 @@ from uploader.client import Client, Expect, TimeLimits
 from uploader.engine import Engine, Pool
 from uploader.errors import ExitCode, ResultsUnavailableError, UploaderError
 from uploader.ledger import Ledger, LedgerThread
-from uploader.ledger.claiming import limit_facts
+from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import close_repeat
 from uploader.ledger.reading import (
     BatchFacts,

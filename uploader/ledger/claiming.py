@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, func, insert, select, update
 
-from uploader.ledger.schema import accounts, attempts, batches, items, lanes, loads
+from uploader.ledger.limit import limit_facts
+from uploader.ledger.schema import attempts, batches, items, lanes, loads
 from uploader.model import SLOTTED, Claim, LimitFacts, Order, State
 from uploader.policy.forecast import audio_seconds
-from uploader.policy.limits import limit_in_force
 
 # What every claim says to the ledger is built once: putting a statement together costs more than running it.
 
@@ -45,20 +45,6 @@ _READY = {
     Order.MANIFEST: _FOUND.order_by(lanes.c.ready_position),
     Order.LONGEST_LANE_FIRST: _FOUND.order_by(lanes.c.work_left.desc(), lanes.c.ready_position),
 }
-
-_LIMIT = select(accounts.c.configured_limit, accounts.c.stated_limit, accounts.c.stated_at).where(
-    accounts.c.id == bindparam("account_id")
-)
-
-_LIVE = (
-    select(func.count())
-    .select_from(items)
-    .where(
-        items.c.account_id == bindparam("account_id"),
-        items.c.state.in_(SLOTTED),
-        or_(items.c.slot_until.is_(None), items.c.slot_until > bindparam("now")),
-    )
-)
 
 _WAITING = (
     select(lanes.c.id)
@@ -146,7 +132,7 @@ def claim(
     wake_at = None
     if waiting and wanted > 0:
         full = limit.live + len(claims) >= limit.in_force
-        wake_at = _earliest(connection, _SLOT_FREES if full else _WAIT_ENDS, account_id, now)
+        wake_at = _room_comes(connection, limit, account_id, now) if full else _wait_ends(connection, account_id, now)
     return Claimed(claims, limit, waiting, wake_at)
 
 
@@ -163,22 +149,6 @@ def mark(connection: Connection, one: Claim, content_hash: str, now: float) -> N
     if changed.rowcount != 1:
         raise RuntimeError(f"item {one.item_id} is not being sent by attempt {one.number}: its mark is refused")
     connection.execute(_MARK_ATTEMPT, {"attempt": one.attempt_id, "now": now})
-
-
-def limit_facts(connection: Connection, account_id: int, configured: int | None, now: float) -> LimitFacts:
-    """What is known of the account's limit, and how many of its slots are taken now.
-
-    Args:
-        connection: A connection in a transaction.
-        account_id: The account.
-        configured: The limit of the settings; None takes that of the account's last run.
-        now: The time, in seconds since the epoch.
-    """
-    account = connection.execute(_LIMIT, {"account_id": account_id}).one()
-    configured = configured or account.configured_limit or 1
-    live = connection.execute(_LIVE, {"account_id": account_id, "now": now}).scalar_one()
-    in_force = limit_in_force(configured, account.stated_limit, account.stated_at, now)
-    return LimitFacts(configured, account.stated_limit, in_force, live)
 
 
 def _ready(connection: Connection, account_id: int, room: int, now: float, order: Order) -> Sequence[RowMapping]:
@@ -223,6 +193,16 @@ def _work_of(item: RowMapping) -> float:
 
 def _is_waiting(connection: Connection, account_id: int) -> bool:
     return connection.execute(_WAITING, {"account_id": account_id}).first() is not None
+
+
+def _wait_ends(connection: Connection, account_id: int, now: float) -> float | None:
+    return _earliest(connection, _WAIT_ENDS, account_id, now)
+
+
+def _room_comes(connection: Connection, limit: LimitFacts, account_id: int, now: float) -> float | None:
+    """When a full account has room by the mere passing of time."""
+    times = (_earliest(connection, _SLOT_FREES, account_id, now), limit.rises_at)
+    return min((at for at in times if at is not None), default=None)
 
 
 def _earliest(connection: Connection, of_all: Select[Any], account_id: int, now: float) -> float | None:

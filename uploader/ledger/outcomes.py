@@ -3,12 +3,17 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, bindparam, case, or_, select, update
+from sqlalchemy import Boolean, Connection, bindparam, case, func, or_, select, update
 
 from uploader.ledger.lanes import refresh
+from uploader.ledger.limit import note_refusal
 from uploader.ledger.schema import accounts, attempts, items, lanes
 from uploader.model import Claim, JobStatus, LiveJob, Outcome, Reply, State, Verdict
+from uploader.policy.limits import Refusal
 from uploader.policy.waits import doubt_slot_seconds
+
+JOBS_REMEMBERED = 16.0
+"""What a job typically takes is a mean in which each new one weighs so much as one of so many."""
 
 # What every outcome says to the ledger is built once: putting a statement together costs more than running it.
 
@@ -48,12 +53,6 @@ _PUT_OFF = (
 
 _account_of_item = select(items.c.account_id).where(items.c.id == bindparam("item")).scalar_subquery()
 
-_STATED = (
-    update(accounts)
-    .where(accounts.c.id == _account_of_item)
-    .values(stated_limit=bindparam("stated"), stated_at=bindparam("now"))
-)
-
 _JOB_ENDED = (
     update(items)
     .where(items.c.id == bindparam("item"), items.c.state == State.ACCEPTED)
@@ -73,24 +72,20 @@ _JOB_OVERDUE = (
 )
 
 _slowest, _shortest = accounts.c.slowest_seconds_per_byte, accounts.c.shortest_job_seconds
+_typical = accounts.c.typical_job_seconds
 
 _LEARN = (
     update(accounts)
     .where(accounts.c.id == _account_of_item)
-    .where(
-        or_(
-            _slowest.is_(None),
-            _slowest < bindparam("rate"),
-            _shortest.is_(None),
-            _shortest > bindparam("seconds"),
-        )
-    )
     .values(
         slowest_seconds_per_byte=case(
             (or_(_slowest.is_(None), _slowest < bindparam("rate")), bindparam("rate")), else_=_slowest
         ),
         shortest_job_seconds=case(
             (or_(_shortest.is_(None), _shortest > bindparam("seconds")), bindparam("seconds")), else_=_shortest
+        ),
+        typical_job_seconds=func.coalesce(
+            _typical + (bindparam("seconds") - _typical) / JOBS_REMEMBERED, bindparam("seconds")
         ),
     )
 )
@@ -121,7 +116,7 @@ def settle(
     wait: float,
     doubt_seconds: float,
     hold: bool,
-    stated: int | None = None,
+    refusal: Refusal | None = None,
 ) -> None:
     """Write down what came of an attempt.
 
@@ -134,7 +129,7 @@ def settle(
         wait: How long the lane waits before it is tried again, in seconds.
         doubt_seconds: How long doubt keeps a slot as long as no job has ended.
         hold: Whether trouble holds the rest of a lane.
-        stated: The limit that a 429 stated; it is believed for a day.
+        refusal: A 429 about the limit, which teaches something of it.
     """
     told = {"now": now, "because": verdict.reason, "status": reply.status, "job": verdict.job_id}
     came_of_it = {"attempt": one.attempt_id, "outcome_is": verdict.outcome, "bytes": reply.bytes_sent}
@@ -143,8 +138,8 @@ def settle(
     until = slot_until(connection, one.item_id, now, doubt_seconds) if doubtful else None
     which = {"item": one.item_id, "number": one.number, "keeps_slot_until": until}
     connection.execute(_OUTCOME, told | which | _becomes(verdict, reply))
-    if stated is not None:
-        connection.execute(_STATED, {"item": one.item_id, "stated": stated, "now": now})
+    if refusal is not None:
+        note_refusal(connection, one.item_id, refusal, now)
     if verdict.state is State.PENDING:
         until = now + wait if wait else 0.0
         connection.execute(_PUT_OFF, {"lane": one.lane_id, "until": until, "work": one.work})

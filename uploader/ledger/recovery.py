@@ -6,7 +6,7 @@ from pathlib import Path
 from sqlalchemy import Connection, bindparam, select, update
 
 from uploader.ledger.outcomes import slot_until
-from uploader.ledger.schema import attempts, items, ledger
+from uploader.ledger.schema import accounts, attempts, items, ledger
 from uploader.model import SLOTTED, Outcome, State
 
 _LEFT = select(items.c.id).where(items.c.state == bindparam("left_as"))
@@ -35,6 +35,10 @@ _MOVE_SLOTS = (
 
 _MOVE_JOBS = (
     update(items).where(items.c.state == State.ACCEPTED).values(accepted_at=items.c.accepted_at + bindparam("jumped"))
+)
+
+_MOVE_LIMITS = update(accounts).values(
+    stated_at=accounts.c.stated_at + bindparam("jumped"), taught_at=accounts.c.taught_at + bindparam("jumped")
 )
 
 
@@ -66,7 +70,7 @@ def boot_clock() -> tuple[str, float]:
 def rebase_deadlines(connection: Connection, boot_id: str, clock_offset: float) -> None:
     """Move what is still waited for by how far the wall clock jumped since the last run on this boot.
 
-    Deadlines of slots stay as far ahead, and live jobs as old, as they are.
+    Deadlines of slots stay as far ahead, and live jobs and what was learned of the limit as old, as they are.
 
     Args:
         connection: A connection in a transaction.
@@ -78,6 +82,7 @@ def rebase_deadlines(connection: Connection, boot_id: str, clock_offset: float) 
         jumped = clock_offset - known.clock_offset
         connection.execute(_MOVE_SLOTS, {"jumped": jumped})
         connection.execute(_MOVE_JOBS, {"jumped": jumped})
+        connection.execute(_MOVE_LIMITS, {"jumped": jumped})
     connection.execute(_NOTE_CLOCK, {"boot": boot_id, "offset": clock_offset})
 
 

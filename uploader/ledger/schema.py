@@ -16,6 +16,8 @@ from sqlalchemy import (
     text,
 )
 
+from uploader.policy.limits import JOB_SECONDS
+
 VERSION = 1
 """The version of this schema; a ledger of a newer one is refused."""
 
@@ -42,8 +44,14 @@ accounts = Table(
     Column("configured_limit", Integer),
     Column("stated_limit", Integer),
     Column("stated_at", Float),
+    # what 429s taught of the limit (policy.limits.Learned); taught_limit is None where nothing of it is in force
+    Column("taught_limit", Integer),
+    Column("taught_at", Float, nullable=False, default=0.0),
+    Column("step_seconds", Float, nullable=False, default=JOB_SECONDS),
+    Column("patience", Integer, nullable=False, default=1),
     Column("slowest_seconds_per_byte", Float),
     Column("shortest_job_seconds", Float),
+    Column("typical_job_seconds", Float),
     UniqueConstraint("base_url", "name"),
 )
 

@@ -16,6 +16,7 @@ def limit_json(limit: LimitFacts) -> dict[str, int | None]:
         "stated": limit.stated,
         "inForce": limit.in_force,
         "live": limit.live,
+        "liveByOthers": limit.others,
     }
 
 
@@ -38,7 +39,11 @@ def told_counts(counts: Mapping[State, int]) -> str:
 def told_limit(limit: LimitFacts) -> str:
     """What is known of the limit."""
     stated = f", the service stated {limit.stated}" if limit.stated is not None else ""
-    return f"{limit.in_force} concurrent jobs in force (configured {limit.configured}{stated}); {limit.live} live now"
+    others = f", and some {limit.others} of others" if limit.others is not None else ""
+    return (
+        f"{limit.in_force} concurrent jobs in force (configured {limit.configured}{stated}); "
+        f"{limit.live} live now{others}"
+    )
 
 
 def told_billed(standing: Standing) -> str:

@@ -1,0 +1,107 @@
+"""What the ledger knows of an account's limit of concurrent jobs, and what a 429 adds to it."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, func, or_, select, update
+
+from uploader.ledger.schema import accounts, items
+from uploader.model import SLOTTED, LimitFacts
+from uploader.policy.limits import Learned, Refusal, learn, limit_in_force, live_by_others, rises_at
+
+_ACCOUNT = select(
+    *accounts.c["configured_limit", "stated_limit", "stated_at", "taught_limit", "taught_at"],
+    *accounts.c["step_seconds", "patience", "typical_job_seconds"],
+).where(accounts.c.id == bindparam("account_id"))
+
+# two workers' refusals add up, one after the other
+_ACCOUNT_TO_TEACH = _ACCOUNT.with_for_update()
+
+_ACCOUNT_OF = select(items.c.account_id).where(items.c.id == bindparam("item"))
+
+_LIVE = (
+    select(func.count())
+    .select_from(items)
+    .where(
+        items.c.account_id == bindparam("account_id"),
+        items.c.state.in_(SLOTTED),
+        or_(items.c.slot_until.is_(None), items.c.slot_until > bindparam("now")),
+    )
+)
+
+_TEACH = (
+    update(accounts)
+    .where(accounts.c.id == bindparam("account_id"))
+    .values(
+        stated_limit=bindparam("stated"),
+        stated_at=bindparam("stated_when"),
+        taught_limit=bindparam("taught"),
+        taught_at=bindparam("taught_when"),
+        step_seconds=bindparam("step"),
+        patience=bindparam("steps_of_patience"),
+    )
+)
+
+
+def limit_facts(connection: Connection, account_id: int, configured: int | None, now: float) -> LimitFacts:
+    """What is known of the account's limit, and how many of its slots are taken now.
+
+    Args:
+        connection: A connection in a transaction.
+        account_id: The account.
+        configured: The limit of the settings; None takes that of the account's last run.
+        now: The time, in seconds since the epoch.
+    """
+    account = connection.execute(_ACCOUNT, {"account_id": account_id}).one()
+    configured = configured or account.configured_limit or 1
+    learned = _learned(account)
+    return LimitFacts(
+        configured=configured,
+        stated=learned.stated,
+        in_force=limit_in_force(configured, learned, now),
+        live=_live(connection, account_id, now),
+        others=live_by_others(learned, now),
+        rises_at=rises_at(configured, learned, now),
+    )
+
+
+def note_refusal(connection: Connection, item_id: int, refusal: Refusal, now: float) -> None:
+    """Learn from a 429 about the limit, once the item that met it has given its slot back.
+
+    Args:
+        connection: A connection in a transaction.
+        item_id: The item that was refused a slot.
+        refusal: The 429.
+        now: The time, in seconds since the epoch.
+    """
+    account_id = connection.execute(_ACCOUNT_OF, {"item": item_id}).scalar_one()
+    account = connection.execute(_ACCOUNT_TO_TEACH, {"account_id": account_id}).one()
+    live = _live(connection, account_id, now)
+    learned = learn(_learned(account), refusal, live, account.typical_job_seconds, now)
+    connection.execute(_TEACH, {"account_id": account_id, **_columns(learned)})
+
+
+def _live(connection: Connection, account_id: int, now: float) -> int:
+    live: int = connection.execute(_LIVE, {"account_id": account_id, "now": now}).scalar_one()
+    return live
+
+
+def _learned(account: Row[Any]) -> Learned:
+    return Learned(
+        stated=account.stated_limit,
+        stated_at=account.stated_at,
+        taught=account.taught_limit,
+        taught_at=account.taught_at,
+        step_seconds=account.step_seconds,
+        patience=account.patience,
+    )
+
+
+def _columns(learned: Learned) -> dict[str, Any]:
+    return {
+        "stated": learned.stated,
+        "stated_when": learned.stated_at,
+        "taught": learned.taught,
+        "taught_when": learned.taught_at,
+        "step": learned.step_seconds,
+        "steps_of_patience": learned.patience,
+    }

@@ -367,38 +367,43 @@ def test_a_stated_limit_lowers_the_claim_for_a_day(book: Book) -> None:
 
 
 def test_a_refusal_lowers_the_limit_to_what_was_live(book: Book) -> None:
-    """Without X: no more than were live beside it, one more after what this account's jobs take, then all of it."""
+    """Without X: no more than were live beside it, one more after a job's time, and all of it in the end."""
     book.limit = 5
     book.load([(one, "a.wav") for one in "cdefg"])
     first, second, refused, again = book.claim(4)
     book.answer(first, accepted("1"))
-    book.now += 40
-    book.complete(second, "2")  # a job's time is 0 s, taken as 1
+    book.complete(second)
+    step = JOB_SECONDS - JOB_SECONDS / JOBS_REMEMBERED  # that job took no time
     book.settle(refused, THROTTLED, refusal=Refusal())
     facts = book.look().limit
     assert (facts.configured, facts.stated, facts.in_force, facts.live, facts.others) == (5, None, 2, 2, None)
-    assert facts.rises_at == book.now + 1
-    book.now += 1
+    assert facts.rises_at == book.now + step
+    book.now += step
     (one,) = book.claim()
     book.settle(one, THROTTLED, refusal=Refusal())
     waiting = book.look()
-    assert (waiting.claims, waiting.wake_at) == ([], book.now + 2)  # the step was refused: the next one waits longer
+    assert (waiting.claims, waiting.wake_at) == (
+        [],
+        book.now + 2 * step,
+    )  # the step was refused: the next one waits longer
     book.settle(again, CUT)
-    book.now += 4
-    assert len(book.claim()) == 4
+    book.now += 4 * step
+    assert len(book.claim()) == 3
 
 
 def test_what_a_job_typically_takes_is_learned(book: Book) -> None:
-    """The first job says it, each later one moves it a little; a step of the limit is as long as that."""
+    """Each job moves it a little; a step of the limit is as long as that."""
     book.load([(one, "a.wav") for one in "cdefg"])
-    for job_id, seconds in (("1", 40.0), ("2", 8.0)):
+    typical = JOB_SECONDS
+    for job_id, seconds in (("1", 400.0), ("2", 8.0)):
         (one,) = book.claim(1)
         book.answer(one, accepted(job_id))
         book.now += seconds
         book.end(job_id)
+        typical += (seconds - typical) / JOBS_REMEMBERED
     first, *_ = book.claim()
     book.settle(first, THROTTLED, refusal=Refusal())
-    assert book.look().limit.rises_at == pytest.approx(book.now + 40 + (8 - 40) / JOBS_REMEMBERED)
+    assert book.look().limit.rises_at == pytest.approx(book.now + typical)
 
 
 def test_a_refusal_below_what_was_stated_tells_of_others(book: Book) -> None:

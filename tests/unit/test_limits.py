@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.policy.limits import (
-    JOB_SECONDS,
     MOST_PATIENCE,
     STATED_LIMIT_BELIEVED_SECONDS,
     Learned,
@@ -125,7 +124,8 @@ CONFIGURED, JOB, NOW = 50, 30.0, 1000.0
         pytest.param(Learned(None, None, 10, NOW, JOB, 2), Refusal(), 9, 9, 1, id="it falls on"),
         pytest.param(Learned(None, None, 10, NOW - JOB, JOB), Refusal(), 10, 10, 2, id="the first step refused"),
         pytest.param(Learned(None, None, 10, NOW - 2 * JOB, JOB, 2), Refusal(), 10, 10, 4, id="refused once more"),
-        pytest.param(Learned(None, None, 10, NOW - 4 * JOB, JOB, 4), Refusal(), 10, 10, 4, id="patience has an end"),
+        pytest.param(Learned(None, None, 10, NOW - 8 * JOB, JOB, 8), Refusal(), 10, 10, 8, id="patience has an end"),
+        pytest.param(Learned(20, NOW, 10, NOW - 4 * JOB, JOB, 4), Refusal(), 10, 10, 4, id="others will go"),
         pytest.param(Learned(None, None, 10, NOW - 2 * JOB, JOB), Refusal(), 11, 11, 1, id="the second step refused"),
         pytest.param(Learned(None, None, 10, NOW - 9 * JOB, JOB, 4), Refusal(), 10, 10, 1, id="refused long after"),
         pytest.param(Learned(10, NOW, 9, NOW - JOB, JOB), Refusal(10), 10, 10, 1, id="back at what was stated"),
@@ -137,9 +137,9 @@ def test_what_a_refusal_teaches(learned: Learned, refusal: Refusal, live: int, i
     assert (limit_in_force(CONFIGURED, taught, NOW), taught.patience) == (in_force, patience)
 
 
-@pytest.mark.parametrize(("job_seconds", "step"), [(None, JOB_SECONDS), (JOB, JOB), (0.0, 1.0)])
-def test_a_step_is_a_jobs_time(job_seconds: float | None, step: float) -> None:
-    """What the account's jobs take, once one has ended, and never so little that it means a refusal a moment."""
+@pytest.mark.parametrize(("job_seconds", "step"), [(JOB, JOB), (0.0, 1.0)])
+def test_a_step_is_a_jobs_time(job_seconds: float, step: float) -> None:
+    """What the account's jobs take, and never so little that it means a refusal a moment."""
     assert learn(Learned(), Refusal(), 3, job_seconds, NOW).step_seconds == step
 
 
@@ -172,10 +172,10 @@ def test_what_others_have_live_is_estimated(learned: Learned, others: int | None
 
 
 SECONDS = st.floats(0.0, 10_000.0)
-EVENTS = st.lists(st.tuples(st.none() | st.integers(1, 60), st.integers(0, 60), st.none() | SECONDS, SECONDS))
+EVENTS = st.lists(st.tuples(st.none() | st.integers(1, 60), st.integers(0, 60), SECONDS, SECONDS))
 
 
-def taught_by(events: list[tuple[int | None, int, float | None, float]]) -> tuple[Learned, float]:
+def taught_by(events: list[tuple[int | None, int, float, float]]) -> tuple[Learned, float]:
     """What one refusal after the other teaches, and when the last one came."""
     learned, now = Learned(), NOW
     for stated, live, job_seconds, wait in events:
@@ -186,7 +186,7 @@ def taught_by(events: list[tuple[int | None, int, float | None, float]]) -> tupl
 
 @given(EVENTS, st.integers(1, 60), SECONDS)
 def test_it_stays_between_one_and_what_it_may_be(
-    events: list[tuple[int | None, int, float | None, float]], configured: int, later: float
+    events: list[tuple[int | None, int, float, float]], configured: int, later: float
 ) -> None:
     """Whatever is refused, and when: never below 1, never above the setting, never above what is believed."""
     learned, now = taught_by(events)
@@ -195,7 +195,7 @@ def test_it_stays_between_one_and_what_it_may_be(
 
 
 @given(EVENTS, st.integers(1, 60))
-def test_a_quiet_account_comes_back(events: list[tuple[int | None, int, float | None, float]], configured: int) -> None:
+def test_a_quiet_account_comes_back(events: list[tuple[int | None, int, float, float]], configured: int) -> None:
     """Without a 429 it never falls, and reaches what it may be by steps of one, each foretold, none of them at once."""
     learned, now = taught_by(events)
     learned = Learned(learned.stated, now, learned.taught, learned.taught_at, min(learned.step_seconds, 60.0))
@@ -220,4 +220,4 @@ def test_refusals_in_a_row_do_not_swing(real: int, refusals: int) -> None:
         now = rises_at(CONFIGURED, learned, now) or now
         assert limit_in_force(CONFIGURED, learned, now) == real + 1
         learned = learn(learned, Refusal(), real, JOB, now)
-    assert now - NOW >= JOB * MOST_PATIENCE * (refusals - 2)
+    assert now - NOW == JOB * sum(min(2**tried, MOST_PATIENCE) for tried in range(refusals))

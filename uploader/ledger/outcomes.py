@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, bindparam, case, func, or_, select, update
+from sqlalchemy import Boolean, Connection, bindparam, case, or_, select, update
 
 from uploader.ledger.lanes import refresh
 from uploader.ledger.limit import note_refusal
@@ -13,7 +13,10 @@ from uploader.policy.limits import Refusal
 from uploader.policy.waits import doubt_slot_seconds
 
 JOBS_REMEMBERED = 16.0
-"""What a job typically takes is a mean in which each new one weighs so much as one of so many."""
+"""What a job typically takes is a mean in which each new one weighs as much as one of so many.
+
+It starts from a default, not from the first job: the first to end are the short ones.
+"""
 
 # What every outcome says to the ledger is built once: putting a statement together costs more than running it.
 
@@ -84,9 +87,7 @@ _LEARN = (
         shortest_job_seconds=case(
             (or_(_shortest.is_(None), _shortest > bindparam("seconds")), bindparam("seconds")), else_=_shortest
         ),
-        typical_job_seconds=func.coalesce(
-            _typical + (bindparam("seconds") - _typical) / JOBS_REMEMBERED, bindparam("seconds")
-        ),
+        typical_job_seconds=_typical + (bindparam("seconds") - _typical) / JOBS_REMEMBERED,
     )
 )
 

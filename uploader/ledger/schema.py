@@ -51,7 +51,7 @@ accounts = Table(
     Column("patience", Integer, nullable=False, default=1),
     Column("slowest_seconds_per_byte", Float),
     Column("shortest_job_seconds", Float),
-    Column("typical_job_seconds", Float),
+    Column("typical_job_seconds", Float, nullable=False, default=JOB_SECONDS),
     UniqueConstraint("base_url", "name"),
 )
 

@@ -7,8 +7,10 @@ STATED_LIMIT_BELIEVED_SECONDS = 24 * 3600.0
 JOB_SECONDS = 60.0
 """What a job is taken to take as long as none of the account's has ended."""
 LEAST_STEP_SECONDS = 1.0
-MOST_PATIENCE = 4
+MOST_PATIENCE = 8
 """A step up that is refused again and again is tried at least after so many times what a job takes."""
+MOST_PATIENCE_WITH_OTHERS = 4
+"""The same where a limit is stated that leaves more to be had: others will go."""
 ROUNDING = 1e-6
 """A share of a step: who wakes at the very moment of a step shall find it taken."""
 
@@ -108,14 +110,14 @@ def live_by_others(learned: Learned, now: float) -> int | None:
     return stated - level
 
 
-def learn(learned: Learned, refusal: Refusal, live: int, job_seconds: float | None, now: float) -> Learned:
+def learn(learned: Learned, refusal: Refusal, live: int, job_seconds: float, now: float) -> Learned:
     """Tell what one more refusal teaches.
 
     Args:
         learned: What was known before.
         refusal: The 429.
         live: How many slots of ours were taken beside the one that was refused.
-        job_seconds: What the account's jobs take, None where none has ended.
+        job_seconds: What a job of the account typically takes.
         now: The time in seconds since the epoch.
     """
     if refusal.stated is not None:
@@ -125,13 +127,14 @@ def learn(learned: Learned, refusal: Refusal, live: int, job_seconds: float | No
     taught = max(1, min(one for one in (live, stated, level) if one is not None))
     if stated is not None and taught >= stated:
         return replace(learned, taught=None, patience=1)
-    step_seconds = JOB_SECONDS if job_seconds is None else max(job_seconds, LEAST_STEP_SECONDS)
-    patience = _patience(learned, taught, level)
+    step_seconds = max(job_seconds, LEAST_STEP_SECONDS)
+    most = MOST_PATIENCE if stated is None else MOST_PATIENCE_WITH_OTHERS
+    patience = _patience(learned, taught, level, most)
     return replace(learned, taught=taught, taught_at=now, step_seconds=step_seconds, patience=patience)
 
 
-def _patience(learned: Learned, taught: int, level: int | None) -> int:
+def _patience(learned: Learned, taught: int, level: int | None, most: int) -> int:
     """A step up that was refused at once makes the next one wait longer; what moved elsewhere begins anew."""
     if learned.taught is None or level is None or taught != learned.taught or level > taught + 1:
         return 1
-    return min(2 * learned.patience, MOST_PATIENCE) if level == taught + 1 else learned.patience
+    return min(2 * learned.patience, most) if level == taught + 1 else learned.patience

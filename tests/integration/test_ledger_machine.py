@@ -19,6 +19,7 @@ from uploader.ledger import Ledger
 from uploader.ledger.resolving import Selection, open_items, resolve
 from uploader.ledger.schema import attempts, items, lanes, rows
 from uploader.model import LIVE, OVER, SLOTTED, TROUBLED, Claim, Decision, JobStatus, Reply, State
+from uploader.policy.limits import Refusal
 
 LIMIT = 2
 RECORDINGS = {"a.wav": "one", "b.wav": "one", "c.wav": "two", "d.wav": "six", "e.wav": "fourteen"}
@@ -159,9 +160,11 @@ class LedgerMachine(RuleBasedStateMachine):
     def claim(self, wanted: int) -> None:
         """Attempts begin."""
         seen = self._look()
-        claimed = self.book.claim(wanted)
+        answered = self.book.look(wanted)
+        claimed, limit = answered.claims, answered.limit
         self.under_way += [Attempt(one) for one in claimed]
-        assert len(claimed) <= wanted
+        assert len(claimed) <= min(wanted, max(limit.in_force - limit.live, 0))
+        assert 1 <= limit.in_force <= LIMIT
         for one in claimed:
             mine = next(item["position"] for item in seen.items if item["id"] == one.item_id)
             ahead = {state for place, state in seen.places[one.lane_id].items() if place < mine}
@@ -183,7 +186,7 @@ class LedgerMachine(RuleBasedStateMachine):
         attempt = data.draw(st.sampled_from(self.under_way))
         good = accepted(f"job-{attempt.claim.attempt_id}")
         reply = data.draw(st.sampled_from([good, good, *AFTER_THE_MARK] if attempt.marked else BEFORE_THE_MARK))
-        self.book.settle(attempt.claim, reply, wait)
+        self.book.settle(attempt.claim, reply, wait, refusal=Refusal() if reply is THROTTLED else None)
         if reply.status in NOT_APPENDED:
             self.service.taken[self._content(attempt.claim)] -= 1
         self.under_way.remove(attempt)

@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from tests.simulation.world import BEFORE, EARLY, Disk, Put, Service, content_hash
+from tests.simulation.world import BEFORE, EARLY, TOO_QUICKLY, Disk, Put, Service, content_hash
 from uploader.client import Gate, JobAnswer, UploadRequest
 from uploader.client.upload import Upload, WithheldError
 from uploader.errors import LedgerUnavailableError, SourceError
@@ -226,7 +226,9 @@ class SimulatedClient:
         put.answered = status
         put.trusted = status < 500 and put.fault not in ANSWERS
         answer: dict[str, Any] | None = {}
-        if status == 429 and "without X" not in put.fault:
+        if put.fault == TOO_QUICKLY:
+            answer = {"message": "You have made too many requests, too quickly."}
+        elif status == 429 and self._service.weather.states_limit and "without X" not in put.fault:
             limit = self._service.limit
             answer = {"message": f"This API has a limit of maximum of {limit} number of concurrent jobs per account."}
         elif status == 201:

@@ -31,13 +31,18 @@ LATE = (
     "429 without X",
     "302",
 )
+TOO_QUICKLY = "429 too quickly"
+"""A 429 about the rate of requests."""
 BEFORE = ("not connected", "no token")
 ENDLESS_SECONDS = 3000.0
 
 
 @dataclass(frozen=True)
 class Weather:
-    """What goes wrong, as shares; ``outages`` are (from, to) in the world's seconds."""
+    """What goes wrong, as shares; ``outages`` are (from, to) in the world's seconds.
+
+    ``states_limit``: whether a 429 about the limit says what it is.
+    """
 
     put: float = 0.0
     poll: float = 0.0
@@ -45,6 +50,7 @@ class Weather:
     job_endless: float = 0.0
     foreign: float = 0.0
     outages: tuple[tuple[float, float], ...] = ()
+    states_limit: bool = True
     kinds: tuple[str, ...] = (*BEFORE, *EARLY, *LATE)
 
 

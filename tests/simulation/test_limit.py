@@ -1,0 +1,168 @@
+"""The limit is learned: what that costs in refusals and in time, over whole nights."""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+
+from tests.simulation import schedule
+from tests.simulation.judge import Judge
+from tests.simulation.ledgers import MemoryLedger
+from tests.simulation.process import InlineWriter
+from tests.simulation.run import SWITCHES, _quieten
+from tests.simulation.schedule import Plan, World, counts
+from tests.simulation.world import TOO_QUICKLY, Weather, content_hash
+from uploader.ledger.claiming import Claimed
+from uploader.model import State
+from uploader.policy import cooldown
+
+pytestmark = pytest.mark.timeout(0)
+
+REAL = 10
+FOREIGN, PHASE_SECONDS = 3, 60.0
+"""So many slots are held by another client, for so long out of twice as long."""
+QUIET = Weather()
+MUTE = Weather(states_limit=False)
+
+
+@dataclass(frozen=True)
+class Night:
+    """A night's figures. ``over_bound``: its makespan over the lower bound, with all slots that others leave."""
+
+    over_bound: float
+    refusals: int
+    seconds: float
+
+
+@pytest.fixture(autouse=True)
+def claims(monkeypatch: pytest.MonkeyPatch) -> list[Claimed]:
+    """Every claim is looked at: with what it begins, no more is live than the limit in force, as it is known then."""
+    seen: list[Claimed] = []
+
+    class Checking(InlineWriter):
+        async def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            found = await super().call(function, *args, **kwargs)
+            if isinstance(found, Claimed):
+                seen.append(found)
+                assert not found.claims or found.limit.live + len(found.claims) <= found.limit.in_force
+            return found
+
+    monkeypatch.setattr(schedule, "InlineWriter", Checking)
+    monkeypatch.setattr(schedule, "PUTS_PER_SECOND", 10.0)
+    return seen
+
+
+def world_of(seed: int, configured: int, weather: Weather, *, real: int = REAL, rows: int = 300) -> World:
+    """A world in which nothing goes wrong but what the weather says; jobs of 1 to 70 s, most of them short."""
+    _quieten()
+    quiet = dict.fromkeys(SWITCHES, False)
+    plan = Plan(
+        seed,
+        conversations=rows // 5,
+        rows=rows,
+        limit=configured,
+        service_limit=real,
+        uploads=16,
+        weather=weather,
+        **quiet,
+    )
+    world = World(plan, MemoryLedger())
+    Judge(world)
+    chance = random.Random(seed)
+    for _, path in world.manifest:
+        drawn = min(70.0, max(1.0, chance.lognormvariate(2.3, 1.0)))
+        world.service.job_seconds.setdefault(content_hash(world.disk.files[path].content), drawn)
+    return world
+
+
+def share(world: World) -> None:
+    """Another client holds its slots for half of the time."""
+    begin = world.time.now + PHASE_SECONDS / 2
+    for _ in range(50):
+        world.service.foreign += [(begin, begin + PHASE_SECONDS)] * FOREIGN
+        begin += 2 * PHASE_SECONDS
+
+
+def lived(world: World, slots: float = REAL) -> Night:
+    """Live through a night to its good end, and measure it."""
+    begun = world.time.now
+    world._night(bad=False)
+    assert counts(world)[State.COMPLETED] == world.plan.rows
+    by_conversation: dict[str, float] = defaultdict(float)
+    for conversation, path in world.manifest:
+        by_conversation[conversation] += world.service.job_seconds[content_hash(world.disk.files[path].content)]
+    bound = max(sum(by_conversation.values()) / slots, *by_conversation.values())
+    took = max(job.ends_at for job in world.service.jobs.values()) - begun
+    return Night(took / bound, sum(put.answered == 429 for put in world.service.puts), took)
+
+
+@cache
+def told_night(seed: int) -> Night:
+    """The night of one who was told the limit, and has it alone."""
+    return lived(world_of(seed, REAL, QUIET))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_limit_that_is_stated_is_learned_for_a_dozen_refusals(seed: int, claims: list[Claimed]) -> None:
+    """Configured 50, real 10: at most 12 refusals, all of them at once, and the night is no longer than with 10."""
+    told = told_night(seed)
+    assert told.refusals == 0
+    learned = lived(world_of(seed, 50, QUIET))
+    assert 0 < learned.refusals <= 12
+    assert learned.over_bound <= 1.02 * told.over_bound
+    assert (claims[-1].limit.configured, claims[-1].limit.stated, claims[-1].limit.in_force) == (50, REAL, REAL)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_limit_that_is_never_stated_is_learned_all_the_same(seed: int) -> None:
+    """Configured 50, real 10, and no 429 says so: the first refusals find it, and few steps up are tried in vain."""
+    told = told_night(seed)
+    learned = lived(world_of(seed, 50, MUTE))
+    assert 0 < learned.refusals <= 20
+    assert learned.over_bound <= 1.03 * told.over_bound
+
+
+@pytest.mark.parametrize(("weather", "at_most"), [(QUIET, 1.15), (MUTE, 1.25)], ids=["stated", "never stated"])
+@pytest.mark.parametrize("seed", range(3))
+def test_an_account_that_is_shared_is_kept_full(
+    seed: int, weather: Weather, at_most: float, claims: list[Claimed]
+) -> None:
+    """Another client holds 3 of 10 slots for half of the time: what it leaves is used, for few refusals."""
+    alone = told_night(seed)
+    world = world_of(seed, REAL, weather)
+    share(world)
+    shared = lived(world, slots=REAL - FOREIGN / 2)
+    assert 0 < shared.refusals <= 30
+    assert shared.over_bound <= at_most * alone.over_bound
+    estimated = {one.limit.others for one in claims} - {None}
+    assert bool(estimated) is weather.states_limit
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_end_of_a_job_comes_before_the_timer(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the cooldown is, an upload tries the room that a job has left, and where it is taken all goes on."""
+    monkeypatch.setattr(cooldown, "cooldown_seconds", lambda *_: 100_000.0)
+    for weather in (QUIET, MUTE):
+        night = lived(world_of(seed, 12, weather, rows=60))
+        assert night.refusals > 0
+        assert night.seconds < 1000.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_429_about_the_rate_slows_and_lowers_nothing(
+    seed: int, claims: list[Claimed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit in force stays; the cooldown is waited for, whatever ends meanwhile."""
+    monkeypatch.setattr(cooldown, "cooldown_seconds", lambda *_: 500.0)
+    world = world_of(seed, REAL, Weather(put=0.05, kinds=(TOO_QUICKLY,)), rows=60)
+    night = lived(world)
+    assert night.refusals > 0
+    assert {one.limit.in_force for one in claims} == {REAL}
+    assert night.seconds >= 500.0
+    begun = [put.begun_at for put in world.service.puts]
+    first = next(put for put in world.service.puts if put.answered == 429)
+    assert not any(first.begun_at + 5.0 < at < first.begun_at + 490.0 for at in begun)

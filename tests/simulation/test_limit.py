@@ -1,23 +1,25 @@
 """The limit is learned: what that costs in refusals and in time, over whole nights."""
 
+import logging
 import random
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import pytest
+import structlog
 
 from tests.simulation import schedule
 from tests.simulation.judge import Judge
 from tests.simulation.ledgers import MemoryLedger
 from tests.simulation.process import InlineWriter
-from tests.simulation.run import SWITCHES, _quieten
+from tests.simulation.run import quiet
 from tests.simulation.schedule import Plan, World, counts
 from tests.simulation.world import TOO_QUICKLY, Weather, content_hash
 from uploader.ledger.claiming import Claimed
-from uploader.model import State
+from uploader.model import Order, State
 from uploader.policy import cooldown
 
 pytestmark = pytest.mark.timeout(0)
@@ -36,6 +38,15 @@ class Night:
     over_bound: float
     refusals: int
     seconds: float
+
+
+@pytest.fixture(autouse=True)
+def no_log() -> Iterator[None]:
+    """No log of long nights; what follows logs as before."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +69,6 @@ def claims(monkeypatch: pytest.MonkeyPatch) -> list[Claimed]:
 
 def world_of(seed: int, configured: int, weather: Weather, *, real: int = REAL, rows: int = 300) -> World:
     """A world in which nothing goes wrong but what the weather says; jobs of 1 to 70 s, most of them short."""
-    _quieten()
-    quiet = dict.fromkeys(SWITCHES, False)
     plan = Plan(
         seed,
         conversations=rows // 5,
@@ -68,9 +77,9 @@ def world_of(seed: int, configured: int, weather: Weather, *, real: int = REAL, 
         service_limit=real,
         uploads=16,
         weather=weather,
-        **quiet,
+        order=Order.LONGEST_LANE_FIRST,
     )
-    world = World(plan, MemoryLedger())
+    world = World(quiet(plan), MemoryLedger())
     Judge(world)
     chance = random.Random(seed)
     for _, path in world.manifest:

@@ -19,6 +19,8 @@ from uploader.model import JobStatus, Reply, Sight
 P = ParamSpec("P")
 T = TypeVar("T")
 
+LATENCY_SECONDS = 0.4
+"""The most that a step of the wire takes: an upload has several."""
 ANSWERS = {"no jobId": 201, "no jobId untaken": 201, "broken json": 201, "other conversation": 201}
 
 
@@ -248,7 +250,7 @@ class SimulatedClient:
         )
 
     async def _latency(self) -> None:
-        await asyncio.sleep(self._process.chance.uniform(0.001, 0.4))
+        await asyncio.sleep(self._process.chance.uniform(0.001, LATENCY_SECONDS))
         self._process.check()
 
 

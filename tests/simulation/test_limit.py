@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
-from tests.simulation import schedule
+from tests.simulation import process, schedule
 from tests.simulation.judge import Judge
 from tests.simulation.ledgers import MemoryLedger
 from tests.simulation.process import InlineWriter
@@ -24,7 +24,7 @@ from uploader.policy import cooldown
 
 pytestmark = pytest.mark.timeout(0)
 
-REAL = 10
+REAL, UPLOADS = 10, 16
 FOREIGN, PHASE_SECONDS = 3, 60.0
 """So many slots are held by another client, for so long out of twice as long."""
 QUIET = Weather()
@@ -75,7 +75,7 @@ def world_of(seed: int, configured: int, weather: Weather, *, real: int = REAL, 
         rows=rows,
         limit=configured,
         service_limit=real,
-        uploads=16,
+        uploads=UPLOADS,
         weather=weather,
         order=Order.LONGEST_LANE_FIRST,
     )
@@ -115,13 +115,17 @@ def told_night(seed: int) -> Night:
     return lived(world_of(seed, REAL, QUIET))
 
 
+@pytest.mark.parametrize(("latency", "at_most"), [(0.02, 12), (0.4, UPLOADS)], ids=["quick", "slow"])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_limit_that_is_stated_is_learned_for_a_dozen_refusals(seed: int, claims: list[Claimed]) -> None:
-    """Configured 50, real 10: at most 12 refusals, all of them at once, and the night is no longer than with 10."""
+def test_a_limit_that_is_stated_is_learned_from_what_was_under_way(
+    seed: int, latency: float, at_most: int, claims: list[Claimed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Configured 50, real 10: only uploads that were under way are refused, and the night is as long as with 10."""
     told = told_night(seed)
     assert told.refusals == 0
+    monkeypatch.setattr(process, "LATENCY_SECONDS", latency)
     learned = lived(world_of(seed, 50, QUIET))
-    assert 0 < learned.refusals <= 12
+    assert 0 < learned.refusals <= at_most
     assert learned.over_bound <= 1.02 * told.over_bound
     assert (claims[-1].limit.configured, claims[-1].limit.stated, claims[-1].limit.in_force) == (50, REAL, REAL)
 
@@ -131,7 +135,7 @@ def test_a_limit_that_is_never_stated_is_learned_all_the_same(seed: int) -> None
     """Configured 50, real 10, and no 429 says so: the first refusals find it, and few steps up are tried in vain."""
     told = told_night(seed)
     learned = lived(world_of(seed, 50, MUTE))
-    assert 0 < learned.refusals <= 20
+    assert 0 < learned.refusals <= UPLOADS + 6
     assert learned.over_bound <= 1.03 * told.over_bound
 
 
@@ -167,7 +171,7 @@ def test_a_429_about_the_rate_slows_and_lowers_nothing(
 ) -> None:
     """The limit in force stays; the cooldown is waited for, whatever ends meanwhile."""
     monkeypatch.setattr(cooldown, "cooldown_seconds", lambda *_: 500.0)
-    world = world_of(seed, REAL, Weather(put=0.05, kinds=(TOO_QUICKLY,)), rows=60)
+    world = world_of(seed, REAL, Weather(put=0.2, kinds=(TOO_QUICKLY,)), rows=60)
     night = lived(world)
     assert night.refusals > 0
     assert {one.limit.in_force for one in claims} == {REAL}

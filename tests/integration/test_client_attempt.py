@@ -522,6 +522,21 @@ async def test_a_stop_lets_nothing_begin(tmp_path: Path) -> None:
     assert carried.reply.withheld
 
 
+async def test_a_429_lets_nothing_begin_that_still_waits(tmp_path: Path) -> None:
+    """An attempt that waits for its turn when another meets the limit sends nothing, and gives its slot back."""
+    async with Server() as server, desk(server.base_url, audio(tmp_path, 1000)) as at:
+        at.pace = turn = NoTurn(1.0)
+        carrying = asyncio.create_task(at.carry())
+        await turn.waited_for.wait()
+        at.way_out.hold_back()
+        carried = await ended(carrying)
+        assert server.requests == []
+        assert (at.one(items)["state"], at.one(items)["cut_offs"]) == ("pending", 0)
+        assert not at.way_out.closed
+    assert (carried.reply.withheld, carried.refusal) == (True, None)
+    assert "limit was met" in carried.verdict.reason
+
+
 async def test_a_stop_waits_for_the_answer_to_what_has_left(tmp_path: Path) -> None:
     """Once the last chunk is out a stop takes the answer, as long as there is time: accepted, no doubt."""
 

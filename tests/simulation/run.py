@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -27,7 +28,11 @@ def live(plan: Plan) -> World:
     Raises:
         AssertionError: A promise was broken.
     """
-    _quieten()
+    with _quiet():
+        return _live(plan)
+
+
+def _live(plan: Plan) -> World:
     world = World(plan, _ledger())
     judge = Judge(world)
     night = world._night
@@ -93,7 +98,14 @@ def _breaks(plan: Plan) -> bool:
     return False
 
 
-def _quieten() -> None:
+@contextmanager
+def _quiet() -> Iterator[None]:
     """No log of thousands of nights, and no word of what dead processes leave in memory."""
+    before, hook = structlog.get_config(), sys.unraisablehook
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     sys.unraisablehook = lambda _: None
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+        sys.unraisablehook = hook

@@ -7,7 +7,7 @@ import pytest
 
 from tests.integration.test_ledger import LOST, NOT_FOUND, Book, accepted, opened
 from uploader.errors import UsageError
-from uploader.ledger.resolving import Open, Selection, history, open_items, resolve
+from uploader.ledger.resolving import Open, Selection, histories, open_items, resolve
 from uploader.model import Claim, Decision, JobStatus, Reply, State
 from uploader.policy.settling import SETTLES
 
@@ -102,7 +102,7 @@ def test_what_was_decided_is_kept_in_order(book: Book) -> None:
     book.answer(book.claim_one(), NOT_FOUND)
     decide(book, first(book), Decision.DROP, note="wrong id")
     with book.ledger.reading() as connection:
-        kept = history(connection, one.item_id)
+        kept = histories(connection, [one.item_id])[one.item_id]
     assert [(done.decision, done.from_state, done.note, done.settled_at) for done in kept] == [
         (Decision.NOT_APPENDED, State.IN_DOUBT, "no message came", 1000.0),
         (Decision.DROP, State.REFUSED, "wrong id", 1060.0),

@@ -17,7 +17,7 @@ from uploader.errors import ExitCode, LedgerBusyError, UsageError
 from uploader.ledger import Ledger
 from uploader.ledger.reading import BatchFacts, find_batches
 from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
-from uploader.ledger.resolving import Open, Selection, history, open_items, resolve
+from uploader.ledger.resolving import Open, Selection, histories, open_items, resolve
 from uploader.model import Decision, Sight, State
 from uploader.policy.settling import proves_append
 from uploader.settings import Settings
@@ -40,7 +40,7 @@ def resolve_items(settings: Settings, asked: Asked, *, as_json: bool) -> ExitCod
         with ledger.reading() as connection:
             batch = named_batch(at_service(find_batches(connection), settings, ledger.path), settings, ledger.path)
             found = open_items(connection, batch.batch_id, asked.selection, hold=settings.lanes.hold)
-            past = {one.item_id: history(connection, one.item_id) for one in found}
+            past = histories(connection, [one.item_id for one in found])
         sights = _look(settings, batch, found) if asked.look else {}
         if asked.job_id is not None:
             _check_job(settings, batch, asked.job_id)
@@ -51,7 +51,8 @@ def resolve_items(settings: Settings, asked: Asked, *, as_json: bool) -> ExitCod
         with ledger.reading() as connection:
             left = open_items(connection, batch.batch_id, Selection(), hold=settings.lanes.hold)
     evidence = [
-        Evidence(one, sights.get(one.conversation_id), past[one.item_id], told.get(one.item_id)) for one in found
+        Evidence(one, sights.get(one.conversation_id), past.get(one.item_id, ()), told.get(one.item_id))
+        for one in found
     ]
     print(json.dumps([one.as_json() for one in evidence]) if as_json else as_text(batch, evidence, looked=asked.look))  # noqa: T201
     return ExitCode.NEEDS_PERSON if left else ExitCode.DONE

@@ -1,6 +1,7 @@
 """What needs a person, with all that is known of it, and what the person decided."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from uploader.ledger.lanes import is_held, refresh, waiting_lanes
 from uploader.ledger.schema import attempts, batches, items, lanes, loads, rows, settlements
 from uploader.model import LIVE, TROUBLED, Decision, Outcome, Sight, State
 from uploader.policy.settling import SETTLES, settled_state
+
+LOOKED_UP_TOGETHER = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,6 @@ class Settlement:
 
 def open_items(connection: Connection, batch_id: int, selection: Selection, *, hold: bool) -> list[Open]:
     """The items of a batch that need a person, or those that the selection names by their state."""
-    last = select(attempts.c.item_id, func.max(attempts.c.number).label("number")).group_by(attempts.c.item_id)
-    newest = last.subquery()
     found = connection.execute(
         select(
             items.c.id.label("item_id"),
@@ -105,8 +106,7 @@ def open_items(connection: Connection, batch_id: int, selection: Selection, *, h
             .join(loads, loads.c.id == items.c.load_id)
             .join(batches, batches.c.id == loads.c.batch_id)
             .outerjoin(rows, and_(rows.c.item_id == items.c.id, rows.c.batch_id == batch_id))
-            .outerjoin(newest, newest.c.item_id == items.c.id)
-            .outerjoin(attempts, and_(attempts.c.item_id == items.c.id, attempts.c.number == newest.c.number))
+            .outerjoin(attempts, and_(attempts.c.item_id == items.c.id, attempts.c.number == items.c.attempts))
         )
         .where(_concerns(batch_id), *_conditions(selection, hold=hold))
         .order_by(items.c.position)
@@ -168,13 +168,15 @@ def note_sight(connection: Connection, attempt_id: int, sight: Sight) -> None:
     )
 
 
-def history(connection: Connection, item_id: int) -> list[Settlement]:
-    """What persons decided of an item, in order."""
-    found = connection.execute(select(settlements).where(settlements.c.item_id == item_id).order_by(settlements.c.id))
-    return [
-        Settlement(row.settled_at, row.settled_by, Decision(row.decision), State(row.from_state), row.job_id, row.note)
-        for row in found
-    ]
+def histories(connection: Connection, item_ids: Sequence[int]) -> Mapping[int, Sequence[Settlement]]:
+    """What persons decided of items, of each in order; of those alone of which something was decided."""
+    found: defaultdict[int, list[Settlement]] = defaultdict(list)
+    for start in range(0, len(item_ids), LOOKED_UP_TOGETHER):
+        some = settlements.c.item_id.in_(item_ids[start : start + LOOKED_UP_TOGETHER])
+        for row in connection.execute(select(settlements).where(some).order_by(settlements.c.id)):
+            decision, state = Decision(row.decision), State(row.from_state)
+            found[row.item_id].append(Settlement(row.settled_at, row.settled_by, decision, state, row.job_id, row.note))
+    return found
 
 
 def _concerns(batch_id: int) -> ColumnElement[bool]:

@@ -2,8 +2,6 @@
 
 import signal
 
-import pytest
-
 from tests.acceptance.batches import read_results
 from tests.acceptance.campaigns import DEATHS, LIMIT, RUN, Campaign
 from tests.acceptance.judging import (
@@ -14,8 +12,6 @@ from tests.acceptance.judging import (
     check_limit,
     check_one_at_a_time,
 )
-
-pytestmark = pytest.mark.xdist_group("campaigns")  # the long batches are run once
 
 
 def test_thousand_files_go_once_in_order_within_the_limit(thousand: Campaign) -> None:

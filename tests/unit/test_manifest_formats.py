@@ -40,7 +40,9 @@ def test_packed_json_lines_are_read(tmp_path: Path) -> None:
     assert lines(found) == [(1, True), (3, False)]
 
 
-@pytest.mark.parametrize("content", [gzip.compress(CSV.encode())[:-9], b"hello", gzip.compress(b"x")[:5]])
+@pytest.mark.parametrize(
+    "content", [gzip.compress(CSV.encode())[:-9], b"hello", gzip.compress(b"x")[:5]], ids=["cut", "no gzip", "head"]
+)
 def test_a_broken_gzip_file_is_told(tmp_path: Path, content: bytes) -> None:
     """Cut off, or none at all: an error that says so."""
     with pytest.raises(UsageError, match=r"manifest m\.csv\.gz.*: this gzip file is broken"):

@@ -3,11 +3,13 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import asyncio_throttle.throttler
 from sqlalchemy import Engine, select
@@ -230,11 +232,9 @@ class World:
 
     def _run(self, process: Process, dies_at: int | None, *, bad: bool, signalled: bool) -> None:
         loop = VirtualLoop(self.time, dies_at)
-        throttler: Any = asyncio_throttle.throttler
-        throttler.time = SimpleNamespace(monotonic=loop.time)  # it reads the machine's clock by itself
-        upload_module.CHUNK_BYTES, upload_module.TAIL_BYTES = CHUNK_BYTES, TAIL_BYTES
         try:
-            loop.run_until_complete(self._process(process, loop, bad=bad, signalled=signalled))
+            with _scaled_down(loop):
+                loop.run_until_complete(self._process(process, loop, bad=bad, signalled=signalled))
         except ProcessDied:
             process.dead = True
             self.died.add(process.number)
@@ -386,6 +386,17 @@ class World:
         resolve(
             connection, one, decision, job_id=job_id, note=None, who="a person", now=self.wall(), hold=self.plan.hold
         )
+
+
+@contextmanager
+def _scaled_down(loop: VirtualLoop) -> Iterator[None]:
+    """Small chunks, and a throttle that reads the virtual clock: by itself it reads the machine's."""
+    with (
+        patch.object(asyncio_throttle.throttler, "time", SimpleNamespace(monotonic=loop.time)),
+        patch.object(upload_module, "CHUNK_BYTES", CHUNK_BYTES),
+        patch.object(upload_module, "TAIL_BYTES", TAIL_BYTES),
+    ):
+        yield
 
 
 def counts(world: World) -> dict[State, int]:

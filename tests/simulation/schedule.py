@@ -35,6 +35,8 @@ CHUNK_BYTES = 64
 TAIL_BYTES = 8
 JOB_TIMEOUT_SECONDS = 400.0
 DOUBT_SECONDS = 150.0
+MOST_GOOD_NIGHTS = 40
+"""In so many a batch is to be complete: what a person settles in one goes in the next, item by item of a lane."""
 ENOUGH_ATTEMPTS = 8
 """A person drops what was refused or failed so often."""
 PUTS_PER_SECOND = 20.0
@@ -159,7 +161,7 @@ class World:
             if self.plan.resolves and self.chance.random() < 0.6:
                 self._resolve(all_of_them=False)
         self._calm_down()
-        for _ in range(12):
+        for _ in range(MOST_GOOD_NIGHTS):
             self._resolve(all_of_them=True)
             self._night(bad=False)
             if all(line.state in (State.COMPLETED, State.DROPPED) for line in self.results()):

@@ -59,7 +59,7 @@ class Rules:
     hold: bool
     look_before: bool = False
     until: float | None = None
-    """Seconds since the epoch: no upload begins after it."""
+    """Seconds since the epoch: nothing new starts after it (None: there is no such time)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,8 +44,7 @@ class Service(Uploads, Jobs, Protocol):
 class Pool:
     """How much at once: ``limit`` jobs of the account, ``uploads`` at a time, ``rate`` PUTs a second.
 
-    Nothing new starts after ``until``, in seconds since the epoch (None: there is no such time). ``order`` says
-    which lane goes first.
+    ``order`` says which lane goes first.
     """
 
     limit: int
@@ -55,7 +54,6 @@ class Pool:
     grace_seconds: float
     give_up_seconds: float
     no_wait: bool
-    until: float | None = None
     order: Order = Order.LONGEST_LANE_FIRST
 
 
@@ -92,6 +90,7 @@ class Engine:
         self._writer = writer
         self._account_id = account_id
         self._hold = rules.hold
+        self._until = rules.until
         self._pool = pool
         self._now = now
         self._chance = chance
@@ -196,7 +195,7 @@ class Engine:
 
     @property
     def _is_late(self) -> bool:
-        return self._pool.until is not None and self._now() >= self._pool.until
+        return self._until is not None and self._now() >= self._until
 
     def _free_hands(self) -> int:
         if self._is_late:
@@ -213,8 +212,8 @@ class Engine:
 
     def _wake_at(self, claimed: Claimed) -> float | None:
         times = [claimed.wake_at] if claimed.wake_at is not None else []
-        if self._pool.until is not None and not self._is_late:
-            times.append(self._pool.until)
+        if self._until is not None and not self._is_late:
+            times.append(self._until)
         if claimed.waiting and self._cooldown.is_on(self._now()):
             times.append(self._cooldown.until)
         if claimed.waiting:

@@ -287,7 +287,6 @@ class World:
                 give_up_seconds=1800.0,
                 no_wait=no_wait,
                 order=plan.order,
-                until=None if self.until_seconds is None else now() + self.until_seconds,
             ),
             rules=Rules(
                 defaults={},
@@ -296,6 +295,7 @@ class World:
                 doubt_seconds=DOUBT_SECONDS,
                 job_timeout_seconds=JOB_TIMEOUT_SECONDS,
                 hold=plan.hold,
+                until=None if self.until_seconds is None else now() + self.until_seconds,
             ),
             now=now,
             chance=process.chance,

@@ -7,11 +7,11 @@ from typing import BinaryIO
 
 from tinytag import TinyTag, TinyTagException
 
-from uploader.audio.mp3 import read_mp3
+from uploader.audio.mp3 import Mp3Facts, read_mp3
 from uploader.audio.ogg import read_ogg
 from uploader.audio.sniffing import HEAD_BYTES, id3_bytes, sniff
 from uploader.audio.source import open_without_waiting
-from uploader.audio.wave import MP3_TAG, read_wave
+from uploader.audio.wave import MP3_TAG, WaveFacts, read_wave
 from uploader.audio.whole import is_whole
 from uploader.model import ENDINGS, AudioFacts, AudioFormat
 
@@ -51,18 +51,14 @@ def _of_wave(file: BinaryIO, size: int, kind: AudioFormat) -> AudioFacts:
     found = read_wave(file, size)
     if kind is AudioFormat.WAV and found.format_tag == MP3_TAG:
         kind = AudioFormat.WAV_MP3  # neither of the documented types tells container and codec
-    return AudioFacts(
-        MEDIA_TYPES.get(kind),
-        _rounded(found.duration_seconds),
-        found.channels,
-        found.sample_rate,
-        kind,
-        found.is_cut_off,
-    )
+    return _facts(found, kind)
 
 
 def _of_mp3(file: BinaryIO, size: int, kind: AudioFormat) -> AudioFacts:
-    found = read_mp3(file, size)
+    return _facts(read_mp3(file, size), kind)
+
+
+def _facts(found: WaveFacts | Mp3Facts, kind: AudioFormat) -> AudioFacts:
     return AudioFacts(
         MEDIA_TYPES.get(kind),
         _rounded(found.duration_seconds),

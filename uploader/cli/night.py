@@ -106,7 +106,6 @@ class Night:
             grace_seconds=settings.grace_seconds,
             give_up_seconds=settings.give_up_seconds,
             no_wait=settings.no_wait,
-            until=self._until,
             order=settings.schedule.order,
         )
         rules = Rules(

@@ -15,6 +15,7 @@ from uploader.cli.preparing import (
     Checked,
     ManifestFile,
     add_lacking,
+    are_channels_separate,
     check,
     checked_rows,
     config_parameters,
@@ -29,7 +30,6 @@ from uploader.ledger.loading import was_begun, without_a_file
 from uploader.ledger.reading import find_account, jobs_seen
 from uploader.manifest import HeaderError, row_schema
 from uploader.model import TROUBLED, Row, State
-from uploader.policy.billing import SEPARATE
 from uploader.policy.forecast import pace_of
 from uploader.settings import Settings
 from uploader.status import told_count
@@ -123,7 +123,7 @@ def _go_through(settings: Settings, file: ManifestFile, checked: Checked, *, loo
     if not look:
         check(reader, checked)
         return None
-    work, separate = Work(), bool(config_parameters(settings).get(SEPARATE))
+    work, separate = Work(), are_channels_separate(settings)
     holds = settings.lanes.hold
     for row, state in known.states(checked_rows(reader, checked, work.hold if holds else None)):
         if holds and state in TROUBLED:

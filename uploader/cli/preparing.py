@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -14,15 +13,16 @@ from uploader import audio, parameters, results
 from uploader.cli.findings import Findings
 from uploader.errors import UsageError
 from uploader.ledger import Ledger
+from uploader.ledger.known import CHUNK, chunks
 from uploader.ledger.reading import unknown_job_ids
 from uploader.manifest import Format, Manifest, WasBegun, check_file, format_of
 from uploader.model import InvalidRow, Row
+from uploader.policy.billing import SEPARATE
 from uploader.sandbox import JOB_ID_PREFIX
 from uploader.settings import Settings
 from uploader.status import told_count
 
 STANDARD_INPUT = "-"
-LOOKED_UP_TOGETHER = 500
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,11 @@ def config_parameters(settings: Settings) -> dict[str, Any]:
         UsageError: The settings name one that there is not, or a value that does not fit.
     """
     return parameters.check_config(settings.parameters, settings.extra_parameters, settings.file)
+
+
+def are_channels_separate(settings: Settings) -> bool:
+    """Whether channels are recognised, and billed, separately where a row does not say."""
+    return bool(config_parameters(settings).get(SEPARATE))
 
 
 def check(manifest: Manifest, checked: Checked | None = None) -> Checked:
@@ -227,9 +232,9 @@ def check_known_results(path: Path, ledger: Ledger, *, sandbox: bool) -> None:
     """
     if not path.exists():
         return
-    found = iter(job_id for job_id in results.job_ids(path) if not (sandbox and job_id.startswith(JOB_ID_PREFIX)))
+    found = (job_id for job_id in results.job_ids(path) if not (sandbox and job_id.startswith(JOB_ID_PREFIX)))
     with ledger.reading() as connection:
-        while some := list(islice(found, LOOKED_UP_TOGETHER)):
+        for some in chunks(found, CHUNK):
             unknown = unknown_job_ids(connection, some)
             if unknown:
                 raise UsageError(_told_lost_ledger(path, ledger, unknown))

@@ -17,6 +17,7 @@ from uploader.cli.preparing import (
     STANDARD_INPUT,
     ManifestFile,
     add_lacking,
+    are_channels_separate,
     check,
     check_known_results,
     config_parameters,
@@ -32,12 +33,8 @@ from uploader.errors import ExitCode, UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.lanes import billed_in_scope, enter_scope
 from uploader.ledger.loading import account, begin_load, load_rows, note_limit, note_run, was_begun
-from uploader.ledger.reading import (
-    BatchFacts,
-    find_batches,
-)
+from uploader.ledger.reading import BatchFacts, find_batches
 from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
-from uploader.policy.billing import SEPARATE
 from uploader.sandbox import Sandbox, SandboxSettings
 from uploader.settings import Settings
 from uploader.status import Summary
@@ -171,7 +168,7 @@ def _load(settings: Settings, file: ManifestFile, ledger: Ledger, target: Target
             reader.read(),
             content_hash=audio.content_hash,
             probe=audio.probe,
-            separate=bool(config_parameters(settings).get(SEPARATE)),
+            separate=are_channels_separate(settings),
         )
         add_lacking(checked, lacking)
         if settings.on_invalid == "refuse":

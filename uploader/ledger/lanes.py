@@ -10,7 +10,12 @@ from uploader.ledger.schema import items, lanes, rows
 from uploader.model import LIVE, OVER, TROUBLED, State
 from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
 
-_LEAVE_SCOPE = update(lanes).where(lanes.c.wanted_until > 0).values(wanted_until=0, ready_position=None)
+_is_wanted = lanes.c.wanted_until > 0
+
+IS_CARRIED = and_(items.c.state == State.PENDING, items.c.position <= lanes.c.wanted_until)
+"""Of an item beside its lane: whether it waits, and this run is to send it."""
+
+_LEAVE_SCOPE = update(lanes).where(_is_wanted).values(wanted_until=0, ready_position=None)
 
 _last = (
     select(items.c.lane_id, func.max(items.c.position).label("position"))
@@ -22,24 +27,18 @@ _last = (
 
 _WANT = update(lanes).where(lanes.c.id == _last.c.lane_id).values(wanted_until=_last.c.position, not_before=0.0)
 
-
 _seconds = func.coalesce(items.c.duration_seconds, func.coalesce(items.c.size, 0) / BYTES_PER_AUDIO_SECOND)
 
 _COUNT_WORK = (
     update(lanes)
-    .where(lanes.c.wanted_until > 0)
+    .where(_is_wanted)
     .values(
         work_left=select(func.coalesce(func.sum(_seconds), 0.0))
-        .where(
-            items.c.lane_id == lanes.c.id,
-            items.c.state == State.PENDING,
-            items.c.position <= lanes.c.wanted_until,
-        )
+        .where(items.c.lane_id == lanes.c.id, IS_CARRIED)
         .correlate(lanes)
         .scalar_subquery()
     )
 )
-
 
 _BILLED = (
     select(
@@ -47,7 +46,7 @@ _BILLED = (
         func.coalesce(func.sum(case((items.c.billed_seconds.is_(None), 1), else_=0)), 0).label("unknown"),
     )
     .join(lanes, lanes.c.id == items.c.lane_id)
-    .where(lanes.c.wanted_until > 0, items.c.state == State.PENDING, items.c.position <= lanes.c.wanted_until)
+    .where(_is_wanted, IS_CARRIED)
 )
 
 
@@ -57,12 +56,7 @@ def _want_first(*, hold: bool) -> Update:
     first = (
         select(items.c.lane_id, items.c.position)
         .join(lanes, lanes.c.id == items.c.lane_id)
-        .where(
-            lanes.c.wanted_until > 0,
-            items.c.state == State.PENDING,
-            items.c.position <= lanes.c.wanted_until,
-            ~is_held(hold=hold),
-        )
+        .where(_is_wanted, IS_CARRIED, ~is_held(hold=hold))
         .order_by(items.c.position)
         .limit(bindparam("first"))
         .subquery()
@@ -78,7 +72,7 @@ def _want_first(*, hold: bool) -> Update:
         .correlate(lanes)
         .scalar_subquery()
     )
-    return update(lanes).where(lanes.c.wanted_until > 0).values(wanted_until=func.coalesce(chosen, begun, 0))
+    return update(lanes).where(_is_wanted).values(wanted_until=func.coalesce(chosen, begun, 0))
 
 
 def refresh(connection: Connection, lane_ids: Sequence[int], *, hold: bool) -> None:
@@ -123,7 +117,7 @@ def billed_in_scope(connection: Connection) -> tuple[float, int]:
 
 @cache
 def _make_ready(*, hold: bool) -> Update:
-    return update(lanes).where(lanes.c.wanted_until > 0).values(ready_position=_ready_position(hold=hold))
+    return update(lanes).where(_is_wanted).values(ready_position=_ready_position(hold=hold))
 
 
 @cache

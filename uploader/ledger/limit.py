@@ -16,7 +16,7 @@ _ACCOUNT = select(
 # two workers' refusals add up, one after the other
 _ACCOUNT_TO_TEACH = _ACCOUNT.with_for_update()
 
-_ACCOUNT_OF = select(items.c.account_id).where(items.c.id == bindparam("item"))
+ACCOUNT_OF_ITEM = select(items.c.account_id).where(items.c.id == bindparam("item"))
 
 _LIVE = (
     select(func.count())
@@ -73,7 +73,7 @@ def note_refusal(connection: Connection, item_id: int, refusal: Refusal, now: fl
         refusal: The 429.
         now: The time, in seconds since the epoch.
     """
-    account_id = connection.execute(_ACCOUNT_OF, {"item": item_id}).scalar_one()
+    account_id = connection.execute(ACCOUNT_OF_ITEM, {"item": item_id}).scalar_one()
     account = connection.execute(_ACCOUNT_TO_TEACH, {"account_id": account_id}).one()
     live = _live(connection, account_id, now)
     learned = learn(_learned(account), refusal, live, account.typical_job_seconds, now)

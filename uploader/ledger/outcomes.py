@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Boolean, Connection, bindparam, case, or_, select, update
 
 from uploader.ledger.lanes import refresh
-from uploader.ledger.limit import note_refusal
+from uploader.ledger.limit import ACCOUNT_OF_ITEM, note_refusal
 from uploader.ledger.schema import accounts, attempts, items, lanes
 from uploader.model import Claim, JobStatus, LiveJob, Outcome, Reply, State, Verdict
 from uploader.policy.limits import Refusal
@@ -54,8 +54,6 @@ _PUT_OFF = (
     .values(not_before=bindparam("until"), work_left=lanes.c.work_left + bindparam("work"))
 )
 
-_account_of_item = select(items.c.account_id).where(items.c.id == bindparam("item")).scalar_subquery()
-
 _JOB_ENDED = (
     update(items)
     .where(items.c.id == bindparam("item"), items.c.state == State.ACCEPTED)
@@ -79,7 +77,7 @@ _typical = accounts.c.typical_job_seconds
 
 _LEARN = (
     update(accounts)
-    .where(accounts.c.id == _account_of_item)
+    .where(accounts.c.id == ACCOUNT_OF_ITEM.scalar_subquery())
     .values(
         slowest_seconds_per_byte=case(
             (or_(_slowest.is_(None), _slowest < bindparam("rate")), bindparam("rate")), else_=_slowest

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, case, func, literal, or_, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.lanes import is_held, waiting_lanes
+from uploader.ledger.lanes import IS_CARRIED, is_held, waiting_lanes
 from uploader.ledger.schema import accounts, attempts, batches, items, lanes, loads, rows, settlements
 from uploader.model import TROUBLED, LiveJob, Outcome, ResultLine, State
 
@@ -224,8 +224,7 @@ def unsent(connection: Connection, account_id: int, *, hold: bool) -> bool:
         .join(lanes, lanes.c.id == items.c.lane_id)
         .where(
             items.c.account_id == account_id,
-            items.c.state == State.PENDING,
-            items.c.position <= lanes.c.wanted_until,
+            IS_CARRIED,
             ~is_held(hold=hold),
         )
         .limit(1)

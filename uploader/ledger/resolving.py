@@ -9,12 +9,11 @@ from sqlalchemy import Connection, RowMapping, and_, func, insert, or_, select, 
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.errors import UsageError
+from uploader.ledger.known import CHUNK, chunks
 from uploader.ledger.lanes import is_held, refresh, waiting_lanes
 from uploader.ledger.schema import attempts, batches, items, lanes, loads, rows, settlements
 from uploader.model import LIVE, TROUBLED, Decision, Outcome, Sight, State
 from uploader.policy.settling import SETTLES, settled_state
-
-LOOKED_UP_TOGETHER = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +170,8 @@ def note_sight(connection: Connection, attempt_id: int, sight: Sight) -> None:
 def histories(connection: Connection, item_ids: Sequence[int]) -> Mapping[int, Sequence[Settlement]]:
     """What persons decided of items, of each in order; of those alone of which something was decided."""
     found: defaultdict[int, list[Settlement]] = defaultdict(list)
-    for start in range(0, len(item_ids), LOOKED_UP_TOGETHER):
-        some = settlements.c.item_id.in_(item_ids[start : start + LOOKED_UP_TOGETHER])
+    for chunk in chunks(item_ids, CHUNK):
+        some = settlements.c.item_id.in_(chunk)
         for row in connection.execute(select(settlements).where(some).order_by(settlements.c.id)):
             decision, state = Decision(row.decision), State(row.from_state)
             found[row.item_id].append(Settlement(row.settled_at, row.settled_by, decision, state, row.job_id, row.note))

@@ -78,11 +78,11 @@ def find(
     own_sized = [item for item in own if item.size == signature.size]
     ours = _our_hash(path, signature, own_sized, content_hash)
     # of equal files each row keeps the item of its own path: the other's file may be gone by now
-    mine = [item for item in own_sized if _is_untouched(item, signature) or _is_known_as(item, ours)]
+    mine = [item for item in own_sized if _is_untouched(item, signature) or _is_ours(item.content_hash, ours)]
     if mine:
         return _first(mine)
     others = known.others(path, signature.size, load_id)
-    same = [item for item in others if (item.content_hash or content_hash(Path(item.path))) in _known_hashes(ours)]
+    same = [item for item in others if _is_ours(item.content_hash or content_hash(Path(item.path)), ours)]
     # nothing of these was appended: they take what the file holds by now, where no other item is that content
     return _first(same) or _first([item for item in own if item.state in (State.PENDING, State.REFUSED)])
 
@@ -111,13 +111,9 @@ def _our_hash(
     return lambda: next((one for one in known if one), None) or content_hash(path)
 
 
-def _known_hashes(ours: Callable[[], str | None]) -> Sequence[str]:
-    found = ours()
-    return [found] if found is not None else []
-
-
-def _is_known_as(item: Known, ours: Callable[[], str | None]) -> bool:
-    return item.content_hash is not None and item.content_hash == ours()
+def _is_ours(theirs: str | None, ours: Callable[[], str | None]) -> bool:
+    """Whether a hash is that of the row's file, which is read only where there is one to compare it with."""
+    return theirs is not None and theirs == ours()
 
 
 def _is_untouched(item: Known, signature: FileSignature) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from uploader.ledger.loading import account, begin_load, load_rows
 from uploader.ledger.reading import result_lines, standing
 from uploader.ledger.recovery import rebase_deadlines, recover
 from uploader.ledger.resolving import Selection, open_items, resolve
-from uploader.ledger.schema import attempts, items, settlements
+from uploader.ledger.schema import attempts, items, lanes, settlements
 from uploader.model import AudioFacts, Decision, FileSignature, Order, Outcome, ResultLine, Row, State
 
 CHUNK_BYTES = 64
@@ -39,6 +39,8 @@ MOST_GOOD_NIGHTS = 40
 """In so many a batch is to be complete: what a person settles in one goes in the next, item by item of a lane."""
 ENOUGH_ATTEMPTS = 8
 """A person drops what was refused or failed so often."""
+UNBEGUN = (State.PENDING, State.SENDING, State.REFUSED)
+"""What is in none of these was appended, may have been, or shall not be: its content is what it was."""
 PUTS_PER_SECOND = 20.0
 BASE_URL = "https://simulated"
 
@@ -341,14 +343,23 @@ class World:
         return content_hash(file.content) if file else None
 
     def _mean(self) -> None:
-        """What the manifest names by now is meant, as often as it names it."""
-        named = Counter(
-            (conversation, content_hash(self.disk.files[path].content)) for conversation, path in self.manifest
-        )
-        # an item that waits is named by its path: a repeat's that were not begun mean what is there by now, too
-        for meant in self.meant if self.plan.rewrites else [self.meant[-1 if self.repeat_is_open else 0]]:
-            for key, count in named.items():
-                meant[key] = max(meant[key], count)
+        """What the manifest names by now is meant, as often as it names it, by the load that is open."""
+        self.meant[-1 if self.repeat_is_open else 0] |= self._contents(self.manifest)
+        for number, waiting in enumerate(self._waiting()):
+            self.meant[number] |= self._contents(waiting)
+
+    def _contents(self, rows: Iterable[tuple[str, str]]) -> Counter[tuple[str, str]]:
+        return Counter((conversation, content_hash(self.disk.files[path].content)) for conversation, path in rows)
+
+    def _waiting(self) -> list[list[tuple[str, str]]]:
+        """What waits in the name of each load, unbegun: it means its path, with whatever is there by now."""
+        columns = items.c.generation, lanes.c.conversation_id, items.c.path
+        with self.ledger.begin() as connection:
+            generations = sorted({0, *connection.execute(select(items.c.generation)).scalars()})
+            waiting = connection.execute(
+                select(*columns).join(lanes, lanes.c.id == items.c.lane_id).where(items.c.state.in_(UNBEGUN))
+            ).all()
+        return [[(one, path) for of, one, path in waiting if of == generation] for generation in generations]
 
     def _resolve(self, *, all_of_them: bool) -> None:
         """A person settles what needs one, truthfully, in either direction."""

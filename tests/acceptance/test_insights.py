@@ -100,18 +100,20 @@ def test_a_signal_ends_it_cleanly(place: Place, server: Server, number: int, cod
 
 
 def test_live_jobs_leave_a_conversation_out_until_they_have_ended(place: Place) -> None:
-    """Exit 1 and a clear word beside a run; once the jobs have ended the same command writes the rest."""
+    """Exit 1 and a clear word once a run was stopped; when the jobs have ended the same command writes the rest."""
     rows = make_rows(place, 4, 2)
     write_manifest(place, "m.csv", rows)
-    server = place.serve("--limit", "8", "--job-seconds", "2")
+    server = place.serve("--limit", "8", "--job-seconds", "3")
     place.use(server)
     running = place.start(*RUN)
     until(lambda: len(server.journal.appended()) == 4, "each conversation has a completed and a live job")
+    # stopped: whether the jobs have ended by now, the ledger does not know
+    assert running.stop(signal.SIGTERM).code == 143
     ending = place.run("insights", "out", "--json", environment=FAST)
     assert (ending.code, ending.summary["leftOut"], list(place.path("out").iterdir())) == (1, 2, [])
     assert "a job that may still run" in ending.summary["leftOutExamples"][0]["reason"]
     assert server.journal.looks() == []
-    assert running.wait().code == 0
+    assert place.run(*RUN).code == 0
     told = place.run("insights", "out", environment=FAST)
     assert (told.code, told.out.splitlines()[0]) == (0, "m.csv: 2 conversations: 2 written, 0 up to date, 0 left out")
 

@@ -23,6 +23,7 @@ NAMES = sorted(found.name for found in pkgutil.iter_modules(measures.__path__))
 @click.option("--scale", default=1.0, show_default=True, help="makespan: jobs take so much of their seconds")
 @click.option("--repeats", default=3, show_default=True, help="where a median counts, it is of so many")
 @click.option("--at-once", default=4, show_default=True, help="makespan: rows that run side by side")
+@click.option("--client", default="", help="makespan: only clients with this in their name")
 @click.option("--markdown", "file", type=click.Path(path_type=Path), help="write the table as Markdown, too")
 @click.option("--keep", type=click.Path(path_type=Path), help="work in this folder, and leave it as it is at the end")
 def main(
@@ -32,12 +33,13 @@ def main(
     scale: float,
     repeats: int,
     at_once: int,
+    client: str,
     file: Path | None,
     keep: Path | None,
 ) -> None:
     """Measure, and print one table; exit with 1 where a figure is not as it must be."""
     folder = keep or Path(tempfile.mkdtemp(prefix="uploader-benchmarks-"))
-    bench = Bench(folder.absolute(), quick, scale, repeats, at_once)
+    bench = Bench(folder.absolute(), quick, scale, repeats, at_once, client)
     try:
         rows = list(_measured(bench, only or tuple(NAMES)))
     finally:

@@ -402,7 +402,8 @@ def test_every_loopback_is_good(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"limit": 0}, {"job_seconds": -1.0}, {"token_seconds": -1.0}, {"key_path": Path("key")}]
+    "settings",
+    [{"limit": 0}, {"job_seconds": -1.0}, {"job_scatter": -0.1}, {"token_seconds": -1.0}, {"key_path": Path("key")}],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> None:
     """What cannot be played is a usage error."""

@@ -1,5 +1,6 @@
 """The sandbox's faults: what a faults file may say, and what the seed makes of it."""
 
+import statistics
 from collections import Counter
 from itertools import count
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from uploader.errors import UsageError
 from uploader.sandbox import JOB_ID_PREFIX, Faults, JobFaults, PollFaults, PutFaults, SandboxSettings, load_faults
-from uploader.sandbox.fates import Fate, poll_fault, put_fate
+from uploader.sandbox.fates import Fate, poll_fault, put_fate, scatter
 from uploader.sandbox.tokens import Tokens
 
 WHOLE_FILE = """
@@ -251,3 +252,20 @@ def test_a_token_that_has_ended_is_not_accepted() -> None:
     assert not answers[-1]
     assert not tokens.accepts(token)
     assert not tokens.accepts(None)
+
+
+def test_jobs_are_scattered_by_what_is_asked_for() -> None:
+    """The seconds per byte scatter by the share that was set; what a job takes at least does not."""
+    scattered = SandboxSettings(job_seconds=1.0, job_seconds_per_mebibyte=10.0, job_scatter=0.2)
+    drawn = [scatter(0, "c", f"{number:064x}") for number in range(2000)]
+    paces = [(scattered.seconds_of_job(2**20, each) - 1.0) / 10.0 for each in drawn]
+    assert min(paces) > 0
+    assert statistics.median(paces) == pytest.approx(1.0, abs=0.02)
+    assert statistics.stdev(paces) == pytest.approx(0.2, abs=0.02)
+    assert {SandboxSettings().seconds_of_job(2**20, each) for each in drawn} == {2.5}
+
+
+def test_a_file_of_a_conversation_always_meets_the_same_job() -> None:
+    """By seed, conversation and content, whoever sends it and whenever: clients can be measured beside each other."""
+    assert scatter(7, "c", "ab") == scatter(7, "c", "ab")
+    assert len({scatter(*what) for what in [(7, "c", "ab"), (8, "c", "ab"), (7, "d", "ab"), (7, "c", "ac")]}) == 4

@@ -230,6 +230,12 @@ def insights(
     show_default=True,
     help="what a job takes more per MiB of audio",
 )
+@click.option(
+    "--job-scatter",
+    default=0.0,
+    show_default=True,
+    help="by what share that is scattered, such as 0.2; always alike for the same file",
+)
 @click.option("--token-seconds", default=86400.0, show_default=True, help="how long a token is good for")
 @click.option("--token-left", type=float, help="begin with a token of which so many seconds are left")
 @click.option(

@@ -52,6 +52,11 @@ def poll_fault(faults: Faults, job_id: str, number: int) -> str | None:
     return _pick(draw.random(), asdict(faults.poll))
 
 
+def scatter(seed: int, conversation: str, sha256: str) -> float:
+    """A normal number for the job of a content in a conversation, whoever sends it, and whenever."""
+    return _random(seed, f"{conversation}/{sha256}", 0).gauss()
+
+
 def fault_shares(table: Mapping[str, float]) -> dict[str, float]:
     """The entries of a table that are shares of one whole."""
     return {name: value for name, value in table.items() if name not in NO_FAULTS}

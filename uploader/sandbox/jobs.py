@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal
 
 from uploader.sandbox.entries import JobEntry, JobStatus
-from uploader.sandbox.fates import Ending, Fate
+from uploader.sandbox.fates import Ending, Fate, scatter
 from uploader.sandbox.journal import Journal
 from uploader.sandbox.settings import SandboxSettings
 
@@ -52,9 +52,10 @@ class Jobs:
         """Gives back the slot of an upload that no job came of."""
         self.live -= 1
 
-    def begin(self, conversation: str, size: int, fate: Fate) -> None:
+    def begin(self, conversation: str, size: int, sha256: str, fate: Fate) -> None:
         """Makes the job of an upload of `size` bytes, which takes over the upload's slot."""
-        job = Job(fate.job_id, conversation, self._settings.seconds_of_job(size), size, fate.ending)
+        drawn = scatter(self._settings.faults.seed, conversation, sha256)
+        job = Job(fate.job_id, conversation, self._settings.seconds_of_job(size, drawn), size, fate.ending)
         self._jobs[job.job_id] = job
         self._note("job-begun", job)
         line = self._lines.setdefault(conversation, deque())

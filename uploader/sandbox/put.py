@@ -95,7 +95,7 @@ class PutEndpoint:
         if upload.fate.makes_job:
             upload.job_id = upload.fate.job_id
             upload.holds_slot = False
-            self._jobs.begin(upload.conversation, upload.size, upload.fate)
+            self._jobs.begin(upload.conversation, upload.size, upload.digest.hexdigest(), upload.fate)
         if upload.fault not in SILENT_FAULTS:
             upload.status = GATEWAY_FAULTS.get(upload.fault or "", 201)
 

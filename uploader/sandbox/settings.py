@@ -3,6 +3,7 @@
 import ipaddress
 import ssl
 from dataclasses import dataclass, field
+from math import exp
 from pathlib import Path
 
 from uploader.errors import UsageError
@@ -27,6 +28,8 @@ class SandboxSettings:
     """What every job takes at least, in seconds."""
     job_seconds_per_mebibyte: float = 2.0
     """What each mebibyte of audio adds to that, in seconds."""
+    job_scatter: float = 0.0
+    """By what share that is scattered (a standard deviation; 0.2 is 20 %), always alike for the same file."""
     app_id: str = "sandbox"
     app_secret: str = "sandbox"  # noqa: S105 - a toy's password, told to everybody
     app_secret_path: Path | None = None
@@ -53,6 +56,8 @@ class SandboxSettings:
             raise UsageError(f"sandbox limit {self.limit} lets no job live: use 1 or more")
         if min(self.job_seconds, self.job_seconds_per_mebibyte, self.token_seconds, self.token_left or 0.0) < 0:
             raise UsageError("a sandbox's seconds cannot be negative: use 0 or more")
+        if not 0 <= self.job_scatter <= 1:
+            raise UsageError(f"sandbox scatter {self.job_scatter:g} is no share: use 0 to 1, such as 0.2 for 20 %")
         if self.key_path and not self.certificate_path:
             raise UsageError(f"sandbox key {self.key_path} has no certificate: name the certificate as well")
 
@@ -74,9 +79,9 @@ class SandboxSettings:
         """`https` where there is a certificate."""
         return "https" if self.certificate_path else "http"
 
-    def seconds_of_job(self, size: int) -> float:
-        """How long the job of `size` bytes runs, in seconds."""
-        return self.job_seconds + size / 2**20 * self.job_seconds_per_mebibyte
+    def seconds_of_job(self, size: int, drawn: float = 0.0) -> float:
+        """How long the job of `size` bytes runs, in seconds, where a normal number was `drawn` for it."""
+        return self.job_seconds + size / 2**20 * self.job_seconds_per_mebibyte * exp(self.job_scatter * drawn)
 
     def tls(self) -> ssl.SSLContext | None:
         """What the listener needs to speak TLS, or None.

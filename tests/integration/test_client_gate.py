@@ -31,6 +31,7 @@ from uploader.policy.replies import judge
 SIZES = [
     *(1, 2, 3),
     *(16 * 1024 - 1, 16 * 1024, 16 * 1024 + 1),
+    *(128 * 1024 - 1, 128 * 1024, 128 * 1024 + 1),
     *(256 * 1024 - 1, 256 * 1024, 256 * 1024 + 1),
     *(MEBIBYTE + 1, 3 * MEBIBYTE),
 ]
@@ -62,6 +63,28 @@ async def test_the_last_chunk_waits_for_leave(
     assert len(at_gate) == 1
     assert at_gate[0] < size
     assert (reply.status, reply.last_chunk_left, gate.moved_bytes) == (201, True, size)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_what_the_connection_still_holds_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: bool
+) -> None:
+    """A server that reads in fits and starts gets the file as it is, though its chunks share one place in memory."""
+
+    async def read_in_fits(exchange: Exchange) -> None:
+        for _ in range(8):
+            await gate.looked_at(1)
+            await exchange.read_body(exchange.request.received + MEBIBYTE)
+        await accept(exchange)
+
+    path, gate = audio(tmp_path, 16 * MEBIBYTE + 70_000), Watched()
+    unknown = authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(unknown.bundle))
+    async with Server(read_in_fits, tls=unknown.tls() if tls else None) as server:
+        reply = await send_once(server, path, gate)
+        assert [blake3(put.body).hexdigest() for put in server.puts()] == gate.hashes
+    assert gate.hashes == [blake3(path.read_bytes()).hexdigest()]
+    assert reply.status == 201
 
 
 @pytest.mark.parametrize("size", SIZES)

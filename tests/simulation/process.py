@@ -19,6 +19,8 @@ from uploader.model import JobStatus, Reply, Sight
 P = ParamSpec("P")
 T = TypeVar("T")
 
+CHUNK_BYTES = 64
+"""Small chunks: a file of a few hundred bytes has several."""
 LATENCY_SECONDS = 0.4
 """The most that a step of the wire takes: an upload has several."""
 ANSWERS = {"no jobId": 201, "no jobId untaken": 201, "broken json": 201, "other conversation": 201}
@@ -77,6 +79,10 @@ class SimulatedFile:
     def size(self) -> int:
         """Bytes."""
         return len(self._opened.content)
+
+    def verified_hash(self) -> str:
+        """The hash of the content, which did not change until its last chunk was read."""
+        return content_hash(self._opened.content)
 
     async def chunks(self, chunk_bytes: int) -> AsyncIterator[bytes]:
         """Read it, and see whether it is changed meanwhile."""
@@ -154,7 +160,7 @@ class SimulatedClient:
                 self._service.over(put)
 
     async def _send(self, request: UploadRequest, source: Any, gate: Gate, put: Put) -> Reply:
-        upload = Upload(source, gate, stall_seconds=30.0, answer_seconds=self._answer_seconds)
+        upload = Upload(source, gate, stall_seconds=30.0, answer_seconds=self._answer_seconds, chunk_bytes=CHUNK_BYTES)
         wire = Wire()
         upload.connected(wire, None)
         try:

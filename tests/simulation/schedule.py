@@ -31,7 +31,6 @@ from uploader.ledger.resolving import Selection, open_items, resolve
 from uploader.ledger.schema import attempts, items, lanes, settlements
 from uploader.model import AudioFacts, Decision, FileSignature, Order, Outcome, ResultLine, Row, State
 
-CHUNK_BYTES = 64
 TAIL_BYTES = 8
 JOB_TIMEOUT_SECONDS = 400.0
 DOUBT_SECONDS = 150.0
@@ -406,7 +405,6 @@ def _scaled_down(loop: VirtualLoop) -> Iterator[None]:
     """Small chunks, and a throttle that reads the virtual clock: by itself it reads the machine's."""
     with (
         patch.object(asyncio_throttle.throttler, "time", SimpleNamespace(monotonic=loop.time)),
-        patch.object(upload_module, "CHUNK_BYTES", CHUNK_BYTES),
         patch.object(upload_module, "TAIL_BYTES", TAIL_BYTES),
     ):
         yield

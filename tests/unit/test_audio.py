@@ -11,16 +11,21 @@ from uploader import audio
 from uploader.audio import Source, open_source
 from uploader.errors import SourceError
 
+SHORT, LONG = 0.5, 20.0
+"""Seconds: one recording is read when it is opened, the other one in chunks."""
 
-def recording(path: Path, *, channels: int = 2) -> Path:
+
+def recording(path: Path, seconds: float = SHORT, *, channels: int = 2) -> Path:
     """A WAV file of silence."""
-    path.write_bytes(made.recording(2.0, channels))
+    path.write_bytes(made.recording(seconds, channels))
     return path
 
 
 async def content(source: Source, chunk_bytes: int = 1000) -> bytes:
-    """All that is read of a source."""
-    return b"".join([chunk async for chunk in source.chunks(chunk_bytes)])
+    """All that is read of a source, which is found unchanged at its end."""
+    read = b"".join([bytes(chunk) async for chunk in source.chunks(chunk_bytes)])
+    assert source.verified_hash() == blake3(read).hexdigest()
+    return read
 
 
 def test_the_hash_is_blake3_of_the_whole_content(tmp_path: Path) -> None:
@@ -54,9 +59,10 @@ def test_a_signature_changes_with_every_change_of_the_file(tmp_path: Path) -> No
     assert len(seen) == 4
 
 
-async def test_a_source_is_read_to_its_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [SHORT, LONG])
+async def test_a_source_is_read_to_its_end(tmp_path: Path, seconds: float) -> None:
     """Chunks of the size asked for, all of the file, nothing more."""
-    path = recording(tmp_path / "a.wav")
+    path = recording(tmp_path / "a.wav", seconds)
     async with open_source(path, path.stat().st_size) as source:
         assert source.size == path.stat().st_size
         chunks = [len(chunk) async for chunk in source.chunks(1000)]
@@ -66,9 +72,10 @@ async def test_a_source_is_read_to_its_end(tmp_path: Path) -> None:
         assert await content(source) == path.read_bytes()
 
 
-async def test_a_file_of_another_size_is_not_what_was_loaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [SHORT, LONG])
+async def test_a_file_of_another_size_is_not_what_was_loaded(tmp_path: Path, seconds: float) -> None:
     """A file that changed its size after the load is refused before a byte of it is sent."""
-    path = recording(tmp_path / "a.wav")
+    path = recording(tmp_path / "a.wav", seconds)
     with pytest.raises(SourceError, match="changed after its manifest was loaded"):
         async with open_source(path, path.stat().st_size + 1):
             pass
@@ -87,18 +94,20 @@ async def test_what_stands_in_a_files_place_is_refused(tmp_path: Path, kind: str
             pass
 
 
-async def test_a_file_that_shrinks_while_it_is_sent_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [SHORT, LONG])
+async def test_a_file_that_shrinks_while_it_is_sent_is_refused(tmp_path: Path, seconds: float) -> None:
     """Fewer bytes than announced end the upload with the reason, before its last chunk."""
-    path = recording(tmp_path / "a.wav")
+    path = recording(tmp_path / "a.wav", seconds)
     async with open_source(path, path.stat().st_size) as source:
         os.truncate(path, 500)
         with pytest.raises(SourceError, match="shrank while it was sent"):
             await content(source)
 
 
-async def test_a_file_that_grows_while_it_is_sent_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [SHORT, LONG])
+async def test_a_file_that_grows_while_it_is_sent_is_refused(tmp_path: Path, seconds: float) -> None:
     """More bytes than announced: the recording is not over."""
-    path = recording(tmp_path / "a.wav")
+    path = recording(tmp_path / "a.wav", seconds)
     async with open_source(path, path.stat().st_size) as source:
         with path.open("ab") as file:
             file.write(b"more")
@@ -106,21 +115,24 @@ async def test_a_file_that_grows_while_it_is_sent_is_refused(tmp_path: Path) -> 
             await content(source)
 
 
-async def test_a_file_that_is_rewritten_while_it_is_sent_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [SHORT, LONG])
+async def test_a_file_that_is_rewritten_while_it_is_sent_is_refused(tmp_path: Path, seconds: float) -> None:
     """The same size with another modification time is another content: its last chunk never leaves."""
-    path = recording(tmp_path / "a.wav")
+    path = recording(tmp_path / "a.wav", seconds)
     size = path.stat().st_size
     async with open_source(path, size) as source:
         chunks = source.chunks(size // 2)
         assert len(await anext(chunks)) == size // 2
         os.utime(path, ns=(10**18, 10**18))
+        await anext(chunks)
         with pytest.raises(SourceError, match="changed while it was sent"):
-            await anext(chunks)
+            source.verified_hash()
 
 
-async def test_a_file_that_is_archived_while_it_is_sent_is_sent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [SHORT, LONG])
+async def test_a_file_that_is_archived_while_it_is_sent_is_sent(tmp_path: Path, seconds: float) -> None:
     """Renamed or removed: what is open is read to its end."""
-    path = recording(tmp_path / "a.wav")
+    path = recording(tmp_path / "a.wav", seconds)
     size = path.stat().st_size
     async with open_source(path, size) as source:
         path.rename(tmp_path / "archived.wav")
@@ -128,9 +140,10 @@ async def test_a_file_that_is_archived_while_it_is_sent_is_sent(tmp_path: Path) 
         assert len(await content(source)) == size
 
 
-async def test_a_file_that_another_takes_the_place_of_is_sent_as_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [SHORT, LONG])
+async def test_a_file_that_another_takes_the_place_of_is_sent_as_it_was(tmp_path: Path, seconds: float) -> None:
     """A new file under the old name does not mix into the one that is being sent."""
-    path = recording(tmp_path / "a.wav")
+    path = recording(tmp_path / "a.wav", seconds)
     before = path.read_bytes()
     async with open_source(path, len(before)) as source:
         recording(tmp_path / "b.wav", channels=1).replace(path)

@@ -5,16 +5,21 @@ import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
-import aiofiles
-from aiofiles.threadpool.binary import AsyncBufferedReader
+import aiofiles.os
+from aiofiles.threadpool import wrap
+from aiofiles.threadpool.binary import AsyncFileIO
 from blake3 import blake3
 
 from uploader.errors import SourceError
 from uploader.model import FileSignature
 
 READ_BYTES = 1024 * 1024
+SMALL_BYTES = 128 * 1024
+"""A file up to this size is read when it is opened, in one piece."""
 
 
 def signature(path: Path) -> FileSignature:
@@ -48,52 +53,84 @@ def content_hash(path: Path) -> str | None:
     return digest.hexdigest()
 
 
+class AudioFile(FileIO):
+    """An open file whose BLAKE3 hash is taken as it is read: where the reading waits for the disk, not on the loop."""
+
+    def __init__(self, path: Path) -> None:
+        # a FIFO put in the file's place would block the opening for ever
+        super().__init__(path, "rb", opener=open_without_waiting)
+        self._digest = blake3()
+
+    @property
+    def content_hash(self) -> str:
+        """The hash of all that was read, in hexadecimal."""
+        return self._digest.hexdigest()
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill a buffer, or as much of it as the file has left; returns bytes."""
+        view, filled = memoryview(buffer), 0
+        while filled < len(view) and (count := super().readinto(view[filled:])):
+            filled += count
+        self._digest.update(view[:filled])
+        return filled
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An open audio file of which exactly ``size`` bytes are to be sent."""
+    """An open audio file of which exactly ``size`` bytes are to be sent. ``whole``: what a small file holds."""
 
-    file: AsyncBufferedReader
+    file: AsyncFileIO
+    audio: AudioFile
     opened: FileSignature
+    whole: memoryview | None
 
     @property
     def size(self) -> int:
         """Bytes."""
         return self.opened.size
 
-    async def chunks(self, chunk_bytes: int) -> AsyncIterator[bytes]:
-        """Read the file in chunks, to its end.
+    async def chunks(self, chunk_bytes: int) -> AsyncIterator[memoryview]:
+        """Read the file in chunks, to its end; each is good until the next one is asked for, which takes its place.
 
         Raises:
-            SourceError: It shrank, grew or changed since it was opened, or cannot be read.
+            SourceError: It shrank, or cannot be read.
         """
-        left = self.size
-        while left:
-            chunk = await self._read(min(chunk_bytes, left))
-            left -= len(chunk)
-            if not left:
-                self._check_unchanged()
-            yield chunk
+        buffer = memoryview(bytearray(min(chunk_bytes, self.size))) if self.whole is None else None
+        for start in range(0, self.size, chunk_bytes):
+            end = min(start + chunk_bytes, self.size)
+            if buffer is not None:
+                await self._fill(buffer[: end - start])
+                yield buffer[: end - start]
+            elif self.whole is not None:
+                yield self.whole[start:end]
 
-    async def _read(self, wanted: int) -> bytes:
-        try:
-            chunk = await self.file.read(wanted)
-        except OSError as error:
-            raise SourceError(f"the file could not be read while it was sent: {error.strerror}") from error
-        if len(chunk) < wanted:
-            raise SourceError(f"the file shrank while it was sent: {self.size} bytes were announced")
-        return chunk
+    def verified_hash(self) -> str:
+        """The BLAKE3 hash in hexadecimal of the whole content, once all of it was read.
 
-    def _check_unchanged(self) -> None:
-        now = _signature(os.fstat(self.file.fileno()))
+        Raises:
+            SourceError: The file shrank, grew or changed since it was opened.
+        """
+        now = _signature(os.fstat(self.audio.fileno()))
+        if now.size < self.size:
+            raise _shrank(self.size)
         if now.size > self.size:
             raise SourceError(f"the file grew while it was sent, from {self.size} to {now.size} bytes")
         if _modified(now) != _modified(self.opened):
             raise SourceError("the file changed while it was sent")
+        return self.audio.content_hash
+
+    async def _fill(self, buffer: memoryview) -> None:
+        try:
+            filled = await self.file.readinto(buffer)
+        except OSError as error:
+            raise SourceError(f"the file could not be read while it was sent: {error.strerror}") from error
+        if filled is None or filled < len(buffer):
+            raise _shrank(self.size)
 
 
 @asynccontextmanager
 async def open_source(path: Path, expected_bytes: int) -> AsyncIterator[Source]:
-    """Open the file of an item to be sent.
+    """Open the file of an item to be sent; a small one is read at once, so that it costs one wait for the disk.
 
     Args:
         path: Where it is.
@@ -102,23 +139,57 @@ async def open_source(path: Path, expected_bytes: int) -> AsyncIterator[Source]:
     Raises:
         SourceError: It cannot be opened, or is not what was loaded from the manifest.
     """
+    audio, opened, whole = await _open(path, expected_bytes)
+    source = Source(wrap(audio), audio, opened, whole)
     try:
-        # a FIFO put in the file's place would block the opening for ever
-        file = await aiofiles.open(path, "rb", opener=open_without_waiting)
+        yield source
+    finally:
+        if whole is None:
+            await source.file.close()
+        else:
+            audio.close()
+
+
+@aiofiles.os.wrap
+def _open(path: Path, expected_bytes: int) -> tuple[AudioFile, FileSignature, memoryview | None]:
+    """Open a file, hold it against what was planned, and read it if it is small, in one of aiofiles' threads."""
+    try:
+        audio = AudioFile(path)
     except OSError as error:
         raise SourceError(f"the file could not be opened: {error.strerror}") from error
     try:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise SourceError("this is no regular file any more")
-        if found.st_size != expected_bytes:
-            raise SourceError(
-                f"the file changed after its manifest was loaded: it had {expected_bytes} bytes, now it has "
-                f"{found.st_size}"
-            )
-        yield Source(file, _signature(found))
-    finally:
-        await file.close()
+        opened = _planned(os.fstat(audio.fileno()), expected_bytes)
+        return audio, opened, _whole(audio, opened.size)
+    except BaseException:
+        audio.close()
+        raise
+
+
+def _planned(found: os.stat_result, expected_bytes: int) -> FileSignature:
+    if not stat.S_ISREG(found.st_mode):
+        raise SourceError("this is no regular file any more")
+    if found.st_size != expected_bytes:
+        raise SourceError(
+            f"the file changed after its manifest was loaded: it had {expected_bytes} bytes, now it has {found.st_size}"
+        )
+    return _signature(found)
+
+
+def _whole(audio: AudioFile, size: int) -> memoryview | None:
+    if size > SMALL_BYTES:
+        return None
+    content = memoryview(bytearray(size))
+    try:
+        filled = audio.readinto(content)
+    except OSError as error:
+        raise SourceError(f"the file could not be read: {error.strerror}") from error
+    if filled < size:
+        raise _shrank(size)
+    return content
+
+
+def _shrank(size: int) -> SourceError:
+    return SourceError(f"the file shrank while it was sent: {size} bytes were announced")
 
 
 def open_without_waiting(path: str, flags: int) -> int:

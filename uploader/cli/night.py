@@ -85,10 +85,11 @@ class Night:
         thread = LedgerThread(self._ledger)
         limits = TimeLimits(self._settings.connect_seconds, self._settings.stall_seconds, self._settings.answer_seconds)
         expect = Expect(self._settings.expect_above_bytes, self._settings.expect_seconds)
+        uploads = min(self._settings.uploads, self._settings.limit)
         failure: UploaderError | None = None
         try:
             target = self._target
-            async with Client(target.base_url, target.credentials, limits, self._now, expect) as client:
+            async with Client(target.base_url, target.credentials, limits, self._now, expect, uploads) as client:
                 engine = self._engine(client, thread)
                 failure = await self._run_engine(engine)
         finally:

@@ -26,6 +26,7 @@ from uploader.client.expectation import Expect, Expectation
 from uploader.client.token import CredentialsSource, Token, Tokens, TokenUnavailableError
 from uploader.client.upload import Gate, Upload
 from uploader.model import Answer, JobStatus, Reply, Sight
+from uploader.policy.chunks import chunk_bytes
 
 ANSWER_MOST_BYTES = 256 * 1024
 """An answer to a PUT, or of the job endpoint, is short."""
@@ -63,7 +64,16 @@ class JobAnswer:
 
 
 class Client:
-    """Speaks with one account's service. Use it as a context manager."""
+    """Speaks with one account's service. Use it as a context manager.
+
+    Args:
+        base_url: Where it is.
+        credentials: Where id and secret, or a ready token, come from.
+        limits: Seconds.
+        now: Seconds since the epoch.
+        expect: Which bodies wait for leave, and how long.
+        uploads: How many there are to be at once: they share the memory for chunks.
+    """
 
     def __init__(
         self,
@@ -72,12 +82,14 @@ class Client:
         limits: TimeLimits,
         now: Callable[[], float],
         expect: Expect = Expect(),  # noqa: B008 - it is frozen
+        uploads: int = 1,
     ) -> None:
         self._base_url = base_url
         self._credentials = credentials
         self._limits = limits
         self._expectation = Expectation(expect)
         self._now = now
+        self._chunk_bytes = chunk_bytes(uploads)
 
     async def __aenter__(self) -> Self:
         """Open the sessions: one for uploads, one for everything that may be asked twice."""
@@ -199,7 +211,12 @@ class Client:
     def _begun(self, source: Source, gate: Gate) -> Upload:
         limits = self._limits
         return Upload(
-            source, gate, stall_seconds=limits.stall, answer_seconds=limits.answer, expectation=self._expectation
+            source,
+            gate,
+            stall_seconds=limits.stall,
+            answer_seconds=limits.answer,
+            chunk_bytes=self._chunk_bytes,
+            expectation=self._expectation,
         )
 
     async def _put_unasked(

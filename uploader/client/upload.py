@@ -1,18 +1,16 @@
 """One PUT's body under way: chunks, the wait before the last one, and the watch over its progress."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
-
-from blake3 import blake3
 
 from uploader.audio import Source
 from uploader.client.expectation import NEVER, Expectation, Leave
 from uploader.errors import SourceError
 
-CHUNK_BYTES = 128 * 1024
-"""Measured: sixteen uploads at once over TLS peak at 98 MiB with this, at 110 MiB with twice as much."""
+PIECE_BYTES = 128 * 1024
+"""What the connection is given at once: TLS holds what it is given two times more, once encrypted."""
 TAIL_BYTES = 16 * 1024
 """The last chunk is small: the less of a file can be in doubt, the later it leaves."""
 TICK_SECONDS = 0.25
@@ -61,6 +59,7 @@ class Upload:
         *,
         stall_seconds: float,
         answer_seconds: float,
+        chunk_bytes: int,
         expectation: Expectation | None = None,
     ) -> None:
         self.has_begun = False
@@ -72,6 +71,7 @@ class Upload:
         self._gate = gate
         self._stall_seconds = stall_seconds
         self._answer_seconds = answer_seconds
+        self._chunk_bytes = chunk_bytes
         self._loop = asyncio.get_running_loop()
         self._leave = Leave(expectation or Expectation(NEVER), source.size, self._loop.time)
         self._transport: Any = None
@@ -105,13 +105,13 @@ class Upload:
         """Bytes that the kernel took."""
         return max(self._yielded - self._buffered(), 0)
 
-    async def body(self) -> AsyncIterator[bytes]:
-        """The file in chunks; the last one only once the rest has gone and the mark is committed."""
+    async def body(self) -> AsyncIterator[memoryview]:
+        """The file in pieces; the last one only once the rest has gone and the mark is committed."""
         self.has_begun = True
         self._leave.given()
         try:
-            async for chunk in self._chunks():
-                yield chunk
+            async for piece in self._chunks():
+                yield piece
         except SourceError as error:
             self.source_failure = str(error)
             raise
@@ -133,33 +133,38 @@ class Upload:
         if self._next_look is not None:
             self._next_look.cancel()
 
-    async def _chunks(self) -> AsyncIterator[bytes]:
-        digest = blake3()
-        async for chunk in self._source.chunks(CHUNK_BYTES):
-            digest.update(chunk)
-            if self._yielded + len(chunk) < self._source.size:
-                yield self._counted(chunk)
+    async def _chunks(self) -> AsyncIterator[memoryview]:
+        read = 0
+        async for chunk in self._source.chunks(self._chunk_bytes):
+            read += len(chunk)
+            if read < self._source.size:
+                for piece in _pieces(chunk):
+                    yield self._counted(piece)
+                await self._until_flushed()  # the next chunk takes this one's place in memory
                 continue
             tail = min(TAIL_BYTES, (len(chunk) + 1) // 2)
-            if len(chunk) > tail:
-                yield self._counted(chunk[:-tail])
-            await self._pass_gate(digest.hexdigest())
+            for piece in _pieces(chunk[:-tail]):
+                yield self._counted(piece)
+            await self._pass_gate()
             self.last_chunk_left = True
             yield self._counted(chunk[-tail:])
 
-    def _counted(self, chunk: bytes) -> bytes:
-        self._yielded += len(chunk)
-        self._gate.moved(len(chunk))
-        return chunk
+    def _counted(self, piece: memoryview) -> memoryview:
+        self._yielded += len(piece)
+        self._gate.moved(len(piece))
+        return piece
 
-    async def _pass_gate(self, content_hash: str) -> None:
+    async def _until_flushed(self) -> None:
         # asyncio tells the connection's protocol when its buffer is empty, and nobody else
         while self._buffered():  # noqa: ASYNC110
             await asyncio.sleep(FLUSH_POLL_SECONDS)
+
+    async def _pass_gate(self) -> None:
+        await self._until_flushed()
         self._check_connection()
         self._at_gate = True
         try:
-            may_leave = await self._gate.may_leave(content_hash)
+            may_leave = await self._gate.may_leave(self._source.verified_hash())
         finally:
             self._at_gate = False
             self._progress = (-1, self._loop.time())
@@ -198,3 +203,7 @@ class Upload:
         if still < limit:
             return ""
         return f"no answer within {limit:g} s" if waits_for_answer else f"no byte moved for {limit:g} s"
+
+
+def _pieces(chunk: memoryview) -> Iterator[memoryview]:
+    return (chunk[start : start + PIECE_BYTES] for start in range(0, len(chunk), PIECE_BYTES))

@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,10 +20,11 @@ from uploader.ledger.outcomes import settle
 from uploader.ledger.resolving import note_sight
 from uploader.model import Claim, Next, Reply, Sight, Verdict
 from uploader.pace import Pace
-from uploader.policy.brake import Brake, Phase, after_attempt
+from uploader.policy.brake import after_attempt
 from uploader.policy.limits import Refusal, refusal_in
 from uploader.policy.replies import judge, refuse_after_cut_offs
 from uploader.policy.waits import retry_seconds
+from uploader.way_out import Leave, WayOut
 
 log = structlog.get_logger()
 
@@ -77,103 +78,6 @@ class Carried:
         return refusal_in(self.reply.message) if self.verdict.next is Next.COOL_DOWN else None
 
 
-class WayOut:
-    """The way out for last chunks, shared by all uploads: the brake and the signals stand at it.
-
-    No more last chunks are out without an answer than the brake allows, so that a gateway that dies
-    takes no more items into doubt than that.
-    """
-
-    def __init__(self) -> None:
-        self.brake = Brake()
-        self.bytes_moved = 0
-        self._unanswered = 0
-        self._changed = asyncio.Condition()
-        self._cut_at = float("inf")
-        self._end_at = float("inf")
-        self._waits: set[asyncio.Timeout] = set()
-        self._beginning: set[asyncio.Timeout] = set()
-
-    async def let_out(self) -> bool:
-        """Wait for leave; False where the last chunk must not leave."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self.closed or self._unanswered < self.brake.unanswered_allowed)
-            if self.closed:
-                return False
-            self._unanswered += 1
-            return True
-
-    async def answered(self, brake: Brake, *, was_out: bool) -> None:
-        """Take note of a reply: what it does to the brake counts before the next last chunk is let out."""
-        async with self._changed:
-            self.brake = brake
-            self._unanswered -= was_out
-            self._changed.notify_all()
-
-    async def set_brake(self, brake: Brake) -> None:
-        """Put the brake into a new state."""
-        async with self._changed:
-            self.brake = brake
-            self._changed.notify_all()
-
-    async def close_after(self, cut_seconds: float, end_seconds: float) -> None:
-        """Cut uploads after ``cut_seconds``, and wait for no answer after ``end_seconds``, from now on."""
-        async with self._changed:
-            now = asyncio.get_running_loop().time()
-            self._cut_at = min(self._cut_at, now + cut_seconds)
-            self._end_at = min(self._end_at, now + end_seconds)
-            self._changed.notify_all()
-        for wait in self._waits:
-            wait.reschedule(now)
-
-    @asynccontextmanager
-    async def until_stopped(self) -> AsyncIterator[None]:
-        """A wait before anything was sent; a stop ends it with a TimeoutError."""
-        now = asyncio.get_running_loop().time()
-        async with asyncio.timeout_at(now if self.is_stopping else None) as timeout:
-            self._waits.add(timeout)
-            try:
-                yield
-            finally:
-                self._waits.discard(timeout)
-
-    @asynccontextmanager
-    async def until_held_back(self) -> AsyncIterator[None]:
-        """A wait before anything was sent; a 429 that another attempt meets ends it with a TimeoutError."""
-        async with asyncio.timeout(None) as timeout:
-            self._beginning.add(timeout)
-            try:
-                yield
-            finally:
-                self._beginning.discard(timeout)
-
-    def hold_back(self) -> None:
-        """Let nothing begin that was claimed by now and has not begun: it would be refused, too."""
-        now = asyncio.get_running_loop().time()
-        for wait in self._beginning:
-            wait.reschedule(now)
-
-    @property
-    def closed(self) -> bool:
-        """Whether no last chunk may leave at all now."""
-        return self.must_cut or self.brake.phase is Phase.PROBING
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether a time to cut uploads is set, be it now or to come."""
-        return self._cut_at < float("inf")
-
-    @property
-    def must_cut(self) -> bool:
-        """Whether uploads are to be cut now."""
-        return asyncio.get_running_loop().time() >= self._cut_at
-
-    @property
-    def must_not_wait(self) -> bool:
-        """Whether answers are not to be waited for now."""
-        return asyncio.get_running_loop().time() >= self._end_at
-
-
 class LastChunk:
     """What stands before the last chunk of one attempt (a ``Gate``)."""
 
@@ -183,21 +87,34 @@ class LastChunk:
         self._way_out = way_out
         self._writer = writer
         self._now = now
-        self._is_out = False
+        self._clock = asyncio.get_running_loop().time
+        self._held: Leave | None = None
+        self._left_at = 0.0
 
     async def may_leave(self, content_hash: str) -> bool:
-        """Wait for leave, then commit the mark; a content that is not the one that was planned is refused."""
+        """Wait for leave, with the mark committed; a content that is not the one that was planned is refused."""
         if self._claim.content_hash not in (None, content_hash):
             raise SourceError("the file's content changed after its manifest was loaded")
-        if not await self._way_out.let_out():
+        return await self._mark(content_hash) and await self._go()
+
+    async def _mark(self, content_hash: str) -> bool:
+        if not await self._way_out.to_mark.take():
             return False
-        self._is_out = True
+        self._held, begun = self._way_out.to_mark, self._clock()
         try:
             await self._writer.call(mark, self._claim, content_hash, self._now())
         except Exception as error:  # noqa: BLE001 - aiohttp would turn it into a broken connection
             self.failure = error
             return False
-        return not self._way_out.closed
+        self._way_out.marked(self._clock() - begun)
+        return True
+
+    async def _go(self) -> bool:
+        if not await self._way_out.to_go.take():
+            return False
+        self._way_out.to_mark.taken -= 1
+        self._held, self._left_at = self._way_out.to_go, self._clock()
+        return True
 
     def until_stopped(self) -> AbstractAsyncContextManager[None]:
         """A wait before anything is sent."""
@@ -219,10 +136,10 @@ class LastChunk:
         """Whether the run ends at once."""
         return self._way_out.must_not_wait
 
-    async def over(self, verdict: Verdict, reply: Reply, jitter: float) -> None:
+    def over(self, verdict: Verdict, reply: Reply, jitter: float) -> None:
         """The attempt has its reply, and the reply its meaning."""
         brake = after_attempt(self._way_out.brake, verdict, reply, self._claim.lane_id, self._now(), jitter)
-        await self._way_out.answered(brake, was_out=self._is_out)
+        self._way_out.answered(brake, self._held, self._clock() - self._left_at)
 
 
 class Carrier:
@@ -264,7 +181,7 @@ class Carrier:
         except (CredentialsError, GaveUpError) as error:
             failure, reply = error, Reply(failure=str(error), withheld=True)
         carried = Carried(claim, reply, self._judge(claim, reply), self._now() - begun)
-        await gate.over(carried.verdict, reply, self._chance.random())
+        gate.over(carried.verdict, reply, self._chance.random())
         await asyncio.shield(self._write_down(carried))
         _tell(carried)
         failure = failure or gate.failure
@@ -274,7 +191,7 @@ class Carrier:
 
     async def _send(self, claim: Claim, gate: LastChunk) -> Reply:
         try:
-            async with self._way_out.until_stopped(), self._way_out.until_held_back():
+            async with self._way_out.until_held_back():
                 await self._pace.wait()
                 await self._look_before(claim)
         except TimeoutError:

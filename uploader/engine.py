@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from uploader.attempt import Carried, Carrier, OpenSource, Rules, Uploads, WayOut
+from uploader.attempt import Carried, Carrier, OpenSource, Rules, Uploads
 from uploader.audio import open_source
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, UploaderError
 from uploader.jobs import LOOKERS, Follower, Jobs
@@ -20,6 +20,7 @@ from uploader.model import Claim, LimitFacts, LiveJob, Next, Order
 from uploader.pace import Pace
 from uploader.policy.brake import Phase, after_probe, reason_to_give_up
 from uploader.policy.cooldown import Cooldown, after_accepted, after_claim, after_end_of_job, after_throttle
+from uploader.way_out import WayOut
 
 log = structlog.get_logger()
 
@@ -99,7 +100,6 @@ class Engine:
         self._failure: BaseException | None = None
         self._told_phase = Phase.OFF
         self._stopping = False
-        self._closing: asyncio.Task[None] | None = None
         self._cooldown = Cooldown()
         self._carrier = Carrier(
             client=client,
@@ -153,7 +153,7 @@ class Engine:
         """
         self._stopping = True
         grace = max(self._pool.grace_seconds - reserve_seconds, self._pool.grace_seconds / 4)
-        self._closing = self._start(self.way_out.close_after(grace * CUT_SHARE_OF_GRACE, grace))
+        self.way_out.close_after(grace * CUT_SHARE_OF_GRACE, grace)
 
     async def _work(self) -> None:
         for job in await self._writer.call(live_jobs, self._account_id):
@@ -297,7 +297,7 @@ class Engine:
             return
         log.warning("asked whether the service answers", answers=good)
         brake = after_probe(self.way_out.brake, good=good, now=self._now(), jitter=self._chance.random())
-        await self.way_out.set_brake(brake)
+        self.way_out.set_brake(brake)
         self._look_at_brake()
 
     def _look_at_brake(self) -> None:
@@ -331,7 +331,7 @@ class Engine:
         """Let what is under way come to its end; without credentials or a good answer nothing is cut."""
         patient = isinstance(self._failure, (CredentialsError, GaveUpError))
         if isinstance(self._failure, LedgerUnavailableError) or (self._failure is not None and not patient):
-            await self.way_out.close_after(0.0, self._pool.grace_seconds)
+            self.way_out.close_after(0.0, self._pool.grace_seconds)
         while self._under_way:
             await asyncio.wait(self._under_way)
 

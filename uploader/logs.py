@@ -16,8 +16,7 @@ class _StandardError:
     def write(self, text: str) -> int:
         # a log on a full disk, or that nobody reads any more, must not cost an item
         with suppress(OSError):
-            sys.stderr.write(text)
-            sys.stderr.flush()
+            sys.stderr.write(text)  # the logger flushes
         return len(text)
 
     def flush(self) -> None:

@@ -36,7 +36,7 @@ from tests.integration.servers import (
     speaking,
 )
 from uploader import audio as sources
-from uploader.attempt import Carried, Carrier, Rules, WayOut
+from uploader.attempt import Carried, Carrier, Rules
 from uploader.client import Credentials, Expect
 from uploader.client.expectation import NEVER
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError
@@ -51,6 +51,7 @@ from uploader.model import Claim, Next, Outcome, Row, State
 from uploader.pace import Pace
 from uploader.policy.brake import Brake, Phase
 from uploader.sandbox import Faults, JobFaults, PutFaults, Sandbox, SandboxSettings
+from uploader.way_out import WayOut
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -259,7 +260,7 @@ async def test_the_first_signal_ends_the_wait_for_leave(tmp_path: Path) -> None:
         async with desk(server.base_url, audio(tmp_path, 300_000), expect=expect) as at:
             carried = asyncio.create_task(at.carry())
             await server.until(lambda: len(server.puts()) == 1)
-            await at.way_out.close_after(3600.0, 3600.0)
+            at.way_out.close_after(3600.0, 3600.0)
             verdict = (await carried).verdict
             item, attempt = at.one(items), at.one(attempts)
         await server.settled()
@@ -485,7 +486,7 @@ async def test_a_stop_cuts_an_upload_before_its_last_chunk(tmp_path: Path) -> No
 
     async def stop_reading(exchange: Exchange) -> None:
         await exchange.read_body(100_000)
-        await at.way_out.close_after(0.0, 60.0)
+        at.way_out.close_after(0.0, 60.0)
         await exchange.server.let_go.wait()
 
     async with Server(stop_reading) as server, desk(server.base_url, audio(tmp_path, 16 * MEBIBYTE)) as at:
@@ -515,7 +516,7 @@ async def test_a_stop_lets_nothing_begin(tmp_path: Path) -> None:
         at.pace = turn = NoTurn(1.0)
         carrying = asyncio.create_task(at.carry())
         await turn.waited_for.wait()
-        await at.way_out.close_after(0.0, 60.0)
+        at.way_out.close_after(0.0, 60.0)
         carried = await ended(carrying)
         assert server.requests == []
         assert at.one(items)["state"] == "pending"
@@ -542,7 +543,7 @@ async def test_a_stop_waits_for_the_answer_to_what_has_left(tmp_path: Path) -> N
 
     async def stop_then_answer(exchange: Exchange) -> None:
         await exchange.read_body()
-        await at.way_out.close_after(0.0, 60.0)
+        at.way_out.close_after(0.0, 60.0)
         await exchange.answer(201, accepted(exchange))
 
     async with Server(stop_then_answer) as server, desk(server.base_url, audio(tmp_path, 1000)) as at:
@@ -555,7 +556,7 @@ async def test_a_stop_ends_the_wait_for_an_answer(tmp_path: Path) -> None:
 
     async def stop_and_say_nothing(exchange: Exchange) -> None:
         await exchange.read_body()
-        await at.way_out.close_after(0.0, 0.0)
+        at.way_out.close_after(0.0, 0.0)
         await exchange.until_left()
 
     async with Server(stop_and_say_nothing) as server, desk(server.base_url, audio(tmp_path, 1000)) as at:
@@ -574,7 +575,7 @@ async def test_a_stop_does_not_wait_for_a_token(tmp_path: Path) -> None:
     async with Server(token=silent) as server, desk(server.base_url, audio(tmp_path, 1000)) as at:
         carrying = asyncio.create_task(at.carry())
         await server.until(lambda: len(server.token_requests()) == 1)
-        await at.way_out.close_after(0.0, 0.0)
+        at.way_out.close_after(0.0, 0.0)
         carried = await ended(carrying)
         assert at.one(items)["state"] == "pending"
         assert server.puts() == []
@@ -587,7 +588,7 @@ async def test_a_stop_does_not_wait_for_a_look(tmp_path: Path) -> None:
     async with Server(get=silent) as server, desk(server.base_url, path, look_before=True) as at:
         carrying = asyncio.create_task(at.carry())
         await server.until(lambda: len(server.gets()) == 1)
-        await at.way_out.close_after(0.0, 0.0)
+        at.way_out.close_after(0.0, 0.0)
         await ended(carrying)
         assert at.one(items)["state"] == "pending"
         assert server.puts() == []
@@ -626,7 +627,7 @@ async def test_a_stop_that_comes_with_the_mark_keeps_the_last_chunk(tmp_path: Pa
 
     async def stop_at_the_mark(function: Any) -> None:
         if function is mark:
-            await at.way_out.close_after(0.0, 60.0)
+            at.way_out.close_after(0.0, 60.0)
 
     path = audio(tmp_path, 300_000)
     async with Server(append) as server:
@@ -645,7 +646,7 @@ async def test_a_brake_that_comes_on_with_the_mark_keeps_the_last_chunk(tmp_path
 
     async def brake_at_the_mark(function: Any) -> None:
         if function is mark:
-            await at.way_out.set_brake(Brake(phase=Phase.PROBING))
+            at.way_out.set_brake(Brake(phase=Phase.PROBING))
 
     path = audio(tmp_path, 300_000)
     async with Server(append) as server:

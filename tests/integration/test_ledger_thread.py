@@ -11,14 +11,16 @@ import pytest
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from tests.integration.test_ledger import Book, accepted, opened
+from tests.integration.test_ledger import CUT, LOST, NOT_FOUND, THROTTLED, Book, accepted, opened
 from uploader.errors import LedgerUnavailableError
 from uploader.ledger import Ledger, LedgerThread, thread
 from uploader.ledger.claiming import claim, mark
 from uploader.ledger.loading import account
-from uploader.ledger.outcomes import job_ended
-from uploader.ledger.schema import accounts
-from uploader.model import JobStatus
+from uploader.ledger.outcomes import job_ended, settle
+from uploader.ledger.schema import accounts, attempts, items, lanes
+from uploader.model import Claim, JobStatus, Next, Reply
+from uploader.policy.limits import Refusal
+from uploader.policy.replies import judge
 
 
 @pytest.fixture
@@ -273,3 +275,41 @@ async def test_arguments_by_name_arrive_too(book: Book) -> None:
     async with running(book.ledger) as writer:
         await writer.call(mark, one, content_hash="hash", now=book.now)
     assert book.value("content_hash", 2) == "hash"
+
+
+TABLES = (accounts, attempts, items, lanes)
+REPLIES = (accepted("j"), LOST, accepted("k"), THROTTLED, NOT_FOUND, CUT, accepted("l"), THROTTLED)
+
+
+def settling(one: Claim, reply: Reply) -> dict[str, Any]:
+    """The arguments of what writes down this reply."""
+    verdict = judge(reply, one.conversation_id)
+    refusal = Refusal() if verdict.next is Next.COOL_DOWN else None
+    said = {"one": one, "verdict": verdict, "reply": reply, "refusal": refusal}
+    return said | {"now": 1010.0, "wait": 1.0, "doubt_seconds": 900.0, "hold": True}
+
+
+async def written(folder: Path, *, together: bool) -> dict[str, list[Any]]:
+    """What the ledger holds once an attempt met each of these replies: all written down at once, or one by one."""
+    with opened(folder) as book:
+        book.load([(f"c{n // 2}", book.file(f"{n}.wav").name) for n in range(2 * len(REPLIES))])
+        claims = book.claim(len(REPLIES))
+        async with running(book.ledger) as writer:
+            marks = [writer.call(mark, one, f"hash {one.line}", 1005.0) for one in claims]
+            ends = [writer.call(settle, **settling(*both)) for both in zip(claims, REPLIES, strict=True)]
+            for calls in (marks, ends) if together else [[one] for one in (*marks, *ends)]:
+                assert set(await Busy(writer).gather(*calls)) == {None}
+        with book.ledger.reading() as connection:
+            its_own = {items.c.path, items.c.change}
+            columns = {table.name: [one for one in table.c if one not in its_own] for table in TABLES}
+            return {name: list(connection.execute(select(*some))) for name, some in columns.items()}
+
+
+async def test_what_is_written_together_is_what_is_written_one_by_one(tmp_path: Path) -> None:
+    """Marks and outcomes of every kind: the ledger holds the same, however many of them went in one statement."""
+    folders = [tmp_path / "at-once", tmp_path / "one-by-one"]
+    for folder in folders:
+        folder.mkdir()
+    at_once, one_by_one = [await written(folder, together=folder is folders[0]) for folder in folders]
+    assert len(at_once["attempts"]) == len(REPLIES)
+    assert at_once == one_by_one

@@ -22,6 +22,7 @@ ROWS = {
     "results": 3,
     "audio": 2,
     "pace": 3,
+    "way_out": 3,
     "policy": 2,
     "parameters": 2,
     "settings": 1,

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from uploader.model import Reply
 from uploader.policy.brake import (
+    MARKS_AHEAD,
     PROBE_CAP_SECONDS,
     SAME_REFUSALS,
     TROUBLED_LANES,
@@ -15,6 +16,7 @@ from uploader.policy.brake import (
     Phase,
     after_attempt,
     after_probe,
+    marks_ahead,
     reason_to_give_up,
 )
 from uploader.policy.replies import judge, refuse_after_cut_offs
@@ -205,3 +207,23 @@ def test_an_item_refused_for_its_cut_offs_is_no_good_answer() -> None:
         told = after_attempt(brake, verdict, CUT, 77, 6.0, 0.5)
         assert told.phase is Phase.PROBING
         assert told.since == brake.since
+
+
+@pytest.mark.parametrize(
+    ("brake", "mark_seconds", "answer_seconds", "ahead"),
+    [
+        (Brake(refusal=None), 0.01, 0.0, 0),
+        (Brake(refusal=None), 0.01, 0.3, 0),
+        (Brake(refusal=None), 0.01, 0.01, TROUBLED_LANES),
+        (Brake(refusal=None), 0.01, 0.004, 12),
+        (Brake(refusal=None), 0.01, 0.0001, MARKS_AHEAD),
+        (Brake(), 0.01, 0.004, 0),
+        (Brake(refusal=None, troubled=frozenset({1})), 0.01, 0.004, 0),
+        (Brake(refusal=None, phase=Phase.PROBING), 0.01, 0.004, 0),
+    ],
+)
+def test_marks_run_ahead_only_of_a_disk_slower_than_the_service(
+    brake: Brake, mark_seconds: float, answer_seconds: float, ahead: int
+) -> None:
+    """As many as go out while one mark is committed; none before a good answer, none in trouble, never many."""
+    assert marks_ahead(brake, mark_seconds, answer_seconds) == ahead

@@ -136,6 +136,15 @@ def claim(
     return Claimed(claims, limit, waiting, wake_at)
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The mark of one attempt: see ``mark``."""
+
+    one: Claim
+    content_hash: str
+    now: float
+
+
 def mark(connection: Connection, one: Claim, content_hash: str, now: float) -> None:
     """Commit that the last chunk is about to leave: from now on a crash means doubt.
 
@@ -145,10 +154,18 @@ def mark(connection: Connection, one: Claim, content_hash: str, now: float) -> N
         content_hash: The hash of the whole content, in hexadecimal.
         now: The time, in seconds since the epoch.
     """
-    changed = connection.execute(_MARK, {"item": one.item_id, "number": one.number, "hash": content_hash})
-    if changed.rowcount != 1:
-        raise RuntimeError(f"item {one.item_id} is not being sent by attempt {one.number}: its mark is refused")
-    connection.execute(_MARK_ATTEMPT, {"attempt": one.attempt_id, "now": now})
+    mark_all(connection, [Mark(one, content_hash, now)])
+
+
+def mark_all(connection: Connection, marks: Sequence[Mark]) -> None:
+    """Commit several marks; where one of them is refused, the transaction is to be rolled back."""
+    changed = connection.execute(
+        _MARK, [{"item": of.one.item_id, "number": of.one.number, "hash": of.content_hash} for of in marks]
+    )
+    if changed.rowcount != len(marks):
+        which = " or ".join(f"item {of.one.item_id} is not being sent by attempt {of.one.number}" for of in marks)
+        raise RuntimeError(f"{which}: its mark is refused")
+    connection.execute(_MARK_ATTEMPT, [{"attempt": of.one.attempt_id, "now": of.now} for of in marks])
 
 
 def _ready(connection: Connection, account_id: int, room: int, now: float, order: Order) -> Sequence[RowMapping]:

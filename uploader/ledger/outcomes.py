@@ -1,5 +1,6 @@
 """What came of an attempt, and of the job after it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +106,20 @@ class Ended:
     job_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What came of one attempt, to be written down: see ``settle``."""
+
+    one: Claim
+    verdict: Verdict
+    reply: Reply
+    now: float
+    wait: float
+    doubt_seconds: float
+    hold: bool
+    refusal: Refusal | None = None
+
+
 def settle(
     connection: Connection,
     one: Claim,
@@ -130,19 +145,19 @@ def settle(
         hold: Whether trouble holds the rest of a lane.
         refusal: A 429 about the limit, which teaches something of it.
     """
-    told = {"now": now, "because": verdict.reason, "status": reply.status, "job": verdict.job_id}
-    came_of_it = {"attempt": one.attempt_id, "outcome_is": verdict.outcome, "bytes": reply.bytes_sent}
-    connection.execute(_CLOSE_ATTEMPT, told | came_of_it)
-    doubtful = verdict.state is State.IN_DOUBT
-    until = slot_until(connection, one.item_id, now, doubt_seconds) if doubtful else None
-    which = {"item": one.item_id, "number": one.number, "keeps_slot_until": until}
-    connection.execute(_OUTCOME, told | which | _becomes(verdict, reply))
-    if refusal is not None:
-        note_refusal(connection, one.item_id, refusal, now)
-    if verdict.state is State.PENDING:
-        until = now + wait if wait else 0.0
-        connection.execute(_PUT_OFF, {"lane": one.lane_id, "until": until, "work": one.work})
-    refresh(connection, [one.lane_id], hold=hold)
+    settle_all(connection, [Settlement(one, verdict, reply, now, wait, doubt_seconds, hold, refusal)])
+
+
+def settle_all(connection: Connection, settlements: Sequence[Settlement]) -> None:
+    """Write down what came of several attempts: the same as one after the other."""
+    accepted = [of for of in settlements if of.verdict.state is State.ACCEPTED]
+    if accepted:
+        # their lanes stay as they are: nothing may go behind a live item
+        _write_down(connection, accepted)
+    for of in settlements:
+        if of.verdict.state is not State.ACCEPTED:
+            _write_down(connection, [of])
+            _go_on(connection, of)
 
 
 def job_ended(connection: Connection, job: LiveJob, status: JobStatus, now: float, *, hold: bool) -> Ended:
@@ -171,13 +186,49 @@ def slot_until(connection: Connection, item_id: int, now: float, doubt_seconds: 
     )
 
 
-def _becomes(verdict: Verdict, reply: Reply) -> dict[str, Any]:
-    accepted = verdict.state is State.ACCEPTED
+def _write_down(connection: Connection, settlements: Sequence[Settlement]) -> None:
+    connection.execute(_CLOSE_ATTEMPT, [_closing(of) for of in settlements])
+    connection.execute(_OUTCOME, [_change(connection, of) for of in settlements])
+
+
+def _closing(of: Settlement) -> dict[str, Any]:
+    """What is written down of the attempt."""
+    return {
+        "attempt": of.one.attempt_id,
+        "now": of.now,
+        "outcome_is": of.verdict.outcome,
+        "status": of.reply.status,
+        "because": of.verdict.reason,
+        "bytes": of.reply.bytes_sent,
+        "job": of.verdict.job_id,
+    }
+
+
+def _change(connection: Connection, of: Settlement) -> dict[str, Any]:
+    """What becomes of the item."""
+    verdict, reply = of.verdict, of.reply
+    accepted, doubtful = verdict.state is State.ACCEPTED, verdict.state is State.IN_DOUBT
     cut_off = verdict.outcome is Outcome.CUT_OFF and not reply.withheld and reply.status is None
     return {
+        "item": of.one.item_id,
+        "number": of.one.number,
+        "now": of.now,
         "becomes": verdict.state,
         "because": None if accepted else verdict.reason,
+        "status": reply.status,
+        "job": verdict.job_id,
         "cut_off": int(cut_off),
         "accepted": accepted,
         "finished": verdict.state is State.REFUSED,
+        "keeps_slot_until": slot_until(connection, of.one.item_id, of.now, of.doubt_seconds) if doubtful else None,
     }
+
+
+def _go_on(connection: Connection, of: Settlement) -> None:
+    """Do to limit and lane what an attempt that was not accepted does to them."""
+    if of.refusal is not None:
+        note_refusal(connection, of.one.item_id, of.refusal, of.now)
+    if of.verdict.state is State.PENDING:
+        until = of.now + of.wait if of.wait else 0.0
+        connection.execute(_PUT_OFF, {"lane": of.one.lane_id, "until": until, "work": of.one.work})
+    refresh(connection, [of.one.lane_id], hold=of.hold)

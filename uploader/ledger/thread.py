@@ -4,22 +4,38 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from uploader.errors import LedgerUnavailableError
-from uploader.ledger.claiming import claim, mark
+from uploader.ledger.claiming import Mark, claim, mark, mark_all
 from uploader.ledger.opening import Ledger
+from uploader.ledger.outcomes import Settlement, settle, settle_all
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 GROUP = 256
 """The most writes in one transaction."""
+
+
+class Together(NamedTuple):
+    """How calls of one function are carried out as one: each as a value, all values by another function."""
+
+    value: Callable[..., Any]
+    of_all: Callable[[Connection, list[Any]], None]
+
+
+TOGETHER: dict[Callable[..., Any], Together] = {
+    mark: Together(Mark, mark_all),
+    settle: Together(Settlement, settle_all),
+}
+"""What every item goes through, and answers nothing: a statement for all that wait costs little more than for one."""
 
 
 class Writer(Protocol):
@@ -30,17 +46,33 @@ class Writer(Protocol):
         ...
 
 
-@dataclass(order=True)
+@dataclass(slots=True)
 class _Write:
-    """A write that waits. Claims come after outcomes: what an outcome frees, the claim sees."""
+    """A write that waits."""
 
-    is_claim: bool
-    is_outcome: bool = field(compare=False)
-    function: Callable[[Connection], Any] = field(compare=False)
-    loop: asyncio.AbstractEventLoop = field(compare=False)
-    answer: "asyncio.Future[Any]" = field(compare=False)
-    result: Any = field(default=None, compare=False)
-    error: BaseException | None = field(default=None, compare=False)
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    answer: "asyncio.Future[Any]"
+    result: Any = None
+    error: BaseException | None = None
+
+    @property
+    def turn(self) -> int:
+        """Marks stand together; claims come after outcomes: what an outcome frees, the claim sees."""
+        return _TURNS.get(self.function, 1)
+
+    @property
+    def is_outcome(self) -> bool:
+        """Whether it writes down what came back."""
+        return self.turn == 1
+
+    def apply(self, connection: Connection) -> None:
+        """Carry it out alone."""
+        self.result = self.function(connection, *self.args, **self.kwargs)
+
+
+_TURNS: dict[Callable[..., Any], int] = {mark: 0, claim: 2}
 
 
 class LedgerThread:
@@ -59,10 +91,7 @@ class LedgerThread:
         Raises:
             LedgerUnavailableError: The transaction could not be committed; nothing of it is in the ledger.
         """
-        loop = asyncio.get_running_loop()
-        bound: Callable[[Connection], T] = partial(_bound, function, args, kwargs)
-        is_claim = function is claim
-        write = _Write(is_claim, not is_claim and function is not mark, bound, loop, loop.create_future())
+        write = _Write(function, args, kwargs, asyncio.get_running_loop().create_future())
         self._waiting.put(write)
         answer: T = await write.answer
         return answer
@@ -78,11 +107,10 @@ class LedgerThread:
             group, open_for_more = self._gather()
             if group:
                 try:
-                    self._commit(sorted(group))
+                    self._commit(sorted(group, key=attrgetter("turn")))
                 except Exception as error:  # noqa: BLE001 - it is the callers': a dead thread would leave them waiting
                     _fail(group, error)
-                for write in group:
-                    write.loop.call_soon_threadsafe(_answer, write)
+                _answer(group)
 
     def _gather(self) -> tuple[list[_Write], bool]:
         """Wait for a write, then take all that wait; False where the end was among them."""
@@ -122,7 +150,9 @@ class LedgerThread:
             with self._ledger.writing() as connection:
                 for write in group:
                     write.error = None
-                    _apply(connection, write)
+                if len(group) == 1 or not _apply_together(connection, group):
+                    for write in group:
+                        _apply(connection, write)
         except Exception as error:  # noqa: BLE001 - a thread that died of it would leave its callers waiting
             return error
         return None
@@ -133,17 +163,37 @@ def _fail(group: list[_Write], error: Exception | None) -> None:
         write.error = write.error or error
 
 
-def _bound(function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], connection: Connection) -> T:
-    return function(connection, *args, **kwargs)
+def _apply_together(connection: Connection, group: list[_Write]) -> bool:
+    """Apply all writes of a group at once, or none where one of them fails: then each is applied alone."""
+    try:
+        with connection.begin_nested():
+            for function, same in groupby(group, key=attrgetter("function")):
+                _apply_same(connection, function, list(same))
+    except DBAPIError as error:
+        if not _is_fault_of_the_write(error):
+            raise
+        return False
+    except Exception:  # noqa: BLE001 - applied alone, it comes again and is its caller's
+        return False
+    return True
+
+
+def _apply_same(connection: Connection, function: Callable[..., Any], writes: list[_Write]) -> None:
+    together = TOGETHER.get(function)
+    if together is not None:
+        together.of_all(connection, [together.value(*write.args, **write.kwargs) for write in writes])
+        return
+    for write in writes:
+        write.apply(connection)
 
 
 def _apply(connection: Connection, write: _Write) -> None:
     """Apply one write; a fault of its own fails it alone, a fault of the disk fails the transaction."""
     try:
         with connection.begin_nested():
-            write.result = write.function(connection)
+            write.apply(connection)
     except DBAPIError as error:
-        if error.connection_invalidated or not _is_fault_of_the_write(error):
+        if not _is_fault_of_the_write(error):
             raise
         write.error = error
     except Exception as error:  # noqa: BLE001 - it is the caller's, and is raised there
@@ -151,16 +201,24 @@ def _apply(connection: Connection, write: _Write) -> None:
 
 
 def _is_fault_of_the_write(error: DBAPIError) -> bool:
-    return type(error).__name__ in ("IntegrityError", "ProgrammingError", "DataError", "InterfaceError")
+    faults = ("IntegrityError", "ProgrammingError", "DataError", "InterfaceError")
+    return not error.connection_invalidated and type(error).__name__ in faults
 
 
-def _answer(write: _Write) -> None:
-    if write.answer.done():
-        return  # the caller was cancelled; the write stands all the same
-    if write.error is not None:
-        write.answer.set_exception(write.error)
-    else:
-        write.answer.set_result(write.result)
+def _answer(group: list[_Write]) -> None:
+    """Wake the callers, those of one loop all at once."""
+    for loop, writes in groupby(group, key=lambda write: write.answer.get_loop()):
+        loop.call_soon_threadsafe(_wake, list(writes))
+
+
+def _wake(writes: list[_Write]) -> None:
+    for write in writes:
+        if write.answer.done():
+            continue  # the caller was cancelled; the write stands all the same
+        if write.error is not None:
+            write.answer.set_exception(write.error)
+        else:
+            write.answer.set_result(write.result)
 
 
 __all__ = ["LedgerThread", "Writer"]

@@ -8,6 +8,8 @@ from uploader.policy.waits import full_jitter
 
 TROUBLED_LANES = 5
 """So many lanes in a row in doubt or met by 5xx pause the account's sending."""
+MARKS_AHEAD = 27
+"""So many last chunks at most are marked before their turn: with those that are out, a crash leaves them in doubt."""
 SAME_REFUSALS = 20
 """So many first answers that are all the same refusal end the run."""
 PROBE_BASE_SECONDS = 2.0
@@ -74,6 +76,21 @@ def after_attempt(brake: Brake, verdict: Verdict, reply: Reply, lane: int, now: 
     if _is_trouble(verdict, reply):
         return _more_trouble(replace(brake, refusal=None), lane, now, jitter)
     return replace(Brake(), refusal=_refusals(brake, verdict, reply))
+
+
+def marks_ahead(brake: Brake, mark_seconds: float, answer_seconds: float) -> int:
+    """How many last chunks may be marked before their turn: as many as go out while a mark is being committed.
+
+    A service that answers more slowly than the disk commits needs none.
+
+    Args:
+        brake: The brake; while it sees trouble, nothing is marked ahead.
+        mark_seconds: What a mark takes to be committed.
+        answer_seconds: What an answer takes to come.
+    """
+    if brake.troubled or brake.refusal is not None or not answer_seconds:
+        return 0
+    return min(int(brake.unanswered_allowed * mark_seconds / answer_seconds), MARKS_AHEAD)
 
 
 def after_probe(brake: Brake, *, good: bool, now: float, jitter: float) -> Brake:

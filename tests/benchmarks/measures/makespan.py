@@ -1,5 +1,6 @@
 """How long a night takes beside the lower bound, and what it costs: by the sandbox's journal, peers beside us."""
 
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from tests.benchmarks.corpus import Recording
 from tests.benchmarks.judging import Judged, are_over, judge, taken_by_others
 from tests.benchmarks.losses import Losses, losses
 from tests.benchmarks.table import Must, Row, at_most
+from uploader.cli.commands import cli
 from uploader.model import Order
 from uploader.sandbox import SandboxSettings
 
@@ -66,6 +68,17 @@ def _ours(*options: str) -> Start:
     return start
 
 
+def _ours_by_webhook(*options: str) -> Start:
+    def start(bench: Bench, place: Path, server: Server, _: dict[str, str], seconds: float) -> Used:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        words = ("--webhook", address, "--webhook-url", f"http://{address}", *options)
+        return bench.uploader(place, "run", "manifest.csv", *words, server=server, seconds=seconds)
+
+    return start
+
+
 def _peer(program: str, name: str, *options: str) -> Start:
     def start(bench: Bench, place: Path, server: Server, token: dict[str, str], seconds: float) -> Used:
         words = ("manifest.csv", *options)
@@ -89,6 +102,7 @@ def clients(scale: float) -> list[Client]:
             status_requests=at_most(12),
             above_limit=at_most(0),
         ),
+        *_those_who_listen(),
         Client(
             name=f"ours, polling, limit learned from {CONFIGURED}",
             start=_ours("--limit", str(CONFIGURED)),
@@ -102,6 +116,22 @@ def clients(scale: float) -> list[Client]:
         Client(name="requests and threads", start=_peer(sys.executable, "threads_script.py", *script)),
         Client(name="xargs -P curl --retry", start=_peer("sh", "xargs.sh", str(LIMIT))),
         Client(name="curl --parallel --retry", start=_peer("sh", "curl_parallel.sh", str(LIMIT))),
+    ]
+
+
+def _those_who_listen() -> list[Client]:
+    """Ours by webhook, where a run has that."""
+    if not any("--webhook" in option.opts for option in cli.commands["run"].params):
+        return []
+    return [
+        Client(
+            name="ours, webhook, limit told",
+            start=_ours_by_webhook("--limit", str(LIMIT)),
+            over_bound=at_most(1.01),
+            refusals=at_most(0),
+            bytes_in_vain=at_most(0),
+            above_limit=at_most(0),
+        )
     ]
 
 

@@ -15,7 +15,7 @@ from uploader.jobs import LOOKERS, Follower, Jobs
 from uploader.ledger import Writer
 from uploader.ledger.claiming import Claimed, claim
 from uploader.ledger.limit import limit_facts
-from uploader.ledger.reading import live_jobs, unsent
+from uploader.ledger.reading import latest_ends, live_jobs, unsent
 from uploader.model import Claim, LimitFacts, LiveJob, Next, Order
 from uploader.pace import Pace
 from uploader.policy.brake import Phase, after_probe, reason_to_give_up
@@ -156,6 +156,7 @@ class Engine:
         self.way_out.close_after(grace * CUT_SHARE_OF_GRACE, grace)
 
     async def _work(self) -> None:
+        self._follower.learn(await self._writer.call(latest_ends, self._account_id))
         for job in await self._writer.call(live_jobs, self._account_id):
             self._follower.add(job, soon=True)
         await self._authorise()
@@ -254,6 +255,7 @@ class Engine:
                     size=one.size,
                     accepted_at=self._now(),
                     in_scope=True,
+                    work=one.work,
                 )
             )
 

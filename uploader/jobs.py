@@ -2,7 +2,7 @@
 
 import asyncio
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from uploader.ledger import Writer
 from uploader.ledger.outcomes import job_ended, job_overdue
 from uploader.model import JobStatus, LiveJob
 from uploader.pace import Pace
-from uploader.policy.waits import next_look_seconds
+from uploader.policy.foresight import LOOK_LEAST_SECONDS, End, Experience, Watch, lived_seconds, next_look
 
 log = structlog.get_logger()
 
@@ -29,9 +29,13 @@ class Jobs(Protocol):
         ...
 
 
-@dataclass(order=True)
-class _Due:
-    at: float
+@dataclass(order=True, slots=True)
+class _Followed:
+    """A live job, when the next look at it is due, and how long after that one the next would be."""
+
+    due_at: float
+    step_seconds: float = field(compare=False)
+    seen_live_at: float = field(compare=False)
     job: LiveJob = field(compare=False)
 
 
@@ -62,7 +66,11 @@ class Follower:
         self._timeout_seconds = timeout_seconds
         self._hold = hold
         self._ended = ended
-        self._due: list[_Due] = []
+        self._experience = Experience()
+        self._followed: list[_Followed] = []
+        """A heap: what is due first stands first."""
+        self._due: list[_Followed] = []
+        """What is due and waits for its request."""
         self._told_unknown: set[str] = set()
         self._changed = asyncio.Event()
         # one looker waits for what comes due, the others for their turn
@@ -71,46 +79,69 @@ class Follower:
     @property
     def example(self) -> str | None:
         """The jobId of some live job, None where none is known."""
-        return self._due[0].job.job_id if self._due else None
+        return next((one.job.job_id for one in (*self._due[:1], *self._followed[:1])), None)
+
+    def learn(self, ends: Iterable[End]) -> None:
+        """Learn from ended jobs of the account, the latest last, when to look at those that live."""
+        if self._experience.add(ends):
+            self._foresee_anew()
 
     def add(self, job: LiveJob, *, soon: bool = False) -> None:
         """Follow one more job; ``soon``: it may have ended long ago."""
         self.in_scope += job.in_scope
         # a clock that was set back would make a job of tomorrow, looked at without a pause
         job = replace(job, accepted_at=min(job.accepted_at, self._now()))
-        self._look_at(self._now() if soon else self._later(job), job)
+        one = self._foresee(job, job.accepted_at)
+        if soon:
+            one.due_at = self._now()
+        self._follow(one)
 
     async def look_around(self) -> None:
         """Look at one job after the other, as they come due; runs until it is cancelled."""
         while True:
-            job = await self._next()
-            await self._pace.wait()
-            await self._look(job)
+            await self._look(await self._next())
 
-    async def _next(self) -> LiveJob:
+    async def _next(self) -> _Followed:
         async with self._turn:
-            while not self._due or self._due[0].at > self._now():
-                await self._until_due()
-            return heapq.heappop(self._due).job
+            while True:
+                while not self._is_any_due():
+                    await self._until_due()
+                await self._pace.wait()
+                # what has come due while the pace was waited for may matter more
+                if self._is_any_due():
+                    return self._take_most_late()
+
+    def _is_any_due(self) -> bool:
+        now = self._now()
+        while self._followed and self._followed[0].due_at <= now:
+            self._due.append(heapq.heappop(self._followed))
+        return bool(self._due)
+
+    def _take_most_late(self) -> _Followed:
+        """The job that is late by most of its own steps: where requests are short, all steps grow alike."""
+        now = self._now()
+        late = [(now - one.due_at) / one.step_seconds for one in self._due]
+        return self._due.pop(late.index(max(late)))
 
     async def _until_due(self) -> None:
         self._changed.clear()
-        wait = self._due[0].at - self._now() if self._due else None
+        wait = self._followed[0].due_at - self._now() if self._followed else None
         try:
             async with asyncio.timeout(wait):
                 await self._changed.wait()
         except TimeoutError:
             return
 
-    async def _look(self, job: LiveJob) -> None:
+    async def _look(self, one: _Followed) -> None:
+        job = one.job
         answer = await self._client.job(job.job_id)
         if answer.status is not None and answer.status.ended:
-            await self._write_end(job, answer.status)
+            await self._write_end(one, answer.status)
         elif self._now() - job.accepted_at >= self._timeout_seconds:
             await self._write_overdue(job, answer)
         else:
             self._tell_unknown(job, answer)
-            self._look_at(self._later(job), job)
+            self._follow(self._foresee(job, self._now()))
 
     def _tell_unknown(self, job: LiveJob, answer: JobAnswer) -> None:
         """A job that the service does not know may come to be known, or never end: say so, once."""
@@ -118,16 +149,35 @@ class Follower:
             self._told_unknown.add(job.job_id)
             log.warning("the service does not know the job: it is asked for again", **_event(job))
 
-    def _later(self, job: LiveJob) -> float:
-        now = self._now()
-        return now + next_look_seconds(now - job.accepted_at)
+    def _foresee(self, job: LiveJob, seen_live_at: float) -> _Followed:
+        look = next_look(Watch(seen_live_at - job.accepted_at, job.work, self._experience.shown))
+        return _Followed(seen_live_at + look.wait_seconds, look.step_seconds, seen_live_at, job)
 
-    def _look_at(self, when: float, job: LiveJob) -> None:
-        heapq.heappush(self._due, _Due(when, job))
+    def _foresee_anew(self) -> None:
+        """What was foreseen while less was known is foreseen again."""
+        now = self._now()
+        for one in self._followed:
+            due = self._foresee(one.job, one.seen_live_at)
+            # who may look at once shall not wait for the news
+            one.due_at = max(due.due_at, now + LOOK_LEAST_SECONDS) if one.due_at > now else one.due_at
+            one.step_seconds = due.step_seconds
+        heapq.heapify(self._followed)
         self._changed.set()
 
-    async def _write_end(self, job: LiveJob, status: JobStatus) -> None:
-        ended = await asyncio.shield(self._writer.call(job_ended, job, status, self._now(), hold=self._hold))
+    def _follow(self, one: _Followed) -> None:
+        heapq.heappush(self._followed, one)
+        self._changed.set()
+
+    async def _write_end(self, one: _Followed, status: JobStatus) -> None:
+        job, now = one.job, self._now()
+        lived = None
+        if job.watched and status is JobStatus.COMPLETED:
+            lived = lived_seconds(job.accepted_at, one.seen_live_at, now)
+        ended = await asyncio.shield(
+            self._writer.call(job_ended, job, status, now, hold=self._hold, lived_seconds=lived)
+        )
+        if lived is not None:
+            self.learn([End(job.work, lived)])
         level = log.info if status is JobStatus.COMPLETED else log.warning
         level("job", **_event(job), status=status.value, seconds=round(ended.job_seconds, 3))
         self._over(job)

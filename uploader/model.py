@@ -223,6 +223,8 @@ class LiveJob:
     size: int
     accepted_at: float
     in_scope: bool
+    work: float = 0.0
+    """Seconds of audio, as far as is known: what tells how long it may take."""
     watched: bool = True
     """Whether it was followed from its beginning: then its end tells how long jobs take."""
 

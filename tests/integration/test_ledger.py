@@ -16,10 +16,11 @@ from uploader.ledger.lanes import enter_scope
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import Load, account, begin_load, load_rows, was_begun
 from uploader.ledger.outcomes import JOBS_REMEMBERED, job_ended, job_overdue, settle
-from uploader.ledger.reading import leftovers, live_jobs, result_lines, standing, troubles, unsent
+from uploader.ledger.reading import latest_ends, leftovers, live_jobs, result_lines, standing, troubles, unsent
 from uploader.ledger.recovery import rebase_deadlines, recover
 from uploader.ledger.schema import attempts, items
 from uploader.model import Claim, InvalidRow, JobStatus, LiveJob, Problem, Reply, ResultLine, Row, State
+from uploader.policy.foresight import End
 from uploader.policy.limits import JOB_SECONDS, STATED_LIMIT_BELIEVED_SECONDS, Refusal
 from uploader.policy.replies import judge
 
@@ -590,6 +591,26 @@ def test_a_job_that_has_ended_is_not_ended_again(book: Book) -> None:
         job_overdue(connection, job, "late", book.now, DOUBT_SECONDS)
     (line,) = book.lines(load)
     assert (line.state, line.finished_at, line.error) == (State.COMPLETED, book.now, None)
+
+
+def test_the_latest_ends_are_those_that_tell_what_jobs_take(book: Book) -> None:
+    """Completed jobs that were followed from their beginning, the latest last; failures and late finds tell nothing."""
+    book.load([(name, "a.wav") for name in "abcde"])
+    book.limit = 5
+    ended = {"b": 20.0, "a": 10.0, "c": None, "e": 50.0}
+    jobs = {}
+    for one in book.claim():
+        book.answer(one, accepted(one.conversation_id))
+        jobs[one.conversation_id] = next(job for job in book.jobs() if job.job_id == one.conversation_id)
+    with book.ledger.writing() as connection:
+        for name, seconds in ended.items():
+            book.now += 1.0
+            job_ended(connection, jobs[name], JobStatus.COMPLETED, book.now, hold=True, lived_seconds=seconds)
+        expected = [End(jobs[name].work, seconds) for name, seconds in ended.items() if seconds]
+        assert all(end.work > 0.0 for end in expected)
+        assert latest_ends(connection, 1) == expected
+        assert latest_ends(connection, 1, most=2) == expected[1:]
+        assert latest_ends(connection, 2) == []
 
 
 def test_before_the_mark_a_crash_means_pending(book: Book) -> None:

@@ -15,7 +15,7 @@ from uploader.ledger.lanes import enter_scope
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import account, begin_load, load_rows, was_begun
 from uploader.ledger.outcomes import job_ended, settle
-from uploader.ledger.reading import live_jobs
+from uploader.ledger.reading import latest_ends, live_jobs
 from uploader.model import AudioFacts, Claim, FileSignature, JobStatus, Next, Reply, Row
 from uploader.policy.limits import Refusal
 from uploader.policy.replies import judge
@@ -102,7 +102,10 @@ def cost_of_a_life(book: Book) -> dict[str, int]:
     settled(third, CUT, "cut off")
     settled(fourth, THROTTLED, "throttled")
     (job,), cost["live jobs"] = steps(book, lambda c: live_jobs(c, 1))
-    _, cost["job ended"] = steps(book, lambda c: job_ended(c, job, JobStatus.COMPLETED, book.now, hold=book.hold))
+    ended: Step = lambda c: job_ended(c, job, JobStatus.COMPLETED, book.now, hold=book.hold, lived_seconds=5.0)  # noqa: E731
+    _, cost["job ended"] = steps(book, ended)
+    found, cost["latest ends"] = steps(book, lambda c: latest_ends(c, 1))
+    assert found
     _, cost["was begun"] = steps(book, lambda c: was_begun(c, 1, "c0", Path("/audio/0-0.wav")))
     _, cost["limit"] = steps(book, lambda c: limit_facts(c, 1, 10, book.now))
     return cost
@@ -148,7 +151,7 @@ def test_the_cost_does_not_grow_with_the_nights_before(tmp_path: Path, hold: boo
     for name, items in (("few", FEW), ("many", MANY)):
         with filled(tmp_path / name, 4, items, hold=hold) as book:
             with book.ledger.writing() as connection:
-                done = text("UPDATE items SET state = 'completed', attempts = 1, job_id = 'j' || id")
+                done = text("UPDATE items SET state = 'completed', attempts = 1, job_id = 'j' || id, job_seconds = 1")
                 connection.execute(done)
             load = book.load([(f"c{lane}", "a.wav") for lane in range(4)], "tuesday.csv")
             costs.append(cost_of_a_life(book))

@@ -1,4 +1,4 @@
-"""How long to wait: between tries, after a 429, between looks at a job, for a slot in doubt."""
+"""How long to wait: between tries, after a 429, for a slot in doubt."""
 
 import os
 import time
@@ -14,14 +14,11 @@ from hypothesis import strategies as st
 
 from uploader.policy.waits import (
     COOLDOWN_CAP_SECONDS,
-    LOOK_LEAST_SECONDS,
-    LOOK_MOST_SECONDS,
     RETRY_AFTER_CAP_SECONDS,
     RETRY_CAP_SECONDS,
     cooldown_seconds,
     doubt_slot_seconds,
     full_jitter,
-    next_look_seconds,
     retry_after_seconds,
     retry_seconds,
 )
@@ -133,18 +130,6 @@ def test_a_cooldown_honours_the_header_and_never_falls_below_the_backoff(
     backoff = full_jitter(throttles, 1.0, COOLDOWN_CAP_SECONDS, jitter)
     assert wait == max(backoff, retry_after_seconds(header, NOW) or 0.0)
     assert 0 < wait <= max(COOLDOWN_CAP_SECONDS, RETRY_AFTER_CAP_SECONDS)
-
-
-@given(st.floats(0, 1e9), st.floats(0, 1e9))
-def test_a_job_is_looked_at_more_seldom_the_older_it_is(one: float, other: float) -> None:
-    """Looks come between a least and a most, never more often for an older job."""
-    young, old = sorted((one, other))
-    assert LOOK_LEAST_SECONDS <= next_look_seconds(young) <= next_look_seconds(old) <= LOOK_MOST_SECONDS
-
-
-def test_a_clock_that_ran_backwards_looks_at_once() -> None:
-    """A job that was accepted in the future is looked at after the least wait."""
-    assert next_look_seconds(-1e9) == LOOK_LEAST_SECONDS
 
 
 def test_as_long_as_no_job_has_ended_doubt_keeps_its_slot_for_doubt_seconds() -> None:

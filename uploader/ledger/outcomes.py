@@ -61,6 +61,7 @@ _JOB_ENDED = (
     .values(
         state=bindparam("becomes"),
         finished_at=bindparam("now"),
+        job_seconds=bindparam("lived"),
         error=bindparam("because"),
         slot_until=None,
         overdue=False,
@@ -160,12 +161,30 @@ def settle_all(connection: Connection, settlements: Sequence[Settlement]) -> Non
             _go_on(connection, of)
 
 
-def job_ended(connection: Connection, job: LiveJob, status: JobStatus, now: float, *, hold: bool) -> Ended:
-    """Write down the end of a job, give its slot back, and learn from it how long jobs take."""
+def job_ended(
+    connection: Connection,
+    job: LiveJob,
+    status: JobStatus,
+    now: float,
+    *,
+    hold: bool,
+    lived_seconds: float | None = None,
+) -> Ended:
+    """Write down the end of a job, give its slot back, and learn from it how long jobs take.
+
+    Args:
+        connection: A connection in a transaction.
+        job: The job.
+        status: How it ended.
+        now: The time, in seconds since the epoch.
+        hold: Whether trouble holds the rest of a lane.
+        lived_seconds: What it is taken to have lived, None where that tells nothing of other jobs.
+    """
     state = State.COMPLETED if status is JobStatus.COMPLETED else State.FAILED
     error = None if state is State.COMPLETED else "the job ended as failed; the service states no reason"
     seconds = max(now - job.accepted_at, 0.0)
-    connection.execute(_JOB_ENDED, {"item": job.item_id, "becomes": state, "now": now, "because": error})
+    told = {"becomes": state, "now": now, "because": error, "lived": lived_seconds}
+    connection.execute(_JOB_ENDED, {"item": job.item_id, **told})
     if job.watched:
         connection.execute(_LEARN, {"item": job.item_id, "rate": seconds / max(job.size, 1), "seconds": seconds})
     refresh(connection, [job.lane_id], hold=hold)

@@ -11,6 +11,8 @@ from sqlalchemy.sql.elements import ColumnElement
 from uploader.ledger.lanes import IS_CARRIED, is_held, waiting_lanes
 from uploader.ledger.schema import accounts, attempts, batches, items, lanes, loads, rows, settlements
 from uploader.model import TROUBLED, LiveJob, Outcome, ResultLine, State
+from uploader.policy.forecast import audio_seconds
+from uploader.policy.foresight import REMEMBERED, End
 
 REASONS_TOLD = 20
 """So many reasons are told one by one."""
@@ -25,6 +27,7 @@ _LIVE_JOBS = (
         lanes.c.conversation_id,
         items.c.attempts.label("attempt"),
         items.c.size,
+        items.c.duration_seconds,
         items.c.accepted_at,
         (lanes.c.wanted_until >= items.c.position).label("in_scope"),
     )
@@ -32,6 +35,13 @@ _LIVE_JOBS = (
     .join(loads, loads.c.id == items.c.load_id)
     .join(batches, batches.c.id == loads.c.batch_id)
     .where(items.c.account_id == bindparam("account"), items.c.state == State.ACCEPTED)
+)
+
+_LATEST_ENDS = (
+    select(items.c.size, items.c.duration_seconds, items.c.job_seconds)
+    .where(items.c.account_id == bindparam("account"), items.c.job_seconds.is_not(None))
+    .order_by(items.c.finished_at.desc())
+    .limit(bindparam("most"))
 )
 
 
@@ -214,7 +224,24 @@ def open_rows(connection: Connection, batch_id: int, *, hold: bool) -> Iterator[
 def live_jobs(connection: Connection, account_id: int) -> list[LiveJob]:
     """The jobs that the service may be at work on, overdue ones too: they may have ended since."""
     found = connection.execute(_LIVE_JOBS, {"account": account_id}).mappings()
-    return [LiveJob(**{**row, "in_scope": bool(row["in_scope"]), "watched": False}) for row in found]
+    return [_live_job(**row) for row in found]
+
+
+def _live_job(*, in_scope: object, size: int, duration_seconds: float | None, **row: Any) -> LiveJob:
+    work = audio_seconds(size, duration_seconds)
+    return LiveJob(**row, size=size, in_scope=bool(in_scope), work=work, watched=False)
+
+
+def latest_ends(connection: Connection, account_id: int, most: int = REMEMBERED) -> list[End]:
+    """The latest of an account's completed jobs that were followed from their beginning, the last of them last.
+
+    Args:
+        connection: A connection in a transaction.
+        account_id: The account.
+        most: How many at most.
+    """
+    found = connection.execute(_LATEST_ENDS, {"account": account_id, "most": most}).all()
+    return [End(audio_seconds(row.size, row.duration_seconds), row.job_seconds) for row in reversed(found)]
 
 
 def unsent(connection: Connection, account_id: int, *, hold: bool) -> bool:

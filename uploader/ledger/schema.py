@@ -144,6 +144,8 @@ items = Table(
     Column("job_id", String),
     Column("accepted_at", Float),
     Column("finished_at", Float),
+    # what its job is taken to have lived; finished_at is late by the look that saw the end
+    Column("job_seconds", Float),
     Column("slot_until", Float),
     # the job did not end within job_timeout_seconds
     Column("overdue", Boolean, nullable=False, default=False),
@@ -152,6 +154,13 @@ items = Table(
     Index("items_lane_size", "lane_id", "size"),
     Index("items_lane_path", "lane_id", "path"),
     Index("items_job", "job_id"),
+    Index(
+        "items_job_seconds",
+        "account_id",
+        "finished_at",
+        sqlite_where=text("job_seconds IS NOT NULL"),
+        postgresql_where=text("job_seconds IS NOT NULL"),
+    ),
     Index("items_invalid", "invalid_batch_id"),
 )
 

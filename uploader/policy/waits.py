@@ -1,4 +1,4 @@
-"""Decides how long to wait: between tries, after a 429, between looks at a job, for a slot in doubt."""
+"""Decides how long to wait: between tries, after a 429, for a slot in doubt."""
 
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -9,9 +9,6 @@ COOLDOWN_BASE_SECONDS = 1.0
 COOLDOWN_CAP_SECONDS = 60.0
 RETRY_AFTER_CAP_SECONDS = 3600.0
 """A Retry-After beyond this is not believed: nobody should lose a night to one header."""
-LOOK_LEAST_SECONDS = 0.1
-LOOK_MOST_SECONDS = 15.0
-LOOK_SHARE_OF_AGE = 0.1
 DOUBT_FACTOR = 3.0
 DOUBT_CAP_SECONDS = 86400.0
 """A slow job of a tiny file says little of a large one: no slot is kept for longer than a day."""
@@ -67,11 +64,6 @@ def cooldown_seconds(throttles: int, header: str | None, now: float, jitter: flo
 def retry_seconds(attempts: int, jitter: float) -> float:
     """How long an item waits after an attempt that provably appended nothing."""
     return full_jitter(attempts - 1, RETRY_BASE_SECONDS, RETRY_CAP_SECONDS, jitter)
-
-
-def next_look_seconds(age: float) -> float:
-    """How long to wait before a job of this age, in seconds, is looked at again."""
-    return min(LOOK_MOST_SECONDS, max(LOOK_LEAST_SECONDS, age * LOOK_SHARE_OF_AGE))
 
 
 def doubt_slot_seconds(

@@ -57,7 +57,9 @@ class Jobs(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    polls_per_second: float = Field(5.0, gt=0, le=1000, description="status requests per second, for the whole account")
+    polls_per_second: float = Field(
+        20.0, gt=0, le=1000, description="status requests per second, for the whole account"
+    )
 
 
 class Insights(BaseModel):

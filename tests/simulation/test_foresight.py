@@ -1,0 +1,185 @@
+"""Ends of jobs are seen soon and for few requests: whole nights over a corpus whose jobs are known."""
+
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import pytest
+import structlog
+from sqlalchemy import select
+
+from tests.simulation import process, schedule
+from tests.simulation.judge import Judge
+from tests.simulation.ledgers import MemoryLedger
+from tests.simulation.process import SimulatedClient
+from tests.simulation.run import quiet
+from tests.simulation.schedule import Plan, World, counts
+from tests.simulation.world import Put, content_hash
+from uploader.client import JobAnswer
+from uploader.ledger.schema import attempts, items
+from uploader.model import State
+
+pytestmark = pytest.mark.timeout(0)
+
+SLOTS, FILES, CONVERSATIONS = 10, 300, 60
+BYTES = 126
+"""A file's mean size: a thousandth of the benchmark's, for the simulated disk is kept in memory."""
+SECONDS_PER_BYTE = 0.07
+"""The longest jobs take 70 s, as in the benchmark."""
+SCATTER = 0.2
+
+Scattered = Callable[[random.Random], float]
+"""By what a job's seconds per byte are off: 1 is not at all."""
+
+
+def normally(chance: random.Random) -> float:
+    """A standard deviation of 20 %."""
+    return max(0.3, chance.gauss(1.0, SCATTER))
+
+
+def evenly(chance: random.Random) -> float:
+    """Anything up to 20 % to either side."""
+    return chance.uniform(1.0 - SCATTER, 1.0 + SCATTER)
+
+
+@dataclass(frozen=True)
+class Night:
+    """A night's figures. ``late``, ``sent``, ``idle``: what of the slots' time went by beside the jobs themselves.
+
+    ``late`` is the time between a job's end and the look that saw it, ``sent`` that of uploads, ``idle`` that of slots
+    that nobody held; all as shares of the jobs' seconds.
+    """
+
+    over_bound: float
+    looks: float
+    late: float
+    sent: float
+    idle: float
+
+
+@pytest.fixture(autouse=True)
+def near_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A service that answers as one over loopback does: what the wire takes is not what is measured. No log."""
+    monkeypatch.setattr(process, "LATENCY_SECONDS", 0.005)
+    monkeypatch.setattr(schedule, "PUTS_PER_SECOND", 10.0)
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.configure(**before)
+
+
+Asked = tuple[str, float]
+"""The jobId of a status request, and when it was made."""
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
+    """Every status request."""
+    seen: list[Asked] = []
+    job = SimulatedClient.job
+
+    async def noted(client: SimulatedClient, job_id: str) -> JobAnswer:
+        seen.append((job_id, client._service.time.now))
+        return await job(client, job_id)
+
+    monkeypatch.setattr(SimulatedClient, "job", noted)
+    return seen
+
+
+def world_of(seed: int, scattered: Scattered, *, constant: float = 0.0, ledger: MemoryLedger | None = None) -> World:
+    """The issue's corpus: 300 files of heavy-tailed sizes over 60 conversations, jobs of 1 to 70 s by their bytes."""
+    plan = Plan(seed, conversations=CONVERSATIONS, rows=0, limit=SLOTS, service_limit=SLOTS, uploads=16)
+    world = World(quiet(plan), ledger or MemoryLedger())
+    Judge(world)
+    chance = random.Random(f"corpus {seed}")
+    weights = [min(8.0, max(0.1, chance.lognormvariate(0.0, 1.0))) for _ in range(FILES)]
+    for number, weight in enumerate(weights):
+        size = round(weight * BYTES * FILES / sum(weights))
+        path, content = f"/audio/{number}.wav", (f"{number:07} ".encode() * (size // 8 + 1))[: max(size, 8)]
+        world.disk.write(path, content)
+        world.manifest.append((f"c{chance.randrange(CONVERSATIONS)}", path))
+        seconds = (constant + size * SECONDS_PER_BYTE) * scattered(chance)
+        world.service.job_seconds[content_hash(content)] = min(70.0, max(1.0, seconds))
+    return world
+
+
+def lived(world: World, asked: list[Asked]) -> Night:
+    """Live through a night to its good end, and measure it."""
+    begun = world.time.now
+    world._night(bad=False)
+    assert counts(world)[State.COMPLETED] == len(world.manifest)
+    jobs, by_conversation = world.service.jobs, defaultdict[str, float](float)
+    for job in jobs.values():
+        by_conversation[job.conversation] += job.ends_at - job.begun_at
+    total = sum(by_conversation.values())
+    took = max(job.ends_at for job in jobs.values()) - begun
+    held = select(items.c.job_id, items.c.finished_at, attempts.c.started_at).join(attempts)
+    with world.ledger.begin() as connection:
+        found = connection.execute(held).all()
+    late = sum(one.finished_at - world.wall_offset - jobs[one.job_id].ends_at for one in found)
+    sent = sum(jobs[one.job_id].begun_at - (one.started_at - world.wall_offset) for one in found)
+    return Night(
+        over_bound=took / max(total / SLOTS, *by_conversation.values()),
+        looks=len(asked) / len(jobs),
+        late=late / total,
+        sent=sent / total,
+        idle=(took * SLOTS - total - late - sent) / total,
+    )
+
+
+def early(world: World, asked: list[Asked], numbers: Iterable[int]) -> int:
+    """How often these jobs were asked for before a third of their time."""
+    jobs = [world.service.jobs[f"job-{number}"] for number in numbers]
+    thirds = {job.job_id: job.begun_at + (job.ends_at - job.begun_at) / 3 for job in jobs}
+    return sum(job_id in thirds and at < thirds[job_id] for job_id, at in asked)
+
+
+@pytest.mark.parametrize("scattered", [normally, evenly])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_night_ends_soon_after_its_bound_for_few_looks(seed: int, scattered: Scattered, asked: list[Asked]) -> None:
+    """Limit told, nothing known beforehand: at most 3 % above the lower bound, for at most 12 requests a job."""
+    night = lived(world_of(seed, scattered), asked)
+    assert night.over_bound <= 1.03, night
+    assert night.looks <= 12.0, night
+    assert night.late <= 0.025, night
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_part_that_every_job_takes_is_learned(seed: int, asked: list[Asked]) -> None:
+    """Where half of a typical job's time does not grow with its bytes, ends are seen as soon, for few looks more."""
+    night = lived(world_of(seed, normally, constant=8.0), asked)
+    assert night.late <= 0.025, night
+    assert night.looks <= 14.0, night
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_what_one_night_showed_the_next_one_knows(seed: int, asked: list[Asked]) -> None:
+    """The ledger hands on what jobs took: the next night's first jobs are left alone until their end is plausible."""
+    world = world_of(seed, normally)
+    lived(world, asked)
+    cold = early(world, asked, range(SLOTS))
+    world.manifest = [(f"later {conversation}", path) for conversation, path in world.manifest]
+    world._night(bad=False)
+    assert counts(world)[State.COMPLETED] == len(world.manifest)
+    warm = early(world, asked, range(FILES, FILES + SLOTS))
+    assert warm < SLOTS < cold
+
+
+@pytest.mark.parametrize("factor", [0.25, 4.0])
+def test_a_service_that_changes_its_speed_in_the_night_is_followed(factor: float, asked: list[Asked]) -> None:
+    """After a third of the night all jobs take four times as long, or a quarter: the looks follow within few ends."""
+    world = world_of(0, normally)
+    take = world.service.take
+
+    def take_at_another_speed(put: Put) -> str:
+        if len(world.service.jobs) == FILES // 3:
+            for content in world.service.job_seconds:
+                world.service.job_seconds[content] *= factor
+        return take(put)
+
+    world.service.take = take_at_another_speed  # type: ignore[method-assign]
+    night = lived(world, asked)
+    assert night.over_bound <= 1.08, night
+    assert night.looks <= 18.0, night

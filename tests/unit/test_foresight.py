@@ -1,0 +1,189 @@
+"""When a job is looked at: what ended jobs teach, and where the looks go by it."""
+
+from itertools import pairwise
+from math import log
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uploader.policy.foresight import (
+    ENOUGH_FOR_CONSTANT,
+    LOOK_LEAST_SECONDS,
+    LOOK_MOST_SECONDS,
+    LOOK_SHARE_OF_AGE,
+    REMEMBERED,
+    SCATTER_LEAST,
+    SCATTER_MOST,
+    End,
+    Experience,
+    Shown,
+    Watch,
+    learn,
+    lived_seconds,
+    next_look,
+)
+
+SECONDS = st.floats(1e-3, 1e5)
+WORK = st.floats(1e-4, 1e5)
+ENDS = st.lists(st.builds(End, WORK, SECONDS), max_size=2 * REMEMBERED)
+AGE = st.floats(0.0, 1e6)
+USUAL = Shown(constant=0.0, per_audio_second=0.5, scatter=0.2, typical=50.0)
+
+
+def looks_until(end: float, work: float, shown: Shown | None) -> list[float]:
+    """The ages at which a job that ends at this age is looked at; the last one sees the end."""
+    ages = [0.0]
+    while ages[-1] < end:
+        ages.append(ages[-1] + next_look(Watch(ages[-1], work, shown)).wait_seconds)
+        assert len(ages) < 10_000
+    return ages[1:]
+
+
+@given(AGE, WORK, ENDS)
+def test_a_look_is_never_too_soon_and_never_too_far(age: float, work: float, ends: list[End]) -> None:
+    """Whatever was learned: at least the least and at most the most from now, and so is the look after it."""
+    look = next_look(Watch(age, work, learn(ends)))
+    assert LOOK_LEAST_SECONDS <= look.wait_seconds <= LOOK_MOST_SECONDS
+    assert LOOK_LEAST_SECONDS <= look.step_seconds <= LOOK_MOST_SECONDS
+
+
+@given(AGE, WORK)
+def test_as_long_as_nothing_is_known_a_look_comes_after_a_share_of_the_age(age: float, work: float) -> None:
+    """No job has ended, or this one's audio is not known: a share of its age, within the bounds."""
+    plain = min(max(age * LOOK_SHARE_OF_AGE, LOOK_LEAST_SECONDS), LOOK_MOST_SECONDS)
+    assert next_look(Watch(age, work, None)).wait_seconds == plain
+    assert next_look(Watch(age, 0.0, USUAL)).wait_seconds == plain
+
+
+def test_a_clock_that_ran_backwards_is_an_age_of_nothing() -> None:
+    """A job that was accepted in the future is looked at as one that was accepted now."""
+    assert next_look(Watch(-1e9, 100.0, USUAL)) == next_look(Watch(0.0, 100.0, USUAL))
+
+
+@given(SECONDS, WORK, ENDS)
+def test_a_job_of_any_length_is_looked_at_a_bounded_number_of_times(end: float, work: float, ends: list[End]) -> None:
+    """Every step is a share of the age, of the expected time, or the most: hours are some hundred looks."""
+    assert len(looks_until(end, work, learn(ends))) <= 150 + end / LOOK_MOST_SECONDS + 1.0
+
+
+@pytest.mark.parametrize("ratio", [0.7, 0.85, 1.0, 1.15, 1.3])
+def test_a_plausible_end_is_seen_soon_for_few_looks(ratio: float) -> None:
+    """A job of 50 s that scatters by a fifth: from its earliest plausible end on, its looks are close together."""
+    end = 50.0 * ratio
+    looks = looks_until(end, 100.0, USUAL)
+    assert looks[-1] - end <= 3.5
+    assert len(looks) <= 25
+    assert 0.45 <= looks[0] / 50.0 <= 0.75
+
+
+def test_looks_are_closest_where_most_jobs_end_and_grow_apart_behind() -> None:
+    """Before the plausible range one long wait, in it short ones, behind it a share of the age at most."""
+    looks = looks_until(200.0, 100.0, USUAL)
+    gaps = {before: after - before for before, after in pairwise(looks)}
+    usual = max(gap for age, gap in gaps.items() if 40.0 <= age <= 60.0)
+    late = [gap for age, gap in gaps.items() if age >= 90.0]
+    assert looks[0] > 5 * usual
+    assert min(late) > 1.5 * usual
+    assert all(gap <= age * LOOK_SHARE_OF_AGE + 1e-9 for age, gap in gaps.items() if age > 50.0)
+
+
+@given(st.floats(1.0, 1000.0), st.floats(1.1, 8.0))
+def test_a_longer_job_is_worth_more_looks(work: float, times: float) -> None:
+    """Lateness costs a slot's time, not a share of the job: a longer job's looks are closer for its length."""
+    short, long = (len(looks_until(0.5 * one, one, USUAL)) for one in (work, times * work))
+    assert short <= long + 1
+
+
+def test_jobs_of_a_tenth_of_a_second_are_no_more_than_a_few_looks() -> None:
+    """A local sandbox: looks do not come closer than the least."""
+    shown = learn([End(1.0, 0.05)] * 20)
+    assert looks_until(0.05, 1.0, shown) == [LOOK_LEAST_SECONDS]
+
+
+@given(st.floats(0.0, 100.0), st.floats(0.01, 10.0), st.integers(ENOUGH_FOR_CONSTANT, REMEMBERED))
+def test_the_constant_part_and_the_growing_part_are_told_apart(constant: float, rate: float, count: int) -> None:
+    """Jobs that take so much, and so much more for each second of audio: other lengths are foretold, too."""
+    ends = [End(work, constant + rate * work) for work in (5.0 * 1.5 ** (place % 10) for place in range(count))]
+    shown = learn(ends)
+    assert shown is not None
+    for work in (5.0, 40.0, 150.0):
+        expected, scatter = shown.expected(work)
+        assert expected == pytest.approx(constant + rate * work, rel=0.05)
+        assert SCATTER_LEAST <= scatter <= 0.2
+
+
+def test_an_outlier_changes_little() -> None:
+    """One job in twenty that took a hundred times as long moves neither what is expected nor the scatter by much."""
+    ends = [End(10.0 + place, (10.0 + place) * (0.9 + 0.02 * (place % 11))) for place in range(40)]
+    usual, shown = learn(ends), learn([*ends[:20], End(20.0, 2000.0), *ends[20:39], End(30.0, 3000.0)])
+    assert usual is not None
+    assert shown is not None
+    assert shown.expected(30.0)[0] == pytest.approx(usual.expected(30.0)[0], rel=0.05)
+    assert shown.scatter <= 1.6 * usual.scatter
+
+
+def test_the_latest_jobs_count_most() -> None:
+    """The service becomes three times as slow: half of the memory full of it moves the expectation there."""
+    fast, slow = [End(10.0, 10.0)] * 40, [End(10.0, 30.0)] * 30
+    shown = learn([*fast, *slow])
+    assert shown is not None
+    assert shown.expected(10.0)[0] == pytest.approx(30.0, rel=0.05)
+
+
+def test_few_ends_do_not_foretell_jobs_of_another_size() -> None:
+    """A short job alone may have taken its time for its audio or in any case: a long one is expected in between."""
+    shown = learn([End(1.0, 10.0)])
+    assert shown is not None
+    alike, other = shown.expected(1.0), shown.expected(100.0)
+    assert alike[0] == pytest.approx(10.0)
+    assert other[0] == pytest.approx(100.0)
+    assert other[1] > 3 * alike[1]
+
+
+@given(ENDS)
+def test_whatever_ended_what_is_learned_is_a_number(ends: list[End]) -> None:
+    """Expected seconds are above nothing and finite, the scatter within its bounds."""
+    shown = learn(ends)
+    assert (shown is None) is (not ends)
+    if shown is not None:
+        expected, scatter = shown.expected(60.0)
+        assert 0.0 < expected < float("inf")
+        assert SCATTER_LEAST <= scatter <= SCATTER_MOST
+        assert log(shown.typical) < 12.0
+
+
+@given(SECONDS, st.floats(0.0, 1.0))
+def test_a_job_lived_to_the_middle_between_the_looks(age: float, share: float) -> None:
+    """Between the last look that saw it live and the one that saw its end; never less than nothing."""
+    live, begun = share * age, 1e9
+    assert lived_seconds(begun, begun + live, begun + age) == pytest.approx((live + age) / 2.0, abs=1e-5)
+    assert lived_seconds(begun, begun - 50.0, begun - 50.0) == 0.0
+
+
+def test_learning_does_not_drift_by_the_looks_that_see_the_ends() -> None:
+    """Generation after generation, each learned from what its own looks saw: jobs of 40 to 60 s stay at 50."""
+    experience = Experience()
+    for _ in range(40):
+        for seconds in (40.0, 45.0, 50.0, 55.0, 60.0):
+            looks = [0.0, *looks_until(seconds, 10.0, experience.shown)]
+            experience.add([End(10.0, lived_seconds(0.0, looks[-2], looks[-1]))])
+    assert experience.shown is not None
+    assert experience.shown.expected(10.0)[0] == pytest.approx(50.0, rel=0.05)
+
+
+@given(st.lists(st.integers(0, 5), max_size=60))
+def test_an_account_is_foreseen_anew_each_time_that_twice_as_much_is_known(counts: list[int]) -> None:
+    """However the ends come, it is said at most so often as their number doubles."""
+    experience, told = Experience(), 0
+    for count in counts:
+        told += experience.add([End(1.0, 1.0)] * count)
+    assert told <= REMEMBERED.bit_length()
+    assert (told > 0) is (sum(counts) > 0) is (experience.shown is not None)
+
+
+def test_ends_that_tell_nothing_are_left_out() -> None:
+    """Audio of no length, and a job that took no time, teach nothing."""
+    experience = Experience()
+    assert not experience.add([End(0.0, 5.0), End(5.0, 0.0)])
+    assert experience.shown is None

@@ -20,8 +20,8 @@ LOOK_SHARE_OF_AGE = 0.15
 """Where nothing is known, or the job has outlived what is: so much of its age."""
 LOOK_PRICE = 0.0013
 """What a look may cost: so much of the time that a typical job holds its slot."""
-MOST_TYPICAL = 16.0
-"""A job is worth the looks of a longer one up to so many times the typical one."""
+LOOKS_IN_SCATTER = 16.0
+"""However long a job is, there are no more looks than this within one scatter of its end."""
 
 REMEMBERED = 64
 """So many of the latest ends are learned from."""
@@ -220,10 +220,10 @@ def _wait(age: float, watch: Watch) -> float:
         return _within_bounds(age * LOOK_SHARE_OF_AGE)
     expected, scatter = watch.shown.expected(watch.work)
     steps, ratio = _steps_of(_rounded(scatter)), age / expected
-    price = LOOK_PRICE * max(watch.shown.typical / expected, 1.0 / MOST_TYPICAL)
-    wait = steps.after(ratio, sqrt(2.0 * price)) - ratio
+    wait = steps.after(ratio, sqrt(2.0 * LOOK_PRICE * watch.shown.typical / expected)) - ratio
+    least = ratio * scatter / LOOKS_IN_SCATTER
     most = steps.ratios[-1] - ratio if ratio < 1.0 else ratio * LOOK_SHARE_OF_AGE
-    return _within_bounds(min(wait, most) * expected)
+    return _within_bounds(min(max(wait, least), most) * expected)
 
 
 def _within_bounds(seconds: float) -> float:

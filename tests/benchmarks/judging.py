@@ -15,9 +15,14 @@ TOO_MANY_REQUESTS = 429
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What the journal says of a client. ``seconds``: from its begin to the end of its last job."""
+    """What the journal says of a client.
+
+    ``seconds``: from its first request to the end of its last job. ``before_seconds``: until that request, from its
+    command's start.
+    """
 
     seconds: float
+    before_seconds: float
     appended: int
     refusals: int
     bytes_in_vain: int
@@ -35,13 +40,14 @@ class Judged:
 def judge(journal: Journal, corpus: Sequence[Recording]) -> Judged:
     """What became of a corpus; what other clients sent to conversations of their own does not count.
 
-    It begins with the first token that was given out.
+    The first token that was given out tells when the client's command was started; its first request follows.
     """
     ours = {one.conversation for one in corpus}
     puts = [put for put in journal.puts() if put.conversation_id in ours]
     appended = [put for put in puts if put.job_id is not None]
     return Judged(
-        seconds=_last_end(journal, ours) - _begin(journal),
+        seconds=_last_end(journal, ours) - begin_of(journal, ours),
+        before_seconds=begin_of(journal, ours) - _start(journal),
         appended=len({(put.conversation_id, put.sha256) for put in appended}),
         refusals=sum(put.status == TOO_MANY_REQUESTS for put in puts),
         bytes_in_vain=_bytes_in_vain(journal, ours),
@@ -54,7 +60,8 @@ def judge(journal: Journal, corpus: Sequence[Recording]) -> Judged:
 
 def taken_by_others(journal: Journal, corpus: Sequence[Recording]) -> Taken:
     """How many slots were held for conversations that are not the corpus's, from when on, since the begin."""
-    ours, begin = {one.conversation for one in corpus}, _begin(journal)
+    ours = {one.conversation for one in corpus}
+    begin = begin_of(journal, ours)
     heads = {entry.number: entry.at for entry in journal.entries if isinstance(entry, PutBegun)}
     ends = {job.job_id: job.at for job in journal.jobs() if job.event == "job-ended"}
     changes: list[tuple[float, int]] = []
@@ -73,7 +80,14 @@ def are_over(journal: Journal) -> bool:
     return sum(job.event == "job-begun" for job in jobs) == sum(job.event == "job-ended" for job in jobs)
 
 
-def _begin(journal: Journal) -> float:
+def begin_of(journal: Journal, ours: Collection[str]) -> float:
+    """When a client's first request arrived: for a token, or the first PUT to a conversation of its own."""
+    tokens = [entry.at for entry in journal.entries if isinstance(entry, TokenEntry)]
+    heads = (put.at for put in journal.begun_puts() if put.conversation_id in ours)
+    return min([*tokens[1:2], *heads], default=tokens[0])
+
+
+def _start(journal: Journal) -> float:
     return next(entry.at for entry in journal.entries if isinstance(entry, TokenEntry))
 
 
@@ -82,7 +96,7 @@ def _last_end(journal: Journal, ours: Collection[str]) -> float:
     jobs = [job for job in journal.jobs() if job.conversation_id in ours]
     over = sum(job.event == "job-begun" for job in jobs) == sum(job.event == "job-ended" for job in jobs)
     entries: Sequence[JobEntry | PutEntry] = jobs if over and jobs else [*jobs, *journal.puts()]
-    return max((entry.at for entry in entries), default=_begin(journal))
+    return max((entry.at for entry in entries), default=begin_of(journal, ours))
 
 
 def _bytes_in_vain(journal: Journal, ours: Collection[str]) -> int:

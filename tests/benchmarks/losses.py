@@ -2,12 +2,13 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from tests.benchmarks.corpus import Recording
+from tests.benchmarks.judging import begin_of
 from uploader.sandbox import Journal
-from uploader.sandbox.entries import PutBegun, TokenEntry
+from uploader.sandbox.entries import PutBegun
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,8 @@ class _Step:
 
 def losses(journal: Journal, corpus: Sequence[Recording], limit: int) -> Losses:
     """Go through a journal, step by step; the slots of other clients are counted as taken by jobs."""
-    begin = next(entry.at for entry in journal.entries if isinstance(entry, TokenEntry))
-    steps = sorted(_steps(journal), key=lambda step: step.at)
+    begin = begin_of(journal, {one.conversation for one in corpus})
+    steps = [replace(step, at=max(step.at, begin)) for step in sorted(_steps(journal), key=lambda step: step.at)]
     left = Counter(one.conversation for one in corpus)
     uploads, jobs = Counter[str](), Counter[str]()
     lost: defaultdict[str, float] = defaultdict(float)

@@ -180,7 +180,8 @@ def test_the_journal_is_read_as_it_was_written() -> None:
         end(8.5, 4, "a"),
     )
     assert judge(night, CORPUS) == Judged(
-        seconds=6.5,
+        seconds=5.5,
+        before_seconds=1.0,
         appended=2,
         refusals=1,
         bytes_in_vain=57,
@@ -189,7 +190,7 @@ def test_the_journal_is_read_as_it_was_written() -> None:
         twice=1,
         peak_live=8,
     )
-    assert taken_by_others(night, CORPUS) == [(2.0, 1), (7.0, 0)]
+    assert taken_by_others(night, CORPUS) == [(1.0, 1), (6.0, 0)]
     assert are_over(night)
 
 
@@ -197,13 +198,14 @@ def test_a_night_that_is_not_over_is_told() -> None:
     """A job that still runs, and what a client took until then."""
     night = journal(TokenEntry(at=2.0, status=200), *put(4.0, 1, "a", "a1", 201))
     assert not are_over(night)
-    assert judge(night, CORPUS).seconds == 2.0
+    assert (judge(night, CORPUS).seconds, judge(night, CORPUS).before_seconds) == (1.0, 1.0)
 
 
 def test_what_a_makespan_is_made_of_adds_up() -> None:
     """Two slots for ten seconds: what ran, what waited, what was free; every second of a slot is in one of them."""
     night = journal(
-        TokenEntry(at=0.0, status=200),
+        TokenEntry(at=-0.5, status=200),  # the command is started
+        TokenEntry(at=0.0, status=200),  # and sends its first request
         *put(2.0, 1, "a", "a1", 201),  # from 1 to 2 an upload, then a job until 6
         *put(4.0, 2, "a", "a2", 201),  # from 3 to 4 an upload, then behind the first until 6, a job until 9
         end(6.0, 1, "a"),

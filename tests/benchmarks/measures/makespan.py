@@ -250,5 +250,5 @@ def _remarks(one: Night, files: int) -> str:
         f"{ending}{judged.refusals} refusals, {judged.bytes_in_vain / 2**20:.1f} MiB in vain, "
         f"{judged.status_requests_per_job:.1f} status requests a job, {judged.out_of_order} files out of order, "
         f"{judged.twice} appended twice, peak {judged.peak_live} live, {one.used.cpu_seconds:.1f} s of CPU; "
-        f"of the slots' time lost: {one.lost}"
+        f"of the slots' time lost: {one.lost}; first request after {judged.before_seconds:.1f} s"
     )

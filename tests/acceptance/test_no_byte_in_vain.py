@@ -44,7 +44,7 @@ def test_a_refusal_costs_no_byte_of_a_long_body(place: Place) -> None:
     write_manifest(place, "m.csv", rows(place))
     server = place.serve("--limit", "2", faults=FAULTS)
     place.use(server)
-    assert place.run("run", "m.csv", "--limit", "6").code == 1
+    assert place.run("run", "m.csv", "--limit", "6", "--connections", "fresh").code == 1
     journal = server.journal
     large = [put for put in refused(journal.puts()) if length(put) > ABOVE]
     assert {put.status for put in large} == {401, 404, 429}
@@ -53,6 +53,21 @@ def test_a_refusal_costs_no_byte_of_a_long_body(place: Place) -> None:
     assert small
     assert journal.bytes_in_vain() == sum(length(put) for put in small)
     assert {("expect" in put.headers, length(put) > ABOVE) for put in journal.puts()} == {(True, True), (False, False)}
+    assert sorted(statuses(place.path("m.results.csv"))) == ["completed"] * 12 + ["refused"] * 3
+    check_one_at_a_time(journal)
+
+
+def test_where_leave_is_given_short_bodies_wait_for_it_too(place: Place) -> None:
+    """On connections that are used again every body asks: once the service's way is known no refusal costs a byte."""
+    write_manifest(place, "m.csv", rows(place))
+    server = place.serve("--limit", "2", faults=FAULTS)
+    place.use(server)
+    assert place.run("run", "m.csv", "--limit", "6").code == 1
+    journal = server.journal
+    asking = [put for put in refused(journal.puts()) if "expect" in put.headers]
+    assert {put.status for put in asking} == {401, 404, 429}
+    assert [put.bytes for put in asking] == [0] * len(asking)
+    assert all(length(put) <= ABOVE for put in journal.puts() if "expect" not in put.headers)
     assert sorted(statuses(place.path("m.results.csv"))) == ["completed"] * 12 + ["refused"] * 3
     check_one_at_a_time(journal)
 

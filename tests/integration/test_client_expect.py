@@ -33,8 +33,8 @@ from uploader.policy.replies import judge
 
 SIZE = 3 * MEBIBYTE
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-SOON = Expect(above_bytes=1000, seconds=0.1)
-LONG = Expect(above_bytes=1000, seconds=3600.0)
+SOON = Expect(above_bytes=1000, seconds=0.1, keeps_connections=False)
+LONG = Expect(above_bytes=1000, seconds=3600.0, keeps_connections=False)
 """Whoever waits this long in a test fails it."""
 
 

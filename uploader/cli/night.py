@@ -84,7 +84,8 @@ class Night:
         """Run the engine, write the final results, sum up."""
         thread = LedgerThread(self._ledger)
         limits = TimeLimits(self._settings.connect_seconds, self._settings.stall_seconds, self._settings.answer_seconds)
-        expect = Expect(self._settings.expect_above_bytes, self._settings.expect_seconds)
+        keeps = self._settings.connections == "kept"
+        expect = Expect(self._settings.expect_above_bytes, self._settings.expect_seconds, keeps)
         uploads = min(self._settings.uploads, self._settings.limit)
         failure: UploaderError | None = None
         try:

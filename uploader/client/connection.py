@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.request import getproxies, proxy_bypass
+from weakref import WeakSet
 
 import aiohttp
 from aiohttp.client_reqrep import ClientRequest
@@ -19,6 +20,9 @@ from yarl import URL
 from uploader.errors import UsageError
 from uploader.settings import is_loopback
 
+KEPT_SECONDS = 4.0
+"""Shorter than servers commonly keep a connection that is idle: it saves a head sent in vain."""
+
 
 class ConnectionEndedError(Exception):
     """The connection broke after it stood; not one of the errors after which aiohttp sends again."""
@@ -27,8 +31,8 @@ class ConnectionEndedError(Exception):
 class Connected(Protocol):
     """Who wants to know the transport of its connection, once there is one."""
 
-    def connected(self, transport: Any, leave: "asyncio.Future[bool] | None") -> None:
-        """Take note of the transport, and of what aiohttp waits on where it was told to wait for a 100."""
+    def connected(self, transport: Any, leave: "asyncio.Future[bool] | None", *, is_used: bool) -> None:
+        """Take note of the transport, of what aiohttp waits on where it was told to, and whether it is new."""
         ...
 
 
@@ -37,25 +41,41 @@ under_way: ContextVar[Connected | None] = ContextVar("under_way", default=None)
 
 
 class UploadConnector(aiohttp.TCPConnector):
-    """Gives every upload a connection of its own, and tells the upload its transport.
+    """Tells every upload its connection's transport.
 
-    A connection that the server closed silently would break the next PUT on it, after the fact.
+    A connection that the server closed silently would break the next PUT on it, after the fact: so each upload has
+    a new one, unless it is one that waits for leave before it sends its body.
+
+    Args:
+        ssl_context: The certificates that are trusted.
+        keeps: Whether a connection is kept for further uploads.
     """
 
-    def __init__(self, ssl_context: ssl.SSLContext) -> None:
-        super().__init__(ssl=ssl_context, limit=0, force_close=True)
+    def __init__(self, ssl_context: ssl.SSLContext, *, keeps: bool) -> None:
+        kept: dict[str, Any] = {"keepalive_timeout": KEPT_SECONDS} if keeps else {"force_close": True}
+        super().__init__(ssl=ssl_context, limit=0, **kept)
+        self._used: WeakSet[asyncio.BaseTransport] = WeakSet()
 
     async def connect(self, req: ClientRequest, traces: Any, timeout: aiohttp.ClientTimeout) -> Connection:  # noqa: ASYNC109 - aiohttp's signature
         """Connect, and tell the upload under way."""
-        connection = await super().connect(req, traces, timeout)
+        connection = await self._silent(req, traces, timeout)
         upload = under_way.get()
         transport = connection.transport
         if upload is not None and transport is not None:
             # what is written shall be in the kernel's hands before more is read, and be counted by then; with a
             # limit of 0, asyncio's TLS would take an empty buffer for a full one, and pause for ever
             transport.set_write_buffer_limits(high=1, low=0)
-            upload.connected(transport, getattr(req, "_continue", None))
+            upload.connected(transport, getattr(req, "_continue", None), is_used=transport in self._used)
+            self._used.add(transport)
         return connection
+
+    async def _silent(self, req: ClientRequest, traces: Any, timeout: aiohttp.ClientTimeout) -> Connection:  # noqa: ASYNC109 - aiohttp's signature
+        """Connect; leave alone a kept connection on which the server has said something that nobody asked for."""
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            if connection.protocol is None or not connection.protocol.should_close:
+                return connection
+            connection.close()
 
 
 async def send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:

@@ -15,13 +15,17 @@ CAN_GO_ON = hasattr(ClientRequest, "_continue")
 
 @dataclass(frozen=True, slots=True)
 class Expect:
-    """Bodies of more than so many bytes wait for leave, and so many seconds at most."""
+    """Bodies of more than so many bytes wait for leave, and so many seconds at most.
+
+    ``keeps_connections``: an upload may have a connection that carried another one before, if it gets leave on it.
+    """
 
     above_bytes: int = 1024 * 1024
     seconds: float = 2.0
+    keeps_connections: bool = True
 
 
-NEVER = Expect(above_bytes=sys.maxsize)
+NEVER = Expect(above_bytes=sys.maxsize, keeps_connections=False)
 
 
 class Expectation:
@@ -33,20 +37,33 @@ class Expectation:
     def __init__(self, expect: Expect) -> None:
         self.seconds = expect.seconds
         self._above_bytes = expect.above_bytes
+        self._keeps_connections = expect.keeps_connections
         self._misses_left = 1
+        self._has_honoured = False
         self._is_refused = False
+        self._is_tried = False
 
     def is_long(self, size: int) -> bool:
         """Whether a body of so many bytes is one not to be sent in vain."""
         return size > self._above_bytes
 
     def is_worth_asking(self, size: int) -> bool:
-        """Whether a body of so many bytes shall wait for leave."""
-        return CAN_GO_ON and self.is_long(size) and self._misses_left > 0 and not self._is_refused
+        """Whether a body of so many bytes shall wait for leave.
+
+        A short one does for the sake of the connection; as long as the service's way is not known, one tries it.
+        """
+        if not CAN_GO_ON or self._misses_left <= 0 or self._is_refused:
+            return False
+        return self.is_long(size) or (self._keeps_connections and (self._has_honoured or not self._is_tried))
+
+    def tried(self, *, is_under_way: bool) -> None:
+        """A question is under way, or over."""
+        self._is_tried = is_under_way
 
     def honoured(self) -> None:
         """The service has given leave, or answered to the head alone."""
         self._misses_left = MISSES_IN_A_ROW
+        self._has_honoured = True
 
     def missed(self) -> None:
         """Nothing came in time."""
@@ -61,33 +78,43 @@ class Leave:
     """One upload's wait for ``100 Continue``.
 
     When it has taken too long, the body goes out all the same, in the same request (RFC 9110, 10.1.1): so no
-    second PUT is ever needed, and a leave that comes late changes nothing.
+    second PUT is ever needed, and a leave that comes late changes nothing. Not so on a connection that carried an
+    upload before: the server may have closed it long since, and leave is the sign that it has not.
     """
 
     def __init__(self, expectation: Expectation, size: int, now: Callable[[], float]) -> None:
         self.is_asked = expectation.is_worth_asking(size)
+        self.is_lost = False
         self._expectation = expectation
         self._now = now
         self._came: asyncio.Future[bool] | None = None
         self._until = float("inf")
+        self._is_on_used = False
+        if self.is_asked:
+            expectation.tried(is_under_way=True)
 
     @property
     def is_awaited(self) -> bool:
         """Whether the head has left, and nothing has come yet."""
         return self._came is not None and not self._came.done()
 
-    def asked(self, came: "asyncio.Future[bool] | None") -> None:
-        """The head is about to leave; ``came`` is what aiohttp waits on."""
+    def asked(self, came: "asyncio.Future[bool] | None", *, is_on_used: bool) -> None:
+        """The head is about to leave, perhaps on a used connection; ``came`` is what aiohttp waits on."""
         if self.is_asked:
             self._came = came
+            self._is_on_used = is_on_used
             self._until = self._now() + self._expectation.seconds
 
     def look(self) -> None:
-        """End a wait that has taken too long: aiohttp then sends the body as if leave had come."""
-        if self._came is not None and not self._came.done() and self._now() >= self._until:
-            self._expectation.missed()
-            self._came.set_result(True)
-            self._came = None
+        """End a wait that has taken too long: aiohttp then sends the body as if leave had come, or nothing more."""
+        if self._came is None or self._came.done() or self.is_lost or self._now() < self._until:
+            return
+        self._expectation.missed()
+        if self._is_on_used:
+            self.is_lost = True
+            return
+        self._came.set_result(True)
+        self._came = None
 
     def given(self) -> None:
         """The body begins."""
@@ -101,3 +128,8 @@ class Leave:
         if self._came is not None and status != 417:
             self._expectation.honoured()
         self._came = None
+
+    def over(self) -> None:
+        """The request is over, however it ended."""
+        if self.is_asked:
+            self._expectation.tried(is_under_way=False)

@@ -87,24 +87,19 @@ class Client:
         self._base_url = base_url
         self._credentials = credentials
         self._limits = limits
+        self._expect = expect
         self._expectation = Expectation(expect)
         self._now = now
         self._chunk_bytes = chunk_bytes(uploads)
 
     async def __aenter__(self) -> Self:
-        """Open the sessions: one for uploads, one for everything that may be asked twice."""
+        """Open the sessions: two for uploads, without and with leave, one for everything that may be asked twice."""
         context = ssl_context()
         self._proxy = proxy_for(self._base_url)
         timeout = aiohttp.ClientTimeout(total=GET_SECONDS, connect=self._limits.connect)
         self._asking = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context), timeout=timeout)
-        upload_timeout = aiohttp.ClientTimeout(total=None, connect=self._limits.connect)
-        self._uploading = aiohttp.ClientSession(
-            connector=UploadConnector(context),
-            timeout=upload_timeout,
-            middlewares=(send_once,),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=True,
-        )
+        self._uploading = self._session(UploadConnector(context, keeps=False))
+        self._uploading_with_leave = self._session(UploadConnector(context, keeps=self._expect.keeps_connections))
         self._tokens = Tokens(self._asking, self._base_url, self._credentials, self._proxy, self._now)
         return self
 
@@ -113,6 +108,7 @@ class Client:
     ) -> None:
         """Close the sessions."""
         await self._uploading.close()
+        await self._uploading_with_leave.close()
         await self._asking.close()
 
     async def authorise(self) -> str:
@@ -133,7 +129,8 @@ class Client:
     async def upload(self, request: UploadRequest, source: Source, gate: Gate) -> Reply:
         """Append a file to a conversation: one PUT (put-audio.md, API Endpoint), its body sent at most once.
 
-        After a 417 to a head that asked leave for its body, which has not begun, the head is sent again without.
+        After a 417 to a head that asked leave for its body, which has not begun, the head is sent again without; after
+        a connection that was used before has come to its end, it is sent again on a new one.
 
         Args:
             request: The conversation and the parameters.
@@ -153,6 +150,9 @@ class Client:
             return Reply(failure="stopped before it was sent", withheld=True)
         upload = self._begun(source, gate)
         reply = await self._put(request, source, upload, token)
+        if upload.met_a_closed_connection and reply.status in (None, 408) and not gate.is_stopping():
+            upload = self._begun(source, gate)
+            reply = await self._put(request, source, upload, token, anew=True)
         if reply.status == 417 and upload.asks_leave and not reply.last_chunk_left:
             reply = await self._put_unasked(request, source, gate, upload, token)
         if reply.status == 401:
@@ -208,6 +208,15 @@ class Client:
         status, _ = await self._get(f"/v1/job/{quote(job_id, safe='')}")
         return status is not None and status < 500
 
+    def _session(self, connector: UploadConnector) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None, connect=self._limits.connect),
+            middlewares=(send_once,),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=True,
+        )
+
     def _begun(self, source: Source, gate: Gate) -> Upload:
         limits = self._limits
         return Upload(
@@ -229,12 +238,16 @@ class Client:
             return _without_answer(refused, "the service takes no Expect: 100-continue (HTTP 417)")
         return await self._put(request, source, self._begun(source, gate), token)
 
-    async def _put(self, request: UploadRequest, source: Source, upload: Upload, token: Token) -> Reply:
+    async def _put(
+        self, request: UploadRequest, source: Source, upload: Upload, token: Token, *, anew: bool = False
+    ) -> Reply:
+        """Send a head, and then perhaps a body; ``anew``: on a new connection, whatever it asks."""
+        session = self._uploading_with_leave if upload.asks_leave and not anew else self._uploading
         marker = under_way.set(upload)
         try:
             async with asyncio.timeout(None) as timeout:
                 upload.watch(timeout)
-                async with self._uploading.put(
+                async with session.put(
                     self._url(request),
                     data=upload.body(),
                     headers=_headers(request, source.size, token),

@@ -75,16 +75,22 @@ class Upload:
         self._loop = asyncio.get_running_loop()
         self._leave = Leave(expectation or Expectation(NEVER), source.size, self._loop.time)
         self._transport: Any = None
+        self._is_on_used = False
+        self._is_over = False
         self._yielded = 0
         self._at_gate = False
         self._progress = (-1, self._loop.time())
         self._next_look: asyncio.TimerHandle | None = None
 
-    def connected(self, transport: Any, leave: asyncio.Future[bool] | None) -> None:
-        """Take note of the connection's transport, and of the wait for leave that begins now."""
+    def connected(self, transport: Any, leave: asyncio.Future[bool] | None, *, is_used: bool = False) -> None:
+        """Take note of the connection's transport, and of the wait for leave that begins now.
+
+        ``is_used``: the connection has carried another upload before.
+        """
         self._transport = transport
+        self._is_on_used = is_used
         self._progress = (-1, self._loop.time())
-        self._leave.asked(leave)
+        self._leave.asked(leave, is_on_used=is_used)
 
     def answered(self, status: int) -> None:
         """Take note that the answer's head is there."""
@@ -94,6 +100,14 @@ class Upload:
     def asks_leave(self) -> bool:
         """Whether its head is sent with ``Expect: 100-continue``."""
         return self._leave.is_asked
+
+    @property
+    def met_a_closed_connection(self) -> bool:
+        """Whether all that there is to tell may be the used connection's fault; nothing of the body has left, nor will.
+
+        Servers close connections when they like, and some say 408 as they do.
+        """
+        return self._is_on_used and self._is_over and not self.has_begun and not self.withheld
 
     @property
     def is_connected(self) -> bool:
@@ -107,6 +121,8 @@ class Upload:
 
     async def body(self) -> AsyncIterator[memoryview]:
         """The file in pieces; the last one only once the rest has gone and the mark is committed."""
+        if self._is_over:
+            raise ConnectionResetError("the upload was over before its body began")
         self.has_begun = True
         self._leave.given()
         try:
@@ -130,6 +146,8 @@ class Upload:
 
     def stop_watching(self) -> None:
         """The request is over, however it ended."""
+        self._is_over = True
+        self._leave.over()
         if self._next_look is not None:
             self._next_look.cancel()
 
@@ -184,6 +202,9 @@ class Upload:
 
     def _fault(self) -> str:
         """Tell why the upload is to be ended now; empty where it is not."""
+        return self._stop() or self._standstill()
+
+    def _stop(self) -> str:
         if not self.last_chunk_left and self._gate.must_cut():
             self.withheld = True
             return "stopped before its last chunk"
@@ -192,6 +213,11 @@ class Upload:
             return "stopped before its body was sent"
         if self.last_chunk_left and self._gate.must_not_wait():
             return "the uploader was stopped before an answer came"
+        return ""
+
+    def _standstill(self) -> str:
+        if self._leave.is_lost:
+            return "no leave came for the body on a connection that was used before"
         if self._transport is None or self._at_gate or self._leave.is_awaited:
             return ""
         sent, now = self.bytes_sent, self._loop.time()

@@ -207,6 +207,13 @@ class Settings(BaseSettings):
         commands="run",
         meaning="time limit for that leave: then the body is sent all the same, and the service is asked no more",
     )
+    connections: Literal["kept", "fresh"] = option(
+        "kept",
+        metavar="kept|fresh",
+        commands="run",
+        meaning="kept: where the service gives leave for bodies, connections are used again, and short bodies wait for "
+        "leave, too; fresh: each upload has a new one",
+    )
     grace_seconds: float = option(
         8.0,
         metavar="S",

@@ -9,7 +9,7 @@ from uploader.audio import Source
 from uploader.client.expectation import NEVER, Expectation, Leave
 from uploader.errors import SourceError
 
-PIECE_BYTES = 128 * 1024
+PIECE_BYTES = 256 * 1024
 """What the connection is given at once: TLS holds what it is given two times more, once encrypted."""
 TAIL_BYTES = 16 * 1024
 """The last chunk is small: the less of a file can be in doubt, the later it leaves."""

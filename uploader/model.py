@@ -207,6 +207,23 @@ class Claim:
     parameters: Mapping[str, Any]
     work: float = 0.0
     """Seconds of audio, as far as is known: what its lane has less of while it is under way."""
+    token: str | None = field(default=None, repr=False)
+    """The secret in its webhookUrl; None where it is polled alone."""
+
+    def job(self, job_id: str, accepted_at: float) -> "LiveJob":
+        """The job that it became."""
+        return LiveJob(
+            item_id=self.item_id,
+            lane_id=self.lane_id,
+            job_id=job_id,
+            batch=self.batch,
+            line=self.line,
+            conversation_id=self.conversation_id,
+            attempt=self.number,
+            size=self.size,
+            accepted_at=accepted_at,
+            in_scope=True,
+        )
 
 
 @dataclass(frozen=True, slots=True)

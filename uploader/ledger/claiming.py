@@ -1,6 +1,6 @@
 """The claim of an attempt and the mark before its last chunk."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from uploader.ledger.limit import limit_facts
 from uploader.ledger.schema import attempts, batches, items, lanes, loads
 from uploader.model import SLOTTED, Claim, LimitFacts, Order, State
 from uploader.policy.forecast import audio_seconds
+from uploader.policy.hearing import token_hash
 
 # What every claim says to the ledger is built once: putting a statement together costs more than running it.
 
@@ -91,6 +92,25 @@ _MARK = (
 _MARK_ATTEMPT = update(attempts).where(attempts.c.id == bindparam("attempt")).values(marked_at=bindparam("now"))
 
 
+_REPLACED = (
+    select(attempts.c.id)
+    .join(items, items.c.id == attempts.c.item_id)
+    .where(
+        items.c.id == bindparam("item"),
+        items.c.attempts == bindparam("number"),
+        items.c.state.not_in([State.SENDING, State.SENT]),
+        attempts.c.number < bindparam("number"),
+        attempts.c.heard_job_id.is_not(None),
+    )
+    .limit(1)
+)
+"""Whether a call has settled the item through an earlier attempt."""
+
+
+class RetryStoppedError(Exception):
+    """A mark is refused because an earlier attempt turned out to have been appended: the last chunk must not leave."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claimed:
     """The answer to a claim.
@@ -112,6 +132,7 @@ def claim(
     configured_limit: int,
     now: float,
     order: Order = Order.MANIFEST,
+    new_token: Callable[[], str] | None = None,
 ) -> Claimed:
     """Decide who is next, and commit the intent: slot free, lane order, item, attempt, in one transaction.
 
@@ -124,10 +145,12 @@ def claim(
         configured_limit: The limit of the settings.
         now: The time, in seconds since the epoch.
         order: Which of the lanes that may go goes first.
+        new_token: Draws the secret for the webhookUrl of an attempt whose row has none; None: there is no listener.
     """
     limit = limit_facts(connection, account_id, configured_limit, now)
     room = min(wanted, limit.in_force - limit.live)
-    claims = _begin(connection, _ready(connection, account_id, room, now, order), now) if room > 0 else []
+    ready = _ready(connection, account_id, room, now, order) if room > 0 else []
+    claims = _begin(connection, ready, [_token(item, new_token) for item in ready], now)
     waiting = _is_waiting(connection, account_id)
     wake_at = None
     if waiting and wanted > 0:
@@ -153,7 +176,12 @@ def mark(connection: Connection, one: Claim, content_hash: str, now: float) -> N
         one: The attempt.
         content_hash: The hash of the whole content, in hexadecimal.
         now: The time, in seconds since the epoch.
+
+    Raises:
+        RetryStoppedError: An earlier attempt turned out to have been appended.
     """
+    if connection.execute(_REPLACED, {"item": one.item_id, "number": one.number}).first() is not None:
+        raise RetryStoppedError
     mark_all(connection, [Mark(one, content_hash, now)])
 
 
@@ -173,21 +201,37 @@ def _ready(connection: Connection, account_id: int, room: int, now: float, order
     return found.mappings().all()
 
 
-def _begin(connection: Connection, ready: Sequence[RowMapping], now: float) -> list[Claim]:
+def _token(item: RowMapping, new_token: Callable[[], str] | None) -> str | None:
+    """A row with a webhookUrl of its own keeps it."""
+    return new_token() if new_token is not None and "webhookUrl" not in item["parameters"] else None
+
+
+def _begin(
+    connection: Connection, ready: Sequence[RowMapping], tokens: Sequence[str | None], now: float
+) -> list[Claim]:
     if not ready:
         return []
     connection.execute(_BEGIN, {"ids": [item["id"] for item in ready]})
     connection.execute(_TAKE_LANE, [{"lane": item["lane_id"], "work": _work_of(item)} for item in ready])
     begun = connection.execute(
-        _BEGIN_ATTEMPTS,
-        [{"item_id": item["id"], "number": item["attempts"] + 1, "started_at": now} for item in ready],
+        _BEGIN_ATTEMPTS, [_intent(item, token, now) for item, token in zip(ready, tokens, strict=True)]
     )
-    return [_claim(item, attempt.id) for item, attempt in zip(ready, begun.all(), strict=True)]
+    return [_claim(item, attempt.id, token) for item, attempt, token in zip(ready, begun.all(), tokens, strict=True)]
 
 
-def _claim(item: RowMapping, attempt_id: int) -> Claim:
+def _intent(item: RowMapping, token: str | None, now: float) -> dict[str, Any]:
+    return {
+        "item_id": item["id"],
+        "number": item["attempts"] + 1,
+        "started_at": now,
+        "token_hash": token_hash(token) if token is not None else None,
+    }
+
+
+def _claim(item: RowMapping, attempt_id: int, token: str | None) -> Claim:
     return Claim(
         attempt_id=attempt_id,
+        token=token,
         item_id=item["id"],
         lane_id=item["lane_id"],
         number=item["attempts"] + 1,

@@ -31,12 +31,17 @@ _CLOSE_ATTEMPT = (
         reason=bindparam("because"),
         bytes_sent=bindparam("bytes"),
         job_id=bindparam("job"),
+        heard_waits=False,
     )
 )
 
 _OUTCOME = (
     update(items)
-    .where(items.c.id == bindparam("item"), items.c.attempts == bindparam("number"))
+    .where(
+        items.c.id == bindparam("item"),
+        items.c.attempts == bindparam("number"),
+        items.c.state.in_((State.SENDING, State.SENT)),  # a call to the webhook may have been quicker
+    )
     .values(
         state=bindparam("becomes"),
         error=bindparam("because"),
@@ -158,7 +163,7 @@ def settle_all(connection: Connection, settlements: Sequence[Settlement]) -> Non
     for of in settlements:
         if of.verdict.state is not State.ACCEPTED:
             _write_down(connection, [of])
-            _go_on(connection, of)
+            go_on(connection, of)
 
 
 def job_ended(
@@ -184,8 +189,8 @@ def job_ended(
     error = None if state is State.COMPLETED else "the job ended as failed; the service states no reason"
     seconds = max(now - job.accepted_at, 0.0)
     told = {"becomes": state, "now": now, "because": error, "lived": lived_seconds}
-    connection.execute(_JOB_ENDED, {"item": job.item_id, **told})
-    if job.watched:
+    changed = connection.execute(_JOB_ENDED, {"item": job.item_id, **told})
+    if job.watched and changed.rowcount == 1:
         connection.execute(_LEARN, {"item": job.item_id, "rate": seconds / max(job.size, 1), "seconds": seconds})
     refresh(connection, [job.lane_id], hold=hold)
     return Ended(job.item_id, state, seconds)
@@ -203,6 +208,16 @@ def slot_until(connection: Connection, item_id: int, now: float, doubt_seconds: 
     return now + doubt_slot_seconds(
         known.size or 0, known.slowest_seconds_per_byte, known.shortest_job_seconds, doubt_seconds
     )
+
+
+def close_attempt(connection: Connection, of: Settlement) -> None:
+    """Write down an attempt's own end, and nothing of its item."""
+    connection.execute(_CLOSE_ATTEMPT, _closing(of))
+
+
+def change_item(connection: Connection, of: Settlement) -> bool:
+    """Write down what becomes of the item alone; False where it is not this attempt's any more."""
+    return connection.execute(_OUTCOME, _change(connection, of)).rowcount == 1
 
 
 def _write_down(connection: Connection, settlements: Sequence[Settlement]) -> None:
@@ -243,7 +258,7 @@ def _change(connection: Connection, of: Settlement) -> dict[str, Any]:
     }
 
 
-def _go_on(connection: Connection, of: Settlement) -> None:
+def go_on(connection: Connection, of: Settlement) -> None:
     """Do to limit and lane what an attempt that was not accepted does to them."""
     if of.refusal is not None:
         note_refusal(connection, of.one.item_id, of.refusal, of.now)

@@ -163,7 +163,7 @@ def _results(*, hold: bool) -> Select[Any]:
             rows.c.conversation_id,
             rows.c.audio_path,
             rows.c.extras,
-            func.coalesce(items.c.error, rows.c.error).label("error"),
+            _told_error().label("error"),
             _shown_state(hold=hold).label("state"),
             func.coalesce(first.c.name, batches.c.name).label("batch"),
             func.coalesce(items.c.attempts, 0).label("attempts"),
@@ -318,6 +318,27 @@ def _in_the_way(connection: Connection, batch_id: int) -> list[Trouble]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """What is to be said in the open of the item of a line, whatever became of it: an append too many, say."""
+
+    line: int
+    conversation_id: str
+    said: str
+
+
+def remarks(connection: Connection, batch_id: int) -> list[Remark]:
+    """What is to be said in the open of a batch's items; the first of it."""
+    found = connection.execute(
+        select(rows.c.line, rows.c.conversation_id, items.c.remark.label("said"))
+        .join(items, items.c.id == rows.c.item_id)
+        .where(rows.c.batch_id == batch_id, items.c.remark.is_not(None))
+        .order_by(rows.c.line)
+        .limit(REASONS_TOLD)
+    )
+    return [Remark(**row) for row in found.mappings()]
+
+
 def jobs_seen(connection: Connection, account_id: int, most: int = 1000) -> list[tuple[float, float]]:
     """Of an account's latest completed items, the seconds from the upload's begin to the job's end, and those of audio.
 
@@ -371,6 +392,13 @@ def _shown_state(*, hold: bool) -> ColumnElement[str]:
         (is_held(hold=hold), literal(State.HELD.value)),
         else_=items.c.state,
     )
+
+
+def _told_error() -> ColumnElement[str]:
+    """What is wrong with a row, and what stays to be said of its item."""
+    error = func.coalesce(items.c.error, rows.c.error)
+    both = case((error.is_(None), items.c.remark), else_=error + "; " + items.c.remark)
+    return case((items.c.remark.is_(None), error), else_=both)
 
 
 def _is_of_unknown_length() -> ColumnElement[bool]:

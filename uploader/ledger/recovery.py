@@ -1,15 +1,27 @@
 """What a run that died left behind, and a wall clock that jumped meanwhile."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, Row, bindparam, select, update
 
+from uploader.ledger.heard import heard_of, take_effect
 from uploader.ledger.outcomes import slot_until
 from uploader.ledger.schema import accounts, attempts, items, ledger
-from uploader.model import SLOTTED, Outcome, State
+from uploader.model import SLOTTED, Next, Outcome, State, Verdict
+from uploader.policy.hearing import after_hearing
 
-_LEFT = select(items.c.id).where(items.c.state == bindparam("left_as"))
+SENT = Verdict(
+    Outcome.IN_DOUBT,
+    State.IN_DOUBT,
+    Next.SETTLE,
+    "the run ended after the last chunk left and before an answer came",
+)
+UNSENT = Verdict(Outcome.CUT_OFF, State.PENDING, Next.AGAIN, "the run ended before the last chunk left")
+
+_LEFT = select(*items.c["id", "attempts"]).where(items.c.state == bindparam("left_as"))
 
 _RECOVER = (
     update(items)
@@ -17,10 +29,22 @@ _RECOVER = (
     .values(state=bindparam("becomes"), error=bindparam("because"), slot_until=bindparam("keeps_slot_until"))
 )
 
+_ACCEPT = (
+    update(items)
+    .where(items.c.id == bindparam("item"))
+    .values(state=State.ACCEPTED, error=None, job_id=bindparam("job"), accepted_at=bindparam("now"))
+)
+
 _CLOSE_ATTEMPT = (
     update(attempts)
     .where(attempts.c.item_id == bindparam("item"), attempts.c.ended_at.is_(None))
-    .values(outcome=bindparam("outcome_is"), reason=bindparam("because"), ended_at=bindparam("now"))
+    .values(
+        outcome=bindparam("outcome_is"),
+        reason=bindparam("because"),
+        ended_at=bindparam("now"),
+        job_id=bindparam("job"),
+        heard_waits=False,
+    )
 )
 
 _CLOCK = select(ledger.c.boot_id, ledger.c.clock_offset)
@@ -45,17 +69,14 @@ _MOVE_LIMITS = update(accounts).values(
 def recover(connection: Connection, now: float, doubt_seconds: float) -> tuple[int, int]:
     """Settle what a run that died left behind: before the mark it is pending again, after it in doubt.
 
+    What a call to the webhook had named the job of meanwhile is accepted.
+
     Returns:
         How many items are pending again, and how many are in doubt.
     """
-    doubtful = connection.execute(_LEFT, {"left_as": State.SENT}).scalars().all()
-    for item_id in doubtful:
-        until = slot_until(connection, item_id, now, doubt_seconds)
-        _write_down(connection, item_id, State.IN_DOUBT, now, until)
-    unsent = connection.execute(_LEFT, {"left_as": State.SENDING}).scalars().all()
-    for item_id in unsent:
-        _write_down(connection, item_id, State.PENDING, now, None)
-    return len(unsent), len(doubtful)
+    found = [_settle_left(connection, row, SENT, now, doubt_seconds) for row in _left(connection, State.SENT)]
+    found += [_settle_left(connection, row, UNSENT, now, doubt_seconds) for row in _left(connection, State.SENDING)]
+    return found.count(State.PENDING), found.count(State.IN_DOUBT)
 
 
 def boot_clock() -> tuple[str, float]:
@@ -86,13 +107,22 @@ def rebase_deadlines(connection: Connection, boot_id: str, clock_offset: float) 
     connection.execute(_NOTE_CLOCK, {"boot": boot_id, "offset": clock_offset})
 
 
-def _write_down(connection: Connection, item_id: int, becomes: State, now: float, until: float | None) -> None:
-    marked = becomes is State.IN_DOUBT
-    reason = (
-        "the run ended after the last chunk left and before an answer came"
-        if marked
-        else "the run ended before the last chunk left"
-    )
-    connection.execute(_RECOVER, {"item": item_id, "becomes": becomes, "because": reason, "keeps_slot_until": until})
-    outcome = Outcome.IN_DOUBT if marked else Outcome.CUT_OFF
-    connection.execute(_CLOSE_ATTEMPT, {"item": item_id, "outcome_is": outcome, "because": reason, "now": now})
+def _left(connection: Connection, state: State) -> Sequence[Row[Any]]:
+    return connection.execute(_LEFT, {"left_as": state}).all()
+
+
+def _settle_left(connection: Connection, item: Row[Any], verdict: Verdict, now: float, doubt_seconds: float) -> State:
+    """Write down what is known of an attempt that a dead run left."""
+    heard = heard_of(connection, item.id, item.attempts)
+    meant = after_hearing(verdict, heard.own, heard.earlier)
+    if meant.state is State.ACCEPTED:
+        connection.execute(_ACCEPT, {"item": item.id, "job": meant.job_id, "now": now})
+    else:
+        until = slot_until(connection, item.id, now, doubt_seconds) if meant.state is State.IN_DOUBT else None
+        told = {"becomes": meant.state, "because": meant.reason, "keeps_slot_until": until}
+        connection.execute(_RECOVER, {"item": item.id, **told})
+    own = verdict if heard.own is None else meant
+    closed = {"outcome_is": own.outcome, "because": own.reason, "now": now, "job": own.job_id}
+    connection.execute(_CLOSE_ATTEMPT, {"item": item.id, **closed})
+    take_effect(connection, item.id, item.attempts, verdict, heard)
+    return meant.state

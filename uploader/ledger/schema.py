@@ -149,6 +149,8 @@ items = Table(
     Column("slot_until", Float),
     # the job did not end within job_timeout_seconds
     Column("overdue", Boolean, nullable=False, default=False),
+    # what stays to be said of it in the open whatever becomes of it: an append too many, say
+    Column("remark", String),
     Index("items_lane_state", "lane_id", "state", "position"),
     Index("items_account_state", "account_id", "state", "slot_until"),
     Index("items_lane_size", "lane_id", "size"),
@@ -162,6 +164,12 @@ items = Table(
         postgresql_where=text("job_seconds IS NOT NULL"),
     ),
     Index("items_invalid", "invalid_batch_id"),
+    Index(
+        "items_remarked",
+        "remark",
+        sqlite_where=text("remark IS NOT NULL"),
+        postgresql_where=text("remark IS NOT NULL"),
+    ),
 )
 
 attempts = Table(
@@ -181,7 +189,25 @@ attempts = Table(
     # what was seen of the conversation before the attempt ([doubt] look_before)
     Column("messages_before", Integer),
     Column("last_end_before", String),
+    # the hash of the token in its webhookUrl; what a call said, and whether that waits for the item's outcome
+    Column("token_hash", String),
+    Column("heard_job_id", String),
+    Column("heard_status", String),
+    Column("heard_waits", Boolean, nullable=False, default=False),
     UniqueConstraint("item_id", "number"),
+    Index(
+        "attempts_token",
+        "token_hash",
+        unique=True,
+        sqlite_where=text("token_hash IS NOT NULL"),
+        postgresql_where=text("token_hash IS NOT NULL"),
+    ),
+    Index(
+        "attempts_heard",
+        "heard_job_id",
+        sqlite_where=text("heard_job_id IS NOT NULL"),
+        postgresql_where=text("heard_job_id IS NOT NULL"),
+    ),
 )
 
 settlements = Table(
@@ -196,6 +222,7 @@ settlements = Table(
     Column("job_id", String),
     Column("note", String),
     Index("settlements_item", "item_id"),
+    Index("settlements_job", "job_id"),
 )
 
 rows = Table(

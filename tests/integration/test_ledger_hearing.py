@@ -1,0 +1,567 @@
+"""The ledger's contract for calls to the webhook: what they settle, and what they leave untouched."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from sqlalchemy import select
+
+from tests.integration.test_ledger import (
+    BASE_URL,
+    CUT,
+    DOUBT_SECONDS,
+    LOST,
+    NOT_FOUND,
+    THROTTLED,
+    UNREACHABLE,
+    Book,
+    accepted,
+    opened,
+)
+from uploader.ledger.claiming import Claimed, RetryStoppedError, claim, mark
+from uploader.ledger.hearing import Hearing, hear
+from uploader.ledger.loading import account
+from uploader.ledger.settling import Settled, settle_heard
+from uploader.ledger.reading import remarks
+from uploader.ledger.resolving import Selection, open_items, resolve
+from uploader.ledger.schema import accounts, attempts, items, lanes
+from uploader.model import LIVE, Claim, Decision, JobStatus, Next, Order, Reply, State
+from uploader.policy.hearing import Call, Meaning, token_hash
+from uploader.policy.replies import judge
+
+SERVER_ERROR = Reply(connected=True, last_chunk_left=True, status=502, bytes_sent=7)
+UNREADABLE = Reply(connected=True, last_chunk_left=True, status=201, answer=None, bytes_sent=7)
+UNSEEN = (UNREACHABLE, CUT, THROTTLED, NOT_FOUND, LOST, SERVER_ERROR, UNREADABLE)
+"""Replies after which nobody knows of a job."""
+
+
+@dataclass
+class Listening(Book):
+    """A ledger whose run listens: every attempt has a token."""
+
+    drawn: list[str] = field(default_factory=list)
+
+    def token(self) -> str:
+        """Draw a token."""
+        self.drawn.append(f"token-{len(self.drawn)}")
+        return self.drawn[-1]
+
+    def look(self, wanted: int = 100) -> Claimed:
+        """Claim, with tokens."""
+        with self.ledger.writing() as connection:
+            who = account(connection, BASE_URL)
+            return claim(connection, who, wanted, self.limit, self.now, Order.MANIFEST, self.token)
+
+    def reply(self, one: Claim, reply: Reply, *, marked: bool = False) -> Settled:
+        """Mark an attempt where its last chunk left and it is not ``marked``, and write down its reply."""
+        if reply.last_chunk_left and not marked:
+            self.mark(one)
+        with self.ledger.writing() as connection:
+            return settle_heard(
+                connection,
+                one,
+                judge(reply, one.conversation_id),
+                reply,
+                now=self.now,
+                wait=0.0,
+                doubt_seconds=DOUBT_SECONDS,
+                hold=self.hold,
+            )
+
+    def hear(self, one: Claim | str, job_id: str, status: str = "in_progress") -> Hearing:
+        """A call comes, for an attempt or with a token of its own."""
+        token = one if isinstance(one, str) else one.token
+        assert token is not None
+        with self.ledger.writing() as connection:
+            return hear(
+                connection,
+                token_hash(token),
+                Call(job_id, JobStatus(status)),
+                self.now,
+                listening_since=0.0,
+                hold=self.hold,
+            )
+
+    def resolve(self, decision: Decision, job_id: str | None = None, state: State | None = None) -> None:
+        """A person settles the one item that needs it."""
+        with self.ledger.writing() as connection:
+            (batch,) = {load.batch_id for load in self.loads.values()}
+            selection = Selection(states=[state] if state else [])
+            (one,) = open_items(connection, batch, selection, hold=self.hold)
+            resolve(connection, one, decision, job_id=job_id, note=None, who="a person", now=self.now, hold=self.hold)
+
+    def said(self) -> list[str]:
+        """What is to be said in the open."""
+        with self.ledger.writing() as connection:
+            (batch,) = {load.batch_id for load in self.loads.values()}
+            return [one.said for one in remarks(connection, batch)]
+
+    def everything(self) -> list[Any]:
+        """All that the ledger holds of items, attempts, lanes and the account."""
+        with self.ledger.writing() as connection:
+            tables = (items, attempts, lanes, accounts)
+            return [tuple(row) for table in tables for row in connection.execute(select(table)).all()]
+
+
+@contextmanager
+def listening_in(folder: Path) -> Iterator[Listening]:
+    """A new ledger in this folder, whose run listens."""
+    with opened(folder) as book:
+        yield Listening(book.folder, book.ledger)
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Iterator[Listening]:
+    """A new ledger whose run listens."""
+    with listening_in(tmp_path) as made:
+        yield made
+
+
+def test_the_token_is_committed_with_the_intent_as_a_hash(book: Listening) -> None:
+    """A call may come as soon as the first byte has left; who reads the ledger cannot make one."""
+    book.load([("c", "a.wav")])
+    one = book.claim_one()
+    assert one.token == "token-0"
+    assert "token-0" not in repr(one)
+    with book.ledger.writing() as connection:
+        assert connection.execute(select(attempts.c.token_hash)).scalar_one() == token_hash("token-0")
+
+
+@pytest.mark.parametrize("reply", [LOST, SERVER_ERROR, UNREADABLE])
+def test_doubt_is_settled_by_a_call(book: Listening, reply: Reply) -> None:
+    """In doubt becomes accepted, with its jobId; the end of the job then frees lane and slot."""
+    load = book.load([("c", "a.wav"), ("c", "b.wav")])
+    one = book.claim_one()
+    assert book.reply(one, reply).verdict.state is State.IN_DOUBT
+    assert book.states(load) == "in_doubt held"
+    heard = book.hear(one, "j")
+    assert (heard.meaning, heard.remark) == (Meaning.ACCEPTED, None)
+    assert heard.job is not None
+    assert (heard.job.job_id, heard.job.line, heard.job.in_scope) == ("j", 2, True)
+    assert book.states(load) == "accepted pending"
+    assert (book.lines(load)[0].job_id, book.lines(load)[0].error, book.live()) == ("j", None, 1)
+    assert book.claim() == []
+    assert book.hear(one, "j", "completed").meaning is Meaning.ENDED
+    assert (book.states(load), book.live()) == ("completed pending", 0)
+    assert [again.line for again in book.claim()] == [3]
+
+
+@pytest.mark.parametrize(("status", "state"), [("completed", "completed"), ("failed", "failed")])
+def test_the_end_may_be_the_first_word(book: Listening, status: str, state: str) -> None:
+    """What was lost or overtaken on the way is made up for by whichever call arrives."""
+    load = book.load([("c", "a.wav"), ("c", "b.wav")])
+    one = book.claim_one()
+    book.reply(one, LOST)
+    heard = book.hear(one, "j", status)
+    assert (heard.meaning, heard.ended is not None, book.live()) == (Meaning.ACCEPTED, True, 0)
+    assert book.states(load) == f"{state} {'pending' if status == 'completed' else 'held'}"
+
+
+@pytest.mark.parametrize("status", ["scheduled", "in_progress", "completed", "failed"])
+@pytest.mark.parametrize("reply", UNSEEN)
+def test_a_call_before_the_reply_outweighs_it(book: Listening, reply: Reply, status: str) -> None:
+    """Heard while the attempt is out, the job is its outcome, whatever the reply was or lacked."""
+    load = book.load([("c", "a.wav")])
+    one = book.claim_one()
+    assert book.hear(one, "j", status).meaning is Meaning.NOTED
+    assert book.states(load) == "sending"
+    settled = book.reply(one, reply)
+    assert (settled.verdict.state, settled.verdict.next, settled.verdict.job_id) == (State.ACCEPTED, Next.FOLLOW, "j")
+    ended = {"completed": "completed", "failed": "failed"}.get(status)
+    assert (settled.ended is not None, book.states(load)) == (ended is not None, ended or "accepted")
+    assert book.lines(load)[0].job_id == "j"
+
+
+def test_an_answer_that_arrives_is_as_if_nothing_was_heard(book: Listening) -> None:
+    """Answer and call say the same: nothing is out of order, and the end is the job's end."""
+    load = book.load([("c", "a.wav")])
+    one = book.claim_one()
+    book.hear(one, "j", "scheduled")
+    settled = book.reply(one, accepted("j"))
+    assert (settled.verdict.job_id, settled.heard, settled.ended, settled.remark) == ("j", True, None, None)
+    book.now += 5
+    heard = book.hear(one, "j", "completed")
+    assert heard.ended is not None
+    assert (heard.ended.job_seconds, book.states(load)) == (5.0, "completed")
+
+
+def test_an_answer_with_another_job_stands_and_is_told(book: Listening) -> None:
+    """Two jobIds for one upload: the answer's is followed, and the row says both."""
+    load = book.load([("c", "a.wav")])
+    one = book.claim_one()
+    book.hear(one, "j")
+    assert book.reply(one, accepted("k")).verdict.job_id == "k"
+    assert book.said() == ["attempt 1 is job k by its answer and job j by the webhook"]
+    assert book.lines(load)[0].error == book.said()[0]
+    assert book.hear(one, "j", "failed").meaning is Meaning.DISTRUSTED
+    assert book.hear(one, "k", "completed").meaning is Meaning.ENDED
+
+
+@pytest.mark.parametrize("reply", [UNREACHABLE, CUT, THROTTLED])
+def test_a_call_stops_the_retry_of_what_was_thought_cut_off(book: Listening, reply: Reply) -> None:
+    """The item is accepted, and its lane waits for that job instead of sending it again."""
+    load = book.load([("c", "a.wav"), ("c", "b.wav")])
+    one = book.claim_one()
+    book.reply(one, reply)
+    assert book.states(load) == "pending pending"
+    heard = book.hear(one, "j")
+    assert heard.meaning is Meaning.ACCEPTED
+    assert heard.remark is not None
+    assert book.lines(load)[0].error == heard.remark
+    assert book.claim() == []
+    book.hear(one, "j", "completed")
+    assert [again.line for again in book.claim()] == [3]
+    assert book.said() == [heard.remark]
+
+
+def test_what_was_left_to_send_is_less_by_what_is_not_sent_again(book: Listening) -> None:
+    """The longest lane goes first: one whose retry was stopped is no longer than it is."""
+    book.load([("c", "a.wav"), ("c", "b.wav")])
+    one = book.claim_one()
+    book.reply(one, CUT)
+    book.hear(one, "j")
+    with book.ledger.writing() as connection:
+        left = connection.execute(select(lanes.c.work_left)).scalar_one()
+    book.hear(one, "j", "completed")
+    assert left == pytest.approx(book.claim_one().work)
+
+
+def test_a_refusal_that_was_none_is_accepted(book: Listening) -> None:
+    """A 404, and the job runs all the same: it was appended, and nobody is asked to correct the row."""
+    load = book.load([("c", "a.wav")])
+    one = book.claim_one()
+    book.reply(one, NOT_FOUND)
+    assert book.hear(one, "j").meaning is Meaning.ACCEPTED
+    assert book.states(load) == "accepted"
+
+
+def retried(book: Listening) -> tuple[Claim, Claim]:
+    """An item of which a first attempt was cut off, and a second one is under way."""
+    book.load([("c", "a.wav"), ("c", "b.wav")])
+    first = book.claim_one()
+    book.reply(first, CUT)
+    return first, book.claim_one()
+
+
+@pytest.mark.parametrize("reply", [CUT, UNREACHABLE, Reply(connected=True, status=429)])
+def test_a_retry_under_way_is_stopped_before_its_last_chunk(book: Listening, reply: Reply) -> None:
+    """Its mark is refused, so that it is never whole; what comes of it changes nothing any more."""
+    first, second = retried(book)
+    assert book.hear(first, "j").meaning is Meaning.ACCEPTED
+    with book.ledger.writing() as connection, pytest.raises(RetryStoppedError):
+        mark(connection, second, "hash", book.now)
+    settled = book.reply(second, reply)
+    assert settled.verdict.state is State.ACCEPTED
+    assert settled.verdict.next in (Next.SETTLE, Next.COOL_DOWN)
+    (load,) = book.loads.values()
+    assert (book.states(load), book.lines(load)[0].job_id, book.live()) == ("accepted pending", "j", 1)
+    book.hear(first, "j", "completed")
+    assert [again.line for again in book.claim()] == [3]
+
+
+def test_a_retry_that_is_out_and_taken_is_one_too_many(book: Listening) -> None:
+    """Too late to stop it: both jobs are told, in the results and of the batch."""
+    first, second = retried(book)
+    book.mark(second)
+    assert book.hear(first, "j").meaning is Meaning.NOTED
+    assert book.reply(second, accepted("k"), marked=True).verdict.job_id == "k"
+    assert book.said() == ["appended once too often: as job j (attempt 1) beside job k"]
+    (load,) = book.loads.values()
+    assert (book.lines(load)[0].job_id, book.lines(load)[0].error) == ("k", book.said()[0])
+    assert book.hear(first, "j", "completed").meaning is Meaning.NOTHING
+    assert book.states(load) == "accepted pending"
+    book.hear(second, "k", "completed")
+    assert book.states(load) == "completed pending"
+    assert book.lines(load)[0].error == book.said()[0]
+
+
+@pytest.mark.parametrize("reply", [THROTTLED, NOT_FOUND])
+def test_a_retry_that_was_out_and_not_taken_does_not_matter(book: Listening, reply: Reply) -> None:
+    """The earlier attempt's job is the item's, and it is not tried a third time."""
+    first, second = retried(book)
+    book.mark(second)
+    book.hear(first, "j")
+    settled = book.reply(second, reply, marked=True)
+    assert (settled.verdict.state, settled.verdict.job_id) == (State.ACCEPTED, "j")
+    assert book.said() == ["attempt 1 was taken for cut off, and the service made job j of it"]
+
+
+def test_a_retry_that_is_in_doubt_is_told(book: Listening) -> None:
+    """Once it was appended for sure, and once perhaps."""
+    first, second = retried(book)
+    book.reply(second, LOST)
+    assert book.hear(first, "j").meaning is Meaning.ACCEPTED
+    assert book.said() == ["appended as job j; attempt 2 may have appended it once too often"]
+    assert book.hear(second, "k").meaning is Meaning.SURPLUS
+    assert "appended once too often: as job k (attempt 2) beside job j" in book.said()[0]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_word_of_the_first_after_the_second_is_one_too_many(book: Listening, ended: bool) -> None:
+    """The retry was accepted, or has completed: what the first became is told, and nothing else changes."""
+    first, second = retried(book)
+    book.reply(second, accepted("k"))
+    if ended:
+        book.hear(second, "k", "completed")
+    (load,) = book.loads.values()
+    before = book.states(load)
+    heard = book.hear(first, "j")
+    assert heard.meaning is Meaning.SURPLUS
+    assert heard.remark == "appended once too often: as job j (attempt 1) beside job k"
+    assert book.states(load) == before
+    assert book.hear(first, "j", "completed").meaning is Meaning.NOTHING
+    assert book.said() == [heard.remark]
+
+
+def test_a_retry_that_was_stopped_and_is_a_job_all_the_same_is_told(book: Listening) -> None:
+    """The service took a part of it: that is one too many."""
+    first, second = retried(book)
+    book.hear(first, "j")
+    assert book.hear(second, "k").meaning is Meaning.SURPLUS
+    book.reply(second, CUT)
+    assert book.said()[0].endswith("appended once too often: as job k (attempt 2) beside job j")
+
+
+def test_calls_for_an_attempt_that_a_call_has_replaced_wait_for_it(book: Listening) -> None:
+    """Heard of the retry first, then of the attempt before it: both jobs are told once the retry is over."""
+    first, second = retried(book)
+    book.hear(second, "k")
+    assert book.hear(first, "j").meaning is Meaning.ACCEPTED
+    book.reply(second, CUT)
+    (load,) = book.loads.values()
+    assert book.lines(load)[0].job_id == "j"
+    assert "as job k (attempt 2) beside job j" in book.said()[0]
+
+
+DECISIONS = [
+    (Decision.NOT_APPENDED, None, Meaning.ACCEPTED, "accepted"),
+    (Decision.APPENDED, "j", Meaning.NOTHING, "accepted"),
+    (Decision.APPENDED, "k", Meaning.SURPLUS, "accepted"),
+    (Decision.APPENDED, None, Meaning.NOTED, "completed"),
+    (Decision.DROP, None, Meaning.SURPLUS, "dropped"),
+]
+
+
+@pytest.mark.parametrize(("decision", "job_id", "meaning", "state"), DECISIONS)
+def test_a_person_was_quicker_than_the_call(
+    book: Listening, decision: Decision, job_id: str | None, meaning: Meaning, state: str
+) -> None:
+    """What a person decided stands; but what was appended is not sent again, and a contradiction is told."""
+    load = book.load([("c", "a.wav")])
+    one = book.claim_one()
+    book.reply(one, LOST)
+    book.resolve(decision, job_id)
+    assert book.hear(one, "j").meaning is meaning
+    assert book.states(load) == state
+    assert bool(book.said()) is (meaning is Meaning.SURPLUS)
+
+
+def test_a_failed_job_that_is_tried_again_is_not_brought_back_by_a_late_call(book: Listening) -> None:
+    """The job that failed is known: its call, late or again, does not stop what a person wanted."""
+    load = book.load([("c", "a.wav")])
+    one = book.claim_one()
+    book.reply(one, accepted("j"))
+    book.hear(one, "j", "failed")
+    book.resolve(Decision.RETRY)
+    before = book.everything()
+    assert book.hear(one, "j", "failed").meaning is Meaning.NOTHING
+    assert book.hear(one, "j", "completed").meaning is Meaning.NOTHING
+    assert book.everything() == before
+    again = book.claim_one()
+    book.mark(again)
+    assert book.hear(one, "j", "completed").meaning is Meaning.NOTHING
+    book.reply(again, accepted("k"), marked=True)
+    assert (book.states(load), book.said()) == ("accepted", [])
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_what_was_heard_before_a_crash_is_not_forgotten(book: Listening, marked: bool) -> None:
+    """The run dies with the attempt out: the item is neither sent again nor in doubt."""
+    load = book.load([("c", "a.wav")])
+    one = book.claim_one()
+    if marked:
+        book.mark(one)
+    book.hear(one, "j")
+    assert book.crash(load) == (0, 0)
+    assert (book.states(load), book.lines(load)[0].job_id) == ("accepted", "j")
+    assert book.hear(one, "j", "completed").meaning is Meaning.ENDED
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_a_call_after_a_crash_settles_what_it_left(book: Listening, marked: bool) -> None:
+    """Pending again or in doubt: the next run hears of it all the same."""
+    load = book.load([("c", "a.wav")])
+    one = book.claim_one()
+    if marked:
+        book.mark(one)
+    assert book.crash(load) == ((0, 1) if marked else (1, 0))
+    assert book.hear(one, "j").meaning is Meaning.ACCEPTED
+    assert book.states(load) == "accepted"
+
+
+def test_a_crash_after_it_was_too_late_is_told(book: Listening) -> None:
+    """The retry was out when the first was heard of, and the run died: appended for sure, and perhaps twice."""
+    first, second = retried(book)
+    book.mark(second)
+    book.hear(first, "j")
+    (load,) = book.loads.values()
+    assert book.crash(load) == (0, 0)
+    assert (book.states(load), book.lines(load)[0].job_id) == ("accepted pending", "j")
+    assert book.said() == ["appended as job j; attempt 2 may have appended it once too often"]
+
+
+def test_calls_for_another_batch_settle_as_well(book: Listening) -> None:
+    """What is not in the present scope is settled, and is none that this run waits for."""
+    load = book.load([("c", "a.wav")], "first.csv")
+    one = book.claim_one()
+    book.reply(one, LOST)
+    book.load([("d", "b.wav")], "second.csv")
+    heard = book.hear(one, "j")
+    assert heard.job is not None
+    assert (heard.meaning, heard.job.in_scope, book.states(load)) == (Meaning.ACCEPTED, False, "accepted")
+
+
+def test_a_row_with_a_webhook_of_its_own_has_no_token(book: Listening) -> None:
+    """It keeps its webhookUrl, and its job is polled."""
+    book.load([("c", "a.wav"), ("d", "b.wav")])
+    with book.ledger.writing() as connection:
+        own = {"webhookUrl": "https://own.example"}
+        connection.execute(items.update().where(items.c.line == 3).values(parameters=own))
+    assert [one.token for one in book.claim()] == ["token-0", None]
+
+
+def test_a_job_of_a_lost_answer_teaches_how_long_jobs_take(book: Listening) -> None:
+    """It began at the mark at the latest: that, and not the first call, is its beginning."""
+    book.load([("c", "a.wav")])
+    one = book.claim_one()
+    book.reply(one, LOST)
+    book.now += 30
+    heard = book.hear(one, "j", "completed")
+    assert heard.ended is not None
+    assert heard.ended.job_seconds == 30
+
+
+STATUSES = st.sampled_from(["scheduled", "in_progress", "completed", "failed"])
+JOBS = st.integers(1, 6).map(lambda number: f"job-{number}")
+
+
+class CallsMachine(RuleBasedStateMachine):
+    """Two lanes, attempts that end in any way, and calls at any time, true, false, late and again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = TemporaryDirectory()
+        self.opened = listening_in(Path(self.folder.name))
+        self.book = self.opened.__enter__()
+        self.book.limit = 2
+        self.load = self.book.load([("c", "a.wav"), ("c", "b.wav"), ("d", "c.wav")])
+        self.out: list[Claim] = []
+        self.marked: set[int] = set()
+        self.begun: list[Claim] = []
+        self.done: set[int] = set()
+
+    def teardown(self) -> None:
+        """Close the ledger."""
+        self.opened.__exit__(None, None, None)
+        self.folder.cleanup()
+
+    @rule()
+    def claim(self) -> None:
+        """Begin what may go."""
+        claimed = self.book.claim(1)
+        self.out += claimed
+        self.begun += claimed
+
+    @precondition(lambda self: self.out)
+    @rule()
+    def mark(self) -> None:
+        """A last chunk is about to leave; where it must not, the attempt is over."""
+        one = self.out[0]
+        if one.attempt_id in self.marked:
+            return
+        with suppress(RetryStoppedError), self.book.ledger.writing() as connection:
+            mark(connection, one, "hash", self.book.now)
+            self.marked.add(one.attempt_id)
+
+    @precondition(lambda self: self.out)
+    @rule(before=st.sampled_from([CUT, UNREACHABLE]), after=st.sampled_from([LOST, NOT_FOUND, THROTTLED, SERVER_ERROR]))
+    def reply(self, before: Reply, after: Reply) -> None:
+        """A reply that names no job."""
+        one = self.out.pop(0)
+        self.book.reply(one, after if one.attempt_id in self.marked else before, marked=True)
+
+    @precondition(lambda self: self.out and self.out[0].attempt_id in self.marked)
+    @rule()
+    def answer(self) -> None:
+        """A good answer."""
+        one = self.out.pop(0)
+        self.book.reply(one, accepted(f"job-{one.attempt_id}"), marked=True)
+
+    @rule()
+    def crash(self) -> None:
+        """The run dies, and begins anew."""
+        self.out = []
+        self.book.crash(self.load)
+
+    @precondition(lambda self: self.begun)
+    @rule(data=st.data(), status=STATUSES)
+    def true_call(self, data: st.DataObject, status: str) -> None:
+        """A call for an attempt that names the job which its answer would name."""
+        one = data.draw(st.sampled_from(self.begun))
+        self._call_twice(one, f"job-{one.attempt_id}", status)
+
+    @precondition(lambda self: self.begun)
+    @rule(data=st.data(), job_id=JOBS, status=STATUSES)
+    def any_call(self, data: st.DataObject, job_id: str, status: str) -> None:
+        """A call with the right token, and whatever job."""
+        self._call_twice(data.draw(st.sampled_from(self.begun)), job_id, status)
+
+    @rule(job_id=JOBS, status=STATUSES)
+    def forged_call(self, job_id: str, status: str) -> None:
+        """Who has no token changes nothing."""
+        before = self.book.everything()
+        assert self.book.hear("forged", job_id, status).meaning is Meaning.FORGED
+        assert self.book.everything() == before
+
+    @invariant()
+    def a_job_is_one_items(self) -> None:
+        """No jobId stands in two rows."""
+        ids = [line.job_id for line in self.book.lines(self.load) if line.job_id]
+        assert len(ids) == len(set(ids))
+
+    @invariant()
+    def a_lane_has_one_live_item(self) -> None:
+        """Calls let nothing go ahead of what is live."""
+        states = self.book.states(self.load).split()
+        assert sum(state in LIVE for state in states[:2]) <= 1
+
+    @invariant()
+    def what_is_accepted_has_a_job(self) -> None:
+        """Whoever accepts knows the job; it can be followed."""
+        assert all(line.job_id for line in self.book.lines(self.load) if line.state is State.ACCEPTED)
+
+    @invariant()
+    def over_is_over(self) -> None:
+        """What has ended is never sent again: who is pending or live has no job that completed."""
+        with self.book.ledger.writing() as connection:
+            done = connection.execute(select(items.c.id).where(items.c.state == State.COMPLETED)).scalars().all()
+        assert self.done <= set(done)
+        self.done |= set(done)
+
+    def _call_twice(self, one: Claim, job_id: str, status: str) -> None:
+        self.book.hear(one, job_id, status)
+        before = self.book.everything()
+        again = self.book.hear(one, job_id, status)
+        assert again.meaning in (Meaning.NOTHING, Meaning.DISTRUSTED)
+        assert self.book.everything() == before
+
+
+TestCalls = CallsMachine.TestCase
+TestCalls.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)

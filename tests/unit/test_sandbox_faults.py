@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from uploader.errors import UsageError
-from uploader.sandbox import JOB_ID_PREFIX, Faults, JobFaults, PollFaults, PutFaults, SandboxSettings, load_faults
+from uploader.sandbox import (
+    JOB_ID_PREFIX,
+    CallFaults,
+    Faults,
+    JobFaults,
+    PollFaults,
+    PutFaults,
+    SandboxSettings,
+    load_faults,
+)
 from uploader.sandbox.fates import Fate, poll_fault, put_fate, scatter
 from uploader.sandbox.tokens import Tokens
 
@@ -27,7 +36,8 @@ status_502 = 0.1
 status_503 = 0.1
 slow_answer = 0.1
 throttled = 0.2
-unauthorized = 0.1
+unauthorized = 0.05
+cut_taken = 0.05
 taken = 1
 slow_seconds = 9
 [jobs]
@@ -36,6 +46,13 @@ endless = 0.75
 [poll]
 status_500 = 0.5
 lost_answer = 0.5
+[calls]
+lost = 0.1
+twice = 0.2
+late = 0.3
+forged = 0.3
+named_id = 0.1
+late_seconds = 3
 """
 
 
@@ -59,9 +76,10 @@ def test_every_key_of_a_faults_file_is_taken_over(tmp_path: Path) -> None:
         ignores_expect=True,
         unknown_conversations=frozenset({"gone"}),
         known_conversations=frozenset({"here", "there"}),
-        put=PutFaults(0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.2, 0.1, taken=1.0, slow_seconds=9.0),
+        put=PutFaults(0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.2, 0.05, 0.05, taken=1.0, slow_seconds=9.0),
         jobs=JobFaults(failed=0.25, endless=0.75),
         poll=PollFaults(status_500=0.5, lost_answer=0.5),
+        calls=CallFaults(lost=0.1, twice=0.2, late=0.3, forged=0.3, named_id=0.1, late_seconds=3.0),
     )
 
 
@@ -92,6 +110,8 @@ def test_an_empty_file_asks_for_no_faults(tmp_path: Path) -> None:
         ("[put]\nslow_seconds = -1", "put.slow_seconds", "-1", "0 or more"),
         ("[put]\ncut = 0.6\nlost_answer = 0.5", "[put]", "cut = 0.6", "lower one"),
         ("[jobs]\nfailed = 0.6\nendless = 0.5", "[jobs]", "failed = 0.6", "lower one"),
+        ("[calls]\nlost = 0.6\ntwice = 0.5", "[calls]", "twice = 0.5", "lower one"),
+        ("[calls]\nlate_seconds = -1", "calls.late_seconds", "-1", "0 or more"),
         ("[poll]\nstatus_500 = 0.6\nlost_answer = 0.5", "[poll]", "0.5", "lower one"),
     ],
 )

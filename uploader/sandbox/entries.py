@@ -115,7 +115,21 @@ class LookEntry:
     deprecated: tuple[str, ...] = ()
 
 
-Entry = PutBegun | PutEntry | PutRest | JobEntry | TokenEntry | PollEntry | LookEntry
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallEntry:
+    """A webhookUrl was told of a job's status, or was not."""
+
+    event: Literal["call"] = "call"
+    at: float
+    job_id: str
+    job: JobStatus
+    """What was told."""
+    fault: str | None
+    status: int | None
+    """The answer's, of HTTP; None where none came, or no call was made."""
+
+
+Entry = PutBegun | PutEntry | PutRest | JobEntry | TokenEntry | PollEntry | LookEntry | CallEntry
 
 _KINDS: Final[dict[str, type[Entry]]] = {
     "put-begun": PutBegun,
@@ -126,6 +140,7 @@ _KINDS: Final[dict[str, type[Entry]]] = {
     "token": TokenEntry,
     "poll": PollEntry,
     "look": LookEntry,
+    "call": CallEntry,
 }
 
 

@@ -11,8 +11,8 @@ from uploader.sandbox.faults import Faults
 JOB_ID_PREFIX: Final = "sandbox-"
 """Every job id of a sandbox begins so: it can never be taken for a real one."""
 
-NO_FAULTS: Final = frozenset({"taken", "slow_seconds"})
-"""The keys of `[put]` that only say more about the faults beside them."""
+NO_FAULTS: Final = frozenset({"taken", "slow_seconds", "late_seconds"})
+"""The keys of `[put]` and `[calls]` that only say more about the faults beside them."""
 
 GATEWAY_FAULTS: Final = {"status_500": 500, "status_502": 502, "status_503": 503}
 REFUSING_FAULTS: Final = {"throttled": 429, "unauthorized": 401}
@@ -34,7 +34,7 @@ class Fate:
         """Whether the file is appended."""
         if self.fault in GATEWAY_FAULTS:
             return self.taken
-        return self.fault in {None, "lost_answer", "slow_answer"}
+        return self.fault in {None, "lost_answer", "slow_answer", "cut_taken"}
 
 
 def put_fate(faults: Faults, conversation: str, number: int) -> Fate:
@@ -55,6 +55,12 @@ def poll_fault(faults: Faults, job_id: str, number: int) -> str | None:
 def scatter(seed: int, conversation: str, sha256: str) -> float:
     """A normal number for the job of a content in a conversation, whoever sends it, and whenever."""
     return _random(seed, f"{conversation}/{sha256}", 0).gauss()
+
+
+def call_fault(faults: Faults, job_id: str, number: int) -> str | None:
+    """The fault of the call for a job's change of status by its `number` (from 1), or None."""
+    draw = _random(faults.seed, f"call {job_id}", number)
+    return _pick(draw.random(), fault_shares(asdict(faults.calls)))
 
 
 def fault_shares(table: Mapping[str, float]) -> dict[str, float]:

@@ -25,6 +25,8 @@ class PutFaults:
     """A 429 although there is room; no job is made."""
     unauthorized: float = 0.0
     """A 401 although the token is right; no job is made."""
+    cut_taken: float = 0.0
+    """As `cut`, and a job is made of the half: a service that breaks its word."""
     taken: float = 0.5
     """The share of the 500, 502 and 503 that made a job nevertheless; no fault of its own."""
     slow_seconds: float = 5.0
@@ -52,6 +54,24 @@ class PollFaults:
 
 
 @dataclass(frozen=True, slots=True)
+class CallFaults:
+    """Shares (0 to 1) of the calls to a PUT's webhookUrl; at most one of them befalls a call."""
+
+    lost: float = 0.0
+    """It is not made."""
+    twice: float = 0.0
+    """It is made twice."""
+    late: float = 0.0
+    """It is made after `late_seconds`: behind those that follow it."""
+    forged: float = 0.0
+    """Beside it comes one that says "failed", from somebody who guesses the address."""
+    named_id: float = 0.0
+    """It has the job as `id`, not as `jobId`."""
+    late_seconds: float = 1.0
+    """How late a late one is, in seconds; no share."""
+
+
+@dataclass(frozen=True, slots=True)
 class Faults:
     """What goes wrong in one sandbox; by default nothing does."""
 
@@ -68,6 +88,7 @@ class Faults:
     put: PutFaults = field(default_factory=PutFaults)
     jobs: JobFaults = field(default_factory=JobFaults)
     poll: PollFaults = field(default_factory=PollFaults)
+    calls: CallFaults = field(default_factory=CallFaults)
 
     def knows(self, conversation: str) -> bool:
         """Whether the service has this conversation."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from uploader.errors import UsageError
 from uploader.sandbox.fates import fault_shares
-from uploader.sandbox.faults import Faults, JobFaults, PollFaults, PutFaults
+from uploader.sandbox.faults import CallFaults, Faults, JobFaults, PollFaults, PutFaults
 
 Rule = Callable[[object], Any]
 
@@ -31,6 +31,7 @@ def load_faults(path: Path) -> Faults:
         put=PutFaults(**tables["put"]),
         jobs=JobFaults(**tables["jobs"]),
         poll=PollFaults(**tables["poll"]),
+        calls=CallFaults(**tables["calls"]),
     )
 
 
@@ -118,8 +119,10 @@ _TOP: Final[dict[str, Rule]] = {
     "known_conversations": _ids,
 }
 _PUT: Final[dict[str, Rule]] = {each.name: _share for each in fields(PutFaults)}
+_CALLS: Final[dict[str, Rule]] = {each.name: _share for each in fields(CallFaults)}
 _TABLES: Final[dict[str, dict[str, Rule]]] = {
     "put": _PUT | {"slow_seconds": _seconds},
     "jobs": {each.name: _share for each in fields(JobFaults)},
     "poll": {each.name: _share for each in fields(PollFaults)},
+    "calls": _CALLS | {"late_seconds": _seconds},
 }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
 
+from uploader.sandbox.calls import Calls
 from uploader.sandbox.entries import JobEntry, JobStatus
 from uploader.sandbox.fates import Ending, Fate, scatter
 from uploader.sandbox.journal import Journal
@@ -24,6 +25,7 @@ class Job:
     seconds: float
     size: int
     ending: Ending
+    webhook_url: str | None = None
     status: JobStatus = "scheduled"
     ended_at: datetime | None = None
 
@@ -31,10 +33,11 @@ class Job:
 class Jobs:
     """The account's jobs and its slots."""
 
-    def __init__(self, settings: SandboxSettings, journal: Journal) -> None:
+    def __init__(self, settings: SandboxSettings, journal: Journal, calls: Calls) -> None:
         self.live = 0
         self._settings = settings
         self._journal = journal
+        self._calls = calls
         self._jobs: dict[str, Job] = {}
         self._lines: dict[str, deque[Job]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -52,12 +55,13 @@ class Jobs:
         """Gives back the slot of an upload that no job came of."""
         self.live -= 1
 
-    def begin(self, conversation: str, size: int, sha256: str, fate: Fate) -> None:
+    def begin(self, conversation: str, size: int, sha256: str, fate: Fate, webhook_url: str | None = None) -> None:
         """Makes the job of an upload of `size` bytes, which takes over the upload's slot."""
         drawn = scatter(self._settings.faults.seed, conversation, sha256)
-        job = Job(fate.job_id, conversation, self._settings.seconds_of_job(size, drawn), size, fate.ending)
+        job = Job(fate.job_id, conversation, self._settings.seconds_of_job(size, drawn), size, fate.ending, webhook_url)
         self._jobs[job.job_id] = job
         self._note("job-begun", job)
+        self._tell(job)
         line = self._lines.setdefault(conversation, deque())
         line.append(job)
         if len(line) == 1:
@@ -93,10 +97,15 @@ class Jobs:
     def _turn(self, job: Job, status: JobStatus) -> None:
         del self._timers[job.job_id]
         job.status = status
+        self._tell(job)
         if status != "in_progress":
             self._end(job)
         elif job.ending != "endless":
             self._after((1 - SCHEDULED_SHARE) * job.seconds, job, job.ending)
+
+    def _tell(self, job: Job) -> None:
+        if job.webhook_url is not None:
+            self._calls.tell(job.webhook_url, job.job_id, job.status)
 
     def _end(self, job: Job) -> None:
         self.live -= 1

@@ -7,6 +7,7 @@ from typing import TextIO
 
 from uploader.errors import UsageError
 from uploader.sandbox.entries import (
+    CallEntry,
     Entry,
     JobEntry,
     LookEntry,
@@ -81,6 +82,11 @@ class Journal:
     def polls(self, job_id: str) -> list[PollEntry]:
         """The polls of one job, in order."""
         return [entry for entry in self.entries if isinstance(entry, PollEntry) and entry.job_id == job_id]
+
+    def calls(self, job_id: str | None = None) -> list[CallEntry]:
+        """What webhookUrls were told, of one job or of all, in the order of the answers."""
+        calls = [entry for entry in self.entries if isinstance(entry, CallEntry)]
+        return [entry for entry in calls if job_id in (None, entry.job_id)]
 
     def looks(self) -> list[LookEntry]:
         """What was asked of conversations, in order."""

@@ -17,7 +17,9 @@ from uploader.sandbox.settings import SandboxSettings
 from uploader.sandbox.tokens import Tokens
 from uploader.sandbox.upload import Upload
 
-SILENT_FAULTS: Final = frozenset({"lost_answer", "lost_before", "cut"})
+SILENT_FAULTS: Final = frozenset({"lost_answer", "lost_before", "cut", "cut_taken"})
+
+CUT_FAULTS: Final = frozenset({"cut", "cut_taken"})
 
 LINGER_SECONDS: Final = 0.5
 """How long a client that was refused in place of leave may take to go away."""
@@ -84,18 +86,18 @@ class PutEndpoint:
     async def _receive(self, upload: Upload) -> None:
         if upload.status is not None and (self._settings.faults.early_answers or upload.is_held_back):
             return
-        if upload.fault == "cut":
+        if upload.fault in CUT_FAULTS:
             await upload.read((upload.request.content_length or 0) // 2)
         else:
             await upload.read()
 
     def _conclude(self, upload: Upload) -> None:
-        if upload.fate is None or not upload.holds_slot or not upload.whole:
+        if upload.fate is None or not upload.holds_slot or not (upload.whole or upload.fault == "cut_taken"):
             return
         if upload.fate.makes_job:
             upload.job_id = upload.fate.job_id
             upload.holds_slot = False
-            self._jobs.begin(upload.conversation, upload.size, upload.digest.hexdigest(), upload.fate)
+            self._jobs.begin(upload.conversation, upload.size, upload.digest.hexdigest(), upload.fate, _webhook(upload))
         if upload.fault not in SILENT_FAULTS:
             upload.status = GATEWAY_FAULTS.get(upload.fault or "", 201)
 
@@ -119,3 +121,8 @@ class PutEndpoint:
             return web.json_response(body, status=HTTPStatus.CREATED)
         unread = not upload.request.content.is_eof()
         return refusal(upload.status, limit=self._settings.limit, reason=upload.reason, unread=unread)
+
+
+def _webhook(upload: Upload) -> str | None:
+    url = upload.head.parameters.get("webhookUrl")
+    return url if isinstance(url, str) else None

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from uploader.errors import UsageError
 from uploader.sandbox.body import read_body
+from uploader.sandbox.calls import Calls
 from uploader.sandbox.endpoints import ConversationEndpoint, JobEndpoint, TokenEndpoint
 from uploader.sandbox.jobs import Jobs
 from uploader.sandbox.journal import Journal
@@ -36,6 +37,7 @@ class Sandbox:
         self._settings = settings
         self._journal: Journal | None = None
         self._jobs: Jobs | None = None
+        self._calls: Calls | None = None
         self._runner: web.ServerRunner | None = None
         self._port = 0
         self._token_endpoint: TokenEndpoint | None = None
@@ -94,6 +96,8 @@ class Sandbox:
             self._runner = None
         if self._jobs is not None:
             self._jobs.stop()
+        if self._calls is not None:
+            await self._calls.stop()
         if self._journal is not None:
             self._journal.close()
 
@@ -111,7 +115,8 @@ class Sandbox:
     def _put_together(self) -> None:
         clock = asyncio.get_running_loop().time
         journal = self._journal = Journal(self._settings.journal_path, clock)
-        jobs = self._jobs = Jobs(self._settings, journal)
+        calls = self._calls = Calls(self._settings, journal)
+        jobs = self._jobs = Jobs(self._settings, journal, calls)
         tokens = Tokens(self._settings, clock)
         self._token_endpoint = TokenEndpoint(self._settings, journal, tokens)
         self._routes = {

@@ -50,7 +50,7 @@ class SandboxSettings:
 
     def __post_init__(self) -> None:
         """Refuses what would be no sandbox."""
-        if not _is_loopback(self.host):
+        if not is_loopback(self.host):
             raise UsageError(f"sandbox host {self.host!r} is not loopback: use 127.0.0.1, ::1 or localhost")
         if self.limit < 1:
             raise UsageError(f"sandbox limit {self.limit} lets no job live: use 1 or more")
@@ -101,7 +101,8 @@ class SandboxSettings:
         return context
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine itself."""
     if host == "localhost":
         return True
     try:

@@ -28,10 +28,10 @@ from tests.integration.test_ledger import (
 from uploader.ledger.claiming import Claimed, RetryStoppedError, claim, mark
 from uploader.ledger.hearing import Hearing, hear
 from uploader.ledger.loading import account
-from uploader.ledger.settling import Settled, settle_heard
 from uploader.ledger.reading import remarks
 from uploader.ledger.resolving import Selection, open_items, resolve
 from uploader.ledger.schema import accounts, attempts, items, lanes
+from uploader.ledger.settling import Settled, settle_heard
 from uploader.model import LIVE, Claim, Decision, JobStatus, Next, Order, Reply, State
 from uploader.policy.hearing import Call, Meaning, token_hash
 from uploader.policy.replies import judge

@@ -180,9 +180,12 @@ def mark(connection: Connection, one: Claim, content_hash: str, now: float) -> N
     Raises:
         RetryStoppedError: An earlier attempt turned out to have been appended.
     """
-    if connection.execute(_REPLACED, {"item": one.item_id, "number": one.number}).first() is not None:
-        raise RetryStoppedError
-    mark_all(connection, [Mark(one, content_hash, now)])
+    try:
+        mark_all(connection, [Mark(one, content_hash, now)])
+    except RuntimeError:
+        if connection.execute(_REPLACED, {"item": one.item_id, "number": one.number}).first() is not None:
+            raise RetryStoppedError from None
+        raise
 
 
 def mark_all(connection: Connection, marks: Sequence[Mark]) -> None:

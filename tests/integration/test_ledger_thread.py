@@ -159,7 +159,7 @@ async def test_a_mark_that_is_refused_fails_alone(book: Book) -> None:
             writer.call(mark, first, "hash", 1.0), writer.call(mark, again, "hash", 1.0)
         )
     assert isinstance(answers[0], RuntimeError)
-    assert answers[1] is True
+    assert answers[1] is None
     assert book.states(load) == "sent sending"
     assert second.item_id != again.item_id
 

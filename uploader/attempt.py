@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,12 +15,14 @@ from uploader.audio import Source, open_source
 from uploader.client import Gate, UploadRequest
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, SourceError
 from uploader.ledger import Writer
-from uploader.ledger.claiming import mark
-from uploader.ledger.outcomes import settle
+from uploader.ledger.claiming import RetryStoppedError, mark
+from uploader.ledger.outcomes import Ended, settle
 from uploader.ledger.resolving import note_sight
+from uploader.ledger.settling import Settled, settle_heard
 from uploader.model import Claim, Next, Reply, Sight, Verdict
 from uploader.pace import Pace
 from uploader.policy.brake import after_attempt
+from uploader.policy.hearing import address_of
 from uploader.policy.limits import Refusal, refusal_in
 from uploader.policy.replies import judge, refuse_after_cut_offs
 from uploader.policy.waits import retry_seconds
@@ -61,6 +63,8 @@ class Rules:
     look_before: bool = False
     until: float | None = None
     """Seconds since the epoch: nothing new starts after it (None: there is no such time)."""
+    webhook_url: str | None = None
+    """The public address of the listener, None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,12 @@ class Carried:
     reply: Reply
     verdict: Verdict
     seconds: float
+    heard: bool = False
+    """Whether a call to the webhook told of its job already."""
+    ended: Ended | None = None
+    """The end of its job, where a call told of that, too."""
+    remark: str | None = None
+    """What is to be said of it in the open."""
 
     @property
     def refusal(self) -> Refusal | None:
@@ -103,6 +113,8 @@ class LastChunk:
         self._held, begun = self._way_out.to_mark, self._clock()
         try:
             await self._writer.call(mark, self._claim, content_hash, self._now())
+        except RetryStoppedError:
+            return False
         except Exception as error:  # noqa: BLE001 - aiohttp would turn it into a broken connection
             self.failure = error
             return False
@@ -182,7 +194,10 @@ class Carrier:
             failure, reply = error, Reply(failure=str(error), withheld=True)
         carried = Carried(claim, reply, self._judge(claim, reply), self._now() - begun)
         gate.over(carried.verdict, reply, self._chance.random())
-        await asyncio.shield(self._write_down(carried))
+        settled = await asyncio.shield(self._write_down(carried))
+        carried = replace(
+            carried, verdict=settled.verdict, heard=settled.heard, ended=settled.ended, remark=settled.remark
+        )
         _tell(carried)
         failure = failure or gate.failure
         if failure is not None:
@@ -199,13 +214,18 @@ class Carrier:
             return Reply(failure=f"{why} before it was sent", withheld=True)
         if self._rules.until is not None and self._now() >= self._rules.until:
             return Reply(failure="the time is over: nothing new starts", withheld=True)
-        query = parameters.query(claim.parameters, self._rules.defaults)
+        query = parameters.query(claim.parameters, {**self._rules.defaults, **self._webhook(claim)})
         request = UploadRequest(claim.conversation_id, query, claim.content_type)
         try:
             async with self._open_source(claim.path, claim.size) as source:
-                return await self._client.upload(request, source, gate)
+                return without_token(await self._client.upload(request, source, gate), claim.token)
         except SourceError as error:
             return Reply(source_failure=str(error))
+
+    def _webhook(self, claim: Claim) -> dict[str, str]:
+        if claim.token is None or self._rules.webhook_url is None:
+            return {}
+        return {"webhookUrl": address_of(self._rules.webhook_url, claim.token)}
 
     async def _look_before(self, claim: Claim) -> None:
         """Note what the conversation holds, as evidence should the attempt end in doubt."""
@@ -218,35 +238,44 @@ class Carrier:
         verdict = judge(reply, claim.conversation_id, self._rules.proves_not_appended)
         return refuse_after_cut_offs(verdict, reply, claim.cut_offs, self._rules.max_attempts)
 
-    async def _write_down(self, carried: Carried) -> None:
+    async def _write_down(self, carried: Carried) -> Settled:
         """Write the outcome, again and again for a while: what came back must not be lost."""
         for wait in (*WRITE_AGAIN_SECONDS, None):
             try:
-                await self._settle(carried)
+                return await self._settle(carried)
             except LedgerUnavailableError:
                 _tell_unwritten(carried)
                 if wait is None:
                     raise
                 await asyncio.sleep(wait)
-            else:
-                return
+        raise AssertionError("the last try returns or raises")
 
-    async def _settle(self, carried: Carried) -> None:
+    async def _settle(self, carried: Carried) -> Settled:
         claim, verdict, now = carried.claim, carried.verdict, self._now()
         wait = 0.0
         if verdict.next is Next.AGAIN and not carried.reply.withheld:
             wait = retry_seconds(claim.number, self._chance.random())
-        await self._writer.call(
-            settle,
-            claim,
-            verdict,
-            carried.reply,
-            now=now,
-            wait=wait,
-            doubt_seconds=self._rules.doubt_seconds,
-            hold=self._rules.hold,
-            refusal=carried.refusal,
-        )
+        told: dict[str, Any] = {
+            "now": now,
+            "wait": wait,
+            "doubt_seconds": self._rules.doubt_seconds,
+            "hold": self._rules.hold,
+            "refusal": carried.refusal,
+        }
+        if self._rules.webhook_url is not None:
+            return await self._writer.call(settle_heard, claim, verdict, carried.reply, **told)
+        await self._writer.call(settle, claim, verdict, carried.reply, **told)
+        return Settled(verdict)
+
+
+def without_token(reply: Reply, token: str | None) -> Reply:
+    """A reply in which the service repeats no secret of ours: its words go into results and logs."""
+    if token is None:
+        return reply
+    answer = reply.answer
+    if answer is not None:
+        answer = {name: text.replace(token, "…") if isinstance(text, str) else text for name, text in answer.items()}
+    return replace(reply, answer=answer, failure=reply.failure.replace(token, "…"))
 
 
 def _event(carried: Carried) -> dict[str, Any]:
@@ -273,6 +302,8 @@ def _loggable_reason(carried: Carried) -> str:
 
 def _tell(carried: Carried) -> None:
     event = _event(carried)
+    if carried.remark is not None:
+        log.error("append out of order", **event, remark=carried.remark)
     if carried.verdict.next is Next.FOLLOW:
         log.info("attempt", **event)
     else:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -11,20 +12,25 @@ import structlog
 from uploader.attempt import Carried, Carrier, OpenSource, Rules, Uploads
 from uploader.audio import open_source
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, UploaderError
-from uploader.jobs import LOOKERS, Follower, Jobs
+from uploader.jobs import LOOKERS, Follower, Jobs, tell_call
 from uploader.ledger import Writer
 from uploader.ledger.claiming import Claimed, claim
+from uploader.ledger.hearing import Hearing
 from uploader.ledger.limit import limit_facts
-from uploader.ledger.reading import latest_ends, live_jobs, unsent
-from uploader.model import Claim, LimitFacts, LiveJob, Next, Order
+from uploader.ledger.reading import last_doubt, latest_ends, live_jobs, unsent
+from uploader.model import Claim, LimitFacts, Next, Order
 from uploader.pace import Pace
 from uploader.policy.brake import Phase, after_probe, reason_to_give_up
 from uploader.policy.cooldown import Cooldown, after_accepted, after_claim, after_end_of_job, after_throttle
+from uploader.policy.hearing import Meaning
 from uploader.way_out import WayOut
 
 log = structlog.get_logger()
 
 LOOK_AGAIN_SECONDS = 30.0
+LISTEN_ON_SECONDS = 10.0
+"""How long a run that listens waits for a word of its latest doubt, when there is nothing else to do."""
+TOKEN_BYTES = 32
 CUT_SHARE_OF_GRACE = 0.75
 """Uploads are cut after this share of the grace time: what is left is for answers and results."""
 
@@ -70,6 +76,7 @@ class Engine:
         now: Seconds since the epoch, never running backwards and never jumping.
         chance: Where jitter comes from.
         sources: Opens the audio files.
+        new_token: Draws the secret of an attempt's ``webhookUrl``, where there is a listener.
     """
 
     def __init__(
@@ -83,6 +90,7 @@ class Engine:
         now: Callable[[], float],
         chance: random.Random,
         sources: OpenSource = open_source,
+        new_token: Callable[[], str] = lambda: secrets.token_urlsafe(TOKEN_BYTES),
     ) -> None:
         self.way_out = WayOut()
         self.limit = LimitFacts(pool.limit, None, pool.limit, 0)
@@ -92,6 +100,10 @@ class Engine:
         self._account_id = account_id
         self._hold = rules.hold
         self._until = rules.until
+        # a webhookUrl of [parameters] is every row's own
+        listens = rules.webhook_url is not None and "webhookUrl" not in rules.defaults
+        self._new_token = new_token if listens else None
+        self._listens_until: float | None = None
         self._pool = pool
         self._now = now
         self._chance = chance
@@ -163,7 +175,7 @@ class Engine:
         while not self._ending:
             self._changed.clear()
             claimed = await self._start_attempts()
-            if await self._is_over(claimed):
+            if await self._is_over(claimed) and not await self._listens_on():
                 return
             await self._wait_until(self._wake_at(claimed))
 
@@ -186,7 +198,7 @@ class Engine:
             await self._probe()
         pool = self._pool
         claimed = await self._writer.call(
-            claim, self._account_id, self._free_hands(), pool.limit, self._now(), pool.order
+            claim, self._account_id, self._free_hands(), pool.limit, self._now(), pool.order, self._new_token
         )
         self.limit = replace(claimed.limit, live=claimed.limit.live + len(claimed.claims))
         for one in claimed.claims:
@@ -211,8 +223,18 @@ class Engine:
             return True
         return self._pool.no_wait and not await self._writer.call(unsent, self._account_id, hold=self._hold)
 
+    async def _listens_on(self) -> bool:
+        """Whether a call may still settle a doubt of just now, where nothing else is to be waited for."""
+        if self._new_token is None:
+            return False
+        doubt = await self._writer.call(last_doubt, self._account_id)
+        self._listens_until = None if doubt is None else doubt + LISTEN_ON_SECONDS
+        return self._listens_until is not None and self._now() < self._listens_until
+
     def _wake_at(self, claimed: Claimed) -> float | None:
         times = [claimed.wake_at] if claimed.wake_at is not None else []
+        if self._listens_until is not None and self._listens_until > self._now():
+            times.append(self._listens_until)
         if self._until is not None and not self._is_late:
             times.append(self._until)
         if claimed.waiting and self._cooldown.is_on(self._now()):
@@ -243,21 +265,23 @@ class Engine:
             self._cool_down(carried)
         elif verdict.next is Next.FOLLOW and verdict.job_id is not None:
             self._cooldown = after_accepted(self._cooldown, one.attempt_id)
-            self._follower.add(
-                LiveJob(
-                    item_id=one.item_id,
-                    lane_id=one.lane_id,
-                    job_id=verdict.job_id,
-                    batch=one.batch,
-                    line=one.line,
-                    conversation_id=one.conversation_id,
-                    attempt=one.number,
-                    size=one.size,
-                    accepted_at=self._now(),
-                    in_scope=True,
-                    work=one.work,
-                )
-            )
+            self._follower.add(one.job(verdict.job_id, self._now()), heard=carried.heard)
+            if carried.ended is not None:
+                self._follower.hear_end(one.job(verdict.job_id, self._now()), carried.ended)
+
+    def hear(self, hearing: Hearing) -> None:
+        """Take note of a call to the webhook that is in the ledger."""
+        tell_call(hearing)
+        job = hearing.job
+        if job is None:
+            return
+        if hearing.meaning is Meaning.ACCEPTED:
+            self._follower.add(job, heard=True)
+        if hearing.ended is not None:
+            self._follower.hear_end(job, hearing.ended)
+        elif hearing.is_live:
+            self._follower.hear(job)
+        self._changed.set()
 
     def _cool_down(self, carried: Carried) -> None:
         """One cooldown for the account, not one per file."""

@@ -1,4 +1,4 @@
-"""Follows live jobs to their end, by polling."""
+"""Follows live jobs to their end, by webhook and by polling."""
 
 import asyncio
 import heapq
@@ -10,10 +10,13 @@ import structlog
 
 from uploader.client import JobAnswer
 from uploader.ledger import Writer
-from uploader.ledger.outcomes import job_ended, job_overdue
-from uploader.model import JobStatus, LiveJob
+from uploader.ledger.hearing import Hearing
+from uploader.ledger.outcomes import Ended, job_ended, job_overdue
+from uploader.model import JobStatus, LiveJob, State
 from uploader.pace import Pace
 from uploader.policy.foresight import LOOK_LEAST_SECONDS, End, Experience, Watch, lived_seconds, next_look
+from uploader.policy.hearing import Meaning
+from uploader.policy.waits import put_off_seconds
 
 log = structlog.get_logger()
 
@@ -71,6 +74,11 @@ class Follower:
         """A heap: what is due first stands first."""
         self._due: list[_Followed] = []
         """What is due and waits for its request."""
+        self._live: dict[int, LiveJob] = {}
+        self._heard: dict[int, float] = {}
+        """Jobs of which calls to the webhook told, and until when the look that is due is put off for that."""
+        self._ended_early: set[str] = set()
+        """Jobs of whose end a call told before their answer was taken note of."""
         self._told_unknown: set[str] = set()
         self._changed = asyncio.Event()
         # one looker waits for what comes due, the others for their turn
@@ -86,15 +94,47 @@ class Follower:
         if self._experience.add(ends):
             self._foresee_anew()
 
-    def add(self, job: LiveJob, *, soon: bool = False) -> None:
-        """Follow one more job; ``soon``: it may have ended long ago."""
+    def add(self, job: LiveJob, *, soon: bool = False, heard: bool = False) -> None:
+        """Follow one more job.
+
+        Args:
+            job: The job.
+            soon: It may have ended long ago.
+            heard: A call to the webhook told of it.
+        """
+        if job.job_id in self._ended_early:
+            self._ended_early.discard(job.job_id)
+            return
         self.in_scope += job.in_scope
         # a clock that was set back would make a job of tomorrow, looked at without a pause
         job = replace(job, accepted_at=min(job.accepted_at, self._now()))
+        self._live[job.item_id] = job
+        if heard:
+            self.hear(job)
         one = self._foresee(job, job.accepted_at)
         if soon:
             one.due_at = self._now()
         self._follow(one)
+
+    def hear(self, job: LiveJob) -> None:
+        """Take note of a call to the webhook: that this job ends will be told, too."""
+        if self.follows(job):
+            self._heard.setdefault(job.item_id, 0.0)
+
+    def hear_end(self, job: LiveJob, ended: Ended) -> None:
+        """Take note that a call to the webhook told the end of a job, which is in the ledger."""
+        followed = self._live[job.item_id] if self.follows(job) else replace(job, in_scope=False)
+        if not self.follows(job):
+            self._ended_early.add(job.job_id)
+        if job.watched and ended.state is State.COMPLETED:
+            self.learn([End(job.work, ended.job_seconds)])
+        self._tell_end(followed, ended)
+        self._over(followed)
+
+    def follows(self, job: LiveJob) -> bool:
+        """Whether a job is followed: it is not where a call has told of its end."""
+        followed = self._live.get(job.item_id)
+        return followed is not None and followed.job_id == job.job_id
 
     async def look_around(self) -> None:
         """Look at one job after the other, as they come due; runs until it is cancelled."""
@@ -114,8 +154,22 @@ class Follower:
     def _is_any_due(self) -> bool:
         now = self._now()
         while self._followed and self._followed[0].due_at <= now:
-            self._due.append(heapq.heappop(self._followed))
+            one = heapq.heappop(self._followed)
+            one.due_at = self._put_off(one, now)
+            if one.due_at <= now:
+                self._due.append(one)
+            elif self.follows(one.job):
+                heapq.heappush(self._followed, one)
+        self._due = [one for one in self._due if self.follows(one.job)]
         return bool(self._due)
+
+    def _put_off(self, one: _Followed, now: float) -> float:
+        """When to look at a job that is due: the end of one that was heard of is left to a call, once for each look."""
+        until = self._heard.get(one.job.item_id)
+        if until is None or 0.0 < until <= now:
+            return one.due_at
+        self._heard[one.job.item_id] = until or now + put_off_seconds(now - one.job.accepted_at)
+        return self._heard[one.job.item_id]
 
     def _take_most_late(self) -> _Followed:
         """The job that is late by most of its own steps: where requests are short, all steps grow alike."""
@@ -135,12 +189,16 @@ class Follower:
     async def _look(self, one: _Followed) -> None:
         job = one.job
         answer = await self._client.job(job.job_id)
+        if not self.follows(job):
+            return  # a call was quicker
         if answer.status is not None and answer.status.ended:
             await self._write_end(one, answer.status)
         elif self._now() - job.accepted_at >= self._timeout_seconds:
             await self._write_overdue(job, answer)
         else:
             self._tell_unknown(job, answer)
+            if job.item_id in self._heard:
+                self._heard[job.item_id] = 0.0
             self._follow(self._foresee(job, self._now()))
 
     def _tell_unknown(self, job: LiveJob, answer: JobAnswer) -> None:
@@ -176,11 +234,16 @@ class Follower:
         ended = await asyncio.shield(
             self._writer.call(job_ended, job, status, now, hold=self._hold, lived_seconds=lived)
         )
+        if not self.follows(job):
+            return  # a call was quicker
         if lived is not None:
             self.learn([End(job.work, lived)])
-        level = log.info if status is JobStatus.COMPLETED else log.warning
-        level("job", **_event(job), status=status.value, seconds=round(ended.job_seconds, 3))
+        self._tell_end(job, ended)
         self._over(job)
+
+    def _tell_end(self, job: LiveJob, ended: Ended) -> None:
+        level = log.info if ended.state is State.COMPLETED else log.warning
+        level("job", **_event(job), status=ended.state.value, seconds=round(ended.job_seconds, 3))
 
     async def _write_overdue(self, job: LiveJob, answer: JobAnswer) -> None:
         reason = (
@@ -188,13 +251,29 @@ class Follower:
             f"{answer.status.value if answer.status else answer.reason or 'unknown'}"
         )
         await asyncio.shield(self._writer.call(job_overdue, job, reason, self._now(), self._doubt_seconds))
-        log.warning("job", **_event(job), status="overdue", reason=reason)
-        self._over(job)
+        if self.follows(job):
+            log.warning("job", **_event(job), status="overdue", reason=reason)
+            self._over(job)
 
     def _over(self, job: LiveJob) -> None:
         self.in_scope -= job.in_scope
+        self._live.pop(job.item_id, None)
+        self._heard.pop(job.item_id, None)
         self._told_unknown.discard(job.job_id)
         self._ended()
+
+
+def tell_call(hearing: Hearing) -> None:
+    """Log a call to the webhook that changed something, or contradicts what is known."""
+    if hearing.job is None:
+        return
+    event = _event(hearing.job)
+    if hearing.remark is not None:
+        log.error("append out of order", **event, remark=hearing.remark)
+    elif hearing.meaning is Meaning.DISTRUSTED:
+        log.warning("a call to the webhook contradicts what is known: it changes nothing", **event)
+    elif hearing.meaning is Meaning.ACCEPTED:
+        log.info("a call to the webhook named the job of an attempt whose answer was missing", **event)
 
 
 def _event(job: LiveJob) -> dict[str, object]:

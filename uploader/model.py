@@ -223,6 +223,7 @@ class Claim:
             size=self.size,
             accepted_at=accepted_at,
             in_scope=True,
+            work=self.work,
         )
 
 

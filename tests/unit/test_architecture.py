@@ -16,6 +16,7 @@ ROWS = {
     "attempt": 4,
     "jobs": 4,
     "insights": 4,
+    "webhook": 4,
     "client": 3,
     "ledger": 3,
     "manifest": 3,

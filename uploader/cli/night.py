@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 
 import structlog
@@ -36,8 +37,9 @@ from uploader.ledger.reading import (
 )
 from uploader.model import State
 from uploader.policy.endings import ending
-from uploader.settings import Settings
+from uploader.settings import Settings, host_and_port
 from uploader.status import Summary, View
+from uploader.webhook import Listener
 
 log = structlog.get_logger()
 
@@ -92,7 +94,8 @@ class Night:
             target = self._target
             async with Client(target.base_url, target.credentials, limits, self._now, expect, uploads) as client:
                 engine = self._engine(client, thread)
-                failure = await self._run_engine(engine)
+                async with self._listener(engine, thread):
+                    failure = await self._run_engine(engine)
         finally:
             thread.close()
         failure = await asyncio.to_thread(self._write_final_results) or failure
@@ -119,6 +122,7 @@ class Night:
             hold=settings.lanes.hold,
             look_before=settings.doubt.look_before,
             until=self._until,
+            webhook_url=self._settings.webhook_url,
         )
         return Engine(
             client=client,
@@ -129,6 +133,14 @@ class Night:
             now=self._now,
             chance=random.Random(),  # noqa: S311 - jitter, no secret
         )
+
+    def _listener(self, engine: Engine, thread: LedgerThread) -> AbstractAsyncContextManager[object]:
+        """The listener for calls to the webhook, where one is wanted."""
+        if self._settings.webhook is None:
+            return nullcontext()
+        host, port = host_and_port(self._settings.webhook)
+        hold = self._settings.lanes.hold
+        return Listener(host, port, writer=thread, now=self._now, hold=hold, heard=engine.hear)
 
     async def _run_engine(self, engine: Engine) -> UploaderError | None:
         wanted = self._settings.progress == "auto"

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -36,7 +37,7 @@ from uploader.ledger.loading import account, begin_load, load_rows, note_limit, 
 from uploader.ledger.reading import BatchFacts, find_batches
 from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
 from uploader.sandbox import Sandbox, SandboxSettings
-from uploader.settings import Settings
+from uploader.settings import Settings, is_loopback
 from uploader.status import Summary
 
 log = structlog.get_logger()
@@ -54,6 +55,7 @@ def run_batch(settings: Settings, manifest: str | None, *, as_json: bool) -> Exi
 
 
 async def _run(settings: Settings, manifest: str | None) -> Summary:
+    _check_webhook(settings)
     until = until_time(settings, local_time())
     if until is not None:
         log.info("nothing new starts after", until=until.isoformat(timespec="minutes"))
@@ -65,6 +67,22 @@ async def _run(settings: Settings, manifest: str | None) -> Summary:
             batch = _prepare(settings, manifest, ledger, target, now)
             night = Night(settings, ledger, target, batch, now, until.timestamp() if until else None)
             return await night.pass_()
+
+
+def _check_webhook(settings: Settings) -> None:
+    """A listener that nobody can reach, or an address where nobody listens, is refused."""
+    for given, name, lacking, other in (
+        (settings.webhook, "webhook", settings.webhook_url, "webhook-url URL"),
+        (settings.webhook_url, "webhook-url", settings.webhook, "webhook HOST:PORT"),
+    ):
+        if given is not None and lacking is None:
+            raise UsageError(f"--{name} {given}: say --{other} as well: where to listen, and how that is reached")
+    if settings.webhook_url is None:
+        return
+    if "webhookUrl" in config_parameters(settings):
+        log.warning("[parameters] webhookUrl stands: jobs are polled, and the listener hears of none")
+    if settings.webhook_url.startswith("http:") and not is_loopback(urlsplit(settings.webhook_url).hostname or ""):
+        log.warning("the webhook's address is plain http: whoever reads the network can speak for the service")
 
 
 @asynccontextmanager

@@ -130,7 +130,7 @@ def hear(
     if what is Meaning.ACCEPTED:
         return _accept(connection, found, job, call, now, hold=hold)
     if what is Meaning.ENDED:
-        return Hearing(what, job, job_ended(connection, job, call.status, now, hold=hold))
+        return Hearing(what, job, _end(connection, job, call, now, hold=hold))
     if what is Meaning.SURPLUS:
         remark = surplus_remark(call.job_id, found["number"], known.state, known.items_job_id)
         add_remark(connection, job.item_id, remark)
@@ -167,6 +167,7 @@ def _job(found: RowMapping, call: Call, now: float, listening_since: float) -> L
         size=found["size"] or 0,
         accepted_at=began if watched else now,
         in_scope=bool(found["in_scope"]),
+        work=audio_seconds(found["size"], found["duration_seconds"]),
         watched=watched,
     )
 
@@ -177,16 +178,22 @@ def _accept(connection: Connection, found: RowMapping, job: LiveJob, call: Call,
     connection.execute(_TAKE_EFFECT, {"attempt": found["id"], "job": call.job_id})
     connection.execute(_ACCEPT, {"item": job.item_id, "job": call.job_id, "accepted": job.accepted_at})
     if found["state"] == State.PENDING:
-        work = audio_seconds(found["size"], found["duration_seconds"])
-        connection.execute(_TAKE_FROM_LANE, {"lane": job.lane_id, "work": work})
+        connection.execute(_TAKE_FROM_LANE, {"lane": job.lane_id, "work": job.work})
     if found["state"] == State.SENDING:
         connection.execute(_END_RETRY, {"item": job.item_id, "latest": found["latest"], "now": now})
     remark = _remark(found, call)
     if remark is not None:
         add_remark(connection, job.item_id, remark)
     refresh(connection, [job.lane_id], hold=hold)
-    ended = job_ended(connection, job, call.status, now, hold=hold) if call.status.ended else None
+    ended = _end(connection, job, call, now, hold=hold) if call.status.ended else None
     return Hearing(Meaning.ACCEPTED, job, ended, remark)
+
+
+def _end(connection: Connection, job: LiveJob, call: Call, now: float, *, hold: bool) -> Ended:
+    """End a job as a look at it would; a call comes at the moment of the end."""
+    teaches = job.watched and call.status is JobStatus.COMPLETED
+    lived = max(now - job.accepted_at, 0.0) if teaches else None
+    return job_ended(connection, job, call.status, now, hold=hold, lived_seconds=lived)
 
 
 def _remark(found: RowMapping, call: Call) -> str | None:

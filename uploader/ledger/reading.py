@@ -259,6 +259,23 @@ def unsent(connection: Connection, account_id: int, *, hold: bool) -> bool:
     return found.first() is not None
 
 
+def last_doubt(connection: Connection, account_id: int) -> float | None:
+    """When the latest of this run's items that are in doubt, and that a call may settle, came to be so."""
+    found: float | None = connection.execute(
+        select(func.max(attempts.c.ended_at))
+        .select_from(items)
+        .join(attempts, and_(attempts.c.item_id == items.c.id, attempts.c.number == items.c.attempts))
+        .join(lanes, lanes.c.id == items.c.lane_id)
+        .where(
+            items.c.account_id == account_id,
+            items.c.state == State.IN_DOUBT,
+            items.c.position <= lanes.c.wanted_until,
+            attempts.c.token_hash.is_not(None),
+        )
+    ).scalar_one()
+    return found
+
+
 def is_lane_ready(connection: Connection, account_id: int, now: float) -> bool:
     """Whether some lane has an item that could go now, were there a slot."""
     found = connection.execute(

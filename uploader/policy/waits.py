@@ -9,6 +9,8 @@ COOLDOWN_BASE_SECONDS = 1.0
 COOLDOWN_CAP_SECONDS = 60.0
 RETRY_AFTER_CAP_SECONDS = 3600.0
 """A Retry-After beyond this is not believed: nobody should lose a night to one header."""
+PUT_OFF_LEAST_SECONDS = 10.0
+PUT_OFF_MOST_SECONDS = 900.0
 DOUBT_FACTOR = 3.0
 DOUBT_CAP_SECONDS = 86400.0
 """A slow job of a tiny file says little of a large one: no slot is kept for longer than a day."""
@@ -64,6 +66,17 @@ def cooldown_seconds(throttles: int, header: str | None, now: float, jitter: flo
 def retry_seconds(attempts: int, jitter: float) -> float:
     """How long an item waits after an attempt that provably appended nothing."""
     return full_jitter(attempts - 1, RETRY_BASE_SECONDS, RETRY_CAP_SECONDS, jitter)
+
+
+def put_off_seconds(age: float) -> float:
+    """By how long a look that is due is put off where a call to the webhook is likely to tell the job's end.
+
+    What the listener missed is found all the same, only later.
+
+    Args:
+        age: The job's age, in seconds.
+    """
+    return min(PUT_OFF_MOST_SECONDS, max(PUT_OFF_LEAST_SECONDS, age))
 
 
 def doubt_slot_seconds(

@@ -1,7 +1,16 @@
 """Every setting once, checked, with its unit in its name."""
 
-from uploader.settings.addresses import default_ledger, is_loopback
+from uploader.settings.addresses import default_ledger, host_and_port, is_loopback
 from uploader.settings.fields import ENVIRONMENT_PREFIX, SECRETS, Settings
 from uploader.settings.loading import load, unknown_environment
 
-__all__ = ["ENVIRONMENT_PREFIX", "SECRETS", "Settings", "default_ledger", "is_loopback", "load", "unknown_environment"]
+__all__ = [
+    "ENVIRONMENT_PREFIX",
+    "SECRETS",
+    "Settings",
+    "default_ledger",
+    "host_and_port",
+    "is_loopback",
+    "load",
+    "unknown_environment",
+]

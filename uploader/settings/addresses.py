@@ -35,6 +35,38 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def listening_address(value: str) -> str:
+    """An address to listen on: HOST:PORT."""
+    host_and_port(value)
+    return value
+
+
+def host_and_port(value: str) -> tuple[str, int]:
+    """The host and the port of an address to listen on; an IPv6 address stands in brackets."""
+    parts = urlsplit(f"//{value}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or not port or parts.path or parts.query or parts.fragment or "@" in value:
+        raise ValueError("write where to listen as HOST:PORT, 0.0.0.0:8080 say")
+    return host, port
+
+
+def public_address(value: str) -> str:
+    """The address under which the service reaches a listener."""
+    parts = urlsplit(value)
+    try:
+        is_reachable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_reachable = False
+    if not is_reachable or not value.isprintable() or " " in value:
+        raise ValueError("write the listener's public address as https://HOST/PATH")
+    if parts.username or parts.password or parts.fragment:
+        raise ValueError("write the address alone: no user, password or fragment")
+    return value
+
+
 def ledger_address(value: str) -> str:
     """The address of a ledger."""
     if not value.startswith("sqlite:///") or value in ("sqlite:///", "sqlite:///:memory:"):

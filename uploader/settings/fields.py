@@ -27,6 +27,8 @@ from uploader.settings.addresses import (
     default_ledger,
     delimiter_of,
     ledger_address,
+    listening_address,
+    public_address,
     service_address,
 )
 from uploader.settings.tables import Doubt, Insights, Jobs, Lanes, Replies, Schedule
@@ -153,6 +155,18 @@ class Settings(BaseSettings):
         False,
         commands="run",
         meaning="append to a sandbox inside, with a ledger that is thrown away: a rehearsal that sends nothing out",
+    )
+    webhook: Annotated[str, AfterValidator(listening_address)] | None = option(
+        None,
+        metavar="HOST:PORT",
+        commands="run",
+        meaning="listen here for what the service says of jobs; needs --webhook-url (none: jobs are polled alone)",
+    )
+    webhook_url: Annotated[str, AfterValidator(public_address)] | None = option(
+        None,
+        metavar="URL",
+        commands="run",
+        meaning="the public http or https address of that listener, as the service reaches it",
     )
     progress: Literal["auto", "off"] = option(
         "auto",

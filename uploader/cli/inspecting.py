@@ -10,7 +10,16 @@ from uploader import results
 from uploader.errors import ExitCode, UsageError
 from uploader.ledger import Ledger
 from uploader.ledger.limit import limit_facts
-from uploader.ledger.reading import BatchFacts, OpenRow, find_batches, open_rows, result_lines, standing, troubles
+from uploader.ledger.reading import (
+    BatchFacts,
+    OpenRow,
+    find_batches,
+    open_rows,
+    remarks,
+    result_lines,
+    standing,
+    troubles,
+)
 from uploader.policy.endings import ending
 from uploader.settings import Settings
 from uploader.status import Overview, told_count
@@ -31,6 +40,7 @@ def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
             limit=limit_facts(connection, batch.account_id, None, time.time()),
             batch=batch,
             troubles=troubles(connection, batch.batch_id),
+            remarks=remarks(connection, batch.batch_id),
             batches=[(one, standing(connection, one.batch_id, hold=settings.lanes.hold)) for one in known],
             exit_code=ending(
                 found.counts,

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from uploader.errors import ExitCode
-from uploader.ledger.reading import BatchFacts, Standing, Trouble
+from uploader.ledger.reading import BatchFacts, Remark, Standing, Trouble
 from uploader.model import LimitFacts
 from uploader.results import rfc3339
 from uploader.status.telling import (
     counts_json,
     limit_json,
+    remark_json,
     resolve_command,
     told_count,
     told_counts,
     told_limit,
+    told_remark,
     told_trouble,
     trouble_json,
 )
@@ -32,6 +34,8 @@ class Overview:
     troubles: Sequence[Trouble]
     batches: Sequence[tuple[BatchFacts, Standing]]
     exit_code: ExitCode
+    remarks: Sequence[Remark] = ()
+    """What is out of order in the batch, whatever became of the item: an append too many, say."""
 
     def _where(self, facts: BatchFacts) -> str:
         """For which service a batch is, where the ledger has more than one."""
@@ -59,6 +63,7 @@ class Overview:
                 for facts, standing in self.batches
             ],
             "needsPerson": [trouble_json(one) for one in self.troubles],
+            "outOfOrder": [remark_json(one) for one in self.remarks],
         }
 
     def as_text(self) -> str:
@@ -74,4 +79,7 @@ class Overview:
             lines.append(f"needs a person in {self.batch.name}:")
             lines += [f"  {told_trouble(one)}" for one in self.troubles]
             lines.append(f"next   {resolve_command(self.batch.name, self.ledger)}")
+        if self.remarks:
+            lines.append(f"out of order in {self.batch.name}:")
+            lines += [f"  {told_remark(one)}" for one in self.remarks]
         return "\n".join(lines)

@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from uploader.errors import ExitCode
-from uploader.ledger.reading import Standing, Trouble
+from uploader.ledger.reading import Remark, Standing, Trouble
 from uploader.model import LimitFacts
 from uploader.status.telling import (
     counts_json,
     from_here,
     limit_json,
+    remark_json,
     resolve_command,
     told_billed,
     told_bytes,
     told_count,
     told_counts,
     told_limit,
+    told_remark,
     told_trouble,
     trouble_json,
 )
@@ -44,6 +46,8 @@ class Summary:
     throttled: int
     leftovers: int
     troubles: Sequence[Trouble]
+    remarks: Sequence[Remark] = ()
+    """What is out of order whatever became of the item: an append too many, say."""
     slot_wait_seconds: float = 0.0
     """How long of it conversations were ready while no slot was free."""
     rehearsal: bool = False
@@ -72,6 +76,7 @@ class Summary:
             "slotWaitSeconds": round(self.slot_wait_seconds, 3),
             "leftovers": self.leftovers,
             "needsPerson": [trouble_json(one) for one in self.troubles],
+            "outOfOrder": [remark_json(one) for one in self.remarks],
             "reason": self.reason or None,
             "next": self.next_step() or None,
         }
@@ -100,6 +105,9 @@ class Summary:
         if self.troubles:
             lines.append("  needs a person:")
             lines += [f"    {told_trouble(one)}" for one in self.troubles]
+        if self.remarks:
+            lines.append("  out of order:")
+            lines += [f"    {told_remark(one)}" for one in self.remarks]
         if step := self.next_step():
             lines.append(f"  next      {step}")
         return "\n".join(lines)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from uploader.ledger.reading import Standing, Trouble
+from uploader.ledger.reading import Remark, Standing, Trouble
 from uploader.model import LimitFacts, State
 
 
@@ -28,6 +28,16 @@ def counts_json(counts: Mapping[State, int]) -> dict[str, int]:
 def trouble_json(one: Trouble) -> dict[str, Any]:
     """What needs a person, for a machine."""
     return {"state": one.state.value, "reason": one.reason, "items": one.items, "lines": list(one.lines)}
+
+
+def remark_json(one: Remark) -> dict[str, Any]:
+    """What is to be said in the open of an item, for a machine."""
+    return {"line": one.line, "conversationId": one.conversation_id, "remark": one.said}
+
+
+def told_remark(one: Remark) -> str:
+    """What is to be said in the open of an item, and where."""
+    return f"line {one.line}, {one.conversation_id}: {one.said}"
 
 
 def told_counts(counts: Mapping[State, int]) -> str:

@@ -257,8 +257,9 @@ class Follower:
 
     def _over(self, job: LiveJob) -> None:
         self.in_scope -= job.in_scope
-        self._live.pop(job.item_id, None)
-        self._heard.pop(job.item_id, None)
+        if self.follows(job):
+            del self._live[job.item_id]
+            self._heard.pop(job.item_id, None)
         self._told_unknown.discard(job.job_id)
         self._ended()
 

@@ -122,6 +122,9 @@ class Listener:
             told = {"jobId": call.job_id, "status": call.status.value}
             log.warning("a call to the webhook could not be written to the ledger", **told)
             return HTTPStatus.SERVICE_UNAVAILABLE
+        except Exception:
+            log.exception("fault in a call to the webhook", jobId=call.job_id)
+            return HTTPStatus.SERVICE_UNAVAILABLE
         return HTTPStatus.NOT_FOUND if hearing.meaning is Meaning.FORGED else HTTPStatus.OK
 
     async def _hear(self, hashed: str, call: Call) -> Hearing:

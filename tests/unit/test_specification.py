@@ -220,6 +220,20 @@ DEMANDS: tuple[Demand, ...] = (
     *about(
         "Using Webhook",
         {
+            "The webhookUrl will be used to send the status of job created": (
+                "acceptance/test_webhook.py::test_jobs_tell_of_themselves",
+                "acceptance/test_webhook.py::test_a_row_with_a_webhook_of_its_own_keeps_it",
+                "integration/test_sandbox_calls.py::test_every_change_of_the_status_is_told",
+            ),
+            "Every time the status of the job changes it will be notified on the Webhook Url": (
+                "unit/test_hearing.py::test_the_table_of_calls",
+                "acceptance/test_webhook.py::test_a_lost_answer_is_settled_by_a_call",
+                "integration/test_webhook.py::test_a_call_is_answered_once_it_is_in_the_ledger",
+            ),
+            '"jobId": ID to be used with Job API, in a call': (
+                "unit/test_hearing.py::test_both_names_of_the_job_are_read_and_nothing_else",
+                "integration/test_sandbox_calls.py::test_a_job_may_be_named_id",
+            ),
             "Valid statuses: scheduled, in_progress, completed, failed": (
                 "integration/test_client_jobs.py::test_the_four_statuses_are_told",
                 "integration/test_client_jobs.py::test_what_says_no_status_is_none",

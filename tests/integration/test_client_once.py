@@ -324,7 +324,7 @@ async def test_the_session_itself_sends_nothing_again(script: Script, body: byte
     async with Server(script) as server:
         async with speaking(server.base_url) as client:
             with pytest.raises(ConnectionEndedError):
-                await client._uploading.put(f"{server.base_url}/v1/process/audio/c", data=body)
+                await client._puts._without.put(f"{server.base_url}/v1/process/audio/c", data=body)
         await server.settled()
         assert len(server.puts()) == server.connections == 1
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 
 from tests.properties.manifests import IDS, VALUES, parameters, read
-from uploader.client import Client, Credentials, TimeLimits, UploadRequest
+from uploader.client import UploadRequest
+from uploader.client.puts import url_of
 from uploader.model import Row
 from uploader.parameters import TABLE, Encoding, query
 from uploader.sandbox import parameters as judge
@@ -21,10 +22,8 @@ EVERYTHING = "Ä 😀 &=#%+;?/\\\"'\r\n\t\0"
 
 def asked(row: Row) -> str:
     """The target of the PUT for a row, as the client writes it."""
-    client = Client("https://example.com", Credentials(access_token="t"), TimeLimits(), lambda: 0.0)
-    return str(client._url(UploadRequest(row.conversation_id, query(row.parameters, {}), None))).removeprefix(
-        "https://example.com"
-    )
+    request = UploadRequest(row.conversation_id, query(row.parameters, {}), None)
+    return str(url_of("https://example.com", request)).removeprefix("https://example.com")
 
 
 def conversation_of(row: Row) -> str:

@@ -1,7 +1,8 @@
 """Speaks the service's HTTP and turns whatever happens into a reply."""
 
 from uploader.client.expectation import Expect
-from uploader.client.service import Client, JobAnswer, TimeLimits, UploadRequest
+from uploader.client.puts import TimeLimits, UploadRequest
+from uploader.client.service import Client, JobAnswer
 from uploader.client.token import Credentials, CredentialsSource
 from uploader.client.upload import Gate
 

@@ -1,58 +1,32 @@
 """The service's calls: append audio, ask for a job, for a conversation, ask whether it is there."""
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import aiohttp
 from yarl import URL
 
 from uploader.audio import Source
 from uploader.client.connection import (
-    ConnectionEndedError,
-    UploadConnector,
     proxy_for,
-    read_answer,
     read_json,
-    send_once,
     ssl_context,
     told,
-    under_way,
 )
-from uploader.client.expectation import Expect, Expectation
+from uploader.client.expectation import Expect
+from uploader.client.puts import ANSWER_MOST_BYTES, Puts, TimeLimits, UploadRequest
 from uploader.client.token import CredentialsSource, Token, Tokens, TokenUnavailableError
-from uploader.client.upload import Gate, Upload
+from uploader.client.upload import Gate
 from uploader.model import Answer, JobStatus, Reply, Sight
-from uploader.policy.chunks import chunk_bytes
 
-ANSWER_MOST_BYTES = 256 * 1024
-"""An answer to a PUT, or of the job endpoint, is short."""
 CONVERSATION_MOST_BYTES = 64 * 1024 * 1024
 """A long conversation has many messages."""
 GET_SECONDS = 60.0
 LONG_BODY_SECONDS = 600.0
 """A long body may take as long, and a gateway may look at the token only behind it."""
-
-
-@dataclass(frozen=True, slots=True)
-class TimeLimits:
-    """Seconds to connect, for an upload of which no byte moves, and for the answer after the last chunk."""
-
-    connect: float = 30.0
-    stall: float = 60.0
-    answer: float = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class UploadRequest:
-    """What one PUT says beside its body. ``content_type`` None: the service detects the format."""
-
-    conversation_id: str
-    query: Sequence[tuple[str, str]]
-    content_type: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +62,16 @@ class Client:
         self._credentials = credentials
         self._limits = limits
         self._expect = expect
-        self._expectation = Expectation(expect)
+        self._uploads = uploads
         self._now = now
-        self._chunk_bytes = chunk_bytes(uploads)
 
     async def __aenter__(self) -> Self:
-        """Open the sessions: two for uploads, without and with leave, one for everything that may be asked twice."""
+        """Open the sessions: for uploads, and for everything that may be asked twice."""
         context = ssl_context()
         self._proxy = proxy_for(self._base_url)
         timeout = aiohttp.ClientTimeout(total=GET_SECONDS, connect=self._limits.connect)
         self._asking = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context), timeout=timeout)
-        self._uploading = self._session(UploadConnector(context, keeps=False))
-        self._uploading_with_leave = self._session(UploadConnector(context, keeps=self._expect.keeps_connections))
+        self._puts = Puts(self._base_url, self._proxy, context, self._limits, self._expect, self._uploads)
         self._tokens = Tokens(self._asking, self._base_url, self._credentials, self._proxy, self._now)
         return self
 
@@ -107,8 +79,7 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the sessions."""
-        await self._uploading.close()
-        await self._uploading_with_leave.close()
+        await self._puts.close()
         await self._asking.close()
 
     async def authorise(self) -> str:
@@ -129,9 +100,6 @@ class Client:
     async def upload(self, request: UploadRequest, source: Source, gate: Gate) -> Reply:
         """Append a file to a conversation: one PUT (put-audio.md, API Endpoint), its body sent at most once.
 
-        After a 417 to a head that asked leave for its body, which has not begun, the head is sent again without; after
-        a connection that was used before has come to its end, it is sent again on a new one.
-
         Args:
             request: The conversation and the parameters.
             source: The open file.
@@ -142,19 +110,12 @@ class Client:
         """
         try:
             async with gate.until_stopped():
-                is_long = self._expectation.is_long(source.size)
-                token = await self._tokens.get(LONG_BODY_SECONDS if is_long else 0.0)
+                token = await self._tokens.get(LONG_BODY_SECONDS if self._puts.is_long(source.size) else 0.0)
         except TokenUnavailableError as error:
             return Reply(failure=str(error))
         except TimeoutError:
             return Reply(failure="stopped before it was sent", withheld=True)
-        upload = self._begun(source, gate)
-        reply = await self._put(request, source, upload, token)
-        if upload.met_a_closed_connection and reply.status in (None, 408) and not gate.is_stopping():
-            upload = self._begun(source, gate)
-            reply = await self._put(request, source, upload, token, anew=True)
-        if reply.status == 417 and upload.asks_leave and not reply.last_chunk_left:
-            reply = await self._put_unasked(request, source, gate, upload, token)
+        reply = await self._puts.send(request, source, gate, token)
         if reply.status == 401:
             self._tokens.refused(token, "PUT")
         elif reply.status is not None:
@@ -208,69 +169,6 @@ class Client:
         status, _ = await self._get(f"/v1/job/{quote(job_id, safe='')}")
         return status is not None and status < 500
 
-    def _session(self, connector: UploadConnector) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=connector,
-            timeout=aiohttp.ClientTimeout(total=None, connect=self._limits.connect),
-            middlewares=(send_once,),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=True,
-        )
-
-    def _begun(self, source: Source, gate: Gate) -> Upload:
-        limits = self._limits
-        return Upload(
-            source,
-            gate,
-            stall_seconds=limits.stall,
-            answer_seconds=limits.answer,
-            chunk_bytes=self._chunk_bytes,
-            expectation=self._expectation,
-        )
-
-    async def _put_unasked(
-        self, request: UploadRequest, source: Source, gate: Gate, refused: Upload, token: Token
-    ) -> Reply:
-        """Send without Expect what was refused for it, if of its body provably nothing has left."""
-        self._expectation.refused()
-        refused.withheld = gate.is_stopping()
-        if refused.has_begun or refused.withheld:
-            return _without_answer(refused, "the service takes no Expect: 100-continue (HTTP 417)")
-        return await self._put(request, source, self._begun(source, gate), token)
-
-    async def _put(
-        self, request: UploadRequest, source: Source, upload: Upload, token: Token, *, anew: bool = False
-    ) -> Reply:
-        """Send a head, and then perhaps a body; ``anew``: on a new connection, whatever it asks."""
-        session = self._uploading_with_leave if upload.asks_leave and not anew else self._uploading
-        marker = under_way.set(upload)
-        try:
-            async with asyncio.timeout(None) as timeout:
-                upload.watch(timeout)
-                async with session.put(
-                    self._url(request),
-                    data=upload.body(),
-                    headers=_headers(request, source.size, token),
-                    skip_auto_headers=["Content-Type"],
-                    allow_redirects=False,
-                    expect100=upload.asks_leave,
-                    **self._proxy,
-                ) as response:
-                    upload.answered(response.status)
-                    answer, broken = await read_answer(response, ANSWER_MOST_BYTES)
-                    return _reply(upload, response, answer, broken)
-        except (aiohttp.ClientError, ConnectionEndedError, OSError, TimeoutError) as error:
-            failure = upload.failure or told_end(error)
-            return _without_answer(upload, failure)
-        finally:
-            upload.stop_watching()
-            under_way.reset(marker)
-
-    def _url(self, request: UploadRequest) -> URL:
-        path = f"/v1/process/audio/{quote(request.conversation_id, safe='')}"
-        query = "?" + urlencode(request.query, quote_via=quote, safe="") if request.query else ""
-        return URL(self._base_url + path + query, encoded=True)
-
     async def _get(self, path: str) -> tuple[int | None, Mapping[str, Any]]:
         """GET a short JSON object."""
         answer = await self._ask(path, ANSWER_MOST_BYTES)
@@ -304,38 +202,3 @@ class Client:
         ) as response:
             body, broken = await read_json(response, most_bytes)
             return Answer(response.status, body, response.headers.get("Retry-After"), broken)
-
-
-def told_end(error: BaseException) -> str:
-    """Say how a connection ended, from the error that it ended with."""
-    return str(error) if isinstance(error, ConnectionEndedError) else told(error)
-
-
-def _headers(request: UploadRequest, size: int, token: Token) -> dict[str, str]:
-    headers = {"Authorization": f"Bearer {token.value}", "Content-Length": str(size)}
-    if request.content_type is not None:
-        headers["Content-Type"] = request.content_type
-    return headers
-
-
-def _reply(upload: Upload, response: aiohttp.ClientResponse, answer: Mapping[str, Any] | None, broken: str) -> Reply:
-    return Reply(
-        connected=True,
-        last_chunk_left=upload.last_chunk_left,
-        status=response.status,
-        answer=answer,
-        retry_after=response.headers.get("Retry-After"),
-        failure=broken,
-        bytes_sent=upload.bytes_sent,
-    )
-
-
-def _without_answer(upload: Upload, failure: str) -> Reply:
-    return Reply(
-        connected=upload.is_connected,
-        last_chunk_left=upload.last_chunk_left,
-        failure=failure,
-        source_failure=upload.source_failure,
-        withheld=upload.withheld,
-        bytes_sent=upload.bytes_sent,
-    )

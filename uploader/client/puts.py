@@ -1,0 +1,201 @@
+"""Sends one PUT: its body at most once, on a new connection or on one that is proved to be alive."""
+
+import asyncio
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import aiohttp
+from yarl import URL
+
+from uploader.audio import Source
+from uploader.client.connection import (
+    ConnectionEndedError,
+    UploadConnector,
+    read_answer,
+    send_once,
+    told,
+    under_way,
+)
+from uploader.client.expectation import Expect, Expectation
+from uploader.client.token import Token
+from uploader.client.upload import Gate, Upload
+from uploader.model import Reply
+from uploader.policy.chunks import chunk_bytes
+
+ANSWER_MOST_BYTES = 256 * 1024
+"""An answer to a PUT, or of the job endpoint, is short."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimits:
+    """Seconds to connect, for an upload of which no byte moves, and for the answer after the last chunk."""
+
+    connect: float = 30.0
+    stall: float = 60.0
+    answer: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class UploadRequest:
+    """What one PUT says beside its body. ``content_type`` None: the service detects the format."""
+
+    conversation_id: str
+    query: Sequence[tuple[str, str]]
+    content_type: str | None
+
+
+class Puts:
+    """Sends uploads to one service.
+
+    Args:
+        base_url: Where it is.
+        proxy: The keyword arguments of a request that lead through a proxy.
+        context: The certificates that are trusted.
+        limits: Seconds.
+        expect: Which bodies wait for leave, and how long.
+        uploads: How many there are to be at once.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        proxy: Mapping[str, Any],
+        context: ssl.SSLContext,
+        limits: TimeLimits,
+        expect: Expect,
+        uploads: int,
+    ) -> None:
+        self._base_url = base_url
+        self._proxy = proxy
+        self._limits = limits
+        self._expectation = Expectation(expect)
+        self._chunk_bytes = chunk_bytes(uploads)
+        self._without = self._session(UploadConnector(context, keeps=False))
+        self._with_leave = self._session(UploadConnector(context, keeps=expect.keeps_connections))
+
+    async def close(self) -> None:
+        """Close the sessions."""
+        await self._without.close()
+        await self._with_leave.close()
+
+    def is_long(self, size: int) -> bool:
+        """Whether a body of so many bytes is one not to be sent in vain."""
+        return self._expectation.is_long(size)
+
+    async def send(self, request: UploadRequest, source: Source, gate: Gate, token: Token) -> Reply:
+        """Send a file.
+
+        After a 417 to a head that asked leave for its body, which has not begun, the head is sent again without; after
+        a connection that was used before has come to its end, it is sent again on a new one.
+        """
+        upload = self._begun(source, gate)
+        reply = await self._put(request, source, upload, token)
+        if upload.met_a_closed_connection and reply.status in (None, 408) and not gate.is_stopping():
+            upload = self._begun(source, gate)
+            reply = await self._put(request, source, upload, token, anew=True)
+        if reply.status == 417 and upload.asks_leave and not reply.last_chunk_left:
+            reply = await self._put_unasked(request, source, gate, upload, token)
+        return reply
+
+    def _session(self, connector: UploadConnector) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None, connect=self._limits.connect),
+            middlewares=(send_once,),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=True,
+        )
+
+    def _begun(self, source: Source, gate: Gate) -> Upload:
+        limits = self._limits
+        return Upload(
+            source,
+            gate,
+            stall_seconds=limits.stall,
+            answer_seconds=limits.answer,
+            chunk_bytes=self._chunk_bytes,
+            expectation=self._expectation,
+        )
+
+    async def _put_unasked(
+        self, request: UploadRequest, source: Source, gate: Gate, refused: Upload, token: Token
+    ) -> Reply:
+        """Send without Expect what was refused for it, if of its body provably nothing has left."""
+        self._expectation.refused()
+        refused.withheld = gate.is_stopping()
+        if refused.has_begun or refused.withheld:
+            return _without_answer(refused, "the service takes no Expect: 100-continue (HTTP 417)")
+        return await self._put(request, source, self._begun(source, gate), token)
+
+    async def _put(
+        self, request: UploadRequest, source: Source, upload: Upload, token: Token, *, anew: bool = False
+    ) -> Reply:
+        """Send a head, and then perhaps a body; ``anew``: on a new connection, whatever it asks."""
+        session = self._with_leave if upload.asks_leave and not anew else self._without
+        marker = under_way.set(upload)
+        try:
+            async with asyncio.timeout(None) as timeout:
+                upload.watch(timeout)
+                async with session.put(
+                    url_of(self._base_url, request),
+                    data=upload.body(),
+                    headers=_headers(request, source.size, token),
+                    skip_auto_headers=["Content-Type"],
+                    allow_redirects=False,
+                    expect100=upload.asks_leave,
+                    **self._proxy,
+                ) as response:
+                    upload.answered(response.status)
+                    answer, broken = await read_answer(response, ANSWER_MOST_BYTES)
+                    return _reply(upload, response, answer, broken)
+        except (aiohttp.ClientError, ConnectionEndedError, OSError, TimeoutError) as error:
+            failure = upload.failure or told_end(error)
+            return _without_answer(upload, failure)
+        finally:
+            upload.stop_watching()
+            under_way.reset(marker)
+
+
+def url_of(base_url: str, request: UploadRequest) -> URL:
+    """Where a file is PUT (put-audio.md, API Endpoint): everything in path and query percent-encoded."""
+    path = f"/v1/process/audio/{quote(request.conversation_id, safe='')}"
+    query = "?" + urlencode(request.query, quote_via=quote, safe="") if request.query else ""
+    return URL(base_url + path + query, encoded=True)
+
+
+def told_end(error: BaseException) -> str:
+    """Say how a connection ended, from the error that it ended with."""
+    return str(error) if isinstance(error, ConnectionEndedError) else told(error)
+
+
+def _headers(request: UploadRequest, size: int, token: Token) -> dict[str, str]:
+    headers = {"Authorization": f"Bearer {token.value}", "Content-Length": str(size)}
+    if request.content_type is not None:
+        headers["Content-Type"] = request.content_type
+    return headers
+
+
+def _reply(upload: Upload, response: aiohttp.ClientResponse, answer: Mapping[str, Any] | None, broken: str) -> Reply:
+    return Reply(
+        connected=True,
+        last_chunk_left=upload.last_chunk_left,
+        status=response.status,
+        answer=answer,
+        retry_after=response.headers.get("Retry-After"),
+        failure=broken,
+        bytes_sent=upload.bytes_sent,
+    )
+
+
+def _without_answer(upload: Upload, failure: str) -> Reply:
+    return Reply(
+        connected=upload.is_connected,
+        last_chunk_left=upload.last_chunk_left,
+        failure=failure,
+        source_failure=upload.source_failure,
+        withheld=upload.withheld,
+        bytes_sent=upload.bytes_sent,
+    )

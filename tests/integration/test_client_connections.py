@@ -171,15 +171,20 @@ async def test_who_stops_giving_leave_is_asked_no_more(tmp_path: Path) -> None:
 @pytest.mark.parametrize("said", [CONTINUE, b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"])
 async def test_what_comes_unasked_on_an_idle_connection_is_nobodys_answer(tmp_path: Path, said: bytes) -> None:
     """A server that says something between two uploads: it is taken neither for leave nor for an answer."""
+    answered, has_said = asyncio.Event(), asyncio.Event()
 
     async def accept_and_say(exchange: Exchange) -> None:
         await accept(exchange)
+        await answered.wait()
         await exchange.send(said)
+        has_said.set()
 
     paths = recordings(tmp_path, 20_000, 2)
-    async with Server(with_leave(accept_and_say)) as server:
+    async with Server(in_turn(with_leave(accept_and_say), with_leave())) as server:
         async with speaking(server.base_url, expect=LONG) as client:
             first = await send(client, paths[0])
+            answered.set()
+            await has_said.wait()
             await client.is_there("x")  # there and back again: what was on its way has arrived
             second = await send(client, paths[1])
         await server.settled()

@@ -4,17 +4,18 @@ import asyncio
 
 from asyncio_throttle.throttler import Throttler
 
-LEAST_PERIOD_SECONDS = 0.02
-"""Below this the throttle's own polling would set the rate."""
+RETRY_SECONDS = 0.01
 
 
 class Pace:
-    """Lets at most so many requests a second begin."""
+    """Lets at most so many requests begin in any second.
+
+    Slots that are free together are taken together: spaced evenly, the tenth of ten would wait for most of a second.
+    """
 
     def __init__(self, per_second: float) -> None:
-        period = max(1.0 / per_second, LEAST_PERIOD_SECONDS)
-        burst = max(1, round(per_second * period))
-        self._throttle = Throttler(rate_limit=burst, period=period, retry_interval=min(0.01, period / 4))
+        at_once = max(1, int(per_second))
+        self._throttle = Throttler(rate_limit=at_once, period=at_once / per_second, retry_interval=RETRY_SECONDS)
         # every waiter of the throttle polls, and they are served out of order: only one may wait in it
         self._turn = asyncio.Lock()
 

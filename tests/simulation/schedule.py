@@ -283,7 +283,7 @@ class World:
                 limit=plan.limit,
                 uploads=plan.uploads,
                 rate=PUTS_PER_SECOND,
-                polls_per_second=20.0,
+                polls_per_second=30.0,
                 grace_seconds=8.0,
                 give_up_seconds=1800.0,
                 no_wait=no_wait,

@@ -26,9 +26,10 @@ pytestmark = pytest.mark.timeout(0)
 SLOTS, FILES, CONVERSATIONS = 10, 300, 60
 BYTES = 126
 """A file's mean size: a thousandth of the benchmark's, for the simulated disk is kept in memory."""
-SECONDS_PER_BYTE = 0.07
-"""The longest jobs take 70 s, as in the benchmark."""
-SCATTER = 0.2
+SECONDS, SECONDS_PER_BYTE, SCATTER = 0.6, 0.038, 0.2
+"""What a job takes in any case, and for each byte (40 s for a mebibyte of the benchmark's): most take 1 to 70 s."""
+SIZES_SIGMA, LANES_SIGMA = 1.2, 0.5
+"""Of the logarithms of the sizes, and of how often a conversation comes."""
 
 Scattered = Callable[[random.Random], float]
 """By what a job's seconds per byte are off: 1 is not at all."""
@@ -36,7 +37,7 @@ Scattered = Callable[[random.Random], float]
 
 def normally(chance: random.Random) -> float:
     """A standard deviation of 20 %."""
-    return max(0.3, chance.gauss(1.0, SCATTER))
+    return chance.lognormvariate(0.0, SCATTER)
 
 
 def evenly(chance: random.Random) -> float:
@@ -88,20 +89,24 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
     return seen
 
 
-def world_of(seed: int, scattered: Scattered, *, constant: float = 0.0, ledger: MemoryLedger | None = None) -> World:
+def world_of(seed: int, scattered: Scattered, *, constant: float = SECONDS) -> World:
     """The issue's corpus: 300 files of heavy-tailed sizes over 60 conversations, jobs of 1 to 70 s by their bytes."""
     plan = Plan(seed, conversations=CONVERSATIONS, rows=0, limit=SLOTS, service_limit=SLOTS, uploads=16)
-    world = World(quiet(plan), ledger or MemoryLedger())
+    world = World(quiet(plan), MemoryLedger())
     Judge(world)
     chance = random.Random(f"corpus {seed}")
-    weights = [min(8.0, max(0.1, chance.lognormvariate(0.0, 1.0))) for _ in range(FILES)]
+    names = [f"c{number}" for number in range(CONVERSATIONS)]
+    chosen = names + chance.choices(
+        names, [chance.lognormvariate(0.0, LANES_SIGMA) for _ in names], k=FILES - len(names)
+    )
+    chance.shuffle(chosen)
+    weights = [chance.lognormvariate(0.0, SIZES_SIGMA) for _ in chosen]
     for number, weight in enumerate(weights):
         size = round(weight * BYTES * FILES / sum(weights))
         path, content = f"/audio/{number}.wav", (f"{number:07} ".encode() * (size // 8 + 1))[: max(size, 8)]
         world.disk.write(path, content)
-        world.manifest.append((f"c{chance.randrange(CONVERSATIONS)}", path))
-        seconds = (constant + size * SECONDS_PER_BYTE) * scattered(chance)
-        world.service.job_seconds[content_hash(content)] = min(70.0, max(1.0, seconds))
+        world.manifest.append((chosen[number], path))
+        world.service.job_seconds[content_hash(content)] = constant + size * SECONDS_PER_BYTE * scattered(chance)
     return world
 
 

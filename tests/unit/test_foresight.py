@@ -73,7 +73,7 @@ def test_a_plausible_end_is_seen_soon_for_few_looks(ratio: float) -> None:
     end = 50.0 * ratio
     looks = looks_until(end, 100.0, USUAL)
     assert looks[-1] - end <= 3.5
-    assert len(looks) <= 25
+    assert len(looks) <= 36
     assert 0.45 <= looks[0] / 50.0 <= 0.75
 
 

@@ -187,4 +187,4 @@ def test_a_service_that_changes_its_speed_in_the_night_is_followed(factor: float
     world.service.take = take_at_another_speed  # type: ignore[method-assign]
     night = lived(world, asked)
     assert night.over_bound <= 1.08, night
-    assert night.looks <= 18.0, night
+    assert night.looks <= 20.0, night

@@ -18,7 +18,7 @@ LOOK_MOST_SECONDS = 300.0
 """However long a job is to take: should the service have become faster, it is seen after so long."""
 LOOK_SHARE_OF_AGE = 0.15
 """Where nothing is known, or the job has outlived what is: so much of its age."""
-LOOK_PRICE = 0.0006
+LOOK_PRICE = 0.0008
 """What a look may cost: so much of the time that a typical job holds its slot."""
 LOOKS_IN_SCATTER = 16.0
 """However long a job is, there are no more looks than this within one scatter of its end."""

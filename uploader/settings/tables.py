@@ -58,7 +58,7 @@ class Jobs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     polls_per_second: float = Field(
-        20.0, gt=0, le=1000, description="status requests per second, for the whole account"
+        30.0, gt=0, le=1000, description="status requests per second, for the whole account"
     )
 
 

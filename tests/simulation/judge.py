@@ -5,9 +5,10 @@ from collections import Counter
 from sqlalchemy import select
 
 from tests.simulation.schedule import World
-from tests.simulation.world import Put, content_hash
+from tests.simulation.world import CUT_TAKEN, Job, Put, content_hash
 from uploader.ledger.schema import attempts, items, lanes, settlements
 from uploader.model import ResultLine, State
+from uploader.policy.hearing import Meaning
 
 NOT_APPENDED = (State.PENDING, State.SENDING, State.REFUSED, State.HELD)
 
@@ -19,6 +20,7 @@ class Judge:
         self._world = world
         self._take = world.service.take
         self._begin = world.service.begin
+        self._broken: Counter[tuple[str, str]] = Counter()
         # every upload and every append is looked at as it happens
         world.service.take = self._taken  # type: ignore[method-assign]
         world.service.begin = self._begun  # type: ignore[method-assign]
@@ -32,6 +34,9 @@ class Judge:
     def _taken(self, put: Put) -> str:
         self._check_lane(put)
         job_id = self._take(put)
+        if put.fault == CUT_TAKEN and not put.received:
+            self._world.waived.add(job_id)  # nobody can know of it, as long as no call has told
+            self._broken[put.conversation, put.content] += 1
         self._check_once(put)
         self._check_limit(0)
         return job_id
@@ -39,7 +44,7 @@ class Judge:
     def _check_once(self, put: Put) -> None:
         world = self._world
         done = len(world.service.appended(put.conversation, put.content))
-        allowed = world.allowed(put.conversation, put.content)
+        allowed = world.allowed(put.conversation, put.content) + self._broken[put.conversation, put.content]
         assert done <= allowed, f"appended {done} times, {allowed} meant: {put}"
 
     def _check_limit(self, uploads: int) -> None:
@@ -74,8 +79,13 @@ class Judge:
         ]
         if not world.plan.hold:
             known = self._known_job_ids(put.conversation)
-            running = [job for job in running if job.job_id in known]
+            # what was in doubt let the next one go on; that a call named its job since does not call that back
+            running = [job for job in running if job.job_id in known and not self._was_in_doubt(job)]
         assert not running, f"{put} while {running} still run"
+
+    def _was_in_doubt(self, job: Job) -> bool:
+        calls = self._world.calls
+        return calls is not None and calls.heard.get(job.job_id) is Meaning.ACCEPTED
 
     def _known_job_ids(self, conversation: str) -> set[str]:
         with self._world.ledger.connect() as connection:
@@ -96,6 +106,21 @@ class Judge:
         self._check_nothing_lost()
         self._check_doubt(lines)
         self._check_order()
+        self._check_told()
+
+    def _check_told(self) -> None:
+        """A job of what was thought cut off, once a call has told of it, stands in the open."""
+        calls = self._world.calls
+        if calls is None:
+            return
+        with self._world.ledger.connect() as connection:
+            found = connection.execute(select(items.c.job_id, items.c.remark)).all()
+            waiting = set(connection.execute(select(attempts.c.heard_job_id).where(attempts.c.heard_waits)).scalars())
+            connection.rollback()
+        told = " ".join(f"{row.remark} " for row in found if row.remark).replace(";", " ")
+        followed = {row.job_id for row in found} | waiting
+        for job_id in calls.broken & calls.heard.keys():
+            assert job_id in followed or f"job {job_id} " in told, f"nobody is told of {job_id}: {found}"
 
     def _check_results(self, lines: list[ResultLine]) -> None:
         world = self._world
@@ -120,6 +145,8 @@ class Judge:
                 )
             ).all()
             past = set(connection.execute(select(attempts.c.job_id).where(attempts.c.job_id.is_not(None))).scalars())
+            past |= set(connection.execute(select(attempts.c.heard_job_id)).scalars())
+            past |= self._world.calls.broken if self._world.calls is not None else set()
             past |= set(connection.execute(select(settlements.c.job_id)).scalars())
             connection.rollback()
         open_doubt = Counter(

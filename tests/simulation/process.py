@@ -9,7 +9,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from tests.simulation.world import BEFORE, EARLY, TOO_QUICKLY, Disk, Put, Service, content_hash
+from tests.simulation.calls import Calls
+from tests.simulation.world import BEFORE, CUT_TAKEN, EARLY, TOO_QUICKLY, Disk, Put, Service, content_hash
 from uploader.client import Gate, JobAnswer, UploadRequest
 from uploader.client.upload import Upload, WithheldError
 from uploader.errors import LedgerUnavailableError, SourceError
@@ -113,9 +114,10 @@ class Wire:
 class SimulatedClient:
     """The service as one process reaches it: the real body of an upload over a simulated wire."""
 
-    def __init__(self, process: Process, service: Service, answer_seconds: float) -> None:
+    def __init__(self, process: Process, service: Service, answer_seconds: float, calls: Calls | None = None) -> None:
         self._process = process
         self._service = service
+        self._calls = calls
         self._answer_seconds = answer_seconds
 
     async def authorise(self) -> str:
@@ -151,6 +153,9 @@ class SimulatedClient:
         await self._latency()
         content = content_hash(source._opened.content)
         put = self._service.begin(self._process.number, request.conversation_id, content)
+        put.token = dict(request.query).get("webhookUrl", "").rpartition("/")[2]
+        if put.fault == "cut" and self._calls is not None and self._calls.takes_what_is_cut():
+            put.fault = CUT_TAKEN
         try:
             if put.fault in BEFORE:
                 return Reply(failure=put.fault)
@@ -184,7 +189,7 @@ class SimulatedClient:
 
     async def _body(self, upload: Upload, put: Put, wire: Wire) -> int | None:
         """Take the body; an early answer's status, None where there is none."""
-        breaks_at = self._process.chance.randrange(4) if put.fault in EARLY else -1
+        breaks_at = self._process.chance.randrange(4) if put.fault in (*EARLY, CUT_TAKEN) else -1
         body: Any = upload.body()
         count = 0
         async for _ in body:
@@ -203,6 +208,12 @@ class SimulatedClient:
     async def _break(self, put: Put, wire: Wire) -> None:
         if put.fault == "stall":
             await asyncio.sleep(3600.0)
+        elif put.fault == CUT_TAKEN:
+            job_id = self._service.take(put)
+            if self._calls is not None:
+                self._calls.broken.add(job_id)
+            wire.closed = True
+            raise ConnectionResetError("cut, and taken all the same")
         elif put.fault == "cut":
             wire.closed = True
             raise ConnectionResetError("cut")

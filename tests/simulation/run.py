@@ -82,6 +82,7 @@ def shrink(seed: int) -> Plan:
         *({"rows": number} for number in (1, 2, 4)),
         *({"conversations": number} for number in (1, 2)),
         {"uploads": 1},
+        {"calls": None},
     ]
     for change in simpler:
         smaller = replace(plan, **change)  # type: ignore[arg-type]

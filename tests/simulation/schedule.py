@@ -14,6 +14,7 @@ from unittest.mock import patch
 import asyncio_throttle.throttler
 from sqlalchemy import Engine, select
 
+from tests.simulation.calls import Calls, Habits, draw_habits
 from tests.simulation.clock import ProcessDied, Time, VirtualLoop, bury
 from tests.simulation.ledgers import MemoryLedger
 from tests.simulation.process import InlineWriter, Process, SimulatedClient, opener
@@ -23,6 +24,7 @@ from uploader.client import upload as upload_module
 from uploader.engine import Engine as UploadEngine
 from uploader.engine import Pool, steady_clock
 from uploader.errors import GaveUpError, UploaderError
+from uploader.ledger.hearing import Hearing, hear
 from uploader.ledger.lanes import enter_scope
 from uploader.ledger.loading import account, begin_load, load_rows
 from uploader.ledger.reading import result_lines, standing
@@ -30,6 +32,7 @@ from uploader.ledger.recovery import rebase_deadlines, recover
 from uploader.ledger.resolving import Selection, open_items, resolve
 from uploader.ledger.schema import attempts, items, lanes, settlements
 from uploader.model import AudioFacts, Decision, FileSignature, Order, Outcome, ResultLine, Row, State
+from uploader.policy.hearing import Call
 
 TAIL_BYTES = 8
 JOB_TIMEOUT_SECONDS = 400.0
@@ -42,6 +45,7 @@ UNBEGUN = (State.PENDING, State.SENDING, State.REFUSED)
 """What is in none of these was appended, may have been, or shall not be: its content is what it was."""
 PUTS_PER_SECOND = 20.0
 BASE_URL = "https://simulated"
+WEBHOOK_URL = "https://listener.simulated/jobs"
 
 
 @dataclass
@@ -65,12 +69,22 @@ class Plan:
     resolves: bool = True
     rewrites: bool = True
     repeats: bool = True
+    calls: Habits | None = None
+    """How the service calls the webhookUrls; None: nobody listens."""
     order: Order = Order.LONGEST_LANE_FIRST
     weather: Weather = field(default_factory=Weather)
 
 
 def draw(seed: int) -> Plan:
-    """Draw a schedule."""
+    """Draw a schedule; whether its runs listen, and how the service calls, from a stream of its own."""
+    plan = replace(_draw(seed), calls=draw_habits(seed))
+    if plan.calls is not None and plan.calls.breaks_word:
+        # what was taken of a file that was cut off has no hash: no copy of it is known again
+        return replace(plan, edits=False, rewrites=False, repeats=False)
+    return plan
+
+
+def _draw(seed: int) -> Plan:
     chance = random.Random(f"plan {seed}")
     limit = chance.choice([1, 2, 3, 5])
     outages: tuple[tuple[float, float], ...] = ()
@@ -121,6 +135,9 @@ class World:
         if plan.weather.outages:
             moved = tuple((self.time.now + begin, self.time.now + end) for begin, end in plan.weather.outages)
             self.service.weather = replace(plan.weather, outages=moved)
+        self.calls = Calls(plan.calls, self.time, plan.seed) if plan.calls is not None else None
+        if self.calls is not None:
+            self.service.told = self.calls.job_begun
         self.ledger: Engine = ledger.fresh()
         self.manifest: list[tuple[str, str]] = []
         self.batch_id = 0
@@ -257,6 +274,7 @@ class World:
         if signalled:
             loop.call_later(self.chance.uniform(0.0, 60.0), engine.stop)
         watcher = loop.create_task(self._watch()) if self.watchers else None
+        listener = loop.create_task(self._listen(self.calls, process, engine, now)) if self.calls else None
         try:
             await engine.run()
         except GaveUpError:
@@ -264,8 +282,23 @@ class World:
         except UploaderError as error:
             raise AssertionError(f"an ending that nothing explains: {error!r}") from error
         finally:
-            if watcher is not None:
-                watcher.cancel()
+            for one in (watcher, listener):
+                if one is not None:
+                    one.cancel()
+            if listener is not None and listener.done() and not listener.cancelled():
+                listener.result()
+
+    async def _listen(self, calls: Calls, process: Process, engine: UploadEngine, now: Callable[[], float]) -> None:
+        """What the listener does with the calls that come."""
+        writer = InlineWriter(process, self.ledger, self.disk, lambda: self.time.now)
+        since = now()
+
+        async def heard(hashed: str, call: Call) -> Hearing:
+            hearing = await writer.call(hear, hashed, call, now(), listening_since=since, hold=self.plan.hold)
+            engine.hear(hearing)
+            return hearing
+
+        await calls.deliver(heard)
 
     async def _watch(self) -> None:
         while True:
@@ -276,7 +309,7 @@ class World:
     def _engine(self, process: Process, now: Callable[[], float], *, no_wait: bool) -> UploadEngine:
         plan = self.plan
         return UploadEngine(
-            client=SimulatedClient(process, self.service, answer_seconds=60.0),
+            client=SimulatedClient(process, self.service, answer_seconds=60.0, calls=self.calls),
             writer=InlineWriter(process, self.ledger, self.disk, lambda: self.time.now),
             account_id=self.account_id,
             pool=Pool(
@@ -297,7 +330,9 @@ class World:
                 job_timeout_seconds=JOB_TIMEOUT_SECONDS,
                 hold=plan.hold,
                 until=None if self.until_seconds is None else now() + self.until_seconds,
+                webhook_url=WEBHOOK_URL if self.calls is not None else None,
             ),
+            new_token=self.calls.draw_token if self.calls is not None else str,
             now=now,
             chance=process.chance,
             sources=opener(self.disk, process.chance),

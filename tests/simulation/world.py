@@ -2,12 +2,15 @@
 
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from blake3 import blake3
 
 from tests.simulation.clock import Time
 
+CUT_TAKEN = "cut taken"
+"""Cut off in the middle, and a job made of what came: a service that breaks its word."""
 EARLY = ("early 401", "early 404", "early 429", "early 500", "early 503", "cut", "stall")
 LATE = (
     "lost",
@@ -80,6 +83,8 @@ class Put:
     received: bool = False
     job_id: str | None = None
     answered: int | None = None
+    token: str = ""
+    """The last segment of its webhookUrl's path."""
     trusted: bool = False
     """Whether what the client got was an answer that leaves no doubt."""
 
@@ -96,6 +101,8 @@ class Service:
     jobs: dict[str, Job] = field(default_factory=dict)
     foreign: list[tuple[float, float]] = field(default_factory=list)
     uploading: dict[int, Put] = field(default_factory=dict)
+    told: Callable[[Put, Job], None] = lambda _put, _job: None
+    """Whom to tell of a job that begins."""
     job_seconds: dict[str, float] = field(default_factory=dict)
     """How long the job of a content takes, where it is not drawn."""
 
@@ -142,6 +149,7 @@ class Service:
         )
         self.jobs[job_id] = job
         put.job_id = job_id
+        self.told(put, job)
         return job_id
 
     def is_out(self) -> bool:

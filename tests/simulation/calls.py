@@ -1,0 +1,140 @@
+"""The service's calls to webhookUrls: on their way, lost, late, twice, forged, and again after a crash."""
+
+import asyncio
+import heapq
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from tests.simulation.clock import Time
+from tests.simulation.world import Job, Put
+from uploader.errors import LedgerUnavailableError
+from uploader.ledger.hearing import Hearing
+from uploader.model import JobStatus
+from uploader.policy.hearing import Call, Meaning, token_hash
+
+TRIES = 4
+TRY_AGAIN_SECONDS = 5.0
+Hear = Callable[[str, Call], Awaitable[Hearing]]
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How the service calls: shares of the calls. ``breaks_word``: it may take what was cut off in the middle."""
+
+    lost: float = 0.0
+    twice: float = 0.0
+    late: float = 0.0
+    forged: float = 0.0
+    breaks_word: bool = False
+
+
+@dataclass(order=True)
+class _Said:
+    at: float
+    number: int
+    token: str = field(compare=False)
+    call: Call = field(compare=False)
+    tries: int = field(compare=False, default=TRIES)
+
+
+class Calls:
+    """All calls of one world; chance is a stream of its own."""
+
+    def __init__(self, habits: Habits, time: Time, seed: int) -> None:
+        self.habits = habits
+        self.broken: set[str] = set()
+        """Jobs of what was cut off before its last chunk."""
+        self.heard: dict[str, Meaning] = {}
+        """Jobs of which a call was answered, and what the first one meant."""
+        self._chance = random.Random(f"calls {seed}")
+        self._time = time
+        self._on_their_way: list[_Said] = []
+        self._said = 0
+        self._drawn = 0
+        self._more = asyncio.Event()
+
+    def draw_token(self) -> str:
+        """Draw the secret of an attempt."""
+        self._drawn += 1
+        return f"token-{self._drawn}"
+
+    def takes_what_is_cut(self) -> bool:
+        """Whether the service makes a job of what comes no further."""
+        return self.habits.breaks_word and self._chance.random() < 0.5
+
+    def job_begun(self, put: Put, job: Job) -> None:
+        """Every change of the job's status is said once it comes, or later."""
+        if not put.token:
+            return
+        self._say(put.token, Call(job.job_id, JobStatus.SCHEDULED), job.begun_at)
+        going = job.begun_at if job.ending == "endless" else job.begun_at + (job.ends_at - job.begun_at) / 10
+        self._say(put.token, Call(job.job_id, JobStatus.IN_PROGRESS), going)
+        if job.ending != "endless":
+            self._say(put.token, Call(job.job_id, JobStatus(job.ending)), job.ends_at)
+
+    async def deliver(self, hear: Hear) -> None:
+        """Make the calls that are due, as long as somebody listens."""
+        self._more = asyncio.Event()
+        while True:
+            while not self._on_their_way:
+                self._more.clear()
+                await self._more.wait()
+            await self._until(self._on_their_way[0].at)
+            if self._on_their_way and self._on_their_way[0].at <= self._time.now:
+                await self._make(heapq.heappop(self._on_their_way), hear)
+
+    async def _until(self, at: float) -> None:
+        self._more.clear()
+        try:
+            async with asyncio.timeout(max(at - self._time.now, 0.0)):
+                await self._more.wait()
+        except TimeoutError:
+            return
+
+    async def _make(self, said: _Said, hear: Hear) -> None:
+        # whoever dies while it is answered has not answered it
+        self._again(said)
+        try:
+            hearing = await hear(token_hash(said.token), said.call)
+        except LedgerUnavailableError:
+            return
+        self._on_their_way = [one for one in self._on_their_way if one.number != said.number]
+        heapq.heapify(self._on_their_way)
+        assert (hearing.meaning is Meaning.FORGED) == (said.token == "guessed")
+        if hearing.meaning is not Meaning.FORGED:
+            self.heard.setdefault(said.call.job_id, hearing.meaning)
+
+    def _again(self, said: _Said) -> None:
+        if said.tries:
+            again = _Said(self._time.now + TRY_AGAIN_SECONDS, said.number, said.token, said.call, said.tries - 1)
+            heapq.heappush(self._on_their_way, again)
+
+    def _say(self, token: str, call: Call, at: float) -> None:
+        habits, chance = self.habits, self._chance
+        if chance.random() < habits.forged:
+            self._put_on_its_way("guessed", Call(call.job_id, JobStatus.FAILED), at)
+        if chance.random() < habits.lost:
+            return
+        late = chance.choice([30.0, 2000.0]) if chance.random() < habits.late else 0.0
+        for _ in range(2 if chance.random() < habits.twice else 1):
+            self._put_on_its_way(token, call, at + late)
+
+    def _put_on_its_way(self, token: str, call: Call, at: float) -> None:
+        self._said += 1
+        heapq.heappush(self._on_their_way, _Said(at + self._chance.uniform(0.0, 2.0), self._said, token, call))
+        self._more.set()
+
+
+def draw_habits(seed: int) -> Habits | None:
+    """Whether the runs of a schedule listen, and how the service calls; None: nobody listens."""
+    chance = random.Random(f"habits {seed}")
+    if chance.random() < 0.5:
+        return None
+    return Habits(
+        lost=chance.choice([0.0, 0.2, 0.9]),
+        twice=chance.choice([0.0, 0.3]),
+        late=chance.choice([0.0, 0.3]),
+        forged=chance.choice([0.0, 0.3]),
+        breaks_word=chance.random() < 0.3,
+    )

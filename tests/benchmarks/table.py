@@ -39,7 +39,7 @@ class Row:
 
     ``figure`` says what was measured, ``of`` whose figure it is (ours, or a peer's name). ``ratio`` is the value over
     that of the peer named in ``beside``, measured in the same run. ``must`` is about the ratio where there is one, else
-    about the value; None demands nothing.
+    about the value; None demands nothing. Of a client that did not do its ``whole`` work no figure holds.
     """
 
     figure: str
@@ -50,13 +50,14 @@ class Row:
     ratio: float | None = None
     must: Must | None = None
     remarks: str = ""
+    whole: bool = True
 
     @property
     def holds(self) -> bool | None:
         """Whether it is as it must be; None where nothing is demanded."""
         if self.must is None:
             return None
-        return self.must.holds(self.value if self.ratio is None else self.ratio)
+        return self.whole and self.must.holds(self.value if self.ratio is None else self.ratio)
 
     def cells(self) -> tuple[str, ...]:
         """What stands in the columns of ``HEADER``."""

@@ -35,6 +35,12 @@ def test_a_row_knows_whether_it_holds(must: Must | None, value: float, ratio: fl
     assert Row(figure="f", of="ours", value=value, ratio=ratio, must=must).holds is holds
 
 
+def test_of_work_that_was_not_done_no_figure_holds() -> None:
+    """Who appended nothing took no time, and met no refusal: that is no good figure."""
+    assert Row(figure="f", of="ours", value=0.0, must=at_most(1.03), whole=False).holds is False
+    assert Row(figure="f", of="a peer", value=0.0, whole=False).holds is None
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [(0.0, "0"), (1.0, "1"), (12345.6, "12,346"), (1.0234, "1.023"), (0.5, "0.5"), (123.45, "123.5")],

@@ -222,12 +222,14 @@ def _until_jobs_are_over(server: Server, seconds: float) -> None:
 
 def _told(one: Night, files: int) -> Iterator[Row]:
     client, judged = one.client, one.judged
+    whole = not one.used.stopped and one.used.code == 0 and judged.appended == files
     yield Row(
         figure="makespan over bound",
         of=client.name,
         value=(one.used.seconds if one.used.stopped else judged.seconds) / one.bound,
         must=client.over_bound,
         remarks=_remarks(one, files),
+        whole=whole,
     )
     figures = (
         ("refusals", judged.refusals, "", client.refusals),
@@ -237,7 +239,7 @@ def _told(one: Night, files: int) -> Iterator[Row]:
     )
     for figure, value, unit, must in figures:
         if must is not None:
-            yield Row(figure=figure, of=client.name, value=value, unit=unit, must=must)
+            yield Row(figure=figure, of=client.name, value=value, unit=unit, must=must, whole=whole)
 
 
 def _remarks(one: Night, files: int) -> str:

@@ -17,7 +17,6 @@ from tests.benchmarks.corpus import Recording
 from tests.benchmarks.judging import Judged, are_over, judge, taken_by_others
 from tests.benchmarks.losses import Losses, losses
 from tests.benchmarks.table import Must, Row, at_most
-from uploader.cli.commands import cli
 from uploader.model import Order
 from uploader.sandbox import SandboxSettings
 
@@ -102,7 +101,14 @@ def clients(scale: float) -> list[Client]:
             status_requests=at_most(12),
             above_limit=at_most(0),
         ),
-        *_those_who_listen(),
+        Client(
+            name="ours, webhook, limit told",
+            start=_ours_by_webhook("--limit", str(LIMIT)),
+            over_bound=at_most(1.01),
+            refusals=at_most(0),
+            bytes_in_vain=at_most(0),
+            above_limit=at_most(0),
+        ),
         Client(
             name=f"ours, polling, limit learned from {CONFIGURED}",
             start=_ours("--limit", str(CONFIGURED)),
@@ -116,22 +122,6 @@ def clients(scale: float) -> list[Client]:
         Client(name="requests and threads", start=_peer(sys.executable, "threads_script.py", *script)),
         Client(name="xargs -P curl --retry", start=_peer("sh", "xargs.sh", str(LIMIT))),
         Client(name="curl --parallel --retry", start=_peer("sh", "curl_parallel.sh", str(LIMIT))),
-    ]
-
-
-def _those_who_listen() -> list[Client]:
-    """Ours by webhook, where a run has that."""
-    if not any("--webhook" in option.opts for option in cli.commands["run"].params):
-        return []
-    return [
-        Client(
-            name="ours, webhook, limit told",
-            start=_ours_by_webhook("--limit", str(LIMIT)),
-            over_bound=at_most(1.01),
-            refusals=at_most(0),
-            bytes_in_vain=at_most(0),
-            above_limit=at_most(0),
-        )
     ]
 
 

@@ -1,6 +1,8 @@
 """Connections that are used again: only with leave for the body, and whatever the server does with them meanwhile."""
 
 import asyncio
+import gc
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from tests.integration.servers import (
     speaking,
 )
 from uploader.client import Expect
-from uploader.client.expectation import MISSES_IN_A_ROW
+from uploader.client.expectation import MISSES_IN_A_ROW, NEVER
 from uploader.model import Outcome, Reply, State
 from uploader.policy.replies import judge
 
@@ -254,6 +256,23 @@ async def test_after_a_stop_nothing_goes_again(tmp_path: Path) -> None:
         replies = await sent(server, recordings(tmp_path, 20_000, 2), gate=gate)
         assert len(server.puts()) == 2
     assert judge(replies[1], "c").state is State.PENDING
+
+
+async def test_a_connection_that_is_over_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A TLS connection is large, and its cancelled timers stay for a while: what they know of must not be it."""
+    unknown = authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(unknown.bundle))
+    path = recordings(tmp_path, 20_000, 1)[0]
+    gc.collect()
+    gc.disable()  # what is freed by itself is what counts
+    try:
+        async with Server(accept, tls=unknown.tls()) as server:
+            await sent(server, [path] * 20, NEVER)
+            left = [one for one in gc.get_objects() if isinstance(one, SSLProtocol) and not one._server_side]
+            assert len(set(connections_of_puts(server))) == 20
+    finally:
+        gc.enable()
+    assert len(left) < 5
 
 
 def always_at_head(status: int) -> Script:

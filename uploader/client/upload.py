@@ -75,6 +75,7 @@ class Upload:
         self._loop = asyncio.get_running_loop()
         self._leave = Leave(expectation or Expectation(NEVER), source.size, self._loop.time)
         self._transport: Any = None
+        self._is_connected = False
         self._is_on_used = False
         self._is_over = False
         self._yielded = 0
@@ -88,6 +89,7 @@ class Upload:
         ``is_used``: the connection has carried another upload before.
         """
         self._transport = transport
+        self._is_connected = True
         self._is_on_used = is_used
         self._progress = (-1, self._loop.time())
         self._leave.asked(leave, is_on_used=is_used)
@@ -112,7 +114,7 @@ class Upload:
     @property
     def is_connected(self) -> bool:
         """Whether a connection ever stood."""
-        return self._transport is not None
+        return self._is_connected
 
     @property
     def bytes_sent(self) -> int:
@@ -147,6 +149,8 @@ class Upload:
     def stop_watching(self) -> None:
         """The request is over, however it ended."""
         self._is_over = True
+        # timers that asyncio has cancelled, and keeps for a while, know this upload: a TLS transport is large
+        self._yielded, self._transport = self.bytes_sent, None
         self._leave.over()
         if self._next_look is not None:
             self._next_look.cancel()

@@ -176,7 +176,7 @@ class Judge:
             ]
             undecidable = [put for put in puts if put.received and not put.trusted]
             broken_off = [put for put in puts if put.process in world.died or put.answered is None]
-            unwritten = (line.conversation_id, line.audio_path) in world.disk.unwritten
+            unwritten = any((line.conversation_id, content) in world.disk.unwritten for content in contents)
             assert undecidable or broken_off or unwritten, f"{line} is in doubt, but its answers were clear: {puts}"
 
     def _check_order(self) -> None:

@@ -15,6 +15,7 @@ from uploader.client import Gate, JobAnswer, UploadRequest
 from uploader.client.upload import Upload, WithheldError
 from uploader.errors import LedgerUnavailableError, SourceError
 from uploader.ledger.outcomes import settle
+from uploader.ledger.settling import settle_heard
 from uploader.model import JobStatus, Reply, Sight
 
 P = ParamSpec("P")
@@ -60,8 +61,8 @@ class InlineWriter:
     def _apply(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         self._process.check()
         if self._disk.is_full(self._now()):
-            if function is settle:
-                self._disk.unwritten.add((args[0].conversation_id, str(args[0].path)))
+            if function in (settle, settle_heard):
+                self._disk.keep_out(args[0].conversation_id, str(args[0].path))
             raise LedgerUnavailableError("the disk is full")
         with self._ledger.begin() as connection:
             return function(connection, *args, **kwargs)

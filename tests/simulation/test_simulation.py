@@ -27,6 +27,7 @@ REGRESSIONS = {
     1118: "a job of tomorrow, after the clock was set back, was asked for without a pause",
     66948: "the judge: what waits for a batch and for its repeat at one path means what is put there, each once",
     100292: "the judge: the same, the file rewritten while the repeat ran",
+    240793: "the judge: an outcome that a full disk kept out is known by its content: its row has another path",
 }
 """Seeds that found a fault once, and which: of ours, or of the judge's."""
 

@@ -186,10 +186,14 @@ class Disk:
         self.full_from = float("inf")
         self.full_until = float("inf")
         self.unwritten: set[tuple[str, str]] = set()
-        """Conversations and paths of items whose reply came, and could not be written to the ledger."""
+        """Conversations and contents of items whose reply came, and could not be written to the ledger."""
         self.history: defaultdict[str, set[str]] = defaultdict(set)
         """The hashes of all that a path ever held."""
         self._changes = 0
+
+    def keep_out(self, conversation: str, path: str) -> None:
+        """An outcome cannot be written: the disk is full."""
+        self.unwritten |= {(conversation, content) for content in self.history[path]}
 
     def write(self, path: str, content: bytes) -> None:
         """Write a file."""

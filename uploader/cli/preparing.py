@@ -65,7 +65,7 @@ class Checked:
     gone: int = 0
     looked: bool = True
     conversations: set[int] = field(default_factory=set)
-    """Hashes of the conversationIds: a count that needs little memory."""
+    """Hashes of the conversationIds, where they are counted."""
     problems: Findings = field(default_factory=Findings)
     warnings: Findings = field(default_factory=Findings)
     hints: Findings = field(default_factory=Findings)
@@ -110,26 +110,33 @@ def are_channels_separate(settings: Settings) -> bool:
     return bool(config_parameters(settings).get(SEPARATE))
 
 
-def check(manifest: Manifest, checked: Checked | None = None) -> Checked:
-    """Read a manifest once, and count and keep what is wrong with it.
+def check(manifest: Manifest, checked: Checked) -> None:
+    """Read a manifest, and count and keep what is wrong with it: see ``checked_rows``."""
+    for _ in checked_rows(manifest, checked):
+        continue  # it is the counting that is wanted
+
+
+def counted_rows(manifest: Manifest, checked: Checked) -> Iterator[Row | InvalidRow]:
+    """The rows of a manifest, while all that is wrong with them is counted in ``checked``.
 
     Args:
         manifest: The manifest.
-        checked: Where to count; a new one where there is none.
+        checked: Where to count.
 
     Raises:
         UsageError: It cannot be read at all.
     """
-    checked = checked or Checked()
-    for _ in checked_rows(manifest, checked):
-        continue  # it is the counting that is wanted
-    return checked
+    checked.looked = manifest.look
+    for row in manifest.read():
+        checked.rows += 1
+        _count(checked, row)
+        yield row
 
 
 def checked_rows(
     manifest: Manifest, checked: Checked, on_invalid: Callable[[str], None] | None = None
 ) -> Iterator[Row]:
-    """The valid rows of a manifest, while all of them are counted in ``checked``.
+    """The valid rows of a manifest, while all rows, and their conversations, are counted in ``checked``.
 
     Args:
         manifest: The manifest.
@@ -139,12 +146,9 @@ def checked_rows(
     Raises:
         UsageError: It cannot be read at all.
     """
-    checked.looked = manifest.look
-    for row in manifest.read():
-        checked.rows += 1
+    for row in counted_rows(manifest, checked):
         if row.conversation_id:
             checked.conversations.add(hash(row.conversation_id))
-        _count(checked, row)
         if isinstance(row, Row):
             yield row
         elif on_invalid is not None:

@@ -16,12 +16,13 @@ from uploader.cli.hours import local_time, until_time
 from uploader.cli.night import Night
 from uploader.cli.preparing import (
     STANDARD_INPUT,
+    Checked,
     ManifestFile,
     add_lacking,
     are_channels_separate,
-    check,
     check_known_results,
     config_parameters,
+    counted_rows,
     manifest_file,
     refuse_cost,
     refuse_invalid,
@@ -33,9 +34,11 @@ from uploader.engine import steady_clock
 from uploader.errors import ExitCode, UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.lanes import billed_in_scope, enter_scope
-from uploader.ledger.loading import account, begin_load, load_rows, note_limit, note_run, was_begun
+from uploader.ledger.loading import account, begin_load, load_rows, note_extra_columns, note_limit, note_run, was_begun
 from uploader.ledger.reading import BatchFacts, find_batches
 from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
+from uploader.manifest import Manifest
+from uploader.model import InvalidRow, Row
 from uploader.sandbox import Sandbox, SandboxSettings
 from uploader.settings import Settings, is_loopback
 from uploader.status import Summary
@@ -161,29 +164,21 @@ def _load(settings: Settings, file: ManifestFile, ledger: Ledger, target: Target
         account_id = account(connection, target.base_url)
         begun = lambda conversation_id, path: was_begun(connection, account_id, conversation_id, path)  # noqa: E731
         reader = file.reader(settings, begun)
-        checked = check(reader)
-        if settings.on_invalid == "refuse":
-            refuse_invalid(checked, file.name)
-        if checked.warnings.count:
-            log.warning(
-                "the manifest has warnings: `uploader plan` tells them", batch=name, count=checked.warnings.count
-            )
-        for problem in checked.problems.first:  # what stands there may be a path: the results tell it, the log does not
-            log.warning("row left out", batch=name, line=problem.line, column=problem.column)
+        checked = Checked()
         load = begin_load(
             connection,
             account_id,
             name,
             manifest=file.name if file.name == "-" else str(Path(file.name).absolute()),
             results=path.resolve(),
-            extra_columns=list(reader.extra_columns),
+            extra_columns=[],
             now=now,
             repeat=settings.repeat,
         )
         lacking = load_rows(
             connection,
             load,
-            reader.read(),
+            _wanted_rows(settings, reader, checked),
             content_hash=audio.content_hash,
             probe=audio.probe,
             separate=are_channels_separate(settings),
@@ -191,9 +186,25 @@ def _load(settings: Settings, file: ManifestFile, ledger: Ledger, target: Target
         add_lacking(checked, lacking)
         if settings.on_invalid == "refuse":
             refuse_invalid(checked, file.name)
+        _tell_findings(checked, name)
+        note_extra_columns(connection, load.batch_id, list(reader.extra_columns))
         _enter_scope(settings, connection, load.batch_id, account_id, file.name)
         known = find_batches(connection, name)
         return next(one for one in known if one.batch_id == load.batch_id)
+
+
+def _wanted_rows(settings: Settings, reader: Manifest, checked: Checked) -> Iterator[Row | InvalidRow]:
+    """The rows to load, read once; none behind the first that has the manifest refused: they are only checked."""
+    for row in counted_rows(reader, checked):
+        if not checked.problems.count or settings.on_invalid != "refuse":
+            yield row
+
+
+def _tell_findings(checked: Checked, batch: str) -> None:
+    if checked.warnings.count:
+        log.warning("the manifest has warnings: `uploader plan` tells them", batch=batch, count=checked.warnings.count)
+    for problem in checked.problems.first:  # what stands there may be a path: the results tell it, the log does not
+        log.warning("row left out", batch=batch, line=problem.line, column=problem.column)
 
 
 def _forget_summary(settings: Settings) -> None:

@@ -156,6 +156,11 @@ def close_repeat(connection: Connection, batch_id: int) -> None:
     connection.execute(update(batches).where(batches.c.id == batch_id).values(repeat_open=False))
 
 
+def note_extra_columns(connection: Connection, batch_id: int, columns: Sequence[str]) -> None:
+    """Keep the manifest's ``x-`` columns, which its results repeat: all are known once all rows were read."""
+    connection.execute(update(batches).where(batches.c.id == batch_id).values(extra_columns=columns))
+
+
 def note_limit(connection: Connection, account_id: int, configured: int) -> None:
     """Keep the limit that the account's last run was given, for whoever asks how it stands."""
     connection.execute(update(accounts).where(accounts.c.id == account_id).values(configured_limit=configured))

@@ -177,6 +177,45 @@ def test_looking_with_a_full_account_costs_the_same_in_any_ledger(tmp_path: Path
     assert cost[1] <= 1.5 * cost[0] + 20
 
 
+def test_a_row_costs_the_same_to_load_into_any_ledger(tmp_path: Path) -> None:
+    """Thirty times as many items in the ledger, of which the rows name none: they cost what they did."""
+    cost = []
+    rows = [
+        Row(2 + n, f"new-{n}", "x", Path(f"/audio/new-{n}.wav"), signature=FileSignature(1000 + n, "x"))
+        for n in range(FEW)
+    ]
+    with filled(tmp_path / "few", FEW, 1, hold=True) as few, filled(tmp_path / "many", MANY, 1, hold=True) as many:
+        for book in (few, many):
+            load: Step = lambda c: load_rows(  # noqa: E731
+                c,
+                begin_load(
+                    c,
+                    1,
+                    "tuesday.csv",
+                    manifest="tuesday.csv",
+                    results=Path("r.csv"),
+                    extra_columns=[],
+                    now=1.0,
+                    repeat=False,
+                ),
+                rows,
+                content_hash=lambda _: None,
+                probe=lambda _: AudioFacts(),
+            )
+            cost.append(steps(book, load)[1])
+    assert cost[1] <= 1.2 * cost[0]
+
+
+def test_a_part_of_a_batch_is_chosen_once_not_once_a_lane(tmp_path: Path, hold: bool) -> None:
+    """`--first` of thirty times as many lanes: what it costs grows with them, not with their square."""
+    cost = []
+    with filled(tmp_path / "few", FEW, 1, hold=hold) as few, filled(tmp_path / "many", MANY, 1, hold=hold) as many:
+        for book in (few, many):
+            cost.append(steps(book, lambda c: enter_scope(c, 1, hold=hold, first=7))[1])
+            assert len(book.claim()) == 7
+    assert cost[1] <= 1.5 * cost[0] * MANY / FEW
+
+
 def test_no_step_of_an_item_reads_a_whole_table(tmp_path: Path) -> None:
     """SQLite's own plan of every statement in an item's life: items, lanes, rows and attempts by index only."""
     statements: list[tuple[str, Any]] = []

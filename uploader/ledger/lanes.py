@@ -50,9 +50,28 @@ _BILLED = (
 )
 
 
-@cache
-def _want_first(*, hold: bool) -> Update:
+_begun = (
+    select(func.max(items.c.position))
+    .where(items.c.lane_id == lanes.c.id, items.c.state != State.PENDING, items.c.position <= lanes.c.wanted_until)
+    .correlate(lanes)
+    .scalar_subquery()
+)
+
+_WANT_BEGUN = update(lanes).where(_is_wanted).values(wanted_until=func.coalesce(_begun, 0))
+
+_WANT_CHOSEN = update(lanes).where(lanes.c.wanted_until < 0).values(wanted_until=-lanes.c.wanted_until)
+
+
+def _want_first(connection: Connection, first: int, *, hold: bool) -> None:
     """Of what is wanted, the first so many pending items alone; what is under way stays wanted."""
+    connection.execute(_choose(hold=hold), {"first": first})
+    connection.execute(_WANT_BEGUN)
+    connection.execute(_WANT_CHOSEN)
+
+
+@cache
+def _choose(*, hold: bool) -> Update:
+    """Mark the lanes of the first so many by a position below 0: looked for once, not once a lane."""
     first = (
         select(items.c.lane_id, items.c.position)
         .join(lanes, lanes.c.id == items.c.lane_id)
@@ -61,18 +80,8 @@ def _want_first(*, hold: bool) -> Update:
         .limit(bindparam("first"))
         .subquery()
     )
-    chosen = select(func.max(first.c.position)).where(first.c.lane_id == lanes.c.id).correlate(lanes).scalar_subquery()
-    begun = (
-        select(func.max(items.c.position))
-        .where(
-            items.c.lane_id == lanes.c.id,
-            items.c.state != State.PENDING,
-            items.c.position <= lanes.c.wanted_until,
-        )
-        .correlate(lanes)
-        .scalar_subquery()
-    )
-    return update(lanes).where(_is_wanted).values(wanted_until=func.coalesce(chosen, begun, 0))
+    last = select(first.c.lane_id, func.max(first.c.position).label("position")).group_by(first.c.lane_id).subquery()
+    return update(lanes).where(lanes.c.id == last.c.lane_id).values(wanted_until=-last.c.position)
 
 
 def refresh(connection: Connection, lane_ids: Sequence[int], *, hold: bool) -> None:
@@ -100,7 +109,7 @@ def enter_scope(connection: Connection, batch_id: int, *, hold: bool, first: int
     connection.execute(_LEAVE_SCOPE)
     connection.execute(_WANT, {"batch": batch_id})
     if first is not None:
-        connection.execute(_want_first(hold=hold), {"first": first})
+        _want_first(connection, first, hold=hold)
     connection.execute(_make_ready(hold=hold))
     connection.execute(_COUNT_WORK)
 

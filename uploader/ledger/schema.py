@@ -155,7 +155,6 @@ items = Table(
     Index("items_account_state", "account_id", "state", "slot_until"),
     Index("items_lane_size", "lane_id", "size"),
     Index("items_lane_path", "lane_id", "path"),
-    Index("items_job", "job_id"),
     Index(
         "items_job_seconds",
         "account_id",
@@ -163,12 +162,19 @@ items = Table(
         sqlite_where=text("job_seconds IS NOT NULL"),
         postgresql_where=text("job_seconds IS NOT NULL"),
     ),
-    Index("items_invalid", "invalid_batch_id"),
     Index(
         "items_remarked",
         "remark",
         sqlite_where=text("remark IS NOT NULL"),
         postgresql_where=text("remark IS NOT NULL"),
+    ),
+    Index("items_job", "job_id", sqlite_where=text("job_id IS NOT NULL"), postgresql_where=text("job_id IS NOT NULL")),
+    # were it whole, SQLite would take it for the way to all that is not invalid
+    Index(
+        "items_invalid",
+        "invalid_batch_id",
+        sqlite_where=text("invalid_batch_id IS NOT NULL"),
+        postgresql_where=text("invalid_batch_id IS NOT NULL"),
     ),
 )
 

@@ -115,8 +115,9 @@ class RetryStoppedError(Exception):
 class Claimed:
     """The answer to a claim.
 
-    ``waiting`` says that some lane has an item that may go, now or later, for want of time or a slot;
-    ``wake_at`` is when that may be, in seconds since the epoch (None: not before something else happens).
+    ``waiting`` says that some lane has an item that may go, now or later, for want of time or a slot; where all hands
+    got something to do, nobody looks whether there is more. ``wake_at`` is when that may be, in seconds since the
+    epoch (None: not before something else happens).
     """
 
     claims: Sequence[Claim]
@@ -151,6 +152,8 @@ def claim(
     room = min(wanted, limit.in_force - limit.live)
     ready = _ready(connection, account_id, room, now, order) if room > 0 else []
     claims = _begin(connection, ready, [_token(item, new_token) for item in ready], now)
+    if len(claims) == wanted > 0:
+        return Claimed(claims, limit, waiting=True)
     waiting = _is_waiting(connection, account_id)
     wake_at = None
     if waiting and wanted > 0:

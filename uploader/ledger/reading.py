@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, case, func, literal, or_, select
+from sqlalchemy import Connection, Select, and_, bindparam, case, func, literal, or_, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.lanes import IS_CARRIED, is_held, waiting_lanes
@@ -150,8 +150,8 @@ def standing(connection: Connection, batch_id: int, *, hold: bool) -> Standing:
 def result_lines(connection: Connection, batch_id: int, *, hold: bool) -> Iterator[ResultLine]:
     """Every row of a batch in manifest order, with what became of it."""
     found = connection.execution_options(yield_per=1000).execute(_results(hold=hold), {"batch": batch_id})
-    for row in found.mappings():
-        yield _result_line(row)
+    for line, batch, conversation_id, audio_path, job_id, state, *rest in found:
+        yield ResultLine(line, batch, conversation_id, audio_path, job_id, State(state), *rest)
 
 
 @cache
@@ -159,22 +159,23 @@ def _results(*, hold: bool) -> Select[Any]:
     first = batches.alias("first")
     return (
         select(
+            # in the order of ResultLine's fields
             rows.c.line,
+            func.coalesce(first.c.name, batches.c.name).label("batch"),
             rows.c.conversation_id,
             rows.c.audio_path,
-            rows.c.extras,
-            _told_error().label("error"),
-            _shown_state(hold=hold).label("state"),
-            func.coalesce(first.c.name, batches.c.name).label("batch"),
-            func.coalesce(items.c.attempts, 0).label("attempts"),
             items.c.job_id,
+            _shown_state(hold=hold).label("state"),
+            func.coalesce(items.c.attempts, 0).label("attempts"),
             items.c.http_status,
+            _told_error().label("error"),
             items.c.size,
             items.c.duration_seconds,
             items.c.channels,
             items.c.billed_seconds,
             items.c.accepted_at,
             items.c.finished_at,
+            rows.c.extras,
         )
         .select_from(
             rows.join(batches, batches.c.id == rows.c.batch_id)
@@ -420,10 +421,6 @@ def _told_error() -> ColumnElement[str]:
 
 def _is_of_unknown_length() -> ColumnElement[bool]:
     return and_(items.c.size.is_not(None), items.c.billed_seconds.is_(None))
-
-
-def _result_line(row: RowMapping) -> ResultLine:
-    return ResultLine(**{**row, "state": State(row["state"])})
 
 
 def _lines(

@@ -24,6 +24,8 @@ LINE_SECONDS = 60.0
 LOOK_SECONDS = 0.5
 SHARE_OF_TIME = 0.02
 """Counting and snapshots cost at most this share of the time."""
+SECONDS_A_LINE = 20e-6
+"""What a line of the results takes to write, as long as that was not measured."""
 ENDED = (State.COMPLETED, State.FAILED, State.REFUSED, State.IN_DOUBT, State.DROPPED)
 
 
@@ -55,6 +57,8 @@ class View:
         self._snapshot = snapshot
         self._lines = lines
         self._last_bytes = (time.monotonic(), 0)
+        self._items = 0
+        self._counted = asyncio.Event()
         self._bar: Progress | None = _progress() if bar else None
         self._task: TaskID | None = None
 
@@ -75,13 +79,16 @@ class View:
         while True:
             begun = time.monotonic()
             standing = await asyncio.to_thread(self._read)
+            self._items = standing.items
+            self._counted.set()
             self._show(standing)
             least = LOOK_SECONDS if self._bar is not None else LINE_SECONDS
             await asyncio.sleep(max(least, (time.monotonic() - begun) / SHARE_OF_TIME))
 
     async def refresh_results(self) -> None:
-        """Write a snapshot of the results, again and again, until cancelled."""
-        cost = 0.0
+        """Write a snapshot of the results, again and again, until cancelled; the first one once it costs its share."""
+        await self._counted.wait()
+        cost = self._items * SECONDS_A_LINE
         while True:
             await asyncio.sleep(max(LOOK_SECONDS, cost / SHARE_OF_TIME))
             begun = time.monotonic()

@@ -1,0 +1,190 @@
+"""One ledger of so many rows, and what an item costs in it: `python -m tests.benchmarks.crowd ROWS ITEMS`.
+
+The service is simulated and answers at once; the ledger is a real one, on the disk of the folder where it is started.
+It prints a JSON object: seconds of wall clock and of CPU a row, or an item, by phase.
+"""
+
+import asyncio
+import json
+import random
+import resource
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from uploader import logs, results
+from uploader.attempt import Rules
+from uploader.audio import Source
+from uploader.client import Gate, JobAnswer, UploadRequest
+from uploader.engine import Engine, Pool, steady_clock
+from uploader.ledger import Ledger, LedgerThread
+from uploader.ledger.lanes import enter_scope
+from uploader.ledger.loading import Load, account, begin_load, load_rows
+from uploader.ledger.outcomes import job_ended
+from uploader.ledger.reading import live_jobs, result_lines, standing
+from uploader.model import AudioFacts, FileSignature, JobStatus, Reply, Row, Sight
+
+UPLOADS = 64
+ROUNDS = 3
+SIZE = 20 * 1024
+
+
+@dataclass
+class Costs:
+    """What the phases took; one that came several times tells its median."""
+
+    taken: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str, count: int) -> Iterator[None]:
+        """Measure a phase of so many rows or items."""
+        begun = (time.perf_counter(), time.process_time())
+        yield
+        wall, cpu = time.perf_counter() - begun[0], time.process_time() - begun[1]
+        self.taken.setdefault(name, []).append((wall / count, cpu / count))
+
+    def told(self) -> dict[str, dict[str, float]]:
+        """Seconds a row or item."""
+        return {
+            name: {"wall": median(wall for wall, _ in all_), "cpu": median(cpu for _, cpu in all_)}
+            for name, all_ in self.taken.items()
+        }
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file that nobody reads."""
+
+    size: int
+
+
+@asynccontextmanager
+async def recording(_: Path, size: int) -> AsyncIterator[Source]:
+    """Open it."""
+    yield Recording(size)  # type: ignore[misc] # the service that is simulated reads its size alone
+
+
+class Service:
+    """Takes every item at once, and has the engine stopped after so many."""
+
+    def __init__(self, items: int) -> None:
+        self.stop: Callable[[], None] = lambda: None
+        self._left = items
+
+    async def authorise(self) -> str:
+        """There is a token."""
+        return ""
+
+    async def is_there(self, _: str) -> bool:
+        """It answers."""
+        return True
+
+    async def sight(self, _: str) -> Sight | None:
+        """It shows nothing."""
+        return None
+
+    async def job(self, _: str) -> JobAnswer:
+        """Its jobs are at work."""
+        return JobAnswer(JobStatus.IN_PROGRESS)
+
+    async def upload(self, request: UploadRequest, source: Source, gate: Gate) -> Reply:
+        """Append."""
+        if not await gate.may_leave(f"{request.conversation_id:0>64}"):
+            return Reply(connected=True, withheld=True)
+        self._left -= 1
+        if not self._left:
+            self.stop()
+        gate.moved(source.size)
+        answer = {"conversationId": request.conversation_id, "jobId": f"job-of-{request.conversation_id}"}
+        return Reply(connected=True, last_chunk_left=True, status=201, answer=answer, bytes_sent=source.size)
+
+
+def manifest(count: int) -> Iterator[Row]:
+    """The rows: a conversation each."""
+    for line in range(2, count + 2):
+        path = Path(f"/audio/2026/11/{line}.wav")
+        signature = FileSignature(SIZE, f"{line}:{line}:{line}")
+        facts = AudioFacts("audio/wav", 1.28, 1)
+        yield Row(line, str(5815170693000000 + line), path.name, path, signature=signature, facts=facts)
+
+
+def loaded(ledger: Ledger, count: int, costs: Costs) -> Load:
+    """Load the manifest, and begin its run."""
+    with costs.phase("load", count), ledger.writing() as connection:
+        account_id = account(connection, "https://service.example")
+        load = begin_load(
+            connection,
+            account_id,
+            "crowd",
+            manifest="crowd.csv",
+            results=Path("r.csv"),
+            extra_columns=[],
+            now=1.0,
+            repeat=False,
+        )
+        load_rows(connection, load, manifest(count), content_hash=lambda _: None, probe=lambda _: AudioFacts())
+        enter_scope(connection, load.batch_id, hold=True)
+    return load
+
+
+async def carry(ledger: Ledger, account_id: int, items: int, costs: Costs) -> None:
+    """Claim, mark and settle so many items; then end their jobs."""
+    service, now, thread = Service(items), steady_clock(time.time, time.monotonic), LedgerThread(ledger)
+    pool = Pool(
+        limit=2 * items,
+        uploads=UPLOADS,
+        rate=1e6,
+        polls_per_second=1.0,
+        grace_seconds=8.0,
+        give_up_seconds=1800.0,
+        no_wait=True,
+    )
+    rules = Rules({}, (), max_attempts=5, doubt_seconds=900.0, job_timeout_seconds=1e6, hold=True)
+    engine = Engine(
+        client=service,
+        writer=thread,
+        account_id=account_id,
+        pool=pool,
+        rules=rules,
+        now=now,
+        chance=random.Random(1),
+        sources=recording,
+    )
+    service.stop = engine.stop
+    with costs.phase("claim to outcome", items):
+        await engine.run()
+    jobs = await thread.call(live_jobs, account_id)
+    with costs.phase("end of job", len(jobs)):
+        ends = [thread.call(job_ended, job, JobStatus.COMPLETED, now(), hold=True) for job in jobs]
+        await asyncio.gather(*ends)
+    thread.close()
+
+
+def show(ledger: Ledger, load: Load, count: int, costs: Costs) -> None:
+    """Count the batch, and write its results."""
+    with ledger.beside() as reader, reader.reading() as connection:
+        with costs.phase("count", count):
+            standing(connection, load.batch_id, hold=True)
+        with costs.phase("results", count):
+            results.write(Path("results.csv"), result_lines(connection, load.batch_id, hold=True), [])
+
+
+def main(count: int, items: int) -> None:
+    """Go through all phases, and tell."""
+    logs.configure("json", "info")
+    costs = Costs()
+    with Ledger.open_for_run(f"sqlite:///{Path.cwd()}/ledger.db") as ledger:
+        load = loaded(ledger, count, costs)
+        for _ in range(ROUNDS):
+            asyncio.run(carry(ledger, load.account_id, items, costs))
+        show(ledger, load, count, costs)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    sys.stdout.write(json.dumps({"costs": costs.told(), "mebibytes": peak}) + "\n")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -2,6 +2,7 @@
 
 import csv
 import random
+import sys
 import wave
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -64,7 +65,7 @@ def _script(bench: Bench, place: Path, manifest: Path, server: Server) -> Used:
     how = ("--no-wait", "--uploads", str(UPLOADS), "--root", manifest.parent)
     told = {"ACCESS_TOKEN": server.token()}
     script = PEERS / "asyncio_script.py"
-    return bench.run(place, "peer", "python3", script, manifest, *map(str, how), server=server, environment=told)
+    return bench.run(place, "peer", sys.executable, script, manifest, *map(str, how), server=server, environment=told)
 
 
 def _measured(bench: Bench, manifest: Path, files: int, name: str, start: Start) -> Used:

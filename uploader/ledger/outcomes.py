@@ -40,7 +40,8 @@ _OUTCOME = (
     .where(
         items.c.id == bindparam("item"),
         items.c.attempts == bindparam("number"),
-        items.c.state.in_((State.SENDING, State.SENT)),  # a call to the webhook may have been quicker
+        # a call to the webhook may have been quicker; an IN could not be executed for many at once
+        or_(items.c.state == State.SENDING, items.c.state == State.SENT),
     )
     .values(
         state=bindparam("becomes"),

@@ -130,6 +130,7 @@ class Follower:
             self.learn([End(job.work, ended.job_seconds)])
         self._tell_end(followed, ended)
         self._over(followed)
+        self._due = [one for one in self._due if self.follows(one.job)]
 
     def follows(self, job: LiveJob) -> bool:
         """Whether a job is followed: it is not where a call has told of its end."""
@@ -155,12 +156,13 @@ class Follower:
         now = self._now()
         while self._followed and self._followed[0].due_at <= now:
             one = heapq.heappop(self._followed)
+            if not self.follows(one.job):
+                continue
             one.due_at = self._put_off(one, now)
             if one.due_at <= now:
                 self._due.append(one)
-            elif self.follows(one.job):
+            else:
                 heapq.heappush(self._followed, one)
-        self._due = [one for one in self._due if self.follows(one.job)]
         return bool(self._due)
 
     def _put_off(self, one: _Followed, now: float) -> float:

@@ -23,6 +23,7 @@ from uploader.pace import Pace
 from uploader.policy.brake import Phase, after_probe, reason_to_give_up
 from uploader.policy.cooldown import Cooldown, after_accepted, after_claim, after_end_of_job, after_throttle
 from uploader.policy.hearing import Meaning
+from uploader.policy.replies import is_success
 from uploader.way_out import WayOut
 
 log = structlog.get_logger()
@@ -175,7 +176,9 @@ class Engine:
         while not self._ending:
             self._changed.clear()
             claimed = await self._start_attempts()
-            if await self._is_over(claimed) and not await self._listens_on():
+            over = await self._is_over(claimed) and not await self._listens_on()
+            # what changed while the ledger was asked may have made more to do
+            if over and not self._changed.is_set():
                 return
             await self._wait_until(self._wake_at(claimed))
 
@@ -265,16 +268,18 @@ class Engine:
             self._cool_down(carried)
         elif verdict.next is Next.FOLLOW and verdict.job_id is not None:
             self._cooldown = after_accepted(self._cooldown, one.attempt_id)
-            self._follower.add(one.job(verdict.job_id, self._now()), heard=carried.heard)
+            # where the answer was lost and a call told of the job, nobody knows when it began
+            job = replace(one.job(verdict.job_id, self._now()), watched=is_success(carried.reply.status))
+            self._follower.add(job, heard=carried.heard)
             if carried.ended is not None:
-                self._follower.hear_end(one.job(verdict.job_id, self._now()), carried.ended)
+                self._follower.hear_end(job, carried.ended)
 
     def hear(self, hearing: Hearing) -> None:
         """Take note of a call to the webhook that is in the ledger."""
         tell_call(hearing)
         job = hearing.job
-        if job is None:
-            return
+        if job is None or hearing.account_id != self._account_id:
+            return  # what another account's job does, its next run sees
         if hearing.meaning is Meaning.ACCEPTED:
             self._follower.add(job, heard=True)
         if hearing.ended is not None:

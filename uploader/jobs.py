@@ -40,6 +40,8 @@ class _Followed:
     step_seconds: float = field(compare=False)
     seen_live_at: float = field(compare=False)
     job: LiveJob = field(compare=False)
+    is_lost_sight_of: bool = field(compare=False, default=False)
+    """Whether the last look told nothing: the job may have ended long before the look that sees its end."""
 
 
 class Follower:
@@ -201,7 +203,12 @@ class Follower:
             self._tell_unknown(job, answer)
             if job.item_id in self._heard:
                 self._heard[job.item_id] = 0.0
-            self._follow(self._foresee(job, self._now()))
+            self._follow(self._after_look(one, answer))
+
+    def _after_look(self, one: _Followed, answer: JobAnswer) -> _Followed:
+        following = self._foresee(one.job, self._now())
+        following.is_lost_sight_of = answer.status is None
+        return following
 
     def _tell_unknown(self, job: LiveJob, answer: JobAnswer) -> None:
         """A job that the service does not know may come to be known, or never end: say so, once."""
@@ -230,6 +237,8 @@ class Follower:
 
     async def _write_end(self, one: _Followed, status: JobStatus) -> None:
         job, now = one.job, self._now()
+        if one.is_lost_sight_of:
+            job = replace(job, watched=False)
         lived = None
         if job.watched and status is JobStatus.COMPLETED:
             lived = lived_seconds(job.accepted_at, one.seen_live_at, now)

@@ -24,6 +24,8 @@ MOST_CALLS = 64
 """So many may be under way at once: the service sends again what is turned away."""
 BODY_SECONDS = 10.0
 """How long the body of a call may take."""
+KEPT_SECONDS = 15.0
+"""How long a connection that is idle is kept."""
 STOP_SECONDS = 2.0
 """How long a stop waits for answers under way."""
 _SILENT = logging.getLogger(f"{__name__}.silent")
@@ -71,7 +73,9 @@ class Listener:
         Raises:
             UsageError: There is no listening at this address.
         """
-        server = web.Server(self._answer, access_log=None, logger=_SILENT, lingering_time=0.0)
+        server = web.Server(
+            self._answer, access_log=None, logger=_SILENT, lingering_time=0.0, keepalive_timeout=KEPT_SECONDS
+        )
         self._runner = web.ServerRunner(server, shutdown_timeout=STOP_SECONDS)
         await self._runner.setup()
         try:
@@ -103,7 +107,12 @@ class Listener:
     async def _take(self, request: web.BaseRequest) -> HTTPStatus:
         if request.method != "POST":
             return HTTPStatus.METHOD_NOT_ALLOWED
-        body = await _body(request)
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        try:
+            body = await _body(request)
+        except TimeoutError:
+            return HTTPStatus.REQUEST_TIMEOUT
         if body is None:
             return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
         read = read_call(_json(body))
@@ -135,16 +144,17 @@ class Listener:
 
 
 async def _body(request: web.BaseRequest) -> bytes | None:
-    """The body, None where it is too long, or comes too slowly."""
+    """The body, None where it is too long.
+
+    Raises:
+        TimeoutError: It comes too slowly.
+    """
     found = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for piece in request.content.iter_any():
-                found += piece
-                if len(found) > MOST_BYTES:
-                    return None
-    except TimeoutError:
-        return None
+    async with asyncio.timeout(BODY_SECONDS):
+        async for piece in request.content.iter_any():
+            found += piece
+            if len(found) > MOST_BYTES:
+                return None
     return bytes(found)
 
 

@@ -252,17 +252,27 @@ def retried(book: Listening) -> tuple[Claim, Claim]:
 
 @pytest.mark.parametrize("reply", [CUT, UNREACHABLE, Reply(connected=True, status=429)])
 def test_a_retry_under_way_is_stopped_before_its_last_chunk(book: Listening, reply: Reply) -> None:
-    """Its mark is refused, so that it is never whole; what comes of it changes nothing any more."""
+    """Its mark is refused, so that it is never whole; once it has come to its end, the earlier job is the item's."""
     first, second = retried(book)
-    assert book.hear(first, "j").meaning is Meaning.ACCEPTED
+    assert book.hear(first, "j").meaning is Meaning.NOTED
     with book.ledger.writing() as connection, pytest.raises(RetryStoppedError):
         mark(connection, second, "hash", book.now)
     settled = book.reply(second, reply)
-    assert settled.verdict.state is State.ACCEPTED
-    assert settled.verdict.next in (Next.SETTLE, Next.COOL_DOWN)
+    assert (settled.verdict.state, settled.verdict.job_id) == (State.ACCEPTED, "j")
     (load,) = book.loads.values()
     assert (book.states(load), book.lines(load)[0].job_id, book.live()) == ("accepted pending", "j", 1)
     book.hear(first, "j", "completed")
+    assert [again.line for again in book.claim()] == [3]
+
+
+def test_a_retry_that_is_stopped_keeps_slot_and_lane_until_its_end(book: Listening) -> None:
+    """The earlier attempt's job has ended: the retry's upload is still out, so nothing begins in its place."""
+    book.limit = 1
+    first, second = retried(book)
+    book.hear(first, "j", "completed")
+    assert (book.live(), book.claim()) == (1, [])
+    settled = book.reply(second, CUT)
+    assert settled.ended is not None
     assert [again.line for again in book.claim()] == [3]
 
 
@@ -324,20 +334,20 @@ def test_a_retry_that_was_stopped_and_is_a_job_all_the_same_is_told(book: Listen
     """The service took a part of it: that is one too many."""
     first, second = retried(book)
     book.hear(first, "j")
-    assert book.hear(second, "k").meaning is Meaning.SURPLUS
+    assert book.hear(second, "k").meaning is Meaning.NOTED
     book.reply(second, CUT)
-    assert book.said()[0].endswith("appended once too often: as job k (attempt 2) beside job j")
+    assert book.said()[0].endswith("appended once too often: as job j (attempt 1) beside job k")
 
 
-def test_calls_for_an_attempt_that_a_call_has_replaced_wait_for_it(book: Listening) -> None:
+def test_calls_for_both_attempts_of_an_item_wait_for_the_retrys_end(book: Listening) -> None:
     """Heard of the retry first, then of the attempt before it: both jobs are told once the retry is over."""
     first, second = retried(book)
     book.hear(second, "k")
-    assert book.hear(first, "j").meaning is Meaning.ACCEPTED
+    assert book.hear(first, "j").meaning is Meaning.NOTED
     book.reply(second, CUT)
     (load,) = book.loads.values()
-    assert book.lines(load)[0].job_id == "j"
-    assert "as job k (attempt 2) beside job j" in book.said()[0]
+    assert book.lines(load)[0].job_id == "k"
+    assert "as job j (attempt 1) beside job k" in book.said()[0]
 
 
 DECISIONS = [

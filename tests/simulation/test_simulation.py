@@ -32,6 +32,18 @@ REGRESSIONS = {
 """Seeds that found a fault once, and which: of ours, or of the judge's."""
 
 
+REGRESSIONS_WITH_CALLS = {
+    301868: "a retry under way gave its slot to another when a call had told the end of the attempt before it",
+}
+"""The same of nights with a listener."""
+
+
+@pytest.mark.parametrize("seed", REGRESSIONS_WITH_CALLS, ids=str)
+def test_what_a_seed_with_calls_found_once_stays_mended(seed: int) -> None:
+    """Every fault that was found by what the service says of jobs is lived through again."""
+    assert fault_of(seed) is None
+
+
 @pytest.mark.parametrize("seed", REGRESSIONS, ids=str)
 def test_what_a_seed_found_once_stays_mended(seed: int) -> None:
     """Every fault that the simulation found is lived through again."""

@@ -45,7 +45,7 @@ TABLE = [
     (replace(CLOSED, state=State.IN_DOUBT), DONE, Meaning.ACCEPTED),
     (replace(CLOSED, state=State.IN_DOUBT, items_job_id="an answer that was not trusted"), GOING, Meaning.ACCEPTED),
     (replace(CLOSED, state=State.REFUSED), GOING, Meaning.ACCEPTED),
-    (replace(CLOSED, state=State.SENDING), GOING, Meaning.ACCEPTED),
+    (replace(CLOSED, state=State.SENDING), GOING, Meaning.NOTED),
     # too late for that
     (RETRIED, GOING, Meaning.NOTED),
     (replace(CLOSED, state=State.ACCEPTED, items_job_id="k"), GOING, Meaning.SURPLUS),

@@ -1,5 +1,6 @@
 """A file of audio: what the file system says of it, its hash, and its bytes while it is sent."""
 
+import errno
 import os
 import stat
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ from aiofiles.threadpool import wrap
 from aiofiles.threadpool.binary import AsyncFileIO
 from blake3 import blake3
 
-from uploader.errors import SourceError
+from uploader.errors import GaveUpError, SourceError
 from uploader.model import FileSignature
 
 READ_BYTES = 1024 * 1024
@@ -138,6 +139,7 @@ async def open_source(path: Path, expected_bytes: int) -> AsyncIterator[Source]:
 
     Raises:
         SourceError: It cannot be opened, or is not what was loaded from the manifest.
+        GaveUpError: No more files can be open at once, which says nothing of this one.
     """
     audio, opened, whole = await _open(path, expected_bytes)
     source = Source(wrap(audio), audio, opened, whole)
@@ -156,6 +158,10 @@ def _open(path: Path, expected_bytes: int) -> tuple[AudioFile, FileSignature, me
     try:
         audio = AudioFile(path)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise GaveUpError(
+                f"{error.strerror}: raise the limit of open files (ulimit -n), or lower --uploads"
+            ) from error
         raise SourceError(f"the file could not be opened: {error.strerror}") from error
     try:
         opened = _planned(os.fstat(audio.fileno()), expected_bytes)

@@ -79,32 +79,25 @@ _TAKE_LANE = (
 
 _BEGIN_ATTEMPTS = insert(attempts).returning(attempts.c.id, sort_by_parameter_order=True)
 
+_EARLIER = attempts.alias("earlier")
+
+_EARLIER_WAS_HEARD = select(_EARLIER.c.id).where(
+    _EARLIER.c.item_id == bindparam("item"), _EARLIER.c.heard_waits, _EARLIER.c.number < bindparam("number")
+)
+"""Whether a call has told meanwhile that an earlier attempt became a job."""
+
 _MARK = (
     update(items)
     .where(
         items.c.id == bindparam("item"),
         items.c.state == State.SENDING,
         items.c.attempts == bindparam("number"),
+        ~_EARLIER_WAS_HEARD.exists(),
     )
     .values(state=State.SENT, content_hash=bindparam("hash"))
 )
 
 _MARK_ATTEMPT = update(attempts).where(attempts.c.id == bindparam("attempt")).values(marked_at=bindparam("now"))
-
-
-_REPLACED = (
-    select(attempts.c.id)
-    .join(items, items.c.id == attempts.c.item_id)
-    .where(
-        items.c.id == bindparam("item"),
-        items.c.attempts == bindparam("number"),
-        items.c.state.not_in([State.SENDING, State.SENT]),
-        attempts.c.number < bindparam("number"),
-        attempts.c.heard_job_id.is_not(None),
-    )
-    .limit(1)
-)
-"""Whether a call has settled the item through an earlier attempt."""
 
 
 class RetryStoppedError(Exception):
@@ -186,7 +179,7 @@ def mark(connection: Connection, one: Claim, content_hash: str, now: float) -> N
     try:
         mark_all(connection, [Mark(one, content_hash, now)])
     except RuntimeError:
-        if connection.execute(_REPLACED, {"item": one.item_id, "number": one.number}).first() is not None:
+        if connection.execute(_EARLIER_WAS_HEARD, {"item": one.item_id, "number": one.number}).first() is not None:
             raise RetryStoppedError from None
         raise
 

@@ -56,7 +56,9 @@ def heard_of(connection: Connection, item_id: int, number: int) -> Heard:
     found = connection.execute(_WAITING, {"item": item_id}).all()
     own = [Call(row.heard_job_id, JobStatus(row.heard_status)) for row in found if row.number == number]
     others = [row for row in found if row.number != number]
-    earlier = [Earlier(row.heard_job_id, row.number, Outcome(row.outcome)) for row in others]
+    earlier = [
+        Earlier(row.heard_job_id, row.number, Outcome(row.outcome), JobStatus(row.heard_status)) for row in others
+    ]
     return Heard(next(iter(own), None), next(iter(earlier), None), tuple(row.id for row in others))
 
 

@@ -1,6 +1,6 @@
 """What calls to the webhook say of attempts, and what that settles."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, RowMapping, bindparam, case, literal, select, union_all, update
 
@@ -11,11 +11,13 @@ from uploader.ledger.schema import attempts, batches, items, lanes, loads, settl
 from uploader.model import JobStatus, LiveJob, Outcome, State
 from uploader.policy.forecast import audio_seconds
 from uploader.policy.hearing import Call, Known, Meaning, meaning, remark_on_acceptance, surplus_remark
+from uploader.policy.replies import is_success
 
 _ATTEMPT = (
     select(
-        *attempts.c["id", "number", "outcome", "job_id", "marked_at", "heard_job_id", "heard_status", "heard_waits"],
-        *items.c["lane_id", "state", "line", "size", "duration_seconds", "accepted_at"],
+        *attempts.c["id", "number", "outcome", "job_id", "marked_at", "http_status"],
+        *attempts.c["heard_job_id", "heard_status", "heard_waits"],
+        *items.c["account_id", "lane_id", "state", "line", "size", "duration_seconds", "accepted_at"],
         items.c.id.label("item_id"),
         items.c.job_id.label("items_job_id"),
         items.c.attempts.label("latest"),
@@ -79,16 +81,6 @@ _TAKE_FROM_LANE = (
     )
 )
 
-_END_RETRY = (
-    update(attempts)
-    .where(
-        attempts.c.item_id == bindparam("item"),
-        attempts.c.number == bindparam("latest"),
-        attempts.c.ended_at.is_(None),
-    )
-    .values(outcome=Outcome.CUT_OFF, ended_at=bindparam("now"), reason="an earlier attempt had been appended")
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Hearing:
@@ -98,6 +90,8 @@ class Hearing:
     job: LiveJob | None = None
     ended: Ended | None = None
     remark: str | None = None
+    account_id: int = 0
+    """Whose it is: the ledger may have other accounts beside the run's."""
 
     @property
     def is_live(self) -> bool:
@@ -121,9 +115,13 @@ def hear(
     found = connection.execute(_ATTEMPT, {"token": token_hash}).mappings().first()
     if found is None:
         return Hearing(Meaning.FORGED)
+    job = _job(found, call, now, listening_since)
+    return replace(_heed(connection, found, job, call, now, hold=hold), account_id=found["account_id"])
+
+
+def _heed(connection: Connection, found: RowMapping, job: LiveJob, call: Call, now: float, *, hold: bool) -> Hearing:
     known = _known(connection, found, call)
     what = meaning(known, call)
-    job = _job(found, call, now, listening_since)
     if what in (Meaning.NOTED, Meaning.SURPLUS):
         waits = what is Meaning.NOTED and known.state in (State.SENDING, State.SENT)
         note(connection, found["id"], call, waits=waits)
@@ -154,7 +152,9 @@ def _known(connection: Connection, found: RowMapping, call: Call) -> Known:
 
 def _job(found: RowMapping, call: Call, now: float, listening_since: float) -> LiveJob:
     """The job of a call; where nobody saw it begin, it began at the mark before the last chunk, as far as is known."""
-    began = found["accepted_at"] if found["state"] == State.ACCEPTED else found["marked_at"]
+    # an answer that was lost was waited for: only one that came tells when the job began
+    answered = found["state"] == State.ACCEPTED and is_success(found["http_status"])
+    began = found["accepted_at"] if answered else found["marked_at"]
     watched = began is not None and listening_since <= began <= now
     return LiveJob(
         item_id=found["item_id"],
@@ -179,8 +179,6 @@ def _accept(connection: Connection, found: RowMapping, job: LiveJob, call: Call,
     connection.execute(_ACCEPT, {"item": job.item_id, "job": call.job_id, "accepted": job.accepted_at})
     if found["state"] == State.PENDING:
         connection.execute(_TAKE_FROM_LANE, {"lane": job.lane_id, "work": job.work})
-    if found["state"] == State.SENDING:
-        connection.execute(_END_RETRY, {"item": job.item_id, "latest": found["latest"], "now": now})
     remark = _remark(found, call)
     if remark is not None:
         add_remark(connection, job.item_id, remark)

@@ -72,9 +72,9 @@ def _settle_beside(connection: Connection, of: Settlement) -> Settled:
 
 def _end_heard(connection: Connection, of: Settlement, heard: Heard) -> Settled:
     """Where a call has told the job's end before its answer came, end it."""
-    own = heard.own
-    if own is None or own.job_id != of.verdict.job_id:
+    of_it = next((one for one in (heard.own, heard.earlier) if one is not None), None)
+    if of_it is None or of_it.job_id != of.verdict.job_id:
         return Settled(of.verdict)
-    job = replace(of.one.job(own.job_id, of.now), watched=False)
-    ended = job_ended(connection, job, own.status, of.now, hold=of.hold) if own.status.ended else None
+    job = replace(of.one.job(of_it.job_id, of.now), watched=False)
+    ended = job_ended(connection, job, of_it.status, of.now, hold=of.hold) if of_it.status.ended else None
     return Settled(of.verdict, heard=True, ended=ended)

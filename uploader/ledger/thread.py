@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from uploader.errors import LedgerUnavailableError
 from uploader.ledger.claiming import Mark, claim, mark, mark_all
+from uploader.ledger.hearing import hear
 from uploader.ledger.opening import Ledger
 from uploader.ledger.outcomes import Settlement, settle, settle_all
 
@@ -59,20 +60,20 @@ class _Write:
 
     @property
     def turn(self) -> int:
-        """Marks stand together; claims come after outcomes: what an outcome frees, the claim sees."""
-        return _TURNS.get(self.function, 1)
+        """Marks stand together, after what calls say, which may stop them; claims see what outcomes free."""
+        return _TURNS.get(self.function, 2)
 
     @property
     def is_outcome(self) -> bool:
         """Whether it writes down what came back."""
-        return self.turn == 1
+        return self.function not in (mark, claim)
 
     def apply(self, connection: Connection) -> None:
         """Carry it out alone."""
         self.result = self.function(connection, *self.args, **self.kwargs)
 
 
-_TURNS: dict[Callable[..., Any], int] = {mark: 0, claim: 2}
+_TURNS: dict[Callable[..., Any], int] = {hear: 0, mark: 1, claim: 3}
 
 
 class LedgerThread:

@@ -64,18 +64,22 @@ def meaning(known: Known, call: Call) -> Meaning:
         return Meaning.ENDED if ends else Meaning.NOTHING
     if known.job_id is not None:
         return Meaning.NOTED if known.waits and _is_news(known.heard, call.status) else Meaning.NOTHING
-    if known.is_open or known.state is State.SENT:
-        return Meaning.NOTED
+    if known.is_open or known.state in (State.SENDING, State.SENT):
+        return Meaning.NOTED  # what is under way comes to its end first: it has a slot, and its lane waits for it
     return _of_a_closed_attempt(known)
 
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """An earlier attempt that turned out, while a later one was out, to have become a job. ``outcome``: so far."""
+    """An earlier attempt that turned out, while a later one was out, to have become a job.
+
+    ``outcome``: so far. ``status``: the job's, as far as was heard.
+    """
 
     job_id: str
     number: int
     outcome: Outcome
+    status: JobStatus = JobStatus.SCHEDULED
 
 
 def after_hearing(verdict: Verdict, own: Call | None, earlier: Earlier | None) -> Verdict:
@@ -181,7 +185,7 @@ def _is_news(heard: JobStatus | None, status: JobStatus) -> bool:
 
 def _of_a_closed_attempt(known: Known) -> Meaning:
     """The first word of an attempt that had been given up, or is in doubt."""
-    if known.state in (State.PENDING, State.REFUSED, State.IN_DOUBT, State.SENDING):
+    if known.state in (State.PENDING, State.REFUSED, State.IN_DOUBT):
         return Meaning.ACCEPTED
     if known.state is State.COMPLETED and known.items_job_id is None:
         return Meaning.NOTED  # a person said that it was appended

@@ -31,7 +31,7 @@ def judge(reply: Reply, conversation_id: str, proves_not_appended: Collection[in
         return Verdict(Outcome.REFUSED, State.REFUSED, Next.SETTLE, reply.source_failure)
     if reply.status is None:
         return _without_status(reply)
-    if 200 <= reply.status < 300:
+    if is_success(reply.status):
         return _success(reply, conversation_id)
     if 300 <= reply.status < 500:
         return _client_error(reply, reply.status)
@@ -53,6 +53,11 @@ def refuse_after_cut_offs(verdict: Verdict, reply: Reply, cut_offs: int, most: i
         return verdict
     reason = f"cut off before its last chunk {cut_offs + 1} times (max_attempts); the last time: {verdict.reason}"
     return Verdict(Outcome.REFUSED, State.REFUSED, Next.SETTLE, reason)
+
+
+def is_success(status: int | None) -> bool:
+    """Whether a status says that all is well; None: none came."""
+    return status is not None and 200 <= status < 300
 
 
 def job_id(reply: Reply) -> str | None:

@@ -71,9 +71,6 @@ def _option(name: str, field: Any, extra: dict[str, Any]) -> Callable[[F], F]:
     if field.annotation is bool:
         return click.option(flag, name, is_flag=True, default=None, help=field.description)
     default = field.default if field.default is not PydanticUndefined else default_ledger()
-    shown = "" if default is None else f"  [default: {default:g}]" if _is_number(default) else f"  [default: {default}]"
+    told = str(int(default)) if isinstance(default, float) and default.is_integer() else str(default)
+    shown = "" if default is None else f"  [default: {told}]"
     return click.option(flag, name, metavar=extra["metavar"], default=None, help=f"{field.description}{shown}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float))

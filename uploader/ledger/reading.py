@@ -346,13 +346,12 @@ class Remark:
 
 
 def remarks(connection: Connection, batch_id: int) -> list[Remark]:
-    """What is to be said in the open of a batch's items; the first of it."""
+    """What is to be said in the open of a batch's items."""
     found = connection.execute(
         select(rows.c.line, rows.c.conversation_id, items.c.remark.label("said"))
         .join(items, items.c.id == rows.c.item_id)
         .where(rows.c.batch_id == batch_id, items.c.remark.is_not(None))
         .order_by(rows.c.line)
-        .limit(REASONS_TOLD)
     )
     return [Remark(**row) for row in found.mappings()]
 

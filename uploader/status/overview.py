@@ -17,7 +17,7 @@ from uploader.status.telling import (
     told_count,
     told_counts,
     told_limit,
-    told_remark,
+    told_remarks,
     told_trouble,
     trouble_json,
 )
@@ -80,6 +80,6 @@ class Overview:
             lines += [f"  {told_trouble(one)}" for one in self.troubles]
             lines.append(f"next   {resolve_command(self.batch.name, self.ledger)}")
         if self.remarks:
-            lines.append(f"out of order in {self.batch.name}:")
-            lines += [f"  {told_remark(one)}" for one in self.remarks]
+            lines.append(f"out of order in {self.batch.name}: (to be looked at; nothing is to be settled)")
+            lines += [f"  {one}" for one in told_remarks(self.remarks)]
         return "\n".join(lines)

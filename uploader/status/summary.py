@@ -20,7 +20,7 @@ from uploader.status.telling import (
     told_count,
     told_counts,
     told_limit,
-    told_remark,
+    told_remarks,
     told_trouble,
     trouble_json,
 )
@@ -86,7 +86,7 @@ class Summary:
         lines = [f"{self.batch}: {told_count(self.standing.items, 'item')}: {told_counts(self.standing.counts)}"]
         lines.append(
             f"  sent      {told_bytes(self.bytes_sent)} in {self.seconds:.1f} s; "
-            f"{told_count(self.standing.attempts, 'attempt')} in all, {self.throttled} met the account's limit"
+            f"{told_count(self.standing.attempts, 'attempt')} so far, {self.throttled} of this run met the limit"
         )
         lines.append(f"  billed    {told_billed(self.standing)}")
         lines.append(f"  limit     {told_limit(self.limit)}")
@@ -106,8 +106,8 @@ class Summary:
             lines.append("  needs a person:")
             lines += [f"    {told_trouble(one)}" for one in self.troubles]
         if self.remarks:
-            lines.append("  out of order:")
-            lines += [f"    {told_remark(one)}" for one in self.remarks]
+            lines.append("  out of order: (to be looked at; nothing is to be settled)")
+            lines += [f"    {one}" for one in told_remarks(self.remarks)]
         if step := self.next_step():
             lines.append(f"  next      {step}")
         return "\n".join(lines)

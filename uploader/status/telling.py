@@ -1,12 +1,15 @@
 """Words and figures for people, and the same for machines."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from uploader.ledger.reading import Remark, Standing, Trouble
 from uploader.model import LimitFacts, State
+
+REMARKS_TOLD = 20
+"""So many are told to a person one by one."""
 
 
 def limit_json(limit: LimitFacts) -> dict[str, int | None]:
@@ -35,9 +38,11 @@ def remark_json(one: Remark) -> dict[str, Any]:
     return {"line": one.line, "conversationId": one.conversation_id, "remark": one.said}
 
 
-def told_remark(one: Remark) -> str:
-    """What is to be said in the open of an item, and where."""
-    return f"line {one.line}, {one.conversation_id}: {one.said}"
+def told_remarks(found: Sequence[Remark]) -> list[str]:
+    """What is to be said in the open of items, and where: the first of it, and how much more there is."""
+    told = [f"line {one.line}, {one.conversation_id}: {one.said}" for one in found[:REMARKS_TOLD]]
+    more = len(found) - len(told)
+    return [*told, f"and {told_count(more, 'item')} more: their `error` in the results says what"] if more else told
 
 
 def told_counts(counts: Mapping[State, int]) -> str:

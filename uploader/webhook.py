@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 from collections.abc import Callable
 from http import HTTPStatus
 from types import TracebackType
@@ -83,8 +84,9 @@ class Listener:
         except OSError as error:
             await self._runner.cleanup()
             where = f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
+            why = os.strerror(error.errno) if error.errno else error.strerror
             raise UsageError(
-                f"webhook {where}: {error.strerror}: name an address of this machine and a port that is free"
+                f"--webhook {where}: {why}: name an address of this machine and a port that is free"
             ) from error
         return self
 

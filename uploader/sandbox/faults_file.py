@@ -38,8 +38,10 @@ def load_faults(path: Path) -> Faults:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: the faults file cannot be read ({error}): name a readable file") from error
+    except OSError as error:
+        raise UsageError(f"{path}: the faults file cannot be read ({error.strerror}): name a readable file") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: the faults file cannot be read ({error}): write it in UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: the faults file is not TOML: {error}") from error
 
@@ -68,7 +70,8 @@ def _value(path: Path, key: str, value: object, rule: Rule) -> Any:
 
 def _unknown(rules: Mapping[str, Rule]) -> Rule:
     def refuse(_value: object) -> None:
-        raise ValueError(f"no such key: use one of {', '.join(sorted(rules))}")
+        tables = f" or a table {', '.join(f'[{name}]' for name in _TABLES)}" if rules is _TOP else ""
+        raise ValueError(f"no such key: use one of {', '.join(sorted(rules))}{tables}")
 
     return refuse
 
@@ -93,7 +96,7 @@ def _ids(value: object) -> frozenset[str]:
 
 def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError("write a number")
+        raise ValueError("write a number, such as 0.05")
     return float(value)
 
 

@@ -103,7 +103,7 @@ def test_live_jobs_leave_a_conversation_out_until_they_have_ended(place: Place) 
     """Exit 1 and a clear word once a run was stopped; when the jobs have ended the same command writes the rest."""
     rows = make_rows(place, 4, 2)
     write_manifest(place, "m.csv", rows)
-    server = place.serve("--limit", "8", "--job-seconds", "3")
+    server = place.serve("--limit", "8", "--job-seconds", "6")
     place.use(server)
     running = place.start(*RUN)
     until(lambda: len(server.journal.appended()) == 4, "each conversation has a completed and a live job")

@@ -55,7 +55,9 @@ def test_a_batch_from_standard_input_is_carried_on_by_its_name(place: Place, slo
     )
     until(lambda: len(slow_server.journal.appended()) == 2, "the first of both lanes are accepted")
     assert running.stop(signal.SIGINT).code == 130
-    assert {line["status"] for line in read_results(place.path("night.jsonl"))} == {"accepted", "pending"}
+    statuses = {line["status"] for line in read_results(place.path("night.jsonl"))}
+    # a job may have ended before the signal came
+    assert "pending" in statuses <= {"accepted", "completed", "pending"}
     ending = place.run("run", "--batch", "night", "--limit", "4", "--json")
     assert ending.code == 0
     assert ending.summary["batch"] == "night"

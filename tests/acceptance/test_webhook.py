@@ -107,12 +107,15 @@ def test_a_call_stops_the_retry_of_what_was_cut_off(place: Place) -> None:
     assert len(server.journal.puts()) < 2 * len(rows)
     results = {line["conversationId"]: line for line in read_results(place.path("m.results.csv"))}
     assert {line["status"] for line in results.values()} == {"completed"}
+    # the end of a short body may have left before the cut came: then its answer was lost, and the call settles that
+    told = {line["conversationId"] for line in results.values() if line["error"]}
+    assert told
     for put in server.journal.appended():
-        assert f"job {put.job_id}" in results[put.conversation_id]["error"]
-    assert len(ending.summary["outOfOrder"]) == len(rows)
-    assert len(ending.events("append out of order")) >= len(rows)
-    told = place.run("status")
-    assert "out of order in m.csv:" in told.out
+        row = results[put.conversation_id]
+        assert f"job {put.job_id}" in row["error"] if row["conversationId"] in told else row["jobId"] == put.job_id
+    assert {one["conversationId"] for one in ending.summary["outOfOrder"]} == told
+    assert len(ending.events("append out of order")) >= len(told)
+    assert "out of order in m.csv:" in place.run("status").out
 
 
 def test_without_a_call_polling_finds_all(place: Place) -> None:

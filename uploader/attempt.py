@@ -15,8 +15,8 @@ from uploader.audio import Source, open_source
 from uploader.client import Gate, UploadRequest
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, SourceError
 from uploader.ledger import Writer
-from uploader.ledger.claiming import RetryStoppedError, mark
-from uploader.ledger.outcomes import Ended, settle
+from uploader.ledger.claiming import Mark, RetryStoppedError, mark
+from uploader.ledger.outcomes import Ended, Settlement, settle
 from uploader.ledger.resolving import note_sight
 from uploader.ledger.settling import Settled, settle_heard
 from uploader.model import Claim, Next, Reply, Sight, Verdict
@@ -112,7 +112,7 @@ class LastChunk:
             return False
         self._held, begun = self._way_out.to_mark, self._clock()
         try:
-            await self._writer.call(mark, self._claim, content_hash, self._now())
+            await self._writer.call(mark, Mark(self._claim, content_hash, self._now()))
         except RetryStoppedError:
             return False
         except Exception as error:  # noqa: BLE001 - aiohttp would turn it into a broken connection
@@ -255,16 +255,11 @@ class Carrier:
         wait = 0.0
         if verdict.next is Next.AGAIN and not carried.reply.withheld:
             wait = retry_seconds(claim.number, self._chance.random())
-        told: dict[str, Any] = {
-            "now": now,
-            "wait": wait,
-            "doubt_seconds": self._rules.doubt_seconds,
-            "hold": self._rules.hold,
-            "refusal": carried.refusal,
-        }
-        if self._rules.webhook_url is not None:
-            return await self._writer.call(settle_heard, claim, verdict, carried.reply, **told)
-        await self._writer.call(settle, claim, verdict, carried.reply, **told)
+        rules = self._rules
+        of = Settlement(claim, verdict, carried.reply, now, wait, rules.doubt_seconds, rules.hold, carried.refusal)
+        if rules.webhook_url is not None:
+            return await self._writer.call(settle_heard, of)
+        await self._writer.call(settle, of)
         return Settled(verdict)
 
 

@@ -11,11 +11,11 @@ from sqlalchemy import select
 
 from uploader import audio
 from uploader.ledger import Ledger
-from uploader.ledger.claiming import Claimed, claim, mark
+from uploader.ledger.claiming import Claimed, Mark, claim, mark
 from uploader.ledger.lanes import enter_scope
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import Load, account, begin_load, load_rows, was_begun
-from uploader.ledger.outcomes import JOBS_REMEMBERED, job_ended, job_overdue, settle
+from uploader.ledger.outcomes import JOBS_REMEMBERED, Settlement, job_ended, job_overdue, settle
 from uploader.ledger.reading import latest_ends, leftovers, live_jobs, result_lines, standing, troubles, unsent
 from uploader.ledger.recovery import rebase_deadlines, recover
 from uploader.ledger.schema import attempts, items
@@ -114,7 +114,7 @@ class Book:
     def mark(self, one: Claim) -> None:
         """Commit that the last chunk of an attempt is about to leave."""
         with self.ledger.writing() as connection:
-            mark(connection, one, audio.content_hash(one.path) or "unread", self.now)
+            mark(connection, Mark(one, audio.content_hash(one.path) or "unread", self.now))
 
     def answer(self, one: Claim, reply: Reply, wait: float = 0.0) -> State:
         """Mark an attempt where its last chunk left, and write down its reply."""
@@ -126,17 +126,7 @@ class Book:
         """Write down the reply to an attempt."""
         verdict = judge(reply, one.conversation_id)
         with self.ledger.writing() as connection:
-            settle(
-                connection,
-                one,
-                verdict,
-                reply,
-                now=self.now,
-                wait=wait,
-                doubt_seconds=DOUBT_SECONDS,
-                hold=self.hold,
-                refusal=refusal,
-            )
+            settle(connection, Settlement(one, verdict, reply, self.now, wait, DOUBT_SECONDS, self.hold, refusal))
         return verdict.state
 
     def jobs(self) -> list[LiveJob]:

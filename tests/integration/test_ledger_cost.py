@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import Connection, event, text
 
 from tests.integration.test_ledger import BASE_URL, CUT, DOUBT_SECONDS, LOST, THROTTLED, Book, accepted, opened
-from uploader.ledger.claiming import claim, mark
+from uploader.ledger.claiming import Mark, claim, mark
 from uploader.ledger.lanes import enter_scope
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import account, begin_load, load_rows, was_begun
-from uploader.ledger.outcomes import job_ended, settle
+from uploader.ledger.outcomes import Settlement, job_ended, settle
 from uploader.ledger.reading import latest_ends, live_jobs
 from uploader.model import AudioFacts, Claim, FileSignature, JobStatus, Next, Reply, Row
 from uploader.policy.limits import Refusal
@@ -82,19 +82,11 @@ def cost_of_a_life(book: Book) -> dict[str, int]:
 
     def settled(one: Claim, reply: Reply, name: str) -> None:
         if reply.last_chunk_left:
-            _, cost["mark"] = steps(book, lambda c: mark(c, one, "hash", book.now))
-        verdict, how = judge(reply, one.conversation_id), {"now": book.now, "wait": 1.0, "hold": book.hold}
+            _, cost["mark"] = steps(book, lambda c: mark(c, Mark(one, "hash", book.now)))
+        verdict = judge(reply, one.conversation_id)
         refusal = Refusal() if verdict.next is Next.COOL_DOWN else None
-        write: Step = lambda c: settle(  # noqa: E731
-            c,
-            one,
-            verdict,
-            reply,
-            doubt_seconds=DOUBT_SECONDS,
-            refusal=refusal,
-            **how,  # type: ignore[arg-type]
-        )
-        _, cost[name] = steps(book, write)
+        of = Settlement(one, verdict, reply, book.now, 1.0, DOUBT_SECONDS, book.hold, refusal)
+        _, cost[name] = steps(book, lambda c: settle(c, of))
 
     first, second, third, fourth = claimed(4)
     settled(first, accepted("j"), "accepted")

@@ -25,9 +25,10 @@ from tests.integration.test_ledger import (
     accepted,
     opened,
 )
-from uploader.ledger.claiming import Claimed, RetryStoppedError, claim, mark
+from uploader.ledger.claiming import Claimed, Mark, RetryStoppedError, claim, mark
 from uploader.ledger.hearing import Hearing, hear
 from uploader.ledger.loading import account
+from uploader.ledger.outcomes import Settlement
 from uploader.ledger.reading import remarks
 from uploader.ledger.resolving import Selection, open_items, resolve
 from uploader.ledger.schema import accounts, attempts, items, lanes
@@ -64,16 +65,8 @@ class Listening(Book):
         if reply.last_chunk_left and not marked:
             self.mark(one)
         with self.ledger.writing() as connection:
-            return settle_heard(
-                connection,
-                one,
-                judge(reply, one.conversation_id),
-                reply,
-                now=self.now,
-                wait=0.0,
-                doubt_seconds=DOUBT_SECONDS,
-                hold=self.hold,
-            )
+            verdict = judge(reply, one.conversation_id)
+            return settle_heard(connection, Settlement(one, verdict, reply, self.now, 0.0, DOUBT_SECONDS, self.hold))
 
     def hear(self, one: Claim | str, job_id: str, status: str = "in_progress") -> Hearing:
         """A call comes, for an attempt or with a token of its own."""
@@ -256,7 +249,7 @@ def test_a_retry_under_way_is_stopped_before_its_last_chunk(book: Listening, rep
     first, second = retried(book)
     assert book.hear(first, "j").meaning is Meaning.NOTED
     with book.ledger.writing() as connection, pytest.raises(RetryStoppedError):
-        mark(connection, second, "hash", book.now)
+        mark(connection, Mark(second, "hash", book.now))
     settled = book.reply(second, reply)
     assert (settled.verdict.state, settled.verdict.job_id) == (State.ACCEPTED, "j")
     (load,) = book.loads.values()
@@ -497,7 +490,7 @@ class CallsMachine(RuleBasedStateMachine):
         if one.attempt_id in self.marked:
             return
         with suppress(RetryStoppedError), self.book.ledger.writing() as connection:
-            mark(connection, one, "hash", self.book.now)
+            mark(connection, Mark(one, "hash", self.book.now))
             self.marked.add(one.attempt_id)
 
     @precondition(lambda self: self.out)

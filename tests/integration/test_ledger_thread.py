@@ -14,9 +14,9 @@ from sqlalchemy.exc import IntegrityError
 from tests.integration.test_ledger import CUT, LOST, NOT_FOUND, THROTTLED, Book, accepted, opened
 from uploader.errors import LedgerUnavailableError
 from uploader.ledger import Ledger, LedgerThread, thread
-from uploader.ledger.claiming import claim, mark
+from uploader.ledger.claiming import Mark, claim, mark
 from uploader.ledger.loading import account
-from uploader.ledger.outcomes import job_ended, settle
+from uploader.ledger.outcomes import Settlement, job_ended, settle
 from uploader.ledger.schema import accounts, attempts, items, lanes
 from uploader.model import Claim, JobStatus, Next, Reply
 from uploader.policy.limits import Refusal
@@ -156,7 +156,7 @@ async def test_a_mark_that_is_refused_fails_alone(book: Book) -> None:
     again, _ = book.claim()
     async with running(book.ledger) as writer:
         answers = await Busy(writer).gather(
-            writer.call(mark, first, "hash", 1.0), writer.call(mark, again, "hash", 1.0)
+            writer.call(mark, Mark(first, "hash", 1.0)), writer.call(mark, Mark(again, "hash", 1.0))
         )
     assert isinstance(answers[0], RuntimeError)
     assert answers[1] is None
@@ -270,23 +270,23 @@ async def test_a_fault_of_ours_reaches_its_caller(book: Book) -> None:
 
 async def test_arguments_by_name_arrive_too(book: Book) -> None:
     """What is given by position and by name reaches the function as it was given."""
-    book.load([("c", "a.wav")])
-    one = book.claim_one()
+    load = book.load([("c", "a.wav")])
+    book.answer(book.claim_one(), accepted("j"))
+    (job,) = book.jobs()
     async with running(book.ledger) as writer:
-        await writer.call(mark, one, content_hash="hash", now=book.now)
-    assert book.value("content_hash", 2) == "hash"
+        await writer.call(job_ended, job, JobStatus.FAILED, now=book.now, hold=True)
+    assert book.states(load) == "failed"
 
 
 TABLES = (accounts, attempts, items, lanes)
 REPLIES = (accepted("j"), LOST, accepted("k"), THROTTLED, NOT_FOUND, CUT, accepted("l"), THROTTLED)
 
 
-def settling(one: Claim, reply: Reply) -> dict[str, Any]:
-    """The arguments of what writes down this reply."""
+def settling(one: Claim, reply: Reply) -> Settlement:
+    """What writes down this reply."""
     verdict = judge(reply, one.conversation_id)
     refusal = Refusal() if verdict.next is Next.COOL_DOWN else None
-    said = {"one": one, "verdict": verdict, "reply": reply, "refusal": refusal}
-    return said | {"now": 1010.0, "wait": 1.0, "doubt_seconds": 900.0, "hold": True}
+    return Settlement(one, verdict, reply, now=1010.0, wait=1.0, doubt_seconds=900.0, hold=True, refusal=refusal)
 
 
 async def written(folder: Path, *, together: bool) -> dict[str, list[Any]]:
@@ -295,8 +295,8 @@ async def written(folder: Path, *, together: bool) -> dict[str, list[Any]]:
         book.load([(f"c{n // 2}", book.file(f"{n}.wav").name) for n in range(2 * len(REPLIES))])
         claims = book.claim(len(REPLIES))
         async with running(book.ledger) as writer:
-            marks = [writer.call(mark, one, f"hash {one.line}", 1005.0) for one in claims]
-            ends = [writer.call(settle, **settling(*both)) for both in zip(claims, REPLIES, strict=True)]
+            marks = [writer.call(mark, Mark(one, f"hash {one.line}", 1005.0)) for one in claims]
+            ends = [writer.call(settle, settling(*both)) for both in zip(claims, REPLIES, strict=True)]
             for calls in (marks, ends) if together else [[one] for one in (*marks, *ends)]:
                 assert set(await Busy(writer).gather(*calls)) == {None}
         with book.ledger.reading() as connection:

@@ -12,9 +12,10 @@ from sqlalchemy import Connection, func, select, update
 
 from uploader import attempt, results
 from uploader.ledger import claiming, lanes, loading
+from uploader.ledger.claiming import Mark
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.schema import items
-from uploader.model import Claim, Next, Outcome, Reply, State, Verdict
+from uploader.model import Next, Outcome, Reply, State, Verdict
 from uploader.policy import identity, replies
 
 
@@ -36,7 +37,7 @@ def intent_after_the_first_byte() -> Iterator[None]:
 def mark_left_out() -> Iterator[None]:
     """The last chunk leaves without a mark."""
 
-    def unmarked(_connection: Connection, _one: Claim, _content_hash: str, _now: float) -> None:
+    def unmarked(_connection: Connection, _of: Mark) -> None:
         return
 
     with patch.object(attempt, "mark", unmarked):

@@ -62,7 +62,7 @@ class InlineWriter:
         self._process.check()
         if self._disk.is_full(self._now()):
             if function in (settle, settle_heard):
-                self._disk.keep_out(args[0].conversation_id, str(args[0].path))
+                self._disk.keep_out(args[0].one.conversation_id, str(args[0].one.path))
             raise LedgerUnavailableError("the disk is full")
         with self._ledger.begin() as connection:
             return function(connection, *args, **kwargs)

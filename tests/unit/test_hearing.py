@@ -13,7 +13,6 @@ from uploader.policy.hearing import (
     Known,
     Meaning,
     address_of,
-    after_an_earlier_append,
     after_hearing,
     meaning,
     read_call,
@@ -141,12 +140,6 @@ def test_what_is_out_of_order_is_said(
 ) -> None:
     """An append too many, and a job of what was thought cut off, are told with their jobIds."""
     assert remark_on_verdict(verdict, 2, own, earlier) == said
-
-
-def test_a_429_pauses_the_account_whatever_became_of_its_item() -> None:
-    """An item that an earlier attempt has settled is not tried again, but a 429 is a 429."""
-    assert after_an_earlier_append(THROTTLED, State.ACCEPTED).next is Next.COOL_DOWN
-    assert after_an_earlier_append(CUT_OFF, State.COMPLETED).next is Next.SETTLE
 
 
 BODIES = [

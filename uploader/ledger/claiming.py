@@ -157,29 +157,27 @@ def claim(
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The mark of one attempt: see ``mark``."""
+    """The mark of one attempt.
+
+    ``content_hash``: that of the whole content, in hexadecimal. ``now``: seconds since the epoch.
+    """
 
     one: Claim
     content_hash: str
     now: float
 
 
-def mark(connection: Connection, one: Claim, content_hash: str, now: float) -> None:
+def mark(connection: Connection, of: Mark) -> None:
     """Commit that the last chunk is about to leave: from now on a crash means doubt.
-
-    Args:
-        connection: A connection in a transaction.
-        one: The attempt.
-        content_hash: The hash of the whole content, in hexadecimal.
-        now: The time, in seconds since the epoch.
 
     Raises:
         RetryStoppedError: An earlier attempt turned out to have been appended.
     """
     try:
-        mark_all(connection, [Mark(one, content_hash, now)])
+        mark_all(connection, [of])
     except RuntimeError:
-        if connection.execute(_EARLIER_WAS_HEARD, {"item": one.item_id, "number": one.number}).first() is not None:
+        which = {"item": of.one.item_id, "number": of.one.number}
+        if connection.execute(_EARLIER_WAS_HEARD, which).first() is not None:
             raise RetryStoppedError from None
         raise
 

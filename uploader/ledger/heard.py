@@ -43,12 +43,14 @@ class Heard:
     """Of the earlier ones."""
 
 
-NOTHING_HEARD = Heard()
-
-
 def note(connection: Connection, attempt_id: int, call: Call, *, waits: bool) -> None:
     """Keep a call with its attempt. ``waits``: until the item's outcome is there, it changes nothing else."""
     connection.execute(_NOTE, {"attempt": attempt_id, "job": call.job_id, "status": call.status, "waits": waits})
+
+
+def count_as_applied(connection: Connection, attempt_id: int) -> None:
+    """Let what was noted of an attempt be its outcome."""
+    connection.execute(_TAKE_EFFECT, {"attempt": attempt_id})
 
 
 def heard_of(connection: Connection, item_id: int, number: int) -> Heard:
@@ -73,7 +75,7 @@ def take_effect(connection: Connection, item_id: int, number: int, verdict: Verd
         heard: What was heard.
     """
     for attempt_id in heard.attempt_ids:
-        connection.execute(_TAKE_EFFECT, {"attempt": attempt_id})
+        count_as_applied(connection, attempt_id)
     remark = remark_on_verdict(verdict, number, heard.own, heard.earlier)
     if remark is not None:
         add_remark(connection, item_id, remark)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, RowMapping, bindparam, case, literal, select, union_all, update
 
-from uploader.ledger.heard import add_remark, note
+from uploader.ledger.heard import add_remark, count_as_applied, note
 from uploader.ledger.lanes import refresh
 from uploader.ledger.outcomes import Ended, job_ended
 from uploader.ledger.schema import attempts, batches, items, lanes, loads, settlements
@@ -49,12 +49,6 @@ _OF_ANOTHER = union_all(
     select(literal(1))
     .select_from(settlements)
     .where(settlements.c.job_id == bindparam("job"), settlements.c.item_id != bindparam("item")),
-)
-
-_TAKE_EFFECT = (
-    update(attempts)
-    .where(attempts.c.id == bindparam("attempt"))
-    .values(outcome=Outcome.APPLIED, job_id=bindparam("job"))
 )
 
 _ACCEPT = (
@@ -175,7 +169,7 @@ def _job(found: RowMapping, call: Call, now: float, listening_since: float) -> L
 def _accept(connection: Connection, found: RowMapping, job: LiveJob, call: Call, now: float, *, hold: bool) -> Hearing:
     """Settle an item by a call: in doubt no more, refused no more, not to be tried again."""
     note(connection, found["id"], call, waits=False)
-    connection.execute(_TAKE_EFFECT, {"attempt": found["id"], "job": call.job_id})
+    count_as_applied(connection, found["id"])
     connection.execute(_ACCEPT, {"item": job.item_id, "job": call.job_id, "accepted": job.accepted_at})
     if found["state"] == State.PENDING:
         connection.execute(_TAKE_FROM_LANE, {"lane": job.lane_id, "work": job.work})

@@ -115,7 +115,12 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What came of one attempt, to be written down: see ``settle``."""
+    """What came of one attempt, to be written down.
+
+    ``verdict``: what its reply means. ``now``: seconds since the epoch. ``wait``: how long the lane waits before it is
+    tried again, in seconds. ``doubt_seconds``: how long doubt keeps a slot as long as no job has ended. ``hold``:
+    whether trouble holds the rest of a lane. ``refusal``: a 429 about the limit, which teaches something of it.
+    """
 
     one: Claim
     verdict: Verdict
@@ -127,32 +132,9 @@ class Settlement:
     refusal: Refusal | None = None
 
 
-def settle(
-    connection: Connection,
-    one: Claim,
-    verdict: Verdict,
-    reply: Reply,
-    *,
-    now: float,
-    wait: float,
-    doubt_seconds: float,
-    hold: bool,
-    refusal: Refusal | None = None,
-) -> None:
-    """Write down what came of an attempt.
-
-    Args:
-        connection: A connection in a transaction.
-        one: The attempt.
-        verdict: What its reply means.
-        reply: The reply.
-        now: The time, in seconds since the epoch.
-        wait: How long the lane waits before it is tried again, in seconds.
-        doubt_seconds: How long doubt keeps a slot as long as no job has ended.
-        hold: Whether trouble holds the rest of a lane.
-        refusal: A 429 about the limit, which teaches something of it.
-    """
-    settle_all(connection, [Settlement(one, verdict, reply, now, wait, doubt_seconds, hold, refusal)])
+def settle(connection: Connection, of: Settlement) -> None:
+    """Write down what came of an attempt."""
+    settle_all(connection, [of])
 
 
 def settle_all(connection: Connection, settlements: Sequence[Settlement]) -> None:
@@ -216,9 +198,9 @@ def close_attempt(connection: Connection, of: Settlement) -> None:
     connection.execute(_CLOSE_ATTEMPT, _closing(of))
 
 
-def change_item(connection: Connection, of: Settlement) -> bool:
-    """Write down what becomes of the item alone; False where it is not this attempt's any more."""
-    return connection.execute(_OUTCOME, _change(connection, of)).rowcount == 1
+def change_item(connection: Connection, of: Settlement) -> None:
+    """Write down what becomes of the item alone."""
+    connection.execute(_OUTCOME, _change(connection, of))
 
 
 def _write_down(connection: Connection, settlements: Sequence[Settlement]) -> None:

@@ -2,17 +2,13 @@
 
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection
 
-from uploader.ledger.heard import Heard, add_remark, heard_of, take_effect
+from uploader.ledger.heard import Heard, heard_of, take_effect
 from uploader.ledger.limit import note_refusal
 from uploader.ledger.outcomes import Ended, Settlement, change_item, close_attempt, go_on, job_ended
-from uploader.ledger.schema import items
-from uploader.model import Claim, Reply, State, Verdict
-from uploader.policy.hearing import after_an_earlier_append, after_hearing, surplus_remark
-from uploader.policy.limits import Refusal
-
-_STANDS = select(*items.c["state", "job_id"]).where(items.c.id == bindparam("item"))
+from uploader.model import State, Verdict
+from uploader.policy.hearing import after_hearing
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,54 +21,32 @@ class Settled:
     remark: str | None = None
 
 
-def settle_heard(
-    connection: Connection,
-    one: Claim,
-    verdict: Verdict,
-    reply: Reply,
-    *,
-    now: float,
-    wait: float,
-    doubt_seconds: float,
-    hold: bool,
-    refusal: Refusal | None = None,
-) -> Settled:
+def settle_heard(connection: Connection, by_itself: Settlement) -> Settled:
     """Write down what came of an attempt, and what calls said of it: see ``settle``.
+
+    Args:
+        connection: A connection in a transaction.
+        by_itself: What came of it, were there no calls.
 
     Returns:
         What it means in the end.
     """
+    one, verdict = by_itself.one, by_itself.verdict
     heard = heard_of(connection, one.item_id, one.number)
-    by_itself = Settlement(one, verdict, reply, now, wait, doubt_seconds, hold, refusal)
     of = replace(by_itself, verdict=after_hearing(verdict, heard.own, heard.earlier))
     close_attempt(connection, by_itself if heard.own is None else of)
-    if not change_item(connection, of):
-        return _settle_beside(connection, of)
+    change_item(connection, of)
     remark = take_effect(connection, one.item_id, one.number, verdict, heard)
     if of.verdict.state is not State.ACCEPTED:
         go_on(connection, of)
-    elif refusal is not None:
-        note_refusal(connection, one.item_id, refusal, now)
+    elif of.refusal is not None:
+        note_refusal(connection, one.item_id, of.refusal, of.now)
     return replace(_end_heard(connection, of, heard), remark=remark)
-
-
-def _settle_beside(connection: Connection, of: Settlement) -> Settled:
-    """An attempt whose item a call had settled by an earlier one: should it be a job, too, that is one too many."""
-    item = connection.execute(_STANDS, {"item": of.one.item_id}).one()
-    job_id, state = of.verdict.job_id, State(item.state)
-    if of.refusal is not None:
-        note_refusal(connection, of.one.item_id, of.refusal, of.now)
-    if job_id is not None and job_id == item.job_id:
-        return Settled(of.verdict)  # the same outcome, written once more
-    remark = surplus_remark(job_id, of.one.number, state, item.job_id) if job_id is not None else None
-    if remark is not None:
-        add_remark(connection, of.one.item_id, remark)
-    return Settled(after_an_earlier_append(of.verdict, state), remark=remark)
 
 
 def _end_heard(connection: Connection, of: Settlement, heard: Heard) -> Settled:
     """Where a call has told the job's end before its answer came, end it."""
-    of_it = next((one for one in (heard.own, heard.earlier) if one is not None), None)
+    of_it = heard.own or heard.earlier
     if of_it is None or of_it.job_id != of.verdict.job_id:
         return Settled(of.verdict)
     job = replace(of.one.job(of_it.job_id, of.now), watched=False)

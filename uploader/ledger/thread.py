@@ -7,16 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from uploader.errors import LedgerUnavailableError
-from uploader.ledger.claiming import Mark, claim, mark, mark_all
+from uploader.ledger.claiming import claim, mark, mark_all
 from uploader.ledger.hearing import hear
 from uploader.ledger.opening import Ledger
-from uploader.ledger.outcomes import Settlement, settle, settle_all
+from uploader.ledger.outcomes import settle, settle_all
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,18 +25,11 @@ GROUP = 256
 """The most writes in one transaction."""
 
 
-class Together(NamedTuple):
-    """How calls of one function are carried out as one: each as a value, all values by another function."""
+TOGETHER: dict[Callable[..., Any], Callable[[Connection, list[Any]], None]] = {mark: mark_all, settle: settle_all}
+"""What every item goes through, and answers nothing: a statement for all that wait costs little more than for one.
 
-    value: Callable[..., Any]
-    of_all: Callable[[Connection, list[Any]], None]
-
-
-TOGETHER: dict[Callable[..., Any], Together] = {
-    mark: Together(Mark, mark_all),
-    settle: Together(Settlement, settle_all),
-}
-"""What every item goes through, and answers nothing: a statement for all that wait costs little more than for one."""
+Each takes what is to be written as one value, and its twin several of them.
+"""
 
 
 class Writer(Protocol):
@@ -180,9 +173,9 @@ def _apply_together(connection: Connection, group: list[_Write]) -> bool:
 
 
 def _apply_same(connection: Connection, function: Callable[..., Any], writes: list[_Write]) -> None:
-    together = TOGETHER.get(function)
-    if together is not None:
-        together.of_all(connection, [together.value(*write.args, **write.kwargs) for write in writes])
+    of_all = TOGETHER.get(function)
+    if of_all is not None:
+        of_all(connection, [write.args[0] for write in writes])
         return
     for write in writes:
         write.apply(connection)

@@ -1,7 +1,7 @@
 """Decides what a call to the webhook means: what it settles, and what it must not change."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
 from typing import Any
@@ -95,17 +95,6 @@ def after_hearing(verdict: Verdict, own: Call | None, earlier: Earlier | None) -
         return verdict
     reason = f"{verdict.reason}; the webhook named its job"
     return Verdict(Outcome.APPLIED, State.ACCEPTED, Next.FOLLOW, reason, heard.job_id)
-
-
-def after_an_earlier_append(verdict: Verdict, state: State) -> Verdict:
-    """Tell what is left of a reply whose item an earlier attempt has settled meanwhile: its pause, at most.
-
-    Args:
-        verdict: What the reply means by itself.
-        state: The item's state.
-    """
-    rest = verdict.next if verdict.next is Next.COOL_DOWN else Next.SETTLE
-    return replace(verdict, state=state, next=rest)
 
 
 def remark_on_verdict(verdict: Verdict, number: int, own: Call | None, earlier: Earlier | None) -> str | None:

@@ -26,7 +26,7 @@ from uploader.policy.hearing import address_of
 from uploader.policy.limits import Refusal, refusal_in
 from uploader.policy.replies import judge, refuse_after_cut_offs
 from uploader.policy.waits import retry_seconds
-from uploader.way_out import Leave, WayOut
+from uploader.way_out import NEVER, Leave, WayOut
 
 log = structlog.get_logger()
 
@@ -45,6 +45,9 @@ class Uploads(Protocol):
         """Append a file to a conversation."""
         ...
 
+
+CALLED_SECONDS = 5.0
+"""How long an answer is still waited for once a call to the webhook has named the attempt's job."""
 
 OpenSource = Callable[[Path, int], AbstractAsyncContextManager[Source]]
 """Opens the file at a path, of so many bytes."""
@@ -100,6 +103,7 @@ class LastChunk:
         self._clock = asyncio.get_running_loop().time
         self._held: Leave | None = None
         self._left_at = 0.0
+        self._called_at = NEVER
 
     async def may_leave(self, content_hash: str) -> bool:
         """Wait for leave, with the mark committed; a content that is not the one that was planned is refused."""
@@ -144,9 +148,15 @@ class LastChunk:
         """Whether the run ends."""
         return self._way_out.must_cut
 
-    def must_not_wait(self) -> bool:
-        """Whether the run ends at once."""
-        return self._way_out.must_not_wait
+    def why_not_to_wait(self) -> str:
+        """The run ends at once, or there is nothing left that an answer could tell."""
+        if self._way_out.must_not_wait:
+            return "the uploader was stopped before an answer came"
+        return "no answer came" if self._clock() - self._called_at >= CALLED_SECONDS else ""
+
+    def called(self) -> None:
+        """A call to the webhook has named the attempt's job."""
+        self._called_at = min(self._called_at, self._clock())
 
     def over(self, verdict: Verdict, reply: Reply, jitter: float) -> None:
         """The attempt has its reply, and the reply its meaning."""
@@ -177,6 +187,12 @@ class Carrier:
         self._rules = rules
         self._now = now
         self._chance = chance
+        self._out: dict[int, LastChunk] = {}
+
+    def hear(self, attempt_id: int) -> None:
+        """Take note that a call to the webhook has named the job of an attempt that may be out."""
+        if attempt_id in self._out:
+            self._out[attempt_id].called()
 
     async def carry(self, claim: Claim) -> Carried:
         """Carry an item whose attempt is committed.
@@ -186,12 +202,14 @@ class Carrier:
             LedgerUnavailableError: The outcome, or the mark, could not be written.
         """
         begun = self._now()
-        gate = LastChunk(claim, self._way_out, self._writer, self._now)
+        gate = self._out[claim.attempt_id] = LastChunk(claim, self._way_out, self._writer, self._now)
         failure: Exception | None = None
         try:
             reply = await self._send(claim, gate)
         except (CredentialsError, GaveUpError) as error:
             failure, reply = error, Reply(failure=str(error), withheld=True)
+        finally:
+            del self._out[claim.attempt_id]
         carried = Carried(claim, reply, self._judge(claim, reply), self._now() - begun)
         gate.over(carried.verdict, reply, self._chance.random())
         settled = await asyncio.shield(self._write_down(carried))

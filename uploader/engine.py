@@ -277,6 +277,8 @@ class Engine:
     def hear(self, hearing: Hearing) -> None:
         """Take note of a call to the webhook that is in the ledger."""
         tell_call(hearing)
+        if hearing.meaning is Meaning.NOTED:
+            self._carrier.hear(hearing.attempt_id)
         job = hearing.job
         if job is None or hearing.account_id != self._account_id:
             return  # what another account's job does, its next run sees

@@ -83,6 +83,14 @@ def test_a_lost_answer_is_settled_by_a_call(place: Place) -> None:
     check_all_completed(place, server, rows)
 
 
+def test_a_call_ends_the_wait_for_a_silent_answer(place: Place) -> None:
+    """Where the job is known by a call, no five minutes are spent on an answer that could tell nothing more."""
+    rows = make_rows(place, 4, 4)
+    server = serve(place, rows, "seed = 1\n[put]\nslow_answer = 1.0\nslow_seconds = 3600.0")
+    assert place.run(*QUICK, *listening(free_port())).code == 0
+    check_all_completed(place, server, rows)
+
+
 def test_calls_that_are_lost_late_repeated_forged_or_oddly_named_do_no_harm(place: Place) -> None:
     """What the listener missed, polling finds; what it hears twice or out of order or from a stranger is nothing."""
     rows = make_rows(place, 40, 15)

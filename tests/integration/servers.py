@@ -355,10 +355,10 @@ class Watched:
         self._look()
         return self.cut
 
-    def must_not_wait(self) -> bool:
+    def why_not_to_wait(self) -> str:
         """What the test says."""
         self._look()
-        return self.not_wait
+        return "the uploader was stopped before an answer came" if self.not_wait else ""
 
     async def looked_at(self, times: int = 3) -> None:
         """Wait until the client has looked so many times more whether it has to end the upload."""

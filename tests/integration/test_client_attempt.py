@@ -35,6 +35,7 @@ from tests.integration.servers import (
     size_of,
     speaking,
 )
+from uploader import attempt
 from uploader import audio as sources
 from uploader.attempt import Carried, Carrier, Rules
 from uploader.client import Credentials, Expect
@@ -42,14 +43,16 @@ from uploader.client.expectation import NEVER
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError
 from uploader.ledger import Ledger, LedgerThread
 from uploader.ledger.claiming import claim, mark
+from uploader.ledger.hearing import hear
 from uploader.ledger.lanes import enter_scope
 from uploader.ledger.loading import account, begin_load, load_rows
 from uploader.ledger.outcomes import settle
 from uploader.ledger.recovery import recover
 from uploader.ledger.schema import accounts, attempts, items, lanes
-from uploader.model import Claim, Next, Outcome, Row, State
+from uploader.model import Claim, JobStatus, Next, Outcome, Row, State
 from uploader.pace import Pace
 from uploader.policy.brake import Brake, Phase
+from uploader.policy.hearing import Call, Meaning, token_hash
 from uploader.sandbox import Faults, JobFaults, PutFaults, Sandbox, SandboxSettings
 from uploader.way_out import WayOut
 
@@ -99,7 +102,11 @@ class Desk:
 
     async def carry(self, one: Claim | None = None) -> Carried:
         """Carry an item to its outcome."""
-        carrier = Carrier(
+        return await self.carrier().carry(one or await self.claim())
+
+    def carrier(self) -> Carrier:
+        """Who carries items."""
+        return Carrier(
             client=self.client,
             writer=self.writer,
             pace=self.pace,
@@ -108,7 +115,6 @@ class Desk:
             now=time.time,
             chance=random.Random(1),
         )
-        return await carrier.carry(one or await self.claim())
 
     def one(self, table: Any) -> RowMapping:
         """The only row of a table, as the ledger's file has it now."""
@@ -562,6 +568,32 @@ async def test_a_stop_ends_the_wait_for_an_answer(tmp_path: Path) -> None:
     async with Server(stop_and_say_nothing) as server, desk(server.base_url, audio(tmp_path, 1000)) as at:
         await at.carry()
         assert at.one(items)["state"] == "in_doubt"
+
+
+@pytest.mark.parametrize(("patience", "says", "known_as"), [(0.0, None, "called"), (60.0, "answered", "answered")])
+async def test_a_call_ends_the_wait_for_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: float, says: str | None, known_as: str
+) -> None:
+    """Once a call has named the job, an answer is waited for a little longer only; one that comes by then counts."""
+    monkeypatch.setattr(attempt, "CALLED_SECONDS", patience)
+
+    async def call(exchange: Exchange) -> None:
+        await exchange.read_body()
+        told = Call("called", JobStatus.SCHEDULED)
+        hearing = await at.thread.call(hear, token_hash("secret"), told, time.time(), listening_since=0.0, hold=True)
+        assert hearing.meaning is Meaning.NOTED
+        carrier.hear(hearing.attempt_id)
+        carrier.hear(hearing.attempt_id + 1)  # of an attempt that is over by now
+        if says is not None:
+            await exchange.answer(201, accepted(exchange) | {"jobId": says})
+        await exchange.until_left()
+
+    address: dict[str, Any] = {"webhook_url": "http://127.0.0.1/jobs"}
+    async with Server(call) as server, desk(server.base_url, audio(tmp_path, 1000), **address) as at:
+        carrier = at.carrier()
+        [one] = (await at.thread.call(claim, at.account_id, 1, 100, time.time(), new_token=lambda: "secret")).claims
+        await carrier.carry(one)
+        assert (at.one(items)["state"], at.one(items)["job_id"]) == ("accepted", known_as)
 
 
 async def silent(exchange: Exchange) -> None:

@@ -40,8 +40,8 @@ class Gate(Protocol):
         """Whether an upload whose last chunk has not left is to be cut now."""
         ...
 
-    def must_not_wait(self) -> bool:
-        """Whether an answer is not to be waited for any longer."""
+    def why_not_to_wait(self) -> str:
+        """Why an answer is not to be waited for any longer; empty where it is."""
         ...
 
 
@@ -215,9 +215,7 @@ class Upload:
         if self._leave.is_awaited and self._gate.is_stopping():
             self.withheld = True
             return "stopped before its body was sent"
-        if self.last_chunk_left and self._gate.must_not_wait():
-            return "the uploader was stopped before an answer came"
-        return ""
+        return self._gate.why_not_to_wait() if self.last_chunk_left else ""
 
     def _standstill(self) -> str:
         if self._leave.is_lost:

@@ -86,6 +86,8 @@ class Hearing:
     remark: str | None = None
     account_id: int = 0
     """Whose it is: the ledger may have other accounts beside the run's."""
+    attempt_id: int = 0
+    """The attempt that the call was for."""
 
     @property
     def is_live(self) -> bool:
@@ -110,7 +112,8 @@ def hear(
     if found is None:
         return Hearing(Meaning.FORGED)
     job = _job(found, call, now, listening_since)
-    return replace(_heed(connection, found, job, call, now, hold=hold), account_id=found["account_id"])
+    heard = _heed(connection, found, job, call, now, hold=hold)
+    return replace(heard, account_id=found["account_id"], attempt_id=found["id"])
 
 
 def _heed(connection: Connection, found: RowMapping, job: LiveJob, call: Call, now: float, *, hold: bool) -> Hearing:

@@ -16,6 +16,7 @@ from uploader.jobs import LOOKERS, Follower, Jobs, tell_call
 from uploader.ledger import Writer
 from uploader.ledger.claiming import Claimed, claim
 from uploader.ledger.hearing import Hearing
+from uploader.ledger.lanes import rank
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.reading import last_doubt, latest_ends, live_jobs, unsent
 from uploader.model import Claim, LimitFacts, Next, Order
@@ -23,6 +24,7 @@ from uploader.pace import Pace
 from uploader.policy.brake import Phase, after_probe, reason_to_give_up
 from uploader.policy.cooldown import Cooldown, after_accepted, after_claim, after_end_of_job, after_throttle
 from uploader.policy.hearing import Meaning
+from uploader.policy.ranking import Ranking, ranked_anew
 from uploader.policy.replies import is_success
 from uploader.way_out import WayOut
 
@@ -114,6 +116,7 @@ class Engine:
         self._told_phase = Phase.OFF
         self._stopping = False
         self._cooldown = Cooldown()
+        self._ranking = Ranking()
         self._carrier = Carrier(
             client=client,
             writer=writer,
@@ -200,6 +203,8 @@ class Engine:
         if self._is_probe_due():
             await self._probe()
         pool = self._pool
+        if pool.order is Order.LONGEST_LANE_FIRST:
+            await self._rank_lanes()
         claimed = await self._writer.call(
             claim, self._account_id, self._free_hands(), pool.limit, self._now(), pool.order, self._new_token
         )
@@ -208,6 +213,13 @@ class Engine:
             self._cooldown = after_claim(self._cooldown, one.attempt_id, self._now())
             self._under_way.add(self._start(self._carry(one)))
         return claimed
+
+    async def _rank_lanes(self) -> None:
+        """Order the lanes anew once jobs have shown that they take a while whatever their audio, or no longer do."""
+        anew = ranked_anew(self._ranking, self._follower.experience)
+        if anew is not None:
+            self._ranking = anew
+            await self._writer.call(rank, anew.item_seconds)
 
     @property
     def _is_late(self) -> bool:

@@ -47,7 +47,7 @@ class _Followed:
 class Follower:
     """Looks at live jobs when they are due, and writes down their ends.
 
-    ``in_scope`` counts the jobs that the present run waits for; ``overdue`` those that did not end in time.
+    ``in_scope`` counts the jobs that the present run waits for; ``experience`` is what the account's ended jobs show.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Follower:
         ended: Callable[[], None],
     ) -> None:
         self.in_scope = 0
+        self.experience = Experience()
         self._client = client
         self._writer = writer
         self._pace = pace
@@ -71,7 +72,6 @@ class Follower:
         self._timeout_seconds = timeout_seconds
         self._hold = hold
         self._ended = ended
-        self._experience = Experience()
         self._followed: list[_Followed] = []
         """A heap: what is due first stands first."""
         self._due: list[_Followed] = []
@@ -93,7 +93,7 @@ class Follower:
 
     def learn(self, ends: Iterable[End]) -> None:
         """Learn from ended jobs of the account, the latest last, when to look at those that live."""
-        if self._experience.add(ends):
+        if self.experience.add(ends):
             self._foresee_anew()
 
     def add(self, job: LiveJob, *, soon: bool = False, heard: bool = False) -> None:
@@ -217,7 +217,7 @@ class Follower:
             log.warning("the service does not know the job: it is asked for again", **_event(job))
 
     def _foresee(self, job: LiveJob, seen_live_at: float) -> _Followed:
-        look = next_look(Watch(seen_live_at - job.accepted_at, job.work, self._experience.shown))
+        look = next_look(Watch(seen_live_at - job.accepted_at, job.work, self.experience.shown))
         return _Followed(seen_live_at + look.wait_seconds, look.step_seconds, seen_live_at, job)
 
     def _foresee_anew(self) -> None:

@@ -341,7 +341,7 @@ class Order(StrEnum):
     """Which of the lanes that may go goes first."""
 
     LONGEST_LANE_FIRST = "longest-lane-first"
-    """The one with the most audio left: nothing else bounds when the batch ends."""
+    """The one with the most work left, by its audio and by its items: nothing else bounds when the batch ends."""
     MANIFEST = "manifest"
     """The one whose item stands first."""
 

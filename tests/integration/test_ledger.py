@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import and_, func, select
 
 from uploader import audio
 from uploader.ledger import Ledger
 from uploader.ledger.claiming import Claimed, Mark, claim, mark
-from uploader.ledger.lanes import enter_scope
+from uploader.ledger.lanes import enter_scope, rank
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import Load, account, begin_load, load_rows, was_begun
 from uploader.ledger.outcomes import JOBS_REMEMBERED, Settlement, job_ended, job_overdue, settle
 from uploader.ledger.reading import latest_ends, leftovers, live_jobs, result_lines, standing, troubles, unsent
 from uploader.ledger.recovery import rebase_deadlines, recover
-from uploader.ledger.schema import attempts, items
-from uploader.model import Claim, InvalidRow, JobStatus, LiveJob, Problem, Reply, ResultLine, Row, State
+from uploader.ledger.schema import attempts, items, lanes
+from uploader.model import Claim, InvalidRow, JobStatus, LiveJob, Order, Problem, Reply, ResultLine, Row, State
+from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
 from uploader.policy.foresight import End
 from uploader.policy.limits import JOB_SECONDS, STATED_LIMIT_BELIEVED_SECONDS, Refusal
 from uploader.policy.replies import judge
@@ -32,6 +33,7 @@ UNREACHABLE = Reply(failure="Connection refused")
 NOT_FOUND = Reply(connected=True, last_chunk_left=True, status=404, bytes_sent=7)
 THROTTLED = Reply(connected=True, last_chunk_left=True, status=429, bytes_sent=7)
 OUR_FILE = Reply(connected=True, source_failure="the file shrank while it was sent")
+_AUDIO = func.coalesce(items.c.duration_seconds, items.c.size / BYTES_PER_AUDIO_SECOND, 0.0)
 
 
 def accepted(job_id: str) -> Reply:
@@ -48,6 +50,7 @@ class Book:
     limit: int = 100
     hold: bool = True
     now: float = 1000.0
+    order: Order = Order.MANIFEST
     loads: dict[str, Load] = field(default_factory=dict)
 
     def file(self, name: str, content: str = "") -> Path:
@@ -92,15 +95,15 @@ class Book:
             self.run(load)
         return load
 
-    def run(self, load: Load) -> None:
-        """Make this batch the one that is run."""
+    def run(self, load: Load, *, first: int | None = None) -> None:
+        """Make this batch, or so many of its first items, the one that is run."""
         with self.ledger.writing() as connection:
-            enter_scope(connection, load.batch_id, hold=self.hold)
+            enter_scope(connection, load.batch_id, hold=self.hold, first=first)
 
     def look(self, wanted: int = 100) -> Claimed:
         """Claim, and see all that is answered."""
         with self.ledger.writing() as connection:
-            return claim(connection, account(connection, BASE_URL), wanted, self.limit, self.now)
+            return claim(connection, account(connection, BASE_URL), wanted, self.limit, self.now, self.order)
 
     def claim(self, wanted: int = 100) -> list[Claim]:
         """Claim as many items as may go."""
@@ -179,6 +182,24 @@ class Book:
         with self.ledger.writing() as connection:
             newest = select(items.c[name]).where(items.c.line == line).order_by(items.c.load_id.desc()).limit(1)
             return connection.execute(newest).scalar_one()
+
+    def rank(self, item_seconds: float) -> None:
+        """Order the lanes by what an item counts for beside its audio."""
+        with self.ledger.writing() as connection:
+            rank(connection, item_seconds)
+
+    def check_work(self) -> None:
+        """What each lane keeps of what it has left is what follows from its items."""
+        counted = select(items.c.lane_id, func.count().label("items"), func.sum(_AUDIO).label("audio"))
+        carried = and_(items.c.state == State.PENDING, items.c.position <= lanes.c.wanted_until)
+        with self.ledger.writing() as connection:
+            found = connection.execute(counted.join(lanes).where(carried).group_by(items.c.lane_id)).all()
+            kept = connection.execute(select(lanes)).all()
+        left = {row.lane_id: (row.items, row.audio) for row in found}
+        for lane in kept:
+            waiting, audio_left = left.get(lane.id, (0, 0.0))
+            assert (lane.items_left, lane.audio_left) == (waiting, pytest.approx(audio_left, abs=1e-9))
+            assert lane.work_left == lane.audio_left + waiting * lane.item_seconds
 
     def attempts(self) -> list[tuple[int, int, str | None]]:
         """Item, number and outcome of every attempt."""

@@ -11,12 +11,12 @@ from sqlalchemy import Connection, event, text
 
 from tests.integration.test_ledger import BASE_URL, CUT, DOUBT_SECONDS, LOST, THROTTLED, Book, accepted, opened
 from uploader.ledger.claiming import Mark, claim, mark
-from uploader.ledger.lanes import enter_scope
+from uploader.ledger.lanes import enter_scope, rank
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import account, begin_load, load_rows, was_begun
 from uploader.ledger.outcomes import Settlement, job_ended, settle
 from uploader.ledger.reading import latest_ends, live_jobs
-from uploader.model import AudioFacts, Claim, FileSignature, JobStatus, Next, Reply, Row
+from uploader.model import AudioFacts, Claim, FileSignature, JobStatus, Next, Order, Reply, Row
 from uploader.policy.limits import Refusal
 from uploader.policy.replies import judge
 
@@ -72,12 +72,12 @@ def steps(book: Book, step: Step) -> tuple[Any, int]:
     return answer, counted
 
 
-def cost_of_a_life(book: Book) -> dict[str, int]:
+def cost_of_a_life(book: Book, order: Order = Order.LONGEST_LANE_FIRST) -> dict[str, int]:
     """What each step in the lives of four items costs."""
     cost = {}
 
     def claimed(wanted: int) -> list[Claim]:
-        answer, cost[f"claim {wanted}"] = steps(book, lambda c: claim(c, 1, wanted, 10, book.now))
+        answer, cost[f"claim {wanted}"] = steps(book, lambda c: claim(c, 1, wanted, 10, book.now, order))
         return list(answer.claims)
 
     def settled(one: Claim, reply: Reply, name: str) -> None:
@@ -208,7 +208,15 @@ def test_a_part_of_a_batch_is_chosen_once_not_once_a_lane(tmp_path: Path, hold: 
     assert cost[1] <= 1.5 * cost[0] * MANY / FEW
 
 
-def test_no_step_of_an_item_reads_a_whole_table(tmp_path: Path) -> None:
+def test_lanes_are_ordered_anew_at_a_cost_of_the_lanes_not_of_their_items(tmp_path: Path) -> None:
+    """Thirty times as many items in each lane: to order the lanes by what was learned costs what it did."""
+    with filled(tmp_path / "few", 4, FEW, hold=True) as few, filled(tmp_path / "many", 4, MANY, hold=True) as many:
+        cost = [steps(book, lambda c: rank(c, 3.0))[1] for book in (few, many)]
+    assert cost[1] <= 1.1 * cost[0]
+
+
+@pytest.mark.parametrize("order", Order)
+def test_no_step_of_an_item_reads_a_whole_table(tmp_path: Path, order: Order) -> None:
     """SQLite's own plan of every statement in an item's life: items, lanes, rows and attempts by index only."""
     statements: list[tuple[str, Any]] = []
 
@@ -217,7 +225,7 @@ def test_no_step_of_an_item_reads_a_whole_table(tmp_path: Path) -> None:
 
     with filled(tmp_path / "few", FEW, 2, hold=True) as book:
         event.listen(book.ledger._engine, "before_cursor_execute", keep)
-        cost_of_a_life(book)
+        cost_of_a_life(book, order)
         event.remove(book.ledger._engine, "before_cursor_execute", keep)
         explained = [one for one in statements if one[0].startswith(("SELECT", "UPDATE", "INSERT", "DELETE"))]
         assert len(explained) > 10

@@ -226,6 +226,16 @@ def test_what_was_left_to_send_is_less_by_what_is_not_sent_again(book: Listening
     assert left == pytest.approx(book.claim_one().work)
 
 
+def test_what_another_nights_retry_had_left_is_not_this_runs(book: Listening) -> None:
+    """A retry is stopped in a lane that this run does not carry: there it had nothing left to send."""
+    book.load([("c", "a.wav"), ("c", "b.wav")])
+    one = book.claim_one()
+    book.reply(one, CUT)
+    book.load([("d", "c.wav")], "tuesday.csv")
+    assert book.hear(one, "j").meaning is Meaning.ACCEPTED
+    book.check_work()
+
+
 def test_a_refusal_that_was_none_is_accepted(book: Listening) -> None:
     """A 404, and the job runs all the same: it was appended, and nobody is asked to correct the row."""
     load = book.load([("c", "a.wav")])
@@ -544,6 +554,11 @@ class CallsMachine(RuleBasedStateMachine):
         """Calls let nothing go ahead of what is live."""
         states = self.book.states(self.load).split()
         assert sum(state in LIVE for state in states[:2]) <= 1
+
+    @invariant()
+    def what_is_left_is_counted(self) -> None:
+        """What calls settle, its lane has no longer to send; what they settle twice, it has once less."""
+        self.book.check_work()
 
     @invariant()
     def what_is_accepted_has_a_job(self) -> None:

@@ -113,6 +113,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.running = ""
         self.before: Mapping[int, State] = {}
         self.decided: int | None = None
+        self.item_seconds = 0.0
 
     def teardown(self) -> None:
         """Give the folder back."""
@@ -138,7 +139,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for meant, count in Counter((one, RECORDINGS[file]) for one, file in written).items():
             self.service.meant[meant] = max(self.service.meant[meant], count)
         self.book.load(written, name)
-        self.running = name
+        self.running, self.item_seconds = name, 0.0
         for file, content in RECORDINGS.items():
             self.book.file(file, content)
 
@@ -147,14 +148,20 @@ class LedgerMachine(RuleBasedStateMachine):
         """The run ends somehow, and its manifest is loaded again in another order, perhaps under another name."""
         self.load(data.draw(st.permutations(self.rows[self.running])), name, gone)
 
-    @rule(name=BATCHES, hold=st.booleans())
-    def carry_on(self, name: str, hold: bool) -> None:
-        """The run ends somehow, and a batch is carried on without loading it."""
+    @rule(name=BATCHES, hold=st.booleans(), first=st.sampled_from([None, None, 1, 2]))
+    def carry_on(self, name: str, hold: bool, first: int | None) -> None:
+        """The run ends somehow, and a batch, or the first of it, is carried on without loading it."""
         if name in self.rows:
             self._die()
             self.book.hold = hold
-            self.book.run(self.book.loads[name])
-            self.running = name
+            self.book.run(self.book.loads[name], first=first)
+            self.running, self.item_seconds = name, 0.0
+
+    @rule(item_seconds=st.sampled_from([0.25, 40.0]))
+    def rank(self, item_seconds: float) -> None:
+        """It is learned what jobs take beside what their audio makes them take."""
+        self.book.rank(item_seconds)
+        self.item_seconds = item_seconds
 
     @rule(wanted=st.integers(1, 4))
     def claim(self, wanted: int) -> None:
@@ -253,6 +260,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self._check_states(seen)
         self._check_attempts(seen)
         self._check_lanes(seen)
+        self._check_work(seen)
         self._check_rows(seen)
 
     def _check_slots(self, seen: Seen) -> None:
@@ -293,6 +301,12 @@ class LedgerMachine(RuleBasedStateMachine):
             blocked = any(state in LIVE for state in places.values()) or (self.book.hold and trouble)
             ready = None if blocked or first is None or first > lane["wanted_until"] else first
             assert lane["ready_position"] == ready
+
+    def _check_work(self, seen: Seen) -> None:
+        """What a lane has left, by which lanes are ordered, is the sum of what this run still has to send there."""
+        self.book.check_work()
+        for lane in seen.lanes:
+            assert lane["item_seconds"] == (self.item_seconds if lane["wanted_until"] else 0.0)
 
     def _check_rows(self, seen: Seen) -> None:
         """Each row is in its batch's results once, in order, and names an item of its own with its content."""

@@ -8,6 +8,7 @@ from tests.simulation.schedule import World
 from tests.simulation.world import CUT_TAKEN, Job, Put, content_hash
 from uploader.ledger.schema import attempts, items, lanes, settlements
 from uploader.model import ResultLine, State
+from uploader.policy.forecast import audio_seconds
 from uploader.policy.hearing import Meaning
 
 NOT_APPENDED = (State.PENDING, State.SENDING, State.REFUSED, State.HELD)
@@ -107,6 +108,19 @@ class Judge:
         self._check_doubt(lines)
         self._check_order()
         self._check_told()
+        self._check_work()
+
+    def _check_work(self) -> None:
+        """What each lane has left, by which lanes are ordered, is what follows from its items."""
+        with self._world.ledger.connect() as connection:
+            wanted = {row.id: row for row in connection.execute(select(lanes)).all()}
+            waiting = connection.execute(select(items).where(items.c.state == State.PENDING)).all()
+            connection.rollback()
+        carried = [one for one in waiting if one.position <= wanted[one.lane_id].wanted_until]
+        for lane_id, lane in wanted.items():
+            mine = [audio_seconds(one.size, one.duration_seconds) for one in carried if one.lane_id == lane_id]
+            assert lane.items_left == len(mine), lane
+            assert abs(lane.audio_left - sum(mine)) < 1e-9, lane
 
     def _check_told(self) -> None:
         """A job of what was thought cut off, once a call has told of it, stands in the open."""

@@ -28,7 +28,7 @@ SECONDS = st.floats(1e-3, 1e5)
 WORK = st.floats(1e-4, 1e5)
 ENDS = st.lists(st.builds(End, WORK, SECONDS), max_size=2 * REMEMBERED)
 AGE = st.floats(0.0, 1e6)
-USUAL = Shown(constant=0.0, per_audio_second=0.5, scatter=0.2, typical=50.0)
+USUAL = Shown(constant=0.0, per_audio_second=0.5, scatter=0.2, typical=50.0, typical_work=100.0)
 
 
 def looks_until(end: float, work: float, shown: Shown | None) -> list[float]:

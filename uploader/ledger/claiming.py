@@ -74,7 +74,7 @@ _BEGIN = (
 _TAKE_LANE = (
     update(lanes)
     .where(lanes.c.id == bindparam("lane"))
-    .values(ready_position=None, work_left=lanes.c.work_left - bindparam("work"))
+    .values(ready_position=None, audio_left=lanes.c.audio_left - bindparam("work"), items_left=lanes.c.items_left - 1)
 )
 
 _BEGIN_ATTEMPTS = insert(attempts).returning(attempts.c.id, sort_by_parameter_order=True)

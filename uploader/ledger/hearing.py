@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, RowMapping, bindparam, case, literal, select, union_all, update
+from sqlalchemy import Connection, RowMapping, bindparam, literal, select, union_all, update
 
 from uploader.ledger.heard import add_remark, count_as_applied, note
 from uploader.ledger.lanes import refresh
@@ -65,13 +65,14 @@ _ACCEPT = (
     )
 )
 
-# an item that waited was still counted among what its lane has left
+# an item that waited was still counted among what its lane has left, where this run was to send it
 _TAKE_FROM_LANE = (
     update(lanes)
     .where(lanes.c.id == bindparam("lane"))
     .values(
         not_before=0.0,
-        work_left=case((lanes.c.work_left > bindparam("work"), lanes.c.work_left - bindparam("work")), else_=0.0),
+        audio_left=lanes.c.audio_left - bindparam("work"),
+        items_left=lanes.c.items_left - bindparam("count"),
     )
 )
 
@@ -175,7 +176,8 @@ def _accept(connection: Connection, found: RowMapping, job: LiveJob, call: Call,
     count_as_applied(connection, found["id"])
     connection.execute(_ACCEPT, {"item": job.item_id, "job": call.job_id, "accepted": job.accepted_at})
     if found["state"] == State.PENDING:
-        connection.execute(_TAKE_FROM_LANE, {"lane": job.lane_id, "work": job.work})
+        counted = {"work": job.work, "count": 1} if job.in_scope else {"work": 0.0, "count": 0}
+        connection.execute(_TAKE_FROM_LANE, {"lane": job.lane_id, **counted})
     remark = _remark(found, call)
     if remark is not None:
         add_remark(connection, job.item_id, remark)

@@ -15,7 +15,11 @@ _is_wanted = lanes.c.wanted_until > 0
 IS_CARRIED = and_(items.c.state == State.PENDING, items.c.position <= lanes.c.wanted_until)
 """Of an item beside its lane: whether it waits, and this run is to send it."""
 
-_LEAVE_SCOPE = update(lanes).where(_is_wanted).values(wanted_until=0, ready_position=None)
+_LEAVE_SCOPE = (
+    update(lanes)
+    .where(_is_wanted)
+    .values(wanted_until=0, ready_position=None, audio_left=0.0, items_left=0, item_seconds=0.0)
+)
 
 _last = (
     select(items.c.lane_id, func.max(items.c.position).label("position"))
@@ -29,16 +33,25 @@ _WANT = update(lanes).where(lanes.c.id == _last.c.lane_id).values(wanted_until=_
 
 _seconds = func.coalesce(items.c.duration_seconds, func.coalesce(items.c.size, 0) / BYTES_PER_AUDIO_SECOND)
 
-_COUNT_WORK = (
-    update(lanes)
-    .where(_is_wanted)
-    .values(
-        work_left=select(func.coalesce(func.sum(_seconds), 0.0))
-        .where(items.c.lane_id == lanes.c.id, IS_CARRIED)
-        .correlate(lanes)
-        .scalar_subquery()
-    )
+_left = (
+    select(items.c.lane_id, func.sum(_seconds).label("audio"), func.count().label("items"))
+    .join(lanes, lanes.c.id == items.c.lane_id)
+    .where(_is_wanted, IS_CARRIED)
+    .group_by(items.c.lane_id)
+    .subquery()
 )
+
+_COUNT_WORK = (
+    update(lanes).where(lanes.c.id == _left.c.lane_id).values(audio_left=_left.c.audio, items_left=_left.c["items"])
+)
+
+_COUNT_AGAIN = (
+    update(lanes)
+    .where(items.c.id == bindparam("item"), lanes.c.id == items.c.lane_id, IS_CARRIED)
+    .values(audio_left=lanes.c.audio_left + _seconds, items_left=lanes.c.items_left + 1)
+)
+
+_RANK = update(lanes).where(_is_wanted).values(item_seconds=bindparam("seconds"))
 
 _BILLED = (
     select(
@@ -112,6 +125,21 @@ def enter_scope(connection: Connection, batch_id: int, *, hold: bool, first: int
         _want_first(connection, first, hold=hold)
     connection.execute(_make_ready(hold=hold))
     connection.execute(_COUNT_WORK)
+
+
+def rank(connection: Connection, item_seconds: float) -> None:
+    """Order the lanes that this run carries anew; its cost depends on how many these are, not on their items.
+
+    Args:
+        connection: A connection in a transaction.
+        item_seconds: What each item counts for beside its audio, in seconds of audio; ``enter_scope`` begins with 0.
+    """
+    connection.execute(_RANK, {"seconds": item_seconds})
+
+
+def count_again(connection: Connection, item_id: int) -> None:
+    """Count an item that has become pending among what its lane has left, where this run is to send it."""
+    connection.execute(_COUNT_AGAIN, {"item": item_id})
 
 
 def billed_in_scope(connection: Connection) -> tuple[float, int]:

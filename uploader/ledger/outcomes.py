@@ -58,7 +58,11 @@ _OUTCOME = (
 _PUT_OFF = (
     update(lanes)
     .where(lanes.c.id == bindparam("lane"))
-    .values(not_before=bindparam("until"), work_left=lanes.c.work_left + bindparam("work"))
+    .values(
+        not_before=bindparam("until"),
+        audio_left=lanes.c.audio_left + bindparam("work"),
+        items_left=lanes.c.items_left + 1,
+    )
 )
 
 _JOB_ENDED = (

@@ -10,7 +10,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.errors import UsageError
 from uploader.ledger.known import CHUNK, chunks
-from uploader.ledger.lanes import is_held, refresh, waiting_lanes
+from uploader.ledger.lanes import count_again, is_held, refresh, waiting_lanes
 from uploader.ledger.schema import attempts, batches, items, lanes, loads, rows, settlements
 from uploader.model import LIVE, TROUBLED, Decision, Outcome, Sight, State
 from uploader.policy.settling import SETTLES, settled_state
@@ -154,6 +154,8 @@ def resolve(
             note=note,
         )
     )
+    if state is State.PENDING:
+        count_again(connection, one.item_id)
     refresh(connection, [one.lane_id], hold=hold)
     return state
 

@@ -5,6 +5,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Computed,
     Float,
     ForeignKey,
     Index,
@@ -92,8 +93,13 @@ lanes = Table(
     # the position of the item that may go now, None where none may: what makes the claim's cost flat
     Column("ready_position", BigInteger),
     Column("not_before", Float, nullable=False, default=0.0),
-    # seconds of audio that the present run still has to append here: the lane with the most goes first
-    Column("work_left", Float, nullable=False, default=0.0),
+    # what the present run still has to append here: seconds of audio, and items
+    Column("audio_left", Float, nullable=False, default=0.0),
+    Column("items_left", Integer, nullable=False, default=0),
+    # what an item counts for beside its audio, in seconds of audio: of all lanes that the run carries the same
+    Column("item_seconds", Float, nullable=False, default=0.0),
+    # the lane with the most goes first
+    Column("work_left", Float, Computed("audio_left + items_left * item_seconds", persisted=True), nullable=False),
     UniqueConstraint("account_id", "conversation_id"),
     Index("lanes_ready", "account_id", "ready_position"),
     Index(

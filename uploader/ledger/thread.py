@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from uploader.errors import LedgerUnavailableError
 from uploader.ledger.claiming import claim, mark, mark_all
 from uploader.ledger.hearing import hear
+from uploader.ledger.lanes import rank
 from uploader.ledger.opening import Ledger
 from uploader.ledger.outcomes import settle, settle_all
 
@@ -59,7 +60,7 @@ class _Write:
     @property
     def is_outcome(self) -> bool:
         """Whether it writes down what came back."""
-        return self.function not in (mark, claim)
+        return self.function not in (mark, claim, rank)
 
     def apply(self, connection: Connection) -> None:
         """Carry it out alone."""

@@ -59,7 +59,8 @@ class Shown:
     """What an account's ended jobs have shown.
 
     A job takes ``constant`` seconds and ``per_audio_second`` more for each second of audio; the logarithm of what it
-    really takes scatters by ``scatter`` around that. ``typical`` is what a job of the account takes, in seconds.
+    really takes scatters by ``scatter`` around that. ``typical`` is what a job of the account takes, in seconds, and
+    ``typical_work`` its seconds of audio.
     ``few``: too few have ended to tell the constant, and it is nothing.
     """
 
@@ -67,6 +68,7 @@ class Shown:
     per_audio_second: float
     scatter: float
     typical: float
+    typical_work: float
     few: bool = False
 
     def expected(self, work: float) -> tuple[float, float]:
@@ -123,9 +125,10 @@ def lived_seconds(accepted_at: float, seen_live_at: float, seen_ended_at: float)
 
 
 class Experience:
-    """The latest ends of an account's jobs, and what they show."""
+    """The latest ends of an account's jobs, and what they show. ``seen`` counts all that were added."""
 
     def __init__(self) -> None:
+        self.seen = 0
         self._ends: list[End] = []
         self._shown: Shown | None = None
         self._new = 0
@@ -136,6 +139,7 @@ class Experience:
         found = [one for one in ends if one.work > 0.0 and one.seconds > 0.0]
         self._ends = [*self._ends, *found][-REMEMBERED:]
         self._new += len(found)
+        self.seen += len(found)
         # the more is known, the less one end changes
         if self._new * NEWS >= len(self._ends) > 0:
             self._shown, self._new = learn(self._ends), 0
@@ -164,12 +168,12 @@ def learn(ends: Sequence[End]) -> Shown | None:
     constant, rate = (0.0, rate) if few else _line(ends, weights, rate)
     off = [log(one.seconds / (constant + rate * one.work)) for one in ends]
     shift = _middle(off, weights)
-    root = _mean([sqrt(one.seconds) for one in ends], weights)
     return Shown(
         constant=constant * exp(shift),
         per_audio_second=rate * exp(shift),
         scatter=_scatter([one - shift for one in off], weights),
-        typical=root * root,
+        typical=_typical([one.seconds for one in ends], weights),
+        typical_work=_typical([one.work for one in ends], weights),
         few=few,
     )
 
@@ -205,6 +209,12 @@ def _scatter(off: Sequence[float], weights: Sequence[float]) -> float:
 
 def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
     return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
+
+
+def _typical(values: Sequence[float], weights: Sequence[float]) -> float:
+    """The square of the mean of the roots: what is long counts, but not as much as it is."""
+    root = _mean([sqrt(one) for one in values], weights)
+    return root * root
 
 
 def _middle(values: Sequence[float], weights: Sequence[float]) -> float:

@@ -80,8 +80,9 @@ class Schedule(BaseModel):
 
     order: Order = Field(
         Order.LONGEST_LANE_FIRST,
-        description="which of the conversations that may go goes first: the one with the most audio left, so that the "
-        "batch ends early (longest-lane-first), or the one that stands first in the manifest (manifest)",
+        description="which of the conversations that may go goes first: the one with the most work left, as far as "
+        "finished jobs have shown what a job takes (else by seconds of audio), so that the batch ends early "
+        "(longest-lane-first), or the one that stands first in the manifest (manifest)",
     )
 
     job_seconds_per_audio_second: float = Field(

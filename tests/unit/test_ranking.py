@@ -1,0 +1,88 @@
+"""What an item counts for beside its audio in the order of the lanes, and when that order is made anew."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uploader.policy.foresight import ENOUGH_FOR_CONSTANT, End, Experience
+from uploader.policy.ranking import MOST_ITEM_SECONDS, Ranking, item_seconds, ranked_anew
+
+ENDS = st.lists(st.builds(End, st.floats(1e-4, 1e5), st.floats(1e-3, 1e5)), max_size=200)
+
+
+def shown_by(takes: Callable[[float], float], jobs: int = 64, scatter: float = 0.0, seed: int = 0) -> Experience:
+    """What so many jobs of heavy-tailed audio have shown; ``takes``: the seconds of a job by its seconds of audio."""
+    chance, experience = random.Random(seed), Experience()
+    for work in (60.0 * chance.lognormvariate(0.0, 1.2) for _ in range(jobs)):
+        experience.add([End(work, takes(work) * chance.lognormvariate(0.0, scatter))])
+    return experience
+
+
+@pytest.mark.parametrize(
+    ("takes", "counts_for"),
+    [
+        (lambda work: 0.2 * work, 0.0),
+        (lambda work: 20.0 + 0.2 * work, 100.0),
+        (lambda work: 4.0 + 0.5 * work, 8.0),
+        (lambda _: 30.0, MOST_ITEM_SECONDS),
+    ],
+    ids=["audio alone", "mostly constant", "both", "audio does not matter"],
+)
+def test_an_item_counts_for_what_every_job_takes(takes: Callable[[float], float], counts_for: float) -> None:
+    """What a job takes in any case, in seconds of audio that take as long; where none does, items are counted."""
+    shown = shown_by(takes).shown
+    assert shown is not None
+    assert item_seconds(shown) == pytest.approx(counts_for, rel=0.02, abs=0.01)
+
+
+@pytest.mark.parametrize("jobs", [0, 1, ENOUGH_FOR_CONSTANT - 1])
+def test_too_few_jobs_change_nothing(jobs: int) -> None:
+    """As long as the constant cannot be told, lanes are ordered by their audio."""
+    assert ranked_anew(Ranking(), shown_by(lambda work: 20.0 + 0.2 * work, jobs)) is None
+
+
+@pytest.mark.parametrize(
+    ("in_force", "anew"),
+    [(0.0, True), (10.0, True), (80.0, False), (100.0, False), (130.0, False), (1000.0, True), (1e4, True)],
+)
+def test_the_order_changes_where_that_is_material(in_force: float, anew: bool) -> None:
+    """An item counts for 100 s of audio, the typical one has about 80: what is nearly right stays."""
+    found = ranked_anew(Ranking(in_force), shown_by(lambda work: 20.0 + 0.2 * work))
+    assert (found is not None) is anew
+
+
+def test_an_order_stands_until_twice_as_many_jobs_have_ended() -> None:
+    """It costs something for every lane: even what is quite wrong is mended so many times alone."""
+    experience = shown_by(lambda work: 20.0 + 0.2 * work)
+    assert ranked_anew(Ranking(0.0, ends=33), experience) is None
+    found = ranked_anew(Ranking(0.0, ends=32), experience)
+    assert found is not None
+    assert found.item_seconds == pytest.approx(100.0, rel=0.02)
+    assert found.ends == 64
+
+
+@given(ENDS, st.floats(0.0, MOST_ITEM_SECONDS))
+def test_what_is_decided_stands_by_the_same_knowledge(ends: list[End], in_force: float) -> None:
+    """Whatever jobs have shown: within bounds, and with nothing new to know nothing is decided anew."""
+    experience = Experience()
+    experience.add(ends)
+    found = ranked_anew(Ranking(in_force), experience)
+    if found is not None:
+        assert 0.0 <= found.item_seconds <= MOST_ITEM_SECONDS
+        assert ranked_anew(found, experience) is None
+        assert ranked_anew(Ranking(found.item_seconds), experience) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("constant", [0.0, 1.0, 8.0, 20.0, 200.0])
+def test_a_long_night_has_a_handful_of_orders(constant: float, seed: int) -> None:
+    """Ten thousand jobs that scatter widely: what they show wavers, the order is not made anew with it."""
+    chance, experience, in_force, times = random.Random(seed), Experience(), Ranking(), 0
+    for work in (60.0 * chance.lognormvariate(0.0, 1.2) for _ in range(10_000)):
+        experience.add([End(work, (constant + 0.2 * work) * chance.lognormvariate(0.0, 0.4))])
+        anew = ranked_anew(in_force, experience)
+        times, in_force = times + (anew is not None), anew or in_force
+    assert times <= 8

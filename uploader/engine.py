@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -33,7 +32,6 @@ log = structlog.get_logger()
 LOOK_AGAIN_SECONDS = 30.0
 LISTEN_ON_SECONDS = 10.0
 """How long a run that listens waits for a word of its latest doubt, when there is nothing else to do."""
-TOKEN_BYTES = 32
 CUT_SHARE_OF_GRACE = 0.75
 """Uploads are cut after this share of the grace time: what is left is for answers and results."""
 
@@ -78,8 +76,8 @@ class Engine:
         rules: What the settings say of attempts.
         now: Seconds since the epoch, never running backwards and never jumping.
         chance: Where jitter comes from.
-        sources: Opens the audio files.
         new_token: Draws the secret of an attempt's ``webhookUrl``, where there is a listener.
+        sources: Opens the audio files.
     """
 
     def __init__(
@@ -92,8 +90,8 @@ class Engine:
         rules: Rules,
         now: Callable[[], float],
         chance: random.Random,
+        new_token: Callable[[], str],
         sources: OpenSource = open_source,
-        new_token: Callable[[], str] = lambda: secrets.token_urlsafe(TOKEN_BYTES),
     ) -> None:
         self.way_out = WayOut()
         self.limit = LimitFacts(pool.limit, None, pool.limit, 0)

@@ -3,7 +3,10 @@
 import http.client
 import json
 import socket
+import threading
+from collections import deque
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -12,6 +15,7 @@ from tests.acceptance.batches import Row, make_rows, read_results, write_manifes
 from tests.acceptance.judging import appended, check_appended, check_job_ids, check_one_at_a_time
 from tests.acceptance.place import Place, Server, until
 from tests.integration.servers import free_port
+from uploader.policy.hearing import SIGNATURE_CHARACTERS
 from uploader.sandbox.entries import PollEntry
 
 QUICK = ("run", "m.csv", "--limit", "10", "--doubt-seconds", "2", "--json")
@@ -65,7 +69,7 @@ def test_jobs_tell_of_themselves(place: Place) -> None:
     assert len(told) > 2 * len(rows)
     drawn = tokens(server)
     assert len(drawn) == len(rows)
-    assert {len(token) for token in drawn} == {43}
+    assert {len(token) for token in drawn} == {43 + SIGNATURE_CHARACTERS}
     written = [ending.out, ending.err, *(place.path(name).read_text() for name in ("m.results.csv", "s.json"))]
     written.append(place.ledger.read_bytes().decode("latin-1"))
     assert [token for token in drawn for text in written if token in text] == []
@@ -174,6 +178,57 @@ def test_nobody_else_ends_a_job(place: Place) -> None:
     assert post(port, f"/jobs/{token}", "nonsense") == 400
     assert running.wait().code == 0
     check_all_completed(place, server, rows)
+
+
+FEW_FILES = ("sh", "-c", 'ulimit -n 128; exec "$@"', "sh")
+CROWD = 400
+SAID = (
+    b"",
+    b"POST /jobs/x HT",
+    b"POST /jobs/x HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\n{",
+    b"\x16\x03\x01\x02",
+)
+
+
+def keep_silent(port: int, over: threading.Event) -> int:
+    """Open one connection after the other, each of which says little and waits; how many there were."""
+    standing: deque[socket.socket] = deque(maxlen=CROWD)
+    count = 0
+    while not over.is_set():
+        try:
+            one = socket.create_connection(("127.0.0.1", port), timeout=1)
+            one.sendall(SAID[count % len(SAID)])
+        except OSError:
+            over.wait(0.01)  # nobody listens yet, or any more
+            continue
+        count += 1
+        if len(standing) == CROWD:
+            standing[0].close()
+        standing.append(one)
+    for one in standing:
+        one.close()
+    return count
+
+
+def test_a_crowd_that_keeps_silent_holds_up_nothing(place: Place) -> None:
+    """Of a run that may have 128 files open: every call is heard, every file appended once, and nobody gives up."""
+    rows = make_rows(place, 40, 15)
+    server = serve(place, rows, "[calls]\nforged = 0.3", seconds=1.0)
+    port, over = free_port(), threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        crowd = pool.submit(keep_silent, port, over)
+        try:
+            ending = place.start(*QUICK, *listening(port), before=FEW_FILES).wait()
+        finally:
+            over.set()
+        assert crowd.result() > CROWD
+    assert ending.code == 0, ending.err
+    check_all_completed(place, server, rows)
+    calls = server.journal.calls()
+    assert {call.status for call in calls if call.fault == "forged"} <= {404, None}
+    told = {call.job_id for call in calls if (call.job, call.status) == ("completed", 200)}
+    assert len(told) >= 0.5 * len(rows)
+    assert polls(server) <= 0.5 * len(rows)
 
 
 def test_an_address_that_is_taken_is_refused_before_anything_is_sent(place: Place, server: Server) -> None:

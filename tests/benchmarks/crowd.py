@@ -152,6 +152,7 @@ async def carry(ledger: Ledger, account_id: int, items: int, costs: Costs) -> No
         rules=rules,
         now=now,
         chance=random.Random(1),
+        new_token=str,
         sources=recording,
     )
     service.stop = engine.stop

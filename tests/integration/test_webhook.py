@@ -12,9 +12,11 @@ import pytest
 from tests.integration.servers import free_port
 from uploader.errors import LedgerUnavailableError, UsageError
 from uploader.ledger.hearing import Hearing
-from uploader.policy.hearing import Call, Meaning, token_hash
+from uploader.policy.hearing import Call, Meaning, signed_token, token_hash
 from uploader.webhook import MOST_BYTES, MOST_CALLS, Listener
 
+KEY = "k"
+TOKEN = signed_token("t" * 43, KEY)
 GOOD = b'{"jobId": "j", "status": "completed"}'
 
 
@@ -22,7 +24,7 @@ GOOD = b'{"jobId": "j", "status": "completed"}'
 class Ledger:
     """A ledger that knows one token, and is as slow or as full as the test says."""
 
-    token: str = "t" * 43
+    token: str = TOKEN
     heard: list[Call] = field(default_factory=list)
     told: list[Hearing] = field(default_factory=list)
     is_full: bool = False
@@ -52,7 +54,9 @@ async def listening(ledger: Ledger | None = None) -> AsyncIterator[tuple[Ledger,
         ledger.may_commit.set()
     port = free_port()
     writer: Any = ledger
-    async with Listener("127.0.0.1", port, writer=writer, now=lambda: 1.0, hold=True, heard=ledger.told.append):
+    async with Listener(
+        "127.0.0.1", port, key=KEY, writer=writer, now=lambda: 1.0, hold=True, heard=ledger.told.append
+    ):
         yield ledger, port
 
 
@@ -94,6 +98,8 @@ async def until(condition: Callable[[], bool]) -> None:
         ("/jobs/TOKEN", b"[" * 60_000, 400, 0),
         ("/jobs/TOKEN", b" " * MOST_BYTES + GOOD, 413, 0),
         ("/jobs/" + "x" * 43, GOOD, 404, 0),
+        ("/jobs/" + signed_token("another", KEY), GOOD, 404, 0),
+        ("/jobs/" + signed_token("t" * 43, "another key"), GOOD, 404, 0),
         ("/jobs/", GOOD, 404, 0),
         ("/jobs/%74TOKEN", GOOD, 404, 0),
     ],
@@ -103,6 +109,16 @@ async def test_the_table_of_answers(target: str, body: bytes, status: int, writt
     async with listening() as (ledger, port):
         assert await post(port, target.replace("TOKEN", ledger.token), body) == status
         assert (len(ledger.heard), sum(one.meaning is Meaning.ENDED for one in ledger.told)) == (written, written)
+
+
+@pytest.mark.parametrize("token", ["", "x", "x" * 43, TOKEN[:-1], TOKEN + "x", "x" + TOKEN[1:], "\udcff" * 60])
+async def test_a_guess_does_not_reach_the_ledger(token: str) -> None:
+    """Whoever floods the listener with guesses takes no turn of the ledger's writer, and none of its body is read."""
+    async with listening() as (ledger, port):
+        head = f"POST /{token} HTTP/1.1\r\nHost: h\r\nContent-Length: 60000\r\n\r\n"
+        answer = await send(port, head.encode(errors="surrogateescape"))
+        assert answer.split(b" ")[1] in (b"404", b"400")
+        assert ledger.waiting == 0
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS"])
@@ -196,6 +212,6 @@ async def test_where_it_cannot_listen_is_told(host: str) -> None:
     """A port that is taken, an address of another machine, a name that is none."""
     async with listening() as (ledger, port):
         writer: Any = ledger
-        listener = Listener(host, port, writer=writer, now=lambda: 1.0, hold=True, heard=ledger.told.append)
+        listener = Listener(host, port, key=KEY, writer=writer, now=lambda: 1.0, hold=True, heard=ledger.told.append)
         with pytest.raises(UsageError, match="a port that is free"):
             await listener.__aenter__()

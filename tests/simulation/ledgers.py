@@ -17,7 +17,7 @@ class MemoryLedger:
         _begin_by_hand(self.engine)
         with self.engine.begin() as connection:
             schema.metadata.create_all(connection)
-            connection.execute(insert(schema.ledger).values(version=schema.VERSION))
+            connection.execute(insert(schema.ledger).values(version=schema.VERSION, webhook_key="key"))
         self._template = self._raw().serialize()
 
     def fresh(self) -> Engine:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import secrets
 import signal
 import sys
 import threading
@@ -24,6 +25,7 @@ from uploader.client import Client, Expect, TimeLimits
 from uploader.engine import Engine, Pool
 from uploader.errors import ExitCode, ResultsUnavailableError, UploaderError
 from uploader.ledger import Ledger, LedgerThread
+from uploader.ledger.hearing import webhook_key
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import close_repeat
 from uploader.ledger.reading import (
@@ -38,12 +40,15 @@ from uploader.ledger.reading import (
 )
 from uploader.model import State
 from uploader.policy.endings import ending
+from uploader.policy.hearing import signed_token
 from uploader.settings import Settings, host_and_port
 from uploader.status import Summary, View
 from uploader.webhook import Listener
 
 log = structlog.get_logger()
 
+TOKEN_BYTES = 32
+"""What nobody can guess of a token of a ``webhookUrl``."""
 SIGNALS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
 
 
@@ -94,15 +99,20 @@ class Night:
         try:
             target = self._target
             async with Client(target.base_url, target.credentials, limits, self._now, expect, uploads) as client:
-                engine = self._engine(client, thread)
-                async with self._listener(engine, thread):
+                key = self._webhook_key()
+                engine = self._engine(client, thread, key)
+                async with self._listener(engine, thread, key):
                     failure = await self._run_engine(engine)
         finally:
             thread.close()
         failure = await asyncio.to_thread(self._write_final_results) or failure
         return self._sum_up(engine, failure)
 
-    def _engine(self, client: Client, thread: LedgerThread) -> Engine:
+    def _webhook_key(self) -> str:
+        with self._reader.reading() as connection:
+            return webhook_key(connection)
+
+    def _engine(self, client: Client, thread: LedgerThread, key: str) -> Engine:
         settings = self._settings
         pool = Pool(
             limit=settings.limit,
@@ -133,15 +143,16 @@ class Night:
             rules=rules,
             now=self._now,
             chance=random.Random(),  # noqa: S311 - jitter, no secret
+            new_token=lambda: signed_token(secrets.token_urlsafe(TOKEN_BYTES), key),
         )
 
-    def _listener(self, engine: Engine, thread: LedgerThread) -> AbstractAsyncContextManager[object]:
+    def _listener(self, engine: Engine, thread: LedgerThread, key: str) -> AbstractAsyncContextManager[object]:
         """The listener for calls to the webhook, where one is wanted."""
         if self._settings.webhook is None:
             return nullcontext()
         host, port = host_and_port(self._settings.webhook)
         hold = self._settings.lanes.hold
-        return Listener(host, port, writer=thread, now=self._now, hold=hold, heard=engine.hear)
+        return Listener(host, port, key=key, writer=thread, now=self._now, hold=hold, heard=engine.hear)
 
     async def _run_engine(self, engine: Engine) -> UploaderError | None:
         wanted = self._settings.progress == "auto"

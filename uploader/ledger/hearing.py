@@ -7,7 +7,7 @@ from sqlalchemy import Connection, RowMapping, bindparam, literal, select, union
 from uploader.ledger.heard import add_remark, count_as_applied, note
 from uploader.ledger.lanes import refresh
 from uploader.ledger.outcomes import Ended, job_ended
-from uploader.ledger.schema import attempts, batches, items, lanes, loads, settlements
+from uploader.ledger.schema import attempts, batches, items, lanes, ledger, loads, settlements
 from uploader.model import JobStatus, LiveJob, Outcome, State
 from uploader.policy.forecast import audio_seconds
 from uploader.policy.hearing import Call, Known, Meaning, meaning, remark_on_acceptance, surplus_remark
@@ -94,6 +94,12 @@ class Hearing:
     def is_live(self) -> bool:
         """Whether the call told of a job that lives on."""
         return self.job is not None and self.ended is None
+
+
+def webhook_key(connection: Connection) -> str:
+    """What this ledger's tokens are signed with."""
+    key: str = connection.execute(select(ledger.c.webhook_key)).scalar_one()
+    return key
 
 
 def hear(

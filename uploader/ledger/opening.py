@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,6 +29,7 @@ NETWORK_FILE_SYSTEMS = frozenset(
 BUSY_SECONDS = 30.0
 LOCK_TRIES = 3
 LOCK_WAIT_SECONDS = 0.05
+KEY_BYTES = 32
 RESERVE_BYTES = 1024 * 1024
 """Disk space that a run sets aside, so that what came back can be written where the disk is full."""
 
@@ -292,7 +294,7 @@ def _engine(path: Path, *, begin: str) -> Engine:
 
 def _create_schema(connection: Connection) -> None:
     schema.metadata.create_all(connection)
-    connection.execute(insert(schema.ledger).values(version=schema.VERSION))
+    connection.execute(insert(schema.ledger).values(version=schema.VERSION, webhook_key=token_hex(KEY_BYTES)))
 
 
 def _holds_ledger(path: Path) -> bool:

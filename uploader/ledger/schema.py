@@ -34,6 +34,8 @@ ledger = Table(
     # which boot of the machine the last run saw, and how far the wall clock was ahead of its steady clock
     Column("boot_id", String),
     Column("clock_offset", Float),
+    # what the tokens of webhookUrls are signed with, so that a guess is told without a look at the attempts
+    Column("webhook_key", String, nullable=False),
 )
 
 accounts = Table(

@@ -1,5 +1,7 @@
 """Decides what a call to the webhook means: what it settles, and what it must not change."""
 
+import hmac
+from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,6 +15,8 @@ _RANKS = {JobStatus.SCHEDULED: 0, JobStatus.IN_PROGRESS: 1, JobStatus.COMPLETED:
 _WITH_JOB = (State.ACCEPTED, State.COMPLETED, State.FAILED, State.DROPPED)
 """States in which the item's jobId is that of its append; elsewhere it may be that of an answer not trusted."""
 MOST_JOB_ID_CHARACTERS = 200
+SIGNATURE_BYTES = 12
+SIGNATURE_CHARACTERS = 16
 
 
 class Meaning(StrEnum):
@@ -163,9 +167,35 @@ def address_of(webhook_url: str, token: str) -> str:
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{token}"))
 
 
+def signed_token(secret: str, key: str) -> str:
+    """A token that can be told from a guess without a look into the ledger; whose it is, the ledger alone says.
+
+    Args:
+        secret: What nobody can guess.
+        key: The ledger's own: who reads it can make tokens, but none that the ledger knows.
+    """
+    return secret + _signature(secret, key)
+
+
+def is_signed(token: str, key: str) -> bool:
+    """Whether somebody who has the key has made this token."""
+    secret, signature = token[:-SIGNATURE_CHARACTERS], token[-SIGNATURE_CHARACTERS:]
+    return hmac.compare_digest(_encoded(signature), _signature(secret, key).encode())
+
+
 def token_hash(token: str) -> str:
     """What the ledger keeps of a token: who reads the ledger cannot end a job by it."""
     return sha256(token.encode()).hexdigest()
+
+
+def _signature(secret: str, key: str) -> str:
+    digest = hmac.digest(key.encode(), _encoded(secret), "sha256")
+    return urlsafe_b64encode(digest[:SIGNATURE_BYTES]).decode()
+
+
+def _encoded(text: str) -> bytes:
+    """A stranger's path may hold what is no UTF-8."""
+    return text.encode(errors="surrogatepass")
 
 
 def _is_news(heard: JobStatus | None, status: JobStatus) -> bool:

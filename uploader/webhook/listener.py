@@ -1,37 +1,88 @@
-"""Listens for what the service says of jobs, and answers once it is in the ledger."""
+"""The server that the service calls: what it answers, how long it waits, and how many it bears."""
 
 import asyncio
 import json
 import logging
 import os
+import resource
 from collections.abc import Callable
+from contextlib import closing
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
 
 import structlog
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from uploader.errors import LedgerUnavailableError, UsageError
 from uploader.ledger import Writer
 from uploader.ledger.hearing import Hearing, hear
-from uploader.policy.hearing import Call, Meaning, read_call, token_hash
+from uploader.policy.hearing import Call, Meaning, is_signed, read_call, token_hash
+from uploader.webhook.connections import Connections
 
 log = structlog.get_logger()
 
 MOST_BYTES = 64 * 1024
 """A call is two short fields; more is none."""
 MOST_CALLS = 64
-"""So many may be under way at once: the service sends again what is turned away."""
+"""So many may wait for the ledger at once: the service sends again what is turned away."""
+MOST_IDLE = 256
+"""The most connections that are not being answered."""
+SHARE_OF_FILES = 8
+"""They get one in so many of the files that the process may have open; a run needs the others itself."""
+LEAST_IDLE = 16
+TAKEN_AT_ONCE = 16
+"""So many new connections are taken between two steps of anything else: before any of them is counted."""
+WAITING = 512
+"""So many may wait in the kernel to be taken; it forgets more, and their callers try again a second later."""
+MOST_FIELD_BYTES = 4096
+"""The most in a line of a head."""
+MOST_FIELDS = 64
 BODY_SECONDS = 10.0
 """How long the body of a call may take."""
+LINGER_SECONDS = 2.0
+"""How long a body that nobody wants is read, so that its sender gets to see the answer."""
 KEPT_SECONDS = 15.0
-"""How long a connection that is idle is kept."""
+"""How long a connection that is idle is kept, and how long a head may take."""
 STOP_SECONDS = 2.0
 """How long a stop waits for answers under way."""
 _SILENT = logging.getLogger(f"{__name__}.silent")
 """aiohttp's own log would show what came: an address with its token, say."""
 _SILENT.disabled = True
+
+
+class _Server(web.Server):
+    """aiohttp's server, which by itself takes every connection that comes."""
+
+    def __init__(self, handler: Callable[[web.BaseRequest], Any], most: int) -> None:
+        super().__init__(
+            handler,
+            access_log=None,
+            logger=_SILENT,
+            keepalive_timeout=KEPT_SECONDS,
+            lingering_time=LINGER_SECONDS,
+            max_line_size=MOST_FIELD_BYTES,
+            max_field_size=MOST_FIELD_BYTES,
+            max_headers=MOST_FIELDS,
+        )
+        self.callers: Connections[RequestHandler] = Connections(most)
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        """Count a connection, and close the one that gives way for it."""
+        super().connection_made(handler, transport)
+        _close(self.callers.come(handler))
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        """Count it no more."""
+        self.callers.go(handler)
+        super().connection_lost(handler, exc)
+
+    def pre_shutdown(self) -> None:
+        """Close what is idle: a stop waits for answers, and for nobody's body."""
+        for one in self.callers.idle:
+            _close(one)
+        super().pre_shutdown()
 
 
 class Listener:
@@ -42,6 +93,7 @@ class Listener:
     Args:
         host: Where to listen.
         port: On which port.
+        key: What the ledger's tokens are signed with.
         writer: The ledger's writer.
         now: Seconds since the epoch, never running backwards.
         hold: Whether trouble holds the rest of a lane.
@@ -53,6 +105,7 @@ class Listener:
         host: str,
         port: int,
         *,
+        key: str,
         writer: Writer,
         now: Callable[[], float],
         hold: bool,
@@ -60,12 +113,15 @@ class Listener:
     ) -> None:
         self._host = host
         self._port = port
+        self._key = key
         self._writer = writer
         self._now = now
         self._hold = hold
         self._heard = heard
         self._since = now()
         self._calls = 0
+        self._server = _Server(self._answer, most_idle(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
+        self._accepting: asyncio.Server | None = None
         self._runner: web.ServerRunner | None = None
 
     async def __aenter__(self) -> Self:
@@ -74,13 +130,10 @@ class Listener:
         Raises:
             UsageError: There is no listening at this address.
         """
-        server = web.Server(
-            self._answer, access_log=None, logger=_SILENT, lingering_time=0.0, keepalive_timeout=KEPT_SECONDS
-        )
-        self._runner = web.ServerRunner(server, shutdown_timeout=STOP_SECONDS)
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=STOP_SECONDS)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self._host, self._port).start()
+            await self._accept()
         except OSError as error:
             await self._runner.cleanup()
             where = f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
@@ -94,21 +147,31 @@ class Listener:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Listen no more; answers under way are finished."""
+        if self._accepting is not None:
+            self._accepting.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._accepting = await loop.create_server(self._server, self._host, self._port, backlog=TAKEN_AT_ONCE)
+        for one in self._accepting.sockets:
+            with closing(one.dup()) as same:
+                same.listen(WAITING)  # asyncio takes as many at once as may wait
+
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        if self._calls >= MOST_CALLS:
-            return _status(HTTPStatus.SERVICE_UNAVAILABLE)
-        self._calls += 1
-        try:
-            return _status(await self._take(request))
-        finally:
-            self._calls -= 1
+        return _status(await self._take(request))
 
     async def _take(self, request: web.BaseRequest) -> HTTPStatus:
         if request.method != "POST":
             return HTTPStatus.METHOD_NOT_ALLOWED
+        token = request.rel_url.raw_path.rpartition("/")[2]
+        if not is_signed(token, self._key):
+            return HTTPStatus.NOT_FOUND  # a stranger costs the night neither a body nor a look into the ledger
+        self._server.callers.show_token(request.protocol)
+        return await self._take_call(request, token)
+
+    async def _take_call(self, request: web.BaseRequest, token: str) -> HTTPStatus:
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
@@ -123,7 +186,19 @@ class Listener:
         job_id, status = read
         if status is None:
             return HTTPStatus.OK  # a word that is not documented: to have it sent again would tell no more
-        return await self._write_down(request.rel_url.raw_path.rpartition("/")[2], Call(job_id, status))
+        return await self._take_turn(request.protocol, token, Call(job_id, status))
+
+    async def _take_turn(self, caller: RequestHandler, token: str, call: Call) -> HTTPStatus:
+        """Write a call down, unless too many wait for that."""
+        if self._calls >= MOST_CALLS:
+            return HTTPStatus.SERVICE_UNAVAILABLE
+        self._calls += 1
+        self._server.callers.begin_answer(caller)
+        try:
+            return await self._write_down(token, call)
+        finally:
+            self._calls -= 1
+            _close(self._server.callers.end_answer(caller))
 
     async def _write_down(self, token: str, call: Call) -> HTTPStatus:
         hashed = token_hash(token)
@@ -143,6 +218,21 @@ class Listener:
         hearing = await self._writer.call(hear, hashed, call, self._now(), listening_since=self._since, hold=self._hold)
         self._heard(hearing)
         return hearing
+
+
+def most_idle(open_files: int) -> int:
+    """Tell how many connections may be idle.
+
+    Args:
+        open_files: How many files the process may have open; negative: as many as it likes.
+    """
+    return MOST_IDLE if open_files < 0 else max(LEAST_IDLE, min(MOST_IDLE, open_files // SHARE_OF_FILES))
+
+
+def _close(caller: RequestHandler | None) -> None:
+    """Close a connection at once, whatever it has not read yet."""
+    if caller is not None and caller.transport is not None:
+        caller.transport.abort()
 
 
 async def _body(request: web.BaseRequest) -> bytes | None:

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, event, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tests.integration.test_ledger import CUT, LOST, NOT_FOUND, THROTTLED, Book, accepted, opened
+from tests.integration.test_ledger_hearing import listening_in
 from uploader.errors import LedgerUnavailableError
 from uploader.ledger import Ledger, LedgerThread, thread
 from uploader.ledger.claiming import Mark, claim, mark
 from uploader.ledger.loading import account
 from uploader.ledger.outcomes import Settlement, job_ended, settle
 from uploader.ledger.schema import accounts, attempts, items, lanes
+from uploader.ledger.settling import settle_heard
 from uploader.model import Claim, JobStatus, Next, Reply
 from uploader.policy.limits import Refusal
 from uploader.policy.replies import judge
@@ -289,27 +291,89 @@ def settling(one: Claim, reply: Reply) -> Settlement:
     return Settlement(one, verdict, reply, now=1010.0, wait=1.0, doubt_seconds=900.0, hold=True, refusal=refusal)
 
 
-async def written(folder: Path, *, together: bool) -> dict[str, list[Any]]:
-    """What the ledger holds once an attempt met each of these replies: all written down at once, or one by one."""
-    with opened(folder) as book:
+CALLS = {0: ("j", "completed"), 1: ("m", "in_progress"), 3: ("n", "failed"), 5: ("o", "scheduled"), 6: ("p", "failed")}
+"""Of which attempts a call told before their reply came, and what."""
+CUT_BEFORE = 4
+"""Of an earlier attempt of this one a call told, too."""
+
+
+async def written(folder: Path, *, listens: bool, together: bool) -> tuple[dict[str, list[Any]], list[Any]]:
+    """What the ledger holds once an attempt met each of these replies, and what was answered.
+
+    ``together``: all were written down at once, not one by one. ``listens``: calls told of some of them.
+    """
+    with listening_in(folder) as book:
+        book.limit = len(REPLIES)
         book.load([(f"c{n // 2}", book.file(f"{n}.wav").name) for n in range(2 * len(REPLIES))])
-        claims = book.claim(len(REPLIES))
+        first = book.claim()
+        book.reply(first[CUT_BEFORE], CUT)
+        (again,) = book.claim()
+        claims = [again if one.item_id == again.item_id else one for one in first]
         async with running(book.ledger) as writer:
             marks = [writer.call(mark, Mark(one, f"hash {one.line}", 1005.0)) for one in claims]
-            ends = [writer.call(settle, settling(*both)) for both in zip(claims, REPLIES, strict=True)]
-            for calls in (marks, ends) if together else [[one] for one in (*marks, *ends)]:
-                assert set(await Busy(writer).gather(*calls)) == {None}
+            await in_turns(writer, marks, together=together)
+            if listens:
+                for number, said in CALLS.items():
+                    book.hear(claims[number], *said)
+                book.hear(first[CUT_BEFORE], "q")
+            function: Any = settle_heard if listens else settle
+            ends = [writer.call(function, settling(*both)) for both in zip(claims, REPLIES, strict=True)]
+            answers = await in_turns(writer, ends, together=together)
         with book.ledger.reading() as connection:
             its_own = {items.c.path, items.c.change}
             columns = {table.name: [one for one in table.c if one not in its_own] for table in TABLES}
-            return {name: list(connection.execute(select(*some))) for name, some in columns.items()}
+            return {name: list(connection.execute(select(*some))) for name, some in columns.items()}, answers
 
 
-async def test_what_is_written_together_is_what_is_written_one_by_one(tmp_path: Path) -> None:
-    """Marks and outcomes of every kind: the ledger holds the same, however many of them went in one statement."""
+async def in_turns(writer: LedgerThread, calls: list[Any], *, together: bool) -> list[Any]:
+    """What these calls answer, in one transaction or in one for each."""
+    if together:
+        return await Busy(writer).gather(*calls)
+    return [answer for one in calls for answer in await Busy(writer).gather(one)]
+
+
+@pytest.mark.parametrize("listens", [False, True])
+async def test_what_is_written_together_is_what_is_written_one_by_one(tmp_path: Path, listens: bool) -> None:
+    """Marks and outcomes of every kind: ledger and answers are the same, however many of them went in one statement."""
     folders = [tmp_path / "at-once", tmp_path / "one-by-one"]
     for folder in folders:
         folder.mkdir()
-    at_once, one_by_one = [await written(folder, together=folder is folders[0]) for folder in folders]
-    assert len(at_once["attempts"]) == len(REPLIES)
+    at_once, one_by_one = [await written(folder, listens=listens, together=folder is folders[0]) for folder in folders]
     assert at_once == one_by_one
+    ledger, answers = at_once
+    assert len(ledger["attempts"]) == len(REPLIES) + 1
+    if not listens:
+        assert set(answers) == {None}
+        return
+    assert [number for number, one in enumerate(answers) if one.heard] == sorted({0, 1, 3, 5, CUT_BEFORE})
+    assert [number for number, one in enumerate(answers) if one.ended] == [0, 3]
+    assert [number for number, one in enumerate(answers) if one.remark] == [3, CUT_BEFORE, 5, 6]
+    assert [one.verdict.state for one in answers if not one.heard] == ["accepted", "accepted", "pending"]
+
+
+@pytest.mark.parametrize("function", [mark, settle, settle_heard])
+async def test_what_waits_together_costs_no_statement_more_than_one(book: Book, function: Any) -> None:
+    """Marks and outcomes that wait are the same few statements, whether they are two or twenty."""
+    book.limit = 30
+    book.load([(f"c{n}", book.file(f"{n}.wav").name) for n in range(22)])
+    claims = book.claim()
+    if function is mark:
+        values: list[Any] = [Mark(one, "hash", 1005.0) for one in claims]
+    else:
+        values = [settling(one, accepted(f"job-{one.line}")) for one in claims]
+    statements: list[str] = []
+
+    def keep(_: object, __: object, statement: str, *___: object) -> None:
+        statements.append(statement)
+
+    async with running(book.ledger) as writer:
+        event.listen(book.ledger._engine, "before_cursor_execute", keep)
+        counts = []
+        for some in (values[:2], values[2:]):
+            statements.clear()
+            answers = await Busy(writer).gather(*[writer.call(function, value) for value in some])
+            assert [one for one in answers if isinstance(one, Exception)] == []
+            counts.append(sum(one.startswith(("SELECT", "UPDATE")) for one in statements))
+        event.remove(book.ledger._engine, "before_cursor_execute", keep)
+    assert counts[0] == counts[1] <= 3
+    assert book.states(book.loads["m.csv"]).split() == ["sent" if function is mark else "accepted"] * len(claims)

@@ -1,5 +1,6 @@
 """What calls to the webhook said of attempts whose item had not come to its outcome, kept until it has."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, bindparam, func, select, update
@@ -12,6 +13,10 @@ _WAITING = (
     select(*attempts.c["id", "number", "outcome", "heard_job_id", "heard_status"])
     .where(attempts.c.item_id == bindparam("item"), attempts.c.heard_waits)
     .order_by(attempts.c.number.desc())
+)
+
+_SPOKEN_OF = select(attempts.c.item_id).where(
+    attempts.c.item_id.in_(bindparam("ids", expanding=True)), attempts.c.heard_waits
 )
 
 _NOTE = (
@@ -51,6 +56,11 @@ def note(connection: Connection, attempt_id: int, call: Call, *, waits: bool) ->
 def count_as_applied(connection: Connection, attempt_id: int) -> None:
     """Let what was noted of an attempt be its outcome."""
     connection.execute(_TAKE_EFFECT, {"attempt": attempt_id})
+
+
+def heard_items(connection: Connection, item_ids: Sequence[int]) -> set[int]:
+    """Those of these items of which something was heard that waits for their outcome."""
+    return set(connection.execute(_SPOKEN_OF, {"ids": item_ids}).scalars())
 
 
 def heard_of(connection: Connection, item_id: int, number: int) -> Heard:

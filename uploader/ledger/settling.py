@@ -1,12 +1,14 @@
 """What came of an attempt of whose item calls to the webhook may have spoken meanwhile."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from sqlalchemy import Connection
 
-from uploader.ledger.heard import Heard, heard_of, take_effect
+from uploader.ledger.heard import Heard, heard_items, heard_of, take_effect
 from uploader.ledger.limit import note_refusal
-from uploader.ledger.outcomes import Ended, Settlement, change_item, close_attempt, go_on, job_ended
+from uploader.ledger.outcomes import Ended, Settlement, change_item, close_attempt, go_on, job_ended, settle_all
 from uploader.model import State, Verdict
 from uploader.policy.hearing import after_hearing
 
@@ -31,6 +33,24 @@ def settle_heard(connection: Connection, by_itself: Settlement) -> Settled:
     Returns:
         What it means in the end.
     """
+    return settle_all_heard(connection, [by_itself])[0]
+
+
+def settle_all_heard(connection: Connection, settlements: Sequence[Settlement]) -> list[Settled]:
+    """Write down what came of several attempts, one for each item: the same as one after the other."""
+    heard = heard_items(connection, [of.one.item_id for of in settlements])
+    settled: list[Settled] = []
+    for was_heard, some in groupby(settlements, key=lambda of: of.one.item_id in heard):
+        same = list(some)
+        if was_heard:
+            settled += [_settle_with_calls(connection, of) for of in same]
+        else:
+            settle_all(connection, same)
+            settled += [Settled(of.verdict) for of in same]
+    return settled
+
+
+def _settle_with_calls(connection: Connection, by_itself: Settlement) -> Settled:
     one, verdict = by_itself.one, by_itself.verdict
     heard = heard_of(connection, one.item_id, one.number)
     of = replace(by_itself, verdict=after_hearing(verdict, heard.own, heard.earlier))

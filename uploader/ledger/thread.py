@@ -3,7 +3,7 @@
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -18,6 +18,7 @@ from uploader.ledger.hearing import hear
 from uploader.ledger.lanes import rank
 from uploader.ledger.opening import Ledger
 from uploader.ledger.outcomes import settle, settle_all
+from uploader.ledger.settling import settle_all_heard, settle_heard
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,10 +27,13 @@ GROUP = 256
 """The most writes in one transaction."""
 
 
-TOGETHER: dict[Callable[..., Any], Callable[[Connection, list[Any]], None]] = {mark: mark_all, settle: settle_all}
-"""What every item goes through, and answers nothing: a statement for all that wait costs little more than for one.
+Together = Callable[[Connection, list[Any]], Sequence[Any] | None]
 
-Each takes what is to be written as one value, and its twin several of them.
+TOGETHER: dict[Callable[..., Any], Together] = {mark: mark_all, settle: settle_all, settle_heard: settle_all_heard}
+"""What every item goes through: a statement for all that wait costs little more than for one.
+
+Each takes what is to be written as one value, and its twin several of them; that answers a result for each, in their
+order, or None where none has any.
 """
 
 
@@ -175,11 +179,14 @@ def _apply_together(connection: Connection, group: list[_Write]) -> bool:
 
 def _apply_same(connection: Connection, function: Callable[..., Any], writes: list[_Write]) -> None:
     of_all = TOGETHER.get(function)
-    if of_all is not None:
-        of_all(connection, [write.args[0] for write in writes])
+    if of_all is None:
+        for write in writes:
+            write.apply(connection)
         return
-    for write in writes:
-        write.apply(connection)
+    results = of_all(connection, [write.args[0] for write in writes])
+    if results is not None:
+        for write, result in zip(writes, results, strict=True):
+            write.result = result
 
 
 def _apply(connection: Connection, write: _Write) -> None:

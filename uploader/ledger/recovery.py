@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, select, update
 
 from uploader.ledger.heard import heard_of, take_effect
+from uploader.ledger.lanes import count_again
 from uploader.ledger.outcomes import slot_until
 from uploader.ledger.schema import accounts, attempts, items, ledger
 from uploader.model import SLOTTED, Next, Outcome, State, Verdict
@@ -121,6 +122,8 @@ def _settle_left(connection: Connection, item: Row[Any], verdict: Verdict, now: 
         until = slot_until(connection, item.id, now, doubt_seconds) if meant.state is State.IN_DOUBT else None
         told = {"becomes": meant.state, "because": meant.reason, "keeps_slot_until": until}
         connection.execute(_RECOVER, {"item": item.id, **told})
+    if meant.state is State.PENDING:
+        count_again(connection, item.id)
     own = verdict if heard.own is None else meant
     closed = {"outcome_is": own.outcome, "because": own.reason, "now": now, "job": own.job_id}
     connection.execute(_CLOSE_ATTEMPT, {"item": item.id, **closed})

@@ -16,6 +16,7 @@ from tests.integration.test_ledger_hearing import listening_in
 from uploader.errors import LedgerUnavailableError
 from uploader.ledger import Ledger, LedgerThread, thread
 from uploader.ledger.claiming import Mark, claim, mark
+from uploader.ledger.lanes import rank
 from uploader.ledger.loading import account
 from uploader.ledger.outcomes import Settlement, job_ended, settle
 from uploader.ledger.schema import accounts, attempts, items, lanes
@@ -232,7 +233,7 @@ async def test_a_transaction_that_cannot_be_committed_fails_for_all_of_it(book: 
 
 
 async def test_a_full_disk_stops_claims_and_loses_nothing(book: Book) -> None:
-    """SQLite's own "disk is full": nothing new begins from then on, and what came back is still written."""
+    """SQLite's own "disk is full": nothing new begins, or is ordered for that; what came back is still written."""
     load = book.load([("c", "a.wav")])
 
     def fill(connection: Connection) -> None:
@@ -249,6 +250,8 @@ async def test_a_full_disk_stops_claims_and_loses_nothing(book: Book) -> None:
             await writer.call(fill)
         with pytest.raises(LedgerUnavailableError, match="full"):
             await writer.call(claim, 1, 10, 10, book.now)
+        with pytest.raises(LedgerUnavailableError, match="full"):
+            await writer.call(rank, 3.0)
         assert await writer.call(note, "a") == "a"
         set_pages(10_000)
         await writer.call(fill)

@@ -168,6 +168,7 @@ class Engine:
         self._stopping = True
         grace = max(self._pool.grace_seconds - reserve_seconds, self._pool.grace_seconds / 4)
         self.way_out.close_after(grace * CUT_SHARE_OF_GRACE, grace)
+        self._changed.set()
 
     async def _work(self) -> None:
         self._follower.learn(await self._writer.call(latest_ends, self._account_id))

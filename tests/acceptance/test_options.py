@@ -100,6 +100,33 @@ def test_a_refused_manifest_leaves_no_summary_of_another_night(place: Place, ser
     assert not summary.exists()
 
 
+@pytest.mark.parametrize("name", ["m.csv", "recording", "notes.json", "m.results.csv", "ledger", "."])
+def test_a_summary_takes_the_place_of_nothing_else(place: Place, server: Server, name: str) -> None:
+    """--summary of the manifest, a recording, the ledger, the results, a folder: exit 2, nothing sent, nothing gone."""
+    rows = make_rows(place, 1, 1)
+    manifest, notes = write_manifest(place, "m.csv", rows), place.write("notes.json", '["exitCode"]')
+    assert place.run("run", "m.csv").code == 0
+    target = {"recording": place.path(rows[0].audio), "ledger": place.ledger}.get(name, place.path(name))
+    before = {path: path.read_bytes() for path in (manifest, notes, place.path(rows[0].audio))}
+    ending = place.run("run", "m.csv", "--repeat", "--summary", target)
+    assert ending.code == 2
+    assert f"summary {target}" in ending.err
+    assert "with --summary" in ending.err
+    assert len(server.journal.puts()) == 1
+    assert {path: path.read_bytes() for path in before} == before
+    assert statuses(place.path("m.results.csv")) == ["completed"]
+    assert place.run("status").code == 0
+
+
+@pytest.mark.usefixtures("server")
+def test_summary_and_results_are_two_files(place: Place) -> None:
+    """One file for both would hold one of them: exit 2 before anything is sent."""
+    write_manifest(place, "m.csv", make_rows(place, 1, 1))
+    ending = place.run("run", "m.csv", "--results", "r.jsonl", "--summary", "./r.jsonl")
+    assert ending.code == 2
+    assert "the results go there" in ending.err
+
+
 def test_results_that_cannot_be_written_are_told_and_leave_no_summary(place: Place, slow_server: Server) -> None:
     """A results folder that vanishes while the batch runs: exit 5, no summary, and the same command ends with 0."""
     rows = make_rows(place, 2, 2)

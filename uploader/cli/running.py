@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from uploader import audio, results
+from uploader.cli import summary_file
 from uploader.cli.hours import local_time, until_time
 from uploader.cli.night import Night
 from uploader.cli.preparing import (
@@ -65,7 +66,7 @@ async def _run(settings: Settings, manifest: str | None) -> Summary:
     async with _target(settings) as target:
         with ExitStack() as stack:
             ledger = stack.enter_context(_ledger(settings))
-            _forget_summary(settings)
+            summary_file.forget(settings)
             now = steady_clock(time.time, time.monotonic)
             batch = _prepare(settings, manifest, ledger, target, now)
             night = Night(settings, ledger, target, batch, now, until.timestamp() if until else None)
@@ -146,6 +147,7 @@ def _carry_on(settings: Settings, ledger: Ledger, target: Target, now: float) ->
             )
         path = settings.results or Path(found[0].results or "")
         results.check_path(path)
+        summary_file.check_apart(settings, path)
         note_run(connection, found[0].batch_id, path.resolve(), now)
         known = find_batches(connection, settings.batch)
         batch = next(one for one in known if one.batch_id == found[0].batch_id)
@@ -156,6 +158,7 @@ def _carry_on(settings: Settings, ledger: Ledger, target: Target, now: float) ->
 
 def _load(settings: Settings, file: ManifestFile, ledger: Ledger, target: Target, now: float) -> BatchFacts:
     path = results_path(settings, file)
+    summary_file.check_apart(settings, path)
     check_known_results(path, ledger, sandbox=settings.sandbox)
     if settings.batch is None and file.name == STANDARD_INPUT:
         raise UsageError("manifest -: for standard input say which batch it is with --batch NAME")
@@ -205,15 +208,3 @@ def _tell_findings(checked: Checked, batch: str) -> None:
         log.warning("the manifest has warnings: `uploader plan` tells them", batch=batch, count=checked.warnings.count)
     for problem in checked.problems.first:  # what stands there may be a path: the results tell it, the log does not
         log.warning("row left out", batch=batch, line=problem.line, column=problem.column)
-
-
-def _forget_summary(settings: Settings) -> None:
-    """A summary that stands there would say that the results are final."""
-    if settings.summary is None:
-        return
-    try:
-        settings.summary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UsageError(f"summary {settings.summary}: {error.strerror}: name a file that can be written") from error
-    if not settings.summary.parent.is_dir():
-        raise UsageError(f"summary {settings.summary}: its folder does not exist: make it or name another")

@@ -21,7 +21,14 @@ from uploader.ledger.reading import last_doubt, latest_ends, live_jobs, unsent
 from uploader.model import Claim, LimitFacts, Next, Order
 from uploader.pace import Pace
 from uploader.policy.brake import Phase, after_probe, reason_to_give_up
-from uploader.policy.cooldown import Cooldown, after_accepted, after_claim, after_end_of_job, after_throttle
+from uploader.policy.cooldown import (
+    Cooldown,
+    after_accepted,
+    after_claim,
+    after_end_of_job,
+    after_other_ending,
+    after_throttle,
+)
 from uploader.policy.hearing import Meaning
 from uploader.policy.ranking import Ranking, ranked_anew
 from uploader.policy.replies import is_success
@@ -242,7 +249,8 @@ class Engine:
         if self._new_token is None:
             return False
         doubt = await self._writer.call(last_doubt, self._account_id)
-        self._listens_until = None if doubt is None else doubt + LISTEN_ON_SECONDS
+        # a clock that was set back would make a doubt of tomorrow
+        self._listens_until = None if doubt is None else min(doubt, self._now()) + LISTEN_ON_SECONDS
         return self._listens_until is not None and self._now() < self._listens_until
 
     def _wake_at(self, claimed: Claimed) -> float | None:
@@ -284,6 +292,8 @@ class Engine:
             self._follower.add(job, heard=carried.heard)
             if carried.ended is not None:
                 self._follower.hear_end(job, carried.ended)
+        else:
+            self._cooldown = after_other_ending(self._cooldown, one.attempt_id)
 
     def hear(self, hearing: Hearing) -> None:
         """Take note of a call to the webhook that is in the ledger."""

@@ -24,6 +24,7 @@ from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
 from uploader.policy.foresight import End
 from uploader.policy.limits import JOB_SECONDS, STATED_LIMIT_BELIEVED_SECONDS, Refusal
 from uploader.policy.replies import judge
+from uploader.policy.waits import DOUBT_CAP_SECONDS
 
 BASE_URL = "https://service.example"
 DOUBT_SECONDS = 900.0
@@ -363,6 +364,25 @@ def test_a_clock_that_jumps_between_two_runs_shortens_nothing(book: Book, boot: 
     assert book.value("slot_until", 2) == 1000.0 + DOUBT_SECONDS + sign * moved
     assert book.jobs()[0].accepted_at == 1000.0 + sign * moved
     assert book.value("slot_until", 4) is None
+
+
+def test_what_a_clock_that_was_ahead_wrote_is_of_now(book: Book) -> None:
+    """A limit that seems to be stated in years would be believed until then, and a slot be held as long."""
+    book.limit = 5
+    book.load([(one, "a.wav") for one in "cdefg"])
+    years = 4 * 365 * 86400.0
+    book.now += years
+    first, second, third = book.claim(3)
+    book.answer(first, LOST)
+    book.settle(second, THROTTLED, refusal=Refusal(3))
+    book.settle(third, THROTTLED, refusal=Refusal())
+    book.now -= years
+    with book.ledger.writing() as connection:
+        recover(connection, book.now, DOUBT_SECONDS)
+    assert book.look().limit.in_force < 3
+    assert book.value("slot_until", 2) == book.now + DOUBT_CAP_SECONDS
+    book.now += STATED_LIMIT_BELIEVED_SECONDS + 1
+    assert book.look().limit.in_force == 5
 
 
 def test_a_stated_limit_lowers_the_claim_for_a_day(book: Book) -> None:

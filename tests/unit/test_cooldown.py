@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploader.policy.cooldown import Cooldown, after_accepted, after_claim, after_end_of_job, after_throttle
+from uploader.policy.cooldown import (
+    Cooldown,
+    after_accepted,
+    after_claim,
+    after_end_of_job,
+    after_other_ending,
+    after_throttle,
+)
 
 NOW, HANDS = 1000.0, 8
 ON = Cooldown(until=NOW + 30.0, in_a_row=3, may_probe=True)
@@ -24,6 +31,8 @@ TRIED = Cooldown(until=NOW + 30.0, in_a_row=3, may_probe=True, probe=5)
         pytest.param(after_accepted(TRIED, 5), HANDS, id="there was room"),
         pytest.param(after_accepted(TRIED, 4), 0, id="an upload of before was accepted"),
         pytest.param(after_throttle(TRIED, None, NOW, 1.0, about_limit=True), 0, id="there was none"),
+        pytest.param(after_other_ending(TRIED, 5), 1, id="it came to nothing: another one tries"),
+        pytest.param(after_other_ending(TRIED, 4), 0, id="an attempt of before came to nothing"),
         pytest.param(
             after_end_of_job(after_throttle(TRIED, None, NOW, 1.0, about_limit=True)), 1, id="none, then another end"
         ),
@@ -48,6 +57,16 @@ def test_a_429_while_it_is_on_lets_it_go_on(cooldown: Cooldown) -> None:
     """One cooldown for the account, not one per file: neither its end nor its count moves."""
     after = after_throttle(cooldown, None, NOW, 1.0, about_limit=True)
     assert (after.until, after.in_a_row) == (cooldown.until, cooldown.in_a_row)
+
+
+@pytest.mark.parametrize("cooldown", [ON, ROOM, TRIED])
+@pytest.mark.parametrize("about_limit", [True, False])
+def test_a_429_while_it_is_on_may_ask_for_longer(cooldown: Cooldown, *, about_limit: bool) -> None:
+    """The service's own word is kept to wherever it comes: the longest of them counts, and no sign of room ends it."""
+    longer = after_throttle(cooldown, "120", NOW, 1.0, about_limit=about_limit)
+    assert longer.until == NOW + 120.0
+    assert after_end_of_job(longer).attempts_allowed(HANDS, NOW + 119.0) == 0
+    assert after_throttle(longer, "5", NOW, 1.0, about_limit=about_limit).until == NOW + 120.0
 
 
 @given(st.integers(0, 20), st.floats(0.0, 1.0))

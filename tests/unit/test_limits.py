@@ -99,6 +99,13 @@ def test_without_a_statement_the_setting_stands(configured: int, now: float) -> 
         ("Too many concurrent requests, too quickly", Refusal()),
         ("Too Many Requests", Refusal()),
         ("", Refusal()),
+        (SPECIFIED.replace("X", "5,000"), Refusal(5000)),
+        (SPECIFIED.replace("`X`", "`1,050`"), Refusal(1050)),
+        (SPECIFIED.replace("X", "1.5"), Refusal()),
+        ("You have reached your limit of 12 concurrent jobs", Refusal(12)),
+        ("You have exceeded the rate limit of 5 requests per second", None),
+        ("This API has a limit of 1 request per second. You have sent requests too quickly.", None),
+        ("Too many requests: limit of 60 per minute exceeded, too quickly", None),
     ],
 )
 def test_a_429_is_about_the_limit_or_about_the_rate(text: str, refusal: Refusal | None) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, select, update
+from sqlalchemy import Connection, Row, bindparam, case, select, update
 
 from uploader.ledger.heard import heard_of, take_effect
 from uploader.ledger.lanes import count_again
@@ -13,6 +13,7 @@ from uploader.ledger.outcomes import slot_until
 from uploader.ledger.schema import accounts, attempts, items, ledger
 from uploader.model import SLOTTED, Next, Outcome, State, Verdict
 from uploader.policy.hearing import after_hearing
+from uploader.policy.waits import DOUBT_CAP_SECONDS
 
 SENT = Verdict(
     Outcome.IN_DOUBT,
@@ -66,15 +67,29 @@ _MOVE_LIMITS = update(accounts).values(
     stated_at=accounts.c.stated_at + bindparam("jumped"), taught_at=accounts.c.taught_at + bindparam("jumped")
 )
 
+_NO_FUTURE_SLOTS = (
+    update(items)
+    .where(items.c.state.in_(SLOTTED), items.c.slot_until > bindparam("last"))
+    .values(slot_until=bindparam("last"))
+)
+
+_NO_FUTURE_LIMITS = update(accounts).values(
+    stated_at=case((accounts.c.stated_at > bindparam("now"), bindparam("now")), else_=accounts.c.stated_at),
+    taught_at=case((accounts.c.taught_at > bindparam("now"), bindparam("now")), else_=accounts.c.taught_at),
+)
+
 
 def recover(connection: Connection, now: float, doubt_seconds: float) -> tuple[int, int]:
     """Settle what a run that died left behind: before the mark it is pending again, after it in doubt.
 
-    What a call to the webhook had named the job of meanwhile is accepted.
+    What a call to the webhook had named the job of meanwhile is accepted. What a clock that was ahead dated into the
+    future is of now: else it would be believed, or waited for, until that time has come.
 
     Returns:
         How many items are pending again, and how many are in doubt.
     """
+    connection.execute(_NO_FUTURE_SLOTS, {"last": now + max(DOUBT_CAP_SECONDS, doubt_seconds)})
+    connection.execute(_NO_FUTURE_LIMITS, {"now": now})
     found = [_settle_left(connection, row, SENT, now, doubt_seconds) for row in _left(connection, State.SENT)]
     found += [_settle_left(connection, row, UNSENT, now, doubt_seconds) for row in _left(connection, State.SENDING)]
     return found.count(State.PENDING), found.count(State.IN_DOUBT)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from uploader.policy.waits import cooldown_seconds
+from uploader.policy.waits import cooldown_seconds, retry_after_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Cooldown:
 def after_throttle(
     cooldown: Cooldown, retry_after: str | None, now: float, jitter: float, *, about_limit: bool
 ) -> Cooldown:
-    """Tell what a 429 does: it begins a cooldown, or, where one is on, lets that go on.
+    """Tell what a 429 does: it begins a cooldown, or, where one is on, lets that go on, for as long as it asks itself.
 
     Args:
         cooldown: The cooldown before.
@@ -46,7 +46,8 @@ def after_throttle(
     may_probe = about_limit and retry_after is None
     if cooldown.is_on(now):
         may_probe = may_probe and cooldown.may_probe
-        return replace(cooldown, may_probe=may_probe, room=cooldown.room and may_probe, probe=None)
+        until = max(cooldown.until, now + (retry_after_seconds(retry_after, now) or 0.0))
+        return replace(cooldown, until=until, may_probe=may_probe, room=cooldown.room and may_probe, probe=None)
     wait = cooldown_seconds(cooldown.in_a_row, retry_after, now, jitter)
     return Cooldown(now + wait, cooldown.in_a_row + 1, may_probe)
 
@@ -64,3 +65,8 @@ def after_claim(cooldown: Cooldown, attempt: int, now: float) -> Cooldown:
 def after_accepted(cooldown: Cooldown, attempt: int) -> Cooldown:
     """Tell what an accepted upload does: the one that tried the room ends the cooldown."""
     return Cooldown() if attempt == cooldown.probe else replace(cooldown, in_a_row=0)
+
+
+def after_other_ending(cooldown: Cooldown, attempt: int) -> Cooldown:
+    """Tell what any other ending of an attempt does: where it was to try the room, that has not been tried yet."""
+    return replace(cooldown, room=cooldown.may_probe, probe=None) if attempt == cooldown.probe else cooldown

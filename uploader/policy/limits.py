@@ -14,7 +14,9 @@ MOST_PATIENCE_WITH_OTHERS = 4
 ROUNDING = 1e-6
 """A share of a step: who wakes at the very moment of a step shall find it taken."""
 
-_STATED = re.compile(r"(\d{1,6})\D{0,16}number of concurrent jobs|limit of (?:maximum of )?\D{0,3}(\d{1,6})")
+_NUMBER = r"(?<![\d,.])(\d{1,3}(?:,\d{3})+|\d{1,6})(?![\d,.]\d)"
+_STATED = re.compile(rf"{_NUMBER}\D{{0,16}}number of concurrent jobs")
+_LIMIT_OF = re.compile(rf"limit of (?:maximum of )?\D{{0,3}}{_NUMBER}")
 _RATE = re.compile(r"\btoo (?:quickly|fast|often)\b|\brate\b|\bper (?:second|minute|hour)\b", re.IGNORECASE)
 _CONCURRENT = re.compile(r"\bconcurren", re.IGNORECASE)
 
@@ -46,9 +48,9 @@ class Learned:
 def stated_limit(message: str) -> int | None:
     """Read the limit X out of a 429's text (put-audio.md, API Limit Error); None where it states none."""
     found = _STATED.search(message)
-    if found is None:
-        return None
-    stated = int(found.group(1) or found.group(2))
+    if found is None and _CONCURRENT.search(message):  # a limit of anything else is none of jobs
+        found = _LIMIT_OF.search(message)
+    stated = int(found[1].replace(",", "")) if found is not None else 0
     return stated if stated > 0 else None
 
 

@@ -11,7 +11,7 @@ from unittest.mock import patch
 from sqlalchemy import Connection, func, select, update
 
 from uploader import attempt, results
-from uploader.ledger import claiming, lanes, loading
+from uploader.ledger import claiming, heard, hearing, lanes, loading
 from uploader.ledger.claiming import Mark
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.schema import items
@@ -117,6 +117,24 @@ def item_known_by_path_alone() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def late_surplus_not_told() -> Iterator[None]:
+    """A call that comes too late to stop a retry changes nothing: the append too many stands nowhere in the open."""
+    with patch.object(hearing, "add_remark", _say_nothing):
+        yield
+
+
+@contextmanager
+def surplus_beside_an_answer_not_told() -> Iterator[None]:
+    """A call that came while the retry was out is forgotten once that is answered: so is the append too many."""
+    with patch.object(heard, "add_remark", _say_nothing):
+        yield
+
+
+def _say_nothing(_connection: Connection, _item_id: int, _remark: str) -> None:
+    return
+
+
 SIMULATED = {
     break_.__name__: break_
     for break_ in (
@@ -129,6 +147,8 @@ SIMULATED = {
         item_known_by_path_alone,
     )
 }
+TOLD_BY_CALLS = {break_.__name__: break_ for break_ in (late_surplus_not_told, surplus_beside_an_answer_not_told)}
+"""What only a schedule in which calls tell of appends too many can show."""
 
 
 @contextmanager

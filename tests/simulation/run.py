@@ -48,8 +48,13 @@ def _live(plan: Plan) -> World:
 
 def fault_of(seed: int, **changes: Any) -> str | None:
     """What is wrong with a seed's schedule, None where nothing is; ``changes`` are parts of the plan."""
+    return fault_in(replace(draw(seed), **changes))
+
+
+def fault_in(plan: Plan) -> str | None:
+    """What is wrong with a schedule, None where nothing is."""
     try:
-        live(replace(draw(seed), **changes))
+        live(plan)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
         return f"{type(error).__name__}: {error}"
     return None

@@ -84,6 +84,14 @@ def draw(seed: int) -> Plan:
     return plan
 
 
+def draw_surplus(seed: int) -> Plan:
+    """Draw a schedule whose service often takes what was cut off, and whose calls often come too late for the retry."""
+    weather = Weather(put=0.5, kinds=("cut", "lost"))
+    habits = Habits(lost=0.2, twice=0.2, late=0.5, forged=0.1, breaks_word=True)
+    plan = Plan(seed, conversations=3, rows=6, nights=2, limit=3, service_limit=3, weather=weather, calls=habits)
+    return replace(plan, edits=False, rewrites=False, repeats=False)
+
+
 def _draw(seed: int) -> Plan:
     chance = random.Random(f"plan {seed}")
     limit = chance.choice([1, 2, 3, 5])

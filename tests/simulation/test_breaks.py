@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.breaks import SIMULATED, results_written_in_place
-from tests.simulation.run import fault_of
+from tests.simulation.breaks import SIMULATED, TOLD_BY_CALLS, results_written_in_place
+from tests.simulation.run import fault_in, fault_of
+from tests.simulation.schedule import draw_surplus
 from uploader import results
 from uploader.model import ResultLine
 
@@ -21,6 +22,15 @@ def test_a_break_is_caught(name: str) -> None:
     with SIMULATED[name]():
         found = next((fault for seed in range(ENOUGH) if (fault := fault_of(seed)) is not None), None)
     assert found is not None
+
+
+@pytest.mark.parametrize("name", TOLD_BY_CALLS)
+def test_an_append_too_many_that_is_not_told_is_caught(name: str) -> None:
+    """What calls tell of appends too many is missed by the judge where it does not stand in the open."""
+    with TOLD_BY_CALLS[name]():
+        faults = (fault_in(draw_surplus(seed)) for seed in range(ENOUGH))
+        found = next((fault for fault in faults if fault is not None), "")
+    assert "nobody is told of" in found
 
 
 def _survives_a_death_in_the_middle(path: Path) -> bool:

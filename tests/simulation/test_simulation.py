@@ -6,11 +6,10 @@ import pytest
 from sqlalchemy import select
 
 from tests.simulation import schedule
-from tests.simulation.calls import Habits
 from tests.simulation.judge import Judge
 from tests.simulation.ledgers import MemoryLedger
-from tests.simulation.run import fault_of, faults, live, quiet, shrink
-from tests.simulation.schedule import Plan, World, counts
+from tests.simulation.run import fault_in, fault_of, faults, live, quiet, shrink
+from tests.simulation.schedule import Plan, World, counts, draw_surplus
 from tests.simulation.world import Weather
 from uploader.ledger.schema import attempts
 from uploader.model import State
@@ -36,6 +35,19 @@ REGRESSIONS_WITH_CALLS = {
     301868: "a retry under way gave its slot to another when a call had told the end of the attempt before it",
 }
 """The same of nights with a listener."""
+
+
+REGRESSIONS_WITH_SURPLUS = {
+    70: "the judge: that an attempt may have appended it once too often is a doubt that stands in the open",
+    313: "two attempts had become jobs by the time the third was over: of the first of them nobody was told",
+}
+"""The same of nights with appends too many."""
+
+
+@pytest.mark.parametrize("seed", REGRESSIONS_WITH_SURPLUS, ids=str)
+def test_what_a_seed_with_surplus_found_once_stays_mended(seed: int) -> None:
+    """Every fault that was found by what the service took without saying so is lived through again."""
+    assert fault_in(draw_surplus(seed)) is None
 
 
 @pytest.mark.parametrize("seed", REGRESSIONS_WITH_CALLS, ids=str)
@@ -101,10 +113,7 @@ def test_a_service_that_takes_what_was_cut_off_is_told_of() -> None:
     """Calls stop the retry, or come too late for it: then the append too many stands in the open (the judge looks)."""
     heard: set[Meaning] = set()
     for seed in range(1, 25):
-        weather = Weather(put=0.5, kinds=("cut", "lost"))
-        habits = Habits(lost=0.2, twice=0.2, late=0.5, forged=0.1, breaks_word=True)
-        plan = Plan(seed, conversations=3, rows=6, nights=2, limit=3, service_limit=3, weather=weather, calls=habits)
-        world = live(replace(plan, edits=False, rewrites=False, repeats=False))
+        world = live(draw_surplus(seed))
         assert world.calls is not None
         heard |= set(world.calls.heard.values())
     assert {Meaning.ACCEPTED, Meaning.SURPLUS, Meaning.NOTED} <= heard

@@ -142,6 +142,23 @@ def test_what_is_out_of_order_is_said(
     assert remark_on_verdict(verdict, 2, own, earlier) == said
 
 
+BEFORE = (Earlier("second", 2, Outcome.CUT_OFF), Earlier("zeroth", 0, Outcome.CUT_OFF))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "own", "by", "first"),
+    [
+        (APPLIED, None, "k", "appended once too often: as job first (attempt 1) beside job k"),
+        (CUT_OFF, None, "first", "attempt 1 was taken for cut off, and the service made job first of it"),
+        (IN_DOUBT, GOING, "j", "appended once too often: as job first (attempt 1) beside job j"),
+    ],
+)
+def test_every_append_too_many_is_said(verdict: Verdict, own: Call | None, by: str, first: str) -> None:
+    """Several earlier attempts may have become jobs: each of them stands in the open."""
+    more = [f"appended once too often: as job {one.job_id} (attempt {one.number}) beside job {by}" for one in BEFORE]
+    assert remark_on_verdict(verdict, 3, own, EARLIER, BEFORE) == "; ".join([first, *more])
+
+
 BODIES = [
     ({"jobId": "j", "status": "in_progress"}, ("j", JobStatus.IN_PROGRESS)),
     ({"id": "j", "status": "completed"}, ("j", JobStatus.COMPLETED)),

@@ -40,12 +40,14 @@ _ADD_REMARK = (
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What calls said of an item's last attempt, and of an earlier one, while the last one was out."""
+    """What calls said of an item's last attempt, and of earlier ones, while the last one was out."""
 
     own: Call | None = None
     earlier: Earlier | None = None
+    before: tuple[Earlier, ...] = ()
+    """What became a job still earlier."""
     attempt_ids: tuple[int, ...] = ()
-    """Of the earlier ones."""
+    """Of all the earlier ones."""
 
 
 def note(connection: Connection, attempt_id: int, call: Call, *, waits: bool) -> None:
@@ -71,7 +73,7 @@ def heard_of(connection: Connection, item_id: int, number: int) -> Heard:
     earlier = [
         Earlier(row.heard_job_id, row.number, Outcome(row.outcome), JobStatus(row.heard_status)) for row in others
     ]
-    return Heard(next(iter(own), None), next(iter(earlier), None), tuple(row.id for row in others))
+    return Heard(next(iter(own), None), next(iter(earlier), None), tuple(earlier[1:]), tuple(row.id for row in others))
 
 
 def take_effect(connection: Connection, item_id: int, number: int, verdict: Verdict, heard: Heard) -> str | None:
@@ -86,7 +88,7 @@ def take_effect(connection: Connection, item_id: int, number: int, verdict: Verd
     """
     for attempt_id in heard.attempt_ids:
         count_as_applied(connection, attempt_id)
-    remark = remark_on_verdict(verdict, number, heard.own, heard.earlier)
+    remark = remark_on_verdict(verdict, number, heard.own, heard.earlier, heard.before)
     if remark is not None:
         add_remark(connection, item_id, remark)
     return remark

@@ -2,7 +2,7 @@
 
 import hmac
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
@@ -101,26 +101,22 @@ def after_hearing(verdict: Verdict, own: Call | None, earlier: Earlier | None) -
     return Verdict(Outcome.APPLIED, State.ACCEPTED, Next.FOLLOW, reason, heard.job_id)
 
 
-def remark_on_verdict(verdict: Verdict, number: int, own: Call | None, earlier: Earlier | None) -> str | None:
+def remark_on_verdict(
+    verdict: Verdict, number: int, own: Call | None, earlier: Earlier | None, before: Sequence[Earlier] = ()
+) -> str | None:
     """Tell what must be said in the open of an attempt, None where nothing is out of order.
 
     Args:
         verdict: What its reply means by itself.
         number: The attempt's number.
         own: What a call said of it.
-        earlier: An earlier attempt of the item that became a job.
+        earlier: The latest of the earlier attempts of the item that became a job.
+        before: Those before that one: one job too many each.
     """
-    answered = verdict.job_id if verdict.state is State.ACCEPTED else None
-    if own is not None and answered not in (None, own.job_id):
-        return f"attempt {number} is job {answered} by its answer and job {own.job_id} by the webhook"
-    job_id = answered or (own.job_id if own is not None else None)
-    if earlier is not None and job_id not in (None, earlier.job_id):
-        return surplus_remark(earlier.job_id, earlier.number, State.ACCEPTED, job_id)
-    if earlier is not None and job_id is None and verdict.outcome is Outcome.IN_DOUBT:
-        return f"appended as job {earlier.job_id}; attempt {number} may have appended it once too often"
-    if own is not None:
-        return remark_on_acceptance(verdict.outcome, number, own.job_id)
-    return remark_on_acceptance(earlier.outcome, earlier.number, earlier.job_id) if earlier is not None else None
+    said = _remark_on_latest(verdict, number, own, earlier)
+    by = after_hearing(verdict, own, earlier).job_id
+    more = [surplus_remark(one.job_id, one.number, State.ACCEPTED, by) for one in before if one.job_id != by]
+    return "; ".join([said, *more] if said is not None else more) or None
 
 
 def remark_on_acceptance(outcome: Outcome, number: int, job_id: str) -> str | None:
@@ -209,3 +205,17 @@ def _of_a_closed_attempt(known: Known) -> Meaning:
     if known.state is State.COMPLETED and known.items_job_id is None:
         return Meaning.NOTED  # a person said that it was appended
     return Meaning.SURPLUS
+
+
+def _remark_on_latest(verdict: Verdict, number: int, own: Call | None, earlier: Earlier | None) -> str | None:
+    answered = verdict.job_id if verdict.state is State.ACCEPTED else None
+    if own is not None and answered not in (None, own.job_id):
+        return f"attempt {number} is job {answered} by its answer and job {own.job_id} by the webhook"
+    job_id = answered or (own.job_id if own is not None else None)
+    if earlier is not None and job_id not in (None, earlier.job_id):
+        return surplus_remark(earlier.job_id, earlier.number, State.ACCEPTED, job_id)
+    if earlier is not None and job_id is None and verdict.outcome is Outcome.IN_DOUBT:
+        return f"appended as job {earlier.job_id}; attempt {number} may have appended it once too often"
+    if own is not None:
+        return remark_on_acceptance(verdict.outcome, number, own.job_id)
+    return remark_on_acceptance(earlier.outcome, earlier.number, earlier.job_id) if earlier is not None else None

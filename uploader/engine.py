@@ -29,7 +29,7 @@ from uploader.policy.cooldown import (
     after_other_ending,
     after_throttle,
 )
-from uploader.policy.hearing import Meaning
+from uploader.policy.hearing import Meaning, is_webhook_silent
 from uploader.policy.ranking import Ranking, ranked_anew
 from uploader.policy.replies import is_success
 from uploader.way_out import WayOut
@@ -103,6 +103,8 @@ class Engine:
         self.way_out = WayOut()
         self.limit = LimitFacts(pool.limit, None, pool.limit, 0)
         self.throttled = 0
+        self._calls = 0
+        self._told_silence = False
         self._client = client
         self._writer = writer
         self._account_id = account_id
@@ -297,6 +299,7 @@ class Engine:
 
     def hear(self, hearing: Hearing) -> None:
         """Take note of a call to the webhook that is in the ledger."""
+        self._calls += hearing.meaning is not Meaning.FORGED
         tell_call(hearing)
         if hearing.meaning is Meaning.NOTED:
             self._carrier.hear(hearing.attempt_id)
@@ -335,8 +338,24 @@ class Engine:
 
     def _take_note_of_end(self) -> None:
         """A job of ours has ended: there may be room."""
+        self._look_at_webhook()
         self._cooldown = after_end_of_job(self._cooldown)
         self._changed.set()
+
+    @property
+    def is_webhook_silent(self) -> bool:
+        """Whether nothing is heard of jobs that were to call."""
+        return is_webhook_silent(self._follower.ended_unheard, self._calls)
+
+    def _look_at_webhook(self) -> None:
+        """Tell once that nobody calls: the night is polled, as if there were no listener."""
+        if self.is_webhook_silent and not self._told_silence:
+            self._told_silence = True
+            log.warning(
+                "no call to the webhook has come: jobs are polled",
+                jobs=self._follower.ended_unheard,
+                remedy="see that the service reaches --webhook-url, and that POSTs there come to --webhook",
+            )
 
     def _is_probe_due(self) -> bool:
         brake = self.way_out.brake

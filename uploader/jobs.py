@@ -47,7 +47,8 @@ class _Followed:
 class Follower:
     """Looks at live jobs when they are due, and writes down their ends.
 
-    ``in_scope`` counts the jobs that the present run waits for; ``experience`` is what the account's ended jobs show.
+    ``in_scope`` counts the jobs that the present run waits for; ``experience`` is what the account's ended jobs show;
+    ``ended_unheard`` counts the jobs that were to call the webhook, and of which polling told the end.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Follower:
         ended: Callable[[], None],
     ) -> None:
         self.in_scope = 0
+        self.ended_unheard = 0
         self.experience = Experience()
         self._client = client
         self._writer = writer
@@ -249,6 +251,7 @@ class Follower:
             return  # a call was quicker
         if lived is not None:
             self.learn([End(job.work, lived)])
+        self.ended_unheard += job.calls
         self._tell_end(job, ended)
         self._over(job)
 

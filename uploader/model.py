@@ -224,6 +224,7 @@ class Claim:
             accepted_at=accepted_at,
             in_scope=True,
             work=self.work,
+            calls=self.token is not None,
         )
 
 
@@ -245,6 +246,8 @@ class LiveJob:
     """Seconds of audio, as far as is known: what tells how long it may take."""
     watched: bool = True
     """Whether it was followed from its beginning: then its end tells how long jobs take."""
+    calls: bool = False
+    """Whether the service was given our address for it, in this run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,20 @@ def test_jobs_tell_of_themselves(place: Place) -> None:
     assert ending.summary["outOfOrder"] == []
 
 
+@pytest.mark.parametrize(("lost", "silent"), [(1.0, True), (0.7, False)])
+def test_a_webhook_that_nobody_can_reach_is_told(place: Place, lost: float, silent: bool) -> None:
+    """Once in the log and in the summary, with the remedy; a single call shows that it can be reached."""
+    rows = make_rows(place, 14, 14)
+    server = serve(place, rows, f"seed = 3\n[calls]\nlost = {lost}", seconds=0.1)
+    ending = place.run(*QUICK, *listening(free_port()))
+    assert ending.code == 0
+    check_all_completed(place, server, rows)
+    assert any(call.status == 200 for call in server.journal.calls()) is not silent
+    assert ending.summary["webhookSilent"] is silent
+    assert ending.err.count("no call to the webhook has come") == silent
+    assert ending.err.count("see that the service reaches --webhook-url") == silent
+
+
 def test_a_lost_answer_is_settled_by_a_call(place: Place) -> None:
     """In doubt becomes accepted, with its jobId: exit 0, and the service was sent each file once."""
     rows = make_rows(place, 30, 10)

@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 
 from uploader.model import JobStatus, Next, Outcome, State, Verdict
 from uploader.policy.hearing import (
+    SILENT_JOBS,
     Call,
     Earlier,
     Known,
     Meaning,
     address_of,
     after_hearing,
+    is_webhook_silent,
     meaning,
     read_call,
     remark_on_verdict,
@@ -157,6 +159,15 @@ def test_every_append_too_many_is_said(verdict: Verdict, own: Call | None, by: s
     """Several earlier attempts may have become jobs: each of them stands in the open."""
     more = [f"appended once too often: as job {one.job_id} (attempt {one.number}) beside job {by}" for one in BEFORE]
     assert remark_on_verdict(verdict, 3, own, EARLIER, BEFORE) == "; ".join([first, *more])
+
+
+@pytest.mark.parametrize(
+    ("ended", "calls", "silent"),
+    [(0, 0, False), (SILENT_JOBS - 1, 0, False), (SILENT_JOBS, 0, True), (1000, 0, True), (1000, 1, False)],
+)
+def test_when_the_webhook_is_silent(ended: int, calls: int, silent: bool) -> None:
+    """So many jobs that were to call have ended, and none has: a single call shows that the way is open."""
+    assert is_webhook_silent(ended, calls) is silent
 
 
 BODIES = [

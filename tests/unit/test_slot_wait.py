@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,14 @@ def summary(slot_wait_seconds: float, throttled: int) -> Summary:
         troubles=(),
         slot_wait_seconds=slot_wait_seconds,
     )
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_the_summary_says_that_no_call_has_come(silent: bool) -> None:
+    """To a person with what is to be seen to, to a machine as a field."""
+    told = replace(summary(0.0, 0), webhook_silent=silent)
+    assert ("see that the service reaches --webhook-url" in told.as_text()) is silent
+    assert told.as_json()["webhookSilent"] is silent
 
 
 @pytest.mark.parametrize(

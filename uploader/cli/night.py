@@ -245,6 +245,7 @@ class Night:
                 leftovers=leftovers(connection, self._batch.account_id, self._batch.batch_id),
                 troubles=troubles(connection, self._batch.batch_id),
                 remarks=remarks(connection, self._batch.batch_id),
+                webhook_silent=engine.is_webhook_silent,
                 rehearsal=self._settings.sandbox,
                 reason=str(failure or "") or self._told_choice(found),
                 again=("uploader", *without_until(sys.argv[1:])),

@@ -15,6 +15,8 @@ _RANKS = {JobStatus.SCHEDULED: 0, JobStatus.IN_PROGRESS: 1, JobStatus.COMPLETED:
 _WITH_JOB = (State.ACCEPTED, State.COMPLETED, State.FAILED, State.DROPPED)
 """States in which the item's jobId is that of its append; elsewhere it may be that of an answer not trusted."""
 MOST_JOB_ID_CHARACTERS = 200
+SILENT_JOBS = 10
+"""So many jobs that were to call, and ended without a single call, are no chance."""
 SIGNATURE_BYTES = 12
 SIGNATURE_CHARACTERS = 16
 
@@ -138,6 +140,16 @@ def surplus_remark(job_id: str, number: int, state: State, items_job_id: str | N
     if state is State.DROPPED and items_job_id is None:
         return f"appended as job {job_id} (attempt {number}) although it was dropped"
     return f"appended once too often: as job {job_id} (attempt {number}) beside job {items_job_id}"
+
+
+def is_webhook_silent(ended: int, calls: int) -> bool:
+    """Whether the listener seems out of the service's reach.
+
+    Args:
+        ended: How many jobs that were given its address were seen by polling to have ended.
+        calls: How many calls of ours have come in this run.
+    """
+    return not calls and ended >= SILENT_JOBS
 
 
 def read_call(body: Any) -> tuple[str, JobStatus | None] | None:

@@ -30,6 +30,8 @@ SHARE_WORTH_TELLING = 0.1
 HOW_TO_RAISE_THE_LIMIT = "--limit says what your account may have, and support@symbl.ai is to be asked for more"
 """What the documentation says to who needs more concurrent jobs (put-audio.md, API Limit Error)."""
 
+NOBODY_CALLED = "no call has come, all jobs were polled: see that the service reaches --webhook-url"
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -50,6 +52,8 @@ class Summary:
     """What is out of order whatever became of the item: an append too many, say."""
     slot_wait_seconds: float = 0.0
     """How long of it conversations were ready while no slot was free."""
+    webhook_silent: bool = False
+    """Whether jobs that were to call the webhook were polled, and no call has come."""
     rehearsal: bool = False
     """Whether it went to the sandbox inside: its ledger is gone."""
     reason: str = ""
@@ -74,6 +78,7 @@ class Summary:
             "limit": limit_json(self.limit),
             "throttled": self.throttled,
             "slotWaitSeconds": round(self.slot_wait_seconds, 3),
+            "webhookSilent": self.webhook_silent,
             "leftovers": self.leftovers,
             "needsPerson": [trouble_json(one) for one in self.troubles],
             "outOfOrder": [remark_json(one) for one in self.remarks],
@@ -90,8 +95,7 @@ class Summary:
         )
         lines.append(f"  billed    {told_billed(self.standing)}")
         lines.append(f"  limit     {told_limit(self.limit)}")
-        if waited := self._told_wait():
-            lines.append(f"  waited    {waited}")
+        lines += self._told_slowness()
         if self.results:
             lines.append(f"  results   {from_here(self.results)}")
         lines.append("  ledger    " + ("(the sandbox's, thrown away)" if self.rehearsal else str(self.ledger)))
@@ -111,6 +115,12 @@ class Summary:
         if step := self.next_step():
             lines.append(f"  next      {step}")
         return "\n".join(lines)
+
+    def _told_slowness(self) -> list[str]:
+        """What kept the run from being quicker."""
+        waited = self._told_wait()
+        webhook = NOBODY_CALLED if self.webhook_silent else ""
+        return [f"  {name:<9} {said}" for name, said in (("waited", waited), ("webhook", webhook)) if said]
 
     def _told_wait(self) -> str:
         """Say that the limit was what the run waited for, and how it is raised; empty where it was not."""

@@ -48,7 +48,8 @@ class Doubt(BaseModel):
     )
     settle: Literal["person", "look"] = Field(
         "person",
-        description="who settles doubt: a person alone, or also a look, where what it shows proves the append",
+        description="who settles doubt: a person alone, or also `uploader resolve --look`, where what it shows proves "
+        "the append",
     )
 
 

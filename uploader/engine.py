@@ -20,7 +20,7 @@ from uploader.ledger.limit import limit_facts
 from uploader.ledger.reading import last_doubt, latest_ends, live_jobs, unsent
 from uploader.model import Claim, LimitFacts, Next, Order
 from uploader.pace import Pace
-from uploader.policy.brake import Phase, after_probe, reason_to_give_up
+from uploader.policy.brake import TROUBLED_LANES, Phase, after_probe, reason_to_give_up
 from uploader.policy.cooldown import (
     Cooldown,
     after_accepted,
@@ -59,7 +59,7 @@ class Service(Uploads, Jobs, Protocol):
 class Pool:
     """How much at once: ``limit`` jobs of the account, ``uploads`` at a time, ``rate`` PUTs a second.
 
-    ``order`` says which lane goes first.
+    ``order`` says which lane goes first. ``unanswered`` uploads may wait for their answer.
     """
 
     limit: int
@@ -70,6 +70,7 @@ class Pool:
     give_up_seconds: float
     no_wait: bool
     order: Order = Order.LONGEST_LANE_FIRST
+    unanswered: int = TROUBLED_LANES
 
 
 class Engine:
@@ -100,7 +101,7 @@ class Engine:
         new_token: Callable[[], str],
         sources: OpenSource = open_source,
     ) -> None:
-        self.way_out = WayOut()
+        self.way_out = WayOut(pool.unanswered)
         self.limit = LimitFacts(pool.limit, None, pool.limit, 0)
         self.throttled = 0
         self._calls = 0

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
-from uploader.policy.brake import Brake, Phase, marks_ahead
+from uploader.policy.brake import TROUBLED_LANES, Brake, Phase, marks_ahead
 
 WEIGHT = 1 / 16
 """A new measurement's share in the mean of them."""
@@ -17,10 +17,13 @@ class WayOut:
 
     No more last chunks are out without an answer than the brake allows, so that a gateway that dies
     takes no more items into doubt than that. ``to_mark`` is the leave to mark one, ``to_go`` the leave to send it.
+
+    Args:
+        unanswered: How many that is where all goes well.
     """
 
-    def __init__(self) -> None:
-        self.brake = Brake()
+    def __init__(self, unanswered: int = TROUBLED_LANES) -> None:
+        self.brake = Brake(unanswered=unanswered)
         self.bytes_moved = 0
         self.to_mark = Leave(self._may_mark, lambda: self.closed)
         self.to_go = Leave(self._may_go, lambda: self.closed)

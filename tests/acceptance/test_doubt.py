@@ -11,6 +11,19 @@ from tests.acceptance.place import Place, until
 RUN = ("run", "m.csv", "--limit", "8", "--doubt-seconds", "2", "--json")
 
 
+def test_as_many_wait_for_their_answer_as_is_allowed(place: Place) -> None:
+    """[doubt] unanswered: where answers take long, more than five are out; a kill takes just these into doubt."""
+    rows = make_rows(place, 14, 14)
+    write_manifest(place, "m.csv", rows)
+    server = place.serve("--limit", "20", faults="seed = 1\n[put]\nslow_answer = 1.0\nslow_seconds = 3600.0")
+    place.use(server)
+    more = {"UPLOADER_DOUBT__UNANSWERED": "12"}
+    running = place.start("run", "m.csv", "--limit", "20", "--uploads", "20", environment=more)
+    until(lambda: len(server.journal.appended()) == 12, "twelve wait for their answer")
+    running.stop(signal.SIGKILL)
+    assert place.run("resolve").out.count("  in doubt\n") == len(server.journal.appended()) == 12
+
+
 def test_what_was_appended_is_settled_by_its_job_and_followed_to_its_end(place: Place) -> None:
     """In doubt, but appended: `resolve --appended JOBID` has it followed, the lane goes on, and all ends with 0."""
     rows = make_rows(place, 6, 2)

@@ -123,6 +123,7 @@ class Night:
             give_up_seconds=settings.give_up_seconds,
             no_wait=settings.no_wait,
             order=settings.schedule.order,
+            unanswered=settings.doubt.unanswered,
         )
         rules = Rules(
             defaults=config_parameters(settings),

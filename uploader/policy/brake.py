@@ -30,7 +30,7 @@ class Brake:
 
     ``troubled`` are the lanes that had trouble since the last good answer; ``since`` and ``latest`` are the
     first and the last time of it. ``refusal`` counts as long as every answer was the same refusal (None:
-    one was not).
+    one was not). ``unanswered`` is how many last chunks may be out without an answer where all goes well.
     """
 
     phase: Phase = Phase.OFF
@@ -40,13 +40,14 @@ class Brake:
     probes: int = 0
     probe_at: float = 0.0
     refusal: tuple[int, int] | None = (0, 0)
+    unanswered: int = TROUBLED_LANES
 
     @property
     def unanswered_allowed(self) -> int:
         """How many last chunks may be out without an answer: so many items at most come into doubt."""
         if self.phase is Phase.PROBING:
             return 0
-        return 1 if self.phase is Phase.TRIAL else max(1, TROUBLED_LANES - len(self.troubled))
+        return 1 if self.phase is Phase.TRIAL else max(1, self.unanswered - len(self.troubled))
 
     def attempts_allowed(self, wanted: int) -> int:
         """How many attempts may be under way, of ``wanted``."""
@@ -75,7 +76,7 @@ def after_attempt(brake: Brake, verdict: Verdict, reply: Reply, lane: int, now: 
         return brake  # our own doing: it says nothing of the service
     if _is_trouble(verdict, reply):
         return _more_trouble(replace(brake, refusal=None), lane, now, jitter)
-    return replace(Brake(), refusal=_refusals(brake, verdict, reply))
+    return Brake(refusal=_refusals(brake, verdict, reply), unanswered=brake.unanswered)
 
 
 def marks_ahead(brake: Brake, mark_seconds: float, answer_seconds: float) -> int:

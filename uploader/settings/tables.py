@@ -52,6 +52,13 @@ class Doubt(BaseModel):
         "the append",
     )
 
+    unanswered: int = Field(
+        5,
+        ge=1,
+        description="uploads that may wait for their answer at once: so many items at most are in doubt when a gateway "
+        "dies; where answers take seconds, a higher number keeps the account full",
+    )
+
 
 class Jobs(BaseModel):
     """``[jobs]``: how live jobs are followed."""

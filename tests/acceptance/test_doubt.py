@@ -1,6 +1,7 @@
 """Doubt: what is known is told, nothing is sent twice, and a person settles it in either direction."""
 
 import json
+import re
 import signal
 import time
 
@@ -58,6 +59,23 @@ def test_what_was_not_appended_is_sent_once_a_person_says_so(place: Place) -> No
     assert place.run("resolve", "--state", "in_doubt", "--not-appended", "--note", "looked").code == 0
     assert place.run(*RUN).code == 0
     check_appended(well.journal, rows)
+
+
+def test_lines_are_taken_as_the_summary_names_them(place: Place) -> None:
+    """Several at once, with commas; what is no line is refused, and nothing is settled by it."""
+    rows = make_rows(place, 3, 3)
+    write_manifest(place, "m.csv", rows)
+    place.use(place.serve("--limit", "8", faults="[put]\nlost_before = 1.0"))
+    ending = place.run("run", "m.csv", "--limit", "8", "--doubt-seconds", "1")
+    found = re.search(r"3 in doubt \(line ([^)]*)\)", ending.out)
+    assert found is not None, ending.out
+    for wrong in ("2,x", "2,,3", "2,", "0", "-1", "2;3", "²"):
+        refused = place.run("resolve", "--line", wrong, "--drop")
+        assert (refused.code, "write whole numbers from 1 on, such as 17,56" in refused.err) == (2, True)
+    first, rest = found[1].split(", ", 1)
+    assert place.run("resolve", "--line", first, "--drop").code == 1
+    assert place.run("resolve", "--line", rest, "--drop").code == 0
+    assert place.run("run", "m.csv", "--json").summary["counts"]["dropped"] == 3
 
 
 def test_resolve_lists_what_needs_a_person_with_all_that_is_known(place: Place) -> None:

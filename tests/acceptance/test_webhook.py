@@ -275,6 +275,29 @@ def test_half_an_address_is_refused(place: Place, flags: tuple[str, ...], told: 
     assert "me:secret" not in ending.err
 
 
+@pytest.mark.parametrize(
+    ("config", "environment", "told"),
+    [
+        ('webhook = "127.0.0.1:8080"', {}, "config file c.toml: webhook = '127.0.0.1:8080': say --webhook-url URL"),
+        (
+            'webhook_url = "https://h.example"',
+            {},
+            "config file c.toml: webhook_url = 'https://h.example': say --webhook H",
+        ),
+        ("", {"UPLOADER_WEBHOOK": "127.0.0.1:8080"}, "environment UPLOADER_WEBHOOK: webhook = '127.0.0.1:8080': say"),
+    ],
+)
+def test_half_an_address_is_told_by_where_it_stands(
+    place: Place, config: str, environment: dict[str, str], told: str
+) -> None:
+    """Who wrote it into a file, or into the environment, is not told of a flag that nobody typed."""
+    write_manifest(place, "m.csv", make_rows(place, 1, 1))
+    place.write("c.toml", config)
+    ending = place.run(*QUICK, "--sandbox", "--config", "c.toml", environment=environment)
+    assert ending.code == 2
+    assert told in ending.err
+
+
 def test_a_run_that_was_stopped_hears_of_it_in_the_next(place: Place) -> None:
     """The first signal ends the listener with the run; what was said meanwhile is found by the next."""
     rows = make_rows(place, 6, 6)

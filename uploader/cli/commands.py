@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from uploader import logs
-from uploader.cli.options import ManifestCommand, environment_help, settings_options
+from uploader.cli.options import ManifestCommand, environment_help, manifest_lines, settings_options
 from uploader.errors import ExitCode, StoppedError, UploaderError
 from uploader.model import Decision
 from uploader.policy.insights import PARTS
@@ -119,7 +119,14 @@ def results(config: Path | None, *, only_open: bool, as_manifest: Path | None, *
 
 @cli.command(epilog=environment_help())
 @settings_options("resolve")
-@click.option("--line", "lines", type=int, multiple=True, metavar="N", help="items by the manifest's line")
+@click.option(
+    "--line",
+    "lines",
+    type=manifest_lines,
+    multiple=True,
+    metavar="N[,N…]",
+    help="items by the manifest's line, or several",
+)
 @click.option("--conversation", "conversations", multiple=True, metavar="ID", help="items by conversationId")
 @click.option(
     "--state",
@@ -155,7 +162,7 @@ def resolve(
     note: str | None,
     look: bool,
     as_json: bool,
-    lines: tuple[int, ...],
+    lines: tuple[tuple[int, ...], ...],
     conversations: tuple[str, ...],
     states: tuple[str, ...],
     reply: str | None,
@@ -179,7 +186,12 @@ def resolve(
 
     def work(settings: Settings) -> ExitCode:
         chosen = resolving.selection(
-            lines=lines, conversations=conversations, states=states, reply=reply, since=since, until=until
+            lines=[one for some in lines for one in some],
+            conversations=conversations,
+            states=states,
+            reply=reply,
+            since=since,
+            until=until,
         )
         return resolving.resolve_items(
             settings, resolving.Asked(chosen, decision, appended or None, note, look), as_json=as_json

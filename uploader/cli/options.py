@@ -44,6 +44,19 @@ class ManifestCommand(click.Command):
         super().format_epilog(ctx, formatter)
 
 
+def manifest_lines(text: str) -> tuple[int, ...]:
+    """Read lines of a manifest as the summary names them: 17, 56.
+
+    Raises:
+        BadParameter: A part of it is no line.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
+        if not (part.isascii() and part.isdigit() and int(part)):
+            raise click.BadParameter(f"{text!r}: {part!r} is no line: write whole numbers from 1 on, such as 17,56")
+    return tuple(int(part) for part in parts)
+
+
 def environment_help() -> str:
     """The settings that have no flag, told at the end of ``--help``."""
     names = ", ".join(ENVIRONMENT_PREFIX + name.upper() for name in SECRETS)

@@ -77,10 +77,13 @@ def _check_webhook(settings: Settings) -> None:
     """A listener that nobody can reach, or an address where nobody listens, is refused."""
     for given, name, lacking, other in (
         (settings.webhook, "webhook", settings.webhook_url, "webhook-url URL"),
-        (settings.webhook_url, "webhook-url", settings.webhook, "webhook HOST:PORT"),
+        (settings.webhook_url, "webhook_url", settings.webhook, "webhook HOST:PORT"),
     ):
         if given is not None and lacking is None:
-            raise UsageError(f"--{name} {given}: say --{other} as well: where to listen, and how that is reached")
+            raise UsageError(
+                f"{settings.source(name)}: {name} = {given!r}: say --{other} as well: where to listen, and how that is "
+                "reached"
+            )
     if settings.webhook_url is None:
         return
     if "webhookUrl" in config_parameters(settings):

@@ -258,11 +258,16 @@ class Settings(BaseSettings):
     insights: Insights = Field(default_factory=Insights, description="what insights are fetched, and how fast")
 
     _file: str = PrivateAttr("config file")
+    _sources: Mapping[str, str] = PrivateAttr(default_factory=dict)
 
     @property
     def file(self) -> str:
         """What to call the config file in an error."""
         return self._file
+
+    def source(self, name: str) -> str:
+        """What to call the place where a setting was given, in an error: a flag, a variable, a file."""
+        return self._sources.get(name, name)
 
     @property
     def summary_is_served(self) -> bool:

@@ -47,6 +47,8 @@ def load(flags: Mapping[str, Any], config: Path | None) -> Settings:
     try:
         settings = FromFile(_secrets_dir=folder, **flags)
         settings._file = f"config file {config}" if config is not None else "environment"  # noqa: SLF001 - our own
+        given = settings.model_fields_set
+        settings._sources = {name: _source([name], flags, config, folder) for name in given}  # noqa: SLF001 - our own
     except ValidationError as error:
         told += [_tell(dict(one), flags, config, folder) for one in error.errors()]
     except SettingsError as error:

@@ -84,7 +84,20 @@ class Judge:
             known = self._known_job_ids(put.conversation)
             # what was in doubt let the next one go on; that a call named its job since does not call that back
             running = [job for job in running if job.job_id in known and not self._was_in_doubt(job)]
+        running = [job for job in running if not self._may_be_one_too_many(job)]
         assert not running, f"{put} while {running} still run"
+
+    def _may_be_one_too_many(self, job: Job) -> bool:
+        """Whether its item is known by another job, and it stands in the open that there may be one beside it."""
+        with self._world.ledger.connect() as connection:
+            found = connection.execute(
+                select(items.c.id)
+                .join(lanes, lanes.c.id == items.c.lane_id)
+                .where(lanes.c.conversation_id == job.conversation, items.c.content_hash == job.content)
+                .where(items.c.job_id != job.job_id, items.c.remark.contains(MAY_HAVE_APPENDED))
+            ).first()
+            connection.rollback()
+        return found is not None
 
     def _was_in_doubt(self, job: Job) -> bool:
         calls = self._world.calls

@@ -273,7 +273,7 @@ def test_no_credentials_are_told(place: Place, server: Server) -> None:
     ("config", "words"),
     [
         ('limt = 3\n[lanes]\non_trouble = "hold"\n', ["limt: no such setting; did you mean limit?"]),
-        ("uploads = 0\n", ["uploads", "0", "greater than or equal to 1"]),
+        ("uploads = 0\n", ["line 1: uploads = 0", "write a whole number from 1 to 1000"]),
         ("[parameters]\nnmae = 'x'\n", ["[parameters] nmae: no such parameter", "known are", "name"]),
     ],
     ids=["unknown key", "wrong value", "unknown parameter"],

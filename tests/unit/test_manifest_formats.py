@@ -34,6 +34,34 @@ def test_a_packed_manifest_is_read_as_any_other(tmp_path: Path, name: str) -> No
     assert found[0].extras == {"x-note": "one\ntwo"}
 
 
+@pytest.mark.parametrize("ending", ["\n", "\r\n", ""])
+@pytest.mark.parametrize(
+    ("broken", "character"), [('{"conversationId":', 19), ('{"conversationId": "c"', 23), ("{", 2)]
+)
+def test_broken_json_is_told_by_the_files_line_alone(tmp_path: Path, broken: str, character: int, ending: str) -> None:
+    """Where a line breaks off is a character of it, not a second line that no file has."""
+    whole = '{"conversationId":"c","audioPath":"a"}\n'
+    found = read(tmp_path / "m.jsonl", f"{whole}\n{broken}{ending}".encode(), "jsonl")
+    assert isinstance(found[1], InvalidRow)
+    (told,) = [str(one) for one in found[1].problems if not one.column]
+    assert told.startswith("line 3: ")
+    assert f" at character {character}: mend the line" in told
+    assert told.count("line ") == 1
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_an_own_column_with_a_capital_is_told_what_it_should_be(tmp_path: Path, form: Format) -> None:
+    """X-Ticket is meant to be the operator's own: no parameter of the service is proposed."""
+    csv, jsonl = "conversationId,audioPath,X-Ticket\nc,a,1\n", '{"conversationId":"c","audioPath":"a","X-Ticket":"1"}\n'
+    try:
+        (row,) = read(tmp_path / f"m.{form}", (csv if form == "csv" else jsonl).encode(), form)
+        told = str(row.problems) if isinstance(row, InvalidRow) else ""
+    except HeaderError as error:
+        told = str(error)
+    assert "did you mean x-Ticket?" in told
+    assert "small x-" in told
+
+
 def test_packed_json_lines_are_read(tmp_path: Path) -> None:
     """Either format may be packed."""
     found = read(tmp_path / "m.jsonl.gz", gzip.compress(JSONL.encode()), "jsonl")

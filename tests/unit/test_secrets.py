@@ -244,6 +244,6 @@ def test_a_ledgers_address_may_come_from_a_file(place: Path, monkeypatch: pytest
 
 def test_a_password_in_a_base_url_is_not_repeated(place: Path) -> None:
     """The address is refused, and told without the login in it."""
-    with pytest.raises(UsageError, match="base_url") as told:
+    with pytest.raises(UsageError, match="base-url") as told:
         load({"base_url": f"https://user:{SECRET}@host"}, None)
     assert SECRET not in str(told.value)

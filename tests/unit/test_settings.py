@@ -1,14 +1,20 @@
 """Every setting once, checked: where it comes from, and what is told of a wrong one."""
 
+import json
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from uploader.errors import UsageError
+from uploader.parameters import wrong_parameters
 from uploader.settings import SECRETS, Settings, default_ledger, load, unknown_environment
+from uploader.settings.loading import CheckParameters
+from uploader.settings.wording import NO_WORDS
 
 Loader = Callable[..., Settings]
 SECRET = "do-not-tell-anybody"
@@ -29,6 +35,7 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loader:
         environment: Mapping[str, str] | None = None,
         secrets: Mapping[str, str] | None = None,
         flags: Mapping[str, Any] | None = None,
+        check: CheckParameters | None = None,
     ) -> Settings:
         for name, value in (environment or {}).items():
             monkeypatch.setenv(name, value)
@@ -37,7 +44,7 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loader:
         path = tmp_path / "uploader.toml"
         if file is not None:
             path.write_text(file, encoding="utf-8")
-        return load(flags or {}, path if file is not None else None)
+        return load(flags or {}, path if file is not None else None, check)
 
     return load_from
 
@@ -93,13 +100,16 @@ def test_tables_are_read_from_file_and_environment(sources: Loader) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"file": "limit = 0"}, ["uploader.toml", "limit", "0", "greater than or equal to 1"]),
-        ({"environment": {"UPLOADER_LIMIT": "many"}}, ["environment UPLOADER_LIMIT", "'many'", "integer"]),
-        ({"flags": {"give_up_seconds": "-1"}}, ["--give-up-seconds", "'-1'", "greater than 0"]),
-        ({"secrets": {"uploader_limit": "many"}}, ["secrets folder", "limit", "'many'", "integer"]),
+        (
+            {"file": "limit = 0"},
+            ["uploader.toml", "line 1: limit = 0", "write a whole number from 1 to 100000"],
+        ),
+        ({"environment": {"UPLOADER_LIMIT": "many"}}, ["environment UPLOADER_LIMIT", "'many'", "write a whole number"]),
+        ({"flags": {"give_up_seconds": "-1"}}, ["--give-up-seconds", "'-1'", "write a number above 0, 604800 at most"]),
+        ({"secrets": {"uploader_limit": "many"}}, ["secrets folder", "limit", "'many'", "write a whole number"]),
         (
             {"secrets": {"uploader_limit": "many"}, "file": "rate = 1.0"},
-            ["secrets folder", "limit", "'many'", "integer"],
+            ["secrets folder", "limit", "'many'", "write a whole number"],
         ),
         ({"file": 'on_invalid = "maybe"'}, ["uploader.toml", "on_invalid", "'maybe'", "'refuse' or 'skip'"]),
         ({"file": '[lanes]\non_trouble = "stop"'}, ["uploader.toml", "lanes.on_trouble", "'stop'", "'hold'"]),
@@ -122,11 +132,117 @@ def test_a_wrong_value_is_told_with_source_setting_value_and_remedy(
         assert word in message
 
 
+WRONG: Sequence[Any] = (
+    *(0, -1, 10**30, 2.5, True, float("nan"), float("inf"), date(2026, 11, 22)),
+    *("", "zehn", "6", "25:00", "x" * 2000, "[::1", "https://host:port", "1e999", "\0"),
+    *([], ["x"], [{"x": 1}], {}, {"x": 1}),
+)
+"""What a config file can hold and hardly any setting can take."""
+
+LIBRARY = re.compile(
+    r"should|unable|input|value error|pydantic|valid (integer|number|string|boolean)|greater|less than|pattern|"
+    r"field required|extra inputs|expecting|decod|range 0|invalid ipv6|traceback|\bint\b|\bstr\b|\bdict",
+    re.IGNORECASE,
+)
+"""How pydantic, and the standard library, put it."""
+
+
+def every_setting() -> Iterator[tuple[str, ...]]:
+    """Every setting that a config file may hold: its name, after that of its table."""
+    for name, setting in Settings.model_fields.items():
+        if name not in SECRETS:
+            yield (name,)
+            yield from ((name, key) for key in getattr(setting.annotation, "model_fields", {}))
+
+
+def as_toml(value: Any) -> str:
+    """A value as a config file has it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {as_toml(one)}" for name, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(as_toml, value)) + "]"
+    return str(value) if isinstance(value, (float, date)) else json.dumps(value)
+
+
+@pytest.mark.parametrize("where", list(every_setting()), ids=".".join)
+def test_whatever_stands_in_a_setting_is_told_in_our_own_words(sources: Loader, where: Sequence[str]) -> None:
+    """Each setting with many wrong values: what is refused says line, key and remedy, and no library's words."""
+    refused = 0
+    for value in WRONG:
+        table = f"[{where[0]}]\n" if len(where) > 1 else ""
+        try:
+            sources(file=f"{table}{where[-1]} = {as_toml(value)}", check=wrong_parameters)
+        except UsageError as error:
+            refused += 1
+            for message in str(error).splitlines():
+                assert f"uploader.toml, line {2 if table else 1}: " in message
+                assert ".".join(where) in message or f"[{where[0]}]" in message
+                assert not LIBRARY.search(message.replace(repr(value), "")), message
+                assert NO_WORDS not in message, f"{message}: the table of words lacks this kind of error"
+    assert refused, "nothing is wrong for it: then it is not checked at all"
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"), [("6:00", "06:00"), ("06:00", "06:00"), ("23:59", "23:59"), ("0:05", "00:05")]
+)
+def test_a_time_of_day_may_leave_out_a_nought(sources: Loader, written: str, kept: str) -> None:
+    """6:00 is six in the morning, for people as for us."""
+    assert sources(flags={"until": written}).until == kept
+
+
+@pytest.mark.parametrize(
+    "written", ["25:00", "24:00", "6", "tomorrow", "6:0", "06:60", "-6:00", "06:00:00", "\u0660\u0666:00", ""]
+)
+def test_what_is_no_time_of_day_is_told_with_one_that_is(sources: Loader, written: str) -> None:
+    """The remedy is an example, not a pattern."""
+    assert told(sources, flags={"until": written}) == f"--until {written!r}: write it as HH:MM, 06:00 say"
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("limit = 0", 1),
+        ("# limit = 0\nrate = 1.0\n  limit=0", 3),
+        ('batch = """\nlimit = 0\n"""\nlimit = 0', 4),
+        ('"limit" = 0', 1),
+        ("limit = 0 # the limit", 1),
+        ("[parameters]\nname = 'limit'\n[jobs]\npolls_per_second = 0", 4),
+        ("jobs.polls_per_second = 0", 1),
+        ("jobs = {polls_per_second = 0}", 1),
+        ("[parameters]\nmode = 'fax'\n", 2),
+        ("[extra_parameters]\nx = 1\n[parameters]\nx = 1\n", 4),
+        ("[parameters]\nname = 'x'\n[lane]\non_trouble = 'hold'", 3),
+        ("rate = 1.0\n[lanes]\non_troubel = 'hold'", 3),
+        ("rate = 1.0\r\n[replies]\r\nproves_not_appended = [\r\n  500,\r\n  502,\r\n]", 3),
+    ],
+)
+def test_the_line_of_a_wrong_key_is_told(sources: Loader, file: str, line: int) -> None:
+    """The line where the key itself stands, whatever looks like it in comments, texts and other tables."""
+    found = re.findall(r"line (\d+)", told(sources, file=file, check=wrong_parameters))
+    assert found == [str(line)]
+
+
+def test_wrong_parameters_are_told_with_all_else_that_is_wrong(sources: Loader) -> None:
+    """Who mends a config file mends it once: [parameters] do not wait for the settings, nor these for them."""
+    file = "limit = 0\nlimt = 1\n[parameters]\nconfidenceThreshold = 2\nnmae = 'x'\n[extra_parameters]\nmode = 'x'"
+    message = told(sources, file=file, check=wrong_parameters, environment={"UPLOADER_PARAMETERS__MODE": "fax"})
+    for words in (
+        "line 1: limit = 0",
+        "line 2: limt",
+        "line 4: [parameters] confidenceThreshold = 2",
+        "line 5: [parameters] nmae",
+        "line 7: [extra_parameters] mode",
+        "environment UPLOADER_PARAMETERS__MODE: [parameters] mode = 'fax'",
+    ):
+        assert words in message
+    assert len(message.splitlines()) == 6
+
+
 def test_all_wrong_values_are_told_at_once(sources: Loader) -> None:
     """Three mistakes in three sources are three lines."""
     message = told(sources, file="rate = 0", environment={"UPLOADER_UPLOADS": "0"}, flags={"limit": "0"})
     lines = sorted(message.splitlines())
-    for line, told_of in zip(lines, ["--limit: limit", "config file", "environment UPLOADER_UPLOADS"], strict=True):
+    for line, told_of in zip(lines, ["--limit '0':", "config file", "environment UPLOADER_UPLOADS"], strict=True):
         assert told_of in line
 
 

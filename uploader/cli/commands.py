@@ -14,6 +14,7 @@ from uploader import logs
 from uploader.cli.options import ManifestCommand, environment_help, manifest_lines, settings_options
 from uploader.errors import ExitCode, StoppedError, UploaderError
 from uploader.model import Decision
+from uploader.parameters import wrong_parameters
 from uploader.policy.insights import PARTS
 from uploader.settings import Settings, load, unknown_environment
 
@@ -290,7 +291,8 @@ def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[
     for number, code in ((signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, ExitCode.TERMINATED)):
         signal.signal(number, _stop_with(code))
     try:
-        settings = load({name: value for name, value in flags.items() if value is not None}, config)
+        given = {name: value for name, value in flags.items() if value is not None}
+        settings = load(given, config, wrong_parameters)
         logs.configure(settings.log_format, settings.log_level)
         _warn_of_unknown_environment()
         code = work(settings)

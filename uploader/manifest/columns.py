@@ -37,6 +37,9 @@ def shown(column: str) -> str:
 @lru_cache(maxsize=1024)
 def unknown(column: str) -> str:
     """What to say of a column that is not known."""
+    small = EXTRA_PREFIX + column[len(EXTRA_PREFIX) :]
+    if column.startswith(EXTRA_PREFIX.upper()) and is_extra(small):
+        return f"unknown column: did you mean {shown(small)}? columns of your own begin with a small {EXTRA_PREFIX}"
     close = difflib.get_close_matches(column[:100], KNOWN_COLUMNS, n=1, cutoff=0.5)
     meant = f"did you mean {close[0]}?" if close else f"known are {', '.join(KNOWN_COLUMNS)};"
     return f"unknown column: {meant} columns of your own begin with {EXTRA_PREFIX}"

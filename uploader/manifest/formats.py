@@ -87,7 +87,7 @@ class _Header:
 
 def _jsonl_row(line: int, text: str) -> RawRow:
     try:
-        found = parameters.read_json(text)
+        found = parameters.read_json(text.rstrip())  # its end is no second line
     except ValueError as error:
         return RawRow(line, {}, [Problem(line, "", text.strip()[:80], f"{error}: mend the line")])
     if not isinstance(found, dict):

@@ -1,6 +1,6 @@
 """The PUT's query parameters: their types, rules and encoding."""
 
-from uploader.parameters.config import check_config
+from uploader.parameters.config import check_config, wrong_parameters
 from uploader.parameters.parameter import Encoding, Parameter
 from uploader.parameters.query import query
 from uploader.parameters.rules import Conflict, conflicts, doubts
@@ -22,4 +22,5 @@ __all__ = [
     "encode",
     "query",
     "read_json",
+    "wrong_parameters",
 ]

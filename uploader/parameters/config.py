@@ -1,7 +1,7 @@
 """Reads the config's [parameters] and [extra_parameters]."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from uploader.errors import UsageError
@@ -25,20 +25,35 @@ def check_config(parameters: Mapping[str, Any], extra: Mapping[str, Any], source
         UsageError: A key that is no parameter or stands in the wrong table, or a value that does not fit; all of
             them are told.
     """
+    checked, wrong = _read_all(parameters, extra)
+    if wrong:
+        raise UsageError("\n".join(f"{source}: {said}" for _, said in wrong))
+    return checked
+
+
+def wrong_parameters(parameters: Mapping[str, Any], extra: Mapping[str, Any]) -> list[tuple[Sequence[str], str]]:
+    """What is wrong with these parameters, all of it: each with the names of its table and its key."""
+    return _read_all(parameters, extra)[1]
+
+
+def _read_all(
+    parameters: Mapping[str, Any], extra: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[tuple[Sequence[str], str]]]:
     checked: dict[str, Any] = {}
-    told: list[str] = []
-    for check, table in ((_check_known, parameters), (_check_extra, extra)):
+    wrong: list[tuple[Sequence[str], str]] = []
+    for called, check, table in (
+        ("parameters", _check_known, parameters),
+        ("extra_parameters", _check_extra, extra),
+    ):
         # what the environment says comes last: it outranks the file
         for name in sorted(table, key=lambda one: one not in TABLE):
             try:
                 known, value = check(name, table[name])
             except ValueError as error:
-                told.append(f"{source}: {error}")
+                wrong.append(((called, name), str(error)))
             else:
                 checked[known] = value
-    if told:
-        raise UsageError("\n".join(told))
-    return checked
+    return checked, wrong
 
 
 def _check_known(name: str, value: Any) -> tuple[str, Any]:

@@ -1,8 +1,9 @@
-"""Values that are checked by more than a bound: addresses, and the delimiter of CSV."""
+"""Values that are checked by more than a bound: addresses, times of day, and the delimiter of CSV."""
 
 import ipaddress
+import re
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import platformdirs
 
@@ -12,9 +13,9 @@ DOCUMENTED_BASE_URL = "https://api.symbl.ai"
 
 def service_address(value: str) -> str:
     """The address of the service as it is used: https, or http on this machine; nothing but host and path."""
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("write the service's address as https://HOST")
+    parts = _parts(value)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("write the service's address as https://HOST or https://HOST:PORT")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("write the address alone: no user, password, query or fragment")
     if parts.scheme == "http" and not is_loopback(parts.hostname):
@@ -35,6 +36,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _parts(address: str) -> SplitResult | None:
+    """The parts of an address, None where it is none, or its port is no number of a port."""
+    try:
+        parts = urlsplit(address)
+        parts.port  # noqa: B018 - it is looked at when it is asked for
+    except ValueError:
+        return None
+    return parts
+
+
 def listening_address(value: str) -> str:
     """An address to listen on: HOST:PORT."""
     host_and_port(value)
@@ -43,24 +54,19 @@ def listening_address(value: str) -> str:
 
 def host_and_port(value: str) -> tuple[str, int]:
     """The host and the port of an address to listen on; an IPv6 address stands in brackets."""
-    parts = urlsplit(f"//{value}")
-    try:
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if not host or not port or parts.path or parts.query or parts.fragment or "@" in value:
+    parts = _parts(f"//{value}")
+    is_more = parts is not None and (parts.path or parts.query or parts.fragment or "@" in value)
+    if parts is None or not parts.hostname or not parts.port or is_more:
         raise ValueError("write where to listen as HOST:PORT, 0.0.0.0:8080 say")
-    return host, port
+    return parts.hostname, parts.port
 
 
 def public_address(value: str) -> str:
     """The address under which the service reaches a listener."""
-    parts = urlsplit(value)
-    try:
-        is_reachable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_reachable = False
-    if not is_reachable or not value.isprintable() or " " in value:
+    parts = _parts(value)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise ValueError("write the listener's public address as https://HOST/PATH")
+    if not value.isprintable() or " " in value:
         raise ValueError("write the listener's public address as https://HOST/PATH")
     if parts.username or parts.password or parts.fragment:
         raise ValueError("write the address alone: no user, password or fragment")
@@ -72,6 +78,14 @@ def ledger_address(value: str) -> str:
     if not value.startswith("sqlite:///") or value in ("sqlite:///", "sqlite:///:memory:"):
         raise ValueError("write it as sqlite:////absolute/path/ledger.db")
     return value
+
+
+def time_of_day(value: str) -> str:
+    """A time of day as HH:MM; the hour may be written with one digit."""
+    found = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", value)
+    if found is None:
+        raise ValueError("write it as HH:MM, 06:00 say")
+    return f"{int(found[1]):02}:{found[2]}"
 
 
 def delimiter_of(value: Any) -> Any:

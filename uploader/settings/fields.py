@@ -30,6 +30,7 @@ from uploader.settings.addresses import (
     listening_address,
     public_address,
     service_address,
+    time_of_day,
 )
 from uploader.settings.tables import Doubt, Insights, Jobs, Lanes, Replies, Schedule
 
@@ -132,13 +133,13 @@ class Settings(BaseSettings):
         metavar="N",
         commands="run",
         ge=1,
+        le=1_000_000_000,
         meaning="a trial: only the first N pending items of the batch, in its order; the others stay pending (exit 6)",
     )
-    until: str | None = option(
+    until: Annotated[str, AfterValidator(time_of_day)] | None = option(
         None,
         metavar="HH:MM",
         commands="run plan",
-        pattern=r"^([01]\d|2[0-3]):[0-5]\d$",
         meaning="nothing new starts after the next HH:MM of this machine's clock; the rest stays pending (exit 6)",
     )
     max_billed_minutes: float | None = option(

@@ -1,0 +1,37 @@
+"""Finds the line of a config file on which a key stands."""
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def line_of(text: str, location: Sequence[str]) -> int | None:
+    """The line of a key, None where that cannot be told for certain.
+
+    The right line is the one on which another name in the key's place takes the key out of the file: what only looks
+    like it, in a comment, in a text of several lines or in another table, is not taken for it.
+
+    Args:
+        text: A TOML file.
+        location: The key's name, after those of the tables in which it stands.
+    """
+    lines = text.split("\n")
+    key = re.compile(rf"(?<![\w-]){re.escape(location[-1])}(?![\w-])")
+    for at, line in enumerate(lines):
+        renamed = key.sub(lambda found: f"{found[0]}-by-another-name", line, count=1)
+        if renamed != line and not _has("\n".join([*lines[:at], renamed, *lines[at + 1 :]]), location):
+            return at + 1
+    return None
+
+
+def _has(text: str, location: Sequence[str]) -> bool:
+    try:
+        found: Any = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return True  # it is no key, or tells nothing
+    for name in location:
+        if not isinstance(found, Mapping) or name not in found:
+            return False
+        found = found[name]
+    return True

@@ -278,11 +278,15 @@ def test_half_an_address_is_refused(place: Place, flags: tuple[str, ...], told: 
 @pytest.mark.parametrize(
     ("config", "environment", "told"),
     [
-        ('webhook = "127.0.0.1:8080"', {}, "config file c.toml: webhook = '127.0.0.1:8080': say --webhook-url URL"),
+        (
+            'webhook = "127.0.0.1:8080"',
+            {},
+            "config file c.toml, line 1: webhook = '127.0.0.1:8080': say --webhook-url URL",
+        ),
         (
             'webhook_url = "https://h.example"',
             {},
-            "config file c.toml: webhook_url = 'https://h.example': say --webhook H",
+            "config file c.toml, line 1: webhook_url = 'https://h.example': say --webhook H",
         ),
         ("", {"UPLOADER_WEBHOOK": "127.0.0.1:8080"}, "environment UPLOADER_WEBHOOK: webhook = '127.0.0.1:8080': say"),
     ],

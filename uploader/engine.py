@@ -11,7 +11,7 @@ import structlog
 from uploader.attempt import Carried, Carrier, OpenSource, Rules, Uploads
 from uploader.audio import open_source
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, UploaderError
-from uploader.jobs import LOOKERS, Follower, Jobs, tell_call
+from uploader.jobs import Follower, Jobs, tell_call
 from uploader.ledger import Writer
 from uploader.ledger.claiming import Claimed, claim
 from uploader.ledger.hearing import Hearing
@@ -30,6 +30,7 @@ from uploader.policy.cooldown import (
     after_throttle,
 )
 from uploader.policy.hearing import Meaning, is_webhook_silent
+from uploader.policy.polling import looks_at_once
 from uploader.policy.ranking import Ranking, ranked_anew
 from uploader.policy.replies import is_success
 from uploader.way_out import WayOut
@@ -155,7 +156,8 @@ class Engine:
         Raises:
             UploaderError: Why it ended early; everything that was under way is written down.
         """
-        helpers = [self._start(self._follower.look_around()) for _ in range(LOOKERS)]
+        lookers = looks_at_once(self._pool.polls_per_second)
+        helpers = [self._start(self._follower.look_around()) for _ in range(lookers)]
         helpers += [self._start(one()) for one in beside]
         try:
             await self._work()

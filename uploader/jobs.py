@@ -16,12 +16,10 @@ from uploader.model import JobStatus, LiveJob, State
 from uploader.pace import Pace
 from uploader.policy.foresight import LOOK_LEAST_SECONDS, End, Experience, Watch, lived_seconds, next_look
 from uploader.policy.hearing import Meaning
+from uploader.policy.polling import Pause, after_good, after_trouble, wants_pause
 from uploader.policy.waits import put_off_seconds
 
 log = structlog.get_logger()
-
-LOOKERS = 4
-"""So many status requests may be under way at once."""
 
 
 class Jobs(Protocol):
@@ -84,6 +82,7 @@ class Follower:
         self._ended_early: set[str] = set()
         """Jobs of whose end a call told before their answer was taken note of."""
         self._told_unknown: set[str] = set()
+        self._pause = Pause()
         self._changed = asyncio.Event()
         # one looker waits for what comes due, the others for their turn
         self._turn = asyncio.Lock()
@@ -149,12 +148,15 @@ class Follower:
     async def _next(self) -> _Followed:
         async with self._turn:
             while True:
-                while not self._is_any_due():
+                while not self._may_look():
                     await self._until_due()
                 await self._pace.wait()
                 # what has come due while the pace was waited for may matter more
-                if self._is_any_due():
+                if self._may_look():
                     return self._take_most_late()
+
+    def _may_look(self) -> bool:
+        return self._is_any_due() and not self._pause.is_on(self._now())
 
     def _is_any_due(self) -> bool:
         now = self._now()
@@ -185,7 +187,8 @@ class Follower:
 
     async def _until_due(self) -> None:
         self._changed.clear()
-        wait = self._followed[0].due_at - self._now() if self._followed else None
+        nearest = self._now() if self._due else self._followed[0].due_at if self._followed else None
+        wait = None if nearest is None else max(nearest, self._pause.until) - self._now()
         try:
             async with asyncio.timeout(wait):
                 await self._changed.wait()
@@ -195,6 +198,7 @@ class Follower:
     async def _look(self, one: _Followed) -> None:
         job = one.job
         answer = await self._client.job(job.job_id)
+        self._pause_after(answer)
         if not self.follows(job):
             return  # a call was quicker
         if answer.status is not None and answer.status.ended:
@@ -207,9 +211,22 @@ class Follower:
                 self._heard[job.item_id] = 0.0
             self._follow(self._after_look(one, answer))
 
+    def _pause_after(self, answer: JobAnswer) -> None:
+        """One pause of all requests, not one for each job, where the service wants none or gives no answer."""
+        before, now = self._pause, self._now()
+        if answer.status is None and wants_pause(answer.http_status, answer.retry_after):
+            self._pause = after_trouble(before, answer.retry_after, now)
+        else:
+            self._pause = after_good(before, now)
+        if self._pause.is_on(now) and not before.is_on(now):
+            seconds = round(self._pause.until - now, 3)
+            log.info("status requests pause", seconds=seconds, reason=answer.reason)
+
     def _after_look(self, one: _Followed, answer: JobAnswer) -> _Followed:
         following = self._foresee(one.job, self._now())
-        following.is_lost_sight_of = answer.status is None
+        if answer.status is None:
+            following.is_lost_sight_of = True
+            following.seen_live_at = one.seen_live_at
         return following
 
     def _tell_unknown(self, job: LiveJob, answer: JobAnswer) -> None:

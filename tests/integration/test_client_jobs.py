@@ -64,7 +64,14 @@ async def test_what_says_no_status_is_none(script: Script, reason: str) -> None:
 async def test_a_server_error_is_no_status(status: int) -> None:
     """A 5xx says nothing of the job, and not that the service is there."""
     answer, there, _ = await asked(always(status, {"status": "completed"}))
-    assert (answer, there) == (JobAnswer(None, f"HTTP {status}"), False)
+    assert (answer, there) == (JobAnswer(None, f"HTTP {status}", status), False)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_when_to_ask_again_is_told(status: int) -> None:
+    """Retry-After, as it came (facts.md): what to make of it is decided elsewhere."""
+    answer, _, _ = await asked(always(status, {"message": "too many requests"}, **{"Retry-After": "30"}))
+    assert answer == JobAnswer(None, f"HTTP {status}", status, "30")
 
 
 @pytest.mark.parametrize("script", [hung_up_after_body, reset_after_body])

@@ -141,10 +141,11 @@ class SimulatedClient:
         await self._latency()
         service = self._service
         if service.is_out() or service.chance.random() < service.weather.poll:
-            return JobAnswer(None, service.chance.choice(["HTTP 502", "HTTP 404", "no answer"]))
+            reason, status = service.chance.choice([("HTTP 502", 502), ("HTTP 404", 404), ("no answer", None)])
+            return JobAnswer(None, reason, status)
         job = service.jobs.get(job_id)
         if job is None:
-            return JobAnswer(None, "HTTP 404")
+            return JobAnswer(None, "HTTP 404", 404)
         if job.ends_at > service.time.now or job.ending == "endless":
             return JobAnswer(JobStatus.IN_PROGRESS)
         return JobAnswer(JobStatus(job.ending))

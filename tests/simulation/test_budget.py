@@ -1,8 +1,10 @@
 """The budget of status requests: kept however many jobs live, and shared out so that nobody starves."""
 
+import asyncio
 import random
 from collections import defaultdict
 from collections.abc import Callable
+from email.utils import formatdate
 from typing import Any, cast
 
 import pytest
@@ -10,29 +12,61 @@ import pytest
 from tests.simulation.clock import Time, VirtualLoop, bury
 from tests.simulation.schedule import _scaled_down
 from uploader.client import JobAnswer
-from uploader.jobs import LOOKERS, Follower
+from uploader.client.service import JOB_SECONDS
+from uploader.jobs import Follower
 from uploader.ledger import Writer
 from uploader.ledger.outcomes import Ended
 from uploader.model import JobStatus, LiveJob, State
 from uploader.pace import Pace
 from uploader.policy.foresight import End
+from uploader.policy.polling import looks_at_once
 
 pytestmark = pytest.mark.timeout(0)
 
 JOBS, PER_SECOND, SECONDS = 1000, 30.0, 600.0
 
 
-class Endless:
-    """A service whose jobs do not end, and that notes when it is asked for which."""
+BEGIN = 1_000_000.0
 
-    def __init__(self, time: Time) -> None:
+
+class Endless:
+    """A service whose jobs do not end, and that notes when it is asked for which.
+
+    ``latency``: seconds until it answers. ``silent``: so many of the first requests get no answer.
+    """
+
+    def __init__(self, time: Time, *, latency: float = 0.0, silent: int = 0) -> None:
         self.asked: list[tuple[float, str]] = []
         self._time = time
+        self._latency = latency
+        self._silent = silent
 
     async def job(self, job_id: str) -> JobAnswer:
         """It runs."""
         self.asked.append((self._time.now, job_id))
+        if len(self.asked) <= self._silent:
+            await asyncio.sleep(JOB_SECONDS)
+            return JobAnswer(None, "no answer")
+        if self._latency:
+            await asyncio.sleep(self._latency)
+        return self.answer()
+
+    def answer(self) -> JobAnswer:
+        """What it says of any job."""
         return JobAnswer(JobStatus.IN_PROGRESS)
+
+
+class Busy(Endless):
+    """It wants no status requests until some time, and says so in a way of its own."""
+
+    def __init__(self, time: Time, until: float, refusal: JobAnswer) -> None:
+        super().__init__(time, latency=0.01)
+        self._until = until
+        self._refusal = refusal
+
+    def answer(self) -> JobAnswer:
+        """Not now."""
+        return self._refusal if self._time.now < self._until else super().answer()
 
 
 class NoLedger:
@@ -48,10 +82,11 @@ def live(number: int, now: float, seconds: float) -> LiveJob:
     return LiveJob(number, number, f"job-{number}", "b", number, "c", 1, 1, now, in_scope=True, work=seconds)
 
 
-def looked_at(*, learned: bool) -> Endless:
-    """Follow a thousand jobs of all lengths for ten minutes."""
-    time, chance = Time(1_000_000.0), random.Random(1)
-    loop, service = VirtualLoop(time), Endless(time)
+def looked_at(
+    service: Endless, time: Time, *, learned: bool = False, jobs: int = JOBS, seconds: float = SECONDS
+) -> None:
+    """Follow jobs of all lengths for some time."""
+    chance, loop = random.Random(1), VirtualLoop(time)
 
     async def look() -> None:
         follower = Follower(
@@ -66,11 +101,11 @@ def looked_at(*, learned: bool) -> Endless:
         )
         if learned:
             follower.learn(End(work, work * chance.lognormvariate(0.0, 0.2)) for work in range(1, 60))
-        for number in range(JOBS):
+        for number in range(jobs):
             follower.add(live(number, loop.time(), chance.uniform(1.0, 120.0)))
-        lookers = [loop.create_task(follower.look_around()) for _ in range(LOOKERS)]
+        lookers = [loop.create_task(follower.look_around()) for _ in range(looks_at_once(PER_SECOND))]
         end: Any = loop.create_future()
-        loop.call_later(SECONDS, end.set_result, None)
+        loop.call_later(seconds, end.set_result, None)
         await end
         for one in lookers:
             one.cancel()
@@ -80,13 +115,15 @@ def looked_at(*, learned: bool) -> Endless:
             loop.run_until_complete(look())
     finally:
         bury(loop)
-    return service
 
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_the_budget_is_kept_and_used_and_nobody_starves(learned: bool) -> None:
     """A thousand live jobs that want far more looks: in no second more than the budget, and each gets its share."""
-    asked = looked_at(learned=learned).asked
+    time = Time(BEGIN)
+    service = Endless(time)
+    looked_at(service, time, learned=learned)
+    asked = service.asked
     times = [at for at, _ in asked]
     most = int(PER_SECOND)
     assert all(later - earlier >= 1.0 - 1e-6 for earlier, later in zip(times, times[most:], strict=False))
@@ -95,10 +132,73 @@ def test_the_budget_is_kept_and_used_and_nobody_starves(learned: bool) -> None:
     for at, job_id in asked:
         of_job[job_id].append(at)
     assert len(of_job) == JOBS
-    begin, end = 1_000_000.0, 1_000_000.0 + SECONDS
+    begin, end = BEGIN, BEGIN + SECONDS
     gaps = [max(b - a for a, b in zip([begin, *found], [*found, end], strict=False)) for found in of_job.values()]
     # all are asked for in turn once within 34 s; those that end late wait for their time, and then for their turn
     assert max(gaps) <= 200.0
+
+
+@pytest.mark.parametrize("latency", [0.6, 2.5])
+def test_slow_answers_leave_the_budget_to_be_used(latency: float) -> None:
+    """Hundreds of jobs that are due, and answers that take their time: as many requests as with quick ones."""
+    time = Time(BEGIN)
+    service = Endless(time, latency=latency)
+    looked_at(service, time, seconds=30.0)
+    assert len(service.asked) >= 0.9 * PER_SECOND * 30.0
+
+
+def test_answers_that_do_not_come_hold_up_no_others() -> None:
+    """Four requests hang until their time limit: all other jobs are looked at meanwhile."""
+    time = Time(BEGIN)
+    service = Endless(time, silent=4)
+    looked_at(service, time, jobs=100, seconds=JOB_SECONDS)
+    assert len({job_id for _, job_id in service.asked}) == 100
+    assert len(service.asked) >= 0.9 * PER_SECOND * JOB_SECONDS
+
+
+@pytest.mark.parametrize("header", ["30", formatdate(BEGIN + 30.0, usegmt=True)])
+@pytest.mark.parametrize("status", [429, 503])
+def test_nobody_is_asked_for_before_a_retry_after_is_over(status: int, header: str) -> None:
+    """Both forms, with any status: all requests pause, not those for one job, and then all jobs are looked at again."""
+    time = Time(BEGIN)
+    service = Busy(time, BEGIN + 30.0, JobAnswer(None, f"HTTP {status}", status, header))
+    looked_at(service, time, jobs=8, seconds=60.0)
+    before = [at for at, _ in service.asked if at < BEGIN + 30.0]
+    assert 1 <= len(before) <= 8  # those that were under way when the first answer came
+    assert len({job_id for at, job_id in service.asked if at >= BEGIN + 30.0}) == 8
+
+
+@pytest.mark.parametrize(("reason", "status"), [("HTTP 429", 429), ("HTTP 502", 502), ("no answer", None)])
+def test_pauses_grow_while_the_service_is_in_trouble(reason: str, status: int | None) -> None:
+    """Without a Retry-After each pause in a row is longer; a minute after it at the latest all is as before."""
+    time = Time(BEGIN)
+    service = Busy(time, BEGIN + 600.0, JobAnswer(None, reason, status))
+    looked_at(service, time, jobs=8, seconds=720.0)
+    assert len([at for at, _ in service.asked if at < BEGIN + 600.0]) <= 8 * 17
+    assert len({job_id for at, job_id in service.asked if at >= BEGIN + 600.0}) == 8
+
+
+def test_a_look_that_told_nothing_has_not_seen_the_job_live() -> None:
+    """When a job was last known to live moves with the answers that say so alone."""
+    time = Time(BEGIN)
+    follower = Follower(
+        client=Endless(time),
+        writer=cast("Writer", NoLedger()),
+        pace=Pace(PER_SECOND),
+        now=lambda: time.now,
+        doubt_seconds=1.0,
+        timeout_seconds=1e6,
+        hold=True,
+        ended=lambda: None,
+    )
+    follower.add(live(1, BEGIN, 100.0))
+    time.now += 50.0
+    told = follower._after_look(follower._followed[0], JobAnswer(JobStatus.IN_PROGRESS))
+    time.now += 50.0
+    untold = follower._after_look(told, JobAnswer(None, "HTTP 404", 404))
+    assert (told.seen_live_at, told.is_lost_sight_of) == (BEGIN + 50.0, False)
+    assert (untold.seen_live_at, untold.is_lost_sight_of) == (BEGIN + 50.0, True)
+    assert untold.due_at > time.now
 
 
 def test_who_is_late_by_most_of_its_own_steps_goes_first() -> None:

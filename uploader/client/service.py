@@ -1,9 +1,9 @@
 """The service's calls: append audio, ask for a job, for a conversation, ask whether it is there."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from urllib.parse import quote
 
 import aiohttp
@@ -25,16 +25,23 @@ from uploader.model import Answer, JobStatus, Reply, Sight
 CONVERSATION_MOST_BYTES = 64 * 1024 * 1024
 """A long conversation has many messages."""
 GET_SECONDS = 60.0
+JOB_SECONDS = 20.0
+"""A job is asked for again and again: an answer that takes longer is not waited for."""
 LONG_BODY_SECONDS = 600.0
 """A long body may take as long, and a gateway may look at the token only behind it."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobAnswer:
-    """What the job endpoint said. ``status`` None: no answer, or one without a status."""
+    """What the job endpoint said. ``status`` None: no answer, or one without a status.
+
+    ``http_status`` and ``retry_after`` are those of an answer without a status; ``http_status`` None: none came.
+    """
 
     status: JobStatus | None
     reason: str = ""
+    http_status: int | None = None
+    retry_after: str | None = None
 
 
 class Client:
@@ -128,11 +135,12 @@ class Client:
         Raises:
             CredentialsError: The service does not take the credentials.
         """
-        status, answer = await self._get(f"/v1/job/{quote(job_id, safe='')}")
-        word = answer.get("status")
-        if status == 200 and isinstance(word, str) and word in set(JobStatus):
+        answer = await self._ask(_job_path(job_id), ANSWER_MOST_BYTES, JOB_SECONDS)
+        word = answer.body.get("status") if isinstance(answer.body, dict) else None
+        if answer.status == 200 and isinstance(word, str) and word in set(JobStatus):
             return JobAnswer(JobStatus(word))
-        return JobAnswer(None, f"HTTP {status}" if status else str(answer.get("failure", "")))
+        reason = f"HTTP {answer.status}" if answer.status else answer.failure
+        return JobAnswer(None, reason, answer.status, answer.retry_after)
 
     async def sight(self, conversation_id: str) -> Sight | None:
         """Look at what a conversation holds now (its messages); None where that cannot be told.
@@ -166,23 +174,16 @@ class Client:
         Raises:
             CredentialsError: The service does not take the credentials.
         """
-        status, _ = await self._get(f"/v1/job/{quote(job_id, safe='')}")
-        return status is not None and status < 500
+        answer = await self._ask(_job_path(job_id), ANSWER_MOST_BYTES)
+        return answer.status is not None and answer.status < 500
 
-    async def _get(self, path: str) -> tuple[int | None, Mapping[str, Any]]:
-        """GET a short JSON object."""
-        answer = await self._ask(path, ANSWER_MOST_BYTES)
-        if answer.status is None:
-            return None, {"failure": answer.failure}
-        return answer.status, answer.body if isinstance(answer.body, dict) else {}
-
-    async def _ask(self, path: str, most_bytes: int) -> Answer:
+    async def _ask(self, path: str, most_bytes: int, seconds: float = GET_SECONDS) -> Answer:
         """GET with a token; after a 401 once more with a new one."""
         answer = Answer()
         try:
             for _ in range(2):
                 token = await self._tokens.get()
-                answer = await self._ask_once(path, token, most_bytes)
+                answer = await self._ask_once(path, token, most_bytes, seconds)
                 if answer.status != 401:
                     self._tokens.taken(token, "GET")
                     break
@@ -193,12 +194,17 @@ class Client:
             return Answer(failure=told(error))
         return answer
 
-    async def _ask_once(self, path: str, token: Token, most_bytes: int) -> Answer:
+    async def _ask_once(self, path: str, token: Token, most_bytes: int, seconds: float) -> Answer:
         async with self._asking.get(
             URL(self._base_url + path, encoded=True),
             headers={"Authorization": f"Bearer {token.value}"},
             allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=seconds, connect=self._limits.connect),
             **self._proxy,
         ) as response:
             body, broken = await read_json(response, most_bytes)
             return Answer(response.status, body, response.headers.get("Retry-After"), broken)
+
+
+def _job_path(job_id: str) -> str:
+    return f"/v1/job/{quote(job_id, safe='')}"

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from aiohttp import ClientRequest
 
 MISSES_IN_A_ROW = 3
-"""A service that has given leave before is asked no more after so many waits in a row that came to nothing."""
+"""A service that has given leave before is asked by every upload until so many waits in a row came to nothing."""
+AGAIN_LEAST_SECONDS, AGAIN_MOST_SECONDS = 60.0, 3600.0
+"""After such waits one upload asks again, and each time that this is in vain, the next one does after twice as long."""
 CAN_GO_ON = hasattr(ClientRequest, "_continue")
 """aiohttp waits for the 100 without a limit, and keeps the wait to itself: where it cannot be ended, none begins."""
 
@@ -31,7 +33,8 @@ NEVER = Expect(above_bytes=sys.maxsize, keeps_connections=False)
 class Expectation:
     """What is known of a service's way with ``Expect: 100-continue``, as long as its client lives.
 
-    One that never gave leave is asked once: only the first upload pays for the wait.
+    One that never gave leave is asked once, and then by one upload now and then: a leave that was merely slow does not
+    cost a night's uploads, and a service that gives none costs few waits. Times are in seconds on the caller's clock.
     """
 
     def __init__(self, expect: Expect) -> None:
@@ -42,36 +45,53 @@ class Expectation:
         self._has_honoured = False
         self._is_refused = False
         self._is_tried = False
+        self._again_at = 0.0
+        self._again_seconds = AGAIN_LEAST_SECONDS
 
     def is_long(self, size: int) -> bool:
         """Whether a body of so many bytes is one not to be sent in vain."""
         return size > self._above_bytes
 
-    def is_worth_asking(self, size: int) -> bool:
+    def is_worth_asking(self, size: int, now: float) -> bool:
         """Whether a body of so many bytes shall wait for leave.
 
         A short one does for the sake of the connection; as long as the service's way is not known, one tries it.
         """
-        if not CAN_GO_ON or self._misses_left <= 0 or self._is_refused:
+        if not CAN_GO_ON or self._is_refused:
             return False
+        if self._misses_left <= 0:
+            return now >= self._again_at and (self.is_long(size) or self._keeps_connections)
         return self.is_long(size) or (self._keeps_connections and (self._has_honoured or not self._is_tried))
 
-    def tried(self, *, is_under_way: bool) -> None:
-        """A question is under way, or over."""
-        self._is_tried = is_under_way
+    def tried(self, now: float) -> None:
+        """A question is under way."""
+        self._is_tried = True
+        if self._misses_left <= 0:
+            self._put_off(now)
+
+    def over(self) -> None:
+        """A question is no longer under way, whatever came of it."""
+        self._is_tried = False
 
     def honoured(self) -> None:
         """The service has given leave, or answered to the head alone."""
         self._misses_left = MISSES_IN_A_ROW
         self._has_honoured = True
+        self._again_seconds = AGAIN_LEAST_SECONDS
 
-    def missed(self) -> None:
+    def missed(self, now: float) -> None:
         """Nothing came in time."""
         self._misses_left -= 1
+        if self._misses_left == 0:
+            self._put_off(now)
 
     def refused(self) -> None:
         """The service will have no such question (417)."""
         self._is_refused = True
+
+    def _put_off(self, now: float) -> None:
+        self._again_at = now + self._again_seconds
+        self._again_seconds = min(2 * self._again_seconds, AGAIN_MOST_SECONDS)
 
 
 class Leave:
@@ -83,7 +103,7 @@ class Leave:
     """
 
     def __init__(self, expectation: Expectation, size: int, now: Callable[[], float]) -> None:
-        self.is_asked = expectation.is_worth_asking(size)
+        self.is_asked = expectation.is_worth_asking(size, now())
         self.is_lost = False
         self._expectation = expectation
         self._now = now
@@ -91,7 +111,7 @@ class Leave:
         self._until = float("inf")
         self._is_on_used = False
         if self.is_asked:
-            expectation.tried(is_under_way=True)
+            expectation.tried(now())
 
     @property
     def is_awaited(self) -> bool:
@@ -109,7 +129,7 @@ class Leave:
         """End a wait that has taken too long: aiohttp then sends the body as if leave had come, or nothing more."""
         if self._came is None or self._came.done() or self.is_lost or self._now() < self._until:
             return
-        self._expectation.missed()
+        self._expectation.missed(self._now())
         if self._is_on_used:
             self.is_lost = True
             return
@@ -132,4 +152,4 @@ class Leave:
     def over(self) -> None:
         """The request is over, however it ended."""
         if self.is_asked:
-            self._expectation.tried(is_under_way=False)
+            self._expectation.over()

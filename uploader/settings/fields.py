@@ -220,7 +220,7 @@ class Settings(BaseSettings):
         2.0,
         metavar="S",
         commands="run",
-        meaning="time limit for that leave: then the body is sent all the same, and the service is asked no more",
+        meaning="time limit for that leave: then the body is sent all the same, and few more wait",
     )
     connections: Literal["kept", "fresh"] = option(
         "kept",

@@ -533,7 +533,7 @@ class CallsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.begun)
     @rule(data=st.data(), number=NUMBERS, status=STATUSES)
     def any_call(self, data: st.DataObject, number: int, status: str) -> None:
-        """A call with the right token, and whatever job, but one that an answer will name: that is another attempt's."""
+        """A call with the right token, and whatever job but one that an answer is still to name."""
         is_answered = number <= len(self.begun) and number not in {one.attempt_id for one in self.out}
         job_id = f"job-{number}" if is_answered else f"odd-{number}"
         self._call_twice(data.draw(st.sampled_from(self.begun)), job_id, status)

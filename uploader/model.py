@@ -353,6 +353,8 @@ class Order(StrEnum):
 class LimitFacts:
     """What is known of the account's limit of concurrent jobs.
 
+    ``live`` are the slots that are taken, by jobs and by items in doubt: ``doubtful`` are the latter, the last of them
+    until ``doubtful_until``, in seconds since the epoch (None: there are none).
     ``others`` are the jobs that others seem to have live, None where nothing tells. ``rises_at`` is when a limit that
     429s taught takes its next step up, in seconds since the epoch, None where it is as high as it may be.
     """
@@ -363,6 +365,8 @@ class LimitFacts:
     live: int
     others: int | None = None
     rises_at: float | None = None
+    doubtful: int = 0
+    doubtful_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

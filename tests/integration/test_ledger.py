@@ -333,8 +333,10 @@ def test_an_item_in_doubt_keeps_its_slot_for_a_while(book: Book) -> None:
     waiting = book.look()
     assert (waiting.claims, waiting.waiting, waiting.limit.live) == ([], True, 1)
     assert waiting.wake_at == 1000.0 + DOUBT_SECONDS
+    assert (waiting.limit.doubtful, waiting.limit.doubtful_until) == (1, waiting.wake_at)
     book.now = waiting.wake_at
     assert book.claim_one().conversation_id == "d"
+    assert (book.look().limit.live, book.look().limit.doubtful, book.look().limit.doubtful_until) == (1, 0, None)
     assert book.states(load) == "in_doubt sending"
 
 

@@ -51,6 +51,8 @@ TOKEN_BYTES = 32
 """What nobody can guess of a token of a ``webhookUrl``."""
 SIGNALS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
 
+SIGNAL_NAMES = {ExitCode.INTERRUPTED: "SIGINT (Ctrl-C)", ExitCode.TERMINATED: "SIGTERM"}
+
 
 def without_until(words: Sequence[str]) -> list[str]:
     """A command's words without ``--until``: typed again once that time has come, it would mean tomorrow's."""
@@ -261,7 +263,9 @@ class Night:
 
     def _told_choice(self, found: Standing) -> str:
         """Why a part of the batch was left, where that was chosen."""
-        if self._signal is not None or not found.counts[State.PENDING]:
+        if self._signal is not None:
+            return f"by {SIGNAL_NAMES[self._signal]}: the same command carries on"
+        if not found.counts[State.PENDING]:
             return ""
         if self._until is not None and self._now() >= self._until:
             return f"--until {self._settings.until}: nothing new starts after it; the rest stays pending"

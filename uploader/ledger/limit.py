@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, case, func, or_, select, update
 
 from uploader.ledger.schema import accounts, items
-from uploader.model import SLOTTED, LimitFacts
+from uploader.model import SLOTTED, LimitFacts, State
 from uploader.policy.limits import Learned, Refusal, learn, limit_in_force, live_by_others, rises_at
 
 _ACCOUNT = select(
@@ -18,8 +18,14 @@ _ACCOUNT_TO_TEACH = _ACCOUNT.with_for_update()
 
 ACCOUNT_OF_ITEM = select(items.c.account_id).where(items.c.id == bindparam("item"))
 
-_LIVE = (
-    select(func.count())
+_OF_DOUBT = case((items.c.state == State.IN_DOUBT, func.coalesce(items.c.slot_until, 0.0)))
+
+_TAKEN = (
+    select(
+        func.count().label("slots"),
+        func.count(_OF_DOUBT).label("doubtful"),
+        func.max(_OF_DOUBT).label("doubtful_until"),
+    )
     .select_from(items)
     .where(
         items.c.account_id == bindparam("account_id"),
@@ -54,13 +60,16 @@ def limit_facts(connection: Connection, account_id: int, configured: int | None,
     account = connection.execute(_ACCOUNT, {"account_id": account_id}).one()
     configured = configured or account.configured_limit or 1
     learned = _learned(account)
+    taken = _taken(connection, account_id, now)
     return LimitFacts(
         configured=configured,
         stated=learned.stated,
         in_force=limit_in_force(configured, learned, now),
-        live=_live(connection, account_id, now),
+        live=taken.slots,
         others=live_by_others(learned, now),
         rises_at=rises_at(configured, learned, now),
+        doubtful=taken.doubtful,
+        doubtful_until=taken.doubtful_until or None,
     )
 
 
@@ -75,14 +84,13 @@ def note_refusal(connection: Connection, item_id: int, refusal: Refusal, now: fl
     """
     account_id = connection.execute(ACCOUNT_OF_ITEM, {"item": item_id}).scalar_one()
     account = connection.execute(_ACCOUNT_TO_TEACH, {"account_id": account_id}).one()
-    live = _live(connection, account_id, now)
+    live: int = _taken(connection, account_id, now).slots
     learned = learn(_learned(account), refusal, live, account.typical_job_seconds, now)
     connection.execute(_TEACH, {"account_id": account_id, **_columns(learned)})
 
 
-def _live(connection: Connection, account_id: int, now: float) -> int:
-    live: int = connection.execute(_LIVE, {"account_id": account_id, "now": now}).scalar_one()
-    return live
+def _taken(connection: Connection, account_id: int, now: float) -> Row[Any]:
+    return connection.execute(_TAKEN, {"account_id": account_id, "now": now}).one()
 
 
 def _learned(account: Row[Any]) -> Learned:

@@ -14,6 +14,7 @@ from uploader.status.telling import (
     limit_json,
     remark_json,
     resolve_command,
+    run_command,
     told_count,
     told_counts,
     told_limit,
@@ -79,6 +80,10 @@ class Overview:
             lines.append(f"needs a person in {self.batch.name}:")
             lines += [f"  {told_trouble(one)}" for one in self.troubles]
             lines.append(f"next   {resolve_command(self.batch.name, self.ledger)}")
+        if not self.busy and self.exit_code is ExitCode.GAVE_UP:
+            carries_on = run_command(self.batch.name, self.batch.base_url, self.ledger)
+            lines.append(f"no run is on, and {self.batch.name} is not over: type its `uploader run …` again, or")
+            lines.append(f"  {carries_on}")
         if self.remarks:
             lines.append(f"out of order in {self.batch.name}: (to be looked at; nothing is to be settled)")
             lines += [f"  {one}" for one in told_remarks(self.remarks)]

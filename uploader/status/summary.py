@@ -8,7 +8,7 @@ from typing import Any
 
 from uploader.errors import ExitCode
 from uploader.ledger.reading import Remark, Standing, Trouble
-from uploader.model import LimitFacts
+from uploader.model import LimitFacts, State
 from uploader.status.telling import (
     counts_json,
     from_here,
@@ -27,7 +27,7 @@ from uploader.status.telling import (
 
 SHARE_WORTH_TELLING = 0.1
 """A wait for a slot is told from this share of the run's time on."""
-HOW_TO_RAISE_THE_LIMIT = "--limit says what your account may have, and support@symbl.ai is to be asked for more"
+HOW_TO_RAISE_THE_LIMIT = "support@symbl.ai can raise what the account may have"
 """What the documentation says to who needs more concurrent jobs (put-audio.md, API Limit Error)."""
 
 NOBODY_CALLED = "no call has come, all jobs were polled: see that the service reaches --webhook-url"
@@ -89,10 +89,12 @@ class Summary:
     def as_text(self) -> str:
         """The summary for a person: what happened, what needs them, what to type next."""
         lines = [f"{self.batch}: {told_count(self.standing.items, 'item')}: {told_counts(self.standing.counts)}"]
-        lines.append(
-            f"  sent      {told_bytes(self.bytes_sent)} in {self.seconds:.1f} s; "
-            f"{told_count(self.standing.attempts, 'attempt')} so far, {self.throttled} of this run met the limit"
-        )
+        lines.append(f"  sent      {self._told_sent()}")
+        if held := self.standing.counts.get(State.HELD, 0):
+            lines.append(
+                f"  held      {told_count(held, 'item')}, to keep the order: each waits for one before it in its "
+                "conversation that needs a person"
+            )
         lines.append(f"  billed    {told_billed(self.standing)}")
         lines.append(f"  limit     {told_limit(self.limit)}")
         lines += self._told_slowness()
@@ -123,11 +125,22 @@ class Summary:
         return [f"  {name:<9} {said}" for name, said in (("waited", waited), ("webhook", webhook)) if said]
 
     def _told_wait(self) -> str:
-        """Say that the limit was what the run waited for, and how it is raised; empty where it was not."""
+        """Say that the limit was what the run waited for; where the service's own was, how that is raised."""
         if not self.throttled and self.slot_wait_seconds < SHARE_WORTH_TELLING * self.seconds:
             return ""
-        after = " and after 429s" if self.throttled else ""
-        return f"{self.slot_wait_seconds:.1f} s for a free slot{after}; {HOW_TO_RAISE_THE_LIMIT}"
+        told = f"{self.slot_wait_seconds:.1f} s for a free slot" + (" and after 429s" if self.throttled else "")
+        is_bound = self.throttled and self.limit.stated is not None
+        return f"{told}; {HOW_TO_RAISE_THE_LIMIT}" if is_bound else told
+
+    def _told_sent(self) -> str:
+        """What left in this run; that nothing had to, where all was appended before."""
+        sent = f"{told_bytes(self.bytes_sent)} in {self.seconds:.1f} s"
+        counts = self.standing.counts
+        appended = counts.get(State.COMPLETED, 0) + counts.get(State.ACCEPTED, 0)
+        if not self.bytes_sent and appended and appended == self.standing.items:
+            return f"{sent}: all of it was appended before"
+        met = f", {self.throttled} of this run answered with a 429" if self.throttled else ""
+        return f"{sent}; {told_count(self.standing.attempts, 'attempt')} so far{met}"
 
     def next_step(self) -> str:
         """The next command to type, empty where all is done."""

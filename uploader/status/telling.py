@@ -2,17 +2,19 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from uploader.ledger.reading import Remark, Standing, Trouble
 from uploader.model import LimitFacts, State
+from uploader.results import rfc3339
 
 REMARKS_TOLD = 20
 """So many are told to a person one by one."""
 
 
-def limit_json(limit: LimitFacts) -> dict[str, int | None]:
+def limit_json(limit: LimitFacts) -> dict[str, int | str | None]:
     """What is known of the limit, for a machine."""
     return {
         "configured": limit.configured,
@@ -20,6 +22,8 @@ def limit_json(limit: LimitFacts) -> dict[str, int | None]:
         "inForce": limit.in_force,
         "live": limit.live,
         "liveByOthers": limit.others,
+        "heldForDoubt": limit.doubtful,
+        "heldForDoubtUntil": rfc3339(limit.doubtful_until) if limit.doubtful_until is not None else None,
     }
 
 
@@ -52,13 +56,34 @@ def told_counts(counts: Mapping[State, int]) -> str:
 
 
 def told_limit(limit: LimitFacts) -> str:
-    """What is known of the limit."""
-    stated = f", the service stated {limit.stated}" if limit.stated is not None else ""
-    others = f", and some {limit.others} of others" if limit.others is not None else ""
-    return (
-        f"{limit.in_force} concurrent jobs in force (configured {limit.configured}{stated}); "
-        f"{limit.live} live now{others}"
-    )
+    """What is known of the limit, what follows from it, and what takes the slots."""
+    doubt = f"; {told_doubt(limit)}; `uploader resolve` frees them" if limit.doubtful else ""
+    jobs = limit.live - limit.doubtful
+    return f"{limit.in_force} concurrent jobs in force ({_told_reasons(limit)}); {jobs} live now{doubt}"
+
+
+def _told_reasons(limit: LimitFacts) -> str:
+    """Why the limit in force is what it is; what 429s only hint at is told as a guess."""
+    configured, stated = limit.configured, limit.stated
+    told = [f"configured {configured}"]
+    if stated is not None:
+        # one that is believed no more is a word of the past
+        is_less = limit.in_force <= stated < configured
+        told.append(f"the service stated {stated}" + (f": use --limit {stated}" if is_less else ""))
+    if limit.others is not None:
+        told.append(f"by its 429s, about {told_count(limit.others, 'slot')} seem to be taken by others")
+    elif limit.in_force < min(configured, configured if stated is None else stated):
+        told.append("by its 429s, others seem to use the account, too")
+    return ", ".join(told)
+
+
+def told_doubt(limit: LimitFacts) -> str:
+    """What slots are held for items in doubt, and until when by this machine's clock."""
+    until = ""
+    if limit.doubtful_until is not None:
+        until = f" until {datetime.fromtimestamp(limit.doubtful_until).astimezone():%H:%M}"
+    verb = "is" if limit.doubtful == 1 else "are"
+    return f"{told_count(limit.doubtful, 'slot')} {verb} held for items in doubt{until}"
 
 
 def told_billed(standing: Standing) -> str:
@@ -84,6 +109,11 @@ def from_here(path: str) -> str:
 def resolve_command(batch: str, ledger: Path) -> str:
     """What to type where items need a person."""
     return shlex.join(["uploader", "resolve", "--batch", batch, "--ledger", f"sqlite:///{ledger}"])
+
+
+def run_command(batch: str, base_url: str, ledger: Path) -> str:
+    """What to type where a batch is to be carried on, beside the options and settings that its run had."""
+    return shlex.join(["uploader", "run", "--batch", batch, "--base-url", base_url, "--ledger", f"sqlite:///{ledger}"])
 
 
 def told_count(count: int, word: str) -> str:

@@ -13,9 +13,11 @@ from rich.table import Column
 
 from uploader.ledger.reading import Standing
 from uploader.model import LimitFacts, State
+from uploader.results import rfc3339
 from uploader.status.telling import (
     told_bytes,
     told_counts,
+    told_doubt,
 )
 
 log = structlog.get_logger()
@@ -99,13 +101,14 @@ class View:
         done = sum(standing.counts[state] for state in ENDED)
         speed = self._speed()
         limit = self._limit()
+        doubt = f", {told_doubt(limit)}" if limit.doubtful else ""
         if self._bar is not None and self._task is not None:
             self._bar.update(
                 self._task,
                 total=standing.items,
                 completed=done,
                 states=told_counts(standing.counts),
-                jobs=f"{limit.live}/{limit.in_force} jobs",
+                jobs=f"{limit.live - limit.doubtful}/{limit.in_force} jobs{doubt}",
                 speed=f"{told_bytes(speed)}/s",
             )
         elif self._lines:
@@ -116,6 +119,7 @@ class View:
                 **counts,
                 live=limit.live,
                 limit=limit.in_force,
+                **_doubt_in_the_way(standing, limit),
                 bytesPerSecond=speed,
             )
 
@@ -124,6 +128,18 @@ class View:
         now, moved = time.monotonic(), self._bytes_moved()
         self._last_bytes = (now, moved)
         return int((moved - before) / max(now - then, 0.001))
+
+
+def _doubt_in_the_way(standing: Standing, limit: LimitFacts) -> dict[str, int | str]:
+    """The slots that are held for items in doubt; what frees them, where nothing can be sent because of them."""
+    if not limit.doubtful:
+        return {}
+    told: dict[str, int | str] = {"heldForDoubt": limit.doubtful}
+    if limit.doubtful_until is not None:
+        told["heldForDoubtUntil"] = rfc3339(limit.doubtful_until) or ""
+    if standing.counts.get(State.PENDING, 0) and limit.live >= limit.in_force:
+        told["waitsFor"] = "slots that are held for items in doubt: `uploader resolve` frees them"
+    return told
 
 
 def _progress() -> Progress:

@@ -1,0 +1,153 @@
+"""What summary, status and progress tell of a run: words that are true of it, and what to type next."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from uploader.errors import ExitCode
+from uploader.ledger.reading import BatchFacts, Standing
+from uploader.model import LimitFacts, State
+from uploader.status import Overview, Summary
+from uploader.status.telling import limit_json, told_limit
+from uploader.status.view import View
+
+QUARTER_TO_FOUR = datetime(2026, 11, 22, 3, 45).astimezone().timestamp()
+IN_DOUBT = LimitFacts(configured=2, stated=None, in_force=2, live=3, doubtful=2, doubtful_until=QUARTER_TO_FOUR)
+
+
+def standing(counts: Mapping[State, int]) -> Standing:
+    """A batch with so many items in each state."""
+    return Standing(
+        counts=dict.fromkeys(State, 0) | dict(counts),
+        billed_seconds={},
+        unknown_lengths=0,
+        overdue=0,
+        bytes_done=0,
+        bytes_all=0,
+        attempts=7,
+    )
+
+
+def summary(counts: Mapping[State, int], exit_code: ExitCode = ExitCode.DONE, bytes_sent: int = 0) -> Summary:
+    """The summary of a run without any trouble."""
+    return Summary(
+        batch="m.csv",
+        exit_code=exit_code,
+        standing=standing(counts),
+        bytes_sent=bytes_sent,
+        seconds=2.0,
+        results=None,
+        ledger=Path("/ledger.db"),
+        limit=LimitFacts(configured=2, stated=None, in_force=2, live=0),
+        throttled=0,
+        leftovers=0,
+        troubles=(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [
+        (LimitFacts(2, None, 2, 1), "2 concurrent jobs in force (configured 2); 1 live now"),
+        (LimitFacts(50, 4, 4, 0), "4 concurrent jobs in force (configured 50, the service stated 4: use --limit 4); 0"),
+        (LimitFacts(4, 4, 4, 0), "4 concurrent jobs in force (configured 4, the service stated 4); 0 live now"),
+        (LimitFacts(4, 50, 4, 0), "4 concurrent jobs in force (configured 4, the service stated 50); 0 live now"),
+        (LimitFacts(50, 4, 50, 0), "50 concurrent jobs in force (configured 50, the service stated 4); 0 live now"),
+        (
+            LimitFacts(10, 10, 1, 1, others=9),
+            "(configured 10, the service stated 10, by its 429s, about 9 slots seem to be taken by others); 1 live now",
+        ),
+        (
+            LimitFacts(10, None, 7, 7),
+            "7 concurrent jobs in force (configured 10, by its 429s, others seem to use the account, too); 7 live now",
+        ),
+    ],
+)
+def test_the_limit_is_told_with_what_follows_from_it(limit: LimitFacts, told: str) -> None:
+    """What is stated below what is configured is to be used; what 429s hint at is a guess; else plain figures."""
+    assert told in told_limit(limit)
+
+
+def test_slots_of_doubt_are_told_apart_from_jobs_that_live() -> None:
+    """Nobody takes a doubt for a job: how many, until when, what frees them; a machine has them as well."""
+    assert told_limit(IN_DOUBT) == (
+        "2 concurrent jobs in force (configured 2); 1 live now; 2 slots are held for items in doubt until 03:45; "
+        "`uploader resolve` frees them"
+    )
+    told = limit_json(IN_DOUBT)
+    assert (told["live"], told["heldForDoubt"]) == (3, 2)
+    assert str(told["heldForDoubtUntil"]).endswith("Z")
+    free = limit_json(LimitFacts(2, None, 2, 1))
+    assert (free["live"], free["heldForDoubt"], free["heldForDoubtUntil"]) == (1, 0, None)
+
+
+@pytest.mark.parametrize(("pending", "live", "waits"), [(1, 3, True), (0, 3, False), (1, 1, False)])
+def test_a_progress_line_says_when_doubt_is_what_it_waits_for(
+    capsys: pytest.CaptureFixture[str], pending: int, live: int, waits: bool
+) -> None:
+    """Held slots are named; what frees them, too, where nothing can be sent because of them."""
+    limit = replace(IN_DOUBT, live=live)
+    view = View(
+        read=lambda: standing({}),
+        limit=lambda: limit,
+        bytes_moved=lambda: 0,
+        snapshot=lambda: None,
+        bar=False,
+        lines=True,
+    )
+    view._show(standing({State.PENDING: pending}))
+    told = capsys.readouterr()
+    text = told.out + told.err
+    assert "heldForDoubt" in text
+    assert ("uploader resolve" in text) is waits
+
+
+@pytest.mark.parametrize(
+    ("counts", "sent", "told"),
+    [
+        ({State.COMPLETED: 60}, 0, True),
+        ({State.COMPLETED: 59, State.ACCEPTED: 1}, 0, True),
+        ({State.COMPLETED: 60}, 1, False),
+        ({State.COMPLETED: 59, State.REFUSED: 1}, 0, False),
+        ({}, 0, False),
+    ],
+)
+def test_a_run_with_nothing_to_do_says_why(counts: Mapping[State, int], sent: int, told: bool) -> None:
+    """No byte left because every item was appended before: that is no fault."""
+    assert ("all of it was appended before" in summary(counts, bytes_sent=sent).as_text()) is told
+
+
+@pytest.mark.parametrize("held", [0, 26])
+def test_what_held_items_wait_for_is_told(held: int) -> None:
+    """A word that stands in no other program is explained where it is shown."""
+    text = summary({State.HELD: held, State.FAILED: 1}, ExitCode.NEEDS_PERSON, 1).as_text()
+    assert (f"held      {held} items, to keep the order: each waits for one before it" in text) is (held > 0)
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "busy", "told"),
+    [
+        (ExitCode.GAVE_UP, False, True),
+        (ExitCode.NOT_NOW, True, False),
+        (ExitCode.DONE, False, False),
+        (ExitCode.IN_DOUBT, False, False),
+    ],
+)
+def test_a_status_after_a_run_that_died_says_what_to_type(exit_code: ExitCode, busy: bool, told: bool) -> None:
+    """Exit 5 with no run on: the command that carries on stands there, with the batch, service and ledger."""
+    batch = BatchFacts(1, "my night.csv", 1, "https://api.symbl.ai", "/night.csv", None, (), 0.0)
+    text = Overview(
+        ledger=Path("/ledger.db"),
+        busy=busy,
+        limit=LimitFacts(2, None, 2, 0),
+        batch=batch,
+        troubles=(),
+        batches=[(batch, standing({State.PENDING: 1}))],
+        exit_code=exit_code,
+    ).as_text()
+    assert ("no run is on" in text) is told
+    command = "uploader run --batch 'my night.csv' --base-url https://api.symbl.ai --ledger sqlite:////ledger.db"
+    assert (command in text) is told

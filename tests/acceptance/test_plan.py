@@ -127,3 +127,20 @@ def test_a_mode_that_does_not_suit_the_recording_is_a_hint(place: Place) -> None
     found = planned(place, **NOWHERE)
     assert (found["hintCount"], found["hints"][0]["column"], found["hints"][0]["line"]) == (1, "mode", 2)
     assert "consider phone" in found["hints"][0]["remedy"]
+
+
+def test_what_is_the_same_in_many_rows_is_one_line_and_the_forecast_stays_in_sight(place: Place) -> None:
+    """Sixty hints alike are told once with the first lines; --all tells each."""
+    rows(place, [("a", 1)] * 60)
+    told, each = (place.run("plan", "m.csv", *more, environment=NOWHERE).out for more in ((), ("--all",)))
+    assert told.count("consider phone") == 1
+    assert "60 rows (2, 3, 4, …)" in told
+    assert each.count("consider phone") == 60
+
+
+def test_of_what_is_over_no_hint_is_given(place: Place, server: Server) -> None:
+    """What completed cannot be sent otherwise any more; what is still to be appended is hinted at."""
+    rows(place, [("a", 1)])
+    assert place.run("run", "m.csv").code == 0
+    assert planned(place)["hintCount"] == 0
+    assert len(server.journal.puts()) == 1

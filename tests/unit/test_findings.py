@@ -52,6 +52,45 @@ def test_all_are_shown_where_all_are_kept(count: int) -> None:
         assert list(found) == problems(count)
 
 
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [(1, "2  "), (2, "2 rows (2, 3)  "), (3, "3 rows (2, 3, 4)  "), (60, "60 rows (2, 3, 4, …)  ")],
+)
+def test_what_is_the_same_in_many_rows_is_told_once(rows: int, told: str) -> None:
+    """One line with the count and the first lines' numbers; what is said of another row stays apart, in its place."""
+    found = Findings(folded=True)
+    for line in range(2, 2 + rows):
+        found.add([Problem(line, "mode", "", "consider phone")])
+        found.add([Problem(line, "mode", "phone", "consider default")] if line == 2 else [])
+    assert found.count == rows + 1
+    head, same, other = found.table()
+    assert head.startswith("  line")
+    assert same.startswith("  " + told)
+    assert same.endswith("consider phone")
+    assert other.startswith("  2  ")
+
+
+@pytest.mark.parametrize("kinds", [SHOWN, SHOWN + 1, 1000])
+def test_folded_or_not_all_are_counted(kinds: int) -> None:
+    """More kinds than are shown: what no line tells of is counted in the last, each kind with all its rows."""
+    found = Findings(folded=True)
+    for _ in range(2):
+        found.add(problems(kinds))
+    told = list(found.table())
+    assert len(told) == 1 + SHOWN + (kinds > SHOWN)
+    assert told[1].startswith("  2 rows (1, 1)")
+    assert (f"… and {2 * (kinds - SHOWN)} more" in told[-1]) == (kinds > SHOWN)
+
+
+def test_asked_for_all_nothing_is_folded() -> None:
+    """With --all each row has its line, as it has for a machine."""
+    with spooled() as spool:
+        found = Findings(spool=spool, folded=True)
+        found.add([Problem(line, "mode", "", "consider phone") for line in range(100)])
+        assert len(list(found.table())) == 101
+        assert len(list(found)) == 100
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 100])
 def test_the_pieces_make_one_json_object(count: int) -> None:
     """What is written piece by piece is one object that a machine reads."""

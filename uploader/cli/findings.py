@@ -13,26 +13,54 @@ from uploader.model import Problem
 SHOWN = 50
 """So many are told, unless all are asked for."""
 
+_LINES_TOLD = 3
+"""So many lines are named of those to which the same is to be said."""
 _SPOOL_BYTES = 1024 * 1024
 _VALUE_MOST = 40
 _HEAD = ("line", "column", "value", "what to do")
 
 
 @dataclass(slots=True)
+class _Same:
+    """What is to be said of several rows alike: how many, and the first of them."""
+
+    count: int = 0
+    first: list[Problem] = field(default_factory=list)
+
+    def add(self, one: Problem) -> None:
+        self.count += 1
+        if len(self.first) < _LINES_TOLD:
+            self.first.append(one)
+
+    def cells(self) -> tuple[str, str, str, str]:
+        line, column, value, remedy = _cells(self.first[0])
+        if self.count > 1:
+            more = ", …" if self.count > len(self.first) else ""
+            line = f"{self.count} rows ({', '.join(str(one.line) for one in self.first)}{more})"
+        return line, column, value, remedy
+
+
+@dataclass(slots=True)
 class Findings:
     """Problems, or warnings, as they are found: all are counted, the first ones kept.
 
-    ``spool`` keeps the others, where all are to be told: on disk, once they are many.
+    ``spool`` keeps the others, where all are to be told: on disk, once they are many. ``folded``: what is the same in
+    several rows is told once, unless all are to be told.
     """
 
     count: int = 0
     first: list[Problem] = field(default_factory=list)
     spool: IO[str] | None = None
+    folded: bool = False
+    _same: dict[tuple[str, str, str], _Same] = field(default_factory=dict)
 
     def add(self, found: Iterable[Problem]) -> None:
         """Count some more."""
         for one in found:
             self.count += 1
+            said = (one.column, one.value, one.remedy)
+            if self.folded and (said in self._same or len(self._same) < SHOWN):
+                self._same.setdefault(said, _Same()).add(one)
             if len(self.first) < SHOWN:
                 self.first.append(one)
             elif self.spool is not None:
@@ -50,14 +78,22 @@ class Findings:
         """Those that were kept, a line each in aligned columns, and how many there are beyond them."""
         if not self.count:
             return
-        kept = iter(self)
-        first = [_cells(one) for one in islice(kept, SHOWN)]
+        told, shown = self._told()
+        first = list(islice(told, SHOWN))
         widths = [max(len(row[place]) for row in [_HEAD, *first]) for place in range(len(_HEAD) - 1)]
-        for cells in chain([_HEAD], first, map(_cells, kept)):
+        for cells in chain([_HEAD], first, told):
             padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=False)]
             yield (indent + "  ".join([*padded, cells[-1]])).rstrip()
-        if self.spool is None and self.count > len(self.first):
-            yield f"{indent}… and {self.count - len(self.first)} more (`uploader plan --all` shows all)"
+        if shown < self.count:
+            yield f"{indent}… and {self.count - shown} more (`uploader plan --all` shows all)"
+
+    def _told(self) -> tuple[Iterator[tuple[str, str, str, str]], int]:
+        """The lines of the table, and how many findings they tell of."""
+        if self.spool is not None:
+            return map(_cells, iter(self)), self.count
+        if self.folded:
+            return (one.cells() for one in self._same.values()), sum(one.count for one in self._same.values())
+        return map(_cells, self.first), len(self.first)
 
 
 def spooled() -> AbstractContextManager[IO[str]]:

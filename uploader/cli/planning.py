@@ -29,7 +29,7 @@ from uploader.ledger.known import held_of
 from uploader.ledger.loading import was_begun, without_a_file
 from uploader.ledger.reading import find_account, jobs_seen
 from uploader.manifest import HeaderError, row_schema
-from uploader.model import TROUBLED, Row, State
+from uploader.model import OVER, TROUBLED, Row, State
 from uploader.policy.forecast import pace_of
 from uploader.settings import Settings
 from uploader.status import told_count
@@ -126,6 +126,8 @@ def _go_through(settings: Settings, file: ManifestFile, checked: Checked, *, loo
     work, separate = Work(), are_channels_separate(settings)
     holds = settings.lanes.hold
     for row, state in known.states(checked_rows(reader, checked, work.hold if holds else None)):
+        if state not in OVER:
+            checked.hints.add(row.hints)
         if holds and state in TROUBLED:
             work.hold(row.conversation_id)
         if row.signature is None and state is None:

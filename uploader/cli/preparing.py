@@ -67,8 +67,9 @@ class Checked:
     conversations: set[int] = field(default_factory=set)
     """Hashes of the conversationIds, where they are counted."""
     problems: Findings = field(default_factory=Findings)
-    warnings: Findings = field(default_factory=Findings)
-    hints: Findings = field(default_factory=Findings)
+    warnings: Findings = field(default_factory=lambda: Findings(folded=True))
+    hints: Findings = field(default_factory=lambda: Findings(folded=True))
+    """They are counted where it is known which rows are over: nothing can be done about these any more."""
 
     @property
     def valid(self) -> int:
@@ -262,5 +263,3 @@ def _count(checked: Checked, row: Row | InvalidRow) -> None:
     elif checked.looked:
         checked.gone += 1
     checked.warnings.add(row.warnings)
-    if isinstance(row, Row):
-        checked.hints.add(row.hints)

@@ -60,3 +60,10 @@ def test_help_tells_every_column_of_a_manifest(command: str) -> None:
     told = " ".join(CliRunner().invoke(cli, [command, "--help"], terminal_width=300).output.split())
     assert [name for name in columns.KNOWN_COLUMNS if name not in told] == []
     assert [one.name for one in parameters.TABLE.values() if f"{one.meaning} [{one.rule}]" not in told] == []
+
+
+def test_the_list_of_commands_breaks_off_in_no_sentence() -> None:
+    """On a terminal of 80 columns each command's first sentence stands there whole."""
+    told = CliRunner().invoke(cli, ["--help"], terminal_width=80).output.partition("Commands:")[2].strip().splitlines()
+    assert [line.split()[0] for line in told] == sorted(cli.commands)
+    assert [line for line in told if line.endswith("...")] == []

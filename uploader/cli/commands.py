@@ -30,10 +30,11 @@ def cli() -> None:
 @settings_options("run")
 @click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="the closing summary as JSON")
 def run(manifest: str | None, config: Path | None, *, as_json: bool, **flags: Any) -> None:
-    """Append the rows of MANIFEST, wait for their jobs, write the results.
+    """Append the rows of MANIFEST and wait for their jobs.
 
-    MANIFEST is CSV (conversationId,audioPath,…) or JSON Lines; - reads standard input. Without a MANIFEST,
-    --batch NAME carries on a batch that was loaded before. The same command after a crash carries on.
+    MANIFEST is CSV (conversationId,audioPath,…) or JSON Lines; - reads standard input. What became of each row is
+    in the results. Without a MANIFEST, --batch NAME carries on a batch that was loaded before. The same command
+    after a crash carries on.
 
     Exit codes: 0 all completed; 1 some refused, failed or held; 2 usage, nothing sent; 3 credentials;
     4 some in doubt; 5 gave up for now, run again; 6 not now: another run holds the ledger, or --first or --until
@@ -62,10 +63,11 @@ def plan(
     schema: bool,
     **flags: Any,
 ) -> None:
-    """Check MANIFEST as `run` would, without a network, and foresee what it costs and when it ends.
+    """Check MANIFEST and foresee what it costs and when it ends.
 
-    Told are every invalid row, files, bytes, audio and billed minutes, what the ledger holds already, and the
-    predicted finish at this limit and at others, by the order that a run follows.
+    It checks as `run` would, without a network. Told are every invalid row, files, bytes, audio and billed minutes,
+    what the ledger holds already, and the predicted finish at this limit and at others, by the order that a run
+    follows.
 
     Exit codes: 0 all rows are valid; 1 some are not, under --on-invalid skip; 2 some are not, or usage.
     """
@@ -83,9 +85,10 @@ def plan(
 @settings_options("status")
 @click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="the status as JSON")
 def status(config: Path | None, *, as_json: bool, **flags: Any) -> None:
-    """Show what the ledger holds: batches, counts, live jobs, the limit, what needs a person.
+    """Show what the ledger holds, and what needs a person.
 
-    Works beside a run, and exits as `run` would: 5 where items still wait, 6 where a run is at work on them.
+    Told are batches, counts, live jobs, slots and the limit. It works beside a run, and exits as `run` would: 5
+    where items still wait, 6 where a run is at work on them.
     """
     from uploader.cli.inspecting import show_status  # noqa: PLC0415 - see run
 
@@ -104,9 +107,10 @@ def status(config: Path | None, *, as_json: bool, **flags: Any) -> None:
     help="write those rows as a manifest, CSV or JSON Lines, ready to correct and run",
 )
 def results(config: Path | None, *, only_open: bool, as_manifest: Path | None, **flags: Any) -> None:
-    """Write the results file of a batch from the ledger; works beside a run.
+    """Write the results file of a batch from the ledger.
 
-    With --open --as-manifest FILE it writes the rows that are refused, failed or held as a manifest instead.
+    It works beside a run. With --open --as-manifest FILE it writes the rows that are refused, failed or held as a
+    manifest instead.
     """
     from uploader.cli.inspecting import write_open_rows, write_results  # noqa: PLC0415 - see run
 
@@ -171,11 +175,11 @@ def resolve(
     until: str | None,
     **flags: Any,
 ) -> None:
-    """List what needs a person, with what is known of each, and settle it.
+    """List what needs a person, and settle it.
 
-    Without a decision it lists. With one (--appended, --not-appended, --retry, --drop) it settles the items that
-    --line, --conversation, --state, --reply, --since and --until select, all of them together; then `uploader run`
-    carries on. Exits 0 where nothing is left to settle, 1 where something is.
+    Without a decision it lists, with what is known of each. With one (--appended, --not-appended, --retry, --drop)
+    it settles the items that --line, --conversation, --state, --reply, --since and --until select, all of them
+    together; then `uploader run` carries on. Exits 0 where nothing is left to settle, 1 where something is.
     """
     from uploader.cli import resolving  # noqa: PLC0415 - see run
 
@@ -216,13 +220,14 @@ def resolve(
 def insights(
     folder: Path | None, config: Path | None, *, only: tuple[str, ...], again: bool, as_json: bool, **flags: Any
 ) -> None:
-    """Fetch what the service made of the conversations in which items of the batch completed.
+    """Fetch what the service made of the conversations.
 
-    Each conversation gets one JSON file in FOLDER, which is made where there is none (default: beside the results,
-    monday.insights for monday.results.csv). Only its owner can read it, and it is written whole or not at all. A
-    file that is up to date is not fetched again: the same command goes on where it stopped. Parts that --only does
-    not name are kept as long as nothing was appended since. Conversations that still have live jobs are left out.
-    It works beside a run. The service is the batch's own; with --base-url, only a batch of that service is taken.
+    Each in which items of the batch completed gets one JSON file in FOLDER, which is made where there is none
+    (default: beside the results, monday.insights for monday.results.csv). Only its owner can read it, and it is
+    written whole or not at all. A file that is up to date is not fetched again: the same command goes on where it
+    stopped. Parts that --only does not name are kept as long as nothing was appended since. Conversations that
+    still have live jobs are left out. It works beside a run. The service is the batch's own; with --base-url, only
+    a batch of that service is taken.
 
     Exit codes: 0 all files are written; 1 some conversations were left out; 2 usage; 3 credentials; 5 gave up for
     now, run again; 6 another command writes into FOLDER; 130, 143 stopped by a signal, run again.
@@ -269,9 +274,10 @@ def insights(
 )
 @settings_options("sandbox")
 def sandbox(config: Path | None, log_format: str | None, log_level: str | None, **options: Any) -> None:
-    """Run a local server that behaves as the specification says, until it is stopped.
+    """Run a local server that behaves as the service should.
 
-    It prints the lines that point a client at it. Nothing leaves this machine.
+    It behaves as the specification says, until it is stopped, and prints the lines that point a client at it.
+    Nothing leaves this machine.
     """
     from uploader.cli.sandboxing import serve_sandbox  # noqa: PLC0415 - see run
 

@@ -80,3 +80,40 @@ def test_what_jobs_take_is_what_most_of_them_took() -> None:
     assert pace_of([(5.0, 10.0), (6.0, 10.0), (90000.0, 10.0)]) == pytest.approx(0.6)
     assert pace_of([(5.0, 0.0)]) is None
     assert pace_of([]) is None
+
+
+@pytest.mark.parametrize(
+    ("live", "items", "limit", "expected"),
+    [
+        pytest.param([(1, 10.0, 4.0)], [(1, 5.0)], 2, 11.0, id="what follows in its conversation waits"),
+        pytest.param([(1, 10.0, 4.0)], [(2, 5.0)], 1, 11.0, id="it holds its slot"),
+        pytest.param([(1, 10.0, 4.0)], [(2, 5.0)], 2, 5.0, id="nobody waits for it where there is room"),
+        pytest.param([(1, 10.0, 60.0)], [(1, 5.0)], 1, 5.0, id="it has ended meanwhile"),
+        pytest.param([(1, 8.0, 0.0), (2, 9.0, 0.0), (3, 7.0, 0.0)], [(4, 5.0)], 2, 13.0, id="more than the limit"),
+        pytest.param([(1, 10.0, 0.0)], [(1, 1.0), (2, 9.0), (1, 1.0)], 2, 12.0, id="lanes with it and without"),
+    ],
+)
+def test_live_jobs_hold_their_slots_and_lanes(
+    live: list[tuple[int, float, float]], items: list[tuple[int, float]], limit: int, expected: float
+) -> None:
+    """A job that lives holds its slot, and what follows in its conversation, for the rest of its time."""
+    lanes = Lanes()
+    for conversation, seconds, age in live:
+        lanes.begin_with(conversation, seconds, age)
+    for conversation, seconds in items:
+        lanes.add(conversation, 1, seconds)
+    lanes.jobs_take(1.0, 1.0)
+    assert lanes.count == len({conversation for conversation, _ in items})
+    assert foresee(lanes, limit, MANY).seconds == pytest.approx(expected)
+
+
+def test_a_live_job_of_the_batch_is_waited_for() -> None:
+    """Its end is the batch's where nothing else lasts longer; that of another batch is not."""
+    lanes = Lanes()
+    lanes.begin_with(1, 30.0, 0.0)
+    lanes.begin_with(2, 20.0, 0.0)
+    lanes.add(3, 1, 5.0)
+    lanes.wait_for(2)
+    lanes.wait_for(3)
+    lanes.jobs_take(1.0, 1.0)
+    assert foresee(lanes, 5, MANY).seconds == pytest.approx(20.0)

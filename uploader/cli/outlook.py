@@ -6,14 +6,16 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from uploader.model import AudioFacts, Row, State
+from uploader.model import AudioFacts, LimitFacts, Row, State
 from uploader.policy.billing import SEPARATE, billed_seconds
 from uploader.policy.forecast import Forecast, Lanes, foresee
 from uploader.settings import Settings
-from uploader.status import told_bytes, told_count
+from uploader.status import limit_json, told_bytes, told_count
 
 LIMITS = (1, 2, 5, 10, 20, 50)
 """The forecast is told for these limits too, so that it can be seen what a higher one would be worth."""
+AHEAD = (None, State.PENDING, State.SENDING)
+"""What the ledger may hold of a row that is still to be appended: what a crash left half sent is sent again."""
 
 
 @dataclass(slots=True)
@@ -64,6 +66,10 @@ class Work:
     """Hashes of the conversations of which the rest waits for a person."""
     held: int = 0
     """Rows that would wait for one."""
+    first: int | None = None
+    """So many of what is to be appended are wanted now; None wants all."""
+    later: int = 0
+    """Rows that stay pending for that."""
 
     def hold(self, conversation_id: str) -> None:
         """Take note that what comes later in a conversation waits for a person."""
@@ -83,29 +89,36 @@ class Work:
             self.all.add(size, facts, separate=is_separate)
         if state is not None:
             self.known[state] += 1
-        if state in (None, State.PENDING) and hash(row.conversation_id) in self.held_lanes:
+        if state is State.ACCEPTED:
+            self.lanes.wait_for(hash(row.conversation_id))
+        if state in AHEAD and hash(row.conversation_id) in self.held_lanes:
             self.held += 1
-        elif state in (None, State.PENDING):
+        elif state in AHEAD and self.left.files == self.first:
+            self.later += 1
+        elif state in AHEAD:
             self.left.add(size, facts, separate=is_separate)
             self.lanes.add(hash(row.conversation_id), size, facts.duration_seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """The forecast of what is left. ``now`` is local time; ``seen``: jobs of this account showed the pace."""
+    """The forecast of what is left. ``now`` is local time; ``seen``: jobs of this account showed the pace.
+
+    ``limit`` is what is known of the account's: the forecast takes the one in force.
+    """
 
     work: Work
     pace: float
     seen: bool
     assumed_bytes_per_second: float
     forecasts: Sequence[Forecast]
-    limit: int
+    limit: LimitFacts
     now: datetime
     until: datetime | None
 
     @property
     def _own(self) -> Forecast:
-        return next(one for one in self.forecasts if one.limit == self.limit)
+        return next(one for one in self.forecasts if one.limit == self.limit.in_force)
 
     def as_json(self) -> dict[str, Any]:
         """The outlook for a machine."""
@@ -115,11 +128,13 @@ class Outlook:
             "toAppend": self.work.left.as_json(),
             "ledgerHolds": {state.value: count for state, count in self.work.known.items()},
             "held": self.work.held,
-            "lanes": len(self.work.lanes.heads),
+            "later": self.work.later,
+            "lanes": self.work.lanes.count,
             "longestLane": {"files": files, "jobSeconds": round(seconds, 3)},
             "jobSecondsPerAudioSecond": round(self.pace, 4),
             "jobSecondsAreAssumed": not self.seen,
-            "limit": self.limit,
+            "limit": self.limit.in_force,
+            "limitKnown": {**limit_json(self.limit), "by": self._limit_by},
             "seconds": round(self._own.seconds, 3),
             "finish": self._at(self._own.seconds).isoformat(timespec="seconds"),
             "forecasts": [self._forecast_json(one) for one in self.forecasts],
@@ -134,24 +149,39 @@ class Outlook:
             yield f"  ledger    it holds {told} of these rows"
         if self.work.held:
             yield f"  held      {told_count(self.work.held, 'row')} behind one that needs a person first: not foreseen"
-        if self.work.known or self.work.held:
+        if self.work.later:
+            yield f"  later     {told_count(self.work.later, 'row')} behind the first {self.work.first} stay pending"
+        if self.work.known or self.work.held or self.work.later:
             yield f"  left      {self.work.left.as_text()}"
         if not self.work.left.files:
-            yield "  finish    nothing is left to append"
+            live = f"; the live jobs end in {_told_time(self._own.seconds)}" if self.work.lanes.awaited else ""
+            yield f"  finish    nothing is left to append{live}"
             return
         files, seconds = self.work.lanes.longest()
-        lanes = told_count(len(self.work.lanes.heads), "conversation")
+        lanes = told_count(self.work.lanes.count, "conversation")
         yield f"  lanes     {lanes}; the longest has {told_count(files, 'file')} and takes {_told_time(seconds)} alone"
-        yield f"  finish    {self._told(self._own)} at the limit of {self.limit}"
+        yield f"  finish    {self._told(self._own)} at the limit of {self.limit.in_force}{self._told_limit()}"
         if self.until is not None:
             yield f"  until     {self.until:%a %H:%M}: {self._told_until()}"
         yield f"  jobs      {self._told_pace()}"
         yield from self._table()
 
+    @property
+    def _limit_by(self) -> str:
+        if self.limit.in_force == self.limit.configured:
+            return "configured"
+        return "stated" if self.limit.in_force == self.limit.stated else "taught"
+
+    def _told_limit(self) -> str:
+        """Why the limit is not the one that is configured."""
+        whys = {"stated": "as a 429 stated", "taught": "as 429s have taught"}
+        why = whys.get(self._limit_by)
+        return f", {why} (configured {self.limit.configured})" if why else ""
+
     def _table(self) -> Iterator[str]:
         yield "  limit     takes    ends"
         for one in self.forecasts:
-            mark = "*" if one.limit == self.limit else " "
+            mark = "*" if one.limit == self.limit.in_force else " "
             yield f"  {one.limit:>5}{mark}{_told_time(one.seconds):>9}    {self._at(one.seconds):%a %H:%M}"
 
     def _at(self, seconds: float) -> datetime:
@@ -196,13 +226,16 @@ class Outlook:
         }
 
 
-def look_out(work: Work, pace: float | None, settings: Settings, now: datetime, until: datetime | None) -> Outlook:
+def look_out(
+    work: Work, pace: float | None, limit: LimitFacts, settings: Settings, now: datetime, until: datetime | None
+) -> Outlook:
     """Foresee how long what is left takes.
 
     Args:
         work: What is left; its seconds of audio become seconds of jobs.
         pace: What this account's jobs have shown to take for a second of audio, None where none was seen.
-        settings: The limit, the rate, and what to assume.
+        limit: What is known of the account's limit.
+        settings: The rate, and what to assume.
         now: The local time.
         until: When nothing new starts any more.
     """
@@ -216,10 +249,10 @@ def look_out(work: Work, pace: float | None, settings: Settings, now: datetime, 
         seen=pace is not None,
         assumed_bytes_per_second=assumed.audio_bytes_per_second,
         forecasts=[
-            foresee(work.lanes, limit, settings.rate, within, assumed.order)
-            for limit in sorted({*LIMITS, settings.limit})
+            foresee(work.lanes, one, settings.rate, within, assumed.order)
+            for one in sorted({*LIMITS, settings.limit, limit.in_force})
         ],
-        limit=settings.limit,
+        limit=limit,
         now=now,
         until=until,
     )

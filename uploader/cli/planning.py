@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,10 +27,11 @@ from uploader.cli.preparing import (
 from uploader.errors import ExitCode, UsageError
 from uploader.ledger import Ledger
 from uploader.ledger.known import held_of
+from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import was_begun, without_a_file
-from uploader.ledger.reading import find_account, jobs_seen
+from uploader.ledger.reading import find_account, jobs_seen, live_jobs
 from uploader.manifest import HeaderError, row_schema
-from uploader.model import OVER, TROUBLED, Row, State
+from uploader.model import OVER, TROUBLED, LimitFacts, LiveJob, Row, State
 from uploader.policy.forecast import pace_of
 from uploader.settings import Settings
 from uploader.status import told_count
@@ -77,6 +79,20 @@ class Holdings:
         with self._ledger.reading() as connection:
             return pace_of(jobs_seen(connection, self._account_id))
 
+    def limit(self, configured: int, now: float) -> LimitFacts:
+        """What is known of the account's limit."""
+        if self._ledger is None or self._account_id is None:
+            return LimitFacts(configured, None, configured, 0)
+        with self._ledger.reading() as connection:
+            return limit_facts(connection, self._account_id, configured, now)
+
+    def live_jobs(self) -> list[LiveJob]:
+        """The account's live jobs: they hold slots, and what follows in their conversations waits for them."""
+        if self._ledger is None or self._account_id is None:
+            return []
+        with self._ledger.reading() as connection:
+            return live_jobs(connection, self._account_id)
+
 
 def plan_manifest(settings: Settings, manifest: str, asked: PlanAsked) -> ExitCode:
     """Check a manifest as `run` would, and say what is to be appended, what it costs and when it ends."""
@@ -123,7 +139,9 @@ def _go_through(settings: Settings, file: ManifestFile, checked: Checked, *, loo
     if not look:
         check(reader, checked)
         return None
-    work, separate = Work(), are_channels_separate(settings)
+    work, separate, seconds = Work(first=settings.first), are_channels_separate(settings), time.time()
+    for job in known.live_jobs():
+        work.lanes.begin_with(hash(job.conversation_id), job.work, max(seconds - job.accepted_at, 0.0))
     holds = settings.lanes.hold
     for row, state in known.states(checked_rows(reader, checked, work.hold if holds else None)):
         if state not in OVER:
@@ -134,8 +152,8 @@ def _go_through(settings: Settings, file: ManifestFile, checked: Checked, *, loo
             add_lacking(checked, [without_a_file(row)])
         else:
             work.add(row, state, separate=separate)
-    now = local_time()
-    return look_out(work, known.pace(), settings, now, until_time(settings, now))
+    now, limit = local_time(), known.limit(settings.limit, seconds)
+    return look_out(work, known.pace(), limit, settings, now, until_time(settings, now))
 
 
 def _code(settings: Settings, checked: Checked, *, header_is_wrong: bool) -> ExitCode:

@@ -2,7 +2,7 @@
 
 import heapq
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -24,7 +24,7 @@ def audio_seconds(size: int | None, duration_seconds: float | None) -> float:
 
 
 class Lanes:
-    """The items that are still to be appended, in manifest order.
+    """The items that are still to be appended, in manifest order, behind the jobs that live.
 
     Kept as numbers side by side: a million items take some 20 MiB.
     """
@@ -37,9 +37,38 @@ class Lanes:
         self.following = array("q")
         """Of each item the place of the next one in its lane, ``END_OF_LANE`` where there is none."""
         self.heads: list[int] = []
-        """The first item of each lane."""
+        """The first item of each lane that waits for no live job."""
+        self.awaited: set[int] = set()
+        """The live jobs that are waited for, by their place."""
+        self._live: dict[int, float] = {}
+        """Of each live job, by its place, its age in seconds."""
+        self._live_in: dict[int, int] = {}
+        """The place of a conversation's live job."""
         self._last: dict[int, int] = {}
         self._known_bytes, self._known_seconds = 0, 0.0
+
+    @property
+    def live(self) -> Iterable[int]:
+        """The places of the live jobs: they hold their slots from the begin."""
+        return self._live
+
+    def begin_with(self, conversation: int, audio_seconds: float, age: float) -> None:
+        """Take note of a live job, before any item is added: what is added to its lane follows it.
+
+        Args:
+            conversation: As for ``add``.
+            audio_seconds: How long its audio is, as far as can be said.
+            age: For how many seconds it has lived.
+        """
+        self._last[conversation] = self._live_in[conversation] = len(self.seconds)
+        self._live[len(self.seconds)] = age
+        self.seconds.append(audio_seconds)
+        self.following.append(END_OF_LANE)
+
+    def wait_for(self, conversation: int) -> None:
+        """Have the live job of a conversation waited for, though nothing may follow it."""
+        if conversation in self._live_in:
+            self.awaited.add(self._live_in[conversation])
 
     def add(self, conversation: int, size: int, audio_seconds: float | None) -> None:
         """Add the next item.
@@ -78,7 +107,7 @@ class Lanes:
             bytes_per_second = self._known_bytes / self._known_seconds
         for place, audio in enumerate(self.seconds):
             known = audio if audio >= 0 else -audio / bytes_per_second
-            self.seconds[place] = known * seconds_per_audio_second
+            self.seconds[place] = max(known * seconds_per_audio_second - self._live.get(place, 0.0), 0.0)
 
     def ranks(self, order: Order) -> Sequence[float]:
         """Of each item what the claim sorts by: the least goes first, of equal ones the first in the manifest."""
@@ -93,7 +122,17 @@ class Lanes:
 
     def longest(self) -> tuple[int, float]:
         """The lane whose jobs take longest: how many items, and how many seconds they take one after the other."""
-        return max(map(self._whole, self.heads), key=lambda lane: lane[1], default=(0, 0.0))
+        return max(map(self._whole, self._begins()), key=lambda lane: lane[1], default=(0, 0.0))
+
+    @property
+    def count(self) -> int:
+        """How many lanes have something to append."""
+        return sum(1 for _ in self._begins())
+
+    def _begins(self) -> Iterator[int]:
+        """The first item of each lane."""
+        yield from self.heads
+        yield from (self.following[place] for place in self._live if self.following[place] != END_OF_LANE)
 
     def _whole(self, place: int) -> tuple[int, float]:
         count, seconds = 0, 0.0
@@ -105,6 +144,8 @@ class Lanes:
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """How a batch goes at one limit: when its last job ends, and how many jobs begin in the time there is.
+
+    Live jobs of other batches count as far as they hold slots, and their conversations.
 
     ``seconds`` are from its begin. ``begun`` counts the items whose job begins before the time is over, and
     ``begun_end_seconds`` is when the last of these ends.
@@ -137,7 +178,9 @@ def foresee(
     rank = lanes.ranks(order)
     ready = [(rank[place], place) for place in lanes.heads]
     heapq.heapify(ready)
-    running: list[tuple[float, int]] = []
+    running = [(lanes.seconds[place], place) for place in lanes.live]
+    heapq.heapify(running)
+    last = max((lanes.seconds[place] for place in lanes.awaited), default=0.0)
     now, may_begin_at, begun, begun_end = 0.0, 0.0, 0, 0.0
     while ready or running:
         if ready and len(running) < limit and (not running or may_begin_at <= running[0][0]):
@@ -145,6 +188,7 @@ def foresee(
             now = max(now, may_begin_at)
             may_begin_at = now + 1.0 / per_second
             end = now + lanes.seconds[place]
+            last = max(last, end)
             heapq.heappush(running, (end, place))
             if now < within_seconds:
                 begun, begun_end = begun + 1, max(begun_end, end)
@@ -153,7 +197,7 @@ def foresee(
             following = lanes.following[place]
             if following != END_OF_LANE:
                 heapq.heappush(ready, (rank[following], following))
-    return Forecast(limit, now, begun, begun_end)
+    return Forecast(limit, last, begun, begun_end)
 
 
 def pace_of(jobs: Iterable[tuple[float, float]]) -> float | None:

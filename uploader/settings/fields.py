@@ -131,7 +131,7 @@ class Settings(BaseSettings):
     first: int | None = option(
         None,
         metavar="N",
-        commands="run",
+        commands="run plan",
         ge=1,
         le=1_000_000_000,
         meaning="a trial: only the first N pending items of the batch, in its order; the others stay pending (exit 6)",

@@ -75,6 +75,26 @@ def test_what_the_ledger_holds_is_not_counted_again(place: Place, server: Server
     assert len(server.journal.puts()) == puts + 2
 
 
+def test_it_foresees_at_the_limit_that_a_429_stated(place: Place) -> None:
+    """Promise 3: what the ledger was told of the limit holds for the forecast as it does for the run."""
+    place.use(place.serve("--limit", "1"))
+    rows(place, [(f"c{one}", 10) for one in range(4)])
+    assert planned(place, "--limit", "4")["limitKnown"]["by"] == "configured"
+    assert place.run("run", "m.csv", "--first", "3", "--limit", "4").code == 6
+    found = planned(place, "--limit", "4")
+    assert (found["limit"], found["limitKnown"]["stated"], found["limitKnown"]["by"]) == (1, 1, "stated")
+    assert found["seconds"] == next(one["seconds"] for one in found["forecasts"] if one["limit"] == 1)
+
+
+def test_a_trial_is_foreseen_as_one(place: Place) -> None:
+    """`--first N`, as `run` takes it: what the first N take and cost, and how many stay pending."""
+    rows(place, [("a", 60), ("b", 120), ("a", 30)])
+    found = planned(place, "--first", "2", **NOWHERE)
+    assert (found["files"], found["toAppend"]["files"], found["toAppend"]["billedMinutes"]) == (3, 2, 3.0)
+    assert found["later"] == 1
+    assert place.run("plan", "m.csv", "--first", "1", "--max-billed-minutes", "1", environment=NOWHERE).code == 0
+
+
 def test_how_much_fits_before_a_time(place: Place) -> None:
     """`--until` counts the rows whose upload begins before it, at this limit."""
     rows(place, [(f"c{one}", 60) for one in range(3)])

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_ledger import LOST, NOT_FOUND, Book, accepted, opened
+from tests.integration.test_ledger import BASE_URL, LOST, NOT_FOUND, Book, accepted, opened
 from uploader.errors import UsageError
+from uploader.ledger.former import former, left_by
+from uploader.ledger.loading import Load, account
 from uploader.ledger.resolving import Open, Selection, histories, open_items, resolve
 from uploader.model import Claim, Decision, JobStatus, Reply, State
 from uploader.policy.settling import SETTLES
@@ -142,3 +144,63 @@ def test_evidence_is_alone_as_long_as_nothing_else_went_in_its_lane(book: Book) 
     assert first(book).alone
     book.complete(book.claim_one())
     assert not first(book).alone
+
+
+def told_former(book: Book) -> dict[str, str]:
+    """What the batches held before and none holds any more: states that there are, by batch."""
+    with book.ledger.reading() as connection:
+        found = former(connection, account(connection, BASE_URL), hold=book.hold)
+    return {
+        one.batch: " ".join(f"{state.value}:{count}" for state, count in one.counts.items() if count) for one in found
+    }
+
+
+def left(book: Book, load: Load) -> int:
+    """How many items a load took the last rows of."""
+    with book.ledger.reading() as connection:
+        return sum(left_by(connection, load, hold=book.hold).values())
+
+
+def test_what_no_batch_names_any_more_is_told_until_it_is_over_or_named_again(book: Book) -> None:
+    """Of an edited manifest's rows, of a repeat's originals; not what is over, nor what another batch names."""
+    book.load([("c", "a.wav"), ("c", "b.wav"), ("d", "a.wav"), ("e", "a.wav")], "monday.csv")
+    doubtful, completed, _ = book.claim()
+    book.answer(doubtful, LOST)
+    book.complete(completed)
+    assert told_former(book) == {}
+    book.load([("e", "a.wav")], "tuesday.csv")
+    again = book.load([("f", "a.wav")], "monday.csv")
+    assert told_former(book) == {"monday.csv": "in_doubt:1 held:1"}
+    assert left(book, again) == 2
+    assert left(book, book.load([("f", "a.wav")], "monday.csv")) == 0, "told once"
+    book.load([("f", "a.wav")], "tuesday.csv")
+    assert set(told_former(book)) == {"monday.csv", "tuesday.csv"}
+    back = book.load([("c", "a.wav"), ("c", "b.wav"), ("e", "a.wav"), ("f", "a.wav")], "monday.csv")
+    assert (told_former(book), left(book, back)) == ({}, 0)
+    book.load([("c", "a.wav")], "monday.csv", repeat=True)
+    assert told_former(book)["monday.csv"] == "sending:1 in_doubt:1 held:1"
+
+
+def test_former_items_are_listed_by_their_own_batch_and_settled_by_number(book: Book) -> None:
+    """Another batch lists them only where they are in its way; the number selects one from anywhere in the account."""
+    book.load([("c", "a.wav"), ("c", "b.wav")], "monday.csv")
+    book.answer(book.claim_one(), LOST)
+    monday = book.load([("d", "a.wav")], "monday.csv")
+    tuesday = book.load([("e", "a.wav")], "tuesday.csv")
+
+    def listed(load: Load, selection: Selection) -> list[Open]:
+        with book.ledger.reading() as connection:
+            return open_items(connection, load.batch_id, selection, hold=True)
+
+    doubtful, held = listed(monday, Selection())
+    assert [(one.shown_state, one.former, one.own) for one in (doubtful, held)] == [
+        (State.IN_DOUBT, True, False),
+        (State.HELD, True, False),
+    ]
+    assert listed(tuesday, Selection()) == []
+    assert listed(tuesday, Selection(items=(held.item_id,))) == [held]
+    assert [one.item_id for one in listed(monday, Selection(states=(State.HELD,)))] == [held.item_id]
+    assert [one.own for one in listed(monday, Selection(states=(State.PENDING,)))] == [True]
+    assert decide(book, doubtful, Decision.DROP) is State.DROPPED
+    assert decide(book, held, Decision.DROP) is State.DROPPED
+    assert (listed(monday, Selection()), told_former(book)) == ([], {})

@@ -132,6 +132,14 @@ def results(config: Path | None, *, only_open: bool, as_manifest: Path | None, *
     metavar="N[,N…]",
     help="items by the manifest's line, or several",
 )
+@click.option(
+    "--item",
+    "items",
+    type=manifest_lines,
+    multiple=True,
+    metavar="N[,N…]",
+    help="items by the number that the list shows of those that are none of the batch's rows",
+)
 @click.option("--conversation", "conversations", multiple=True, metavar="ID", help="items by conversationId")
 @click.option(
     "--state",
@@ -168,6 +176,7 @@ def resolve(
     look: bool,
     as_json: bool,
     lines: tuple[tuple[int, ...], ...],
+    items: tuple[tuple[int, ...], ...],
     conversations: tuple[str, ...],
     states: tuple[str, ...],
     reply: str | None,
@@ -178,8 +187,10 @@ def resolve(
     """List what needs a person, and settle it.
 
     Without a decision it lists, with what is known of each. With one (--appended, --not-appended, --retry, --drop)
-    it settles the items that --line, --conversation, --state, --reply, --since and --until select, all of them
-    together; then `uploader run` carries on. Exits 0 where nothing is left to settle, 1 where something is.
+    it settles the items that --line, --item, --conversation, --state, --reply, --since and --until select, all of
+    them together; then `uploader run` carries on. What is no row of the batch (items of other batches in the way of
+    its own, and what a manifest of its name held before) is settled by --item or --conversation alone. Exits 0 where
+    nothing is left to settle, 1 where something is.
     """
     from uploader.cli import resolving  # noqa: PLC0415 - see run
 
@@ -192,6 +203,7 @@ def resolve(
     def work(settings: Settings) -> ExitCode:
         chosen = resolving.selection(
             lines=[one for some in lines for one in some],
+            items=[one for some in items for one in some],
             conversations=conversations,
             states=states,
             reply=reply,

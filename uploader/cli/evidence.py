@@ -1,15 +1,26 @@
 """Tells what is known of the items that need a person."""
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from uploader.ledger.reading import BatchFacts
-from uploader.ledger.resolving import Open, Settlement
-from uploader.model import Sight, State
+from uploader.ledger.resolving import Open, Settlement, fits
+from uploader.model import TROUBLED, Decision, Sight, State
 from uploader.policy.settling import proves_append
 from uploader.results import rfc3339
-from uploader.status import told_bytes, told_count
+from uploader.settings import DOCUMENTED_BASE_URL
+from uploader.status import resolve_command, told_bytes, told_count, told_state
+
+_OFFERED = {
+    "--appended [JOBID]": Decision.APPENDED,
+    "--not-appended (in doubt)": Decision.NOT_APPENDED,
+    "--retry (refused, failed)": Decision.RETRY,
+    "--drop": Decision.DROP,
+}
+_SENT_AGAIN = "sent once a manifest names it again: put its row into one, and run that"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,17 +31,23 @@ class Evidence:
     sight: Sight | None
     past: Sequence[Settlement]
     settled: State | None
+    released: int = 0
+    """How many items behind it in its conversation go on, now that it is settled."""
+    command: str = ""
+    """What settles it, where it was selected and is not settled."""
 
     def as_json(self) -> dict[str, Any]:
         """The object of ``--json``."""
         one = self.item
         return {
+            "item": one.item_id,
             "batch": one.batch,
             "ofThisBatch": one.own,
+            "former": one.former,
             "line": one.line,
             "conversationId": one.conversation_id,
             "audioPath": one.audio_path,
-            "status": one.state.value,
+            "status": one.shown_state.value,
             "overdue": one.overdue,
             "error": one.error,
             "httpStatus": one.http_status,
@@ -44,14 +61,18 @@ class Evidence:
             "now": _sight_json(self.sight),
             "history": [_settlement_json(before) for before in self.past],
             "settledAs": self.settled.value if self.settled is not None else None,
+            "releases": self.released,
+            "settleWith": self.command or None,
         }
 
     def as_lines(self, *, looked: bool) -> list[str]:
         """What a person reads of it."""
         one = self.item
-        state = one.state.value.replace("_", " ") + (", its job never ended" if one.overdue else "")
-        became = f" -> {self.settled.value}" if self.settled is not None else ""
-        lines = [f"  line {one.line}{_of(one)}  {one.conversation_id}  {one.audio_path}  {state}{became}"]
+        state = told_state(one.shown_state) + (", its job never ended" if one.overdue else "")
+        which = f"line {one.line}" if one.own else f"item {one.item_id} (line {one.line} of {told_origin(one)})"
+        lines = [f"  {which}  {one.conversation_id}  {one.audio_path}  {state}{self._told_settled()}"]
+        if self.command:
+            lines.append(f"      not settled: {self.command}")
         if one.attempted_at is not None:
             when = rfc3339(one.ended_at or one.attempted_at)
             lines.append(f"      attempt {one.attempts} until {when}, {_told_sent(one)}")
@@ -60,27 +81,96 @@ class Evidence:
         lines += [f"      {_told_settlement(before)}" for before in self.past]
         return [*lines, f"      {_told_sight(one, self.sight)}"] if looked else lines
 
+    def _told_settled(self) -> str:
+        if self.settled is None:
+            return ""
+        go = "goes on" if self.released == 1 else "go on"
+        items = told_count(self.released, "item")
+        released = f"; {items} behind it in its conversation {go}" if self.released else ""
+        return f" -> {self.settled.value}{released}"
 
-def as_text(batch: BatchFacts, evidence: Sequence[Evidence], *, looked: bool) -> str:
-    """What a person reads of them all, and what to do next."""
-    need = "needs a person" if len(evidence) == 1 else "need a person"
-    settled = any(one.settled is not None for one in evidence)
-    lines = [f"{batch.name}: {told_count(len(evidence), 'item')} {'selected' if settled else need}"]
+
+def as_lines(
+    batch: BatchFacts, ledger: Path, evidence: Sequence[Evidence], *, looked: bool, quiet: bool = False
+) -> list[str]:
+    """What a person reads of them all, and what to do next.
+
+    Args:
+        batch: The batch that is looked at.
+        ledger: Where the ledger is.
+        evidence: The items.
+        looked: Whether the conversations were looked at.
+        quiet: Whether to say nothing where there is no item.
+    """
+    if quiet and not evidence:
+        return []
+    lines = [f"{batch.name}: {_told_heading(evidence)}"]
     for one in evidence:
         lines += one.as_lines(looked=looked)
+    if any(one.settled is not None for one in evidence):
+        return lines + list(_told_next(batch, ledger, evidence))
+    return lines + list(_told_choices(batch, ledger, [one.item for one in evidence]))
+
+
+def told_line(batch: str, line: int, state: State | None) -> str:
+    """What is to be said of a line that was named and that nothing is to be settled of."""
+    if state is None:
+        return f"line {line} is none of {batch}'s rows"
+    unselected = state in (*TROUBLED, State.PENDING, State.HELD)
+    why = "the other options do not select it" if unselected else "it needs nobody"
+    return f"line {line} of {batch} is {told_state(state)}: {why}"
+
+
+def told_origin(one: Open) -> str:
+    """Whose row an item is, or was."""
+    return f"what {one.batch} held before" if one.former else one.batch
+
+
+def _told_heading(evidence: Sequence[Evidence]) -> str:
+    items = told_count(len(evidence), "item")
+    settled = sum(one.settled is not None for one in evidence)
     if settled:
-        lines.append("run the batch again: it carries on, and what was held is released")
-    elif evidence:
-        lines.append(
-            "settle with --line N and one of --appended [JOBID], --not-appended (in doubt), --retry (refused, "
-            "failed), --drop"
-        )
-    return "\n".join(lines)
+        return f"{items} selected" + (f", {settled} of them settled" if settled < len(evidence) else "")
+    needing = sum(one.item.needs_person or one.item.former for one in evidence)
+    need = "needs a person" if needing == 1 else "need a person"
+    if needing == len(evidence):
+        return f"{items} {need}"
+    return f"{items} selected, " + (
+        f"{needing} of which {need}" if needing else "none of which needs a person by itself"
+    )
 
 
-def _of(one: Open) -> str:
-    """The batch of an item that is in the way from another batch."""
-    return "" if one.own else f" of {one.batch}"
+def _told_next(batch: BatchFacts, ledger: Path, evidence: Sequence[Evidence]) -> Iterator[str]:
+    """What to do after items were settled."""
+    settled = [one for one in evidence if one.settled is not None]
+    yield "run the batch again, with the options that it had (--config, --limit and so on): it carries on"
+    for name in dict.fromkeys([batch.name, *(one.item.batch for one in settled if not one.item.former)]):
+        yield f"  {_run_command(name, batch.base_url, ledger)}"
+    if any(one.item.former and one.settled is State.PENDING for one in settled):
+        yield f"what no manifest names is {_SENT_AGAIN}"
+
+
+def _told_choices(batch: BatchFacts, ledger: Path, found: Sequence[Open]) -> Iterator[str]:
+    """What can be decided of items: no more than what fits some of them."""
+    if not found:
+        return
+    names = [name for name, own in (("--line N", True), ("--item N", False)) if any(one.own is own for one in found)]
+    offered = [told for told, decision in _OFFERED.items() if any(fits(one, decision) for one in found)]
+    if offered:
+        yield f"settle with {' or '.join(names)} and {'one of ' if len(offered) > 1 else ''}{', '.join(offered)}"
+    if any(one.held for one in found):
+        listed = any(one.needs_person for one in found)
+        before = "" if listed else f": {resolve_command(batch.name, ledger)}"
+        yield f"what is held goes on once what stands before it in its conversation is settled{before}"
+    if any(one.former and one.state is State.PENDING for one in found):
+        yield f"what a manifest held before and is pending or held is {_SENT_AGAIN}"
+    if any(one.own and one.shown_state is State.PENDING for one in found):
+        yield f"what is pending is sent by the next run: {_run_command(batch.name, batch.base_url, ledger)}"
+
+
+def _run_command(batch: str, base_url: str, ledger: Path) -> str:
+    where = [] if base_url == DOCUMENTED_BASE_URL else ["--base-url", base_url]
+    return shlex.join(["uploader", "run", "--batch", batch, *where, "--ledger", f"sqlite:///{ledger}"])
 
 
 def _told_sent(one: Open) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from uploader import results
 from uploader.errors import ExitCode, UsageError
 from uploader.ledger import Ledger
+from uploader.ledger.former import former
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.reading import (
     BatchFacts,
@@ -41,6 +42,11 @@ def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
             batch=batch,
             troubles=troubles(connection, batch.batch_id),
             remarks=remarks(connection, batch.batch_id),
+            former=[
+                one
+                for account_id in sorted({one.account_id for one in known})
+                for one in former(connection, account_id, hold=settings.lanes.hold)
+            ],
             batches=[(one, standing(connection, one.batch_id, hold=settings.lanes.hold)) for one in known],
             exit_code=ending(
                 found.counts,

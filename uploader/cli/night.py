@@ -25,6 +25,7 @@ from uploader.client import Client, Expect, TimeLimits
 from uploader.engine import Engine, Pool
 from uploader.errors import ExitCode, ResultsUnavailableError, UploaderError
 from uploader.ledger import Ledger, LedgerThread
+from uploader.ledger.former import former
 from uploader.ledger.hearing import webhook_key
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import close_repeat
@@ -249,6 +250,7 @@ class Night:
                 troubles=troubles(connection, self._batch.batch_id),
                 remarks=remarks(connection, self._batch.batch_id),
                 webhook_silent=engine.is_webhook_silent,
+                former=former(connection, self._batch.account_id, hold=self._settings.lanes.hold),
                 rehearsal=self._settings.sandbox,
                 reason=str(failure or "") or self._told_choice(found),
                 again=("uploader", *without_until(sys.argv[1:])),

@@ -4,23 +4,26 @@ import asyncio
 import getpass
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-from uploader.cli.evidence import Evidence, as_text
+from uploader.cli.evidence import Evidence, as_lines, told_line, told_origin
 from uploader.cli.inspecting import at_service, named_batch
 from uploader.cli.target import credentials
 from uploader.client import Client, JobAnswer, TimeLimits
 from uploader.errors import ExitCode, LedgerBusyError, UsageError
-from uploader.ledger import Ledger
-from uploader.ledger.reading import BatchFacts, find_batches
+from uploader.ledger import Connection, Ledger
+from uploader.ledger.reading import BatchFacts, find_batches, line_states
 from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
-from uploader.ledger.resolving import Open, Selection, histories, open_items, resolve
+from uploader.ledger.resolving import Open, Selection, fits, held_items, histories, open_items, resolve
 from uploader.model import Decision, Sight, State
 from uploader.policy.settling import proves_append
 from uploader.settings import Settings
+from uploader.status import resolve_command
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +39,88 @@ class Asked:
 
 def resolve_items(settings: Settings, asked: Asked, *, as_json: bool) -> ExitCode:
     """List what needs a person, look at the evidence, or settle as decided."""
+    hold = settings.lanes.hold
     with _ledger(settings) as ledger:
         with ledger.reading() as connection:
             batch = named_batch(at_service(find_batches(connection), settings, ledger.path), settings, ledger.path)
-            found = open_items(connection, batch.batch_id, asked.selection, hold=settings.lanes.hold)
+            found = open_items(connection, batch.batch_id, asked.selection, hold=hold)
             past = histories(connection, [one.item_id for one in found])
+            held = held_items(connection, {one.lane_id for one in found}, hold=hold)
+            lines = _told_lines(connection, batch, asked, found, ledger.path, hold=hold)
         sights = _look(settings, batch, found) if asked.look else {}
         if asked.job_id is not None:
             _check_job(settings, batch, asked.job_id)
         if asked.decision is not None:
-            told = _settle(settings, ledger, found, asked.decision, asked)
+            if lines:
+                raise UsageError("\n".join([*lines, "nothing was settled"]))
+            told = _settle(settings, ledger, batch, found, asked.decision, asked)
         else:
             told = _settle_by_look(settings, ledger, found, sights)
         with ledger.reading() as connection:
-            left = open_items(connection, batch.batch_id, Selection(), hold=settings.lanes.hold)
+            left = open_items(connection, batch.batch_id, Selection(), hold=hold)
+            still_held = held_items(connection, {one.lane_id for one in found}, hold=hold)
+    released = _released(found, told, held, still_held)
     evidence = [
-        Evidence(one, sights.get(one.conversation_id), past.get(one.item_id, ()), told.get(one.item_id))
+        Evidence(
+            item=one,
+            sight=sights.get(one.conversation_id),
+            past=past.get(one.item_id, ()),
+            settled=told.get(one.item_id),
+            released=released.get(one.item_id, 0),
+            command=_command(batch, ledger.path, one, asked) if told and one.item_id not in told else "",
+        )
         for one in found
     ]
-    print(json.dumps([one.as_json() for one in evidence]) if as_json else as_text(batch, evidence, looked=asked.look))  # noqa: T201
+    if as_json:
+        print(json.dumps([one.as_json() for one in evidence]))  # noqa: T201 - what it is for
+    else:
+        print("\n".join([*lines, *as_lines(batch, ledger.path, evidence, looked=asked.look, quiet=bool(lines))]))  # noqa: T201 - what it is for
     return ExitCode.NEEDS_PERSON if left else ExitCode.DONE
+
+
+def _told_lines(
+    connection: Connection, batch: BatchFacts, asked: Asked, found: Sequence[Open], ledger: Path, *, hold: bool
+) -> list[str]:
+    """What is to be said of lines that were named and not found.
+
+    Raises:
+        UsageError: One of them is no line of the batch.
+    """
+    missing = set(asked.selection.lines) - {one.line for one in found if one.own}
+    if not missing:
+        return []
+    states = line_states(connection, batch.batch_id, missing, hold=hold)
+    others = [one for one in open_items(connection, batch.batch_id, Selection(), hold=hold) if not one.own]
+    told: list[str] = []
+    for line in sorted(missing):
+        told.append(told_line(batch.name, line, states.get(line)))
+        told += [
+            f"  line {line} of {told_origin(one)} is item {one.item_id}: {_command(batch, ledger, one, asked)}"
+            for one in others
+            if one.line == line
+        ]
+    if missing - set(states):
+        raise UsageError("\n".join(told))
+    return told
+
+
+def _released(
+    found: Sequence[Open], told: Mapping[int, State], held: Mapping[int, int], still_held: Mapping[int, int]
+) -> dict[int, int]:
+    """How many items go on that were held: by the last item of their lane that was settled."""
+    last = {one.lane_id: one.item_id for one in found if one.item_id in told}
+    freed = [lane for item, lane in held.items() if item not in still_held and item not in told]
+    return Counter(last[lane] for lane in freed if lane in last)
+
+
+def _command(batch: BatchFacts, ledger: Path, one: Open, asked: Asked) -> str:
+    """What to type to settle an item as was asked; where that does not fit it, to see it alone."""
+    words = ["--item", str(one.item_id)]
+    if asked.decision is not None and fits(one, asked.decision):
+        words.append(f"--{asked.decision.value}")
+        words += [asked.job_id] if asked.job_id is not None else []
+        words += ["--note", asked.note] if asked.note is not None else []
+    return resolve_command(batch.name, ledger, *words)
 
 
 def _check_job(settings: Settings, batch: BatchFacts, job_id: str) -> None:
@@ -76,6 +141,7 @@ async def _ask_for(settings: Settings, batch: BatchFacts, job_id: str) -> JobAns
 def selection(
     *,
     lines: Sequence[int],
+    items: Sequence[int],
     conversations: Sequence[str],
     states: Sequence[str],
     reply: str | None,
@@ -89,6 +155,7 @@ def selection(
     """
     return Selection(
         tuple(lines),
+        tuple(items),
         tuple(conversations),
         tuple(State(state) for state in states),
         reply,
@@ -111,33 +178,34 @@ def _ledger(settings: Settings) -> Ledger:
 
 
 def _settle(
-    settings: Settings, ledger: Ledger, found: Sequence[Open], decision: Decision, asked: Asked
+    settings: Settings, ledger: Ledger, batch: BatchFacts, found: Sequence[Open], decision: Decision, asked: Asked
 ) -> dict[int, State]:
     if not asked.selection.names_any:
-        raise UsageError("say which items: --line, --conversation, --state, --reply, --since or --until")
-    found = _meant(found, asked.selection)
+        raise UsageError("say which items: --line, --item, --conversation, --state, --reply, --since or --until")
     if not found:
         raise UsageError("no item that needs a person is selected: `uploader resolve` lists those that do")
-    if asked.job_id is not None and len(found) > 1:
-        raise UsageError(f"--appended {asked.job_id}: {len(found)} items are selected, a job belongs to one")
+    meant = [one for one in found if _is_meant(one, asked.selection)]
+    if not meant:
+        commands = [f"  {_command(batch, ledger.path, one, asked)}" for one in found]
+        raise UsageError(
+            "\n".join(
+                [f"nothing was settled: what is selected is no row of {batch.name}: settle it by number", *commands]
+            )
+        )
+    if asked.job_id is not None and len(meant) > 1:
+        raise UsageError(f"--appended {asked.job_id}: {len(meant)} items are selected, a job belongs to one")
     with ledger.writing() as connection:
         how = _record(settings, asked.job_id, asked.note)
-        return {one.item_id: resolve(connection, one, decision, **how) for one in found}
+        return {one.item_id: resolve(connection, one, decision, **how) for one in meant}
 
 
-def _meant(found: Sequence[Open], chosen: Selection) -> Sequence[Open]:
-    """What a decision is about: another batch's item only where its conversation is named.
+def _is_meant(one: Open, chosen: Selection) -> bool:
+    """Whether a decision is about an item: one that is no row of the batch is, where it is named.
 
-    Raises:
-        UsageError: Nothing but other batches' items was selected.
+    By its number, or by its conversation; that alone does not mean what only waits.
     """
-    meant = [one for one in found if one.own or chosen.conversations]
-    if found and not meant:
-        batches = ", ".join(sorted({one.batch for one in found}))
-        raise UsageError(
-            f"the items that are selected are those of {batches}: settle them with --batch, or by --conversation"
-        )
-    return meant
+    named = bool(chosen.conversations) and (one.needs_person or bool(chosen.states))
+    return one.own or one.item_id in chosen.items or named
 
 
 def _settle_by_look(

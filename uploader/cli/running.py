@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,12 +34,13 @@ from uploader.client import Credentials
 from uploader.engine import steady_clock
 from uploader.errors import ExitCode, UsageError
 from uploader.ledger import Connection, Ledger
+from uploader.ledger.former import left_by
 from uploader.ledger.lanes import billed_in_scope, enter_scope
 from uploader.ledger.loading import account, begin_load, load_rows, note_extra_columns, note_limit, note_run, was_begun
 from uploader.ledger.reading import BatchFacts, find_batches
 from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
 from uploader.manifest import Manifest
-from uploader.model import InvalidRow, Row
+from uploader.model import InvalidRow, Row, State
 from uploader.sandbox import Sandbox, SandboxSettings
 from uploader.settings import Settings, is_loopback
 from uploader.status import Summary
@@ -193,6 +194,7 @@ def _load(settings: Settings, file: ManifestFile, ledger: Ledger, target: Target
         if settings.on_invalid == "refuse":
             refuse_invalid(checked, file.name)
         _tell_findings(checked, name)
+        _warn_of_left(name, left_by(connection, load, hold=settings.lanes.hold))
         note_extra_columns(connection, load.batch_id, list(reader.extra_columns))
         _enter_scope(settings, connection, load.batch_id, account_id, file.name)
         known = find_batches(connection, name)
@@ -211,3 +213,17 @@ def _tell_findings(checked: Checked, batch: str) -> None:
         log.warning("the manifest has warnings: `uploader plan` tells them", batch=batch, count=checked.warnings.count)
     for problem in checked.problems.first:  # what stands there may be a path: the results tell it, the log does not
         log.warning("row left out", batch=batch, line=problem.line, column=problem.column)
+
+
+def _warn_of_left(batch: str, left: Mapping[State, int]) -> None:
+    """A name that is used for another night's rows would hide what became of the first night's."""
+    counts = {state.value: count for state, count in left.items() if count}
+    if counts:
+        log.warning(
+            "rows that are not over left the batch",
+            batch=batch,
+            items=sum(counts.values()),
+            **counts,
+            remedy="put them back and run, or settle them (`uploader resolve` lists them); for a job every night, "
+            "give each night a name (--batch)",
+        )

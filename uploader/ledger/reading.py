@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, and_, bindparam, case, func, literal, or_, select
 from sqlalchemy.sql.elements import ColumnElement
 
+from uploader.ledger.former import is_former
 from uploader.ledger.lanes import IS_CARRIED, is_held, waiting_lanes
 from uploader.ledger.schema import accounts, attempts, batches, items, lanes, loads, rows, settlements
 from uploader.model import TROUBLED, LiveJob, Outcome, ResultLine, State
@@ -321,19 +322,26 @@ def troubles(connection: Connection, batch_id: int, examples: int = 3) -> list[T
 def _in_the_way(connection: Connection, batch_id: int) -> list[Trouble]:
     """Items of other batches that hold items of this one."""
     named = rows.alias("named")
+    is_unnamed = is_former().label("former")
     found = connection.execute(
-        select(items.c.state, batches.c.name, func.count().label("items"))
+        select(items.c.state, batches.c.name, is_unnamed, func.count().label("items"))
         .join(loads, loads.c.id == items.c.load_id)
         .join(batches, batches.c.id == loads.c.batch_id)
         .where(items.c.lane_id.in_(waiting_lanes(batch_id)), items.c.state.in_(TROUBLED))
         .where(~select(named.c.line).where(named.c.item_id == items.c.id, named.c.batch_id == batch_id).exists())
-        .group_by(items.c.state, batches.c.name)
+        .group_by(items.c.state, batches.c.name, is_unnamed)
         .limit(20)
     ).all()
     return [
-        Trouble(State(row.state), f"of batch {row.name}, in the way of this one's items", row.items, [])
+        Trouble(
+            State(row.state), f"{_told_of(row.name, former=row.former)}, in the way of this one's items", row.items, []
+        )
         for row in found
     ]
+
+
+def _told_of(batch: str, *, former: bool) -> str:
+    return f"of what {batch} held before and holds no more" if former else f"of batch {batch}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,6 +401,16 @@ def leftovers(connection: Connection, account_id: int, batch_id: int) -> int:
         )
     ).scalar_one()
     return count
+
+
+def line_states(connection: Connection, batch_id: int, lines: Collection[int], *, hold: bool) -> dict[int, State]:
+    """The states of some lines of a batch, as far as it has them."""
+    found = connection.execute(
+        select(rows.c.line, _shown_state(hold=hold).label("state"))
+        .select_from(rows.outerjoin(items, items.c.id == rows.c.item_id))
+        .where(rows.c.batch_id == batch_id, rows.c.line.in_(lines))
+    )
+    return {row.line: State(row.state) for row in found}
 
 
 def unknown_job_ids(connection: Connection, job_ids: Collection[str]) -> set[str]:

@@ -1,7 +1,7 @@
 """What needs a person, with all that is known of it, and what the person decided."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from sqlalchemy import Connection, RowMapping, and_, func, insert, or_, select, 
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.errors import UsageError
+from uploader.ledger.former import is_former
 from uploader.ledger.known import CHUNK, chunks
 from uploader.ledger.lanes import count_again, is_held, refresh, waiting_lanes
 from uploader.ledger.schema import attempts, batches, items, lanes, loads, rows, settlements
@@ -18,9 +19,13 @@ from uploader.policy.settling import SETTLES, settled_state
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which items of a batch are meant; what is not set does not select. Times: seconds since the epoch."""
+    """Which items of a batch are meant; what is not set does not select. Times: seconds since the epoch.
+
+    ``lines`` are the batch's own; ``items`` are the ledger's numbers, of any batch of the account.
+    """
 
     lines: Sequence[int] = ()
+    items: Sequence[int] = ()
     conversations: Sequence[str] = ()
     states: Sequence[State] = ()
     reply: str | None = None
@@ -35,7 +40,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """An item that needs a person. ``attempted_at`` and ``ended_at``: of its last attempt."""
+    """An item that needs a person, or was asked for. ``attempted_at`` and ``ended_at``: of its last attempt."""
 
     item_id: int
     lane_id: int
@@ -43,10 +48,15 @@ class Open:
     """The batch that named it last."""
     own: bool
     """Whether the batch that is looked at names it; another one's item may hold this batch's."""
+    former: bool
+    """Whether no batch's rows name it any more."""
     line: int
+    """That of the batch's row; of another item, the one that named it last."""
     conversation_id: str
     audio_path: str
     state: State
+    held: bool
+    """Whether it is pending behind an item of its lane that is to be settled first."""
     overdue: bool
     invalid: bool
     error: str | None
@@ -60,6 +70,16 @@ class Open:
     before: Sight | None
     alone: bool
     """Whether nothing else of its lane can have been appended since its last attempt began."""
+
+    @property
+    def shown_state(self) -> State:
+        """Its state as people are told it."""
+        return State.HELD if self.held else self.state
+
+    @property
+    def needs_person(self) -> bool:
+        """Whether it is itself to be settled, not what stands before it."""
+        return self.state in TROUBLED or self.overdue
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +95,18 @@ class Settlement:
 
 
 def open_items(connection: Connection, batch_id: int, selection: Selection, *, hold: bool) -> list[Open]:
-    """The items of a batch that need a person, or those that the selection names by their state."""
+    """The items of a batch that need a person, or those that the selection names.
+
+    They are its own, those in the way of them, and those that it named last and that no batch names any more.
+    """
     found = connection.execute(
         select(
             items.c.id.label("item_id"),
             items.c.lane_id,
             batches.c.name.label("batch"),
             rows.c.line.is_not(None).label("own"),
+            is_former().label("former"),
+            is_held(hold=hold).label("held"),
             _others_since().label("others_since"),
             func.coalesce(rows.c.line, items.c.line).label("line"),
             lanes.c.conversation_id,
@@ -107,7 +132,7 @@ def open_items(connection: Connection, batch_id: int, selection: Selection, *, h
             .outerjoin(rows, and_(rows.c.item_id == items.c.id, rows.c.batch_id == batch_id))
             .outerjoin(attempts, and_(attempts.c.item_id == items.c.id, attempts.c.number == items.c.attempts))
         )
-        .where(_concerns(batch_id), *_conditions(selection, hold=hold))
+        .where(_is_of_account(batch_id), _concerns(batch_id, selection), *_conditions(selection, hold=hold))
         .order_by(items.c.position)
     )
     return [_open(row) for row in found.mappings()]
@@ -160,6 +185,19 @@ def resolve(
     return state
 
 
+def held_items(connection: Connection, lane_ids: Collection[int], *, hold: bool) -> Mapping[int, int]:
+    """The items of some lanes that are held and that a batch names: a run goes on with them once they are not.
+
+    Returns:
+        Their lanes, by item.
+    """
+    held: dict[int, int] = {}
+    for chunk in chunks(lane_ids, CHUNK):
+        some = select(items.c.id, items.c.lane_id).where(items.c.lane_id.in_(chunk), is_held(hold=hold), ~is_former())
+        held |= {row.id: row.lane_id for row in connection.execute(some)}
+    return held
+
+
 def note_sight(connection: Connection, attempt_id: int, sight: Sight) -> None:
     """Keep what was seen of a conversation before an attempt."""
     connection.execute(
@@ -180,10 +218,16 @@ def histories(connection: Connection, item_ids: Sequence[int]) -> Mapping[int, S
     return found
 
 
-def _concerns(batch_id: int) -> ColumnElement[bool]:
-    """An item of the batch, or one of another batch that stands in a lane where this one's wait."""
+def _is_of_account(batch_id: int) -> ColumnElement[bool]:
+    of = batches.alias("looked_at")
+    return items.c.account_id == select(of.c.account_id).where(of.c.id == batch_id).scalar_subquery()
+
+
+def _concerns(batch_id: int, selection: Selection) -> ColumnElement[bool]:
+    """An item of the batch, of what it held before, or of another batch and in a lane where this one's wait."""
     in_the_way = and_(items.c.lane_id.in_(waiting_lanes(batch_id)), items.c.state.in_([*TROUBLED, State.ACCEPTED]))
-    return or_(rows.c.line.is_not(None), in_the_way)
+    was_its_own = and_(batches.c.id == batch_id, is_former())
+    return or_(rows.c.line.is_not(None), in_the_way, was_its_own, items.c.id.in_(selection.items))
 
 
 def _others_since() -> ColumnElement[bool]:
@@ -196,9 +240,9 @@ def _others_since() -> ColumnElement[bool]:
 
 
 def _conditions(selection: Selection, *, hold: bool) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = [_of_states(selection.states, hold=hold)]
-    if selection.lines:
-        conditions.append(rows.c.line.in_(selection.lines))  # another batch's lines are not this one's
+    conditions: list[ColumnElement[bool]] = [_of_states(selection, hold=hold)]
+    if selection.lines or selection.items:  # another batch's lines are not this one's
+        conditions.append(or_(rows.c.line.in_(selection.lines), items.c.id.in_(selection.items)))
     if selection.conversations:
         conditions.append(lanes.c.conversation_id.in_(selection.conversations))
     if selection.reply is not None:
@@ -213,17 +257,19 @@ def _conditions(selection: Selection, *, hold: bool) -> list[ColumnElement[bool]
     return conditions
 
 
-def _of_states(states: Sequence[State], *, hold: bool) -> ColumnElement[bool]:
+def _of_states(selection: Selection, *, hold: bool) -> ColumnElement[bool]:
     overdue = and_(items.c.state == State.ACCEPTED, items.c.overdue)
-    if not states:
-        return or_(items.c.state.in_(TROUBLED), overdue)
-    stored = items.c.state.in_([state for state in states if state not in (State.ACCEPTED, State.HELD)])
-    chosen: list[ColumnElement[bool]] = [stored]
-    if State.HELD in states:
-        chosen.append(is_held(hold=hold))
-    if State.ACCEPTED in states:
-        chosen.append(overdue)
-    return or_(*chosen)
+    is_pending = items.c.state == State.PENDING
+    if not selection.states:
+        named = bool(selection.lines or selection.items)  # what is named one by one is meant while it waits, too
+        waits = is_pending if named else and_(is_pending, is_former())
+        return or_(items.c.state.in_(TROUBLED), overdue, waits)
+    conditions = {
+        State.ACCEPTED: overdue,
+        State.HELD: is_held(hold=hold),
+        State.PENDING: and_(is_pending, ~is_held(hold=hold)),
+    }
+    return or_(*(conditions.get(state, items.c.state == state) for state in selection.states))
 
 
 def _open(row: RowMapping) -> Open:
@@ -235,6 +281,8 @@ def _open(row: RowMapping) -> Open:
         lane_id=row["lane_id"],
         batch=row["batch"],
         own=bool(row["own"]),
+        former=bool(row["former"]),
+        held=bool(row["held"]),
         alone=not row["others_since"],
         line=row["line"],
         conversation_id=row["conversation_id"],
@@ -254,13 +302,21 @@ def _open(row: RowMapping) -> Open:
     )
 
 
+def fits(one: Open, decision: Decision) -> bool:
+    """Whether a decision may be about an item as it is."""
+    if one.state not in SETTLES[decision] or (one.state is State.ACCEPTED and not one.overdue):
+        return False
+    return decision is Decision.DROP or not one.invalid
+
+
 def _check_fits(one: Open, decision: Decision) -> None:
-    fits = one.state in SETTLES[decision] and (one.state is not State.ACCEPTED or one.overdue)
-    if not fits:
-        states = ", ".join(sorted(state.value for state in SETTLES[decision]))
-        raise UsageError(f"line {one.line}: it is {one.state.value}: --{decision.value} is for items that are {states}")
-    if one.invalid and decision is not Decision.DROP:
+    if fits(one, decision):
+        return
+    if one.invalid and one.state in SETTLES[decision]:
         raise UsageError(f"line {one.line}: its row is invalid: correct the manifest and run it again, or --drop it")
+    states = ", ".join(sorted(state.value for state in SETTLES[decision]))
+    told = one.shown_state.value
+    raise UsageError(f"line {one.line}: it is {told}: --{decision.value} is for items that are {states}")
 
 
 def _check_free(connection: Connection, one: Open, job_id: str) -> None:

@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from uploader.errors import ExitCode
+from uploader.ledger.former import Former
 from uploader.ledger.reading import BatchFacts, Remark, Standing, Trouble
 from uploader.model import LimitFacts
 from uploader.results import rfc3339
 from uploader.status.telling import (
+    HOW_TO_KEEP_NIGHTS_APART,
     counts_json,
+    former_json,
     limit_json,
     remark_json,
     resolve_command,
     run_command,
     told_count,
     told_counts,
+    told_former,
     told_limit,
     told_remarks,
     told_trouble,
@@ -37,6 +41,8 @@ class Overview:
     exit_code: ExitCode
     remarks: Sequence[Remark] = ()
     """What is out of order in the batch, whatever became of the item: an append too many, say."""
+    former: Sequence[Former] = ()
+    """What the batches held before and none holds any more."""
 
     def _where(self, facts: BatchFacts) -> str:
         """For which service a batch is, where the ledger has more than one."""
@@ -65,17 +71,20 @@ class Overview:
             ],
             "needsPerson": [trouble_json(one) for one in self.troubles],
             "outOfOrder": [remark_json(one) for one in self.remarks],
+            "former": [former_json(one) for one in self.former],
         }
 
     def as_text(self) -> str:
         """The overview for a person."""
         lines = [f"ledger {self.ledger}" + (": a run is on" if self.busy else "")]
         lines.append(f"limit  {told_limit(self.limit)}")
-        lines += [
-            f"batch  {facts.name}{self._where(facts)}: {told_count(standing.items, 'item')}: "
-            + told_counts(standing.counts)
-            for facts, standing in self.batches
-        ]
+        for facts, standing in self.batches:
+            told = f"{told_count(standing.items, 'item')}: {told_counts(standing.counts)}"
+            lines.append(f"batch  {facts.name}{self._where(facts)}: {told}")
+            lines += [f"       {told_former(one)}" for one in self.former if one.batch_id == facts.batch_id]
+        if self.former:
+            lines.append(f"before {HOW_TO_KEEP_NIGHTS_APART}:")
+            lines += [f"  {resolve_command(one.batch, self.ledger)}" for one in self.former]
         if self.troubles:
             lines.append(f"needs a person in {self.batch.name}:")
             lines += [f"  {told_trouble(one)}" for one in self.troubles]

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from uploader.errors import ExitCode
+from uploader.ledger.former import Former
 from uploader.ledger.reading import Remark, Standing, Trouble
 from uploader.model import LimitFacts, State
 from uploader.status.telling import (
+    HOW_TO_KEEP_NIGHTS_APART,
     counts_json,
+    former_json,
     from_here,
     limit_json,
     remark_json,
@@ -19,6 +22,7 @@ from uploader.status.telling import (
     told_bytes,
     told_count,
     told_counts,
+    told_former,
     told_limit,
     told_remarks,
     told_trouble,
@@ -50,6 +54,8 @@ class Summary:
     troubles: Sequence[Trouble]
     remarks: Sequence[Remark] = ()
     """What is out of order whatever became of the item: an append too many, say."""
+    former: Sequence[Former] = ()
+    """What the account's batches held before and none holds any more."""
     slot_wait_seconds: float = 0.0
     """How long of it conversations were ready while no slot was free."""
     webhook_silent: bool = False
@@ -82,6 +88,7 @@ class Summary:
             "leftovers": self.leftovers,
             "needsPerson": [trouble_json(one) for one in self.troubles],
             "outOfOrder": [remark_json(one) for one in self.remarks],
+            "former": [former_json(one) for one in self.former],
             "reason": self.reason or None,
             "next": self.next_step() or None,
         }
@@ -101,11 +108,12 @@ class Summary:
         if self.results:
             lines.append(f"  results   {from_here(self.results)}")
         lines.append("  ledger    " + ("(the sandbox's, thrown away)" if self.rehearsal else str(self.ledger)))
-        if self.leftovers:
+        if named := self.leftovers - sum(one.leftovers for one in self.former):
             lines.append(
-                f"  leftover  {told_count(self.leftovers, 'item')} of other batches still wait; run their batches "
+                f"  leftover  {told_count(named, 'item')} of other batches still wait; run their batches "
                 "(`uploader status` names them)"
             )
+        lines += self._told_former()
         if self.reason:
             lines.append(f"  stopped   {self.reason}")
         if self.troubles:
@@ -123,6 +131,17 @@ class Summary:
         waited = self._told_wait()
         webhook = NOBODY_CALLED if self.webhook_silent else ""
         return [f"  {name:<9} {said}" for name, said in (("waited", waited), ("webhook", webhook)) if said]
+
+    def _told_former(self) -> list[str]:
+        """What no batch names any more, batch by batch, and the remedy."""
+        if not self.former:
+            return []
+        told = [
+            line
+            for one in self.former
+            for line in (f"    {one.batch}: {told_former(one)}", f"      {resolve_command(one.batch, self.ledger)}")
+        ]
+        return [f"  before    {HOW_TO_KEEP_NIGHTS_APART}:", *told]
 
     def _told_wait(self) -> str:
         """Say that the limit was what the run waited for; where the service's own was, how that is raised."""

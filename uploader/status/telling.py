@@ -6,10 +6,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from uploader.ledger.former import Former
 from uploader.ledger.reading import Remark, Standing, Trouble
 from uploader.model import LimitFacts, State
 from uploader.results import rfc3339
 
+HOW_TO_KEEP_NIGHTS_APART = (
+    "no run sends these for themselves: put their rows back and run again, or settle or drop them; a job every night "
+    "needs a name for each night (--batch, or a dated file name)"
+)
+"""What to do with items that no batch names any more."""
 REMARKS_TOLD = 20
 """So many are told to a person one by one."""
 
@@ -53,6 +59,11 @@ def told_counts(counts: Mapping[State, int]) -> str:
     """Items by state, those that there are."""
     told = [f"{count} {state.value.replace('_', ' ')}" for state, count in counts.items() if count]
     return ", ".join(told) or "none"
+
+
+def told_state(state: State) -> str:
+    """A state in words."""
+    return state.value.replace("_", " ")
 
 
 def told_limit(limit: LimitFacts) -> str:
@@ -106,9 +117,20 @@ def from_here(path: str) -> str:
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
-def resolve_command(batch: str, ledger: Path) -> str:
-    """What to type where items need a person."""
-    return shlex.join(["uploader", "resolve", "--batch", batch, "--ledger", f"sqlite:///{ledger}"])
+def resolve_command(batch: str, ledger: Path, *words: str) -> str:
+    """What to type where items need a person. ``words``: which of them, and what is decided."""
+    return shlex.join(["uploader", "resolve", "--batch", batch, "--ledger", f"sqlite:///{ledger}", *words])
+
+
+def former_json(one: Former) -> dict[str, Any]:
+    """What a manifest held before and holds no more, for a machine."""
+    return {"batch": one.batch, "items": one.items, "counts": counts_json(one.counts)}
+
+
+def told_former(one: Former) -> str:
+    """What a manifest held before and holds no more."""
+    items = told_count(one.items, "item")
+    return f"{items} that a manifest of this name held before and holds no more: {told_counts(one.counts)}"
 
 
 def run_command(batch: str, base_url: str, ledger: Path) -> str:

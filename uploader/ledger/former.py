@@ -1,0 +1,105 @@
+"""What a manifest held before and no batch's rows name any more, as far as it is not over."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, case, func, literal, select
+from sqlalchemy.sql.elements import ColumnElement
+
+from uploader.ledger.lanes import IS_CARRIED, is_held
+from uploader.ledger.loading import Load
+from uploader.ledger.schema import batches, items, lanes, loads, rows
+from uploader.model import OVER, State
+
+UNFINISHED = tuple(state for state in State if state not in (*OVER, State.HELD))
+"""By name, not by what they are not: so they are found by the index of account and state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Former:
+    """Items that a batch named last and that no batch's rows name any more, by state.
+
+    ``leftovers`` are those of them that wait where the present run does not reach.
+    """
+
+    batch_id: int
+    batch: str
+    counts: Mapping[State, int]
+    leftovers: int
+
+    @property
+    def items(self) -> int:
+        """All of them."""
+        return sum(self.counts.values())
+
+
+def former(connection: Connection, account_id: int, *, hold: bool) -> list[Former]:
+    """What an account's batches held before and none holds any more; its cost depends on what is not over.
+
+    Args:
+        connection: A connection in a transaction.
+        account_id: The account.
+        hold: Whether trouble holds the rest of a lane.
+    """
+    state = case((is_held(hold=hold), literal(State.HELD.value)), else_=items.c.state)
+    beyond = and_(items.c.state == State.PENDING, ~IS_CARRIED)
+    found = connection.execute(
+        select(
+            batches.c.id,
+            batches.c.name,
+            state.label("state"),
+            func.count().label("items"),
+            func.sum(case((beyond, 1), else_=0)).label("leftovers"),
+        )
+        .select_from(items)
+        .join(lanes, lanes.c.id == items.c.lane_id)
+        .join(loads, loads.c.id == items.c.load_id)
+        .join(batches, batches.c.id == loads.c.batch_id)
+        .where(items.c.account_id == account_id, items.c.state.in_(UNFINISHED), is_former())
+        .group_by(batches.c.id, batches.c.name, state)
+        .order_by(batches.c.id)
+    ).all()
+    by_batch: defaultdict[tuple[int, str], list[Any]] = defaultdict(list)
+    for row in found:
+        by_batch[row.id, row.name].append(row)
+    return [_former(*batch, some) for batch, some in by_batch.items()]
+
+
+def left_by(connection: Connection, load: Load, *, hold: bool) -> Mapping[State, int]:
+    """What the load before this one named and no batch names any more, as far as it is not over, by state.
+
+    Args:
+        connection: The transaction of the load, its rows loaded.
+        load: The load.
+        hold: Whether trouble holds the rest of a lane.
+    """
+    state = case((is_held(hold=hold), literal(State.HELD.value)), else_=items.c.state)
+    before = select(func.max(loads.c.id)).where(loads.c.batch_id == load.batch_id, loads.c.id < load.load_id)
+    found = connection.execute(
+        select(state.label("state"), func.count().label("items"))
+        .select_from(items)
+        .where(
+            items.c.account_id == load.account_id,
+            items.c.state.in_(UNFINISHED),
+            items.c.load_id == before.scalar_subquery(),
+            is_former(),
+        )
+        .group_by(state)
+    ).all()
+    return _counts(found)
+
+
+def is_former() -> ColumnElement[bool]:
+    """Whether no batch's rows name an item."""
+    named = rows.alias("named_at_all")
+    return ~select(named.c.line).where(named.c.item_id == items.c.id).correlate(items).exists()
+
+
+def _former(batch_id: int, batch: str, found: Sequence[Any]) -> Former:
+    return Former(batch_id, batch, _counts(found), sum(row.leftovers for row in found))
+
+
+def _counts(found: Sequence[Any]) -> Mapping[State, int]:
+    return {one: sum(row.items for row in found if row.state == one) for one in State}

@@ -41,6 +41,7 @@ BY_ITSELF = dict.fromkeys(State, NOTHING) | {
 }
 """What may become of an item in one step, with nobody's help."""
 BY_A_PERSON = dict.fromkeys(State, NOTHING) | {
+    State.PENDING: {State.DROPPED},
     State.IN_DOUBT: {State.PENDING, State.ACCEPTED, State.COMPLETED, State.DROPPED},
     State.REFUSED: {State.PENDING, State.DROPPED},
     State.FAILED: {State.PENDING, State.DROPPED},

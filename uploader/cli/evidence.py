@@ -90,9 +90,7 @@ class Evidence:
         return f" -> {self.settled.value}{released}"
 
 
-def as_lines(
-    batch: BatchFacts, ledger: Path, evidence: Sequence[Evidence], *, looked: bool, quiet: bool = False
-) -> list[str]:
+def as_lines(batch: BatchFacts, ledger: Path, evidence: Sequence[Evidence], *, looked: bool) -> list[str]:
     """What a person reads of them all, and what to do next.
 
     Args:
@@ -100,10 +98,7 @@ def as_lines(
         ledger: Where the ledger is.
         evidence: The items.
         looked: Whether the conversations were looked at.
-        quiet: Whether to say nothing where there is no item.
     """
-    if quiet and not evidence:
-        return []
     lines = [f"{batch.name}: {_told_heading(evidence)}"]
     for one in evidence:
         lines += one.as_lines(looked=looked)

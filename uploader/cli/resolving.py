@@ -19,7 +19,16 @@ from uploader.errors import ExitCode, LedgerBusyError, UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.reading import BatchFacts, find_batches, line_states
 from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
-from uploader.ledger.resolving import Open, Selection, fits, held_items, histories, open_items, resolve
+from uploader.ledger.resolving import (
+    Open,
+    Selection,
+    Settlement,
+    fits,
+    held_items,
+    histories,
+    open_items,
+    resolve,
+)
 from uploader.model import Decision, Sight, State
 from uploader.policy.settling import proves_append
 from uploader.settings import Settings
@@ -37,45 +46,76 @@ class Asked:
     look: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the ledger showed before anything was settled. ``held``: what is held in the items' lanes, by item."""
+
+    batch: BatchFacts
+    found: Sequence[Open]
+    past: Mapping[int, Sequence[Settlement]]
+    held: Mapping[int, int]
+    lines: Sequence[str]
+    """What is to be said of lines that were named and not found."""
+
+
 def resolve_items(settings: Settings, asked: Asked, *, as_json: bool) -> ExitCode:
     """List what needs a person, look at the evidence, or settle as decided."""
-    hold = settings.lanes.hold
     with _ledger(settings) as ledger:
-        with ledger.reading() as connection:
-            batch = named_batch(at_service(find_batches(connection), settings, ledger.path), settings, ledger.path)
-            found = open_items(connection, batch.batch_id, asked.selection, hold=hold)
-            past = histories(connection, [one.item_id for one in found])
-            held = held_items(connection, {one.lane_id for one in found}, hold=hold)
-            lines = _told_lines(connection, batch, asked, found, ledger.path, hold=hold)
-        sights = _look(settings, batch, found) if asked.look else {}
+        seen = _see(settings, ledger, asked)
+        sights = _look(settings, seen.batch, seen.found) if asked.look else {}
         if asked.job_id is not None:
-            _check_job(settings, batch, asked.job_id)
+            _check_job(settings, seen.batch, asked.job_id)
         if asked.decision is not None:
-            if lines:
-                raise UsageError("\n".join([*lines, "nothing was settled"]))
-            told = _settle(settings, ledger, batch, found, asked.decision, asked)
+            told = _settle(settings, ledger, seen, asked.decision, asked)
         else:
-            told = _settle_by_look(settings, ledger, found, sights)
+            told = _settle_by_look(settings, ledger, seen.found, sights)
         with ledger.reading() as connection:
-            left = open_items(connection, batch.batch_id, Selection(), hold=hold)
-            still_held = held_items(connection, {one.lane_id for one in found}, hold=hold)
-    released = _released(found, told, held, still_held)
-    evidence = [
+            left = open_items(connection, seen.batch.batch_id, Selection(), hold=settings.lanes.hold)
+            still_held = held_items(connection, {one.lane_id for one in seen.found}, hold=settings.lanes.hold)
+    evidence = _evidence(seen, asked, ledger.path, sights, told, still_held)
+    told_all = as_lines(seen.batch, ledger.path, evidence, looked=asked.look) if evidence or not seen.lines else []
+    text = json.dumps([one.as_json() for one in evidence]) if as_json else "\n".join([*seen.lines, *told_all])
+    print(text)  # noqa: T201 - what it is for
+    return ExitCode.NEEDS_PERSON if left else ExitCode.DONE
+
+
+def _see(settings: Settings, ledger: Ledger, asked: Asked) -> Seen:
+    """Read what the ledger has of what is asked for."""
+    hold = settings.lanes.hold
+    with ledger.reading() as connection:
+        batch = named_batch(at_service(find_batches(connection), settings, ledger.path), settings, ledger.path)
+        found = open_items(connection, batch.batch_id, asked.selection, hold=hold)
+        return Seen(
+            batch,
+            found,
+            past=histories(connection, [one.item_id for one in found]),
+            held=held_items(connection, {one.lane_id for one in found}, hold=hold),
+            lines=_told_lines(connection, batch, asked, found, ledger.path, hold=hold),
+        )
+
+
+def _evidence(
+    seen: Seen,
+    asked: Asked,
+    ledger: Path,
+    sights: Mapping[str, Sight | None],
+    told: Mapping[int, State],
+    still_held: Mapping[int, int],
+) -> list[Evidence]:
+    released = _released(seen.found, told, seen.held, still_held)
+    return [
         Evidence(
             item=one,
             sight=sights.get(one.conversation_id),
-            past=past.get(one.item_id, ()),
+            past=seen.past.get(one.item_id, ()),
             settled=told.get(one.item_id),
             released=released.get(one.item_id, 0),
-            command=_command(batch, ledger.path, one, asked) if told and one.item_id not in told else "",
+            command=_command(seen.batch, ledger, one, asked)
+            if asked.decision is not None and one.item_id not in told
+            else "",
         )
-        for one in found
+        for one in seen.found
     ]
-    if as_json:
-        print(json.dumps([one.as_json() for one in evidence]))  # noqa: T201 - what it is for
-    else:
-        print("\n".join([*lines, *as_lines(batch, ledger.path, evidence, looked=asked.look, quiet=bool(lines))]))  # noqa: T201 - what it is for
-    return ExitCode.NEEDS_PERSON if left else ExitCode.DONE
 
 
 def _told_lines(
@@ -177,26 +217,29 @@ def _ledger(settings: Settings) -> Ledger:
     return ledger
 
 
-def _settle(
-    settings: Settings, ledger: Ledger, batch: BatchFacts, found: Sequence[Open], decision: Decision, asked: Asked
-) -> dict[int, State]:
+def _settle(settings: Settings, ledger: Ledger, seen: Seen, decision: Decision, asked: Asked) -> dict[int, State]:
     if not asked.selection.names_any:
         raise UsageError("say which items: --line, --item, --conversation, --state, --reply, --since or --until")
-    if not found:
-        raise UsageError("no item that needs a person is selected: `uploader resolve` lists those that do")
-    meant = [one for one in found if _is_meant(one, asked.selection)]
-    if not meant:
-        commands = [f"  {_command(batch, ledger.path, one, asked)}" for one in found]
-        raise UsageError(
-            "\n".join(
-                [f"nothing was settled: what is selected is no row of {batch.name}: settle it by number", *commands]
-            )
-        )
-    if asked.job_id is not None and len(meant) > 1:
-        raise UsageError(f"--appended {asked.job_id}: {len(meant)} items are selected, a job belongs to one")
+    meant = [one for one in seen.found if _is_meant(one, asked.selection)]
+    if reason := _why_not(seen, meant, asked, ledger.path):
+        raise UsageError(reason)
     with ledger.writing() as connection:
         how = _record(settings, asked.job_id, asked.note)
         return {one.item_id: resolve(connection, one, decision, **how) for one in meant}
+
+
+def _why_not(seen: Seen, meant: Sequence[Open], asked: Asked, ledger: Path) -> str:
+    """Why nothing is settled of what was selected; empty where something is."""
+    if seen.lines:
+        return "\n".join([*seen.lines, "nothing was settled"])
+    if not seen.found:
+        return "no item that needs a person is selected: `uploader resolve` lists those that do"
+    if not meant:
+        told = f"nothing was settled: what is selected is no row of {seen.batch.name}: settle it by number"
+        return "\n".join([told, *(f"  {_command(seen.batch, ledger, one, asked)}" for one in seen.found)])
+    if asked.job_id is not None and len(meant) > 1:
+        return f"--appended {asked.job_id}: {len(meant)} items are selected, a job belongs to one"
+    return ""
 
 
 def _is_meant(one: Open, chosen: Selection) -> bool:

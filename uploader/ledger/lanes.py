@@ -51,6 +51,12 @@ _COUNT_AGAIN = (
     .values(audio_left=lanes.c.audio_left + _seconds, items_left=lanes.c.items_left + 1)
 )
 
+_COUNT_OUT = (
+    update(lanes)
+    .where(items.c.id == bindparam("item"), lanes.c.id == items.c.lane_id, IS_CARRIED)
+    .values(audio_left=lanes.c.audio_left - _seconds, items_left=lanes.c.items_left - 1)
+)
+
 _RANK = update(lanes).where(_is_wanted).values(item_seconds=bindparam("seconds"))
 
 _BILLED = (
@@ -140,6 +146,11 @@ def rank(connection: Connection, item_seconds: float) -> None:
 def count_again(connection: Connection, item_id: int) -> None:
     """Count an item that has become pending among what its lane has left, where this run is to send it."""
     connection.execute(_COUNT_AGAIN, {"item": item_id})
+
+
+def count_out(connection: Connection, item_id: int) -> None:
+    """Count an item that is pending, and is not to be sent, no more among what its lane has left."""
+    connection.execute(_COUNT_OUT, {"item": item_id})
 
 
 def billed_in_scope(connection: Connection) -> tuple[float, int]:

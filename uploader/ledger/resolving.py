@@ -11,7 +11,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from uploader.errors import UsageError
 from uploader.ledger.former import is_former
 from uploader.ledger.known import CHUNK, chunks
-from uploader.ledger.lanes import count_again, is_held, refresh, waiting_lanes
+from uploader.ledger.lanes import count_again, count_out, is_held, refresh, waiting_lanes
 from uploader.ledger.schema import attempts, batches, items, lanes, loads, rows, settlements
 from uploader.model import LIVE, TROUBLED, Decision, Outcome, Sight, State
 from uploader.policy.settling import SETTLES, settled_state
@@ -161,6 +161,8 @@ def resolve(
     if job_id is not None:
         _check_free(connection, one, job_id)
     state = settled_state(decision, job_id)
+    if one.state is State.PENDING:
+        count_out(connection, one.item_id)
     changed = connection.execute(
         update(items)
         .where(items.c.id == one.item_id, items.c.state == one.state, items.c.attempts == one.attempts)

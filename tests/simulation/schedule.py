@@ -410,7 +410,8 @@ class World:
             recover(connection, self.wall(), DOUBT_SECONDS)
             if not self.batch_id:
                 return
-            for one in open_items(connection, self.batch_id, Selection(), hold=self.plan.hold):
+            found = open_items(connection, self.batch_id, Selection(), hold=self.plan.hold)
+            for one in (one for one in found if one.needs_person):
                 if not all_of_them and self.chance.random() < 0.4:
                     continue
                 self._settle(connection, one)

@@ -180,10 +180,9 @@ def test_pauses_grow_while_the_service_is_in_trouble(reason: str, status: int | 
     assert len({job_id for at, job_id in service.asked if at >= BEGIN + 600.0}) == 8
 
 
-def test_a_look_that_told_nothing_has_not_seen_the_job_live() -> None:
-    """When a job was last known to live moves with the answers that say so alone."""
-    time = Time(BEGIN)
-    follower = Follower(
+def waiting_for_endless(time: Time) -> Follower:
+    """A follower of jobs that never end, at this time."""
+    return Follower(
         client=Endless(time),
         writer=cast("Writer", NoLedger()),
         pace=Pace(PER_SECOND),
@@ -193,6 +192,12 @@ def test_a_look_that_told_nothing_has_not_seen_the_job_live() -> None:
         hold=True,
         ended=lambda: None,
     )
+
+
+def test_a_look_that_told_nothing_has_not_seen_the_job_live() -> None:
+    """When a job was last known to live moves with the answers that say so alone."""
+    time = Time(BEGIN)
+    follower = waiting_for_endless(time)
     follower.add(live(1, BEGIN, 100.0))
     time.now += 50.0
     told = follower._after_look(follower._followed[0], JobAnswer(JobStatus.IN_PROGRESS))
@@ -206,16 +211,7 @@ def test_a_look_that_told_nothing_has_not_seen_the_job_live() -> None:
 def test_who_is_late_by_most_of_its_own_steps_goes_first() -> None:
     """Of two that are due the one whose looks are close together; in time the other, however it is waited for."""
     time = Time(0.0)
-    follower = Follower(
-        client=Endless(time),
-        writer=cast("Writer", NoLedger()),
-        pace=Pace(PER_SECOND),
-        now=lambda: time.now,
-        doubt_seconds=1.0,
-        timeout_seconds=1e6,
-        hold=True,
-        ended=lambda: None,
-    )
+    follower = waiting_for_endless(time)
     follower.learn([End(10.0, 10.0)] * 20)
     follower.add(live(1, 0.0, 100.0))
     follower.add(live(2, 0.0, 10.0))

@@ -1,6 +1,5 @@
 """Tells what is known of the items that need a person."""
 
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,7 @@ from uploader.ledger.resolving import Open, Settlement, fits
 from uploader.model import TROUBLED, Decision, Sight, State
 from uploader.policy.settling import proves_append
 from uploader.results import rfc3339
-from uploader.settings import DOCUMENTED_BASE_URL
-from uploader.status import resolve_command, told_bytes, told_count, told_state
+from uploader.status import resolve_command, run_command, told_bytes, told_count, told_state
 
 _OFFERED = {
     "--appended [JOBID]": Decision.APPENDED,
@@ -140,7 +138,7 @@ def _told_next(batch: BatchFacts, ledger: Path, evidence: Sequence[Evidence]) ->
     settled = [one for one in evidence if one.settled is not None]
     yield "run the batch again, with the options that it had (--config, --limit and so on): it carries on"
     for name in dict.fromkeys([batch.name, *(one.item.batch for one in settled if not one.item.former)]):
-        yield f"  {_run_command(name, batch.base_url, ledger)}"
+        yield f"  {run_command(name, batch.base_url, ledger)}"
     if any(one.item.former and one.settled is State.PENDING for one in settled):
         yield f"what no manifest names is {_SENT_AGAIN}"
 
@@ -160,12 +158,7 @@ def _told_choices(batch: BatchFacts, ledger: Path, found: Sequence[Open]) -> Ite
     if any(one.former and one.state is State.PENDING for one in found):
         yield f"what a manifest held before and is pending or held is {_SENT_AGAIN}"
     if any(one.own and one.shown_state is State.PENDING for one in found):
-        yield f"what is pending is sent by the next run: {_run_command(batch.name, batch.base_url, ledger)}"
-
-
-def _run_command(batch: str, base_url: str, ledger: Path) -> str:
-    where = [] if base_url == DOCUMENTED_BASE_URL else ["--base-url", base_url]
-    return shlex.join(["uploader", "run", "--batch", batch, *where, "--ledger", f"sqlite:///{ledger}"])
+        yield f"what is pending is sent by the next run: {run_command(batch.name, batch.base_url, ledger)}"
 
 
 def _told_sent(one: Open) -> str:

@@ -6,17 +6,23 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
 
+import structlog
 from sqlalchemy import Connection, Engine, create_engine, event, insert
 from sqlalchemy.exc import DBAPIError
 
 from uploader.errors import LedgerBusyError, LedgerUnavailableError, UsageError
 from uploader.ledger import schema
+from uploader.ledger.copying import copy_ledger
+from uploader.ledger.migrations import APPLICATION_ID, OLDEST, STEPS, migrate, stamp
 from uploader.settings import default_ledger
+
+log = structlog.get_logger()
 
 NETWORK_FILE_SYSTEMS = frozenset(
     [
@@ -44,7 +50,7 @@ class Ledger:
 
     @classmethod
     def open_for_run(cls, url: str) -> Self:
-        """Open the ledger for the one run that may write, making it where it does not exist.
+        """Open the ledger for the one run that may write, making it where there is none, migrating an older one.
 
         Raises:
             UsageError: Its folder is missing or not writable, it lies on a network file system, it is no
@@ -59,10 +65,12 @@ class Ledger:
         lock = _lock(path)
         opened = cls(path, _engine(path, begin="BEGIN IMMEDIATE"), lock)
         try:
-            is_new = not _holds_ledger(path)
+            version = _version(path)
             _create_file(path)
             _set_aside(path)
-            if is_new:
+            if version is not None:
+                _migrate(path, version)
+            else:
                 with opened.writing() as connection:
                     _create_schema(connection)
         except BaseException:
@@ -75,14 +83,20 @@ class Ledger:
         """Open an existing ledger beside a run or without one.
 
         Raises:
-            UsageError: There is none, it is no ledger, or one of a newer version.
+            UsageError: There is none, it is no ledger, or one of another version.
             LedgerUnavailableError: It cannot be read now.
         """
         path = _path(url)
         if not path.is_file():
             raise UsageError(f"ledger {path}: there is none yet: `uploader run MANIFEST` makes it")
-        if not _holds_ledger(path):
+        version = _version(path)
+        if version is None:
             raise UsageError(f"ledger {path}: it is empty: `uploader run MANIFEST` fills it")
+        if version < schema.VERSION:
+            raise UsageError(
+                f"ledger {path}: it has schema version {version}, this uploader reads {schema.VERSION}: "
+                "`uploader ledger upgrade` migrates it, and so does the next `uploader run`; a copy is made before"
+            )
         return cls(path, _engine(path, begin="BEGIN"), None)
 
     def beside(self) -> "Ledger":
@@ -269,7 +283,7 @@ def _create_file(path: Path) -> None:
         raise unavailable(path, error) from error
 
 
-def _engine(path: Path, *, begin: str) -> Engine:
+def _engine(path: Path, *, begin: str, foreign_keys: bool = True) -> Engine:
     engine = create_engine(
         f"sqlite:///{path}",
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
@@ -283,7 +297,7 @@ def _engine(path: Path, *, begin: str) -> Engine:
         connection.execute("PRAGMA journal_mode=WAL")
         # an intent that is lost in a power cut means a second append
         connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
 
     @event.listens_for(engine, "begin")
     def start(connection: Connection) -> None:
@@ -295,18 +309,56 @@ def _engine(path: Path, *, begin: str) -> Engine:
 def _create_schema(connection: Connection) -> None:
     schema.metadata.create_all(connection)
     connection.execute(insert(schema.ledger).values(version=schema.VERSION, webhook_key=token_hex(KEY_BYTES)))
+    stamp(connection)
 
 
-def _holds_ledger(path: Path) -> bool:
-    """Look, without changing anything, whether there is a ledger of ours; False where there is nothing yet.
+def _migrate(path: Path, version: int) -> None:
+    """Bring an older ledger to this schema, one transaction a version, after a copy of its file was made."""
+    if version == schema.VERSION:
+        return
+    # a table that is made anew is dropped and renamed, which enforced foreign keys do not allow
+    engine = _engine(path, begin="BEGIN IMMEDIATE", foreign_keys=False)
+    try:
+        copy = _copy_before(path, version)
+        for target in range(version + 1, schema.VERSION + 1):
+            with _told(path), engine.begin() as connection:
+                migrate(connection, target)
+                broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+                if broken is not None:
+                    raise RuntimeError(f"migration to {target}: rows of table {broken[0]} point nowhere")
+    finally:
+        engine.dispose()
+    log.warning("the ledger was migrated", fromVersion=version, toVersion=schema.VERSION, copy=copy.name)
+
+
+def _copy_before(path: Path, version: int) -> Path:
+    """Copy a ledger beside itself; a copy that stands there from before is kept."""
+    for number in count(1):
+        copy = path.with_name(f"{path.name}.version-{version}" + (f".{number}" if number > 1 else ""))
+        try:
+            copy_ledger(path, copy)
+        except FileExistsError:
+            continue
+        except (sqlite3.Error, OSError) as error:
+            raise LedgerUnavailableError(
+                f"ledger {path}: it could not be copied before its migration ({error}): nothing was changed or sent; "
+                "see to its disk (room, permissions), then run the same command again"
+            ) from error
+        return copy
+    raise AssertionError
+
+
+def _version(path: Path) -> int | None:
+    """Read the schema's version of a ledger without changing anything, None where there is nothing yet.
 
     Raises:
-        UsageError: There is something else, or a ledger of a newer version.
+        UsageError: There is something else, or a ledger that this uploader can neither use nor migrate.
+        LedgerUnavailableError: It cannot be read now.
     """
     try:
         if not path.exists() or path.stat().st_size == 0:
-            return False
-        version = _version(path)
+            return None
+        version = _marked_version(path)
     except (sqlite3.OperationalError, OSError) as error:
         raise unavailable(path, error) from error
     if version is None:
@@ -316,19 +368,31 @@ def _holds_ledger(path: Path) -> bool:
             f"ledger {path}: it has schema version {version}, this uploader knows {schema.VERSION}: use the newer "
             "uploader that wrote it"
         )
-    return True
+    if version < OLDEST:
+        raise UsageError(
+            f"ledger {path}: it has schema version {version}, which is older than the first version that can be "
+            f"migrated ({OLDEST}): finish its batches with the uploader that wrote it; then begin a new ledger, and "
+            "`uploader ledger adopt RESULTS` for each of its results files, so that nothing is appended again"
+        )
+    return version
 
 
-def _version(path: Path) -> int | None:
-    """The schema's version of a ledger, None where the file is none."""
+def _marked_version(path: Path) -> int | None:
+    """Read the version that a ledger is marked with, None where the file bears no mark of ours."""
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as connection:
         try:
+            (application,) = connection.execute("PRAGMA application_id").fetchone()
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            if not set(schema.metadata.tables) <= tables:
+            if application not in (0, APPLICATION_ID) or schema.ledger.name not in tables:
                 return None
-            found = connection.execute("SELECT version FROM ledger").fetchone()
+            columns = {name for _, name, *_ in connection.execute("PRAGMA table_info(ledger)")}
+            found = connection.execute("SELECT version FROM ledger").fetchone() if "version" in columns else None
         except sqlite3.OperationalError:
             raise
         except sqlite3.DatabaseError:
             return None
-    return int(found[0]) if found else None
+    version = found[0] if found is not None else None
+    if not isinstance(version, int):
+        return None
+    # before version 3 the row of the table was the only mark
+    return version if application == APPLICATION_ID or version < min(STEPS) else None

@@ -19,8 +19,8 @@ from sqlalchemy import (
 
 from uploader.policy.limits import JOB_SECONDS
 
-VERSION = 1
-"""The version of this schema; a ledger of a newer one is refused."""
+VERSION = 3
+"""The version of this schema: an older ledger is migrated (migrations.py), a newer one refused."""
 
 POSITIONS_PER_LOAD = 2**32
 """An item's position is its load times this, plus its line: later loads stand behind earlier ones."""

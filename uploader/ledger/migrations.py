@@ -1,0 +1,35 @@
+"""Numbered migrations of the schema: each is a list of SQL statements, run in one transaction."""
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Connection, update
+
+from uploader.ledger import schema
+
+OLDEST = 2
+"""The oldest version that can be migrated."""
+
+APPLICATION_ID = 0x75706C64
+"""The mark in the header of an SQLite file that says whose it is ("upld"); ledgers have it since version 3."""
+
+TO_3: Sequence[str] = (
+    # Changes of tables and indexes since version 2 go here, each as one statement that SQLite and PostgreSQL both
+    # take. A column that is added NOT NULL needs the same server_default in schema.py.
+)
+
+STEPS: Mapping[int, Sequence[str]] = {3: TO_3}
+"""The statements that bring a ledger to a version from the one before it. A released version's never change."""
+
+
+def migrate(connection: Connection, version: int) -> None:
+    """Bring a ledger from the version before to ``version``, inside the caller's transaction."""
+    for statement in STEPS[version]:
+        connection.exec_driver_sql(statement)
+    connection.execute(update(schema.ledger).values(version=version))
+    stamp(connection)
+
+
+def stamp(connection: Connection) -> None:
+    """Mark the database as a ledger."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")

@@ -1,8 +1,15 @@
-"""How many processes run the tests."""
+"""How many processes run the tests, and how they start commands."""
 
 import os
 
 import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """One option for the tests that start commands."""
+    parser.addoption(
+        "--real-start", action="store_true", help="start every command as a new interpreter, none as a warm one's fork"
+    )
 
 
 @pytest.hookimpl(optionalhook=True)  # one may run them without the plugin

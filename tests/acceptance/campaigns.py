@@ -1,4 +1,4 @@
-"""The long batches: they run beside all other tests, one after the other, and are judged at the end."""
+"""The long batches: a thousand files in one go, and batches whose runs die again and again."""
 
 import signal
 from collections.abc import Sequence
@@ -19,7 +19,6 @@ RUN = ("run", "m.csv", "--limit", str(LIMIT), "--doubt-seconds", "3", "--json")
 class Campaign:
     """A batch that was run to its end. ``codes`` are those of the runs that a signal ended early."""
 
-    place: Place
     server: Server
     rows: Sequence[Row]
     codes: Sequence[int]
@@ -47,7 +46,7 @@ def _campaign(place: Place, rows: Sequence[Row], *, deaths: int = 0, by: int = 0
     place.use(server)
     draw = Random(by)
     codes = [_die(place.start(*RUN), server, draw.randint(1, 70), by) for _ in range(deaths)]
-    return Campaign(place, server, rows, codes, place.start(*RUN).wait(LONGEST_SECONDS))
+    return Campaign(server, rows, codes, place.start(*RUN).wait(LONGEST_SECONDS))
 
 
 def _die(running: Running, server: Server, work: int, by: int) -> int:

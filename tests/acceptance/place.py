@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,10 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance.starting import Command, NewInterpreter, Process, Start
 from uploader.sandbox import Journal
 
-ROOT = Path(__file__).parents[2]
-COMMAND = (sys.executable, "-m", "uploader")
 DEADLINE_SECONDS = 60.0
 LOOK_SECONDS = 0.005
 
@@ -60,7 +57,7 @@ def logged(text: str) -> Iterator[dict[str, Any]]:
 class Running:
     """A command that runs; its output goes to files, so that it never waits for a reader."""
 
-    process: "subprocess.Popen[bytes]"
+    process: Process
     out: Path
     err: Path
 
@@ -77,8 +74,7 @@ class Running:
     def pause(self) -> None:
         """Stops it where it is, until it may go on."""
         self.process.send_signal(signal.SIGSTOP)
-        _, status = os.waitpid(self.process.pid, os.WUNTRACED)
-        assert os.WIFSTOPPED(status)
+        self.process.wait_until_stopped()
 
     def go_on(self) -> None:
         """Lets it go on after a pause."""
@@ -121,20 +117,26 @@ class Server:
         return self.journal_path.read_bytes().count(b"\n")
 
 
+def base_environment() -> dict[str, str]:
+    """What an interpreter finds at its start in every place: the way to programs, and a language."""
+    return {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
+
+
 @dataclass
 class Place:
     """A folder to work in, with a home and an environment of its own."""
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
+    starts: Start = NewInterpreter
+    """How a command is started."""
     _started: list[Running] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Makes an environment that inherits nothing but the way to programs."""
         self.path("no-secrets").mkdir(exist_ok=True)
         self.environment = {
-            "PATH": os.environ["PATH"],
-            "LANG": "C.UTF-8",
+            **base_environment(),
             "HOME": str(self.folder),
             "XDG_STATE_HOME": str(self.folder / "state"),
             "UPLOADER_SECRETS_DIR": str(self.folder / "no-secrets"),
@@ -178,14 +180,9 @@ class Place:
         out, err, given = (streams / f"{number}.{name}" for name in ("out", "err", "in"))
         given.write_bytes(stdin)
         with given.open("rb") as reading, out.open("wb") as printing, err.open("wb") as logging:
-            process = subprocess.Popen(
-                [*before, *COMMAND, *map(str, arguments)],
-                cwd=self.folder,
-                env={**self.environment, **(environment or {})},
-                stdin=reading,
-                stdout=printing,
-                stderr=logging,
-            )
+            found = {**self.environment, **(environment or {})}
+            command = Command([*map(str, arguments)], found, self.folder, (reading, printing, logging), before)
+            process = self.starts(command)
         running = Running(process, out, err)
         self._started.append(running)
         return running

@@ -3,7 +3,7 @@
 import signal
 
 from tests.acceptance.batches import read_results
-from tests.acceptance.campaigns import DEATHS, LIMIT, RUN, Campaign
+from tests.acceptance.campaigns import DEATHS, LIMIT, RUN, killed, terminated, thousand
 from tests.acceptance.judging import (
     check_appended,
     check_attempts,
@@ -12,60 +12,61 @@ from tests.acceptance.judging import (
     check_limit,
     check_one_at_a_time,
 )
+from tests.acceptance.place import Place
 
 
-def test_thousand_files_go_once_in_order_within_the_limit(thousand: Campaign) -> None:
-    """1,000 files over 200 conversations: nothing missing, twice, out of order or above the limit, and no 429."""
-    assert thousand.ending.code == 0
-    assert thousand.ending.summary["counts"]["completed"] == 1000
-    journal = thousand.server.journal
-    check_appended(journal, thousand.rows)
+def test_thousand_files_go_once_in_order_within_the_limit(place: Place) -> None:
+    """1,000 files over 200 conversations: nothing missing, twice, out of order or above the limit, and no 429.
+
+    Every row of the manifest has exactly one line in the results, in its order, completed and with the journal's jobId.
+    """
+    batch = thousand(place)
+    assert batch.ending.code == 0
+    assert batch.ending.summary["counts"]["completed"] == 1000
+    journal = batch.server.journal
+    check_appended(journal, batch.rows)
     check_limit(journal, LIMIT)
     check_one_at_a_time(journal)
     assert len(journal.begun_puts()) == 1000
-
-
-def test_the_results_of_a_thousand_files_name_the_jobs_of_the_journal(thousand: Campaign) -> None:
-    """Every row of the manifest has exactly one line, in its order, completed and with the journal's jobId."""
-    results = read_results(thousand.place.path("m.results.csv"))
+    results = read_results(place.path("m.results.csv"))
     assert [(line["conversationId"], line["audioPath"]) for line in results] == [
-        (row.conversation, row.audio) for row in thousand.rows
+        (row.conversation, row.audio) for row in batch.rows
     ]
     assert {line["status"] for line in results} == {"completed"}
-    check_job_ids(thousand.server.journal, results)
+    check_job_ids(journal, results)
 
 
-def test_killed_ten_times_appends_nothing_twice_and_doubts_only_what_had_left(killed: Campaign) -> None:
-    """After each kill -9 the same command carries on; doubt is not sent again, and holds the rest of its lane."""
-    assert killed.codes == [-signal.SIGKILL] * DEATHS
-    journal = killed.server.journal
-    results = read_results(killed.place.path("m.results.csv"))
-    check_interrupted(journal, killed.rows, results)
+def test_killed_ten_times_appends_nothing_twice_and_doubts_only_what_had_left(place: Place) -> None:
+    """After each kill -9 the same command carries on; doubt is not sent again, and holds the rest of its lane.
+
+    One more run of the same command sends nothing and tells the same.
+    """
+    batch = killed(place)
+    assert batch.codes == [-signal.SIGKILL] * DEATHS
+    journal = batch.server.journal
+    results = read_results(place.path("m.results.csv"))
+    check_interrupted(journal, batch.rows, results)
     check_attempts(journal, results)
     check_limit(journal, LIMIT)
     check_one_at_a_time(journal)
-    in_doubt = killed.ending.summary["counts"]["in_doubt"]
+    in_doubt = batch.ending.summary["counts"]["in_doubt"]
     assert in_doubt <= DEATHS * LIMIT
-    assert killed.ending.code == (4 if in_doubt else 0)
+    assert batch.ending.code == (4 if in_doubt else 0)
+
+    assert place.run(*RUN).code == batch.ending.code
+    assert len(batch.server.journal.begun_puts()) == len(journal.begun_puts())
+    assert read_results(place.path("m.results.csv")) == results
 
 
-def test_what_is_in_doubt_after_kills_stays_unsent_in_every_later_run(killed: Campaign) -> None:
-    """One more run of the same command sends nothing and tells the same."""
-    before = len(killed.server.journal.begun_puts())
-    told = read_results(killed.place.path("m.results.csv"))
-    assert killed.place.run(*RUN).code == killed.ending.code
-    assert len(killed.server.journal.begun_puts()) == before
-    assert read_results(killed.place.path("m.results.csv")) == told
-
-
-def test_terminated_ten_times_leaves_no_doubt(terminated: Campaign) -> None:
+def test_terminated_ten_times_leaves_no_doubt(place: Place) -> None:
     """A SIGTERM ends the run with 143 and everything known; the last run completes the batch with 0."""
-    assert terminated.codes == [143] * DEATHS
-    assert terminated.ending.code == 0
-    journal = terminated.server.journal
-    check_appended(journal, terminated.rows)
+    batch = terminated(place)
+    assert batch.codes == [143] * DEATHS
+    assert batch.ending.code == 0
+    journal = batch.server.journal
+    check_appended(journal, batch.rows)
     check_limit(journal, LIMIT)
     check_one_at_a_time(journal)
-    results = read_results(terminated.place.path("m.results.csv"))
+    results = read_results(place.path("m.results.csv"))
     check_job_ids(journal, results)
     check_attempts(journal, results)

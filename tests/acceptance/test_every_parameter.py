@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from tests.acceptance.batches import read_results, write_table
-from tests.acceptance.place import ROOT, Place, Server
+from tests.acceptance.place import Place, Server
+from tests.acceptance.starting import ROOT
 from tests.every_parameter import EVERY_PARAMETER, TRICKY
 
 

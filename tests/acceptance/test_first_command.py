@@ -1,9 +1,13 @@
 """What a person types first, and what it leaves behind."""
 
+import pytest
+
 from tests.acceptance.batches import read_results
-from tests.acceptance.place import ROOT, Place
+from tests.acceptance.place import Place
+from tests.acceptance.starting import ROOT
 
 
+@pytest.mark.real_start
 def test_the_first_command_of_the_readme_completes_and_can_be_repeated(place: Place) -> None:
     """`uploader run config/sample/manifest.csv --sandbox` ends with 0, a jobId and completed in every line; twice."""
     rows = (ROOT / "config/sample/manifest.csv").read_text(encoding="utf-8").splitlines()[1:]

@@ -13,7 +13,8 @@ import pytest
 
 from tests.acceptance.batches import Row, make_rows, read_results, statuses, write_manifest
 from tests.acceptance.judging import check_appended, check_interrupted, check_limit
-from tests.acceptance.place import COMMAND, DEADLINE_SECONDS, Ending, Place, Server, until
+from tests.acceptance.place import DEADLINE_SECONDS, Ending, Place, Server, until
+from tests.acceptance.starting import COMMAND
 
 LIMIT = 10
 RUN = ("run", "m.csv", "--limit", str(LIMIT), "--doubt-seconds", "2")

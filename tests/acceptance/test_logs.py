@@ -14,7 +14,8 @@ import pytest
 
 from tests.acceptance.batches import Row, make_rows, read_results, write_manifest, write_table
 from tests.acceptance.judging import check_appended
-from tests.acceptance.place import COMMAND, Place, Server
+from tests.acceptance.place import Place, Server
+from tests.acceptance.starting import COMMAND
 
 FACTS = {"batch", "line", "conversationId", "attempt", "jobId", "status", "seconds"}
 

@@ -9,12 +9,13 @@ import pytest
 from tests.acceptance.batches import Row, make_rows, read_results, statuses, write_manifest, write_table
 from tests.acceptance.judging import appended, check_appended, check_job_ids
 from tests.acceptance.place import Place, Server, until
+from tests.acceptance.starting import Start
 
 
 @pytest.fixture(scope="module")
-def shared_slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def shared_slow_server(tmp_path_factory: pytest.TempPathFactory, starts: Start) -> Iterator[Server]:
     """A sandbox whose jobs take long enough for something to happen meanwhile."""
-    made = Place(tmp_path_factory.mktemp("slow-server"))
+    made = Place(tmp_path_factory.mktemp("slow-server"), starts=starts)
     yield made.serve("--limit", "50", "--job-seconds", "1.5")
     made.close()
 

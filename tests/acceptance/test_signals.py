@@ -10,6 +10,7 @@ from tests.acceptance.place import Place, until
 HOUR = "3600"
 
 
+@pytest.mark.real_start
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize(("limit", "accepted"), [(4, 4), (1, 1)])
 def test_a_signal_ends_a_run_that_only_waits(

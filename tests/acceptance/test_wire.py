@@ -1,7 +1,8 @@
 """What a row says is what reaches the service, and what is the operator's own comes back unchanged."""
 
 from tests.acceptance.batches import read_results, write_table
-from tests.acceptance.place import ROOT, Place, Server
+from tests.acceptance.place import Place, Server
+from tests.acceptance.starting import ROOT
 from tests.unit import recordings
 
 TRICKY_ID = "a/b c?d=é%2F#&+~"

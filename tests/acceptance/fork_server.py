@@ -1,0 +1,202 @@
+"""``python -m tests.acceptance.fork_server FD``: a warm interpreter that forks one child per command.
+
+The server imports every module of the uploader once, and then waits for orders on the Unix socket with this file
+descriptor. An order is four file descriptors (standard input, output, error, and a socket for reports) and a JSON
+object with the arguments, the environment and the working directory. A child takes all of these over and runs as
+``python -m uploader ARGUMENTS`` would, to the same end: threads are waited for, exit handlers called. Nothing else
+of the test suite is imported here, and no thread may run: a forked child would have only half of it.
+"""
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import runpy
+import signal
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from select import select
+from typing import TextIO
+
+import uploader
+
+REPORT = struct.Struct("=ii")
+"""One report: its kind, and a number."""
+STARTED, STOPPED, ENDED = range(3)
+"""The kinds; the numbers are a process id, a signal, and a return code as ``subprocess`` has it."""
+LENGTH = struct.Struct("=I")
+"""What leads an order: the length of its JSON text."""
+STREAMS = 3
+"""The file descriptors of an order that become the child's 0, 1 and 2; the one after them is for reports."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One command to run."""
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    folder: str
+
+
+@dataclass(slots=True)
+class ForkServer:
+    """The server's state: where orders come from, and the report socket of each living child."""
+
+    orders: socket.socket
+    children: dict[int, socket.socket] = field(default_factory=dict)
+
+    def serve(self) -> Order | None:
+        """Fork a child per order.
+
+        Returns:
+            In each child its order; in the server, once the client has gone, None.
+        """
+        waking, woken = os.pipe()
+        os.set_blocking(woken, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+        while True:
+            ready, _, _ = select([self.orders.fileno(), waking], [], [])
+            if waking in ready:
+                os.read(waking, 4096)
+                self._report_changes()
+            if self.orders.fileno() not in ready:
+                continue
+            head, descriptors, _, _ = socket.recv_fds(self.orders, LENGTH.size, STREAMS + 1)
+            if not head:
+                self._end_children()
+                return None
+            order = Order(**json.loads(self._read(LENGTH.unpack(head)[0])))
+            if self._fork(descriptors):
+                os.close(waking)
+                os.close(woken)
+                return order
+
+    def _read(self, length: int) -> bytes:
+        text = bytearray()
+        while len(text) < length:
+            text += self.orders.recv(length - len(text))
+        return bytes(text)
+
+    def _fork(self, descriptors: Sequence[int]) -> bool:
+        """Fork; True in the child, which has left all that is the server's."""
+        reports = socket.socket(fileno=descriptors[STREAMS])
+        child = os.fork()
+        if not child:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            self.orders.close()
+            for other in self.children.values():
+                other.close()
+            for number, descriptor in enumerate(descriptors[:STREAMS]):
+                os.dup2(descriptor, number)
+            # only now: whoever has the process id may send signals
+            reports.sendall(REPORT.pack(STARTED, os.getpid()))
+            reports.close()
+        else:
+            self.children[child] = reports
+        for descriptor in descriptors[:STREAMS]:
+            os.close(descriptor)
+        return not child
+
+    def _report_changes(self) -> None:
+        """Report every child that has stopped or ended since the last time."""
+        while self.children:
+            child, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+            if not child:
+                return
+            if os.WIFSTOPPED(status):
+                self._report(self.children[child], STOPPED, os.WSTOPSIG(status))
+            else:
+                with self.children.pop(child) as reports:
+                    self._report(reports, ENDED, os.waitstatus_to_exitcode(status))
+
+    @staticmethod
+    def _report(reports: socket.socket, kind: int, number: int) -> None:
+        try:
+            reports.sendall(REPORT.pack(kind, number))
+        except BrokenPipeError:
+            return  # nobody wants to know any more
+
+    def _end_children(self) -> None:
+        for child in self.children:
+            os.kill(child, signal.SIGKILL)
+        for child in self.children:
+            os.waitpid(child, 0)
+
+
+def import_all() -> None:
+    """Import every module of the uploader, and lay what they made aside from garbage collection."""
+    for module in pkgutil.walk_packages(uploader.__path__, "uploader."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    gc.collect()
+    gc.freeze()
+    assert threading.active_count() == 1, f"a thread runs that no child would have: {threading.enumerate()}"
+
+
+def become(order: Order) -> None:
+    """Take over what a new process gets from whoever starts it."""
+    os.environ.clear()
+    os.environ.update(order.environment)
+    os.chdir(order.folder)
+    sys.path[0] = order.folder
+    sys.argv = ["uploader", *order.arguments]
+    sys.stdin = open(  # noqa: SIM115 - as long as the process, like the others
+        0, encoding=sys.stdin.encoding, errors=sys.stdin.errors, closefd=False
+    )
+    sys.stdout = _opened_anew(sys.stdout, by_line=os.isatty(1))
+    sys.stderr = _opened_anew(sys.stderr, by_line=True)
+
+
+def _opened_anew(stream: TextIO, *, by_line: bool) -> TextIO:
+    """An output stream over what its file descriptor is by now, buffered as at an interpreter's start."""
+    return open(
+        stream.fileno(),
+        "w",
+        buffering=1 if by_line else -1,
+        encoding=stream.encoding,
+        errors=stream.errors,
+        closefd=False,
+    )
+
+
+def run(order: Order) -> None:
+    """Run the command to its end."""
+    become(order)
+    try:
+        runpy.run_module("uploader", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if isinstance(end.code, int):
+            leave(end.code)
+        raise
+
+
+def leave(code: int) -> None:
+    """End as the interpreter does, but take no module apart: that costs more than all else of a short command."""
+    threading._shutdown()  # type: ignore[attr-defined] # waits for threads, as the interpreter does first
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code & 0xFF)
+
+
+def main() -> None:
+    """Serve; in each child, run its command."""
+    import_all()
+    order = ForkServer(socket.socket(fileno=int(sys.argv[1]))).serve()
+    if order is not None:
+        run(order)
+
+
+if __name__ == "__main__":
+    main()

@@ -233,10 +233,10 @@ class Carrier:
         if self._rules.until is not None and self._now() >= self._rules.until:
             return Reply(failure="the time is over: nothing new starts", withheld=True)
         query = parameters.query(claim.parameters, {**self._rules.defaults, **self._webhook(claim)})
-        request = UploadRequest(claim.conversation_id, query, claim.content_type)
+        request = UploadRequest(claim.conversation_id, query, claim.content_type, claim.token or "")
         try:
             async with self._open_source(claim.path, claim.size) as source:
-                return without_token(await self._client.upload(request, source, gate), claim.token)
+                return await self._client.upload(request, source, gate)
         except SourceError as error:
             return Reply(source_failure=str(error))
 
@@ -279,16 +279,6 @@ class Carrier:
             return await self._writer.call(settle_heard, of)
         await self._writer.call(settle, of)
         return Settled(verdict)
-
-
-def without_token(reply: Reply, token: str | None) -> Reply:
-    """A reply in which the service repeats no secret of ours: its words go into results and logs."""
-    if token is None:
-        return reply
-    answer = reply.answer
-    if answer is not None:
-        answer = {name: text.replace(token, "…") if isinstance(text, str) else text for name, text in answer.items()}
-    return replace(reply, answer=answer, failure=reply.failure.replace(token, "…"))
 
 
 def _event(carried: Carried) -> dict[str, Any]:

@@ -231,7 +231,7 @@ class Follower:
 
     def _tell_unknown(self, job: LiveJob, answer: JobAnswer) -> None:
         """A job that the service does not know may come to be known, or never end: say so, once."""
-        if answer.reason == "HTTP 404" and job.job_id not in self._told_unknown:
+        if answer.http_status == 404 and job.job_id not in self._told_unknown:
             self._told_unknown.add(job.job_id)
             log.warning("the service does not know the job: it is asked for again", **_event(job))
 

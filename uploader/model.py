@@ -61,6 +61,12 @@ class JobStatus(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
 
+    @classmethod
+    def read(cls, word: Any) -> "JobStatus | None":
+        """The status that a word means, whatever its letter case and the blanks around it; None where it is none."""
+        found = word.strip().lower() if isinstance(word, str) else None
+        return cls(found) if found in set(cls) else None
+
     @property
     def ended(self) -> bool:
         """Whether the job is over, and its slot free."""
@@ -255,7 +261,9 @@ class Reply:
     """What came back on the wire for one attempt; that nothing came back is a reply too.
 
     ``failure`` says how the connection ended where it ended badly, ``source_failure`` what was wrong with
-    our own file. ``answer`` is the JSON object of the body (None: there was none that could be read).
+    our own file. ``answer`` is the JSON object of the body (None: there was none that could be read), ``words`` the
+    first words of a body that is none. ``unreadable``: status and size of an answer that came and is no HTTP.
+    ``location``: where an answer leads to; it is not followed. No text in it repeats a secret of ours.
     """
 
     connected: bool = False
@@ -264,6 +272,9 @@ class Reply:
     answer: Mapping[str, Any] | None = None
     retry_after: str | None = None
     failure: str = ""
+    words: str = ""
+    unreadable: str = ""
+    location: str = ""
     source_failure: str = ""
     withheld: bool = False
     """We cut the upload ourselves before its last chunk: a signal, or the brake."""
@@ -272,8 +283,8 @@ class Reply:
     @property
     def message(self) -> str:
         """The service's own words, cut to a length that a log line bears."""
-        text = (self.answer or {}).get("message", "")
-        return text[:300] if isinstance(text, str) else ""
+        said = (self.answer or {}).get("message")
+        return (said if isinstance(said, str) and said else self.words)[:300]
 
 
 @dataclass(frozen=True, slots=True)

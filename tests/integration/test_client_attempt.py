@@ -403,7 +403,7 @@ async def test_a_401_is_pending_and_goes_with_a_new_token(tmp_path: Path) -> Non
     assert (item["state"], item["attempts"]) == ("accepted", 2)
 
 
-@pytest.mark.parametrize("status", [400, 404, 408, 413, 301, 307])
+@pytest.mark.parametrize("status", [400, 404, 413, 423, 301, 307])
 async def test_a_refusal_is_written_down_with_its_words(tmp_path: Path, status: int) -> None:
     """Refused: nothing was appended; the error has the code, and the service's own message."""
     script = always(status, {"message": "so it is"})

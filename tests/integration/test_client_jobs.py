@@ -44,13 +44,13 @@ async def test_the_four_statuses_are_told(status: JobStatus) -> None:
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        (always(404, {"message": "Job with id x not found"}), "HTTP 404"),
-        (always(200, {"message": "Job with id x not found"}), "HTTP 200"),
-        (always(200, {"id": "x", "status": "done"}), "HTTP 200"),
-        (always(200, {"id": "x", "status": ["completed"]}), "HTTP 200"),
-        (always(200, b"completed"), "HTTP 200"),
-        (always(404, {"status": "completed"}), "HTTP 404"),
-        (always(302, {"status": "completed"}, Location="/v1/job/y"), "HTTP 302"),
+        (always(404, {"message": "no such job"}), "HTTP 404 Not Found: no such job"),
+        (always(200, {"message": "no such job"}), "HTTP 200 OK: no such job"),
+        (always(200, {"id": "x", "status": "done"}), "the unknown status 'done'"),
+        (always(200, {"id": "x", "status": ["completed"]}), "HTTP 200 OK: no status in it"),
+        (always(200, b"completed"), "HTTP 200 OK: the answer is no JSON (9 bytes): it begins with 'completed'"),
+        (always(404, {"status": "completed"}), "HTTP 404 Not Found: no status in it"),
+        (always(302, {"status": "completed"}, Location="/x"), "HTTP 302 Found: it leads to /x, which is not followed"),
     ],
 )
 async def test_what_says_no_status_is_none(script: Script, reason: str) -> None:
@@ -64,14 +64,14 @@ async def test_what_says_no_status_is_none(script: Script, reason: str) -> None:
 async def test_a_server_error_is_no_status(status: int) -> None:
     """A 5xx says nothing of the job, and not that the service is there."""
     answer, there, _ = await asked(always(status, {"status": "completed"}))
-    assert (answer, there) == (JobAnswer(None, f"HTTP {status}", status), False)
+    assert (answer.status, answer.http_status, there) == (None, status, False)
 
 
 @pytest.mark.parametrize("status", [429, 503])
 async def test_when_to_ask_again_is_told(status: int) -> None:
     """Retry-After, as it came (facts.md): what to make of it is decided elsewhere."""
     answer, _, _ = await asked(always(status, {"message": "too many requests"}, **{"Retry-After": "30"}))
-    assert answer == JobAnswer(None, f"HTTP {status}", status, "30")
+    assert (answer.status, answer.http_status, answer.retry_after) == (None, status, "30")
 
 
 @pytest.mark.parametrize("script", [hung_up_after_body, reset_after_body])

@@ -22,13 +22,14 @@ from tests.integration.servers import (
     audio,
     authority,
     clean_environment,  # noqa: F401 - a fixture
+    free_port,
     hung_up_after_body,
     issue,
     send,
     speaking,
 )
 from uploader.client import Credentials
-from uploader.errors import UsageError
+from uploader.errors import CredentialsError, UsageError
 from uploader.model import Outcome, State
 from uploader.policy.replies import judge
 
@@ -243,8 +244,9 @@ async def test_the_proxy_gets_its_login_and_the_service_does_not(
     assert proxy.heads
 
 
+LOGIN = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
 REFUSALS = {
-    "login": b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n",
+    "forbidden": b"HTTP/1.1 403 Forbidden\r\nContent-Length: 9\r\n\r\nforbidden",
     "gateway": b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
     "moved": b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n",
 }
@@ -264,6 +266,34 @@ async def test_what_the_proxy_refuses_was_not_sent(
         assert server.requests == []
     assert (reply.connected, reply.last_chunk_left, reply.status) == (False, False, None)
     assert judge(reply, "c").outcome is Outcome.NOT_SENT
+    status = REFUSALS[refusal].split()[1].decode()
+    assert [word in reply.failure for word in (status, NAME, f"the proxy 127.0.0.1:{proxy.port}")] == [True] * 3
+
+
+@pytest.mark.parametrize("credentials", [READY, Credentials("the-app-id", "the-app-secret")])
+async def test_a_proxy_that_wants_another_login_ends_like_wrong_credentials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, credentials: Credentials
+) -> None:
+    """407: no later try would go better, so the run ends, and says which proxy it was and where its login stands."""
+    async with Server() as server, Proxy(server.port, refusal=LOGIN) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url.replace("://", "://joe:wrong-pass@"))
+        async with speaking(f"https://{NAME}", credentials) as client:
+            for act in (lambda: send(client, audio(tmp_path, 1000)), lambda: client.job("x")):
+                with pytest.raises(CredentialsError, match=f"the proxy 127.0.0.1:{proxy.port} .*407") as caught:
+                    await act()
+                assert "wrong-pass" not in str(caught.value)
+        assert server.requests == []
+
+
+async def test_a_proxy_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No good answer: host, proxy and cause are told, since each of them may be at fault."""
+    port = free_port()
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
+    async with speaking(f"https://{NAME}", READY) as client:
+        reply = await send(client, audio(tmp_path, 1000))
+    assert judge(reply, "c").outcome is Outcome.NOT_SENT
+    for word in (NAME, f"the proxy 127.0.0.1:{port}", "refused"):
+        assert word in reply.failure
 
 
 @pytest.mark.parametrize("script", [hung_up_after_body])

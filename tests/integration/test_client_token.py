@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -254,8 +255,6 @@ NO_TOKENS = {
     "no object": always(200, []),
     "no token": always(200, {"expiresIn": 5}),
     "token of another type": always(200, {"accessToken": 5, "expiresIn": 5}),
-    "time of another type": always(200, {"accessToken": "t", "expiresIn": "soon"}),
-    "no time": always(200, {"accessToken": "t", "expiresIn": None}),
     "deep": always(200, DEEP),
 }
 
@@ -277,6 +276,46 @@ async def test_without_a_token_nothing_was_sent(tmp_path: Path, name: str) -> No
     assert judge(reply, "c").outcome is Outcome.NOT_SENT
     assert (answer.status, bool(answer.reason)) == (None, True)
     assert (gate.hashes, later.status) == ([], 201)
+
+
+@pytest.mark.parametrize(
+    "told", ["soon", None, [], True, -1, -5.0, 1e300, int("9" * 400), "2026-11-28T00:00:00Z", "missing"]
+)
+async def test_a_token_without_a_sensible_time_is_taken_for_a_day(tmp_path: Path, told: Any) -> None:
+    """One fetch serves all uploads of a day; then it is renewed."""
+    answer = {"accessToken": "t"} | ({} if told == "missing" else {"expiresIn": told})
+    clock = Clock()
+    async with Server(token=always(200, answer)) as server, speaking(server.base_url, now=clock) as client:
+        for hours in (0.0, 23.0, 0.5):
+            clock.seconds += hours * 3600.0
+            assert (await send(client, audio(tmp_path, 10))).status == 201
+        assert len(server.token_requests()) == 1
+        clock.seconds += 3600.0
+        assert (await send(client, audio(tmp_path, 10))).status == 201
+        assert len(server.token_requests()) == 2
+
+
+async def test_a_token_without_a_time_is_renewed_after_a_401(tmp_path: Path) -> None:
+    """Taken for a day, and renewed at once where the service takes it no more."""
+    token = always(200, {"accessToken": "t"})
+    async with Server(in_turn(refused, accept), token=token) as server, speaking(server.base_url) as client:
+        assert [(await send(client, audio(tmp_path, 10))).status for _ in range(2)] == [401, 201]
+        assert len(server.token_requests()) == 2
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_the_token_endpoints_retry_after_is_kept(tmp_path: Path, status: int) -> None:
+    """Nobody asks before the time that it names, however many want a token; then one asks, for all."""
+    clock = Clock()
+    token = in_turn(always(status, **{"Retry-After": "30"}), issue("good"))
+    async with Server(token=token) as server, speaking(server.base_url, now=clock) as client:
+        for _ in range(3):
+            assert str(status) in (await send(client, audio(tmp_path, 10))).failure
+        assert len(server.token_requests()) == 1
+        clock.seconds += 31.0
+        replies = await asyncio.gather(*(send(client, audio(tmp_path, 10)) for _ in range(5)))
+        assert [reply.status for reply in replies] == [201] * 5
+        assert len(server.token_requests()) == 2
 
 
 async def test_a_good_token_is_announced() -> None:
@@ -487,7 +526,7 @@ async def test_an_upload_that_outlasts_its_token_does_not_vouch_for_it(tmp_path:
         assert len(server.puts()) == 2
 
 
-@pytest.mark.parametrize("left", [0, 0.4, -5])
+@pytest.mark.parametrize("left", [0, 0.4])
 async def test_a_server_that_always_hands_out_seconds_is_not_asked_in_a_hot_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: float
 ) -> None:
@@ -524,7 +563,7 @@ FAILING: dict[str, tuple[Credentials, Script, Script]] = {
     "wrong secret": (CREDENTIALS, accept, always(401, {"message": "no"})),
     "no endpoint": (CREDENTIALS, accept, always(404)),
     "no JSON": (CREDENTIALS, accept, always(200, b"issued-token")),
-    "no time": (CREDENTIALS, accept, always(200, {"accessToken": "issued-token", "expiresIn": []})),
+    "said again": (CREDENTIALS, always(400, {"message": "bad issued-token"}), issue("issued-token")),
     "tokens refused": (CREDENTIALS, refused, issue("issued-token")),
     "ready token refused": (READY, refused, issue("issued-token")),
     "lost answers": (CREDENTIALS, hung_up_after_body, issue("issued-token")),

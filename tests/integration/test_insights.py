@@ -322,5 +322,5 @@ async def test_what_the_service_said_is_told_as_it_is() -> None:
     assert answers == [
         Answer(200, [{"name": "x"}]),
         Answer(404, {"message": "no"}),
-        Answer(503, None, "7", "the answer is no JSON"),
+        Answer(503, None, "7", "the answer is no JSON (6 bytes): it begins with '<html>'"),
     ]

@@ -31,6 +31,7 @@ ROWS = {
     "model": 0,
     "errors": 0,
     "secrets": 0,
+    "text": 0,
 }
 """Each module's row in the table of chapter 6, a package as a whole."""
 

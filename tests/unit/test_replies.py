@@ -19,11 +19,10 @@ WITHOUT_JOB: list[Mapping[str, Any] | None] = [
     {"jobId": ""},
     {"jobId": None},
     {"jobId": True},
-    {"jobId": 1.5},
     {"jobId": ["9b1deb4d"]},
 ]
 
-OTHER_4XX = [status for status in range(400, 500) if status not in (401, 429)]
+OTHER_4XX = [status for status in range(400, 500) if status not in (401, 408, 425, 429)]
 
 
 def answered(status: int, answer: Mapping[str, Any] | None = None, *, early: bool = False, failure: str = "") -> Reply:
@@ -55,8 +54,10 @@ THROTTLED = (Outcome.THROTTLED, State.PENDING, Next.COOL_DOWN)
         pytest.param(range(200, 300), True, None, CUT_OFF, id="2xx without a jobId, early"),
         pytest.param(range(300, 400), False, ANSWER, REFUSED, id="3xx"),
         pytest.param(range(300, 400), True, None, REFUSED, id="3xx, early"),
-        pytest.param(OTHER_4XX, False, ANSWER, REFUSED, id="4xx, 408 and 413 among them"),
+        pytest.param(OTHER_4XX, False, ANSWER, REFUSED, id="4xx, 413 and 423 among them"),
         pytest.param(OTHER_4XX, True, None, REFUSED, id="4xx, early"),
+        pytest.param([408, 425], False, ANSWER, NOT_SENT, id="408, 425: nothing was taken"),
+        pytest.param([408, 425], True, None, NOT_SENT, id="408, 425, early"),
         pytest.param([401], False, None, NEW_TOKEN, id="401"),
         pytest.param([401], True, None, NEW_TOKEN, id="401, early"),
         pytest.param([429], False, None, THROTTLED, id="429"),
@@ -222,10 +223,10 @@ def test_every_verdict_says_why(reply: Reply) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"), [("a", "a"), (17, "17"), (0, "0"), ("", None), (None, None), (True, None), (1.0, None)]
+    ("value", "expected"), [("a", "a"), (17, "17"), (0, "0"), ("", None), (None, None), (True, None), (1.5, "1.5")]
 )
-def test_a_job_id_is_text_or_a_whole_number(value: Any, expected: str | None) -> None:
-    """Ids are strings; a number is taken as its digits, anything else is none."""
+def test_a_job_id_is_text_or_a_number(value: Any, expected: str | None) -> None:
+    """Ids are strings; a number is taken as it is written, anything else is none."""
     assert job_id(Reply(answer={"jobId": value})) == expected
 
 
@@ -260,7 +261,7 @@ def test_a_long_message_is_cut() -> None:
 @pytest.mark.parametrize("words", [{"message": 17}, {"message": None}, {"message": ["x"]}, {}])
 def test_a_message_that_is_no_text_is_left_out(words: Mapping[str, Any]) -> None:
     """Whatever stands in place of a message breaks nothing."""
-    assert describe(answered(418, words)) == "HTTP 418"
+    assert describe(answered(499, words)) == "HTTP 499"
 
 
 def test_an_item_that_is_cut_off_for_ever_is_refused() -> None:
@@ -272,6 +273,65 @@ def test_an_item_that_is_cut_off_for_ever_is_refused() -> None:
     assert (refused.outcome, refused.state, refused.next) == REFUSED
     assert "10 times" in refused.reason
     assert "reset" in refused.reason
+
+
+@pytest.mark.parametrize("status", [408, 425])
+def test_a_file_that_is_never_taken_is_refused_in_the_end(status: int) -> None:
+    """Nothing was taken, so it goes again, but no more often than max_attempts allows."""
+    reply = answered(status)
+    verdict = judge(reply, CONVERSATION)
+    assert refuse_after_cut_offs(verdict, reply, cut_offs=8, most=10) is verdict
+    refused = refuse_after_cut_offs(verdict, reply, cut_offs=9, most=10)
+    assert (refused.outcome, str(status) in refused.reason) == (Outcome.REFUSED, True)
+
+
+UUID = "9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d"
+
+
+@pytest.mark.parametrize(
+    ("sent", "named", "same"),
+    [
+        (UUID, UUID.upper(), True),
+        (UUID.upper(), UUID, True),
+        ("17", 17, True),
+        ("17", 17.0, True),
+        ("Conversation-A", "conversation-a", False),
+        (UUID, UUID.replace("9", "8"), False),
+        ("17", 17.5, False),
+    ],
+)
+def test_the_same_conversation_in_another_letter_case(sent: str, named: Any, same: bool) -> None:
+    """A UUID means the same in capitals; any other id is another one."""
+    verdict = judge(answered(201, {"conversationId": named, "jobId": "9b1deb4d"}), sent)
+    assert (verdict.outcome is Outcome.APPLIED) is same
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (Reply(status=413, words="a page, 'Too big'"), "HTTP 413: Request Entity Too Large: a page, 'Too big'"),
+        (Reply(status=307, location="https://x/y"), "HTTP 307: Temporary Redirect: it leads to https://x/y, which is"),
+        (Reply(unreadable="HTTP 201, 90 bytes", words="it begins with 'x'"), "HTTP 201, 90 bytes: it begins with 'x'"),
+    ],
+)
+def test_a_refusal_that_is_no_json_is_told_by_status_page_and_address(reply: Reply, words: str) -> None:
+    """The status's meaning, a page's title, where a redirect leads; of what is no HTTP its status and first words."""
+    assert words in describe(reply)
+
+
+def test_an_answer_that_is_no_http_is_never_called_none() -> None:
+    """It came, so "no answer" would be wrong; what it was is said, and the item is in doubt."""
+    reply = Reply(connected=True, last_chunk_left=True, unreadable="12 bytes", words="it begins with 'SSH-2.0'")
+    verdict = judge(reply, CONVERSATION)
+    assert verdict.outcome is Outcome.IN_DOUBT
+    assert "no answer" not in verdict.reason
+    assert "SSH-2.0" in verdict.reason
+
+
+def test_a_job_id_in_an_answer_that_broke_off_is_kept() -> None:
+    """A wrong length makes it untrustworthy, and its jobId is what a person needs to look the job up."""
+    verdict = judge(answered(201, ANSWER, failure="the answer broke off"), CONVERSATION)
+    assert (verdict.outcome, verdict.job_id) == (Outcome.IN_DOUBT, "9b1deb4d")
 
 
 @pytest.mark.parametrize(

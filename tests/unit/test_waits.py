@@ -101,9 +101,34 @@ def test_an_http_date_is_in_utc_wherever_we_are(zone: str, header: str) -> None:
         assert retry_after_seconds(header, NOW) == 60.0
 
 
-@pytest.mark.parametrize("header", [None, "", "soon", "-1", "1.5", "1e3", "٣", "0x10", "Sun, 99 Nov 1994 08:49:37 GMT"])
-def test_an_unreadable_retry_after_is_none(header: str | None) -> None:
-    """What says neither seconds nor a date is as if it were not there."""
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("2.5", 3.0),
+        ("1e3", 1000.0),
+        ("+3", 3.0),
+        ("-1", 0.0),
+        ("٣", 3.0),
+        ("3s", 3.0),
+        ("2.5 s", 3.0),
+        ("2,120", 120.0),
+        ("3, 120", 120.0),
+        ("0x10", 10.0),
+        ("in 2 minutes or 90 seconds", 90.0),
+        ("inf", RETRY_AFTER_CAP_SECONDS),
+        ("1994-11-06T08:50:37Z", 60.0),
+        ("1994-11-06T08:50:37", 60.0),
+        ("Sun, 99 Nov 1994 08:49:37 GMT", 1994.0),
+    ],
+)
+def test_what_is_not_quite_a_retry_after_is_taken_for_the_wait_that_it_names(header: str, seconds: float) -> None:
+    """Fractions are rounded up, dates of other standards read; where it is no time, the longest number counts."""
+    assert retry_after_seconds(header, NOW) == seconds
+
+
+@pytest.mark.parametrize("header", [None, "", "soon", "nan", "--"])
+def test_a_retry_after_without_any_number_is_none(header: str | None) -> None:
+    """What says nothing is as if it were not there."""
     assert retry_after_seconds(header, NOW) is None
 
 

@@ -1,12 +1,13 @@
 """Connections to the service: proxies and CA bundles from the environment, and never a second PUT."""
 
 import asyncio
-import json
 import os
 import ssl
 from base64 import b64encode
 from collections.abc import Mapping
 from contextvars import ContextVar
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.request import getproxies, proxy_bypass
@@ -17,7 +18,9 @@ from aiohttp.client_reqrep import ClientRequest
 from aiohttp.connector import Connection
 from yarl import URL
 
-from uploader.errors import UsageError
+from uploader.client.recording import RecordingProtocol, receiving
+from uploader.errors import CredentialsError, UsageError
+from uploader.policy.replies import phrase_of
 from uploader.settings import is_loopback
 
 KEPT_SECONDS = 4.0
@@ -40,7 +43,34 @@ under_way: ContextVar[Connected | None] = ContextVar("under_way", default=None)
 """The upload of this task: aiohttp shows a connection to nobody else than the connector."""
 
 
-class UploadConnector(aiohttp.TCPConnector):
+class ServiceConnector(aiohttp.TCPConnector):
+    """Opens connections that keep the first bytes of what they receive, and tells a proxy's refusal of our login."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**how)
+        self._factory: Any = partial(RecordingProtocol, loop=asyncio.get_running_loop())
+
+    async def connect(self, req: ClientRequest, traces: Any, timeout: aiohttp.ClientTimeout) -> Connection:  # noqa: ASYNC109 - aiohttp's signature
+        """Connect.
+
+        Raises:
+            CredentialsError: The proxy wants other credentials (HTTP 407).
+        """
+        try:
+            connection = await super().connect(req, traces, timeout)
+        except aiohttp.ClientHttpProxyError as error:
+            if error.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+                raise CredentialsError(
+                    f"the proxy {_host_and_port(req.proxy)} does not take the login (HTTP 407): write user and "
+                    "password into the proxy's address (HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT), then run again"
+                ) from error
+            raise
+        if isinstance(connection.protocol, RecordingProtocol):
+            connection.protocol.received = receiving.get()
+        return connection
+
+
+class UploadConnector(ServiceConnector):
     """Tells every upload its connection's transport.
 
     A connection that the server closed silently would break the next PUT on it, after the fact: so each upload has
@@ -88,39 +118,13 @@ async def send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandl
         raise ConnectionEndedError(told(error)) from error
 
 
-async def read_answer(response: aiohttp.ClientResponse, most_bytes: int) -> tuple[Mapping[str, Any] | None, str]:
-    """Read a JSON object; None and a reason where there is none to be read.
-
-    Args:
-        response: The answer, its head read.
-        most_bytes: A longer body is none of the service's.
-    """
-    answer, broken = await read_json(response, most_bytes)
-    if broken:
-        return None, broken
-    return (answer, "") if isinstance(answer, dict) else (None, "the answer is no JSON object")
-
-
-async def read_json(response: aiohttp.ClientResponse, most_bytes: int) -> tuple[Any, str]:
-    """Read JSON of any type, as ``read_answer`` does; a reason, which is empty where it could be read."""
-    text = bytearray()
-    try:
-        async for chunk in response.content.iter_chunked(64 * 1024):
-            text += chunk
-            if len(text) > most_bytes:
-                return None, "the answer is too long to be one of the service's"
-        return json.loads(text), ""
-    except (aiohttp.ClientError, OSError) as error:
-        return None, f"the answer broke off: {told(error)}"
-    except (ValueError, RecursionError):
-        return None, "the answer is no JSON"
-
-
 def told(error: BaseException) -> str:
     """Say in a few words what a network error was, without addresses of requests in it."""
     inner: BaseException = error
     while isinstance(inner.__cause__, OSError):
         inner = inner.__cause__
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"the proxy refused to connect (HTTP {error.status} {phrase_of(error.status)})"
     if isinstance(inner, ssl.SSLError):
         return f"TLS: {getattr(inner, 'verify_message', '') or inner.reason or inner}: check certificate and CA bundle"
     if isinstance(inner, OSError) and inner.errno is not None and inner.errno > 0:
@@ -130,6 +134,12 @@ def told(error: BaseException) -> str:
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "the server closed the connection"
     return type(error).__name__
+
+
+def route_to(base_url: str, proxy: Mapping[str, Any]) -> str:
+    """Name the host that is spoken to, and the proxy between: a failure may be either's."""
+    host = _host_and_port(URL(base_url))
+    return f"{host} through the proxy {_host_and_port(proxy['proxy'])}" if proxy else host
 
 
 def ssl_context() -> ssl.SSLContext:
@@ -166,6 +176,10 @@ def proxy_for(base_url: str) -> dict[str, Any]:
         return {"proxy": proxy}
     login = b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode("ascii")
     return {"proxy": proxy.with_user(None), "proxy_headers": {"Proxy-Authorization": f"Basic {login}"}}
+
+
+def _host_and_port(url: URL | None) -> str:
+    return url.authority.rpartition("@")[2] if url is not None else ""
 
 
 def _trust(context: ssl.SSLContext, variable: str, bundle: Path) -> None:

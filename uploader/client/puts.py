@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -11,22 +11,27 @@ import aiohttp
 from yarl import URL
 
 from uploader.audio import Source
+from uploader.client.answers import Body, first_words, read_body, retry_after_of
 from uploader.client.connection import (
     ConnectionEndedError,
     UploadConnector,
-    read_answer,
     send_once,
     told,
     under_way,
 )
 from uploader.client.expectation import Expect, Expectation
+from uploader.client.recording import Received, receiving
 from uploader.client.token import Token
 from uploader.client.upload import Gate, Upload
 from uploader.model import Reply
 from uploader.policy.chunks import chunk_bytes
+from uploader.text import Sanitizer
 
 ANSWER_MOST_BYTES = 256 * 1024
 """An answer to a PUT, or of the job endpoint, is short."""
+
+LOCATION_CHARACTERS = 200
+"""So much of an address that an answer leads to is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +45,15 @@ class TimeLimits:
 
 @dataclass(frozen=True, slots=True)
 class UploadRequest:
-    """What one PUT says beside its body. ``content_type`` None: the service detects the format."""
+    """What one PUT says beside its body. ``content_type`` None: the service detects the format.
+
+    ``secret``: what stands in the query and must not be repeated in what is kept of the answer.
+    """
 
     conversation_id: str
     query: Sequence[tuple[str, str]]
     content_type: str | None
+    secret: str = field(default="", repr=False)
 
 
 class Puts:
@@ -57,6 +66,8 @@ class Puts:
         limits: Seconds.
         expect: Which bodies wait for leave, and how long.
         uploads: How many there are to be at once.
+        sanitizer: Makes text of answers such that it can be stored.
+        route: Names the host, and the proxy between, for failures.
     """
 
     def __init__(
@@ -67,7 +78,11 @@ class Puts:
         limits: TimeLimits,
         expect: Expect,
         uploads: int,
+        sanitizer: Sanitizer,
+        route: str,
     ) -> None:
+        self._sanitizer = sanitizer
+        self._route = route
         self._base_url = base_url
         self._proxy = proxy
         self._limits = limits
@@ -136,6 +151,8 @@ class Puts:
         """Send a head, and then perhaps a body; ``anew``: on a new connection, whatever it asks."""
         session = self._with_leave if upload.asks_leave and not anew else self._without
         marker = under_way.set(upload)
+        received = Received()
+        receiving.set(received)
         try:
             async with asyncio.timeout(None) as timeout:
                 upload.watch(timeout)
@@ -149,14 +166,38 @@ class Puts:
                     **self._proxy,
                 ) as response:
                     upload.answered(response.status)
-                    answer, broken = await read_answer(response, ANSWER_MOST_BYTES)
-                    return _reply(upload, response, answer, broken)
+                    body = await read_body(response, ANSWER_MOST_BYTES, self._sanitizer, request.secret)
+                    return self._reply(upload, response, body, request.secret, received)
         except (aiohttp.ClientError, ConnectionEndedError, OSError, TimeoutError) as error:
-            failure = upload.failure or told_end(error)
-            return _without_answer(upload, failure)
+            return self._without_status(upload, received, upload.failure or told_end(error), request.secret)
         finally:
             upload.stop_watching()
             under_way.reset(marker)
+
+    def _reply(
+        self, upload: Upload, response: aiohttp.ClientResponse, body: Body, secret: str, received: Received
+    ) -> Reply:
+        words = body.words
+        if body.failure and body.value is None and not words:
+            words = first_words(received.describe()[1], self._sanitizer, secret)
+        location = response.headers.get("Location", "") if 300 <= response.status < 400 else ""
+        return Reply(
+            connected=True,
+            last_chunk_left=upload.last_chunk_left,
+            status=response.status,
+            answer=body.members,
+            retry_after=retry_after_of(response),
+            failure=body.failure or ("" if body.members is not None else "the answer is no JSON object"),
+            words=words,
+            location=self._sanitizer.text(location, secret)[:LOCATION_CHARACTERS],
+            bytes_sent=upload.bytes_sent,
+        )
+
+    def _without_status(self, upload: Upload, received: Received, failure: str, secret: str) -> Reply:
+        """What is known of a request that ended without an answer that can be read."""
+        came, first = received.describe()
+        words = first_words(first, self._sanitizer, secret)
+        return replace(_without_answer(upload, f"{failure} ({self._route})"), unreadable=came, words=words)
 
 
 def url_of(base_url: str, request: UploadRequest) -> URL:
@@ -176,18 +217,6 @@ def _headers(request: UploadRequest, size: int, token: Token) -> dict[str, str]:
     if request.content_type is not None:
         headers["Content-Type"] = request.content_type
     return headers
-
-
-def _reply(upload: Upload, response: aiohttp.ClientResponse, answer: Mapping[str, Any] | None, broken: str) -> Reply:
-    return Reply(
-        connected=True,
-        last_chunk_left=upload.last_chunk_left,
-        status=response.status,
-        answer=answer,
-        retry_after=response.headers.get("Retry-After"),
-        failure=broken,
-        bytes_sent=upload.bytes_sent,
-    )
 
 
 def _without_answer(upload: Upload, failure: str) -> Reply:

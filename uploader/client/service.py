@@ -10,17 +10,16 @@ import aiohttp
 from yarl import URL
 
 from uploader.audio import Source
-from uploader.client.connection import (
-    proxy_for,
-    read_json,
-    ssl_context,
-    told,
-)
+from uploader.client.answers import read_body, retry_after_of
+from uploader.client.connection import ServiceConnector, proxy_for, route_to, ssl_context, told
 from uploader.client.expectation import Expect
-from uploader.client.puts import ANSWER_MOST_BYTES, Puts, TimeLimits, UploadRequest
+from uploader.client.puts import ANSWER_MOST_BYTES, LOCATION_CHARACTERS, Puts, TimeLimits, UploadRequest
+from uploader.client.recording import Received, receiving
 from uploader.client.token import CredentialsSource, Token, Tokens, TokenUnavailableError
 from uploader.client.upload import Gate
 from uploader.model import Answer, JobStatus, Reply, Sight
+from uploader.policy.polling import job_said
+from uploader.text import Sanitizer
 
 CONVERSATION_MOST_BYTES = 64 * 1024 * 1024
 """A long conversation has many messages."""
@@ -33,15 +32,17 @@ LONG_BODY_SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class JobAnswer:
-    """What the job endpoint said. ``status`` None: no answer, or one without a status.
+    """What the job endpoint said. ``status`` None: no answer, or one without a status that we know.
 
     ``http_status`` and ``retry_after`` are those of an answer without a status; ``http_status`` None: none came.
+    ``reason`` says what came in place of a status. ``is_anothers``: it is about another job.
     """
 
     status: JobStatus | None
     reason: str = ""
     http_status: int | None = None
     retry_after: str | None = None
+    is_anothers: bool = False
 
 
 class Client:
@@ -71,15 +72,28 @@ class Client:
         self._expect = expect
         self._uploads = uploads
         self._now = now
+        self._sanitizer = Sanitizer()
 
     async def __aenter__(self) -> Self:
         """Open the sessions: for uploads, and for everything that may be asked twice."""
         context = ssl_context()
         self._proxy = proxy_for(self._base_url)
         timeout = aiohttp.ClientTimeout(total=GET_SECONDS, connect=self._limits.connect)
-        self._asking = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context), timeout=timeout)
-        self._puts = Puts(self._base_url, self._proxy, context, self._limits, self._expect, self._uploads)
-        self._tokens = Tokens(self._asking, self._base_url, self._credentials, self._proxy, self._now)
+        self._route = route_to(self._base_url, self._proxy)
+        self._asking = aiohttp.ClientSession(connector=ServiceConnector(ssl=context), timeout=timeout)
+        self._puts = Puts(
+            self._base_url,
+            self._proxy,
+            context,
+            self._limits,
+            self._expect,
+            self._uploads,
+            self._sanitizer,
+            self._route,
+        )
+        self._tokens = Tokens(
+            self._asking, self._base_url, self._credentials, self._proxy, self._now, self._sanitizer, self._route
+        )
         return self
 
     async def __aexit__(
@@ -136,11 +150,10 @@ class Client:
             CredentialsError: The service does not take the credentials.
         """
         answer = await self._ask(_job_path(job_id), ANSWER_MOST_BYTES, JOB_SECONDS)
-        word = answer.body.get("status") if isinstance(answer.body, dict) else None
-        if answer.status == 200 and isinstance(word, str) and word in set(JobStatus):
-            return JobAnswer(JobStatus(word))
-        reason = f"HTTP {answer.status}" if answer.status else answer.failure
-        return JobAnswer(None, reason, answer.status, answer.retry_after)
+        said = job_said(answer, job_id)
+        if isinstance(said, JobStatus):
+            return JobAnswer(said)
+        return JobAnswer(None, said.reason, answer.status, answer.retry_after, said.is_anothers)
 
     async def sight(self, conversation_id: str) -> Sight | None:
         """Look at what a conversation holds now (its messages); None where that cannot be told.
@@ -150,7 +163,7 @@ class Client:
         """
         answer = await self.conversation(conversation_id, "messages")
         messages = answer.body.get("messages") if isinstance(answer.body, dict) else None
-        if answer.status != 200 or not isinstance(messages, list):
+        if answer.status != 200 or answer.failure or not isinstance(messages, list):
             return None
         ends = [one.get("endTime") for one in messages if isinstance(one, dict)]
         return Sight(len(messages), max((end for end in ends if isinstance(end, str)), default=None))
@@ -179,7 +192,8 @@ class Client:
 
     async def _ask(self, path: str, most_bytes: int, seconds: float = GET_SECONDS) -> Answer:
         """GET with a token; after a 401 once more with a new one."""
-        answer = Answer()
+        answer, received = Answer(), Received()
+        receiving.set(received)
         try:
             for _ in range(2):
                 token = await self._tokens.get()
@@ -191,7 +205,9 @@ class Client:
         except TokenUnavailableError as error:
             return Answer(failure=str(error))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            return Answer(failure=told(error))
+            came, _ = received.describe()
+            cause = f"an answer that cannot be read: {came}" if came else told(error)
+            return Answer(failure=f"{cause} ({self._route})")
         return answer
 
     async def _ask_once(self, path: str, token: Token, most_bytes: int, seconds: float) -> Answer:
@@ -202,8 +218,12 @@ class Client:
             timeout=aiohttp.ClientTimeout(total=seconds, connect=self._limits.connect),
             **self._proxy,
         ) as response:
-            body, broken = await read_json(response, most_bytes)
-            return Answer(response.status, body, response.headers.get("Retry-After"), broken)
+            body = await read_body(response, most_bytes, self._sanitizer)
+            location = self._sanitizer.text(response.headers.get("Location", ""))[:LOCATION_CHARACTERS]
+            leads = f"it leads to {location}, which is not followed" if location and response.status >= 300 else ""
+            failure = ": ".join(part for part in (body.failure, body.words, leads) if part)
+            retry_after = retry_after_of(response)
+            return Answer(response.status, body.value, retry_after, failure)
 
 
 def _job_path(job_id: str) -> str:

@@ -3,20 +3,29 @@
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, Self
 
 import aiohttp
 
-from uploader.client.connection import read_answer, told
+from uploader.client.answers import Body, read_body, retry_after_of
+from uploader.client.connection import told
+from uploader.client.recording import Received, receiving
 from uploader.errors import CredentialsError, GaveUpError
+from uploader.policy.replies import phrase_of
+from uploader.policy.waits import retry_after_seconds
+from uploader.text import Sanitizer
 
 PATH = "/oauth2/token:generate"
 ANSWER_MOST_BYTES = 64 * 1024
 LEAST_SECONDS = 1.0
 """A token with less left is not worth a request: the service is asked again when it has ended."""
+ASSUMED_SECONDS = 86400.0
+"""What a token is taken to last where its answer does not say: what the documented sample says (facts.md, Token)."""
+MOST_SECONDS = 366 * 86400.0
+"""A longer life is a figure of something else."""
 RENEW_SECONDS = 60.0
 RENEW_SHARE = 0.1
 ROTATION_SECONDS = (0.5, 1.0, 2.0, 4.0)
@@ -86,7 +95,11 @@ class Tokens:
         credentials: CredentialsSource,
         proxy: dict[str, Any],
         now: Callable[[], float],
+        sanitizer: Sanitizer,
+        route: str,
     ) -> None:
+        self._sanitizer = sanitizer
+        self._route = route
         self._session = session
         self._url = base_url + PATH
         self._credentials = credentials
@@ -98,6 +111,8 @@ class Tokens:
         self._lock = asyncio.Lock()
         self._token: Token | None = None
         self._serial = 0
+        self._not_before = 0.0
+        self._trouble = ""
         self._refused: Counter[str] = Counter()
 
     async def get(self, lasting: float = 0.0) -> Token:
@@ -151,6 +166,7 @@ class Tokens:
 
     async def _read(self) -> Credentials:
         given = await asyncio.to_thread(self._credentials.read)
+        self._sanitizer.add(given.app_id, given.app_secret, given.access_token or "")
         if given != self._used:
             self._used = given
             self._refused.clear()
@@ -190,15 +206,32 @@ class Tokens:
         return Token(value, renew_at, self._serial, now + lifetime, lifetime)
 
     async def _fetch(self, given: Credentials) -> tuple[str, float]:
+        if self._now() < self._not_before:
+            raise TokenUnavailableError(f"{self._trouble}; it is asked again as its Retry-After says")
         wanted = {"type": "application", "appId": given.app_id, "appSecret": given.app_secret}
+        receiving.set(Received())
         try:
             async with self._session.post(self._url, json=wanted, allow_redirects=False, **self._proxy) as response:
                 if response.status >= 300:
-                    raise _refusal(response.status)
-                answer, broken = await read_answer(response, ANSWER_MOST_BYTES)
-                return _read(answer, broken)
+                    raise self._refusal(response)
+                # the answer is the secret, so it is read as it is, and nothing of it is kept
+                body = await read_body(response, ANSWER_MOST_BYTES, Sanitizer())
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise TokenUnavailableError(f"no token: {told(error)}") from error
+            raise TokenUnavailableError(f"no token: {told(error)} ({self._route})") from error
+        found = _read(body)
+        if found is None:
+            reason = body.failure or "the answer has no accessToken that could be used"
+            raise TokenUnavailableError(f"no token: {reason} ({self._route})")
+        self._sanitizer.add(found[0])
+        return found
+
+    def _refusal(self, response: aiohttp.ClientResponse) -> Exception:
+        """Tell what a refusal means; where it says when to ask again, nobody asks before."""
+        error = _refusal(response.status, self._route)
+        wait = retry_after_seconds(retry_after_of(response), self._now())
+        if isinstance(error, TokenUnavailableError) and wait is not None:
+            self._not_before, self._trouble = self._now() + wait, str(error)
+        return error
 
 
 def _told_refusal(given: Credentials) -> str:
@@ -219,7 +252,7 @@ def _told_refusal(given: Credentials) -> str:
     )
 
 
-def _refusal(status: int) -> Exception:
+def _refusal(status: int, route: str) -> Exception:
     if status in (400, 401, 403):
         return CredentialsError(
             f"the service does not take the credentials (HTTP {status}): check UPLOADER_APP_ID and "
@@ -227,20 +260,24 @@ def _refusal(status: int) -> Exception:
         )
     if status < 500 and status not in (408, 429):
         return GaveUpError(f"the service has no {PATH} there (HTTP {status}): check --base-url, then run again")
-    return TokenUnavailableError(f"no token: HTTP {status}")
+    return TokenUnavailableError(f"no token: HTTP {status} {phrase_of(status)} ({route})")
 
 
-def _read(answer: Mapping[str, Any] | None, broken: str) -> tuple[str, float]:
-    token = (answer or {}).get("accessToken")
-    if answer is None or not isinstance(token, str) or not _fits_a_header(token):
-        raise TokenUnavailableError(f"no token: {broken or 'the answer has no accessToken that could be used'}")
+def _read(body: Body) -> tuple[str, float] | None:
+    """The token and the seconds that it lasts, None where there is none that a header can carry."""
+    answer = body.members or {}
+    token = answer.get("accessToken")
+    token = token.strip() if isinstance(token, str) else ""
+    return (token, _lifetime(answer.get("expiresIn"))) if _fits_a_header(token) else None
+
+
+def _lifetime(told: Any) -> float:
+    """Read ``expiresIn``; what is no sensible number of seconds is taken for a day, and a 401 renews the token."""
     try:
-        lifetime = float(answer.get("expiresIn", 0))
-    except (TypeError, ValueError) as error:
-        raise TokenUnavailableError("no token: the answer's expiresIn is no number") from error
-    if not math.isfinite(lifetime):
-        raise TokenUnavailableError("no token: the answer's expiresIn is no number of seconds")
-    return token, max(lifetime, 0.0)
+        seconds = math.nan if isinstance(told, bool) else float(told)
+    except (TypeError, ValueError, OverflowError):
+        return ASSUMED_SECONDS
+    return seconds if 0.0 <= seconds <= MOST_SECONDS else ASSUMED_SECONDS
 
 
 def _fits_a_header(token: str) -> bool:

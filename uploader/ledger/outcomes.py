@@ -9,8 +9,9 @@ from sqlalchemy import Boolean, Connection, bindparam, case, or_, select, update
 from uploader.ledger.lanes import refresh
 from uploader.ledger.limit import ACCOUNT_OF_ITEM, note_refusal
 from uploader.ledger.schema import accounts, attempts, items, lanes
-from uploader.model import Claim, JobStatus, LiveJob, Outcome, Reply, State, Verdict
+from uploader.model import Claim, JobStatus, LiveJob, Reply, State, Verdict
 from uploader.policy.limits import Refusal
+from uploader.policy.replies import counts_against_file
 from uploader.policy.waits import doubt_slot_seconds
 
 JOBS_REMEMBERED = 16.0
@@ -229,7 +230,6 @@ def _change(connection: Connection, of: Settlement) -> dict[str, Any]:
     """What becomes of the item."""
     verdict, reply = of.verdict, of.reply
     accepted, doubtful = verdict.state is State.ACCEPTED, verdict.state is State.IN_DOUBT
-    cut_off = verdict.outcome is Outcome.CUT_OFF and not reply.withheld and reply.status is None
     return {
         "item": of.one.item_id,
         "number": of.one.number,
@@ -238,7 +238,7 @@ def _change(connection: Connection, of: Settlement) -> dict[str, Any]:
         "because": None if accepted else verdict.reason,
         "status": reply.status,
         "job": verdict.job_id,
-        "cut_off": int(cut_off),
+        "cut_off": int(counts_against_file(verdict, reply)),
         "accepted": accepted,
         "finished": verdict.state is State.REFUSED,
         "keeps_slot_until": slot_until(connection, of.one.item_id, of.now, of.doubt_seconds) if doubtful else None,

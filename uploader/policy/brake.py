@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from uploader.model import Outcome, Reply, Verdict
+from uploader.policy.replies import NOTHING_TAKEN
 from uploader.policy.waits import full_jitter
 
 TROUBLED_LANES = 5
@@ -117,7 +118,8 @@ def reason_to_give_up(brake: Brake, give_up_seconds: float) -> str | None:
 
 
 def _is_trouble(verdict: Verdict, reply: Reply) -> bool:
-    return verdict.outcome is Outcome.IN_DOUBT or reply.status is None or reply.status >= 500
+    no_answer = reply.status is None or reply.status >= 500 or reply.status in NOTHING_TAKEN
+    return verdict.outcome is Outcome.IN_DOUBT or no_answer
 
 
 def _more_trouble(brake: Brake, lane: int, now: float, jitter: float) -> Brake:

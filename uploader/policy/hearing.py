@@ -10,11 +10,12 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from uploader.model import JobStatus, Next, Outcome, State, Verdict
+from uploader.policy.replies import id_in
 
 _RANKS = {JobStatus.SCHEDULED: 0, JobStatus.IN_PROGRESS: 1, JobStatus.COMPLETED: 2, JobStatus.FAILED: 2}
 _WITH_JOB = (State.ACCEPTED, State.COMPLETED, State.FAILED, State.DROPPED)
 """States in which the item's jobId is that of its append; elsewhere it may be that of an answer not trusted."""
-MOST_JOB_ID_CHARACTERS = 200
+MOST_JOB_ID_CHARACTERS = 1000
 SILENT_JOBS = 10
 """So many jobs that were to call, and ended without a single call, are no chance."""
 SIGNATURE_BYTES = 12
@@ -159,14 +160,10 @@ def read_call(body: Any) -> tuple[str, JobStatus | None] | None:
     """
     if not isinstance(body, Mapping):
         return None
-    found = body.get("id") if body.get("jobId") is None else body["jobId"]
-    job_id = str(found) if isinstance(found, int) and not isinstance(found, bool) else found
-    status = body.get("status")
-    if not isinstance(job_id, str) or not 0 < len(job_id) <= MOST_JOB_ID_CHARACTERS or not job_id.isprintable():
+    job_id = id_in(body.get("id") if body.get("jobId") is None else body["jobId"])
+    if job_id is None or len(job_id) > MOST_JOB_ID_CHARACTERS or not isinstance(body.get("status"), str):
         return None
-    if not isinstance(status, str):
-        return None
-    return job_id, JobStatus(status) if status in set(JobStatus) else None
+    return job_id, JobStatus.read(body["status"])
 
 
 def address_of(webhook_url: str, token: str) -> str:

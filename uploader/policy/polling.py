@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from math import ceil
 
+from uploader.model import Answer, JobStatus
+from uploader.policy.replies import id_in, is_success, phrase_of
 from uploader.policy.waits import retry_after_seconds
 
 LATENCY_SECONDS = 3.0
@@ -10,6 +12,13 @@ LATENCY_SECONDS = 3.0
 LOOKS_LEAST = 4
 LOOKS_MOST = 90
 """A session has a hundred connections, of which some are left for tokens."""
+ODD_BASE_SECONDS, ODD_CAP_SECONDS = 2.0, 300.0
+"""A job whose answers have no status that we know is asked for after 2, 4, 8, … seconds."""
+ANOTHERS_IN_A_ROW = 3
+"""So many answers in a row about another job, and nothing is believed of this one any more."""
+WORD_CHARACTERS = 80
+LEAST_ID_CHARACTERS = 4
+"""What is shorter in an answer's ``id`` numbers a record; it names no job."""
 PAUSE_BASE_SECONDS = 0.5
 PAUSE_CAP_SECONDS = 60.0
 
@@ -27,6 +36,40 @@ class Pause:
     def is_on(self, now: float) -> bool:
         """Whether nothing is asked."""
         return now < self.until
+
+
+@dataclass(frozen=True, slots=True)
+class NoStatus:
+    """What an answer of the job endpoint said in place of a status that we know."""
+
+    reason: str
+    is_anothers: bool = False
+
+
+def job_said(answer: Answer, job_id: str) -> JobStatus | NoStatus:
+    """Read an answer of the job endpoint (facts.md, Job).
+
+    Args:
+        answer: The answer.
+        job_id: The job that was asked for; an answer about another one is not believed.
+    """
+    if answer.status is None:
+        return NoStatus(answer.failure)
+    members = answer.body if isinstance(answer.body, dict) else {}
+    word = members.get("status")
+    if not is_success(answer.status) or answer.failure or not isinstance(word, str):
+        said = members.get("message")
+        words = said if isinstance(said, str) else answer.failure or "no status in it"
+        return NoStatus(f"HTTP {answer.status} {phrase_of(answer.status)}: {words}"[: 2 * WORD_CHARACTERS])
+    named = id_in(members.get("id")) or id_in(members.get("jobId")) or job_id
+    if named.lower() != job_id.lower() and len(named) >= LEAST_ID_CHARACTERS:
+        return NoStatus(f"an answer about another job, '{named[:WORD_CHARACTERS]}'", is_anothers=True)
+    return JobStatus.read(word) or NoStatus(f"the unknown status '{word[:WORD_CHARACTERS]}'")
+
+
+def odd_seconds(in_a_row: int) -> float:
+    """How long a job waits for its next look after so many answers in a row that had no status that we know."""
+    return min(ODD_CAP_SECONDS, ODD_BASE_SECONDS * 2.0 ** min(in_a_row - 1, 30))
 
 
 def looks_at_once(per_second: float) -> int:

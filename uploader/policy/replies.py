@@ -1,6 +1,9 @@
 """Decides what a reply means for the item: the table that keeps "at most once"."""
 
+import re
 from collections.abc import Collection
+from http import HTTPStatus
+from typing import Any
 
 from uploader.model import Next, Outcome, Reply, State, Verdict
 
@@ -12,6 +15,9 @@ DOCUMENTED = {
     500: "Something went wrong! Please contact support@symbl.ai",
 }
 """The documentation's words for the codes (put-audio.md, Example API Call)."""
+NOTHING_TAKEN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY)
+"""What says that a request was not processed, however much of it came (RFC 9110, 15.5.9; RFC 8470, 5.2)."""
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 def judge(reply: Reply, conversation_id: str, proves_not_appended: Collection[int] = ()) -> Verdict:
@@ -47,12 +53,19 @@ def refuse_after_cut_offs(verdict: Verdict, reply: Reply, cut_offs: int, most: i
         cut_offs: How often the item's uploads were cut off before.
         most: How often they may be.
     """
-    # an early 5xx is the service's trouble, not this file's: promise 5 sees to it
-    of_this_file = verdict.outcome is Outcome.CUT_OFF and not reply.withheld and reply.status is None
-    if not of_this_file or cut_offs + 1 < most:
+    if not counts_against_file(verdict, reply) or cut_offs + 1 < most:
         return verdict
-    reason = f"cut off before its last chunk {cut_offs + 1} times (max_attempts); the last time: {verdict.reason}"
+    what = "cut off before its last chunk" if reply.status is None else "answered as not taken"
+    reason = f"{what} {cut_offs + 1} times (max_attempts); the last time: {verdict.reason}"
     return Verdict(Outcome.REFUSED, State.REFUSED, Next.SETTLE, reason)
+
+
+def counts_against_file(verdict: Verdict, reply: Reply) -> bool:
+    """Tell whether a reply is one of those that only so many uploads of a file may meet (max_attempts)."""
+    if verdict.outcome is Outcome.NOT_SENT:
+        return reply.status in NOTHING_TAKEN
+    # an early 5xx is the service's trouble, not this file's: promise 5 sees to it
+    return verdict.outcome is Outcome.CUT_OFF and not reply.withheld and reply.status is None
 
 
 def is_success(status: int | None) -> bool:
@@ -62,20 +75,40 @@ def is_success(status: int | None) -> bool:
 
 def job_id(reply: Reply) -> str | None:
     """The jobId of an answer (put-audio.md, Response), None where it has none that can be used."""
-    value = (reply.answer or {}).get("jobId")
-    if isinstance(value, int) and not isinstance(value, bool):
+    return id_in((reply.answer or {}).get("jobId"))
+
+
+def id_in(value: Any) -> str | None:
+    """An id as text: services write it as a string, some as a number; None where it is neither."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) and value else None
 
 
 def describe(reply: Reply) -> str:
-    """Say in words what came back: the documentation's words for the code, and the service's own."""
+    """Say in words what came back: the status's meaning, the service's own words, and where it leads to."""
     if reply.status is None:
-        return reply.failure or "nothing came back"
-    words = [f"HTTP {reply.status}"]
-    documented, said = DOCUMENTED.get(reply.status, ""), reply.message
-    words += [text for text in (documented, said if said != documented else "", reply.failure) if text]
-    return ": ".join(words)
+        failure = reply.failure or "nothing came back"
+        return f"{reply.unreadable}: {reply.message}: {failure}" if reply.unreadable else failure
+    meaning, said = _meaning(reply.status), reply.message
+    words = [f"HTTP {reply.status}", meaning, said if said != meaning else "", reply.failure, _target(reply)]
+    return ": ".join(text for text in words if text)
+
+
+def _meaning(status: int) -> str:
+    """The documentation's words for a code, else those of the standard; none for a success."""
+    if is_success(status):
+        return ""
+    return DOCUMENTED.get(status) or phrase_of(status)
+
+
+def phrase_of(status: int) -> str:
+    """The standard's words for an HTTP status; empty where it has none."""
+    return HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
+
+
+def _target(reply: Reply) -> str:
+    return f"it leads to {reply.location}, which is not followed" if reply.location else ""
 
 
 def _again(outcome: Outcome, reason: str) -> Verdict:
@@ -88,7 +121,8 @@ def _in_doubt(reason: str, job: str | None = None) -> Verdict:
 
 def _without_status(reply: Reply) -> Verdict:
     if reply.last_chunk_left:
-        return _in_doubt(f"no answer after the last chunk: {describe(reply)}")
+        came = "an answer that cannot be read came" if reply.unreadable else "no answer"
+        return _in_doubt(f"{came} after the last chunk: {describe(reply)}")
     if not reply.connected:
         return _again(Outcome.NOT_SENT, f"not connected: {describe(reply)}")
     if reply.withheld:
@@ -103,12 +137,24 @@ def _success(reply: Reply, conversation_id: str) -> Verdict:
             return _again(Outcome.CUT_OFF, f"{describe(reply)}, without a jobId, before the last chunk left")
         return _in_doubt(f"{describe(reply)}, but no jobId could be read in the answer")
     answered = (reply.answer or {}).get("conversationId")
-    if answered is not None and str(answered) != conversation_id:
-        return _in_doubt(f"{describe(reply)}, but for another conversationId, {str(answered)[:80]!r}", job)
+    if answered is not None and not _is_same(answered, conversation_id):
+        return _in_doubt(f"{describe(reply)}, but for another conversationId, '{str(answered)[:80]}'", job)
     if not reply.last_chunk_left:
         # A job was made of a part of the file: neither "applied" nor "not appended" would be true.
         return _in_doubt(f"{describe(reply)} with a jobId before the last chunk left", job)
+    if reply.failure:
+        return _in_doubt(f"{describe(reply)}; it names job {job}", job)
     return Verdict(Outcome.APPLIED, State.ACCEPTED, Next.FOLLOW, describe(reply), job)
+
+
+def _is_same(answered: Any, conversation_id: str) -> bool:
+    """Tell whether an answer names our conversation: a UUID may be written in either case, a number as a number."""
+    if isinstance(answered, float) and answered.is_integer():
+        answered = int(answered)
+    found = str(answered)
+    return found == conversation_id or (
+        found.lower() == conversation_id.lower() and _UUID.fullmatch(conversation_id) is not None
+    )
 
 
 def _client_error(reply: Reply, status: int) -> Verdict:
@@ -116,6 +162,8 @@ def _client_error(reply: Reply, status: int) -> Verdict:
         return Verdict(Outcome.NOT_SENT, State.PENDING, Next.RENEW_TOKEN, describe(reply))
     if status == 429:
         return Verdict(Outcome.THROTTLED, State.PENDING, Next.COOL_DOWN, describe(reply))
+    if status in NOTHING_TAKEN:
+        return _again(Outcome.NOT_SENT, describe(reply))
     return Verdict(Outcome.REFUSED, State.REFUSED, Next.SETTLE, describe(reply))
 
 

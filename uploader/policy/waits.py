@@ -1,7 +1,9 @@
 """Decides how long to wait: between tries, after a 429, for a slot in doubt."""
 
-from datetime import UTC
+import re
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from math import ceil, isinf, isnan
 
 RETRY_BASE_SECONDS = 1.0
 RETRY_CAP_SECONDS = 60.0
@@ -9,6 +11,7 @@ COOLDOWN_BASE_SECONDS = 1.0
 COOLDOWN_CAP_SECONDS = 60.0
 RETRY_AFTER_CAP_SECONDS = 3600.0
 """A Retry-After beyond this is not believed: nobody should lose a night to one header."""
+_NUMBER = re.compile(r"\d{1,9}(?:\.\d{1,9})?")
 PUT_OFF_LEAST_SECONDS = 10.0
 PUT_OFF_MOST_SECONDS = 900.0
 DOUBT_FACTOR = 3.0
@@ -30,24 +33,49 @@ def full_jitter(tries: int, base: float, cap: float, jitter: float) -> float:
 
 
 def retry_after_seconds(header: str | None, now: float) -> float | None:
-    """Read a Retry-After header, in seconds or as an HTTP date (RFC 9110, 10.2.3); None if unreadable.
+    """Read a Retry-After header: seconds, rounded up, or a date (RFC 9110, 10.2.3), else its longest number.
 
     Args:
-        header: The header's value.
+        header: The header's value; several headers are joined by commas.
         now: The time in seconds since the epoch.
+
+    Returns:
+        Seconds, as far as they are believed; None where the header has no number at all.
     """
     if header is None:
         return None
     text = header.strip()
-    if text.isascii() and text.isdigit():
-        return min(float(text), RETRY_AFTER_CAP_SECONDS)
+    found = _seconds(text)
+    if found is None:
+        at = _date(text)
+        found = at - now if at is not None else _longest_number(text)
+    return None if found is None else min(max(found, 0.0), RETRY_AFTER_CAP_SECONDS)
+
+
+def _seconds(text: str) -> float | None:
+    """A number of seconds, perhaps with a fraction."""
     try:
-        found = parsedate_to_datetime(text)
-        # the header's dates are in UTC, said or not
-        ahead = found.replace(tzinfo=found.tzinfo or UTC).timestamp() - now
-    except (TypeError, ValueError, OverflowError):
+        found = float(text)
+    except ValueError:
         return None
-    return min(max(ahead, 0.0), RETRY_AFTER_CAP_SECONDS)
+    return None if isnan(found) else found if isinf(found) else float(ceil(found))
+
+
+def _date(text: str) -> float | None:
+    """The moment that an HTTP date or an ISO 8601 date names, in seconds since the epoch."""
+    for read in (parsedate_to_datetime, datetime.fromisoformat):
+        try:
+            found = read(text)
+            # these dates are in UTC, said or not
+            return found.replace(tzinfo=found.tzinfo or UTC).timestamp()
+        except (TypeError, ValueError, OverflowError):
+            continue
+    return None
+
+
+def _longest_number(text: str) -> float | None:
+    """The largest number in a text: of "3s" and "2, 120" it is the wait that suits whoever wrote them."""
+    return max((ceil(float(one)) for one in _NUMBER.findall(text)), default=None)
 
 
 def cooldown_seconds(throttles: int, header: str | None, now: float, jitter: float) -> float:

@@ -19,6 +19,7 @@ from uploader.errors import LedgerUnavailableError, UsageError
 from uploader.ledger import Writer
 from uploader.ledger.hearing import Hearing, hear
 from uploader.policy.hearing import Call, Meaning, is_signed, read_call, token_hash
+from uploader.text import Sanitizer
 from uploader.webhook.connections import Connections
 
 log = structlog.get_logger()
@@ -252,7 +253,7 @@ async def _body(request: web.BaseRequest) -> bytes | None:
 
 def _json(body: bytes) -> Any:
     try:
-        return json.loads(body)
+        return Sanitizer().json(json.loads(body))
     except (ValueError, RecursionError):
         return None
 

@@ -1,0 +1,85 @@
+"""The edge for text from outside: whatever comes, ledger, files and terminals can hold what it returns."""
+
+import json
+import sqlite3
+from base64 import b64encode
+from urllib.parse import quote
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uploader.text import LEAST_SECRET_CHARACTERS, MASK, Sanitizer, printable, storable
+
+ANY_TEXT = st.text(st.characters(categories=None) | st.sampled_from("\x00\x1b\r\n\x85\u202e\ud83d\udcff"))
+"""Lone surrogates and NUL, too, which no UTF-8 and no database can hold."""
+SECRETS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=LEAST_SECRET_CHARACTERS)
+JSON = st.recursive(
+    ANY_TEXT | st.integers() | st.booleans() | st.none(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(ANY_TEXT)
+def test_a_storable_text_is_held_by_utf_8_and_by_a_database(text: str) -> None:
+    """What is stored comes back as it was stored, and nothing but what cannot be held is changed."""
+    stored = storable(text)
+    assert stored.encode().decode() == stored
+    with sqlite3.connect(":memory:") as database:
+        assert database.execute("SELECT ?", [stored]).fetchone() == (stored,)
+    assert "\x00" not in stored
+    assert storable(stored) == stored
+    if not any(one == "\x00" or "\ud800" <= one <= "\udfff" for one in text):
+        assert stored == text
+
+
+@given(ANY_TEXT)
+def test_a_printable_text_is_one_line_that_no_terminal_obeys(text: str) -> None:
+    """No control character, no line end, no mark that turns the writing direction is left; words stay as they are."""
+    shown = printable(text)
+    forbidden = [one for one in shown if ord(one) < 32 or 0x7F <= ord(one) < 0xA0 or one in "\u200e\u200f\u061c"]
+    assert not forbidden
+    assert not [one for one in shown if "\u2028" <= one <= "\u202e" or "\u2066" <= one <= "\u2069"]
+    assert len(shown.splitlines()) <= 1
+    assert printable(shown) == shown
+    shown.encode()
+
+
+@given(JSON, SECRETS)
+def test_a_sanitized_value_can_be_stored_and_repeats_no_secret(value: object, secret: str) -> None:
+    """Every string and every name of a member, however deep: stored as UTF-8, and the secret is in none."""
+    sanitizer = Sanitizer(secret)
+    told = json.dumps(sanitizer.json({"said": value, secret: [secret + "!"]}), ensure_ascii=False)
+    told.encode()
+    assert secret not in sanitizer.json({secret: ""})
+    assert sanitizer.json([f"x{secret}y"]) == [f"x{MASK}y"]
+
+
+@given(ANY_TEXT, ANY_TEXT, SECRETS)
+def test_a_secret_is_masked_in_the_forms_in_which_services_repeat_it(before: str, after: str, secret: str) -> None:
+    """As it is, percent-encoded, and in base64."""
+    sanitizer = Sanitizer(secret)
+    encoded = b64encode(secret.encode()).decode().rstrip("=")
+    for form in (secret, quote(secret, safe=""), encoded):
+        told = sanitizer.text(f"{before} {form} {after}")
+        assert MASK in told
+        assert told.count(form) <= storable(before + after).count(form)
+
+
+def test_half_a_surrogate_pair_is_shown_as_json_escapes_it() -> None:
+    r"""Shown as ``\ud83d``; whole characters stay."""
+    assert storable("caf\ud83d, \x00, 😀") == r"caf\ud83d, \u0000, 😀"
+    assert printable("\x1b[31m\r\nred\x9b\u202e é 中") == r"\u001b[31m\u000d\u000ared\u009b\u202e é 中"
+    assert printable("\U000e0041") == r"\udb40\udc41"
+
+
+def test_a_secret_that_is_found_by_chance_is_none() -> None:
+    """Who calls a secret `audio` must still be able to read ids and words."""
+    assert Sanitizer("audio").text("an audio file") == "an audio file"
+
+
+def test_the_longer_of_two_secrets_goes_whole() -> None:
+    """A token that begins with another one leaves no rest of itself."""
+    sanitizer = Sanitizer("token-one")
+    sanitizer.add("token-one-and-more")
+    assert sanitizer.text("bad token-one-and-more, token-one") == f"bad {MASK}, {MASK}"

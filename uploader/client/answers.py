@@ -1,0 +1,74 @@
+"""Reads what came back: JSON in text that can be stored, and words for what cannot be read."""
+
+import html
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from uploader.client.connection import told
+from uploader.client.recording import FIRST_BYTES
+from uploader.text import Sanitizer, storable
+
+FIRST_CHARACTERS = 120
+"""So much is told of an answer that is no JSON."""
+_TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The body of an answer as JSON of any type; ``failure`` says why there is none, or that it is not whole.
+
+    ``words`` are those of a body that is no JSON: a page's title, or its first characters.
+    """
+
+    value: Any = None
+    failure: str = ""
+    words: str = ""
+
+    @property
+    def members(self) -> dict[str, Any] | None:
+        """The members where it is a JSON object."""
+        return self.value if isinstance(self.value, dict) else None
+
+
+async def read_body(response: aiohttp.ClientResponse, most_bytes: int, sanitizer: Sanitizer, secret: str = "") -> Body:
+    """Read the body of an answer.
+
+    Args:
+        response: The answer, its head read.
+        most_bytes: A longer body is none of the service's.
+        sanitizer: Makes its text such that it can be stored.
+        secret: One more secret that it must not repeat.
+    """
+    raw, failure = bytearray(), ""
+    try:
+        async for chunk in response.content.iter_chunked(64 * 1024):
+            raw += chunk
+            if len(raw) > most_bytes:
+                return Body(failure="the answer is too long to be one of the service's")
+    except (aiohttp.ClientError, OSError) as error:
+        failure = f"the answer broke off after {len(raw)} bytes ({told(error)})"
+    try:
+        # a body that broke off may be whole all the same, where its length was wrong
+        return Body(sanitizer.json(json.loads(raw), secret), failure)
+    except (ValueError, RecursionError):
+        words = first_words(raw[:FIRST_BYTES].decode("utf-8", "backslashreplace"), sanitizer, secret)
+        return Body(None, failure or f"the answer is no JSON ({len(raw)} bytes)", words)
+
+
+def first_words(text: str, sanitizer: Sanitizer, secret: str = "") -> str:
+    """A page's title, or the first characters of what is none."""
+    title = _TITLE.search(text)
+    found = " ".join((html.unescape(title[1]) if title else text).split())
+    shown = sanitizer.text(found, secret)[:FIRST_CHARACTERS]
+    if not shown:
+        return ""
+    return f"a page, '{shown}'" if title else f"it begins with '{shown}'"
+
+
+def retry_after_of(response: aiohttp.ClientResponse) -> str | None:
+    """The Retry-After headers of an answer, all of them: a gateway may add one of its own."""
+    return storable(", ".join(response.headers.getall("Retry-After", ()))) or None

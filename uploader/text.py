@@ -1,0 +1,87 @@
+"""Makes text from outside into text that ledger, files and terminals can hold, without secrets of ours in it."""
+
+import html
+import re
+import unicodedata
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Iterable, Iterator
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+LEAST_SECRET_CHARACTERS = 8
+"""A shorter secret would be found by chance in ids and words, and spoil them."""
+MASK = "…"
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+"""No database takes NUL in a text, and no UTF-8 half a surrogate pair."""
+_HIDDEN = frozenset(["Cc", "Cf", "Cs", "Zl", "Zp"])
+"""Unicode's categories of what moves a cursor, ends a line, turns the writing direction or is not seen."""
+
+
+def storable(text: str) -> str:
+    r"""Show what UTF-8 or a database cannot hold as JSON would write it: half a surrogate pair as ``\ud83d``."""
+    return _UNSTORABLE.sub(_escape_match, text)
+
+
+def printable(text: str) -> str:
+    r"""Escape what a terminal would obey or hide: control characters, line ends, bidi marks, as ``\u001b``."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escape(one) if unicodedata.category(one) in _HIDDEN else one for one in text)
+
+
+class Sanitizer:
+    """The one edge for text from outside: what it returns can be stored, and repeats no secret.
+
+    Args:
+        secrets: The first secrets.
+    """
+
+    def __init__(self, *secrets: str) -> None:
+        self._forms: set[str] = set()
+        self._pattern: re.Pattern[str] | None = None
+        self.add(*secrets)
+
+    def add(self, *secrets: str) -> None:
+        """Hide these from now on: as they are, percent-encoded, in base64, and escaped in HTML."""
+        new = {form for one in secrets for form in _forms(one)} - self._forms
+        if new:
+            self._forms |= new
+            # the longest first: a form may begin another
+            longest_first = sorted(self._forms, key=len, reverse=True)
+            self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+
+    def text(self, text: str, secret: str = "") -> str:
+        """Make a text storable, with a mask in the place of each secret, and of one more that is this text's alone."""
+        shown = storable(text)
+        for form in _forms(secret):
+            shown = shown.replace(form, MASK)
+        return shown if self._pattern is None else self._pattern.sub(MASK, shown)
+
+    def json(self, value: Any, secret: str = "") -> Any:
+        """Do the same to every string of a JSON value, the names of members included."""
+        if isinstance(value, str):
+            return self.text(value, secret)
+        if isinstance(value, dict):
+            return {self.text(name, secret): self.json(inner, secret) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [self.json(inner, secret) for inner in value]
+        return value
+
+
+def _forms(secret: str) -> Iterator[str]:
+    if len(secret) < LEAST_SECRET_CHARACTERS:
+        return
+    raw = secret.encode(errors="surrogatepass")
+    in_base64 = (encode(raw).decode().rstrip("=") for encode in (b64encode, urlsafe_b64encode))
+    forms: Iterable[str] = (secret, quote(raw, safe=""), quote_plus(raw), html.escape(secret), *in_base64)
+    yield from map(storable, forms)
+
+
+def _escape_match(found: re.Match[str]) -> str:
+    return _escape(found[0])
+
+
+def _escape(character: str) -> str:
+    r"""A character as JSON escapes it: ``\u`` and four digits for each unit of UTF-16."""
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(rf"\u{units[start : start + 4]}" for start in range(0, len(units), 4))

@@ -120,6 +120,10 @@ class Engine:
         self._now = now
         self._chance = chance
         self._changed = asyncio.Event()
+        self._is_claim_due = True
+        """Whether something happened that may let a claim find more than the last one did."""
+        self._lacks_hands = False
+        """Whether the last claim began as many attempts as it was allowed to."""
         self._under_way: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._told_phase = Phase.OFF
@@ -144,6 +148,7 @@ class Engine:
             doubt_seconds=rules.doubt_seconds,
             timeout_seconds=rules.job_timeout_seconds,
             hold=rules.hold,
+            room=self._take_note_of_room,
             ended=self._take_note_of_end,
         )
 
@@ -187,9 +192,12 @@ class Engine:
         for job in await self._writer.call(live_jobs, self._account_id):
             self._follower.add(job, soon=True)
         await self._authorise()
+        claimed = Claimed([], self.limit, waiting=True)
         while not self._ending:
             self._changed.clear()
-            claimed = await self._start_attempts()
+            if self._is_claim_due:
+                self._is_claim_due = False
+                claimed = await self._start_attempts()
             over = await self._is_over(claimed) and not await self._listens_on()
             # what changed while the ledger was asked may have made more to do
             if over and not self._changed.is_set():
@@ -216,9 +224,11 @@ class Engine:
         pool = self._pool
         if pool.order is Order.LONGEST_LANE_FIRST:
             await self._rank_lanes()
+        hands = self._free_hands()
         claimed = await self._writer.call(
-            claim, self._account_id, self._free_hands(), pool.limit, self._now(), pool.order, self._new_token
+            claim, self._account_id, hands, pool.limit, self._now(), pool.order, self._new_token
         )
+        self._lacks_hands = len(claimed.claims) == hands
         self.limit = replace(claimed.limit, live=claimed.limit.live + len(claimed.claims))
         for one in claimed.claims:
             self._cooldown = after_claim(self._cooldown, one.attempt_id, self._now())
@@ -277,7 +287,7 @@ class Engine:
             async with asyncio.timeout(None if at is None else max(at - self._now(), 0.0)):
                 await self._changed.wait()
         except TimeoutError:
-            return
+            self._is_claim_due = True
 
     async def _carry(self, one: Claim) -> None:
         carried = await self._carrier.carry(one)
@@ -288,6 +298,7 @@ class Engine:
 
     def _take_note(self, carried: Carried) -> None:
         verdict, one = carried.verdict, carried.claim
+        self._is_claim_due |= verdict.next is not Next.FOLLOW
         if verdict.next is Next.COOL_DOWN:
             self._cool_down(carried)
         elif verdict.next is Next.FOLLOW and verdict.job_id is not None:
@@ -315,6 +326,7 @@ class Engine:
             self._follower.hear_end(job, hearing.ended)
         elif hearing.is_live:
             self._follower.hear(job)
+        self._is_claim_due |= hearing.meaning is Meaning.ACCEPTED
         self._changed.set()
 
     def _cool_down(self, carried: Carried) -> None:
@@ -339,10 +351,15 @@ class Engine:
             liveByOthers=facts.others,
         )
 
-    def _take_note_of_end(self) -> None:
-        """A job of ours has ended: there may be room."""
-        self._look_at_webhook()
+    def _take_note_of_room(self) -> None:
+        """A job of ours has ended, and a claim that is made from now on finds that in the ledger."""
         self._cooldown = after_end_of_job(self._cooldown)
+        self._is_claim_due = True
+        self._changed.set()
+
+    def _take_note_of_end(self) -> None:
+        """A job of ours is followed no more."""
+        self._look_at_webhook()
         self._changed.set()
 
     @property
@@ -395,6 +412,7 @@ class Engine:
         self._under_way.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
+        self._is_claim_due |= self._lacks_hands
         self._changed.set()
 
     def _fail(self, error: BaseException) -> None:

@@ -11,7 +11,7 @@ import structlog
 from uploader.client import JobAnswer
 from uploader.ledger import Writer
 from uploader.ledger.hearing import Hearing
-from uploader.ledger.outcomes import Ended, job_ended, job_overdue
+from uploader.ledger.outcomes import Ended, JobEnd, end_job, job_overdue
 from uploader.model import JobStatus, LiveJob, State
 from uploader.pace import Pace
 from uploader.policy.foresight import LOOK_LEAST_SECONDS, End, Experience, Watch, lived_seconds, next_look
@@ -47,6 +47,7 @@ class Follower:
 
     ``in_scope`` counts the jobs that the present run waits for; ``experience`` is what the account's ended jobs show;
     ``ended_unheard`` counts the jobs that were to call the webhook, and of which polling told the end.
+    ``room`` is called when a job's end is in line for the ledger, ``ended`` when the job is followed no more.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Follower:
         doubt_seconds: float,
         timeout_seconds: float,
         hold: bool,
+        room: Callable[[], None],
         ended: Callable[[], None],
     ) -> None:
         self.in_scope = 0
@@ -71,6 +73,7 @@ class Follower:
         self._doubt_seconds = doubt_seconds
         self._timeout_seconds = timeout_seconds
         self._hold = hold
+        self._room = room
         self._ended = ended
         self._followed: list[_Followed] = []
         """A heap: what is due first stands first."""
@@ -132,6 +135,7 @@ class Follower:
         if job.watched and ended.state is State.COMPLETED:
             self.learn([End(job.work, ended.job_seconds)])
         self._tell_end(followed, ended)
+        self._room()
         self._over(followed)
         self._due = [one for one in self._due if self.follows(one.job)]
 
@@ -261,9 +265,11 @@ class Follower:
         lived = None
         if job.watched and status is JobStatus.COMPLETED:
             lived = lived_seconds(job.accepted_at, one.seen_live_at, now)
-        ended = await asyncio.shield(
-            self._writer.call(job_ended, job, status, now, hold=self._hold, lived_seconds=lived)
-        )
+        written = asyncio.shield(self._writer.call(end_job, JobEnd(job, status, now, self._hold, lived)))
+        # the end is in line for the ledger after this: the claim that takes its slot goes into the same transaction
+        await asyncio.sleep(0)
+        self._room()
+        ended = await written
         if not self.follows(job):
             return  # a call was quicker
         if lived is not None:
@@ -284,6 +290,7 @@ class Follower:
         await asyncio.shield(self._writer.call(job_overdue, job, reason, self._now(), self._doubt_seconds))
         if self.follows(job):
             log.warning("job", **_event(job), status="overdue", reason=reason)
+            self._room()
             self._over(job)
 
     def _over(self, job: LiveJob) -> None:

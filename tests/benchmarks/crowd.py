@@ -24,7 +24,7 @@ from uploader.engine import Engine, Pool, steady_clock
 from uploader.ledger import Ledger, LedgerThread
 from uploader.ledger.lanes import enter_scope
 from uploader.ledger.loading import Load, account, begin_load, load_rows
-from uploader.ledger.outcomes import job_ended
+from uploader.ledger.outcomes import JobEnd, end_job
 from uploader.ledger.reading import live_jobs, result_lines, standing
 from uploader.model import AudioFacts, FileSignature, JobStatus, Reply, Row, Sight
 
@@ -160,7 +160,7 @@ async def carry(ledger: Ledger, account_id: int, items: int, costs: Costs) -> No
         await engine.run()
     jobs = await thread.call(live_jobs, account_id)
     with costs.phase("end of job", len(jobs)):
-        ends = [thread.call(job_ended, job, JobStatus.COMPLETED, now(), hold=True) for job in jobs]
+        ends = [thread.call(end_job, JobEnd(job, JobStatus.COMPLETED, now(), hold=True)) for job in jobs]
         await asyncio.gather(*ends)
     thread.close()
 

@@ -15,7 +15,7 @@ from uploader.ledger.claiming import Claimed, Mark, claim, mark
 from uploader.ledger.lanes import enter_scope, rank
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import Load, account, begin_load, load_rows, was_begun
-from uploader.ledger.outcomes import JOBS_REMEMBERED, Settlement, job_ended, job_overdue, settle
+from uploader.ledger.outcomes import JOBS_REMEMBERED, JobEnd, Settlement, end_job, job_overdue, settle
 from uploader.ledger.reading import latest_ends, leftovers, live_jobs, result_lines, standing, troubles, unsent
 from uploader.ledger.recovery import rebase_deadlines, recover
 from uploader.ledger.schema import attempts, items, lanes
@@ -142,7 +142,7 @@ class Book:
         """End a live job."""
         (job,) = [replace(job, watched=True) for job in self.jobs() if job.job_id == job_id]
         with self.ledger.writing() as connection:
-            job_ended(connection, job, status, self.now, hold=self.hold)
+            end_job(connection, JobEnd(job, status, self.now, self.hold))
 
     def complete(self, one: Claim, job_id: str = "") -> None:
         """Carry an item to its good end."""
@@ -620,7 +620,7 @@ def test_a_job_that_has_ended_is_not_ended_again(book: Book) -> None:
     (job,) = book.jobs()
     book.end("j")
     with book.ledger.writing() as connection:
-        job_ended(connection, job, JobStatus.FAILED, book.now + 9, hold=True)
+        end_job(connection, JobEnd(job, JobStatus.FAILED, book.now + 9, hold=True))
         job_overdue(connection, job, "late", book.now, DOUBT_SECONDS)
     (line,) = book.lines(load)
     assert (line.state, line.finished_at, line.error) == (State.COMPLETED, book.now, None)
@@ -638,7 +638,7 @@ def test_the_latest_ends_are_those_that_tell_what_jobs_take(book: Book) -> None:
     with book.ledger.writing() as connection:
         for name, seconds in ended.items():
             book.now += 1.0
-            job_ended(connection, jobs[name], JobStatus.COMPLETED, book.now, hold=True, lived_seconds=seconds)
+            end_job(connection, JobEnd(jobs[name], JobStatus.COMPLETED, book.now, hold=True, lived_seconds=seconds))
         expected = [End(jobs[name].work, seconds) for name, seconds in ended.items() if seconds]
         assert all(end.work > 0.0 for end in expected)
         assert latest_ends(connection, 1) == expected

@@ -14,7 +14,7 @@ from uploader.ledger.claiming import Mark, claim, mark
 from uploader.ledger.lanes import enter_scope, rank
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import account, begin_load, load_rows, was_begun
-from uploader.ledger.outcomes import Settlement, job_ended, settle
+from uploader.ledger.outcomes import JobEnd, Settlement, end_job, settle
 from uploader.ledger.reading import latest_ends, live_jobs
 from uploader.model import AudioFacts, Claim, FileSignature, JobStatus, Next, Order, Reply, Row
 from uploader.policy.limits import Refusal
@@ -94,7 +94,7 @@ def cost_of_a_life(book: Book, order: Order = Order.LONGEST_LANE_FIRST) -> dict[
     settled(third, CUT, "cut off")
     settled(fourth, THROTTLED, "throttled")
     (job,), cost["live jobs"] = steps(book, lambda c: live_jobs(c, 1))
-    ended: Step = lambda c: job_ended(c, job, JobStatus.COMPLETED, book.now, hold=book.hold, lived_seconds=5.0)  # noqa: E731
+    ended: Step = lambda c: end_job(c, JobEnd(job, JobStatus.COMPLETED, book.now, book.hold, 5.0))  # noqa: E731
     _, cost["job ended"] = steps(book, ended)
     found, cost["latest ends"] = steps(book, lambda c: latest_ends(c, 1))
     assert found

@@ -1,6 +1,7 @@
 """The ledger's one writing thread: what is waiting goes in one transaction, and one bad write fails alone."""
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncIterator, Container, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -18,10 +19,10 @@ from uploader.ledger import Ledger, LedgerThread, thread
 from uploader.ledger.claiming import Mark, claim, mark
 from uploader.ledger.lanes import rank
 from uploader.ledger.loading import account
-from uploader.ledger.outcomes import Settlement, job_ended, settle
+from uploader.ledger.outcomes import JobEnd, Settlement, end_job, settle
 from uploader.ledger.schema import accounts, attempts, items, lanes
 from uploader.ledger.settling import settle_heard
-from uploader.model import Claim, JobStatus, Next, Reply
+from uploader.model import Claim, JobStatus, LiveJob, Next, Reply
 from uploader.policy.limits import Refusal
 from uploader.policy.replies import judge
 
@@ -178,7 +179,7 @@ async def test_outcomes_are_written_before_claims(book: Book) -> None:
     async with running(book.ledger) as writer:
         claimed, ended = await Busy(writer).gather(
             writer.call(claim, account_id, 10, 1, book.now),
-            writer.call(job_ended, job, JobStatus.COMPLETED, book.now, hold=True),
+            writer.call(end_job, JobEnd(job, JobStatus.COMPLETED, book.now, hold=True)),
         )
     assert ended.item_id == job.item_id
     assert [one.path.name for one in claimed.claims] == ["b.wav"]
@@ -279,7 +280,7 @@ async def test_arguments_by_name_arrive_too(book: Book) -> None:
     book.answer(book.claim_one(), accepted("j"))
     (job,) = book.jobs()
     async with running(book.ledger) as writer:
-        await writer.call(job_ended, job, JobStatus.FAILED, now=book.now, hold=True)
+        await writer.call(end_job, end=JobEnd(job, JobStatus.FAILED, book.now, hold=True))
     assert book.states(load) == "failed"
 
 
@@ -298,6 +299,15 @@ CALLS = {0: ("j", "completed"), 1: ("m", "in_progress"), 3: ("n", "failed"), 5: 
 """Of which attempts a call told before their reply came, and what."""
 CUT_BEFORE = 4
 """Of an earlier attempt of this one a call told, too."""
+
+
+def endings(jobs: list[LiveJob]) -> list[JobEnd]:
+    """The ends of these jobs, of every kind; the first one comes again, seen later."""
+    kinds = itertools.cycle([(JobStatus.COMPLETED, 4.0), (JobStatus.FAILED, None), (JobStatus.COMPLETED, None)])
+    ends = [
+        JobEnd(job, status, 1020.0 + job.line, True, lived) for job, (status, lived) in zip(jobs, kinds, strict=False)
+    ]
+    return [*ends, JobEnd(jobs[0], JobStatus.FAILED, 1090.0, hold=True)]
 
 
 async def written(folder: Path, *, listens: bool, together: bool) -> tuple[dict[str, list[Any]], list[Any]]:
@@ -322,6 +332,8 @@ async def written(folder: Path, *, listens: bool, together: bool) -> tuple[dict[
             function: Any = settle_heard if listens else settle
             ends = [writer.call(function, settling(*both)) for both in zip(claims, REPLIES, strict=True)]
             answers = await in_turns(writer, ends, together=together)
+            over = [writer.call(end_job, one) for one in endings(book.jobs())]
+            answers += await in_turns(writer, over, together=together)
         with book.ledger.reading() as connection:
             its_own = {items.c.path, items.c.change}
             columns = {table.name: [one for one in table.c if one not in its_own] for table in TABLES}
@@ -337,7 +349,7 @@ async def in_turns(writer: LedgerThread, calls: list[Any], *, together: bool) ->
 
 @pytest.mark.parametrize("listens", [False, True])
 async def test_what_is_written_together_is_what_is_written_one_by_one(tmp_path: Path, listens: bool) -> None:
-    """Marks and outcomes of every kind: ledger and answers are the same, however many of them went in one statement."""
+    """Marks, outcomes and ends of all kinds: ledger and answers are the same, in one statement or in many."""
     folders = [tmp_path / "at-once", tmp_path / "one-by-one"]
     for folder in folders:
         folder.mkdir()
@@ -345,6 +357,8 @@ async def test_what_is_written_together_is_what_is_written_one_by_one(tmp_path: 
     assert at_once == one_by_one
     ledger, answers = at_once
     assert len(ledger["attempts"]) == len(REPLIES) + 1
+    assert [one.state for one in answers[len(REPLIES) :]][:3] == ["completed", "failed", "completed"]
+    answers = answers[: len(REPLIES)]
     if not listens:
         assert set(answers) == {None}
         return
@@ -354,16 +368,22 @@ async def test_what_is_written_together_is_what_is_written_one_by_one(tmp_path: 
     assert [one.verdict.state for one in answers if not one.heard] == ["accepted", "accepted", "pending"]
 
 
-@pytest.mark.parametrize("function", [mark, settle, settle_heard])
-async def test_what_waits_together_costs_no_statement_more_than_one(book: Book, function: Any) -> None:
-    """Marks and outcomes that wait are the same few statements, whether they are two or twenty."""
+@pytest.mark.parametrize(
+    ("function", "becomes"),
+    [(mark, "sent"), (settle, "accepted"), (settle_heard, "accepted"), (end_job, "completed")],
+)
+async def test_what_waits_together_costs_no_statement_more_than_one(book: Book, function: Any, becomes: str) -> None:
+    """Marks, outcomes and ends of jobs that wait are the same few statements, whether they are two or twenty."""
     book.limit = 30
     book.load([(f"c{n}", book.file(f"{n}.wav").name) for n in range(22)])
     claims = book.claim()
-    if function is mark:
-        values: list[Any] = [Mark(one, "hash", 1005.0) for one in claims]
-    else:
+    values: list[Any] = [Mark(one, "hash", 1005.0) for one in claims]
+    if function in (settle, settle_heard):
         values = [settling(one, accepted(f"job-{one.line}")) for one in claims]
+    if function is end_job:
+        for one in claims:
+            book.answer(one, accepted(f"job-{one.line}"))
+        values = [JobEnd(job, JobStatus.COMPLETED, 1010.0, hold=True) for job in book.jobs()]
     statements: list[str] = []
 
     def keep(_: object, __: object, statement: str, *___: object) -> None:
@@ -379,4 +399,4 @@ async def test_what_waits_together_costs_no_statement_more_than_one(book: Book, 
             counts.append(sum(one.startswith(("SELECT", "UPDATE")) for one in statements))
         event.remove(book.ledger._engine, "before_cursor_execute", keep)
     assert counts[0] == counts[1] <= 3
-    assert book.states(book.loads["m.csv"]).split() == ["sent" if function is mark else "accepted"] * len(claims)
+    assert book.states(book.loads["m.csv"]).split() == [becomes] * len(claims)

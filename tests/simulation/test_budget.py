@@ -97,6 +97,7 @@ def looked_at(
             doubt_seconds=1.0,
             timeout_seconds=1e6,
             hold=True,
+            room=lambda: None,
             ended=lambda: None,
         )
         if learned:
@@ -190,6 +191,7 @@ def waiting_for_endless(time: Time) -> Follower:
         doubt_seconds=1.0,
         timeout_seconds=1e6,
         hold=True,
+        room=lambda: None,
         ended=lambda: None,
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, func, insert, select, update
 
 from uploader.ledger.limit import limit_facts
-from uploader.ledger.schema import attempts, batches, items, lanes, loads
+from uploader.ledger.schema import attempts, batches, is_in_state, items, lanes, loads
 from uploader.model import SLOTTED, Claim, LimitFacts, Order, State
 from uploader.policy.forecast import audio_seconds
 from uploader.policy.hearing import token_hash
@@ -61,13 +61,13 @@ _WAIT_ENDS = select(func.min(lanes.c.not_before)).where(
 
 _SLOT_FREES = select(func.min(items.c.slot_until)).where(
     items.c.account_id == bindparam("account_id"),
-    items.c.state.in_(SLOTTED),
+    is_in_state(items.c.state, SLOTTED),
     items.c.slot_until > bindparam("now"),
 )
 
 _BEGIN = (
     update(items)
-    .where(items.c.id.in_(bindparam("ids", expanding=True)))
+    .where(items.c.id == bindparam("item"))
     .values(state=State.SENDING, attempts=items.c.attempts + 1, slot_until=None, finished_at=None)
 )
 
@@ -208,7 +208,7 @@ def _begin(
 ) -> list[Claim]:
     if not ready:
         return []
-    connection.execute(_BEGIN, {"ids": [item["id"] for item in ready]})
+    connection.execute(_BEGIN, [{"item": item["id"]} for item in ready])
     connection.execute(_TAKE_LANE, [{"lane": item["lane_id"], "work": _work_of(item)} for item in ready])
     begun = connection.execute(
         _BEGIN_ATTEMPTS, [_intent(item, token, now) for item, token in zip(ready, tokens, strict=True)]

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, RowMapping, bindparam, literal, select, union
 
 from uploader.ledger.heard import add_remark, count_as_applied, note
 from uploader.ledger.lanes import refresh
-from uploader.ledger.outcomes import Ended, job_ended
+from uploader.ledger.outcomes import Ended, JobEnd, end_job
 from uploader.ledger.schema import attempts, batches, items, lanes, ledger, loads, settlements
 from uploader.model import JobStatus, LiveJob, Outcome, State
 from uploader.policy.forecast import audio_seconds
@@ -196,7 +196,7 @@ def _end(connection: Connection, job: LiveJob, call: Call, now: float, *, hold: 
     """End a job as a look at it would; a call comes at the moment of the end."""
     teaches = job.watched and call.status is JobStatus.COMPLETED
     lived = max(now - job.accepted_at, 0.0) if teaches else None
-    return job_ended(connection, job, call.status, now, hold=hold, lived_seconds=lived)
+    return end_job(connection, JobEnd(job, call.status, now, hold, lived))
 
 
 def _remark(found: RowMapping, call: Call) -> str | None:

@@ -6,7 +6,7 @@ from functools import cache
 from sqlalchemy import Connection, ScalarSelect, Select, Update, and_, bindparam, case, false, func, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.schema import items, lanes, rows
+from uploader.ledger.schema import is_in_state, items, lanes, rows
 from uploader.model import LIVE, OVER, TROUBLED, State
 from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
 
@@ -111,7 +111,8 @@ def refresh(connection: Connection, lane_ids: Sequence[int], *, hold: bool) -> N
         lane_ids: The lanes.
         hold: Whether trouble holds the rest of a lane (``[lanes] on_trouble``).
     """
-    connection.execute(_refresh(hold=hold), {"lane_ids": list(lane_ids)})
+    if lane_ids:
+        connection.execute(_refresh(hold=hold), [{"lane": lane_id} for lane_id in lane_ids])
 
 
 def enter_scope(connection: Connection, batch_id: int, *, hold: bool, first: int | None = None) -> None:
@@ -180,7 +181,7 @@ def is_held(*, hold: bool) -> ColumnElement[bool]:
     before = items.alias("before")
     earlier = and_(before.c.lane_id == items.c.lane_id, before.c.position < items.c.position)
     # two look-ups, each by the index of lane and state
-    troubled = select(before.c.id).where(earlier, before.c.state.in_(TROUBLED)).correlate(items).exists()
+    troubled = select(before.c.id).where(earlier, is_in_state(before.c.state, TROUBLED)).correlate(items).exists()
     overdue = (
         select(before.c.id).where(earlier, before.c.state == State.ACCEPTED, before.c.overdue).correlate(items).exists()
     )
@@ -209,7 +210,7 @@ def _first_pending() -> ScalarSelect[int]:
 
 def _exists_before(position: ColumnElement[int] | None, states: Collection[State]) -> ColumnElement[bool]:
     other = items.alias()
-    condition = [other.c.lane_id == lanes.c.id, other.c.state.in_(states)]
+    condition = [other.c.lane_id == lanes.c.id, is_in_state(other.c.state, states)]
     if position is not None:
         condition.append(other.c.position < position)
     return select(other.c.id).where(*condition).correlate(lanes).exists()
@@ -218,8 +219,8 @@ def _exists_before(position: ColumnElement[int] | None, states: Collection[State
 @cache
 def _refresh(*, hold: bool) -> Update:
     # built once: putting a statement together costs more than running it
-    some = lanes.c.id.in_(bindparam("lane_ids", expanding=True))
-    return update(lanes).where(some).values(ready_position=_ready_position(hold=hold))
+    # lane by lane: an IN would have to be put together anew for every number of lanes
+    return update(lanes).where(lanes.c.id == bindparam("lane")).values(ready_position=_ready_position(hold=hold))
 
 
 @cache

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, case, func, or_, select, update
 
-from uploader.ledger.schema import accounts, items
+from uploader.ledger.schema import accounts, is_in_state, items
 from uploader.model import SLOTTED, LimitFacts, State
 from uploader.policy.limits import Learned, Refusal, learn, limit_in_force, live_by_others, rises_at
 
@@ -29,7 +29,7 @@ _TAKEN = (
     .select_from(items)
     .where(
         items.c.account_id == bindparam("account_id"),
-        items.c.state.in_(SLOTTED),
+        is_in_state(items.c.state, SLOTTED),
         or_(items.c.slot_until.is_(None), items.c.slot_until > bindparam("now")),
     )
 )

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Boolean, Connection, bindparam, case, or_, select, update
@@ -90,7 +92,7 @@ _typical = accounts.c.typical_job_seconds
 
 _LEARN = (
     update(accounts)
-    .where(accounts.c.id == ACCOUNT_OF_ITEM.scalar_subquery())
+    .where(accounts.c.id == ACCOUNT_OF_ITEM.where(items.c.state == State.ACCEPTED).scalar_subquery())
     .values(
         slowest_seconds_per_byte=case(
             (or_(_slowest.is_(None), _slowest < bindparam("rate")), bindparam("rate")), else_=_slowest
@@ -154,34 +156,46 @@ def settle_all(connection: Connection, settlements: Sequence[Settlement]) -> Non
             go_on(connection, of)
 
 
-def job_ended(
-    connection: Connection,
-    job: LiveJob,
-    status: JobStatus,
-    now: float,
-    *,
-    hold: bool,
-    lived_seconds: float | None = None,
-) -> Ended:
-    """Write down the end of a job, give its slot back, and learn from it how long jobs take.
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """The end of one job, to be written down.
 
-    Args:
-        connection: A connection in a transaction.
-        job: The job.
-        status: How it ended.
-        now: The time, in seconds since the epoch.
-        hold: Whether trouble holds the rest of a lane.
-        lived_seconds: What it is taken to have lived, None where that tells nothing of other jobs.
+    ``status``: how it ended. ``now``: seconds since the epoch. ``hold``: whether trouble holds the rest of a lane.
+    ``lived_seconds``: the job's lifetime as far as it is known, None where it tells nothing of other jobs.
     """
-    state = State.COMPLETED if status is JobStatus.COMPLETED else State.FAILED
-    error = None if state is State.COMPLETED else "the job ended as failed; the service states no reason"
-    seconds = max(now - job.accepted_at, 0.0)
-    told = {"becomes": state, "now": now, "because": error, "lived": lived_seconds}
-    changed = connection.execute(_JOB_ENDED, {"item": job.item_id, **told})
-    if job.watched and changed.rowcount == 1:
-        connection.execute(_LEARN, {"item": job.item_id, "rate": seconds / max(job.size, 1), "seconds": seconds})
-    refresh(connection, [job.lane_id], hold=hold)
-    return Ended(job.item_id, state, seconds)
+
+    job: LiveJob
+    status: JobStatus
+    now: float
+    hold: bool
+    lived_seconds: float | None = None
+
+    @property
+    def state(self) -> State:
+        """The item's state after it."""
+        return State.COMPLETED if self.status is JobStatus.COMPLETED else State.FAILED
+
+    @property
+    def seconds(self) -> float:
+        """Seconds from the job's acceptance to the moment its end was seen."""
+        return max(self.now - self.job.accepted_at, 0.0)
+
+
+def end_job(connection: Connection, end: JobEnd) -> Ended:
+    """Record the end of a job, release its slot, and update the account's job durations."""
+    return end_jobs(connection, [end])[0]
+
+
+def end_jobs(connection: Connection, ends: Sequence[JobEnd]) -> list[Ended]:
+    """Record the ends of several jobs: the same as one after the other."""
+    # an end that was recorded before teaches nothing, which the items' states tell as long as they are the old ones
+    durations = {end.job.item_id: _duration(end) for end in ends if end.job.watched}
+    if durations:
+        connection.execute(_LEARN, list(durations.values()))
+    connection.execute(_JOB_ENDED, [_ending(end) for end in ends])
+    for hold, same in groupby(ends, key=attrgetter("hold")):
+        refresh(connection, [end.job.lane_id for end in same], hold=hold)
+    return [Ended(end.job.item_id, end.state, end.seconds) for end in ends]
 
 
 def job_overdue(connection: Connection, job: LiveJob, reason: str, now: float, doubt_seconds: float) -> None:
@@ -196,6 +210,21 @@ def slot_until(connection: Connection, item_id: int, now: float, doubt_seconds: 
     return now + doubt_slot_seconds(
         known.size or 0, known.slowest_seconds_per_byte, known.shortest_job_seconds, doubt_seconds
     )
+
+
+def _duration(end: JobEnd) -> dict[str, Any]:
+    return {"item": end.job.item_id, "rate": end.seconds / max(end.job.size, 1), "seconds": end.seconds}
+
+
+def _ending(end: JobEnd) -> dict[str, Any]:
+    failed = end.state is State.FAILED
+    return {
+        "item": end.job.item_id,
+        "becomes": end.state,
+        "now": end.now,
+        "because": "the job ended as failed; the service states no reason" if failed else None,
+        "lived": end.lived_seconds,
+    }
 
 
 def close_attempt(connection: Connection, of: Settlement) -> None:

@@ -1,10 +1,13 @@
 """The tables, and the version that they have."""
 
+from collections.abc import Iterable
+
 from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Computed,
     Float,
     ForeignKey,
@@ -14,9 +17,11 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    literal,
     text,
 )
 
+from uploader.model import State
 from uploader.policy.limits import JOB_SECONDS
 
 VERSION = 3
@@ -254,3 +259,12 @@ rows = Table(
     Column("error", String),
     Index("rows_item", "item_id"),
 )
+
+
+def is_in_state(state: ColumnElement[str], states: Iterable[State]) -> ColumnElement[bool]:
+    """Build an IN over states that are known beforehand.
+
+    SQLAlchemy puts the values of an ordinary ``in_`` into the statement anew at each execution, and then executes it
+    for one set of parameters only.
+    """
+    return state.in_([literal(one) for one in states])

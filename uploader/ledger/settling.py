@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from uploader.ledger.heard import Heard, heard_items, heard_of, take_effect
 from uploader.ledger.limit import note_refusal
-from uploader.ledger.outcomes import Ended, Settlement, change_item, close_attempt, go_on, job_ended, settle_all
+from uploader.ledger.outcomes import Ended, JobEnd, Settlement, change_item, close_attempt, end_job, go_on, settle_all
 from uploader.model import State, Verdict
 from uploader.policy.hearing import after_hearing
 
@@ -70,5 +70,5 @@ def _end_heard(connection: Connection, of: Settlement, heard: Heard) -> Settled:
     if of_it is None or of_it.job_id != of.verdict.job_id:
         return Settled(of.verdict)
     job = replace(of.one.job(of_it.job_id, of.now), watched=False)
-    ended = job_ended(connection, job, of_it.status, of.now, hold=of.hold) if of_it.status.ended else None
+    ended = end_job(connection, JobEnd(job, of_it.status, of.now, of.hold)) if of_it.status.ended else None
     return Settled(of.verdict, heard=True, ended=ended)

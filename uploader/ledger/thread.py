@@ -1,8 +1,9 @@
 """The one thread that writes the ledger while a run is on: what is waiting goes in one transaction."""
 
 import asyncio
-import queue
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,7 +18,7 @@ from uploader.ledger.claiming import claim, mark, mark_all
 from uploader.ledger.hearing import hear
 from uploader.ledger.lanes import rank
 from uploader.ledger.opening import Ledger
-from uploader.ledger.outcomes import settle, settle_all
+from uploader.ledger.outcomes import end_job, end_jobs, settle, settle_all
 from uploader.ledger.settling import settle_all_heard, settle_heard
 
 P = ParamSpec("P")
@@ -25,11 +26,21 @@ T = TypeVar("T")
 
 GROUP = 256
 """The most writes in one transaction."""
+COMMIT_SPACING_SECONDS = 0.01
+"""The least time from one transaction's begin to the next one's: where many writes come, fewer commits carry them.
+
+A write that comes after a pause is committed at once.
+"""
 
 
 Together = Callable[[Connection, list[Any]], Sequence[Any] | None]
 
-TOGETHER: dict[Callable[..., Any], Together] = {mark: mark_all, settle: settle_all, settle_heard: settle_all_heard}
+TOGETHER: dict[Callable[..., Any], Together] = {
+    mark: mark_all,
+    settle: settle_all,
+    settle_heard: settle_all_heard,
+    end_job: end_jobs,
+}
 """What every item goes through: a statement for all that wait costs little more than for one.
 
 Each takes what is to be written as one value, and its twin several of them; that answers a result for each, in their
@@ -80,7 +91,10 @@ class LedgerThread:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._full: LedgerUnavailableError | None = None
-        self._waiting: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._waiting: deque[_Write] = deque()
+        self._woken = threading.Event()
+        self._is_closing = False
+        self._begun_at = -COMMIT_SPACING_SECONDS
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
         self._thread.start()
 
@@ -90,37 +104,40 @@ class LedgerThread:
         Raises:
             LedgerUnavailableError: The transaction could not be committed; nothing of it is in the ledger.
         """
-        write = _Write(function, args, kwargs, asyncio.get_running_loop().create_future())
-        self._waiting.put(write)
+        loop = asyncio.get_running_loop()
+        write = _Write(function, args, kwargs, loop.create_future())
+        self._waiting.append(write)
+        # what else the loop has in hand at this moment may have something to write, too
+        loop.call_soon(self._woken.set)
         answer: T = await write.answer
         return answer
 
     def close(self) -> None:
         """End the thread once everything that waits is written."""
-        self._waiting.put(None)
+        self._is_closing = True
+        self._woken.set()
         self._thread.join()
 
     def _work(self) -> None:
-        open_for_more = True
-        while open_for_more:
-            group, open_for_more = self._gather()
-            if group:
-                try:
-                    self._commit(sorted(group, key=attrgetter("turn")))
-                except Exception as error:  # noqa: BLE001 - it is the callers': a dead thread would leave them waiting
-                    _fail(group, error)
-                _answer(group)
+        while group := self._gather():
+            try:
+                self._commit(sorted(group, key=attrgetter("turn")))
+            except Exception as error:  # noqa: BLE001 - it is the callers': a dead thread would leave them waiting
+                _fail(group, error)
+            _answer(group)
 
-    def _gather(self) -> tuple[list[_Write], bool]:
-        """Wait for a write, then take all that wait; False where the end was among them."""
-        write = self._waiting.get()
-        group: list[_Write] = []
-        while write is not None:
-            group.append(write)
-            if len(group) == GROUP or self._waiting.empty():
-                return group, True
-            write = self._waiting.get()
-        return group, False
+    def _gather(self) -> list[_Write]:
+        """Wait for a write, then take all that wait; none where the end has come."""
+        while not self._waiting:
+            if self._is_closing:
+                return []
+            self._woken.wait()
+            self._woken.clear()
+        rest = self._begun_at + COMMIT_SPACING_SECONDS - time.monotonic()
+        if rest > 0.0:
+            time.sleep(rest)
+        self._begun_at = time.monotonic()
+        return [self._waiting.popleft() for _ in range(min(len(self._waiting), GROUP))]
 
     def _commit(self, group: list[_Write]) -> None:
         """Commit a group; where the disk is full, no new claim, but what came back with the last reserve."""
@@ -145,16 +162,29 @@ class LedgerThread:
             _fail(outcomes, self._try_to_commit(outcomes))
 
     def _try_to_commit(self, group: list[_Write]) -> Exception | None:
+        for write in group:
+            write.error = None
         try:
-            with self._ledger.writing() as connection:
-                for write in group:
-                    write.error = None
-                if len(group) == 1 or not _apply_together(connection, group):
+            if not self._commit_together(group):
+                with self._ledger.writing() as connection:
                     for write in group:
                         _apply(connection, write)
         except Exception as error:  # noqa: BLE001 - a thread that died of it would leave its callers waiting
             return error
         return None
+
+    def _commit_together(self, group: list[_Write]) -> bool:
+        """Commit a group as one; False, and nothing is written, where one of its writes has a fault of its own."""
+        try:
+            with self._ledger.writing() as connection:
+                _apply_together(connection, group)
+        except _WriteFaultError:
+            return False
+        return True
+
+
+class _WriteFaultError(Exception):
+    """One write of a group fails by its own fault: the group is to be written one by one."""
 
 
 def _fail(group: list[_Write], error: Exception | None) -> None:
@@ -162,19 +192,19 @@ def _fail(group: list[_Write], error: Exception | None) -> None:
         write.error = write.error or error
 
 
-def _apply_together(connection: Connection, group: list[_Write]) -> bool:
-    """Apply all writes of a group at once, or none where one of them fails: then each is applied alone."""
+def _apply_together(connection: Connection, group: list[_Write]) -> None:
+    """Apply all writes of a group, those of one kind in one statement.
+
+    Raises:
+        _WriteFaultError: One of them fails; applied alone, it fails again, and its error is its caller's.
+    """
     try:
-        with connection.begin_nested():
-            for function, same in groupby(group, key=attrgetter("function")):
-                _apply_same(connection, function, list(same))
-    except DBAPIError as error:
-        if not _is_fault_of_the_write(error):
+        for function, same in groupby(group, key=attrgetter("function")):
+            _apply_same(connection, function, list(same))
+    except Exception as error:
+        if isinstance(error, DBAPIError) and not _is_fault_of_the_write(error):
             raise
-        return False
-    except Exception:  # noqa: BLE001 - applied alone, it comes again and is its caller's
-        return False
-    return True
+        raise _WriteFaultError from error
 
 
 def _apply_same(connection: Connection, function: Callable[..., Any], writes: list[_Write]) -> None:

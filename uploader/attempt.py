@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import structlog
-
-from uploader import parameters
+from uploader import logs, parameters
 from uploader.audio import Source, open_source
 from uploader.client import Gate, UploadRequest
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, SourceError
@@ -28,7 +26,7 @@ from uploader.policy.replies import judge, refuse_after_cut_offs
 from uploader.policy.waits import retry_seconds
 from uploader.way_out import NEVER, Leave, WayOut
 
-log = structlog.get_logger()
+log = logs.get_logger()
 
 WRITE_AGAIN_SECONDS = (0.2, 0.5, 1.0, 2.0)
 """How often, after what waits, an outcome that could not be written is written again."""

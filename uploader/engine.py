@@ -6,8 +6,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import structlog
-
+from uploader import logs
 from uploader.attempt import Carried, Carrier, OpenSource, Rules, Uploads
 from uploader.audio import open_source
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, UploaderError
@@ -35,7 +34,7 @@ from uploader.policy.ranking import Ranking, ranked_anew
 from uploader.policy.replies import is_success
 from uploader.way_out import WayOut
 
-log = structlog.get_logger()
+log = logs.get_logger()
 
 LOOK_AGAIN_SECONDS = 30.0
 LISTEN_ON_SECONDS = 10.0

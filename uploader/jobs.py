@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-import structlog
-
+from uploader import logs
 from uploader.client import JobAnswer
 from uploader.ledger import Writer
 from uploader.ledger.hearing import Hearing
@@ -19,7 +18,7 @@ from uploader.policy.hearing import Meaning
 from uploader.policy.polling import Pause, after_good, after_trouble, wants_pause
 from uploader.policy.waits import put_off_seconds
 
-log = structlog.get_logger()
+log = logs.get_logger()
 
 
 class Jobs(Protocol):

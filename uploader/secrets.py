@@ -60,12 +60,17 @@ def are_in_files(environment: Mapping[str, str]) -> bool:
     """Whether credentials come from files, at least in part: then they may change while a program runs."""
     inside = folder(environment)
     named = any(environment.get(variable(name) + "_FILE") for name in CREDENTIALS)
-    return named or (inside is not None and any(_in_folder(name, inside) for name in CREDENTIALS))
+    return named or (inside is not None and any(in_folder(name, inside) for name in CREDENTIALS))
 
 
 def variable(name: str) -> str:
     """The environment variable of a setting."""
     return PREFIX + name.upper()
+
+
+def in_folder(name: str, inside: Path) -> Path | None:
+    """The setting's file in the secrets folder, in capitals or not; None where there is none."""
+    return next((file for file in sorted(inside.iterdir()) if file.name.lower() == variable(name).lower()), None)
 
 
 def has_password(address: str) -> bool:
@@ -87,13 +92,8 @@ def _find(name: str, environment: Mapping[str, str], inside: Path | None) -> str
         return value
     if named:
         return _read(Path(named), f"environment {variable(name)}_FILE")
-    file = _in_folder(name, inside) if inside else None
+    file = in_folder(name, inside) if inside else None
     return _read(file, "secrets folder") if file else None
-
-
-def _in_folder(name: str, inside: Path) -> Path | None:
-    """The setting's file in the folder, in capitals or not."""
-    return next((file for file in sorted(inside.iterdir()) if file.name.lower() == variable(name).lower()), None)
 
 
 def _read(path: Path, source: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.acceptance.batches import Row, make_rows, write_manifest
 from tests.acceptance.place import Place, Server, until
-from uploader.policy.insights import PARTS
+from uploader.policy.parts import PARTS
 
 FAST = {"UPLOADER_INSIGHTS__REQUESTS_PER_SECOND": "1000"}
 RUN = ("run", "m.csv", "--limit", "8", "--json")

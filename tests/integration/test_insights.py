@@ -33,7 +33,8 @@ from uploader.ledger.loading import Load
 from uploader.ledger.reading import find_batches
 from uploader.model import Answer
 from uploader.pace import Pace
-from uploader.policy.insights import PARTS, chosen
+from uploader.policy.insights import chosen
+from uploader.policy.parts import PARTS
 
 SANDBOX = Credentials("sandbox", "sandbox")
 GONE = "The conversation and/or it's metadata you asked could not be found, please check the input provided"

@@ -1,6 +1,5 @@
 """Runs schedules: one, many, on all cores; shrinks one that fails."""
 
-import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -9,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import Any
-
-import structlog
 
 from tests.simulation.judge import Judge
 from tests.simulation.ledgers import MemoryLedger
@@ -106,12 +103,10 @@ def _breaks(plan: Plan) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No log of thousands of nights, and no word of what dead processes leave in memory."""
-    before, hook = structlog.get_config(), sys.unraisablehook
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    """No word of what dead processes leave in memory."""
+    hook = sys.unraisablehook
     sys.unraisablehook = lambda _: None
     try:
         yield
     finally:
-        structlog.configure(**before)
         sys.unraisablehook = hook

@@ -35,8 +35,8 @@ ROWS = {
 }
 """Each module's row in the table of chapter 6, a package as a whole."""
 
-DOORS = {"__init__": -1, "__main__": 8}
-"""The package itself and `python -m uploader`: no parts of the house."""
+DOORS = {"__init__": -1, "__version__": -1, "__main__": 8}
+"""The package itself, its version and `python -m uploader`: no parts of the house."""
 
 SQL = re.compile(
     r"\b(SELECT\s.+\sFROM|INSERT\s+INTO|UPDATE\s.+\sSET|DELETE\s+FROM|CREATE\s+TABLE|PRAGMA|BEGIN IMMEDIATE)\b",

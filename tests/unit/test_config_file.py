@@ -3,16 +3,14 @@
 import re
 import tomllib
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 from uploader import parameters
-from uploader.settings import SECRETS, Settings, load
+from uploader.settings import SECRETS, Settings, settings_of
+from uploader.settings.loading import load
 
 PATH = Path(__file__).parents[2] / "config" / "uploader.toml"
 TABLE = re.compile(r"^#? ?\[([a-z_]+)\]$")
@@ -37,21 +35,18 @@ def shown() -> Shown:
     return found
 
 
-def tables() -> Mapping[str, type[BaseModel]]:
+def tables() -> Mapping[str, type[Any]]:
     """The tables of the settings, by their names; "" is what stands above them."""
-    nested = {name: field.annotation for name, field in Settings.model_fields.items()}
-    found = {name: one for name, one in nested.items() if isinstance(one, type) and issubclass(one, BaseModel)}
-    return {"": Settings, **found}
+    return {"": Settings, **{name: one.table for name, one in settings_of(Settings).items() if one.table is not None}}
 
 
 def expected() -> Mapping[tuple[str, str], Any]:
-    """Every key that the code has, and its default; PydanticUndefined where it has none to be written down."""
-    found: dict[tuple[str, str], Any] = {("parameters", name): PydanticUndefined for name in parameters.TABLE}
-    for table, model in tables().items():
-        for name, field in model.model_fields.items():
+    """Every key that the code has, and its default; None where it has none to be written down."""
+    found: dict[tuple[str, str], Any] = {("parameters", name): None for name in parameters.TABLE}
+    for table, kind in tables().items():
+        for name, setting in settings_of(kind).items():
             if name not in OPEN_TABLES and name not in SECRETS and (table or name not in tables()):
-                default = field.default.value if isinstance(field.default, StrEnum) else field.default
-                found[table, name] = PydanticUndefined if default is None else default
+                found[table, name] = None if callable(setting.default) else setting.default
     return found
 
 
@@ -64,7 +59,7 @@ def test_the_config_file_shows_every_default(shown: Shown) -> None:
     """A key with a default is set to it; one without is a commented example."""
     for key, default in expected().items():
         value, commented = shown[key]
-        if default is PydanticUndefined:
+        if default is None:
             assert commented, f"{key} has no default: it is shown as an example, commented out"
         else:
             assert value == (list(default) if isinstance(default, tuple) else default), key
@@ -74,7 +69,7 @@ def test_the_config_file_shows_every_default(shown: Shown) -> None:
 def test_the_config_file_loads_and_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A run with the shipped file is a run with the defaults."""
     monkeypatch.setenv("UPLOADER_SECRETS_DIR", str(tmp_path))
-    assert load({}, PATH).model_dump() == load({}, None).model_dump()
+    assert load({}, PATH) == load({}, None)
 
 
 def test_the_examples_are_right(shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

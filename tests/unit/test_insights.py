@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from uploader.errors import UsageError
 from uploader.model import Answer, ConversationFacts
-from uploader.policy.insights import PARTS, Kept, Part, chosen, file_name, is_final, plan, refusal, why_not_yet
+from uploader.policy.insights import Kept, chosen, file_name, is_final, plan, refusal, why_not_yet
+from uploader.policy.parts import PARTS, Part
 
 NAMES = [part.name for part in PARTS]
 THEN, NOW = {"items": 1, "lastFinishedAt": "2026-11-22T01:00:00.000Z"}, {"items": 2, "lastFinishedAt": None}

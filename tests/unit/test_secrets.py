@@ -10,7 +10,7 @@ from uploader import secrets
 from uploader.cli.target import credentials
 from uploader.client import Credentials
 from uploader.errors import CredentialsError, UsageError
-from uploader.settings import load, unknown_environment
+from uploader.settings.loading import load, unknown_environment
 
 SECRET = "do-not-tell-anybody"
 

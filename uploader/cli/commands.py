@@ -10,17 +10,15 @@ from typing import Any, NoReturn
 
 import click
 
-from uploader import logs
+from uploader import __version__, logs
 from uploader.cli.options import ManifestCommand, environment_help, manifest_lines, settings_options
 from uploader.errors import ExitCode, StoppedError, UploaderError
-from uploader.model import Decision
-from uploader.parameters import wrong_parameters
-from uploader.policy.insights import PARTS
-from uploader.settings import Settings, load, unknown_environment
+from uploader.policy.parts import PARTS
+from uploader.settings import Settings
 
 
 @click.group(context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="conversation-audio-uploader", prog_name="uploader")
+@click.version_option(__version__, prog_name="uploader")
 def cli() -> None:
     """Append audio files to conversations from a manifest: at most once, in order, with the account full."""
 
@@ -198,7 +196,6 @@ def resolve(
     named = [name for name, is_given in given.items() if is_given]
     if len(named) > 1:
         raise click.UsageError(f"one decision at a time: not --{' and --'.join(named)}")
-    decision = Decision(named[0]) if named else None
 
     def work(settings: Settings) -> ExitCode:
         chosen = resolving.selection(
@@ -211,7 +208,9 @@ def resolve(
             until=until,
         )
         return resolving.resolve_items(
-            settings, resolving.Asked(chosen, decision, appended or None, note, look), as_json=as_json
+            settings,
+            resolving.Asked(chosen, resolving.decision(named), appended or None, note, look),
+            as_json=as_json,
         )
 
     _end(work, config, flags)
@@ -308,11 +307,15 @@ def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[
     """Do the work of a command, and exit with the code of its ending."""
     for number, code in ((signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, ExitCode.TERMINATED)):
         signal.signal(number, _stop_with(code))
+    from uploader.parameters.config import wrong_parameters  # noqa: PLC0415 - see run
+    from uploader.settings.loading import load, unknown_environment  # noqa: PLC0415 - see run
+
     try:
         given = {name: value for name, value in flags.items() if value is not None}
         settings = load(given, config, wrong_parameters)
         logs.configure(settings.log_format, settings.log_level)
-        _warn_of_unknown_environment()
+        for variable in unknown_environment():
+            logs.get_logger().warning("environment variable is no setting of the uploader", variable=variable)
         code = work(settings)
         sys.stdout.flush()
     except UploaderError as error:
@@ -322,10 +325,10 @@ def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[
         code = _nobody_reads()
     except OSError as error:
         # standard output, most likely: nobody reads it any more, or its disk is full; the ledger has everything
-        logs.warn("a stream or a file could not be written", reason=error.strerror)
+        logs.get_logger().warning("a stream or a file could not be written", reason=error.strerror)
         code = ExitCode.GAVE_UP
     except Exception:  # noqa: BLE001 - the one place where a fault of ours ends: told, with its traceback, and coded
-        logs.fault()
+        logs.get_logger().exception("fault")
         click.echo("uploader: a fault of the uploader itself; nothing is lost: run the same command again", err=True)
         code = ExitCode.FAULT
     logs.close()
@@ -343,8 +346,3 @@ def _stop_with(code: ExitCode) -> Callable[[int, FrameType | None], None]:
         raise StoppedError(code)
 
     return stop
-
-
-def _warn_of_unknown_environment() -> None:
-    for name in unknown_environment():
-        logs.warn("environment variable is no setting of the uploader", variable=name)

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
-
+from uploader import logs
 from uploader.cli.inspecting import at_service, named_batch
 from uploader.cli.target import credentials
 from uploader.client import Client, TimeLimits
@@ -23,11 +22,12 @@ from uploader.insights import Asker, Fetcher, Report, folder_for_insights
 from uploader.ledger import Ledger
 from uploader.ledger.reading import BatchFacts, find_batches
 from uploader.pace import Pace
-from uploader.policy.insights import Part, chosen
+from uploader.policy.insights import chosen
+from uploader.policy.parts import Part
 from uploader.settings import Settings
 from uploader.status import told_count
 
-log = structlog.get_logger()
+log = logs.get_logger()
 
 FETCHERS = 4
 """So many conversations are fetched at once; the rate is set by ``[insights] requests_per_second``."""

@@ -114,7 +114,7 @@ def at_service(known: list[BatchFacts], settings: Settings, ledger: Path) -> lis
     Raises:
         UsageError: There is none of that service.
     """
-    here = [one for one in known if one.base_url == settings.base_url or "base_url" not in settings.model_fields_set]
+    here = [one for one in known if one.base_url == settings.base_url or "base_url" not in settings.sources]
     if known and not here:
         elsewhere = ", ".join(sorted({one.base_url for one in known}))
         raise UsageError(

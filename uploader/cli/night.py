@@ -12,9 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 
-import structlog
-
-from uploader import results
+from uploader import logs, results
 from uploader.attempt import Rules
 from uploader.cli.preparing import (
     config_parameters,
@@ -39,14 +37,14 @@ from uploader.ledger.reading import (
     standing,
     troubles,
 )
-from uploader.model import State
+from uploader.model import Order, State
 from uploader.policy.endings import ending
 from uploader.policy.hearing import signed_token
 from uploader.settings import Settings, host_and_port
 from uploader.status import Summary, View
 from uploader.webhook import Listener
 
-log = structlog.get_logger()
+log = logs.get_logger()
 
 TOKEN_BYTES = 32
 """What nobody can guess of a token of a ``webhookUrl``."""
@@ -125,7 +123,7 @@ class Night:
             grace_seconds=settings.grace_seconds,
             give_up_seconds=settings.give_up_seconds,
             no_wait=settings.no_wait,
-            order=settings.schedule.order,
+            order=Order(settings.schedule.order),
             unanswered=settings.doubt.unanswered,
         )
         rules = Rules(

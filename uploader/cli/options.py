@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from pydantic_core import PydanticUndefined
 
 from uploader import parameters
-from uploader.settings import ENVIRONMENT_PREFIX, SECRETS, Settings, default_ledger
+from uploader.settings import ENVIRONMENT_PREFIX, SECRETS, Setting, Settings, settings_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -17,10 +16,9 @@ def settings_options(command: str) -> Callable[[F], F]:
     """Give a command the flags of the settings that name it, and ``--config``."""
 
     def decorate(function: F) -> F:
-        for name, field in reversed(Settings.model_fields.items()):
-            extra = field.json_schema_extra
-            if isinstance(extra, dict) and command in extra.get("commands", ()):  # type: ignore[operator]
-                function = _option(name, field, extra)(function)
+        for name, setting in reversed(settings_of(Settings).items()):
+            if command in setting.commands:
+                function = _option(name, setting)(function)
         return _config(function)
 
     return decorate
@@ -69,6 +67,21 @@ def environment_help() -> str:
     )
 
 
+class _SettingOption(click.Option):
+    """The flag of a setting: its help tells the default, which is made when it is asked for."""
+
+    def __init__(self, *names: Any, setting: Setting, **given: Any) -> None:
+        super().__init__(*names, **given)
+        self.setting = setting
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """What stands in the help, the default behind the meaning."""
+        default = self.setting.default() if callable(self.setting.default) else self.setting.default
+        told = str(int(default)) if isinstance(default, float) and default.is_integer() else str(default)
+        shown = super().get_help_record(ctx)
+        return shown if shown is None or default is None else (shown[0], f"{shown[1]}  [default: {told}]")
+
+
 def _config(function: F) -> F:
     return click.option(
         "--config",
@@ -79,11 +92,10 @@ def _config(function: F) -> F:
     )(function)
 
 
-def _option(name: str, field: Any, extra: dict[str, Any]) -> Callable[[F], F]:
+def _option(name: str, setting: Setting) -> Callable[[F], F]:
     flag = f"--{name.replace('_', '-')}"
-    if field.annotation is bool:
-        return click.option(flag, name, is_flag=True, default=None, help=field.description)
-    default = field.default if field.default is not PydanticUndefined else default_ledger()
-    told = str(int(default)) if isinstance(default, float) and default.is_integer() else str(default)
-    shown = "" if default is None else f"  [default: {told}]"
-    return click.option(flag, name, metavar=extra["metavar"], default=None, help=f"{field.description}{shown}")
+    if isinstance(setting.default, bool):
+        return click.option(flag, name, is_flag=True, default=None, help=setting.meaning)
+    return click.option(
+        flag, name, cls=_SettingOption, setting=setting, metavar=setting.metavar, default=None, help=setting.meaning
+    )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from uploader.model import AudioFacts, LimitFacts, Row, State
+from uploader.model import AudioFacts, LimitFacts, Order, Row, State
 from uploader.policy.billing import SEPARATE, billed_seconds
 from uploader.policy.forecast import Forecast, Lanes, foresee
 from uploader.settings import Settings
@@ -249,7 +249,7 @@ def look_out(
         seen=pace is not None,
         assumed_bytes_per_second=assumed.audio_bytes_per_second,
         forecasts=[
-            foresee(work.lanes, one, settings.rate, within, assumed.order)
+            foresee(work.lanes, one, settings.rate, within, Order(assumed.order))
             for one in sorted({*LIMITS, settings.limit, limit.in_force})
         ],
         limit=limit,

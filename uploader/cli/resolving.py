@@ -178,6 +178,11 @@ async def _ask_for(settings: Settings, batch: BatchFacts, job_id: str) -> JobAns
         return await client.job(job_id)
 
 
+def decision(named: Sequence[str]) -> Decision | None:
+    """The decision that the command line names; None where it names none."""
+    return Decision(named[0]) if named else None
+
+
 def selection(
     *,
     lines: Sequence[int],

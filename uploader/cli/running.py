@@ -9,9 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
-import structlog
-
-from uploader import audio, results
+from uploader import audio, logs, results
 from uploader.cli import summary_file
 from uploader.cli.hours import local_time, until_time
 from uploader.cli.night import Night
@@ -45,7 +43,7 @@ from uploader.sandbox import Sandbox, SandboxSettings
 from uploader.settings import Settings, is_loopback
 from uploader.status import Summary
 
-log = structlog.get_logger()
+log = logs.get_logger()
 
 
 def run_batch(settings: Settings, manifest: str | None, *, as_json: bool) -> ExitCode:

@@ -5,15 +5,14 @@ import random
 from collections.abc import Callable
 from typing import Protocol
 
-import structlog
-
+from uploader import logs
 from uploader.errors import GaveUpError
 from uploader.model import Answer
 from uploader.pace import Pace
 from uploader.policy.insights import is_final, refusal
 from uploader.policy.waits import cooldown_seconds
 
-log = structlog.get_logger()
+log = logs.get_logger()
 
 
 class Conversations(Protocol):

@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import structlog
-
+from uploader import logs
 from uploader.insights import files
 from uploader.insights.asking import Asker
 from uploader.ledger import Ledger
 from uploader.ledger.conversations import Conversation, conversation_facts, conversations
 from uploader.ledger.reading import BatchFacts
 from uploader.model import Answer, ConversationFacts
-from uploader.policy.insights import PARTS, Part, Plan, file_name, is_final, plan, refusal, why_not_yet
+from uploader.policy.insights import Plan, file_name, is_final, plan, refusal, why_not_yet
+from uploader.policy.parts import PARTS, Part
 from uploader.results import rfc3339
 
-log = structlog.get_logger()
+log = logs.get_logger()
 
 PAGE = 500
 """So many conversations are read from the ledger at once."""

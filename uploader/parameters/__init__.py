@@ -4,8 +4,7 @@ from uploader.parameters.config import check_config, wrong_parameters
 from uploader.parameters.parameter import Encoding, Parameter
 from uploader.parameters.query import query
 from uploader.parameters.rules import Conflict, conflicts, doubts
-from uploader.parameters.shapes import CONTENT_TYPES
-from uploader.parameters.table import NEEDS, TABLE
+from uploader.parameters.table import CONTENT_TYPES, NEEDS, TABLE
 from uploader.parameters.text import check_whole, encode, read_json
 
 __all__ = [

@@ -6,8 +6,6 @@ from enum import StrEnum
 from functools import cached_property, lru_cache
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from uploader.parameters.text import check_whole, read_json
 
 _WORDS = {"true": True, "false": False}
@@ -28,22 +26,32 @@ class Encoding(StrEnum):
 class Parameter:
     """One query parameter of the PUT (put-audio.md, Query Parameters).
 
-    ``documented`` is the type's name in the documentation, ``type`` a Python type with its rule, as pydantic
-    reads it; ``section`` is the heading of put-audio.md that tells most of it; ``remedy`` ends the sentence that
+    ``documented`` is the type's name in the documentation, ``shape`` that of a Python type with its rule, which is
+    imported from ``uploader.parameters.shapes`` where a value is checked; ``section`` is the heading of put-audio.md
+    that tells most of it; ``remedy`` ends the sentence that
     refuses a wrong value.
     """
 
     name: str
     documented: str
-    type: Any
+    shape: str
     rule: str
     encoding: Encoding
     section: str
     meaning: str
     remedy: str
 
+    @property
+    def type(self) -> Any:
+        """The Python type, as pydantic reads it."""
+        from uploader.parameters import shapes  # noqa: PLC0415 - most manifests set no parameter
+
+        return getattr(shapes, self.shape)
+
     @cached_property
     def _validate(self) -> Callable[..., Any]:
+        from pydantic import TypeAdapter  # noqa: PLC0415 - as above
+
         return TypeAdapter(self.type).validator.validate_python
 
     def read_cell(self, text: str) -> Any:
@@ -68,9 +76,10 @@ class Parameter:
         Raises:
             ValueError: It does not fit; the text says what would.
         """
+        validate = self._validate
         try:
-            checked = self._validate(value, strict=True)
-        except ValidationError as error:
+            checked = validate(value, strict=True)
+        except ValueError as error:  # pydantic's own
             raise ValueError(self.remedy + _told_places(error)) from error
         return value if self.encoding is Encoding.JSON else checked
 
@@ -87,7 +96,7 @@ class Parameter:
         return value
 
 
-def _told_places(error: ValidationError) -> str:
+def _told_places(error: Any) -> str:
     """Where in a list or an object it is wrong; entries are counted from 1."""
     places = []
     for one in error.errors(include_url=False, include_input=False):

@@ -5,9 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-CONTENT_TYPES = ("audio/wav", "audio/wave", "audio/mpeg", "audio/mp3")
-"""The media types that the Content-Type header may name (put-audio.md, Request Headers)."""
-
+Switch = bool
 Text = Annotated[str, Field(min_length=1)]
 """Text that says something; an unset parameter is left out, not sent empty."""
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 
-from uploader.parameters import shapes
 from uploader.parameters.parameter import Encoding, Parameter
+
+CONTENT_TYPES = ("audio/wav", "audio/wave", "audio/mpeg", "audio/mp3")
+"""The media types that the Content-Type header may name (put-audio.md, Request Headers)."""
 
 _QUERY = "Query Parameters"
 
@@ -12,7 +14,7 @@ def _switch(name: str, meaning: str, section: str = _QUERY) -> Parameter:
     return Parameter(
         name=name,
         documented="Boolean",
-        type=bool,
+        shape="Switch",
         rule="true or false",
         encoding=Encoding.WORD,
         section=section,
@@ -25,7 +27,7 @@ _ENTRIES = (
     Parameter(
         name="name",
         documented="String",
-        type=shapes.Text,
+        shape="Text",
         rule="not empty",
         encoding=Encoding.TEXT,
         section=_QUERY,
@@ -35,7 +37,7 @@ _ENTRIES = (
     Parameter(
         name="webhookUrl",
         documented="String",
-        type=shapes.Url,
+        shape="Url",
         rule="an http or https URL",
         encoding=Encoding.TEXT,
         section="Using Webhook",
@@ -45,7 +47,7 @@ _ENTRIES = (
     Parameter(
         name="customVocabulary",
         documented="String[]",
-        type=shapes.Words,
+        shape="Words",
         rule="a list of texts",
         encoding=Encoding.JSON,
         section=_QUERY,
@@ -55,7 +57,7 @@ _ENTRIES = (
     Parameter(
         name="confidenceThreshold",
         documented="Double",
-        type=shapes.Confidence,
+        shape="Confidence",
         rule="0.5 to 1.0",
         encoding=Encoding.NUMBER,
         section=_QUERY,
@@ -66,7 +68,7 @@ _ENTRIES = (
     Parameter(
         name="entities",
         documented="Object[]",
-        type=shapes.Entities,
+        shape="Entities",
         rule="a list of objects with customType and text",
         encoding=Encoding.JSON,
         section="Custom Entity",
@@ -82,7 +84,7 @@ _ENTRIES = (
     Parameter(
         name="channelMetadata",
         documented="Object[]",
-        type=shapes.Channels,
+        shape="Channels",
         rule="a list of objects with channel and speaker",
         encoding=Encoding.JSON,
         section="Channel Metadata",
@@ -92,7 +94,7 @@ _ENTRIES = (
     Parameter(
         name="languageCode",
         documented="String",
-        type=shapes.LanguageCode,
+        shape="LanguageCode",
         rule="a language code",
         encoding=Encoding.TEXT,
         section=_QUERY,
@@ -102,7 +104,7 @@ _ENTRIES = (
     Parameter(
         name="mode",
         documented="String",
-        type=shapes.Mode,
+        shape="Mode",
         rule="phone or default",
         encoding=Encoding.TEXT,
         section=_QUERY,
@@ -112,7 +114,7 @@ _ENTRIES = (
     Parameter(
         name="trackers",
         documented="List",
-        type=shapes.Trackers,
+        shape="Trackers",
         rule="a list of objects with name and vocabulary",
         encoding=Encoding.JSON,
         section=_QUERY,
@@ -129,7 +131,7 @@ _ENTRIES = (
     Parameter(
         name="diarizationSpeakerCount",
         documented="String",
-        type=shapes.SpeakerCount,
+        shape="SpeakerCount",
         rule="1 or more",
         encoding=Encoding.NUMBER,
         section="Speaker Separation",

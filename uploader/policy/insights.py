@@ -9,36 +9,13 @@ from typing import Any
 
 from uploader.errors import UsageError
 from uploader.model import Answer, ConversationFacts
+from uploader.policy.parts import PARTS, Part
 
 PLAIN = frozenset(string.ascii_lowercase + string.digits + "-_")
 """Bytes that stand for themselves in a file name; capitals do not: many file systems take them for small ones."""
 LONGEST_NAME = 160
 """Of a file name without its ending; file systems take 255 bytes, a temporary name beside it is longer."""
 NOT_FINAL = frozenset([401, 408, 425, 429])
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A part of a conversation's insights: its name for people, in the service's path, and in the file."""
-
-    name: str
-    path: str
-    member: str
-
-
-PARTS = (
-    Part("members", "members", "members"),
-    Part("messages", "messages", "messages"),
-    Part("topics", "topics", "topics"),
-    Part("action-items", "action-items", "actionItems"),
-    Part("follow-ups", "follow-ups", "followUps"),
-    Part("questions", "questions", "questions"),
-    Part("summary", "summary", "summary"),
-    Part("entities", "entities", "entities"),
-    Part("analytics", "analytics", "analytics"),
-    Part("trackers", "trackers-detected", "trackers"),
-)
-"""Every part that there is, in the order in which they are asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,16 @@
 
 from uploader.settings.addresses import DOCUMENTED_BASE_URL, default_ledger, host_and_port, is_loopback
 from uploader.settings.fields import ENVIRONMENT_PREFIX, SECRETS, Settings
-from uploader.settings.loading import load, unknown_environment
+from uploader.settings.tables import Setting, settings_of
 
 __all__ = [
     "DOCUMENTED_BASE_URL",
     "ENVIRONMENT_PREFIX",
     "SECRETS",
+    "Setting",
     "Settings",
     "default_ledger",
     "host_and_port",
     "is_loopback",
-    "load",
-    "unknown_environment",
+    "settings_of",
 ]

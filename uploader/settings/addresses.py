@@ -1,11 +1,7 @@
 """Values that are checked by more than a bound: addresses, times of day, and the delimiter of CSV."""
 
-import ipaddress
 import re
-from typing import Any
 from urllib.parse import SplitResult, urlsplit, urlunsplit
-
-import platformdirs
 
 DOCUMENTED_BASE_URL = "https://api.symbl.ai"
 """The service (put-audio.md, API Endpoint)."""
@@ -30,6 +26,8 @@ def is_loopback(host: str) -> bool:
     """Whether a host name or address is this machine itself."""
     if host == "localhost":
         return True
+    import ipaddress  # noqa: PLC0415 - --help has no use for it
+
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -88,14 +86,16 @@ def time_of_day(value: str) -> str:
     return f"{int(found[1]):02}:{found[2]}"
 
 
-def delimiter_of(value: Any) -> Any:
+def delimiter_of(value: str) -> str:
     """The one character that separates the cells of CSV."""
-    found = {"tab": "\t", "\\t": "\t"}.get(value, value) if isinstance(value, str) else value
-    if not isinstance(found, str) or len(found) != 1 or found in '"\r\n\0\ufeff' or found.isalnum():
+    found = {"tab": "\t", "\\t": "\t"}.get(value, value)
+    if len(found) != 1 or found in '"\r\n\0\ufeff' or found.isalnum():
         raise ValueError("write the one character that separates the cells: , or ; or tab")
     return found
 
 
 def default_ledger() -> str:
     """The ledger for who names none: one for all nights and manifests, in the user's state folder."""
+    import platformdirs  # noqa: PLC0415 - who names a ledger has no use for it
+
     return f"sqlite:///{platformdirs.user_state_path('uploader') / 'ledger.db'}"

@@ -1,42 +1,62 @@
 """Puts the settings together from flags, environment, secrets and file, and tells what is wrong with them."""
 
-import difflib
+import json
 import os
-import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import (
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
-from pydantic_settings import (
-    SettingsConfigDict,
-    SettingsError,
-)
-
 from uploader import secrets
 from uploader.errors import UsageError
+from uploader.settings.checks import UnfitError
 from uploader.settings.fields import ENVIRONMENT_PREFIX, SECRETS, Settings
-from uploader.settings.lines import line_of
-from uploader.settings.wording import field_at, remedy
+from uploader.settings.tables import settings_of
 
 CheckParameters = Callable[[Mapping[str, Any], Mapping[str, Any]], Iterable[tuple[Sequence[str], str]]]
 """Holds ``[parameters]`` and ``[extra_parameters]`` against what the service knows: where, and what is wrong."""
 
+Location = tuple[str, ...]
+"""A setting's name, after that of its table where it has one."""
+
+_IN_TABLES = "__"
+"""Stands in a variable between the name of a table and that of its key."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Sources:
-    """Where settings come from. ``text`` is what stands in the config file, ``folder`` that of the secrets."""
+    """Where settings come from. ``text`` is the config file's, ``folder`` has the secrets, ``wrong`` is the findings.
+
+    The variables' names are in capitals.
+    """
 
     flags: Mapping[str, Any]
     config: Path | None
     text: str
     folder: Path | None
+    variables: Mapping[str, str]
+    wrong: list[str] = field(default_factory=list)
+
+    def of(self, location: Location) -> str:
+        """What to call the place where a setting's value came from, looked for in the order of rank."""
+        name = location[0]
+        if name in self.flags:
+            return f"--{name.replace('_', '-')}"
+        for variable in (ENVIRONMENT_PREFIX + _IN_TABLES.join(location).upper(), secrets.variable(name)):
+            if variable in self.variables:
+                return f"environment {variable}"
+        if name in secrets.FROM_FILES and os.environ.get(secrets.variable(name) + "_FILE"):
+            return f"environment {secrets.variable(name)}_FILE"
+        if self.folder is not None and secrets.in_folder(name, self.folder) is not None:
+            return f"secrets folder {self.folder}"
+        return self.file_at(location)
+
+    def file_at(self, location: Location) -> str:
+        """The config file, and the line of a key in it."""
+        from uploader.settings.lines import line_of  # noqa: PLC0415 - of use where something is wrong
+
+        line = line_of(self.text, location)
+        return f"config file {self.config}" + (f", line {line}" if line is not None else "")
 
 
 def load(flags: Mapping[str, Any], config: Path | None, check_parameters: CheckParameters | None = None) -> Settings:
@@ -53,50 +73,147 @@ def load(flags: Mapping[str, Any], config: Path | None, check_parameters: CheckP
             the source, the setting, the value and the remedy.
     """
     text = _read_file(config) if config is not None else ""
-    passed_over = _check_file(config, text) if config is not None else []
+    table = _read_table(config, text) if config is not None else {}
     _check_ledger_address(flags.get("ledger"), "--ledger")
+    variables = {name.upper(): value for name, value in os.environ.items()}
     try:
         folder = secrets.folder(os.environ)
+        found = secrets.find(secrets.FROM_FILES, os.environ)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    sources = _Sources(flags, config, text, folder)
-    found: dict[str, Any] = {}
-    told = [f"{_file_at(sources, [name])}: {name}: no such setting{_close_to([name])}" for name in passed_over]
-    settings: Settings | None = None
-    try:
-        settings = _reader(config, found)(_secrets_dir=folder, **flags)
-        settings._file = f"config file {config}" if config is not None else "environment"  # noqa: SLF001 - our own
-        given = settings.model_fields_set
-        settings._sources = {name: _source([name], sources) for name in given}  # noqa: SLF001 - our own
-    except ValidationError as error:
-        told += [_tell(dict(one), sources) for one in error.errors()]
-    except SettingsError as error:
-        raise UsageError(_tell_unreadable(str(error), folder)) from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"secrets folder {folder}: a file in it is no UTF-8 text: {error.reason}") from None
+    sources = _Sources(flags, config, text, folder, variables)
+    given = table
+    for above in (_from_folder(sources), _from_environment(sources), found, flags):
+        given = _over(given, above)
+    checked = _checked(Settings, given, (), sources)
     if check_parameters is not None:
-        wrong = check_parameters(found.get("parameters", {}), found.get("extra_parameters", {}))
-        told += [f"{_source(location, sources)}: {said}" for location, said in wrong]
-    if told or settings is None:
-        raise UsageError("\n".join(told))
-    return settings
+        known, extra = (given.get(name, {}) for name in ("parameters", "extra_parameters"))
+        if isinstance(known, Mapping) and isinstance(extra, Mapping):
+            sources.wrong.extend(
+                f"{sources.of(tuple(location))}: {said}" for location, said in check_parameters(known, extra)
+            )
+    if sources.wrong:
+        raise UsageError("\n".join(dict.fromkeys(sources.wrong)))
+    return Settings(
+        **checked,
+        file=f"config file {config}" if config is not None else "environment",
+        sources={name: sources.of((name,)) for name in checked},
+    )
 
 
-def _reader(config: Path | None, found: dict[str, Any]) -> type[Settings]:
-    """The settings as they are read; the parameters come into ``found`` whatever else is wrong."""
+def _checked(kind: type[Any], given: Mapping[str, Any], table: Location, sources: _Sources) -> dict[str, Any]:
+    """The settings of a dataclass as they are checked; what is wrong is told to ``sources``."""
+    checked: dict[str, Any] = {}
+    known = settings_of(kind)
+    for name, setting in known.items():
+        location = (*table, name)
+        if name not in given:
+            continue
+        try:
+            value = setting.check(given[name])
+        except UnfitError as error:
+            sources.wrong.append(_told(location, error, sources))
+        else:
+            inner = setting.table
+            checked[name] = value if inner is None else inner(**_checked(inner, value, location, sources))
+    for name in given:
+        if name not in known:
+            where = sources.of((*table, name)) if table else sources.file_at((name,))
+            meant = _close_to(name, known)
+            sources.wrong.append(f"{where}: {'.'.join((*table, name))}: no such setting{meant}")
+    return checked
 
-    class FromFile(Settings):
-        # pydantic-settings takes the file's path from the class
-        model_config = SettingsConfigDict(toml_file=config)
 
-        @field_validator("parameters", "extra_parameters")
-        @classmethod
-        def keep(cls, value: Any, which: ValidationInfo) -> Any:
-            """Keep what the sources say."""
-            found[str(which.field_name)] = value
-            return value
+def _told(location: Location, error: UnfitError, sources: _Sources) -> str:
+    """What is wrong with a value; a secret's is never repeated."""
+    name, where = location[0], sources.of(location)
+    value = "" if name in SECRETS else secrets.without_login(repr(error.value))
+    if name in sources.flags:
+        return f"{where} {value}: {error}"
+    return f"{where}: {'.'.join(location)}{value and f' = {value}'}: {error}"
 
-    return FromFile
+
+def _close_to(name: str, known: Iterable[str]) -> str:
+    import difflib  # noqa: PLC0415 - of use where something is wrong
+
+    close = difflib.get_close_matches(name.lower(), known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _from_environment(sources: _Sources) -> dict[str, Any]:
+    """What the variables say; a table's key may have one of its own."""
+    given: dict[str, Any] = {}
+    for name, setting in settings_of(Settings).items():
+        variable = secrets.variable(name)
+        if name not in SECRETS and variable in sources.variables:
+            given = _with((name,), sources.variables[variable], given, sources)
+        if setting.table is not None or setting.default is dict:
+            for key in (one for one in sources.variables if one.startswith(variable + _IN_TABLES)):
+                location = key.removeprefix(ENVIRONMENT_PREFIX).lower().split(_IN_TABLES)
+                given = _with(tuple(location), sources.variables[key], given, sources)
+    return given
+
+
+def _from_folder(sources: _Sources) -> dict[str, Any]:
+    """What the secrets folder says of settings that are no secrets."""
+    given: dict[str, Any] = {}
+    for file in sorted(sources.folder.iterdir()) if sources.folder is not None else ():
+        name = file.name.lower().removeprefix(ENVIRONMENT_PREFIX.lower())
+        if file.name.lower() == name or name not in settings_of(Settings) or name in secrets.FROM_FILES:
+            continue
+        try:
+            given = _with((name,), file.read_text(encoding="utf-8").strip(), given, sources)
+        except UnicodeDecodeError as error:
+            raise UsageError(
+                f"secrets folder {sources.folder}: a file in it is no UTF-8 text: {error.reason}"
+            ) from None
+    return given
+
+
+def _with(location: Location, text: str, given: Mapping[str, Any], sources: _Sources) -> dict[str, Any]:
+    """What is given, and what a variable or a file says of a setting: a table or a list is JSON, all else the text."""
+    value: Any = text
+    if _is_complex(location):
+        try:
+            value = json.loads(text)
+        except ValueError:
+            sources.wrong.append(_told_unreadable(location[0], sources))
+            return dict(given)
+    for name in reversed(location):
+        value = {name: value}
+    return _over(given, value)
+
+
+def _told_unreadable(name: str, sources: _Sources) -> str:
+    variable = secrets.variable(name)
+    named = sorted(one for one in sources.variables if one.split(_IN_TABLES)[0] == variable)
+    where = f"environment {', '.join(named)}" if named else f"secrets folder {sources.folder}: {name}"
+    return (
+        f'{where}: this is no JSON: write a table as {{"KEY": "VALUE"}} and a list as [1, 2]; a key of a table has a '
+        f"variable of its own, {variable}{_IN_TABLES}KEY"
+    )
+
+
+def _is_complex(location: Location) -> bool:
+    """Whether a setting is a table or a list."""
+    known = settings_of(Settings)
+    for name in location[:-1]:
+        table = known[name].table if name in known else None
+        if table is None:
+            return False  # a key of the service's, which is text
+        known = settings_of(table)
+    setting = known.get(location[-1])
+    return setting is not None and (setting.table is not None or setting.default in ((), dict))
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """One source over another: tables key by key, all else as a whole."""
+    merged = dict(below)
+    for name, value in above.items():
+        former = merged.get(name)
+        both = isinstance(former, Mapping) and isinstance(value, Mapping)
+        merged[name] = _over(former, value) if both else value  # type: ignore[arg-type]
+    return merged
 
 
 def _check_ledger_address(address: Any, source: str) -> None:
@@ -108,20 +225,6 @@ def _check_ledger_address(address: Any, source: str) -> None:
         )
 
 
-def _tell_unreadable(message: str, folder: Path | None) -> str:
-    """Say which value could not be read at all; a secret's is never repeated."""
-    found = re.search(r'field "(\w+)"', message)
-    name = found[1] if found else "a setting"
-    if "Secrets" in message:
-        return f"secrets folder {folder}: {name}: this cannot be read: write it as UTF-8 text"
-    variable = ENVIRONMENT_PREFIX + name.upper()
-    given = sorted(one for one in os.environ if one.upper().split("__")[0] == variable) or [variable]
-    return (
-        f'environment {", ".join(given)}: this is no JSON: write a table as {{"KEY": "VALUE"}} and a list as [1, 2]; a '
-        f"key of a table has a variable of its own, {variable}__KEY"
-    )
-
-
 def _read_file(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
@@ -131,8 +234,10 @@ def _read_file(path: Path) -> str:
         raise UsageError(f"config file {path}: no TOML: {error}") from error
 
 
-def _check_file(path: Path, text: str) -> list[str]:
-    """Check what pydantic-settings would not: that the file is TOML, has no secrets; the keys it passes over."""
+def _read_table(path: Path, text: str) -> dict[str, Any]:
+    """Read the config file, and see that no secret stands in it."""
+    import tomllib  # noqa: PLC0415 - of use where there is a file
+
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -142,63 +247,14 @@ def _check_file(path: Path, text: str) -> list[str]:
         if name.lower() in SECRETS:
             raise UsageError(
                 f"config file {path}: {name}: secrets do not belong in a config file: set "
-                f"{ENVIRONMENT_PREFIX}{name.upper()} or put it into the secrets folder"
+                f"{secrets.variable(name)} or put it into the secrets folder"
             )
-    return [name for name in table if name not in Settings.model_fields and name.lower() in Settings.model_fields]
-
-
-def _tell(error: Mapping[str, Any], sources: _Sources) -> str:
-    # the place in a list is left out: the value tells which it is
-    location = [part for part in error["loc"] if isinstance(part, str)]
-    name = location[0]
-    if error["type"] == "extra_forbidden" and len(location) == 1:
-        # nowhere else can one stand
-        return f"{_file_at(sources, location)}: {name}: no such setting{_close_to(location)}"
-    where = _source(location, sources)
-    if error["type"] == "extra_forbidden":
-        return f"{where}: {'.'.join(location)}: no such setting{_close_to(location)}"
-    value = "" if name in SECRETS else secrets.without_login(repr(error["input"]))
-    said = remedy(error["type"], error.get("ctx", {}), field_at(Settings, location))
-    if name in sources.flags:
-        return f"{where} {value}: {said}"
-    return f"{where}: {'.'.join(location)}{value and f' = {value}'}: {said}"
-
-
-def _close_to(location: Sequence[str]) -> str:
-    known = set(Settings.model_fields)
-    if len(location) > 1:
-        table = Settings.model_fields[location[0]].annotation
-        known = set(getattr(table, "model_fields", {}))
-    close = difflib.get_close_matches(location[-1].lower(), known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _source(location: Sequence[str], sources: _Sources) -> str:
-    """Where a setting's value came from, looked for in the order of rank."""
-    name = location[0]
-    if name in sources.flags:
-        return f"--{name.replace('_', '-')}"
-    given = {variable.upper() for variable in os.environ}
-    for variable in (ENVIRONMENT_PREFIX + "__".join(location).upper(), ENVIRONMENT_PREFIX + name.upper()):
-        if variable in given:
-            return f"environment {variable}"
-    secret = (ENVIRONMENT_PREFIX + name).lower()
-    if name in secrets.FROM_FILES and os.environ.get(secrets.variable(name) + "_FILE"):
-        return f"environment {secrets.variable(name)}_FILE"
-    if sources.folder is not None and any(file.name.lower() == secret for file in sources.folder.iterdir()):
-        return f"secrets folder {sources.folder}"
-    return _file_at(sources, location)
-
-
-def _file_at(sources: _Sources, location: Sequence[str]) -> str:
-    """The config file, and the line of a key in it."""
-    line = line_of(sources.text, location)
-    return f"config file {sources.config}" + (f", line {line}" if line is not None else "")
+    return table
 
 
 def unknown_environment() -> list[str]:
     """Variables that look like ours and are none: a typing mistake that would go unseen."""
-    known = {ENVIRONMENT_PREFIX + name.upper() for name in Settings.model_fields}
+    known = {secrets.variable(name) for name in settings_of(Settings)}
     known |= {secrets.variable(name) + "_FILE" for name in secrets.FROM_FILES}
     known |= {"UPLOADER_CONFIG", secrets.FOLDER_VARIABLE, "UPLOADER_JSON"}
     return sorted(

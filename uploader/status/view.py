@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Self
 
-import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from uploader import logs
 from uploader.ledger.reading import Standing
 from uploader.model import LimitFacts, State
 from uploader.results import rfc3339
@@ -20,7 +20,7 @@ from uploader.status.telling import (
     told_doubt,
 )
 
-log = structlog.get_logger()
+log = logs.get_logger()
 
 LINE_SECONDS = 60.0
 LOOK_SECONDS = 0.5

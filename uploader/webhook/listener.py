@@ -11,10 +11,10 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
 
-import structlog
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from uploader import logs
 from uploader.errors import LedgerUnavailableError, UsageError
 from uploader.ledger import Writer
 from uploader.ledger.hearing import Hearing, hear
@@ -22,7 +22,7 @@ from uploader.policy.hearing import Call, Meaning, is_signed, read_call, token_h
 from uploader.text import Sanitizer
 from uploader.webhook.connections import Connections
 
-log = structlog.get_logger()
+log = logs.get_logger()
 
 MOST_BYTES = 64 * 1024
 """A call is two short fields; more is none."""

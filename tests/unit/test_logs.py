@@ -1,0 +1,84 @@
+"""The log's lines: JSON for machines, words for people, and no harm where they cannot be written."""
+
+import io
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from uploader import logs
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """What follows logs as before."""
+    with logs.written_by(lambda _level, _event, _facts: None):
+        yield
+
+
+def test_a_machine_gets_a_line_of_json_for_each_event(capsys: pytest.CaptureFixture[str]) -> None:
+    """Facts, name, level and the time in UTC; what is no JSON is told as Python shows it, in one line."""
+    logs.configure("auto", "info")
+    logs.get_logger().warning("attempt", line=7, jobId=None, note="gr\u00fc\u00df\ndich", path=Path("x"))
+    [line] = capsys.readouterr().err.splitlines()
+    told = json.loads(line)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", told.pop("timestamp"))
+    assert told.pop("path").endswith("('x')")
+    assert told == {"line": 7, "jobId": None, "note": "gr\u00fc\u00df\ndich", "event": "attempt", "level": "warning"}
+
+
+def test_a_person_gets_a_line_of_words(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is not known is left out; what has blanks, or what a terminal would obey, stands in quotes."""
+    logs.configure("text", "info")
+    logs.get_logger().info("attempt", jobId=None, line=7, error="not sent", name="\x1b[2J", batch="m.csv")
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d \[info     \] attempt line=7 error='not sent' name='\\x1b\[2J' batch=m.csv\n",
+        capsys.readouterr().err,
+    )
+
+
+@pytest.mark.parametrize(("level", "events"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_what_is_below_the_level_is_not_written(capsys: pytest.CaptureFixture[str], level: str, events: int) -> None:
+    """Each level has those above it, too."""
+    logs.configure("json", level)
+    log = logs.get_logger()
+    for write in (log.debug, log.info, log.warning, log.error):
+        write("event")
+    assert capsys.readouterr().err.count("\n") == events
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_fault_is_told_with_its_traceback_and_no_local_variable(
+    capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    """Paths, parameters and secrets are among local variables."""
+    logs.configure("json" if form == "json" else "text", "info")
+    private = "a secret"
+    try:
+        private[100]
+    except IndexError:
+        logs.get_logger().exception("fault", jobId="job-1")
+    text = capsys.readouterr().err
+    if form == "json":
+        [line] = text.splitlines()
+        told = json.loads(line)
+        assert (told["event"], told["level"], told["jobId"]) == ("fault", "error", "job-1")
+        text = told["exception"]
+    assert "Traceback" in text
+    assert "IndexError" in text
+    assert private not in text
+
+
+def test_a_log_that_cannot_be_written_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk costs lines of the log, and no item."""
+
+    class Full(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise OSError(28, "no space left on device")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    logs.configure("json", "info")
+    logs.get_logger().info("attempt")

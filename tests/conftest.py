@@ -1,15 +1,31 @@
-"""How many processes run the tests, and how they start commands."""
+"""How many processes run the tests, how they start commands, and how deep they go."""
 
 import os
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # a slow machine is no finding
+settings.load_profile("untimed")
+settings.register_profile("nightly", deadline=None, max_examples=10 * settings().max_examples)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """One option for the tests that start commands."""
+    """One option for the tests that start commands, and one for all that is only depth."""
     parser.addoption(
         "--real-start", action="store_true", help="start every command as a new interpreter, none as a warm one's fork"
     )
+    parser.addoption(
+        "--nightly",
+        action="store_true",
+        help="more schedules, seeds and drawn cases, larger files, and every command as a new interpreter",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Nightly, whatever is drawn is drawn ten times as often."""
+    if config.getoption("--nightly"):
+        settings.load_profile("nightly")
 
 
 @pytest.hookimpl(optionalhook=True)  # one may run them without the plugin

@@ -12,8 +12,8 @@ from tests.acceptance.starting import ForkServer, NewInterpreter, Start
 
 @pytest.fixture(scope="session")
 def starts(pytestconfig: pytest.Config) -> Iterator[Start]:
-    """How commands are started: forked from a warm interpreter, or under ``--real-start`` each as a new one."""
-    if pytestconfig.getoption("--real-start"):
+    """How commands are started: forked from a warm interpreter, or by option each as a new one."""
+    if pytestconfig.getoption("--real-start") or pytestconfig.getoption("--nightly"):
         yield NewInterpreter
         return
     with closing(ForkServer(base_environment())) as server:

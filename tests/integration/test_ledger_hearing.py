@@ -584,4 +584,4 @@ class CallsMachine(RuleBasedStateMachine):
 
 
 TestCalls = CallsMachine.TestCase
-TestCalls.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
+TestCalls.settings = settings(max_examples=settings().max_examples // 7, stateful_step_count=25, deadline=None)

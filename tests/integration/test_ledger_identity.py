@@ -344,7 +344,7 @@ CONTENTS = {"a.wav": "x", "b.wav": "x", "c.wav": "y", "d.wav": "zz"}
 ROWS = st.lists(st.tuples(st.sampled_from("cd"), st.sampled_from(sorted(CONTENTS))), min_size=1, max_size=6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=settings().max_examples // 4)
 @given(ROWS, st.integers(0, 6), st.randoms(use_true_random=False))
 def test_a_shuffled_reload_appends_each_row_once(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], sent: int, chance: Random

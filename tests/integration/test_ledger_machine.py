@@ -347,4 +347,4 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedgerMachine = LedgerMachine.TestCase
-TestLedgerMachine.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+TestLedgerMachine.settings = settings(max_examples=settings().max_examples // 5, stateful_step_count=30, deadline=None)

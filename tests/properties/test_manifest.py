@@ -15,7 +15,7 @@ from uploader.errors import UsageError
 from uploader.manifest import Format
 
 HEADER = b"conversationId,audioPath\n"
-CASES = 10_000
+CASES = 10 * settings().max_examples
 PIECES = st.sampled_from(
     [
         b"",

@@ -2,10 +2,26 @@
 
 import pytest
 
-DEFAULT_SCHEDULES = 1000
+SCHEDULES, NIGHTLY_SCHEDULES = 250, 10_000
+PER_TEST = 25
+"""So many schedules are one test: what the processes of a test run share out among them."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How many schedules, and from which seed."""
-    parser.addoption("--schedules", type=int, default=DEFAULT_SCHEDULES, help="schedules to live through")
+    told = f"schedules to live through ({SCHEDULES}, nightly {NIGHTLY_SCHEDULES})"
+    parser.addoption("--schedules", type=int, help=told)
     parser.addoption("--seed", type=int, default=0, help="the first schedule's seed")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Share the schedules out among tests; draw as many seeds as a test asks for with its marker."""
+    nightly = metafunc.config.getoption("--nightly")
+    if "seeds" in metafunc.fixturenames:
+        count = metafunc.config.getoption("--schedules") or (NIGHTLY_SCHEDULES if nightly else SCHEDULES)
+        first = metafunc.config.getoption("--seed")
+        drawn = range(first, first + count)
+        parts = [drawn[start : start + PER_TEST] for start in range(0, count, PER_TEST)]
+        metafunc.parametrize("seeds", parts, ids=lambda part: f"{part[0]}-{part[-1]}")
+    for marker in metafunc.definition.iter_markers("seeds"):
+        metafunc.parametrize("seed", range(marker.kwargs["nightly"] if nightly else marker.args[0]))

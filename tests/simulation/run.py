@@ -1,9 +1,7 @@
-"""Runs schedules: one, many, on all cores; shrinks one that fails."""
+"""Runs a schedule; shrinks one that fails."""
 
-import os
 import sys
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -55,15 +53,6 @@ def fault_in(plan: Plan) -> str | None:
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
         return f"{type(error).__name__}: {error}"
     return None
-
-
-def faults(seeds: Iterable[int], workers: int | None = None) -> Iterator[tuple[int, str]]:
-    """The seeds among these whose schedules break a promise, and how."""
-    found = list(seeds)
-    with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
-        for seed, fault in zip(found, pool.map(fault_of, found, chunksize=20), strict=True):
-            if fault is not None:
-                yield seed, fault
 
 
 SWITCHES = ("edits", "rewrites", "repeats", "clock_jumps", "full_disk", "signals", "resolves", "kills", "no_wait")

@@ -136,7 +136,7 @@ def early(world: World, asked: list[Asked], numbers: Iterable[int]) -> int:
 
 
 @pytest.mark.parametrize("scattered", [normally, evenly])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.seeds(2, nightly=4)
 def test_a_night_ends_soon_after_its_bound_for_few_looks(seed: int, scattered: Scattered, asked: list[Asked]) -> None:
     """Limit told, nothing known beforehand: at most 3 % above the lower bound, for at most 12 requests a job."""
     night = lived(world_of(seed, scattered), asked)
@@ -145,7 +145,7 @@ def test_a_night_ends_soon_after_its_bound_for_few_looks(seed: int, scattered: S
     assert night.late <= 0.025, night
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.seeds(1, nightly=2)
 def test_the_part_that_every_job_takes_is_learned(seed: int, asked: list[Asked]) -> None:
     """Where half of a typical job's time does not grow with its bytes, ends are seen as soon, for few looks more."""
     night = lived(world_of(seed, normally, constant=8.0), asked)
@@ -153,7 +153,7 @@ def test_the_part_that_every_job_takes_is_learned(seed: int, asked: list[Asked])
     assert night.looks <= 14.0, night
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.seeds(1, nightly=2)
 def test_what_one_night_showed_the_next_one_knows(seed: int, asked: list[Asked]) -> None:
     """The ledger hands on what jobs took: the next night's first jobs are left alone until their end is plausible."""
     world = world_of(seed, normally)

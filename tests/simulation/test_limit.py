@@ -105,7 +105,7 @@ def told_night(seed: int) -> Night:
 
 
 @pytest.mark.parametrize(("latency", "at_most"), [(0.02, 12), (0.4, UPLOADS)], ids=["quick", "slow"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.seeds(1, nightly=3)
 def test_a_limit_that_is_stated_is_learned_from_what_was_under_way(
     seed: int, latency: float, at_most: int, claims: list[Claimed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,7 +119,7 @@ def test_a_limit_that_is_stated_is_learned_from_what_was_under_way(
     assert (claims[-1].limit.configured, claims[-1].limit.stated, claims[-1].limit.in_force) == (50, REAL, REAL)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.seeds(1, nightly=3)
 def test_a_limit_that_is_never_stated_is_learned_all_the_same(seed: int) -> None:
     """Configured 50, real 10, and no 429 says so: the first refusals find it, and few steps up are tried in vain."""
     told = told_night(seed)
@@ -129,7 +129,7 @@ def test_a_limit_that_is_never_stated_is_learned_all_the_same(seed: int) -> None
 
 
 @pytest.mark.parametrize(("weather", "at_most"), [(QUIET, 1.15), (MUTE, 1.25)], ids=["stated", "never stated"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.seeds(1, nightly=3)
 def test_an_account_that_is_shared_is_kept_full(
     seed: int, weather: Weather, at_most: float, claims: list[Claimed]
 ) -> None:
@@ -144,7 +144,7 @@ def test_an_account_that_is_shared_is_kept_full(
     assert bool(estimated) is weather.states_limit
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.seeds(1, nightly=3)
 def test_the_end_of_a_job_comes_before_the_timer(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the cooldown is, an upload tries the room that a job has left, and where it is taken all goes on."""
     monkeypatch.setattr(cooldown, "cooldown_seconds", lambda *_: 100_000.0)
@@ -154,7 +154,7 @@ def test_the_end_of_a_job_comes_before_the_timer(seed: int, monkeypatch: pytest.
         assert night.seconds < 1000.0
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.seeds(1, nightly=3)
 def test_a_429_about_the_rate_slows_and_lowers_nothing(
     seed: int, claims: list[Claimed], monkeypatch: pytest.MonkeyPatch
 ) -> None:

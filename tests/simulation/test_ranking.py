@@ -62,7 +62,7 @@ def over_bound(world: World) -> float:
     return (max(job.ends_at for job in jobs) - begun) / bound
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.seeds(1, nightly=2)
 def test_many_short_files_do_not_wait_for_few_long_ones(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first night learns what every job takes in time to end near its bound; by audio alone it ends far later."""
     learned = over_bound(world_of(seed))
@@ -77,7 +77,7 @@ def first_of_short_files(world: World) -> int:
     return sum(int(conversation.rpartition("c")[2]) % 2 for conversation in begun[:SLOTS])
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.seeds(1, nightly=2)
 def test_the_next_night_begins_with_what_the_last_one_showed(seed: int) -> None:
     """The ledger hands on what jobs took: the very first claim takes the conversations with the most jobs."""
     world = world_of(seed)

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from tests.simulation import schedule
 from tests.simulation.judge import Judge
 from tests.simulation.ledgers import MemoryLedger
-from tests.simulation.run import fault_in, fault_of, faults, live, quiet, shrink
+from tests.simulation.run import fault_in, fault_of, live, quiet, shrink
 from tests.simulation.schedule import Plan, World, counts, draw_surplus
 from tests.simulation.world import Weather
 from uploader.ledger.schema import attempts
@@ -63,17 +63,17 @@ def test_what_a_seed_found_once_stays_mended(seed: int) -> None:
     assert fault_of(seed, calls=None) is None
 
 
-def test_schedules(pytestconfig: pytest.Config) -> None:
+def test_schedules(seeds: range) -> None:
     """Whatever goes wrong and whenever the process dies, the service's journal keeps the promises."""
-    first, count = pytestconfig.getoption("--seed"), pytestconfig.getoption("--schedules")
-    for seed, fault in faults(range(first, first + count)):
-        pytest.fail(
+    for seed in seeds:
+        fault = fault_of(seed)
+        assert fault is None, (
             f"seed {seed}: {fault}\nshrunk: {shrink(seed)}\n"
             f"replay: pytest tests/simulation/test_simulation.py -k test_schedules --schedules 1 --seed {seed}"
         )
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.seeds(2, nightly=5)
 def test_a_gateway_that_is_down_for_ten_minutes_costs_at_most_six_items(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +91,7 @@ def test_a_gateway_that_is_down_for_ten_minutes_costs_at_most_six_items(
     assert found[State.HELD] <= found[State.IN_DOUBT]  # nearly every conversation has one file alone
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.seeds(2, nightly=5)
 def test_nothing_new_starts_after_the_time_that_was_set(seed: int) -> None:
     """`--until`: no attempt begins after it, what is under way ends well, and the rest stays pending for next time."""
     plan = Plan(seed, conversations=9, rows=40, limit=3, service_limit=3, weather=Weather(put=0.2, poll=0.1))
@@ -110,11 +110,14 @@ def test_nothing_new_starts_after_the_time_that_was_set(seed: int) -> None:
     world.live_through()
 
 
-def test_a_service_that_takes_what_was_cut_off_is_told_of() -> None:
+def test_a_service_that_takes_what_was_cut_off_is_told_of(pytestconfig: pytest.Config) -> None:
     """Calls stop the retry, or come too late for it: then the append too many stands in the open (the judge looks)."""
+    wanted = {Meaning.ACCEPTED, Meaning.SURPLUS, Meaning.NOTED}
     heard: set[Meaning] = set()
-    for seed in range(1, 80):
+    for seed in range(21, 100):
         world = live(draw_surplus(seed))
         assert world.calls is not None
         heard |= set(world.calls.heard.values())
-    assert {Meaning.ACCEPTED, Meaning.SURPLUS, Meaning.NOTED} <= heard
+        if heard >= wanted and not pytestconfig.getoption("--nightly"):
+            break
+    assert heard >= wanted

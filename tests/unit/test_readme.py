@@ -13,7 +13,7 @@ from uploader.cli.commands import cli
 from uploader.manifest import columns
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-OTHERS = {"--rm", "--schedules", "--seed", "--kills", "--real-start", "--parallel", "--retry"}
+OTHERS = {"--rm", "--schedules", "--seed", "--kills", "--nightly", "--real-start", "--parallel", "--retry"}
 """Flags of other programs that the README shows: docker's, curl's and the tests' own."""
 BENCHMARKS = {name for option in benchmarks.params for name in option.opts}
 OPTIONS = {name for command in cli.commands.values() for option in command.params for name in option.opts}

@@ -193,9 +193,9 @@ def test_what_may_have_been_appended_is_never_tried_again(reply: Reply) -> None:
 
 @given(SENT, st.sets(st.sampled_from([500, 503])))
 def test_after_the_last_chunk_only_a_proof_makes_it_pending(reply: Reply, proves: set[int]) -> None:
-    """Pending again after the last chunk: 401, 429, or a status that the operator vouches for."""
+    """Pending again after the last chunk: 401, 408, 425, 429, or a status that the operator vouches for."""
     if judge(reply, CONVERSATION, proves).state is State.PENDING:
-        assert reply.status in {401, 429, *proves}
+        assert reply.status in {401, 408, 425, 429, *proves}
 
 
 @given(REPLIES)

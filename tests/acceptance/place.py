@@ -140,6 +140,8 @@ class Place:
             "HOME": str(self.folder),
             "XDG_STATE_HOME": str(self.folder / "state"),
             "UPLOADER_SECRETS_DIR": str(self.folder / "no-secrets"),
+            # the tests may run in a container themselves
+            "UPLOADER_NEW_LEDGER": "true",
             # as fast as a test wants it; the limits that a test is about are set by the test
             "UPLOADER_RATE": "2000",
             "UPLOADER_JOBS__POLLS_PER_SECOND": "200",

@@ -14,6 +14,7 @@ from uploader.errors import LedgerUnavailableError, UsageError
 from uploader.ledger import Ledger, migrations
 from uploader.ledger.migrations import APPLICATION_ID, OLDEST, STEPS
 from uploader.ledger.schema import VERSION
+from uploader.ledger.sidecars import lock_path
 
 EARLIER = range(OLDEST, VERSION)
 
@@ -114,6 +115,7 @@ def test_a_copy_is_made_before(tmp_path: Path, version: int) -> None:
     path = tmp_path / "ledger.db"
     for name in (f"ledger.db.version-{version}", f"ledger.db.version-{version}.2"):
         path.unlink(missing_ok=True)
+        lock_path(path).unlink(missing_ok=True)
         restore(path, version, tmp_path)
         before = dump(path)
         Ledger.open_for_run(url(path)).close()
@@ -165,7 +167,7 @@ def test_a_copy_that_cannot_be_made_stops_the_migration(tmp_path: Path, monkeypa
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("uploader.ledger.opening.copy_ledger", fail)
+    monkeypatch.setattr("uploader.ledger.sqlite.copy_beside", fail)
     with pytest.raises(LedgerUnavailableError, match=r"copied before its migration.*No space left"):
         Ledger.open_for_run(url(path))
     assert dump(path) == before

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, update
 
 from tests.integration.test_ledger import opened
 from uploader.errors import ExitCode, LedgerBusyError, LedgerUnavailableError, UsageError
-from uploader.ledger import Ledger, opening
-from uploader.ledger.opening import NETWORK_FILE_SYSTEMS, file_system
+from uploader.ledger import Ledger, place
+from uploader.ledger.place import NETWORK_FILE_SYSTEMS, file_system
 from uploader.ledger.reading import find_batches, result_lines
 from uploader.ledger.schema import VERSION, ledger
 
@@ -211,7 +211,7 @@ def test_a_folder_that_is_not_writable_is_refused(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("kind", sorted(NETWORK_FILE_SYSTEMS))
 def test_a_network_file_system_is_refused(url: str, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """WAL does not work there: told before a file is made."""
-    monkeypatch.setattr(opening, "file_system", lambda mountinfo, device: kind)
+    monkeypatch.setattr(place, "file_system", lambda mountinfo, device: kind)
     assert f"network file system ({kind})" in told(url)
     assert not Path(url.removeprefix("sqlite:///")).exists()
 
@@ -219,7 +219,7 @@ def test_a_network_file_system_is_refused(url: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "overlay", "tmpfs", None])
 def test_a_local_file_system_is_right(url: str, monkeypatch: pytest.MonkeyPatch, kind: str | None) -> None:
     """Local disks, and what the kernel says nothing of, are taken."""
-    monkeypatch.setattr(opening, "file_system", lambda mountinfo, device: kind)
+    monkeypatch.setattr(place, "file_system", lambda mountinfo, device: kind)
     Ledger.open_for_run(url).close()
 
 

@@ -106,7 +106,7 @@ class Night:
                     failure = await self._run_engine(engine)
         finally:
             thread.close()
-        failure = await asyncio.to_thread(self._write_final_results) or failure
+        failure = await asyncio.to_thread(self._write_final_results) or failure or self._ledger.moved()
         return self._sum_up(engine, failure)
 
     def _webhook_key(self) -> str:
@@ -250,6 +250,7 @@ class Night:
                 webhook_silent=engine.is_webhook_silent,
                 former=former(connection, self._batch.account_id, hold=self._settings.lanes.hold),
                 rehearsal=self._settings.sandbox,
+                is_new_ledger=self._ledger.is_new and not self._settings.sandbox,
                 reason=str(failure or "") or self._told_choice(found),
                 again=("uploader", *without_until(sys.argv[1:])),
             )

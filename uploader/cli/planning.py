@@ -50,8 +50,7 @@ class Holdings:
     """What the ledger knows of this account; nothing, where there is no ledger yet."""
 
     def __init__(self, settings: Settings) -> None:
-        path = Path(settings.ledger.removeprefix("sqlite:///"))
-        self._ledger = Ledger.open_for_reading(settings.ledger) if path.is_file() else None
+        self._ledger = Ledger.open_for_reading(settings.ledger) if Ledger.exists(settings.ledger) else None
         self._account_id: int | None = None
         if self._ledger is not None:
             with self._ledger.reading() as connection:

@@ -215,7 +215,7 @@ def _ledger(settings: Settings) -> Ledger:
     try:
         ledger = Ledger.open_for_run(settings.ledger)
     except LedgerBusyError:
-        return Ledger.open_for_reading(settings.ledger)
+        return Ledger.open_beside_run(settings.ledger)
     with ledger.writing() as connection:
         rebase_deadlines(connection, *boot_clock())
         recover(connection, time.time(), settings.doubt_seconds)

@@ -106,7 +106,11 @@ def _ledger(settings: Settings) -> Iterator[Ledger]:
     """The ledger of the settings; for the sandbox one that is thrown away."""
     with TemporaryDirectory(prefix="uploader-sandbox-") if settings.sandbox else nullcontext() as folder:
         url = f"sqlite:///{folder}/ledger.db" if folder else settings.ledger
-        with Ledger.open_for_run(url) as ledger:
+        making = settings.new_ledger or settings.sandbox
+        must_exist = settings.ledger_must_exist and not settings.sandbox
+        with Ledger.open_for_run(url, must_exist=must_exist, on_container=making) as ledger:
+            if ledger.is_new and not settings.sandbox:
+                log.warning("a new ledger: nothing is known of earlier nights")
             yield ledger
 
 

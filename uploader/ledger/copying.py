@@ -5,41 +5,65 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+UNFINISHED = ".new"
 
 
-def copy_ledger(source: Path, target: Path) -> None:
+def copy_beside(source: sqlite3.Connection, path: Path) -> Path:
+    """Copy a ledger to ``path``, or to ``path`` with a number where something stands there; tell where it is."""
+    for number in count(1):
+        target = path if number == 1 else path.with_name(f"{path.name}.{number}")
+        try:
+            copy_ledger(source, target)
+        except FileExistsError:
+            continue
+        return target
+    raise AssertionError
+
+
+def copy_ledger(source: sqlite3.Connection, target: Path) -> None:
     """Copy a ledger with SQLite's online backup; ``target`` is whole and on the disk, or does not exist.
+
+    The copy is marked as closed: all that was committed is in its one file.
 
     Raises:
         FileExistsError: Something stands at ``target`` already.
         sqlite3.Error: The ledger cannot be read, or the copy not written.
         OSError: The copy cannot be written.
     """
-    with new_file(target) as unfinished, closing(sqlite3.connect(unfinished)) as copy:
-        # the file is synced as a whole; a journal beside it would only be in the way
-        copy.execute("PRAGMA journal_mode=OFF")
-        with closing(sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True)) as ledger:
-            ledger.backup(copy)
+    with new_file(target) as unfinished, closing(sqlite3.connect(unfinished, isolation_level=None)) as copy:
+        source.backup(copy)
+        # one file, with nothing beside it until somebody opens it
+        copy.execute("PRAGMA journal_mode=DELETE")
+        if "in_use" in {name for _, name, *_ in copy.execute("PRAGMA table_info(ledger)")}:
+            copy.execute("UPDATE ledger SET in_use = 0")
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[Path]:
+def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Give a temporary file in the same folder, which gets the name ``path`` when the block ends well.
 
+    Args:
+        path: Where it shall stand.
+        replace: Whether it replaces what stands there.
+
     Raises:
-        FileExistsError: Something stands at ``path`` already.
+        FileExistsError: Something stands at ``path`` and is not to be replaced.
         OSError: The file cannot be made.
     """
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".new", delete=False) as file:
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED, delete=False) as file:
         unfinished = Path(file.name)
         try:
             yield unfinished
             os.fsync(file.fileno())
-            _name(unfinished, path)
+            if replace:
+                unfinished.replace(path)
+            else:
+                _name(unfinished, path)
         except BaseException:
             with suppress(OSError):
                 unfinished.unlink()
@@ -50,7 +74,7 @@ def new_file(path: Path) -> Iterator[Path]:
 def _name(unfinished: Path, path: Path) -> None:
     """Rename a file without replacing what may stand there."""
     try:
-        os.link(unfinished, path, follow_symlinks=False)
+        os.link(unfinished, path)
     except OSError as error:
         if error.errno not in NO_HARD_LINKS:
             raise

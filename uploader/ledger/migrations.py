@@ -15,6 +15,8 @@ APPLICATION_ID = 0x75706C64
 TO_3: Sequence[str] = (
     # Changes of tables and indexes since version 2 go here, each as one statement that SQLite and PostgreSQL both
     # take. A column that is added NOT NULL needs the same server_default in schema.py.
+    "ALTER TABLE ledger ADD COLUMN runs INTEGER DEFAULT 0 NOT NULL",
+    "ALTER TABLE ledger ADD COLUMN in_use BOOLEAN DEFAULT false NOT NULL",
 )
 
 STEPS: Mapping[int, Sequence[str]] = {3: TO_3}

@@ -41,6 +41,9 @@ ledger = Table(
     Column("clock_offset", Float),
     # what the tokens of webhookUrls are signed with, so that a guess is told without a look at the attempts
     Column("webhook_key", String, nullable=False),
+    # how many runs it has seen, and whether one holds it, or ended without closing it
+    Column("runs", Integer, nullable=False, server_default=text("0")),
+    Column("in_use", Boolean, nullable=False, server_default=text("false")),
 )
 
 accounts = Table(

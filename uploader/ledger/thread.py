@@ -141,6 +141,8 @@ class LedgerThread:
 
     def _commit(self, group: list[_Write]) -> None:
         """Commit a group; where the disk is full, no new claim, but what came back with the last reserve."""
+        if self._full is None and not all(write.is_outcome for write in group):
+            self._full = self._ledger.moved()
         if self._full is not None:
             self._commit_outcomes(group, self._full)
             return

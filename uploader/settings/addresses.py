@@ -73,8 +73,8 @@ def public_address(value: str) -> str:
 
 def ledger_address(value: str) -> str:
     """The address of a ledger."""
-    if not value.startswith("sqlite:///") or value in ("sqlite:///", "sqlite:///:memory:"):
-        raise ValueError("write it as sqlite:////absolute/path/ledger.db")
+    if not value.startswith("sqlite:////") or value.endswith("/"):
+        raise ValueError("write it as sqlite:////absolute/path/ledger.db: four slashes, and no relative path")
     return value
 
 

@@ -48,6 +48,18 @@ class Settings:
         commands="run plan status results resolve insights",
         meaning="the durable memory of what was appended, as sqlite:////path; one for all nights and manifests",
     )
+    ledger_must_exist: bool = setting(
+        switch,
+        False,
+        commands="run",
+        meaning="refuse to make a ledger where there is none: for every night but the first",
+    )
+    new_ledger: bool = setting(
+        switch,
+        False,
+        commands="run",
+        meaning="make a ledger even on a container's own file system, which goes with the container",
+    )
     batch: str | None = setting(
         some_text,
         None,

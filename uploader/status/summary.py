@@ -62,6 +62,8 @@ class Summary:
     """Whether jobs that were to call the webhook were polled, and no call has come."""
     rehearsal: bool = False
     """Whether it went to the sandbox inside: its ledger is gone."""
+    is_new_ledger: bool = False
+    """Whether the run made the ledger, which knows of nothing that was appended before."""
     reason: str = ""
     again: Sequence[str] = field(default=())
     """The command that carries on, word by word."""
@@ -81,6 +83,7 @@ class Summary:
             "seconds": round(self.seconds, 3),
             "results": self.results,
             "ledger": str(self.ledger),
+            "newLedger": self.is_new_ledger,
             "limit": limit_json(self.limit),
             "throttled": self.throttled,
             "slotWaitSeconds": round(self.slot_wait_seconds, 3),
@@ -107,7 +110,7 @@ class Summary:
         lines += self._told_slowness()
         if self.results:
             lines.append(f"  results   {from_here(self.results)}")
-        lines.append("  ledger    " + ("(the sandbox's, thrown away)" if self.rehearsal else str(self.ledger)))
+        lines += self._told_ledger()
         if named := self.leftovers - sum(one.leftovers for one in self.former):
             lines.append(
                 f"  leftover  {told_count(named, 'item')} of other batches still wait; run their batches "
@@ -125,6 +128,12 @@ class Summary:
         if step := self.next_step():
             lines.append(f"  next      {step}")
         return "\n".join(lines)
+
+    def _told_ledger(self) -> list[str]:
+        lines = ["  ledger    " + ("(the sandbox's, thrown away)" if self.rehearsal else str(self.ledger))]
+        if self.is_new_ledger:
+            lines.append("            a new ledger: nothing is known of earlier nights")
+        return lines
 
     def _told_slowness(self) -> list[str]:
         """What kept the run from being quicker."""

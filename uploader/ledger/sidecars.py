@@ -1,0 +1,143 @@
+"""The files beside a ledger: the run's lock with its count of runs, and the reserve of disk space."""
+
+import errno
+import fcntl
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from uploader.errors import LedgerBusyError, UsageError
+
+LOCK_TRIES = 3
+LOCK_WAIT_SECONDS = 0.05
+RESERVE_BYTES = 1024 * 1024
+"""Disk space that a run sets aside, so that what came back can be written where the disk is full."""
+
+NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+COUNT_BYTES = 32
+CLOSED = "closed"
+
+
+def take_lock(path: Path) -> int:
+    """Take the kernel's lock of a ledger: it ends with its owner, however that one dies.
+
+    Returns:
+        The lock's file descriptor, which the caller closes.
+
+    Raises:
+        LedgerBusyError: Another run holds it.
+        UsageError: A symbolic link stands in its place.
+        OSError: Its file cannot be made.
+    """
+    lock = lock_path(path)
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UsageError(f"ledger {path}: {lock} is a symbolic link, which is not followed: remove it") from error
+        raise
+    if not _locked(descriptor):
+        os.close(descriptor)
+        raise LedgerBusyError(
+            f"ledger {path}: another run holds it: wait for its end (`uploader status` shows how far it is), or "
+            "give this run a ledger of its own only if it is for another account"
+        )
+    return descriptor
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether a run holds the ledger's lock at this moment."""
+    try:
+        descriptor = os.open(lock_path(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        return not _locked(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    """Take the lock; who only asks whether it is taken has it for a moment, and that is waited for."""
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOCK_WAIT_SECONDS)
+        else:
+            return True
+    return False
+
+
+def lock_path(path: Path) -> Path:
+    """The lock of a ledger."""
+    return path.with_name(path.name + ".lock")
+
+
+@dataclass(frozen=True, slots=True)
+class RunCount:
+    """What is noted beside a ledger: how many runs it has seen, and whether the last of them folded its log."""
+
+    runs: int = 0
+    closed: bool = False
+
+
+def noted_count(lock: int) -> RunCount:
+    """Read what the last run noted in the lock's file."""
+    runs, _, state = os.pread(lock, COUNT_BYTES, 0).decode("ascii", "replace").strip().partition(" ")
+    return RunCount(int(runs), state == CLOSED) if runs.isdecimal() else RunCount()
+
+
+def note_count(lock: int, count: RunCount) -> None:
+    """Note it for the next run; a full disk has room for it, because the file keeps its size."""
+    text = f"{count.runs} {CLOSED if count.closed else 'open'}"
+    os.pwrite(lock, f"{text:<{COUNT_BYTES - 1}}\n".encode(), 0)
+    os.fsync(lock)
+
+
+def reserve_path(path: Path) -> Path:
+    """The reserve of a ledger."""
+    return path.with_name(path.name + ".reserve")
+
+
+def set_aside(path: Path) -> None:
+    """Set disk space aside for what comes back when the disk is full.
+
+    Raises:
+        OSError: There is no room.
+    """
+    reserve = reserve_path(path)
+    try:
+        # one that is left of a run that died is made anew, and a link in its place is not followed
+        reserve.unlink(missing_ok=True)
+        descriptor = os.open(reserve, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            _allocate(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        give_back(path)
+        raise
+
+
+def _allocate(descriptor: int) -> None:
+    """Allocate the reserve's blocks: by the call for it, or by writing where the system or the disk has none."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        try:
+            os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+        except OSError as error:
+            if error.errno not in NOT_SUPPORTED:
+                raise
+        else:
+            return
+    written = 0
+    while written < RESERVE_BYTES:
+        written += os.pwrite(descriptor, bytes(RESERVE_BYTES - written), written)
+
+
+def give_back(path: Path) -> None:
+    """Give the reserve's disk space back."""
+    with suppress(OSError):
+        reserve_path(path).unlink(missing_ok=True)

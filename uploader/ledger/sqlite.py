@@ -1,0 +1,226 @@
+"""A ledger's SQLite database: its connections, its mark and version, how it is made and migrated."""
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from secrets import token_hex
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, insert
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool, QueuePool
+
+from uploader import logs
+from uploader.errors import LedgerUnavailableError, UsageError
+from uploader.ledger import schema
+from uploader.ledger.copying import UNFINISHED, copy_beside, new_file
+from uploader.ledger.migrations import APPLICATION_ID, OLDEST, STEPS, migrate, stamp
+
+log = logs.get_logger()
+
+BUSY_SECONDS = 30.0
+KEY_BYTES = 32
+DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+HOW_TO_MEND = (
+    "restore a copy (`uploader ledger backup` makes them), take what was appended since from the results with "
+    "`uploader ledger adopt RESULTS`, then `uploader ledger check --accept`"
+)
+
+
+def unavailable(path: Path, error: BaseException) -> LedgerUnavailableError:
+    """Say that the ledger cannot be used now, in the words of who has to mend it."""
+    original = getattr(error, "orig", None) or error
+    if isinstance(original, LedgerUnavailableError):
+        return original
+    if getattr(original, "sqlite_errorname", "").startswith(DAMAGED):
+        return LedgerUnavailableError(f"ledger {path}: {original}: it is damaged: nothing more is sent; {HOW_TO_MEND}")
+    return LedgerUnavailableError(
+        f"ledger {path}: {original}: nothing more is sent; see to its disk (room, permissions), then run the same "
+        "command again"
+    )
+
+
+@contextmanager
+def told_failures(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with the database or its disk into a LedgerUnavailableError."""
+    try:
+        yield
+    except (DBAPIError, sqlite3.Error, OSError) as error:
+        raise unavailable(path, error) from error
+
+
+def log_path(path: Path) -> Path:
+    """The write-ahead log of a database."""
+    return path.with_name(path.name + "-wal")
+
+
+def connect(path: Path, mode: str, more: str = "") -> sqlite3.Connection:
+    """Connect to a database that exists; none is made."""
+    return sqlite3.connect(
+        f"{path.as_uri()}?mode={mode}{more}", uri=True, timeout=BUSY_SECONDS, check_same_thread=False
+    )
+
+
+def connect_for_reading(path: Path) -> sqlite3.Connection:
+    """Connect for reading, and leave the ledger's files as they are.
+
+    What a run that died left in the write-ahead log stays there: that the log is missing must remain a sign that
+    somebody took it away. Where the folder is not writable SQLite can make no index of the log: without a log the
+    file alone is read, and with one that has no index a copy.
+    """
+    wal = log_path(path)
+    if os.access(path.parent, os.W_OK, effective_ids=True):
+        return connect(path, "ro" if wal.exists() else "rw")
+    if not wal.exists() or not wal.stat().st_size:
+        return connect(path, "ro", "&immutable=1")
+    if path.with_name(path.name + "-shm").exists():
+        return connect(path, "ro")
+    with TemporaryDirectory(prefix="uploader-ledger-") as folder:
+        copy = Path(shutil.copy(path, folder))
+        shutil.copy(wal, folder)
+        connection = connect(copy, "rw")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens all files before they are unlinked
+        return connection
+
+
+def engine(connecting: Callable[[], sqlite3.Connection], *, writes: bool = True, foreign_keys: bool = True) -> Engine:
+    """Put together the pool of a ledger's connections, each set up alike.
+
+    Args:
+        connecting: Makes a connection.
+        writes: Whether it may write.
+        foreign_keys: Whether rows that point nowhere are refused.
+    """
+    made = create_engine(
+        "sqlite://",
+        creator=connecting,
+        poolclass=QueuePool,
+        hide_parameters=True,  # paths and parameters are among them, and errors reach the log
+    )
+
+    @event.listens_for(made, "connect")
+    def configure(connection: sqlite3.Connection, _: object) -> None:
+        # the driver's own idea of when a transaction begins would leave reads of the claim outside it
+        connection.isolation_level = None
+        if not writes:
+            return
+        connection.execute("PRAGMA journal_mode=WAL")
+        # an intent that is lost in a power cut means a second append
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
+
+    @event.listens_for(made, "begin")
+    def start(connection: Connection) -> None:
+        connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
+
+    return made
+
+
+def driver(connection: Connection) -> Any:
+    """The driver's own connection."""
+    return connection.connection.driver_connection
+
+
+def make(path: Path) -> None:
+    """Make a ledger, whole or not at all: it gets its name when it is complete and on the disk."""
+    with told_failures(path):
+        for left in path.parent.glob(f".{path.name}.*{UNFINISHED}"):  # of a run that died; this one has the lock
+            left.unlink()
+        with new_file(path, replace=True) as file:
+            unfinished = create_engine("sqlite://", creator=lambda: connect(file, "rw"), poolclass=NullPool)
+            with unfinished.begin() as connection:
+                schema.metadata.create_all(connection)
+                connection.execute(
+                    insert(schema.ledger).values(version=schema.VERSION, webhook_key=token_hex(KEY_BYTES))
+                )
+                stamp(connection)
+
+
+def migrate_file(path: Path, version: int) -> None:
+    """Bring an older ledger to this schema, one transaction a version, after a copy of its file was made."""
+    copy = _copy_before(path, version)
+    # a table that is made anew is dropped and renamed, which enforced foreign keys do not allow
+    unenforced = engine(lambda: connect(path, "rw"), foreign_keys=False)
+    try:
+        for target in range(version + 1, schema.VERSION + 1):
+            with told_failures(path), unenforced.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
+                migrate(connection, target)
+                broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+                if broken is not None:
+                    raise RuntimeError(f"migration to {target}: rows of table {broken[0]} point nowhere")
+    finally:
+        unenforced.dispose()
+    log.warning("the ledger was migrated", fromVersion=version, toVersion=schema.VERSION, copy=copy.name)
+
+
+def _copy_before(path: Path, version: int) -> Path:
+    """Copy a ledger beside itself; a copy that stands there from before is kept."""
+    try:
+        with closing(connect(path, "ro")) as connection:
+            return copy_beside(connection, path.with_name(f"{path.name}.version-{version}"))
+    except (sqlite3.Error, OSError) as error:
+        raise LedgerUnavailableError(
+            f"ledger {path}: it could not be copied before its migration ({error}): nothing was changed or sent; "
+            "see to its disk (room, permissions), then run the same command again"
+        ) from error
+
+
+def marked_version(path: Path) -> int | None:
+    """Read the schema's version of a ledger without changing anything, None where there is nothing yet.
+
+    Raises:
+        UsageError: There is something else, or a ledger that this uploader can neither use nor migrate.
+        LedgerUnavailableError: It cannot be read now.
+    """
+    try:
+        if not path.exists() or path.stat().st_size == 0:
+            return None
+        with closing(connect_for_reading(path)) as connection:
+            if _is_empty(connection):
+                return None
+            version = _read_version(connection)
+    except (sqlite3.OperationalError, OSError) as error:
+        raise unavailable(path, error) from error
+    except sqlite3.DatabaseError:
+        version = None
+    if version is None:
+        raise UsageError(
+            f"ledger {path}: this file is no ledger of the uploader, or a damaged one: name another with --ledger, or "
+            "restore a copy"
+        )
+    if version > schema.VERSION:
+        raise UsageError(
+            f"ledger {path}: it has schema version {version}, this uploader knows {schema.VERSION}: use the newer "
+            "uploader that wrote it"
+        )
+    if version < OLDEST:
+        raise UsageError(
+            f"ledger {path}: it has schema version {version}, which is older than the first version that can be "
+            f"migrated ({OLDEST}): finish its batches with the uploader that wrote it; then begin a new ledger, and "
+            "`uploader ledger adopt RESULTS` for each of its results files, so that nothing is appended again"
+        )
+    return version
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    """Whether a database has neither mark nor tables: what died while it was made left one."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (objects,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    return not application and not objects
+
+
+def _read_version(connection: sqlite3.Connection) -> int | None:
+    """Read the version that a ledger is marked with, None where the database bears no mark of ours."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    columns = {name for _, name, *_ in connection.execute("PRAGMA table_info(ledger)")}
+    if application not in (0, APPLICATION_ID) or "version" not in columns:
+        return None
+    version = (connection.execute("SELECT version FROM ledger").fetchone() or (None,))[0]
+    if not isinstance(version, int):
+        return None
+    # before version 3 the row of the table was the only mark
+    return version if application == APPLICATION_ID or version < min(STEPS) else None

@@ -4,7 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+"""No parameters, no extras."""
 
 
 class State(StrEnum):
@@ -73,9 +77,8 @@ class JobStatus(StrEnum):
         return self in (JobStatus.COMPLETED, JobStatus.FAILED)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One valid line of a manifest.
+class Row(NamedTuple):
+    """One valid line of a manifest; a tuple, because a million of them are made.
 
     ``path`` is absolute; ``audio_path`` is what the manifest wrote. ``signature`` is what the file system
     says of the file (None: the file is gone, but an item with this path was begun before).
@@ -86,18 +89,17 @@ class Row:
     line: int
     conversation_id: str
     audio_path: str
-    path: Path
+    path: str
     content_type: str | None = None
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    extras: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = NOTHING
+    extras: Mapping[str, Any] = NOTHING
     signature: "FileSignature | None" = None
     warnings: "Sequence[Problem]" = ()
     hints: "Sequence[Problem]" = ()
     facts: "AudioFacts | None" = None
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing that is wrong with a manifest: where, what, and what to do about it."""
 
     line: int
@@ -127,8 +129,7 @@ class InvalidRow:
     given: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class FileSignature:
+class FileSignature(NamedTuple):
     """What tells, without reading it, that a file is the one that was read before.
 
     ``change`` joins the modification time, the change time and the inode: whoever writes to the file, or
@@ -178,8 +179,7 @@ ENDINGS = {
 """What a file's ending promises that it is, of the formats that the service is known to take."""
 
 
-@dataclass(frozen=True, slots=True)
-class AudioFacts:
+class AudioFacts(NamedTuple):
     """What a recording's first bytes and its header say; None is unknown, never a guess.
 
     ``media_type`` is the Content-Type to send (None: send none, the service looks itself), ``sample_rate`` is

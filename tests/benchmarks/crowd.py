@@ -106,10 +106,10 @@ class Service:
 def manifest(count: int) -> Iterator[Row]:
     """The rows: a conversation each."""
     for line in range(2, count + 2):
-        path = Path(f"/audio/2026/11/{line}.wav")
+        name = f"{line}.wav"
         signature = FileSignature(SIZE, f"{line}:{line}:{line}")
         facts = AudioFacts("audio/wav", 1.28, 1)
-        yield Row(line, str(5815170693000000 + line), path.name, path, signature=signature, facts=facts)
+        yield Row(line, str(5815170693000000 + line), name, f"/audio/2026/11/{name}", signature=signature, facts=facts)
 
 
 def loaded(ledger: Ledger, count: int, costs: Costs) -> Load:

@@ -176,7 +176,7 @@ def load(ledger: Ledger, base_url: str, paths: Sequence[Path], parameters: dict[
                 number,
                 f"conversation-{number}",
                 path.name,
-                path,
+                str(path),
                 parameters=parameters,
                 signature=sources.signature(path),
             )

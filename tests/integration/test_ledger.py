@@ -63,13 +63,13 @@ class Book:
     def row(self, line: int, conversation_id: str, name: str, extras: Mapping[str, Any]) -> Row | InvalidRow:
         """A row as the manifest's reader tells it: a file that is gone is right where its item was begun."""
         path = self.folder / name
-        if not name or (not path.exists() and not self.was_begun(conversation_id, path)):
+        if not name or (not path.exists() and not self.was_begun(conversation_id, str(path))):
             problem = Problem(line, "audioPath", name, "the file cannot be found: correct the path")
             return InvalidRow(line, conversation_id, name, extras, [problem])
         signature = audio.signature(path) if path.exists() else None
-        return Row(line, conversation_id, name, path, extras=extras, signature=signature)
+        return Row(line, conversation_id, name, str(path), extras=extras, signature=signature)
 
-    def was_begun(self, conversation_id: str, path: Path) -> bool:
+    def was_begun(self, conversation_id: str, path: str) -> bool:
         """Whether the ledger knows an item of this path that was begun."""
         with self.ledger.writing() as connection:
             return was_begun(connection, account(connection, BASE_URL), conversation_id, path)

@@ -32,7 +32,7 @@ def fill(book: Book, lanes: int, items: int) -> None:
             line=2 + lane * items + number,
             conversation_id=f"c{lane}",
             audio_path="x",
-            path=Path(f"/audio/{lane}-{number}.wav"),
+            path=f"/audio/{lane}-{number}.wav",
             signature=FileSignature(1000 + lane * items + number, "x"),
         )
         for lane in range(lanes)
@@ -98,7 +98,7 @@ def cost_of_a_life(book: Book, order: Order = Order.LONGEST_LANE_FIRST) -> dict[
     _, cost["job ended"] = steps(book, ended)
     found, cost["latest ends"] = steps(book, lambda c: latest_ends(c, 1))
     assert found
-    _, cost["was begun"] = steps(book, lambda c: was_begun(c, 1, "c0", Path("/audio/0-0.wav")))
+    _, cost["was begun"] = steps(book, lambda c: was_begun(c, 1, "c0", "/audio/0-0.wav"))
     _, cost["limit"] = steps(book, lambda c: limit_facts(c, 1, 10, book.now))
     return cost
 
@@ -173,8 +173,7 @@ def test_a_row_costs_the_same_to_load_into_any_ledger(tmp_path: Path) -> None:
     """Thirty times as many items in the ledger, of which the rows name none: they cost what they did."""
     cost = []
     rows = [
-        Row(2 + n, f"new-{n}", "x", Path(f"/audio/new-{n}.wav"), signature=FileSignature(1000 + n, "x"))
-        for n in range(FEW)
+        Row(2 + n, f"new-{n}", "x", f"/audio/new-{n}.wav", signature=FileSignature(1000 + n, "x")) for n in range(FEW)
     ]
     with filled(tmp_path / "few", FEW, 1, hold=True) as few, filled(tmp_path / "many", MANY, 1, hold=True) as many:
         for book in (few, many):

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.integration.test_ledger import CUT, LOST, NOT_FOUND, Book, accepted, opened
 from uploader import audio
-from uploader.ledger import loading
+from uploader.ledger import known, loading, staging
 from uploader.ledger.lanes import enter_scope
 from uploader.ledger.loading import close_repeat
 from uploader.model import InvalidRow, Row, State
@@ -139,7 +138,8 @@ def test_the_second_row_with_the_same_audio_is_a_second_item(book: Book) -> None
 
 def test_the_second_occurrence_is_found_across_chunks(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     """How many rows are loaded together makes no difference."""
-    monkeypatch.setattr(loading, "CHUNK", 2)
+    monkeypatch.setattr(staging, "CHUNK", 2)
+    monkeypatch.setattr(known, "TOGETHER", 2)
     rows = [("c", "a.wav"), ("c", "b.wav"), ("c", "a.wav"), ("d", "a.wav"), ("c", "a.wav")]
     book.load(rows)
     assert sorted(book.complete_all()) == ["a.wav", "a.wav", "a.wav", "a.wav", "b.wav"]
@@ -332,7 +332,7 @@ def test_parameters_and_extras_are_the_newest_manifests(book: Book) -> None:
             now=5.0,
             repeat=False,
         )
-        changed = replace(row, parameters={"name": "Q1"}, content_type="audio/mp3")
+        changed = row._replace(parameters={"name": "Q1"}, content_type="audio/mp3")
         loading.load_rows(connection, begun, [changed], content_hash=audio.content_hash, probe=audio.probe)
     book.run(begun)
     one = book.claim_one()
@@ -374,7 +374,7 @@ def test_loading_an_unchanged_manifest_again_reads_no_file(book: Book, monkeypat
     for number, (_, name) in enumerate(rows):
         book.file(name, f"{number:04}")
     book.load(rows)
-    read: list[Path] = []
+    read: list[str] = []
     monkeypatch.setattr(audio, "content_hash", read.append)
     book.load(rows)
     assert read == []

@@ -11,12 +11,13 @@ from unittest.mock import patch
 from sqlalchemy import Connection, func, select, update
 
 from uploader import attempt, results
-from uploader.ledger import claiming, heard, hearing, lanes, loading
+from uploader.ledger import claiming, heard, hearing, lanes
+from uploader.ledger import known as known_rows
 from uploader.ledger.claiming import Mark
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.schema import items
 from uploader.model import Next, Outcome, Reply, State, Verdict
-from uploader.policy import identity, replies
+from uploader.policy import replies
 
 
 @contextmanager
@@ -111,9 +112,9 @@ def item_known_by_path_alone() -> Iterator[None]:
     """A renamed file is taken for a new item."""
 
     def by_path(path: Any, _signature: Any, known: Any, load_id: int, _content_hash: Any) -> Any:
-        return identity._first(known.own(path, load_id))
+        return next((one for queue in known.own(path).alike.values() if (one := queue.first(load_id))), None)
 
-    with patch.object(loading, "find", by_path):
+    with patch.object(known_rows, "find", by_path):
         yield
 
 

@@ -377,11 +377,11 @@ class World:
         for line, (conversation, path) in enumerate(self.manifest, start=2):
             file = self.disk.files.get(path)
             signature = FileSignature(len(file.content), str(file.change)) if file else None
-            found.append(Row(line, conversation, path, Path(path), signature=signature))
+            found.append(Row(line, conversation, path, path, signature=signature))
         return found
 
-    def _content_hash(self, path: Path) -> str | None:
-        file = self.disk.files.get(str(path))
+    def _content_hash(self, path: str) -> str | None:
+        file = self.disk.files.get(path)
         return content_hash(file.content) if file else None
 
     def _mean(self) -> None:

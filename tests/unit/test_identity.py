@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from uploader.model import FileSignature, Row, State
 from uploader.policy.identity import Items, Known, find, is_corrected
 
-A, B = Path("/audio/a.wav"), Path("/audio/b.wav")
+A, B = "/audio/a.wav", "/audio/b.wav"
 BEGUN = [State.COMPLETED, State.ACCEPTED, State.FAILED, State.REFUSED, State.IN_DOUBT]
 
 
@@ -19,17 +18,17 @@ BEGUN = [State.COMPLETED, State.ACCEPTED, State.FAILED, State.REFUSED, State.IN_
 class Disk:
     """The files' contents, and which of them were read to be hashed."""
 
-    contents: Mapping[Path, str]
-    read: list[Path] = field(default_factory=list)
+    contents: Mapping[str, str]
+    read: list[str] = field(default_factory=list)
 
-    def content_hash(self, path: Path) -> str | None:
+    def content_hash(self, path: str) -> str | None:
         """The hash of a file is its content's name here."""
         self.read.append(path)
         return self.contents.get(path)
 
 
 def known(
-    path: Path = A,
+    path: str = A,
     content: str | None = "speech",
     *,
     item_id: int = 1,
@@ -41,7 +40,7 @@ def known(
 ) -> Known:
     """An item that the ledger knows; begun, unless it is pending."""
     attempts = int(state is not State.PENDING) if attempts is None else attempts
-    return Known(item_id, 1, str(path), size, change, content, state, attempts, item_id, load_id)
+    return Known(item_id, 1, path, size, change, content, state, attempts, item_id, load_id)
 
 
 def seen(size: int = 100, change: str = "monday") -> FileSignature:
@@ -59,7 +58,7 @@ def row(
     return Row(2, "c", "a.wav", A, content_type, parameters or {}, signature=FileSignature(size, change))
 
 
-def found(path: Path, signature: FileSignature | None, items: list[Known], disk: Disk) -> int | None:
+def found(path: str, signature: FileSignature | None, items: list[Known], disk: Disk) -> int | None:
     """The item that a row of the second load names."""
     item = find(path, signature, Items(items), 2, disk.content_hash)
     return None if item is None else item.item_id
@@ -240,16 +239,16 @@ SIZES = {"a": 100, "b": 100, "c": 200}
 class Night:
     """One lane after its first load, some of it sent, and the same rows once more in another order."""
 
-    contents: Mapping[Path, str]
+    contents: Mapping[str, str]
     items: list[Known]
-    order: list[Path]
+    order: list[str]
 
 
 @st.composite
 def nights(draw: st.DrawFn, *, distinct: bool = False) -> Night:
     """Any such night; ``distinct``: no two files hold the same audio."""
     drawn = draw(st.permutations("abc") if distinct else CONTENTS)
-    contents = {Path(f"/audio/{number}.wav"): one for number, one in enumerate(drawn)}
+    contents = {f"/audio/{number}.wav": one for number, one in enumerate(drawn)}
     sent = draw(st.integers(0, len(drawn)))
     items = [
         known(
@@ -264,7 +263,7 @@ def nights(draw: st.DrawFn, *, distinct: bool = False) -> Night:
     return Night(contents, items, draw(st.permutations(list(contents))))
 
 
-def load_again(night: Night, disk: Disk, gone: frozenset[Path] = frozenset()) -> dict[Path, Known | None]:
+def load_again(night: Night, disk: Disk, gone: frozenset[str] = frozenset()) -> dict[str, Known | None]:
     """Load the rows once more; each item that is found is another row's from then on."""
     named = {}
     for path in night.order:
@@ -282,14 +281,14 @@ def test_a_shuffled_and_re_dated_manifest_names_each_item_once(night: Night) -> 
     assert sorted(item.item_id for item in named.values() if item) == [item.item_id for item in night.items]
     for path, item in named.items():
         assert item is not None
-        assert night.contents[Path(item.path)] == night.contents[path]
+        assert night.contents[item.path] == night.contents[path]
 
 
 @given(nights(distinct=True), st.data())
 def test_an_archived_part_of_a_shuffled_manifest_is_found_again(night: Night, data: st.DataObject) -> None:
     """Any files of begun items may be gone: each row is still the item that its path was."""
-    begun = [Path(item.path) for item in night.items if item.attempts]
+    begun = [item.path for item in night.items if item.attempts]
     gone = frozenset(data.draw(st.sets(st.sampled_from(begun))) if begun else ())
     disk = Disk({path: one for path, one in night.contents.items() if path not in gone})
     named = load_again(night, disk, gone)
-    assert {path: item and item.path for path, item in named.items()} == {path: str(path) for path in night.order}
+    assert {path: item and item.path for path, item in named.items()} == {path: path for path in night.order}

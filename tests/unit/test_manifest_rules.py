@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from uploader import audio
 from uploader.manifest import Manifest
-from uploader.model import AudioFacts, AudioFormat, InvalidRow, Problem, Row
+from uploader.model import AudioFacts, AudioFormat, FileSignature, InvalidRow, Problem, Row
 
 CHANNELS = [{"channel": 1, "speaker": {"name": "R"}}]
 ENTITIES = [{"customType": "t", "text": "x"}]
@@ -119,21 +120,26 @@ def test_a_recording_is_held_against_its_row(tmp_path: Path) -> None:
     """What it shows of itself makes errors, warnings and hints of the row, over the config's parameters."""
     (tmp_path / "a.wav").write_bytes(b"RIFF")
     facts = AudioFacts(duration_seconds=5 * 3600.0, channels=1, sample_rate=8000, format=AudioFormat.WAV)
+
+    def shown(path: str, *, follow: bool = True) -> tuple[FileSignature, AudioFacts]:
+        return audio.examine(path, follow=follow)[0], facts
+
     defaults = {"channelMetadata": [{"channel": 2, "speaker": {}}], "enableSeparateRecognitionPerChannel": True}
-    wrong = check(tmp_path, {"mode": "default"}, defaults, look=True, probe=lambda _: facts)
+    wrong = check(tmp_path, {"mode": "default"}, defaults, look=True, examine=shown)
     assert [problem.column for problem in problems(wrong)] == ["channelMetadata"]
     assert [warning.column for warning in wrong.warnings] == ["audioPath", "enableSeparateRecognitionPerChannel"]
-    right = check(tmp_path, {"mode": "default"}, {}, look=True, probe=lambda _: facts)
+    right = check(tmp_path, {"mode": "default"}, {}, look=True, examine=shown)
     assert isinstance(right, Row)
     assert right.facts == facts
     assert [(one.line, one.column) for one in [*right.warnings, *right.hints]] == [(1, "audioPath"), (1, "mode")]
 
 
-def test_a_recording_that_is_not_there_is_not_read(tmp_path: Path) -> None:
-    """Its row is told as such, or was begun before: nothing is asked of the file."""
+def test_a_recording_is_looked_at_where_that_is_asked_for(tmp_path: Path) -> None:
+    """A file that is not there is told; without a look at the files nothing is asked of it."""
 
-    def unasked(path: Path) -> AudioFacts:
-        raise AssertionError(path)
+    def unasked(path: str, *, follow: bool = True) -> tuple[FileSignature, AudioFacts]:
+        raise AssertionError(path, follow)
 
-    assert [problem.column for problem in problems(check(tmp_path, {}, {}, look=True, probe=unasked))] == ["audioPath"]
-    assert problems(check(tmp_path, {}, {}, look=False, probe=unasked)) == []
+    missing = problems(check(tmp_path, {}, {}, look=True, examine=audio.examine))
+    assert [problem.column for problem in missing] == ["audioPath"]
+    assert problems(check(tmp_path, {}, {}, look=False, examine=unasked)) == []

@@ -1,28 +1,26 @@
 """What a plan foresees: what counts as left, at which limit, and why at that."""
 
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 
 from uploader.cli.outlook import Outlook, Work, look_out
-from uploader.model import AudioFacts, FileSignature, LimitFacts, Row, State
+from uploader.model import LimitFacts, State
 from uploader.settings import Settings
 
 NOW = datetime(2026, 11, 22, 22, 0)  # noqa: DTZ001 - as local time comes: without its zone
 
 
-def row(line: int, conversation_id: str) -> Row:
-    """A row whose audio lasts ten seconds."""
-    facts = AudioFacts(duration_seconds=10.0, channels=1)
-    return Row(line, conversation_id, "a.wav", Path("/a.wav"), signature=FileSignature(160_044, "change"), facts=facts)
+def add(work: Work, conversation_id: str, state: State | None) -> None:
+    """Count a row whose audio lasts ten seconds."""
+    work.add(ord(conversation_id[0]), 160_044, 10.0, 10.0, state)
 
 
 def work_of(rows: list[tuple[str, State | None]], first: int | None = None) -> Work:
     """What a manifest names, where the ledger holds this of its rows."""
     work = Work(first=first)
-    for line, (conversation_id, state) in enumerate(rows):
-        work.add(row(line, conversation_id), state, separate=False)
+    for conversation_id, state in rows:
+        add(work, conversation_id, state)
     return work
 
 
@@ -64,7 +62,7 @@ def test_what_is_still_to_be_appended(state: State | None, left: int) -> None:
 )
 def test_the_forecast_takes_the_limit_in_force(limit: LimitFacts, by: str, told: str) -> None:
     """Promise 3: the smallest of configured, stated and taught; which it was, and why, is told."""
-    found = outlook(work_of([(f"c{number}", None) for number in range(20)]), limit)
+    found = outlook(work_of([(chr(ord("c") + number), None) for number in range(20)]), limit)
     json = found.as_json()
     seconds = {one["limit"]: one["seconds"] for one in json["forecasts"]}
     assert json["limit"] == json["limitKnown"]["inForce"] == limit.in_force
@@ -77,8 +75,8 @@ def test_the_forecast_takes_the_limit_in_force(limit: LimitFacts, by: str, told:
 def test_the_end_of_live_jobs_is_told_where_nothing_else_is_left() -> None:
     """All is accepted: nothing is to be appended, and the batch ends with its jobs."""
     work = Work()
-    work.lanes.begin_with(hash("c"), 10.0, 4.0)
-    work.add(row(1, "c"), State.ACCEPTED, separate=False)
+    work.lanes.begin_with(ord("c"), 10.0, 4.0)
+    add(work, "c", State.ACCEPTED)
     found = outlook(work, LimitFacts(2, None, 2, 1))
     assert found.as_json()["seconds"] == 6.0
     assert "  finish    nothing is left to append; the live jobs end in 6 s" in list(found.as_lines())
@@ -88,10 +86,10 @@ def test_the_end_of_live_jobs_is_told_where_nothing_else_is_left() -> None:
 def test_the_first_so_many_alone(first: int | None, left: int, later: int) -> None:
     """`--first N`: of what would be appended, the first N; what is done, or held, is none of them."""
     work = Work(first=first)
-    work.hold("held")
+    work.hold(ord("h"))
     rows = [("a", State.COMPLETED), ("held", None), ("a", None), ("b", State.PENDING), ("c", None)]
-    for line, (conversation_id, state) in enumerate(rows):
-        work.add(row(line, conversation_id), state, separate=False)
+    for conversation_id, state in rows:
+        add(work, conversation_id, state)
     assert (work.left.files, work.left.billed_seconds, work.later, work.held) == (left, 10.0 * left, later, 1)
     told = list(outlook(work, LimitFacts(2, None, 2, 0)).as_lines())
     assert any("stay pending" in line for line in told) is (later > 0)

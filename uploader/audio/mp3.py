@@ -5,8 +5,8 @@ that the file is too short for, and looks for frames in whatever follows a false
 """
 
 from dataclasses import dataclass
-from typing import BinaryIO
 
+from uploader.audio.positioned import PositionedReader
 from uploader.audio.sniffing import HEAD_BYTES, id3_bytes, is_mp3
 
 _BIT_RATES = {
@@ -48,7 +48,7 @@ class _Frame:
         return self.samples // 8 * self.bit_rate // self.sample_rate
 
 
-def read_mp3(file: BinaryIO, size: int) -> Mp3Facts:
+def read_mp3(file: PositionedReader, size: int) -> Mp3Facts:
     """Read an MP3 file's first frame, and look into a few others where that has no count.
 
     Args:
@@ -102,7 +102,7 @@ def _count(first: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _by_bit_rate(file: BinaryIO, start: int, size: int, first: bytes, frame: _Frame) -> float | None:
+def _by_bit_rate(file: PositionedReader, start: int, size: int, first: bytes, frame: _Frame) -> float | None:
     """The length of a file all of whose frames have one bit rate, as far as some of them show it."""
     file.seek(max(start, size - _LAST_TAG_BYTES))
     end = size - _LAST_TAG_BYTES if file.read(3) == b"TAG" else size

@@ -6,7 +6,8 @@ Written by hand because tinytag reads every page, which takes seconds for an hou
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+
+from uploader.audio.positioned import PositionedReader
 
 _BEGINNING_BYTES = 64 * 1024
 _PAGE_BYTES = 27 + 255 + 255 * 255
@@ -42,7 +43,7 @@ class _Stream:
     skipped: int = 0
 
 
-def read_ogg(file: BinaryIO, size: int) -> OggFacts:
+def read_ogg(file: PositionedReader, size: int) -> OggFacts:
     """Read an Ogg file's first and last page (Vorbis or Opus alone; of others nothing is known)."""
     file.seek(0)
     pages = list(_pages(file.read(_BEGINNING_BYTES)))

@@ -1,60 +1,97 @@
 """What a recording is, by its content first and its name second: one open and a few reads a file."""
 
+import errno
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
 from tinytag import TinyTag, TinyTagException
 
 from uploader.audio.mp3 import Mp3Facts, read_mp3
 from uploader.audio.ogg import read_ogg
+from uploader.audio.positioned import PositionedReader
 from uploader.audio.sniffing import HEAD_BYTES, id3_bytes, sniff
-from uploader.audio.source import open_without_waiting
-from uploader.audio.wave import MP3_TAG, WaveFacts, read_wave
+from uploader.audio.source import open_without_waiting, sendable, signature
+from uploader.audio.wave import MP3_TAG, WaveFacts, plain_wave, read_wave
 from uploader.audio.whole import is_whole
-from uploader.model import ENDINGS, AudioFacts, AudioFormat
+from uploader.model import ENDINGS, AudioFacts, AudioFormat, FileSignature
 
 MEDIA_TYPES = {AudioFormat.MP3: "audio/mpeg", AudioFormat.WAV: "audio/wav"}
 """Of all formats these alone may be named (put-audio.md, Request Headers)."""
 
 
-def probe(path: Path) -> AudioFacts:
+def probe(path: str | Path) -> AudioFacts:
     """Read what a file is and how long it is from its head; what is not certain is left unknown."""
     try:
-        with open(path, "rb", opener=open_without_waiting) as file:
-            return _read(file, path)
+        descriptor = open_without_waiting(os.fspath(path), os.O_RDONLY)
+    except OSError:
+        return AudioFacts()
+    try:
+        return _read(descriptor, os.fstat(descriptor).st_size, path)
+    finally:
+        os.close(descriptor)
+
+
+def examine(path: str, *, follow: bool = True) -> tuple[FileSignature, AudioFacts]:
+    """Open a file once, and read from it its signature and its facts.
+
+    Args:
+        path: Where it is.
+        follow: Whether the last part of the path may be a symbolic link.
+
+    Raises:
+        OSError: It is a link that is not to be followed.
+        ValueError: It cannot be sent; the text says why, and what to do.
+    """
+    try:
+        descriptor = open_without_waiting(path, os.O_RDONLY if follow else os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError as error:
+        if not follow and error.errno == errno.ELOOP:
+            raise
+        return signature(path), AudioFacts()  # says in words why it cannot be opened
+    try:
+        found = os.fstat(descriptor)
+        return sendable(found), _read(descriptor, found.st_size, path)
+    finally:
+        os.close(descriptor)
+
+
+def _read(descriptor: int, size: int, path: str | Path) -> AudioFacts:
+    try:
+        file = PositionedReader(descriptor, size)
+        plain = plain_wave(file.head, size)
+        if plain is not None:
+            return _facts(plain, AudioFormat.WAV)
+        kind = sniff(file.head, _after_tag(file))
+        if kind is None:
+            promised = ENDINGS.get(PurePath(path).suffix.lower(), frozenset())
+            return AudioFacts("audio/mpeg" if AudioFormat.MP3 in promised else None)
+        if kind in _BY_TINYTAG:
+            with open(descriptor, "rb", closefd=False) as whole:
+                return _by_tinytag(whole, size, kind)
+        reader = _READERS.get(kind)
+        return reader(file, size, kind) if reader else AudioFacts(format=kind)
     except OSError:
         return AudioFacts()
 
 
-def _read(file: BinaryIO, path: Path) -> AudioFacts:
-    size = os.fstat(file.fileno()).st_size
-    head = file.read(HEAD_BYTES)
-    kind = sniff(head, _after_tag(file, head))
-    if kind is None:
-        promised = ENDINGS.get(path.suffix.lower(), frozenset())
-        return AudioFacts("audio/mpeg" if AudioFormat.MP3 in promised else None)
-    reader = _READERS.get(kind)
-    return reader(file, size, kind) if reader else AudioFacts(format=kind)
-
-
-def _after_tag(file: BinaryIO, head: bytes) -> bytes:
-    tag = id3_bytes(head)
+def _after_tag(file: PositionedReader) -> bytes:
+    tag = id3_bytes(file.head)
     if not tag:
         return b""
     file.seek(tag)
     return file.read(HEAD_BYTES)
 
 
-def _of_wave(file: BinaryIO, size: int, kind: AudioFormat) -> AudioFacts:
+def _of_wave(file: PositionedReader, size: int, kind: AudioFormat) -> AudioFacts:
     found = read_wave(file, size)
     if kind is AudioFormat.WAV and found.format_tag == MP3_TAG:
         kind = AudioFormat.WAV_MP3  # neither of the documented types tells container and codec
     return _facts(found, kind)
 
 
-def _of_mp3(file: BinaryIO, size: int, kind: AudioFormat) -> AudioFacts:
+def _of_mp3(file: PositionedReader, size: int, kind: AudioFormat) -> AudioFacts:
     return _facts(read_mp3(file, size), kind)
 
 
@@ -69,12 +106,12 @@ def _facts(found: WaveFacts | Mp3Facts, kind: AudioFormat) -> AudioFacts:
     )
 
 
-def _of_ogg(file: BinaryIO, size: int, kind: AudioFormat) -> AudioFacts:
+def _of_ogg(file: PositionedReader, size: int, kind: AudioFormat) -> AudioFacts:
     found = read_ogg(file, size)
     return AudioFacts(None, _rounded(found.duration_seconds), found.channels, found.sample_rate, kind)
 
 
-def _of_amr(file: BinaryIO, _size: int, kind: AudioFormat) -> AudioFacts:
+def _of_amr(file: PositionedReader, _size: int, kind: AudioFormat) -> AudioFacts:
     """AMR's frames have no count: it has one channel, and one rate of two (RFC 4867, 5)."""
     file.seek(0)
     return AudioFacts(None, None, 1, 16000 if file.read(9) == b"#!AMR-WB\n" else 8000, kind)
@@ -99,16 +136,13 @@ def _rounded(seconds: float | None) -> float | None:
     return round(seconds, 3) or None if seconds else None
 
 
-_READERS: Mapping[AudioFormat, Callable[[BinaryIO, int, AudioFormat], AudioFacts]] = {
+_READERS: Mapping[AudioFormat, Callable[[PositionedReader, int, AudioFormat], AudioFacts]] = {
     AudioFormat.WAV: _of_wave,
     AudioFormat.RF64: _of_wave,
     AudioFormat.MP3: _of_mp3,
     AudioFormat.OGG: _of_ogg,
     AudioFormat.OPUS: _of_ogg,
     AudioFormat.AMR: _of_amr,
-    AudioFormat.AIFF: _by_tinytag,
-    AudioFormat.FLAC: _by_tinytag,
-    AudioFormat.MPEG_4: _by_tinytag,
-    AudioFormat.WMA: _by_tinytag,
 }
+_BY_TINYTAG = frozenset([AudioFormat.AIFF, AudioFormat.FLAC, AudioFormat.MPEG_4, AudioFormat.WMA])
 """Who reads what; of the others no more is known than what they are."""

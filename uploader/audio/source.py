@@ -23,30 +23,40 @@ SMALL_BYTES = 128 * 1024
 """A file up to this size is read when it is opened, in one piece."""
 
 
-def signature(path: Path) -> FileSignature:
+def signature(path: str | Path) -> FileSignature:
     """Tell what the file system says of a file that can be sent.
 
     Raises:
         ValueError: It cannot be sent; the text says why, and what to do.
     """
     try:
-        found = path.stat()
+        found = Path(path).stat()
     except OSError as error:
         raise ValueError(f"the file cannot be found ({error.strerror}): correct the path or bring it back") from error
+    checked = sendable(found)
+    if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise ValueError("the file cannot be read: give this user leave to read it")
+    return checked
+
+
+def sendable(found: os.stat_result) -> FileSignature:
+    """Tell what the file system says of a file, if it is one that can be sent.
+
+    Raises:
+        ValueError: It is none; the text says why, and what to do.
+    """
     if not stat.S_ISREG(found.st_mode):
         raise ValueError("this is no regular file: name an audio file")
     if found.st_size == 0:
         raise ValueError("the file is empty: record or copy it anew, or leave the row out")
-    if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise ValueError("the file cannot be read: give this user leave to read it")
     return _signature(found)
 
 
-def content_hash(path: Path) -> str | None:
+def content_hash(path: str | Path) -> str | None:
     """The BLAKE3 hash of a file's content in hexadecimal, None where it cannot be read."""
     digest = blake3()
     try:
-        with path.open("rb") as file:
+        with Path(path).open("rb") as file:
             while chunk := file.read(READ_BYTES):
                 digest.update(chunk)
     except OSError:

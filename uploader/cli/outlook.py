@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from uploader.model import AudioFacts, LimitFacts, Order, Row, State
-from uploader.policy.billing import SEPARATE, billed_seconds
+from uploader.model import LimitFacts, Order, State
 from uploader.policy.forecast import Forecast, Lanes, foresee
 from uploader.settings import Settings
 from uploader.status import limit_json, told_bytes, told_count
@@ -28,14 +27,13 @@ class Amount:
     billed_seconds: float = 0.0
     unknown_lengths: int = 0
 
-    def add(self, size: int, facts: AudioFacts, *, separate: bool) -> None:
-        """Count one more file."""
-        billed = billed_seconds(facts.duration_seconds, facts.channels, separate=separate)
+    def add(self, size: int, audio_seconds: float | None, billed_seconds: float | None) -> None:
+        """Count one more file; None is unknown."""
         self.files += 1
         self.size += size
-        self.audio_seconds += facts.duration_seconds or 0.0
-        self.billed_seconds += billed or 0.0
-        self.unknown_lengths += billed is None
+        self.audio_seconds += audio_seconds or 0.0
+        self.billed_seconds += billed_seconds or 0.0
+        self.unknown_lengths += billed_seconds is None
 
     def as_json(self) -> dict[str, Any]:
         """The amount for a machine."""
@@ -63,7 +61,7 @@ class Work:
     known: Counter[State] = field(default_factory=Counter)
     lanes: Lanes = field(default_factory=Lanes)
     held_lanes: set[int] = field(default_factory=set)
-    """Hashes of the conversations of which the rest waits for a person."""
+    """The numbers of the conversations of which the rest waits for a person."""
     held: int = 0
     """Rows that would wait for one."""
     first: int | None = None
@@ -71,33 +69,40 @@ class Work:
     later: int = 0
     """Rows that stay pending for that."""
 
-    def hold(self, conversation_id: str) -> None:
+    def hold(self, conversation: int) -> None:
         """Take note that what comes later in a conversation waits for a person."""
-        self.held_lanes.add(hash(conversation_id))
+        self.held_lanes.add(conversation)
 
-    def add(self, row: Row, state: State | None, *, separate: bool) -> None:
+    def add(
+        self,
+        conversation: int,
+        size: int | None,
+        audio_seconds: float | None,
+        billed_seconds: float | None,
+        state: State | None,
+    ) -> None:
         """Count a valid row.
 
         Args:
-            row: The row.
+            conversation: The number of its conversation.
+            size: The bytes of its file, None where that is gone.
+            audio_seconds: How long its recording is, None where that is unknown.
+            billed_seconds: What is billed of it, None where that is unknown.
             state: What the ledger holds of it, None where that is nothing.
-            separate: Whether its channels are recognised separately where the row does not say.
         """
-        size, facts = row.signature.size if row.signature else 0, row.facts or AudioFacts()
-        is_separate = bool(row.parameters.get(SEPARATE, separate))
-        if row.signature:
-            self.all.add(size, facts, separate=is_separate)
+        if size is not None:
+            self.all.add(size, audio_seconds, billed_seconds)
         if state is not None:
             self.known[state] += 1
         if state is State.ACCEPTED:
-            self.lanes.wait_for(hash(row.conversation_id))
-        if state in AHEAD and hash(row.conversation_id) in self.held_lanes:
+            self.lanes.wait_for(conversation)
+        if state in AHEAD and conversation in self.held_lanes:
             self.held += 1
         elif state in AHEAD and self.left.files == self.first:
             self.later += 1
         elif state in AHEAD:
-            self.left.add(size, facts, separate=is_separate)
-            self.lanes.add(hash(row.conversation_id), size, facts.duration_seconds)
+            self.left.add(size or 0, audio_seconds, billed_seconds)
+            self.lanes.add(conversation, size or 0, audio_seconds)
 
 
 @dataclass(frozen=True, slots=True)

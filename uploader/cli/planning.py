@@ -3,10 +3,10 @@
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 from uploader import audio
 from uploader.cli.findings import json_lines, spooled
@@ -18,20 +18,22 @@ from uploader.cli.preparing import (
     add_lacking,
     are_channels_separate,
     check,
-    checked_rows,
     config_parameters,
+    counted_rows,
     manifest_file,
     told_cost,
     told_problems,
 )
 from uploader.errors import ExitCode, UsageError
-from uploader.ledger import Ledger
-from uploader.ledger.known import held_of
+from uploader.ledger import Connection, Ledger
+from uploader.ledger.known import NONE_YET, Hashes, resolve_rows, staged_rows
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import was_begun, without_a_file
 from uploader.ledger.reading import find_account, jobs_seen, live_jobs
+from uploader.ledger.sqlite import without_ledger
+from uploader.ledger.staging import Stage, hints_of
 from uploader.manifest import HeaderError, row_schema
-from uploader.model import OVER, TROUBLED, LimitFacts, LiveJob, Row, State
+from uploader.model import OVER, TROUBLED, LimitFacts, LiveJob, State
 from uploader.policy.forecast import pace_of
 from uploader.settings import Settings
 from uploader.status import told_count
@@ -56,20 +58,13 @@ class Holdings:
             with self._ledger.reading() as connection:
                 self._account_id = find_account(connection, settings.base_url)
 
-    def was_begun(self, conversation_id: str, path: Path) -> bool:
-        """Whether an item of this conversation and path was begun before."""
-        if self._ledger is None or self._account_id is None:
-            return False
-        with self._ledger.reading() as connection:
-            return was_begun(connection, self._account_id, conversation_id, path)
-
-    def states(self, rows: Iterable[Row]) -> Iterator[tuple[Row, State | None]]:
-        """What it holds of each row already."""
-        if self._ledger is None or self._account_id is None:
-            yield from ((row, None) for row in rows)
-            return
-        with self._ledger.reading() as connection:
-            yield from held_of(connection, self._account_id, rows, audio.content_hash)
+    @contextmanager
+    def staging(self) -> Iterator[tuple[Connection, int | None]]:
+        """A connection to stage rows on, in a transaction that is undone, and the account where there is one."""
+        opened = self._ledger.staging() if self._ledger is not None else without_ledger()
+        with opened as connection, connection.begin() as transaction:
+            yield connection, self._account_id
+            transaction.rollback()
 
     def pace(self) -> float | None:
         """What a job takes for a second of audio, in seconds, as far as jobs were seen."""
@@ -134,25 +129,41 @@ def show_schema(settings: Settings) -> ExitCode:
 def _go_through(settings: Settings, file: ManifestFile, checked: Checked, *, look: bool) -> Outlook | None:
     """Read the manifest once; without the files nothing can be foreseen."""
     known = Holdings(settings)
-    reader = file.reader(settings, known.was_begun, look=look)
     if not look:
-        check(reader, checked)
+        check(file.reader(settings, lambda *_: False, look=False), checked)
         return None
-    work, separate, seconds = Work(first=settings.first), are_channels_separate(settings), time.time()
-    for job in known.live_jobs():
-        work.lanes.begin_with(hash(job.conversation_id), job.work, max(seconds - job.accepted_at, 0.0))
-    holds = settings.lanes.hold
-    for row, state in known.states(checked_rows(reader, checked, work.hold if holds else None)):
-        if state not in OVER:
-            checked.hints.add(row.hints)
-        if holds and state in TROUBLED:
-            work.hold(row.conversation_id)
-        if row.signature is None and state is None:
-            add_lacking(checked, [without_a_file(row)])
-        else:
-            work.add(row, state, separate=separate)
+    work, seconds = Work(first=settings.first), time.time()
+    with known.staging() as (connection, account_id):
+        begun = partial(was_begun, connection, account_id) if account_id is not None else lambda *_: False
+        stage = Stage(connection, account_id)
+        rows = counted_rows(file.reader(settings, begun), checked)
+        stage.add(rows, audio.probe, separate=are_channels_separate(settings), hints=True)
+        generation = NONE_YET if account_id is None else 0
+        lacking = [
+            without_a_file(row) for row in resolve_rows(connection, stage, generation, Hashes(audio.content_hash))
+        ]
+        stage.refuse(lacking)
+        add_lacking(checked, lacking)
+        checked.conversations = stage.number_conversations()
+        for job in known.live_jobs():
+            number = stage.conversation_number(job.conversation_id)
+            work.lanes.begin_with(number, job.work, max(seconds - job.accepted_at, 0.0))
+        _count_work(connection, work, checked, holds=settings.lanes.hold)
     now, limit = local_time(), known.limit(settings.limit, seconds)
     return look_out(work, known.pace(), limit, settings, now, until_time(settings, now))
+
+
+def _count_work(connection: Connection, work: Work, checked: Checked, *, holds: bool) -> None:
+    """Count what the staged rows ask for, in the manifest's order."""
+    for row in staged_rows(connection):
+        state = State(row.state) if row.state is not None else None
+        if holds and (row.path is None or state in TROUBLED):
+            work.hold(row.conversation)
+        if row.path is None:
+            continue
+        if state not in OVER:
+            checked.hints.add(hints_of(row.hints, row.line))
+        work.add(row.conversation, row.size, row.duration_seconds, row.billed_seconds, state)
 
 
 def _code(settings: Settings, checked: Checked, *, header_is_wrong: bool) -> ExitCode:
@@ -162,7 +173,7 @@ def _code(settings: Settings, checked: Checked, *, header_is_wrong: bool) -> Exi
 
 
 def _as_text(manifest: str, checked: Checked, outlook: Outlook | None) -> Iterator[str]:
-    conversations = told_count(len(checked.conversations), "conversation")
+    conversations = told_count(checked.conversations, "conversation")
     yield f"{manifest}: {told_count(checked.rows, 'row')}, {checked.invalid} invalid, {conversations}"
     if outlook is None:
         yield "  the audio files were not looked at: nothing is foreseen"
@@ -185,7 +196,7 @@ def _as_json(manifest: str, checked: Checked, outlook: Outlook | None, code: Exi
         "exitCode": int(code),
         "rows": checked.rows,
         "invalid": checked.invalid,
-        "conversations": len(checked.conversations),
+        "conversations": checked.conversations,
         "gone": checked.gone,
         **({"files": None, "bytes": None} if outlook is None else outlook.as_json()),
         "problemCount": checked.problems.count,

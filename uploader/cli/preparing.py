@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +13,8 @@ from uploader import audio, parameters, results
 from uploader.cli.findings import Findings
 from uploader.errors import UsageError
 from uploader.ledger import Ledger
-from uploader.ledger.known import CHUNK, chunks
 from uploader.ledger.reading import unknown_job_ids
+from uploader.ledger.staging import CHUNK, chunks
 from uploader.manifest import Format, Manifest, WasBegun, check_file, format_of
 from uploader.model import InvalidRow, Row
 from uploader.policy.billing import SEPARATE
@@ -51,7 +51,7 @@ class ManifestFile:
             defaults=config_parameters(settings),
             summary_is_served=settings.summary_is_served,
             look=look,
-            probe=audio.probe if look else None,
+            examine=audio.examine if look else None,
         )
 
 
@@ -64,8 +64,8 @@ class Checked:
     size: int = 0
     gone: int = 0
     looked: bool = True
-    conversations: set[int] = field(default_factory=set)
-    """Hashes of the conversationIds, where they are counted."""
+    conversations: int = 0
+    """How many there are, where they are counted."""
     problems: Findings = field(default_factory=Findings)
     warnings: Findings = field(default_factory=lambda: Findings(folded=True))
     hints: Findings = field(default_factory=lambda: Findings(folded=True))
@@ -112,9 +112,9 @@ def are_channels_separate(settings: Settings) -> bool:
 
 
 def check(manifest: Manifest, checked: Checked) -> None:
-    """Read a manifest, and count and keep what is wrong with it: see ``checked_rows``."""
-    for _ in checked_rows(manifest, checked):
-        continue  # it is the counting that is wanted
+    """Read a manifest, and count its conversations and what is wrong with it."""
+    hashes = {hash(row.conversation_id) for row in counted_rows(manifest, checked) if row.conversation_id}
+    checked.conversations = len(hashes)
 
 
 def counted_rows(manifest: Manifest, checked: Checked) -> Iterator[Row | InvalidRow]:
@@ -132,28 +132,6 @@ def counted_rows(manifest: Manifest, checked: Checked) -> Iterator[Row | Invalid
         checked.rows += 1
         _count(checked, row)
         yield row
-
-
-def checked_rows(
-    manifest: Manifest, checked: Checked, on_invalid: Callable[[str], None] | None = None
-) -> Iterator[Row]:
-    """The valid rows of a manifest, while all rows, and their conversations, are counted in ``checked``.
-
-    Args:
-        manifest: The manifest.
-        checked: Where to count.
-        on_invalid: Who is told the conversation of each invalid row, as it comes.
-
-    Raises:
-        UsageError: It cannot be read at all.
-    """
-    for row in counted_rows(manifest, checked):
-        if row.conversation_id:
-            checked.conversations.add(hash(row.conversation_id))
-        if isinstance(row, Row):
-            yield row
-        elif on_invalid is not None:
-            on_invalid(row.conversation_id)
 
 
 def add_lacking(checked: Checked, lacking: Iterable[InvalidRow]) -> None:

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
@@ -33,10 +34,22 @@ from uploader.engine import steady_clock
 from uploader.errors import ExitCode, UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.former import left_by
+from uploader.ledger.known import Hashes
 from uploader.ledger.lanes import billed_in_scope, enter_scope
-from uploader.ledger.loading import account, begin_load, load_rows, note_extra_columns, note_limit, note_run, was_begun
+from uploader.ledger.loading import (
+    account,
+    begin_load,
+    meant_generation,
+    merge,
+    note_limit,
+    note_run,
+    resolve,
+    was_begun,
+)
 from uploader.ledger.reading import BatchFacts, find_batches
 from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
+from uploader.ledger.sqlite import written_together
+from uploader.ledger.staging import Stage
 from uploader.manifest import Manifest
 from uploader.model import InvalidRow, Row, State
 from uploader.sandbox import Sandbox, SandboxSettings
@@ -171,36 +184,42 @@ def _load(settings: Settings, file: ManifestFile, ledger: Ledger, target: Target
     name = settings.batch or Path(file.name).name
     with ledger.writing() as connection:
         account_id = account(connection, target.base_url)
-        begun = lambda conversation_id, path: was_begun(connection, account_id, conversation_id, path)  # noqa: E731
-        reader = file.reader(settings, begun)
-        checked = Checked()
-        load = begin_load(
-            connection,
-            account_id,
-            name,
-            manifest=file.name if file.name == "-" else str(Path(file.name).absolute()),
-            results=path.resolve(),
-            extra_columns=[],
-            now=now,
-            repeat=settings.repeat,
-        )
-        lacking = load_rows(
-            connection,
-            load,
-            _wanted_rows(settings, reader, checked),
-            content_hash=audio.content_hash,
-            probe=audio.probe,
-            separate=are_channels_separate(settings),
-        )
-        add_lacking(checked, lacking)
+    checked = Checked()
+    with ledger.staging() as connection:
+        with connection.begin():
+            reader = file.reader(settings, partial(was_begun, connection, account_id))
+            stage = Stage(connection, account_id)
+            rows = _wanted_rows(settings, reader, checked)
+            stage.add(rows, audio.probe, separate=are_channels_separate(settings))
         if settings.on_invalid == "refuse":
             refuse_invalid(checked, file.name)
-        _tell_findings(checked, name)
-        _warn_of_left(name, left_by(connection, load, hold=settings.lanes.hold))
-        note_extra_columns(connection, load.batch_id, list(reader.extra_columns))
-        _enter_scope(settings, connection, load.batch_id, account_id, file.name)
-        known = find_batches(connection, name)
-        return next(one for one in known if one.batch_id == load.batch_id)
+        hashes = Hashes(audio.content_hash)
+
+        def load() -> BatchFacts:
+            generation = meant_generation(connection, account_id, name, repeat=settings.repeat)
+            lacking = resolve(connection, stage, generation, hashes)
+            if lacking and settings.on_invalid == "refuse":
+                add_lacking(checked, lacking)
+                refuse_invalid(checked, file.name)
+            begun = begin_load(
+                connection,
+                account_id,
+                name,
+                manifest=file.name if file.name == "-" else str(Path(file.name).absolute()),
+                results=path.resolve(),
+                extra_columns=list(reader.extra_columns),
+                now=now,
+                repeat=settings.repeat,
+            )
+            merge(connection, begun)
+            add_lacking(checked, lacking)
+            _tell_findings(checked, name)
+            _warn_of_left(name, left_by(connection, begun, hold=settings.lanes.hold))
+            _enter_scope(settings, connection, begun.batch_id, account_id, file.name)
+            known = find_batches(connection, name)
+            return next(one for one in known if one.batch_id == begun.batch_id)
+
+        return written_together(connection, load)
 
 
 def _wanted_rows(settings: Settings, reader: Manifest, checked: Checked) -> Iterator[Row | InvalidRow]:

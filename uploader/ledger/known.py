@@ -1,22 +1,43 @@
-"""Which items of the ledger the rows of a manifest name."""
+"""Which items of the ledger the staged rows of a manifest name."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import islice
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
 
-from sqlalchemy import Connection, or_, select, true
+from sqlalchemy import (
+    Connection,
+    Insert,
+    RowMapping,
+    Select,
+    and_,
+    bindparam,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
+from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.schema import items, lanes
-from uploader.model import InvalidRow, Row, State
+from uploader.ledger.schema import items
+from uploader.ledger.staging import Stage, compared, found, met, numbered, staged
+from uploader.model import NOTHING, FileSignature, Row, State
 from uploader.policy.identity import ContentHash, Items, Known, find, is_corrected
 
-CHUNK = 500
-"""So many rows are looked up together."""
+TOGETHER = 1000
+"""So many rows' items are fetched with one statement, or those of one lane."""
 NAMED = -1
-"""In place of a load: a row before this one has named the item."""
-T = TypeVar("T")
+"""In place of a load: a row of this manifest has named the item."""
+NONE_YET = -1
+"""The generation of a ``--repeat`` that begins: no item is of it."""
+
+_KNOWN = [items.c.id.label("item_id"), *items.c["lane_id", "path", "size", "change", "content_hash", "state"]]
+_KNOWN += list(items.c["attempts", "position", "load_id", "content_type", "parameters"])
 
 
 class Hashes:
@@ -24,100 +45,253 @@ class Hashes:
 
     def __init__(self, read: ContentHash) -> None:
         self._read = read
-        self._found: dict[Path, str | None] = {}
+        self._found: dict[str, str | None] = {}
 
-    def of(self, path: Path) -> str | None:
+    def of(self, path: str) -> str | None:
         """The hash of a file; it is read where it was not before."""
         if path not in self._found:
             self._found[path] = self._read(path)
         return self._found[path]
 
-    def known(self, path: Path) -> str | None:
+    def known(self, path: str) -> str | None:
         """The hash of a file that was read already."""
         return self._found.get(path)
 
 
-def lane_ids(connection: Connection, account_id: int, conversation_ids: Iterable[str]) -> dict[str, int]:
-    """The lanes of these conversations, as far as there are any."""
-    found = connection.execute(
-        select(lanes.c.conversation_id, lanes.c.id).where(
-            lanes.c.account_id == account_id, lanes.c.conversation_id.in_(list(conversation_ids))
+def _may_be_named(item: Any) -> ColumnElement[bool]:
+    """A repeat knows its own items alone; to any other load what a repeat appended is appended."""
+    meant = bindparam("generation", type_=items.c.generation.type)
+    return and_(item.c.invalid_batch_id.is_(None), or_(meant == 0, item.c.generation == meant))
+
+
+_first, _other, _open = items.alias("first"), items.alias("other"), items.alias("open")
+
+_of_path = (
+    select(_first.c.id)
+    .where(_first.c.lane_id == staged.c.lane_id, _first.c.path == staged.c.path, _may_be_named(_first))
+    .limit(1)
+    .correlate(staged)
+    .scalar_subquery()
+)
+
+_is_one_of_several = exists().where(
+    _other.c.lane_id == items.c.lane_id, _other.c.path == items.c.path, _other.c.id != items.c.id, _may_be_named(_other)
+)
+
+# a row whose file is untouched since the one item of its path was loaded is that item; the first such row takes it
+_FIND_UNTOUCHED = (
+    insert_or_ignore(found)
+    .from_select(
+        ["line", "item_id", "state", "mended"],
+        select(staged.c.line, items.c.id, items.c.state, bindparam("no", False))
+        .select_from(staged)
+        .join(items, items.c.id == _of_path)
+        .where(
+            staged.c.lane_id.is_not(None),
+            items.c.size == staged.c.size,
+            items.c.change == staged.c.change,
+            ~_is_one_of_several,
         )
+        .order_by(staged.c.line),
     )
-    return {row.conversation_id: row.id for row in found}
+    .on_conflict_do_nothing()
+)
+
+_is_new = ~exists().where(found.c.line == staged.c.line)
+_is_found = exists().where(found.c.item_id == _open.c.id)
+
+_unnamed_of_path = exists().where(
+    _open.c.lane_id == staged.c.lane_id, _open.c.path == staged.c.path, _may_be_named(_open), ~_is_found
+)
+_groups = (
+    select(staged.c.lane_id, staged.c.size)
+    .where(staged.c.lane_id.is_not(None), staged.c.size.is_not(None), _is_new)
+    .distinct()
+    .subquery("groups")
+)
+
+# sizes that meet an item which no row has named so far: looked up once a size, not once a row
+_MEET = insert(met).from_select(
+    ["lane_id", "size"],
+    select(_groups).where(
+        exists().where(
+            _open.c.lane_id == _groups.c.lane_id, _open.c.size == _groups.c.size, _may_be_named(_open), ~_is_found
+        )
+    ),
+)
+
+# what is left is new, but for rows that meet an item by size or path, or have no file
+_meets = or_(tuple_(staged.c.lane_id, staged.c.size).in_(select(met.c.lane_id, met.c.size)), _unnamed_of_path)
 
 
-def known_items(
-    connection: Connection,
-    chunk: Sequence[Row | InvalidRow],
-    in_lanes: Iterable[int],
-    generation: int,
-    named: Collection[int] = (),
-) -> defaultdict[int, Items]:
-    """The items of these lanes that share a size or a path with one of the rows, by lane.
+def _comparing(condition: ColumnElement[bool]) -> Insert:
+    return insert(compared).from_select(
+        ["line", "lane_id", "path", "size"],
+        select(staged.c.line, func.coalesce(staged.c.lane_id, 0), staged.c.path, staged.c.size).where(
+            staged.c.path.is_not(None), _is_new, condition
+        ),
+    )
+
+
+_COMPARE_GONE = _comparing(staged.c.size.is_(None))
+_COMPARE = _comparing(or_(staged.c.size.is_(None), and_(staged.c.lane_id.is_not(None), _meets)))
+
+_ROW = staged.c["line", "conversation_id", "audio_path", "path", "given_type", "parameters", "extras", "size", "change"]
+
+_COMPARED = (
+    select(compared.c.lane_id, *_ROW)
+    .select_from(compared)
+    .join(staged, staged.c.line == compared.c.line)
+    .order_by(compared.c.lane_id, compared.c.line)
+    .execution_options(yield_per=TOGETHER)
+)
+
+
+def _items_beside(column: str) -> Select[Any]:
+    """Items that share a size, or a path, with one of the rows that are compared in some lanes."""
+    beside = (
+        select(compared.c.lane_id, compared.c[column])
+        .where(compared.c.lane_id.between(bindparam("lane_from"), bindparam("lane_to")))
+        .distinct()
+        .subquery()
+    )
+    return select(items.c.id).join(
+        beside, and_(items.c.lane_id == beside.c.lane_id, items.c[column] == beside.c[column])
+    )
+
+
+_ITEMS = select(*_KNOWN).where(
+    items.c.id.in_(_items_beside("size").union(_items_beside("path"))),
+    _may_be_named(items),
+    ~exists().where(found.c.item_id == items.c.id),
+)
+
+_REFUSED = (
+    select(*_ROW, *[one.label(f"item_{one.key}") for one in _KNOWN])
+    .select_from(found)
+    .join(staged, staged.c.line == found.c.line)
+    .join(items, items.c.id == found.c.item_id)
+    .where(found.c.state == State.REFUSED)
+)
+
+_MEND = update(found).where(found.c.line == bindparam("of_line")).values(mended=True, state=State.PENDING)
+
+_ADD = insert(found)
+
+_ALL = (
+    select(
+        *staged.c["line", "path", "size", "duration_seconds", "billed_seconds", "hints"],
+        func.coalesce(numbered.c.id, 0).label("conversation"),
+        found.c.state,
+    )
+    .select_from(staged)
+    .outerjoin(numbered, numbered.c.conversation_id == staged.c.conversation_id)
+    .outerjoin(found, found.c.line == staged.c.line)
+    .order_by(staged.c.line)
+    .execution_options(yield_per=TOGETHER)
+)
+
+_KEEP_HASH = update(staged).where(staged.c.line == bindparam("of_line")).values(content_hash=bindparam("hash"))
+
+
+def resolve_rows(connection: Connection, stage: Stage, generation: int, hashes: Hashes) -> list[Row]:
+    """Look up which item each staged row names; nothing is written but the stage.
 
     Args:
-        connection: A connection in a transaction.
-        chunk: Some rows.
-        in_lanes: Their lanes.
+        connection: The stage's connection, in a transaction.
+        stage: The staged rows.
         generation: That of the ``--repeat`` whose own items alone are meant; 0 means all items.
-        named: Items that rows before these have named already.
+        hashes: Hashes of files; asked only where a size meets one that is known.
+
+    Returns:
+        The rows whose file is gone although no item that was begun is theirs.
     """
-    valid = [row for row in chunk if isinstance(row, Row)]
-    sizes = {row.signature.size for row in valid if row.signature}
-    paths = {str(row.path) for row in valid}
-    found = connection.execute(
-        select(
-            items.c.id.label("item_id"),
-            *(items.c[name] for name in ("lane_id", "path", "size", "change", "content_hash", "state")),
-            *(items.c[name] for name in ("attempts", "position", "load_id", "content_type", "parameters")),
-        ).where(
-            items.c.lane_id.in_(list(in_lanes)),
-            or_(items.c.size.in_(sizes), items.c.path.in_(paths)),
-            # a repeat knows its own items alone; to any other load what a repeat appended is appended
-            items.c.generation == generation if generation else true(),
-            items.c.invalid_batch_id.is_(None),
-        )
-    )
+    stage.place()
+    which = {"generation": generation}
+    if generation == NONE_YET:
+        connection.execute(_COMPARE_GONE)
+    else:
+        connection.execute(_FIND_UNTOUCHED, which)
+        _mend_untouched(connection, hashes)
+        connection.execute(_MEET, which)
+        connection.execute(_COMPARE, which)
+    lacking: list[Row] = []
+    for some in _by_lanes(connection.execute(_COMPARED).mappings()):
+        _compare(connection, some, generation, hashes, lacking)
+    return lacking
+
+
+def staged_rows(connection: Connection) -> Iterator[Any]:
+    """Yield all staged rows in the manifest's order, with the number of the conversation and the state of the item.
+
+    The state is the one in which loading would leave the item, None where the row is new; an invalid row has no path.
+    """
+    yield from connection.execute(_ALL)
+
+
+def _by_lanes(rows: Iterable[RowMapping]) -> Iterator[Sequence[RowMapping]]:
+    """Part rows between lanes, some lanes together."""
+    some: list[RowMapping] = []
+    for _, of_lane in groupby(rows, itemgetter("lane_id")):
+        some += of_lane
+        if len(some) >= TOGETHER:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+def _compare(
+    connection: Connection, rows: Sequence[RowMapping], generation: int, hashes: Hashes, lacking: list[Row]
+) -> None:
+    """Find the items of the rows of some lanes one by one, in the manifest's order."""
     known: defaultdict[int, Items] = defaultdict(Items)
-    for row in found.mappings():
-        load_id = NAMED if row["item_id"] in named else row["load_id"]
-        known[row["lane_id"]].add(Known(**{**row, "state": State(row["state"]), "load_id": load_id}))
-    return known
+    which = {"lane_from": rows[0]["lane_id"], "lane_to": rows[-1]["lane_id"], "generation": generation}
+    for one in connection.execute(_ITEMS, which).mappings():
+        known[one["lane_id"]].add(_known(one))
+    taken, read = [], []
+    for one in rows:
+        row = _row(one)
+        item = find(row.path, row.signature, known[one["lane_id"]], NAMED, hashes.of)
+        if (content_hash := hashes.known(row.path)) is not None:
+            read.append({"of_line": row.line, "hash": content_hash})
+        if item is None:
+            if row.signature is None:
+                lacking.append(row)
+            continue
+        item.load_id = NAMED
+        mended = is_corrected(item, row, hashes.of)
+        state = State.PENDING if mended else item.state
+        taken.append({"line": row.line, "item_id": item.item_id, "state": state, "mended": mended})
+    if taken:
+        connection.execute(_ADD, taken)
+    if read:
+        connection.execute(_KEEP_HASH, read)
 
 
-def held_of(
-    connection: Connection, account_id: int, manifest: Iterable[Row], read_hash: ContentHash
-) -> Iterator[tuple[Row, State | None]]:
-    """What the ledger holds of each row already, as loading it would find; nothing is written.
-
-    Args:
-        connection: A connection in a transaction.
-        account_id: The account.
-        manifest: The valid rows; they are taken as they come and not kept.
-        read_hash: Hashes a file's content.
-
-    Yields:
-        The row, and the state of the item that it names; None where it would be a new one.
-    """
-    named: set[int] = set()
-    hashes = Hashes(read_hash)
-    for chunk in chunks(manifest, CHUNK):
-        in_lanes = lane_ids(connection, account_id, {row.conversation_id for row in chunk})
-        known = known_items(connection, chunk, in_lanes.values(), 0, named)
-        for row in chunk:
-            item = find(row.path, row.signature, known[in_lanes.get(row.conversation_id, 0)], NAMED, hashes.of)
-            if item is None:
-                yield row, None
-                continue
-            item.load_id = NAMED
-            named.add(item.item_id)
-            mended = is_corrected(item, row, hashes.of)
-            yield row, State.PENDING if mended else item.state
+def _mend_untouched(connection: Connection, hashes: Hashes) -> None:
+    """See which of the refused items that were found are corrected by their rows: by type or parameters alone."""
+    mended = []
+    for one in connection.execute(_REFUSED).mappings():
+        item = _known({column.key: one[f"item_{column.key}"] for column in _KNOWN})
+        if is_corrected(item, _row(one), hashes.of):
+            mended.append({"of_line": one["line"]})
+    if mended:
+        connection.execute(_MEND, mended)
 
 
-def chunks(iterable: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Part rows into lists of this size."""
-    iterator = iter(iterable)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
+def _known(one: Any) -> Known:
+    return Known(**{**one, "state": State(one["state"])})
+
+
+def _row(one: RowMapping) -> Row:
+    return Row(
+        one["line"],
+        one["conversation_id"],
+        one["audio_path"],
+        one["path"],
+        one["given_type"],
+        one["parameters"] or NOTHING,
+        one["extras"] or NOTHING,
+        None if one["size"] is None else FileSignature(one["size"], one["change"]),
+    )

@@ -1,18 +1,33 @@
 """Brings a manifest into the ledger: which rows are items that exist, which are new, in what order."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-from sqlalchemy import JSON, Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Connection,
+    Integer,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
-from uploader.ledger.known import CHUNK, Hashes, chunks, known_items, lane_ids
+from uploader.ledger.known import NONE_YET, Hashes, resolve_rows
 from uploader.ledger.schema import POSITIONS_PER_LOAD, accounts, batches, items, lanes, loads, rows
-from uploader.model import AudioFacts, InvalidRow, Problem, Row, State
-from uploader.policy.billing import SEPARATE, billed_seconds
-from uploader.policy.identity import ContentHash, Items, Known, find, is_corrected
+from uploader.ledger.staging import AudioProbe, Stage, found, staged
+from uploader.model import InvalidRow, Problem, Row, State
+from uploader.policy.identity import ContentHash
 
 _ADD_ACCOUNT = insert_or_ignore(accounts).on_conflict_do_nothing()
 
@@ -43,8 +58,133 @@ _FORGET_ROWS = delete(rows).where(rows.c.batch_id == bindparam("batch"))
 
 _FORGET_INVALID = delete(items).where(items.c.invalid_batch_id == bindparam("batch"))
 
-AudioProbe = Callable[[Path], AudioFacts]
-T = TypeVar("T")
+_ADD_LANES = (
+    insert_or_ignore(lanes)
+    .from_select(
+        ["account_id", "conversation_id"],
+        select(bindparam("account", type_=Integer), staged.c.conversation_id)
+        .where(staged.c.lane_id.is_(None), staged.c.conversation_id != "")
+        .distinct(),
+    )
+    .on_conflict_do_nothing()
+)
+
+_lane = func.coalesce(
+    staged.c.lane_id,
+    select(lanes.c.id)
+    .where(lanes.c.account_id == bindparam("account"), lanes.c.conversation_id == staged.c.conversation_id)
+    .correlate(staged)
+    .scalar_subquery(),
+)
+_is_invalid = staged.c.error.is_not(None)
+_new_id = bindparam("first_id", type_=Integer) + staged.c.line
+_new_position = bindparam("first_position", type_=BigInteger) + staged.c.line
+
+# ids of one load are not dense: a line that names an item leaves a gap
+_FIRST_FREE_ID = select(func.coalesce(func.max(items.c.id), 0) + 1)
+
+_SENT = ("size", "change", "content_type", "duration_seconds", "channels", "billed_seconds")
+"""Columns that an item takes from its row as they were staged."""
+
+_ITEM = {
+    "id": _new_id,
+    "account_id": bindparam("account", type_=Integer),
+    "lane_id": _lane,
+    "first_batch_id": bindparam("batch", type_=Integer),
+    "load_id": bindparam("load", type_=Integer),
+    "line": staged.c.line,
+    "position": _new_position,
+    "generation": bindparam("generation", type_=Integer),
+    "invalid_batch_id": case((_is_invalid, bindparam("batch", type_=Integer))),
+    "path": func.coalesce(staged.c.path, staged.c.audio_path),
+    **{name: staged.c[name] for name in _SENT},
+    "content_hash": staged.c.content_hash,
+    "parameters": func.coalesce(staged.c.parameters, literal_column("'{}'")),
+    "state": case((_is_invalid, literal(State.REFUSED.value)), else_=literal(State.PENDING.value)),
+    "error": staged.c.error,
+}
+
+# a row that cannot be sent holds its lane, where that can be read, as any refused item does
+_ADD_ITEMS = insert(items).from_select(
+    list(_ITEM),
+    select(*_ITEM.values())
+    .select_from(staged)
+    .where(~exists().where(found.c.line == staged.c.line), staged.c.conversation_id != "")
+    .order_by(staged.c.line),
+)
+
+_named_in = select(found.c.line).where(found.c.item_id == items.c.id).correlate(items).scalar_subquery()
+
+# the newest load names it; by a list of ids, for a join might walk through all items
+_NAME = update(items).where(items.c.id.in_(select(found.c.item_id))).values(load_id=bindparam("load"), line=_named_in)
+
+_MEND = (
+    update(items)
+    .where(items.c.id == found.c.item_id, found.c.mended)
+    .values(state=State.PENDING, error=None, http_status=None, finished_at=None, cut_offs=0)
+)
+
+_is_unchanged = and_(items.c.path == staged.c.path, items.c.change == staged.c.change)
+
+# what waits takes the row's file and parameters, and its place unless it was begun
+_MOVE = (
+    update(items)
+    .where(
+        items.c.id == found.c.item_id,
+        found.c.state == State.PENDING,
+        staged.c.line == found.c.line,
+        staged.c.size.is_not(None),
+    )
+    .values(
+        path=staged.c.path,
+        **{name: staged.c[name] for name in _SENT},
+        content_hash=func.coalesce(staged.c.content_hash, case((_is_unchanged, items.c.content_hash))),
+        parameters=func.coalesce(staged.c.parameters, literal_column("'{}'")),
+        position=case((items.c.attempts > 0, items.c.position), else_=_new_position),
+    )
+)
+
+_ROW = {
+    "batch_id": bindparam("batch", type_=Integer),
+    "line": staged.c.line,
+    "item_id": case((staged.c.conversation_id != "", func.coalesce(found.c.item_id, _new_id))),
+    "conversation_id": staged.c.conversation_id,
+    "audio_path": staged.c.audio_path,
+    "content_type": staged.c.given_type,
+    "given": staged.c.given,
+    "extras": func.coalesce(staged.c.extras, literal_column("'{}'")),
+    "error": staged.c.error,
+}
+
+_ADD_ROWS = insert(rows).from_select(
+    list(_ROW),
+    select(*_ROW.values()).select_from(staged).outerjoin(found, found.c.line == staged.c.line).order_by(staged.c.line),
+)
+
+_WAS_BEGUN = (
+    select(items.c.id)
+    .join(lanes, lanes.c.id == items.c.lane_id)
+    .where(
+        lanes.c.account_id == bindparam("account"),
+        lanes.c.conversation_id == bindparam("conversation"),
+        items.c.path == bindparam("of_path"),
+        items.c.attempts > 0,
+    )
+    .limit(1)
+)
+
+_DROPPED = (
+    select(staged.c.line, items.c.id)
+    .select_from(staged)
+    .join(items, and_(items.c.lane_id == staged.c.lane_id, items.c.path == staged.c.audio_path))
+    .where(
+        _is_invalid,
+        items.c.state == State.DROPPED,
+        items.c.attempts == 0,
+        items.c.size.is_(None),
+    )
+    .order_by(staged.c.line, items.c.id)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,53 +252,76 @@ def load_rows(
     probe: AudioProbe,
     separate: bool = False,
 ) -> list[InvalidRow]:
-    """Load all rows of a manifest, in its order, a chunk at a time.
+    """Load all rows of a manifest in one transaction: stage, resolve and merge them.
 
     Args:
         connection: A connection in a transaction.
         load: The load, as ``begin_load`` gave it.
         manifest: The rows; they are taken as they come and not kept.
         content_hash: Hashes a file's content.
-        probe: Tells duration and channels of a file that is new.
+        probe: Tells duration and channels of a file whose row does not.
         separate: Whether channels are recognised, and billed, separately where a row does not say.
 
     Returns:
         The rows whose file is gone although no item that was begun is theirs: they are invalid after all.
     """
-    hashes, lacking = Hashes(content_hash), list[InvalidRow]()
-    next_id = (connection.execute(select(func.max(items.c.id))).scalar_one() or 0) + 1
-    for chunk in chunks(manifest, CHUNK):
-        loader = _ChunkLoader(connection, load, next_id, hashes, probe, separate=separate)
-        loader.load(chunk)
-        next_id = loader.next_id
-        lacking += loader.lacking
+    stage = Stage(connection, load.account_id)
+    stage.add(manifest, probe, separate=separate)
+    lacking = resolve(connection, stage, load.generation, Hashes(content_hash))
+    merge(connection, load)
     return lacking
 
 
-def was_begun(connection: Connection, account_id: int, conversation_id: str, path: Path) -> bool:
+def meant_generation(connection: Connection, account_id: int, name: str, *, repeat: bool) -> int:
+    """Return the generation of items that a load of this batch would know, as ``resolve`` takes it."""
+    if not repeat:
+        return 0
+    batch = connection.execute(_BATCH, {"account": account_id, "named": name}).one_or_none()
+    return int(batch.generation) if batch is not None and batch.repeat_open else NONE_YET
+
+
+def resolve(connection: Connection, stage: Stage, generation: int, hashes: Hashes) -> list[InvalidRow]:
+    """Look up which item each staged row names, and what invalid rows a person has dropped already.
+
+    Args:
+        connection: The stage's connection, in a transaction; nothing but the stage is written.
+        stage: The staged rows.
+        generation: As ``meant_generation`` gives it.
+        hashes: Hashes of files.
+
+    Returns:
+        The rows that turned out to be invalid.
+    """
+    lacking = [without_a_file(row) for row in resolve_rows(connection, stage, generation, hashes)]
+    stage.refuse(lacking)
+    _find_dropped(connection)
+    return lacking
+
+
+def merge(connection: Connection, load: Load) -> None:
+    """Bring the resolved rows into the ledger, with a handful of statements however many they are."""
+    connection.execute(_ADD_LANES, {"account": load.account_id})
+    values = {
+        "account": load.account_id,
+        "batch": load.batch_id,
+        "load": load.load_id,
+        "generation": load.generation,
+        "first_position": load.load_id * POSITIONS_PER_LOAD,
+        "first_id": connection.execute(_FIRST_FREE_ID).scalar_one(),
+    }
+    for statement in (_ADD_ITEMS, _NAME, _MEND, _MOVE, _ADD_ROWS):
+        connection.execute(statement, values)
+
+
+def was_begun(connection: Connection, account_id: int, conversation_id: str, path: str) -> bool:
     """Whether an item of this conversation and path was begun before: its file may be gone by now."""
-    found = connection.execute(
-        select(items.c.id)
-        .join(lanes, lanes.c.id == items.c.lane_id)
-        .where(
-            lanes.c.account_id == account_id,
-            lanes.c.conversation_id == conversation_id,
-            items.c.path == str(path),
-            items.c.attempts > 0,
-        )
-        .limit(1)
-    )
-    return found.first() is not None
+    which = {"account": account_id, "conversation": conversation_id, "of_path": path}
+    return connection.execute(_WAS_BEGUN, which).first() is not None
 
 
 def close_repeat(connection: Connection, batch_id: int) -> None:
     """Keep that a repeat has come to its end: another one appends everything once more."""
     connection.execute(update(batches).where(batches.c.id == batch_id).values(repeat_open=False))
-
-
-def note_extra_columns(connection: Connection, batch_id: int, columns: Sequence[str]) -> None:
-    """Keep the manifest's ``x-`` columns, which its results repeat: all are known once all rows were read."""
-    connection.execute(update(batches).where(batches.c.id == batch_id).values(extra_columns=columns))
 
 
 def note_limit(connection: Connection, account_id: int, configured: int) -> None:
@@ -171,179 +334,17 @@ def note_run(connection: Connection, batch_id: int, results: Path, now: float) -
     connection.execute(update(batches).where(batches.c.id == batch_id).values(ran_at=now, results=str(results)))
 
 
-class _ChunkLoader:
-    """Loads some hundred rows with a handful of statements."""
-
-    def __init__(
-        self,
-        connection: Connection,
-        load: Load,
-        next_id: int,
-        hashes: Hashes,
-        probe: AudioProbe,
-        *,
-        separate: bool,
-    ) -> None:
-        self.next_id = next_id
-        self.lacking: list[InvalidRow] = []
-        self._connection = connection
-        self._load = load
-        self._hashes = hashes
-        self._probe = probe
-        self._separate = separate
-        self._new_items: list[dict[str, Any]] = []
-        self._named: list[dict[str, Any]] = []
-        self._moved: list[dict[str, Any]] = []
-        self._mended: list[dict[str, Any]] = []
-        self._rows: list[dict[str, Any]] = []
-
-    def load(self, chunk: Sequence[Row | InvalidRow]) -> None:
-        in_lanes = self._lanes({row.conversation_id for row in chunk if row.conversation_id})
-        known = known_items(self._connection, chunk, in_lanes.values(), self._load.generation)
-        for row in chunk:
-            lane_id = in_lanes.get(row.conversation_id)
-            if isinstance(row, InvalidRow):
-                self._load_invalid(row, lane_id)
-            elif lane_id is not None:
-                self._load_row(row, known[lane_id], lane_id)
-        self._write()
-
-    def _lanes(self, conversation_ids: set[str]) -> dict[str, int]:
-        if not conversation_ids:
-            return {}
-        account_id = self._load.account_id
-        self._connection.execute(
-            insert_or_ignore(lanes).on_conflict_do_nothing(),
-            [{"account_id": account_id, "conversation_id": one} for one in sorted(conversation_ids)],
-        )
-        return lane_ids(self._connection, account_id, conversation_ids)
-
-    def _load_invalid(self, row: InvalidRow, lane_id: int | None) -> None:
-        """A row that cannot be sent holds its lane, where that can be read, as any refused item does."""
-        error = "; ".join(str(problem) for problem in row.problems)
-        item_id = None if lane_id is None else self._dropped(row, lane_id)
-        if lane_id is not None and item_id is None:
-            item_id = self._add_item(
-                row.line,
-                lane_id,
-                path=row.audio_path,
-                state=State.REFUSED,
-                error=error,
-                invalid_batch_id=self._load.batch_id,
-            )
-        self._add_row(row, item_id, error)
-
-    def _dropped(self, row: InvalidRow, lane_id: int) -> int | None:
-        """The item of an invalid row that a person dropped already."""
-        found: int | None = self._connection.execute(
-            select(func.min(items.c.id)).where(
-                items.c.lane_id == lane_id,
-                items.c.path == row.audio_path,
-                items.c.state == State.DROPPED,
-                items.c.attempts == 0,
-                items.c.size.is_(None),
-                items.c.load_id != self._load.load_id,
-            )
-        ).scalar_one()
-        if found is not None:
-            self._named.append({"item": found, "line": row.line})
-        return found
-
-    def _load_row(self, row: Row, known: Items, lane_id: int) -> None:
-        item = find(row.path, row.signature, known, self._load.load_id, self._hashes.of)
-        if item is not None:
-            self._name(row, item)
-            self._add_row(row, item.item_id, None)
-        elif row.signature is None:
-            self.lacking.append(without_a_file(row))
-            self._load_invalid(self.lacking[-1], lane_id)
-        else:
-            content = self._content(row)
-            self._add_row(row, self._add_item(row.line, lane_id, **content), None)
-
-    def _content(self, row: Row) -> dict[str, Any]:
-        facts = row.facts or self._probe(row.path)
-        return {
-            "path": str(row.path),
-            "size": row.signature.size if row.signature else None,
-            "change": row.signature.change if row.signature else None,
-            "content_type": row.content_type or facts.media_type,
-            "duration_seconds": facts.duration_seconds,
-            "channels": facts.channels,
-            "billed_seconds": billed_seconds(
-                facts.duration_seconds, facts.channels, separate=row.parameters.get(SEPARATE, self._separate)
-            ),
-            "content_hash": self._hashes.known(row.path),
-            "parameters": dict(row.parameters),
-        }
-
-    def _add_item(self, line: int, lane_id: int, **values: Any) -> int:
-        item_id = self.next_id
-        self.next_id += 1
-        item = {column.name: None for column in items.columns if column.nullable} | {
-            "id": item_id,
-            "account_id": self._load.account_id,
-            "lane_id": lane_id,
-            "first_batch_id": self._load.batch_id,
-            "load_id": self._load.load_id,
-            "line": line,
-            "position": self._position(line),
-            "generation": self._load.generation,
-            "state": State.PENDING,
-            "parameters": {},
-        }
-        self._new_items.append(item | values)
-        return item_id
-
-    def _name(self, row: Row, item: Known) -> None:
-        """Name an item that exists: one that waits, or is mended, takes the row's file, parameters and place."""
-        item.load_id = self._load.load_id
-        self._named.append({"item": item.item_id, "line": row.line})
-        mended = is_corrected(item, row, self._hashes.of)
-        if mended:
-            self._mended.append({"item": item.item_id, "state": State.PENDING})
-        if row.signature is None or not (mended or item.state is State.PENDING):
-            return
-        unchanged = item.path == str(row.path) and item.change == row.signature.change
-        content = self._content(row)
-        self._moved.append(
-            content
-            | {
-                "item": item.item_id,
-                "position": item.position if item.attempts else self._position(row.line),
-                "content_hash": content["content_hash"] or (item.content_hash if unchanged else None),
-            }
-        )
-
-    def _position(self, line: int) -> int:
-        return self._load.load_id * POSITIONS_PER_LOAD + line
-
-    def _add_row(self, row: Row | InvalidRow, item_id: int | None, error: str | None) -> None:
-        self._rows.append(
-            {
-                "batch_id": self._load.batch_id,
-                "line": row.line,
-                "item_id": item_id,
-                "conversation_id": row.conversation_id,
-                "audio_path": row.audio_path,
-                "content_type": row.content_type if isinstance(row, Row) else None,
-                "given": dict(row.given) if isinstance(row, InvalidRow) else None,
-                "extras": dict(row.extras),
-                "error": error,
-            }
-        )
-
-    def _write(self) -> None:
-        connection, load_id = self._connection, self._load.load_id
-        if self._new_items:
-            connection.execute(insert(items), self._new_items)
-        if self._named:
-            _update_each(connection, self._named, load_id=load_id)
-        if self._moved:
-            _update_each(connection, self._moved)
-        if self._mended:
-            _update_each(connection, self._mended, error=None, http_status=None, finished_at=None, cut_offs=0)
-        connection.execute(insert(rows), self._rows)
+def _find_dropped(connection: Connection) -> None:
+    """Give each invalid row the item of an invalid row that a person dropped, as far as there are any."""
+    items_of_lines, taken = dict[int, int](), set[int]()
+    for line, item_id in connection.execute(_DROPPED):
+        if line not in items_of_lines and item_id not in taken:
+            items_of_lines[line] = item_id
+            taken.add(item_id)
+    if items_of_lines:
+        dropped = {"state": State.DROPPED, "mended": False}
+        values = [{"line": line, "item_id": item_id, **dropped} for line, item_id in items_of_lines.items()]
+        connection.execute(insert(found), values)
 
 
 def without_a_file(row: Row) -> InvalidRow:
@@ -354,16 +355,3 @@ def without_a_file(row: Row) -> InvalidRow:
     problem = Problem(row.line, "audioPath", row.audio_path, remedy)
     given = {**row.parameters, **({"contentType": row.content_type} if row.content_type else {})}
     return InvalidRow(row.line, row.conversation_id, row.audio_path, row.extras, [problem], given=given)
-
-
-def _update_each(connection: Connection, changes: Sequence[dict[str, Any]], **same: Any) -> None:
-    """Update items one by one in one go: ``item`` is the id, everything else a column's new value."""
-    columns = [name for name in changes[0] if name != "item"]
-    statement = update(items).where(items.c.id == bindparam("item"))
-    statement = statement.values({name: bindparam(f"new_{name}", type_=items.c[name].type) for name in columns})
-    if same:
-        statement = statement.values(**same)
-    renamed = [
-        {("item" if name == "item" else f"new_{name}"): value for name, value in change.items()} for change in changes
-    ]
-    connection.execute(statement, renamed)

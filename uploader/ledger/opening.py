@@ -139,6 +139,13 @@ class Ledger:
         with told_failures(self.path), self._engine.begin() as connection:
             yield connection
 
+    @contextmanager
+    def staging(self) -> Iterator[Connection]:
+        """A connection whose transactions lock nothing until they write; its temporary tables end with it."""
+        with told_failures(self.path), self._engine.connect() as connection:
+            connection.detach()
+            yield connection
+
     @property
     def held_by_run(self) -> bool:
         """Whether a run holds the ledger's lock at this moment."""

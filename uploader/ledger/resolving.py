@@ -10,9 +10,9 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.errors import UsageError
 from uploader.ledger.former import is_former
-from uploader.ledger.known import CHUNK, chunks
 from uploader.ledger.lanes import count_again, count_out, is_held, refresh, waiting_lanes
 from uploader.ledger.schema import attempts, batches, items, lanes, loads, rows, settlements
+from uploader.ledger.staging import CHUNK, chunks
 from uploader.model import LIVE, TROUBLED, Decision, Outcome, Sight, State
 from uploader.policy.settling import SETTLES, settled_state
 

@@ -8,10 +8,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from uploader import logs
@@ -21,8 +21,10 @@ from uploader.ledger.copying import UNFINISHED, copy_beside, new_file
 from uploader.ledger.migrations import APPLICATION_ID, OLDEST, STEPS, migrate, stamp
 
 log = logs.get_logger()
+T = TypeVar("T")
 
 BUSY_SECONDS = 30.0
+STALE_TRIES = 3
 KEY_BYTES = 32
 DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 HOW_TO_MEND = (
@@ -118,6 +120,35 @@ def engine(connecting: Callable[[], sqlite3.Connection], *, writes: bool = True,
         connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
 
     return made
+
+
+@contextmanager
+def without_ledger() -> Iterator[Connection]:
+    """A connection to stage rows on where there is no ledger yet."""
+    unkept = create_engine("sqlite://")
+    with unkept.connect() as connection:
+        yield connection
+    unkept.dispose()
+
+
+def written_together(connection: Connection, step: Callable[[], T]) -> T:
+    """Run a step that reads for long and then writes, so that the ledger is locked only while it writes.
+
+    Where others wrote between its reading and its writing, it is run again; at last with the lock from the begin.
+
+    Args:
+        connection: As ``Ledger.staging`` gave it, in no transaction.
+        step: The step; what it did to the ledger is undone before it is run again.
+    """
+    for _ in range(STALE_TRIES):
+        try:
+            with connection.begin():
+                return step()
+        except OperationalError as error:
+            if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+    with connection.execution_options(begin="BEGIN IMMEDIATE").begin():
+        return step()
 
 
 def driver(connection: Connection) -> Any:

@@ -1,11 +1,12 @@
 """Opens a manifest's file: which format it has, whether it is packed, and its lines as text."""
 
 import gzip
+import io
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import Literal
 
 from uploader.errors import UsageError
 
@@ -13,6 +14,9 @@ Format = Literal["csv", "jsonl"]
 
 LINE_MOST_BYTES = 16 * 1024 * 1024
 """A longer line is no manifest's: it is not read into memory."""
+
+BLOCK_BYTES = 256 * 1024
+"""So much is read and decoded at once."""
 
 _PACKED = ".gz"
 _GZIP_START = b"\x1f\x8b"
@@ -59,8 +63,9 @@ def lines(path: Path, name: str) -> Iterator[str]:
     number = 0
     with _unpacked(path, name) as file:
         try:
-            for number, line in enumerate(iter(lambda: file.readline(LINE_MOST_BYTES), b""), start=1):
-                yield _decoded(line, number, name)
+            for block in _blocks(file):
+                yield from _decoded(block, number, name)
+                number += block.count(b"\n")
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             where = f"manifest {name}, after line {number}" if number else f"manifest {name}"
             raise UsageError(f"{where}: this gzip file is broken ({error}): pack it anew") from error
@@ -68,7 +73,26 @@ def lines(path: Path, name: str) -> Iterator[str]:
             raise UsageError(f"manifest {name}: {error.strerror or error}: name a file that can be read") from error
 
 
-def _open(path: Path, name: str) -> BinaryIO:
+def _blocks(file: io.BufferedIOBase) -> Iterator[bytes]:
+    """Yield whole lines, many together; what begins a line that is too long is yielded as it is.
+
+    What came before a place where the file is broken is yielded before that is raised.
+    """
+    rest = b""
+    while block := file.read1(BLOCK_BYTES):
+        whole, end, begun = block.rpartition(b"\n")
+        if end:
+            yield b"".join((rest, whole, end))
+            rest = begun
+        else:
+            rest += begun
+        if len(rest) >= LINE_MOST_BYTES:
+            break
+    if rest:
+        yield rest
+
+
+def _open(path: Path, name: str) -> io.BufferedReader:
     try:
         return path.open("rb")
     except OSError as error:
@@ -76,7 +100,7 @@ def _open(path: Path, name: str) -> BinaryIO:
 
 
 @contextmanager
-def _unpacked(path: Path, name: str) -> Iterator[BinaryIO]:
+def _unpacked(path: Path, name: str) -> Iterator[io.BufferedIOBase]:
     with _open(path, name) as file:
         start = file.read(len(_GZIP_START))
         file.seek(0)
@@ -84,17 +108,24 @@ def _unpacked(path: Path, name: str) -> Iterator[BinaryIO]:
             yield file
             return
         with gzip.GzipFile(fileobj=file) as unpacked:
-            yield cast("BinaryIO", unpacked)
+            yield unpacked
 
 
-def _decoded(line: bytes, number: int, name: str) -> str:
-    if len(line) == LINE_MOST_BYTES:
-        raise UsageError(f"manifest {name}, line {number}: it is longer than {LINE_MOST_BYTES} bytes: mend the line")
+def _decoded(block: bytes, before: int, name: str) -> Iterator[str]:
+    """The lines of a block, with their ends; ``before`` is how many lines stand before it."""
     try:
-        text = line.decode("utf-8")
+        text = block.decode("utf-8")
     except UnicodeDecodeError as error:
+        begin = block.rfind(b"\n", 0, error.start) + 1
+        if begin:
+            yield from _decoded(block[:begin], before, name)
+        line = before + block.count(b"\n", 0, begin) + 1
         raise UsageError(
-            f"manifest {name}, line {number}: this is not UTF-8 (byte {line[error.start]:#04x} at place "
-            f"{error.start + 1}): save the manifest as UTF-8"
+            f"manifest {name}, line {line}: this is not UTF-8 (byte "
+            f"{block[error.start]:#04x} at place {error.start - begin + 1}): save the manifest as UTF-8"
         ) from error
-    return text.removeprefix("\ufeff") if number == 1 else text
+    if len(block) >= LINE_MOST_BYTES and b"\n" not in block[:LINE_MOST_BYTES]:
+        raise UsageError(
+            f"manifest {name}, line {before + 1}: it is longer than {LINE_MOST_BYTES} bytes: mend the line"
+        )
+    yield from io.StringIO(text if before else text.removeprefix("\ufeff"), newline="\n")

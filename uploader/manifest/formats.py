@@ -2,8 +2,7 @@
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from uploader import parameters
 from uploader.errors import UsageError
@@ -11,8 +10,7 @@ from uploader.manifest.columns import REQUIRED, header_problems, is_extra, is_kn
 from uploader.model import Problem
 
 
-@dataclass(frozen=True, slots=True)
-class RawRow:
+class RawRow(NamedTuple):
     """A row as its format gives it. ``is_text``: its values are the texts of cells, not native ones."""
 
     line: int
@@ -78,9 +76,11 @@ class _Header:
 
     def row(self, line: int, cells: Sequence[str]) -> RawRow:
         kept = self._kept
-        values = {column: cell for column, cell in zip(self._columns, cells, strict=False) if cell or column in kept}
+        values = dict(zip(self._columns, cells, strict=False))
+        if "" in cells:
+            values = {column: cell for column, cell in values.items() if cell or column in kept}
         if len(cells) == len(self._columns):
-            return RawRow(line, values, is_text=True)
+            return RawRow(line, values, (), True)
         remedy = f"the row has {len(cells)} cells, the header {len(self._columns)}: give each column one"
         return RawRow(line, values, [Problem(line, "", "", remedy)], is_text=True)
 

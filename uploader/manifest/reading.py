@@ -9,7 +9,7 @@ from typing import Any
 from uploader.errors import UsageError
 from uploader.manifest.files import Format, lines
 from uploader.manifest.formats import HeaderError, RawRow, read_csv, read_jsonl
-from uploader.manifest.rules import AudioProbe, RowRules, WasBegun
+from uploader.manifest.rules import Examine, RowRules, WasBegun
 from uploader.model import InvalidRow, Row
 
 __all__ = ["HeaderError", "Manifest"]
@@ -33,7 +33,7 @@ class Manifest:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     summary_is_served: bool = True
     look: bool = True
-    probe: AudioProbe | None = None
+    examine: Examine | None = None
     extra_columns: dict[str, None] = field(default_factory=dict)
     """The ``x-`` columns that were read so far, in their order."""
 
@@ -63,7 +63,7 @@ class Manifest:
             self.defaults,
             self.summary_is_served,
             self.look,
-            self.probe,
+            self.examine,
         )
 
     def _raw_rows(self) -> Iterator[RawRow]:

@@ -1,14 +1,14 @@
 """Decides whether a row of a manifest is an item that the ledger already knows (design: the same item)."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
 from uploader.model import FileSignature, Row, State
 
-ContentHash = Callable[[Path], str | None]
+ContentHash = Callable[[str], str | None]
 """Hashes a file's content; None where it cannot be read."""
 
 
@@ -30,33 +30,109 @@ class Known:
     content_type: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_unsent(self) -> bool:
+        """Whether nothing of it was appended, so that it may take what its file holds by now."""
+        return self.state in (State.PENDING, State.REFUSED)
+
+
+class _Queue:
+    """Items in the order in which rows take them; those that a load has named are passed over."""
+
+    def __init__(self) -> None:
+        self._items: list[Known] = []
+        self._first = 0
+        self._is_sorted = True
+
+    def add(self, item: Known) -> None:
+        self._items.append(item)
+        self._is_sorted = False
+
+    def first(self, load_id: int, *, not_of: str = "") -> Known | None:
+        """Return the first item that this load has not named, of any path but one."""
+        return next((item for item in self.open(load_id) if item.path != not_of), None)
+
+    def open(self, load_id: int) -> Iterator[Known]:
+        """Yield the items that this load has not named; the named ones in front are skipped for good."""
+        if not self._is_sorted:
+            self._items.sort(key=_turn)
+            self._first, self._is_sorted = 0, True
+        items = self._items
+        while self._first < len(items) and items[self._first].load_id == load_id:
+            self._first += 1
+        return (item for item in islice(items, self._first, None) if item.load_id != load_id)
+
+
+@dataclass(slots=True)
+class _OnePath:
+    """Items of one path: by size, hash and change; those that were begun by load; those of which nothing went."""
+
+    alike: defaultdict[tuple[int, str | None, str | None], _Queue] = field(default_factory=lambda: defaultdict(_Queue))
+    begun: defaultdict[int, _Queue] = field(default_factory=lambda: defaultdict(_Queue))
+    unsent: _Queue = field(default_factory=_Queue)
+
+
+@dataclass(slots=True)
+class _OneSize:
+    """Items of one size by their hash; those whose hash is not known yet wait in ``unread``."""
+
+    all: _Queue = field(default_factory=_Queue)
+    paths: set[str] = field(default_factory=set)
+    unread: list[Known] = field(default_factory=list)
+    by_hash: defaultdict[str, _Queue] = field(default_factory=lambda: defaultdict(_Queue))
+
+    def read(self, content_hash: ContentHash, load_id: int) -> Mapping[str, _Queue]:
+        """Return the items by hash; the files of those that may still be named are hashed once."""
+        for item in self.unread:
+            found = content_hash(item.path) if item.load_id != load_id else None
+            if found is not None:
+                self.by_hash[found].add(item)
+        self.unread.clear()
+        return self.by_hash
+
 
 class Items:
-    """Items of one lane that rows may name, found by path and by size."""
+    """Items of one lane that rows may name, indexed by path, and by size and content.
+
+    Every question costs the same however many items there are: a conversation may hold thousands of one size.
+    """
 
     def __init__(self, items: Iterable[Known] = ()) -> None:
-        self._by_path: defaultdict[str, list[Known]] = defaultdict(list)
-        self._by_size: defaultdict[int, list[Known]] = defaultdict(list)
+        self._by_path: defaultdict[str, _OnePath] = defaultdict(_OnePath)
+        self._by_size: defaultdict[int, _OneSize] = defaultdict(_OneSize)
         for item in items:
             self.add(item)
 
     def add(self, item: Known) -> None:
-        """One more item."""
-        self._by_path[item.path].append(item)
-        self._by_size[item.size].append(item)
+        """Add an item."""
+        own = self._by_path[item.path]
+        own.alike[item.size, item.content_hash, item.change].add(item)
+        if item.attempts:
+            own.begun[item.load_id].add(item)
+        if item.is_unsent:
+            own.unsent.add(item)
+        others = self._by_size[item.size]
+        others.all.add(item)
+        others.paths.add(item.path)
+        if item.content_hash is None:
+            others.unread.append(item)
+        else:
+            others.by_hash[item.content_hash].add(item)
 
-    def own(self, path: Path, load_id: int) -> list[Known]:
-        """Those of this path that this load has not named yet."""
-        return [item for item in self._by_path.get(str(path), ()) if item.load_id != load_id]
+    def own(self, path: str) -> _OnePath:
+        """Items of this path."""
+        return self._by_path.get(path) or _OnePath()
 
-    def others(self, path: Path, size: int, load_id: int) -> list[Known]:
-        """Those of another path and this size that this load has not named yet."""
-        found = self._by_size.get(size, ())
-        return [item for item in found if item.load_id != load_id and item.path != str(path)]
+    def others(self, path: str, size: int, load_id: int) -> _OneSize | None:
+        """Items of this size, None where no other path has one that this load has not named."""
+        found = self._by_size.get(size)
+        if found is None or found.paths == {path}:
+            return None
+        return found if found.all.first(load_id, not_of=path) is not None else None
 
 
 def find(
-    path: Path,
+    path: str,
     signature: FileSignature | None,
     known: Items,
     load_id: int,
@@ -72,19 +148,31 @@ def find(
             the same audio is meant, and is a second item).
         content_hash: Hashes a file; asked only where a size meets one that is known.
     """
-    own = known.own(path, load_id)
+    own = known.own(path)
     if signature is None:
-        return _begun(own)
-    own_sized = [item for item in own if item.size == signature.size]
-    ours = _our_hash(path, signature, own_sized, content_hash)
+        # people archive what was sent: the path alone names the item then, the newest load's first
+        newest = (own.begun[load].first(load_id) for load in sorted(own.begun, reverse=True) if load != load_id)
+        return next((item for item in newest if item is not None), None)
+    alike = [
+        (change == signature.change, found, item)
+        for (size, found, change), queue in own.alike.items()
+        if size == signature.size and (item := queue.first(load_id)) is not None
+    ]
+    ours = _our_hash(path, [found for untouched, found, _ in alike if untouched], content_hash)
     # of equal files each row keeps the item of its own path: the other's file may be gone by now
-    mine = [item for item in own_sized if _is_untouched(item, signature) or _is_ours(item.content_hash, ours)]
+    mine = [item for untouched, found, item in alike if untouched or (found is not None and found == ours())]
     if mine:
-        return _first(mine)
+        return min(mine, key=_turn)
     others = known.others(path, signature.size, load_id)
-    same = [item for item in others if _is_ours(item.content_hash or content_hash(Path(item.path)), ours)]
+    by_hash = others.read(content_hash, load_id) if others is not None else {}
+    same = by_hash.get(ours() or "") if by_hash else None
     # nothing of these was appended: they take what the file holds by now, where no other item is that content
-    return _first(same) or _first([item for item in own if item.state in (State.PENDING, State.REFUSED)])
+    return (same.first(load_id, not_of=path) if same is not None else None) or own.unsent.first(load_id)
+
+
+def is_untouched(item: Known, row: Row) -> bool:
+    """Whether a row's file is, by path, size and change, the one that the item was loaded from."""
+    return row.signature is not None and item.path == row.path and (item.size, item.change) == row.signature
 
 
 def is_corrected(item: Known, row: Row, content_hash: ContentHash) -> bool:
@@ -98,35 +186,16 @@ def is_corrected(item: Known, row: Row, content_hash: ContentHash) -> bool:
     retyped = row.content_type is not None and row.content_type != item.content_type
     if retyped or dict(item.parameters) != dict(row.parameters) or item.size != row.signature.size:
         return True
-    if item.content_hash is None or (item.path == str(row.path) and item.change == row.signature.change):
+    if item.content_hash is None or is_untouched(item, row):
         return False
     return item.content_hash != content_hash(row.path)
 
 
-def _our_hash(
-    path: Path, signature: FileSignature, own: Sequence[Known], content_hash: ContentHash
-) -> Callable[[], str | None]:
-    """The hash of the row's file: the one that is known of the untouched file, else by reading it."""
-    known = [item.content_hash for item in own if _is_untouched(item, signature)]
+def _our_hash(path: str, known: Iterable[str | None], content_hash: ContentHash) -> Callable[[], str | None]:
+    """Return the hash of the row's file: the one that is known of the untouched file, else by reading it."""
     return lambda: next((one for one in known if one), None) or content_hash(path)
 
 
-def _is_ours(theirs: str | None, ours: Callable[[], str | None]) -> bool:
-    """Whether a hash is that of the row's file, which is read only where there is one to compare it with."""
-    return theirs is not None and theirs == ours()
-
-
-def _is_untouched(item: Known, signature: FileSignature) -> bool:
-    return item.change == signature.change
-
-
-def _begun(own: Sequence[Known]) -> Known | None:
-    """People archive what was sent: the path alone names the item then, the newest load's first."""
-    begun = [item for item in own if item.attempts]
-    newest = max((item.load_id for item in begun), default=0)
-    return _first([item for item in begun if item.load_id == newest])
-
-
-def _first(items: Sequence[Known]) -> Known | None:
-    """The first in the lane, those that were begun before those that were not."""
-    return min(items, key=lambda item: (not item.attempts, item.position), default=None)
+def _turn(item: Known) -> tuple[bool, int]:
+    """Sort key: the first in the lane, items that were begun before items that were not."""
+    return not item.attempts, item.position

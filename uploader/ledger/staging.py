@@ -1,0 +1,294 @@
+"""Stages a manifest in temporary tables of one connection: read, probed and hashed without a lock on the ledger."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, TypeVar
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from uploader.ledger.schema import lanes
+from uploader.model import AudioFacts, InvalidRow, Problem, Row
+from uploader.policy.billing import SEPARATE, billed_seconds
+
+CHUNK = 1000
+"""So many rows are staged with one statement."""
+AudioProbe = Callable[[str], AudioFacts]
+T = TypeVar("T")
+
+_metadata = MetaData()
+_TEMPORARY = ["TEMPORARY"]
+
+staged = Table(
+    "staged",
+    _metadata,
+    Column("line", Integer, primary_key=True),
+    # None: there is no such lane yet
+    Column("lane_id", Integer),
+    Column("conversation_id", String, nullable=False),
+    Column("audio_path", String, nullable=False),
+    # None: the row is invalid
+    Column("path", String),
+    # None: the file is gone
+    Column("size", BigInteger),
+    Column("change", String),
+    # the type that the row names, and the one that is sent
+    Column("given_type", String),
+    Column("content_type", String),
+    Column("duration_seconds", Float),
+    Column("channels", Integer),
+    Column("billed_seconds", Float),
+    # JSON text; None where there is nothing
+    Column("parameters", JSON(none_as_null=True)),
+    Column("extras", JSON(none_as_null=True)),
+    Column("given", JSON(none_as_null=True)),
+    # what is wrong with the row; None where it is valid
+    Column("error", String),
+    Column("hints", JSON(none_as_null=True)),
+    # known where the file had to be read to tell which item it is
+    Column("content_hash", String),
+    prefixes=_TEMPORARY,
+)
+"""The rows as the manifest has them."""
+
+found = Table(
+    "found",
+    _metadata,
+    Column("line", Integer, primary_key=True),
+    Column("item_id", Integer, nullable=False, unique=True),
+    # the state in which the load leaves the item
+    Column("state", String, nullable=False),
+    # whether the row corrects the refused item
+    Column("mended", Boolean, nullable=False),
+    prefixes=_TEMPORARY,
+)
+"""The items that rows name; a row that is not here is new."""
+
+met = Table(
+    "met",
+    _metadata,
+    Column("lane_id", Integer, primary_key=True),
+    Column("size", BigInteger, primary_key=True),
+    prefixes=_TEMPORARY,
+)
+"""Sizes of rows that meet an item of their lane which no row names yet."""
+
+compared = Table(
+    "compared",
+    _metadata,
+    Column("line", Integer, primary_key=True),
+    Column("lane_id", Integer, nullable=False),
+    Column("path", String, nullable=False),
+    Column("size", BigInteger),
+    prefixes=_TEMPORARY,
+)
+"""Rows that are to be compared with the items of their lane one by one."""
+
+numbered = Table(
+    "numbered",
+    _metadata,
+    Column("id", Integer, primary_key=True),
+    Column("conversation_id", String, nullable=False, unique=True),
+    prefixes=_TEMPORARY,
+)
+"""The conversations of the rows by number."""
+
+_INDEXES = (Index("compared_lane", compared.c.lane_id),)
+_TABLES = (staged, found, met, compared, numbered)
+
+_STAGED_COLUMNS = [column for column in staged.columns if column.name != "content_hash"]
+
+_ADD = insert(staged).values({column.name: bindparam(column.name, type_=String) for column in _STAGED_COLUMNS})
+
+_NEWEST_LANE = select(func.coalesce(func.max(lanes.c.id), 0))
+
+_LANE = (
+    select(lanes.c.id)
+    .where(lanes.c.account_id == bindparam("account"), lanes.c.conversation_id == staged.c.conversation_id)
+    .scalar_subquery()
+)
+
+# lanes that have come since their rows were staged
+_PLACE = update(staged).where(staged.c.lane_id.is_(None), staged.c.conversation_id != "").values(lane_id=_LANE)
+
+_REFUSE = (
+    update(staged)
+    .where(staged.c.line == bindparam("of_line"))
+    .values(path=None, error=bindparam("because"), given=bindparam("told"))
+)
+
+
+_NUMBER = (
+    insert_or_ignore(numbered)
+    .from_select(["conversation_id"], select(staged.c.conversation_id).where(staged.c.conversation_id != "").distinct())
+    .on_conflict_do_nothing()
+)
+
+_COUNT = select(func.count()).select_from(numbered)
+
+_NUMBER_ONE = insert_or_ignore(numbered).on_conflict_do_nothing()
+
+_NUMBER_OF = select(numbered.c.id).where(numbered.c.conversation_id == bindparam("of"))
+
+
+class Stage:
+    """A manifest's rows in temporary tables of a connection: seen by it alone, gone with it however it ends."""
+
+    def __init__(self, connection: Connection, account_id: int | None) -> None:
+        """Make the tables, or empty those that there are.
+
+        Args:
+            connection: A connection in a transaction.
+            account_id: The account whose lanes the rows stand in, None where the ledger knows none.
+        """
+        self._connection = connection
+        self._account_id = account_id
+        for table in _TABLES:
+            connection.execute(CreateTable(table, if_not_exists=True))
+            connection.execute(delete(table))
+        for index in _INDEXES:
+            connection.execute(CreateIndex(index, if_not_exists=True))
+        self._newest_lane = self._lanes_until()
+
+    def add(
+        self, manifest: Iterable[Row | InvalidRow], probe: AudioProbe, *, separate: bool, hints: bool = False
+    ) -> None:
+        """Stage rows as they come; none of them is kept in memory.
+
+        Args:
+            manifest: The rows.
+            probe: Reads a recording whose facts the row does not have.
+            separate: Whether channels are recognised, and billed, separately where a row does not say.
+            hints: Whether the rows' hints are staged, too.
+        """
+        add = str(_ADD.compile(dialect=self._connection.dialect))
+        for chunk in chunks(manifest, CHUNK):
+            in_lanes = self._lanes(chunk)
+            values = [
+                _values(row, in_lanes.get(row.conversation_id), probe, separate=separate, hints=hints)
+                if isinstance(row, Row)
+                else _invalid(row, in_lanes.get(row.conversation_id))
+                for row in chunk
+            ]
+            self._connection.exec_driver_sql(add, values)
+
+    def place(self) -> None:
+        """Look up the lanes of rows that had none when they were staged, where there are new ones."""
+        newest = self._lanes_until()
+        if newest != self._newest_lane:
+            self._connection.execute(_PLACE, {"account": self._account_id})
+            self._newest_lane = newest
+
+    def refuse(self, lacking: Iterable[InvalidRow]) -> None:
+        """Make rows invalid that were staged as valid."""
+        refused = [{"of_line": row.line, "because": told(row), "told": dict(row.given)} for row in lacking]
+        if refused:
+            self._connection.execute(_REFUSE, refused)
+
+    def number_conversations(self) -> int:
+        """Give each conversation of the rows a number from 1, for ``staged_rows``; return how many there are."""
+        self._connection.execute(_NUMBER)
+        count: int = self._connection.execute(_COUNT).scalar_one()
+        return count
+
+    def conversation_number(self, conversation_id: str) -> int:
+        """Return the number of a conversation, of which there may be no row."""
+        self._connection.execute(_NUMBER_ONE, {"conversation_id": conversation_id})
+        number: int = self._connection.execute(_NUMBER_OF, {"of": conversation_id}).scalar_one()
+        return number
+
+    def _lanes_until(self) -> int:
+        newest: int = self._connection.execute(_NEWEST_LANE).scalar_one() if self._account_id is not None else 0
+        return newest
+
+    def _lanes(self, chunk: Iterable[Row | InvalidRow]) -> Mapping[str, int]:
+        if not self._newest_lane or self._account_id is None:
+            return {}
+        return lane_ids(self._connection, self._account_id, {row.conversation_id for row in chunk})
+
+
+def lane_ids(connection: Connection, account_id: int, conversation_ids: Iterable[str]) -> dict[str, int]:
+    """The lanes of these conversations, as far as there are any."""
+    rows = connection.execute(
+        select(lanes.c.conversation_id, lanes.c.id).where(
+            lanes.c.account_id == account_id, lanes.c.conversation_id.in_(list(conversation_ids))
+        )
+    )
+    return {row.conversation_id: row.id for row in rows}
+
+
+def chunks(iterable: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Part rows into lists of this size."""
+    iterator = iter(iterable)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def told(row: InvalidRow) -> str:
+    """All that is wrong with a row, as its results tell it."""
+    return "; ".join(str(problem) for problem in row.problems)
+
+
+def hints_of(text: Any, line: int) -> Iterator[Problem]:
+    """Hints as they were staged."""
+    return (Problem(line, *one) for one in text or ())
+
+
+def _values(row: Row, lane_id: int | None, probe: AudioProbe, *, separate: bool, hints: bool) -> tuple[Any, ...]:
+    """A valid row in the order of the table's columns."""
+    line, conversation_id, audio_path, path, given_type, parameters, extras, signature, _, row_hints, facts = row
+    if signature is None:
+        size, change, facts = None, None, AudioFacts()
+    else:
+        size, change = signature
+        facts = facts or probe(path)
+    duration, channels = facts.duration_seconds, facts.channels
+    if parameters:
+        separate = parameters.get(SEPARATE, separate)
+    return (
+        line,
+        lane_id,
+        conversation_id,
+        audio_path,
+        path,
+        size,
+        change,
+        given_type,
+        given_type or facts.media_type,
+        duration,
+        channels,
+        billed_seconds(duration, channels, separate=separate),
+        json.dumps(dict(parameters)) if parameters else None,
+        json.dumps(dict(extras)) if extras else None,
+        None,
+        None,
+        json.dumps([[one.column, one.value, one.remedy] for one in row_hints]) if hints and row_hints else None,
+    )
+
+
+def _invalid(row: InvalidRow, lane_id: int | None) -> tuple[Any, ...]:
+    """An invalid row in the order of the table's columns."""
+    extras = json.dumps(dict(row.extras)) if row.extras else None
+    unknown = (None,) * 9
+    own = (row.line, lane_id, row.conversation_id, row.audio_path)
+    return (*own, *unknown, extras, json.dumps(dict(row.given)), told(row), None)

@@ -79,7 +79,7 @@ class _SettingOption(click.Option):
         default = self.setting.default() if callable(self.setting.default) else self.setting.default
         told = str(int(default)) if isinstance(default, float) and default.is_integer() else str(default)
         shown = super().get_help_record(ctx)
-        return shown if shown is None or default is None else (shown[0], f"{shown[1]}  [default: {told}]")
+        return shown if shown is None or default in (None, "") else (shown[0], f"{shown[1]}  [default: {told}]")
 
 
 def _config(function: F) -> F:

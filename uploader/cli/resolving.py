@@ -3,6 +3,7 @@
 import asyncio
 import getpass
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -222,6 +223,14 @@ def _ledger(settings: Settings) -> Ledger:
     return ledger
 
 
+def _who() -> str:
+    """The user who decides; by number where the system knows no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
 def _settle(settings: Settings, ledger: Ledger, seen: Seen, decision: Decision, asked: Asked) -> dict[int, State]:
     if not asked.selection.names_any:
         raise UsageError("say which items: --line, --item, --conversation, --state, --reply, --since or --until")
@@ -276,7 +285,7 @@ def _settle_by_look(
 def _record(settings: Settings, job_id: str | None, note: str | None) -> dict[str, Any]:
     """What is kept with a decision: who made it, when, and why."""
     hold = settings.lanes.hold
-    return {"job_id": job_id, "note": note, "who": getpass.getuser(), "now": time.time(), "hold": hold}
+    return {"job_id": job_id, "note": note, "who": _who(), "now": time.time(), "hold": hold}
 
 
 def _look(settings: Settings, batch: BatchFacts, found: Sequence[Open]) -> dict[str, Sight | None]:

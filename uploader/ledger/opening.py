@@ -276,7 +276,16 @@ def check_integrity(path: Path, connection: Connection) -> None:
 
 
 def ledger_path(url: str) -> Path:
-    """The ledger's file, by its real name: two runs that reach it by two names must meet at the same lock."""
+    """The ledger's file, by its real name: two runs that reach it by two names must meet at the same lock.
+
+    Raises:
+        UsageError: None is named, and there is no home folder for one.
+    """
+    if not url:
+        raise UsageError(
+            "ledger: there is no home folder to keep one in (no HOME, no entry in passwd): name one with --ledger "
+            "sqlite:////path/ledger.db or UPLOADER_LEDGER"
+        )
     return Path(os.path.realpath(url.removeprefix("sqlite:///")))
 
 

@@ -95,7 +95,16 @@ def delimiter_of(value: str) -> str:
 
 
 def default_ledger() -> str:
-    """The ledger for who names none: one for all nights and manifests, in the user's state folder."""
+    """The ledger for who names none: one for all nights and manifests, in the user's state folder.
+
+    Returns:
+        Its address; an empty one where nobody knows of a home folder (no HOME, no passwd entry).
+    """
     import platformdirs  # noqa: PLC0415 - who names a ledger has no use for it
 
-    return f"sqlite:///{platformdirs.user_state_path('uploader') / 'ledger.db'}"
+    try:
+        path = platformdirs.user_state_path("uploader") / "ledger.db"
+    except RuntimeError:
+        return ""
+    # its earlier releases leave the ~ as it is
+    return f"sqlite:///{path}" if path.is_absolute() else ""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from uploader.errors import UsageError
+from uploader.ledger.opening import ledger_path
 from uploader.parameters import wrong_parameters
 from uploader.settings import SECRETS, Settings, default_ledger, settings_of
 from uploader.settings.loading import CheckParameters, load, unknown_environment
@@ -399,3 +400,18 @@ def test_a_variable_that_looks_like_ours_and_is_none_is_found(sources: Loader, m
     for name in ("UPLOADER_LIMT", "UPLOADER_LIMIT", "UPLOADER_LANES__ON_TROUBLE", "UPLOADER_CONFIG", "OTHER"):
         monkeypatch.setenv(name, "x")
     assert unknown_environment() == ["UPLOADER_LIMT"]
+
+
+@pytest.mark.parametrize("says", ["nothing", "a path that is none"])
+def test_without_a_home_folder_there_is_no_default_ledger(monkeypatch: pytest.MonkeyPatch, says: str) -> None:
+    """No HOME and no passwd entry: the default is empty, never a folder named ~ in the current one."""
+
+    def state_path(_: str) -> Path:
+        if says == "nothing":
+            raise RuntimeError("could not determine the home directory")
+        return Path("~/.local/state/uploader")
+
+    monkeypatch.setattr("platformdirs.user_state_path", state_path)
+    assert default_ledger() == ""
+    with pytest.raises(UsageError, match="name one with --ledger"):
+        ledger_path(Settings().ledger)

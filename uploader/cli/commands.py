@@ -298,9 +298,16 @@ def sandbox(config: Path | None, log_format: str | None, log_level: str | None, 
 
 def main() -> None:
     """Run the command line and exit."""
+    _use_utf8()
     logs.open_closed_streams()
     logs.configure("auto", "info")
     cli(prog_name="uploader")
+
+
+def _use_utf8() -> None:
+    """Begin anew in UTF-8 mode where the locale has another encoding: names of files may have any character."""
+    if sys.getfilesystemencoding() != "utf-8" and not (sys.flags.utf8_mode or sys.flags.ignore_environment):
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})  # noqa: S606 - itself
 
 
 def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[str, Any]) -> NoReturn:

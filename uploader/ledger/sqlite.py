@@ -1,5 +1,6 @@
 """A ledger's SQLite database: its connections, its mark and version, how it is made and migrated."""
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -41,9 +42,20 @@ def unavailable(path: Path, error: BaseException) -> LedgerUnavailableError:
     if getattr(original, "sqlite_errorname", "").startswith(DAMAGED):
         return LedgerUnavailableError(f"ledger {path}: {original}: it is damaged: nothing more is sent; {HOW_TO_MEND}")
     return LedgerUnavailableError(
-        f"ledger {path}: {original}: nothing more is sent; see to its disk (room, permissions), then run the same "
-        "command again"
+        f"ledger {path}: {_cause(path, original)}: nothing more is sent; see to its disk (room, permissions), then run "
+        "the same command again"
     )
+
+
+def _cause(path: Path, error: BaseException) -> str:
+    """Tell why a database cannot be used; of a file that cannot be opened SQLite does not say why."""
+    if getattr(error, "sqlite_errorname", "").startswith("SQLITE_CANTOPEN"):
+        try:
+            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as reason:
+            hint = " (raise the limit of open files, ulimit -n)" if reason.errno in (errno.EMFILE, errno.ENFILE) else ""
+            return f"{reason.strerror}{hint}"
+    return str(error)
 
 
 @contextmanager

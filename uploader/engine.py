@@ -161,7 +161,8 @@ class Engine:
             UploaderError: Why it ended early; everything that was under way is written down.
         """
         lookers = looks_at_once(self._pool.polls_per_second)
-        helpers = [self._start(self._follower.look_around()) for _ in range(lookers)]
+        helpers = [self._start(self._follower.hand_out())]
+        helpers += [self._start(self._follower.look_around()) for _ in range(lookers)]
         helpers += [self._start(one()) for one in beside]
         try:
             await self._work()

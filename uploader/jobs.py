@@ -4,6 +4,7 @@ import asyncio
 import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Protocol
 
 from uploader import logs
@@ -19,6 +20,9 @@ from uploader.policy.polling import Pause, after_good, after_trouble, wants_paus
 from uploader.policy.waits import put_off_seconds
 
 log = logs.get_logger()
+
+LOOKS_TOGETHER_SECONDS = 0.01
+"""The least time from one round of looks to the next one."""
 
 
 class Jobs(Protocol):
@@ -85,9 +89,12 @@ class Follower:
         """Jobs of whose end a call told before their answer was taken note of."""
         self._told_unknown: set[str] = set()
         self._pause = Pause()
+        self._free_lookers: list[asyncio.Future[_Followed]] = []
+        """Lookers that wait for a job."""
         self._changed = asyncio.Event()
-        # one looker waits for what comes due, the others for their turn
-        self._turn = asyncio.Lock()
+        """Whether there may be something to hand out before the time that is waited for."""
+        self._wakes_at = 0.0
+        self._handed_out_at = 0.0
 
     @property
     def example(self) -> str | None:
@@ -144,22 +151,29 @@ class Follower:
         return followed is not None and followed.job_id == job.job_id
 
     async def look_around(self) -> None:
-        """Look at one job after the other, as they come due; runs until it is cancelled."""
+        """Look at one job after the other, as they are handed out; runs until it is cancelled."""
         while True:
-            await self._look(await self._next())
+            given: asyncio.Future[_Followed] = asyncio.get_running_loop().create_future()
+            if not self._free_lookers:
+                self._changed.set()
+            self._free_lookers.append(given)
+            await self._look(await given)
 
-    async def _next(self) -> _Followed:
-        async with self._turn:
-            while True:
-                while not self._may_look():
-                    await self._until_due()
-                await self._pace.wait()
-                # what has come due while the pace was waited for may matter more
-                if self._may_look():
-                    return self._take_most_late()
+    async def hand_out(self) -> None:
+        """Hand the jobs that come due to the lookers that are free; runs until it is cancelled."""
+        while True:
+            while not self._may_look():
+                await self._until_due()
+            await self._pace.wait()
+            # what has come due while the pace was waited for may matter more
+            if self._may_look():
+                self._handed_out_at = self._now()
+                given = self._free_lookers.pop()
+                if not given.done():
+                    given.set_result(self._take_most_late())
 
     def _may_look(self) -> bool:
-        return self._is_any_due() and not self._pause.is_on(self._now())
+        return self._is_any_due() and bool(self._free_lookers) and not self._pause.is_on(self._now())
 
     def _is_any_due(self) -> bool:
         now = self._now()
@@ -190,13 +204,20 @@ class Follower:
 
     async def _until_due(self) -> None:
         self._changed.clear()
-        nearest = self._now() if self._due else self._followed[0].due_at if self._followed else None
-        wait = None if nearest is None else max(nearest, self._pause.until) - self._now()
+        self._wakes_at = self._next_due_at()
         try:
-            async with asyncio.timeout(wait):
+            async with asyncio.timeout(None if self._wakes_at == inf else self._wakes_at - self._now()):
                 await self._changed.wait()
         except TimeoutError:
             return
+
+    def _next_due_at(self) -> float:
+        """When something can be handed out next; infinite where nothing is to be before something changes."""
+        if not self._free_lookers or not (self._due or self._followed):
+            return inf
+        nearest = self._now() if self._due else self._followed[0].due_at
+        # where many come due, those go together that do within a few milliseconds
+        return max(nearest, self._pause.until, self._handed_out_at + LOOKS_TOGETHER_SECONDS)
 
     async def _look(self, one: _Followed) -> None:
         job = one.job
@@ -255,7 +276,8 @@ class Follower:
 
     def _follow(self, one: _Followed) -> None:
         heapq.heappush(self._followed, one)
-        self._changed.set()
+        if one.due_at < self._wakes_at:
+            self._changed.set()
 
     async def _write_end(self, one: _Followed, status: JobStatus) -> None:
         job, now = one.job, self._now()

@@ -104,7 +104,8 @@ def looked_at(
             follower.learn(End(work, work * chance.lognormvariate(0.0, 0.2)) for work in range(1, 60))
         for number in range(jobs):
             follower.add(live(number, loop.time(), chance.uniform(1.0, 120.0)))
-        lookers = [loop.create_task(follower.look_around()) for _ in range(looks_at_once(PER_SECOND))]
+        works = [follower.hand_out(), *(follower.look_around() for _ in range(looks_at_once(PER_SECOND)))]
+        lookers = [loop.create_task(work) for work in works]
         end: Any = loop.create_future()
         loop.call_later(seconds, end.set_result, None)
         await end

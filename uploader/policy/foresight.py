@@ -13,7 +13,8 @@ from functools import cache
 from itertools import accumulate, pairwise
 from math import erfc, exp, hypot, inf, log, pi, sqrt
 
-LOOK_LEAST_SECONDS = 0.05
+LOOK_LEAST_SECONDS = 0.08
+"""However short jobs are: a request costs more than the slot's time that it would save."""
 LOOK_MOST_SECONDS = 300.0
 """However long a job is to take: should the service have become faster, it is seen after so long."""
 LOOK_SHARE_OF_AGE = 0.15

@@ -368,6 +368,7 @@ class LimitFacts:
     until ``doubtful_until``, in seconds since the epoch (None: there are none).
     ``others`` are the jobs that others seem to have live, None where nothing tells. ``rises_at`` is when a limit that
     429s taught takes its next step up, in seconds since the epoch, None where it is as high as it may be.
+    ``expires_at`` is when the first slot that is held for a time only is free again, None where there is none such.
     """
 
     configured: int
@@ -378,6 +379,12 @@ class LimitFacts:
     rises_at: float | None = None
     doubtful: int = 0
     doubtful_until: float | None = None
+    expires_at: float | None = None
+
+    @property
+    def room_at(self) -> float | None:
+        """Earliest time a slot frees without an event: a doubt expires, or the learned limit steps up."""
+        return min((at for at in (self.expires_at, self.rises_at) if at is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """One run of one batch: the engine, the signals, the results, the closing summary."""
 
 import asyncio
+import gc
 import os
 import random
 import secrets
@@ -8,8 +9,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from uploader import logs, results
@@ -46,6 +47,8 @@ from uploader.webhook import Listener
 
 log = logs.get_logger()
 
+COLLECT_AFTER_OBJECTS = 10_000
+"""While items are carried: so many more objects made than freed, and the garbage collector runs."""
 TOKEN_BYTES = 32
 """What nobody can guess of a token of a ``webhookUrl``."""
 SIGNALS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
@@ -60,6 +63,19 @@ def without_until(words: Sequence[str]) -> list[str]:
         at = kept.index("--until")
         del kept[at : at + 2]
     return kept
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Let the garbage collector run more rarely, and leave alone what was there before."""
+    thresholds = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER_OBJECTS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
 
 
 class Night:
@@ -169,7 +185,7 @@ class Night:
         self._listen(engine)
         self._slots = SlotWatch(lambda: engine.limit, self._is_lane_ready)
         try:
-            with view:
+            with view, _rare_collections():
                 await engine.run(beside=(view.refresh_bar, view.refresh_results, self._slots.watch))
         except UploaderError as error:
             return error

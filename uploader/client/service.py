@@ -80,7 +80,9 @@ class Client:
         self._proxy = proxy_for(self._base_url)
         timeout = aiohttp.ClientTimeout(total=GET_SECONDS, connect=self._limits.connect)
         self._route = route_to(self._base_url, self._proxy)
-        self._asking = aiohttp.ClientSession(connector=ServiceConnector(ssl=context), timeout=timeout)
+        self._asking = aiohttp.ClientSession(
+            connector=ServiceConnector(ssl=context), timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()
+        )
         self._puts = Puts(
             self._base_url,
             self._proxy,

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, and_, bindparam, func, insert, select, update
 
 from uploader.ledger.limit import limit_facts
-from uploader.ledger.schema import attempts, batches, is_in_state, items, lanes, loads
-from uploader.model import SLOTTED, Claim, LimitFacts, Order, State
+from uploader.ledger.schema import attempts, batches, items, lanes, loads
+from uploader.model import Claim, LimitFacts, Order, State
 from uploader.policy.forecast import audio_seconds
 from uploader.policy.hearing import token_hash
 
@@ -57,12 +57,6 @@ _WAIT_ENDS = select(func.min(lanes.c.not_before)).where(
     lanes.c.account_id == bindparam("account_id"),
     lanes.c.ready_position.is_not(None),
     lanes.c.not_before > bindparam("now"),
-)
-
-_SLOT_FREES = select(func.min(items.c.slot_until)).where(
-    items.c.account_id == bindparam("account_id"),
-    is_in_state(items.c.state, SLOTTED),
-    items.c.slot_until > bindparam("now"),
 )
 
 _BEGIN = (
@@ -151,7 +145,7 @@ def claim(
     wake_at = None
     if waiting and wanted > 0:
         full = limit.live + len(claims) >= limit.in_force
-        wake_at = _room_comes(connection, limit, account_id, now) if full else _wait_ends(connection, account_id, now)
+        wake_at = limit.room_at if full else _wait_ends(connection, account_id, now)
     return Claimed(claims, limit, waiting, wake_at)
 
 
@@ -254,15 +248,5 @@ def _is_waiting(connection: Connection, account_id: int) -> bool:
 
 
 def _wait_ends(connection: Connection, account_id: int, now: float) -> float | None:
-    return _earliest(connection, _WAIT_ENDS, account_id, now)
-
-
-def _room_comes(connection: Connection, limit: LimitFacts, account_id: int, now: float) -> float | None:
-    """When a full account has room by the mere passing of time."""
-    times = (_earliest(connection, _SLOT_FREES, account_id, now), limit.rises_at)
-    return min((at for at in times if at is not None), default=None)
-
-
-def _earliest(connection: Connection, of_all: Select[Any], account_id: int, now: float) -> float | None:
-    earliest: float | None = connection.execute(of_all, {"account_id": account_id, "now": now}).scalar_one()
+    earliest: float | None = connection.execute(_WAIT_ENDS, {"account_id": account_id, "now": now}).scalar_one()
     return earliest

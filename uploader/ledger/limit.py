@@ -25,6 +25,7 @@ _TAKEN = (
         func.count().label("slots"),
         func.count(_OF_DOUBT).label("doubtful"),
         func.max(_OF_DOUBT).label("doubtful_until"),
+        func.min(items.c.slot_until).label("expires_at"),
     )
     .select_from(items)
     .where(
@@ -70,6 +71,7 @@ def limit_facts(connection: Connection, account_id: int, configured: int | None,
         rises_at=rises_at(configured, learned, now),
         doubtful=taken.doubtful,
         doubtful_until=taken.doubtful_until or None,
+        expires_at=taken.expires_at,
     )
 
 

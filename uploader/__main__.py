@@ -1,5 +1,17 @@
-"""``python -m uploader``."""
+"""The command `uploader`, and ``python -m uploader``."""
 
-from uploader.cli import main
+import gc
 
-main()
+
+def main() -> None:
+    """Run the command line, and exit."""
+    # what imports make stays to the end: looking through it for garbage, again and again, is a tenth of a start;
+    # a command collects as ever once it begins its work (cli/commands.py)
+    gc.disable()
+    from uploader.cli import main as run  # noqa: PLC0415 - as just said
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -12,11 +12,11 @@ from uploader import logs, parameters
 from uploader.audio import Source, open_source
 from uploader.client import Gate, UploadRequest
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, SourceError
-from uploader.ledger import Writer
 from uploader.ledger.claiming import Mark, RetryStoppedError, mark
 from uploader.ledger.outcomes import Ended, Settlement, settle
 from uploader.ledger.resolving import note_sight
 from uploader.ledger.settling import Settled, settle_heard
+from uploader.ledger.thread import Writer
 from uploader.model import Claim, Next, Reply, Sight, Verdict
 from uploader.pace import Pace
 from uploader.policy.brake import after_attempt

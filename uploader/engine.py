@@ -11,12 +11,12 @@ from uploader.attempt import Carried, Carrier, OpenSource, Rules, Uploads
 from uploader.audio import open_source
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, UploaderError
 from uploader.jobs import Follower, Jobs, tell_call
-from uploader.ledger import Writer
 from uploader.ledger.claiming import Claimed, claim
 from uploader.ledger.hearing import Hearing
 from uploader.ledger.lanes import rank
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.reading import last_doubt, latest_ends, live_jobs, unsent
+from uploader.ledger.thread import Writer
 from uploader.model import Claim, LimitFacts, Next, Order
 from uploader.pace import Pace
 from uploader.policy.brake import TROUBLED_LANES, Phase, after_probe, reason_to_give_up

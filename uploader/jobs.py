@@ -9,9 +9,9 @@ from typing import Protocol
 
 from uploader import logs
 from uploader.client import JobAnswer
-from uploader.ledger import Writer
 from uploader.ledger.hearing import Hearing
 from uploader.ledger.outcomes import Ended, JobEnd, end_job, job_overdue
+from uploader.ledger.thread import Writer
 from uploader.model import JobStatus, LiveJob, State
 from uploader.pace import Pace
 from uploader.policy.foresight import LOOK_LEAST_SECONDS, End, Experience, Watch, lived_seconds, next_look

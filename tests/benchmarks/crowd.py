@@ -21,11 +21,12 @@ from uploader.attempt import Rules
 from uploader.audio import Source
 from uploader.client import Gate, JobAnswer, UploadRequest
 from uploader.engine import Engine, Pool, steady_clock
-from uploader.ledger import Ledger, LedgerThread
+from uploader.ledger import Ledger
 from uploader.ledger.lanes import enter_scope
 from uploader.ledger.loading import Load, account, begin_load, load_rows
 from uploader.ledger.outcomes import JobEnd, end_job
 from uploader.ledger.reading import live_jobs, result_lines, standing
+from uploader.ledger.thread import LedgerThread
 from uploader.model import AudioFacts, FileSignature, JobStatus, Reply, Row, Sight
 
 UPLOADS = 64

@@ -40,7 +40,7 @@ from uploader.attempt import Carried, Carrier, Rules
 from uploader.client import Credentials, Expect
 from uploader.client.expectation import NEVER
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError
-from uploader.ledger import Ledger, LedgerThread
+from uploader.ledger import Ledger
 from uploader.ledger.claiming import claim, mark
 from uploader.ledger.hearing import hear
 from uploader.ledger.lanes import enter_scope
@@ -48,6 +48,7 @@ from uploader.ledger.loading import account, begin_load, load_rows
 from uploader.ledger.outcomes import settle
 from uploader.ledger.recovery import recover
 from uploader.ledger.schema import accounts, attempts, items, lanes
+from uploader.ledger.thread import LedgerThread
 from uploader.model import Claim, JobStatus, Next, Outcome, Row, State
 from uploader.pace import Pace
 from uploader.policy.brake import Brake, Phase

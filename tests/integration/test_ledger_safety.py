@@ -16,10 +16,11 @@ import pytest
 from tests.integration.test_ledger import opened
 from tests.integration.test_ledger_opening import told, told_to_readers
 from uploader.errors import LedgerUnavailableError, UsageError
-from uploader.ledger import Connection, Ledger, LedgerThread, place, sidecars, sqlite
+from uploader.ledger import Connection, Ledger, place, sidecars, sqlite
 from uploader.ledger.claiming import claim
 from uploader.ledger.reading import find_batches
 from uploader.ledger.schema import VERSION
+from uploader.ledger.thread import LedgerThread
 from uploader.settings.addresses import ledger_address
 
 KILLED_RUN = """

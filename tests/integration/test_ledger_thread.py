@@ -15,13 +15,14 @@ from sqlalchemy.exc import IntegrityError
 from tests.integration.test_ledger import CUT, LOST, NOT_FOUND, THROTTLED, Book, accepted, opened
 from tests.integration.test_ledger_hearing import listening_in
 from uploader.errors import LedgerUnavailableError
-from uploader.ledger import Ledger, LedgerThread, thread
+from uploader.ledger import Ledger, thread
 from uploader.ledger.claiming import Mark, claim, mark
 from uploader.ledger.lanes import rank
 from uploader.ledger.loading import account
 from uploader.ledger.outcomes import JobEnd, Settlement, end_job, settle
 from uploader.ledger.schema import accounts, attempts, items, lanes
 from uploader.ledger.settling import settle_heard
+from uploader.ledger.thread import LedgerThread
 from uploader.model import Claim, JobStatus, LiveJob, Next, Reply
 from uploader.policy.limits import Refusal
 from uploader.policy.replies import judge

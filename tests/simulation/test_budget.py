@@ -14,8 +14,8 @@ from tests.simulation.schedule import _scaled_down
 from uploader.client import JobAnswer
 from uploader.client.service import JOB_SECONDS
 from uploader.jobs import Follower
-from uploader.ledger import Writer
 from uploader.ledger.outcomes import Ended
+from uploader.ledger.thread import Writer
 from uploader.model import JobStatus, LiveJob, State
 from uploader.pace import Pace
 from uploader.policy.foresight import End

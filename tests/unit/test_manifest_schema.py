@@ -8,7 +8,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from tests.unit.test_parameters import RIGHT, WRONG_NATIVE
-from uploader.manifest import Manifest, row_schema
+from uploader.manifest import Manifest
+from uploader.manifest.schema import row_schema
 from uploader.model import Row
 from uploader.parameters import NEEDS, TABLE
 

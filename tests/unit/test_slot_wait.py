@@ -13,7 +13,7 @@ from uploader.cli.watching import SlotWatch
 from uploader.errors import ExitCode, LedgerUnavailableError
 from uploader.ledger.reading import Standing
 from uploader.model import LimitFacts, State
-from uploader.status import Summary
+from uploader.status.summary import Summary
 
 FULL = LimitFacts(configured=2, stated=None, in_force=2, live=2)
 FREE = LimitFacts(configured=2, stated=None, in_force=2, live=1)

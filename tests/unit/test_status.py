@@ -12,7 +12,8 @@ from uploader import logs
 from uploader.errors import ExitCode
 from uploader.ledger.reading import BatchFacts, Standing
 from uploader.model import LimitFacts, State
-from uploader.status import Overview, Summary
+from uploader.status.overview import Overview
+from uploader.status.summary import Summary
 from uploader.status.telling import limit_json, told_limit
 from uploader.status.view import View
 

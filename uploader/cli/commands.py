@@ -1,5 +1,6 @@
 """The commands, and the one place where an ending becomes an exit code."""
 
+import gc
 import os
 import signal
 import sys
@@ -323,6 +324,8 @@ def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[
         logs.configure(settings.log_format, settings.log_level)
         for variable in unknown_environment():
             logs.get_logger().warning("environment variable is no setting of the uploader", variable=variable)
+        gc.freeze()  # what is imported stays: it is not looked through for garbage
+        gc.enable()
         code = work(settings)
         sys.stdout.flush()
     except UploaderError as error:

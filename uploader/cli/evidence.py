@@ -10,7 +10,7 @@ from uploader.ledger.resolving import Open, Settlement, fits
 from uploader.model import TROUBLED, Decision, Sight, State
 from uploader.policy.settling import proves_append
 from uploader.results import rfc3339
-from uploader.status import resolve_command, run_command, told_bytes, told_count, told_state
+from uploader.status.telling import resolve_command, run_command, told_bytes, told_count, told_state
 
 _OFFERED = {
     "--appended [JOBID]": Decision.APPENDED,

@@ -25,7 +25,7 @@ from uploader.pace import Pace
 from uploader.policy.insights import chosen
 from uploader.policy.parts import Part
 from uploader.settings import Settings
-from uploader.status import told_count
+from uploader.status.telling import told_count
 
 log = logs.get_logger()
 

@@ -23,7 +23,8 @@ from uploader.ledger.reading import (
 )
 from uploader.policy.endings import ending
 from uploader.settings import Settings
-from uploader.status import Overview, told_count
+from uploader.status.overview import Overview
+from uploader.status.telling import told_count
 
 LINES_SHOWN = 20
 
@@ -114,7 +115,7 @@ def at_service(known: list[BatchFacts], settings: Settings, ledger: Path) -> lis
     Raises:
         UsageError: There is none of that service.
     """
-    here = [one for one in known if one.base_url == settings.base_url or "base_url" not in settings.sources]
+    here = [one for one in known if one.base_url == settings.base_url or "base_url" not in settings.given]
     if known and not here:
         elsewhere = ", ".join(sorted({one.base_url for one in known}))
         raise UsageError(

@@ -23,7 +23,7 @@ from uploader.cli.watching import SlotWatch
 from uploader.client import Client, Expect, TimeLimits
 from uploader.engine import Engine, Pool
 from uploader.errors import ExitCode, ResultsUnavailableError, UploaderError
-from uploader.ledger import Ledger, LedgerThread
+from uploader.ledger import Ledger
 from uploader.ledger.former import former
 from uploader.ledger.hearing import webhook_key
 from uploader.ledger.limit import limit_facts
@@ -38,12 +38,13 @@ from uploader.ledger.reading import (
     standing,
     troubles,
 )
+from uploader.ledger.thread import LedgerThread
 from uploader.model import Order, State
 from uploader.policy.endings import ending
 from uploader.policy.hearing import signed_token
 from uploader.settings import Settings, host_and_port
-from uploader.status import Summary, View
-from uploader.webhook import Listener
+from uploader.status.summary import Summary
+from uploader.status.view import View
 
 log = logs.get_logger()
 
@@ -168,6 +169,8 @@ class Night:
         """The listener for calls to the webhook, where one is wanted."""
         if self._settings.webhook is None:
             return nullcontext()
+        from uploader.webhook import Listener  # noqa: PLC0415 - most runs have none, and it is a server
+
         host, port = host_and_port(self._settings.webhook)
         hold = self._settings.lanes.hold
         return Listener(host, port, key=key, writer=thread, now=self._now, hold=hold, heard=engine.hear)

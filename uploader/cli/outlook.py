@@ -9,7 +9,7 @@ from typing import Any
 from uploader.model import LimitFacts, Order, State
 from uploader.policy.forecast import Forecast, Lanes, foresee
 from uploader.settings import Settings
-from uploader.status import limit_json, told_bytes, told_count
+from uploader.status.telling import limit_json, told_bytes, told_count
 
 LIMITS = (1, 2, 5, 10, 20, 50)
 """The forecast is told for these limits too, so that it can be seen what a higher one would be worth."""

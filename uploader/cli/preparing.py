@@ -18,9 +18,8 @@ from uploader.ledger.staging import CHUNK, chunks
 from uploader.manifest import Format, Manifest, WasBegun, check_file, format_of
 from uploader.model import InvalidRow, Row
 from uploader.policy.billing import SEPARATE
-from uploader.sandbox import JOB_ID_PREFIX
 from uploader.settings import Settings
-from uploader.status import told_count
+from uploader.status.telling import told_count
 
 STANDARD_INPUT = "-"
 
@@ -215,7 +214,11 @@ def check_known_results(path: Path, ledger: Ledger, *, sandbox: bool) -> None:
     """
     if not path.exists():
         return
-    found = (job_id for job_id in results.job_ids(path) if not (sandbox and job_id.startswith(JOB_ID_PREFIX)))
+    found = results.job_ids(path)
+    if sandbox:
+        from uploader.sandbox import JOB_ID_PREFIX  # noqa: PLC0415 - a server is nothing to have without need
+
+        found = (job_id for job_id in found if not job_id.startswith(JOB_ID_PREFIX))
     with ledger.reading() as connection:
         for some in chunks(found, CHUNK):
             unknown = unknown_job_ids(connection, some)

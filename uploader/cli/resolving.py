@@ -1,6 +1,5 @@
 """`uploader resolve`: what needs a person, the evidence, and the person's decision."""
 
-import asyncio
 import getpass
 import json
 import os
@@ -14,8 +13,6 @@ from typing import Any
 
 from uploader.cli.evidence import Evidence, as_lines, told_line, told_origin
 from uploader.cli.inspecting import at_service, named_batch
-from uploader.cli.target import credentials
-from uploader.client import Client, JobAnswer, TimeLimits
 from uploader.errors import ExitCode, LedgerBusyError, UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.reading import BatchFacts, find_batches, line_states
@@ -33,7 +30,7 @@ from uploader.ledger.resolving import (
 from uploader.model import Decision, Sight, State
 from uploader.policy.settling import proves_append
 from uploader.settings import Settings
-from uploader.status import resolve_command
+from uploader.status.telling import resolve_command
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,15 +165,11 @@ def _check_job(settings: Settings, batch: BatchFacts, job_id: str) -> None:
     """Ask the service for a job that a person named: a mistyped one would be waited for in vain."""
     if settings.access_token is None and (settings.app_id is None or settings.app_secret is None):
         return  # without credentials nobody can be asked
-    answer = asyncio.run(_ask_for(settings, batch, job_id))
+    from uploader.cli.asking import ask_for_job  # noqa: PLC0415 - most of what is resolved needs no service
+
+    answer = ask_for_job(settings, batch, job_id)
     if answer.status is None and answer.reason == "HTTP 404":
         raise UsageError(f"--appended {job_id}: the service knows no such job (HTTP 404): check the jobId")
-
-
-async def _ask_for(settings: Settings, batch: BatchFacts, job_id: str) -> JobAnswer:
-    limits = TimeLimits(connect=settings.connect_seconds)
-    async with Client(batch.base_url, credentials(settings), limits, time.time) as client:
-        return await client.job(job_id)
 
 
 def decision(named: Sequence[str]) -> Decision | None:
@@ -289,13 +282,9 @@ def _record(settings: Settings, job_id: str | None, note: str | None) -> dict[st
 
 
 def _look(settings: Settings, batch: BatchFacts, found: Sequence[Open]) -> dict[str, Sight | None]:
-    return asyncio.run(_look_at(settings, batch, sorted({one.conversation_id for one in found})))
+    from uploader.cli.asking import look_at  # noqa: PLC0415 - see _check_job
 
-
-async def _look_at(settings: Settings, batch: BatchFacts, conversations: Sequence[str]) -> dict[str, Sight | None]:
-    limits = TimeLimits(connect=settings.connect_seconds)
-    async with Client(batch.base_url, credentials(settings), limits, time.time) as client:
-        return {one: await client.sight(one) for one in conversations}
+    return look_at(settings, batch, sorted({one.conversation_id for one in found}))
 
 
 def _time(flag: str, text: str | None) -> float | None:

@@ -52,9 +52,8 @@ from uploader.ledger.sqlite import written_together
 from uploader.ledger.staging import Stage
 from uploader.manifest import Manifest
 from uploader.model import InvalidRow, Row, State
-from uploader.sandbox import Sandbox, SandboxSettings
 from uploader.settings import Settings, is_loopback
-from uploader.status import Summary
+from uploader.status.summary import Summary
 
 log = logs.get_logger()
 
@@ -109,6 +108,8 @@ async def _target(settings: Settings) -> AsyncIterator[Target]:
     if not settings.sandbox:
         yield Target(settings.base_url, credentials(settings))
         return
+    from uploader.sandbox import Sandbox, SandboxSettings  # noqa: PLC0415 - a run of the service has no use for them
+
     made_up = SandboxSettings(limit=settings.limit, allowed_parameters=frozenset(settings.extra_parameters))
     async with Sandbox(made_up) as sandbox:
         yield Target(sandbox.base_url, Credentials(made_up.app_id, made_up.app_secret))

@@ -23,6 +23,7 @@ from uploader.errors import CredentialsError, UsageError
 from uploader.policy.replies import phrase_of
 from uploader.settings import is_loopback
 
+CA_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 KEPT_SECONDS = 4.0
 """Shorter than servers commonly keep a connection that is idle: it saves a head sent in vain."""
 
@@ -81,7 +82,7 @@ class UploadConnector(ServiceConnector):
         keeps: Whether a connection is kept for further uploads.
     """
 
-    def __init__(self, ssl_context: ssl.SSLContext, *, keeps: bool) -> None:
+    def __init__(self, ssl_context: ssl.SSLContext | bool, *, keeps: bool) -> None:
         kept: dict[str, Any] = {"keepalive_timeout": KEPT_SECONDS} if keeps else {"force_close": True}
         super().__init__(ssl=ssl_context, limit=0, **kept)
         self._used: WeakSet[asyncio.BaseTransport] = WeakSet()
@@ -142,14 +143,17 @@ def route_to(base_url: str, proxy: Mapping[str, Any]) -> str:
     return f"{host} through the proxy {_host_and_port(proxy['proxy'])}" if proxy else host
 
 
-def ssl_context() -> ssl.SSLContext:
-    """The system's CA certificates, or those that the usual environment variables name.
+def ssl_context(base_url: str) -> ssl.SSLContext | bool:
+    """The system's CA certificates, or those that the usual environment variables name; True for aiohttp's own.
 
     Raises:
         UsageError: A variable names a bundle that has no certificate.
     """
+    # reading the system's certificates takes 20 ms, and aiohttp has done it as it was imported
+    if URL(base_url).scheme == "http" or not any(os.environ.get(name) for name in CA_VARIABLES):
+        return True
     context = ssl.create_default_context()  # reads SSL_CERT_FILE and SSL_CERT_DIR by itself
-    for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+    for variable in CA_VARIABLES[2:]:
         bundle = os.environ.get(variable)
         if bundle:
             _trust(context, variable, Path(bundle))

@@ -74,7 +74,7 @@ class Puts:
         self,
         base_url: str,
         proxy: Mapping[str, Any],
-        context: ssl.SSLContext,
+        context: ssl.SSLContext | bool,
         limits: TimeLimits,
         expect: Expect,
         uploads: int,

@@ -76,7 +76,7 @@ class Client:
 
     async def __aenter__(self) -> Self:
         """Open the sessions: for uploads, and for everything that may be asked twice."""
-        context = ssl_context()
+        context = ssl_context(self._base_url)
         self._proxy = proxy_for(self._base_url)
         timeout = aiohttp.ClientTimeout(total=GET_SECONDS, connect=self._limits.connect)
         self._route = route_to(self._base_url, self._proxy)

@@ -1,6 +1,7 @@
 """The tables, and the version that they have."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    event,
     literal,
     text,
 )
@@ -117,7 +119,6 @@ lanes = Table(
         "account_id",
         "not_before",
         sqlite_where=text("ready_position IS NOT NULL"),
-        postgresql_where=text("ready_position IS NOT NULL"),
     ),
     Index(
         "lanes_by_work",
@@ -125,7 +126,6 @@ lanes = Table(
         text("work_left DESC"),
         "ready_position",
         sqlite_where=text("ready_position IS NOT NULL"),
-        postgresql_where=text("ready_position IS NOT NULL"),
     ),
     Index("lanes_wanted", "wanted_until"),
 )
@@ -176,21 +176,18 @@ items = Table(
         "account_id",
         "finished_at",
         sqlite_where=text("job_seconds IS NOT NULL"),
-        postgresql_where=text("job_seconds IS NOT NULL"),
     ),
     Index(
         "items_remarked",
         "remark",
         sqlite_where=text("remark IS NOT NULL"),
-        postgresql_where=text("remark IS NOT NULL"),
     ),
-    Index("items_job", "job_id", sqlite_where=text("job_id IS NOT NULL"), postgresql_where=text("job_id IS NOT NULL")),
+    Index("items_job", "job_id", sqlite_where=text("job_id IS NOT NULL")),
     # were it whole, SQLite would take it for the way to all that is not invalid
     Index(
         "items_invalid",
         "invalid_batch_id",
         sqlite_where=text("invalid_batch_id IS NOT NULL"),
-        postgresql_where=text("invalid_batch_id IS NOT NULL"),
     ),
 )
 
@@ -222,13 +219,11 @@ attempts = Table(
         "token_hash",
         unique=True,
         sqlite_where=text("token_hash IS NOT NULL"),
-        postgresql_where=text("token_hash IS NOT NULL"),
     ),
     Index(
         "attempts_heard",
         "heard_job_id",
         sqlite_where=text("heard_job_id IS NOT NULL"),
-        postgresql_where=text("heard_job_id IS NOT NULL"),
     ),
 )
 
@@ -271,3 +266,13 @@ def is_in_state(state: ColumnElement[str], states: Iterable[State]) -> ColumnEle
     for one set of parameters only.
     """
     return state.in_([literal(one) for one in states])
+
+
+@event.listens_for(metadata, "before_create")
+def _make_partial(_metadata: MetaData, connection: Any, **_given: Any) -> None:
+    """Give PostgreSQL the conditions of the partial indexes."""
+    # the tables say them for SQLite alone: naming PostgreSQL there imports its dialect into every command (30 ms)
+    if connection.dialect.name != "postgresql":
+        return
+    for index in (index for table in metadata.tables.values() for index in table.indexes):
+        index.dialect_options["postgresql"]["where"] = index.dialect_options["sqlite"]["where"]

@@ -3,6 +3,5 @@
 from uploader.manifest.files import Format, check_file, format_of
 from uploader.manifest.reading import HeaderError, Manifest
 from uploader.manifest.rules import Examine, WasBegun
-from uploader.manifest.schema import row_schema
 
-__all__ = ["Examine", "Format", "HeaderError", "Manifest", "WasBegun", "check_file", "format_of", "row_schema"]
+__all__ = ["Examine", "Format", "HeaderError", "Manifest", "WasBegun", "check_file", "format_of"]

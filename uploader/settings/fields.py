@@ -1,6 +1,6 @@
 """The settings, each with its default, its bounds and its meaning."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -285,12 +285,10 @@ class Settings:
 
     file: str = field(default="environment", compare=False)
     """What to call the config file in an error."""
-    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
-    """What to call the place where a setting was given, a flag, a variable, a file; for those that were given."""
-
-    def source(self, name: str) -> str:
-        """What to call the place where a setting was given, in an error."""
-        return self.sources.get(name, name)
+    given: frozenset[str] = field(default=frozenset(), compare=False)
+    """The settings that some source gave."""
+    source: Callable[[str], str] = field(default=str, compare=False)
+    """Tells what to call the place where a setting was given, in an error: a flag, a variable, a file."""
 
     @property
     def summary_is_served(self) -> bool:

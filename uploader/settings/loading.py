@@ -97,7 +97,8 @@ def load(flags: Mapping[str, Any], config: Path | None, check_parameters: CheckP
     return Settings(
         **checked,
         file=f"config file {config}" if config is not None else "environment",
-        sources={name: sources.of((name,)) for name in checked},
+        given=frozenset(checked),
+        source=lambda name: sources.of((name,)) if name in checked else name,
     )
 
 

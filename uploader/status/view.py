@@ -1,14 +1,9 @@
 """What is seen of a run while it goes on: a bar on a terminal, elsewhere a line a minute."""
 
 import asyncio
-import sys
 import time
 from collections.abc import Callable
-from typing import Self
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Column
+from typing import TYPE_CHECKING, Self
 
 from uploader import logs
 from uploader.ledger.reading import Standing
@@ -19,6 +14,9 @@ from uploader.status.telling import (
     told_counts,
     told_doubt,
 )
+
+if TYPE_CHECKING:
+    from uploader.status.bar import Bar
 
 log = logs.get_logger()
 
@@ -61,14 +59,12 @@ class View:
         self._last_bytes = (time.monotonic(), 0)
         self._items = 0
         self._counted = asyncio.Event()
-        self._bar: Progress | None = _progress() if bar else None
-        self._task: TaskID | None = None
+        self._bar = _bar() if bar else None
 
     def __enter__(self) -> Self:
         """Put the bar on the terminal."""
         if self._bar is not None:
             self._bar.start()
-            self._task = self._bar.add_task("", total=None, states="", jobs="", speed="")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -102,9 +98,8 @@ class View:
         speed = self._speed()
         limit = self._limit()
         doubt = f", {told_doubt(limit)}" if limit.doubtful else ""
-        if self._bar is not None and self._task is not None:
-            self._bar.update(
-                self._task,
+        if self._bar is not None:
+            self._bar.show(
                 total=standing.items,
                 completed=done,
                 states=told_counts(standing.counts),
@@ -142,14 +137,7 @@ def _doubt_in_the_way(standing: Standing, limit: LimitFacts) -> dict[str, int | 
     return told
 
 
-def _progress() -> Progress:
-    return Progress(
-        BarColumn(bar_width=16),
-        TextColumn("{task.completed:.0f}/{task.total}"),
-        TextColumn("{task.fields[speed]}"),
-        TextColumn("{task.fields[jobs]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[states]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
-        console=Console(file=sys.stderr),
-        transient=True,
-    )
+def _bar() -> "Bar":
+    from uploader.status.bar import Bar  # noqa: PLC0415 - rich is for terminals
+
+    return Bar()

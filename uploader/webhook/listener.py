@@ -16,8 +16,8 @@ from aiohttp.web_protocol import RequestHandler
 
 from uploader import logs
 from uploader.errors import LedgerUnavailableError, UsageError
-from uploader.ledger import Writer
 from uploader.ledger.hearing import Hearing, hear
+from uploader.ledger.thread import Writer
 from uploader.policy.hearing import Call, Meaning, is_signed, read_call, token_hash
 from uploader.text import Sanitizer
 from uploader.webhook.connections import Connections

@@ -1,0 +1,88 @@
+"""Quick where somebody waits: a command imports what it uses, and nothing else."""
+
+import subprocess
+import sys
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple
+
+import pytest
+
+from tests.acceptance.batches import make_rows, write_manifest
+from tests.acceptance.place import Place, Server
+
+SHOWN = """
+import atexit, sys
+atexit.register(lambda: print(*sys.modules, sep="\\n", file=open("modules.txt", "w")))
+sys.argv[0] = "uploader"
+from uploader.__main__ import main
+main()
+"""
+
+HEAVY = frozenset(
+    [
+        *("aiofiles", "aiohttp", "asyncio_throttle", "blake3", "click", "platformdirs", "pydantic", "rich"),
+        *("sqlalchemy", "tinytag"),
+        *("asyncio", "ssl", "importlib.metadata", "tomllib", "sqlalchemy.orm", "sqlalchemy.dialects.postgresql"),
+    ]
+)
+"""What takes a command's time: the libraries that the project names, and what is heavy of Python's own."""
+
+
+class Imports(NamedTuple):
+    """What a command imports of the heavy, and of the house."""
+
+    heavy: AbstractSet[str]
+    parts: AbstractSet[str]
+
+
+# SQLAlchemy imports asyncio (and that ssl) and importlib.metadata itself
+SQL = {"sqlalchemy", "asyncio", "ssl", "importlib.metadata"}
+HELP = {"cli", "errors", "logs", "parameters", "policy", "secrets", "settings"}
+READS = HELP | {"ledger", "model", "results", "status"}
+AUDIO = {"aiofiles", "blake3", "tinytag"}
+
+TABLE = {
+    "--version": Imports({"click"}, HELP),
+    "--help": Imports({"click"}, HELP),
+    "run --help": Imports({"click", "platformdirs"}, HELP),
+    "plan --help": Imports({"click", "platformdirs"}, HELP),
+    "status --help": Imports({"click", "platformdirs"}, HELP),
+    "resolve --help": Imports({"click", "platformdirs"}, HELP),
+    "insights --help": Imports({"click", "platformdirs"}, HELP),
+    "sandbox --help": Imports({"click"}, HELP),
+    "status": Imports({"click", "platformdirs", *SQL}, READS),
+    "results": Imports({"click", "platformdirs", *SQL}, READS),
+    "resolve": Imports({"click", "platformdirs", *SQL}, READS),
+    "plan m.csv": Imports({"click", "platformdirs", *SQL, *AUDIO}, READS | {"audio", "manifest"}),
+    "run m.csv": Imports(
+        {"click", "platformdirs", *SQL, *AUDIO, "aiohttp", "asyncio_throttle"},
+        READS | {"attempt", "audio", "client", "engine", "jobs", "manifest", "pace", "text", "way_out"},
+    ),
+}
+"""What each command imports, as an exact set: what is added here costs everybody who types the command."""
+
+
+def imported(place: Place, command: str) -> Imports:
+    """Runs a command in an interpreter of its own, and tells what was imported when it ended."""
+    subprocess.run(
+        [sys.executable, "-c", SHOWN, *command.split()],
+        cwd=place.folder,
+        env=place.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    modules = place.path("modules.txt").read_text(encoding="utf-8").split()
+    house = {name.split(".")[1] for name in modules if name.startswith("uploader.")} - {"__main__"}
+    return Imports(HEAVY & set(modules), house)
+
+
+@pytest.mark.real_start
+@pytest.mark.parametrize("command", TABLE)
+def test_a_command_imports_what_it_uses_and_nothing_else(place: Place, server: Server, command: str) -> None:
+    """A new import at a module's top shows here, with the commands that pay for it; most of them pay for none."""
+    del server
+    write_manifest(place, "m.csv", make_rows(place, 1, 1))
+    if "help" not in command and "version" not in command:
+        assert place.run("run", "m.csv").code == 0
+    assert imported(place, command) == TABLE[command]

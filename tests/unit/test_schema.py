@@ -1,0 +1,27 @@
+"""The schema as each database is given it."""
+
+import re
+from typing import Any
+
+import pytest
+from sqlalchemy import create_mock_engine
+
+from uploader.ledger import schema
+
+
+@pytest.mark.parametrize("url", ["postgresql+psycopg://", "sqlite://"])
+def test_partial_indexes_are_partial_on_every_database(url: str) -> None:
+    """A full index in the place of a partial one is slower on one database, and the wrong one on the other."""
+    made: list[Any] = []
+    engine = create_mock_engine(url, lambda sql, *_: made.append(sql))
+    schema.metadata.create_all(engine, checkfirst=False)
+    statements = [str(sql.compile(dialect=engine.dialect)) for sql in made]
+    found = [re.search(r"INDEX (\w+) .* WHERE (.+)", one, re.DOTALL) for one in statements]
+    partial = {one[1]: one[2] for one in found if one is not None}
+    assert partial["lanes_waiting"].strip() == "ready_position IS NOT NULL"
+    assert partial.keys() == {
+        index.name
+        for table in schema.metadata.tables.values()
+        for index in table.indexes
+        if index.dialect_options["sqlite"]["where"] is not None
+    }

@@ -1,111 +1,126 @@
-"""Writes the log: readable on a terminal, JSON lines elsewhere, always on standard error."""
+"""Writes the log, by structlog: readable on a terminal, JSON lines elsewhere, always on standard error."""
 
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-LEVELS = ("debug", "info", "warning", "error")
-Writer = Callable[[str, str, Mapping[str, Any]], None]
-"""Takes an event's level, its name and its facts."""
+if TYPE_CHECKING:  # a command that logs nothing does not import it
+    import structlog
 
-_DIM, _BOLD, _KEY, _VALUE, _PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[36m", "\x1b[35m", "\x1b[0m"
-_COLOURS = {"debug": "\x1b[32m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m"}
-
-
-class Log:
-    """Takes events, each a name and its facts; the one writer of this program writes them."""
-
-    def debug(self, event: str, **facts: Any) -> None:
-        """Write what is of use where something is looked into."""
-        _writer("debug", event, facts)
-
-    def info(self, event: str, **facts: Any) -> None:
-        """Write what happened."""
-        _writer("info", event, facts)
-
-    def warning(self, event: str, **facts: Any) -> None:
-        """Write what somebody may have to do something about."""
-        _writer("warning", event, facts)
-
-    def error(self, event: str, **facts: Any) -> None:
-        """Write what went wrong."""
-        _writer("error", event, facts)
-
-    def exception(self, event: str, **facts: Any) -> None:
-        """Write what went wrong, with the traceback of the exception at hand; it shows no local variables."""
-        import traceback  # noqa: PLC0415 - of use where something went wrong
-
-        _writer("error", event, {**facts, "exception": traceback.format_exc()})
+Form = Literal["auto", "text", "json"]
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
-def get_logger() -> Log:
-    """The log of this program."""
-    return Log()
+class _Log:
+    """structlog's logger, which is imported and set up at the first event that is written."""
+
+    def __init__(self) -> None:
+        self.wanted: tuple[Form, str] | None = None
+        """What the program asked for; None in a program that sets up structlog itself, or leaves it as it is."""
+        self._logger: structlog.typing.FilteringBoundLogger | None = None
+
+    def configure(self, form: Form, level: str) -> None:
+        """Have it set up so, at its next event."""
+        self.wanted, self._logger = (form, level), None
+
+    def __getattr__(self, name: str) -> Any:
+        """What structlog's logger has of this name; what is below the level does not need it."""
+        if self.wanted is not None and LEVELS.get(name, LEVELS["error"]) < LEVELS[self.wanted[1]]:
+            return _leave_out
+        if self._logger is None:
+            self._logger = _logger(self.wanted)
+        return getattr(self._logger, name)
 
 
-def configure(form: Literal["auto", "text", "json"], level: str) -> None:
+def _leave_out(_event: str, **_facts: Any) -> None:
+    """Write nothing of an event below the level."""
+
+
+def _logger(wanted: tuple[Form, str] | None) -> "structlog.typing.FilteringBoundLogger":
+    """Import structlog, and set it up as it is wanted."""
+    import structlog  # noqa: PLC0415 - 60 ms, for those who log
+
+    if wanted is not None:
+        form, level = wanted
+        text = form == "text" or (form == "auto" and sys.stderr.isatty())
+        stream: TextIO = _StandardError()  # type: ignore[assignment]
+        structlog.configure(
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="%H:%M:%S" if text else "iso", utc=not text),
+                *(_for_a_person() if text else _for_a_machine()),
+            ],
+            wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+            logger_factory=structlog.WriteLoggerFactory(file=stream),
+            cache_logger_on_first_use=True,
+        )
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+    return logger
+
+
+def _for_a_machine() -> "list[structlog.typing.Processor]":
+    import structlog  # noqa: PLC0415 - see _logger
+
+    # a traceback never shows local variables: paths, parameters and secrets are among them
+    return [
+        structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
+        structlog.processors.JSONRenderer(ensure_ascii=False),
+    ]
+
+
+def _for_a_person() -> "list[structlog.typing.Processor]":
+    import structlog  # noqa: PLC0415 - see _logger
+
+    plain = structlog.dev.plain_traceback
+    colours = sys.stderr.isatty()
+    return [
+        _without_unknown,
+        structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain, sort_keys=False, pad_event_to=0),
+    ]
+
+
+def _without_unknown(
+    _logger: object, _method: str, event: "structlog.typing.EventDict"
+) -> "structlog.typing.EventDict":
+    """Leave out what is not known: a person needs no word of it."""
+    return {name: value for name, value in event.items() if value is not None}
+
+
+class _StandardError:
+    """Standard error as it is at the moment of writing: the progress bar puts itself in its place."""
+
+    def write(self, text: str) -> int:
+        """Write, as far as that is possible."""
+        # a log on a full disk, or that nobody reads any more, must not cost an item
+        with suppress(OSError):
+            sys.stderr.write(text)  # the logger flushes
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, as far as that is possible."""
+        with suppress(OSError):
+            sys.stderr.flush()
+
+
+_log = _Log()
+
+
+def get_logger() -> Any:
+    """The log of this program: structlog's, its bound loggers and all."""
+    return _log
+
+
+def configure(form: Form, level: str) -> None:
     """Set up the log of this program.
 
     Args:
         form: ``text``, ``json``, or ``auto``: text where standard error is a terminal.
         level: The least level to write.
     """
-    global _writer  # noqa: PLW0603 - a program has one log
-    is_text = form == "text" or (form == "auto" and sys.stderr.isatty())
-    render = _as_text if is_text else _as_json
-    written = frozenset(LEVELS[LEVELS.index(level) :])
-
-    def write(level: str, event: str, facts: Mapping[str, Any]) -> None:
-        if level in written:
-            # standard error as it is at this moment: the progress bar puts itself in its place;
-            # and a log on a full disk, or that nobody reads any more, must not cost an item
-            with suppress(OSError):
-                sys.stderr.write(render(level, event, facts) + "\n")
-                sys.stderr.flush()
-
-    _writer = write
-
-
-@contextmanager
-def written_by(writer: Writer) -> Iterator[None]:
-    """Have something else take the events for a while."""
-    global _writer  # noqa: PLW0603 - as above
-    before, _writer = _writer, writer
-    try:
-        yield
-    finally:
-        _writer = before
-
-
-def _as_json(level: str, event: str, facts: Mapping[str, Any]) -> str:
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    return json.dumps({**facts, "event": event, "level": level, "timestamp": now}, ensure_ascii=False, default=repr)
-
-
-def _as_text(level: str, event: str, facts: Mapping[str, Any]) -> str:
-    """A line for a person, who needs no word of what is not known; a traceback stands below it."""
-    paint = (lambda colour, text: f"{colour}{text}{_PLAIN}") if sys.stderr.isatty() else (lambda _, text: text)
-    told = [f"{paint(_KEY, name)}={paint(_VALUE, _quoted(value))}" for name, value in _known(facts)]
-    now = paint(_DIM, f"{datetime.now().astimezone():%H:%M:%S}")
-    line = " ".join([now, f"[{paint(_COLOURS[level], f'{level:9}')}]", paint(_BOLD, event), *told])
-    return f"{line}\n{facts['exception']}" if "exception" in facts else line
-
-
-def _known(facts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    return ((name, value) for name, value in facts.items() if value is not None and name != "exception")
-
-
-def _quoted(value: Any) -> str:
-    """A value, in quotes where its end could not be seen, or a terminal would obey it."""
-    text = value if isinstance(value, str) else repr(value)
-    is_plain = text.isprintable() and not set(text) & set(" ='\"")
-    return text if is_plain or not isinstance(value, str) else repr(text)
+    _log.configure(form, level)
 
 
 def open_closed_streams() -> None:
@@ -126,6 +141,3 @@ def close() -> None:
             stream.flush()
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-_writer: Writer = lambda _level, _event, _facts: None  # noqa: E731 - whoever imports this as a library sets one up

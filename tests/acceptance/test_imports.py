@@ -21,7 +21,7 @@ main()
 HEAVY = frozenset(
     [
         *("aiofiles", "aiohttp", "asyncio_throttle", "blake3", "click", "platformdirs", "pydantic", "rich"),
-        *("sqlalchemy", "tinytag"),
+        *("sqlalchemy", "structlog", "tinytag"),
         *("asyncio", "ssl", "importlib.metadata", "tomllib", "sqlalchemy.orm", "sqlalchemy.dialects.postgresql"),
     ]
 )
@@ -35,11 +35,15 @@ class Imports(NamedTuple):
     parts: AbstractSet[str]
 
 
-# SQLAlchemy imports asyncio (and that ssl) and importlib.metadata itself
+# SQLAlchemy imports asyncio (and that ssl) and importlib.metadata itself; structlog imports rich where it is there
 SQL = {"sqlalchemy", "asyncio", "ssl", "importlib.metadata"}
 HELP = {"cli", "errors", "logs", "parameters", "policy", "secrets", "settings"}
 READS = HELP | {"ledger", "model", "results", "status"}
 AUDIO = {"aiofiles", "blake3", "tinytag"}
+RUN = {"click", "platformdirs", *SQL, *AUDIO, "aiohttp", "asyncio_throttle"}
+RUN_PARTS = READS | {
+    *("attempt", "audio", "client", "engine", "jobs", "manifest", "pace", "text", "way_out"),
+}
 
 TABLE = {
     "--version": Imports({"click"}, HELP),
@@ -54,10 +58,8 @@ TABLE = {
     "results": Imports({"click", "platformdirs", *SQL}, READS),
     "resolve": Imports({"click", "platformdirs", *SQL}, READS),
     "plan m.csv": Imports({"click", "platformdirs", *SQL, *AUDIO}, READS | {"audio", "manifest"}),
-    "run m.csv": Imports(
-        {"click", "platformdirs", *SQL, *AUDIO, "aiohttp", "asyncio_throttle"},
-        READS | {"attempt", "audio", "client", "engine", "jobs", "manifest", "pace", "text", "way_out"},
-    ),
+    "run m.csv --log-level error": Imports(RUN, RUN_PARTS),
+    "run m.csv": Imports(RUN | {"structlog", "rich"}, RUN_PARTS),
 }
 """What each command imports, as an exact set: what is added here costs everybody who types the command."""
 

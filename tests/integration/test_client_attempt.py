@@ -5,8 +5,8 @@ import os
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -14,6 +14,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import pytest
 from blake3 import blake3
 from sqlalchemy import Connection, RowMapping, select
+from structlog.testing import capture_logs
 
 from tests.integration.servers import (
     CREDENTIALS,
@@ -34,7 +35,7 @@ from tests.integration.servers import (
     size_of,
     speaking,
 )
-from uploader import attempt, logs
+from uploader import attempt
 from uploader import audio as sources
 from uploader.attempt import Carried, Carrier, Rules
 from uploader.client import Credentials, Expect
@@ -75,14 +76,6 @@ RULES: dict[str, Any] = {
     "job_timeout_seconds": 3600.0,
     "hold": True,
 }
-
-
-@contextmanager
-def captured_log() -> Iterator[list[dict[str, Any]]]:
-    """The events that are logged meanwhile."""
-    events: list[dict[str, Any]] = []
-    with logs.written_by(lambda level, event, facts: events.append({"level": level, "event": event, **facts})):
-        yield events
 
 
 @dataclass
@@ -776,12 +769,12 @@ async def test_an_outcome_that_cannot_be_written_is_written_again(
             raise failures.pop()
 
     path = audio(tmp_path, 1000)
-    with captured_log() as logged:
+    with capture_logs() as logged:
         async with Server(append) as server, desk(server.base_url, path, before=fail_twice) as at:
             await at.carry()
             item = at.one(items)
     assert (item["state"], item["job_id"]) == ("accepted", "job-1")
-    unwritten = [event for event in logged if event["level"] == "error"]
+    unwritten = [event for event in logged if event["log_level"] == "error"]
     assert [event["jobId"] for event in unwritten] == ["job-1", "job-1"]
 
 
@@ -796,7 +789,7 @@ async def test_an_outcome_that_can_never_be_written_ends_the_run(
             raise LedgerUnavailableError("full")
 
     path = audio(tmp_path, 1000)
-    with captured_log() as logged:
+    with capture_logs() as logged:
         async with Server(append) as server, desk(server.base_url, path, before=fail) as at:
             with pytest.raises(LedgerUnavailableError):
                 await at.carry()
@@ -914,7 +907,7 @@ async def test_the_log_has_one_event_an_attempt_and_nothing_private(tmp_path: Pa
     """Batch, line, conversation, attempt, job, status and seconds are told; path, parameters and secrets are not."""
     path = audio(tmp_path, 300_000, "private-recording.wav")
     script, private = in_turn(always(429), always(401), append), {"name": "a private meeting"}
-    with captured_log() as logged:
+    with capture_logs() as logged:
         async with Server(script) as server, desk(server.base_url, path, parameters=private) as at:
             for _ in range(3):
                 await at.carry()

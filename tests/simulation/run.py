@@ -1,11 +1,14 @@
 """Runs a schedule; shrinks one that fails."""
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import Any
+
+import structlog
 
 from tests.simulation.judge import Judge
 from tests.simulation.ledgers import MemoryLedger
@@ -92,10 +95,12 @@ def _breaks(plan: Plan) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No word of what dead processes leave in memory."""
-    hook = sys.unraisablehook
+    """No log of thousands of nights, and no word of what dead processes leave in memory."""
+    before, hook = structlog.get_config(), sys.unraisablehook
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     sys.unraisablehook = lambda _: None
     try:
         yield
     finally:
+        structlog.configure(**before)
         sys.unraisablehook = hook

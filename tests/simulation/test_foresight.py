@@ -1,11 +1,13 @@
 """Ends of jobs are seen soon and for few requests: whole nights over a corpus whose jobs are known."""
 
+import logging
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import pytest
+import structlog
 from sqlalchemy import select
 
 from tests.simulation import process, schedule
@@ -59,10 +61,14 @@ class Night:
 
 
 @pytest.fixture(autouse=True)
-def near_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service that answers as one over loopback does: what the wire takes is not what is measured."""
+def near_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A service that answers as one over loopback does: what the wire takes is not what is measured. No log."""
     monkeypatch.setattr(process, "LATENCY_SECONDS", 0.005)
     monkeypatch.setattr(schedule, "PUTS_PER_SECOND", 10.0)
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.configure(**before)
 
 
 Asked = tuple[str, float]

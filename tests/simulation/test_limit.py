@@ -1,13 +1,15 @@
 """The limit is learned: what that costs in refusals and in time, over whole nights."""
 
+import logging
 import random
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import pytest
+import structlog
 
 from tests.simulation import process, schedule
 from tests.simulation.judge import Judge
@@ -36,6 +38,15 @@ class Night:
     over_bound: float
     refusals: int
     seconds: float
+
+
+@pytest.fixture(autouse=True)
+def no_log() -> Iterator[None]:
+    """No log of long nights; what follows logs as before."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,12 @@
 """Critical path first, by what jobs have shown to take: whole nights in which every job takes a while in any case."""
 
+import logging
 import random
 from collections import defaultdict
+from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from tests.simulation import process
 from tests.simulation.judge import Judge
@@ -24,9 +27,13 @@ SHORT, LONG = 40, 600
 
 
 @pytest.fixture(autouse=True)
-def near_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service that answers at once: what the wire takes is not what is measured."""
+def near_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A service that answers at once: what the wire takes is not what is measured. No log."""
     monkeypatch.setattr(process, "LATENCY_SECONDS", 0.005)
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.configure(**before)
 
 
 def world_of(seed: int) -> World:

@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from uploader import logs
 from uploader.errors import ExitCode
 from uploader.ledger.reading import BatchFacts, Standing
 from uploader.model import LimitFacts, State
@@ -88,7 +86,9 @@ def test_slots_of_doubt_are_told_apart_from_jobs_that_live() -> None:
 
 
 @pytest.mark.parametrize(("pending", "live", "waits"), [(1, 3, True), (0, 3, False), (1, 1, False)])
-def test_a_progress_line_says_when_doubt_is_what_it_waits_for(pending: int, live: int, waits: bool) -> None:
+def test_a_progress_line_says_when_doubt_is_what_it_waits_for(
+    capsys: pytest.CaptureFixture[str], pending: int, live: int, waits: bool
+) -> None:
     """Held slots are named; what frees them, too, where nothing can be sent because of them."""
     limit = replace(IN_DOUBT, live=live)
     view = View(
@@ -99,11 +99,11 @@ def test_a_progress_line_says_when_doubt_is_what_it_waits_for(pending: int, live
         bar=False,
         lines=True,
     )
-    told: list[dict[str, Any]] = []
-    with logs.written_by(lambda _level, _event, facts: told.append(dict(facts))):
-        view._show(standing({State.PENDING: pending}))
-    assert "heldForDoubt" in told[0]
-    assert ("uploader resolve" in str(told[0])) is waits
+    view._show(standing({State.PENDING: pending}))
+    told = capsys.readouterr()
+    text = told.out + told.err
+    assert "heldForDoubt" in text
+    assert ("uploader resolve" in text) is waits
 
 
 @pytest.mark.parametrize(

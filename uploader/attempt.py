@@ -272,11 +272,20 @@ class Carrier:
         if verdict.next is Next.AGAIN and not carried.reply.withheld:
             wait = retry_seconds(claim.number, self._chance.random())
         rules = self._rules
-        of = Settlement(claim, verdict, carried.reply, now, wait, rules.doubt_seconds, rules.hold, carried.refusal)
+        of = Settlement(
+            claim,
+            verdict,
+            carried.reply,
+            now,
+            wait,
+            rules.doubt_seconds,
+            rules.hold,
+            carried.refusal,
+            rules.job_timeout_seconds,
+        )
         if rules.webhook_url is not None:
             return await self._writer.call(settle_heard, of)
-        await self._writer.call(settle, of)
-        return Settled(verdict)
+        return Settled(await self._writer.call(settle, of))
 
 
 def _event(carried: Carried) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from typing import Protocol
 from uploader import logs
 from uploader.client import JobAnswer
 from uploader.ledger.hearing import Hearing
-from uploader.ledger.outcomes import Ended, JobEnd, end_job, job_overdue
+from uploader.ledger.outcomes import Ended, JobEnd, distrust_job, end_job, job_overdue, note_job_answer
 from uploader.ledger.thread import Writer
 from uploader.model import JobStatus, LiveJob, State
 from uploader.pace import Pace
 from uploader.policy.foresight import LOOK_LEAST_SECONDS, End, Experience, Watch, lived_seconds, next_look
 from uploader.policy.hearing import Meaning
-from uploader.policy.polling import Pause, after_good, after_trouble, wants_pause
+from uploader.policy.polling import ANOTHERS_IN_A_ROW, Pause, after_good, after_trouble, odd_seconds, wants_pause
 from uploader.policy.waits import put_off_seconds
 
 log = logs.get_logger()
@@ -43,6 +43,10 @@ class _Followed:
     job: LiveJob = field(compare=False)
     is_lost_sight_of: bool = field(compare=False, default=False)
     """Whether the last look told nothing: the job may have ended long before the look that sees its end."""
+    odd_in_a_row: int = field(compare=False, default=0)
+    """How many of the last answers had no status that we know."""
+    anothers_in_a_row: int = field(compare=False, default=0)
+    """How many of the last answers were about another job."""
 
 
 class Follower:
@@ -87,7 +91,8 @@ class Follower:
         """Jobs of which calls to the webhook told, and until when the look that is due is put off for that."""
         self._ended_early: set[str] = set()
         """Jobs of whose end a call told before their answer was taken note of."""
-        self._told_unknown: set[str] = set()
+        self._told: dict[int, str] = {}
+        """What was told of a live job, by item, in place of a status."""
         self._pause = Pause()
         self._free_lookers: list[asyncio.Future[_Followed]] = []
         """Lookers that wait for a job."""
@@ -95,6 +100,11 @@ class Follower:
         """Whether there may be something to hand out before the time that is waited for."""
         self._wakes_at = 0.0
         self._handed_out_at = 0.0
+
+    @property
+    def follows_any(self) -> bool:
+        """Whether the end of some job may still be seen."""
+        return bool(self._live)
 
     @property
     def example(self) -> str | None:
@@ -229,8 +239,10 @@ class Follower:
             await self._write_end(one, answer.status)
         elif self._now() - job.accepted_at >= self._timeout_seconds:
             await self._write_overdue(job, answer)
+        elif answer.is_anothers and one.anothers_in_a_row + 1 >= ANOTHERS_IN_A_ROW:
+            await self._write_distrusted(job, answer)
         else:
-            self._tell_unknown(job, answer)
+            await self._tell_odd(job, answer)
             if job.item_id in self._heard:
                 self._heard[job.item_id] = 0.0
             self._follow(self._after_look(one, answer))
@@ -247,17 +259,28 @@ class Follower:
             log.info("status requests pause", seconds=seconds, reason=answer.reason)
 
     def _after_look(self, one: _Followed, answer: JobAnswer) -> _Followed:
-        following = self._foresee(one.job, self._now())
+        now = self._now()
+        following = self._foresee(one.job, now)
         if answer.status is None:
             following.is_lost_sight_of = True
             following.seen_live_at = one.seen_live_at
+        if _is_odd(answer):
+            following.odd_in_a_row = one.odd_in_a_row + 1
+            following.anothers_in_a_row = one.anothers_in_a_row + 1 if answer.is_anothers else 0
+            following.step_seconds = max(following.step_seconds, odd_seconds(following.odd_in_a_row))
+            overdue_at = max(one.job.accepted_at + self._timeout_seconds, now)
+            following.due_at = max(following.due_at, min(now + following.step_seconds, overdue_at))
         return following
 
-    def _tell_unknown(self, job: LiveJob, answer: JobAnswer) -> None:
-        """A job that the service does not know may come to be known, or never end: say so, once."""
-        if answer.http_status == 404 and job.job_id not in self._told_unknown:
-            self._told_unknown.add(job.job_id)
-            log.warning("the service does not know the job: it is asked for again", **_event(job))
+    async def _tell_odd(self, job: LiveJob, answer: JobAnswer) -> None:
+        """Tell and write down what stands in place of a status, once, and that there is one again."""
+        if _is_odd(answer):
+            if self._told.get(job.item_id) != answer.reason:
+                self._told[job.item_id] = answer.reason
+                log.warning("no known status of the job: it is asked for less often", **_event(job), said=answer.reason)
+                await asyncio.shield(self._writer.call(note_job_answer, job, f"its job: {answer.reason}"))
+        elif answer.status is not None and self._told.pop(job.item_id, None) is not None:
+            await asyncio.shield(self._writer.call(note_job_answer, job, None))
 
     def _foresee(self, job: LiveJob, seen_live_at: float) -> _Followed:
         look = next_look(Watch(seen_live_at - job.accepted_at, job.work, self.experience.shown))
@@ -267,6 +290,8 @@ class Follower:
         """What was foreseen while less was known is foreseen again."""
         now = self._now()
         for one in self._followed:
+            if one.odd_in_a_row:
+                continue  # what is foreseen of jobs says nothing of when this one will be known again
             due = self._foresee(one.job, one.seen_live_at)
             # who may look at once shall not wait for the news
             one.due_at = max(due.due_at, now + LOOK_LEAST_SECONDS) if one.due_at > now else one.due_at
@@ -308,9 +333,31 @@ class Follower:
             f"the job did not end within {self._timeout_seconds:g} s (job_timeout_seconds); last seen as "
             f"{answer.status.value if answer.status else answer.reason or 'unknown'}"
         )
-        await asyncio.shield(self._writer.call(job_overdue, job, reason, self._now(), self._doubt_seconds))
+        is_live = answer.status is not None
+        timeout = self._timeout_seconds
+        overdue = self._writer.call(
+            job_overdue, job, reason, self._now(), self._doubt_seconds, job_timeout_seconds=timeout, is_live=is_live
+        )
+        await asyncio.shield(overdue)
         if self.follows(job):
             log.warning("job", **_event(job), status="overdue", reason=reason)
+            self._room()
+            self._over(job)
+
+    async def _write_distrusted(self, job: LiveJob, answer: JobAnswer) -> None:
+        reason = f"of its job the service gives, {ANOTHERS_IN_A_ROW} times in a row, {answer.reason}"
+        distrusted = self._writer.call(
+            distrust_job,
+            job,
+            reason,
+            self._now(),
+            self._doubt_seconds,
+            job_timeout_seconds=self._timeout_seconds,
+            hold=self._hold,
+        )
+        await asyncio.shield(distrusted)
+        if self.follows(job):
+            log.warning("job", **_event(job), status=State.IN_DOUBT.value, reason=reason)
             self._room()
             self._over(job)
 
@@ -319,8 +366,13 @@ class Follower:
         if self.follows(job):
             del self._live[job.item_id]
             self._heard.pop(job.item_id, None)
-        self._told_unknown.discard(job.job_id)
+        self._told.pop(job.item_id, None)
         self._ended()
+
+
+def _is_odd(answer: JobAnswer) -> bool:
+    """Tell whether an answer came that has no status that we know, and no trouble of the service explains that."""
+    return answer.status is None and not wants_pause(answer.http_status, answer.retry_after)
 
 
 def tell_call(hearing: Hearing) -> None:

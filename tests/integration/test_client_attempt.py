@@ -184,7 +184,8 @@ def load(ledger: Ledger, base_url: str, paths: Sequence[Path], parameters: dict[
 def accepted(exchange: Exchange) -> dict[str, str]:
     """The documented answer, for the conversation that was asked for."""
     conversation = exchange.request.target.rpartition("/")[2].partition("?")[0]
-    return DONE | {"conversationId": conversation}
+    # one for each file: a jobId that another item has is not believed
+    return DONE | {"conversationId": conversation, "jobId": f"job-{int(conversation.rpartition('-')[2]) - 1}"}
 
 
 async def append(exchange: Exchange) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, func, select, update
 
 from uploader import audio
 from uploader.ledger import Ledger
@@ -15,7 +15,7 @@ from uploader.ledger.claiming import Claimed, Mark, claim, mark
 from uploader.ledger.lanes import enter_scope, rank
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import Load, account, begin_load, load_rows, was_begun
-from uploader.ledger.outcomes import JOBS_REMEMBERED, JobEnd, Settlement, end_job, job_overdue, settle
+from uploader.ledger.outcomes import JOBS_REMEMBERED, JobEnd, Settlement, end_job, job_overdue, settle, settle_all
 from uploader.ledger.reading import latest_ends, leftovers, live_jobs, result_lines, standing, troubles, unsent
 from uploader.ledger.recovery import rebase_deadlines, recover
 from uploader.ledger.schema import attempts, items, lanes
@@ -24,7 +24,6 @@ from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
 from uploader.policy.foresight import End
 from uploader.policy.limits import JOB_SECONDS, STATED_LIMIT_BELIEVED_SECONDS, Refusal
 from uploader.policy.replies import judge
-from uploader.policy.waits import DOUBT_CAP_SECONDS
 
 BASE_URL = "https://service.example"
 DOUBT_SECONDS = 900.0
@@ -138,11 +137,11 @@ class Book:
         with self.ledger.writing() as connection:
             return live_jobs(connection, account(connection, BASE_URL))
 
-    def end(self, job_id: str, status: JobStatus = JobStatus.COMPLETED) -> None:
+    def end(self, job_id: str, status: JobStatus = JobStatus.COMPLETED, lived_seconds: float | None = None) -> None:
         """End a live job."""
         (job,) = [replace(job, watched=True) for job in self.jobs() if job.job_id == job_id]
         with self.ledger.writing() as connection:
-            end_job(connection, JobEnd(job, status, self.now, self.hold))
+            end_job(connection, JobEnd(job, status, self.now, self.hold, lived_seconds))
 
     def complete(self, one: Claim, job_id: str = "") -> None:
         """Carry an item to its good end."""
@@ -340,16 +339,80 @@ def test_an_item_in_doubt_keeps_its_slot_for_a_while(book: Book) -> None:
     assert book.states(load) == "in_doubt sending"
 
 
+def test_a_job_that_another_item_has_is_not_believed(book: Book) -> None:
+    """One job cannot be two appends: the second item is in doubt, and it is said why; the first one stays as it is."""
+    book.limit = 4
+    load = book.load([("c", "a.wav"), ("d", "b.wav"), ("e", "a.wav"), ("f", "b.wav")])
+    claims = book.claim()
+    book.answer(claims[0], accepted("same"))
+    book.answer(claims[1], accepted("same"))
+    book.end("same")
+    book.answer(claims[2], accepted("same"))
+    book.answer(claims[3], accepted("another"))
+    assert book.states(load) == "completed in_doubt in_doubt accepted"
+    lines = book.lines(load)
+    assert [line.job_id for line in lines] == ["same", "same", "same", "another"]
+    assert ["that of another item" in (line.error or "") for line in lines] == [False, True, True, False]
+    assert book.value("slot_until", 3) is not None
+
+
+def test_two_answers_of_one_group_with_one_job_are_told_apart(book: Book) -> None:
+    """Outcomes that are written together are the same as one after the other: the first has the job."""
+    load = book.load([("c", "a.wav"), ("d", "b.wav")])
+    claims = book.claim()
+    for one in claims:
+        book.mark(one)
+    reply = accepted("same")
+    with book.ledger.writing() as connection:
+        verdicts = settle_all(
+            connection,
+            [
+                Settlement(one, judge(reply, one.conversation_id), reply, book.now, 0.0, DOUBT_SECONDS, hold=True)
+                for one in claims
+            ],
+        )
+    assert [verdict.state for verdict in verdicts] == [State.ACCEPTED, State.IN_DOUBT]
+    assert book.states(load) == "accepted in_doubt"
+
+
+def test_the_same_job_in_another_account_is_another_job(book: Book) -> None:
+    """JobIds are a service's own: two services may count alike."""
+    load = book.load([("c", "a.wav")])
+    book.complete(book.claim_one(), "job-1")
+    with book.ledger.writing() as connection:
+        other = account(connection, "https://elsewhere.example")
+        connection.execute(update(items).values(account_id=other))
+        connection.execute(update(lanes).values(account_id=other))
+    second = book.load([("c", "b.wav")], "n.csv")
+    book.complete(book.claim_one(), "job-1")
+    assert (book.states(load), book.states(second)) == ("completed", "completed")
+
+
+@pytest.mark.parametrize("is_live", [True, False])
+def test_an_overdue_job_that_the_service_calls_live_keeps_its_slot(book: Book, is_live: bool) -> None:
+    """A job that is known to live counts towards the limit however long it takes; one that nobody knows is in doubt."""
+    book.limit = 1
+    book.load([("c", "a.wav"), ("d", "b.wav")])
+    book.answer(book.claim_one(), accepted("j"))
+    (job,) = book.jobs()
+    with book.ledger.writing() as connection:
+        job_overdue(connection, job, "late", book.now, DOUBT_SECONDS, is_live=is_live)
+    book.now += 10 * DOUBT_SECONDS
+    assert len(book.claim()) == (0 if is_live else 1)
+
+
 def test_doubt_lasts_three_times_what_such_a_job_takes(book: Book) -> None:
-    """Once jobs have ended, slot_until follows from the slowest that they have shown, by size."""
-    book.file("long.wav", "x" * 800)
-    book.load([("c", "a.wav"), ("d", "long.wav")])
-    first, second = book.claim()
-    book.answer(first, accepted("1"))
-    book.now += 4
-    book.end("1")
-    book.answer(second, LOST)
-    assert book.value("slot_until", 3) == pytest.approx(book.now + 3 * 4 / 8 * 800)
+    """Once jobs have ended, slot_until follows from what they took, and never exceeds three times the longest."""
+    book.file("long.wav", "x" * 10_000_000)
+    book.limit = 3
+    book.load([("c", "a.wav"), ("d", "b.wav"), ("e", "long.wav")])
+    claims = book.claim()
+    for one, seconds in zip(claims[:2], (4.0, 5.0), strict=True):
+        book.answer(one, accepted(one.conversation_id))
+        book.now += seconds
+        book.end(one.conversation_id, lived_seconds=seconds)
+    book.answer(claims[2], LOST)
+    assert book.value("slot_until", 4) == pytest.approx(book.now + 3 * 5.0)
 
 
 @pytest.mark.parametrize(("boot", "moved"), [("this boot", 3600.0), ("another boot", 0.0)])
@@ -380,9 +443,9 @@ def test_what_a_clock_that_was_ahead_wrote_is_of_now(book: Book) -> None:
     book.settle(third, THROTTLED, refusal=Refusal())
     book.now -= years
     with book.ledger.writing() as connection:
-        recover(connection, book.now, DOUBT_SECONDS)
+        recover(connection, book.now, DOUBT_SECONDS, 7200.0)
     assert book.look().limit.in_force < 3
-    assert book.value("slot_until", 2) == book.now + DOUBT_CAP_SECONDS
+    assert book.value("slot_until", 2) == book.now + 7200.0
     book.now += STATED_LIMIT_BELIEVED_SECONDS + 1
     assert book.look().limit.in_force == 5
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from math import inf, isfinite
+from math import inf
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from uploader.policy.foresight import End
 from uploader.policy.waits import (
     COOLDOWN_CAP_SECONDS,
     RETRY_AFTER_CAP_SECONDS,
@@ -159,27 +160,38 @@ def test_a_cooldown_honours_the_header_and_never_falls_below_the_backoff(
 
 def test_as_long_as_no_job_has_ended_doubt_keeps_its_slot_for_doubt_seconds() -> None:
     """Nothing shown, nothing learnt: the setting stands."""
-    assert doubt_slot_seconds(10**9, None, None, 900.0) == 900.0
+    assert doubt_slot_seconds(10**9, [], 900.0, 3600.0) == 900.0
+
+
+ENDS = [End(60.0, 15.0), End(600.0, 60.0), End(120.0, 12.0)]
+"""Jobs that take 12 s or so, and a twelfth of their audio more."""
 
 
 @pytest.mark.parametrize(
-    ("size", "rate", "shortest", "seconds"),
+    ("work", "ends", "most", "seconds"),
     [
-        pytest.param(1_000_000, 1e-3, 10.0, 3000.0, id="by its size at the slowest rate"),
-        pytest.param(100, 1e-3, 10.0, 30.0, id="never shorter than any job was"),
-        pytest.param(0, 1e-3, 10.0, 30.0, id="a size that is not known"),
+        pytest.param(300.0, ENDS, 3600.0, 3 * (12 + 300 * 48 / 600), id="by its length, the constant part once"),
+        pytest.param(0.0, ENDS, 3600.0, 36.0, id="never shorter than any job was"),
+        pytest.param(36_000.0, ENDS, 3600.0, 180.0, id="no longer than three times the longest"),
+        pytest.param(36_000.0, ENDS, 100.0, 100.0, id="no longer than a job is waited for"),
+        pytest.param(7200.0, [End(0.2, 3.0), End(0.3, 3.1)], 21600.0, 9.3, id="long, after a few tiny ones"),
+        pytest.param(60.0, [End(0.0, 5.0)], 3600.0, 15.0, id="lengths that are not known"),
     ],
 )
 def test_doubt_keeps_its_slot_three_times_as_long_as_the_job_may_live(
-    size: int, rate: float, shortest: float, seconds: float
+    work: float, ends: list[End], most: float, seconds: float
 ) -> None:
-    """slot_until: three times what a job of that size takes by the slowest that the jobs have shown."""
-    assert doubt_slot_seconds(size, rate, shortest, 900.0) == pytest.approx(seconds)
+    """slot_until: three times what a job of that length takes by those that have finished."""
+    assert doubt_slot_seconds(work, ends, 900.0, most) == pytest.approx(seconds)
 
 
-@given(st.integers(0, 2**50), st.floats(0, 10), st.floats(0, 1e6))
-def test_a_bigger_file_in_doubt_never_gives_its_slot_back_earlier(size: int, rate: float, shortest: float) -> None:
-    """The wait grows with the size, and is a number that can be waited for."""
-    wait = doubt_slot_seconds(size, rate, shortest, 900.0)
-    assert 0 <= wait <= doubt_slot_seconds(size + 1, rate, shortest, 900.0) < inf
-    assert isfinite(wait)
+SEEN = st.lists(st.builds(End, st.floats(0, 1e5), st.floats(0, 1e5)), min_size=1, max_size=8)
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1e6), SEEN)
+def test_a_longer_recording_in_doubt_never_gives_its_slot_back_earlier(
+    work: float, more: float, ends: list[End]
+) -> None:
+    """The wait grows with the length, and never beyond three times the longest job."""
+    wait = doubt_slot_seconds(work, ends, 900.0, inf)
+    assert 0 <= wait <= doubt_slot_seconds(work + more, ends, 900.0, inf) <= 3 * max(end.seconds for end in ends)

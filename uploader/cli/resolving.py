@@ -212,7 +212,7 @@ def _ledger(settings: Settings) -> Ledger:
         return Ledger.open_beside_run(settings.ledger)
     with ledger.writing() as connection:
         rebase_deadlines(connection, *boot_clock())
-        recover(connection, time.time(), settings.doubt_seconds)
+        recover(connection, time.time(), settings.doubt_seconds, settings.job_timeout_seconds)
     return ledger
 
 

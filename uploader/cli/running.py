@@ -135,7 +135,7 @@ def _prepare(
     config_parameters(settings)
     with ledger.writing() as connection:
         rebase_deadlines(connection, *boot_clock())
-        unsent, doubtful = recover(connection, now(), settings.doubt_seconds)
+        unsent, doubtful = recover(connection, now(), settings.doubt_seconds, settings.job_timeout_seconds)
     if unsent or doubtful:
         log.warning("an earlier run ended early", pendingAgain=unsent, inDoubt=doubtful)
     if manifest is None:

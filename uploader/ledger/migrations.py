@@ -17,6 +17,8 @@ TO_3: Sequence[str] = (
     # take. A column that is added NOT NULL needs the same server_default in schema.py.
     "ALTER TABLE ledger ADD COLUMN runs INTEGER DEFAULT 0 NOT NULL",
     "ALTER TABLE ledger ADD COLUMN in_use BOOLEAN DEFAULT false NOT NULL",
+    "ALTER TABLE accounts DROP COLUMN slowest_seconds_per_byte",
+    "ALTER TABLE accounts DROP COLUMN shortest_job_seconds",
 )
 
 STEPS: Mapping[int, Sequence[str]] = {3: TO_3}

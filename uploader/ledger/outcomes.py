@@ -1,19 +1,22 @@
 """What came of an attempt, and of the job after it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
+from math import inf
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, bindparam, case, or_, select, update
+from sqlalchemy import Boolean, Connection, bindparam, case, or_, select, union_all, update
 
 from uploader.ledger.lanes import refresh
 from uploader.ledger.limit import ACCOUNT_OF_ITEM, note_refusal
+from uploader.ledger.reading import latest_ends
 from uploader.ledger.schema import accounts, attempts, items, lanes
-from uploader.model import Claim, JobStatus, LiveJob, Reply, State, Verdict
+from uploader.model import Claim, JobStatus, LiveJob, Outcome, Reply, State, Verdict
+from uploader.policy.forecast import audio_seconds
 from uploader.policy.limits import Refusal
-from uploader.policy.replies import counts_against_file
+from uploader.policy.replies import counts_against_file, distrust
 from uploader.policy.waits import doubt_slot_seconds
 
 JOBS_REMEMBERED = 16.0
@@ -87,27 +90,42 @@ _JOB_OVERDUE = (
     .values(overdue=True, error=bindparam("because"), slot_until=bindparam("keeps_slot_until"))
 )
 
-_slowest, _shortest = accounts.c.slowest_seconds_per_byte, accounts.c.shortest_job_seconds
 _typical = accounts.c.typical_job_seconds
 
 _LEARN = (
     update(accounts)
     .where(accounts.c.id == ACCOUNT_OF_ITEM.where(items.c.state == State.ACCEPTED).scalar_subquery())
-    .values(
-        slowest_seconds_per_byte=case(
-            (or_(_slowest.is_(None), _slowest < bindparam("rate")), bindparam("rate")), else_=_slowest
-        ),
-        shortest_job_seconds=case(
-            (or_(_shortest.is_(None), _shortest > bindparam("seconds")), bindparam("seconds")), else_=_shortest
-        ),
-        typical_job_seconds=_typical + (bindparam("seconds") - _typical) / JOBS_REMEMBERED,
-    )
+    .values(typical_job_seconds=_typical + (bindparam("seconds") - _typical) / JOBS_REMEMBERED)
 )
 
-_HOW_LONG = (
-    select(items.c.size, _slowest, _shortest)
-    .join_from(items, accounts, accounts.c.id == items.c.account_id)
-    .where(items.c.id == bindparam("item"))
+_ITEM = select(*items.c["account_id", "size", "duration_seconds"]).where(items.c.id == bindparam("item"))
+
+# which of these jobs are another item's: the latest job of an item that is not in doubt, and what it was before
+_OWNERS = union_all(
+    select(items.c.job_id, items.c.id.label("item_id")).where(
+        items.c.job_id.in_(bindparam("jobs", expanding=True)),
+        items.c.account_id == ACCOUNT_OF_ITEM.scalar_subquery(),
+        items.c.state != State.IN_DOUBT,
+    ),
+    select(attempts.c.job_id, attempts.c.item_id)
+    .join(items, items.c.id == attempts.c.item_id)
+    .where(
+        attempts.c.job_id.in_(bindparam("jobs", expanding=True)),
+        attempts.c.outcome == Outcome.APPLIED,
+        items.c.account_id == ACCOUNT_OF_ITEM.scalar_subquery(),
+    ),
+)
+
+_NOTE_ANSWER = (
+    update(items)
+    .where(items.c.id == bindparam("item"), items.c.state == State.ACCEPTED)
+    .values(error=bindparam("because"))
+)
+
+_DISTRUST_JOB = (
+    update(items)
+    .where(items.c.id == bindparam("item"), items.c.state == State.ACCEPTED)
+    .values(state=State.IN_DOUBT, error=bindparam("because"), slot_until=bindparam("keeps_slot_until"))
 )
 
 
@@ -137,15 +155,45 @@ class Settlement:
     doubt_seconds: float
     hold: bool
     refusal: Refusal | None = None
+    job_timeout_seconds: float = inf
 
 
-def settle(connection: Connection, of: Settlement) -> None:
-    """Write down what came of an attempt."""
-    settle_all(connection, [of])
+def settle(connection: Connection, of: Settlement) -> Verdict:
+    """Write down what came of an attempt; see ``settle_all``."""
+    return settle_all(connection, [of])[0]
 
 
-def settle_all(connection: Connection, settlements: Sequence[Settlement]) -> None:
-    """Write down what came of several attempts: the same as one after the other."""
+def settle_all(connection: Connection, settlements: Sequence[Settlement]) -> list[Verdict]:
+    """Write down what came of several attempts: the same as one after the other.
+
+    Returns:
+        What each means in the end: an answer with the jobId of another item is in doubt.
+    """
+    settlements = distrust_known_jobs(connection, settlements)
+    write_all(connection, settlements)
+    return [of.verdict for of in settlements]
+
+
+def distrust_known_jobs(connection: Connection, settlements: Sequence[Settlement]) -> Sequence[Settlement]:
+    """Put in doubt what was answered with a jobId that another item has, in the ledger or in this group."""
+    jobs = [of.verdict.job_id for of in settlements if of.verdict.state is State.ACCEPTED]
+    if not jobs:
+        return settlements
+    owners: dict[str | None, int] = {}
+    for job_id, item_id in connection.execute(_OWNERS, {"jobs": jobs, "item": settlements[0].one.item_id}):
+        owners.setdefault(job_id, item_id)
+    return [_distrusted(of, owners) for of in settlements]
+
+
+def _distrusted(of: Settlement, owners: dict[str | None, int]) -> Settlement:
+    """An accepted attempt, in doubt where its job has another owner, which it becomes where there is none."""
+    if of.verdict.state is not State.ACCEPTED or owners.setdefault(of.verdict.job_id, of.one.item_id) == of.one.item_id:
+        return of
+    return replace(of, verdict=distrust(of.verdict))
+
+
+def write_all(connection: Connection, settlements: Sequence[Settlement]) -> None:
+    """Write down what came of several attempts, as their verdicts say."""
     accepted = [of for of in settlements if of.verdict.state is State.ACCEPTED]
     if accepted:
         # their lanes stay as they are: nothing may go behind a live item
@@ -198,22 +246,57 @@ def end_jobs(connection: Connection, ends: Sequence[JobEnd]) -> list[Ended]:
     return [Ended(end.job.item_id, end.state, end.seconds) for end in ends]
 
 
-def job_overdue(connection: Connection, job: LiveJob, reason: str, now: float, doubt_seconds: float) -> None:
-    """Write down that a job did not end in time: it keeps its lane, its slot goes back as one in doubt."""
-    until = slot_until(connection, job.item_id, now, doubt_seconds)
+def job_overdue(
+    connection: Connection,
+    job: LiveJob,
+    reason: str,
+    now: float,
+    doubt_seconds: float,
+    *,
+    job_timeout_seconds: float = inf,
+    is_live: bool = False,
+) -> None:
+    """Write down that a job did not end in time: it keeps its lane.
+
+    One that the service says is live keeps its slot, too; any other gives it back as an item in doubt does.
+    """
+    until = None if is_live else slot_until(connection, job.item_id, now, doubt_seconds, job_timeout_seconds)
     connection.execute(_JOB_OVERDUE, {"item": job.item_id, "because": reason, "keeps_slot_until": until})
 
 
-def slot_until(connection: Connection, item_id: int, now: float, doubt_seconds: float) -> float:
+def note_job_answer(connection: Connection, job: LiveJob, reason: str | None) -> None:
+    """Write down what the service says of a live job in place of a status; None: its status is known again."""
+    connection.execute(_NOTE_ANSWER, {"item": job.item_id, "because": reason})
+
+
+def distrust_job(
+    connection: Connection,
+    job: LiveJob,
+    reason: str,
+    now: float,
+    doubt_seconds: float,
+    *,
+    job_timeout_seconds: float,
+    hold: bool,
+) -> None:
+    """Put an accepted item in doubt: nothing that the service says of its job can be believed."""
+    keeps = slot_until(connection, job.item_id, now, doubt_seconds, job_timeout_seconds)
+    connection.execute(_DISTRUST_JOB, {"item": job.item_id, "because": reason, "keeps_slot_until": keeps})
+    refresh(connection, [job.lane_id], hold=hold)
+
+
+def slot_until(
+    connection: Connection, item_id: int, now: float, doubt_seconds: float, job_timeout_seconds: float = inf
+) -> float:
     """Until when an item in doubt keeps its slot, in seconds since the epoch."""
-    known = connection.execute(_HOW_LONG, {"item": item_id}).one()
-    return now + doubt_slot_seconds(
-        known.size or 0, known.slowest_seconds_per_byte, known.shortest_job_seconds, doubt_seconds
-    )
+    item = connection.execute(_ITEM, {"item": item_id}).one()
+    work = audio_seconds(item.size, item.duration_seconds)
+    ends = latest_ends(connection, item.account_id)
+    return now + doubt_slot_seconds(work, ends, doubt_seconds, job_timeout_seconds)
 
 
 def _duration(end: JobEnd) -> dict[str, Any]:
-    return {"item": end.job.item_id, "rate": end.seconds / max(end.job.size, 1), "seconds": end.seconds}
+    return {"item": end.job.item_id, "seconds": end.seconds}
 
 
 def _ending(end: JobEnd) -> dict[str, Any]:
@@ -270,7 +353,11 @@ def _change(connection: Connection, of: Settlement) -> dict[str, Any]:
         "cut_off": int(counts_against_file(verdict, reply)),
         "accepted": accepted,
         "finished": verdict.state is State.REFUSED,
-        "keeps_slot_until": slot_until(connection, of.one.item_id, of.now, of.doubt_seconds) if doubtful else None,
+        "keeps_slot_until": (
+            slot_until(connection, of.one.item_id, of.now, of.doubt_seconds, of.job_timeout_seconds)
+            if doubtful
+            else None
+        ),
     }
 
 

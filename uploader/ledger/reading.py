@@ -292,9 +292,9 @@ def troubles(connection: Connection, batch_id: int, examples: int = 3) -> list[T
     """What needs a person, by state and reason, the most frequent first; other batches' items in the way, too."""
     shown = func.coalesce(items.c.error, rows.c.error, "")
     state = case((items.c.id.is_(None), literal(State.REFUSED.value)), else_=items.c.state)
-    needs = or_(
-        items.c.id.is_(None), items.c.state.in_(TROUBLED), and_(items.c.state == State.ACCEPTED, items.c.overdue)
-    )
+    # an accepted item has an error where its job is overdue, or where the service gives it no status that we know
+    is_odd = and_(items.c.state == State.ACCEPTED, or_(items.c.overdue, items.c.error.is_not(None)))
+    needs = or_(items.c.id.is_(None), items.c.state.in_(TROUBLED), is_odd)
     own = (
         select(
             state.label("state"),

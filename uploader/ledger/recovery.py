@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from uploader.ledger.outcomes import slot_until
 from uploader.ledger.schema import accounts, attempts, items, ledger
 from uploader.model import SLOTTED, Next, Outcome, State, Verdict
 from uploader.policy.hearing import after_hearing
-from uploader.policy.waits import DOUBT_CAP_SECONDS
 
 SENT = Verdict(
     Outcome.IN_DOUBT,
@@ -79,7 +79,9 @@ _NO_FUTURE_LIMITS = update(accounts).values(
 )
 
 
-def recover(connection: Connection, now: float, doubt_seconds: float) -> tuple[int, int]:
+def recover(
+    connection: Connection, now: float, doubt_seconds: float, job_timeout_seconds: float = inf
+) -> tuple[int, int]:
     """Settle what a run that died left behind: before the mark it is pending again, after it in doubt.
 
     What a call to the webhook had named the job of meanwhile is accepted. What a clock that was ahead dated into the
@@ -88,10 +90,12 @@ def recover(connection: Connection, now: float, doubt_seconds: float) -> tuple[i
     Returns:
         How many items are pending again, and how many are in doubt.
     """
-    connection.execute(_NO_FUTURE_SLOTS, {"last": now + max(DOUBT_CAP_SECONDS, doubt_seconds)})
+    if job_timeout_seconds < inf:
+        connection.execute(_NO_FUTURE_SLOTS, {"last": now + max(job_timeout_seconds, doubt_seconds)})
     connection.execute(_NO_FUTURE_LIMITS, {"now": now})
-    found = [_settle_left(connection, row, SENT, now, doubt_seconds) for row in _left(connection, State.SENT)]
-    found += [_settle_left(connection, row, UNSENT, now, doubt_seconds) for row in _left(connection, State.SENDING)]
+    keeps = (doubt_seconds, job_timeout_seconds)
+    found = [_settle_left(connection, row, SENT, now, keeps) for row in _left(connection, State.SENT)]
+    found += [_settle_left(connection, row, UNSENT, now, keeps) for row in _left(connection, State.SENDING)]
     return found.count(State.PENDING), found.count(State.IN_DOUBT)
 
 
@@ -127,14 +131,16 @@ def _left(connection: Connection, state: State) -> Sequence[Row[Any]]:
     return connection.execute(_LEFT, {"left_as": state}).all()
 
 
-def _settle_left(connection: Connection, item: Row[Any], verdict: Verdict, now: float, doubt_seconds: float) -> State:
+def _settle_left(
+    connection: Connection, item: Row[Any], verdict: Verdict, now: float, keeps: tuple[float, float]
+) -> State:
     """Write down what is known of an attempt that a dead run left."""
     heard = heard_of(connection, item.id, item.attempts)
     meant = after_hearing(verdict, heard.own, heard.earlier)
     if meant.state is State.ACCEPTED:
         connection.execute(_ACCEPT, {"item": item.id, "job": meant.job_id, "now": now})
     else:
-        until = slot_until(connection, item.id, now, doubt_seconds) if meant.state is State.IN_DOUBT else None
+        until = slot_until(connection, item.id, now, *keeps) if meant.state is State.IN_DOUBT else None
         told = {"becomes": meant.state, "because": meant.reason, "keeps_slot_until": until}
         connection.execute(_RECOVER, {"item": item.id, **told})
     if meant.state is State.PENDING:

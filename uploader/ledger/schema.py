@@ -62,8 +62,6 @@ accounts = Table(
     Column("taught_at", Float, nullable=False, default=0.0),
     Column("step_seconds", Float, nullable=False, default=JOB_SECONDS),
     Column("patience", Integer, nullable=False, default=1),
-    Column("slowest_seconds_per_byte", Float),
-    Column("shortest_job_seconds", Float),
     Column("typical_job_seconds", Float, nullable=False, default=JOB_SECONDS),
     UniqueConstraint("base_url", "name"),
 )

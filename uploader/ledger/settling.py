@@ -8,7 +8,17 @@ from sqlalchemy import Connection
 
 from uploader.ledger.heard import Heard, heard_items, heard_of, take_effect
 from uploader.ledger.limit import note_refusal
-from uploader.ledger.outcomes import Ended, JobEnd, Settlement, change_item, close_attempt, end_job, go_on, settle_all
+from uploader.ledger.outcomes import (
+    Ended,
+    JobEnd,
+    Settlement,
+    change_item,
+    close_attempt,
+    distrust_known_jobs,
+    end_job,
+    go_on,
+    write_all,
+)
 from uploader.model import State, Verdict
 from uploader.policy.hearing import after_hearing
 
@@ -38,6 +48,7 @@ def settle_heard(connection: Connection, by_itself: Settlement) -> Settled:
 
 def settle_all_heard(connection: Connection, settlements: Sequence[Settlement]) -> list[Settled]:
     """Write down what came of several attempts, one for each item: the same as one after the other."""
+    settlements = distrust_known_jobs(connection, settlements)
     heard = heard_items(connection, [of.one.item_id for of in settlements])
     settled: list[Settled] = []
     for was_heard, some in groupby(settlements, key=lambda of: of.one.item_id in heard):
@@ -45,7 +56,7 @@ def settle_all_heard(connection: Connection, settlements: Sequence[Settlement]) 
         if was_heard:
             settled += [_settle_with_calls(connection, of) for of in same]
         else:
-            settle_all(connection, same)
+            write_all(connection, same)
             settled += [Settled(of.verdict) for of in same]
     return settled
 

@@ -68,6 +68,11 @@ def counts_against_file(verdict: Verdict, reply: Reply) -> bool:
     return verdict.outcome is Outcome.CUT_OFF and not reply.withheld and reply.status is None
 
 
+def distrust(verdict: Verdict) -> Verdict:
+    """Put in doubt an upload that was answered with the jobId of another item: one job cannot be both."""
+    return _in_doubt(f"{verdict.reason}: its jobId {verdict.job_id} is that of another item", verdict.job_id)
+
+
 def is_success(status: int | None) -> bool:
     """Whether a status says that all is well; None: none came."""
     return status is not None and 200 <= status < 300

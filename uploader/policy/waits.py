@@ -1,9 +1,12 @@
 """Decides how long to wait: between tries, after a 429, for a slot in doubt."""
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import ceil, isinf, isnan
+
+from uploader.policy.foresight import End
 
 RETRY_BASE_SECONDS = 1.0
 RETRY_CAP_SECONDS = 60.0
@@ -15,8 +18,6 @@ _NUMBER = re.compile(r"\d{1,9}(?:\.\d{1,9})?")
 PUT_OFF_LEAST_SECONDS = 10.0
 PUT_OFF_MOST_SECONDS = 900.0
 DOUBT_FACTOR = 3.0
-DOUBT_CAP_SECONDS = 86400.0
-"""A slow job of a tiny file says little of a large one: no slot is kept for longer than a day."""
 
 
 def full_jitter(tries: int, base: float, cap: float, jitter: float) -> float:
@@ -107,17 +108,18 @@ def put_off_seconds(age: float) -> float:
     return min(PUT_OFF_MOST_SECONDS, max(PUT_OFF_LEAST_SECONDS, age))
 
 
-def doubt_slot_seconds(
-    size: int, slowest_seconds_per_byte: float | None, shortest_seconds: float | None, doubt_seconds: float
-) -> float:
+def doubt_slot_seconds(work: float, ends: Sequence[End], unseen_seconds: float, most_seconds: float) -> float:
     """How long an item in doubt keeps its slot: the job that it may have become could live so long.
 
     Args:
-        size: The item's bytes.
-        slowest_seconds_per_byte: The slowest that the account's jobs have shown, None as long as none ended.
-        shortest_seconds: The shortest job seen: no job is taken to be shorter, however small its file.
-        doubt_seconds: What to take as long as no job has ended.
+        work: The item's seconds of audio.
+        ends: What jobs of the account have taken.
+        unseen_seconds: What to take as long as none has ended.
+        most_seconds: No job is waited for longer.
     """
-    if slowest_seconds_per_byte is None or shortest_seconds is None:
-        return doubt_seconds
-    return min(DOUBT_CAP_SECONDS, DOUBT_FACTOR * max(slowest_seconds_per_byte * size, shortest_seconds))
+    if not ends:
+        return unseen_seconds
+    longest, constant = max(end.seconds for end in ends), min(end.seconds for end in ends)
+    # what every job takes, however short, is no part of what grows with its audio
+    growth = max(((end.seconds - constant) / end.work for end in ends if end.work > 0), default=0.0)
+    return min(DOUBT_FACTOR * min(constant + growth * work, longest), most_seconds)

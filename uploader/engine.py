@@ -4,20 +4,21 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, Protocol
 
 from uploader import logs
 from uploader.attempt import Carried, Carrier, OpenSource, Rules, Uploads
 from uploader.audio import open_source
-from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, UploaderError
+from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, SlotsHeldError, UploaderError
 from uploader.jobs import Follower, Jobs, tell_call
 from uploader.ledger.claiming import Claimed, claim
 from uploader.ledger.hearing import Hearing
 from uploader.ledger.lanes import rank
-from uploader.ledger.limit import limit_facts
+from uploader.ledger.limit import limit_facts, slot_holders
 from uploader.ledger.reading import last_doubt, latest_ends, live_jobs, unsent
 from uploader.ledger.thread import Writer
-from uploader.model import Claim, LimitFacts, Next, Order
+from uploader.model import Claim, LimitFacts, Next, Order, State
 from uploader.pace import Pace
 from uploader.policy.brake import TROUBLED_LANES, Phase, after_probe, reason_to_give_up
 from uploader.policy.cooldown import (
@@ -27,11 +28,15 @@ from uploader.policy.cooldown import (
     after_end_of_job,
     after_other_ending,
     after_throttle,
+    gives_up_at,
+    note_alone,
 )
 from uploader.policy.hearing import Meaning, is_webhook_silent
 from uploader.policy.polling import looks_at_once
 from uploader.policy.ranking import Ranking, ranked_anew
 from uploader.policy.replies import is_success
+from uploader.policy.waiting import Standstill, format_holders, standstill
+from uploader.results import rfc3339
 from uploader.way_out import WayOut
 
 log = logs.get_logger()
@@ -126,6 +131,8 @@ class Engine:
         self._under_way: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._told_phase = Phase.OFF
+        self._told_standstill: Standstill | None = None
+        self._last_429 = ""
         self._stopping = False
         self._cooldown = Cooldown()
         self._ranking = Ranking()
@@ -202,6 +209,7 @@ class Engine:
             # what changed while the ledger was asked may have made more to do
             if over and not self._changed.is_set():
                 return
+            await self._look_at_standstill(claimed)
             await self._wait_until(self._wake_at(claimed))
 
     async def _authorise(self) -> None:
@@ -268,6 +276,34 @@ class Engine:
         self._listens_until = None if doubt is None else min(doubt, self._now()) + LISTEN_ON_SECONDS
         return self._listens_until is not None and self._now() < self._listens_until
 
+    async def _look_at_standstill(self, claimed: Claimed) -> None:
+        """Tell a long wait that nothing visible explains; end the run where waiting is in vain.
+
+        Raises:
+            SlotsHeldError: Nothing can move before a person has settled what holds the slots.
+            GaveUpError: Nothing but 429s came for too long.
+        """
+        now = self._now()
+        if self._under_way or self._is_late or not claimed.waiting or self._is_claim_due:
+            return
+        if now >= gives_up_at(self._cooldown, self._pool.give_up_seconds):
+            raise GaveUpError(
+                f"for {self._pool.give_up_seconds:g} s (give_up_seconds) nothing but 429s was answered while nothing "
+                f"of ours was live; the last: {self._last_429}: nothing is lost; run the same command again later"
+            )
+        full = claimed.limit.live >= claimed.limit.in_force and not self._follower.follows_any
+        found = standstill(self.way_out.brake, self._cooldown, now, full=full, frees_at=claimed.wake_at)
+        if found is None or not found.is_worth_telling(now):
+            return
+        if found.is_in_vain(now) and not await self._listens_on():
+            holders = await self._writer.call(slot_holders, self._account_id, now)
+            raise SlotsHeldError(format_holders(holders, claimed.limit.in_force))
+        if found != self._told_standstill:
+            self._told_standstill = found
+            log.warning(
+                "sending waits", waitsFor=found.reason, until=rfc3339(found.until if found.until < inf else None)
+            )
+
     def _wake_at(self, claimed: Claimed) -> float | None:
         times = [claimed.wake_at] if claimed.wake_at is not None else []
         if self._listens_until is not None and self._listens_until > self._now():
@@ -275,7 +311,7 @@ class Engine:
         if self._until is not None and not self._is_late:
             times.append(self._until)
         if claimed.waiting and self._cooldown.is_on(self._now()):
-            times.append(self._cooldown.until)
+            times.append(min(self._cooldown.until, gives_up_at(self._cooldown, self._pool.give_up_seconds)))
         if claimed.waiting:
             times.append(self._now() + LOOK_AGAIN_SECONDS)  # `uploader resolve` may have changed something beside us
         if self.way_out.brake.phase is Phase.PROBING and not self._under_way and not self._is_late:
@@ -294,7 +330,8 @@ class Engine:
         self._look_at_brake()
         self._take_note(carried)
         if carried.verdict.next is Next.COOL_DOWN:
-            await self._tell_limit()
+            self._last_429 = carried.verdict.reason
+            await self._tell_limit(carried.reply.retry_after)
 
     def _take_note(self, carried: Carried) -> None:
         verdict, one = carried.verdict, carried.claim
@@ -337,9 +374,12 @@ class Engine:
         self._cooldown = after_throttle(self._cooldown, header, self._now(), jitter, about_limit=about_limit)
         self.way_out.hold_back()
 
-    async def _tell_limit(self) -> None:
+    async def _tell_limit(self, retry_after: str | None) -> None:
         """Tell what is known of the limit once a 429 has taught something of it."""
         now = self._now()
+        holders = await self._writer.call(slot_holders, self._account_id, now)
+        alone = not any(one.state in (State.ACCEPTED, State.IN_DOUBT) for one in holders)
+        self._cooldown = note_alone(self._cooldown, now, alone=alone)
         facts = await self._writer.call(limit_facts, self._account_id, self._pool.limit, now)
         log.warning(
             "a 429: sending pauses",
@@ -349,6 +389,7 @@ class Engine:
             inForce=facts.in_force,
             live=facts.live,
             liveByOthers=facts.others,
+            retryAfter=retry_after,
         )
 
     def _take_note_of_room(self) -> None:

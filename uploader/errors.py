@@ -52,6 +52,12 @@ class GaveUpError(UploaderError):
     exit_code = ExitCode.GAVE_UP
 
 
+class SlotsHeldError(UploaderError):
+    """Jobs that did not end and items in doubt hold all slots, and nothing else can move."""
+
+    exit_code = ExitCode.IN_DOUBT
+
+
 class LedgerUnavailableError(GaveUpError):
     """The ledger cannot be read or written now: a full disk, say."""
 

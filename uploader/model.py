@@ -361,6 +361,18 @@ class Order(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class SlotHolder:
+    """An item that takes a slot. ``until``: seconds since the epoch, None where no time ends it."""
+
+    batch: str
+    line: int
+    conversation_id: str
+    state: State
+    job_id: str | None
+    until: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class LimitFacts:
     """What is known of the account's limit of concurrent jobs.
 

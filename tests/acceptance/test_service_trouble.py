@@ -94,3 +94,33 @@ def test_a_gateway_without_a_service_takes_few_items_into_doubt(place: Place) ->
         assert any(isinstance(entry, PollEntry) for entry in between), "a PUT went through without a GET before it"
     told = Counter(statuses(place.path("m.results.csv")))
     assert told == {"in_doubt": len(whole), "pending": 40 - len(whole)}
+
+
+def test_429s_for_ever_while_nothing_of_ours_is_live_end_the_run(place: Place) -> None:
+    """A 429 is no good answer where no job of ours explains it: exit 5 after give_up_seconds, with what it said."""
+    write_manifest(place, "m.csv", make_rows(place, 4, 4))
+    server = place.serve("--limit", "4", faults="[put]\nthrottled = 1.0")
+    place.use(server)
+    ending = place.run("run", "m.csv", "--limit", "2", "--give-up-seconds", "2", "--json")
+    assert ending.code == 5
+    assert server.journal.appended() == []
+    assert "429" in ending.summary["reason"]
+    assert statuses(place.path("m.results.csv")) == ["pending"] * 4
+
+
+def test_jobs_that_never_end_hold_their_slots_and_the_run_ends(place: Place) -> None:
+    """Nothing can move any more: exit 4 with the lines that hold the slots, the rest pending, nobody else blamed."""
+    write_manifest(place, "m.csv", make_rows(place, 5, 5))
+    server = place.serve("--limit", "2", faults="[jobs]\nendless = 1.0")
+    place.use(server)
+    ending = place.run("run", "m.csv", "--limit", "2", "--job-timeout-seconds", "1", "--json")
+    assert ending.code == 4
+    jobs = [put.job_id for put in server.journal.appended()]
+    assert len(jobs) == 2
+    assert all(str(job) in ending.summary["reason"] for job in jobs)
+    assert "line" in ending.summary["reason"]
+    assert ending.summary["limit"]["liveByOthers"] is None
+    assert Counter(statuses(place.path("m.results.csv"))) == {"accepted": 2, "pending": 3}
+    # the same command ends the same way at once, and appends nothing more
+    assert place.run("run", "m.csv", "--limit", "2", "--job-timeout-seconds", "1").code == 4
+    assert len(server.journal.appended()) == 2

@@ -4,8 +4,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, case, func, or_, select, update
 
-from uploader.ledger.schema import accounts, is_in_state, items
-from uploader.model import SLOTTED, LimitFacts, State
+from uploader.ledger.schema import accounts, batches, is_in_state, items, lanes, loads
+from uploader.model import SLOTTED, LimitFacts, SlotHolder, State
 from uploader.policy.limits import Learned, Refusal, learn, limit_in_force, live_by_others, rises_at
 
 _ACCOUNT = select(
@@ -33,6 +33,25 @@ _TAKEN = (
         is_in_state(items.c.state, SLOTTED),
         or_(items.c.slot_until.is_(None), items.c.slot_until > bindparam("now")),
     )
+)
+
+# the items that take the account's slots now, by batch and line
+_HOLDERS = (
+    select(
+        batches.c.name.label("batch"),
+        *items.c["line", "state", "job_id"],
+        items.c.slot_until.label("until"),
+        lanes.c.conversation_id,
+    )
+    .join_from(items, lanes, lanes.c.id == items.c.lane_id)
+    .join(loads, loads.c.id == items.c.load_id)
+    .join(batches, batches.c.id == loads.c.batch_id)
+    .where(
+        items.c.account_id == bindparam("account_id"),
+        is_in_state(items.c.state, SLOTTED),
+        or_(items.c.slot_until.is_(None), items.c.slot_until > bindparam("now")),
+    )
+    .order_by(batches.c.name, items.c.line)
 )
 
 _TEACH = (
@@ -73,6 +92,12 @@ def limit_facts(connection: Connection, account_id: int, configured: int | None,
         doubtful_until=taken.doubtful_until or None,
         expires_at=taken.expires_at,
     )
+
+
+def slot_holders(connection: Connection, account_id: int, now: float) -> list[SlotHolder]:
+    """The items that take the account's slots now: never many more than its limit."""
+    found = connection.execute(_HOLDERS, {"account_id": account_id, "now": now}).mappings()
+    return [SlotHolder(**{**row, "state": State(row["state"])}) for row in found]
 
 
 def note_refusal(connection: Connection, item_id: int, refusal: Refusal, now: float) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from uploader.model import Outcome, Reply, Verdict
+from uploader.model import Next, Outcome, Reply, Verdict
 from uploader.policy.replies import NOTHING_TAKEN
 from uploader.policy.waits import full_jitter
 
@@ -42,6 +42,8 @@ class Brake:
     probe_at: float = 0.0
     refusal: tuple[int, int] | None = (0, 0)
     unanswered: int = TROUBLED_LANES
+    cause: str = ""
+    """What the latest trouble was: host, proxy, and what came."""
 
     @property
     def unanswered_allowed(self) -> int:
@@ -76,8 +78,12 @@ def after_attempt(brake: Brake, verdict: Verdict, reply: Reply, lane: int, now: 
     if reply.withheld or reply.source_failure:
         return brake  # our own doing: it says nothing of the service
     if _is_trouble(verdict, reply):
-        return _more_trouble(replace(brake, refusal=None), lane, now, jitter)
-    return Brake(refusal=_refusals(brake, verdict, reply), unanswered=brake.unanswered)
+        return _more_trouble(replace(brake, refusal=None, cause=verdict.reason), lane, now, jitter)
+    after = Brake(refusal=_refusals(brake, verdict, reply), unanswered=brake.unanswered)
+    if verdict.next is Next.COOL_DOWN:
+        # the service is there, so sending goes on; but it is no good answer, so the time without one goes on, too
+        return replace(after, since=brake.since, latest=brake.latest, cause=brake.cause)
+    return after
 
 
 def marks_ahead(brake: Brake, mark_seconds: float, answer_seconds: float) -> int:
@@ -112,7 +118,8 @@ def reason_to_give_up(brake: Brake, give_up_seconds: float) -> str | None:
     if brake.since is not None and brake.latest - brake.since >= give_up_seconds:
         return (
             f"the service gave no good answer for {brake.latest - brake.since:.0f} s (give_up_seconds is "
-            f"{give_up_seconds:g}): nothing is lost; run the same command again when it is back"
+            f"{give_up_seconds:g}); the last: {brake.cause}: nothing is lost; run the same command again when it is "
+            "back"
         )
     return None
 

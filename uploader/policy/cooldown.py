@@ -1,6 +1,7 @@
 """Decides how the whole account pauses after a 429, and what ends the pause before its time."""
 
 from dataclasses import dataclass, replace
+from math import inf
 
 from uploader.policy.waits import cooldown_seconds, retry_after_seconds
 
@@ -12,6 +13,7 @@ class Cooldown:
     ``until`` is in seconds on the caller's clock. ``in_a_row`` counts cooldowns without an accepted upload between
     them. ``may_probe``: room ends it, because all its 429s were about the limit, and none said how long to wait.
     ``room``: there was a sign of room that no upload has tried yet. ``probe`` is the attempt that tries it.
+    ``alone_since``: since when nothing but 429s has come while nothing of ours was live, None where that is not so.
     """
 
     until: float = 0.0
@@ -19,6 +21,7 @@ class Cooldown:
     may_probe: bool = False
     room: bool = False
     probe: int | None = None
+    alone_since: float | None = None
 
     def is_on(self, now: float) -> bool:
         """Whether sending pauses."""
@@ -49,7 +52,21 @@ def after_throttle(
         until = max(cooldown.until, now + (retry_after_seconds(retry_after, now) or 0.0))
         return replace(cooldown, until=until, may_probe=may_probe, room=cooldown.room and may_probe, probe=None)
     wait = cooldown_seconds(cooldown.in_a_row, retry_after, now, jitter)
-    return Cooldown(now + wait, cooldown.in_a_row + 1, may_probe)
+    return Cooldown(now + wait, cooldown.in_a_row + 1, may_probe, alone_since=cooldown.alone_since)
+
+
+def note_alone(cooldown: Cooldown, now: float, *, alone: bool) -> Cooldown:
+    """Tell what a 429 means where nothing of ours is live (``alone``): it is no good answer.
+
+    A 429 beside a job of ours, or an item in doubt that may be one, is the limit at work.
+    """
+    since = now if cooldown.alone_since is None else cooldown.alone_since
+    return replace(cooldown, alone_since=since if alone else None)
+
+
+def gives_up_at(cooldown: Cooldown, give_up_seconds: float) -> float:
+    """When 429s have been all that came for too long, in seconds since the epoch; infinite where they are explained."""
+    return inf if cooldown.alone_since is None else cooldown.alone_since + give_up_seconds
 
 
 def after_end_of_job(cooldown: Cooldown) -> Cooldown:
@@ -64,7 +81,7 @@ def after_claim(cooldown: Cooldown, attempt: int, now: float) -> Cooldown:
 
 def after_accepted(cooldown: Cooldown, attempt: int) -> Cooldown:
     """Tell what an accepted upload does: the one that tried the room ends the cooldown."""
-    return Cooldown() if attempt == cooldown.probe else replace(cooldown, in_a_row=0)
+    return Cooldown() if attempt == cooldown.probe else replace(cooldown, in_a_row=0, alone_since=None)
 
 
 def after_other_ending(cooldown: Cooldown, attempt: int) -> Cooldown:

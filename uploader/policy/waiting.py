@@ -1,0 +1,73 @@
+"""Decides what a run that sends nothing waits for, whether that is worth telling, and when waiting is in vain."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+from uploader.model import SlotHolder
+from uploader.policy.brake import Brake, Phase
+from uploader.policy.cooldown import Cooldown
+
+LINES_TOLD = 20
+FOR_SLOTS = "slots that are held by items in doubt or by jobs that did not end in time"
+TOLD_SECONDS = 60.0
+"""A longer wait is told: what for, and until when."""
+SLOT_WAIT_SECONDS = 600.0
+"""Where nothing else can move, a slot that is held for doubt is waited for so long at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standstill:
+    """Why nothing is sent. ``until``: seconds since the epoch, infinite where no time will end it."""
+
+    reason: str
+    until: float
+
+    @property
+    def is_for_slots(self) -> bool:
+        """Whether nothing but slots is lacking."""
+        return self.reason == FOR_SLOTS
+
+    def is_in_vain(self, now: float) -> bool:
+        """Whether the run had better end: what holds the slots gives none back soon."""
+        return self.is_for_slots and self.until - now > SLOT_WAIT_SECONDS
+
+    def is_worth_telling(self, now: float) -> bool:
+        """Whether it lasts so long that a person would wonder."""
+        return self.until - now > TOLD_SECONDS
+
+
+def standstill(
+    brake: Brake, cooldown: Cooldown, now: float, *, full: bool, frees_at: float | None
+) -> Standstill | None:
+    """Tell why no attempt begins although a lane may go; None where nothing but a lane's own wait keeps it.
+
+    Args:
+        brake: The circuit breaker.
+        cooldown: The account's pause after a 429.
+        now: The time, in seconds since the epoch.
+        full: Whether all slots are taken, and by no job whose end may be seen.
+        frees_at: When a slot comes free by the mere passing of time, None where none does.
+    """
+    if brake.phase is Phase.PROBING:
+        return Standstill("the service gives no good answer: it is asked again whether it does", brake.probe_at)
+    if cooldown.is_on(now):
+        return Standstill("the pause that a 429 asked for", cooldown.until)
+    if full:
+        return Standstill(FOR_SLOTS, inf if frees_at is None else frees_at)
+    return None
+
+
+def format_holders(holders: Sequence[SlotHolder], limit: int) -> str:
+    """Say that nothing can move, and what holds the slots: line, state and job of each."""
+    told = [_format_holder(one) for one in holders[:LINES_TOLD]]
+    more = [f"and {len(holders) - LINES_TOLD} more"] if len(holders) > LINES_TOLD else []
+    return (
+        f"all {limit} slots are held by items in doubt or by jobs that did not end in time, so that nothing more can "
+        f"be sent: {'; '.join(told + more)}: settle them (`uploader resolve`), then run the same command again"
+    )
+
+
+def _format_holder(one: SlotHolder) -> str:
+    job = f", job {one.job_id}" if one.job_id else ""
+    return f"{one.batch} line {one.line}, {one.conversation_id}: {one.state.value.replace('_', ' ')}{job}"

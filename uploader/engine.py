@@ -401,7 +401,8 @@ class Engine:
     def _take_note_of_end(self) -> None:
         """A job of ours is followed no more."""
         self._look_at_webhook()
-        self._changed.set()
+        if not self._follower.in_scope:
+            self._changed.set()
 
     @property
     def is_webhook_silent(self) -> bool:
@@ -454,7 +455,9 @@ class Engine:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
         self._is_claim_due |= self._lacks_hands
-        self._changed.set()
+        # an accepted upload alone lets nothing begin: the run goes on when its job ends
+        if self._is_claim_due or self._ending or not self._under_way:
+            self._changed.set()
 
     def _fail(self, error: BaseException) -> None:
         """Keep the first reason to end; the others follow from it."""

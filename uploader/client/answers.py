@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,7 @@ async def read_body(response: aiohttp.ClientResponse, most_bytes: int, sanitizer
     """
     raw, failure = bytearray(), ""
     try:
-        async for chunk in response.content.iter_chunked(64 * 1024):
+        async for chunk in _chunks(response.content):
             raw += chunk
             if len(raw) > most_bytes:
                 return Body(failure="the answer is too long to be one of the service's")
@@ -53,10 +54,20 @@ async def read_body(response: aiohttp.ClientResponse, most_bytes: int, sanitizer
         failure = f"the answer broke off after {len(raw)} bytes ({told(error)})"
     try:
         # a body that broke off may be whole all the same, where its length was wrong
-        return Body(sanitizer.json(json.loads(raw), secret), failure)
+        value = json.loads(raw)
+        return Body(value if sanitizer.keeps(raw, secret) else sanitizer.json(value, secret), failure)
     except (ValueError, RecursionError):
         words = first_words(raw[:FIRST_BYTES].decode("utf-8", "backslashreplace"), sanitizer, secret)
         return Body(None, failure or f"the answer is no JSON ({len(raw)} bytes)", words)
+
+
+async def _chunks(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """What there is to be read; most answers are short, and whole by the time that their head is read."""
+    if content.is_eof():
+        yield content.read_nowait()
+        return
+    async for chunk in content.iter_chunked(64 * 1024):
+        yield chunk
 
 
 def first_words(text: str, sanitizer: Sanitizer, secret: str = "") -> str:
@@ -71,4 +82,6 @@ def first_words(text: str, sanitizer: Sanitizer, secret: str = "") -> str:
 
 def retry_after_of(response: aiohttp.ClientResponse) -> str | None:
     """The Retry-After headers of an answer, all of them: a gateway may add one of its own."""
-    return storable(", ".join(response.headers.getall("Retry-After", ()))) or None
+    if "Retry-After" not in response.headers:
+        return None
+    return storable(", ".join(response.headers.getall("Retry-After"))) or None

@@ -73,15 +73,20 @@ class Client:
         self._uploads = uploads
         self._now = now
         self._sanitizer = Sanitizer()
+        self._timeouts = {
+            seconds: aiohttp.ClientTimeout(total=seconds, connect=limits.connect)
+            for seconds in (GET_SECONDS, JOB_SECONDS)
+        }
 
     async def __aenter__(self) -> Self:
         """Open the sessions: for uploads, and for everything that may be asked twice."""
         context = ssl_context(self._base_url)
         self._proxy = proxy_for(self._base_url)
-        timeout = aiohttp.ClientTimeout(total=GET_SECONDS, connect=self._limits.connect)
         self._route = route_to(self._base_url, self._proxy)
         self._asking = aiohttp.ClientSession(
-            connector=ServiceConnector(ssl=context), timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()
+            connector=ServiceConnector(ssl=context),
+            timeout=self._timeouts[GET_SECONDS],
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
         self._puts = Puts(
             self._base_url,
@@ -217,15 +222,17 @@ class Client:
             URL(self._base_url + path, encoded=True),
             headers={"Authorization": f"Bearer {token.value}"},
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=seconds, connect=self._limits.connect),
+            timeout=self._timeouts[seconds],
             **self._proxy,
         ) as response:
             body = await read_body(response, most_bytes, self._sanitizer)
-            location = self._sanitizer.text(response.headers.get("Location", ""))[:LOCATION_CHARACTERS]
-            leads = f"it leads to {location}, which is not followed" if location and response.status >= 300 else ""
+            leads = self._where_it_leads(response) if response.status >= 300 else ""
             failure = ": ".join(part for part in (body.failure, body.words, leads) if part)
-            retry_after = retry_after_of(response)
-            return Answer(response.status, body.value, retry_after, failure)
+            return Answer(response.status, body.value, retry_after_of(response), failure)
+
+    def _where_it_leads(self, response: aiohttp.ClientResponse) -> str:
+        location = self._sanitizer.text(response.headers.get("Location", ""))[:LOCATION_CHARACTERS]
+        return f"it leads to {location}, which is not followed" if location else ""
 
 
 def _job_path(job_id: str) -> str:

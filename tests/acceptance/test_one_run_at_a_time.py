@@ -4,14 +4,16 @@ import json
 
 from tests.acceptance.batches import make_rows, read_results, write_manifest
 from tests.acceptance.judging import check_appended
-from tests.acceptance.place import Place, Server, until
+from tests.acceptance.place import Place, until
 
 
-def test_a_second_run_ends_with_6_and_others_may_look(place: Place, server: Server) -> None:
+def test_a_second_run_ends_with_6_and_others_may_look(place: Place) -> None:
     """A second run on the ledger ends with 6 and sends nothing; status and results work beside the first."""
     rows = make_rows(place, 6, 2)
     write_manifest(place, "m.csv", rows)
     write_manifest(place, "other.csv", make_rows(place, 2, 2, seed=9, folder="other"))
+    server = place.serve("--limit", "2", "--job-seconds", "0.5")  # long enough to be stopped in the middle
+    place.use(server)
     first = place.start("run", "m.csv", "--limit", "2")
     until(lambda: bool(server.journal.appended()), "the first run is in its work")
     first.pause()

@@ -25,7 +25,8 @@ from uploader.ledger import Ledger
 from uploader.ledger.lanes import enter_scope
 from uploader.ledger.loading import Load, account, begin_load, load_rows
 from uploader.ledger.outcomes import JobEnd, end_job
-from uploader.ledger.reading import live_jobs, result_lines, standing
+from uploader.ledger.reading import live_jobs, result_lines
+from uploader.ledger.standing import standing
 from uploader.ledger.thread import LedgerThread
 from uploader.model import AudioFacts, FileSignature, JobStatus, Reply, Row, Sight
 

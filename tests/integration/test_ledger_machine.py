@@ -18,6 +18,7 @@ from uploader.errors import UsageError
 from uploader.ledger import Ledger
 from uploader.ledger.resolving import Selection, open_items, resolve
 from uploader.ledger.schema import attempts, items, lanes, rows
+from uploader.ledger.standing import Standing, keep_counts, standing, standings, unfinished
 from uploader.model import LIVE, OVER, SLOTTED, TROUBLED, Claim, Decision, JobStatus, Reply, State
 from uploader.policy.limits import Refusal
 
@@ -225,6 +226,13 @@ class LedgerMachine(RuleBasedStateMachine):
         """Time passes."""
         self.book.now += seconds
 
+    @rule(names=st.sets(BATCHES))
+    def keep_counts(self, names: set[str]) -> None:
+        """A run has ended, and what is over of some batches is kept."""
+        kept = [self.book.loads[name].batch_id for name in names if name in self.rows]
+        with self.book.ledger.writing() as connection:
+            keep_counts(connection, kept, hold=self.book.hold)
+
     @rule(data=st.data(), decision=st.sampled_from(Decision))
     def decide(self, data: st.DataObject, decision: Decision) -> None:
         """A person settles something that needs it; what does not fit is refused and changes nothing."""
@@ -263,6 +271,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self._check_lanes(seen)
         self._check_work(seen)
         self._check_rows(seen)
+        self._check_counts()
 
     def _check_slots(self, seen: Seen) -> None:
         """Of a lane one item is live; live jobs, uploads and doubt until slot_until never exceed the limit.
@@ -320,6 +329,20 @@ class LedgerMachine(RuleBasedStateMachine):
             assert len({row["item_id"] for row in mine}) == len(mine)
             for row in mine:
                 assert RECORDINGS[paths[row["item_id"]]] == RECORDINGS[row["audio_path"]]
+
+    def _check_counts(self) -> None:
+        """What is told of a batch by its kept count is what is counted, whatever came after it was kept."""
+        with self.book.ledger.reading() as connection:
+            counted = {
+                load.batch_id: standing(connection, load.batch_id, hold=self.book.hold)
+                for load in self.book.loads.values()
+            }
+            left = unfinished(connection, hold=self.book.hold)
+            assert standings(connection, counted, left, hold=self.book.hold) == counted
+            for batch_id, found in counted.items():
+                assert left.get(batch_id, Standing({})) == Standing(
+                    {state: tally for state, tally in found.tallies.items() if state not in OVER}
+                )
 
     # how it is looked at
 

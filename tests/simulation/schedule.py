@@ -27,10 +27,11 @@ from uploader.errors import GaveUpError, SlotsHeldError, UploaderError
 from uploader.ledger.hearing import Hearing, hear
 from uploader.ledger.lanes import enter_scope
 from uploader.ledger.loading import account, begin_load, load_rows
-from uploader.ledger.reading import result_lines, standing
+from uploader.ledger.reading import result_lines
 from uploader.ledger.recovery import rebase_deadlines, recover
 from uploader.ledger.resolving import Selection, open_items, resolve
 from uploader.ledger.schema import attempts, items, lanes, settlements
+from uploader.ledger.standing import standing
 from uploader.model import AudioFacts, Decision, FileSignature, Order, Outcome, ResultLine, Row, State
 from uploader.policy.hearing import Call
 

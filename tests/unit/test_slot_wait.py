@@ -11,7 +11,7 @@ import pytest
 from uploader.cli import watching
 from uploader.cli.watching import SlotWatch
 from uploader.errors import ExitCode, LedgerUnavailableError
-from uploader.ledger.reading import Standing
+from uploader.ledger.standing import Standing, Tally
 from uploader.model import LimitFacts, State
 from uploader.status.summary import Summary
 
@@ -64,15 +64,7 @@ def summary(slot_wait_seconds: float, throttled: int) -> Summary:
     return Summary(
         batch="m.csv",
         exit_code=ExitCode.DONE,
-        standing=Standing(
-            counts={State.COMPLETED: 1},
-            billed_seconds={},
-            unknown_lengths=0,
-            overdue=0,
-            bytes_done=0,
-            bytes_all=0,
-            attempts=1,
-        ),
+        standing=Standing({State.COMPLETED: Tally(items=1, attempts=1)}),
         bytes_sent=1,
         seconds=100.0,
         results=None,

@@ -1,6 +1,6 @@
 """What summary, status and progress tell of a run: words that are true of it, and what to type next."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from uploader.errors import ExitCode
-from uploader.ledger.reading import BatchFacts, Standing
+from uploader.ledger.reading import BatchFacts, Trouble
+from uploader.ledger.standing import Standing, Tally
 from uploader.model import LimitFacts, State
 from uploader.status.overview import Overview
 from uploader.status.summary import Summary
@@ -21,15 +22,7 @@ IN_DOUBT = LimitFacts(configured=2, stated=None, in_force=2, live=3, doubtful=2,
 
 def standing(counts: Mapping[State, int]) -> Standing:
     """A batch with so many items in each state."""
-    return Standing(
-        counts=dict.fromkeys(State, 0) | dict(counts),
-        billed_seconds={},
-        unknown_lengths=0,
-        overdue=0,
-        bytes_done=0,
-        bytes_all=0,
-        attempts=7,
-    )
+    return Standing({state: Tally(items=count, attempts=7) for state, count in counts.items()})
 
 
 def summary(counts: Mapping[State, int], exit_code: ExitCode = ExitCode.DONE, bytes_sent: int = 0) -> Summary:
@@ -128,27 +121,47 @@ def test_what_held_items_wait_for_is_told(held: int) -> None:
     assert (f"held      {held} items, to keep the order: each waits for one before it" in text) is (held > 0)
 
 
-@pytest.mark.parametrize(
-    ("exit_code", "busy", "told"),
-    [
-        (ExitCode.GAVE_UP, False, True),
-        (ExitCode.NOT_NOW, True, False),
-        (ExitCode.DONE, False, False),
-        (ExitCode.IN_DOUBT, False, False),
-    ],
-)
-def test_a_status_after_a_run_that_died_says_what_to_type(exit_code: ExitCode, busy: bool, told: bool) -> None:
-    """Exit 5 with no run on: the command that carries on stands there, with the batch, service and ledger."""
-    batch = BatchFacts(1, "my night.csv", 1, "https://api.symbl.ai", "/night.csv", None, (), 0.0)
-    text = Overview(
+def overview(*standings: tuple[str, Standing], busy: bool = False, troubles: Sequence[Trouble] = ()) -> Overview:
+    """A status of batches of these names."""
+    batches = [
+        (BatchFacts(number, name, 1, "https://api.symbl.ai", "/night.csv", None, (), 0.0), found)
+        for number, (name, found) in enumerate(standings, start=1)
+    ]
+    return Overview(
         ledger=Path("/ledger.db"),
         busy=busy,
-        limit=LimitFacts(2, None, 2, 0),
-        batch=batch,
-        troubles=(),
-        batches=[(batch, standing({State.PENDING: 1}))],
-        exit_code=exit_code,
-    ).as_text()
-    assert ("no run is on" in text) is told
+        no_wait=False,
+        batch=batches[0][0],
+        batches=batches,
+        limits=[("https://api.symbl.ai", LimitFacts(2, None, 2, 0))],
+        troubles=troubles,
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "busy", "exit_code"),
+    [
+        (State.PENDING, False, ExitCode.GAVE_UP),
+        (State.PENDING, True, ExitCode.NOT_NOW),
+        (State.COMPLETED, False, ExitCode.DONE),
+        (State.IN_DOUBT, False, ExitCode.IN_DOUBT),
+        (State.HELD, False, ExitCode.NEEDS_PERSON),
+    ],
+)
+def test_a_status_after_a_run_that_died_says_what_to_type(state: State, busy: bool, exit_code: ExitCode) -> None:
+    """Exit 5 with no run on: the command that carries on stands there, with the batch, service and ledger."""
+    found = overview(
+        ("last night.csv", standing({State.COMPLETED: 1})), ("my night.csv", standing({state: 1})), busy=busy
+    )
+    assert found.exit_code is exit_code, "it looks at all batches"
+    assert ("no run is on" in found.as_text()) is (exit_code is ExitCode.GAVE_UP)
     command = "uploader run --batch 'my night.csv' --base-url https://api.symbl.ai --ledger sqlite:////ledger.db"
-    assert (command in text) is told
+    assert (command in found.as_text()) is (exit_code is ExitCode.GAVE_UP)
+
+
+def test_a_job_id_stands_beside_its_line() -> None:
+    """Where a person is told of rows, the jobIds that are known of them stand there, for a machine as well."""
+    trouble = Trouble("m.csv", State.FAILED, "the job ended as failed", 4, [2, 3, 7], ["job-1", None, "job-9"])
+    found = overview(("m.csv", standing({State.FAILED: 4})), troubles=[trouble])
+    assert "4 failed (line 2, job job-1; 3; 7, job job-9; …): the job ended" in found.as_text()
+    assert found.as_json()["needsPerson"][0]["jobIds"] == ["job-1", None, "job-9"]

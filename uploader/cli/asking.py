@@ -6,30 +6,29 @@ from collections.abc import Sequence
 
 from uploader.cli.target import credentials
 from uploader.client import Client, JobAnswer, TimeLimits
-from uploader.ledger.reading import BatchFacts
 from uploader.model import Sight
 from uploader.settings import Settings
 
 
-def ask_for_job(settings: Settings, batch: BatchFacts, job_id: str) -> JobAnswer:
-    """Ask for a job of the batch's service."""
+def ask_for_job(settings: Settings, base_url: str, job_id: str) -> JobAnswer:
+    """Ask a service for a job."""
 
     async def ask() -> JobAnswer:
-        async with _client(settings, batch) as client:
+        async with _client(settings, base_url) as client:
             return await client.job(job_id)
 
     return asyncio.run(ask())
 
 
-def look_at(settings: Settings, batch: BatchFacts, conversations: Sequence[str]) -> dict[str, Sight | None]:
+def look_at(settings: Settings, base_url: str, conversations: Sequence[str]) -> dict[str, Sight | None]:
     """Look at conversations, one after the other; None where one cannot be read."""
 
     async def look() -> dict[str, Sight | None]:
-        async with _client(settings, batch) as client:
+        async with _client(settings, base_url) as client:
             return {one: await client.sight(one) for one in conversations}
 
     return asyncio.run(look())
 
 
-def _client(settings: Settings, batch: BatchFacts) -> Client:
-    return Client(batch.base_url, credentials(settings), TimeLimits(connect=settings.connect_seconds), time.time)
+def _client(settings: Settings, base_url: str) -> Client:
+    return Client(base_url, credentials(settings), TimeLimits(connect=settings.connect_seconds), time.time)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uploader.ledger.reading import BatchFacts
 from uploader.ledger.resolving import Open, Settlement, fits
 from uploader.model import TROUBLED, Decision, Sight, State
 from uploader.policy.settling import proves_append
@@ -41,6 +40,7 @@ class Evidence:
             "item": one.item_id,
             "batch": one.batch,
             "ofThisBatch": one.own,
+            "baseUrl": one.base_url,
             "former": one.former,
             "line": one.line,
             "conversationId": one.conversation_id,
@@ -63,12 +63,14 @@ class Evidence:
             "settleWith": self.command or None,
         }
 
-    def as_lines(self, *, looked: bool) -> list[str]:
-        """What a person reads of it."""
+    def as_lines(self, *, looked: bool, with_batch: bool) -> list[str]:
+        """What a person reads of it. ``with_batch``: its batch stands in no heading."""
         one = self.item
+        told_row = f"item {one.item_id}, line {one.line} of {one.batch}" if with_batch else f"line {one.line}"
         state = told_state(one.shown_state) + (", its job never ended" if one.overdue else "")
-        which = f"line {one.line}" if one.own else f"item {one.item_id} (line {one.line} of {told_origin(one)})"
-        lines = [f"  {which}  {one.conversation_id}  {one.audio_path}  {state}{self._told_settled()}"]
+        which = told_row if one.own else f"item {one.item_id} (line {one.line} of {told_origin(one)})"
+        job = f", job {one.job_id}" if one.job_id else ""
+        lines = [f"  {which}  {one.conversation_id}  {one.audio_path}  {state}{job}{self._told_settled()}"]
         if self.command:
             lines.append(f"      not settled: {self.command}")
         if one.attempted_at is not None:
@@ -88,18 +90,20 @@ class Evidence:
         return f" -> {self.settled.value}{released}"
 
 
-def as_lines(batch: BatchFacts, ledger: Path, evidence: Sequence[Evidence], *, looked: bool) -> list[str]:
+def as_lines(batch: str | None, ledger: Path, evidence: Sequence[Evidence], *, looked: bool) -> list[str]:
     """What a person reads of them all, and what to do next.
 
     Args:
-        batch: The batch that is looked at.
+        batch: The batch that is looked at, None for all.
         ledger: Where the ledger is.
         evidence: The items.
         looked: Whether the conversations were looked at.
     """
-    lines = [f"{batch.name}: {_told_heading(evidence)}"]
+    names = dict.fromkeys(one.item.batch for one in evidence)
+    heading = batch or (next(iter(names)) if len(names) == 1 else "all batches")
+    lines = [f"{heading}: {_told_heading(evidence)}"]
     for one in evidence:
-        lines += one.as_lines(looked=looked)
+        lines += one.as_lines(looked=looked, with_batch=batch is None and len(names) > 1)
     if any(one.settled is not None for one in evidence):
         return lines + list(_told_next(batch, ledger, evidence))
     return lines + list(_told_choices(batch, ledger, [one.item for one in evidence]))
@@ -133,32 +137,37 @@ def _told_heading(evidence: Sequence[Evidence]) -> str:
     )
 
 
-def _told_next(batch: BatchFacts, ledger: Path, evidence: Sequence[Evidence]) -> Iterator[str]:
+def _told_next(batch: str | None, ledger: Path, evidence: Sequence[Evidence]) -> Iterator[str]:
     """What to do after items were settled."""
     settled = [one for one in evidence if one.settled is not None]
     yield "run the batch again, with the options that it had (--config, --limit and so on): it carries on"
-    for name in dict.fromkeys([batch.name, *(one.item.batch for one in settled if not one.item.former)]):
-        yield f"  {run_command(name, batch.base_url, ledger)}"
+    own = [(batch or one.item.batch, one.item.base_url) for one in settled if batch is not None or not one.item.former]
+    others = [(one.item.batch, one.item.base_url) for one in settled if not one.item.former]
+    for name, base_url in dict.fromkeys([*own, *others]):
+        yield f"  {run_command(name, base_url, ledger)}"
     if any(one.item.former and one.settled is State.PENDING for one in settled):
         yield f"what no manifest names is {_SENT_AGAIN}"
 
 
-def _told_choices(batch: BatchFacts, ledger: Path, found: Sequence[Open]) -> Iterator[str]:
+def _told_choices(batch: str | None, ledger: Path, found: Sequence[Open]) -> Iterator[str]:
     """What can be decided of items: no more than what fits some of them."""
     if not found:
         return
-    names = [name for name, own in (("--line N", True), ("--item N", False)) if any(one.own is own for one in found)]
+    several = batch is None and len({one.batch for one in found}) > 1
+    by_line = [one.own and not several for one in found]
+    names = [name for name, own in (("--line N", True), ("--item N", False)) if own in by_line]
     offered = [told for told, decision in _OFFERED.items() if any(fits(one, decision) for one in found)]
     if offered:
         yield f"settle with {' or '.join(names)} and {'one of ' if len(offered) > 1 else ''}{', '.join(offered)}"
     if any(one.held for one in found):
         listed = any(one.needs_person for one in found)
-        before = "" if listed else f": {resolve_command(batch.name, ledger)}"
+        before = "" if listed else f": {resolve_command(batch or found[0].batch, ledger)}"
         yield f"what is held goes on once what stands before it in its conversation is settled{before}"
     if any(one.former and one.state is State.PENDING for one in found):
         yield f"what a manifest held before and is pending or held is {_SENT_AGAIN}"
     if any(one.own and one.shown_state is State.PENDING for one in found):
-        yield f"what is pending is sent by the next run: {run_command(batch.name, batch.base_url, ledger)}"
+        for name, base_url in dict.fromkeys((batch or one.batch, one.base_url) for one in found if one.own):
+            yield f"what is pending is sent by the next run: {run_command(name, base_url, ledger)}"
 
 
 def _told_sent(one: Open) -> str:

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from uploader import logs
-from uploader.cli.inspecting import at_service, named_batch
+from uploader.cli.inspecting import named_batch, service_of
 from uploader.cli.target import credentials
 from uploader.client import Client, TimeLimits
 from uploader.engine import side_by_side, steady_clock
 from uploader.errors import ExitCode, UploaderError, UsageError
 from uploader.insights import Asker, Fetcher, Report, folder_for_insights
 from uploader.ledger import Ledger
-from uploader.ledger.reading import BatchFacts, find_batches
+from uploader.ledger.reading import BatchFacts
 from uploader.pace import Pace
 from uploader.policy.insights import chosen
 from uploader.policy.parts import Part
@@ -174,8 +174,7 @@ class _Fetching:
 
 def _batch(settings: Settings, ledger: Ledger) -> BatchFacts:
     with ledger.reading() as connection:
-        known = at_service(find_batches(connection), settings, ledger.path)
-    return named_batch(known, settings, ledger.path)
+        return named_batch(connection, settings, ledger.path, service_of(settings))
 
 
 def _default_folder(batch: BatchFacts) -> Path:

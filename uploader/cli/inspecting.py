@@ -3,67 +3,77 @@
 import json
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from uploader import results
 from uploader.errors import ExitCode, UsageError
-from uploader.ledger import Ledger
+from uploader.ledger import Connection, Ledger
 from uploader.ledger.former import former
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.reading import (
     BatchFacts,
     OpenRow,
+    find_accounts,
     find_batches,
+    live_jobs,
     open_rows,
     remarks,
     result_lines,
-    standing,
     troubles,
 )
-from uploader.policy.endings import ending
+from uploader.ledger.standing import standings, unfinished
 from uploader.settings import Settings
 from uploader.status.overview import Overview
 from uploader.status.telling import told_count
 
 LINES_SHOWN = 20
+NAMES_SHOWN = 10
 
 
 def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
-    """Show what the ledger holds, and exit as `run` would."""
+    """Show what the ledger holds, and exit as `run` would: by all batches, or by the one that is named."""
+    hold, now = settings.lanes.hold, time.time()
     with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
-        known = find_batches(connection)
-        batch = named_batch(known, settings, ledger.path)
-        busy = ledger.held_by_run
-        found = standing(connection, batch.batch_id, hold=settings.lanes.hold)
+        latest = named_batch(connection, settings, ledger.path)
+        named = settings.batch is not None
+        left = unfinished(connection, hold=hold)
+        lost = [item for one in find_accounts(connection) for item in former(connection, one, hold=hold)]
+        not_over = {*left, *(one.batch_id for one in lost)}
+        shown = [latest] if named else _shown(connection, not_over, settings.last)
+        counted = standings(connection, [one.batch_id for one in shown], left, hold=hold)
+        services = find_accounts(connection)
         overview = Overview(
             ledger=ledger.path,
-            busy=busy,
-            limit=limit_facts(connection, batch.account_id, None, time.time()),
-            batch=batch,
-            troubles=troubles(connection, batch.batch_id),
-            remarks=remarks(connection, batch.batch_id),
-            former=[
-                one
-                for account_id in sorted({one.account_id for one in known})
-                for one in former(connection, account_id, hold=settings.lanes.hold)
-            ],
-            batches=[(one, standing(connection, one.batch_id, hold=settings.lanes.hold)) for one in known],
-            exit_code=ending(
-                found.counts,
-                overdue=found.overdue,
-                no_wait=settings.no_wait,
-                unfinished=ExitCode.NOT_NOW if busy else ExitCode.GAVE_UP,
-            ),
+            busy=ledger.held_by_run,
+            no_wait=settings.no_wait,
+            batch=latest,
+            batches=[(one, counted[one.batch_id]) for one in shown],
+            limits=[(services[one], limit_facts(connection, one, None, now)) for one in _first(latest, services)],
+            jobs=[job for one in _first(latest, services) for job in live_jobs(connection, one)],
+            troubles=troubles(connection, latest.batch_id if named else None),
+            remarks=remarks(connection, *counted),
+            former=lost,
         )
     print(json.dumps(overview.as_json()) if as_json else overview.as_text())  # noqa: T201 - what it is for
     return overview.exit_code
 
 
+def _shown(connection: Connection, not_over: Collection[int], last: int) -> list[BatchFacts]:
+    """The batches that are not over, then the latest of the others."""
+    latest = find_batches(connection, most=last)
+    return [*find_batches(connection, ids=not_over), *(one for one in latest if one.batch_id not in not_over)]
+
+
+def _first(latest: BatchFacts, services: Mapping[int, str]) -> list[int]:
+    """The accounts, that of the latest batch first."""
+    return sorted(services, key=lambda one: (one != latest.account_id, one))
+
+
 def write_results(settings: Settings) -> ExitCode:
     """Write the results file of a batch from the ledger."""
     with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
-        batch = named_batch(find_batches(connection), settings, ledger.path)
+        batch = named_batch(connection, settings, ledger.path)
         path = settings.results or Path(batch.results or "")
         results.check_path(path)
         if path.exists():
@@ -81,7 +91,7 @@ def write_open_rows(settings: Settings, path: Path) -> ExitCode:
     if path.exists():
         raise UsageError(f"manifest {path}: it exists: name a new file, or move that one away")
     with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
-        batch = named_batch(find_batches(connection), settings, ledger.path)
+        batch = named_batch(connection, settings, ledger.path)
         rows = list(open_rows(connection, batch.batch_id, hold=settings.lanes.hold))
     results.write_manifest(path, [row.cells for row in rows], _audio_folder(settings, batch))
     print("\n".join(_told_open(path, batch, rows)))  # noqa: T201 - what it is for
@@ -109,29 +119,29 @@ def _audio_folder(settings: Settings, batch: BatchFacts) -> Path:
     return settings.audio_root or Path(batch.manifest or "").parent
 
 
-def at_service(known: list[BatchFacts], settings: Settings, ledger: Path) -> list[BatchFacts]:
-    """The batches; where a base URL is set, those of that service: no other gets its credentials.
-
-    Raises:
-        UsageError: There is none of that service.
-    """
-    here = [one for one in known if one.base_url == settings.base_url or "base_url" not in settings.given]
-    if known and not here:
-        elsewhere = ", ".join(sorted({one.base_url for one in known}))
-        raise UsageError(
-            f"ledger {ledger}: no batch of {settings.base_url} (--base-url) in it; it has batches of {elsewhere}"
-        )
-    return here
-
-
-def named_batch(known: list[BatchFacts], settings: Settings, ledger: Path) -> BatchFacts:
+def named_batch(connection: Connection, settings: Settings, ledger: Path, base_url: str | None = None) -> BatchFacts:
     """The batch that the settings name, else the one that ran last.
+
+    Args:
+        connection: A connection in a transaction.
+        settings: The settings.
+        ledger: The ledger's file, for the message.
+        base_url: Only a batch of this service; None: of any.
 
     Raises:
         UsageError: The ledger has none such.
     """
-    found = [one for one in known if settings.batch in (None, one.name)]
+    found = find_batches(connection, settings.batch, base_url=base_url, most=1)
     if found:
         return found[0]
-    names = ", ".join(one.name for one in known[:10]) or "none"
+    services = sorted(set(find_accounts(connection).values()))
+    if base_url is not None and services and base_url not in services:
+        elsewhere = ", ".join(services)
+        raise UsageError(f"ledger {ledger}: no batch of {base_url} (--base-url) in it; it has batches of {elsewhere}")
+    names = ", ".join(one.name for one in find_batches(connection, base_url=base_url, most=NAMES_SHOWN)) or "none"
     raise UsageError(f"ledger {ledger}: no batch {settings.batch or ''} in it; it has: {names}")
+
+
+def service_of(settings: Settings) -> str | None:
+    """The service whose batches alone are meant, where a base URL is set: no other gets its credentials."""
+    return settings.base_url if "base_url" in settings.given else None

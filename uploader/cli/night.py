@@ -30,14 +30,14 @@ from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import close_repeat
 from uploader.ledger.reading import (
     BatchFacts,
-    Standing,
+    find_batches,
     is_lane_ready,
     leftovers,
     remarks,
     result_lines,
-    standing,
     troubles,
 )
+from uploader.ledger.standing import Standing, keep_counts, standing
 from uploader.ledger.thread import LedgerThread
 from uploader.model import Order, State
 from uploader.policy.endings import ending
@@ -54,6 +54,8 @@ TOKEN_BYTES = 32
 """What nobody can guess of a token of a ``webhookUrl``."""
 SIGNALS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
 
+ENDED = (ExitCode.DONE, ExitCode.NEEDS_PERSON, ExitCode.IN_DOUBT, ExitCode.NOT_NOW)
+"""How a run ends that has done what it was to do: what of its batches is over by then is counted once and for all."""
 SIGNAL_NAMES = {ExitCode.INTERRUPTED: "SIGINT (Ctrl-C)", ExitCode.TERMINATED: "SIGTERM"}
 
 
@@ -273,9 +275,12 @@ class Night:
                 reason=str(failure or "") or self._told_choice(found),
                 again=("uploader", *without_until(sys.argv[1:])),
             )
-        if summary.exit_code in (ExitCode.DONE, ExitCode.NEEDS_PERSON):
+        if summary.exit_code in ENDED:
             with self._ledger.writing() as connection:
-                close_repeat(connection, self._batch.batch_id)
+                if summary.exit_code in (ExitCode.DONE, ExitCode.NEEDS_PERSON):
+                    close_repeat(connection, self._batch.batch_id)
+                latest = find_batches(connection, most=self._settings.last)
+                keep_counts(connection, [one.batch_id for one in latest], hold=self._settings.lanes.hold)
         # its presence says that the results are final
         if self._settings.summary is not None and not isinstance(failure, ResultsUnavailableError):
             results.write_json(self._settings.summary, summary.as_json())

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from uploader.cli.evidence import Evidence, as_lines, told_line, told_origin
-from uploader.cli.inspecting import at_service, named_batch
+from uploader.cli.inspecting import named_batch, service_of
 from uploader.errors import ExitCode, LedgerBusyError, UsageError
 from uploader.ledger import Connection, Ledger
-from uploader.ledger.reading import BatchFacts, find_batches, line_states
+from uploader.ledger.reading import BatchFacts, line_states
 from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
 from uploader.ledger.resolving import (
     Open,
@@ -48,7 +48,10 @@ class Asked:
 class Seen:
     """What the ledger showed before anything was settled. ``held``: what is held in the items' lanes, by item."""
 
-    batch: BatchFacts
+    latest: BatchFacts
+    """The batch that is named, else the one that ran last."""
+    batch_id: int | None
+    """The batch that is named; None where all are looked at."""
     found: Sequence[Open]
     past: Mapping[int, Sequence[Settlement]]
     held: Mapping[int, int]
@@ -60,18 +63,19 @@ def resolve_items(settings: Settings, asked: Asked, *, as_json: bool) -> ExitCod
     """List what needs a person, look at the evidence, or settle as decided."""
     with _ledger(settings) as ledger:
         seen = _see(settings, ledger, asked)
-        sights = _look(settings, seen.batch, seen.found) if asked.look else {}
+        sights = _look(settings, seen) if asked.look else {}
         if asked.job_id is not None:
-            _check_job(settings, seen.batch, asked.job_id)
+            _check_job(settings, seen, asked.job_id)
         if asked.decision is not None:
             told = _settle(settings, ledger, seen, asked.decision, asked)
         else:
             told = _settle_by_look(settings, ledger, seen.found, sights)
         with ledger.reading() as connection:
-            left = open_items(connection, seen.batch.batch_id, Selection(), hold=settings.lanes.hold)
+            left = _open(connection, settings, seen.batch_id, Selection())
             still_held = held_items(connection, {one.lane_id for one in seen.found}, hold=settings.lanes.hold)
     evidence = _evidence(seen, asked, ledger.path, sights, told, still_held)
-    told_all = as_lines(seen.batch, ledger.path, evidence, looked=asked.look) if evidence or not seen.lines else []
+    name = seen.latest.name if seen.batch_id is not None else None
+    told_all = as_lines(name, ledger.path, evidence, looked=asked.look) if evidence or not seen.lines else []
     text = json.dumps([one.as_json() for one in evidence]) if as_json else "\n".join([*seen.lines, *told_all])
     print(text)  # noqa: T201 - what it is for
     return ExitCode.NEEDS_PERSON if left else ExitCode.DONE
@@ -81,15 +85,22 @@ def _see(settings: Settings, ledger: Ledger, asked: Asked) -> Seen:
     """Read what the ledger has of what is asked for."""
     hold = settings.lanes.hold
     with ledger.reading() as connection:
-        batch = named_batch(at_service(find_batches(connection), settings, ledger.path), settings, ledger.path)
-        found = open_items(connection, batch.batch_id, asked.selection, hold=hold)
+        latest = named_batch(connection, settings, ledger.path, service_of(settings))
+        batch_id = latest.batch_id if settings.batch is not None else None
+        found = _open(connection, settings, batch_id, asked.selection)
         return Seen(
-            batch,
+            latest,
+            batch_id,
             found,
             past=histories(connection, [one.item_id for one in found]),
             held=held_items(connection, {one.lane_id for one in found}, hold=hold),
-            lines=_told_lines(connection, batch, asked, found, ledger.path, hold=hold),
+            lines=_told_lines(connection, settings, latest, asked, found, ledger.path),
         )
+
+
+def _open(connection: Connection, settings: Settings, batch_id: int | None, chosen: Selection) -> list[Open]:
+    hold = settings.lanes.hold
+    return open_items(connection, batch_id, chosen, hold=hold, base_url=service_of(settings))
 
 
 def _evidence(
@@ -108,7 +119,7 @@ def _evidence(
             past=seen.past.get(one.item_id, ()),
             settled=told.get(one.item_id),
             released=released.get(one.item_id, 0),
-            command=_command(seen.batch, ledger, one, asked)
+            command=_command(seen, ledger, one, asked)
             if asked.decision is not None and one.item_id not in told
             else "",
         )
@@ -117,9 +128,9 @@ def _evidence(
 
 
 def _told_lines(
-    connection: Connection, batch: BatchFacts, asked: Asked, found: Sequence[Open], ledger: Path, *, hold: bool
+    connection: Connection, settings: Settings, batch: BatchFacts, asked: Asked, found: Sequence[Open], ledger: Path
 ) -> list[str]:
-    """What is to be said of lines that were named and not found.
+    """What is to be said of lines that were named and not found: they are taken for the latest batch's.
 
     Raises:
         UsageError: One of them is no line of the batch.
@@ -127,13 +138,13 @@ def _told_lines(
     missing = set(asked.selection.lines) - {one.line for one in found if one.own}
     if not missing:
         return []
-    states = line_states(connection, batch.batch_id, missing, hold=hold)
-    others = [one for one in open_items(connection, batch.batch_id, Selection(), hold=hold) if not one.own]
+    states = line_states(connection, batch.batch_id, missing, hold=settings.lanes.hold)
+    others = [one for one in _open(connection, settings, batch.batch_id, Selection()) if not one.own]
     told: list[str] = []
     for line in sorted(missing):
         told.append(told_line(batch.name, line, states.get(line)))
         told += [
-            f"  line {line} of {told_origin(one)} is item {one.item_id}: {_command(batch, ledger, one, asked)}"
+            f"  line {line} of {told_origin(one)} is item {one.item_id}: {_command_in(batch.name, ledger, one, asked)}"
             for one in others
             if one.line == line
         ]
@@ -151,25 +162,41 @@ def _released(
     return Counter(last[lane] for lane in freed if lane in last)
 
 
-def _command(batch: BatchFacts, ledger: Path, one: Open, asked: Asked) -> str:
+def _command(seen: Seen, ledger: Path, one: Open, asked: Asked) -> str:
+    return _command_in(seen.latest.name if seen.batch_id is not None else one.batch, ledger, one, asked)
+
+
+def _command_in(batch: str, ledger: Path, one: Open, asked: Asked) -> str:
     """What to type to settle an item as was asked; where that does not fit it, to see it alone."""
     words = ["--item", str(one.item_id)]
     if asked.decision is not None and fits(one, asked.decision):
         words.append(f"--{asked.decision.value}")
         words += [asked.job_id] if asked.job_id is not None else []
         words += ["--note", asked.note] if asked.note is not None else []
-    return resolve_command(batch.name, ledger, *words)
+    return resolve_command(batch, ledger, *words)
 
 
-def _check_job(settings: Settings, batch: BatchFacts, job_id: str) -> None:
+def _check_job(settings: Settings, seen: Seen, job_id: str) -> None:
     """Ask the service for a job that a person named: a mistyped one would be waited for in vain."""
     if settings.access_token is None and (settings.app_id is None or settings.app_secret is None):
         return  # without credentials nobody can be asked
     from uploader.cli.asking import ask_for_job  # noqa: PLC0415 - most of what is resolved needs no service
 
-    answer = ask_for_job(settings, batch, job_id)
+    answer = ask_for_job(settings, _service(seen), job_id)
     if answer.status is None and answer.reason == "HTTP 404":
         raise UsageError(f"--appended {job_id}: the service knows no such job (HTTP 404): check the jobId")
+
+
+def _service(seen: Seen) -> str:
+    """The service of the items: credentials are those of one.
+
+    Raises:
+        UsageError: There are items of several.
+    """
+    services = sorted({one.base_url for one in seen.found})
+    if len(services) > 1:
+        raise UsageError(f"these are items of {' and '.join(services)}: narrow them with --batch or UPLOADER_BASE_URL")
+    return services[0] if services else seen.latest.base_url
 
 
 def decision(named: Sequence[str]) -> Decision | None:
@@ -237,13 +264,18 @@ def _settle(settings: Settings, ledger: Ledger, seen: Seen, decision: Decision, 
 
 def _why_not(seen: Seen, meant: Sequence[Open], asked: Asked, ledger: Path) -> str:
     """Why nothing is settled of what was selected; empty where something is."""
+    strays = {one.item_id for one in meant if one.row_batch_id not in (None, seen.latest.batch_id)}
+    if seen.batch_id is None and asked.selection.lines and strays - set(asked.selection.items):
+        told = "nothing was settled: batches have a line each of that number: name the batch, or the item"
+        return "\n".join([told, *(f"  {_command(seen, ledger, one, asked)}" for one in meant)])
     if seen.lines:
         return "\n".join([*seen.lines, "nothing was settled"])
     if not seen.found:
         return "no item that needs a person is selected: `uploader resolve` lists those that do"
     if not meant:
-        told = f"nothing was settled: what is selected is no row of {seen.batch.name}: settle it by number"
-        return "\n".join([told, *(f"  {_command(seen.batch, ledger, one, asked)}" for one in seen.found)])
+        whose = f"no row of {seen.latest.name}" if seen.batch_id is not None else "no batch's row any more"
+        told = f"nothing was settled: what is selected is {whose}: settle it by number"
+        return "\n".join([told, *(f"  {_command(seen, ledger, one, asked)}" for one in seen.found)])
     if asked.job_id is not None and len(meant) > 1:
         return f"--appended {asked.job_id}: {len(meant)} items are selected, a job belongs to one"
     return ""
@@ -281,10 +313,10 @@ def _record(settings: Settings, job_id: str | None, note: str | None) -> dict[st
     return {"job_id": job_id, "note": note, "who": _who(), "now": time.time(), "hold": hold}
 
 
-def _look(settings: Settings, batch: BatchFacts, found: Sequence[Open]) -> dict[str, Sight | None]:
+def _look(settings: Settings, seen: Seen) -> dict[str, Sight | None]:
     from uploader.cli.asking import look_at  # noqa: PLC0415 - see _check_job
 
-    return look_at(settings, batch, sorted({one.conversation_id for one in found}))
+    return look_at(settings, _service(seen), sorted({one.conversation_id for one in seen.found}))
 
 
 def _time(flag: str, text: str | None) -> float | None:

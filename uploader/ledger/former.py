@@ -10,11 +10,8 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.lanes import IS_CARRIED, is_held
 from uploader.ledger.loading import Load
-from uploader.ledger.schema import batches, items, lanes, loads, rows
-from uploader.model import OVER, State
-
-UNFINISHED = tuple(state for state in State if state not in (*OVER, State.HELD))
-"""By name, not by what they are not: so they are found by the index of account and state."""
+from uploader.ledger.schema import IS_UNFINISHED, batches, items, lanes, loads, rows
+from uploader.model import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +54,7 @@ def former(connection: Connection, account_id: int, *, hold: bool) -> list[Forme
         .join(lanes, lanes.c.id == items.c.lane_id)
         .join(loads, loads.c.id == items.c.load_id)
         .join(batches, batches.c.id == loads.c.batch_id)
-        .where(items.c.account_id == account_id, items.c.state.in_(UNFINISHED), is_former())
+        .where(IS_UNFINISHED, items.c.account_id == account_id, is_former())
         .group_by(batches.c.id, batches.c.name, state)
         .order_by(batches.c.id)
     ).all()
@@ -81,8 +78,8 @@ def left_by(connection: Connection, load: Load, *, hold: bool) -> Mapping[State,
         select(state.label("state"), func.count().label("items"))
         .select_from(items)
         .where(
+            IS_UNFINISHED,
             items.c.account_id == load.account_id,
-            items.c.state.in_(UNFINISHED),
             items.c.load_id == before.scalar_subquery(),
             is_former(),
         )

@@ -2,22 +2,21 @@
 
 from collections.abc import Collection, Sequence
 from functools import cache
+from typing import Any
 
 from sqlalchemy import Connection, ScalarSelect, Select, Update, and_, bindparam, case, false, func, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.schema import is_in_state, items, lanes, rows
+from uploader.ledger.schema import IS_WANTED, is_in_state, items, lanes, rows
 from uploader.model import LIVE, OVER, TROUBLED, State
 from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
-
-_is_wanted = lanes.c.wanted_until > 0
 
 IS_CARRIED = and_(items.c.state == State.PENDING, items.c.position <= lanes.c.wanted_until)
 """Of an item beside its lane: whether it waits, and this run is to send it."""
 
 _LEAVE_SCOPE = (
     update(lanes)
-    .where(_is_wanted)
+    .where(IS_WANTED)
     .values(wanted_until=0, ready_position=None, audio_left=0.0, items_left=0, item_seconds=0.0)
 )
 
@@ -33,16 +32,17 @@ _WANT = update(lanes).where(lanes.c.id == _last.c.lane_id).values(wanted_until=_
 
 _seconds = func.coalesce(items.c.duration_seconds, func.coalesce(items.c.size, 0) / BYTES_PER_AUDIO_SECOND)
 
-_left = (
-    select(items.c.lane_id, func.sum(_seconds).label("audio"), func.count().label("items"))
-    .join(lanes, lanes.c.id == items.c.lane_id)
-    .where(_is_wanted, IS_CARRIED)
-    .group_by(items.c.lane_id)
-    .subquery()
-)
 
+def _of_lane(figure: ColumnElement[Any]) -> ScalarSelect[Any]:
+    """A figure of the items that the present run has left in a lane."""
+    return select(figure).where(items.c.lane_id == lanes.c.id, IS_CARRIED).correlate(lanes).scalar_subquery()
+
+
+# lane by lane: grouped in one go, SQLite would read the items of all lanes that ever were
 _COUNT_WORK = (
-    update(lanes).where(lanes.c.id == _left.c.lane_id).values(audio_left=_left.c.audio, items_left=_left.c["items"])
+    update(lanes)
+    .where(IS_WANTED)
+    .values(audio_left=_of_lane(func.coalesce(func.sum(_seconds), 0.0)), items_left=_of_lane(func.count()))
 )
 
 _COUNT_AGAIN = (
@@ -57,7 +57,7 @@ _COUNT_OUT = (
     .values(audio_left=lanes.c.audio_left - _seconds, items_left=lanes.c.items_left - 1)
 )
 
-_RANK = update(lanes).where(_is_wanted).values(item_seconds=bindparam("seconds"))
+_RANK = update(lanes).where(IS_WANTED).values(item_seconds=bindparam("seconds"))
 
 _BILLED = (
     select(
@@ -65,7 +65,7 @@ _BILLED = (
         func.coalesce(func.sum(case((items.c.billed_seconds.is_(None), 1), else_=0)), 0).label("unknown"),
     )
     .join(lanes, lanes.c.id == items.c.lane_id)
-    .where(_is_wanted, IS_CARRIED)
+    .where(IS_WANTED, IS_CARRIED)
 )
 
 
@@ -76,7 +76,7 @@ _begun = (
     .scalar_subquery()
 )
 
-_WANT_BEGUN = update(lanes).where(_is_wanted).values(wanted_until=func.coalesce(_begun, 0))
+_WANT_BEGUN = update(lanes).where(IS_WANTED).values(wanted_until=func.coalesce(_begun, 0))
 
 _WANT_CHOSEN = update(lanes).where(lanes.c.wanted_until < 0).values(wanted_until=-lanes.c.wanted_until)
 
@@ -94,7 +94,7 @@ def _choose(*, hold: bool) -> Update:
     first = (
         select(items.c.lane_id, items.c.position)
         .join(lanes, lanes.c.id == items.c.lane_id)
-        .where(_is_wanted, IS_CARRIED, ~is_held(hold=hold))
+        .where(IS_WANTED, IS_CARRIED, ~is_held(hold=hold))
         .order_by(items.c.position)
         .limit(bindparam("first"))
         .subquery()
@@ -166,7 +166,7 @@ def billed_in_scope(connection: Connection) -> tuple[float, int]:
 
 @cache
 def _make_ready(*, hold: bool) -> Update:
-    return update(lanes).where(_is_wanted).values(ready_position=_ready_position(hold=hold))
+    return update(lanes).where(IS_WANTED).values(ready_position=_ready_position(hold=hold))
 
 
 @cache

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, case, func, or_, select, update
 
-from uploader.ledger.schema import accounts, batches, is_in_state, items, lanes, loads
+from uploader.ledger.schema import IS_UNFINISHED, accounts, batches, is_in_state, items, lanes, loads
 from uploader.model import SLOTTED, LimitFacts, SlotHolder, State
 from uploader.policy.limits import Learned, Refusal, learn, limit_in_force, live_by_others, rises_at
 
@@ -29,6 +29,7 @@ _TAKEN = (
     )
     .select_from(items)
     .where(
+        IS_UNFINISHED,
         items.c.account_id == bindparam("account_id"),
         is_in_state(items.c.state, SLOTTED),
         or_(items.c.slot_until.is_(None), items.c.slot_until > bindparam("now")),
@@ -47,6 +48,7 @@ _HOLDERS = (
     .join(loads, loads.c.id == items.c.load_id)
     .join(batches, batches.c.id == loads.c.batch_id)
     .where(
+        IS_UNFINISHED,
         items.c.account_id == bindparam("account_id"),
         is_in_state(items.c.state, SLOTTED),
         or_(items.c.slot_until.is_(None), items.c.slot_until > bindparam("now")),

@@ -19,6 +19,18 @@ TO_3: Sequence[str] = (
     "ALTER TABLE ledger ADD COLUMN in_use BOOLEAN DEFAULT false NOT NULL",
     "ALTER TABLE accounts DROP COLUMN slowest_seconds_per_byte",
     "ALTER TABLE accounts DROP COLUMN shortest_job_seconds",
+    # what status and recovery need not read of former nights
+    "ALTER TABLE batches ADD COLUMN counted JSON",
+    "CREATE INDEX batches_name ON batches (name)",
+    "CREATE INDEX batches_ran_at ON batches (ran_at)",
+    "CREATE INDEX loads_batch ON loads (batch_id)",
+    "DROP INDEX lanes_wanted",
+    "CREATE INDEX lanes_wanted ON lanes (wanted_until) WHERE wanted_until <> 0",
+    "DROP INDEX items_account_state",
+    (
+        "CREATE INDEX items_unfinished ON items (account_id, state, slot_until) "
+        "WHERE state NOT IN ('completed', 'dropped')"
+    ),
 )
 
 STEPS: Mapping[int, Sequence[str]] = {3: TO_3}

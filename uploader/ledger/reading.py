@@ -3,14 +3,40 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, case, func, literal, or_, select
+from sqlalchemy import (
+    CompoundSelect,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    union_all,
+)
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.former import is_former
 from uploader.ledger.lanes import IS_CARRIED, is_held, waiting_lanes
-from uploader.ledger.schema import accounts, attempts, batches, items, lanes, loads, rows, settlements
+from uploader.ledger.schema import (
+    IS_UNFINISHED,
+    accounts,
+    attempts,
+    batches,
+    items,
+    lanes,
+    loads,
+    rows,
+    settlements,
+)
+from uploader.ledger.standing import ANY_ACCOUNT, shown_state
 from uploader.model import TROUBLED, LiveJob, Outcome, ResultLine, State
 from uploader.policy.forecast import audio_seconds
 from uploader.policy.foresight import REMEMBERED, End
@@ -35,7 +61,7 @@ _LIVE_JOBS = (
     .join(lanes, lanes.c.id == items.c.lane_id)
     .join(loads, loads.c.id == items.c.load_id)
     .join(batches, batches.c.id == loads.c.batch_id)
-    .where(items.c.account_id == bindparam("account"), items.c.state == State.ACCEPTED)
+    .where(IS_UNFINISHED, items.c.account_id == bindparam("account"), items.c.state == State.ACCEPTED)
 )
 
 _LATEST_ENDS = (
@@ -62,39 +88,37 @@ class BatchFacts:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Items of a batch that need a person, for the same reason. ``lines`` are the first few."""
+    """Rows of a batch that need a person, for the same reason."""
 
+    batch: str
     state: State
     reason: str
     items: int
-    lines: Sequence[int]
+    lines: Sequence[int] = ()
+    """The first few."""
+    job_ids: Sequence[str | None] = ()
+    """The jobIds that are known of these lines, each beside its line."""
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How a batch stands. ``unknown_lengths``: items of which it is not known what will be billed."""
+def find_batches(
+    connection: Connection,
+    name: str | None = None,
+    *,
+    base_url: str | None = None,
+    ids: Collection[int] | None = None,
+    most: int | None = None,
+) -> list[BatchFacts]:
+    """Find batches, the one that ran last first.
 
-    counts: Mapping[State, int]
-    billed_seconds: Mapping[State, float]
-    unknown_lengths: int
-    overdue: int
-    bytes_done: int
-    bytes_all: int
-    attempts: int
-
-    @property
-    def billed_minutes(self) -> Mapping[State, float]:
-        """What is, or would be, billed of the items of each state, in minutes."""
-        return {state: round(seconds / 60, 2) for state, seconds in self.billed_seconds.items() if seconds}
-
-    @property
-    def items(self) -> int:
-        """All items of the batch."""
-        return sum(self.counts.values())
-
-
-def find_batches(connection: Connection, name: str | None = None) -> list[BatchFacts]:
-    """The batches of the ledger, the one that ran last first."""
+    Args:
+        connection: A connection in a transaction.
+        name: Only those of this name; several accounts may have one each.
+        base_url: Only those of this service.
+        ids: Only these.
+        most: How many at most.
+    """
+    if ids is not None and not ids:
+        return []
     found = select(
         batches.c.id.label("batch_id"),
         batches.c.name,
@@ -107,8 +131,17 @@ def find_batches(connection: Connection, name: str | None = None) -> list[BatchF
     ).join(accounts, accounts.c.id == batches.c.account_id)
     if name is not None:
         found = found.where(batches.c.name == name)
-    newest = found.order_by(batches.c.ran_at.desc(), batches.c.id.desc())
+    if base_url is not None:
+        found = found.where(accounts.c.base_url == base_url)
+    if ids is not None:
+        found = found.where(batches.c.id.in_(ids))
+    newest = found.order_by(batches.c.ran_at.desc(), batches.c.id.desc()).limit(most)
     return [BatchFacts(**row) for row in connection.execute(newest).mappings()]
+
+
+def find_accounts(connection: Connection) -> Mapping[int, str]:
+    """The base URLs of all accounts, by account."""
+    return {row.id: row.base_url for row in connection.execute(select(accounts.c.id, accounts.c.base_url))}
 
 
 def find_account(connection: Connection, base_url: str, name: str = "default") -> int | None:
@@ -117,35 +150,6 @@ def find_account(connection: Connection, base_url: str, name: str = "default") -
         select(accounts.c.id).where(accounts.c.base_url == base_url, accounts.c.name == name)
     ).scalar_one_or_none()
     return found
-
-
-def standing(connection: Connection, batch_id: int, *, hold: bool) -> Standing:
-    """Count the items of a batch by state, held ones apart; invalid rows count as refused."""
-    state = _shown_state(hold=hold)
-    found = connection.execute(
-        select(
-            state.label("state"),
-            func.count().label("items"),
-            func.coalesce(func.sum(items.c.size), 0).label("bytes"),
-            func.coalesce(func.sum(items.c.attempts), 0).label("attempts"),
-            func.coalesce(func.sum(items.c.billed_seconds), 0.0).label("billed_seconds"),
-            func.coalesce(func.sum(case((_is_of_unknown_length(), 1), else_=0)), 0).label("unknown_lengths"),
-            func.coalesce(func.sum(case((items.c.overdue, 1), else_=0)), 0).label("overdue"),
-        )
-        .select_from(rows.outerjoin(items, items.c.id == rows.c.item_id))
-        .where(rows.c.batch_id == batch_id)
-        .group_by(state)
-    ).all()
-    done = (State.ACCEPTED, State.COMPLETED, State.FAILED)
-    return Standing(
-        counts={one: sum(row.items for row in found if row.state == one) for one in State},
-        billed_seconds={State(row.state): row.billed_seconds for row in found},
-        unknown_lengths=sum(row.unknown_lengths for row in found),
-        overdue=sum(row.overdue for row in found),
-        bytes_done=sum(row.bytes for row in found if row.state in done),
-        bytes_all=sum(row.bytes for row in found),
-        attempts=sum(row.attempts for row in found),
-    )
 
 
 def result_lines(connection: Connection, batch_id: int, *, hold: bool) -> Iterator[ResultLine]:
@@ -166,7 +170,7 @@ def _results(*, hold: bool) -> Select[Any]:
             rows.c.conversation_id,
             rows.c.audio_path,
             items.c.job_id,
-            _shown_state(hold=hold).label("state"),
+            shown_state(hold=hold).label("state"),
             func.coalesce(items.c.attempts, 0).label("attempts"),
             items.c.http_status,
             _told_error().label("error"),
@@ -200,7 +204,7 @@ class OpenRow:
 def open_rows(connection: Connection, batch_id: int, *, hold: bool) -> Iterator[OpenRow]:
     """The rows of a batch that are refused, failed or held."""
     wanted = (State.REFUSED, State.FAILED, State.HELD)
-    state = _shown_state(hold=hold)
+    state = shown_state(hold=hold)
     found = connection.execute(
         select(
             rows.c.conversation_id,
@@ -252,6 +256,7 @@ def unsent(connection: Connection, account_id: int, *, hold: bool) -> bool:
         select(items.c.id)
         .join(lanes, lanes.c.id == items.c.lane_id)
         .where(
+            IS_UNFINISHED,
             items.c.account_id == account_id,
             IS_CARRIED,
             ~is_held(hold=hold),
@@ -269,6 +274,7 @@ def last_doubt(connection: Connection, account_id: int) -> float | None:
         .join(attempts, and_(attempts.c.item_id == items.c.id, attempts.c.number == items.c.attempts))
         .join(lanes, lanes.c.id == items.c.lane_id)
         .where(
+            IS_UNFINISHED,
             items.c.account_id == account_id,
             items.c.state == State.IN_DOUBT,
             items.c.position <= lanes.c.wanted_until,
@@ -288,35 +294,69 @@ def is_lane_ready(connection: Connection, account_id: int, now: float) -> bool:
     return found.first() is not None
 
 
-def troubles(connection: Connection, batch_id: int, examples: int = 3) -> list[Trouble]:
-    """What needs a person, by state and reason, the most frequent first; other batches' items in the way, too."""
-    shown = func.coalesce(items.c.error, rows.c.error, "")
-    state = case((items.c.id.is_(None), literal(State.REFUSED.value)), else_=items.c.state)
+def troubles(connection: Connection, batch_id: int | None = None, examples: int = 3) -> list[Trouble]:
+    """Tell what needs a person, by batch, state and reason, the most frequent first.
+
+    Args:
+        connection: A connection in a transaction.
+        batch_id: Only rows of this batch, and other batches' items in the way of its own; None: rows of any batch.
+        examples: Of so many lines of each reason the numbers are told.
+    """
+    needing = _needing(batch_id).subquery()
+    alike = [needing.c.batch_id, needing.c.state, needing.c.reason]
+    placed = select(
+        needing,
+        func.count().over(partition_by=alike).label("items"),
+        func.min(needing.c.line).over(partition_by=alike).label("first_line"),
+        func.row_number().over(partition_by=alike, order_by=needing.c.line).label("place"),
+        func.count().over().label("all_items"),
+    ).subquery()
+    found = connection.execute(
+        select(placed, batches.c.name)
+        .join(batches, batches.c.id == placed.c.batch_id)
+        .where(placed.c.place <= examples)
+        .order_by(placed.c["items"].desc(), placed.c.batch_id.desc(), placed.c.first_line, placed.c.state)
+        .order_by(placed.c.reason, placed.c.line)
+        .limit(examples * REASONS_TOLD)
+    ).all()
+    told = [
+        Trouble(
+            one.name, State(one.state), one.reason, one.items, [row.line for row in some], [row.job_id for row in some]
+        )
+        for some in (list(alike) for _, alike in groupby(found, attrgetter("batch_id", "state", "reason")))
+        for one in some[:1]
+    ][:REASONS_TOLD]
+    more = found[0].all_items - sum(one.items for one in told) if found else 0
+    if more:
+        last = told[-1]
+        told.append(Trouble(last.batch, last.state, "and more, for further reasons: the results tell each", more))
+    return told if batch_id is None else told + _in_the_way(connection, batch_id)
+
+
+def _needing(batch_id: int | None) -> CompoundSelect[Any]:
+    """Rows that need a person: those whose item does, by the index of what is not over, and those without an item."""
     # an accepted item has an error where its job is overdue, or where the service gives it no status that we know
     is_odd = and_(items.c.state == State.ACCEPTED, or_(items.c.overdue, items.c.error.is_not(None)))
-    needs = or_(items.c.id.is_(None), items.c.state.in_(TROUBLED), is_odd)
-    own = (
+    of_items = (
         select(
-            state.label("state"),
-            shown.label("reason"),
-            func.count().label("items"),
-            func.sum(func.count()).over().label("all_items"),
+            rows.c.batch_id,
+            rows.c.line,
+            items.c.state,
+            func.coalesce(items.c.error, rows.c.error, "").label("reason"),
+            items.c.job_id,
         )
-        .select_from(rows.outerjoin(items, items.c.id == rows.c.item_id))
-        .where(rows.c.batch_id == batch_id, needs)
-        .group_by(state, shown)
-        .order_by(func.count().desc(), func.min(rows.c.line))
-        .limit(REASONS_TOLD)
+        .join(rows, rows.c.item_id == items.c.id)
+        .where(IS_UNFINISHED, ANY_ACCOUNT, or_(items.c.state.in_(TROUBLED), is_odd))
     )
-    found = connection.execute(own).all()
-    told = [
-        Trouble(State(row.state), row.reason, row.items, _lines(connection, batch_id, state, shown, row, examples))
-        for row in found
-    ]
-    more = int(found[0].all_items) - sum(row.items for row in found) if found else 0
-    if more:
-        told.append(Trouble(State(found[-1].state), "and more, for further reasons: the results tell each", more, []))
-    return told + _in_the_way(connection, batch_id)
+    alone = select(
+        rows.c.batch_id,
+        rows.c.line,
+        literal(State.REFUSED.value).label("state"),
+        func.coalesce(rows.c.error, "").label("reason"),
+        null().label("job_id"),
+    ).where(rows.c.item_id.is_(None))
+    both = (of_items, alone)
+    return union_all(*(both if batch_id is None else (one.where(rows.c.batch_id == batch_id) for one in both)))
 
 
 def _in_the_way(connection: Connection, batch_id: int) -> list[Trouble]:
@@ -334,7 +374,10 @@ def _in_the_way(connection: Connection, batch_id: int) -> list[Trouble]:
     ).all()
     return [
         Trouble(
-            State(row.state), f"{_told_of(row.name, former=row.former)}, in the way of this one's items", row.items, []
+            row.name,
+            State(row.state),
+            f"{_told_of(row.name, former=row.former)}, in the way of this one's items",
+            row.items,
         )
         for row in found
     ]
@@ -348,41 +391,49 @@ def _told_of(batch: str, *, former: bool) -> str:
 class Remark:
     """What is to be said in the open of the item of a line, whatever became of it: an append too many, say."""
 
+    batch: str
     line: int
     conversation_id: str
     said: str
 
 
-def remarks(connection: Connection, batch_id: int) -> list[Remark]:
-    """What is to be said in the open of a batch's items."""
+def remarks(connection: Connection, *batch_ids: int) -> list[Remark]:
+    """What is to be said in the open of the items of some batches."""
+    remarked = select(items.c.id).where(items.c.remark.is_not(None))
     found = connection.execute(
-        select(rows.c.line, rows.c.conversation_id, items.c.remark.label("said"))
+        select(batches.c.name.label("batch"), rows.c.line, rows.c.conversation_id, items.c.remark.label("said"))
+        .select_from(rows)
         .join(items, items.c.id == rows.c.item_id)
-        .where(rows.c.batch_id == batch_id, items.c.remark.is_not(None))
-        .order_by(rows.c.line)
+        .join(batches, batches.c.id == rows.c.batch_id)
+        # few items have a remark: the sum keeps SQLite from reading all rows of these batches in their place
+        .where(rows.c.item_id.in_(remarked), rows.c.batch_id.op("+")(0).in_(batch_ids))
+        .order_by(batches.c.id.desc(), rows.c.line)
     )
     return [Remark(**row) for row in found.mappings()]
 
 
 def jobs_seen(connection: Connection, account_id: int, most: int = 1000) -> list[tuple[float, float]]:
-    """Of an account's latest completed items, the seconds from the upload's begin to the job's end, and those of audio.
+    """Read how long an account's latest jobs took: of those followed from their beginning, by their index alone.
 
     Args:
         connection: A connection in a transaction.
         account_id: The account.
-        most: How many items at most.
+        most: How many jobs are looked at; one whose audio has no known length tells nothing.
+
+    Returns:
+        Seconds from the upload's begin to the job's end, and seconds of audio.
     """
-    found = connection.execute(
-        select((items.c.finished_at - attempts.c.started_at).label("took"), items.c.duration_seconds)
-        .join(attempts, and_(attempts.c.item_id == items.c.id, attempts.c.number == items.c.attempts))
-        .where(
-            items.c.account_id == account_id,
-            items.c.state == State.COMPLETED,
-            items.c.duration_seconds.is_not(None),
-            attempts.c.outcome == Outcome.APPLIED,
-        )
-        .order_by(items.c.id.desc())
+    latest = (
+        select(items.c.id, items.c.attempts, items.c.finished_at, items.c.duration_seconds)
+        .where(items.c.account_id == account_id, items.c.job_seconds.is_not(None))
+        .order_by(items.c.finished_at.desc())
         .limit(most)
+        .subquery()
+    )
+    found = connection.execute(
+        select((latest.c.finished_at - attempts.c.started_at).label("took"), latest.c.duration_seconds)
+        .join(attempts, and_(attempts.c.item_id == latest.c.id, attempts.c.number == latest.c.attempts))
+        .where(latest.c.duration_seconds.is_not(None), attempts.c.outcome == Outcome.APPLIED)
     )
     return [(row.took, row.duration_seconds) for row in found]
 
@@ -394,6 +445,7 @@ def leftovers(connection: Connection, account_id: int, batch_id: int) -> int:
         .select_from(items)
         .join(lanes, lanes.c.id == items.c.lane_id)
         .where(
+            IS_UNFINISHED,
             items.c.account_id == account_id,
             items.c.state == State.PENDING,
             items.c.position > lanes.c.wanted_until,
@@ -406,7 +458,7 @@ def leftovers(connection: Connection, account_id: int, batch_id: int) -> int:
 def line_states(connection: Connection, batch_id: int, lines: Collection[int], *, hold: bool) -> dict[int, State]:
     """The states of some lines of a batch, as far as it has them."""
     found = connection.execute(
-        select(rows.c.line, _shown_state(hold=hold).label("state"))
+        select(rows.c.line, shown_state(hold=hold).label("state"))
         .select_from(rows.outerjoin(items, items.c.id == rows.c.item_id))
         .where(rows.c.batch_id == batch_id, rows.c.line.in_(lines))
     )
@@ -421,38 +473,8 @@ def unknown_job_ids(connection: Connection, job_ids: Collection[str]) -> set[str
     return set(job_ids) - set(known) - set(earlier) - set(told)
 
 
-def _shown_state(*, hold: bool) -> ColumnElement[str]:
-    return case(
-        (items.c.id.is_(None), literal(State.REFUSED.value)),
-        (is_held(hold=hold), literal(State.HELD.value)),
-        else_=items.c.state,
-    )
-
-
 def _told_error() -> ColumnElement[str]:
     """What is wrong with a row, and what stays to be said of its item."""
     error = func.coalesce(items.c.error, rows.c.error)
     both = case((error.is_(None), items.c.remark), else_=error + "; " + items.c.remark)
     return case((items.c.remark.is_(None), error), else_=both)
-
-
-def _is_of_unknown_length() -> ColumnElement[bool]:
-    return and_(items.c.size.is_not(None), items.c.billed_seconds.is_(None))
-
-
-def _lines(
-    connection: Connection,
-    batch_id: int,
-    state: ColumnElement[str],
-    reason: ColumnElement[str],
-    row: Any,
-    examples: int,
-) -> list[int]:
-    found = connection.execute(
-        select(rows.c.line)
-        .select_from(rows.outerjoin(items, items.c.id == rows.c.item_id))
-        .where(rows.c.batch_id == batch_id, state == row.state, reason == row.reason)
-        .order_by(rows.c.line)
-        .limit(examples)
-    )
-    return list(found.scalars())

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, bindparam, case, select, update
 from uploader.ledger.heard import heard_of, take_effect
 from uploader.ledger.lanes import count_again
 from uploader.ledger.outcomes import slot_until
-from uploader.ledger.schema import accounts, attempts, items, ledger
+from uploader.ledger.schema import IS_UNFINISHED, accounts, attempts, items, ledger
 from uploader.model import SLOTTED, Next, Outcome, State, Verdict
 from uploader.policy.hearing import after_hearing
 
@@ -23,7 +23,7 @@ SENT = Verdict(
 )
 UNSENT = Verdict(Outcome.CUT_OFF, State.PENDING, Next.AGAIN, "the run ended before the last chunk left")
 
-_LEFT = select(*items.c["id", "attempts"]).where(items.c.state == bindparam("left_as"))
+_LEFT = select(*items.c["id", "attempts"]).where(IS_UNFINISHED, items.c.state == bindparam("left_as"))
 
 _RECOVER = (
     update(items)
@@ -55,12 +55,14 @@ _NOTE_CLOCK = update(ledger).values(boot_id=bindparam("boot"), clock_offset=bind
 
 _MOVE_SLOTS = (
     update(items)
-    .where(items.c.state.in_(SLOTTED), items.c.slot_until.is_not(None))
+    .where(IS_UNFINISHED, items.c.state.in_(SLOTTED), items.c.slot_until.is_not(None))
     .values(slot_until=items.c.slot_until + bindparam("jumped"))
 )
 
 _MOVE_JOBS = (
-    update(items).where(items.c.state == State.ACCEPTED).values(accepted_at=items.c.accepted_at + bindparam("jumped"))
+    update(items)
+    .where(IS_UNFINISHED, items.c.state == State.ACCEPTED)
+    .values(accepted_at=items.c.accepted_at + bindparam("jumped"))
 )
 
 _MOVE_LIMITS = update(accounts).values(
@@ -69,7 +71,7 @@ _MOVE_LIMITS = update(accounts).values(
 
 _NO_FUTURE_SLOTS = (
     update(items)
-    .where(items.c.state.in_(SLOTTED), items.c.slot_until > bindparam("last"))
+    .where(IS_UNFINISHED, items.c.state.in_(SLOTTED), items.c.slot_until > bindparam("last"))
     .values(slot_until=bindparam("last"))
 )
 

@@ -11,8 +11,19 @@ from sqlalchemy.sql.elements import ColumnElement
 from uploader.errors import UsageError
 from uploader.ledger.former import is_former
 from uploader.ledger.lanes import count_again, count_out, is_held, refresh, waiting_lanes
-from uploader.ledger.schema import attempts, batches, items, lanes, loads, rows, settlements
+from uploader.ledger.schema import (
+    IS_UNFINISHED,
+    accounts,
+    attempts,
+    batches,
+    items,
+    lanes,
+    loads,
+    rows,
+    settlements,
+)
 from uploader.ledger.staging import CHUNK, chunks
+from uploader.ledger.standing import ANY_ACCOUNT
 from uploader.model import LIVE, TROUBLED, Decision, Outcome, Sight, State
 from uploader.policy.settling import SETTLES, settled_state
 
@@ -45,9 +56,12 @@ class Open:
     item_id: int
     lane_id: int
     batch: str
-    """The batch that named it last."""
+    """The batch that named it last; where all batches are looked at, the one whose row is shown."""
+    row_batch_id: int | None
+    """The batch whose row is shown, None where it is shown without one."""
+    base_url: str
     own: bool
-    """Whether the batch that is looked at names it; another one's item may hold this batch's."""
+    """Whether the batch that is looked at names it, or any: another one's item may hold this batch's."""
     former: bool
     """Whether no batch's rows name it any more."""
     line: int
@@ -94,16 +108,33 @@ class Settlement:
     note: str | None
 
 
-def open_items(connection: Connection, batch_id: int, selection: Selection, *, hold: bool) -> list[Open]:
-    """The items of a batch that need a person, or those that the selection names.
+def open_items(
+    connection: Connection, batch_id: int | None, selection: Selection, *, hold: bool, base_url: str | None = None
+) -> list[Open]:
+    """Find the items that need a person, or those that the selection names; none of them is over.
 
-    They are its own, those in the way of them, and those that it named last and that no batch names any more.
+    Args:
+        connection: A connection in a transaction.
+        batch_id: Only the items of this batch, those in the way of them, and those that it named last and that no batch
+            names any more. None: of any batch.
+        selection: Which of them.
+        hold: Whether trouble holds the rest of a lane.
+        base_url: Only those of this service.
     """
+    named_last, named_in = batches.alias("named_last"), batches.alias("named_in")
+    row_of = batch_id if batch_id is not None else _row_of_item()
+    concerned = [] if batch_id is None else [_is_of_account(batch_id), _concerns(batch_id, named_last.c.id, selection)]
+    if base_url is not None:
+        concerned.append(accounts.c.base_url == base_url)
     found = connection.execute(
         select(
             items.c.id.label("item_id"),
             items.c.lane_id,
-            batches.c.name.label("batch"),
+            (named_last.c.name if batch_id is not None else func.coalesce(named_in.c.name, named_last.c.name)).label(
+                "batch"
+            ),
+            named_in.c.id.label("row_batch_id"),
+            accounts.c.base_url,
             rows.c.line.is_not(None).label("own"),
             is_former().label("former"),
             is_held(hold=hold).label("held"),
@@ -127,12 +158,14 @@ def open_items(connection: Connection, batch_id: int, selection: Selection, *, h
         )
         .select_from(
             items.join(lanes, lanes.c.id == items.c.lane_id)
+            .join(accounts, accounts.c.id == items.c.account_id)
             .join(loads, loads.c.id == items.c.load_id)
-            .join(batches, batches.c.id == loads.c.batch_id)
-            .outerjoin(rows, and_(rows.c.item_id == items.c.id, rows.c.batch_id == batch_id))
+            .join(named_last, named_last.c.id == loads.c.batch_id)
+            .outerjoin(rows, and_(rows.c.item_id == items.c.id, rows.c.batch_id == row_of))
+            .outerjoin(named_in, named_in.c.id == rows.c.batch_id)
             .outerjoin(attempts, and_(attempts.c.item_id == items.c.id, attempts.c.number == items.c.attempts))
         )
-        .where(_is_of_account(batch_id), _concerns(batch_id, selection), *_conditions(selection, hold=hold))
+        .where(IS_UNFINISHED, ANY_ACCOUNT, *concerned, *_conditions(selection, hold=hold))
         .order_by(items.c.position)
     )
     return [_open(row) for row in found.mappings()]
@@ -225,10 +258,17 @@ def _is_of_account(batch_id: int) -> ColumnElement[bool]:
     return items.c.account_id == select(of.c.account_id).where(of.c.id == batch_id).scalar_subquery()
 
 
-def _concerns(batch_id: int, selection: Selection) -> ColumnElement[bool]:
+def _row_of_item() -> ColumnElement[int]:
+    """Of the batches whose rows name an item, the one that named it last, else the newest."""
+    named = rows.alias("named_somewhere")
+    newest = select(func.max(named.c.batch_id)).where(named.c.item_id == items.c.id).correlate_except(named)
+    return func.coalesce(newest.where(named.c.batch_id == loads.c.batch_id).scalar_subquery(), newest.scalar_subquery())
+
+
+def _concerns(batch_id: int, named_last: ColumnElement[int], selection: Selection) -> ColumnElement[bool]:
     """An item of the batch, of what it held before, or of another batch and in a lane where this one's wait."""
     in_the_way = and_(items.c.lane_id.in_(waiting_lanes(batch_id)), items.c.state.in_([*TROUBLED, State.ACCEPTED]))
-    was_its_own = and_(batches.c.id == batch_id, is_former())
+    was_its_own = and_(named_last == batch_id, is_former())
     return or_(rows.c.line.is_not(None), in_the_way, was_its_own, items.c.id.in_(selection.items))
 
 
@@ -282,6 +322,8 @@ def _open(row: RowMapping) -> Open:
         item_id=row["item_id"],
         lane_id=row["lane_id"],
         batch=row["batch"],
+        row_batch_id=row["row_batch_id"],
+        base_url=row["base_url"],
         own=bool(row["own"]),
         former=bool(row["former"]),
         held=bool(row["held"]),

@@ -18,12 +18,14 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    and_,
     event,
     literal,
+    literal_column,
     text,
 )
 
-from uploader.model import State
+from uploader.model import OVER, State
 from uploader.policy.limits import JOB_SECONDS
 
 VERSION = 3
@@ -81,7 +83,11 @@ batches = Table(
     # a --repeat that has not come to its end: the same command carries it on
     Column("repeat_open", Boolean, nullable=False, default=False),
     Column("ran_at", Float, nullable=False),
+    # its rows that are over, counted by state (standing.keep_counts): what status need not count anew
+    Column("counted", JSON(none_as_null=True)),
     UniqueConstraint("account_id", "name"),
+    Index("batches_name", "name"),
+    Index("batches_ran_at", "ran_at"),
 )
 
 loads = Table(
@@ -90,6 +96,7 @@ loads = Table(
     Column("id", Integer, primary_key=True),
     Column("batch_id", ForeignKey("batches.id"), nullable=False),
     Column("loaded_at", Float, nullable=False),
+    Index("loads_batch", "batch_id"),
 )
 
 lanes = Table(
@@ -125,8 +132,17 @@ lanes = Table(
         "ready_position",
         sqlite_where=text("ready_position IS NOT NULL"),
     ),
-    Index("lanes_wanted", "wanted_until"),
+    Index(
+        "lanes_wanted",
+        "wanted_until",
+        sqlite_where=text("wanted_until <> 0"),
+    ),
 )
+
+IS_WANTED = and_(lanes.c.wanted_until != literal_column("0"), lanes.c.wanted_until > literal_column("0"))
+"""Of a lane: whether the present run carries it; spelt as the partial index is, or SQLite would not use that."""
+
+_UNFINISHED = f"state NOT IN ({', '.join(repr(state.value) for state in OVER)})"
 
 items = Table(
     "items",
@@ -166,7 +182,14 @@ items = Table(
     # what stays to be said of it in the open whatever becomes of it: an append too many, say
     Column("remark", String),
     Index("items_lane_state", "lane_id", "state", "position"),
-    Index("items_account_state", "account_id", "state", "slot_until"),
+    # partial on purpose: a planner with statistics takes a whole one to find no less than a scan of the table does
+    Index(
+        "items_unfinished",
+        "account_id",
+        "state",
+        "slot_until",
+        sqlite_where=text(_UNFINISHED),
+    ),
     Index("items_lane_size", "lane_id", "size"),
     Index("items_lane_path", "lane_id", "path"),
     Index(
@@ -188,6 +211,9 @@ items = Table(
         sqlite_where=text("invalid_batch_id IS NOT NULL"),
     ),
 )
+
+IS_UNFINISHED = items.c.state.not_in([literal_column(repr(state.value)) for state in OVER])
+"""Of an item: whether it is not over; spelt as the partial index is, or SQLite would not use that."""
 
 attempts = Table(
     "attempts",

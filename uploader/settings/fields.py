@@ -67,6 +67,13 @@ class Settings:
         commands="run plan status results resolve insights",
         meaning="the batch's name (run: the manifest's file name; status, results, insights: the batch that ran last)",
     )
+    last: int = setting(
+        whole_number(least=0, most=1_000_000),
+        10,
+        metavar="N",
+        commands="status",
+        meaning="how many of the latest batches are shown below those that are not over",
+    )
     results: Path | None = setting(
         path,
         None,

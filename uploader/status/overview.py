@@ -1,14 +1,17 @@
 """What `uploader status` shows of a ledger."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
 from uploader.errors import ExitCode
 from uploader.ledger.former import Former
-from uploader.ledger.reading import BatchFacts, Remark, Standing, Trouble
-from uploader.model import LimitFacts
+from uploader.ledger.reading import BatchFacts, Remark, Trouble
+from uploader.ledger.standing import NOTHING, Standing
+from uploader.model import LimitFacts, LiveJob, State
+from uploader.policy.endings import ending
 from uploader.results import rfc3339
 from uploader.status.telling import (
     HOW_TO_KEEP_NIGHTS_APART,
@@ -27,27 +30,41 @@ from uploader.status.telling import (
     trouble_json,
 )
 
+COMMANDS_SHOWN = 10
+JOBS_SHOWN = 10
+"""So many are told to a person one by one; a machine gets all."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Overview:
-    """What a ledger holds, with one batch looked at more closely. ``busy``: a run holds the ledger."""
+    """A ledger's content: batches that are not over, the latest others, live jobs, limits, and what needs a person."""
 
     ledger: Path
+    # a run holds the ledger
     busy: bool
-    limit: LimitFacts
+    # accepted is over
+    no_wait: bool
+    # the batch that is named, or ran last
     batch: BatchFacts
-    troubles: Sequence[Trouble]
+    # in the order in which they are shown
     batches: Sequence[tuple[BatchFacts, Standing]]
-    exit_code: ExitCode
+    # by base URL, the batch's own first
+    limits: Sequence[tuple[str, LimitFacts]]
+    jobs: Sequence[LiveJob] = ()
+    troubles: Sequence[Trouble] = ()
+    # what is out of order whatever became of the item: an append too many, say
     remarks: Sequence[Remark] = ()
-    """What is out of order in the batch, whatever became of the item: an append too many, say."""
+    # what batches held before and none holds any more
     former: Sequence[Former] = ()
-    """What the batches held before and none holds any more."""
 
-    def _where(self, facts: BatchFacts) -> str:
-        """For which service a batch is, where the ledger has more than one."""
-        several = len({one.base_url for one, _ in self.batches}) > 1
-        return f" ({facts.base_url})" if several else ""
+    @cached_property
+    def exit_code(self) -> ExitCode:
+        """As `run` would end, were all batches that are shown one; what no batch holds any more needs a person."""
+        found = self._code(reduce(Standing.__add__, (one for _, one in self.batches), NOTHING))
+        if found is not ExitCode.DONE or not self.former:
+            return found
+        is_in_doubt = any(one.counts[State.IN_DOUBT] for one in self.former)
+        return ExitCode.IN_DOUBT if is_in_doubt else ExitCode.NEEDS_PERSON
 
     def as_json(self) -> dict[str, Any]:
         """The overview for a machine."""
@@ -56,19 +73,22 @@ class Overview:
             "running": self.busy,
             "exitCode": int(self.exit_code),
             "batch": self.batch.name,
-            "limit": limit_json(self.limit),
+            "limit": limit_json(self.limits[0][1]),
+            "limits": [{"baseUrl": base_url, **limit_json(limit)} for base_url, limit in self.limits],
             "batches": [
                 {
                     "batch": facts.name,
                     "baseUrl": facts.base_url,
                     "ranAt": rfc3339(facts.ran_at),
                     "results": facts.results,
+                    "exitCode": int(self._code(standing)),
                     "items": standing.items,
                     "counts": counts_json(standing.counts),
                     "overdue": standing.overdue,
                 }
                 for facts, standing in self.batches
             ],
+            "jobs": [_job_json(one) for one in self.jobs],
             "needsPerson": [trouble_json(one) for one in self.troubles],
             "outOfOrder": [remark_json(one) for one in self.remarks],
             "former": [former_json(one) for one in self.former],
@@ -76,24 +96,72 @@ class Overview:
 
     def as_text(self) -> str:
         """The overview for a person."""
-        lines = [f"ledger {self.ledger}" + (": a run is on" if self.busy else "")]
-        lines.append(f"limit  {told_limit(self.limit)}")
+        return "\n".join(
+            [
+                f"ledger {self.ledger}" + (": a run is on" if self.busy else ""),
+                *(f"limit  {self._where(base_url)}{told_limit(limit)}" for base_url, limit in self.limits),
+                *self._told_batches(),
+                *self._told_jobs(),
+                *self._told_former(),
+                *self._told_troubles(),
+                *self._told_next(),
+                *self._told_remarks(),
+            ]
+        )
+
+    def _code(self, standing: Standing) -> ExitCode:
+        unfinished = ExitCode.NOT_NOW if self.busy else ExitCode.GAVE_UP
+        return ending(standing.counts, overdue=standing.overdue, no_wait=self.no_wait, unfinished=unfinished)
+
+    def _where(self, base_url: str) -> str:
+        """The service, where the ledger has more than one."""
+        return f"{base_url}: " if len(self.limits) > 1 else ""
+
+    def _told_batches(self) -> Iterator[str]:
         for facts, standing in self.batches:
             told = f"{told_count(standing.items, 'item')}: {told_counts(standing.counts)}"
-            lines.append(f"batch  {facts.name}{self._where(facts)}: {told}")
-            lines += [f"       {told_former(one)}" for one in self.former if one.batch_id == facts.batch_id]
+            service = f" ({facts.base_url})" if len(self.limits) > 1 else ""
+            yield f"batch  {facts.name}{service}: {told}"
+            yield from (f"       {told_former(one)}" for one in self.former if one.batch_id == facts.batch_id)
+
+    def _told_jobs(self) -> Iterator[str]:
+        for one in self.jobs[:JOBS_SHOWN]:
+            since = rfc3339(one.accepted_at)
+            yield f"job    {one.job_id}: line {one.line} of {one.batch}, {one.conversation_id}, since {since}"
+        if more := len(self.jobs) - JOBS_SHOWN:
+            yield from [f"job    and {told_count(more, 'job')} more"] if more > 0 else []
+
+    def _told_former(self) -> Iterator[str]:
         if self.former:
-            lines.append(f"before {HOW_TO_KEEP_NIGHTS_APART}:")
-            lines += [f"  {resolve_command(one.batch, self.ledger)}" for one in self.former]
-        if self.troubles:
-            lines.append(f"needs a person in {self.batch.name}:")
-            lines += [f"  {told_trouble(one)}" for one in self.troubles]
-            lines.append(f"next   {resolve_command(self.batch.name, self.ledger)}")
-        if not self.busy and self.exit_code is ExitCode.GAVE_UP:
-            carries_on = run_command(self.batch.name, self.batch.base_url, self.ledger)
-            lines.append(f"no run is on, and {self.batch.name} is not over: type its `uploader run …` again, or")
-            lines.append(f"  {carries_on}")
+            yield f"before {HOW_TO_KEEP_NIGHTS_APART}:"
+            yield from (f"  {resolve_command(one.batch, self.ledger)}" for one in self.former)
+
+    def _told_troubles(self) -> Iterator[str]:
+        """What needs a person, batch by batch, each with what lists and settles it."""
+        for batch in dict.fromkeys(one.batch for one in self.troubles):
+            yield f"needs a person in {batch}:"
+            yield from (f"  {told_trouble(one)}" for one in self.troubles if one.batch == batch)
+            yield f"next   {resolve_command(batch, self.ledger)}"
+
+    def _told_next(self) -> Iterator[str]:
+        """What carries on the batches that wait, where no run is on."""
+        waiting = [] if self.busy else [one for one, of in self.batches if self._code(of) is ExitCode.GAVE_UP]
+        for one in waiting[:COMMANDS_SHOWN]:
+            yield f"no run is on, and {one.name} is not over: type its `uploader run …` again, or"
+            yield f"  {run_command(one.name, one.base_url, self.ledger)}"
+
+    def _told_remarks(self) -> Iterator[str]:
         if self.remarks:
-            lines.append(f"out of order in {self.batch.name}: (to be looked at; nothing is to be settled)")
-            lines += [f"  {one}" for one in told_remarks(self.remarks)]
-        return "\n".join(lines)
+            batches = ", ".join(dict.fromkeys(one.batch for one in self.remarks))
+            yield f"out of order in {batches}: (to be looked at; nothing is to be settled)"
+            yield from (f"  {one}" for one in told_remarks(self.remarks))
+
+
+def _job_json(one: LiveJob) -> dict[str, Any]:
+    return {
+        "jobId": one.job_id,
+        "batch": one.batch,
+        "line": one.line,
+        "conversationId": one.conversation_id,
+        "acceptedAt": rfc3339(one.accepted_at),
+    }

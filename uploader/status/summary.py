@@ -8,7 +8,8 @@ from typing import Any
 
 from uploader.errors import ExitCode
 from uploader.ledger.former import Former
-from uploader.ledger.reading import Remark, Standing, Trouble
+from uploader.ledger.reading import Remark, Trouble
+from uploader.ledger.standing import Standing
 from uploader.model import LimitFacts, State
 from uploader.status.telling import (
     HOW_TO_KEEP_NIGHTS_APART,

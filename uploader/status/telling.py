@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from uploader.ledger.former import Former
-from uploader.ledger.reading import Remark, Standing, Trouble
+from uploader.ledger.reading import Remark, Trouble
+from uploader.ledger.standing import Standing
 from uploader.model import LimitFacts, State
 from uploader.results import rfc3339
 
@@ -40,17 +41,28 @@ def counts_json(counts: Mapping[State, int]) -> dict[str, int]:
 
 def trouble_json(one: Trouble) -> dict[str, Any]:
     """What needs a person, for a machine."""
-    return {"state": one.state.value, "reason": one.reason, "items": one.items, "lines": list(one.lines)}
+    return {
+        "batch": one.batch,
+        "state": one.state.value,
+        "reason": one.reason,
+        "items": one.items,
+        "lines": list(one.lines),
+        "jobIds": list(one.job_ids),
+    }
 
 
 def remark_json(one: Remark) -> dict[str, Any]:
     """What is to be said in the open of an item, for a machine."""
-    return {"line": one.line, "conversationId": one.conversation_id, "remark": one.said}
+    return {"batch": one.batch, "line": one.line, "conversationId": one.conversation_id, "remark": one.said}
 
 
 def told_remarks(found: Sequence[Remark]) -> list[str]:
     """What is to be said in the open of items, and where: the first of it, and how much more there is."""
-    told = [f"line {one.line}, {one.conversation_id}: {one.said}" for one in found[:REMARKS_TOLD]]
+    several = len({one.batch for one in found}) > 1
+    told = [
+        f"line {one.line}{f' of {one.batch}' if several else ''}, {one.conversation_id}: {one.said}"
+        for one in found[:REMARKS_TOLD]
+    ]
     more = len(found) - len(told)
     return [*told, f"and {told_count(more, 'item')} more: their `error` in the results says what"] if more else told
 
@@ -106,8 +118,9 @@ def told_billed(standing: Standing) -> str:
 
 def told_trouble(one: Trouble) -> str:
     """What needs a person, and where."""
-    lines = ", ".join(str(line) for line in one.lines) + (", …" if one.items > len(one.lines) else "")
-    where = f" (line {lines})" if one.lines else ""
+    told = [f"{line}, job {job}" if job else str(line) for line, job in zip(one.lines, one.job_ids, strict=True)]
+    apart = "; " if any(one.job_ids) else ", "
+    where = f" (line {apart.join([*told, *(['…'] if one.items > len(told) else [])])})" if told else ""
     return f"{one.items} {one.state.value.replace('_', ' ')}{where}: {one.reason}"
 
 

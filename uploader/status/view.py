@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
 from uploader import logs
-from uploader.ledger.reading import Standing
+from uploader.ledger.standing import Standing
 from uploader.model import LimitFacts, State
 from uploader.results import rfc3339
 from uploader.status.telling import (

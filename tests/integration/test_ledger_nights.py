@@ -1,0 +1,90 @@
+"""No command becomes slower by former nights: SQLite's own plans and counts of all statements that commands execute."""
+
+import json
+import re
+import sqlite3
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.benchmarks.bench import Bench, Server
+from tests.benchmarks.measures.ledger import ENVIRONMENT, Place, filled, sandbox, write_manifest
+
+NIGHTS = 20
+ENDED = (0, 1, 4)
+"""How commands end where an item of a former night is refused, another in doubt."""
+SCAN = re.compile(r"^SCAN (\w+)(?: USING (?:COVERING )?INDEX (\w+))?")
+SMALL = re.compile(r"accounts|ledger|CONSTANT|anon_\d+")
+"""Tables that former nights do not fill, and what a statement has put together before."""
+PARTIAL = {"items_unfinished", "items_remarked", "items_invalid", "lanes_wanted"}
+"""Indexes that hold what is not over, or is to be told."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service whose jobs are over at once."""
+    with sandbox(Bench(tmp_path_factory.mktemp("sandbox"))) as one:
+        yield one
+
+
+def explained(bench: Bench, place: Place, server: Server) -> dict[str, dict[str, Any]]:
+    """By command: its statements with plan and instructions, on a manifest of its own."""
+    write_manifest(place.folder, "new", 0)
+    words = ("-m", "tests.integration.explained", "new", place.url)
+    used = bench.run(place.folder, "commands", sys.executable, *words, server=server, environment=ENVIRONMENT).check()
+    found = json.loads(used.out.read_text(encoding="utf-8"))
+    for name, one in found.items():
+        assert one["code"] in ENDED, f"{name}: {used.err.read_text(encoding='utf-8')}"
+        assert len(one["statements"]) > 1, name
+    return {name: one["statements"] for name, one in found.items()}
+
+
+def prepare(place: Place, *, analyzed: bool) -> None:
+    """Leave something to a person, and give SQLite's planner statistics, as a person's own tool would."""
+    with closing(sqlite3.connect(place.folder / "ledger.db")) as connection:
+        connection.execute("UPDATE items SET state = 'in_doubt', finished_at = NULL, job_seconds = NULL WHERE id = 7")
+        connection.execute("UPDATE items SET state = 'refused', remark = 'twice', job_seconds = NULL WHERE id = 8")
+        if analyzed:
+            connection.execute("ANALYZE")
+        connection.commit()
+
+
+def scans(statement: str, plan: Sequence[str]) -> Iterator[str]:
+    """Lines of a plan that read a table, or an index of all nights, from its one end to the other."""
+    for line in plan:
+        for table, index in SCAN.findall(line):
+            # the children of a new row are looked for where a constraint is broken
+            of_constraint = statement.startswith("INSERT") and "VALUES" in statement
+            is_cut_short = index == "batches_ran_at" and "LIMIT" in statement
+            if not (index in PARTIAL or SMALL.fullmatch(table) or of_constraint or is_cut_short):
+                yield line
+
+
+def grows(statement: str, few: int, many: int) -> bool:
+    """Whether a statement runs more instructions where there were more nights.
+
+    What insights ask of one conversation depends on what that one was appended: so does what the service makes of it.
+    """
+    return many > 1.5 * few + 20 and "last_finished_at" not in statement
+
+
+@pytest.mark.parametrize("analyzed", [False, True], ids=["without statistics", "with statistics"])
+def test_no_command_reads_what_former_nights_left(tmp_path: Path, server: Server, analyzed: bool) -> None:
+    """Of 20,000 finished items no statement scans a table, and none runs more instructions than with 1,000."""
+    bench = Bench(tmp_path)
+    few, many = filled(bench, server, 1), filled(bench, server, NIGHTS)
+    for place in (few, many):
+        prepare(place, analyzed=analyzed)
+    beside, found = (explained(bench, place, server) for place in (few, many))
+    wrong = []
+    for name, statements in found.items():
+        for statement, one in statements.items():
+            wrong += [f"{name}: {line}: {statement}" for line in scans(statement, one["plan"])]
+            other = beside[name].get(statement, one)
+            if grows(statement, other["steps"], one["steps"]):
+                wrong.append(f"{name}: {one['steps']} for {other['steps']}: {one['plan']}: {statement}")
+    assert not wrong, "\n\n".join(re.sub(r"\s+", " ", one) for one in wrong)

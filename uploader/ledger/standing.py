@@ -1,0 +1,234 @@
+"""Counts the items of batches; what of a batch is over is counted once and kept with it."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from functools import cache, reduce
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, bindparam, case, func, literal, select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from uploader.ledger.lanes import is_held
+from uploader.ledger.schema import IS_UNFINISHED, accounts, batches, items, loads, rows
+from uploader.model import OVER, State
+
+ANY_ACCOUNT = items.c.account_id.in_(select(accounts.c.id))
+"""Beside a condition on the state it leads to the index of account and state: no scan of what is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Items of one state and their sums. ``unknown_lengths``: those of which it is not known what will be billed."""
+
+    items: int = 0
+    size: int = 0
+    attempts: int = 0
+    billed_seconds: float = 0.0
+    unknown_lengths: int = 0
+    overdue: int = 0
+
+    def __add__(self, other: "Tally") -> "Tally":
+        """Add two tallies, figure by figure."""
+        return Tally(*(one + another for one, another in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How one batch, or several, stand: a tally by state, held items apart from pending ones."""
+
+    tallies: Mapping[State, Tally]
+
+    def __add__(self, other: "Standing") -> "Standing":
+        """Add the standings of two batches."""
+        states = {*self.tallies, *other.tallies}
+        return Standing({one: self.of(one) + other.of(one) for one in State if one in states})
+
+    def of(self, *states: State) -> Tally:
+        """The tally of some states together."""
+        return reduce(Tally.__add__, (self.tallies[one] for one in states if one in self.tallies), Tally())
+
+    @property
+    def counts(self) -> Mapping[State, int]:
+        """Items by state, of every state."""
+        return {one: self.of(one).items for one in State}
+
+    @property
+    def billed_minutes(self) -> Mapping[State, float]:
+        """What is, or would be, billed of the items of each state, in minutes."""
+        return {one: round(tally.billed_seconds / 60, 2) for one, tally in self.tallies.items() if tally.billed_seconds}
+
+    @property
+    def unknown_lengths(self) -> int:
+        """Items of which it is not known what will be billed."""
+        return self.of(*State).unknown_lengths
+
+    @property
+    def overdue(self) -> int:
+        """Items whose job did not end in time."""
+        return self.of(*State).overdue
+
+    @property
+    def attempts(self) -> int:
+        """Attempts at all items."""
+        return self.of(*State).attempts
+
+    @property
+    def bytes_all(self) -> int:
+        """Bytes of all items."""
+        return self.of(*State).size
+
+    @property
+    def bytes_done(self) -> int:
+        """Bytes of the items that were appended."""
+        return self.of(State.ACCEPTED, State.COMPLETED, State.FAILED).size
+
+    @property
+    def items(self) -> int:
+        """All items."""
+        return self.of(*State).items
+
+
+NOTHING = Standing({})
+"""That of a batch of which all is over, as far as it is not."""
+
+
+def shown_state(*, hold: bool) -> ColumnElement[str]:
+    """The state that people are shown of a row: that of its item, held where it is; a row without one is refused."""
+    return case(
+        (items.c.id.is_(None), literal(State.REFUSED.value)),
+        (is_held(hold=hold), literal(State.HELD.value)),
+        else_=items.c.state,
+    )
+
+
+def standing(connection: Connection, batch_id: int, *, hold: bool) -> Standing:
+    """Count the rows of a batch by state, held ones apart; invalid rows count as refused.
+
+    Args:
+        connection: A connection in a transaction.
+        batch_id: The batch.
+        hold: Whether trouble holds the rest of a lane.
+    """
+    return _standing(connection.execute(_count_all(hold=hold), {"batch": batch_id}))
+
+
+def unfinished(connection: Connection, *, hold: bool) -> dict[int, Standing]:
+    """Count what is not over, by batch; its cost depends on that alone.
+
+    Args:
+        connection: A connection in a transaction.
+        hold: Whether trouble holds the rest of a lane.
+
+    Returns:
+        Standings without completed and dropped items, by the id of the batch whose rows name them.
+    """
+    found: defaultdict[int, list[Any]] = defaultdict(list)
+    for statement in _count_unfinished(hold=hold):
+        for row in connection.execute(statement):
+            found[row.batch_id].append(row)
+    return {batch_id: _standing(some) for batch_id, some in found.items()}
+
+
+def standings(
+    connection: Connection, batch_ids: Iterable[int], left: Mapping[int, Standing], *, hold: bool
+) -> dict[int, Standing]:
+    """Count the rows of several batches: those alone whose kept count does not hold any more.
+
+    Args:
+        connection: A connection in a transaction.
+        batch_ids: The batches.
+        left: What is not over, as ``unfinished`` told it in the same transaction.
+        hold: Whether trouble holds the rest of a lane.
+    """
+    return {
+        one: _kept(connection, one, left.get(one, NOTHING)) or standing(connection, one, hold=hold) for one in batch_ids
+    }
+
+
+def keep_counts(connection: Connection, batch_ids: Iterable[int], *, hold: bool) -> None:
+    """Keep what is over of some batches, and of all that are not over, where the kept count does not hold any more.
+
+    Args:
+        connection: A connection in a transaction that may write.
+        batch_ids: The batches.
+        hold: Whether trouble holds the rest of a lane.
+    """
+    left = unfinished(connection, hold=hold)
+    for one in {*left, *batch_ids}:
+        if _kept(connection, one, left.get(one, NOTHING)) is None:
+            found = standing(connection, one, hold=hold)
+            over = {state: astuple(found.of(state)) for state in OVER if found.of(state).items}
+            counted = {"load": _newest_load(connection, one), "rows": found.items, "over": over}
+            connection.execute(update(batches).where(batches.c.id == one).values(counted=counted))
+
+
+def _kept(connection: Connection, batch_id: int, left: Standing) -> Standing | None:
+    """The batch's standing by the count that was kept; None where there is none, or it does not hold any more.
+
+    An item that is over stays so, and a batch's rows change by a load alone. So what was kept is still right where no
+    load came since and as many rows are over as were then.
+    """
+    counted = connection.execute(select(batches.c.counted).where(batches.c.id == batch_id)).scalar_one()
+    if counted is None or counted["load"] != _newest_load(connection, batch_id):
+        return None
+    over = Standing({State(state): Tally(*figures) for state, figures in counted["over"].items()})
+    return over + left if over.items + left.items == counted["rows"] else None
+
+
+def _newest_load(connection: Connection, batch_id: int) -> int | None:
+    newest: int | None = connection.execute(
+        select(func.max(loads.c.id)).where(loads.c.batch_id == batch_id)
+    ).scalar_one()
+    return newest
+
+
+@cache
+def _count_all(*, hold: bool) -> Select[Any]:
+    state = shown_state(hold=hold)
+    return (
+        select(state.label("state"), *_sums())
+        .select_from(rows.outerjoin(items, items.c.id == rows.c.item_id))
+        .where(rows.c.batch_id == bindparam("batch"))
+        .group_by(state)
+    )
+
+
+@cache
+def _count_unfinished(*, hold: bool) -> tuple[Select[Any], Select[Any]]:
+    """Rows whose item is not over, by the index of such items, and rows without an item."""
+    state = shown_state(hold=hold)
+    by_item = (
+        select(rows.c.batch_id, state.label("state"), *_sums())
+        .select_from(items.join(rows, rows.c.item_id == items.c.id))
+        .where(IS_UNFINISHED, ANY_ACCOUNT)
+        .group_by(rows.c.batch_id, state)
+    )
+    alone = (
+        select(rows.c.batch_id, literal(State.REFUSED.value).label("state"), func.count(), *[literal(0)] * 5)
+        .where(rows.c.item_id.is_(None))
+        .group_by(rows.c.batch_id)
+    )
+    return by_item, alone
+
+
+def _sums() -> Sequence[ColumnElement[Any]]:
+    """The figures of a tally, in the order of its fields."""
+    is_of_unknown_length = and_(items.c.size.is_not(None), items.c.billed_seconds.is_(None))
+    return (
+        func.count(),
+        func.coalesce(func.sum(items.c.size), 0),
+        func.coalesce(func.sum(items.c.attempts), 0),
+        func.coalesce(func.sum(items.c.billed_seconds), 0.0),
+        func.coalesce(func.sum(case((is_of_unknown_length, 1), else_=0)), 0),
+        func.coalesce(func.sum(case((items.c.overdue, 1), else_=0)), 0),
+    )
+
+
+def _standing(found: Iterable[Sequence[Any]]) -> Standing:
+    """A standing of rows that end with a state and the figures of its tally."""
+    tallies: dict[State, Tally] = {}
+    for *_, state, count, size, attempts, billed, unknown, overdue in found:
+        tally = Tally(count, size, attempts, billed, unknown, overdue)
+        tallies[State(state)] = tallies.get(State(state), Tally()) + tally
+    return Standing(tallies)

@@ -25,7 +25,7 @@ from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.schema import items
-from uploader.ledger.staging import Stage, compared, found, met, numbered, staged
+from uploader.ledger.staging import Stage, compared, found, is_listed, met, numbered, staged
 from uploader.model import NOTHING, FileSignature, Row, State
 from uploader.policy.identity import ContentHash, Items, Known, find, is_corrected
 
@@ -74,8 +74,12 @@ _of_path = (
     .scalar_subquery()
 )
 
+# by the row's lane and path, which are the item's, too: were it about the item alone, SQLite would read all items first
 _is_one_of_several = exists().where(
-    _other.c.lane_id == items.c.lane_id, _other.c.path == items.c.path, _other.c.id != items.c.id, _may_be_named(_other)
+    _other.c.lane_id == staged.c.lane_id,
+    _other.c.path == staged.c.path,
+    _other.c.id != items.c.id,
+    _may_be_named(_other),
 )
 
 # a row whose file is untouched since the one item of its path was loaded is that item; the first such row takes it
@@ -171,7 +175,7 @@ _REFUSED = (
     .select_from(found)
     .join(staged, staged.c.line == found.c.line)
     .join(items, items.c.id == found.c.item_id)
-    .where(found.c.state == State.REFUSED)
+    .where(found.c.state == State.REFUSED, is_listed(found.c.state == State.REFUSED))
 )
 
 _MEND = update(found).where(found.c.line == bindparam("of_line")).values(mended=True, state=State.PENDING)

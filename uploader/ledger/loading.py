@@ -25,7 +25,7 @@ from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
 from uploader.ledger.known import NONE_YET, Hashes, resolve_rows
 from uploader.ledger.schema import POSITIONS_PER_LOAD, accounts, batches, items, lanes, loads, rows
-from uploader.ledger.staging import AudioProbe, Stage, found, staged
+from uploader.ledger.staging import AudioProbe, Stage, found, is_listed, staged
 from uploader.model import InvalidRow, Problem, Row, State
 from uploader.policy.identity import ContentHash
 
@@ -115,12 +115,12 @@ _ADD_ITEMS = insert(items).from_select(
 
 _named_in = select(found.c.line).where(found.c.item_id == items.c.id).correlate(items).scalar_subquery()
 
-# the newest load names it; by a list of ids, for a join might walk through all items
-_NAME = update(items).where(items.c.id.in_(select(found.c.item_id))).values(load_id=bindparam("load"), line=_named_in)
+# the newest load names it
+_NAME = update(items).where(is_listed()).values(load_id=bindparam("load"), line=_named_in)
 
 _MEND = (
     update(items)
-    .where(items.c.id == found.c.item_id, found.c.mended)
+    .where(items.c.id == found.c.item_id, found.c.mended, is_listed(found.c.mended))
     .values(state=State.PENDING, error=None, http_status=None, finished_at=None, cut_offs=0)
 )
 
@@ -132,6 +132,7 @@ _MOVE = (
     .where(
         items.c.id == found.c.item_id,
         found.c.state == State.PENDING,
+        is_listed(found.c.state == State.PENDING),
         staged.c.line == found.c.line,
         staged.c.size.is_not(None),
     )

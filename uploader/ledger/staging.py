@@ -26,8 +26,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.schema import lanes
+from uploader.ledger.schema import items, lanes
 from uploader.model import AudioFacts, InvalidRow, Problem, Row
 from uploader.policy.billing import SEPARATE, billed_seconds
 
@@ -83,6 +84,12 @@ found = Table(
     prefixes=_TEMPORARY,
 )
 """The items that rows name; a row that is not here is new."""
+
+
+def is_listed(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Of an item: whether it was found, by a list of ids; a join alone might walk through all items."""
+    return items.c.id.in_(select(found.c.item_id).where(*conditions))
+
 
 met = Table(
     "met",

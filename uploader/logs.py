@@ -1,9 +1,10 @@
 """Writes the log, by structlog: readable on a terminal, JSON lines elsewhere, always on standard error."""
 
+import json
 import os
 import sys
 from contextlib import suppress
-from io import TextIOWrapper
+from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
@@ -67,19 +68,54 @@ def _for_a_machine() -> "list[structlog.typing.Processor]":
     # a traceback never shows local variables: paths, parameters and secrets are among them
     return [
         structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
-        structlog.processors.JSONRenderer(ensure_ascii=False),
+        _render_json,
     ]
+
+
+def _render_json(_logger: object, _method: str, event: "structlog.typing.EventDict") -> str:
+    """Write an event as JSON that a terminal may show: what it would obey is escaped, as JSON itself would."""
+    from uploader.text import printable  # noqa: PLC0415 - see _logger
+
+    return printable(json.dumps(event, ensure_ascii=False, default=repr))
 
 
 def _for_a_person() -> "list[structlog.typing.Processor]":
     import structlog  # noqa: PLC0415 - see _logger
 
-    plain = structlog.dev.plain_traceback
     colours = sys.stderr.isatty()
     return [
         _without_unknown,
-        structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain, sort_keys=False, pad_event_to=0),
+        _escaped,
+        structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=_traceback, sort_keys=False, pad_event_to=0),
     ]
+
+
+class _Shown(str):
+    """A text that is escaped already; structlog shows the repr of one with blanks in it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Itself in quotes."""
+        return f"'{self}'"
+
+
+def _escaped(_logger: object, _method: str, event: "structlog.typing.EventDict") -> "structlog.typing.EventDict":
+    """Escape what a terminal would obey, wherever it comes from."""
+    from uploader.text import printable  # noqa: PLC0415 - see _logger
+
+    return {name: _Shown(printable(value)) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _traceback(stream: TextIO, exception: Any) -> None:
+    """Write a traceback; the message in it may be anybody's."""
+    import structlog  # noqa: PLC0415 - see _logger
+
+    from uploader.text import printable  # noqa: PLC0415 - see _logger
+
+    told = StringIO()
+    structlog.dev.plain_traceback(told, exception)
+    stream.write("\n".join(printable(line) for line in told.getvalue().split("\n")))
 
 
 def _without_unknown(

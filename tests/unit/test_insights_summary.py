@@ -28,7 +28,7 @@ def left_out(count: int) -> Report:
 def test_a_person_is_told_the_counts_the_folder_and_why() -> None:
     """A line each for what there is to tell, and none for what there is not."""
     report = Report(written=1, up_to_date=2, lacking=Counter(summary=1))
-    assert summary(report, "no answer").as_text().splitlines() == [
+    assert summary(report, "no answer").as_lines() == [
         "m.csv: 3 conversations: 1 written, 2 up to date, 0 left out",
         "  folder    m.insights",
         "  lacking   summary in 1: the files' errors say why",
@@ -40,7 +40,7 @@ def test_a_person_is_told_the_counts_the_folder_and_why() -> None:
 def test_those_that_were_left_out_are_told_up_to_a_number(count: int, lines: int, examples: int) -> None:
     """All are counted; a person gets the first few, a machine more, and neither a flood."""
     told = summary(left_out(count))
-    shown = [line for line in told.as_text().splitlines() if line.startswith("  left out")]
+    shown = [line for line in told.as_lines() if line.startswith("  left out")]
     assert (len(shown), told.as_json()["leftOut"], len(told.as_json()["leftOutExamples"])) == (lines, count, examples)
     assert shown[0] == "  left out  c0: HTTP 404"
     assert ("more: the log names them" in shown[-1]) == (count > EXAMPLES)

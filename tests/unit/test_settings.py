@@ -357,6 +357,10 @@ def test_a_config_file_that_cannot_be_read_is_told(sources: Loader, tmp_path: Pa
         ("http://localhost:8080", "http://localhost:8080"),
         ("http://127.0.0.1:80/", "http://127.0.0.1"),
         ("http://[::1]:8080", "http://[::1]:8080"),
+        ("https://host/a b/ü/", "https://host/a%20b/%C3%BC"),
+        ("https://host/a%20b/%C3%BC", "https://host/a%20b/%C3%BC"),
+        ("https://host/50%/", "https://host/50%25"),
+        ("https://bücher.example", "https://xn--bcher-kva.example"),
     ],
 )
 def test_one_service_has_one_base_url(sources: Loader, value: str, kept: str) -> None:
@@ -381,6 +385,9 @@ def test_one_service_has_one_base_url(sources: Loader, value: str, kept: str) ->
         "https://host:99999",
         "https://host:port",
         "https://[::1",
+        "https://ho st",
+        "https://host\x00",
+        "https://\u200bhost..example",
     ],
 )
 def test_an_address_that_is_none_or_would_show_the_audio_is_refused(sources: Loader, value: str) -> None:

@@ -81,7 +81,7 @@ def summary(slot_wait_seconds: float, throttled: int) -> Summary:
 def test_the_summary_says_that_no_call_has_come(silent: bool) -> None:
     """To a person with what is to be seen to, to a machine as a field."""
     told = replace(summary(0.0, 0), webhook_silent=silent)
-    assert ("see that the service reaches --webhook-url" in told.as_text()) is silent
+    assert ("see that the service reaches --webhook-url" in "\n".join(told.as_lines())) is silent
     assert told.as_json()["webhookSilent"] is silent
 
 
@@ -95,7 +95,7 @@ def test_the_summary_says_when_the_limit_was_what_the_night_waited_for(
 ) -> None:
     """A tenth of the time or more, or a 429; how it is raised only where the service itself stated it."""
     one = replace(summary(seconds, throttled), limit=replace(FREE, stated=stated))
-    text = one.as_text()
+    text = "\n".join(one.as_lines())
     assert ("for a free slot" in text) is told
     assert ("after 429s" in text) is (f"{throttled} of this run answered with a 429" in text) is (throttled > 0)
     assert ("support@symbl.ai" in text) is (throttled > 0 and stated is not None)

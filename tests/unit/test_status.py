@@ -111,13 +111,13 @@ def test_a_progress_line_says_when_doubt_is_what_it_waits_for(
 )
 def test_a_run_with_nothing_to_do_says_why(counts: Mapping[State, int], sent: int, told: bool) -> None:
     """No byte left because every item was appended before: that is no fault."""
-    assert ("all of it was appended before" in summary(counts, bytes_sent=sent).as_text()) is told
+    assert ("all of it was appended before" in "\n".join(summary(counts, bytes_sent=sent).as_lines())) is told
 
 
 @pytest.mark.parametrize("held", [0, 26])
 def test_what_held_items_wait_for_is_told(held: int) -> None:
     """A word that stands in no other program is explained where it is shown."""
-    text = summary({State.HELD: held, State.FAILED: 1}, ExitCode.NEEDS_PERSON, 1).as_text()
+    text = "\n".join(summary({State.HELD: held, State.FAILED: 1}, ExitCode.NEEDS_PERSON, 1).as_lines())
     assert (f"held      {held} items, to keep the order: each waits for one before it" in text) is (held > 0)
 
 
@@ -154,14 +154,14 @@ def test_a_status_after_a_run_that_died_says_what_to_type(state: State, busy: bo
         ("last night.csv", standing({State.COMPLETED: 1})), ("my night.csv", standing({state: 1})), busy=busy
     )
     assert found.exit_code is exit_code, "it looks at all batches"
-    assert ("no run is on" in found.as_text()) is (exit_code is ExitCode.GAVE_UP)
+    assert ("no run is on" in "\n".join(found.as_lines())) is (exit_code is ExitCode.GAVE_UP)
     command = "uploader run --batch 'my night.csv' --base-url https://api.symbl.ai --ledger sqlite:////ledger.db"
-    assert (command in found.as_text()) is (exit_code is ExitCode.GAVE_UP)
+    assert (command in "\n".join(found.as_lines())) is (exit_code is ExitCode.GAVE_UP)
 
 
 def test_a_job_id_stands_beside_its_line() -> None:
     """Where a person is told of rows, the jobIds that are known of them stand there, for a machine as well."""
     trouble = Trouble("m.csv", State.FAILED, "the job ended as failed", 4, [2, 3, 7], ["job-1", None, "job-9"])
     found = overview(("m.csv", standing({State.FAILED: 4})), troubles=[trouble])
-    assert "4 failed (line 2, job job-1; 3; 7, job job-9; …): the job ended" in found.as_text()
+    assert "4 failed (line 2, job job-1; 3; 7, job job-9; …): the job ended" in "\n".join(found.as_lines())
     assert found.as_json()["needsPerson"][0]["jobIds"] == ["job-1", None, "job-9"]

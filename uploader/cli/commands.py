@@ -329,7 +329,7 @@ def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[
         code = work(settings)
         sys.stdout.flush()
     except UploaderError as error:
-        click.echo(f"uploader: {error}", err=True)
+        _print_error(str(error))
         code = error.exit_code
     except BrokenPipeError:
         code = _nobody_reads()
@@ -339,10 +339,16 @@ def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[
         code = ExitCode.GAVE_UP
     except Exception:  # noqa: BLE001 - the one place where a fault of ours ends: told, with its traceback, and coded
         logs.get_logger().exception("fault")
-        click.echo("uploader: a fault of the uploader itself; nothing is lost: run the same command again", err=True)
+        _print_error("a fault of the uploader itself; nothing is lost: run the same command again")
         code = ExitCode.FAULT
     logs.close()
     sys.exit(int(code))
+
+
+def _print_error(text: str) -> None:
+    from uploader.cli.printing import print_error  # noqa: PLC0415 - see run
+
+    print_error(text)
 
 
 def _nobody_reads() -> ExitCode:

@@ -1,7 +1,6 @@
 """`uploader insights`: what the service made of the conversations, a file each."""
 
 import asyncio
-import json
 import os
 import random
 import signal
@@ -14,6 +13,7 @@ from typing import Any
 
 from uploader import logs
 from uploader.cli.inspecting import named_batch, service_of
+from uploader.cli.printing import print_json, print_lines
 from uploader.cli.target import credentials
 from uploader.client import Client, TimeLimits
 from uploader.engine import side_by_side, steady_clock
@@ -65,7 +65,7 @@ class Summary:
             "reason": self.reason or None,
         }
 
-    def as_text(self) -> str:
+    def as_lines(self) -> list[str]:
         """The summary for a person."""
         report = self.report
         counts = f"{report.written} written, {report.up_to_date} up to date, {report.left_out} left out"
@@ -79,7 +79,7 @@ class Summary:
             lines.append(f"  left out  {report.left_out - EXAMPLES} more: the log names them")
         if self.reason:
             lines.append(f"  stopped   {self.reason}")
-        return "\n".join(lines)
+        return lines
 
 
 def fetch_insights(
@@ -92,7 +92,10 @@ def fetch_insights(
         fetching = _Fetching(settings, ledger, batch, folder or _default_folder(batch), wanted)
         with folder_for_insights(fetching.folder):
             summary = asyncio.run(fetching.fetch(again=again))
-    print(json.dumps(summary.as_json()) if as_json else summary.as_text())  # noqa: T201 - what it is for
+    if as_json:
+        print_json(summary.as_json())
+    else:
+        print_lines(summary.as_lines())
     return summary.exit_code
 
 

@@ -1,12 +1,12 @@
 """`uploader status` and `results`: what the ledger has to tell."""
 
-import json
 import shlex
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from uploader import results
+from uploader.cli.printing import print_json, print_lines
 from uploader.errors import ExitCode, UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.former import former
@@ -55,7 +55,10 @@ def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
             remarks=remarks(connection, *counted),
             former=lost,
         )
-    print(json.dumps(overview.as_json()) if as_json else overview.as_text())  # noqa: T201 - what it is for
+    if as_json:
+        print_json(overview.as_json())
+    else:
+        print_lines(overview.as_lines())
     return overview.exit_code
 
 
@@ -80,7 +83,7 @@ def write_results(settings: Settings) -> ExitCode:
             for _ in results.job_ids(path):
                 break  # it is ours to replace
         results.write(path, result_lines(connection, batch.batch_id, hold=settings.lanes.hold), batch.extra_columns)
-    print(path)  # noqa: T201 - what it is for
+    print_lines([str(path)])
     return ExitCode.DONE
 
 
@@ -94,7 +97,7 @@ def write_open_rows(settings: Settings, path: Path) -> ExitCode:
         batch = named_batch(connection, settings, ledger.path)
         rows = list(open_rows(connection, batch.batch_id, hold=settings.lanes.hold))
     results.write_manifest(path, [row.cells for row in rows], _audio_folder(settings, batch))
-    print("\n".join(_told_open(path, batch, rows)))  # noqa: T201 - what it is for
+    print_lines(_told_open(path, batch, rows))
     return ExitCode.DONE
 
 

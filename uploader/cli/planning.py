@@ -24,6 +24,7 @@ from uploader.cli.preparing import (
     told_cost,
     told_problems,
 )
+from uploader.cli.printing import print_lines
 from uploader.errors import ExitCode, UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.known import NONE_YET, Hashes, resolve_rows, staged_rows
@@ -114,7 +115,7 @@ def plan_manifest(settings: Settings, manifest: str, asked: PlanAsked) -> ExitCo
             lists = {"problems": checked.problems, "warnings": checked.warnings, "hints": checked.hints}
             sys.stdout.writelines(json_lines(report, lists))
         else:
-            sys.stdout.writelines(f"{line}\n" for line in _as_text(manifest, checked, outlook))
+            print_lines(_as_lines(manifest, checked, outlook))
     if cost:
         raise UsageError(cost)
     return code
@@ -124,7 +125,7 @@ def show_schema(settings: Settings) -> ExitCode:
     """Show the JSON Schema of a manifest's row."""
     from uploader.manifest.schema import row_schema  # noqa: PLC0415 - a plan has no use for it
 
-    print(json.dumps(row_schema(config_parameters(settings)), indent=2, ensure_ascii=False))  # noqa: T201
+    print_lines(json.dumps(row_schema(config_parameters(settings)), indent=2, ensure_ascii=False).split("\n"))
     return ExitCode.DONE
 
 
@@ -174,7 +175,7 @@ def _code(settings: Settings, checked: Checked, *, header_is_wrong: bool) -> Exi
     return ExitCode.NEEDS_PERSON if checked.problems.count else ExitCode.DONE
 
 
-def _as_text(manifest: str, checked: Checked, outlook: Outlook | None) -> Iterator[str]:
+def _as_lines(manifest: str, checked: Checked, outlook: Outlook | None) -> Iterator[str]:
     conversations = told_count(checked.conversations, "conversation")
     yield f"{manifest}: {told_count(checked.rows, 'row')}, {checked.invalid} invalid, {conversations}"
     if outlook is None:

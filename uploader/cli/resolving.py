@@ -1,7 +1,6 @@
 """`uploader resolve`: what needs a person, the evidence, and the person's decision."""
 
 import getpass
-import json
 import os
 import time
 from collections import Counter
@@ -13,6 +12,7 @@ from typing import Any
 
 from uploader.cli.evidence import Evidence, as_lines, told_line, told_origin
 from uploader.cli.inspecting import named_batch, service_of
+from uploader.cli.printing import print_json, print_lines
 from uploader.errors import ExitCode, LedgerBusyError, UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.reading import BatchFacts, line_states
@@ -76,8 +76,10 @@ def resolve_items(settings: Settings, asked: Asked, *, as_json: bool) -> ExitCod
     evidence = _evidence(seen, asked, ledger.path, sights, told, still_held)
     name = seen.latest.name if seen.batch_id is not None else None
     told_all = as_lines(name, ledger.path, evidence, looked=asked.look) if evidence or not seen.lines else []
-    text = json.dumps([one.as_json() for one in evidence]) if as_json else "\n".join([*seen.lines, *told_all])
-    print(text)  # noqa: T201 - what it is for
+    if as_json:
+        print_json([one.as_json() for one in evidence])
+    else:
+        print_lines([*seen.lines, *told_all])
     return ExitCode.NEEDS_PERSON if left else ExitCode.DONE
 
 

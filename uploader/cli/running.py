@@ -1,7 +1,6 @@
 """`uploader run`: load the manifest, run the engine, write the results, tell how it ended."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
@@ -28,6 +27,7 @@ from uploader.cli.preparing import (
     refuse_invalid,
     results_path,
 )
+from uploader.cli.printing import print_json, print_lines
 from uploader.cli.target import Target, credentials
 from uploader.client import Credentials
 from uploader.engine import steady_clock
@@ -65,7 +65,10 @@ def run_batch(settings: Settings, manifest: str | None, *, as_json: bool) -> Exi
     if manifest is None and (settings.sandbox or settings.repeat):
         raise UsageError("--sandbox and --repeat need a MANIFEST")
     summary = asyncio.run(_run(settings, manifest))
-    print(json.dumps(summary.as_json()) if as_json else summary.as_text())  # noqa: T201 - what it is for
+    if as_json:
+        print_json(summary.as_json())
+    else:
+        print_lines(summary.as_lines())
     return summary.exit_code
 
 

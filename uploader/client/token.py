@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, Self
 
 import aiohttp
+from yarl import URL
 
 from uploader.client.answers import Body, read_body, retry_after_of
 from uploader.client.connection import told
@@ -101,7 +102,7 @@ class Tokens:
         self._sanitizer = sanitizer
         self._route = route
         self._session = session
-        self._url = base_url + PATH
+        self._url = URL(base_url + PATH, encoded=True)
         self._credentials = credentials
         self._used: Credentials | None = None
         self._given_up: Credentials | None = None

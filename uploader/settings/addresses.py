@@ -1,10 +1,12 @@
 """Values that are checked by more than a bound: addresses, times of day, and the delimiter of CSV."""
 
 import re
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 
 DOCUMENTED_BASE_URL = "https://api.symbl.ai"
 """The service (put-audio.md, API Endpoint)."""
+_LONE_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
+_HOST = re.compile(r"[a-z0-9._-]+")
 
 
 def service_address(value: str) -> str:
@@ -17,9 +19,23 @@ def service_address(value: str) -> str:
     if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ValueError("http would show token and audio to the network: write https://")
     default_port = {"http": 80, "https": 443}[parts.scheme]
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else _ascii_host(parts.hostname)
     port = f":{parts.port}" if parts.port not in (None, default_port) else ""
-    return urlunsplit((parts.scheme, host + port, parts.path.rstrip("/"), "", ""))
+    # one form, whichever way it was written: what is encoded already stays so
+    path = quote(_LONE_PERCENT.sub("%25", parts.path.rstrip("/")), safe="/%:@!$&'()*+,;=~")
+    return urlunsplit((parts.scheme, host + port, path, "", ""))
+
+
+def _ascii_host(host: str) -> str:
+    """A host's name as it goes over the wire: letters beyond ASCII in their IDNA form."""
+    try:
+        # the codec is imported by those who need it
+        found = host if host.isascii() else host.encode("idna").decode("ascii")
+    except UnicodeError:
+        found = ""
+    if not _HOST.fullmatch(found):
+        raise ValueError("this is no host's name: write the service's address as https://HOST or https://HOST:PORT")
+    return found
 
 
 def is_loopback(host: str) -> bool:

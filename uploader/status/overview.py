@@ -94,20 +94,18 @@ class Overview:
             "former": [former_json(one) for one in self.former],
         }
 
-    def as_text(self) -> str:
+    def as_lines(self) -> list[str]:
         """The overview for a person."""
-        return "\n".join(
-            [
-                f"ledger {self.ledger}" + (": a run is on" if self.busy else ""),
-                *(f"limit  {self._where(base_url)}{told_limit(limit)}" for base_url, limit in self.limits),
-                *self._told_batches(),
-                *self._told_jobs(),
-                *self._told_former(),
-                *self._told_troubles(),
-                *self._told_next(),
-                *self._told_remarks(),
-            ]
-        )
+        return [
+            f"ledger {self.ledger}" + (": a run is on" if self.busy else ""),
+            *(f"limit  {self._where(base_url)}{told_limit(limit)}" for base_url, limit in self.limits),
+            *self._told_batches(),
+            *self._told_jobs(),
+            *self._told_former(),
+            *self._told_troubles(),
+            *self._told_next(),
+            *self._told_remarks(),
+        ]
 
     def _code(self, standing: Standing) -> ExitCode:
         unfinished = ExitCode.NOT_NOW if self.busy else ExitCode.GAVE_UP

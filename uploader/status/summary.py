@@ -97,7 +97,7 @@ class Summary:
             "next": self.next_step() or None,
         }
 
-    def as_text(self) -> str:
+    def as_lines(self) -> list[str]:
         """The summary for a person: what happened, what needs them, what to type next."""
         lines = [f"{self.batch}: {told_count(self.standing.items, 'item')}: {told_counts(self.standing.counts)}"]
         lines.append(f"  sent      {self._told_sent()}")
@@ -128,7 +128,7 @@ class Summary:
             lines += [f"    {one}" for one in told_remarks(self.remarks)]
         if step := self.next_step():
             lines.append(f"  next      {step}")
-        return "\n".join(lines)
+        return lines
 
     def _told_ledger(self) -> list[str]:
         lines = ["  ledger    " + ("(the sandbox's, thrown away)" if self.rehearsal else str(self.ledger))]

@@ -1,0 +1,64 @@
+"""What a terminal gets: one place escapes for people, and nobody prints beside it."""
+
+import ast
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from uploader import logs
+from uploader.cli.printing import print_error, print_json, print_lines
+
+SOURCE = Path(__file__).parents[2] / "uploader"
+NASTY = "\x1b]0;PWNED\x07\x1b[2J\x9b31mred\r\nuploader: all 3 items completed \u202egnp.exe\u2066\u2028"
+PRINTERS = {"cli/printing.py", "cli/planning.py", "cli/night.py", "cli/sandboxing.py", "logs.py"}
+"""Who writes to a stream: the one place, a plan's JSON in pieces, fixed words at a second signal, sandbox and log."""
+
+
+def is_harmless(text: str) -> bool:
+    """Whether a terminal shows every character of a line as it is."""
+    return not [one for one in text if not one.isprintable() and one not in "\n\u00a0"]
+
+
+@pytest.mark.parametrize("say", [lambda: print_lines([NASTY]), lambda: print_error(NASTY), lambda: print_json([NASTY])])
+def test_what_is_printed_moves_no_cursor_and_fakes_no_line(
+    say: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever a service or a manifest says, a person reads it, and the terminal does not obey it."""
+    say()
+    told = "".join(capsys.readouterr())
+    assert is_harmless(told)
+    assert "PWNED" in told
+    assert "\\u001b" in told
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_what_is_logged_moves_no_cursor_and_fakes_no_line(form: logs.Form, capsys: pytest.CaptureFixture[str]) -> None:
+    """In text and in JSON, which stays JSON and says the same."""
+    before = logs.get_logger().wanted
+    logs.configure(form, "info")
+    try:
+        logs.get_logger().info("attempt", jobId=NASTY, reason=f"HTTP 400: {NASTY}", half="caf\\ud83d")
+    finally:
+        logs.get_logger().configure(*(before or ("auto", "info")))
+        logs.get_logger().wanted = before
+    told = capsys.readouterr().err
+    assert is_harmless(told)
+    assert told.count("\n") == 1
+    assert "\\u202e" in told
+    if form == "json":
+        assert json.loads(told)["jobId"] == NASTY
+    else:
+        assert "half=caf\\ud83d" in told
+
+
+def test_nobody_prints_beside_the_one_place() -> None:
+    """A new place that prints would have to escape for itself: there is none."""
+    found = set()
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if name in ("print", "click.echo") or name.startswith(("sys.stdout.write", "sys.stderr.write")):
+                found.add(path.relative_to(SOURCE).as_posix())
+    assert found == PRINTERS

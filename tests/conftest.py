@@ -1,6 +1,8 @@
 """How many processes run the tests, how they start commands, and how deep they go."""
 
 import os
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -30,6 +32,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)  # one may run them without the plugin
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One more than there are cores: tests of the real command wait for its jobs much of their time."""
+    """Two for each core: tests of the real command wait for its jobs most of their time."""
     del config
-    return (os.cpu_count() or 1) + 1
+    return 2 * (os.cpu_count() or 1)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of several processes, each begins with a stretch of the list: spread what waits among what computes."""
+    if not hasattr(config, "workerinput"):
+        return
+    folders = [item.path.parent for item in items]
+    counts, begun = Counter(folders), Counter[Path]()
+    places: list[float] = []
+    for folder in folders:
+        places.append(begun[folder] / counts[folder])
+        begun[folder] += 1
+    order = sorted(range(len(items)), key=places.__getitem__)
+    items[:] = [items[number] for number in order]

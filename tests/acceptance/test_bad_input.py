@@ -170,7 +170,7 @@ def test_a_plan_without_audio_looks_at_no_file(place: Place, server: Server) -> 
     assert [report[name] for name in ("rows", "invalid", "files", "bytes")] == [1, 0, None, None]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def unfit_files(
     tmp_path_factory: pytest.TempPathFactory, shared_server: Server, bound_by_modes: tuple[str, ...]
 ) -> tuple[Ending, Server]:

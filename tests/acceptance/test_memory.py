@@ -43,9 +43,9 @@ def test_sixteen_large_files_at_once_over_tls_stay_below_120_mebibytes(
 ) -> None:
     """16 uploads at once over TLS: the command's peak resident memory stays under 120 MiB, however large the files.
 
-    By default 64 MiB each; nightly 256 MiB each.
+    By default 32 MiB each; nightly 256 MiB each.
     """
-    file_bytes = (256 if pytestconfig.getoption("--nightly") else 64) << 20
+    file_bytes = (256 if pytestconfig.getoption("--nightly") else 32) << 20
     authority, certificate, key = _certificates(place.folder)
     for number in range(FILES):
         with place.path(f"{number}.wav").open("wb") as file:

@@ -12,7 +12,7 @@ from tests.acceptance.place import Place, Server, until
 from tests.acceptance.starting import Start
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_slow_server(tmp_path_factory: pytest.TempPathFactory, starts: Start) -> Iterator[Server]:
     """A sandbox whose jobs take long enough for something to happen meanwhile."""
     made = Place(tmp_path_factory.mktemp("slow-server"), starts=starts)

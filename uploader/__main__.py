@@ -10,7 +10,11 @@ def main() -> None:
     gc.disable()
     from uploader.cli import main as run  # noqa: PLC0415 - as just said
 
-    run()
+    try:
+        run()
+    finally:
+        # the interpreter looks through everything once more as it ends, and all of it ends with the process anyway
+        gc.freeze()
 
 
 if __name__ == "__main__":

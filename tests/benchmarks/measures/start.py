@@ -27,7 +27,7 @@ def rows(bench: Bench) -> Iterator[Row]:
         turns = range(QUICK_TURNS if bench.quick else TURNS)
         took = [_turn(bench, place, server, turn) for turn in turns]
     seconds = {name: median(one[name] for one in took) for name in took[0]}
-    ours = {name: goal for name, (_, goal) in _ours(place, 0).items()}
+    ours = {name: goal for name, (_, goal) in _ours(0).items()}
     for name, value in seconds.items():
         yield Row(
             figure="CPU seconds of a command",
@@ -53,9 +53,8 @@ def _peers() -> Mapping[str, Command]:
     }
 
 
-def _ours(place: Path, turn: int) -> Mapping[str, tuple[Command, float]]:
-    """What is measured of ours, and the goal of each in seconds; every turn runs a manifest of its own."""
-    ledger = f"sqlite:///{place}/{turn}.db"
+def _ours(turn: int) -> Mapping[str, tuple[Command, float]]:
+    """What is measured of ours, and the goal of each in seconds; every turn has a manifest of its own, as nights do."""
     return {
         "--version": (("--version",), HELP_SECONDS),
         "--help": (("--help",), HELP_SECONDS),
@@ -64,7 +63,7 @@ def _ours(place: Path, turn: int) -> Mapping[str, tuple[Command, float]]:
         "results": (("results",), SHOW_SECONDS),
         "resolve": (("resolve",), SHOW_SECONDS),
         "plan of a row": (("plan", "first.csv"), SHOW_SECONDS),
-        "run of a row, to its end": (("run", f"turn-{turn}.csv", "--ledger", ledger), RUN_SECONDS),
+        "run of a row, to its end": (("run", f"turn-{turn}.csv"), RUN_SECONDS),
     }
 
 
@@ -75,7 +74,7 @@ def _turn(bench: Bench, place: Path, server: Server, turn: int) -> dict[str, flo
         return bench.run(place, "turn", *command, server=server).check().cpu_seconds
 
     peers = {name: cpu(command) for name, command in _peers().items()}
-    return peers | {name: cpu((*UPLOADER, *words)) for name, (words, _) in _ours(place, turn).items()}
+    return peers | {name: cpu((*UPLOADER, *words)) for name, (words, _) in _ours(turn).items()}
 
 
 def _row_of_audio(place: Path, name: str) -> None:

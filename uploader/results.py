@@ -3,15 +3,15 @@
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from uploader.errors import ResultsUnavailableError, UsageError
-from uploader.model import ResultLine
+from uploader.model import ResultLine, State
 
 COLUMNS = (
     "conversationId",
@@ -30,6 +30,8 @@ COLUMNS = (
     "batch",
     "line",
 )
+T = TypeVar("T")
+
 ENDINGS = (".csv", ".jsonl")
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -76,6 +78,55 @@ def job_ids(path: Path) -> Iterator[str]:
         raise UsageError(f"results {path}: {error.strerror}: name a file that can be read and replaced") from error
     except (ValueError, csv.Error, RecursionError) as error:
         raise _not_ours(path) from error
+
+
+def read_lines(path: Path) -> Iterator[ResultLine]:
+    """Read a results file back, row by row.
+
+    Raises:
+        UsageError: It cannot be read, or is none of ours.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for line in _read(path, file):
+                yield _result_line(line)
+    except OSError as error:
+        raise UsageError(f"results {path}: {error.strerror}: name a file that can be read") from error
+    except (ValueError, KeyError, TypeError, csv.Error, RecursionError) as error:
+        raise _not_ours(path) from error
+
+
+def _result_line(line: Mapping[str, Any]) -> ResultLine:
+    """A row as it was written; a cell that is empty is unknown."""
+    given: dict[str, Any] = {name: None if value == "" else value for name, value in line.items()}
+    job_id = given["jobId"]
+    return ResultLine(
+        line=int(given["line"]),
+        batch=given["batch"] or "",
+        conversation_id=given["conversationId"],
+        audio_path=given["audioPath"],
+        # a table program was kept from taking it for a formula
+        job_id=job_id[1:] if job_id and job_id[0] == "'" and job_id[1:].startswith(FORMULA_STARTS) else job_id,
+        state=State(given["status"]),
+        attempts=int(given["attempts"] or 0),
+        http_status=_number(given["httpStatus"], int),
+        error=given["error"],
+        size=_number(given["bytes"], int),
+        duration_seconds=_number(given["durationSeconds"], float),
+        channels=_number(given["channels"], int),
+        billed_seconds=_number(given["billedSeconds"], float),
+        accepted_at=_seconds(given["acceptedAt"]),
+        finished_at=_seconds(given["finishedAt"]),
+        extras={name: value for name, value in given.items() if name.startswith("x-") and value is not None},
+    )
+
+
+def _number(value: Any, kind: Callable[[Any], T]) -> T | None:
+    return None if value is None else kind(value)
+
+
+def _seconds(time: str | None) -> float | None:
+    return None if time is None else datetime.fromisoformat(time).timestamp()
 
 
 def write(path: Path, lines: Iterable[ResultLine], extra_columns: Sequence[str]) -> None:

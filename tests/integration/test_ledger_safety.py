@@ -18,6 +18,7 @@ from tests.integration.test_ledger_opening import told, told_to_readers
 from uploader.errors import LedgerUnavailableError, UsageError
 from uploader.ledger import Connection, Ledger, place, sidecars, sqlite
 from uploader.ledger.claiming import claim
+from uploader.ledger.opening import Doubted
 from uploader.ledger.reading import find_batches
 from uploader.ledger.schema import VERSION
 from uploader.ledger.thread import LedgerThread
@@ -193,7 +194,7 @@ def test_a_log_that_was_deleted_is_missed(path: Path, url: str) -> None:
     for name in ("ledger.db-wal", "ledger.db-shm"):
         path.with_name(name).unlink()
     assert "is not beside it" in told(url)
-    Ledger.open_for_run(url, accept=True).close()
+    Ledger.open_for_run(url, doubted=Doubted.ACCEPTED).close()
     Ledger.open_for_run(url).close()
 
 
@@ -220,7 +221,9 @@ def test_an_older_copy_in_the_ledgers_place_is_refused(path: Path, url: str) -> 
     path.write_bytes(newest)
     Ledger.open_for_run(url).close()
     path.write_bytes(older)
-    Ledger.open_for_run(url, accept=True).close()
+    Ledger.open_for_run(url, doubted=Doubted.MENDED).close()
+    assert "an older copy" in told(url), "mended is not accepted yet"
+    Ledger.open_for_run(url, doubted=Doubted.ACCEPTED).close()
     Ledger.open_for_run(url).close()
 
 

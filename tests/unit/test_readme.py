@@ -16,10 +16,15 @@ README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 OTHERS = {"--rm", "--schedules", "--seed", "--kills", "--nightly", "--real-start", "--parallel", "--retry"}
 """Flags of other programs that the README shows: docker's, curl's and the tests' own."""
 BENCHMARKS = {name for option in benchmarks.params for name in option.opts}
-OPTIONS = {name for command in cli.commands.values() for option in command.params for name in option.opts}
+GROUPS = {name: command for name, command in cli.commands.items() if isinstance(command, click.Group)}
+COMMANDS = {**cli.commands} | {
+    f"{group} {name}": command for group, members in GROUPS.items() for name, command in members.commands.items()
+}
+"""Every command by its words, those of groups too."""
+OPTIONS = {name for command in COMMANDS.values() for option in command.params for name in option.opts}
 
 
-@pytest.mark.parametrize("command", sorted(cli.commands))
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_is_shown(command: str) -> None:
     """Who reads the README alone gets to know every command."""
     assert f"uploader {command}" in README
@@ -31,10 +36,10 @@ def test_every_flag_that_is_shown_exists() -> None:
     assert shown - OPTIONS - BENCHMARKS - OTHERS == set()
 
 
-@pytest.mark.parametrize("command", sorted(cli.commands))
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_option_explains_itself(command: str) -> None:
     """`--help` is complete: no option without a word on what it does."""
-    options = [option for option in cli.commands[command].params if isinstance(option, click.Option)]
+    options = [option for option in COMMANDS[command].params if isinstance(option, click.Option)]
     silent = [option.name for option in options if not option.help]
     assert silent == []
 

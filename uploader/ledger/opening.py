@@ -4,19 +4,30 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy import Connection, Engine, update
 from sqlalchemy.exc import DBAPIError
 
 from uploader import logs
 from uploader.errors import LedgerUnavailableError, UsageError
 from uploader.ledger import schema
-from uploader.ledger.copying import copy_beside
+from uploader.ledger.checking import Examination, damage, doubt, read_mark
+from uploader.ledger.copying import copy_beside, copy_ledger
 from uploader.ledger.place import check_outlives_container, check_place
-from uploader.ledger.sidecars import RunCount, give_back, is_locked, note_count, noted_count, set_aside, take_lock
+from uploader.ledger.sidecars import (
+    RunCount,
+    give_back,
+    is_locked,
+    note_count,
+    noted_beside,
+    noted_count,
+    set_aside,
+    take_lock,
+)
 from uploader.ledger.sqlite import (
     HOW_TO_MEND,
     connect,
@@ -34,6 +45,15 @@ from uploader.settings import default_ledger
 log = logs.get_logger()
 
 
+class Doubted(Enum):
+    """What to do with a ledger that may not know all that was appended."""
+
+    REFUSED = "refused"
+    MENDED = "mended"
+    """Opened to take back what it lacks: the next run refuses it until a person has accepted it."""
+    ACCEPTED = "accepted"
+
+
 class Ledger:
     """An open ledger. ``writing`` and ``reading`` give a connection inside a transaction."""
 
@@ -44,13 +64,16 @@ class Ledger:
         self._engine = pool
         self._writer = pool.execution_options(begin="BEGIN IMMEDIATE")
         self._lock = lock
+        self._had_log = False
         self._runs: int | None = None
+        self._owed = 0
+        """How many runs are noted beside it, at least, so that it is doubted until a person accepts it."""
         self._identity = _identity(path)
         self._readers: list[Ledger] = []
 
     @classmethod
     def open_for_run(
-        cls, url: str, *, must_exist: bool = False, on_container: bool = True, accept: bool = False
+        cls, url: str, *, must_exist: bool = False, on_container: bool = True, doubted: Doubted = Doubted.REFUSED
     ) -> Self:
         """Open the ledger for the one run that may write, making it where there is none, migrating an older one.
 
@@ -58,7 +81,7 @@ class Ledger:
             url: Its address, ``sqlite:////path``.
             must_exist: Refuse to make one where there is none.
             on_container: Make one on a container's own file system, too, which goes with the container.
-            accept: Take it although it may be an older copy, or one without what its ``-wal`` held.
+            doubted: What to do where it may be an older copy, or one without what its ``-wal`` held.
 
         Raises:
             UsageError: Its folder is missing or not writable, it lies on a network file system, it is no
@@ -82,7 +105,7 @@ class Ledger:
             raise
         opened.is_new = is_new
         try:
-            opened._check_whole(lock, has_log=has_log, accept=accept or is_new)
+            opened._check_whole(lock, has_log=has_log, doubted=Doubted.ACCEPTED if is_new else doubted)
             opened._count_run(lock)
         except BaseException:
             opened.close()
@@ -118,8 +141,11 @@ class Ledger:
             UsageError: There is none, it is no ledger, or one of another version.
             LedgerUnavailableError: It cannot be read now.
         """
+        had_log = log_path(ledger_path(url)).exists()
         path = _existing(url)
-        return cls(path, engine(lambda: connect_for_reading(path), writes=False))
+        opened = cls(path, engine(lambda: connect_for_reading(path), writes=False))
+        opened._had_log = had_log
+        return opened
 
     def beside(self) -> "Ledger":
         """A second way into the same ledger, for reading while a run writes; it is closed with this one."""
@@ -151,6 +177,30 @@ class Ledger:
         """Whether a run holds the ledger's lock at this moment."""
         return is_locked(self.path)
 
+    def examine(self) -> Examination:
+        """Examine a ledger that is open for reading: all of the database, and the signs of a slip."""
+        with told_failures(self.path), self._engine.connect() as connection:  # a damaged one may not commit
+            broken = damage(connection, whole=True)
+            mark = read_mark(connection)
+        busy = self.held_by_run
+        reason = "" if busy else doubt(self.path, mark, noted_beside(self.path), has_log=self._had_log)
+        return Examination(mark, busy, broken, reason)
+
+    def copy_to(self, target: Path) -> None:
+        """Copy the ledger while others use it.
+
+        Raises:
+            UsageError: Something stands there already.
+            LedgerUnavailableError: It cannot be read or written now.
+        """
+        with told_failures(self.path), self._engine.connect() as connection:
+            try:
+                copy_ledger(driver(connection), target)
+            except FileExistsError as error:
+                raise UsageError(f"{target}: it exists: name a new file, or move that one away") from error
+            except (sqlite3.Error, OSError) as error:
+                raise LedgerUnavailableError(f"{target}: the ledger could not be copied there ({error})") from error
+
     def moved(self) -> LedgerUnavailableError | None:
         """Tell whether the file that is open is no longer the one at the ledger's path."""
         if _identity(self.path) == self._identity:
@@ -178,7 +228,7 @@ class Ledger:
             give_back(self.path)
             if self._runs is not None and not log_path(self.path).exists():
                 with suppress(OSError):
-                    note_count(self._lock, RunCount(self._runs, closed=True))
+                    note_count(self._lock, RunCount(max(self._runs, self._owed), closed=True))
             self._runs = None
             os.close(self._lock)
             self._lock = None
@@ -203,36 +253,25 @@ class Ledger:
             raise moved
         return connect(self.path, "rw")
 
-    def _check_whole(self, lock: int, *, has_log: bool, accept: bool) -> None:
+    def _check_whole(self, lock: int, *, has_log: bool, doubted: Doubted) -> None:
         """Check what a copy, a restore or a crash may have done to the ledger since its last run.
 
         Args:
             lock: The lock's file, which has the count of runs.
             has_log: Whether its write-ahead log stood beside it before it was opened.
-            accept: Whether a person has taken it as it is.
+            doubted: What to do where it may not know all that was appended.
         """
-        with self.reading() as connection:
-            runs, in_use = connection.execute(select(schema.ledger.c.runs, schema.ledger.c.in_use)).one()
-            if in_use:
-                check_integrity(self.path, connection)
-        if accept:
-            return
+        with told_failures(self.path), self._engine.connect() as connection:  # a damaged one may not commit
+            mark = read_mark(connection)
+            broken = damage(connection, whole=False) if mark.in_use else ""
+        if broken:
+            raise UsageError(f"ledger {self.path}: it is damaged ({broken}): {HOW_TO_MEND}. Nothing was sent")
         noted = noted_count(lock)
-        # a run on a full disk may have folded the log without a mark that it is closed
-        if in_use and not has_log and noted != RunCount(runs, closed=True):
-            raise UsageError(
-                f"ledger {self.path}: its last run did not end, and {log_path(self.path).name}, where SQLite keeps "
-                "the latest changes, is not beside it: it was copied without that file, or the file was deleted. What "
-                "was appended last is not known here, and would be appended again. Put the file back, or "
-                f"{HOW_TO_MEND}. Nothing was sent"
-            )
-        if noted.runs > runs:
-            raise UsageError(
-                f"ledger {self.path}: it has seen {runs} runs, and the ledger that was here last had seen "
-                f"{noted.runs}: this is an older copy. What was appended since is not known here, and would be "
-                "appended again. Put the newer ledger back; or take what was appended since from the results with "
-                "`uploader ledger adopt RESULTS`, then `uploader ledger check --accept`. Nothing was sent"
-            )
+        reason = doubt(self.path, mark, noted, has_log=has_log)
+        if reason and doubted is Doubted.REFUSED:
+            raise UsageError(f"ledger {self.path}: {reason}. Nothing was sent")
+        if reason and doubted is Doubted.MENDED:
+            self._owed = max(noted.runs, mark.runs + 1) + 1
 
     def _count_run(self, lock: int) -> None:
         """Count this run, and mark the ledger as in use until it is closed."""
@@ -244,7 +283,7 @@ class Ledger:
             # the mark goes into the file itself, so that a copy of that file alone shows it; not TRUNCATE, which
             # would leave no log to be missed
             driver(connection).execute("PRAGMA wal_checkpoint(PASSIVE)")
-            note_count(lock, RunCount(self._runs or 0))
+            note_count(lock, RunCount(max(self._runs or 0, self._owed)))
 
     def _end_run(self) -> None:
         """Mark the ledger as closed, or keep what is known where its file is gone."""
@@ -259,20 +298,6 @@ class Ledger:
             log.error("the ledger is gone and could not be kept", reason=str(error))  # noqa: TRY400 - no fault of ours
         else:
             log.error("the ledger is gone; what this run knows is kept", file=rescued.name)
-
-
-def check_integrity(path: Path, connection: Connection) -> None:
-    """Check that the database is whole.
-
-    Raises:
-        UsageError: It is not.
-    """
-    try:
-        found = [text for (text,) in connection.exec_driver_sql("PRAGMA quick_check(3)")]
-    except DBAPIError as error:
-        found = [str(error.orig)]
-    if found != ["ok"]:
-        raise UsageError(f"ledger {path}: it is damaged ({'; '.join(found)}): {HOW_TO_MEND}. Nothing was sent")
 
 
 def ledger_path(url: str) -> Path:

@@ -90,6 +90,18 @@ def noted_count(lock: int) -> RunCount:
     return RunCount(int(runs), state == CLOSED) if runs.isdecimal() else RunCount()
 
 
+def noted_beside(path: Path) -> RunCount:
+    """Read what the last run noted beside a ledger, without its lock."""
+    try:
+        descriptor = os.open(lock_path(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return RunCount()
+    try:
+        return noted_count(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def note_count(lock: int, count: RunCount) -> None:
     """Note it for the next run; a full disk has room for it, because the file keeps its size."""
     text = f"{count.runs} {CLOSED if count.closed else 'open'}"

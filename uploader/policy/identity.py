@@ -35,6 +35,11 @@ class Known:
         """Whether nothing of it was appended, so that it may take what its file holds by now."""
         return self.state in (State.PENDING, State.REFUSED)
 
+    @property
+    def may_be_appended(self) -> bool:
+        """Whether its audio was appended, or may have been."""
+        return not self.is_unsent and self.state is not State.DROPPED
+
 
 class _Queue:
     """Items in the order in which rows take them; those that a load has named are passed over."""
@@ -160,7 +165,12 @@ def find(
     ]
     ours = _our_hash(path, [found for untouched, found, _ in alike if untouched], content_hash)
     # of equal files each row keeps the item of its own path: the other's file may be gone by now
-    mine = [item for untouched, found, item in alike if untouched or (found is not None and found == ours())]
+    mine = [
+        item
+        for untouched, found, item in alike
+        # of what was taken from results while its file was gone no content is known: path and size have to do
+        if untouched or (found is not None and found == ours()) or (found is None and item.may_be_appended)
+    ]
     if mine:
         return min(mine, key=_turn)
     others = known.others(path, signature.size, load_id)

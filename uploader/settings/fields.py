@@ -45,7 +45,7 @@ class Settings:
         text_as(ledger_address),
         default_ledger,
         metavar="URL",
-        commands="run plan status results resolve insights",
+        commands="run plan status results resolve insights ledger adopt",
         meaning="the durable memory of what was appended, as sqlite:////path; one for all nights and manifests",
     )
     ledger_must_exist: bool = setting(
@@ -64,7 +64,7 @@ class Settings:
         some_text,
         None,
         metavar="NAME",
-        commands="run plan status results resolve insights",
+        commands="run plan status results resolve insights adopt",
         meaning="the batch's name (run: the manifest's file name; status, results, insights: the batch that ran last)",
     )
     last: int = setting(
@@ -92,7 +92,7 @@ class Settings:
         text_as(service_address),
         DOCUMENTED_BASE_URL,
         metavar="URL",
-        commands="run plan insights",
+        commands="run plan insights adopt",
         meaning="the service; https unless it is on this machine",
     )
     app_id: Secret | None = setting(secret, None, meaning="the application's id, for a token")
@@ -119,7 +119,7 @@ class Settings:
         path,
         None,
         metavar="DIR",
-        commands="run plan",
+        commands="run plan adopt",
         meaning="where relative audio paths start, and which no path may leave (the manifest's folder, unconfined)",
     )
     format: Literal["csv", "jsonl"] | None = setting(
@@ -200,14 +200,14 @@ class Settings:
         choice("auto", "text", "json"),
         "auto",
         metavar="auto|text|json",
-        commands="run plan status results resolve insights sandbox",
+        commands="run plan status results resolve insights ledger adopt sandbox",
         meaning="logs on standard error: text on a terminal, else JSON lines",
     )
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         choice("debug", "info", "warning", "error"),
         "info",
         metavar="LEVEL",
-        commands="run plan status results resolve insights sandbox",
+        commands="run plan status results resolve insights ledger adopt sandbox",
         meaning="the least level that is logged: debug, info, warning or error",
     )
     give_up_seconds: float = setting(

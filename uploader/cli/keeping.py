@@ -1,0 +1,169 @@
+"""`uploader ledger`: keeps the ledger itself: checks, copies and migrates it, takes results back into it."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from uploader import audio, results
+from uploader.errors import ExitCode, UsageError
+from uploader.ledger import Ledger
+from uploader.ledger.adopting import Adoption, adopt, was_begun
+from uploader.ledger.checking import Examination
+from uploader.ledger.loading import account, begin_load, load_rows
+from uploader.ledger.opening import Doubted
+from uploader.ledger.schema import VERSION
+from uploader.model import AudioFacts, FileSignature, Row
+from uploader.sandbox import JOB_ID_PREFIX
+from uploader.settings import Settings, is_loopback
+from uploader.status.telling import told_bytes, told_count
+
+
+def check_ledger(settings: Settings, *, accept: bool) -> ExitCode:
+    """Check the ledger from end to end, and tell what is wrong; ``accept``: take it as it is from now on."""
+    if accept:
+        _must_exist(settings)
+        Ledger.open_for_run(settings.ledger, doubted=Doubted.ACCEPTED).close()
+    with Ledger.open_for_reading(settings.ledger) as ledger:
+        found = ledger.examine()
+        print("\n".join(_told(ledger.path, found)))  # noqa: T201 - what it is for
+    return ExitCode.NEEDS_PERSON if found.damage or found.doubt else ExitCode.DONE
+
+
+def back_up_ledger(settings: Settings, target: Path) -> ExitCode:
+    """Copy the ledger to a new file; runs go on meanwhile."""
+    with Ledger.open_for_reading(settings.ledger) as ledger:
+        ledger.copy_to(target.absolute())
+    print(target)  # noqa: T201 - what it is for
+    return ExitCode.DONE
+
+
+def upgrade_ledger(settings: Settings) -> ExitCode:
+    """Migrate the ledger to the schema of this version, as the next run would."""
+    _must_exist(settings)
+    with closing(Ledger.open_for_run(settings.ledger)) as ledger:
+        print(f"ledger {ledger.path}: schema version {VERSION}")  # noqa: T201 - what it is for
+    return ExitCode.DONE
+
+
+@dataclass(slots=True)
+class _Adopted:
+    """A results file that is taken back: what there is of its rows, and of their files."""
+
+    path: Path
+    folder: Path
+    rows: int = 0
+    left: int = 0
+    """Rows that tell of nothing that was appended."""
+    gone: int = 0
+    changed: int = 0
+
+    def to_load(self) -> Iterator[Row]:
+        """The rows that tell of an append, as a manifest would name them."""
+        for line in results.read_lines(self.path):
+            self.rows += 1
+            if not was_begun(line):
+                self.left += 1
+                continue
+            path = os.path.normpath(self.folder.absolute() / line.audio_path)
+            yield Row(
+                line=line.line,
+                conversation_id=line.conversation_id,
+                audio_path=line.audio_path,
+                path=path,
+                extras=line.extras,
+                signature=self._signature(path, line.size),
+                facts=AudioFacts(duration_seconds=line.duration_seconds, channels=line.channels),
+            )
+
+    def _signature(self, path: str, size: int | None) -> FileSignature:
+        """The file as it is; where it is gone or another by now, its size as it was."""
+        try:
+            found = audio.signature(path)
+        except ValueError:
+            self.gone += 1
+            return FileSignature(size or 0, "")
+        if found.size == size:
+            return found
+        self.changed += 1
+        return FileSignature(size or 0, "")
+
+    def told(self, adoption: Adoption, account: str) -> Iterator[str]:
+        """What a person reads of it."""
+        counts = f"{adoption.adopted} adopted, {adoption.known} known already, {self.left} not appended"
+        yield f"{self.path}: {told_count(self.rows, 'row')}: {counts}, for {account}"
+        for count, what in (
+            (self.gone, "gone: known by path and size alone; under another path they would be appended again"),
+            (self.changed, "of another size than was appended: what stands there now is another recording"),
+        ):
+            if count:
+                yield f"  {told_count(count, 'file')} {what}"
+        yield from (f"  {one}" for one in adoption.contrary)
+
+
+def adopt_results(settings: Settings, path: Path) -> ExitCode:
+    """Take what a results file says was appended into the ledger, so that nothing of it is appended again."""
+    is_service = not is_loopback(urlsplit(settings.base_url).hostname or "")
+    if is_service and any((line.job_id or "").startswith(JOB_ID_PREFIX) for line in results.read_lines(path)):
+        raise UsageError(f"results {path}: these are a rehearsal's, which appended nothing to {settings.base_url}")
+    taken = _Adopted(path, settings.audio_root or path.parent)
+    now = time.time()
+    with Ledger.open_for_run(settings.ledger, doubted=Doubted.MENDED) as ledger, ledger.writing() as connection:
+        load = begin_load(
+            connection,
+            account(connection, settings.base_url),
+            settings.batch or path.name,
+            manifest=str(path.absolute()),
+            results=path.resolve(),
+            extra_columns=[],
+            now=now,
+            repeat=False,
+        )
+        load_rows(connection, load, taken.to_load(), content_hash=audio.content_hash, probe=audio.probe)
+        adoption = adopt(
+            connection,
+            load.batch_id,
+            results.read_lines(path),
+            content_hash=_hash_of_size,
+            now=now,
+            doubt_seconds=settings.doubt_seconds,
+        )
+    print("\n".join(taken.told(adoption, settings.base_url)))  # noqa: T201 - what it is for
+    return ExitCode.NEEDS_PERSON if adoption.contrary else ExitCode.DONE
+
+
+def _hash_of_size(path: str, size: int | None) -> str | None:
+    """The hash of a file that has this size still."""
+    try:
+        found = audio.signature(path).size
+    except ValueError:
+        return None
+    return audio.content_hash(path) if found == size else None
+
+
+def _must_exist(settings: Settings) -> None:
+    if not Ledger.exists(settings.ledger):
+        raise UsageError(f"ledger {settings.ledger}: there is none yet: `uploader run MANIFEST` makes it")
+
+
+def _told(path: Path, found: Examination) -> Iterator[str]:
+    yield f"ledger {path}"
+    yield f"  schema    version {VERSION}"
+    yield f"  size      {told_bytes(path.stat().st_size)}, {told_count(found.mark.runs, 'run')} so far"
+    yield f"  database  {found.damage or 'whole'}"
+    if found.busy:
+        yield "  run       one is at work on it"
+    elif found.mark.in_use:
+        yield "  run       the last one did not end: the next one settles what it left"
+    else:
+        yield "  run       none; the last one closed it"
+    if found.doubt:
+        yield f"  doubt     {found.doubt}"
+    if found.damage:
+        yield (
+            "  remedy    restore a copy, then take what was appended since from the results: "
+            "`uploader ledger adopt RESULTS`, `uploader ledger check --accept`"
+        )

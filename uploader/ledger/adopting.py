@@ -1,0 +1,169 @@
+"""Takes a results file back into a ledger that does not know what was appended."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, bindparam, select, update
+from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
+
+from uploader.ledger.schema import attempts, items, rows
+from uploader.ledger.staging import chunks
+from uploader.model import Outcome, ResultLine, State
+
+CHUNK = 500
+"""So many rows are looked up together."""
+
+MADE_OF: Mapping[State, State] = {
+    State.COMPLETED: State.COMPLETED,
+    State.FAILED: State.FAILED,
+    State.DROPPED: State.DROPPED,
+    State.ACCEPTED: State.ACCEPTED,
+    State.IN_DOUBT: State.IN_DOUBT,
+    # the file is older than what became of these
+    State.SENT: State.IN_DOUBT,
+    State.SENDING: State.IN_DOUBT,
+}
+"""The state of an item by that of its row: of all that was appended, may have been, or shall not be."""
+
+_CERTAINTY = {
+    State.PENDING: 0,
+    State.REFUSED: 0,
+    State.SENDING: 0,
+    State.SENT: 1,
+    State.IN_DOUBT: 1,
+    State.ACCEPTED: 2,
+    State.COMPLETED: 3,
+    State.FAILED: 3,
+    State.DROPPED: 3,
+}
+"""How much is known of an item in a state: nothing is replaced by what says less."""
+
+_FOUND = (
+    select(rows.c.line, *items.c["id", "path", "state", "job_id", "content_hash"])
+    .join_from(rows, items, items.c.id == rows.c.item_id)
+    .where(rows.c.batch_id == bindparam("batch"), rows.c.line.in_(bindparam("lines", expanding=True)))
+)
+
+_TAKEN = (
+    "state",
+    "job_id",
+    "attempts",
+    "http_status",
+    "error",
+    "duration_seconds",
+    "channels",
+    "billed_seconds",
+    "accepted_at",
+    "finished_at",
+    "slot_until",
+    "content_hash",
+)
+"""Columns that an item takes from its row."""
+
+_TAKE = (
+    update(items)
+    .where(items.c.id == bindparam("item"))
+    .values({name: bindparam(f"new_{name}", type_=items.c[name].type) for name in _TAKEN})
+)
+
+_ADD_ATTEMPT = insert_or_ignore(attempts).on_conflict_do_nothing()
+
+
+@dataclass(slots=True)
+class Adoption:
+    """What became of the rows of a results file."""
+
+    adopted: int = 0
+    known: int = 0
+    """Rows of which the ledger knew as much already."""
+    contrary: list[str] = field(default_factory=list)
+    """Rows whose item has another job in the ledger: it is left as it is."""
+
+
+def was_begun(line: ResultLine) -> bool:
+    """Whether a row tells of an append that was made, or may have been, or shall not be made."""
+    return line.state in MADE_OF
+
+
+def adopt(
+    connection: Connection,
+    batch_id: int,
+    lines: Iterable[ResultLine],
+    *,
+    content_hash: Callable[[str, int | None], str | None],
+    now: float,
+    doubt_seconds: float,
+) -> Adoption:
+    """Give the items of a batch, whose rows were loaded, what the results say of them.
+
+    Args:
+        connection: A connection in a transaction.
+        batch_id: The batch that the rows were loaded as.
+        lines: The rows.
+        content_hash: Hashes the file at a path if it has this size, None where it is gone or another.
+        now: The time, in seconds since the epoch.
+        doubt_seconds: How long an item in doubt keeps its slot.
+    """
+    told = Adoption()
+    for chunk in chunks((line for line in lines if was_begun(line)), CHUNK):
+        known = _found(connection, batch_id, chunk)
+        taken = [(line, known[line.line]) for line in chunk if _is_news(line, known[line.line], told)]
+        if not taken:
+            continue
+        connection.execute(_TAKE, [_values(line, item, content_hash, now + doubt_seconds) for line, item in taken])
+        begun = [_attempt(line, item, now) for line, item in taken if line.state is not State.DROPPED]
+        if begun:
+            connection.execute(_ADD_ATTEMPT, begun)
+    return told
+
+
+def _found(connection: Connection, batch_id: int, chunk: Sequence[ResultLine]) -> Mapping[int, RowMapping]:
+    """The items of some rows, by line."""
+    found = connection.execute(_FOUND, {"batch": batch_id, "lines": [line.line for line in chunk]})
+    return {item["line"]: item for item in found.mappings()}
+
+
+def _is_news(line: ResultLine, item: RowMapping, told: Adoption) -> bool:
+    """Whether a row says more of its item than the ledger knows; it is counted."""
+    before = State(item["state"])
+    certain = _CERTAINTY[MADE_OF[line.state]] > _CERTAINTY[before]
+    if line.job_id and item["job_id"] and line.job_id != item["job_id"]:
+        told.contrary.append(
+            f"line {line.line}: the results say job {line.job_id}, the ledger {item['job_id']} ({before.value})"
+        )
+        return False
+    told.adopted += certain
+    told.known += not certain
+    return certain
+
+
+def _values(
+    line: ResultLine, item: RowMapping, content_hash: Callable[[str, int | None], str | None], until: float
+) -> dict[str, Any]:
+    state = MADE_OF[line.state]
+    taken: dict[str, Any] = {name: getattr(line, name, None) for name in _TAKEN}
+    taken |= {
+        "state": state,
+        "attempts": max(line.attempts, int(state is not State.DROPPED)),
+        "slot_until": until if state is State.IN_DOUBT else None,
+        "content_hash": item["content_hash"] or content_hash(item["path"], line.size),
+    }
+    return {"item": item["id"]} | {f"new_{name}": value for name, value in taken.items()}
+
+
+def _attempt(line: ResultLine, item: RowMapping, now: float) -> dict[str, Any]:
+    """The attempt that made the job, as far as the results tell of it."""
+    at = line.accepted_at or line.finished_at or now
+    return {
+        "item_id": item["id"],
+        "number": max(line.attempts, 1),
+        "started_at": at,
+        "marked_at": at,
+        "ended_at": at,
+        "outcome": Outcome.IN_DOUBT if MADE_OF[line.state] is State.IN_DOUBT else Outcome.APPLIED,
+        "http_status": line.http_status,
+        "reason": "taken from a results file",
+        "bytes_sent": line.size,
+        "job_id": line.job_id,
+    }

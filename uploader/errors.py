@@ -22,6 +22,8 @@ class ExitCode(IntEnum):
     """Another run holds the ledger."""
     FAULT = 70
     """A fault of ours, with a traceback in the log; nothing is lost, run again."""
+    HUNG_UP = 129
+    """Stopped by SIGHUP (its terminal was closed), everything written; run again."""
     INTERRUPTED = 130
     """Stopped by SIGINT, everything written; run again."""
     TERMINATED = 143
@@ -86,7 +88,7 @@ class SourceError(UploaderError):
 
 
 class StoppedError(UploaderError):
-    """SIGINT or SIGTERM came before the sending began."""
+    """A signal came before the sending began."""
 
     def __init__(self, exit_code: ExitCode) -> None:
         super().__init__("stopped by a signal before anything was sent; run the same command again")

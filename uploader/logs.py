@@ -170,10 +170,23 @@ def open_closed_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def leave_closed_terminal() -> None:
+    """Put the null device in the place of standard streams whose terminal was closed: writing them would fail."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            os.write(stream.fileno(), b"")
+        except OSError:
+            _discard(stream)
+
+
 def close() -> None:
     """Let go of streams that cannot be written, so that the interpreter's end does not fail on them."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            _discard(stream)
+
+
+def _discard(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,6 +1,10 @@
 """Signals: a run that is told to end does so, whatever it waits for."""
 
+import os
+import pty
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -11,7 +15,7 @@ HOUR = "3600"
 
 
 @pytest.mark.real_start
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize(("limit", "accepted"), [(4, 4), (1, 1)])
 def test_a_signal_ends_a_run_that_only_waits(
     place: Place, number: signal.Signals, code: int, limit: int, accepted: int
@@ -27,4 +31,35 @@ def test_a_signal_ends_a_run_that_only_waits(
     assert running.stop(number).code == code
     states = [line["status"] for line in read_results(place.path("m.results.csv"))]
     assert sorted(states) == ["accepted"] * accepted + ["pending"] * (4 - accepted)
+    assert place.path("s.json").exists()
+
+
+@pytest.mark.real_start
+@pytest.mark.parametrize(("detached", "code"), [(False, 129), (True, 0)])
+def test_a_terminal_that_is_closed_stops_a_run_unless_it_was_detached(
+    place: Place, *, detached: bool, code: int
+) -> None:
+    """SIGHUP stops as SIGTERM does and the results are final, though nobody can be told; `nohup` outlives it."""
+    write_manifest(place, "m.csv", make_rows(place, 4, 2))
+    server = place.serve("--limit", "4", "--job-seconds", "1" if detached else HOUR)
+    place.use(server)
+    closed, terminal = pty.openpty()
+    before = ("nohup",) if detached else ()
+    command = [*before, sys.executable, "-m", "uploader", "run", "m.csv", "--limit", "2", "--summary", "s.json"]
+    # a session of its own, whose terminal this one is: its end is then a hangup for who runs in it
+    leads = "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    started = subprocess.Popen(
+        [sys.executable, "-c", leads + "os.execvp(sys.argv[1], sys.argv[1:])", *command],
+        cwd=place.folder,
+        env=place.environment,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    until(lambda: len(server.journal.appended()) == 2, "the slots are full")
+    os.close(closed)
+    assert started.wait(60) == code
+    states = [line["status"] for line in read_results(place.path("m.results.csv"))]
+    assert states.count("completed" if detached else "pending") == (4 if detached else 2)
     assert place.path("s.json").exists()

@@ -13,6 +13,7 @@ import click
 
 from uploader import __version__, logs
 from uploader.cli.options import ManifestCommand, environment_help, manifest_lines, settings_options
+from uploader.cli.signals import stop_signals
 from uploader.errors import ExitCode, StoppedError, UploaderError
 from uploader.policy.parts import PARTS
 from uploader.settings import Settings
@@ -38,7 +39,7 @@ def run(manifest: str | None, config: Path | None, *, as_json: bool, **flags: An
     Exit codes: 0 all completed; 1 some refused, failed or held; 2 usage, nothing sent; 3 credentials;
     4 some in doubt; 5 gave up for now, run again; 6 not now: another run holds the ledger, or --first or --until
     left a part pending; 70 a fault of ours;
-    130, 143 stopped by a signal, run again.
+    129, 130, 143 stopped by a signal, run again.
     """
     from uploader.cli.running import run_batch  # noqa: PLC0415 - --help need not import what it does not use
 
@@ -242,7 +243,7 @@ def insights(
     a batch of that service is taken.
 
     Exit codes: 0 all files are written; 1 some conversations were left out; 2 usage; 3 credentials; 5 gave up for
-    now, run again; 6 another command writes into FOLDER; 130, 143 stopped by a signal, run again.
+    now, run again; 6 another command writes into FOLDER; 129, 130, 143 stopped by a signal, run again.
     """
     from uploader.cli.fetching import fetch_insights  # noqa: PLC0415 - see run
 
@@ -399,7 +400,7 @@ def _use_utf8() -> None:
 
 def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[str, Any]) -> NoReturn:
     """Do the work of a command, and exit with the code of its ending."""
-    for number, code in ((signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, ExitCode.TERMINATED)):
+    for number, code in stop_signals().items():
         signal.signal(number, _stop_with(code))
     from uploader.parameters.config import wrong_parameters  # noqa: PLC0415 - see run
     from uploader.settings.loading import load, unknown_environment  # noqa: PLC0415 - see run
@@ -445,6 +446,7 @@ def _nobody_reads() -> ExitCode:
 
 def _stop_with(code: ExitCode) -> Callable[[int, FrameType | None], None]:
     def stop(_number: int, _frame: FrameType | None) -> None:
+        logs.leave_closed_terminal()
         raise StoppedError(code)
 
     return stop

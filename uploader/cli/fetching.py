@@ -3,7 +3,6 @@
 import asyncio
 import os
 import random
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Any
 from uploader import logs
 from uploader.cli.inspecting import named_batch, service_of
 from uploader.cli.printing import print_json, print_lines
+from uploader.cli.signals import stop_signals
 from uploader.cli.target import credentials
 from uploader.client import Client, TimeLimits
 from uploader.engine import side_by_side, steady_clock
@@ -160,10 +160,11 @@ class _Fetching:
                 sys.stderr.flush()
                 os._exit(int(code))
             self._signal = code
+            logs.leave_closed_terminal()
             until_signal.reschedule(loop.time())
 
-        loop.add_signal_handler(signal.SIGINT, stop, ExitCode.INTERRUPTED)
-        loop.add_signal_handler(signal.SIGTERM, stop, ExitCode.TERMINATED)
+        for number, code in stop_signals().items():
+            loop.add_signal_handler(number, stop, code)
 
     def _exit_code(self, report: Report, failure: UploaderError | None) -> ExitCode:
         if failure is not None:

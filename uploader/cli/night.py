@@ -5,7 +5,6 @@ import gc
 import os
 import random
 import secrets
-import signal
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from uploader.attempt import Rules
 from uploader.cli.preparing import (
     config_parameters,
 )
+from uploader.cli.signals import NAMES, stop_signals
 from uploader.cli.target import Target
 from uploader.cli.watching import SlotWatch
 from uploader.client import Client, Expect, TimeLimits
@@ -52,11 +52,9 @@ COLLECT_AFTER_OBJECTS = 10_000
 """While items are carried: so many more objects made than freed, and the garbage collector runs."""
 TOKEN_BYTES = 32
 """What nobody can guess of a token of a ``webhookUrl``."""
-SIGNALS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
 
 ENDED = (ExitCode.DONE, ExitCode.NEEDS_PERSON, ExitCode.IN_DOUBT, ExitCode.NOT_NOW)
 """How a run ends that has done what it was to do: what of its batches is over by then is counted once and for all."""
-SIGNAL_NAMES = {ExitCode.INTERRUPTED: "SIGINT (Ctrl-C)", ExitCode.TERMINATED: "SIGTERM"}
 
 
 def without_until(words: Sequence[str]) -> list[str]:
@@ -206,11 +204,12 @@ class Night:
                 sys.stderr.flush()
                 os._exit(int(code))  # the second signal ends at once: the ledger is as after a crash
             self._signal = code
+            logs.leave_closed_terminal()
             log.warning("stopping: nothing new starts; a second signal ends at once")
             # what the last snapshot took, the final one will take, and may have to wait for one under way
             engine.stop(reserve_seconds=2 * self._snapshot_seconds)
 
-        for number, code in SIGNALS.items():
+        for number, code in stop_signals().items():
             loop.add_signal_handler(number, stop, code)
 
     def _standing(self) -> Standing:
@@ -289,7 +288,7 @@ class Night:
     def _told_choice(self, found: Standing) -> str:
         """Why a part of the batch was left, where that was chosen."""
         if self._signal is not None:
-            return f"by {SIGNAL_NAMES[self._signal]}: the same command carries on"
+            return f"by {NAMES[self._signal]}: the same command carries on"
         if not found.counts[State.PENDING]:
             return ""
         if self._until is not None and self._now() >= self._until:

@@ -1,9 +1,9 @@
 """`uploader sandbox`: the local server, alone."""
 
 import asyncio
-import signal
 from pathlib import Path
 
+from uploader.cli.signals import stop_signals
 from uploader.errors import ExitCode
 from uploader.sandbox import Faults, Sandbox, SandboxSettings, load_faults, serve
 
@@ -25,7 +25,7 @@ def serve_sandbox(
     key: Path | None,
     allowed_parameters: tuple[str, ...],
 ) -> ExitCode:
-    """Serve until SIGINT or SIGTERM, which is the usual end."""
+    """Serve until a signal, which is the usual end."""
     settings = SandboxSettings(
         host=host,
         port=port,
@@ -49,7 +49,7 @@ def serve_sandbox(
 async def _serve(settings: SandboxSettings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in stop_signals():
         loop.add_signal_handler(number, stop.set)
     await serve(settings, _announce, stop)
 

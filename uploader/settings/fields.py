@@ -268,7 +268,7 @@ class Settings:
         8.0,
         metavar="S",
         commands="run",
-        meaning="how long uploads may go on after the first SIGTERM or SIGINT",
+        meaning="how long uploads may go on after the first SIGTERM, SIGINT or SIGHUP",
     )
     max_attempts: int = setting(
         whole_number(least=1, most=1000),

@@ -87,8 +87,9 @@ def plan(
 def status(config: Path | None, *, as_json: bool, **flags: Any) -> None:
     """Show what the ledger holds, and what needs a person.
 
-    Told are batches, counts, live jobs, slots and the limit. It works beside a run, and exits as `run` would: 5
-    where items still wait, 6 where a run is at work on them.
+    Told are the batches that are not over, then the latest others; live jobs, slots and the limit. It works beside a
+    run, and exits as `run` would, for all batches or for the one that --batch names: 5 where items still wait, 6 where
+    a run is at work on them.
     """
     from uploader.cli.inspecting import show_status  # noqa: PLC0415 - see run
 
@@ -184,13 +185,13 @@ def resolve(
     until: str | None,
     **flags: Any,
 ) -> None:
-    """List what needs a person, and settle it.
+    """List what needs a person in any batch, and settle it.
 
-    Without a decision it lists, with what is known of each. With one (--appended, --not-appended, --retry, --drop)
-    it settles the items that --line, --item, --conversation, --state, --reply, --since and --until select, all of
-    them together; then `uploader run` carries on. What is no row of the batch (items of other batches in the way of
-    its own, and what a manifest of its name held before) is settled by --item or --conversation alone. Exits 0 where
-    nothing is left to settle, 1 where something is.
+    Without a decision it lists, with what is known of each; --batch narrows it to one batch. With a decision
+    (--appended, --not-appended, --retry, --drop) it settles the items that --line, --item, --conversation, --state,
+    --reply, --since and --until select, all of them together; then `uploader run` carries on. What is no row of the
+    batch (items of other batches in the way of its own, and what a manifest of its name held before) is settled by
+    --item or --conversation alone. Exits 0 where nothing is left to settle, 1 where something is.
     """
     from uploader.cli import resolving  # noqa: PLC0415 - see run
 

@@ -36,13 +36,14 @@ def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
     hold, now = settings.lanes.hold, time.time()
     with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
         latest = named_batch(connection, settings, ledger.path)
-        named = settings.batch is not None
-        left = unfinished(connection, hold=hold)
-        lost = [item for one in find_accounts(connection) for item in former(connection, one, hold=hold)]
-        not_over = {*left, *(one.batch_id for one in lost)}
-        shown = [latest] if named else _shown(connection, not_over, settings.last)
-        counted = standings(connection, [one.batch_id for one in shown], left, hold=hold)
+        named = latest.batch_id if settings.batch is not None else None
         services = find_accounts(connection)
+        left = unfinished(connection, hold=hold)
+        lost = [item for one in services for item in former(connection, one, hold=hold)]
+        lost = [one for one in lost if named in (None, one.batch_id)]
+        not_over = {*left, *(one.batch_id for one in lost)}
+        shown = _shown(connection, not_over, settings.last) if named is None else [latest]
+        counted = standings(connection, [one.batch_id for one in shown], left, hold=hold)
         overview = Overview(
             ledger=ledger.path,
             busy=ledger.held_by_run,
@@ -51,7 +52,7 @@ def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
             batches=[(one, counted[one.batch_id]) for one in shown],
             limits=[(services[one], limit_facts(connection, one, None, now)) for one in _first(latest, services)],
             jobs=[job for one in _first(latest, services) for job in live_jobs(connection, one)],
-            troubles=troubles(connection, latest.batch_id if named else None),
+            troubles=troubles(connection, named),
             remarks=remarks(connection, *counted),
             former=lost,
         )

@@ -30,7 +30,6 @@ from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import close_repeat
 from uploader.ledger.reading import (
     BatchFacts,
-    find_batches,
     is_lane_ready,
     leftovers,
     remarks,
@@ -278,8 +277,7 @@ class Night:
             with self._ledger.writing() as connection:
                 if summary.exit_code in (ExitCode.DONE, ExitCode.NEEDS_PERSON):
                     close_repeat(connection, self._batch.batch_id)
-                latest = find_batches(connection, most=self._settings.last)
-                keep_counts(connection, [one.batch_id for one in latest], hold=self._settings.lanes.hold)
+                keep_counts(connection, self._settings.last, hold=self._settings.lanes.hold)
         # its presence says that the results are final
         if self._settings.summary is not None and not isinstance(failure, ResultsUnavailableError):
             results.write_json(self._settings.summary, summary.as_json())

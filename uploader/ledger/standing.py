@@ -146,16 +146,17 @@ def standings(
     }
 
 
-def keep_counts(connection: Connection, batch_ids: Iterable[int], *, hold: bool) -> None:
-    """Keep what is over of some batches, and of all that are not over, where the kept count does not hold any more.
+def keep_counts(connection: Connection, most: int, *, hold: bool) -> None:
+    """Count what is over of the batches that a status shows, and keep it where the kept count does not hold any more.
 
     Args:
         connection: A connection in a transaction that may write.
-        batch_ids: The batches.
+        most: So many batches that ran last; beside them all that are not over.
         hold: Whether trouble holds the rest of a lane.
     """
     left = unfinished(connection, hold=hold)
-    for one in {*left, *batch_ids}:
+    latest = select(batches.c.id).order_by(batches.c.ran_at.desc(), batches.c.id.desc()).limit(most)
+    for one in {*left, *connection.execute(latest).scalars()}:
         if _kept(connection, one, left.get(one, NOTHING)) is None:
             found = standing(connection, one, hold=hold)
             over = {state: astuple(found.of(state)) for state in OVER if found.of(state).items}

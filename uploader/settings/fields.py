@@ -65,7 +65,7 @@ class Settings:
         None,
         metavar="NAME",
         commands="run plan status results resolve insights adopt",
-        meaning="the batch's name (run: the manifest's file name; status, results, insights: the batch that ran last)",
+        meaning="the batch's name (run: the manifest's file name; results, insights: the one that ran last; else: all)",
     )
     last: int = setting(
         whole_number(least=0, most=1_000_000),

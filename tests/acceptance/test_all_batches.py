@@ -1,0 +1,85 @@
+"""Nothing is forgotten: `status`, its exit code and `resolve` look at all batches, and tell the jobIds."""
+
+import json
+import shlex
+import signal
+
+import pytest
+
+from tests.acceptance.batches import Row, make_rows, write_manifest
+from tests.acceptance.place import Place
+
+RUN = ("--limit", "8", "--doubt-seconds", "1", "--json")
+
+
+def rows_of(place: Place, night: str, seed: int) -> list[Row]:
+    """One row, of a conversation of its own."""
+    return [Row(night, one.audio, one.sha256) for one in make_rows(place, 1, 1, seed=seed, folder=night)]
+
+
+@pytest.fixture
+def nights(place: Place) -> Place:
+    """Monday left one item in doubt and one job that failed; all of Tuesday and Wednesday went well."""
+    write_manifest(place, "monday.csv", rows_of(place, "monday", 1))
+    server = place.serve("--limit", "8", faults="[put]\nlost_before = 1.0")
+    place.use(server)
+    assert place.run("run", "monday.csv", *RUN).code == 4
+    server.running.stop(signal.SIGTERM)
+    port = int(server.base_url.rpartition(":")[2])
+    server = place.serve("--limit", "8", port=port, faults="[jobs]\nfailed = 1.0")
+    write_manifest(place, "failed.csv", rows_of(place, "failed", 2))
+    assert place.run("run", "failed.csv", *RUN).code == 1
+    server.running.stop(signal.SIGTERM)
+    place.use(place.serve("--limit", "8", port=port))
+    for seed, name in enumerate(("tuesday", "wednesday"), start=3):
+        write_manifest(place, f"{name}.csv", rows_of(place, name, seed))
+        assert place.run("run", f"{name}.csv", *RUN).code == 0
+    return place
+
+
+def test_status_tells_what_is_not_over_first_and_exits_for_all_batches(nights: Place) -> None:
+    """An old doubt is not hidden by new nights: it stands first, and the exit code is its."""
+    found = nights.run("status", "--json")
+    told = json.loads(found.out)
+    assert (found.code, told["exitCode"], told["batch"]) == (4, 4, "wednesday.csv")
+    assert [one["batch"] for one in told["batches"]][:2] == ["failed.csv", "monday.csv"]
+    assert {one["batch"]: one["state"] for one in told["needsPerson"]} == {
+        "monday.csv": "in_doubt",
+        "failed.csv": "failed",
+    }
+    shorter = json.loads(nights.run("status", "--json", "--last", "1").out)
+    assert [one["batch"] for one in shorter["batches"]] == ["failed.csv", "monday.csv", "wednesday.csv"]
+    assert nights.run("status", "--batch", "wednesday.csv").code == 0
+
+
+def test_a_job_id_stands_wherever_a_row_is_told(nights: Place) -> None:
+    """A failed job is looked up at the service by its jobId: status, summary and resolve have it beside the row."""
+    (failed,) = [one for one in json.loads(nights.run("resolve", "--json").out) if one["status"] == "failed"]
+    job = failed["jobId"]
+    assert f"(line 2, job {job})" in nights.run("status").out
+    assert f"failed, job {job}" in nights.run("resolve").out
+    assert f"(line 2, job {job})" in nights.run("run", "failed.csv", "--limit", "8").out
+
+
+def test_resolve_settles_what_any_batch_left(nights: Place) -> None:
+    """What is listed of all batches is settled by what it says; a line that two batches have is settled of none."""
+    ending = nights.run("resolve")
+    assert ending.code == 1
+    assert "all batches: 2 items need a person" in ending.out
+    refused = nights.run("resolve", "--line", "2", "--drop")
+    assert refused.code == 2
+    commands = [line for line in refused.err.splitlines() if line.strip().startswith("uploader resolve")]
+    assert len(commands) == 2
+    for command in commands:
+        settled = nights.run(*shlex.split(command)[1:])
+        assert "-> dropped" in settled.out, settled.err
+    assert nights.run("resolve").code == 0
+    assert nights.run("status").code == 0
+
+
+def test_a_decision_by_state_is_about_all_batches(nights: Place) -> None:
+    """`--state` means the items of every batch; `--batch` narrows it."""
+    narrow = nights.run("resolve", "--batch", "tuesday.csv", "--state", "failed", "--drop")
+    assert narrow.code == 2
+    assert "-> dropped" in nights.run("resolve", "--state", "failed", "--state", "in_doubt", "--drop").out
+    assert nights.run("status").code == 0

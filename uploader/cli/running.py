@@ -171,7 +171,7 @@ def _carry_on(settings: Settings, ledger: Ledger, target: Target, now: float) ->
         path = settings.results or Path(found[0].results or "")
         results.check_path(path)
         summary_file.check_apart(settings, path)
-        note_run(connection, found[0].batch_id, path.resolve(), now)
+        note_run(connection, found[0].batch_id, path.parent.resolve() / path.name, now)
         known = find_batches(connection, settings.batch)
         batch = next(one for one in known if one.batch_id == found[0].batch_id)
         _enter_scope(settings, connection, batch.batch_id, batch.account_id, batch.name)
@@ -210,7 +210,7 @@ def _load(settings: Settings, file: ManifestFile, ledger: Ledger, target: Target
                 account_id,
                 name,
                 manifest=file.name if file.name == "-" else str(Path(file.name).absolute()),
-                results=path.resolve(),
+                results=path.parent.resolve() / path.name,  # a link in its place gives way to it
                 extra_columns=list(reader.extra_columns),
                 now=now,
                 repeat=settings.repeat,

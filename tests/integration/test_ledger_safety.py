@@ -363,3 +363,15 @@ def test_a_ledger_is_read_where_nothing_can_be_written(
     with Ledger.open_for_reading(url) as ledger, ledger.reading() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM accounts").scalar_one() == 1
     assert {one.name: one.read_bytes() for one in path.parent.iterdir() if not one.name.endswith("-shm")} == before
+
+
+def test_who_settles_beside_a_run_has_the_ledger_from_its_first_read_on(path: Path, url: str) -> None:
+    """No write of the run comes between what a transaction beside it reads and what it writes; the run's waits."""
+    with Ledger.open_for_run(url), Ledger.open_beside_run(url) as beside, beside.writing() as connection:
+        connection.exec_driver_sql("SELECT version FROM ledger").scalar_one()
+        with (
+            closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as of_run,
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+        ):
+            of_run.execute("BEGIN IMMEDIATE")
+        connection.exec_driver_sql("UPDATE ledger SET clock_offset = 1")

@@ -146,20 +146,6 @@ def test_a_run_killed_while_its_ledger_is_made_leaves_a_whole_one_or_none(
     check_interrupted(server.journal, rows, read_results(place.path("m.results.csv")))
 
 
-def test_results_that_are_a_link_are_replaced_not_followed(place: Place, server: Server) -> None:
-    """What a link in their place points to is left alone, or is not made: the link gives way to the file."""
-    write_manifest(place, "m.csv", make_rows(place, 1, 1))
-    victim = place.write("victim", "")
-    place.path("linked.csv").symlink_to(victim)
-    place.path("dangling.csv").symlink_to(place.path("nowhere"))
-    for results in ("linked.csv", "dangling.csv"):
-        assert place.run("run", "m.csv", "--results", results).code == 0
-        assert not place.path(results).is_symlink()
-        assert len(read_results(place.path(results))) == 1
-    assert victim.read_bytes() == b""
-    assert not place.path("nowhere").exists()
-
-
 def test_a_read_only_folder_is_enough_to_read(place: Place, server: Server) -> None:
     """`status`, `plan` and `results` work where the ledger's folder is mounted read-only."""
     write_manifest(place, "m.csv", make_rows(place, 2, 2))

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections import Counter
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -11,8 +10,8 @@ from urllib.parse import unquote
 import pytest
 
 from tests.acceptance.batches import make_rows, read_results, write_manifest
-from tests.acceptance.place import Ending, Place, until
-from tests.integration.servers import Exchange, Script, Server, always, issue
+from tests.acceptance.place import Ending, Place
+from tests.integration.servers import Exchange, Script, Server, issue
 
 TOKEN = "the-token-of-this-night"
 HALF = "caf\ud83d\x00"
@@ -133,24 +132,6 @@ async def test_an_unknown_status_is_told_once_with_its_word(place: Place) -> Non
     assert "'cancelled'" in ending.out
     assert "'cancelled'" in status.out
     assert looks <= 8
-
-
-@pytest.mark.parametrize("header", ["2,120", "119.5", "120s"])
-async def test_a_long_wait_is_told_with_its_reason_and_end(place: Place, header: str) -> None:
-    """Nothing visible explains why nothing is sent: the log says what for, and until when, as soon as that is known."""
-    write_manifest(place, "m.csv", make_rows(place, 1, 1))
-    script = always(429, {"message": "slow down"}, **{"Retry-After": header})
-    async with Server(script, token=issue(TOKEN)) as server:
-        running = place.start("run", "m.csv", environment={"UPLOADER_BASE_URL": server.base_url, **GIVEN})
-        await asyncio.to_thread(until, lambda: "sending waits" in running.err.read_text("utf-8"), "the wait is told")
-        ending = await asyncio.to_thread(running.stop)
-        assert len(server.puts()) == 1
-    assert ending.code == 143
-    events = [json.loads(line) for line in ending.err.splitlines()]
-    (wait,) = [event for event in events if event["event"] == "sending waits"]
-    assert "429" in wait["waitsFor"]
-    seconds = (datetime.fromisoformat(wait["until"]) - datetime.fromisoformat(wait["timestamp"])).total_seconds()
-    assert 110 < seconds <= 121
 
 
 async def test_one_job_id_for_two_files_is_believed_once(place: Place) -> None:

@@ -72,7 +72,7 @@ class Book:
     def was_begun(self, conversation_id: str, path: str) -> bool:
         """Whether the ledger knows an item of this path that was begun."""
         with self.ledger.writing() as connection:
-            return was_begun(connection, account(connection, BASE_URL), conversation_id, path)
+            return was_begun(connection, account(connection, BASE_URL))(conversation_id, path)
 
     def load(
         self, rows: Sequence[tuple[str, str]], name: str = "m.csv", *, repeat: bool = False, run: bool = True

@@ -305,14 +305,6 @@ def test_no_link_beside_the_ledger_is_followed(path: Path, url: str, name: str) 
     assert victim.stat().st_size == 4
 
 
-def test_a_link_in_the_logs_place_is_told(path: Path, url: str) -> None:
-    """SQLite says no more than that it cannot open the database."""
-    Ledger.open_for_run(url).close()
-    path.with_name("ledger.db-wal").symlink_to(path.with_name("victim"))
-    with pytest.raises(LedgerUnavailableError, match=r"ledger\.db-wal beside it is a symbolic link"):
-        Ledger.open_for_run(url)
-
-
 def test_a_link_in_the_locks_place_is_told(path: Path, url: str) -> None:
     """A lock on another file would be no lock."""
     path.with_name("ledger.db.lock").symlink_to(path.with_name("victim"))

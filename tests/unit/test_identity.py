@@ -292,3 +292,105 @@ def test_an_archived_part_of_a_shuffled_manifest_is_found_again(night: Night, da
     disk = Disk({path: one for path, one in night.contents.items() if path not in gone})
     named = load_again(night, disk, gone)
     assert {path: item and item.path for path, item in named.items()} == {path: path for path in night.order}
+
+
+def find_plainly(
+    path: str, signature: FileSignature | None, items: list[Known], load_id: int, disk: Mapping[str, str]
+) -> Known | None:
+    """The law of `find`, item by item, without an index."""
+
+    def first(some: list[Known]) -> Known | None:
+        return min(some, key=lambda item: (not item.attempts, item.position), default=None)
+
+    unnamed = [item for item in items if item.load_id != load_id]
+    own = [item for item in unnamed if item.path == path]
+    if signature is None:
+        begun = [item for item in own if item.attempts]
+        return first([item for item in begun if item.load_id == max(one.load_id for one in begun)])
+    alike = [item for item in own if item.size == signature.size]
+    untouched = [item.content_hash for item in alike if item.change == signature.change and item.content_hash]
+    ours = untouched[0] if untouched else disk.get(path)
+    mine = [
+        item
+        for item in alike
+        if item.change == signature.change
+        or (item.content_hash is not None and item.content_hash == ours)
+        or (item.content_hash is None and item.may_be_appended)
+    ]
+    others = [item for item in unnamed if item.path != path and item.size == signature.size]
+    same = [item for item in others if ours is not None and (item.content_hash or disk.get(item.path)) == ours]
+    return first(mine) or first(same) or first([item for item in own if item.is_unsent])
+
+
+PLACES = ["/1.wav", "/2.wav", "/3.wav"]
+KNOWN = st.builds(
+    lambda number, path, content, change, state, begun, load_id: known(
+        path,
+        content,
+        item_id=number,
+        state=state,
+        change=change,
+        load_id=load_id,
+        size=SIZES[content or "a"],
+        attempts=int(begun or state is not State.PENDING),
+    ),
+    st.just(0),
+    st.sampled_from(PLACES),
+    st.sampled_from(["a", "b", "c", None]),
+    st.sampled_from(["monday", "tuesday"]),
+    st.sampled_from([*BEGUN, State.PENDING, State.DROPPED]),
+    st.booleans(),
+    st.integers(0, 1),
+)
+
+
+@given(
+    items=st.lists(KNOWN, max_size=8),
+    disk=st.dictionaries(st.sampled_from(PLACES), st.sampled_from("abc")),
+    rows=st.lists(st.tuples(st.sampled_from(PLACES), st.sampled_from(["monday", "tuesday"])), max_size=6),
+)
+def test_the_index_finds_what_a_look_at_each_item_finds(
+    items: list[Known], disk: Mapping[str, str], rows: list[tuple[str, str]]
+) -> None:
+    """Whatever a lane holds and in whatever order it is asked for: the same item, or none, for each row."""
+    for number, item in enumerate(items):
+        item.item_id = item.position = number
+    copies = [replace(item) for item in items]
+    indexed = Items(items)
+    for path, change in rows:
+        signature = FileSignature(SIZES[disk[path]], change) if path in disk else None
+        named = find(path, signature, indexed, 2, disk.get)
+        plain = find_plainly(path, signature, copies, 2, disk)
+        assert (named is None) == (plain is None)
+        if named is not None and plain is not None:
+            assert named.item_id == plain.item_id
+            named.load_id = plain.load_id = 2
+
+
+def test_a_lane_of_one_size_is_not_compared_pair_by_pair() -> None:
+    """Thousands of files of one size, all renamed: each file is read once, and no item is looked at again and again."""
+    count = 3000
+    items = [known(f"/old/{number}.wav", f"content {number}", item_id=number) for number in range(count)]
+    disk = Disk({f"/new/{number}.wav": f"content {number}" for number in range(count)})
+    indexed, looks = Items(items), 0
+
+    class Counted(str):
+        """A path that counts how often it is compared."""
+
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal looks
+            looks += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    for item in items:
+        item.path = Counted(item.path)
+    for number in reversed(range(count)):
+        named = find(f"/new/{number}.wav", seen(change="tuesday"), indexed, 2, disk.content_hash)
+        assert named is items[number]
+        named.load_id = 2
+    assert len(disk.read) == count
+    assert looks < 10 * count

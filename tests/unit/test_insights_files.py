@@ -21,6 +21,8 @@ JSON = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=10,
 )
+HALF = chr(0xD83D)
+"""Half a character: JSON can escape it, UTF-8 cannot encode it."""
 
 
 def mode(path: Path) -> int:
@@ -41,11 +43,11 @@ def generous() -> Iterator[None]:
     os.umask(before)
 
 
-@given(JSON)
-def test_what_was_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
-    """Every JSON value comes back equal; the file is UTF-8."""
+@given(JSON, st.booleans())
+def test_what_was_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, value: Any, half: bool) -> None:
+    """Every JSON value comes back equal, half a character too; the file is UTF-8."""
     path = tmp_path_factory.mktemp("f") / "c.json"
-    written = content(messages=value)
+    written = content(messages=[value, HALF] if half else value)
     files.write(path, written)
     assert files.read(path, SERVICE, "c") == written
     path.read_text(encoding="utf-8")

@@ -126,16 +126,15 @@ def _is_all_alike(part: bytes, first: bytes, length: int) -> bool:
 
 
 def _chain(part: bytes, at: int, first: bytes, length: int) -> int:
-    """How many frames follow each other to the end; 0 where another kind comes between."""
-    count = 0
-    while at + 3 <= len(part):
-        if not _like(part, at, first):
+    """How many frames follow each other to the end; 0 where another kind comes between.
+
+    A header is like the first one's if it differs from it in no more than its padding.
+    """
+    sync, version, rate = first[0], first[1], first[2] & 0xFC
+    count, last = 0, len(part) - 3
+    while at <= last:
+        if part[at] != sync or part[at + 1] != version or part[at + 2] & 0xFC != rate:
             return 0
         at += length + (part[at + 2] >> 1 & 1)
         count += 1
     return count
-
-
-def _like(part: bytes, at: int, first: bytes) -> bool:
-    """Whether a header stands there that differs from the first in no more than its padding."""
-    return part[at : at + 2] == first[:2] and part[at + 2] & 0xFC == first[2] & 0xFC

@@ -2,20 +2,18 @@
 
 import os
 
-from uploader.audio.sniffing import HEAD_BYTES
-
 
 class PositionedReader:
     """A file that is read in places: its beginning once, the rest where it is asked for."""
 
     __slots__ = ("_at", "_descriptor", "head", "size")
 
-    def __init__(self, descriptor: int, size: int) -> None:
+    def __init__(self, descriptor: int, size: int, head: bytes) -> None:
+        """Read a file of this size whose first bytes, ``head``, were read already."""
         self._descriptor = descriptor
         self._at = 0
         self.size = size
-        self.head = os.pread(descriptor, HEAD_BYTES, 0)
-        """The first bytes of the file."""
+        self.head = head
 
     def seek(self, at: int) -> None:
         """Read on from this byte."""

@@ -12,19 +12,21 @@ from uploader.audio.mp3 import Mp3Facts, read_mp3
 from uploader.audio.ogg import read_ogg
 from uploader.audio.positioned import PositionedReader
 from uploader.audio.sniffing import HEAD_BYTES, id3_bytes, sniff
-from uploader.audio.source import open_without_waiting, sendable, signature
+from uploader.audio.source import WITHOUT_WAITING, sendable, signature
 from uploader.audio.wave import MP3_TAG, WaveFacts, plain_wave, read_wave
 from uploader.audio.whole import is_whole
 from uploader.model import ENDINGS, AudioFacts, AudioFormat, FileSignature
 
 MEDIA_TYPES = {AudioFormat.MP3: "audio/mpeg", AudioFormat.WAV: "audio/wav"}
 """Of all formats these alone may be named (put-audio.md, Request Headers)."""
+_FOLLOWING = os.O_RDONLY | WITHOUT_WAITING
+_NOT_FOLLOWING = _FOLLOWING | os.O_NOFOLLOW
 
 
 def probe(path: str | Path) -> AudioFacts:
     """Read what a file is and how long it is from its head; what is not certain is left unknown."""
     try:
-        descriptor = open_without_waiting(os.fspath(path), os.O_RDONLY)
+        descriptor = os.open(path, _FOLLOWING)
     except OSError:
         return AudioFacts()
     try:
@@ -45,7 +47,7 @@ def examine(path: str, *, follow: bool = True) -> tuple[FileSignature, AudioFact
         ValueError: It cannot be sent; the text says why, and what to do.
     """
     try:
-        descriptor = open_without_waiting(path, os.O_RDONLY if follow else os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(path, _FOLLOWING if follow else _NOT_FOLLOWING)
     except OSError as error:
         if not follow and error.errno == errno.ELOOP:
             raise
@@ -59,10 +61,12 @@ def examine(path: str, *, follow: bool = True) -> tuple[FileSignature, AudioFact
 
 def _read(descriptor: int, size: int, path: str | Path) -> AudioFacts:
     try:
-        file = PositionedReader(descriptor, size)
-        plain = plain_wave(file.head, size)
+        head = os.pread(descriptor, HEAD_BYTES, 0)
+        plain = plain_wave(head, size)
         if plain is not None:
-            return _facts(plain, AudioFormat.WAV)
+            channels, rate, seconds = plain
+            return AudioFacts("audio/wav", round(seconds, 3) or None, channels, rate, AudioFormat.WAV)
+        file = PositionedReader(descriptor, size, head)
         kind = sniff(file.head, _after_tag(file))
         if kind is None:
             promised = ENDINGS.get(PurePath(path).suffix.lower(), frozenset())

@@ -19,6 +19,8 @@ from uploader.errors import GaveUpError, SourceError
 from uploader.model import FileSignature
 
 READ_BYTES = 1024 * 1024
+WITHOUT_WAITING = os.O_NONBLOCK | os.O_CLOEXEC
+"""How a file is opened: a FIFO in its place does not block."""
 SMALL_BYTES = 128 * 1024
 """A file up to this size is read when it is opened, in one piece."""
 
@@ -56,9 +58,13 @@ def content_hash(path: str | Path) -> str | None:
     """The BLAKE3 hash of a file's content in hexadecimal, None where it cannot be read."""
     digest = blake3()
     try:
-        with Path(path).open("rb") as file:
-            while chunk := file.read(READ_BYTES):
+        descriptor = os.open(path, os.O_RDONLY | WITHOUT_WAITING)
+        try:
+            most = min(os.fstat(descriptor).st_size + 1, READ_BYTES)
+            while chunk := os.read(descriptor, most):
                 digest.update(chunk)
+        finally:
+            os.close(descriptor)
     except OSError:
         return None
     return digest.hexdigest()
@@ -210,7 +216,7 @@ def _shrank(size: int) -> SourceError:
 
 def open_without_waiting(path: str, flags: int) -> int:
     """Open a file (an ``opener``): a FIFO in its place does not block."""
-    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    return os.open(path, flags | WITHOUT_WAITING)
 
 
 def _signature(found: os.stat_result) -> FileSignature:

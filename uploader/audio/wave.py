@@ -77,7 +77,7 @@ def read_wave(file: PositionedReader, size: int) -> WaveFacts:
     return WaveFacts(tag, channels, rate, duration)
 
 
-def plain_wave(head: bytes, size: int) -> WaveFacts | None:
+def plain_wave(head: bytes, size: int) -> tuple[int, int, float] | None:
     """Read the header of a WAV file of the commonest kind, PCM that is whole and nothing before it.
 
     A quick way for most files: None says that ``read_wave`` has to look, which would say the same.
@@ -85,15 +85,18 @@ def plain_wave(head: bytes, size: int) -> WaveFacts | None:
     Args:
         head: The file's first bytes.
         size: Its size in bytes.
+
+    Returns:
+        Its channels, its sample rate and its duration in seconds.
     """
     if len(head) < _PLAIN_BYTES:
         return None
     riff, form, length, tag, channels, rate, _, block, bits, name, data = _PLAIN.unpack_from(head)
     is_plain = riff == b"RIFF" and form == b"WAVEfmt " and length == 16 and name == b"data" and tag == 1
-    is_whole = 0 < data <= size - _PLAIN_BYTES and channels and rate and block * 8 == channels * _whole_bytes(bits)
+    is_whole = 0 < data <= size - _PLAIN_BYTES and channels and rate and block * 8 == channels * ((bits + 7) // 8 * 8)
     if not is_plain or not is_whole or not block:
         return None
-    return WaveFacts(tag, channels, rate, data / (block * rate))
+    return channels, rate, data / (block * rate)
 
 
 def _block_seconds(there: int, block: int, chunks: _Chunks, rate: int) -> float:

@@ -117,7 +117,7 @@ def adopt_results(settings: Settings, path: Path) -> ExitCode:
             account(connection, settings.base_url),
             settings.batch or path.name,
             manifest=str(path.absolute()),
-            results=path.parent.resolve() / path.name,
+            results=path.resolve(),
             extra_columns=[],
             now=now,
             repeat=False,

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 from uploader import audio
 from uploader.cli.findings import json_lines, spooled
@@ -137,7 +136,7 @@ def _go_through(settings: Settings, file: ManifestFile, checked: Checked, *, loo
         return None
     work, seconds = Work(first=settings.first), time.time()
     with known.staging() as (connection, account_id):
-        begun = partial(was_begun, connection, account_id) if account_id is not None else lambda *_: False
+        begun = was_begun(connection, account_id) if account_id is not None else lambda *_: False
         stage = Stage(connection, account_id)
         rows = counted_rows(file.reader(settings, begun), checked)
         stage.add(rows, audio.probe, separate=are_channels_separate(settings), hints=True)

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
@@ -171,7 +170,7 @@ def _carry_on(settings: Settings, ledger: Ledger, target: Target, now: float) ->
         path = settings.results or Path(found[0].results or "")
         results.check_path(path)
         summary_file.check_apart(settings, path)
-        note_run(connection, found[0].batch_id, path.parent.resolve() / path.name, now)
+        note_run(connection, found[0].batch_id, path.resolve(), now)
         known = find_batches(connection, settings.batch)
         batch = next(one for one in known if one.batch_id == found[0].batch_id)
         _enter_scope(settings, connection, batch.batch_id, batch.account_id, batch.name)
@@ -191,7 +190,7 @@ def _load(settings: Settings, file: ManifestFile, ledger: Ledger, target: Target
     checked = Checked()
     with ledger.staging() as connection:
         with connection.begin():
-            reader = file.reader(settings, partial(was_begun, connection, account_id))
+            reader = file.reader(settings, was_begun(connection, account_id))
             stage = Stage(connection, account_id)
             rows = _wanted_rows(settings, reader, checked)
             stage.add(rows, audio.probe, separate=are_channels_separate(settings))
@@ -210,7 +209,7 @@ def _load(settings: Settings, file: ManifestFile, ledger: Ledger, target: Target
                 account_id,
                 name,
                 manifest=file.name if file.name == "-" else str(Path(file.name).absolute()),
-                results=path.parent.resolve() / path.name,  # a link in its place gives way to it
+                results=path.resolve(),
                 extra_columns=list(reader.extra_columns),
                 now=now,
                 repeat=settings.repeat,

@@ -22,14 +22,12 @@ _TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
 class Body:
     """The body of an answer as JSON of any type; ``failure`` says why there is none, or that it is not whole.
 
-    ``words`` are those of a body that is no JSON: a page's title, or its first characters. ``is_whole``: it came to
-    its end.
+    ``words`` are those of a body that is no JSON: a page's title, or its first characters.
     """
 
     value: Any = None
     failure: str = ""
     words: str = ""
-    is_whole: bool = True
 
     @property
     def members(self) -> dict[str, Any] | None:
@@ -57,12 +55,10 @@ async def read_body(response: aiohttp.ClientResponse, most_bytes: int, sanitizer
     try:
         # a body that broke off may be whole all the same, where its length was wrong
         value = json.loads(raw)
-        value = value if sanitizer.keeps(raw, secret) else sanitizer.json(value, secret)
-        return Body(value, failure, is_whole=not failure)
+        return Body(value if sanitizer.keeps(raw, secret) else sanitizer.json(value, secret), failure)
     except (ValueError, RecursionError):
         words = first_words(raw[:FIRST_BYTES].decode("utf-8", "backslashreplace"), sanitizer, secret)
-        no_json = f"the answer is no JSON ({len(raw)} bytes)" if raw else "the answer is empty"
-        return Body(None, failure or no_json, words, is_whole=not failure)
+        return Body(None, failure or f"the answer is no JSON ({len(raw)} bytes)", words)
 
 
 async def _chunks(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:

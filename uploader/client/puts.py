@@ -178,7 +178,7 @@ class Puts:
         self, upload: Upload, response: aiohttp.ClientResponse, body: Body, secret: str, received: Received
     ) -> Reply:
         words = body.words
-        if not body.is_whole and body.value is None and not words:
+        if body.failure and body.value is None and not words:
             words = first_words(received.describe()[1], self._sanitizer, secret)
         location = response.headers.get("Location", "") if 300 <= response.status < 400 else ""
         return Reply(

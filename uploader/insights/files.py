@@ -92,7 +92,17 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)  # the client lets nothing in that UTF-8 cannot hold
+    text = json.dumps(value, ensure_ascii=False)
+    # half a character, which JSON can say and UTF-8 cannot, stays as the service escaped it
+    return text if text.isascii() or _is_whole(text) else json.dumps(value)
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_locked(folder: Path, descriptor: int) -> bool:

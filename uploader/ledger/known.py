@@ -9,13 +9,14 @@ from typing import Any
 from sqlalchemy import (
     Connection,
     Insert,
-    RowMapping,
     Select,
     and_,
     bindparam,
+    case,
     exists,
     func,
     insert,
+    literal_column,
     or_,
     select,
     tuple_,
@@ -25,7 +26,7 @@ from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.schema import items
-from uploader.ledger.staging import Stage, compared, found, is_listed, met, numbered, staged
+from uploader.ledger.staging import Stage, Takes, apart, compared, found, is_listed, met, numbered, staged
 from uploader.model import NOTHING, FileSignature, Row, State
 from uploader.policy.identity import ContentHash, Items, Known, find, is_corrected
 
@@ -36,8 +37,22 @@ NAMED = -1
 NONE_YET = -1
 """The generation of a ``--repeat`` that begins: no item is of it."""
 
-_KNOWN = [items.c.id.label("item_id"), *items.c["lane_id", "path", "size", "change", "content_hash", "state"]]
-_KNOWN += list(items.c["attempts", "position", "load_id", "content_type", "parameters"])
+# in the order of Known's fields
+_KNOWN = items.c[
+    "id",
+    "lane_id",
+    "path",
+    "size",
+    "change",
+    "content_hash",
+    "state",
+    "attempts",
+    "position",
+    "load_id",
+    "content_type",
+    "parameters",
+]
+_STATES = {state.value: state for state in State}
 
 
 class Hashes:
@@ -86,8 +101,14 @@ _is_one_of_several = exists().where(
 _FIND_UNTOUCHED = (
     insert_or_ignore(found)
     .from_select(
-        ["line", "item_id", "state", "mended"],
-        select(staged.c.line, items.c.id, items.c.state, bindparam("no", False))
+        ["line", "item_id", "state", "takes", "mended"],
+        select(
+            staged.c.line,
+            items.c.id,
+            items.c.state,
+            case((items.c.state == State.PENDING, literal_column("1")), else_=literal_column("0")),
+            bindparam("no", False),
+        )
         .select_from(staged)
         .join(items, items.c.id == _of_path)
         .where(
@@ -140,12 +161,18 @@ def _comparing(condition: ColumnElement[bool]) -> Insert:
 _COMPARE_GONE = _comparing(staged.c.size.is_(None))
 _COMPARE = _comparing(or_(staged.c.size.is_(None), and_(staged.c.lane_id.is_not(None), _meets)))
 
-_ROW = staged.c["line", "conversation_id", "audio_path", "path", "given_type", "parameters", "extras", "size", "change"]
+# in the order of Row's fields; its signature at last
+_ROW = (
+    *staged.c["line", "conversation_id", "audio_path", "path", "given_type"],
+    *apart.c["parameters", "extras"],
+    *staged.c["size", "change"],
+)
 
 _COMPARED = (
     select(compared.c.lane_id, *_ROW)
     .select_from(compared)
     .join(staged, staged.c.line == compared.c.line)
+    .outerjoin(apart, apart.c.line == compared.c.line)
     .order_by(compared.c.lane_id, compared.c.line)
     .execution_options(yield_per=TOGETHER)
 )
@@ -171,31 +198,34 @@ _ITEMS = select(*_KNOWN).where(
 )
 
 _REFUSED = (
-    select(*_ROW, *[one.label(f"item_{one.key}") for one in _KNOWN])
+    select(*_ROW, *_KNOWN)
     .select_from(found)
     .join(staged, staged.c.line == found.c.line)
+    .outerjoin(apart, apart.c.line == found.c.line)
     .join(items, items.c.id == found.c.item_id)
     .where(found.c.state == State.REFUSED, is_listed(found.c.state == State.REFUSED))
 )
 
-_MEND = update(found).where(found.c.line == bindparam("of_line")).values(mended=True, state=State.PENDING)
+_MEND = (
+    update(found).where(found.c.line == bindparam("of_line")).values(mended=True, state=State.PENDING, takes=Takes.ROW)
+)
 
 _ADD = insert(found)
 
 _ALL = (
     select(
-        *staged.c["line", "path", "size", "duration_seconds", "billed_seconds", "hints"],
+        *staged.c["line", "path", "size", "duration_seconds", "billed_seconds"],
+        apart.c.hints,
         func.coalesce(numbered.c.id, 0).label("conversation"),
         found.c.state,
     )
     .select_from(staged)
+    .outerjoin(apart, apart.c.line == staged.c.line)
     .outerjoin(numbered, numbered.c.conversation_id == staged.c.conversation_id)
     .outerjoin(found, found.c.line == staged.c.line)
     .order_by(staged.c.line)
     .execution_options(yield_per=TOGETHER)
 )
-
-_KEEP_HASH = update(staged).where(staged.c.line == bindparam("of_line")).values(content_hash=bindparam("hash"))
 
 
 def resolve_rows(connection: Connection, stage: Stage, generation: int, hashes: Hashes) -> list[Row]:
@@ -220,8 +250,8 @@ def resolve_rows(connection: Connection, stage: Stage, generation: int, hashes: 
         connection.execute(_MEET, which)
         connection.execute(_COMPARE, which)
     lacking: list[Row] = []
-    for some in _by_lanes(connection.execute(_COMPARED).mappings()):
-        _compare(connection, some, generation, hashes, lacking)
+    for some in _by_lanes(connection.execute(_COMPARED)):
+        lacking += _compare(connection, stage, some, generation, hashes)
     return lacking
 
 
@@ -233,10 +263,10 @@ def staged_rows(connection: Connection) -> Iterator[Any]:
     yield from connection.execute(_ALL)
 
 
-def _by_lanes(rows: Iterable[RowMapping]) -> Iterator[Sequence[RowMapping]]:
-    """Part rows between lanes, some lanes together."""
-    some: list[RowMapping] = []
-    for _, of_lane in groupby(rows, itemgetter("lane_id")):
+def _by_lanes(rows: Iterable[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, ...]]]:
+    """Part rows, which begin with their lane, between lanes; some lanes together."""
+    some: list[tuple[Any, ...]] = []
+    for _, of_lane in groupby(rows, itemgetter(0)):
         some += of_lane
         if len(some) >= TOGETHER:
             yield some
@@ -246,56 +276,78 @@ def _by_lanes(rows: Iterable[RowMapping]) -> Iterator[Sequence[RowMapping]]:
 
 
 def _compare(
-    connection: Connection, rows: Sequence[RowMapping], generation: int, hashes: Hashes, lacking: list[Row]
-) -> None:
-    """Find the items of the rows of some lanes one by one, in the manifest's order."""
+    connection: Connection, stage: Stage, rows: Sequence[tuple[Any, ...]], generation: int, hashes: Hashes
+) -> list[Row]:
+    """Find the items of the rows of some lanes one by one, in the manifest's order; return those that lack a file."""
     known: defaultdict[int, Items] = defaultdict(Items)
-    which = {"lane_from": rows[0]["lane_id"], "lane_to": rows[-1]["lane_id"], "generation": generation}
-    for one in connection.execute(_ITEMS, which).mappings():
-        known[one["lane_id"]].add(_known(one))
-    taken, read = [], []
-    for one in rows:
-        row = _row(one)
-        item = find(row.path, row.signature, known[one["lane_id"]], NAMED, hashes.of)
+    for one in connection.execute(_ITEMS, {"lane_from": rows[0][0], "lane_to": rows[-1][0], "generation": generation}):
+        known[one.lane_id].add(_known(one))
+    taken, read, lacking = [], [], []
+    for lane_id, *columns in rows:
+        row = _row(columns)
+        item = find(row.path, row.signature, known[lane_id], NAMED, hashes.of)
         if (content_hash := hashes.known(row.path)) is not None:
             read.append({"of_line": row.line, "hash": content_hash})
-        if item is None:
-            if row.signature is None:
-                lacking.append(row)
-            continue
-        item.load_id = NAMED
-        mended = is_corrected(item, row, hashes.of)
-        state = State.PENDING if mended else item.state
-        taken.append({"line": row.line, "item_id": item.item_id, "state": state, "mended": mended})
+        if item is not None:
+            item.load_id = NAMED
+            taken.append(_found(item, row, hashes))
+        elif row.signature is None:
+            lacking.append(row)
     if taken:
         connection.execute(_ADD, taken)
-    if read:
-        connection.execute(_KEEP_HASH, read)
+    stage.keep_hashes(read)
+    return lacking
+
+
+def _found(item: Known, row: Row, hashes: Hashes) -> dict[str, Any]:
+    """What is kept of an item that a row names, and that was looked for one by one."""
+    mended = is_corrected(item, row, hashes.of)
+    state = State.PENDING if mended else item.state
+    takes = Takes.ROW_AND_FILE if state is State.PENDING and row.signature is not None else Takes.NOTHING
+    return {"line": row.line, "item_id": item.item_id, "state": state, "takes": takes, "mended": mended}
 
 
 def _mend_untouched(connection: Connection, hashes: Hashes) -> None:
     """See which of the refused items that were found are corrected by their rows: by type or parameters alone."""
     mended = []
-    for one in connection.execute(_REFUSED).mappings():
-        item = _known({column.key: one[f"item_{column.key}"] for column in _KNOWN})
-        if is_corrected(item, _row(one), hashes.of):
-            mended.append({"of_line": one["line"]})
+    for one in connection.execute(_REFUSED):
+        row = _row(one[: len(_ROW)])
+        if is_corrected(_known(one[len(_ROW) :]), row, hashes.of):
+            mended.append({"of_line": row.line})
     if mended:
         connection.execute(_MEND, mended)
 
 
-def _known(one: Any) -> Known:
-    return Known(**{**one, "state": State(one["state"])})
+def _known(columns: Sequence[Any]) -> Known:
+    item_id, lane_id, path, size, change, content_hash, state, *more = columns
+    attempts, position, load_id, content_type, parameters = more
+    state = _STATES[state]
+    return Known(
+        item_id,
+        lane_id,
+        path,
+        size,
+        change,
+        content_hash,
+        state,
+        attempts,
+        position,
+        load_id,
+        content_type,
+        parameters,
+    )
 
 
-def _row(one: RowMapping) -> Row:
+def _row(columns: Sequence[Any]) -> Row:
+    line, conversation_id, audio_path, path, content_type, parameters, extras, size, change = columns
+    signature = None if size is None else FileSignature(size, change)
     return Row(
-        one["line"],
-        one["conversation_id"],
-        one["audio_path"],
-        one["path"],
-        one["given_type"],
-        one["parameters"] or NOTHING,
-        one["extras"] or NOTHING,
-        None if one["size"] is None else FileSignature(one["size"], one["change"]),
+        line,
+        conversation_id,
+        audio_path,
+        path,
+        content_type,
+        parameters or NOTHING,
+        extras or NOTHING,
+        signature,
     )

@@ -1,14 +1,17 @@
 """Brings a manifest into the ledger: which rows are items that exist, which are new, in what order."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     Connection,
     Integer,
+    ScalarSelect,
+    Update,
     and_,
     bindparam,
     case,
@@ -22,10 +25,11 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
+from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.known import NONE_YET, Hashes, resolve_rows
 from uploader.ledger.schema import POSITIONS_PER_LOAD, accounts, batches, items, lanes, loads, rows
-from uploader.ledger.staging import AudioProbe, Stage, found, is_listed, staged
+from uploader.ledger.staging import AudioProbe, Stage, Takes, apart, found, is_listed, staged
 from uploader.model import InvalidRow, Problem, Row, State
 from uploader.policy.identity import ContentHash
 
@@ -76,15 +80,19 @@ _lane = func.coalesce(
     .correlate(staged)
     .scalar_subquery(),
 )
-_is_invalid = staged.c.error.is_not(None)
+_is_invalid = apart.c.error.is_not(None)
+_beside = staged.outerjoin(apart, apart.c.line == staged.c.line)
 _new_id = bindparam("first_id", type_=Integer) + staged.c.line
 _new_position = bindparam("first_position", type_=BigInteger) + staged.c.line
 
 # ids of one load are not dense: a line that names an item leaves a gap
 _FIRST_FREE_ID = select(func.coalesce(func.max(items.c.id), 0) + 1)
 
-_SENT = ("size", "change", "content_type", "duration_seconds", "channels", "billed_seconds")
+_FILE = ("path", "size", "change")
+"""Columns that tell a row's file."""
+_SENT = ("content_type", "duration_seconds", "channels", "billed_seconds")
 """Columns that an item takes from its row as they were staged."""
+_parameters = func.coalesce(apart.c.parameters, literal_column("'{}'"))
 
 _ITEM = {
     "id": _new_id,
@@ -97,26 +105,31 @@ _ITEM = {
     "generation": bindparam("generation", type_=Integer),
     "invalid_batch_id": case((_is_invalid, bindparam("batch", type_=Integer))),
     "path": func.coalesce(staged.c.path, staged.c.audio_path),
-    **{name: staged.c[name] for name in _SENT},
-    "content_hash": staged.c.content_hash,
-    "parameters": func.coalesce(staged.c.parameters, literal_column("'{}'")),
+    **{name: staged.c[name] for name in ("size", "change", *_SENT)},
+    "content_hash": apart.c.content_hash,
+    "parameters": _parameters,
     "state": case((_is_invalid, literal(State.REFUSED.value)), else_=literal(State.PENDING.value)),
-    "error": staged.c.error,
+    "error": apart.c.error,
 }
 
 # a row that cannot be sent holds its lane, where that can be read, as any refused item does
 _ADD_ITEMS = insert(items).from_select(
     list(_ITEM),
     select(*_ITEM.values())
-    .select_from(staged)
+    .select_from(_beside)
     .where(~exists().where(found.c.line == staged.c.line), staged.c.conversation_id != "")
     .order_by(staged.c.line),
 )
 
+
+def _of_row(column: str) -> ScalarSelect[Any]:
+    return select(apart.c[column]).where(apart.c.line == staged.c.line).correlate(staged).scalar_subquery()
+
+
 _named_in = select(found.c.line).where(found.c.item_id == items.c.id).correlate(items).scalar_subquery()
 
 # the newest load names it
-_NAME = update(items).where(is_listed()).values(load_id=bindparam("load"), line=_named_in)
+_NAME = update(items).where(is_listed(found.c.takes == Takes.NOTHING)).values(load_id=bindparam("load"), line=_named_in)
 
 _MEND = (
     update(items)
@@ -124,25 +137,37 @@ _MEND = (
     .values(state=State.PENDING, error=None, http_status=None, finished_at=None, cut_offs=0)
 )
 
+# what waits takes the row's parameters, and its place unless it was begun
+_taken = {
+    "load_id": bindparam("load"),
+    "line": staged.c.line,
+    **{name: staged.c[name] for name in _SENT},
+    "parameters": func.coalesce(_of_row("parameters"), literal_column("'{}'")),
+    "position": case((items.c.attempts > 0, items.c.position), else_=_new_position),
+}
+
+
+def _taking(takes: Takes, **more: ColumnElement[Any]) -> Update:
+    return (
+        update(items)
+        .where(
+            items.c.id == found.c.item_id,
+            found.c.takes == takes,
+            is_listed(found.c.takes == takes),
+            staged.c.line == found.c.line,
+        )
+        .values(**_taken, **more)
+    )
+
+
 _is_unchanged = and_(items.c.path == staged.c.path, items.c.change == staged.c.change)
 
-# what waits takes the row's file and parameters, and its place unless it was begun
-_MOVE = (
-    update(items)
-    .where(
-        items.c.id == found.c.item_id,
-        found.c.state == State.PENDING,
-        is_listed(found.c.state == State.PENDING),
-        staged.c.line == found.c.line,
-        staged.c.size.is_not(None),
-    )
-    .values(
-        path=staged.c.path,
-        **{name: staged.c[name] for name in _SENT},
-        content_hash=func.coalesce(staged.c.content_hash, case((_is_unchanged, items.c.content_hash))),
-        parameters=func.coalesce(staged.c.parameters, literal_column("'{}'")),
-        position=case((items.c.attempts > 0, items.c.position), else_=_new_position),
-    )
+_TAKE = _taking(Takes.ROW)
+
+_TAKE_WITH_FILE = _taking(
+    Takes.ROW_AND_FILE,
+    **{name: staged.c[name] for name in _FILE},
+    content_hash=func.coalesce(_of_row("content_hash"), case((_is_unchanged, items.c.content_hash))),
 )
 
 _ROW = {
@@ -152,14 +177,14 @@ _ROW = {
     "conversation_id": staged.c.conversation_id,
     "audio_path": staged.c.audio_path,
     "content_type": staged.c.given_type,
-    "given": staged.c.given,
-    "extras": func.coalesce(staged.c.extras, literal_column("'{}'")),
-    "error": staged.c.error,
+    "given": apart.c.given,
+    "extras": func.coalesce(apart.c.extras, literal_column("'{}'")),
+    "error": apart.c.error,
 }
 
 _ADD_ROWS = insert(rows).from_select(
     list(_ROW),
-    select(*_ROW.values()).select_from(staged).outerjoin(found, found.c.line == staged.c.line).order_by(staged.c.line),
+    select(*_ROW.values()).select_from(_beside.outerjoin(found, found.c.line == staged.c.line)).order_by(staged.c.line),
 )
 
 _WAS_BEGUN = (
@@ -176,7 +201,8 @@ _WAS_BEGUN = (
 
 _DROPPED = (
     select(staged.c.line, items.c.id)
-    .select_from(staged)
+    .select_from(apart)
+    .join(staged, staged.c.line == apart.c.line)
     .join(items, and_(items.c.lane_id == staged.c.lane_id, items.c.path == staged.c.audio_path))
     .where(
         _is_invalid,
@@ -310,14 +336,23 @@ def merge(connection: Connection, load: Load) -> None:
         "first_position": load.load_id * POSITIONS_PER_LOAD,
         "first_id": connection.execute(_FIRST_FREE_ID).scalar_one(),
     }
-    for statement in (_ADD_ITEMS, _NAME, _MEND, _MOVE, _ADD_ROWS):
+    for statement in (_ADD_ITEMS, _NAME, _MEND, _TAKE, _TAKE_WITH_FILE, _ADD_ROWS):
         connection.execute(statement, values)
 
 
-def was_begun(connection: Connection, account_id: int, conversation_id: str, path: str) -> bool:
-    """Whether an item of this conversation and path was begun before: its file may be gone by now."""
-    which = {"account": account_id, "conversation": conversation_id, "of_path": path}
-    return connection.execute(_WAS_BEGUN, which).first() is not None
+def was_begun(connection: Connection, account_id: int) -> Callable[[str, str], bool]:
+    """Make the question whether an item of a conversation and path was begun before: its file may be gone by now.
+
+    It is put together once: it may be asked of every row.
+    """
+    asked = _WAS_BEGUN.compile(dialect=connection.dialect)
+    names, text = asked.positiontup or [], str(asked)
+
+    def ask(conversation_id: str, path: str) -> bool:
+        given = {**asked.params, "account": account_id, "conversation": conversation_id, "of_path": path}
+        return connection.exec_driver_sql(text, tuple([given[name] for name in names])).first() is not None
+
+    return ask
 
 
 def close_repeat(connection: Connection, batch_id: int) -> None:
@@ -343,7 +378,7 @@ def _find_dropped(connection: Connection) -> None:
             items_of_lines[line] = item_id
             taken.add(item_id)
     if items_of_lines:
-        dropped = {"state": State.DROPPED, "mended": False}
+        dropped = {"state": State.DROPPED, "takes": Takes.NOTHING, "mended": False}
         values = [{"line": line, "item_id": item_id, **dropped} for line, item_id in items_of_lines.items()]
         connection.execute(insert(found), values)
 

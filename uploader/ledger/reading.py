@@ -41,8 +41,6 @@ from uploader.model import TROUBLED, LiveJob, Outcome, ResultLine, State
 from uploader.policy.forecast import audio_seconds
 from uploader.policy.foresight import REMEMBERED, End
 
-HOW_TO_MEND_A_ROW = "; it is settled by no decision: correct it, and run its manifest under this name again"
-"""What to do with an invalid row whose conversation cannot be read: it is no item."""
 REASONS_TOLD = 20
 """So many reasons are told one by one."""
 
@@ -354,7 +352,7 @@ def _needing(batch_id: int | None) -> CompoundSelect[Any]:
         rows.c.batch_id,
         rows.c.line,
         literal(State.REFUSED.value).label("state"),
-        (func.coalesce(rows.c.error, "") + HOW_TO_MEND_A_ROW).label("reason"),
+        func.coalesce(rows.c.error, "").label("reason"),
         null().label("job_id"),
     ).where(rows.c.item_id.is_(None))
     both = (of_items, alone)

@@ -55,9 +55,6 @@ def _cause(path: Path, error: BaseException) -> str:
         except OSError as reason:
             hint = " (raise the limit of open files, ulimit -n)" if reason.errno in (errno.EMFILE, errno.ENFILE) else ""
             return f"{reason.strerror}{hint}"
-        links = [one.name for one in (log_path(path), path.with_name(path.name + "-shm")) if one.is_symlink()]
-        if links:
-            return f"{', '.join(links)} beside it is a symbolic link, which is not followed: remove it"
     return str(error)
 
 

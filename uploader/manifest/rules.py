@@ -48,7 +48,15 @@ class _Usual(NamedTuple):
     merged: Mapping[str, Any]
 
 
-_UNSEEN: tuple[None, None, Sequence[tuple[str, str, str]]] = (None, None, ())
+class _Seen(NamedTuple):
+    """What a row's file has shown; ``problem`` is why it cannot be sent."""
+
+    signature: FileSignature | None
+    facts: AudioFacts | None
+    problem: str = ""
+
+
+_UNSEEN = _Seen(None, None)
 
 
 @dataclass(frozen=True)
@@ -73,27 +81,28 @@ class RowRules:
     _inside: dict[str, bool] = field(default_factory=dict, init=False, repr=False)
 
     def check(self, raw: RawRow) -> Row | InvalidRow:
-        """Hold a row against all rules: everything that is wrong with it is told."""
-        return self.plain(raw) or self.full(raw)
+        """Hold a row against all rules: everything that is wrong with it is told.
 
-    def plain(self, raw: RawRow) -> Row | None:
-        """Check a row in which nothing is unusual: most rows of most manifests, at a fraction of the cost.
-
-        Returns:
-            What ``full`` would return; None where that has to look, because anything at all is out of the ordinary.
+        Of most rows of most manifests nothing is to be said, which costs a fraction of ``full``. Where anything at all
+        is out of the ordinary that has to look, and says the same of any row.
         """
         values = raw.values
         conversation_id, audio_path = values.get("conversationId"), values.get("audioPath")
         if raw.problems or not _is_plain(conversation_id) or not _is_plain_path(audio_path):
-            return None
+            return self.full(raw)
         usual = self._bare if len(values) == len(REQUIRED) else self._usual_of(raw)
         path = os.path.normpath(audio_path if audio_path[0] == "/" else self._prefix + audio_path)
         if usual is None or (self.confined and not self._is_plainly_inside(path)):
-            return None
-        seen = self._see(path, audio_path, usual) if self.look else _UNSEEN
-        if seen is None:
-            return None
-        signature, facts, hints = seen
+            return self.full(raw)
+        if self.look and self.examine is None:
+            return self.full(raw)
+        try:
+            seen = self._see(conversation_id, path, follow=not self.confined)
+        except OSError:
+            return self.full(raw)
+        hints = self._hints_of(seen.facts, path, audio_path, usual) if seen.facts is not None else ()
+        if seen.problem or hints is None:
+            return self.full(raw, seen)
         return Row(
             raw.line,
             conversation_id,
@@ -102,21 +111,21 @@ class RowRules:
             usual.content_type,
             usual.parameters,
             {name: value for name, value in values.items() if is_extra(name)} if len(values) > 2 else NOTHING,
-            signature,
+            seen.signature,
             (),
             tuple([Problem(raw.line, *one) for one in hints]) if hints else (),
-            facts,
+            seen.facts,
         )
 
-    def full(self, raw: RawRow) -> Row | InvalidRow:
-        """Hold any row against all rules."""
+    def full(self, raw: RawRow, seen: _Seen | None = None) -> Row | InvalidRow:
+        """Hold any row against all rules; ``seen`` is what its file has shown already."""
         problems = list(raw.problems)
         conversation_id = _text(raw, "conversationId", problems)
         audio_path = _text(raw, "audioPath", problems)
         _check_conversation_id(raw.line, conversation_id, problems)
         values, warnings = self._check_parameters(raw, problems)
         content_type = _check_content_type(raw, problems)
-        path, signature, facts = self._check_audio(raw.line, conversation_id, audio_path, problems)
+        path, signature, facts = self._check_audio(raw.line, conversation_id, audio_path, seen, problems)
         extras = {name: value for name, value in raw.values.items() if is_extra(name)}
         hints: list[Problem] = []
         if facts is not None:
@@ -174,18 +183,22 @@ class RowRules:
         kind = (content_type, merged.get("mode"), merged.get(SEPARATE), "channelMetadata" in merged)
         return _Usual(values or NOTHING, content_type, kind, merged)
 
-    def _see(
-        self, path: str, audio_path: str, usual: _Usual
-    ) -> tuple[FileSignature, AudioFacts, Sequence[tuple[str, str, str]]] | None:
-        """Look at a recording: its signature, facts and hints; None where anything else is to be said of it."""
-        if self.examine is None:
-            return None
+    def _see(self, conversation_id: str, path: str, *, follow: bool = True) -> _Seen:
+        """Look at a row's file; one that is gone is right where its item was begun before.
+
+        Raises:
+            OSError: It is a link, and links are not to be followed.
+        """
+        if not self.look:
+            return _UNSEEN
         try:
-            signature, facts = self.examine(path, follow=not self.confined)
-        except (ValueError, OSError):
-            return None
-        hints = self._hints_of(facts, path, audio_path, usual)
-        return None if hints is None else (signature, facts, hints)
+            if self.examine is None:
+                return _Seen(audio.signature(path), None)
+            return _Seen(*self.examine(path, follow=follow))
+        except ValueError as error:
+            if conversation_id and self.was_begun(conversation_id, path):
+                return _UNSEEN  # people archive what was sent, and leave all kinds of things in its place
+            return _Seen(None, None, str(error))
 
     def _hints_of(
         self, facts: AudioFacts, path: str, audio_path: str, usual: _Usual
@@ -235,24 +248,22 @@ class RowRules:
         return values, _told(raw, merged, broken, doubts)
 
     def _check_audio(
-        self, line: int, conversation_id: str, audio_path: str, problems: list[Problem]
+        self, line: int, conversation_id: str, audio_path: str, seen: _Seen | None, problems: list[Problem]
     ) -> tuple[str | None, FileSignature | None, AudioFacts | None]:
-        """Find the row's file; one that is gone is right where its item was begun before."""
+        """Find the row's file, and look at it unless that was done."""
         if not audio_path:
             return None, None, None  # told already
         path = None
         try:
             path = self._resolve(audio_path)
-            if not self.look:
-                return path, None, None
-            if self.examine is None:
-                return path, audio.signature(path), None
-            return path, *self.examine(path)
+            seen = seen or self._see(conversation_id, path)
+            problem = seen.problem
         except ValueError as error:
-            if path is not None and conversation_id and self.was_begun(conversation_id, path):
-                return path, None, None  # people archive what was sent, and leave all kinds of things in its place
-            problems.append(Problem(line, "audioPath", audio_path, str(error)))
+            problem = str(error)
+        if path is None or seen is None or problem:
+            problems.append(Problem(line, "audioPath", audio_path, problem))
             return None, None, None
+        return path, seen.signature, seen.facts
 
     def _resolve(self, audio_path: str) -> str:
         if "\0" in audio_path:

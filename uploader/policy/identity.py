@@ -68,23 +68,39 @@ class _Queue:
         return (item for item in islice(items, self._first, None) if item.load_id != load_id)
 
 
-@dataclass(slots=True)
 class _OnePath:
     """Items of one path: by size, hash and change; those that were begun by load; those of which nothing went."""
 
-    alike: defaultdict[tuple[int, str | None, str | None], _Queue] = field(default_factory=lambda: defaultdict(_Queue))
-    begun: defaultdict[int, _Queue] = field(default_factory=lambda: defaultdict(_Queue))
-    unsent: _Queue = field(default_factory=_Queue)
+    def __init__(self, items: Iterable[Known] = ()) -> None:
+        self.alike: defaultdict[tuple[int, str | None, str | None, bool], _Queue] = defaultdict(_Queue)
+        self.begun: defaultdict[int, _Queue] = defaultdict(_Queue)
+        self.unsent = _Queue()
+        for item in items:
+            self.alike[item.size, item.content_hash, item.change, item.may_be_appended].add(item)
+            if item.attempts:
+                self.begun[item.load_id].add(item)
+            if item.is_unsent:
+                self.unsent.add(item)
 
 
-@dataclass(slots=True)
+_NO_ITEMS = _OnePath()
+
+
 class _OneSize:
     """Items of one size by their hash; those whose hash is not known yet wait in ``unread``."""
 
-    all: _Queue = field(default_factory=_Queue)
-    paths: set[str] = field(default_factory=set)
-    unread: list[Known] = field(default_factory=list)
-    by_hash: defaultdict[str, _Queue] = field(default_factory=lambda: defaultdict(_Queue))
+    def __init__(self, items: Iterable[Known]) -> None:
+        self.all = _Queue()
+        self.paths: set[str] = set()
+        self.unread: list[Known] = []
+        self.by_hash: defaultdict[str, _Queue] = defaultdict(_Queue)
+        for item in items:
+            self.all.add(item)
+            self.paths.add(item.path)
+            if item.content_hash is None:
+                self.unread.append(item)
+            else:
+                self.by_hash[item.content_hash].add(item)
 
     def read(self, content_hash: ContentHash, load_id: int) -> Mapping[str, _Queue]:
         """Return the items by hash; the files of those that may still be named are hashed once."""
@@ -97,43 +113,42 @@ class _OneSize:
 
 
 class Items:
-    """Items of one lane that rows may name, indexed by path, and by size and content.
+    """Items of one lane that rows may name, found by path, and by size and content.
 
     Every question costs the same however many items there are: a conversation may hold thousands of one size.
     """
 
     def __init__(self, items: Iterable[Known] = ()) -> None:
-        self._by_path: defaultdict[str, _OnePath] = defaultdict(_OnePath)
-        self._by_size: defaultdict[int, _OneSize] = defaultdict(_OneSize)
+        self._of_path: defaultdict[str, list[Known]] = defaultdict(list)
+        self._of_size: defaultdict[int, list[Known]] = defaultdict(list)
+        self._paths: dict[str, _OnePath] = {}
+        self._sizes: dict[int, _OneSize] = {}
         for item in items:
             self.add(item)
 
     def add(self, item: Known) -> None:
-        """Add an item."""
-        own = self._by_path[item.path]
-        own.alike[item.size, item.content_hash, item.change].add(item)
-        if item.attempts:
-            own.begun[item.load_id].add(item)
-        if item.is_unsent:
-            own.unsent.add(item)
-        others = self._by_size[item.size]
-        others.all.add(item)
-        others.paths.add(item.path)
-        if item.content_hash is None:
-            others.unread.append(item)
-        else:
-            others.by_hash[item.content_hash].add(item)
+        """Add an item, before anything is asked."""
+        self._of_path[item.path].append(item)
+        self._of_size[item.size].append(item)
 
     def own(self, path: str) -> _OnePath:
         """Items of this path."""
-        return self._by_path.get(path) or _OnePath()
+        if path not in self._of_path:
+            return _NO_ITEMS
+        if path not in self._paths:
+            self._paths[path] = _OnePath(self._of_path[path])
+        return self._paths[path]
 
     def others(self, path: str, size: int, load_id: int) -> _OneSize | None:
         """Items of this size, None where no other path has one that this load has not named."""
-        found = self._by_size.get(size)
-        if found is None or found.paths == {path}:
+        if size not in self._of_size:
             return None
-        return found if found.all.first(load_id, not_of=path) is not None else None
+        if size not in self._sizes:
+            self._sizes[size] = _OneSize(self._of_size[size])
+        found = self._sizes[size]
+        if found.paths == {path} or found.all.first(load_id, not_of=path) is None:
+            return None
+        return found
 
 
 def find(
@@ -160,7 +175,7 @@ def find(
         return next((item for item in newest if item is not None), None)
     alike = [
         (change == signature.change, found, item)
-        for (size, found, change), queue in own.alike.items()
+        for (size, found, change, _), queue in own.alike.items()
         if size == signature.size and (item := queue.first(load_id)) is not None
     ]
     ours = _our_hash(path, [found for untouched, found, _ in alike if untouched], content_hash)

@@ -1,0 +1,170 @@
+"""A manifest is staged beside whoever writes the ledger, and its rows are resolved as if one by one."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, select, update
+
+from tests.integration.test_ledger import BASE_URL, NOT_FOUND, Book, opened
+from uploader import audio
+from uploader.ledger import Ledger
+from uploader.ledger.known import NAMED, Hashes
+from uploader.ledger.loading import account, begin_load, merge, resolve
+from uploader.ledger.schema import accounts, items, lanes
+from uploader.ledger.sqlite import written_together
+from uploader.ledger.staging import Stage, found
+from uploader.model import InvalidRow, Row, State
+from uploader.policy.identity import Items, Known, find, is_untouched
+
+CONTENTS = ["one", "two", "six", "seven"]
+NAMES = ["a.wav", "b.wav", "c.wav", "d.wav"]
+ROWS = st.lists(st.tuples(st.sampled_from("xy"), st.sampled_from(NAMES)), min_size=1, max_size=8)
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Iterator[Book]:
+    """A new ledger, open for a run."""
+    with opened(tmp_path) as made:
+        yield made
+
+
+def known_of(connection: Connection) -> dict[str, list[Known]]:
+    """All items that rows may name, by conversation."""
+    columns = [items.c[name] for name in ("id", "lane_id", "path", "size", "change", "content_hash", "state")]
+    columns += [items.c[name] for name in ("attempts", "position", "load_id", "content_type", "parameters")]
+    valid = select(lanes.c.conversation_id, *columns).join(lanes, lanes.c.id == items.c.lane_id)
+    by_conversation = defaultdict(list)
+    for row in connection.execute(valid.where(items.c.invalid_batch_id.is_(None))).mappings():
+        more = {name: value for name, value in row.items() if name not in ("id", "conversation_id", "state")}
+        one = Known(item_id=row["id"], state=State(row["state"]), **more)
+        by_conversation[row["conversation_id"]].append(one)
+    return by_conversation
+
+
+def one_by_one(rows: Sequence[Row], known: dict[str, list[Known]]) -> dict[int, int]:
+    """The law: whose file is untouched is the one item of its path; all others are looked for in their order."""
+    named: dict[int, int] = {}
+    left = []
+    for row in rows:
+        own = [item for item in known.get(row.conversation_id, ()) if item.path == row.path]
+        if len(own) == 1 and own[0].load_id != NAMED and is_untouched(own[0], row):
+            own[0].load_id = NAMED
+            named[row.line] = own[0].item_id
+        else:
+            left.append(row)
+    indexed = {conversation_id: Items(some) for conversation_id, some in known.items()}
+    for row in left:
+        item = find(row.path, row.signature, indexed.get(row.conversation_id, Items()), NAMED, audio.content_hash)
+        if item is not None:
+            item.load_id = NAMED
+            named[row.line] = item.item_id
+    return named
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_rows_are_resolved_together_as_they_are_one_by_one(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """After any nights, with files touched, edited, swapped, renamed and archived: each row names the same item."""
+    with opened(tmp_path_factory.mktemp("nights")) as book:
+        for number in range(data.draw(st.integers(1, 3))):
+            for name in NAMES:
+                if data.draw(st.booleans(), name):
+                    book.file(name, data.draw(st.sampled_from(CONTENTS)))
+                    os.utime(book.folder / name, (number, data.draw(st.integers(0, 2))))
+                elif data.draw(st.booleans()):
+                    (book.folder / name).unlink(missing_ok=True)
+            book.load(data.draw(ROWS), data.draw(st.sampled_from(["m.csv", "n.csv"])))
+            for one in book.claim(data.draw(st.integers(0, 3))):
+                if data.draw(st.booleans()):
+                    book.complete(one)
+                else:
+                    book.answer(one, NOT_FOUND)
+        read = [book.row(line, *row, {}) for line, row in enumerate(data.draw(ROWS), start=2)]
+        rows = [row for row in read if isinstance(row, Row)]
+        with book.ledger.writing() as connection:
+            expected = one_by_one(rows, known_of(connection))
+            stage = Stage(connection, account(connection, BASE_URL))
+            stage.add(read, audio.probe, separate=False)
+            lacking = resolve(connection, stage, 0, Hashes(audio.content_hash))
+            together = {row.line: row.item_id for row in connection.execute(select(found))}
+        valid = {row.line for row in rows}
+        assert {line: item_id for line, item_id in together.items() if line in valid} == expected
+        gone = {row.line for row in rows if row.signature is None}
+        assert {row.line for row in lacking} == gone - expected.keys()
+
+
+def test_others_write_while_a_manifest_is_read(book: Book) -> None:
+    """Rows are read, probed and staged without a lock: whoever settles something beside it does not wait."""
+    book.file("a.wav")
+    book.file("b.wav")
+    with Ledger.open_beside_run(f"sqlite:///{book.ledger.path}") as beside, book.ledger.staging() as connection:
+
+        def rows() -> Iterator[Row | InvalidRow]:
+            yield book.row(2, "c", "a.wav", {})
+            with beside.writing() as other:
+                other.exec_driver_sql("PRAGMA busy_timeout = 0")
+                account(other, "https://beside.example")
+            yield book.row(3, "c", "b.wav", {})
+
+        with connection.begin():
+            Stage(connection, None).add(rows(), audio.probe, separate=False)
+        with beside.writing() as other:
+            other.exec_driver_sql("PRAGMA busy_timeout = 0")
+            assert other.execute(select(accounts.c.base_url)).scalar_one() == "https://beside.example"
+
+
+def test_what_others_write_between_reading_and_writing_is_seen(book: Book) -> None:
+    """A person settles an item while a manifest's rows are resolved: they are resolved anew, and nothing is lost."""
+    book.load([("c", "a.wav")])
+    (one,) = book.claim()
+    book.answer(one, NOT_FOUND)
+    book.file("b.wav", "b speaks")
+    account_id = 1
+    states = []
+    with Ledger.open_beside_run(f"sqlite:///{book.ledger.path}") as beside, book.ledger.staging() as connection:
+        with connection.begin():
+            stage = Stage(connection, account_id)
+            row = book.row(2, "c", "a.wav", {})
+            stage.add([row], audio.probe, separate=False)
+
+        def step() -> None:
+            resolve(connection, stage, 0, Hashes(audio.content_hash))
+            states.append(connection.execute(select(found.c.state)).scalar_one())
+            if len(states) == 1:
+                with beside.writing() as other:
+                    other.execute(update(items).values(state=State.DROPPED))
+            load = begin_load(
+                connection,
+                account_id,
+                "m.csv",
+                manifest="m.csv",
+                results=book.folder / "r.csv",
+                extra_columns=[],
+                now=2.0,
+                repeat=False,
+            )
+            merge(connection, load)
+            book.loads["m.csv"] = load
+
+        written_together(connection, step)
+    assert states == [State.REFUSED, State.DROPPED]
+    assert book.states(book.loads["m.csv"]) == "dropped"
+
+
+def test_a_load_that_ends_early_leaves_nothing_behind(book: Book) -> None:
+    """Staged rows are the connection's alone: the ledger is as before, and holds none of their tables."""
+    before = book.load([("c", "a.wav")])
+    with book.ledger.staging() as connection, connection.begin():
+        stage = Stage(connection, 1)
+        stage.add([book.row(2, "d", "b.wav", {})], audio.probe, separate=False)
+    with book.ledger.writing() as connection:
+        names = connection.exec_driver_sql("SELECT name FROM sqlite_master UNION SELECT name FROM sqlite_temp_master")
+        assert "staged" not in {name for (name,) in names}
+    assert [line.audio_path for line in book.lines(before)] == ["a.wav"]

@@ -22,7 +22,7 @@ log = logs.get_logger()
 
 LINE_SECONDS = 60.0
 LOOK_SECONDS = 0.5
-SHARE_OF_TIME = 0.02
+SHARE_OF_TIME = 0.01
 """Counting and snapshots cost at most this share of the time."""
 SECONDS_A_LINE = 20e-6
 """What a line of the results takes to write, as long as that was not measured."""

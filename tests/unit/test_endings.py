@@ -17,6 +17,7 @@ CODES = {
     "GAVE_UP": 5,
     "NOT_NOW": 6,
     "FAULT": 70,
+    "HUNG_UP": 129,
     "INTERRUPTED": 130,
     "TERMINATED": 143,
 }

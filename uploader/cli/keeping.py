@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from uploader import audio, results
+from uploader.cli.printing import print_lines
 from uploader.errors import ExitCode, UsageError
 from uploader.ledger import Ledger
 from uploader.ledger.adopting import Adoption, adopt, was_begun
@@ -29,7 +30,7 @@ def check_ledger(settings: Settings, *, accept: bool) -> ExitCode:
         Ledger.open_for_run(settings.ledger, doubted=Doubted.ACCEPTED).close()
     with Ledger.open_for_reading(settings.ledger) as ledger:
         found = ledger.examine()
-        print("\n".join(_told(ledger.path, found)))  # noqa: T201 - what it is for
+        print_lines(_told(ledger.path, found))
     return ExitCode.NEEDS_PERSON if found.damage or found.doubt else ExitCode.DONE
 
 
@@ -37,7 +38,7 @@ def back_up_ledger(settings: Settings, target: Path) -> ExitCode:
     """Copy the ledger to a new file; runs go on meanwhile."""
     with Ledger.open_for_reading(settings.ledger) as ledger:
         ledger.copy_to(target.absolute())
-    print(target)  # noqa: T201 - what it is for
+    print_lines([str(target)])
     return ExitCode.DONE
 
 
@@ -45,7 +46,7 @@ def upgrade_ledger(settings: Settings) -> ExitCode:
     """Migrate the ledger to the schema of this version, as the next run would."""
     _must_exist(settings)
     with closing(Ledger.open_for_run(settings.ledger)) as ledger:
-        print(f"ledger {ledger.path}: schema version {VERSION}")  # noqa: T201 - what it is for
+        print_lines([f"ledger {ledger.path}: schema version {VERSION}"])
     return ExitCode.DONE
 
 
@@ -131,7 +132,7 @@ def adopt_results(settings: Settings, path: Path) -> ExitCode:
             now=now,
             doubt_seconds=settings.doubt_seconds,
         )
-    print("\n".join(taken.told(adoption, settings.base_url)))  # noqa: T201 - what it is for
+    print_lines(taken.told(adoption, settings.base_url))
     return ExitCode.NEEDS_PERSON if adoption.contrary else ExitCode.DONE
 
 

@@ -270,7 +270,7 @@ class Carrier:
         claim, verdict, now = carried.claim, carried.verdict, self._now()
         wait = 0.0
         if verdict.next is Next.AGAIN and not carried.reply.withheld:
-            wait = retry_seconds(claim.number, self._chance.random())
+            wait = retry_seconds(claim.number, self._chance.random(), carried.reply.retry_after, now)
         rules = self._rules
         of = Settlement(
             claim,
@@ -306,8 +306,10 @@ def _event(carried: Carried) -> dict[str, Any]:
 
 def _loggable_reason(carried: Carried) -> str:
     """The reason without the service's own words, which may repeat a parameter's value; the results have them."""
-    said = carried.reply.message
-    return carried.verdict.reason.replace(f": {said}", "") if said else carried.verdict.reason
+    reason = carried.verdict.reason
+    for said in (f": {carried.reply.message}", carried.reply.location):
+        reason = reason.replace(said, "") if said.strip(": ") else reason
+    return reason
 
 
 def _tell(carried: Carried) -> None:

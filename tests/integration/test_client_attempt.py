@@ -907,17 +907,22 @@ async def test_a_connection_that_ends_at_the_way_out_blocks_nobody(tmp_path: Pat
 async def test_the_log_has_one_event_an_attempt_and_nothing_private(tmp_path: Path) -> None:
     """Batch, line, conversation, attempt, job, status and seconds are told; path, parameters and secrets are not."""
     path = audio(tmp_path, 300_000, "private-recording.wav")
-    script, private = in_turn(always(429), always(401), append), {"name": "a private meeting"}
+    private = {"name": "a private meeting"}
+    moved = always(307, Location="/elsewhere?name=a%20private%20meeting")
+    script = in_turn(always(429), always(401), append)
     with capture_logs() as logged:
         async with Server(script) as server, desk(server.base_url, path, parameters=private) as at:
             for _ in range(3):
                 await at.carry()
+        async with Server(moved) as other, desk(other.base_url, path, parameters=private) as at:
+            assert "private" in (await at.carry()).verdict.reason
         assert "private" in server.puts()[0].target
     told = [event for event in logged if event["event"] == "attempt"]
     assert [(event["attempt"], event["status"], event["jobId"]) for event in told] == [
         (1, 429, None),
         (2, 401, None),
         (3, 201, "job-1"),
+        (1, 307, None),
     ]
     assert {(event["batch"], event["line"], event["conversationId"]) for event in told} == {
         ("batch", 2, "conversation-2")

@@ -310,7 +310,8 @@ async def test_the_token_endpoints_retry_after_is_kept(tmp_path: Path, status: i
     token = in_turn(always(status, **{"Retry-After": "30"}), issue("good"))
     async with Server(token=token) as server, speaking(server.base_url, now=clock) as client:
         for _ in range(3):
-            assert str(status) in (await send(client, audio(tmp_path, 10))).failure
+            reply = await send(client, audio(tmp_path, 10))
+            assert (str(status) in reply.failure, reply.retry_after) == (True, "30")
         assert len(server.token_requests()) == 1
         clock.seconds += 31.0
         replies = await asyncio.gather(*(send(client, audio(tmp_path, 10)) for _ in range(5)))

@@ -195,3 +195,9 @@ def test_a_longer_recording_in_doubt_never_gives_its_slot_back_earlier(
     """The wait grows with the length, and never beyond three times the longest job."""
     wait = doubt_slot_seconds(work, ends, 900.0, inf)
     assert 0 <= wait <= doubt_slot_seconds(work + more, ends, 900.0, inf) <= 3 * max(end.seconds for end in ends)
+
+
+@given(st.integers(1, 100), JITTER, st.integers(0, 3600))
+def test_a_retry_waits_as_long_as_it_was_asked_to(attempts: int, jitter: float, asked: int) -> None:
+    """An item that was not taken keeps the Retry-After that came with it, and never waits less than by itself."""
+    assert retry_seconds(attempts, jitter, str(asked), NOW) == max(retry_seconds(attempts, jitter), asked)

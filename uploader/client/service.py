@@ -140,7 +140,7 @@ class Client:
             async with gate.until_stopped():
                 token = await self._tokens.get(LONG_BODY_SECONDS if self._puts.is_long(source.size) else 0.0)
         except TokenUnavailableError as error:
-            return Reply(failure=str(error))
+            return Reply(failure=str(error), retry_after=error.retry_after)
         except TimeoutError:
             return Reply(failure="stopped before it was sent", withheld=True)
         reply = await self._puts.send(request, source, gate, token)

@@ -68,7 +68,11 @@ class CredentialsSource(Protocol):
 
 
 class TokenUnavailableError(Exception):
-    """No token can be had at this moment; it may be later."""
+    """No token can be had now; it may be later: ``retry_after`` says in how many seconds, where that is known."""
+
+    def __init__(self, reason: str, retry_after: str | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +212,8 @@ class Tokens:
 
     async def _fetch(self, given: Credentials) -> tuple[str, float]:
         if self._now() < self._not_before:
-            raise TokenUnavailableError(f"{self._trouble}; it is asked again as its Retry-After says")
+            left = str(math.ceil(self._not_before - self._now()))
+            raise TokenUnavailableError(f"{self._trouble}; it is asked again as its Retry-After says", left)
         wanted = {"type": "application", "appId": given.app_id, "appSecret": given.app_secret}
         receiving.set(Received())
         try:
@@ -232,6 +237,7 @@ class Tokens:
         wait = retry_after_seconds(retry_after_of(response), self._now())
         if isinstance(error, TokenUnavailableError) and wait is not None:
             self._not_before, self._trouble = self._now() + wait, str(error)
+            error.retry_after = str(math.ceil(wait))
         return error
 
 

@@ -92,9 +92,17 @@ def cooldown_seconds(throttles: int, header: str | None, now: float, jitter: flo
     return max(backoff, retry_after_seconds(header, now) or 0.0)
 
 
-def retry_seconds(attempts: int, jitter: float) -> float:
-    """How long an item waits after an attempt that provably appended nothing."""
-    return full_jitter(attempts - 1, RETRY_BASE_SECONDS, RETRY_CAP_SECONDS, jitter)
+def retry_seconds(attempts: int, jitter: float, retry_after: str | None = None, now: float = 0.0) -> float:
+    """How long an item waits after an attempt that provably appended nothing: full jitter, or a Retry-After.
+
+    Args:
+        attempts: How many attempts it had.
+        jitter: A number from 0 to 1, drawn evenly.
+        retry_after: The Retry-After header of what was answered.
+        now: The time in seconds since the epoch.
+    """
+    backoff = full_jitter(attempts - 1, RETRY_BASE_SECONDS, RETRY_CAP_SECONDS, jitter)
+    return max(backoff, retry_after_seconds(retry_after, now) or 0.0)
 
 
 def put_off_seconds(age: float) -> float:

@@ -121,6 +121,7 @@ class Listener:
         self._heard = heard
         self._since = now()
         self._calls = 0
+        self._told_odd = False
         self._server = _Server(self._answer, most_idle(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
         self._accepting: asyncio.Server | None = None
         self._runner: web.ServerRunner | None = None
@@ -186,8 +187,15 @@ class Listener:
             return HTTPStatus.BAD_REQUEST
         job_id, status = read
         if status is None:
+            self._tell_odd(job_id)
             return HTTPStatus.OK  # a word that is not documented: to have it sent again would tell no more
         return await self._take_turn(request.protocol, token, Call(job_id, status))
+
+    def _tell_odd(self, job_id: str) -> None:
+        """Tell the first call with a word that is no status; what it means, the job endpoint may say."""
+        if not self._told_odd:
+            self._told_odd = True
+            log.warning("a call to the webhook has no known status: it changes nothing", jobId=job_id)
 
     async def _take_turn(self, caller: RequestHandler, token: str, call: Call) -> HTTPStatus:
         """Write a call down, unless too many wait for that."""

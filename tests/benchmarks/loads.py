@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.unit import recordings
+from uploader import logs
 from uploader.cli import running
 from uploader.cli.target import Target
 from uploader.client import Credentials
@@ -122,7 +123,7 @@ def _looked_at(folder: Path, lines: Iterator[list[str]]) -> Iterator[tuple[objec
         yield number, conversation, path, found.st_size, f"{found.st_mtime_ns}:{found.st_ino}", head
 
 
-def _wave(number: int) -> bytes:
+def wave_of(number: int) -> bytes:
     """Telephone audio of one of some lengths, no two files alike."""
     return recordings.recording((200 + number % 397) / 8000)[:-8] + number.to_bytes(8, "little")
 
@@ -176,7 +177,7 @@ def unusual(ground: Ground, rows: Sequence[Pair]) -> None:
     edited = ground.ledger("edited")
     ground.load(edited, rows)
     for number, (_, path) in enumerate(rows):
-        (ground.folder / path).write_bytes(_wave(number + 1))
+        (ground.folder / path).write_bytes(wave_of(number + 1))
     ground.load(edited, rows, "edited while pending")
 
 
@@ -194,8 +195,9 @@ def one_conversation(ground: Ground) -> None:
 def main(count: int) -> None:
     """Go through all kinds, and tell."""
     os.environ["UPLOADER_ACCESS_TOKEN"] = "t"
+    logs.configure("json", "error")
     ground = Ground(Path.cwd(), count)
-    rows = ground.files("calls", _wave, count)
+    rows = ground.files("calls", wave_of, count)
     peer(ground, rows)
     nights(ground, rows)
     one_conversation(ground)

@@ -1,0 +1,81 @@
+"""What a row of a manifest costs until the first claim, kind by kind, and what a large manifest takes."""
+
+import csv
+import json
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.loads import Ground, wave_of
+from tests.benchmarks.table import Row, at_most
+
+ROWS, FEW_ROWS = 100_000, 5000
+MANY, NOT_SO_MANY = 1_000_000, 20_000
+FIRST = 200
+MOST_TIMES = 2.0
+MOST_MEBIBYTES = 120
+PLAIN = "first night"
+
+
+def rows(bench: Bench) -> Iterator[Row]:
+    """Each kind beside the peer and beside the plain first night; then the real commands over a large manifest."""
+    place = bench.place("load")
+    count = FEW_ROWS if bench.quick else ROWS
+    used = bench.run(place, "loads", sys.executable, "-m", "tests.benchmarks.loads", str(count)).check()
+    costs: dict[str, Any] = json.loads(used.out.read_text(encoding="utf-8"))["costs"]
+    for kind, cost in costs.items():
+        beside = "" if kind == "peer" else "peer" if kind == PLAIN else PLAIN
+        yield Row(
+            figure="a row to the first claim, CPU",
+            of=kind,
+            value=cost["cpu"],
+            unit="µs",
+            beside=beside,
+            ratio=cost["cpu"] / costs[beside]["cpu"] if beside else None,
+            must=at_most(MOST_TIMES) if beside == PLAIN else None,
+            remarks=f"{cost['wall']:.0f} µs of wall clock",
+        )
+    yield from _large(bench, NOT_SO_MANY if bench.quick else MANY)
+
+
+def _large(bench: Bench, count: int) -> Iterator[Row]:
+    place = bench.place(f"load-{count}")
+    pairs = Ground(place, count).files("calls", wave_of, count)
+    with (place / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("conversationId", "audioPath"), *pairs])
+    planned = bench.uploader(place, "plan", "manifest.csv", "--json", "--ledger", f"sqlite:///{place}/none.db").check()
+    yield _memory(f"{count} files, plan", planned.peak_bytes, f"{planned.cpu_seconds:.0f} s of CPU")
+    how = ("--first", str(FIRST), "--no-wait", "--limit", "50", "--rate", "1000")
+    with bench.sandbox(place, "--limit", "50") as server:
+        begun = time.time()
+        used = bench.uploader(
+            place, "run", "manifest.csv", *how, "--ledger", f"sqlite:///{place}/ledger.db", server=server
+        )
+    yield Row(
+        figure="until the first byte",
+        of=f"{count} files, run",
+        value=_first_byte(place) - begun,
+        unit="s",
+        must=at_most(30),
+    )
+    yield _memory(f"{count} files, run", used.peak_bytes, f"{used.cpu_seconds:.0f} s of CPU")
+
+
+def _first_byte(place: Path) -> float:
+    with closing(sqlite3.connect(place / "ledger.db")) as connection:
+        appended, first = connection.execute("SELECT count(job_id), min(started_at) FROM attempts").fetchone()
+    if appended != FIRST:
+        raise RuntimeError(f"{place}: {appended} of {FIRST} items were appended")
+    return float(first)
+
+
+def _memory(of: str, peak_bytes: int, remarks: str) -> Row:
+    mebibytes = peak_bytes / 2**20
+    return Row(
+        figure="resident memory", of=of, value=mebibytes, unit="MiB", must=at_most(MOST_MEBIBYTES), remarks=remarks
+    )

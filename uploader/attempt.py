@@ -298,7 +298,7 @@ def _event(carried: Carried) -> dict[str, Any]:
         "jobId": carried.verdict.job_id,
         "outcome": carried.verdict.outcome.value,
         "state": carried.verdict.state.value,
-        "status": carried.reply.status,
+        "httpStatus": carried.reply.status,
         "bytes": carried.reply.bytes_sent,
         "seconds": round(carried.seconds, 3),
     }
@@ -315,12 +315,12 @@ def _loggable_reason(carried: Carried) -> str:
 def _tell(carried: Carried) -> None:
     event = _event(carried)
     if carried.remark is not None:
-        log.error("append out of order", **event, remark=carried.remark)
+        log.error("append.anomaly", **event, remark=carried.remark)
     if carried.verdict.next is Next.FOLLOW:
-        log.info("attempt", **event)
+        log.info("attempt.ended", **event)
     else:
-        log.warning("attempt", **event, reason=_loggable_reason(carried))
+        log.warning("attempt.ended", **event, reason=_loggable_reason(carried))
 
 
 def _tell_unwritten(carried: Carried) -> None:
-    log.error("outcome could not be written to the ledger", **_event(carried), reason=_loggable_reason(carried))
+    log.error("outcome.unwritten", **_event(carried), reason=_loggable_reason(carried))

@@ -48,6 +48,13 @@ CUT_SHARE_OF_GRACE = 0.75
 """Uploads are cut after this share of the grace time: what is left is for answers and results."""
 
 
+_BREAKER_EVENTS = {
+    Phase.OFF: "breaker.closed",
+    Phase.PROBING: "breaker.opened",
+    Phase.TRIAL: "breaker.half_open",
+}
+
+
 class Service(Uploads, Jobs, Protocol):
     """The client, as far as the engine needs it."""
 
@@ -220,7 +227,7 @@ class Engine:
         except TimeoutError:
             return
         if missing:
-            log.warning("the service gives no token yet", reason=missing)
+            log.warning("token.missing", reason=missing)
 
     @property
     def _ending(self) -> bool:
@@ -300,9 +307,7 @@ class Engine:
             raise SlotsHeldError(format_holders(holders, claimed.limit.in_force))
         if found != self._told_standstill:
             self._told_standstill = found
-            log.warning(
-                "sending waits", waitsFor=found.reason, until=rfc3339(found.until if found.until < inf else None)
-            )
+            log.warning("run.waits", waitsFor=found.reason, until=rfc3339(found.until if found.until < inf else None))
 
     def _wake_at(self, claimed: Claimed) -> float | None:
         times = [claimed.wake_at] if claimed.wake_at is not None else []
@@ -382,7 +387,7 @@ class Engine:
         self._cooldown = note_alone(self._cooldown, now, alone=alone)
         facts = await self._writer.call(limit_facts, self._account_id, self._pool.limit, now)
         log.warning(
-            "a 429: sending pauses",
+            "account.throttled",
             seconds=round(max(self._cooldown.until - now, 0.0), 3),
             configured=facts.configured,
             stated=facts.stated,
@@ -414,7 +419,7 @@ class Engine:
         if self.is_webhook_silent and not self._told_silence:
             self._told_silence = True
             log.warning(
-                "no call to the webhook has come: jobs are polled",
+                "webhook.silent",
                 jobs=self._follower.ended_unheard,
                 remedy="see that the service reaches --webhook-url, and that POSTs there come to --webhook",
             )
@@ -430,7 +435,7 @@ class Engine:
                 good = await self._client.is_there(self._follower.example or "probe")
         except TimeoutError:
             return
-        log.warning("asked whether the service answers", answers=good)
+        log.warning("breaker.probed", answers=good)
         brake = after_probe(self.way_out.brake, good=good, now=self._now(), jitter=self._chance.random())
         self.way_out.set_brake(brake)
         self._look_at_brake()
@@ -440,7 +445,7 @@ class Engine:
         brake = self.way_out.brake
         if brake.phase is not self._told_phase:
             self._told_phase = brake.phase
-            log.warning("brake", now=brake.phase.value, lanesInTrouble=len(brake.troubled))
+            log.warning(_BREAKER_EVENTS[brake.phase], lanesInTrouble=len(brake.troubled))
         reason = reason_to_give_up(brake, self._pool.give_up_seconds)
         if reason is not None:
             self._fail(GaveUpError(reason))

@@ -256,7 +256,7 @@ class Follower:
             self._pause = after_good(before, now)
         if self._pause.is_on(now) and not before.is_on(now):
             seconds = round(self._pause.until - now, 3)
-            log.info("status requests pause", seconds=seconds, reason=answer.reason)
+            log.info("polls.paused", seconds=seconds, reason=answer.reason)
 
     def _after_look(self, one: _Followed, answer: JobAnswer) -> _Followed:
         now = self._now()
@@ -277,7 +277,7 @@ class Follower:
         if _is_odd(answer):
             if self._told.get(job.item_id) != answer.reason:
                 self._told[job.item_id] = answer.reason
-                log.warning("no known status of the job: it is asked for less often", **_event(job), said=answer.reason)
+                log.warning("job.status_unknown", **_event(job), said=answer.reason)
                 await asyncio.shield(self._writer.call(note_job_answer, job, f"its job: {answer.reason}"))
         elif answer.status is not None and self._told.pop(job.item_id, None) is not None:
             await asyncio.shield(self._writer.call(note_job_answer, job, None))
@@ -326,7 +326,7 @@ class Follower:
 
     def _tell_end(self, job: LiveJob, ended: Ended) -> None:
         level = log.info if ended.state is State.COMPLETED else log.warning
-        level("job", **_event(job), status=ended.state.value, seconds=round(ended.job_seconds, 3))
+        level("job.ended", **_event(job), state=ended.state.value, seconds=round(ended.job_seconds, 3))
 
     async def _write_overdue(self, job: LiveJob, answer: JobAnswer) -> None:
         reason = (
@@ -340,7 +340,7 @@ class Follower:
         )
         await asyncio.shield(overdue)
         if self.follows(job):
-            log.warning("job", **_event(job), status="overdue", reason=reason)
+            log.warning("job.overdue", **_event(job), reason=reason)
             self._room()
             self._over(job)
 
@@ -357,7 +357,7 @@ class Follower:
         )
         await asyncio.shield(distrusted)
         if self.follows(job):
-            log.warning("job", **_event(job), status=State.IN_DOUBT.value, reason=reason)
+            log.warning("job.distrusted", **_event(job), state=State.IN_DOUBT.value, reason=reason)
             self._room()
             self._over(job)
 
@@ -381,11 +381,11 @@ def tell_call(hearing: Hearing) -> None:
         return
     event = _event(hearing.job)
     if hearing.remark is not None:
-        log.error("append out of order", **event, remark=hearing.remark)
+        log.error("append.anomaly", **event, remark=hearing.remark)
     elif hearing.meaning is Meaning.DISTRUSTED:
-        log.warning("a call to the webhook contradicts what is known: it changes nothing", **event)
+        log.warning("callback.contradictory", **event)
     elif hearing.meaning is Meaning.ACCEPTED:
-        log.info("a call to the webhook named the job of an attempt whose answer was missing", **event)
+        log.info("callback.named_job", **event)
 
 
 def _event(job: LiveJob) -> dict[str, object]:

@@ -3,10 +3,17 @@
 import json
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime
 from io import StringIO, TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from types import MappingProxyType
+from typing import IO, TYPE_CHECKING, Any, Literal, TextIO
+
+from uploader.errors import UsageError
 
 if TYPE_CHECKING:  # a command that logs nothing does not import it
     import structlog
@@ -14,22 +21,46 @@ if TYPE_CHECKING:  # a command that logs nothing does not import it
 Form = Literal["auto", "text", "json"]
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
+_BOUND: ContextVar[Mapping[str, Any]] = ContextVar("bound", default=MappingProxyType({}))
+"""What every event of this context says beside its own facts: run, host, batch."""
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """How the log is to be: its form and least level on standard error, and the file that gets JSON lines as well."""
+
+    form: Form
+    level: str
+    file: IO[str] | None = None
+    file_level: str = "info"
+
+    @property
+    def is_text(self) -> bool:
+        """Whether standard error gets words, not JSON."""
+        return self.form == "text" or (self.form == "auto" and sys.stderr.isatty())
+
+    @property
+    def least(self) -> int:
+        """The least level that is written anywhere."""
+        shown = LEVELS[self.level]
+        return shown if self.file is None else min(shown, LEVELS[self.file_level])
+
 
 class _Log:
     """structlog's logger, which is imported and set up at the first event that is written."""
 
     def __init__(self) -> None:
-        self.wanted: tuple[Form, str] | None = None
+        self.wanted: _Wanted | None = None
         """What the program asked for; None in a program that sets up structlog itself, or leaves it as it is."""
         self._logger: structlog.typing.FilteringBoundLogger | None = None
 
-    def configure(self, form: Form, level: str) -> None:
+    def configure(self, wanted: _Wanted) -> None:
         """Have it set up so, at its next event."""
-        self.wanted, self._logger = (form, level), None
+        self.wanted, self._logger = wanted, None
 
     def __getattr__(self, name: str) -> Any:
         """What structlog's logger has of this name; what is below the level does not need it."""
-        if self.wanted is not None and LEVELS.get(name, LEVELS["error"]) < LEVELS[self.wanted[1]]:
+        if self.wanted is not None and LEVELS.get(name, LEVELS["error"]) < self.wanted.least:
             return _leave_out
         if self._logger is None:
             self._logger = _logger(self.wanted)
@@ -40,26 +71,53 @@ def _leave_out(_event: str, **_facts: Any) -> None:
     """Write nothing of an event below the level."""
 
 
-def _logger(wanted: tuple[Form, str] | None) -> "structlog.typing.FilteringBoundLogger":
+def _logger(wanted: _Wanted | None) -> "structlog.typing.FilteringBoundLogger":
     """Import structlog, and set it up as it is wanted."""
     import structlog  # noqa: PLC0415 - 60 ms, for those who log
 
     if wanted is not None:
-        form, level = wanted
-        text = form == "text" or (form == "auto" and sys.stderr.isatty())
         stream: TextIO = _StandardError()  # type: ignore[assignment]
         structlog.configure(
             processors=[
+                _with_bound,
                 structlog.processors.add_log_level,
-                structlog.processors.TimeStamper(fmt="%H:%M:%S" if text else "iso", utc=not text),
-                *(_for_a_person() if text else _for_a_machine()),
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                *([_into(wanted.file, wanted)] if wanted.file is not None else []),
+                *(_for_a_person() if wanted.is_text else _for_a_machine()),
             ],
-            wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+            wrapper_class=structlog.make_filtering_bound_logger(wanted.least),
             logger_factory=structlog.WriteLoggerFactory(file=stream),
             cache_logger_on_first_use=True,
         )
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
     return logger
+
+
+def _with_bound(_logger: object, _method: str, event: "structlog.typing.EventDict") -> "structlog.typing.EventDict":
+    """Add what all events of this context say; an event's own facts win."""
+    return {**_BOUND.get(), **event}
+
+
+def _into(file: IO[str], wanted: _Wanted) -> "structlog.typing.Processor":
+    """Write an event to the log file as JSON, and pass it on where standard error gets it, too."""
+    import structlog  # noqa: PLC0415 - see _logger
+
+    as_json = _for_a_machine()
+
+    def write(logger: object, method: str, event: "structlog.typing.EventDict") -> "structlog.typing.EventDict":
+        level = LEVELS[event["level"]]
+        if level >= LEVELS[wanted.file_level]:
+            line: Any = dict(event)
+            for render in as_json:
+                line = render(logger, method, line)
+            with suppress(OSError):  # see _StandardError
+                file.write(f"{line}\n")
+                file.flush()
+        if level < LEVELS[wanted.level]:
+            raise structlog.DropEvent
+        return event
+
+    return write
 
 
 def _for_a_machine() -> "list[structlog.typing.Processor]":
@@ -84,7 +142,7 @@ def _for_a_person() -> "list[structlog.typing.Processor]":
 
     colours = sys.stderr.isatty()
     return [
-        _without_unknown,
+        _in_words,
         _escaped,
         structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=_traceback, sort_keys=False, pad_event_to=0),
     ]
@@ -118,11 +176,14 @@ def _traceback(stream: TextIO, exception: Any) -> None:
     stream.write("\n".join(printable(line) for line in told.getvalue().split("\n")))
 
 
-def _without_unknown(
-    _logger: object, _method: str, event: "structlog.typing.EventDict"
-) -> "structlog.typing.EventDict":
-    """Leave out what is not known: a person needs no word of it."""
-    return {name: value for name, value in event.items() if value is not None}
+def _in_words(_logger: object, _method: str, event: "structlog.typing.EventDict") -> "structlog.typing.EventDict":
+    """Say what an event means and the local time of it; leave out what is not known, or is the same in all lines."""
+    from uploader.events import EVENTS  # noqa: PLC0415 - see _logger
+
+    name = event["event"]
+    shown = {key: value for key, value in event.items() if value is not None and key not in ("run", "host")}
+    local = datetime.fromisoformat(event["timestamp"]).astimezone()
+    return {**shown, "event": f"{name}: {EVENTS[name]}" if name in EVENTS else name, "timestamp": f"{local:%H:%M:%S}"}
 
 
 class _StandardError:
@@ -149,14 +210,38 @@ def get_logger() -> Any:
     return _log
 
 
-def configure(form: Form, level: str) -> None:
+def configure(form: Form, level: str, file: Path | None = None) -> None:
     """Set up the log of this program.
 
     Args:
         form: ``text``, ``json``, or ``auto``: text where standard error is a terminal.
-        level: The least level to write.
+        level: The least level to write; ``auto``: ``warning`` where standard error is a terminal, else ``info``.
+        file: A file that gets the log as well: JSON lines, from ``info`` on where the level is ``auto``.
+
+    Raises:
+        UsageError: The file cannot be written.
     """
-    _log.configure(form, level)
+    is_auto = level == "auto"
+    shown = level if not is_auto else "warning" if sys.stderr.isatty() else "info"
+    opened = _open(file) if file is not None else None
+    _log.configure(_Wanted(form, shown, opened, "info" if is_auto else level))
+
+
+def _open(file: Path) -> IO[str]:
+    try:
+        return file.open("a", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"log file {file}: it cannot be written ({error.strerror}): name another") from error
+
+
+def bound() -> Mapping[str, Any]:
+    """What every event of this context says."""
+    return _BOUND.get()
+
+
+def bind(**facts: Any) -> None:
+    """Have every following event of this context say these facts, too."""
+    _BOUND.set({**_BOUND.get(), **facts})
 
 
 def open_closed_streams() -> None:

@@ -27,6 +27,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, starts: Start) -> Iter
     made = Place(tmp_path, starts=NewInterpreter if real else starts)
     yield made
     made.close()
+    made.check_logs()
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.starting import Command, NewInterpreter, Process, Start
+from uploader.events import EVENTS, FIELDS
 from uploader.sandbox import Journal
 
 DEADLINE_SECONDS = 60.0
@@ -51,6 +52,19 @@ def logged(text: str) -> Iterator[dict[str, Any]]:
     for line in text.splitlines():
         if line.startswith("{"):
             yield json.loads(line)
+
+
+def check_events(events: Iterable[Mapping[str, Any]]) -> None:
+    """Each event is one of the table, has the fields that all have, and each field its one type."""
+    for event in events:
+        assert event["event"] in EVENTS, f"{event['event']} is no event of uploader/events.py"
+        assert {"run", "host", "level", "timestamp"} <= event.keys(), event
+        wrong = {
+            name: value
+            for name, value in event.items()
+            if name not in FIELDS or not (value is None or isinstance(value, FIELDS[name]))
+        }
+        assert not wrong, f"{event['event']} has fields of no or another type: {wrong}"
 
 
 @dataclass(slots=True)
@@ -212,6 +226,13 @@ class Place:
         lines = running.out.read_text().splitlines()
         told = dict(line.removeprefix("export ").split("=", 1) for line in lines)
         return Server(running, journal, told)
+
+    def check_logs(self) -> None:
+        """Holds every line of every command's log against the table of events."""
+        for running in self._started:
+            text = running.err.read_text(encoding="utf-8", errors="replace")
+            # who was killed may have written half a line
+            check_events(logged("\n".join(line for line in text.splitlines() if line.endswith("}"))))
 
     def close(self) -> None:
         """Ends what still runs, each by its own id."""

@@ -50,7 +50,7 @@ def test_last_nights_trouble_is_told_when_its_name_is_used_again(place: Place, t
     [former] = ending.summary["former"]
     assert (former["batch"], former["items"]) == (NIGHTLY, 6)
     assert {state: count for state, count in former["counts"].items() if count} == {"in_doubt": 3, "held": 3}
-    [warned] = [event for event in ending.events("rows that are not over left the batch") if event["batch"] == NIGHTLY]
+    [warned] = [event for event in ending.events("rows.orphaned") if event["batch"] == NIGHTLY]
     assert (warned["items"], warned["level"]) == (6, "warning")
 
     status = place.run("status")

@@ -14,14 +14,14 @@ import pytest
 
 from tests.acceptance.batches import Row, make_rows, read_results, write_manifest, write_table
 from tests.acceptance.judging import check_appended
-from tests.acceptance.place import Place, Server
+from tests.acceptance.place import Place, Server, check_events, logged
 from tests.acceptance.starting import COMMAND
 
-FACTS = {"batch", "line", "conversationId", "attempt", "jobId", "status", "seconds"}
+FACTS = {"batch", "line", "conversationId", "attempt", "jobId", "state", "seconds", "run", "host"}
 
 
 def test_every_attempt_and_every_jobs_end_is_one_full_event(place: Place) -> None:
-    """Every line is JSON; one `attempt` for each PUT and one `job` for each end, with all their facts."""
+    """Every line is JSON; one `attempt.ended` for each PUT and one `job.ended` for each end, with all their facts."""
     rows = make_rows(place, 30, 10)
     write_manifest(place, "m.csv", rows)
     unknown = 'unknown_conversations = ["conversation-004"]'
@@ -30,22 +30,20 @@ def test_every_attempt_and_every_jobs_end_is_one_full_event(place: Place) -> Non
     ending = place.run("run", "m.csv", "--limit", "10", "--doubt-seconds", "2")
     assert ending.code == 4
     events = [json.loads(line) for line in ending.err.splitlines()]
-    attempts = [event for event in events if event["event"] == "attempt"]
-    jobs = [event for event in events if event["event"] == "job"]
+    attempts = [event for event in events if event["event"] == "attempt.ended"]
+    jobs = [event for event in events if event["event"] == "job.ended"]
     assert [event for event in attempts + jobs if FACTS - set(event)] == []
     assert {event["batch"] for event in attempts + jobs} == {"m.csv"}
 
     puts = server.journal.puts()
     assert {put.status for put in puts} == {201, 404, None}
-    assert Counter((event["conversationId"], event["status"]) for event in attempts) == Counter(
+    assert Counter((event["conversationId"], event["httpStatus"]) for event in attempts) == Counter(
         (put.conversation_id, put.status) for put in puts
     )
     answered = [put for put in puts if put.status == 201]
     assert {event["jobId"] for event in attempts} - {None} == {put.job_id for put in answered}
     ends = {job.job_id: job.status for job in server.journal.jobs() if job.event == "job-ended"}
-    assert {event["jobId"]: event["status"] for event in jobs} == {
-        put.job_id: ends[str(put.job_id)] for put in answered
-    }
+    assert {event["jobId"]: event["state"] for event in jobs} == {put.job_id: ends[str(put.job_id)] for put in answered}
     assert len(jobs) == len(answered)
     lines = {line["line"]: line for line in read_results(place.path("m.results.csv"))}
     for event in attempts:
@@ -69,6 +67,8 @@ def test_the_log_names_no_path_no_parameter_and_no_secret(place: Place, server: 
     err = _private(place, server, "--limit", "4")
     [put, *_] = server.journal.appended()
     assert str(put.job_id) in err
+    [begun] = [event for event in logged(err) if event["event"] == "run.begun"]
+    err = err.replace(begun["ledger"], "")  # which ledger it is, the log has to tell
     private = ["folder-of-a-patient", "title-of-a-talk", "key-of-mine", str(place.folder), "sandbox-token"]
     assert [word for word in private if word in err] == []
 
@@ -120,6 +120,38 @@ def _watched(place: Place, *arguments: str) -> tuple[int, str, str]:
     return code, place.path("out.txt").read_text(encoding="utf-8"), shown.decode("utf-8")
 
 
+def test_a_log_file_has_every_event_whatever_the_terminal_shows(place: Place, server: Server) -> None:
+    """`--log-file` has the JSON lines; on the terminal `--log-level info` brings them back, in words."""
+    rows = make_rows(place, 6, 3)
+    write_manifest(place, "m.csv", rows)
+    code, _, shown = _watched(place, "run", "m.csv", "--limit", "4", "--log-file", "night.log")
+    assert (code, "attempt.ended" in shown) == (0, False)
+    events = list(logged(place.path("night.log").read_text(encoding="utf-8")))
+    check_events(events)
+    assert [event["event"] for event in events].count("attempt.ended") == len(server.journal.appended()) == len(rows)
+    code, _, shown = _watched(place, "run", "m.csv", "--limit", "4", "--repeat", "--log-level", "info")
+    assert (code, shown.count("attempt.ended: an attempt at an item has ended")) == (0, len(rows))
+
+
+def test_the_log_alone_tells_why_a_run_ended(place: Place, server: Server) -> None:
+    """`run.begun` and `run.ended` stand around each run, and `run.ended` alone where it could not begin."""
+    rows = make_rows(place, 3, 3)
+    write_manifest(place, "m.csv", rows)
+    good = place.run("run", "m.csv")
+    [begun], [ended] = good.events("run.begun"), good.events("run.ended")
+    assert (begun["baseUrl"], begun["limit"], begun["ledger"]) == (server.base_url, 2, str(place.ledger))
+    assert (ended["exitCode"], ended["counts"], ended["run"]) == (0, {"completed": 3}, begun["run"])
+    write_manifest(place, "broken.csv", [*rows, Row("gone", "missing.wav", "")])
+    for arguments, batch in ((("broken.csv",), "broken.csv"), (("m.csv", "--limit", "many"), None), ((), None)):
+        refused = place.run("run", *arguments, "--json")
+        [ended] = refused.events("run.ended")
+        assert (refused.code, ended["exitCode"], ended.get("batch")) == (2, 2, batch)
+        assert ended["reason"]
+        assert "missing.wav" not in ended["reason"]
+        assert (refused.summary["exitCode"], refused.summary["batch"]) == (2, batch)
+        assert refused.summary["reason"].startswith(ended["reason"])
+
+
 def test_a_terminal_shows_a_bar_and_readable_lines(place: Place, server: Server) -> None:
     """On a terminal there is no JSON: readable lines, and a bar with items by state, speed and live jobs of limit."""
     rows = make_rows(place, 12, 4)
@@ -128,8 +160,7 @@ def test_a_terminal_shows_a_bar_and_readable_lines(place: Place, server: Server)
     assert code == 0
     assert "12 completed" in out
     assert not [line for line in shown.splitlines() if line.lstrip().startswith("{")]
-    assert shown.count("attempt") >= len(rows)
-    assert "conversationId" in shown
+    assert "attempt.ended" not in shown, "what goes well does not stand over the bar"
     assert "/12" in shown
     assert "/4 jobs" in shown
     assert "B/s" in shown

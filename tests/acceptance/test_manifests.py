@@ -74,7 +74,7 @@ def test_warnings_are_logged_once_and_keep_nothing_from_being_sent(place: Place,
     place.write("m.jsonl", rows)
     ending = place.run("run", "m.jsonl")
     assert ending.code == 0
-    told = [json.loads(line) for line in ending.err.splitlines() if "warnings" in line]
+    told = ending.events("manifest.warned")
     assert [one["count"] for one in told] == [3]
     assert "secret-word" not in ending.err
     assert len(_queries(server)) == 3

@@ -27,7 +27,7 @@ def test_a_signal_ends_a_run_that_only_waits(
     place.use(server)
     running = place.start("run", "m.csv", "--limit", str(limit), "--summary", "s.json")
     until(lambda: len(server.journal.appended()) == accepted, "all is accepted that may be")
-    until(lambda: running.err.read_text("utf-8").count('"event": "attempt"') == accepted, "every answer has come")
+    until(lambda: running.err.read_text("utf-8").count('"event": "attempt.ended"') == accepted, "every answer has come")
     assert running.stop(number).code == code
     states = [line["status"] for line in read_results(place.path("m.results.csv"))]
     assert sorted(states) == ["accepted"] * accepted + ["pending"] * (4 - accepted)

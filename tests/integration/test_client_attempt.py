@@ -917,8 +917,8 @@ async def test_the_log_has_one_event_an_attempt_and_nothing_private(tmp_path: Pa
         async with Server(moved) as other, desk(other.base_url, path, parameters=private) as at:
             assert "private" in (await at.carry()).verdict.reason
         assert "private" in server.puts()[0].target
-    told = [event for event in logged if event["event"] == "attempt"]
-    assert [(event["attempt"], event["status"], event["jobId"]) for event in told] == [
+    told = [event for event in logged if event["event"] == "attempt.ended"]
+    assert [(event["attempt"], event["httpStatus"], event["jobId"]) for event in told] == [
         (1, 429, None),
         (2, 401, None),
         (3, 201, "job-1"),

@@ -32,6 +32,7 @@ ROWS = {
     "logs": 1,
     "model": 0,
     "errors": 0,
+    "events": 0,
     "secrets": 0,
     "text": 0,
 }

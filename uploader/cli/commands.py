@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -373,7 +374,9 @@ def upgrade(config: Path | None, **flags: Any) -> None:
     help="a query parameter beside the documented ones that is no reason for a 400; may be repeated",
 )
 @settings_options("sandbox")
-def sandbox(config: Path | None, log_format: str | None, log_level: str | None, **options: Any) -> None:
+def sandbox(
+    config: Path | None, log_format: str | None, log_level: str | None, log_file: Path | None, **options: Any
+) -> None:
     """Run a local server that behaves as the service should.
 
     It behaves as the specification says, until it is stopped, and prints the lines that point a client at it.
@@ -381,7 +384,7 @@ def sandbox(config: Path | None, log_format: str | None, log_level: str | None, 
     """
     from uploader.cli.sandboxing import serve_sandbox  # noqa: PLC0415 - see run
 
-    flags = {"log_format": log_format, "log_level": log_level}
+    flags = {"log_format": log_format, "log_level": log_level, "log_file": log_file}
     _end(lambda _: serve_sandbox(**options), config, flags)
 
 
@@ -389,8 +392,18 @@ def main() -> None:
     """Run the command line and exit."""
     _use_utf8()
     logs.open_closed_streams()
-    logs.configure("auto", "info")
-    cli(prog_name="uploader")
+    logs.configure("auto", "auto")
+    logs.bind(run=os.urandom(6).hex(), host=os.uname().nodename)
+    try:
+        code = cli.main(prog_name="uploader", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        words = sys.argv[1:]
+        _tell_failure(words[0] if words else "", error.format_message(), ExitCode.USAGE, as_json="--json" in words)
+        code = error.exit_code
+    except click.Abort:
+        code = int(ExitCode.INTERRUPTED)
+    sys.exit(code)
 
 
 def _use_utf8() -> None:
@@ -406,31 +419,58 @@ def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[
     from uploader.parameters.config import wrong_parameters  # noqa: PLC0415 - see run
     from uploader.settings.loading import load, unknown_environment  # noqa: PLC0415 - see run
 
+    reason = ""
     try:
         given = {name: value for name, value in flags.items() if value is not None}
         settings = load(given, config, wrong_parameters)
-        logs.configure(settings.log_format, settings.log_level)
+        logs.configure(settings.log_format, settings.log_level, settings.log_file)
         for variable in unknown_environment():
-            logs.get_logger().warning("environment variable is no setting of the uploader", variable=variable)
+            logs.get_logger().warning("environment.unknown", variable=variable)
         gc.freeze()  # what is imported stays: it is not looked through for garbage
         gc.enable()
         code = work(settings)
         sys.stdout.flush()
     except UploaderError as error:
-        _print_error(str(error))
-        code = error.exit_code
+        reason, code = str(error), error.exit_code
+        _print_error(reason)
     except BrokenPipeError:
         code = _nobody_reads()
     except OSError as error:
         # standard output, most likely: nobody reads it any more, or its disk is full; the ledger has everything
-        logs.get_logger().warning("a stream or a file could not be written", reason=error.strerror)
+        logs.get_logger().warning("stream.unwritten", reason=error.strerror)
         code = ExitCode.GAVE_UP
     except Exception:  # noqa: BLE001 - the one place where a fault of ours ends: told, with its traceback, and coded
         logs.get_logger().exception("fault")
-        _print_error("a fault of the uploader itself; nothing is lost: run the same command again")
-        code = ExitCode.FAULT
+        reason, code = "a fault of the uploader itself; nothing is lost: run the same command again", ExitCode.FAULT
+        _print_error(reason)
+    if reason:
+        context = click.get_current_context()
+        _tell_failure(context.info_name or "", reason, code, as_json=bool(context.params.get("as_json")))
     logs.close()
     sys.exit(int(code))
+
+
+def _tell_failure(command: str, reason: str, code: ExitCode, *, as_json: bool) -> None:
+    """Tell a machine why a command failed: by an object on standard output and, of a run, by its last event."""
+    from uploader.cli.printing import print_json  # noqa: PLC0415 - see run
+
+    bound = logs.bound()
+    if command == "run":
+        # the first line alone: rows and their paths may stand below it
+        first = reason.partition("\n")[0]
+        logs.get_logger().error("run.ended", exitCode=int(code), reason=first, counts={})
+    if as_json:
+        told: dict[str, Any] = {
+            "batch": bound.get("batch"),
+            "exitCode": int(code),
+            "reason": reason,
+            "items": 0,
+            "counts": {},
+        }
+        nothing = {"bytesSent": 0, "seconds": 0.0, "results": None, "ledger": None, "run": bound.get("run")}
+        with suppress(OSError):
+            print_json(told | nothing if command == "run" else {"exitCode": int(code), "reason": reason})
+            sys.stdout.flush()
 
 
 def _print_error(text: str) -> None:

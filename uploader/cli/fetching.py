@@ -125,7 +125,7 @@ class _Fetching:
                     self._listen(until_signal)
                     await side_by_side([fetcher.fetch_all() for _ in range(FETCHERS)])
             except TimeoutError:
-                log.warning("stopped by a signal: what is written stays")
+                log.warning("run.stopping")
             except UploaderError as error:
                 failure = error
         return Summary(

@@ -204,7 +204,7 @@ class Night:
                 os._exit(int(code))  # the second signal ends at once: the ledger is as after a crash
             self._signal = code
             logs.leave_closed_terminal()
-            log.warning("stopping: nothing new starts; a second signal ends at once")
+            log.warning("run.stopping")
             # what the last snapshot took, the final one will take, and may have to wait for one under way
             engine.stop(reserve_seconds=2 * self._snapshot_seconds)
 
@@ -229,7 +229,7 @@ class Night:
                 self._write_results()
             except UploaderError as error:
                 # the path stays out of the log
-                log.warning("results could not be refreshed", reason=getattr(error.__cause__, "strerror", None))
+                log.warning("results.unwritten", reason=getattr(error.__cause__, "strerror", None))
             self._snapshot_seconds = time.monotonic() - begun
 
     def _write_results(self) -> None:
@@ -270,6 +270,7 @@ class Night:
                 former=former(connection, self._batch.account_id, hold=self._settings.lanes.hold),
                 rehearsal=self._settings.sandbox,
                 is_new_ledger=self._ledger.is_new and not self._settings.sandbox,
+                run=logs.bound().get("run"),
                 reason=str(failure or "") or self._told_choice(found),
                 again=("uploader", *without_until(sys.argv[1:])),
             )

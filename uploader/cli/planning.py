@@ -23,7 +23,7 @@ from uploader.cli.preparing import (
     told_cost,
     told_problems,
 )
-from uploader.cli.printing import print_lines
+from uploader.cli.printing import print_error, print_lines
 from uploader.errors import ExitCode, UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.known import NONE_YET, Hashes, resolve_rows, staged_rows
@@ -116,7 +116,7 @@ def plan_manifest(settings: Settings, manifest: str, asked: PlanAsked) -> ExitCo
         else:
             print_lines(_as_lines(manifest, checked, outlook))
     if cost:
-        raise UsageError(cost)
+        print_error(cost)  # the report stands on standard output already
     return code
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
-from uploader import audio, logs, results
+from uploader import __version__, audio, logs, results
 from uploader.cli import summary_file
 from uploader.cli.hours import local_time, until_time
 from uploader.cli.night import Night
@@ -63,7 +63,11 @@ def run_batch(settings: Settings, manifest: str | None, *, as_json: bool) -> Exi
         raise UsageError("name a MANIFEST to append, or --batch NAME to carry on a batch that was loaded before")
     if manifest is None and (settings.sandbox or settings.repeat):
         raise UsageError("--sandbox and --repeat need a MANIFEST")
+    if batch := _batch_name(settings, manifest):
+        logs.bind(batch=batch)
     summary = asyncio.run(_run(settings, manifest))
+    counts = {state.value: count for state, count in summary.standing.counts.items() if count}
+    log.info("run.ended", exitCode=int(summary.exit_code), reason=summary.ending(), counts=counts)
     if as_json:
         print_json(summary.as_json())
     else:
@@ -75,15 +79,22 @@ async def _run(settings: Settings, manifest: str | None) -> Summary:
     _check_webhook(settings)
     until = until_time(settings, local_time())
     if until is not None:
-        log.info("nothing new starts after", until=until.isoformat(timespec="minutes"))
+        log.info("run.until", until=until.isoformat(timespec="minutes"))
     async with _target(settings) as target:
         with ExitStack() as stack:
             ledger = stack.enter_context(_ledger(settings))
+            begun = {"baseUrl": target.base_url, "limit": settings.limit, "ledger": str(ledger.path)}
+            log.info("run.begun", version=__version__, **begun)
             summary_file.forget(settings)
             now = steady_clock(time.time, time.monotonic)
             batch = _prepare(settings, manifest, ledger, target, now)
             night = Night(settings, ledger, target, batch, now, until.timestamp() if until else None)
             return await night.pass_()
+
+
+def _batch_name(settings: Settings, manifest: str | None) -> str:
+    """The batch's name: the one that is set, else the manifest's file name; empty where there is neither."""
+    return settings.batch or ("" if manifest in (None, STANDARD_INPUT) else Path(manifest or "").name)
 
 
 def _check_webhook(settings: Settings) -> None:
@@ -100,9 +111,9 @@ def _check_webhook(settings: Settings) -> None:
     if settings.webhook_url is None:
         return
     if "webhookUrl" in config_parameters(settings):
-        log.warning("[parameters] webhookUrl stands: jobs are polled, and the listener hears of none")
+        log.warning("webhook.overridden")
     if settings.webhook_url.startswith("http:") and not is_loopback(urlsplit(settings.webhook_url).hostname or ""):
-        log.warning("the webhook's address is plain http: whoever reads the network can speak for the service")
+        log.warning("webhook.plain_http")
 
 
 @asynccontextmanager
@@ -126,7 +137,7 @@ def _ledger(settings: Settings) -> Iterator[Ledger]:
         must_exist = settings.ledger_must_exist and not settings.sandbox
         with Ledger.open_for_run(url, must_exist=must_exist, on_container=making) as ledger:
             if ledger.is_new and not settings.sandbox:
-                log.warning("a new ledger: nothing is known of earlier nights")
+                log.warning("ledger.made")
             yield ledger
 
 
@@ -139,7 +150,7 @@ def _prepare(
         rebase_deadlines(connection, *boot_clock())
         unsent, doubtful = recover(connection, now(), settings.doubt_seconds, settings.job_timeout_seconds)
     if unsent or doubtful:
-        log.warning("an earlier run ended early", pendingAgain=unsent, inDoubt=doubtful)
+        log.warning("run.recovered", pendingAgain=unsent, inDoubt=doubtful)
     if manifest is None:
         batch = _carry_on(settings, ledger, target, now())
     else:
@@ -155,7 +166,7 @@ def _enter_scope(settings: Settings, connection: Connection, batch_id: int, acco
     seconds, unknown = billed_in_scope(connection)
     refuse_cost(settings, name, seconds, unknown)
     if settings.max_billed_minutes is not None and unknown:
-        log.warning("files of unknown length are not in the billed minutes that are allowed", files=unknown)
+        log.warning("manifest.unknown_lengths", files=unknown)
 
 
 def _carry_on(settings: Settings, ledger: Ledger, target: Target, now: float) -> BatchFacts:
@@ -184,7 +195,7 @@ def _load(settings: Settings, file: ManifestFile, ledger: Ledger, target: Target
     check_known_results(path, ledger, sandbox=settings.sandbox)
     if settings.batch is None and file.name == STANDARD_INPUT:
         raise UsageError("manifest -: for standard input say which batch it is with --batch NAME")
-    name = settings.batch or Path(file.name).name
+    name = _batch_name(settings, file.name)
     with ledger.writing() as connection:
         account_id = account(connection, target.base_url)
     checked = Checked()
@@ -234,9 +245,9 @@ def _wanted_rows(settings: Settings, reader: Manifest, checked: Checked) -> Iter
 
 def _tell_findings(checked: Checked, batch: str) -> None:
     if checked.warnings.count:
-        log.warning("the manifest has warnings: `uploader plan` tells them", batch=batch, count=checked.warnings.count)
+        log.warning("manifest.warned", batch=batch, count=checked.warnings.count)
     for problem in checked.problems.first:  # what stands there may be a path: the results tell it, the log does not
-        log.warning("row left out", batch=batch, line=problem.line, column=problem.column)
+        log.warning("row.left_out", batch=batch, line=problem.line, column=problem.column)
 
 
 def _warn_of_left(batch: str, left: Mapping[State, int]) -> None:
@@ -244,10 +255,10 @@ def _warn_of_left(batch: str, left: Mapping[State, int]) -> None:
     counts = {state.value: count for state, count in left.items() if count}
     if counts:
         log.warning(
-            "rows that are not over left the batch",
+            "rows.orphaned",
             batch=batch,
             items=sum(counts.values()),
-            **counts,
+            counts=counts,
             remedy="put them back and run, or settle them (`uploader resolve` lists them); for a job every night, "
             "give each night a name (--batch)",
         )

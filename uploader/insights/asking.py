@@ -70,8 +70,8 @@ class Asker:
                 self._check_service(begun, answer)
                 return answer
             tries += 1
-            facts = {"status": answer.status, "reason": answer.failure or None, "seconds": round(wait, 3)}
-            log.warning("no good answer: asked again", **facts)
+            facts = {"httpStatus": answer.status, "reason": answer.failure or None, "seconds": round(wait, 3)}
+            log.warning("insights.asked_again", **facts)
             await self._put_off(answer, wait)
 
     async def _wait_for_turn(self) -> None:

@@ -140,7 +140,7 @@ class Fetcher:
             content = await self._bring_up_to_date(one)
         except LeftOutError as error:
             self.report.leave_out(one, str(error), gave_up=error.gave_up)
-            log.warning("insights left out", **self._event(one), status=error.status)
+            log.warning("insights.left_out", **self._event(one), httpStatus=error.status)
             return
         if content is None:
             self.report.up_to_date += 1
@@ -148,7 +148,7 @@ class Fetcher:
         self.report.written += 1
         self.report.lacking.update(content["errors"].keys())
         seconds = round(time.monotonic() - begun, 3)
-        log.info("insights", **self._event(one), lacking=len(content["errors"]), seconds=seconds)
+        log.info("insights.written", **self._event(one), lacking=len(content["errors"]), seconds=seconds)
 
     def _event(self, one: Conversation) -> dict[str, Any]:
         return {"batch": self._batch.name, "line": one.line, "conversationId": one.conversation_id}

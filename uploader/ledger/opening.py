@@ -295,9 +295,9 @@ class Ledger:
             with self._engine.connect() as connection:
                 rescued = copy_beside(driver(connection), self._rescue_path)
         except (DBAPIError, sqlite3.Error, OSError) as error:
-            log.error("the ledger is gone and could not be kept", reason=str(error))  # noqa: TRY400 - no fault of ours
+            log.error("ledger.lost", reason=str(error))  # noqa: TRY400 - no fault of ours
         else:
-            log.error("the ledger is gone; what this run knows is kept", file=rescued.name)
+            log.error("ledger.kept", file=rescued.name)
 
 
 def ledger_path(url: str) -> Path:

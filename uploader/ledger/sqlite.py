@@ -197,7 +197,7 @@ def migrate_file(path: Path, version: int) -> None:
                     raise RuntimeError(f"migration to {target}: rows of table {broken[0]} point nowhere")
     finally:
         unenforced.dispose()
-    log.warning("the ledger was migrated", fromVersion=version, toVersion=schema.VERSION, copy=copy.name)
+    log.warning("ledger.migrated", fromVersion=version, toVersion=schema.VERSION, copy=copy.name)
 
 
 def _copy_before(path: Path, version: int) -> Path:

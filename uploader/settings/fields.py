@@ -203,12 +203,19 @@ class Settings:
         commands="run plan status results resolve insights ledger adopt sandbox",
         meaning="logs on standard error: text on a terminal, else JSON lines",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = setting(
-        choice("debug", "info", "warning", "error"),
-        "info",
+    log_level: Literal["auto", "debug", "info", "warning", "error"] = setting(
+        choice("auto", "debug", "info", "warning", "error"),
+        "auto",
         metavar="LEVEL",
         commands="run plan status results resolve insights ledger adopt sandbox",
-        meaning="the least level that is logged: debug, info, warning or error",
+        meaning="the least level that is logged: debug, info, warning or error; auto: warning on a terminal, else info",
+    )
+    log_file: Path | None = setting(
+        path,
+        None,
+        metavar="FILE",
+        commands="run plan status results resolve insights ledger adopt sandbox",
+        meaning="write the log to this file as well, as JSON lines from level info on (or from --log-level)",
     )
     give_up_seconds: float = setting(
         seconds, 1800.0, metavar="S", commands="run insights", meaning="end the run after so long without a good answer"

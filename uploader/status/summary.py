@@ -10,7 +10,7 @@ from uploader.errors import ExitCode
 from uploader.ledger.former import Former
 from uploader.ledger.reading import Remark, Trouble
 from uploader.ledger.standing import Standing
-from uploader.model import LimitFacts, State
+from uploader.model import TROUBLED, LimitFacts, State
 from uploader.status.telling import (
     HOW_TO_KEEP_NIGHTS_APART,
     counts_json,
@@ -66,12 +66,15 @@ class Summary:
     is_new_ledger: bool = False
     """Whether the run made the ledger, which knows of nothing that was appended before."""
     reason: str = ""
+    run: str | None = None
+    """The run's id, which its events in the log have."""
     again: Sequence[str] = field(default=())
     """The command that carries on, word by word."""
 
     def as_json(self) -> dict[str, Any]:
         """The summary for a machine."""
         return {
+            "run": self.run,
             "batch": self.batch,
             "exitCode": int(self.exit_code),
             "items": self.standing.items,
@@ -128,7 +131,20 @@ class Summary:
             lines += [f"    {one}" for one in told_remarks(self.remarks)]
         if step := self.next_step():
             lines.append(f"  next      {step}")
+        lines.append(self.ending())
         return lines
+
+    def ending(self) -> str:
+        """Say in one sentence how the run ended."""
+        counts = self.standing.counts
+        if self.exit_code is ExitCode.DONE:
+            return f"Done: nothing is left to do ({told_counts(counts)})."
+        if self.exit_code in (ExitCode.NEEDS_PERSON, ExitCode.IN_DOUBT):
+            open_items = sum(counts.get(state, 0) for state in (*TROUBLED, State.HELD)) + self.standing.overdue
+            told = told_count(open_items, "item")
+            return self.reason or f"The batch is over, and {told} of {self.standing.items} need a person's decision."
+        left = sum(counts.get(state, 0) for state in (State.PENDING, State.SENDING, State.SENT, State.ACCEPTED))
+        return f"Stopped ({self.reason}): {told_count(left, 'item')} of {self.standing.items} still to be done."
 
     def _told_ledger(self) -> list[str]:
         lines = ["  ledger    " + ("(the sandbox's, thrown away)" if self.rehearsal else str(self.ledger))]

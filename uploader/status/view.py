@@ -109,9 +109,9 @@ class View:
         elif self._lines:
             counts = {state.value: count for state, count in standing.counts.items() if count}
             log.info(
-                "progress",
+                "run.progress",
                 items=standing.items,
-                **counts,
+                counts=counts,
                 live=limit.live,
                 limit=limit.in_force,
                 **_doubt_in_the_way(standing, limit),

@@ -215,10 +215,10 @@ class Listener:
             hearing = await asyncio.shield(self._hear(hashed, call))
         except LedgerUnavailableError:
             told = {"jobId": call.job_id, "status": call.status.value}
-            log.warning("a call to the webhook could not be written to the ledger", **told)
+            log.warning("callback.unwritten", **told)
             return HTTPStatus.SERVICE_UNAVAILABLE
         except Exception:
-            log.exception("fault in a call to the webhook", jobId=call.job_id)
+            log.exception("callback.failed", jobId=call.job_id)
             return HTTPStatus.SERVICE_UNAVAILABLE
         return HTTPStatus.NOT_FOUND if hearing.meaning is Meaning.FORGED else HTTPStatus.OK
 

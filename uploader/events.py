@@ -11,6 +11,7 @@ EVENTS = {
     "callback.contradictory": "a callback contradicts what is known: it changes nothing",
     "callback.failed": "a fault of the uploader in a callback",
     "callback.named_job": "a callback named the job of an attempt whose answer was missing",
+    "callback.status_unknown": "a callback has no known status: it changes nothing",
     "callback.unwritten": "a callback could not be written to the ledger",
     "environment.unknown": "an environment variable is no setting of the uploader",
     "fault": "a fault of the uploader itself",

@@ -134,7 +134,9 @@ def _render_json(_logger: object, _method: str, event: "structlog.typing.EventDi
     """Write an event as JSON that a terminal may show: what it would obey is escaped, as JSON itself would."""
     from uploader.text import printable  # noqa: PLC0415 - see _logger
 
-    return printable(json.dumps(event, ensure_ascii=False, default=repr))
+    # a stream that is not UTF-8 would escape what it cannot encode in its own way, which is no JSON
+    is_utf8 = (getattr(sys.stderr, "encoding", None) or "utf-8").lower() in ("utf-8", "utf8")
+    return printable(json.dumps(event, ensure_ascii=not is_utf8, default=repr))
 
 
 def _for_a_person() -> "list[structlog.typing.Processor]":

@@ -24,7 +24,7 @@ from uploader.cli.preparing import (
     told_problems,
 )
 from uploader.cli.printing import print_error, print_lines
-from uploader.errors import ExitCode, UsageError
+from uploader.errors import ExitCode
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.known import NONE_YET, Hashes, resolve_rows, staged_rows
 from uploader.ledger.limit import limit_facts

@@ -195,7 +195,7 @@ class Listener:
         """Tell the first call with a word that is no status; what it means, the job endpoint may say."""
         if not self._told_odd:
             self._told_odd = True
-            log.warning("a call to the webhook has no known status: it changes nothing", jobId=job_id)
+            log.warning("callback.status_unknown", jobId=job_id)
 
     async def _take_turn(self, caller: RequestHandler, token: str, call: Call) -> HTTPStatus:
         """Write a call down, unless too many wait for that."""

@@ -6,13 +6,12 @@ from typing import Any
 from hypothesis import strategies as st
 
 from uploader.manifest import Format, Manifest
+from uploader.manifest.ids import problem
 from uploader.model import InvalidRow, Row
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 WORD = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
-IDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8).filter(
-    lambda text: text not in (".", "..")
-)
+IDS = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=8).filter(lambda one: not problem(one))
 SWITCH = st.booleans()
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,

@@ -34,9 +34,11 @@ PATHS = [
     *FILES,
     *("none.wav", "begun.wav", "folder", "link.wav", "out.wav", "../out.wav"),
     *("way/mono.wav", "way/../mono.wav", "./mono.wav"),
+    *("MONO.wav", "way\\mono.wav", "~/mono.wav", "file:///mono.wav", "mono%2ewav", "mono.wav\u200b"),
     *("mono.wav/", "", " mono.wav", "mo\tno.wav", "mono\0.wav", ".wav", "begun.wav/"),
 ]
 IDS = ["5815170693595136", "a-b_c", "", ".", "..", "a b", "x\ny", "\u00e9", "1e15", "=1"]
+IDS += ["5.8E+15", "5.8e15", "nan", "NULL", "581.0", "5-1", "\ufeff1", "1\u00a0", "'581", "https://h/1", "#N/A"]
 CHANNELS = '[{"channel": 2, "speaker": {"name": "R"}}]'
 CELLS: Mapping[str, Any] = {
     "contentType": st.sampled_from(["audio/wav", "audio/mpeg", "audio/ogg", "x"]),

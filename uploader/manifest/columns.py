@@ -1,6 +1,7 @@
 """Which columns a manifest may have, and which one was most likely meant."""
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
@@ -17,6 +18,8 @@ KNOWN_COLUMNS = (*OWN_COLUMNS, *parameters.TABLE)
 _KNOWN = frozenset(KNOWN_COLUMNS)
 _DELIMITERS = {";": "';'", "\t": "tab", "|": "'|'", ",": ","}
 """What lists are separated by in practice, each as the command line takes it."""
+_SEPARATOR = re.compile("sep=(.?)", re.IGNORECASE | re.DOTALL)
+"""How Excel is told the separator, in a line before the header."""
 
 
 def is_known(column: str) -> bool:
@@ -47,19 +50,38 @@ def unknown(column: str) -> str:
 
 def header_problems(columns: Sequence[str], delimiter: str, line: int) -> Iterator[Problem]:
     """All that is wrong with a CSV header."""
-    other = _delimiter_of(columns, delimiter)
-    if other is not None:
-        remedy = f"the columns are not separated by {delimiter!r}: say --delimiter {_DELIMITERS[other]}"
-        yield Problem(line, "", columns[0][:80], remedy)
+    if remedy := _other_separator(columns, delimiter):
+        yield Problem(line, "", shown(columns[0]), remedy)
         return
-    for column in columns:
-        if not is_known(column):
+    for number, column in enumerate(columns, start=1):
+        if not column:
+            yield Problem(line, f"column {number}", "", _nameless(number, len(columns)))
+        elif not is_known(column):
             yield Problem(line, shown(column), "", unknown(column))
     for column in REQUIRED:
         if column not in columns:
             yield Problem(line, column, "", f"the column {column} is missing: add it")
-    for column in sorted({column for column in columns if columns.count(column) > 1}):
+    for column in sorted({column for column in columns if column and columns.count(column) > 1}):
         yield Problem(line, shown(column), "", "the column stands there twice: keep one")
+
+
+def _other_separator(columns: Sequence[str], delimiter: str) -> str:
+    """What to say where the columns are separated by something else, or the line only says by what they are."""
+    separator = _SEPARATOR.fullmatch(columns[0])
+    if separator is not None:
+        return f"this line is a spreadsheet's own: take it out, and say --delimiter '{separator[1] or delimiter}'"
+    other = _delimiter_of(columns, delimiter)
+    if other is None:
+        return ""
+    return f"the columns are not separated by {delimiter!r}: say --delimiter {_DELIMITERS[other]}"
+
+
+def _nameless(number: int, count: int) -> str:
+    """What to say of a column without a name."""
+    if number == 1:
+        return "it has no name: are these a program's row numbers (pandas: index=False)? take the column out"
+    likely = "a separator at the end of the line makes one: " if number == count else ""
+    return f"it has no name: {likely}take the column out of all lines, or give it a name with {EXTRA_PREFIX}"
 
 
 def _delimiter_of(columns: Sequence[str], delimiter: str) -> str | None:

@@ -20,6 +20,28 @@ BLOCK_BYTES = 256 * 1024
 
 _PACKED = ".gz"
 _GZIP_START = b"\x1f\x8b"
+_SPREADSHEETS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods", ".numbers")
+_AS_CSV = 'save the sheet as "CSV UTF-8" and name that file'
+_SIGNS = (
+    (b"PK\x03\x04", f"this is a workbook or a zip archive: {_AS_CSV}"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", f"this is a workbook of old Excel: {_AS_CSV}"),
+    (b"<?xml", f"this is XML, as some spreadsheets write: {_AS_CSV}"),
+    (b"<html", f"this is a web page: {_AS_CSV}"),
+    (b"<!doctype html", f"this is a web page: {_AS_CSV}"),
+    (b"<table", f"this is a web page: {_AS_CSV}"),
+    (b"{\\rtf", f"this is a text document (RTF): {_AS_CSV}"),
+    (b"%pdf", f"this is a PDF: {_AS_CSV}"),
+    (b"\xff\xfe", "this is UTF-16: save it as UTF-8"),
+    (b"\xfe\xff", "this is UTF-16: save it as UTF-8"),
+    (b"par1", "this is a Parquet file: write it as CSV or JSON Lines"),
+    (b"sqlite format 3\0", "this is a database: write the rows as CSV or JSON Lines"),
+    (b"bzh", "this is packed by bzip2: unpack it, or pack it with gzip"),
+    (b"\xfd7zxz\0", "this is packed by xz: unpack it, or pack it with gzip"),
+    (b"(\xb5/\xfd", "this is packed by zstd: unpack it, or pack it with gzip"),
+    (b"7z\xbc\xaf\x27\x1c", "this is a 7z archive: unpack it, or pack it with gzip"),
+)
+"""How files begin that are no manifests, whatever the case of letters, and what to say of them."""
+_SIGN_BYTES = 32
 _ENDINGS: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 
@@ -32,6 +54,8 @@ def format_of(path: Path) -> Format:
     inner = path.with_suffix("") if path.suffix.lower() == _PACKED else path
     found = _ENDINGS.get(inner.suffix.lower())
     if found is None:
+        if inner.suffix.lower() in _SPREADSHEETS:
+            raise UsageError(f"manifest {path}: this is a workbook: {_AS_CSV}")
         ending = path.name.removeprefix(inner.stem)
         raise UsageError(f"manifest {path}: its ending {ending!r} tells no format: say --format csv or --format jsonl")
     return found
@@ -64,6 +88,8 @@ def lines(path: Path, name: str) -> Iterator[str]:
     with _unpacked(path, name) as file:
         try:
             for block in _blocks(file):
+                if not number:
+                    _check_start(block, name)
                 yield from _decoded(block, number, name)
                 number += block.count(b"\n")
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -90,6 +116,13 @@ def _blocks(file: io.BufferedIOBase) -> Iterator[bytes]:
             break
     if rest:
         yield rest
+
+
+def _check_start(block: bytes, name: str) -> None:
+    start = block[:_SIGN_BYTES].removeprefix(b"\xef\xbb\xbf").lower()
+    told = next((remedy for sign, remedy in _SIGNS if start.startswith(sign.lower())), None)
+    if told is not None or b"\0" in start:
+        raise UsageError(f"manifest {name}: {told or 'this is no text, or UTF-16: save it as UTF-8'}")
 
 
 def _open(path: Path, name: str) -> io.BufferedReader:

@@ -7,7 +7,11 @@ from typing import Any, NamedTuple
 from uploader import parameters
 from uploader.errors import UsageError
 from uploader.manifest.columns import REQUIRED, header_problems, is_extra, is_known, shown, unknown
+from uploader.manifest.ids import is_unseen, named
 from uploader.model import Problem
+
+_TRIMMED = " \t\ufeff"
+_HEADER_AGAIN = "this is the header once more, as where two manifests were put together: take the line out"
 
 
 class RawRow(NamedTuple):
@@ -39,15 +43,26 @@ def read_csv(lines: Iterator[str], name: str, delimiter: str) -> Iterator[RawRow
     line = 1
     try:
         for cells in reader:
-            if header is not None and cells:
+            if not cells or (not cells[0].strip() and not "".join(cells).strip()):
+                pass  # a line of separators alone, which spreadsheets leave behind
+            elif header is not None:
                 yield header.row(line, cells)
-            elif cells:
+            else:
                 header = _Header([cell.strip() for cell in cells], delimiter, line, name)
             line = reader.line_num + 1
     except csv.Error as error:
-        raise UsageError(f"manifest {name}, line {reader.line_num}: no CSV: {error}: mend the line") from error
+        raise UsageError(f"manifest {name}, {_told_broken(str(error), line, reader.line_num)}") from error
     if header is None:
         raise UsageError(f"manifest {name}: it is empty: write a header and a row per audio file")
+
+
+def _told_broken(error: str, begin: int, at: int) -> str:
+    """What to say of CSV that cannot be read, by the csv module's words and the lines of the row that it is in."""
+    if "new-line character" in error:
+        return f"line {begin}: it ends with a carriage return alone, as on old systems: save it with line feeds"
+    if at > begin or "unexpected end of data" in error:
+        return f"line {begin}: a quote opens here and is not closed where its cell ends: close it, or take it out"
+    return f"line {at}: no CSV: {error}: mend the line"
 
 
 def read_jsonl(lines: Iterator[str], name: str) -> Iterator[RawRow]:
@@ -67,7 +82,7 @@ def read_jsonl(lines: Iterator[str], name: str) -> Iterator[RawRow]:
 class _Header:
     """A CSV header; an empty cell means "not set", but an own column of the operator's comes back as it was."""
 
-    def __init__(self, columns: Sequence[str], delimiter: str, line: int, name: str) -> None:
+    def __init__(self, columns: list[str], delimiter: str, line: int, name: str) -> None:
         problems = list(header_problems(columns, delimiter, line))
         if problems:
             raise HeaderError(name, problems)
@@ -79,6 +94,8 @@ class _Header:
         values = dict(zip(self._columns, cells, strict=False))
         if "" in cells:
             values = {column: cell for column, cell in values.items() if cell or column in kept}
+        if cells[-1] == self._columns[-1] and [one.strip(_TRIMMED) for one in cells] == self._columns:
+            return RawRow(line, {}, [Problem(line, "", cells[0], _HEADER_AGAIN)], is_text=True)
         if len(cells) == len(self._columns):
             return RawRow(line, values, (), True)
         remedy = f"the row has {len(cells)} cells, the header {len(self._columns)}: give each column one"
@@ -89,7 +106,7 @@ def _jsonl_row(line: int, text: str) -> RawRow:
     try:
         found = parameters.read_json(text.rstrip())  # its end is no second line
     except ValueError as error:
-        return RawRow(line, {}, [Problem(line, "", text.strip()[:80], f"{error}: mend the line")])
+        return RawRow(line, {}, [Problem(line, "", text.strip()[:80], _told_unread(text, str(error)))])
     if not isinstance(found, dict):
         remedy = 'write an object: {"conversationId": "…", "audioPath": "…"}'
         return RawRow(line, {}, [Problem(line, "", text.strip()[:80], remedy)])
@@ -102,6 +119,16 @@ def _jsonl_row(line: int, text: str) -> RawRow:
     ]
     values = {column: value for column, value in found.items() if value is not None and column not in halves}
     return RawRow(line, values, problems)
+
+
+def _told_unread(text: str, error: str) -> str:
+    """What to say of a line that is no JSON."""
+    first = next((one for one in text if is_unseen(one) and one not in " \t\r\n"), "")
+    if "\r" in text.rstrip():
+        return "its lines end with a carriage return alone, as on old systems: save it with line feeds"
+    if first and text.lstrip(" \t").startswith(first):
+        return f"it begins with {named(first)}, as where two files were put together: take it out"
+    return f"{error}: mend the line"
 
 
 def _has_half(column: str, value: Any) -> bool:

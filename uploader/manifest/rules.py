@@ -12,6 +12,9 @@ from typing import Any, NamedTuple, Protocol, TypeGuard
 from uploader import audio, parameters
 from uploader.manifest.columns import REQUIRED, is_extra
 from uploader.manifest.formats import RawRow
+from uploader.manifest.ids import problem as id_problem
+from uploader.manifest.ids import spoilt
+from uploader.manifest.paths import likely
 from uploader.model import NOTHING, AudioFacts, FileSignature, InvalidRow, Problem, Row
 from uploader.policy import recordings
 from uploader.policy.billing import SEPARATE
@@ -19,8 +22,6 @@ from uploader.policy.recordings import Severity
 
 VALUE_MOST = 80
 """So much of a wrong value is told."""
-
-_CONTROL = re.compile("[\0-\x1f]")
 
 _PLAIN_ID = re.compile("[0-9A-Za-z_-]+")
 _KEPT = 1000
@@ -122,10 +123,13 @@ class RowRules:
         problems = list(raw.problems)
         conversation_id = _text(raw, "conversationId", problems)
         audio_path = _text(raw, "audioPath", problems)
-        _check_conversation_id(raw.line, conversation_id, problems)
+        if told := id_problem(conversation_id):
+            problems.append(Problem(raw.line, "conversationId", conversation_id, told))
         values, warnings = self._check_parameters(raw, problems)
         content_type = _check_content_type(raw, problems)
         path, signature, facts = self._check_audio(raw.line, conversation_id, audio_path, seen, problems)
+        if told := spoilt(conversation_id):
+            warnings.append(Problem(raw.line, "conversationId", conversation_id, told))
         extras = {name: value for name, value in raw.values.items() if is_extra(name)}
         hints: list[Problem] = []
         if facts is not None:
@@ -261,6 +265,8 @@ class RowRules:
         except ValueError as error:
             problem = str(error)
         if path is None or seen is None or problem:
+            if path is not None and not os.path.lexists(path) and (why := likely(audio_path, self._resolve)):
+                problem = f"{problem}; {why}"
             problems.append(Problem(line, "audioPath", audio_path, problem))
             return None, None, None
         return path, seen.signature, seen.facts
@@ -289,7 +295,9 @@ def _ending(path: str) -> str:
 
 def _is_plain(conversation_id: Any) -> TypeGuard[str]:
     """Whether nothing is to be said of an id."""
-    return type(conversation_id) is str and _PLAIN_ID.fullmatch(conversation_id) is not None
+    if type(conversation_id) is not str or _PLAIN_ID.fullmatch(conversation_id) is None:
+        return False
+    return not spoilt(conversation_id)
 
 
 def _is_plain_path(audio_path: Any) -> TypeGuard[str]:
@@ -334,12 +342,6 @@ def _text(raw: RawRow, column: str, problems: list[Problem]) -> str:
     if not value and not raw.problems:
         problems.append(Problem(raw.line, column, "", "it is empty: every row needs one"))
     return str(value)
-
-
-def _check_conversation_id(line: int, conversation_id: str, problems: list[Problem]) -> None:
-    if conversation_id in (".", "..") or _CONTROL.search(conversation_id):
-        remedy = "no conversation has this id: write the id that the first request was answered with"
-        problems.append(Problem(line, "conversationId", conversation_id, remedy))
 
 
 def _check_content_type(raw: RawRow, problems: list[Problem]) -> str | None:

@@ -9,12 +9,15 @@ from pydantic.json_schema import GenerateJsonSchema
 from uploader import parameters
 from uploader.manifest.columns import EXTRA_PREFIX
 
+_ID_PATTERN = r"^(?!\.{1,2}$)[^\u0000-\u0020\u007f-\u00a0\u00ad\u200b-\u200f\u2028-\u202e\ufeff]+$"
+"""Without the blanks and invisible characters that are met most; a plan knows all of them."""
+
 _OWN: dict[str, Any] = {
     "conversationId": (
         str,
         Field(
             description="the conversation to append to",
-            json_schema_extra={"pattern": r"^(?!\.{1,2}$)[^\u0000-\u001f]+$"},
+            json_schema_extra={"pattern": _ID_PATTERN},
         ),
     ),
     "audioPath": (

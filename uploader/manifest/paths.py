@@ -1,0 +1,80 @@
+"""Why a path that cannot be found is most likely not the one that was meant."""
+
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from urllib.parse import unquote
+
+from uploader.manifest.ids import QUOTES, is_unseen, named
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_VARIABLE = re.compile(r"\$\w+|\$\{\w+\}|%\w+%")
+
+Resolve = Callable[[str], str]
+"""Where a path of the manifest leads."""
+
+
+def likely(audio_path: str, resolve: Resolve) -> str:
+    """Tell what is most likely wrong with a path at which nothing is; empty where nothing is known.
+
+    Args:
+        audio_path: The path as the manifest has it.
+        resolve: Makes it a path of this machine.
+    """
+
+    def exists(path: str) -> bool:
+        try:
+            return os.path.lexists(resolve(path))
+        except ValueError:
+            return False  # it leads where no path may
+
+    return "; ".join([*_by_looks(audio_path), *_by_looking(audio_path, exists)])
+
+
+def _by_looks(path: str) -> Iterator[str]:
+    scheme = _SCHEME.match(path)
+    if path.startswith("~"):
+        yield "~ is not expanded: write the home folder out"
+    elif scheme is not None and scheme[1].lower() == "file":
+        yield "this is a URI: write the path alone, without file://"
+    elif scheme is not None:
+        yield f"this is an address ({scheme[1]}://) and no file of this machine"
+    elif _DRIVE.match(path) or "\\" in path:
+        yield "it has backslashes, as paths of Windows do: write / between folders"
+    if _VARIABLE.search(path):
+        yield "variables are not expanded: write their values"
+    if path[0] in QUOTES and path[-1] in QUOTES:
+        yield "quotes became a part of the path: write it without"
+    yield from _unseen(path)
+
+
+def _unseen(path: str) -> Iterator[str]:
+    """Characters at the ends that nobody sees, and those inside that are no blanks."""
+    for one, where in ((path[0], "begins"), (path[-1], "ends")):
+        if is_unseen(one):
+            yield f"it {where} with {named(one)}"
+    inner = next((one for one in path[1:-1] if one != " " and is_unseen(one)), None)
+    if inner is not None:
+        yield f"{named(inner)} stands in it"
+
+
+def _by_looking(path: str, exists: Callable[[str], bool]) -> Iterator[str]:
+    """Other spellings of the path under which there is a file."""
+    for other, told in _spellings(path):
+        if other and other != path and exists(other):
+            yield f"a file is there {told}"
+            return
+
+
+def _spellings(path: str) -> Iterator[tuple[str, str]]:
+    for form in ("NFC", "NFD"):
+        yield unicodedata.normalize(form, path), f"under another Unicode form of this name ({form}): write it so"
+    yield "".join(one for one in path if one == " " or not is_unseen(one)).strip(), "without what is not seen"
+    yield path.replace("\\", "/"), "with / in place of the backslashes"
+    yield unquote(path), "without the percent-encoding"
+    yield path.strip(QUOTES), "without the quotes"
+    yield path.lower(), "in small letters"
+    name, point, ending = path.rpartition(".")
+    yield name + point + ending.swapcase(), f"with the ending {point}{ending.swapcase()}"

@@ -208,6 +208,47 @@ def test_after_a_crash_readers_leave_the_log_where_it_is(path: Path, url: str) -
     assert accounts(path) == 1
 
 
+def test_who_is_the_last_to_leave_after_a_crash_folds_the_log_and_notes_it(path: Path, url: str) -> None:
+    """Whoever had the ledger open before a run that is killed, and closes it after that, keeps nobody from going on."""
+    Ledger.open_for_run(url).close()
+    for opens in (Ledger.open_for_reading, Ledger.open_beside_run):
+        with opens(url) as ledger, ledger.reading() as connection:
+            connection.exec_driver_sql("SELECT count(*) FROM accounts").scalar_one()
+            die_in_a_run(url)
+        assert not path.with_name("ledger.db-wal").exists()
+        Ledger.open_for_run(url).close()
+    assert accounts(path) == 1
+
+
+def test_a_run_that_cannot_begin_after_a_crash_keeps_nobody_from_going_on(
+    path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full just then: what the log held is in the ledger, and the next run finds it so."""
+
+    def fail(*_: object) -> None:
+        raise LedgerUnavailableError("the disk is full")
+
+    die_in_a_run(url)
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "_count_run", fail)
+        with pytest.raises(LedgerUnavailableError):
+            Ledger.open_for_run(url)
+    Ledger.open_for_run(url).close()
+    assert accounts(path) == 1
+
+
+def test_a_log_that_a_reader_has_just_made_is_not_the_one_that_is_missed(path: Path, url: str) -> None:
+    """SQLite makes an empty log for whoever reads: what the killed run had committed last is missing all the same."""
+    die_in_a_run(url)
+    for name in ("ledger.db-wal", "ledger.db-shm"):
+        path.with_name(name).unlink()
+    for _ in range(2):
+        with Ledger.open_for_reading(url) as ledger, ledger.reading() as connection:
+            connection.exec_driver_sql("SELECT count(*) FROM accounts").scalar_one()
+            assert "is not beside it" in told(url)
+    assert "is not beside it" in told(url)
+
+
 def test_an_older_copy_in_the_ledgers_place_is_refused(path: Path, url: str) -> None:
     """The lock beside it knows how many runs there were; the newest copy and the ledger itself are taken."""
     Ledger.open_for_run(url).close()

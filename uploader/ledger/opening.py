@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, update
 from sqlalchemy.exc import DBAPIError
 
 from uploader import logs
-from uploader.errors import LedgerUnavailableError, UsageError
+from uploader.errors import LedgerBusyError, LedgerUnavailableError, UsageError
 from uploader.ledger import schema
 from uploader.ledger.checking import Examination, damage, doubt, read_mark
 from uploader.ledger.copying import copy_beside, copy_ledger
@@ -23,6 +23,7 @@ from uploader.ledger.sidecars import (
     give_back,
     is_locked,
     note_count,
+    note_folded,
     noted_beside,
     noted_count,
     set_aside,
@@ -34,7 +35,7 @@ from uploader.ledger.sqlite import (
     connect_for_reading,
     driver,
     engine,
-    log_path,
+    has_log,
     make,
     marked_version,
     migrate_file,
@@ -96,7 +97,7 @@ class Ledger:
         with told_failures(path):
             lock = take_lock(path)
         try:
-            has_log = log_path(path).exists()
+            had_log = has_log(path)
             is_new = _prepare(path, must_exist=must_exist, on_container=on_container)
             opened = cls(path, engine(lambda: connect(path, "rw")), lock)
         except BaseException:
@@ -105,7 +106,7 @@ class Ledger:
             raise
         opened.is_new = is_new
         try:
-            opened._check_whole(lock, has_log=has_log, doubted=Doubted.ACCEPTED if is_new else doubted)
+            opened._check_whole(lock, has_log=had_log, doubted=Doubted.ACCEPTED if is_new else doubted)
             opened._count_run(lock)
         except BaseException:
             opened.close()
@@ -141,7 +142,7 @@ class Ledger:
             UsageError: There is none, it is no ledger, or one of another version.
             LedgerUnavailableError: It cannot be read now.
         """
-        had_log = log_path(ledger_path(url)).exists()
+        had_log = has_log(ledger_path(url))
         path = _existing(url)
         opened = cls(path, engine(lambda: connect_for_reading(path), writes=False))
         opened._had_log = had_log
@@ -223,15 +224,36 @@ class Ledger:
             reader.close()
         if self._runs is not None:
             self._end_run()
+        had_log = has_log(self.path) and self.moved() is None
         self._engine.dispose()
+        is_folded = had_log and not has_log(self.path)
         if self._lock is not None:
             give_back(self.path)
-            if self._runs is not None and not log_path(self.path).exists():
-                with suppress(OSError):
-                    note_count(self._lock, RunCount(max(self._runs, self._owed), closed=True))
+            with suppress(OSError):
+                self._note_end(self._lock, is_folded=is_folded)
             self._runs = None
             os.close(self._lock)
             self._lock = None
+        elif is_folded:
+            self._note_folded_beside()
+
+    def _note_end(self, lock: int, *, is_folded: bool) -> None:
+        """Note for the next run that no log is to be missed."""
+        if self._runs is None:
+            if is_folded:
+                note_folded(lock)
+        elif not has_log(self.path):
+            note_count(lock, RunCount(max(self._runs, self._owed), closed=True))
+
+    def _note_folded_beside(self) -> None:
+        """Note, unless a run holds the ledger, that its log went with the last connection: a run may have died."""
+        with suppress(LedgerBusyError, UsageError, OSError):
+            lock = take_lock(self.path)
+            try:
+                if not has_log(self.path):
+                    note_folded(lock)
+            finally:
+                os.close(lock)
 
     def __enter__(self) -> Self:
         """Close at the end of the block."""

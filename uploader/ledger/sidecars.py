@@ -109,6 +109,11 @@ def note_count(lock: int, count: RunCount) -> None:
     os.fsync(lock)
 
 
+def note_folded(lock: int) -> None:
+    """Note that the log of a run that died was folded without a mark that it is closed."""
+    note_count(lock, RunCount(noted_count(lock).runs, closed=True))
+
+
 def reserve_path(path: Path) -> Path:
     """The reserve of a ledger."""
     return path.with_name(path.name + ".reserve")

@@ -72,6 +72,14 @@ def log_path(path: Path) -> Path:
     return path.with_name(path.name + "-wal")
 
 
+def has_log(path: Path) -> bool:
+    """Whether a write-ahead log with something in it stands beside a database; whoever reads may make an empty one."""
+    try:
+        return log_path(path).stat().st_size > 0
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def connect(path: Path, mode: str, more: str = "") -> sqlite3.Connection:
     """Connect to a database that exists; none is made."""
     return sqlite3.connect(

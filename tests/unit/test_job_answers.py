@@ -51,6 +51,14 @@ def test_an_answer_about_another_job_is_not_believed(named: dict[str, Any], stat
     assert str(next(iter(named.values()))) in said.reason
 
 
+@pytest.mark.parametrize(
+    "named", [{"id": 100001, "jobId": JOB}, {"id": JOB.upper()}, {"id": "a-record", "jobId": JOB}, {"id": 7}]
+)
+def test_an_answer_that_names_the_job_is_believed_whatever_else_it_names(named: dict[str, Any]) -> None:
+    """A gateway's record may have an id of its own beside the jobId; a job is not distrusted for that."""
+    assert job_said(Answer(200, {**named, "status": "completed"}), JOB) is JobStatus.COMPLETED
+
+
 def test_a_job_of_which_nothing_is_learned_is_asked_for_less_and_less() -> None:
     """The waits double up to a cap: no job is forgotten, and none is polled as closely as a live one."""
     assert [odd_seconds(one) for one in (1, 2, 3)] == [2.0, 4.0, 8.0]

@@ -61,9 +61,10 @@ def job_said(answer: Answer, job_id: str) -> JobStatus | NoStatus:
         said = members.get("message")
         words = said if isinstance(said, str) else answer.failure or "no status in it"
         return NoStatus(f"HTTP {answer.status} {phrase_of(answer.status)}: {words}"[: 2 * WORD_CHARACTERS])
-    named = id_in(members.get("id")) or id_in(members.get("jobId")) or job_id
-    if named.lower() != job_id.lower() and len(named) >= LEAST_ID_CHARACTERS:
-        return NoStatus(f"an answer about another job, '{named[:WORD_CHARACTERS]}'", is_anothers=True)
+    named = [one for one in map(id_in, (members.get("id"), members.get("jobId"))) if one is not None]
+    others = [one for one in named if len(one) >= LEAST_ID_CHARACTERS]
+    if others and job_id.lower() not in map(str.lower, named):
+        return NoStatus(f"an answer about another job, '{others[0][:WORD_CHARACTERS]}'", is_anothers=True)
     return JobStatus.read(word) or NoStatus(f"the unknown status '{word[:WORD_CHARACTERS]}'")
 
 

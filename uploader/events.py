@@ -27,7 +27,7 @@ EVENTS = {
     "ledger.made": "a new ledger: nothing is known of earlier nights",
     "ledger.migrated": "the ledger was brought to this version's schema; a copy of it was made before",
     "manifest.unknown_lengths": "files of unknown length are not in the billed minutes that are allowed",
-    "manifest.warned": "the manifest has warnings: `uploader plan` tells them",
+    "manifest.warned": "`count` rows, the first on this line, have a warning; `uploader plan` tells all",
     "outcome.unwritten": "an outcome could not be written to the ledger",
     "polls.paused": "status requests pause",
     "results.unwritten": "the results could not be refreshed",

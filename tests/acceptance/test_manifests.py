@@ -67,7 +67,7 @@ def test_a_packed_manifest_with_semicolons_is_run(place: Place, server: Server) 
 
 
 def test_warnings_are_logged_once_and_keep_nothing_from_being_sent(place: Place, server: Server) -> None:
-    """One line for all of them, without a value; `plan` tells each."""
+    """One line for each kind, without a value; `plan` tells each row."""
     place.write("a.wav", recording())
     entity = json.dumps([{"customType": "t", "text": "secret-word"}])
     rows = "".join(f'{{"conversationId":"c{number}","audioPath":"a.wav","entities":{entity}}}\n' for number in range(3))
@@ -75,10 +75,34 @@ def test_warnings_are_logged_once_and_keep_nothing_from_being_sent(place: Place,
     ending = place.run("run", "m.jsonl")
     assert ending.code == 0
     told = ending.events("manifest.warned")
-    assert [one["count"] for one in told] == [3]
+    assert [(one["line"], one["column"], one["count"]) for one in told] == [(1, "entities", 3)]
+    assert "detectEntities" in told[0]["remedy"]
     assert "secret-word" not in ending.err
     assert len(_queries(server)) == 3
     assert "3 warnings" in place.run("plan", "m.jsonl").out
+
+
+def test_rows_that_are_mistakes_beside_one_another_are_told_by_plan_and_run(place: Place, server: Server) -> None:
+    """Repeats, ids that differ by case and spoilt ids that became the same: with their lines; all are sent."""
+    place.write("a.wav", recording())
+    place.write("b.wav", recording(1.5))
+    pairs = ["one,a.wav", "one,./a.wav", "One,a.wav", "5.8E+15,a.wav", "5.8E+15,b.wav"]
+    place.write("m.csv", "\n".join(["conversationId,audioPath", *pairs, ""]))
+    planned = place.run("plan", "m.csv")
+    ending = place.run("run", "m.csv")
+    assert (planned.code, ending.code) == (0, 0)
+    told = ending.events("manifest.warned")
+    logged = "\n".join(one["remedy"] for one in told)
+    for words in (
+        "lines 2, 3 append the same file",
+        "this id and one differ by letter case alone",
+        "in scientific notation",
+        "lines 5, 6 have become the same conversation",
+    ):
+        assert words in planned.out
+        assert words in logged
+    assert len(told) == 4
+    assert len(_queries(server)) == 3
 
 
 def test_the_schema_of_a_row_needs_no_manifest(place: Place, server: Server) -> None:

@@ -41,6 +41,14 @@ class _Same:
 
 
 @dataclass(slots=True)
+class Kind:
+    """How many rows there are of which the same is to be said, and the line of the first."""
+
+    line: int
+    count: int = 0
+
+
+@dataclass(slots=True)
 class Findings:
     """Problems, or warnings, as they are found: all are counted, the first ones kept.
 
@@ -52,6 +60,8 @@ class Findings:
     first: list[Problem] = field(default_factory=list)
     spool: IO[str] | None = None
     folded: bool = False
+    kinds: dict[tuple[str, str], Kind] = field(default_factory=dict)
+    """How often the same is to be said of a column, whatever the value; kept where it is folded, of the first kinds."""
     _same: dict[tuple[str, str, str], _Same] = field(default_factory=dict)
 
     def add(self, found: Iterable[Problem]) -> None:
@@ -61,6 +71,9 @@ class Findings:
             said = (one.column, one.value, one.remedy)
             if self.folded and (said in self._same or len(self._same) < SHOWN):
                 self._same.setdefault(said, _Same()).add(one)
+            kind = (one.column, one.remedy)
+            if self.folded and (kind in self.kinds or len(self.kinds) < SHOWN):
+                self.kinds.setdefault(kind, Kind(one.line)).count += 1
             if len(self.first) < SHOWN:
                 self.first.append(one)
             elif self.spool is not None:

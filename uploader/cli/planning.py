@@ -14,6 +14,7 @@ from uploader.cli.outlook import Outlook, Work, look_out
 from uploader.cli.preparing import (
     Checked,
     ManifestFile,
+    add_alike,
     add_lacking,
     are_channels_separate,
     check,
@@ -146,6 +147,7 @@ def _go_through(settings: Settings, file: ManifestFile, checked: Checked, *, loo
         ]
         stage.refuse(lacking)
         add_lacking(checked, lacking)
+        add_alike(checked, connection)
         checked.conversations = stage.number_conversations()
         for job in known.live_jobs():
             number = stage.conversation_number(job.conversation_id)

@@ -12,10 +12,11 @@ from typing import Any
 from uploader import audio, parameters, results
 from uploader.cli.findings import Findings
 from uploader.errors import UsageError
-from uploader.ledger import Ledger
+from uploader.ledger import Connection, Ledger
+from uploader.ledger.alike import became_the_same, case_twins, repeats
 from uploader.ledger.reading import unknown_job_ids
 from uploader.ledger.staging import CHUNK, chunks
-from uploader.manifest import Format, Manifest, WasBegun, check_file, format_of
+from uploader.manifest import Format, Manifest, WasBegun, check_file, format_of, spoilt
 from uploader.model import InvalidRow, Row
 from uploader.policy.billing import SEPARATE
 from uploader.settings import Settings
@@ -139,6 +140,14 @@ def add_lacking(checked: Checked, lacking: Iterable[InvalidRow]) -> None:
         checked.invalid += 1
         checked.gone -= 1
         checked.problems.add(row.problems)
+
+
+def add_alike(checked: Checked, connection: Connection) -> None:
+    """Count what is most likely a mistake of staged rows beside one another."""
+    checked.warnings.add(repeats(connection))
+    checked.warnings.add(case_twins(connection))
+    if any(column == "conversationId" for column, _ in checked.warnings.kinds):
+        checked.warnings.add(became_the_same(connection, spoilt))
 
 
 def refuse_cost(settings: Settings, name: str, seconds: float, unknown_lengths: int) -> None:

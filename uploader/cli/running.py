@@ -16,6 +16,7 @@ from uploader.cli.preparing import (
     STANDARD_INPUT,
     Checked,
     ManifestFile,
+    add_alike,
     add_lacking,
     are_channels_separate,
     check_known_results,
@@ -55,6 +56,8 @@ from uploader.settings import Settings, is_loopback
 from uploader.status.summary import Summary
 
 log = logs.get_logger()
+WARNINGS_LOGGED = 20
+"""So many kinds of a manifest's warnings are told by a run."""
 
 
 def run_batch(settings: Settings, manifest: str | None, *, as_json: bool) -> ExitCode:
@@ -207,6 +210,8 @@ def _load(settings: Settings, file: ManifestFile, ledger: Ledger, target: Target
             stage.add(rows, audio.probe, separate=are_channels_separate(settings))
         if settings.on_invalid == "refuse":
             refuse_invalid(checked, file.name)
+        with connection.begin():
+            add_alike(checked, connection)
         hashes = Hashes(audio.content_hash)
 
         def load() -> BatchFacts:
@@ -244,8 +249,11 @@ def _wanted_rows(settings: Settings, reader: Manifest, checked: Checked) -> Iter
 
 
 def _tell_findings(checked: Checked, batch: str) -> None:
-    if checked.warnings.count:
-        log.warning("manifest.warned", batch=batch, count=checked.warnings.count)
+    for number, ((column, remedy), kind) in enumerate(checked.warnings.kinds.items()):
+        if number == WARNINGS_LOGGED:
+            log.warning("manifest.warned", batch=batch, remedy="more warnings: `uploader plan` tells them")
+            break
+        log.warning("manifest.warned", batch=batch, line=kind.line, column=column, count=kind.count, remedy=remedy)
     for problem in checked.problems.first:  # what stands there may be a path: the results tell it, the log does not
         log.warning("row.left_out", batch=batch, line=problem.line, column=problem.column)
 

@@ -172,8 +172,8 @@ def written_together(connection: Connection, step: Callable[[], T]) -> T:
 
 
 def driver(connection: Connection) -> Any:
-    """The driver's own connection."""
-    return connection.connection.driver_connection
+    """The driver's own connection, of one that left its pool as well."""
+    return connection.connection.dbapi_connection
 
 
 def make(path: Path) -> None:

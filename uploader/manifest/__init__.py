@@ -1,7 +1,8 @@
 """Reads a manifest: CSV or JSON Lines in, rows and what is wrong with them out."""
 
 from uploader.manifest.files import Format, check_file, format_of
+from uploader.manifest.ids import spoilt
 from uploader.manifest.reading import HeaderError, Manifest
 from uploader.manifest.rules import Examine, WasBegun
 
-__all__ = ["Examine", "Format", "HeaderError", "Manifest", "WasBegun", "check_file", "format_of"]
+__all__ = ["Examine", "Format", "HeaderError", "Manifest", "WasBegun", "check_file", "format_of", "spoilt"]

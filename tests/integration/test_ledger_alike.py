@@ -1,0 +1,73 @@
+"""Staged rows that are most likely mistakes beside one another are found by the staging table, whatever their order."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection
+
+from uploader.ledger.alike import became_the_same, case_twins, repeats
+from uploader.ledger.sqlite import without_ledger
+from uploader.ledger.staging import Stage
+from uploader.model import NOTHING, AudioFacts, FileSignature, InvalidRow, Problem, Row
+
+
+@pytest.fixture(scope="module")
+def connection() -> Iterator[Connection]:
+    """A connection to stage rows on."""
+    with without_ledger() as made:
+        yield made
+
+
+def stage(connection: Connection, rows: Sequence[tuple[str, str]]) -> None:
+    """Stage rows of these ids and paths, from line 2 on; a row without a path is invalid."""
+    staged: list[Row | InvalidRow] = []
+    for line, (conversation_id, path) in enumerate(rows, start=2):
+        if not path:
+            staged.append(InvalidRow(line, conversation_id, path, NOTHING, [Problem(line, "audioPath", "", "empty")]))
+        else:
+            at = str(Path("/audio") / path)
+            signature = FileSignature(1, "1:1:1")
+            staged.append(Row(line, conversation_id, path, at, None, NOTHING, NOTHING, signature, facts=AudioFacts()))
+    Stage(connection, None).add(staged, lambda _: AudioFacts(), separate=False)
+
+
+def test_the_same_path_for_the_same_conversation_is_told_with_its_lines(connection: Connection) -> None:
+    """However the path is spelt; the same path for another conversation is no repeat."""
+    stage(connection, [("1", "a.wav"), ("2", "a.wav"), ("1", "./a.wav"), ("1", "b.wav"), ("1", "a.wav"), ("1", "")])
+    (told,) = repeats(connection)
+    assert (told.line, told.column, told.value) == (2, "audioPath", "a.wav")
+    assert told.remedy.startswith("lines 2, 4, 6 append")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("abc-1F", "ABC-1f"), ("\u00e4", "\u00c4"), ("stra\u00dfe", "STRASSE"), ("\u00e9", "e\u0301")]
+)
+def test_ids_that_differ_by_case_or_form_alone_are_told(connection: Connection, one: str, other: str) -> None:
+    """In letters of ASCII and beyond; other ids and the same id again are not."""
+    stage(connection, [("581", "a"), ("abd", "b"), (one, "c"), ("abd", "d"), (other, "e")])
+    (told,) = case_twins(connection)
+    assert (told.line, told.column) == (4, "conversationId")
+    assert one in (told.value, told.remedy.split()[3])
+    assert other in (told.value, told.remedy.split()[3])
+
+
+def test_only_a_spoilt_id_that_rows_share_may_have_been_several(connection: Connection) -> None:
+    """A conversation of several rows is no mistake by itself."""
+    stage(connection, [("5.8E+15", "a"), ("x.y", "b"), ("x.y", "c"), ("5.8E+15", "d"), ("nan", "e"), ("nan", "")])
+    told = list(became_the_same(connection, lambda one: one != "x.y"))
+    assert {(one.line, one.value) for one in told} == {(2, "5.8E+15"), (6, "nan")}
+    assert {one.remedy.partition(" have")[0] for one in told} == {"lines 2, 5", "lines 6, 7"}
+
+
+@given(rows=st.lists(st.tuples(st.sampled_from(["a", "A", "b", "\u00e4", "\u00c4"]), st.sampled_from(["", "x", "y"]))))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_table_finds_what_a_look_at_all_rows_finds(connection: Connection, rows: list[tuple[str, str]]) -> None:
+    """The law in a few lines: pairs that are there more than once, and folded ids of more than one spelling."""
+    stage(connection, rows)
+    pairs = {row for row in rows if row[1] and rows.count(row) > 1}
+    assert {(rows[one.line - 2][0], one.value) for one in repeats(connection)} == pairs
+    spellings = [{row[0] for row in rows if row[0].lower() == letter} for letter in ("a", "b", "\u00e4")]
+    assert {one.value for one in case_twins(connection)} == {min(some) for some in spellings if len(some) > 1}

@@ -1,0 +1,103 @@
+"""Finds staged rows that are most likely mistakes beside one another: repeats, and ids that are nearly the same."""
+
+import unicodedata
+from collections.abc import Callable, Iterator
+
+from sqlalchemy import Connection, case, func, select
+from sqlalchemy.sql.functions import GenericFunction
+
+from uploader.ledger.sqlite import driver
+from uploader.ledger.staging import staged
+from uploader.model import Problem
+
+_LINES_TOLD = 5
+_SHORT = 10
+"""An id of fewer characters may be a program's word for a missing value."""
+
+
+class _folded(GenericFunction[str]):  # noqa: N801 - the name of an SQL function
+    """An id without its letter case and its Unicode form, where it has more than ASCII."""
+
+    inherit_cache = True
+    name = "uploader_folded"
+
+
+_is_plain = staged.c.conversation_id.op("NOT GLOB")("*[^ -~]*")
+_fold = case((_is_plain, func.lower(staged.c.conversation_id)), else_=_folded(staged.c.conversation_id))
+_lines = func.group_concat(staged.c.line).label("lines")
+_has_case = staged.c.conversation_id.op("GLOB")("*[^0-9]*")
+
+# the same file for the same conversation; the path first, which differs in most rows; a column beside SQLite's min()
+# is of that row
+_REPEATS = (
+    select(staged.c.audio_path, func.min(staged.c.line), _lines)
+    .where(staged.c.path.is_not(None))
+    .group_by(staged.c.path, staged.c.conversation_id)
+    .having(func.count() > 1)
+)
+
+# groups of ids of which the least and the greatest differ
+_TWINS = (
+    select(
+        func.min(staged.c.conversation_id).label("least"),
+        func.max(staged.c.conversation_id).label("greatest"),
+        func.min(staged.c.line).label("line"),
+    )
+    .where(_has_case)
+    .group_by(_fold)
+    .having(func.min(staged.c.conversation_id) != func.max(staged.c.conversation_id))
+)
+
+# ids that several rows have, as far as an id of their looks may be spoilt
+_SHARED = (
+    select(staged.c.conversation_id, _lines)
+    .where(
+        (func.length(staged.c.conversation_id) < _SHORT)
+        | staged.c.conversation_id.op("GLOB")("*[^0-9A-Za-z_-]*")
+        | staged.c.conversation_id.op("GLOB")("*[eE][-+]*")
+    )
+    .group_by(staged.c.conversation_id)
+    .having(func.count() > 1)
+)
+
+
+def repeats(connection: Connection) -> Iterator[Problem]:
+    """Tell of each file that a conversation has more than once, with its lines; each row is an item all the same."""
+    for audio_path, _, lines in connection.execute(_REPEATS):
+        first, told = _told_lines(lines)
+        remedy = f"lines {told} append the same file to the same conversation: leave out what stands there by mistake"
+        yield Problem(first, "audioPath", audio_path, remedy)
+
+
+def case_twins(connection: Connection) -> Iterator[Problem]:
+    """Tell of ids that differ by letter case, or by Unicode form, alone: most likely they mean one conversation."""
+    driver(connection).create_function("uploader_folded", 1, _fold_text, deterministic=True)
+    for least, greatest, line in connection.execute(_TWINS):
+        what = "letter case" if least.lower() == greatest.lower() else "Unicode form or letter case"
+        remedy = f"this id and {greatest} differ by {what} alone: write the one that the service gave"
+        yield Problem(line, "conversationId", least, remedy)
+
+
+def became_the_same(connection: Connection, is_spoilt: Callable[[str], object]) -> Iterator[Problem]:
+    """Tell of rows that share an id which a program has spoilt: they may have had different ones.
+
+    Args:
+        connection: The stage's connection.
+        is_spoilt: Tells of an id if it looks spoilt.
+    """
+    for conversation_id, lines in connection.execute(_SHARED):
+        if is_spoilt(conversation_id):
+            first, told = _told_lines(lines)
+            remedy = f"lines {told} have become the same conversation: take their ids from their source again"
+            yield Problem(first, "conversationId", conversation_id, remedy)
+
+
+def _told_lines(lines: str) -> tuple[int, str]:
+    """The first of these lines, and the first few of them for a person."""
+    numbers = sorted(map(int, lines.split(",")))
+    more = f" and {len(numbers) - _LINES_TOLD} more" if len(numbers) > _LINES_TOLD else ""
+    return numbers[0], ", ".join(map(str, numbers[:_LINES_TOLD])) + more
+
+
+def _fold_text(text: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())

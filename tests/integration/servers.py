@@ -200,6 +200,7 @@ class Server:
         get: The script for GETs.
         tls: What to speak TLS with.
         keeps_bodies: Whether to keep the bodies, or only to count them.
+        kernel_bytes: How much the kernel takes in before the script reads it, where that is not left to the kernel.
     """
 
     def __init__(
@@ -210,7 +211,9 @@ class Server:
         get: Script | None = None,
         tls: ssl.SSLContext | None = None,
         keeps_bodies: bool = True,
+        kernel_bytes: int | None = None,
     ) -> None:
+        self._kernel_bytes = kernel_bytes
         self.requests: list[Request] = []
         self.connections = 0
         self.port = 0
@@ -244,7 +247,10 @@ class Server:
     async def __aenter__(self) -> Self:
         """Listen."""
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=self._tls, limit=LONGEST_HEAD)
-        self.port = self._server.sockets[0].getsockname()[1]
+        listening = self._server.sockets[0]
+        if self._kernel_bytes is not None:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._kernel_bytes)
+        self.port = listening.getsockname()[1]
         return self
 
     async def __aexit__(

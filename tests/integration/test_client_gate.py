@@ -2,10 +2,13 @@
 
 import asyncio
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp.connector import Connection
 from blake3 import blake3
 
 from tests.integration.servers import (
@@ -23,7 +26,8 @@ from tests.integration.servers import (
     speaking,
 )
 from tests.integration.servers import asking as ask
-from uploader.audio import open_source
+from uploader.audio import PIECE_BYTES, open_source
+from uploader.client.connection import UploadConnector
 from uploader.errors import SourceError
 from uploader.model import Outcome, Reply, State
 from uploader.policy.replies import judge
@@ -85,6 +89,36 @@ async def test_what_the_connection_still_holds_is_not_overwritten(
         assert [blake3(put.body).hexdigest() for put in server.puts()] == gate.hashes
     assert gate.hashes == [blake3(path.read_bytes()).hexdigest()]
     assert reply.status == 201
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_leave_is_asked_once_all_else_has_left_our_buffers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: bool
+) -> None:
+    """As long as the kernel takes no more of what goes before the last chunk, encrypted or not, leave is not asked."""
+    asked_too_early: list[bool] = []
+    connect = UploadConnector.connect
+
+    async def connect_narrowly(*arguments: Any, **more: Any) -> Connection:
+        connection = await connect(*arguments, **more)
+        assert connection.transport is not None
+        connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * 1024)
+        return connection
+
+    async def read_late(exchange: Exchange) -> None:
+        await gate.looked_at(2)
+        asked_too_early.append(bool(gate.hashes))
+        await accept(exchange)
+
+    monkeypatch.setattr(UploadConnector, "connect", connect_narrowly)
+    unknown, gate = authority(tmp_path), Watched()
+    monkeypatch.setenv("SSL_CERT_FILE", str(unknown.bundle))
+    # more than narrow buffers take, and no more than is written at once
+    path = audio(tmp_path, PIECE_BYTES)
+    async with Server(read_late, tls=unknown.tls() if tls else None, kernel_bytes=16 * 1024) as server:
+        reply = await send_once(server, path, gate)
+    assert asked_too_early == [False]
+    assert (reply.status, len(gate.hashes)) == (201, 1)
 
 
 @pytest.mark.parametrize("size", SIZES)

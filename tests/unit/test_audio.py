@@ -1,7 +1,14 @@
 """Sources: their size and hash, and that they stay what they were while they are sent."""
 
+import asyncio
+import errno
+import itertools
 import os
+import random
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blake3 import blake3
@@ -9,6 +16,8 @@ from blake3 import blake3
 from tests.unit import recordings as made
 from uploader import audio
 from uploader.audio import Source, open_source
+from uploader.audio.opening import open_without_waiting
+from uploader.audio.source import NOWAIT, AudioFile, SourceOpener
 from uploader.errors import SourceError
 
 SHORT, LONG = 0.5, 20.0
@@ -148,3 +157,138 @@ async def test_a_file_that_another_takes_the_place_of_is_sent_as_it_was(tmp_path
     async with open_source(path, len(before)) as source:
         recording(tmp_path / "b.wav", channels=1).replace(path)
         assert await content(source) == before
+
+
+Preadv = Callable[..., int]
+CHANCE = random.Random(7)
+
+
+def reads_from_the_page_cache_alone(folder: Path) -> bool:
+    """Whether a folder's file system can."""
+    path = folder / "probe"
+    path.write_bytes(b"probe")
+    with AudioFile(path, open_without_waiting) as file:
+        file.try_nowait()
+        return file.is_nowait
+
+
+def all_cached(preadv: Preadv, *arguments: Any) -> int:
+    """The page cache has it all."""
+    return preadv(*arguments)
+
+
+def nothing_cached(_preadv: Preadv, *_arguments: Any) -> int:
+    """A cold file."""
+    raise BlockingIOError(errno.EAGAIN, "not in memory")
+
+
+def unsupported(_preadv: Preadv, *_arguments: Any) -> int:
+    """A file system that knows no such read: FUSE, a network's."""
+    raise OSError(errno.EOPNOTSUPP, "not supported")
+
+
+def cached_in_part(preadv: Preadv, fd: int, buffers: list[memoryview], *more: Any) -> int:
+    """The page cache has the beginning of what is asked for, some of it, or nothing."""
+    if CHANCE.random() < 0.3:
+        raise BlockingIOError(errno.EAGAIN, "not in memory")
+    return preadv(fd, [buffers[0][: CHANCE.randint(1, len(buffers[0]))]], *more)
+
+
+CACHES = [all_cached, nothing_cached, unsupported, cached_in_part]
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What may wait for the disk, as it is called: the name of the thread for each opening and each reading."""
+    seen: list[str] = []
+
+    def watched(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            seen.append(threading.current_thread().name)
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(AudioFile, "readinto", watched(AudioFile.readinto))
+    monkeypatch.setattr("uploader.audio.source.open_without_waiting", watched(open_without_waiting))
+    return seen
+
+
+@pytest.mark.skipif(NOWAIT is None, reason="the system cannot read from the page cache alone")
+@pytest.mark.parametrize("seconds", [SHORT, LONG])
+@pytest.mark.parametrize("cache", CACHES)
+async def test_the_event_loop_never_waits_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[str], cache: Callable[..., int], seconds: float
+) -> None:
+    """Whatever the page cache holds, all that may wait is done in a thread, and the content and its hash are whole."""
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda *arguments: cache(preadv, *arguments))
+    opener = SourceOpener()
+    for number in range(3):
+        path = recording(tmp_path / f"{number}.wav", seconds, channels=number + 1)
+        async with opener.open(path, path.stat().st_size) as source:
+            assert await content(source, 100_000) == path.read_bytes()
+    assert waits
+    assert threading.current_thread().name not in waits
+
+
+@pytest.mark.skipif(NOWAIT is None, reason="the system cannot read from the page cache alone")
+@pytest.mark.parametrize("seconds", [SHORT, LONG])
+async def test_what_the_page_cache_holds_costs_no_thread(tmp_path: Path, waits: list[str], seconds: float) -> None:
+    """Once a folder's file system is seen to read from the page cache alone, its files need no thread."""
+    if not reads_from_the_page_cache_alone(tmp_path):
+        pytest.skip("the file system of temporary files cannot read from the page cache alone")
+    opener = SourceOpener()
+    paths = [recording(tmp_path / f"{number}.wav", seconds) for number in range(3)]
+    for path in paths:
+        async with opener.open(path, path.stat().st_size) as source:
+            assert await content(source) == path.read_bytes()
+    by_first_file = len(waits)
+    assert by_first_file == (2 if seconds == SHORT else 1)
+    async with opener.open(paths[0], paths[0].stat().st_size) as source:
+        await content(source)
+    assert len(waits) == by_first_file
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "fifo", "symlink"])
+async def test_what_stands_in_a_files_place_in_a_known_folder_is_seen_in_a_thread(
+    tmp_path: Path, waits: list[str], kind: str
+) -> None:
+    """What is no plain file any more is opened in a thread, which finds out what it is: a symlink is followed."""
+    opener, path = SourceOpener(), recording(tmp_path / "a.wav")
+    size = path.stat().st_size
+    async with opener.open(path, size):
+        path.rename(tmp_path / "b.wav")
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "symlink":
+        path.symlink_to(tmp_path / "b.wav")
+        async with opener.open(path, size) as source:
+            assert await content(source) == (tmp_path / "b.wav").read_bytes()
+    if kind != "symlink":
+        with pytest.raises(SourceError, match=r"could not be opened|no regular file"):
+            async with opener.open(path, size):
+                pass
+    assert threading.current_thread().name not in waits
+
+
+async def test_other_tasks_have_their_turn_between_pieces(tmp_path: Path) -> None:
+    """A long file in the page cache does not keep the event loop: each piece is a step of its own."""
+    path, turns = tmp_path / "a.wav", 0
+    with path.open("wb") as file:
+        file.truncate(8 * audio.PIECE_BYTES)
+    path.read_bytes()
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    others = asyncio.create_task(take_turns())
+    async with open_source(path, path.stat().st_size) as source:
+        turns_before = [turns async for _ in source.chunks(audio.PIECE_BYTES)]
+    others.cancel()
+    assert all(later > earlier for earlier, later in itertools.pairwise(turns_before))

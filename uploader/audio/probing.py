@@ -10,9 +10,10 @@ from tinytag import TinyTag, TinyTagException
 
 from uploader.audio.mp3 import Mp3Facts, read_mp3
 from uploader.audio.ogg import read_ogg
+from uploader.audio.opening import WITHOUT_WAITING
 from uploader.audio.positioned import PositionedReader
 from uploader.audio.sniffing import HEAD_BYTES, id3_bytes, sniff
-from uploader.audio.source import WITHOUT_WAITING, sendable, signature
+from uploader.audio.source import sendable, signature
 from uploader.audio.wave import MP3_TAG, WaveFacts, plain_wave, read_wave
 from uploader.audio.whole import is_whole
 from uploader.model import ENDINGS, AudioFacts, AudioFormat, FileSignature

@@ -109,6 +109,19 @@ class UploadConnector(ServiceConnector):
             connection.close()
 
 
+def layers(transport: Any) -> tuple[Any, ...]:
+    """List a connection's transports, from the one that is written to down to the socket's; one alone without TLS.
+
+    Encrypted bytes that the kernel has not taken wait in the socket's transport, which asyncio's TLS keeps to itself
+    and leaves out of its own size.
+    """
+    found = []
+    while transport is not None:
+        found.append(transport)
+        transport = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+    return tuple(found)
+
+
 async def send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
     """Keep aiohttp from sending a PUT again by itself: to it a PUT is idempotent, here it appends twice."""
     try:

@@ -1,16 +1,15 @@
 """One PUT's body under way: chunks, the wait before the last one, and the watch over its progress."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from uploader.audio import Source
+from uploader.audio import PIECE_BYTES, Source
+from uploader.client.connection import layers
 from uploader.client.expectation import NEVER, Expectation, Leave
 from uploader.errors import SourceError
 
-PIECE_BYTES = 256 * 1024
-"""What the connection is given at once: TLS holds what it is given two times more, once encrypted."""
 TAIL_BYTES = 16 * 1024
 """The last chunk is small: the less of a file can be in doubt, the later it leaves."""
 TICK_SECONDS = 0.25
@@ -75,6 +74,7 @@ class Upload:
         self._loop = asyncio.get_running_loop()
         self._leave = Leave(expectation or Expectation(NEVER), source.size, self._loop.time)
         self._transport: Any = None
+        self._layers: tuple[Any, ...] = ()
         self._is_connected = False
         self._is_on_used = False
         self._is_over = False
@@ -89,6 +89,7 @@ class Upload:
         ``is_used``: the connection has carried another upload before.
         """
         self._transport = transport
+        self._layers = layers(transport)
         self._is_connected = True
         self._is_on_used = is_used
         self._progress = (-1, self._loop.time())
@@ -119,7 +120,7 @@ class Upload:
     @property
     def bytes_sent(self) -> int:
         """Bytes that the kernel took."""
-        return max(self._yielded - self._buffered(), 0)
+        return max(self._yielded - self._buffered(self._layers), 0)
 
     async def body(self) -> AsyncIterator[memoryview]:
         """The file in pieces; the last one only once the rest has gone and the mark is committed."""
@@ -150,7 +151,7 @@ class Upload:
         """The request is over, however it ended."""
         self._is_over = True
         # timers that asyncio has cancelled, and keeps for a while, know this upload: a TLS transport is large
-        self._yielded, self._transport = self.bytes_sent, None
+        self._yielded, self._transport, self._layers = self.bytes_sent, None, ()
         self._leave.over()
         if self._next_look is not None:
             self._next_look.cancel()
@@ -162,7 +163,7 @@ class Upload:
             if read < self._source.size:
                 for piece in _pieces(chunk):
                     yield self._counted(piece)
-                await self._until_flushed()  # the next chunk takes this one's place in memory
+                await self._until_flushed(self._layers[:1])  # the next chunk takes this one's place in memory
                 continue
             tail = min(TAIL_BYTES, (len(chunk) + 1) // 2)
             for piece in _pieces(chunk[:-tail]):
@@ -176,13 +177,13 @@ class Upload:
         self._gate.moved(len(piece))
         return piece
 
-    async def _until_flushed(self) -> None:
+    async def _until_flushed(self, layers: Sequence[Any]) -> None:
         # asyncio tells the connection's protocol when its buffer is empty, and nobody else
-        while self._buffered():  # noqa: ASYNC110
+        while self._buffered(layers):  # noqa: ASYNC110
             await asyncio.sleep(FLUSH_POLL_SECONDS)
 
     async def _pass_gate(self) -> None:
-        await self._until_flushed()
+        await self._until_flushed(self._layers)
         self._check_connection()
         self._at_gate = True
         try:
@@ -198,11 +199,10 @@ class Upload:
         if self._transport is None or self._transport.is_closing():
             raise ConnectionResetError("the connection was closed before the last chunk")
 
-    def _buffered(self) -> int:
+    def _buffered(self, layers: Sequence[Any]) -> int:
         if self._transport is None or self._transport.is_closing():
             return 0
-        size: int = self._transport.get_write_buffer_size()
-        return size
+        return sum(layer.get_write_buffer_size() for layer in layers)
 
     def _fault(self) -> str:
         """Tell why the upload is to be ended now; empty where it is not."""
@@ -226,7 +226,7 @@ class Upload:
         if sent != self._progress[0]:
             self._progress = (sent, now)
         still = now - self._progress[1]
-        waits_for_answer = self.last_chunk_left and not self._buffered()
+        waits_for_answer = self.last_chunk_left and not self._buffered(self._layers)
         limit = self._answer_seconds if waits_for_answer else self._stall_seconds
         if still < limit:
             return ""

@@ -54,7 +54,7 @@ class _Log:
         """What the program asked for; None in a program that sets up structlog itself, or leaves it as it is."""
         self._logger: structlog.typing.FilteringBoundLogger | None = None
 
-    def configure(self, wanted: _Wanted) -> None:
+    def configure(self, wanted: _Wanted | None) -> None:
         """Have it set up so, at its next event."""
         self.wanted, self._logger = wanted, None
 

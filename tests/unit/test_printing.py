@@ -41,8 +41,7 @@ def test_what_is_logged_moves_no_cursor_and_fakes_no_line(form: logs.Form, capsy
     try:
         logs.get_logger().info("attempt", jobId=NASTY, reason=f"HTTP 400: {NASTY}", half="caf\\ud83d")
     finally:
-        logs.get_logger().configure(*(before or ("auto", "info")))
-        logs.get_logger().wanted = before
+        logs.get_logger().configure(before)
     told = capsys.readouterr().err
     assert is_harmless(told)
     assert told.count("\n") == 1

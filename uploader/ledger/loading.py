@@ -1,5 +1,6 @@
 """Brings a manifest into the ledger: which rows are items that exist, which are new, in what order."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from sqlalchemy import (
     literal,
     literal_column,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
@@ -29,7 +31,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.known import NONE_YET, Hashes, resolve_rows
 from uploader.ledger.schema import POSITIONS_PER_LOAD, accounts, batches, items, lanes, loads, rows
-from uploader.ledger.staging import AudioProbe, Stage, Takes, apart, found, is_listed, staged
+from uploader.ledger.staging import CHUNK, AudioProbe, Stage, Takes, apart, chunks, found, is_listed, staged
 from uploader.model import InvalidRow, Problem, Row, State
 from uploader.policy.identity import ContentHash
 
@@ -199,18 +201,25 @@ _WAS_BEGUN = (
     .limit(1)
 )
 
-_DROPPED = (
-    select(staged.c.line, items.c.id)
+# invalid rows whose conversation can be read
+_INVALID = (
+    select(staged.c.line, staged.c.lane_id, staged.c.audio_path)
     .select_from(apart)
     .join(staged, staged.c.line == apart.c.line)
-    .join(items, and_(items.c.lane_id == staged.c.lane_id, items.c.path == staged.c.audio_path))
+    .where(_is_invalid, staged.c.lane_id.is_not(None))
+    .order_by(staged.c.line)
+)
+
+# items of invalid rows that a person dropped; asked for by place, as a join could be answered by reading all items
+_DROPPED = (
+    select(items.c.lane_id, items.c.path, items.c.id)
     .where(
-        _is_invalid,
+        tuple_(items.c.lane_id, items.c.path).in_(bindparam("places", expanding=True)),
         items.c.state == State.DROPPED,
         items.c.attempts == 0,
         items.c.size.is_(None),
     )
-    .order_by(staged.c.line, items.c.id)
+    .order_by(items.c.id.desc())
 )
 
 
@@ -372,14 +381,18 @@ def note_run(connection: Connection, batch_id: int, results: Path, now: float) -
 
 def _find_dropped(connection: Connection) -> None:
     """Give each invalid row the item of an invalid row that a person dropped, as far as there are any."""
-    items_of_lines, taken = dict[int, int](), set[int]()
-    for line, item_id in connection.execute(_DROPPED):
-        if line not in items_of_lines and item_id not in taken:
-            items_of_lines[line] = item_id
-            taken.add(item_id)
-    if items_of_lines:
-        dropped = {"state": State.DROPPED, "takes": Takes.NOTHING, "mended": False}
-        values = [{"line": line, "item_id": item_id, **dropped} for line, item_id in items_of_lines.items()]
+    invalid = connection.execute(_INVALID).all()
+    places = dict.fromkeys((row.lane_id, row.audio_path) for row in invalid)
+    dropped = defaultdict[tuple[int, str], list[int]](list)
+    for some in chunks(places, CHUNK):
+        for item in connection.execute(_DROPPED, {"places": some}):
+            dropped[item.lane_id, item.path].append(item.id)
+    values = [
+        {"line": row.line, "item_id": waiting.pop(), "state": State.DROPPED, "takes": Takes.NOTHING, "mended": False}
+        for row in invalid
+        if (waiting := dropped[row.lane_id, row.audio_path])
+    ]
+    if values:
         connection.execute(insert(found), values)
 
 

@@ -259,9 +259,9 @@ class Carrier:
         for wait in (*WRITE_AGAIN_SECONDS, None):
             try:
                 return await self._settle(carried)
-            except LedgerUnavailableError:
+            except Exception as error:
                 _tell_unwritten(carried)
-                if wait is None:
+                if wait is None or not isinstance(error, LedgerUnavailableError):
                     raise
                 await asyncio.sleep(wait)
         raise AssertionError("the last try returns or raises")

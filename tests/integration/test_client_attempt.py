@@ -800,6 +800,21 @@ async def test_an_outcome_that_can_never_be_written_ends_the_run(
     assert "job-1" in [event.get("jobId") for event in logged]
 
 
+async def test_a_job_that_cannot_be_written_is_logged_whatever_the_reason(tmp_path: Path) -> None:
+    """Not for a disk that is full alone: a fault of the program reaches whoever runs the night, the jobId the log."""
+
+    async def fail(function: Any) -> None:
+        if function is settle:
+            raise RuntimeError("a fault of ours")
+
+    path = audio(tmp_path, 1000)
+    with capture_logs() as logged:
+        async with Server(append) as server, desk(server.base_url, path, before=fail) as at:
+            with pytest.raises(RuntimeError, match="a fault of ours"):
+                await at.carry()
+    assert "job-1" in [event.get("jobId") for event in logged]
+
+
 async def test_a_cancelled_attempt_still_writes_its_outcome(tmp_path: Path) -> None:
     """Cancelling cannot lose what came back: the write goes on."""
     settling, go_on = asyncio.Event(), asyncio.Event()

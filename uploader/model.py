@@ -419,3 +419,13 @@ class ResultLine:
     accepted_at: float | None
     finished_at: float | None
     extras: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One loading of a manifest into its batch."""
+
+    load_id: int
+    batch_id: int
+    account_id: int
+    generation: int

@@ -1,6 +1,5 @@
 """Makes text from outside into text that ledger, files and terminals can hold, without secrets of ours in it."""
 
-import html
 import re
 import unicodedata
 from base64 import b64encode, urlsafe_b64encode
@@ -82,6 +81,8 @@ def _forms(secret: str) -> Iterator[str]:
         return
     raw = secret.encode(errors="surrogatepass")
     in_base64 = (encode(raw).decode().rstrip("=") for encode in (b64encode, urlsafe_b64encode))
+    import html  # noqa: PLC0415 - its table of entities, for those who have a secret
+
     forms: Iterable[str] = (secret, quote(raw, safe=""), quote_plus(raw), html.escape(secret), *in_base64)
     yield from map(storable, forms)
 

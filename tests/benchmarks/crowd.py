@@ -23,12 +23,12 @@ from uploader.client import Gate, JobAnswer, UploadRequest
 from uploader.engine import Engine, Pool, steady_clock
 from uploader.ledger import Ledger
 from uploader.ledger.lanes import enter_scope
-from uploader.ledger.loading import Load, account, begin_load, load_rows
+from uploader.ledger.loading import account, begin_load, load_rows
 from uploader.ledger.outcomes import JobEnd, end_job
 from uploader.ledger.reading import live_jobs, result_lines
 from uploader.ledger.standing import standing
 from uploader.ledger.thread import LedgerThread
-from uploader.model import AudioFacts, FileSignature, JobStatus, Reply, Row, Sight
+from uploader.model import AudioFacts, FileSignature, JobStatus, Load, Reply, Row, Sight
 
 UPLOADS = 64
 ROUNDS = 3

@@ -29,9 +29,8 @@ from uploader.client import Credentials
 from uploader.engine import side_by_side
 from uploader.errors import CredentialsError, GaveUpError, UsageError
 from uploader.insights import Asker, Fetcher, Report
-from uploader.ledger.loading import Load
 from uploader.ledger.reading import find_batches
-from uploader.model import Answer
+from uploader.model import Answer, Load
 from uploader.pace import Pace
 from uploader.policy.insights import chosen
 from uploader.policy.parts import PARTS

@@ -14,13 +14,13 @@ from uploader.ledger import Ledger
 from uploader.ledger.claiming import Claimed, Mark, claim, mark
 from uploader.ledger.lanes import enter_scope, rank
 from uploader.ledger.limit import limit_facts
-from uploader.ledger.loading import Load, account, begin_load, load_rows, was_begun
+from uploader.ledger.loading import account, begin_load, load_rows, was_begun
 from uploader.ledger.outcomes import JOBS_REMEMBERED, JobEnd, Settlement, end_job, job_overdue, settle, settle_all
 from uploader.ledger.reading import latest_ends, leftovers, live_jobs, result_lines, troubles, unsent
 from uploader.ledger.recovery import rebase_deadlines, recover
 from uploader.ledger.schema import attempts, items, lanes
 from uploader.ledger.standing import standing
-from uploader.model import Claim, InvalidRow, JobStatus, LiveJob, Order, Problem, Reply, ResultLine, Row, State
+from uploader.model import Claim, InvalidRow, JobStatus, LiveJob, Load, Order, Problem, Reply, ResultLine, Row, State
 from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
 from uploader.policy.foresight import End
 from uploader.policy.limits import JOB_SECONDS, STATED_LIMIT_BELIEVED_SECONDS, Refusal

@@ -9,9 +9,8 @@ from sqlalchemy import select, update
 from tests.integration.test_ledger import DOUBT_SECONDS, LOST, NOT_FOUND, Book, accepted, opened
 from tests.integration.test_ledger_cost import FEW, MANY, filled, steps
 from uploader.ledger.conversations import conversation_facts, conversations
-from uploader.ledger.loading import Load
 from uploader.ledger.schema import items, lanes
-from uploader.model import ConversationFacts, JobStatus, State
+from uploader.model import ConversationFacts, JobStatus, Load, State
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 from tests.integration.test_ledger import BASE_URL, LOST, NOT_FOUND, Book, accepted, opened
 from uploader.errors import UsageError
 from uploader.ledger.former import former, left_by
-from uploader.ledger.loading import Load, account
+from uploader.ledger.loading import account
 from uploader.ledger.resolving import Open, Selection, histories, open_items, resolve
-from uploader.model import Claim, Decision, JobStatus, Reply, State
+from uploader.model import Claim, Decision, JobStatus, Load, Reply, State
 from uploader.policy.settling import SETTLES
 
 ELSEWHERE = Reply(

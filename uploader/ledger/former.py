@@ -9,9 +9,8 @@ from sqlalchemy import Connection, and_, case, func, literal, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.lanes import IS_CARRIED, is_held
-from uploader.ledger.loading import Load
 from uploader.ledger.schema import IS_UNFINISHED, batches, items, lanes, loads, rows
-from uploader.model import State
+from uploader.model import Load, State
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from uploader.ledger.known import NONE_YET, Hashes, resolve_rows
 from uploader.ledger.schema import POSITIONS_PER_LOAD, accounts, batches, items, lanes, loads, rows
 from uploader.ledger.staging import CHUNK, AudioProbe, Stage, Takes, apart, chunks, found, is_listed, staged
-from uploader.model import InvalidRow, Problem, Row, State
+from uploader.model import InvalidRow, Load, Problem, Row, State
 from uploader.policy.identity import ContentHash
 
 _ADD_ACCOUNT = insert_or_ignore(accounts).on_conflict_do_nothing()
@@ -221,16 +220,6 @@ _DROPPED = (
     )
     .order_by(items.c.id.desc())
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """One loading of a manifest into its batch."""
-
-    load_id: int
-    batch_id: int
-    account_id: int
-    generation: int
 
 
 def account(connection: Connection, base_url: str, name: str = "default") -> int:

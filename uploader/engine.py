@@ -20,7 +20,7 @@ from uploader.ledger.reading import last_doubt, latest_ends, live_jobs, unsent
 from uploader.ledger.thread import Writer
 from uploader.model import Claim, LimitFacts, Next, Order, State
 from uploader.pace import Pace
-from uploader.policy.brake import TROUBLED_LANES, Phase, after_probe, reason_to_give_up
+from uploader.policy.brake import TROUBLED_LANES, Phase, after_429, after_probe, reason_to_give_up
 from uploader.policy.cooldown import (
     Cooldown,
     after_accepted,
@@ -385,6 +385,7 @@ class Engine:
         holders = await self._writer.call(slot_holders, self._account_id, now)
         alone = not any(one.state in (State.ACCEPTED, State.IN_DOUBT) for one in holders)
         self._cooldown = note_alone(self._cooldown, now, alone=alone)
+        self.way_out.set_brake(after_429(self.way_out.brake, alone=alone))
         facts = await self._writer.call(limit_facts, self._account_id, self._pool.limit, now)
         log.warning(
             "account.throttled",

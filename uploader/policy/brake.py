@@ -81,9 +81,14 @@ def after_attempt(brake: Brake, verdict: Verdict, reply: Reply, lane: int, now: 
         return _more_trouble(replace(brake, refusal=None, cause=verdict.reason), lane, now, jitter)
     after = Brake(refusal=_refusals(brake, verdict, reply), unanswered=brake.unanswered)
     if verdict.next is Next.COOL_DOWN:
-        # the service is there, so sending goes on; but it is no good answer, so the time without one goes on, too
+        # the service is there, so sending goes on; whether the time without a good answer does, ``after_429`` says
         return replace(after, since=brake.since, latest=brake.latest, cause=brake.cause)
     return after
+
+
+def after_429(brake: Brake, *, alone: bool) -> Brake:
+    """Tell what a 429 is: no good answer while nothing of ours is live (``alone``), else one: the limit is at work."""
+    return brake if alone else replace(brake, since=brake.latest if brake.troubled else None)
 
 
 def marks_ahead(brake: Brake, mark_seconds: float, answer_seconds: float) -> int:

@@ -22,7 +22,7 @@ from uploader.pace import Pace
 from uploader.policy.brake import after_attempt
 from uploader.policy.hearing import address_of
 from uploader.policy.limits import Refusal, refusal_in
-from uploader.policy.replies import judge, refuse_after_cut_offs
+from uploader.policy.replies import judge, loggable_reason, refuse_after_cut_offs
 from uploader.policy.waits import retry_seconds
 from uploader.way_out import NEVER, Leave, WayOut
 
@@ -304,14 +304,6 @@ def _event(carried: Carried) -> dict[str, Any]:
     }
 
 
-def _loggable_reason(carried: Carried) -> str:
-    """The reason without the service's own words, which may repeat a parameter's value; the results have them."""
-    reason = carried.verdict.reason
-    for said in (f": {carried.reply.message}", carried.reply.location):
-        reason = reason.replace(said, "") if said.strip(": ") else reason
-    return reason
-
-
 def _tell(carried: Carried) -> None:
     event = _event(carried)
     if carried.remark is not None:
@@ -319,8 +311,8 @@ def _tell(carried: Carried) -> None:
     if carried.verdict.next is Next.FOLLOW:
         log.info("attempt.ended", **event)
     else:
-        log.warning("attempt.ended", **event, reason=_loggable_reason(carried))
+        log.warning("attempt.ended", **event, reason=loggable_reason(carried.verdict, carried.reply))
 
 
 def _tell_unwritten(carried: Carried) -> None:
-    log.error("outcome.unwritten", **_event(carried), reason=_loggable_reason(carried))
+    log.error("outcome.unwritten", **_event(carried), reason=loggable_reason(carried.verdict, carried.reply))

@@ -34,7 +34,7 @@ from uploader.policy.cooldown import (
 from uploader.policy.hearing import Meaning, is_webhook_silent
 from uploader.policy.polling import looks_at_once
 from uploader.policy.ranking import Ranking, ranked_anew
-from uploader.policy.replies import is_success
+from uploader.policy.replies import is_success, loggable_reason
 from uploader.policy.waiting import Standstill, format_holders, standstill
 from uploader.results import rfc3339
 from uploader.way_out import WayOut
@@ -335,7 +335,7 @@ class Engine:
         self._look_at_brake()
         self._take_note(carried)
         if carried.verdict.next is Next.COOL_DOWN:
-            self._last_429 = carried.verdict.reason
+            self._last_429 = loggable_reason(carried.verdict, carried.reply)
             await self._tell_limit(carried.reply.retry_after)
 
     def _take_note(self, carried: Carried) -> None:

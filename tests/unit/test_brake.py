@@ -145,6 +145,15 @@ def test_without_a_good_answer_for_long_enough_the_run_ends() -> None:
     assert "run the same command again" in reason
 
 
+def test_why_the_run_ends_repeats_no_words_of_the_service() -> None:
+    """They may repeat a parameter's value, and the end of a run is told in the log."""
+    said = Reply(connected=True, status=503, answer={"message": "no upstream for ?name=Jane"}, failure="(host)")
+    reason = reason_to_give_up(after(after(Brake(), said), said, now=1800.0), 1800.0)
+    assert reason is not None
+    assert "HTTP 503: Service Unavailable: (host)" in reason
+    assert "Jane" not in reason
+
+
 def test_bad_probes_end_the_run_too() -> None:
     """A service that stays away is given up although no upload tries any more."""
     brake = probing(now=100.0)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from uploader.model import Next, Outcome, Reply, Verdict
-from uploader.policy.replies import NOTHING_TAKEN
+from uploader.policy.replies import NOTHING_TAKEN, loggable_reason
 from uploader.policy.waits import full_jitter
 
 TROUBLED_LANES = 5
@@ -43,7 +43,7 @@ class Brake:
     refusal: tuple[int, int] | None = (0, 0)
     unanswered: int = TROUBLED_LANES
     cause: str = ""
-    """What the latest trouble was: host, proxy, and what came."""
+    """What the latest trouble was: host, proxy, and what came, in words that the log may have."""
 
     @property
     def unanswered_allowed(self) -> int:
@@ -78,7 +78,7 @@ def after_attempt(brake: Brake, verdict: Verdict, reply: Reply, lane: int, now: 
     if reply.withheld or reply.source_failure:
         return brake  # our own doing: it says nothing of the service
     if _is_trouble(verdict, reply):
-        return _more_trouble(replace(brake, refusal=None, cause=verdict.reason), lane, now, jitter)
+        return _more_trouble(replace(brake, refusal=None, cause=loggable_reason(verdict, reply)), lane, now, jitter)
     after = Brake(refusal=_refusals(brake, verdict, reply), unanswered=brake.unanswered)
     if verdict.next is Next.COOL_DOWN:
         # the service is there, so sending goes on; whether the time without a good answer does, ``after_429`` says

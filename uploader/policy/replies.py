@@ -100,6 +100,14 @@ def describe(reply: Reply) -> str:
     return ": ".join(text for text in words if text)
 
 
+def loggable_reason(verdict: Verdict, reply: Reply) -> str:
+    """The reason without the service's own words, which may repeat a parameter's value; the results have them."""
+    reason = verdict.reason
+    for said in (f": {reply.message}", reply.location):
+        reason = reason.replace(said, "") if said.strip(": ") else reason
+    return reason
+
+
 def _meaning(status: int) -> str:
     """The documentation's words for a code, else those of the standard; none for a success."""
     if is_success(status):

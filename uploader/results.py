@@ -12,6 +12,7 @@ from typing import IO, Any, TypeVar
 
 from uploader.errors import ResultsUnavailableError, UsageError
 from uploader.model import ResultLine, State
+from uploader.text import storable
 
 COLUMNS = (
     "conversationId",
@@ -33,7 +34,12 @@ COLUMNS = (
 T = TypeVar("T")
 
 ENDINGS = (".csv", ".jsonl")
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+"""How a cell begins that a table program may take for a formula; some take the wide forms, too."""
+_TEXTS = ("conversationId", "audioPath", "jobId", "error", "batch")
+_MOST = 2**63 - 1
+_STRANGERS = ("jobId", "error")
+"""Columns whose text the service writes."""
 
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)  # it cannot be read without being set
@@ -55,6 +61,8 @@ def check_path(path: Path) -> None:
     if path.suffix.lower() not in ENDINGS:
         raise UsageError(f"results {path}: its ending tells no format: end it with .csv or .jsonl")
     folder = path.parent
+    if storable(str(path.resolve())) != str(path.resolve()):  # the ledger keeps where they are
+        raise UsageError(f"results {path}: this leads to a folder whose name is not UTF-8: name another")
     if not folder.is_dir():
         raise UsageError(f"results {path}: its folder {folder} does not exist: make it or name another")
     if path.exists() and not path.is_file():
@@ -92,33 +100,43 @@ def read_lines(path: Path) -> Iterator[ResultLine]:
                 yield _result_line(line)
     except OSError as error:
         raise UsageError(f"results {path}: {error.strerror}: name a file that can be read") from error
-    except (ValueError, KeyError, TypeError, csv.Error, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, csv.Error, RecursionError) as error:
         raise _not_ours(path) from error
 
 
 def _result_line(line: Mapping[str, Any]) -> ResultLine:
     """A row as it was written; a cell that is empty is unknown."""
     given: dict[str, Any] = {name: None if value == "" else value for name, value in line.items()}
-    job_id = given["jobId"]
+    for name in _TEXTS:
+        if not isinstance(given[name], str | None):
+            raise TypeError(f"{name} is no text")
+    if given["conversationId"] is None:
+        raise TypeError("conversationId is missing")
     return ResultLine(
-        line=int(given["line"]),
+        line=_whole(given["line"]),
         batch=given["batch"] or "",
         conversation_id=given["conversationId"],
         audio_path=given["audioPath"],
-        # a table program was kept from taking it for a formula
-        job_id=job_id[1:] if job_id and job_id[0] == "'" and job_id[1:].startswith(FORMULA_STARTS) else job_id,
+        job_id=given["jobId"],
         state=State(given["status"]),
-        attempts=int(given["attempts"] or 0),
-        http_status=_number(given["httpStatus"], int),
+        attempts=_whole(given["attempts"] or 0),
+        http_status=_number(given["httpStatus"], _whole),
         error=given["error"],
-        size=_number(given["bytes"], int),
+        size=_number(given["bytes"], _whole),
         duration_seconds=_number(given["durationSeconds"], float),
-        channels=_number(given["channels"], int),
+        channels=_number(given["channels"], _whole),
         billed_seconds=_number(given["billedSeconds"], float),
         accepted_at=_seconds(given["acceptedAt"]),
         finished_at=_seconds(given["finishedAt"]),
         extras={name: value for name, value in given.items() if name.startswith("x-") and value is not None},
     )
+
+
+def _whole(value: Any) -> int:
+    found = int(value)
+    if abs(found) > _MOST:
+        raise ValueError("no number that the ledger holds")
+    return found
 
 
 def _number(value: Any, kind: Callable[[Any], T]) -> T | None:
@@ -251,10 +269,11 @@ def _sync_folder(folder: Path) -> None:
 def _write_csv(file: IO[str], lines: Iterable[ResultLine], extra_columns: Sequence[str]) -> None:
     writer = csv.writer(_Lines(file))
     writer.writerow([*COLUMNS, *extra_columns])
-    error = COLUMNS.index("error")
+    places = [COLUMNS.index(name) for name in _STRANGERS]
     for line in lines:
         cells = [_cell(value) for value in _public(line, extra_columns).values()]
-        cells[error] = _defused(cells[error])
+        for place in places:
+            cells[place] = _defused(cells[place])
         writer.writerow(cells)
 
 
@@ -288,8 +307,13 @@ def _cell(value: Any) -> str:
 
 
 def _defused(text: str) -> str:
-    """A stranger can write this text: a table program shall not take it for a formula."""
-    return "'" + text if text.startswith(FORMULA_STARTS) else text
+    """A stranger can write this text: a table program shall not take it for a formula. ``_as_it_was`` undoes it."""
+    return "'" + text if text.lstrip("'").startswith(FORMULA_STARTS) else text
+
+
+def _as_it_was(text: str) -> str:
+    is_defused = text.startswith("'") and text.lstrip("'").startswith(FORMULA_STARTS)
+    return text[1:] if is_defused else text
 
 
 def _read(path: Path, file: IO[str]) -> Iterator[Mapping[str, Any]]:
@@ -297,7 +321,8 @@ def _read(path: Path, file: IO[str]) -> Iterator[Mapping[str, Any]]:
         reader = csv.DictReader(file)
         if reader.fieldnames and not {"conversationId", "jobId", "status"} <= set(reader.fieldnames):
             raise _not_ours(path)
-        yield from reader
+        for row in reader:
+            yield row | {name: _as_it_was(row[name]) for name in _STRANGERS if row.get(name)}
         return
     for text in file:
         line = json.loads(text)

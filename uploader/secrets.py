@@ -13,6 +13,9 @@ CREDENTIALS = ("app_id", "app_secret", "access_token")
 FROM_FILES = (*CREDENTIALS, "ledger")
 """What ``UPLOADER_…_FILE`` may name a file for; the ledger's address may have a password in it."""
 MOST_BYTES = 64 * 1024
+_QUOTES = "'\"`\u2018\u2019\u201c\u201d\u201e"
+_SCHEME = re.compile(r"(?:authorization\s*:\s*)?(?:bearer|token|basic)(?:\s+|\s*:)|authorization\s*:", re.IGNORECASE)
+"""What stands before a token where a header was copied whole."""
 _LOGIN = re.compile(r"(?<=://)\S*@")
 _PASSWORD = re.compile(r"(?<=password=)[^&\s'\"]+", re.IGNORECASE)
 """Where an address may have user and password."""
@@ -89,11 +92,31 @@ def _find(name: str, environment: Mapping[str, str], inside: Path | None) -> str
     if value and named:
         raise ValueError(f"environment {variable(name)}: {variable(name)}_FILE is set too: unset one of them")
     if value:
-        return value
+        return _checked(value, name, f"environment {variable(name)}")
     if named:
-        return _read(Path(named), f"environment {variable(name)}_FILE")
+        source = f"environment {variable(name)}_FILE: {named}"
+        return _checked(_read(Path(named), source), name, source)
     file = in_folder(name, inside) if inside else None
-    return _read(file, "secrets folder") if file else None
+    if file is None:
+        return None
+    source = f"secrets folder: {file}"
+    return _checked(_read(file, source), name, source)
+
+
+def _checked(value: str, name: str, source: str) -> str:
+    """See that a secret is what was meant: one line, without what a copy brought along."""
+    if not value.isprintable():
+        raise ValueError(f"{source}: this is no secret: write it as one line of text")
+    if len(value) > 1 and value[0] in _QUOTES and value[-1] in _QUOTES:
+        raise ValueError(f"{source}: it stands in quotes, which would be a part of it: write it without")
+    if name != "access_token":
+        return value
+    scheme = _SCHEME.match(value)
+    if scheme is not None:
+        raise ValueError(f"{source}: it begins with {scheme[0].strip()!r}: write the token alone, without that word")
+    if not value.isascii() or " " in value:
+        raise ValueError(f"{source}: no token has blanks or letters beyond ASCII: write the token alone")
+    return value
 
 
 def _read(path: Path, source: str) -> str:
@@ -102,12 +125,12 @@ def _read(path: Path, source: str) -> str:
             content = file.read(MOST_BYTES + 1)
         value = content.decode("utf-8").strip()
     except OSError as error:
-        raise ValueError(f"{source}: {path}: {error.strerror}: name a file that can be read") from error
+        raise ValueError(f"{source}: {error.strerror}: name a file that can be read") from error
     except UnicodeDecodeError:
         # its own text would show a part of the content
-        raise ValueError(f"{source}: {path}: this cannot be read: write it as UTF-8 text") from None
+        raise ValueError(f"{source}: this cannot be read: write it as UTF-8 text") from None
     if not value:
-        raise ValueError(f"{source}: {path}: the file is empty: write the secret into it")
-    if len(content) > MOST_BYTES or not value.isprintable():
-        raise ValueError(f"{source}: {path}: this is no secret: write it as one line of text")
+        raise ValueError(f"{source}: the file is empty: write the secret into it")
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"{source}: this is no secret: write it as one line of text")
     return value

@@ -412,3 +412,14 @@ async def test_a_proxys_login_may_be_of_any_letters(
             reply = await send(client, audio(tmp_path, 1000))
     assert reply.status == 201
     assert b"Basic " + base64.b64encode("Jörg:päss日".encode()) in proxy.heads[0]
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+async def test_a_bundle_that_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """Python is silent of it, and every certificate would be refused for no reason that is told."""
+    monkeypatch.setenv(variable, str(tmp_path / "none"))
+    with pytest.raises(UsageError, match=f"environment {variable}: .*none: there is nothing that can be read"):
+        async with speaking(f"https://{NAME}", READY):
+            pass

@@ -35,6 +35,7 @@ ROWS = {
     "events": 0,
     "secrets": 0,
     "text": 0,
+    "toml": 0,
 }
 """Each module's row in the table of chapter 6, a package as a whole."""
 

@@ -127,15 +127,28 @@ def test_the_lines_stand_in_the_order_given(tmp_path: Path) -> None:
     assert [row["line"] for row in read_csv(tmp_path / "r.csv")] == ["2", "3", "5"]
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
-def test_only_the_error_is_defused(tmp_path: Path, text: str) -> None:
-    """A stranger writes `error`: a table program shall not run it. Keys must still join, so they stay as they are."""
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "'=1", "''=1"]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_what_a_stranger_writes_is_defused(tmp_path: Path, text: str) -> None:
+    """The service writes `error` and `jobId`: a table program shall not run them. The operator's own cells stay."""
     one = line(error=text, conversation_id=text, audio_path=text, job_id=text, batch=text, extras={"x-id": text})
     results.write(tmp_path / "r.csv", [one], ["x-id"])
     (cells,) = read_csv(tmp_path / "r.csv")
-    assert cells["error"] == "'" + text
-    for column in ("conversationId", "audioPath", "jobId", "batch", "x-id"):
+    for column in ("error", "jobId"):
+        assert cells[column] == "'" + text
+    for column in ("conversationId", "audioPath", "batch", "x-id"):
         assert cells[column] == text
+
+
+@pytest.mark.parametrize("text", [*FORMULAS, "'", "'a", "a=1", "5815170693595136"])
+def test_a_job_id_that_was_defused_joins_as_it_was(tmp_path: Path, text: str) -> None:
+    """Whoever reads the results back, to adopt them or to know its ledger again, finds the service's own id."""
+    results.write(tmp_path / "r.csv", [line(job_id=text, error=text)], [])
+    assert list(results.job_ids(tmp_path / "r.csv")) == [text]
+    (back,) = results.read_lines(tmp_path / "r.csv")
+    assert (back.job_id, back.error) == (text, text)
 
 
 def test_json_lines_are_not_defused(tmp_path: Path) -> None:

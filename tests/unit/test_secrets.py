@@ -247,3 +247,34 @@ def test_a_password_in_a_base_url_is_not_repeated(place: Path) -> None:
     with pytest.raises(UsageError, match="base-url") as told:
         load({"base_url": f"https://user:{SECRET}@host"}, None)
     assert SECRET not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("app_id", f'"{SECRET}"', "it stands in quotes"),
+        ("app_secret", f"'{SECRET}'", "it stands in quotes"),
+        ("app_secret", f"\u201c{SECRET}\u201d", "it stands in quotes"),
+        ("access_token", f'"{SECRET}"', "it stands in quotes"),
+        ("access_token", f"Bearer {SECRET}", "it begins with 'Bearer'"),
+        ("access_token", f"bearer: {SECRET}", "it begins with 'bearer:'"),
+        ("access_token", f"Authorization: Bearer {SECRET}", "it begins with 'Authorization: Bearer'"),
+        ("access_token", f"{SECRET} {SECRET}", "no token has blanks"),
+        ("access_token", f"{SECRET}\u00e9", "letters beyond ASCII"),
+        ("app_secret", f"{SECRET}\n{SECRET}", "one line of text"),
+    ],
+)
+@pytest.mark.parametrize("way", ["variable", "file", "folder"])
+def test_what_a_copy_brought_along_is_told_and_never_shown(
+    place: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str, way: str
+) -> None:
+    """Quotes of an env file, a header's first word, blanks: each has its hint, wherever the secret comes from."""
+    if way == "variable":
+        monkeypatch.setenv(f"UPLOADER_{name.upper()}", value)
+    elif way == "file":
+        monkeypatch.setenv(f"UPLOADER_{name.upper()}_FILE", written(place / "file", value))
+    else:
+        written(place / "secrets" / f"uploader_{name}", value)
+    with pytest.raises(UsageError, match=told) as caught:
+        load({}, None)
+    assert SECRET not in str(caught.value)

@@ -402,11 +402,59 @@ def test_settings_do_not_change(sources: Loader) -> None:
         settings.limit = 7  # type: ignore[misc]
 
 
-def test_a_variable_that_looks_like_ours_and_is_none_is_found(sources: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A typing mistake in a variable's name is warned of; those that exist are not."""
-    for name in ("UPLOADER_LIMT", "UPLOADER_LIMIT", "UPLOADER_LANES__ON_TROUBLE", "UPLOADER_CONFIG", "OTHER"):
+def test_a_variable_far_from_all_of_ours_is_named(sources: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is warned of; those that exist, in any letter case, and other programs' are not."""
+    ours = ("UPLOADER_LIMIT", "uploader_rate", "UPLOADER_LANES__ON_TROUBLE", "UPLOADER_CONFIG", "UPLOADER_LEDGER_FILE")
+    for name in ("UPLOADER_QUUX", "UPLOADER_IMAGE", *ours, "OTHER"):
         monkeypatch.setenv(name, "x")
-    assert unknown_environment() == ["UPLOADER_LIMT"]
+    assert unknown_environment() == ["UPLOADER_IMAGE", "UPLOADER_QUUX"]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("UPLOADER_LIMT", "UPLOADER_LIMIT"),
+        ("UPLOADER_LIMITS", "UPLOADER_LIMIT"),
+        ("uploader_limt", "UPLOADER_LIMIT"),
+        ("UPLOADER_APPID", "UPLOADER_APP_ID"),
+        ("UPLOADER_APP_SECRET_FILES", "UPLOADER_APP_SECRET_FILE"),
+        ("UPLOADER_ACESS_TOKEN", "UPLOADER_ACCESS_TOKEN"),
+        ("UPLOADER_PARAMETER__MODE", "UPLOADER_PARAMETERS"),
+        ("UPLOADER_LANES_ON_TROUBLE", "UPLOADER_LANES__ON_TROUBLE"),
+        ("UPLOADER_BASEURL", "UPLOADER_BASE_URL"),
+    ],
+)
+def test_a_variable_near_to_one_of_ours_is_an_error(
+    sources: Loader, monkeypatch: pytest.MonkeyPatch, name: str, meant: str
+) -> None:
+    """A typing mistake would go unseen, and the night run with a default."""
+    monkeypatch.setenv(name, "x")
+    with pytest.raises(UsageError, match=f"environment {name}: no such setting; did you mean {meant}"):
+        unknown_environment()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("UPLOADER_SERVICE_HOST", "10.0.0.1"),
+        ("UPLOADER_SERVICE_PORT", "8080"),
+        ("UPLOADER_SERVICE_PORT_HTTP", "8080"),
+        ("UPLOADER_PORT", "tcp://10.0.0.1:8080"),
+        ("UPLOADER_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+        ("UPLOADER_PORT_8080_TCP_PROTO", "tcp"),
+        ("UPLOADER_PORT_53_UDP_ADDR", "10.0.0.1"),
+        ("UPLOADER_WEBHOOK_SERVICE_HOST", "10.0.0.1"),
+        ("UPLOADER_WEBHOOK_SERVICE_PORT_WEB_TLS", "443"),
+        ("UPLOADER_WEBHOOK_PORT", "tcp://10.0.0.1:443"),
+        ("UPLOADER_WEBHOOK_PORT_443_TCP_PORT", "443"),
+    ],
+)
+def test_what_a_cluster_sets_for_a_service_is_no_setting(
+    sources: Loader, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """A service that is called uploader has variables of its own: neither an error nor a warning."""
+    monkeypatch.setenv(name, value)
+    assert unknown_environment() == []
 
 
 @pytest.mark.parametrize("says", ["nothing", "a path that is none"])

@@ -417,10 +417,11 @@ def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[
     for number, code in stop_signals().items():
         signal.signal(number, _stop_with(code))
     from uploader.parameters.config import wrong_parameters  # noqa: PLC0415 - see run
-    from uploader.settings.loading import load, unknown_environment  # noqa: PLC0415 - see run
+    from uploader.settings.loading import check_words, load, unknown_environment  # noqa: PLC0415 - see run
 
     reason = ""
     try:
+        check_words(sys.argv, os.environ)
         given = {name: value for name, value in flags.items() if value is not None}
         settings = load(given, config, wrong_parameters)
         logs.configure(settings.log_format, settings.log_level, settings.log_file)
@@ -434,7 +435,9 @@ def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[
         reason, code = str(error), error.exit_code
         _print_error(reason)
     except BrokenPipeError:
-        code = _nobody_reads()
+        _nobody_reads()
+        # a run may have been cut short; what only shows something has shown all that was wanted
+        code = ExitCode.GAVE_UP if click.get_current_context().info_name == "run" else ExitCode.DONE
     except OSError as error:
         # standard output, most likely: nobody reads it any more, or its disk is full; the ledger has everything
         logs.get_logger().warning("stream.unwritten", reason=error.strerror)
@@ -479,10 +482,9 @@ def _print_error(text: str) -> None:
     print_error(text)
 
 
-def _nobody_reads() -> ExitCode:
+def _nobody_reads() -> None:
     """End without a word where nobody reads standard output any more, as `head` does."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter tells it at its end
-    return ExitCode.GAVE_UP
 
 
 def _stop_with(code: ExitCode) -> Callable[[int, FrameType | None], None]:

@@ -42,6 +42,10 @@ class ManifestCommand(click.Command):
         super().format_epilog(ctx, formatter)
 
 
+_MOST_DIGITS = 18
+"""No line or item has a number of more: the ledger's have 63 bits."""
+
+
 def manifest_lines(text: str) -> tuple[int, ...]:
     """Read lines of a manifest as the summary names them: 17, 56.
 
@@ -50,7 +54,7 @@ def manifest_lines(text: str) -> tuple[int, ...]:
     """
     parts = [part.strip() for part in text.split(",")]
     for part in parts:
-        if not (part.isascii() and part.isdigit() and int(part)):
+        if not (part.isascii() and part.isdigit() and len(part) <= _MOST_DIGITS and int(part)):
             raise click.BadParameter(f"{text!r}: {part!r} is no line: write whole numbers from 1 on, such as 17,56")
     return tuple(int(part) for part in parts)
 

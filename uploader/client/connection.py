@@ -160,12 +160,19 @@ def ssl_context(base_url: str) -> ssl.SSLContext | bool:
     """The system's CA certificates, or those that the usual environment variables name; True for aiohttp's own.
 
     Raises:
-        UsageError: A variable names a bundle that has no certificate.
+        UsageError: A variable names what is not there, or a bundle that has no certificate.
     """
     # reading the system's certificates takes 20 ms, and aiohttp has done it as it was imported
     if URL(base_url).scheme == "http" or not any(os.environ.get(name) for name in CA_VARIABLES):
         return True
-    context = ssl.create_default_context()  # reads SSL_CERT_FILE and SSL_CERT_DIR by itself
+    for variable in CA_VARIABLES[:2]:
+        named = os.environ.get(variable)
+        # SSL_CERT_DIR is a list
+        if named and not any(os.access(one, os.R_OK) for one in (named, *named.split(os.pathsep)) if one):
+            raise UsageError(
+                f"environment {variable}: {named}: there is nothing that can be read: correct it, or unset it"
+            )
+    context = ssl.create_default_context()  # reads SSL_CERT_FILE and SSL_CERT_DIR by itself, and is silent of failures
     for variable in CA_VARIABLES[2:]:
         bundle = os.environ.get(variable)
         if bundle:

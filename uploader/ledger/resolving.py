@@ -1,5 +1,6 @@
 """What needs a person, with all that is known of it, and what the person decided."""
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -288,7 +289,7 @@ def _conditions(selection: Selection, *, hold: bool) -> list[ColumnElement[bool]
     if selection.conversations:
         conditions.append(lanes.c.conversation_id.in_(selection.conversations))
     if selection.reply is not None:
-        status = int(selection.reply) if selection.reply.isdigit() else None
+        status = int(selection.reply) if re.fullmatch("[1-9][0-9]{2}", selection.reply) else None
         said = items.c.error.icontains(selection.reply, autoescape=True)
         conditions.append(or_(items.c.http_status == status, said) if status is not None else said)
     when = func.coalesce(attempts.c.ended_at, attempts.c.started_at)

@@ -37,13 +37,15 @@ def load_faults(path: Path) -> Faults:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        repr(found)  # numbers and nesting without end cannot be shown
     except OSError as error:
         raise UsageError(f"{path}: the faults file cannot be read ({error.strerror}): name a readable file") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: the faults file cannot be read ({error}): write it in UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: the faults file is not TOML: {error}") from error
+    return found
 
 
 def _table(path: Path, name: str, table: object, rules: Mapping[str, Rule]) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,25 @@ from uploader.errors import UsageError
 from uploader.settings.checks import UnfitError
 from uploader.settings.fields import ENVIRONMENT_PREFIX, SECRETS, Settings
 from uploader.settings.tables import settings_of
+from uploader.text import storable
+from uploader.toml import DEEPEST, check_bounds
+
+_NEAR = 0.7
+"""How alike (0 to 1) a variable's name is to that of a setting to be taken for a slip."""
+_NAMING_FILES = ("HOME", "XDG_STATE_HOME")
+_OF_A_SERVICE = re.compile(
+    r"UPLOADER_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+    r"|UPLOADER_PORT"
+)
 
 CheckParameters = Callable[[Mapping[str, Any], Mapping[str, Any]], Iterable[tuple[Sequence[str], str]]]
 """Holds ``[parameters]`` and ``[extra_parameters]`` against what the service knows: where, and what is wrong."""
 
 Location = tuple[str, ...]
 """A setting's name, after that of its table where it has one."""
+
+VALUE_MOST = 200
+"""So many characters of a wrong value are told."""
 
 _IN_TABLES = "__"
 """Stands in a variable between the name of a table and that of its key."""
@@ -128,7 +143,7 @@ def _checked(kind: type[Any], given: Mapping[str, Any], table: Location, sources
 def _told(location: Location, error: UnfitError, sources: _Sources) -> str:
     """What is wrong with a value; a secret's is never repeated."""
     name, where = location[0], sources.of(location)
-    value = "" if name in SECRETS else secrets.without_login(repr(error.value))
+    value = "" if name in SECRETS else secrets.without_login(repr(error.value))[:VALUE_MOST]
     if name in sources.flags:
         return f"{where} {value}: {error}"
     return f"{where}: {'.'.join(location)}{value and f' = {value}'}: {error}"
@@ -177,9 +192,13 @@ def _with(location: Location, text: str, given: Mapping[str, Any], sources: _Sou
     if _is_complex(location):
         try:
             value = json.loads(text)
-        except ValueError:
+            check_bounds(value)
+        except (ValueError, RecursionError):
             sources.wrong.append(_told_unreadable(location[0], sources))
             return dict(given)
+    if len(location) > DEEPEST:
+        sources.wrong.append(_told_unreadable(location[0], sources))
+        return dict(given)
     for name in reversed(location):
         value = {name: value}
     return _over(given, value)
@@ -237,12 +256,12 @@ def _read_file(path: Path) -> str:
 
 def _read_table(path: Path, text: str) -> dict[str, Any]:
     """Read the config file, and see that no secret stands in it."""
-    import tomllib  # noqa: PLC0415 - of use where there is a file
+    from uploader import toml  # noqa: PLC0415 - of use where there is a file
 
     try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"config file {path}: no TOML: {error}") from error
+        table = toml.read(text)
+    except ValueError as error:
+        raise UsageError(f"config file {path}: {error}") from error
     _check_ledger_address(table.get("ledger"), f"config file {path}")
     for name in table:
         if name.lower() in SECRETS:
@@ -253,11 +272,78 @@ def _read_table(path: Path, text: str) -> dict[str, Any]:
     return table
 
 
+def check_words(words: Iterable[str], environment: Mapping[str, str]) -> None:
+    """See that what a command was given, and where it works, can be kept and shown: names of files may be any bytes.
+
+    Args:
+        words: The command's words.
+        environment: The variables.
+
+    Raises:
+        UsageError: Something is no UTF-8.
+    """
+    for word in words:
+        if storable(word) != word:
+            raise UsageError(f"argument {_bytes_shown(word)}: this is not UTF-8: rename it, or name it otherwise")
+    for name, value in environment.items():
+        is_ours = name in _NAMING_FILES or name.upper().startswith(ENVIRONMENT_PREFIX)
+        if is_ours and storable(name + value) != name + value:
+            # it may be a secret: it is not shown
+            raise UsageError(f"environment {_bytes_shown(name)}: this is not UTF-8: set it anew")
+    with suppress(OSError):  # a folder that is gone has no name
+        here = str(Path.cwd())
+        if storable(here) != here:
+            raise UsageError(f"the current folder {_bytes_shown(here)}: its name is not UTF-8: rename it")
+
+
+def _bytes_shown(text: str) -> str:
+    return os.fsencode(text).decode(errors="backslashreplace")
+
+
 def unknown_environment() -> list[str]:
-    """Variables that look like ours and are none: a typing mistake that would go unseen."""
+    """Name the variables that look like ours and are none, and like none of ours either.
+
+    Raises:
+        UsageError: One of them is most likely a mistyped setting.
+    """
     known = {secrets.variable(name) for name in settings_of(Settings)}
     known |= {secrets.variable(name) + "_FILE" for name in secrets.FROM_FILES}
     known |= {"UPLOADER_CONFIG", secrets.FOLDER_VARIABLE, "UPLOADER_JSON"}
-    return sorted(
-        name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX) and name.split("__")[0] not in known
-    )
+    unknown = [
+        name
+        for name, value in sorted(os.environ.items())
+        if name.upper().startswith(ENVIRONMENT_PREFIX)
+        and name.upper().split(_IN_TABLES)[0] not in known
+        and not _is_of_a_cluster(name, value)
+    ]
+    mistyped = {name: meant for name in unknown if (meant := _meant(name, known))}
+    if mistyped:
+        raise UsageError(
+            "\n".join(
+                f"environment {name}: no such setting; did you mean {meant}? correct the name, or unset it"
+                for name, meant in mistyped.items()
+            )
+        )
+    return unknown
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """The variable that a name is near to, empty where there is none."""
+    import difflib  # noqa: PLC0415 - of use where something is wrong
+
+    keys = {
+        secrets.variable(f"{table}{_IN_TABLES}{key}"): None
+        for table, setting in settings_of(Settings).items()
+        if setting.table is not None
+        for key in settings_of(setting.table)
+    }
+    names = {one.removeprefix(ENVIRONMENT_PREFIX): one for one in (*known, *keys)}
+    close = difflib.get_close_matches(name.upper().removeprefix(ENVIRONMENT_PREFIX), names, n=1, cutoff=_NEAR)
+    return names[close[0]] if close else ""
+
+
+def _is_of_a_cluster(name: str, value: str) -> bool:
+    """Whether Kubernetes, or Docker's links, set this variable: for each service whose name begins as ours."""
+    if _OF_A_SERVICE.fullmatch(name) is not None:
+        return True
+    return name.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://"))

@@ -1,0 +1,44 @@
+"""Reads TOML of people, and refuses what could not be told or computed with: numbers and nesting without bounds."""
+
+import tomllib
+from typing import Any
+
+DEEPEST = 64
+_WIDEST_BITS = 14_000
+"""A whole number of more, some four thousand digits, cannot be shown: Python writes it no more than it reads it."""
+
+
+def read(text: str) -> dict[str, Any]:
+    """Read TOML.
+
+    Raises:
+        ValueError: It is none; the text says why.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"no TOML: {error}") from error
+    except ValueError as error:  # Python reads no number of thousands of digits
+        raise ValueError("no TOML: a number in it has too many digits") from error
+    except RecursionError as error:
+        raise ValueError("no TOML: nested too deep") from error
+    check_bounds(table)
+    return table
+
+
+def check_bounds(value: Any) -> None:
+    """See that no number in a value has thousands of digits, and that its nesting ends.
+
+    Raises:
+        ValueError: It has; the text says which.
+    """
+    layer = [value]
+    for _ in range(DEEPEST):
+        if not layer:
+            return
+        if any(isinstance(one, int) and one.bit_length() > _WIDEST_BITS for one in layer):
+            raise ValueError("a number in it has too many digits")
+        lists = [list(one.values()) if isinstance(one, dict) else one for one in layer if isinstance(one, (dict, list))]
+        layer = [one for some in lists for one in some]
+    if layer:
+        raise ValueError(f"nested deeper than {DEEPEST} levels")

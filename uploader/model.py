@@ -156,7 +156,28 @@ class AudioFormat(StrEnum):
     OGG = "Ogg"
     OPUS = "Opus"
     WMA = "Windows Media audio"
+    MATROSKA = "WebM or Matroska"
+    AU = "Sun audio (AU)"
+    CAF = "Core Audio (CAF)"
+    RIFX = "big-endian WAV (RIFX)"
+    WAVE_64 = "Sony Wave64"
+    AVI = "AVI video"
+    APE = "Monkey's Audio"
+    WAVPACK = "WavPack"
+    DSD = "DSD audio"
+    REAL = "RealAudio"
+    FLASH = "Flash video"
+    MPEG_PS = "MPEG program stream"
+    MIDI = "MIDI notes"
     TEXT = "text"
+
+
+class Flaw(StrEnum):
+    """What a recording's header and its content show to be wrong with it; the value says it to people."""
+
+    NO_AUDIO = "there is no audio in the file: make sure that it is the right recording"
+    UNFINISHED = "the recording was never finished, its index is missing: repair it, or make sure that it can be played"
+    SURPLUS = "the file holds more than its header says, so its duration is unknown: repair it, or check what is played"
 
 
 ENDINGS = {
@@ -183,7 +204,7 @@ class AudioFacts(NamedTuple):
     """What a recording's first bytes and its header say; None is unknown, never a guess.
 
     ``media_type`` is the Content-Type to send (None: send none, the service looks itself), ``sample_rate`` is
-    in hertz. ``is_cut_off``: the header promises more than the file has.
+    in hertz. ``is_cut_off``: the header promises more than the file has. ``flaw`` is what else is wrong with it.
     """
 
     media_type: str | None = None
@@ -192,6 +213,7 @@ class AudioFacts(NamedTuple):
     sample_rate: int | None = None
     format: AudioFormat | None = None
     is_cut_off: bool = False
+    flaw: Flaw | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tests.unit import recordings as made
 from uploader import audio
-from uploader.model import ENDINGS, AudioFacts, AudioFormat
+from uploader.model import ENDINGS, AudioFacts, AudioFormat, Flaw
+from uploader.policy import recordings
 
 SAMPLES = Path(__file__).parents[2] / "config" / "sample"
 
@@ -146,7 +147,73 @@ def test_a_streamed_wav_is_as_long_as_the_file(tmp_path: Path, who: str) -> None
 def test_a_wav_without_sound_has_no_duration(tmp_path: Path) -> None:
     """A finished header with empty data is no streamed file: what stands behind the data is not taken for sound."""
     content = made.wave_file(made.form(), made.chunk(b"data", b""), made.chunk(b"LIST", bytes(16000)))
-    assert probed(tmp_path, content) == AudioFacts("audio/wav", None, 1, 8000, AudioFormat.WAV)
+    facts = AudioFacts("audio/wav", None, 1, 8000, AudioFormat.WAV, flaw=Flaw.NO_AUDIO)
+    assert probed(tmp_path, content) == facts
+
+
+FLAWS: dict[str, tuple[bytes, Flaw | None]] = {
+    "WAV, a header alone": (made.wave_file(made.form(), made.chunk(b"data", b"")), Flaw.NO_AUDIO),
+    "WAV, no data behind a list": (made.wave_file(made.form(), made.chunk(b"LIST", bytes(500))), Flaw.NO_AUDIO),
+    "MP3, a tag alone": (made.id3(500), Flaw.NO_AUDIO),
+    "MP3, both tags alone": (made.id3(500) + b"TAG" + bytes(125), Flaw.NO_AUDIO),
+    "AMR, a header alone": (b"#!AMR\n", Flaw.NO_AUDIO),
+    "MPEG-4, an index alone": (made.mpeg_4_file().split(b"mdat")[0][:-4], Flaw.NO_AUDIO),
+    "MPEG-4, no index": (made.atom(b"ftyp", b"M4A \0\0\0\0isom") + made.atom(b"mdat", bytes(99)), Flaw.UNFINISHED),
+    "MPEG-4, begun": (made.atom(b"ftyp", b"M4A \0\0\0\0isom"), Flaw.UNFINISHED),
+    "WAV, more than it says": (
+        made.wave_file(made.form(), made.chunk(b"data", bytes(range(256)) * 200, 800)),
+        Flaw.SURPLUS,
+    ),
+    "WAV, nothing said and much there": (
+        made.wave_file(made.form(), made.chunk(b"data", bytes(range(1, 200)) * 200, 2)),
+        Flaw.SURPLUS,
+    ),
+    "WAV, a chunk behind": (
+        made.wave_file(made.form(), made.chunk(b"data", bytes(80)), made.chunk(b"id3 ", b"x" * 99)),
+        None,
+    ),
+    "WAV, an odd one and a chunk behind": (
+        made.wave_file(made.form(bits=8), made.chunk(b"data", bytes(81)), made.chunk(b"LIST", b"x" * 99)),
+        None,
+    ),
+    "WAV, a tag behind": (made.recording() + b"TAG" + b"x" * 125, None),
+    "WAV, zeros behind": (made.recording() + bytes(4000), None),
+    "MPEG-4, whole": (made.mpeg_4_file(), None),
+    "MPEG-4, index behind": (made.mpeg_4_file(front=False), None),
+}
+
+
+@pytest.mark.parametrize("kind", FLAWS)
+def test_a_recording_without_sound_or_with_more_than_it_says_is_known(tmp_path: Path, kind: str) -> None:
+    """No audio in it, never finished, more than the header says: then no duration is told either."""
+    content, flaw = FLAWS[kind]
+    facts = probed(tmp_path, content)
+    assert facts.flaw == flaw
+    assert facts.flaw is None or facts.duration_seconds is None
+
+
+def test_a_chunk_of_odd_length_may_lack_its_last_byte(tmp_path: Path) -> None:
+    """Some programs leave out the byte that makes a chunk even: the data behind it is found all the same."""
+    odd = made.chunk(b"LIST", b"INFO" + b"x" * 21)[:-1]
+    content = made.wave_file(made.form(), odd, made.chunk(b"data", bytes(16000)))
+    assert probed(tmp_path, content) == AudioFacts("audio/wav", 1.0, 1, 8000, AudioFormat.WAV)
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b"\x1a\x45\xdf\xa3" + bytes(60), "WebM"),
+        (b".snd" + bytes(60), "AU"),
+        (b"caff" + bytes(60), "CAF"),
+        (b"RIFX" + bytes(4) + b"WAVE" + bytes(60), "RIFX"),
+        (b"RIFF" + bytes(4) + b"AVI " + bytes(60), "AVI"),
+        (b"wvpk" + bytes(60), "WavPack"),
+    ],
+)
+def test_a_format_that_is_not_known_to_be_taken_is_named(tmp_path: Path, content: bytes, name: str) -> None:
+    """The warning says what the file is."""
+    (told,) = recordings.findings(probed(tmp_path, content), "a.bin", None, {})
+    assert name in told.remedy
 
 
 UNKNOWN: dict[str, tuple[bytes, AudioFacts]] = {
@@ -167,7 +234,10 @@ UNKNOWN: dict[str, tuple[bytes, AudioFacts]] = {
         AudioFacts("audio/mpeg", None, 1, 16000, AudioFormat.MP3),
     ),
     "MP3, a tag and zeros": (made.id3(10) + bytes(5000), AudioFacts("audio/mpeg", format=AudioFormat.MP3)),
-    "MP3, a tag longer than the file": (made.id3(5000)[:100], AudioFacts("audio/mpeg", format=AudioFormat.MP3)),
+    "MP3, a tag longer than the file": (
+        made.id3(5000)[:100],
+        AudioFacts("audio/mpeg", format=AudioFormat.MP3, flaw=Flaw.NO_AUDIO),
+    ),
     "MP3, one frame": (made.mp3_frame(), AudioFacts("audio/mpeg", None, 1, 16000, AudioFormat.MP3)),
     "MP3 in WAV, no fact": (
         made.wave_file(made.form(0x55, 1, 16000, 0, block=1), made.chunk(b"data", made.mp3_file([8] * 9))),
@@ -178,7 +248,10 @@ UNKNOWN: dict[str, tuple[bytes, AudioFacts]] = {
         AudioFacts("audio/wav", None, 2, 8000, AudioFormat.WAV),
     ),
     "WAV, nothing but its name": (b"RIFF\0\0\0\0WAVE", AudioFacts("audio/wav", format=AudioFormat.WAV)),
-    "WAV, no data": (made.wave_file(made.form()), AudioFacts("audio/wav", None, 1, 8000, AudioFormat.WAV)),
+    "WAV, no data": (
+        made.wave_file(made.form()),
+        AudioFacts("audio/wav", None, 1, 8000, AudioFormat.WAV, flaw=Flaw.NO_AUDIO),
+    ),
     "WAV, no rate": (
         made.wave_file(made.form(rate=0), made.chunk(b"data", bytes(9))),
         AudioFacts("audio/wav", None, 1, None, AudioFormat.WAV),
@@ -196,7 +269,10 @@ UNKNOWN: dict[str, tuple[bytes, AudioFacts]] = {
         made.mpeg_4_file() + made.atom(b"moof", bytes(9)),
         AudioFacts(format=AudioFormat.MPEG_4),
     ),
-    "MPEG-4, no header": (made.mpeg_4_file(front=False)[:4000], AudioFacts(format=AudioFormat.MPEG_4)),
+    "MPEG-4, no header": (
+        made.mpeg_4_file(front=False)[:4000],
+        AudioFacts(format=AudioFormat.MPEG_4, flaw=Flaw.UNFINISHED),
+    ),
     "AIFF, compressed": (
         made.aiff_file(kind=b"AIFC", compression=b"ima4"),
         AudioFacts(None, None, 1, 8000, AudioFormat.AIFF),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from uploader.audio.positioned import PositionedReader
 from uploader.audio.sniffing import HEAD_BYTES, id3_bytes, is_mp3
+from uploader.model import Flaw
 
 _BIT_RATES = {
     3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -32,6 +33,7 @@ class Mp3Facts:
     sample_rate: int | None = None
     duration_seconds: float | None = None
     is_cut_off: bool = False
+    flaw: Flaw | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,8 @@ def read_mp3(file: PositionedReader, size: int) -> Mp3Facts:
     file.seek(start)
     first = file.read(_FIRST_BYTES)
     if not is_mp3(first):
-        return Mp3Facts()
+        tags_alone = start and (size <= start or (size <= start + _LAST_TAG_BYTES and first.startswith(b"TAG")))
+        return Mp3Facts(flaw=Flaw.NO_AUDIO if tags_alone else None)
     frame = _frame(first)
     counted = _count(first)
     if counted is None:

@@ -15,8 +15,8 @@ from uploader.audio.positioned import PositionedReader
 from uploader.audio.sniffing import HEAD_BYTES, id3_bytes, sniff
 from uploader.audio.source import sendable, signature
 from uploader.audio.wave import MP3_TAG, WaveFacts, plain_wave, read_wave
-from uploader.audio.whole import is_whole
-from uploader.model import ENDINGS, AudioFacts, AudioFormat, FileSignature
+from uploader.audio.whole import is_whole, mpeg_4_flaw
+from uploader.model import ENDINGS, AudioFacts, AudioFormat, FileSignature, Flaw
 
 MEDIA_TYPES = {AudioFormat.MP3: "audio/mpeg", AudioFormat.WAV: "audio/wav"}
 """Of all formats these alone may be named (put-audio.md, Request Headers)."""
@@ -108,6 +108,7 @@ def _facts(found: WaveFacts | Mp3Facts, kind: AudioFormat) -> AudioFacts:
         found.sample_rate,
         kind,
         found.is_cut_off,
+        found.flaw,
     )
 
 
@@ -116,13 +117,18 @@ def _of_ogg(file: PositionedReader, size: int, kind: AudioFormat) -> AudioFacts:
     return AudioFacts(None, _rounded(found.duration_seconds), found.channels, found.sample_rate, kind)
 
 
-def _of_amr(file: PositionedReader, _size: int, kind: AudioFormat) -> AudioFacts:
+def _of_amr(file: PositionedReader, size: int, kind: AudioFormat) -> AudioFacts:
     """AMR's frames have no count: it has one channel, and one rate of two (RFC 4867, 5)."""
     file.seek(0)
-    return AudioFacts(None, None, 1, 16000 if file.read(9) == b"#!AMR-WB\n" else 8000, kind)
+    is_wide = file.read(9) == b"#!AMR-WB\n"
+    flaw = Flaw.NO_AUDIO if size <= (9 if is_wide else 6) else None
+    return AudioFacts(None, None, 1, 16000 if is_wide else 8000, kind, flaw=flaw)
 
 
 def _by_tinytag(file: BinaryIO, size: int, kind: AudioFormat) -> AudioFacts:
+    flaw = mpeg_4_flaw(file, size) if kind is AudioFormat.MPEG_4 else None
+    if flaw is not None:
+        return AudioFacts(format=kind, flaw=flaw)
     file.seek(0)
     try:
         # by the open file, not by its name: tinytag would believe the ending

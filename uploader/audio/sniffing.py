@@ -77,6 +77,28 @@ def _is_text(head: bytes) -> bool:
     return bool(text.strip()) and all(one.isprintable() or one in _WHITE_SPACE for one in text)
 
 
+def _begins(sign: bytes) -> Callable[[bytes], bool]:
+    return lambda head: head.startswith(sign)
+
+
+_BEGINNINGS = (
+    (AudioFormat.MATROSKA, b"\x1a\x45\xdf\xa3"),
+    (AudioFormat.AU, b".snd"),
+    (AudioFormat.CAF, b"caff"),
+    (AudioFormat.RIFX, b"RIFX"),
+    (AudioFormat.WAVE_64, b"riff\x2e\x91\xcf\x11"),
+    (AudioFormat.APE, b"MAC "),
+    (AudioFormat.WAVPACK, b"wvpk"),
+    (AudioFormat.DSD, b"DSD "),
+    (AudioFormat.DSD, b"FRM8"),
+    (AudioFormat.REAL, b".ra\xfd"),
+    (AudioFormat.REAL, b".RMF"),
+    (AudioFormat.FLASH, b"FLV\1"),
+    (AudioFormat.MPEG_PS, b"\0\0\1\xba"),
+    (AudioFormat.MIDI, b"MThd"),
+)
+"""Formats of which the first bytes are always the same."""
+
 _Sign = tuple[AudioFormat, Callable[[bytes], bool]]
 _TAGGED: tuple[_Sign, ...] = (
     (AudioFormat.MP3, is_mp3),
@@ -94,6 +116,8 @@ _UNTAGGED: tuple[_Sign, ...] = (
     (AudioFormat.AIFF, lambda head: head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC")),
     (AudioFormat.AC3, lambda head: head[:2] == b"\x0b\x77"),
     (AudioFormat.WMA, lambda head: head.startswith(_ASF_HEADER)),
+    *((found, _begins(sign)) for found, sign in _BEGINNINGS),
+    (AudioFormat.AVI, lambda head: head[:4] == b"RIFF" and head[8:12] == b"AVI "),
     (AudioFormat.TEXT, _is_text),
 )
 

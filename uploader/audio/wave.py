@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from uploader.audio.positioned import PositionedReader
+from uploader.model import Flaw
 
 MP3_TAG = 0x55
 _EXTENSIBLE = 0xFFFE
@@ -23,6 +24,11 @@ _AGREEING = 0.02
 _PLAIN = struct.Struct("<4s4x8sIHHIIHH4sI")
 """The commonest header: RIFF, WAVE, 16 bytes of format, then the data."""
 _PLAIN_BYTES = _PLAIN.size
+_SLACK_BYTES = 64
+"""So much behind the data is no sound that the header forgot."""
+_SECTOR_BYTES = 64 * 1024
+"""Zeros behind the data up to so many fill a disk's sector."""
+_TAGS = (b"TAG", b"ID3", b"APE")
 
 
 class WaveFacts(NamedTuple):
@@ -33,6 +39,7 @@ class WaveFacts(NamedTuple):
     sample_rate: int | None = None
     duration_seconds: float | None = None
     is_cut_off: bool = False
+    flaw: Flaw | None = None
 
 
 @dataclass(slots=True)
@@ -62,12 +69,10 @@ def read_wave(file: PositionedReader, size: int) -> WaveFacts:
     tag, channels, rate, byte_rate, block, bits = struct.unpack_from("<HHIIHH", chunks.form)
     if tag == _EXTENSIBLE and len(chunks.form) >= 26:
         (tag,) = struct.unpack_from("<H", chunks.form, 24)
-    facts = WaveFacts(tag, channels or None, rate or None)
-    if chunks.data_at is None or not channels or not rate:
-        return facts
-    there, is_cut_off = _data_bytes(chunks, chunks.data_at)
-    if is_cut_off:
-        return WaveFacts(tag, channels, rate, None, is_cut_off=True)
+    there, is_cut_off = (0, False) if chunks.data_at is None else _data_bytes(chunks, chunks.data_at)
+    flaw = _flaw(file, chunks, there)
+    if flaw is not None or is_cut_off or not channels or not rate:
+        return WaveFacts(tag, channels or None, rate or None, None, is_cut_off, flaw)
     if tag in _SAMPLE_TAGS:
         duration = there / (block * rate) if block and block * 8 == channels * _whole_bytes(bits) else None
     elif tag in _BLOCK_TAGS:
@@ -93,7 +98,12 @@ def plain_wave(head: bytes, size: int) -> tuple[int, int, float] | None:
         return None
     riff, form, length, tag, channels, rate, _, block, bits, name, data = _PLAIN.unpack_from(head)
     is_plain = riff == b"RIFF" and form == b"WAVEfmt " and length == 16 and name == b"data" and tag == 1
-    is_whole = 0 < data <= size - _PLAIN_BYTES and channels and rate and block * 8 == channels * ((bits + 7) // 8 * 8)
+    is_whole = (
+        0 < data <= size - _PLAIN_BYTES <= data + _SLACK_BYTES
+        and channels
+        and rate
+        and block * 8 == channels * ((bits + 7) // 8 * 8)
+    )
     if not is_plain or not is_whole or not block:
         return None
     return channels, rate, data / (block * rate)
@@ -116,6 +126,28 @@ def _compressed_seconds(there: int, byte_rate: int, by_samples: float) -> float 
         return None
     by_rate = there / byte_rate
     return by_samples if abs(by_samples - by_rate) <= _AGREEING * by_rate + 1 / 8 else None
+
+
+def _flaw(file: PositionedReader, chunks: _Chunks, there: int) -> Flaw | None:
+    """Tell what is wrong with a recording of so many bytes of sound."""
+    end = (chunks.data_at or 0) + there
+    surplus = chunks.size - end
+    if chunks.data_at is not None and surplus > _SLACK_BYTES:
+        file.seek(end)
+        behind = file.read(9)
+        is_filled = not any(behind) and surplus <= _SECTOR_BYTES
+        if not is_filled and not _is_chunk(behind[there % 2 :], surplus) and not behind.startswith(_TAGS):
+            return Flaw.SURPLUS
+    return None if there else Flaw.NO_AUDIO
+
+
+def _is_chunk(head: bytes, most: int) -> bool:
+    """Whether a chunk begins there, of so many bytes at most."""
+    return _is_name(head[:4]) and int.from_bytes(head[4:8], "little") <= most
+
+
+def _is_name(name: bytes) -> bool:
+    return len(name) == 4 and all(0x20 <= one <= 0x7E for one in name)
 
 
 def _data_bytes(chunks: _Chunks, data_at: int) -> tuple[int, bool]:
@@ -144,7 +176,10 @@ def _read_chunks(file: PositionedReader, size: int) -> _Chunks:
             chunks.data_at, chunks.data = at + 8, length
             break
         _take(chunks, name, file.read(min(length, 40)))
-        at += 8 + length + length % 2
+        at += 8 + length
+        if length % 2:
+            file.seek(at)
+            at += not _is_name(file.read(4))  # not everybody writes the byte that makes a chunk's length even
     return chunks
 
 

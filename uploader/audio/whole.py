@@ -7,7 +7,7 @@ from typing import BinaryIO
 from tinytag import TinyTag
 
 from uploader.audio.sniffing import HEAD_BYTES, id3_bytes
-from uploader.model import AudioFormat
+from uploader.model import AudioFormat, Flaw
 
 _MOST_ATOMS = 64
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -30,6 +30,26 @@ def is_whole(kind: AudioFormat, file: BinaryIO, size: int, tag: TinyTag) -> Answ
     """
     check = _CHECKS.get(kind)
     return check(file, size, tag) if check else _UNKNOWN
+
+
+def mpeg_4_flaw(file: BinaryIO, size: int) -> Flaw | None:
+    """Tell by its atoms whether a recording was finished: its index (moov) is written last by many."""
+    names, at = set(), 0
+    for _ in range(_MOST_ATOMS):
+        file.seek(at)
+        head = file.read(16)
+        if len(head) < 8:
+            break
+        length = int.from_bytes(head[:4], "big")
+        names.add(head[4:8])
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        at = size if length == 0 else at + max(length, 8)
+    else:
+        return None
+    if b"moov" not in names:
+        return Flaw.UNFINISHED
+    return None if names & {b"mdat", b"moof"} else Flaw.NO_AUDIO
 
 
 def _aiff(file: BinaryIO, size: int, tag: TinyTag) -> Answer:

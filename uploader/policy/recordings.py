@@ -23,6 +23,10 @@ NAMED_AS = {
 """What a contentType may truly be said of."""
 
 
+UNDOCUMENTED = frozenset(AudioFormat) - {one for promised in ENDINGS.values() for one in promised}
+"""What a file may be found to be, and no ending of those that the service is known to take promises."""
+
+
 class Severity(StrEnum):
     """How much a finding matters: an error refuses the row, a warning is told, a hint is shown by the plan."""
 
@@ -79,6 +83,9 @@ def _content(facts: AudioFacts, audio_path: str, content_type: str | None) -> It
     elif promised and found not in promised:
         told = f"the file holds {found.value} and not {_names(promised)}, as its ending says; it is sent {_sent(facts)}"
         yield _warning("audioPath", audio_path, f"{told}: rename it, or make sure that it is the right recording")
+    elif found in UNDOCUMENTED:
+        told = f"the file holds {found.value}, and nothing says that the service takes it: convert it"
+        yield _warning("audioPath", audio_path, told)
     elif found is AudioFormat.WAV_MP3 and content_type is None:
         yield _warning("audioPath", audio_path, f"the file holds {found.value}: it is sent {_sent(facts)}")
     if found and content_type is not None and found not in NAMED_AS.get(content_type, ()):
@@ -91,6 +98,8 @@ def _sent(facts: AudioFacts) -> str:
 
 
 def _length(facts: AudioFacts, audio_path: str) -> Iterator[Finding]:
+    if facts.flaw is not None:
+        yield _warning("audioPath", audio_path, facts.flaw.value)
     if facts.is_cut_off:
         told = "the file is shorter than its header says: it was cut off; copy it anew, or send what there is of it"
         yield _warning("audioPath", audio_path, told)

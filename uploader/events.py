@@ -26,6 +26,7 @@ EVENTS = {
     "ledger.lost": "the ledger is gone and could not be kept",
     "ledger.made": "a new ledger: nothing is known of earlier nights",
     "ledger.migrated": "the ledger was brought to this version's schema; a copy of it was made before",
+    "leftovers.carried": "pending items of other batches stand before this batch's own: they are sent, too",
     "manifest.unknown_lengths": "files of unknown length are not in the billed minutes that are allowed",
     "manifest.warned": "`count` rows, the first on this line, have a warning; `uploader plan` tells all",
     "outcome.unwritten": "an outcome could not be written to the ledger",
@@ -57,9 +58,9 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("lanesInTrouble", "pendingAgain", "inDoubt", "fromVersion", "toVersion", "heldForDoubt"), int),
     **dict.fromkeys(("heldForDoubtUntil", "said", "retryAfter"), str),
     **dict.fromkeys(("bytesPerSecond",), int),
-    **dict.fromkeys(("seconds",), (int, float)),
+    **dict.fromkeys(("seconds", "billedMinutes"), (int, float)),
     **dict.fromkeys(("answers",), bool),
-    **dict.fromkeys(("counts",), dict),
+    **dict.fromkeys(("counts", "batches"), dict),
     **dict.fromkeys(("exception",), list),
 }
 """The type of each field, the same in all events; any may be null where it is not known."""

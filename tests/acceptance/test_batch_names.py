@@ -71,7 +71,7 @@ def test_leftovers_are_those_that_status_names(place: Place, tonight: list[Row])
     """Items of other batches that wait are told as leftovers as long as a batch names them."""
     write_manifest(place, "late.csv", tonight[1:])
     ending = place.run("run", "late.csv", "--limit", "8")
-    assert "leftover  3 items of other batches still wait" in ending.out
+    assert f"leftover  3 items of other batches still wait (3 of {NIGHTLY})" in ending.out
     assert f"batch  {NIGHTLY}: 6 items: 3 in doubt, 3 held" in place.run("status").out
 
 

@@ -164,3 +164,30 @@ def test_of_what_is_over_no_hint_is_given(place: Place, server: Server) -> None:
     assert place.run("run", "m.csv").code == 0
     assert planned(place)["hintCount"] == 0
     assert len(server.journal.puts()) == 1
+
+
+def test_plan_and_run_agree_about_leftovers(place: Place, server: Server) -> None:
+    """What another batch left before these rows: in plan, refusal, summary and log the same, and sent exactly."""
+    for number in range(5):
+        speech(place.path(f"{number}.wav"), 30 * (number + 1))
+    cells = [{"conversationId": each, "audioPath": f"{number}.wav"} for number, each in enumerate("aabca")]
+    write_table(place, "monday.csv", cells[:4])
+    assert place.run("run", "monday.csv", "--first", "1").code == 6
+    write_table(place, "m.csv", [cells[4], {"conversationId": "d", "audioPath": "0.wav"}])
+    found = planned(place, "--first", "1")
+    assert (found["toAppend"]["files"], found["toAppend"]["billedMinutes"], found["later"]) == (2, 3.5, 1)
+    assert [(one["batch"], one["files"], one["billedMinutes"]) for one in found["leftovers"]] == [
+        ("monday.csv", 1, 1.0)
+    ]
+    for command in ("plan", "run"):
+        refused = place.run(command, "m.csv", "--first", "1", "--max-billed-minutes", "3.4")
+        assert refused.code == 2
+        assert "3.5 billed minutes are still to be appended (leftovers of other batches among them" in refused.err
+    puts = len(server.journal.puts())
+    ending = place.run("run", "m.csv", "--first", "1", "--max-billed-minutes", "3.5", "--json")
+    assert ending.summary["leftoversCarried"] == found["leftovers"]
+    assert [(one["batch"], one["files"]) for one in ending.summary["leftoversElsewhere"]] == [("monday.csv", 2)]
+    (event,) = ending.events("leftovers.carried")
+    assert (event["items"], event["billedMinutes"], event["batches"]) == (1, 1.0, {"monday.csv": 1})
+    sent = server.journal.puts()[puts:]
+    assert [put.conversation_id for put in sent] == ["a", "a"]

@@ -16,9 +16,10 @@ from uploader.ledger.lanes import enter_scope, rank
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import account, begin_load, load_rows, was_begun
 from uploader.ledger.outcomes import JOBS_REMEMBERED, JobEnd, Settlement, end_job, job_overdue, settle, settle_all
-from uploader.ledger.reading import latest_ends, leftovers, live_jobs, result_lines, troubles, unsent
+from uploader.ledger.reading import latest_ends, live_jobs, result_lines, troubles, unsent
 from uploader.ledger.recovery import rebase_deadlines, recover
 from uploader.ledger.schema import attempts, items, lanes
+from uploader.ledger.sending import elsewhere
 from uploader.ledger.standing import standing
 from uploader.model import Claim, InvalidRow, JobStatus, LiveJob, Load, Order, Problem, Reply, ResultLine, Row, State
 from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
@@ -793,7 +794,8 @@ def test_another_batchs_lanes_are_not_carried(book: Book) -> None:
     first = book.load([("c", "a.wav"), ("d", "a.wav")])
     second = book.load([("d", "b.wav"), ("e", "a.wav")], "other.csv")
     with book.ledger.writing() as connection:
-        assert leftovers(connection, account(connection, BASE_URL), second.batch_id) == 1
+        (left,) = elsewhere(connection, account(connection, BASE_URL), second.batch_id)
+        assert (left.batch, left.amount.files) == ("m.csv", 1)
     assert book.complete_all() == ["a.wav", "b.wav", "a.wav"]
     assert book.states(first) == "pending completed"
     assert book.states(second) == "completed completed"
@@ -818,7 +820,8 @@ def test_what_stands_behind_the_batchs_own_items_is_not_carried(book: Book) -> N
     book.run(first)
     assert book.complete_all() == ["a.wav"]
     with book.ledger.writing() as connection:
-        assert leftovers(connection, account(connection, BASE_URL), first.batch_id) == 1
+        (left,) = elsewhere(connection, account(connection, BASE_URL), first.batch_id)
+        assert (left.batch, left.amount.files) == ("tuesday.csv", 1)
     assert book.states(second) == "pending"
 
 

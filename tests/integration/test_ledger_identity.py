@@ -8,12 +8,14 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import update
 
 from tests.integration.test_ledger import CUT, LOST, NOT_FOUND, Book, accepted, opened
 from uploader import audio
 from uploader.ledger import known, loading, staging
 from uploader.ledger.lanes import enter_scope
 from uploader.ledger.loading import close_repeat
+from uploader.ledger.schema import items
 from uploader.model import InvalidRow, Row, State
 
 LANE = [("c", "a.wav"), ("c", "b.wav"), ("c", "c.wav")]
@@ -393,12 +395,27 @@ def test_a_refused_row_that_was_corrected_goes_again(book: Book, mended: bool) -
 
 
 def test_a_trial_carries_so_many_items_and_no_more(book: Book) -> None:
-    """Leftovers that stand before the batch's own items are the first that are pending."""
+    """They are the batch's own; the leftovers that stand before them in their lanes go with them."""
     book.load([("c", "a.wav"), ("c", "b.wav"), ("d", "c.wav")], "monday.csv", run=False)
-    tuesday = book.load([("c", "d.wav"), ("e", "e.wav")], "tuesday.csv", run=False)
-    with book.ledger.writing() as connection:
-        enter_scope(connection, tuesday.batch_id, hold=True, first=2)
-    assert book.complete_all() == ["a.wav", "b.wav"]
+    tuesday = book.load([("c", "d.wav"), ("e", "e.wav"), ("d", "f.wav")], "tuesday.csv", run=False)
+    book.run(tuesday, first=2)
+    assert sorted(book.complete_all()) == ["a.wav", "b.wav", "d.wav", "e.wav"]
+    book.run(tuesday, first=2)
+    assert book.complete_all() == ["c.wav", "f.wav"]
+
+
+def test_a_trial_sends_nothing_that_was_given_back_beyond_it(book: Book) -> None:
+    """Another batch's item that is pending again before a live one of this batch is none of the first N."""
+    book.hold = False
+    book.load([("c", "a.wav"), ("c", "b.wav")], "monday.csv")
+    book.answer(book.claim_one(), LOST)
+    book.answer(book.claim_one(), accepted("live"))
+    with book.ledger.writing() as connection:  # as `uploader resolve --not-appended` leaves it
+        connection.execute(update(items).where(items.c.state == State.IN_DOUBT).values(state=State.PENDING))
+    tuesday = book.load([("c", "b.wav"), ("d", "d.wav"), ("e", "e.wav")], "tuesday.csv", run=False)
+    book.run(tuesday, first=1)
+    book.end("live")
+    assert book.complete_all() == ["d.wav"]
 
 
 def test_a_trial_without_anything_pending_still_follows_what_runs(book: Book) -> None:

@@ -19,8 +19,8 @@ SLACK = 200
 """What statements differ by that are written in groups; to read 20,000 rows takes more than ten times as many."""
 ENDED = (0, 1, 4)
 """How commands end where an item of a former night is refused, another in doubt."""
-SCAN = re.compile(r"^SCAN (\w+)(?: USING (?:COVERING )?INDEX (\w+))?")
-SMALL = re.compile(r"accounts|ledger|staged|found|met|compared|numbered|groups|CONSTANT|anon_\d+")
+SCAN = re.compile(r"^SCAN (?:main\.)?([\w.]+)(?: USING (?:COVERING )?INDEX (\w+))?")
+SMALL = re.compile(r"accounts|ledger|staged|apart|found|met|temp\.\w+|compared|groups|CONSTANT|anon_\d+")
 """Tables that former nights do not fill, and what a statement has put together before."""
 PARTIAL = {"items_unfinished", "items_remarked", "items_invalid", "lanes_wanted"}
 """Indexes that hold what is not over, or is to be told."""

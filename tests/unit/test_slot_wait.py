@@ -71,7 +71,6 @@ def summary(slot_wait_seconds: float, throttled: int) -> Summary:
         ledger=Path("/ledger.db"),
         limit=FREE,
         throttled=throttled,
-        leftovers=0,
         troubles=(),
         slot_wait_seconds=slot_wait_seconds,
     )

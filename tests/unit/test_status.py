@@ -37,7 +37,6 @@ def summary(counts: Mapping[State, int], exit_code: ExitCode = ExitCode.DONE, by
         ledger=Path("/ledger.db"),
         limit=LimitFacts(configured=2, stated=None, in_force=2, live=0),
         throttled=0,
-        leftovers=0,
         troubles=(),
     )
 

@@ -31,11 +31,11 @@ from uploader.ledger.loading import close_repeat
 from uploader.ledger.reading import (
     BatchFacts,
     is_lane_ready,
-    leftovers,
     remarks,
     result_lines,
     troubles,
 )
+from uploader.ledger.sending import ToSend, elsewhere
 from uploader.ledger.standing import Standing, keep_counts, standing
 from uploader.ledger.thread import LedgerThread
 from uploader.model import Order, State
@@ -87,6 +87,7 @@ class Night:
         ledger: Ledger,
         target: Target,
         batch: BatchFacts,
+        sending: ToSend,
         now: Callable[[], float],
         until: float | None,
     ) -> None:
@@ -94,6 +95,7 @@ class Night:
         self._ledger = ledger
         self._target = target
         self._batch = batch
+        self._sending = sending
         self._now = now
         self._path = Path(batch.results or "")
         self._reader = ledger.beside()
@@ -263,7 +265,8 @@ class Night:
                 limit=limit_facts(connection, self._batch.account_id, self._settings.limit, self._now()),
                 throttled=engine.throttled,
                 slot_wait_seconds=self._slots.seconds if self._slots is not None else 0.0,
-                leftovers=leftovers(connection, self._batch.account_id, self._batch.batch_id),
+                carried=self._sending.leftovers,
+                elsewhere=elsewhere(connection, self._batch.account_id, self._batch.batch_id),
                 troubles=troubles(connection, self._batch.batch_id),
                 remarks=remarks(connection, self._batch.batch_id),
                 webhook_silent=engine.is_webhook_silent,

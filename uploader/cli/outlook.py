@@ -6,103 +6,34 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from uploader.ledger.sending import Amount, ToSend
 from uploader.model import LimitFacts, Order, State
 from uploader.policy.forecast import Forecast, Lanes, foresee
 from uploader.settings import Settings
-from uploader.status.telling import limit_json, told_bytes, told_count
+from uploader.status.telling import (
+    amount_json,
+    format_amount,
+    format_duration,
+    format_leftover,
+    leftover_json,
+    limit_json,
+    told_count,
+)
 
 LIMITS = (1, 2, 5, 10, 20, 50)
 """The forecast is told for these limits too, so that it can be seen what a higher one would be worth."""
-AHEAD = (None, State.PENDING, State.SENDING)
-"""What the ledger may hold of a row that is still to be appended: what a crash left half sent is sent again."""
-
-
-@dataclass(slots=True)
-class Amount:
-    """So many files, with all that is known of them together; files of unknown length are counted apart."""
-
-    files: int = 0
-    size: int = 0
-    audio_seconds: float = 0.0
-    billed_seconds: float = 0.0
-    unknown_lengths: int = 0
-
-    def add(self, size: int, audio_seconds: float | None, billed_seconds: float | None) -> None:
-        """Count one more file; None is unknown."""
-        self.files += 1
-        self.size += size
-        self.audio_seconds += audio_seconds or 0.0
-        self.billed_seconds += billed_seconds or 0.0
-        self.unknown_lengths += billed_seconds is None
-
-    def as_json(self) -> dict[str, Any]:
-        """The amount for a machine."""
-        return {
-            "files": self.files,
-            "bytes": self.size,
-            "audioMinutes": round(self.audio_seconds / 60, 2),
-            "billedMinutes": round(self.billed_seconds / 60, 2),
-            "unknownLengths": self.unknown_lengths,
-        }
-
-    def as_text(self) -> str:
-        """The amount for a person."""
-        minutes = f"{self.audio_seconds / 60:.1f} audio minutes, {self.billed_seconds / 60:.1f} billed"
-        unknown = f", {self.unknown_lengths} of unknown length" if self.unknown_lengths else ""
-        return f"{told_count(self.files, 'file')}, {told_bytes(self.size)}, {minutes}{unknown}"
 
 
 @dataclass(slots=True)
 class Work:
-    """What a manifest names, and what of it the ledger does not hold as begun: that is still to be appended."""
+    """The manifest's rows, the states in which the ledger holds them, and what a run would send."""
 
     all: Amount = field(default_factory=Amount)
-    left: Amount = field(default_factory=Amount)
     known: Counter[State] = field(default_factory=Counter)
+    sending: ToSend = field(default_factory=ToSend)
     lanes: Lanes = field(default_factory=Lanes)
-    held_lanes: set[int] = field(default_factory=set)
-    """The numbers of the conversations of which the rest waits for a person."""
-    held: int = 0
-    """Rows that would wait for one."""
+    # the --first that the run would have
     first: int | None = None
-    """So many of what is to be appended are wanted now; None wants all."""
-    later: int = 0
-    """Rows that stay pending for that."""
-
-    def hold(self, conversation: int) -> None:
-        """Take note that what comes later in a conversation waits for a person."""
-        self.held_lanes.add(conversation)
-
-    def add(
-        self,
-        conversation: int,
-        size: int | None,
-        audio_seconds: float | None,
-        billed_seconds: float | None,
-        state: State | None,
-    ) -> None:
-        """Count a valid row.
-
-        Args:
-            conversation: The number of its conversation.
-            size: The bytes of its file, None where that is gone.
-            audio_seconds: How long its recording is, None where that is unknown.
-            billed_seconds: What is billed of it, None where that is unknown.
-            state: What the ledger holds of it, None where that is nothing.
-        """
-        if size is not None:
-            self.all.add(size, audio_seconds, billed_seconds)
-        if state is not None:
-            self.known[state] += 1
-        if state is State.ACCEPTED:
-            self.lanes.wait_for(conversation)
-        if state in AHEAD and conversation in self.held_lanes:
-            self.held += 1
-        elif state in AHEAD and self.left.files == self.first:
-            self.later += 1
-        elif state in AHEAD:
-            self.left.add(size or 0, audio_seconds, billed_seconds)
-            self.lanes.add(conversation, size or 0, audio_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +58,15 @@ class Outlook:
 
     def as_json(self) -> dict[str, Any]:
         """The outlook for a machine."""
+        sending = self.work.sending
         files, seconds = self.work.lanes.longest()
         return {
-            **self.work.all.as_json(),
-            "toAppend": self.work.left.as_json(),
+            **amount_json(self.work.all),
+            "toAppend": amount_json(sending.all),
+            "leftovers": [leftover_json(one) for one in sending.leftovers],
             "ledgerHolds": {state.value: count for state, count in self.work.known.items()},
-            "held": self.work.held,
-            "later": self.work.later,
+            "held": sending.held,
+            "later": sending.later,
             "lanes": self.work.lanes.count,
             "longestLane": {"files": files, "jobSeconds": round(seconds, 3)},
             "jobSecondsPerAudioSecond": round(self.pace, 4),
@@ -148,23 +81,27 @@ class Outlook:
 
     def as_lines(self) -> Iterator[str]:
         """The outlook for a person."""
-        yield f"  all       {self.work.all.as_text()}"
+        sending = self.work.sending
+        yield f"  all       {format_amount(self.work.all)}"
         if self.work.known:
             told = ", ".join(f"{count} {state.value.replace('_', ' ')}" for state, count in self.work.known.items())
             yield f"  ledger    it holds {told} of these rows"
-        if self.work.held:
-            yield f"  held      {told_count(self.work.held, 'row')} behind one that needs a person first: not foreseen"
-        if self.work.later:
-            yield f"  later     {told_count(self.work.later, 'row')} behind the first {self.work.first} stay pending"
-        if self.work.known or self.work.held or self.work.later:
-            yield f"  left      {self.work.left.as_text()}"
-        if not self.work.left.files:
-            live = f"; the live jobs end in {_told_time(self._own.seconds)}" if self.work.lanes.awaited else ""
+        if sending.held:
+            yield f"  held      {told_count(sending.held, 'row')} behind one that needs a person first: not foreseen"
+        if sending.later:
+            yield f"  later     {told_count(sending.later, 'row')} behind the first {self.work.first} stay pending"
+        for one in sending.leftovers:
+            yield f"  leftover  {format_leftover(one)}: sent first, they stand before these rows"
+        if self.work.known or sending.held or sending.later or sending.leftovers:
+            yield f"  left      {format_amount(sending.all)}"
+        if not sending.all.files:
+            live = f"; the live jobs end in {format_duration(self._own.seconds)}" if self.work.lanes.awaited else ""
             yield f"  finish    nothing is left to append{live}"
             return
         files, seconds = self.work.lanes.longest()
         lanes = told_count(self.work.lanes.count, "conversation")
-        yield f"  lanes     {lanes}; the longest has {told_count(files, 'file')} and takes {_told_time(seconds)} alone"
+        longest = f"the longest has {told_count(files, 'file')} and takes {format_duration(seconds)} alone"
+        yield f"  lanes     {lanes}; {longest}"
         yield f"  finish    {self._told(self._own)} at the limit of {self.limit.in_force}{self._told_limit()}"
         if self.until is not None:
             yield f"  until     {self.until:%a %H:%M}: {self._told_until()}"
@@ -187,16 +124,16 @@ class Outlook:
         yield "  limit     takes    ends"
         for one in self.forecasts:
             mark = "*" if one.limit == self.limit.in_force else " "
-            yield f"  {one.limit:>5}{mark}{_told_time(one.seconds):>9}    {self._at(one.seconds):%a %H:%M}"
+            yield f"  {one.limit:>5}{mark}{format_duration(one.seconds):>9}    {self._at(one.seconds):%a %H:%M}"
 
     def _at(self, seconds: float) -> datetime:
         return (self.now + timedelta(seconds=seconds)).astimezone()
 
     def _told(self, one: Forecast) -> str:
-        return f"{self._at(one.seconds):%a %Y-%m-%d %H:%M}, in {_told_time(one.seconds)},"
+        return f"{self._at(one.seconds):%a %Y-%m-%d %H:%M}, in {format_duration(one.seconds)},"
 
     def _told_until(self) -> str:
-        own, files = self._own, self.work.left.files
+        own, files = self._own, self.work.sending.all.files
         last = f"; the last of them ends at {self._at(own.begun_end_seconds):%H:%M}" if own.begun else ""
         return f"{own.begun} of {told_count(files, 'file')} begin before it{last}"
 
@@ -261,11 +198,3 @@ def look_out(
         now=now,
         until=until,
     )
-
-
-def _told_time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -3,9 +3,9 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from uploader import audio
 from uploader.cli.findings import json_lines, spooled
@@ -17,6 +17,7 @@ from uploader.cli.preparing import (
     add_alike,
     add_lacking,
     are_channels_separate,
+    batch_name,
     check,
     config_parameters,
     counted_rows,
@@ -27,14 +28,17 @@ from uploader.cli.preparing import (
 from uploader.cli.printing import print_error, print_lines
 from uploader.errors import ExitCode
 from uploader.ledger import Connection, Ledger
-from uploader.ledger.known import NONE_YET, Hashes, resolve_rows, staged_rows
+from uploader.ledger.dry_run import copy_tables, load_copies, make_copies
+from uploader.ledger.known import NONE_YET, Hashes, staged_rows
+from uploader.ledger.lanes import enter_scope
 from uploader.ledger.limit import limit_facts
-from uploader.ledger.loading import was_begun, without_a_file
+from uploader.ledger.loading import meant_generation, resolve, was_begun
 from uploader.ledger.reading import find_account, jobs_seen, live_jobs
+from uploader.ledger.sending import lanes_to_send, to_send
 from uploader.ledger.sqlite import without_ledger
 from uploader.ledger.staging import Stage, hints_of
 from uploader.manifest import HeaderError
-from uploader.model import OVER, TROUBLED, LimitFacts, LiveJob, State
+from uploader.model import OVER, LimitFacts, LiveJob, State
 from uploader.policy.forecast import pace_of
 from uploader.settings import Settings
 from uploader.status.telling import told_count
@@ -64,8 +68,15 @@ class Holdings:
         """A connection to stage rows on, in a transaction that is undone, and the account where there is one."""
         opened = self._ledger.staging() if self._ledger is not None else without_ledger()
         with opened as connection, connection.begin() as transaction:
+            if self._ledger is None:
+                make_copies(connection)
             yield connection, self._account_id
             transaction.rollback()
+
+    def hide(self, connection: Connection, name: str) -> None:
+        """Hide the ledger's tables, where there is one, behind copies for a dry run of this batch."""
+        if self._ledger is not None:
+            copy_tables(connection, name, is_run_on=self._ledger.held_by_run)
 
     def pace(self) -> float | None:
         """What a job takes for a second of audio, in seconds, as far as jobs were seen."""
@@ -107,8 +118,7 @@ def plan_manifest(settings: Settings, manifest: str, asked: PlanAsked) -> ExitCo
             header_is_wrong = True
         cost = ""
         if outlook is not None:
-            left = outlook.work.left
-            cost = told_cost(settings, manifest, left.billed_seconds, left.unknown_lengths)
+            cost = told_cost(settings, manifest, outlook.work.sending)
         code = ExitCode.USAGE if cost else _code(settings, checked, header_is_wrong=header_is_wrong)
         if asked.as_json:
             report = _as_json(manifest, checked, outlook, code) | {"reason": cost or None}
@@ -136,38 +146,51 @@ def _go_through(settings: Settings, file: ManifestFile, checked: Checked, *, loo
         check(file.reader(settings, lambda *_: False, look=False), checked)
         return None
     work, seconds = Work(first=settings.first), time.time()
+    live = known.live_jobs()
+    name = batch_name(settings, file.name) or file.name
     with known.staging() as (connection, account_id):
         begun = was_begun(connection, account_id) if account_id is not None else lambda *_: False
         stage = Stage(connection, account_id)
         rows = counted_rows(file.reader(settings, begun), checked)
         stage.add(rows, audio.probe, separate=are_channels_separate(settings), hints=True)
-        generation = NONE_YET if account_id is None else 0
-        lacking = [
-            without_a_file(row) for row in resolve_rows(connection, stage, generation, Hashes(audio.content_hash))
-        ]
-        stage.refuse(lacking)
-        add_lacking(checked, lacking)
+        generation = NONE_YET
+        if account_id is not None:
+            generation = meant_generation(connection, account_id, name, repeat=settings.repeat)
+        add_lacking(checked, resolve(connection, stage, generation, Hashes(audio.content_hash)))
         add_alike(checked, connection)
-        checked.conversations = stage.number_conversations()
-        for job in known.live_jobs():
-            number = stage.conversation_number(job.conversation_id)
-            work.lanes.begin_with(number, job.work, max(seconds - job.accepted_at, 0.0))
-        _count_work(connection, work, checked, holds=settings.lanes.hold)
+        checked.conversations = stage.count_conversations()
+        _count_rows(connection, work, checked)
+        known.hide(connection, name)
+        _load_dry(settings, connection, name, seconds, live, work)
     now, limit = local_time(), known.limit(settings.limit, seconds)
     return look_out(work, known.pace(), limit, settings, now, until_time(settings, now))
 
 
-def _count_work(connection: Connection, work: Work, checked: Checked, *, holds: bool) -> None:
-    """Count what the staged rows ask for, in the manifest's order."""
+def _count_rows(connection: Connection, work: Work, checked: Checked) -> None:
+    """Count the staged rows and the states of their items; collect the hints of those that are not over."""
     for row in staged_rows(connection):
         state = State(row.state) if row.state is not None else None
-        if holds and (row.path is None or state in TROUBLED):
-            work.hold(row.conversation)
         if row.path is None:
             continue
         if state not in OVER:
             checked.hints.add(hints_of(row.hints, row.line))
-        work.add(row.conversation, row.size, row.duration_seconds, row.billed_seconds, state)
+        if row.size is not None:
+            work.all.add(row.size, row.duration_seconds, row.billed_seconds)
+        if state is not None:
+            work.known[state] += 1
+
+
+def _load_dry(
+    settings: Settings, connection: Connection, name: str, now: float, live: Sequence[LiveJob], work: Work
+) -> None:
+    """Load the staged rows as a run would, on copies of the tables, and ask what that run would send."""
+    hold = settings.lanes.hold
+    load = load_copies(connection, settings.base_url, name, now, repeat=settings.repeat)
+    enter_scope(connection, load.batch_id, hold=hold, first=settings.first)
+    work.sending = to_send(connection, load.batch_id, hold=hold)
+    awaited = {job.item_id for job in live_jobs(connection, load.account_id) if job.in_scope}
+    live = [replace(job, in_scope=job.item_id in awaited) for job in live]
+    work.lanes = lanes_to_send(connection, live, now, hold=hold, under_way=False)
 
 
 def _code(settings: Settings, checked: Checked, *, header_is_wrong: bool) -> ExitCode:

@@ -15,12 +15,13 @@ from uploader.errors import UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.alike import became_the_same, case_twins, repeats
 from uploader.ledger.reading import unknown_job_ids
+from uploader.ledger.sending import ToSend
 from uploader.ledger.staging import CHUNK, chunks
 from uploader.manifest import Format, Manifest, WasBegun, check_file, format_of, spoilt
 from uploader.model import InvalidRow, Row
 from uploader.policy.billing import SEPARATE
 from uploader.settings import Settings
-from uploader.status.telling import told_count
+from uploader.status.telling import format_leftover, told_count
 
 STANDARD_INPUT = "-"
 
@@ -97,6 +98,11 @@ def manifest_file(argument: str, settings: Settings) -> Iterator[ManifestFile]:
         yield ManifestFile(argument, Path(kept.name), settings.format)
 
 
+def batch_name(settings: Settings, manifest: str | None) -> str:
+    """The batch's name: the one that is set, else the manifest's file name; empty where there is neither."""
+    return settings.batch or ("" if manifest in (None, STANDARD_INPUT) else Path(manifest or "").name)
+
+
 def config_parameters(settings: Settings) -> dict[str, Any]:
     """The parameters that hold for every row which does not set them itself.
 
@@ -150,32 +156,34 @@ def add_alike(checked: Checked, connection: Connection) -> None:
         checked.warnings.add(became_the_same(connection, spoilt))
 
 
-def refuse_cost(settings: Settings, name: str, seconds: float, unknown_lengths: int) -> None:
-    """End here where a manifest would cost more than is allowed.
+def refuse_cost(settings: Settings, name: str, sending: ToSend) -> None:
+    """End here where a run would cost more than is allowed.
 
     Raises:
         UsageError: It would.
     """
-    if told := told_cost(settings, name, seconds, unknown_lengths):
+    if told := told_cost(settings, name, sending):
         raise UsageError(told)
 
 
-def told_cost(settings: Settings, name: str, seconds: float, unknown_lengths: int) -> str:
-    """Why a manifest costs more than is allowed; empty where it does not.
+def told_cost(settings: Settings, name: str, sending: ToSend) -> str:
+    """Why a run costs more than is allowed; empty where it does not.
 
     Args:
         settings: The settings.
         name: What to call the manifest.
-        seconds: What would be billed of what is still to be appended, in seconds.
-        unknown_lengths: Files of which that is not known.
+        sending: What the run would send, leftovers of other batches included.
     """
-    most, minutes = settings.max_billed_minutes, seconds / 60
+    amount = sending.all
+    most, minutes = settings.max_billed_minutes, amount.billed_seconds / 60
     if most is None or minutes <= most:
         return ""
-    unknown = f", and {told_count(unknown_lengths, 'file')} of unknown length" if unknown_lengths else ""
+    unknown = f", and {told_count(amount.unknown_lengths, 'file')} of unknown length" if amount.unknown_lengths else ""
+    others = "; ".join(map(format_leftover, sending.leftovers))
+    leftovers = f" (leftovers of other batches among them: {others})" if others else ""
     return (
-        f"manifest {name}: {minutes:.1f} billed minutes are still to be appended{unknown}: that is more than "
-        f"--max-billed-minutes {most:g}: raise it, or take rows out. Nothing was sent"
+        f"manifest {name}: {minutes:.1f} billed minutes are still to be appended{unknown}{leftovers}: that is more "
+        f"than --max-billed-minutes {most:g}: raise it, or take rows out. Nothing was sent"
     )
 
 

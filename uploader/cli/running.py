@@ -19,6 +19,7 @@ from uploader.cli.preparing import (
     add_alike,
     add_lacking,
     are_channels_separate,
+    batch_name,
     check_known_results,
     config_parameters,
     counted_rows,
@@ -35,7 +36,7 @@ from uploader.errors import ExitCode, UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.former import left_by
 from uploader.ledger.known import Hashes
-from uploader.ledger.lanes import billed_in_scope, enter_scope
+from uploader.ledger.lanes import enter_scope
 from uploader.ledger.loading import (
     account,
     begin_load,
@@ -48,6 +49,7 @@ from uploader.ledger.loading import (
 )
 from uploader.ledger.reading import BatchFacts, find_batches
 from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
+from uploader.ledger.sending import ToSend, to_send
 from uploader.ledger.sqlite import written_together
 from uploader.ledger.staging import Stage
 from uploader.manifest import Manifest
@@ -66,7 +68,7 @@ def run_batch(settings: Settings, manifest: str | None, *, as_json: bool) -> Exi
         raise UsageError("name a MANIFEST to append, or --batch NAME to carry on a batch that was loaded before")
     if manifest is None and (settings.sandbox or settings.repeat):
         raise UsageError("--sandbox and --repeat need a MANIFEST")
-    if batch := _batch_name(settings, manifest):
+    if batch := batch_name(settings, manifest):
         logs.bind(batch=batch)
     summary = asyncio.run(_run(settings, manifest))
     counts = {state.value: count for state, count in summary.standing.counts.items() if count}
@@ -90,14 +92,10 @@ async def _run(settings: Settings, manifest: str | None) -> Summary:
             log.info("run.begun", version=__version__, **begun)
             summary_file.forget(settings)
             now = steady_clock(time.time, time.monotonic)
-            batch = _prepare(settings, manifest, ledger, target, now)
-            night = Night(settings, ledger, target, batch, now, until.timestamp() if until else None)
+            batch, sending = _prepare(settings, manifest, ledger, target, now)
+            _tell_leftovers(sending)
+            night = Night(settings, ledger, target, batch, sending, now, until.timestamp() if until else None)
             return await night.pass_()
-
-
-def _batch_name(settings: Settings, manifest: str | None) -> str:
-    """The batch's name: the one that is set, else the manifest's file name; empty where there is neither."""
-    return settings.batch or ("" if manifest in (None, STANDARD_INPUT) else Path(manifest or "").name)
 
 
 def _check_webhook(settings: Settings) -> None:
@@ -146,7 +144,7 @@ def _ledger(settings: Settings) -> Iterator[Ledger]:
 
 def _prepare(
     settings: Settings, manifest: str | None, ledger: Ledger, target: Target, now: Callable[[], float]
-) -> BatchFacts:
+) -> tuple[BatchFacts, ToSend]:
     """Everything that comes before the first byte, in one transaction where it writes."""
     config_parameters(settings)
     with ledger.writing() as connection:
@@ -155,24 +153,34 @@ def _prepare(
     if unsent or doubtful:
         log.warning("run.recovered", pendingAgain=unsent, inDoubt=doubtful)
     if manifest is None:
-        batch = _carry_on(settings, ledger, target, now())
-    else:
-        with manifest_file(manifest, settings) as file:
-            batch = _load(settings, file, ledger, target, now())
-    return batch
+        return _carry_on(settings, ledger, target, now())
+    with manifest_file(manifest, settings) as file:
+        return _load(settings, file, ledger, target, now())
 
 
-def _enter_scope(settings: Settings, connection: Connection, batch_id: int, account_id: int, name: str) -> None:
+def _enter_scope(settings: Settings, connection: Connection, batch_id: int, account_id: int, name: str) -> ToSend:
     """Make the batch the one that this run carries; what that would cost too much undoes the load."""
     enter_scope(connection, batch_id, hold=settings.lanes.hold, first=settings.first)
     note_limit(connection, account_id, settings.limit)
-    seconds, unknown = billed_in_scope(connection)
-    refuse_cost(settings, name, seconds, unknown)
-    if settings.max_billed_minutes is not None and unknown:
-        log.warning("manifest.unknown_lengths", files=unknown)
+    sending = to_send(connection, batch_id, hold=settings.lanes.hold)
+    refuse_cost(settings, name, sending)
+    if settings.max_billed_minutes is not None and sending.all.unknown_lengths:
+        log.warning("manifest.unknown_lengths", files=sending.all.unknown_lengths)
+    return sending
 
 
-def _carry_on(settings: Settings, ledger: Ledger, target: Target, now: float) -> BatchFacts:
+def _tell_leftovers(sending: ToSend) -> None:
+    """Log the leftovers of other batches that this run sends with its own items."""
+    if sending.leftovers:
+        log.warning(
+            "leftovers.carried",
+            items=sum(one.amount.files for one in sending.leftovers),
+            billedMinutes=round(sum(one.amount.billed_seconds for one in sending.leftovers) / 60, 2),
+            batches={one.batch: one.amount.files for one in sending.leftovers},
+        )
+
+
+def _carry_on(settings: Settings, ledger: Ledger, target: Target, now: float) -> tuple[BatchFacts, ToSend]:
     with ledger.writing() as connection:
         known = find_batches(connection, settings.batch)
         found = [one for one in known if one.base_url == target.base_url]
@@ -187,18 +195,20 @@ def _carry_on(settings: Settings, ledger: Ledger, target: Target, now: float) ->
         note_run(connection, found[0].batch_id, path.resolve(), now)
         known = find_batches(connection, settings.batch)
         batch = next(one for one in known if one.batch_id == found[0].batch_id)
-        _enter_scope(settings, connection, batch.batch_id, batch.account_id, batch.name)
+        sending = _enter_scope(settings, connection, batch.batch_id, batch.account_id, batch.name)
     check_known_results(path, ledger, sandbox=False)
-    return batch
+    return batch, sending
 
 
-def _load(settings: Settings, file: ManifestFile, ledger: Ledger, target: Target, now: float) -> BatchFacts:
+def _load(
+    settings: Settings, file: ManifestFile, ledger: Ledger, target: Target, now: float
+) -> tuple[BatchFacts, ToSend]:
     path = results_path(settings, file)
     summary_file.check_apart(settings, path)
     check_known_results(path, ledger, sandbox=settings.sandbox)
     if settings.batch is None and file.name == STANDARD_INPUT:
         raise UsageError("manifest -: for standard input say which batch it is with --batch NAME")
-    name = _batch_name(settings, file.name)
+    name = batch_name(settings, file.name)
     with ledger.writing() as connection:
         account_id = account(connection, target.base_url)
     checked = Checked()
@@ -214,7 +224,7 @@ def _load(settings: Settings, file: ManifestFile, ledger: Ledger, target: Target
             add_alike(checked, connection)
         hashes = Hashes(audio.content_hash)
 
-        def load() -> BatchFacts:
+        def load() -> tuple[BatchFacts, ToSend]:
             generation = meant_generation(connection, account_id, name, repeat=settings.repeat)
             lacking = resolve(connection, stage, generation, hashes)
             if lacking and settings.on_invalid == "refuse":
@@ -234,9 +244,9 @@ def _load(settings: Settings, file: ManifestFile, ledger: Ledger, target: Target
             add_lacking(checked, lacking)
             _tell_findings(checked, name)
             _warn_of_left(name, left_by(connection, begun, hold=settings.lanes.hold))
-            _enter_scope(settings, connection, begun.batch_id, account_id, file.name)
-            known = find_batches(connection, name)
-            return next(one for one in known if one.batch_id == begun.batch_id)
+            sending = _enter_scope(settings, connection, begun.batch_id, account_id, file.name)
+            (batch,) = find_batches(connection, name, ids=[begun.batch_id])
+            return batch, sending
 
         return written_together(connection, load)
 

@@ -26,7 +26,7 @@ from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.schema import items
-from uploader.ledger.staging import Stage, Takes, apart, compared, found, is_listed, met, numbered, staged
+from uploader.ledger.staging import Stage, Takes, apart, compared, found, is_listed, met, staged
 from uploader.model import NOTHING, FileSignature, Row, State
 from uploader.policy.identity import ContentHash, Items, Known, find, is_corrected
 
@@ -216,12 +216,10 @@ _ALL = (
     select(
         *staged.c["line", "path", "size", "duration_seconds", "billed_seconds"],
         apart.c.hints,
-        func.coalesce(numbered.c.id, 0).label("conversation"),
         found.c.state,
     )
     .select_from(staged)
     .outerjoin(apart, apart.c.line == staged.c.line)
-    .outerjoin(numbered, numbered.c.conversation_id == staged.c.conversation_id)
     .outerjoin(found, found.c.line == staged.c.line)
     .order_by(staged.c.line)
     .execution_options(yield_per=TOGETHER)
@@ -256,7 +254,7 @@ def resolve_rows(connection: Connection, stage: Stage, generation: int, hashes: 
 
 
 def staged_rows(connection: Connection) -> Iterator[Any]:
-    """Yield all staged rows in the manifest's order, with the number of the conversation and the state of the item.
+    """Yield all staged rows in the manifest's order, with the state of the item.
 
     The state is the one in which loading would leave the item, None where the row is new; an invalid row has no path.
     """

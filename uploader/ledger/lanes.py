@@ -59,19 +59,23 @@ _COUNT_OUT = (
 
 _RANK = update(lanes).where(IS_WANTED).values(item_seconds=bindparam("seconds"))
 
-_BILLED = (
-    select(
-        func.coalesce(func.sum(items.c.billed_seconds), 0.0).label("seconds"),
-        func.coalesce(func.sum(case((items.c.billed_seconds.is_(None), 1), else_=0)), 0).label("unknown"),
-    )
-    .join(lanes, lanes.c.id == items.c.lane_id)
-    .where(IS_WANTED, IS_CARRIED)
-)
+_waiting = items.alias("waiting_first")
 
-
+# what is begun before the first pending item of a lane: as far as it is wanted, nothing of the lane is sent
 _begun = (
     select(func.max(items.c.position))
-    .where(items.c.lane_id == lanes.c.id, items.c.state != State.PENDING, items.c.position <= lanes.c.wanted_until)
+    .where(
+        items.c.lane_id == lanes.c.id,
+        items.c.state != State.PENDING,
+        items.c.position <= lanes.c.wanted_until,
+        ~select(_waiting.c.id)
+        .where(
+            _waiting.c.lane_id == items.c.lane_id,
+            _waiting.c.state == State.PENDING,
+            _waiting.c.position < items.c.position,
+        )
+        .exists(),
+    )
     .correlate(lanes)
     .scalar_subquery()
 )
@@ -81,19 +85,20 @@ _WANT_BEGUN = update(lanes).where(IS_WANTED).values(wanted_until=func.coalesce(_
 _WANT_CHOSEN = update(lanes).where(lanes.c.wanted_until < 0).values(wanted_until=-lanes.c.wanted_until)
 
 
-def _want_first(connection: Connection, first: int, *, hold: bool) -> None:
-    """Of what is wanted, the first so many pending items alone; what is under way stays wanted."""
-    connection.execute(_choose(hold=hold), {"first": first})
+def _want_first(connection: Connection, batch_id: int, first: int, *, hold: bool) -> None:
+    """Narrow what is wanted to a batch's first pending items and what stands before them; what is under way stays."""
+    connection.execute(_choose(hold=hold), {"batch": batch_id, "first": first})
     connection.execute(_WANT_BEGUN)
     connection.execute(_WANT_CHOSEN)
 
 
 @cache
 def _choose(*, hold: bool) -> Update:
-    """Mark the lanes of the first so many by a position below 0: looked for once, not once a lane."""
+    """Mark the lanes of a batch's first items by a position below 0: looked for once, not once a lane."""
     first = (
         select(items.c.lane_id, items.c.position)
         .join(lanes, lanes.c.id == items.c.lane_id)
+        .join(rows, and_(rows.c.item_id == items.c.id, rows.c.batch_id == bindparam("batch")))
         .where(IS_WANTED, IS_CARRIED, ~is_held(hold=hold))
         .order_by(items.c.position)
         .limit(bindparam("first"))
@@ -124,12 +129,12 @@ def enter_scope(connection: Connection, batch_id: int, *, hold: bool, first: int
         connection: A connection in a transaction.
         batch_id: The batch.
         hold: Whether trouble holds the rest of a lane.
-        first: Carry only so many of the items that would be carried, the first ones; None carries all.
+        first: Carry only the batch's own first so many pending items, and the leftovers before them; None carries all.
     """
     connection.execute(_LEAVE_SCOPE)
     connection.execute(_WANT, {"batch": batch_id})
     if first is not None:
-        _want_first(connection, first, hold=hold)
+        _want_first(connection, batch_id, first, hold=hold)
     connection.execute(_make_ready(hold=hold))
     connection.execute(_COUNT_WORK)
 
@@ -152,16 +157,6 @@ def count_again(connection: Connection, item_id: int) -> None:
 def count_out(connection: Connection, item_id: int) -> None:
     """Count an item that is pending, and is not to be sent, no more among what its lane has left."""
     connection.execute(_COUNT_OUT, {"item": item_id})
-
-
-def billed_in_scope(connection: Connection) -> tuple[float, int]:
-    """What would be billed of the items that this run carries and that are not begun.
-
-    Returns:
-        Seconds, and of how many items they are not known.
-    """
-    found = connection.execute(_BILLED).one()
-    return float(found.seconds), int(found.unknown)
 
 
 @cache

@@ -438,23 +438,6 @@ def jobs_seen(connection: Connection, account_id: int, most: int = 1000) -> list
     return [(row.took, row.duration_seconds) for row in found]
 
 
-def leftovers(connection: Connection, account_id: int, batch_id: int) -> int:
-    """Items of earlier loads that wait in lanes, or at places, that a run of this batch does not reach."""
-    count: int = connection.execute(
-        select(func.count())
-        .select_from(items)
-        .join(lanes, lanes.c.id == items.c.lane_id)
-        .where(
-            IS_UNFINISHED,
-            items.c.account_id == account_id,
-            items.c.state == State.PENDING,
-            items.c.position > lanes.c.wanted_until,
-            ~select(rows.c.line).where(rows.c.item_id == items.c.id, rows.c.batch_id == batch_id).exists(),
-        )
-    ).scalar_one()
-    return count
-
-
 def line_states(connection: Connection, batch_id: int, lines: Collection[int], *, hold: bool) -> dict[int, State]:
     """The states of some lines of a batch, as far as it has them."""
     found = connection.execute(

@@ -132,17 +132,8 @@ compared = Table(
 )
 """Rows that are to be compared with the items of their lane one by one."""
 
-numbered = Table(
-    "numbered",
-    _metadata,
-    Column("id", Integer, primary_key=True),
-    Column("conversation_id", String, nullable=False, unique=True),
-    prefixes=_TEMPORARY,
-)
-"""The conversations of the rows by number."""
-
 _INDEXES = (Index("compared_lane", compared.c.lane_id),)
-_TABLES = (staged, apart, found, met, compared, numbered)
+_TABLES = (staged, apart, found, met, compared)
 
 _ADD = insert(staged).values({column.name: bindparam(column.name, type_=String) for column in staged.columns})
 
@@ -173,17 +164,7 @@ _KEEP_HASH = _KEEP_HASH.on_conflict_do_update(
     index_elements=[apart.c.line], set_={"content_hash": _KEEP_HASH.excluded.content_hash}
 )
 
-_NUMBER = (
-    insert_or_ignore(numbered)
-    .from_select(["conversation_id"], select(staged.c.conversation_id).where(staged.c.conversation_id != "").distinct())
-    .on_conflict_do_nothing()
-)
-
-_COUNT = select(func.count()).select_from(numbered)
-
-_NUMBER_ONE = insert_or_ignore(numbered).on_conflict_do_nothing()
-
-_NUMBER_OF = select(numbered.c.id).where(numbered.c.conversation_id == bindparam("of"))
+_CONVERSATIONS = select(func.count(staged.c.conversation_id.distinct())).where(staged.c.conversation_id != "")
 
 
 class Stage:
@@ -254,17 +235,10 @@ class Stage:
         if hashes:
             self._connection.execute(_KEEP_HASH, hashes)
 
-    def number_conversations(self) -> int:
-        """Give each conversation of the rows a number from 1, for ``staged_rows``; return how many there are."""
-        self._connection.execute(_NUMBER)
-        count: int = self._connection.execute(_COUNT).scalar_one()
+    def count_conversations(self) -> int:
+        """Count the conversations of the rows."""
+        count: int = self._connection.execute(_CONVERSATIONS).scalar_one()
         return count
-
-    def conversation_number(self, conversation_id: str) -> int:
-        """Return the number of a conversation, of which there may be no row."""
-        self._connection.execute(_NUMBER_ONE, {"conversation_id": conversation_id})
-        number: int = self._connection.execute(_NUMBER_OF, {"of": conversation_id}).scalar_one()
-        return number
 
     def _lanes_until(self) -> int:
         newest: int = self._connection.execute(_NEWEST_LANE).scalar_one() if self._account_id is not None else 0

@@ -144,7 +144,9 @@ class Settings:
         meaning="refuse a manifest with invalid rows as a whole, or leave them out: they are refused and hold "
         "the rest of their conversation",
     )
-    repeat: bool = setting(switch, False, commands="run", meaning="append everything once more, what was appended too")
+    repeat: bool = setting(
+        switch, False, commands="run plan", meaning="append everything once more, what was appended too"
+    )
     first: int | None = setting(
         whole_number(least=1, most=1_000_000_000),
         None,

@@ -9,13 +9,16 @@ from typing import Any
 from uploader.errors import ExitCode
 from uploader.ledger.former import Former
 from uploader.ledger.reading import Remark, Trouble
+from uploader.ledger.sending import Leftover
 from uploader.ledger.standing import Standing
 from uploader.model import TROUBLED, LimitFacts, State
 from uploader.status.telling import (
     HOW_TO_KEEP_NIGHTS_APART,
     counts_json,
+    format_leftover,
     former_json,
     from_here,
+    leftover_json,
     limit_json,
     remark_json,
     resolve_command,
@@ -51,12 +54,14 @@ class Summary:
     ledger: Path
     limit: LimitFacts
     throttled: int
-    leftovers: int
     troubles: Sequence[Trouble]
     remarks: Sequence[Remark] = ()
     """What is out of order whatever became of the item: an append too many, say."""
     former: Sequence[Former] = ()
     """What the account's batches held before and none holds any more."""
+    # leftovers of other batches: those that the run had before it in its lanes, and those that it does not reach
+    carried: Sequence[Leftover] = ()
+    elsewhere: Sequence[Leftover] = ()
     slot_wait_seconds: float = 0.0
     """How long of it conversations were ready while no slot was free."""
     webhook_silent: bool = False
@@ -92,7 +97,9 @@ class Summary:
             "throttled": self.throttled,
             "slotWaitSeconds": round(self.slot_wait_seconds, 3),
             "webhookSilent": self.webhook_silent,
-            "leftovers": self.leftovers,
+            "leftoversCarried": [leftover_json(one) for one in self.carried],
+            "leftovers": sum(one.amount.files for one in self.elsewhere),
+            "leftoversElsewhere": [leftover_json(one) for one in self.elsewhere],
             "needsPerson": [trouble_json(one) for one in self.troubles],
             "outOfOrder": [remark_json(one) for one in self.remarks],
             "former": [former_json(one) for one in self.former],
@@ -115,11 +122,7 @@ class Summary:
         if self.results:
             lines.append(f"  results   {from_here(self.results)}")
         lines += self._told_ledger()
-        if named := self.leftovers - sum(one.leftovers for one in self.former):
-            lines.append(
-                f"  leftover  {told_count(named, 'item')} of other batches still wait; run their batches "
-                "(`uploader status` names them)"
-            )
+        lines += self._format_leftovers()
         lines += self._told_former()
         if self.reason:
             lines.append(f"  stopped   {self.reason}")
@@ -150,6 +153,22 @@ class Summary:
         lines = ["  ledger    " + ("(the sandbox's, thrown away)" if self.rehearsal else str(self.ledger))]
         if self.is_new_ledger:
             lines.append("            a new ledger: nothing is known of earlier nights")
+        return lines
+
+    def _format_leftovers(self) -> list[str]:
+        """Leftovers of other batches that this run carried, and those that wait for a run of their own."""
+        lines = [
+            f"  before    {format_leftover(one)}: left over, carried with this batch, which stands behind them"
+            for one in self.carried
+        ]
+        # what no batch names any more is not reached by a run of any: it has its own lines
+        unnamed = {one.batch: one.leftovers for one in self.former}
+        counts = {one.batch: one.amount.files - unnamed.get(one.batch, 0) for one in self.elsewhere}
+        counts = {batch: count for batch, count in counts.items() if count}
+        if counts:
+            told = ", ".join(f"{count} of {batch}" for batch, count in counts.items())
+            items = told_count(sum(counts.values()), "item")
+            lines.append(f"  leftover  {items} of other batches still wait ({told}); run their batches")
         return lines
 
     def _told_slowness(self) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from uploader.ledger.former import Former
 from uploader.ledger.reading import Remark, Trouble
+from uploader.ledger.sending import Amount, Leftover
 from uploader.ledger.standing import Standing
 from uploader.model import LimitFacts, State
 from uploader.results import rfc3339
@@ -164,3 +165,40 @@ def told_bytes(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.2f} GiB"
+
+
+def amount_json(amount: Amount) -> dict[str, int | float]:
+    """An amount of audio, for a machine."""
+    return {
+        "files": amount.files,
+        "bytes": amount.size,
+        "audioMinutes": round(amount.audio_seconds / 60, 2),
+        "billedMinutes": round(amount.billed_seconds / 60, 2),
+        "unknownLengths": amount.unknown_lengths,
+    }
+
+
+def format_amount(amount: Amount) -> str:
+    """An amount of audio, for a person."""
+    minutes = f"{amount.audio_seconds / 60:.1f} audio minutes, {amount.billed_seconds / 60:.1f} billed"
+    unknown = f", {amount.unknown_lengths} of unknown length" if amount.unknown_lengths else ""
+    return f"{told_count(amount.files, 'file')}, {told_bytes(amount.size)}, {minutes}{unknown}"
+
+
+def leftover_json(one: Leftover) -> dict[str, Any]:
+    """Leftovers of a batch, for a machine."""
+    return {"batch": one.batch, **amount_json(one.amount)}
+
+
+def format_leftover(one: Leftover) -> str:
+    """Leftovers of a batch, for a person."""
+    return f"{one.batch}: {format_amount(one.amount)}"
+
+
+def format_duration(seconds: float) -> str:
+    """A duration as a person reads it: hours and minutes, minutes and seconds, or seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -1,0 +1,90 @@
+"""Loads staged rows into temporary copies of the tables: a plan then asks exactly what a run would ask.
+
+The copies have the names of the ledger's tables and hide them on their connection, so that the statements of a load
+and of a run's begin work on them unchanged; the ledger itself is only read.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, MetaData, Table, case, insert, select
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from uploader.ledger.loading import account, begin_load, merge
+from uploader.ledger.schema import accounts, batches, items, lanes, loads, rows
+from uploader.ledger.staging import found, staged
+from uploader.model import OVER, Load, State
+
+_MAIN, _TEMPORARY = MetaData(), MetaData()
+_COPIED = (accounts, batches, loads, lanes, items, rows)
+_ledger = {table.name: table.to_metadata(_MAIN, schema="main") for table in _COPIED}
+_copies = {table.name: table.to_metadata(_TEMPORARY, schema="temp") for table in _COPIED}
+# rows are looked up by item, items by lane; a load looks for nothing else
+_INDEXED = {"items_lane_state", "items_invalid", "rows_item", "lanes_wanted"}
+
+_lanes, _items, _loads, _batches = (_ledger[name] for name in ("lanes", "items", "loads", "batches"))
+_known = select(_copies["batches"].c.id)
+_touched = select(staged.c.lane_id).where(staged.c.lane_id.is_not(None))
+
+
+def make_copies(connection: Connection) -> None:
+    """Make the copies, empty: all that there is to load into where there is no ledger yet."""
+    for table in _copies.values():
+        connection.execute(CreateTable(table, include_foreign_key_constraints=[]))
+        for index in table.indexes:
+            if index.name in _INDEXED:
+                connection.execute(CreateIndex(index))
+
+
+def copy_tables(connection: Connection, name: str, *, is_run_on: bool) -> None:
+    """Hide the ledger's tables behind copies of what a load of the staged rows may touch.
+
+    What an earlier run left under way is what the next run will find after its recovery. Completed and dropped items
+    are left out but for those that the rows name: they are neither sent nor in the way.
+
+    Args:
+        connection: The stage's connection, in a transaction; every staged row has its lane, where there is one.
+        name: The batch's name.
+        is_run_on: A run holds the ledger: what is under way is no doubt.
+    """
+    make_copies(connection)
+    recovered = {State.SENDING: State.PENDING} | ({} if is_run_on else {State.SENT: State.IN_DOUBT})
+    state = case(*((_items.c.state == left, becomes) for left, becomes in recovered.items()), else_=_items.c.state)
+    _copy(connection, accounts)
+    _copy(connection, lanes, _lanes.c.id.in_(_touched))
+    _copy(connection, items, _items.c.lane_id.in_(_touched), _items.c.state.not_in(OVER), state=state)
+    # whose rows they are; without them, new items would get their ids
+    _copy(connection, items, _items.c.id.in_(select(found.c.item_id)), _items.c.state.in_(OVER))
+    # few, and each by its id: a join might read all loads that there were
+    for load_id in connection.execute(select(_copies["items"].c.load_id).distinct()).scalars().all():
+        _copy(connection, loads, _loads.c.id == load_id)
+    _copy(connection, batches, _batches.c.name == name)
+    missing = select(_copies["loads"].c.batch_id).where(_copies["loads"].c.batch_id.not_in(_known)).distinct()
+    for batch_id in connection.execute(missing).scalars().all():
+        _copy(connection, batches, _batches.c.id == batch_id)
+
+
+def load_copies(connection: Connection, base_url: str, name: str, now: float, *, repeat: bool) -> Load:
+    """Load the staged rows into the copies as a run would load them into the ledger.
+
+    Args:
+        connection: As for ``copy_tables``; the rows are resolved.
+        base_url: The account's.
+        name: The batch's name.
+        now: Seconds since the epoch.
+        repeat: All rows become new items.
+    """
+    account_id = account(connection, base_url)
+    load = begin_load(
+        connection, account_id, name, manifest="", results=Path(), extra_columns=(), now=now, repeat=repeat
+    )
+    merge(connection, load)
+    return load
+
+
+def _copy(connection: Connection, table: Table, *conditions: Any, **instead: Any) -> None:
+    """Copy rows of one of the ledger's tables. ``instead``: columns that get another value."""
+    source, target = _ledger[table.name], _copies[table.name]
+    names = [column.name for column in table.columns if column.computed is None]
+    values = [instead.get(name, source.c[name]) for name in names]
+    connection.execute(insert(target).from_select(names, select(*values).where(*conditions)))

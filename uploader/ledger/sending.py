@@ -1,0 +1,213 @@
+"""What a run of a batch sends: the one answer that plan, run, forecast and summary share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection, Select, bindparam, case, func, literal_column, select
+from sqlalchemy.sql.elements import ColumnElement
+
+from uploader.ledger.lanes import IS_CARRIED, is_held
+from uploader.ledger.schema import IS_UNFINISHED, IS_WANTED, accounts, batches, items, lanes, loads, rows
+from uploader.model import LiveJob, State
+from uploader.policy.forecast import Lanes, audio_seconds
+
+ENTERED = (State.SENDING, State.SENT)
+"""Attempts under way: they hold a slot, or are about to."""
+
+
+@dataclass(slots=True)
+class Amount:
+    """A number of files and their sums; files whose billed length is unknown are counted apart."""
+
+    files: int = 0
+    size: int = 0
+    audio_seconds: float = 0.0
+    billed_seconds: float = 0.0
+    unknown_lengths: int = 0
+
+    def add(self, size: int, audio_seconds: float | None, billed_seconds: float | None) -> None:
+        """Count one more file; None is unknown."""
+        self.files += 1
+        self.size += size
+        self.audio_seconds += audio_seconds or 0.0
+        self.billed_seconds += billed_seconds or 0.0
+        self.unknown_lengths += billed_seconds is None
+
+    def __add__(self, other: "Amount") -> "Amount":
+        """Add two amounts, figure by figure."""
+        return Amount(
+            self.files + other.files,
+            self.size + other.size,
+            self.audio_seconds + other.audio_seconds,
+            self.billed_seconds + other.billed_seconds,
+            self.unknown_lengths + other.unknown_lengths,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Pending items of another batch, by the name of the batch that named them last."""
+
+    batch: str
+    amount: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class ToSend:
+    """What a run sends: the batch's own items, and the leftovers that stand before them in their lanes."""
+
+    own: Amount = field(default_factory=Amount)
+    leftovers: Sequence[Leftover] = ()
+    # the batch's own pending items behind one that needs a person, and those that --first leaves out
+    held: int = 0
+    later: int = 0
+
+    @property
+    def all(self) -> Amount:
+        """Everything together: what is billed, and what --max-billed-minutes bounds."""
+        return sum((one.amount for one in self.leftovers), self.own)
+
+
+def to_send(connection: Connection, batch_id: int, *, hold: bool) -> ToSend:
+    """Sum up what a run sends, after ``enter_scope`` and before its first claim.
+
+    Args:
+        connection: A connection in a transaction: on the ledger, or on the copies of a dry run.
+        batch_id: The batch.
+        hold: Whether trouble holds the rest of a lane.
+    """
+    found = connection.execute(_amounts(hold=hold), {"batch": batch_id}).all()
+    amounts = {(row.own, row.batch): Amount(*row[2:]) for row in found}
+    own = sum((amount for (is_own, _), amount in amounts.items() if is_own), Amount())
+    left = connection.execute(_left_out(hold=hold), {"batch": batch_id}).one()
+    leftovers = [Leftover(name, amount) for (is_own, name), amount in amounts.items() if not is_own]
+    return ToSend(own, leftovers, held=left.held, later=left.pending - left.held - own.files)
+
+
+def elsewhere(connection: Connection, account_id: int, batch_id: int) -> list[Leftover]:
+    """Leftovers of other batches that a run of this batch does not reach, by batch.
+
+    Args:
+        connection: A connection in a transaction.
+        account_id: The account.
+        batch_id: The batch that is run.
+    """
+    found = connection.execute(
+        select(batches.c.name, *_SUMS)
+        .select_from(items)
+        .join(lanes, lanes.c.id == items.c.lane_id)
+        .join(loads, loads.c.id == items.c.load_id)
+        .join(batches, batches.c.id == loads.c.batch_id)
+        .where(
+            IS_UNFINISHED,
+            items.c.account_id == account_id,
+            items.c.state == State.PENDING,
+            items.c.position > lanes.c.wanted_until,
+            ~_is_own(),
+        )
+        .group_by(batches.c.id, batches.c.name)
+        .order_by(batches.c.id),
+        {"batch": batch_id},
+    )
+    return [Leftover(row.name, Amount(*row[1:])) for row in found]
+
+
+def lanes_to_send(
+    connection: Connection, live: Sequence[LiveJob], now: float, *, hold: bool, under_way: bool = True
+) -> Lanes:
+    """Put together for the forecast what a run still sends, behind the account's live jobs.
+
+    Args:
+        connection: As for ``to_send``.
+        live: The account's live jobs; those in scope are waited for.
+        now: Seconds since the epoch.
+        hold: Whether trouble holds the rest of a lane.
+        under_way: Whether attempts under way are looked for, too: a run is on.
+    """
+    found = Lanes()
+    first = connection.execute(_FIRST_LANE).scalar_one()
+    base = min((job.lane_id for job in live), default=first)
+    base = min(base, first) if first is not None else base
+    for job in live:
+        found.begin_with(job.lane_id - base, job.work, max(now - job.accepted_at, 0.0))
+        if job.in_scope:
+            found.wait_for(job.lane_id - base)
+    for row in connection.execute(_ENTERED) if under_way else ():
+        found.begin_with(row.lane_id - base, audio_seconds(row.size, row.duration_seconds), 0.0)
+        found.wait_for(row.lane_id - base)
+    for lane_id, size, duration in connection.execute(_pending(hold=hold)):
+        found.add(lane_id - base, size or 0, duration)
+    return found
+
+
+def _is_own() -> ColumnElement[bool]:
+    """Whether the batch's rows name an item."""
+    named = rows.alias("named_by_batch")
+    return (
+        select(named.c.line).where(named.c.item_id == items.c.id, named.c.batch_id == bindparam("batch"))
+    ).exists()  # fmt: skip
+
+
+_SUMS = (
+    func.count(),
+    func.coalesce(func.sum(items.c.size), 0),
+    func.coalesce(func.sum(items.c.duration_seconds), 0.0),
+    func.coalesce(func.sum(items.c.billed_seconds), 0.0),
+    func.coalesce(func.sum(case((items.c.billed_seconds.is_(None), 1), else_=0)), 0),
+)
+"""In the order of the fields of an amount."""
+
+_FIRST_LANE = select(func.min(lanes.c.id)).where(IS_WANTED)
+
+_ENTERED = (
+    select(items.c.lane_id, items.c.size, items.c.duration_seconds)
+    .join(lanes, lanes.c.id == items.c.lane_id)
+    .where(
+        IS_UNFINISHED,
+        items.c.account_id.in_(select(accounts.c.id)),
+        items.c.state.in_([literal_column(repr(state.value)) for state in ENTERED]),
+        IS_WANTED,
+    )
+)
+
+
+@cache
+def _amounts(*, hold: bool) -> Select[Any]:
+    """Sums of what is sent: the batch's own, and leftovers by the batch of the load that named them last."""
+    own = _is_own().label("own")
+    return (
+        select(own, batches.c.name.label("batch"), *_SUMS)
+        .select_from(items)
+        .join(lanes, lanes.c.id == items.c.lane_id)
+        .join(loads, loads.c.id == items.c.load_id)
+        .join(batches, batches.c.id == loads.c.batch_id)
+        .where(IS_WANTED, IS_CARRIED, ~is_held(hold=hold))
+        .group_by(own, batches.c.id, batches.c.name)
+        .order_by(batches.c.id)
+    )
+
+
+@cache
+def _left_out(*, hold: bool) -> Select[Any]:
+    """All pending items of a batch, and those of them that are held."""
+    held = func.coalesce(func.sum(case((is_held(hold=hold), 1), else_=0)), 0)
+    return (
+        select(func.count().label("pending"), held.label("held"))
+        .select_from(rows)
+        .join(items, items.c.id == rows.c.item_id)
+        .where(rows.c.batch_id == bindparam("batch"), items.c.state == State.PENDING)
+    )
+
+
+@cache
+def _pending(*, hold: bool) -> Select[Any]:
+    """The items that are sent, in the order of their positions."""
+    return (
+        select(items.c.lane_id, items.c.size, items.c.duration_seconds)
+        .join(lanes, lanes.c.id == items.c.lane_id)
+        .where(IS_WANTED, IS_CARRIED, ~is_held(hold=hold))
+        .order_by(items.c.position)
+        .execution_options(yield_per=1000)
+    )

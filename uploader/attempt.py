@@ -47,8 +47,8 @@ class Uploads(Protocol):
 CALLED_SECONDS = 5.0
 """How long an answer is still waited for once a call to the webhook has named the attempt's job."""
 
-OpenSource = Callable[[Path, int], AbstractAsyncContextManager[Source]]
-"""Opens the file at a path, of so many bytes."""
+OpenSource = Callable[[Path, int, str | None], AbstractAsyncContextManager[Source]]
+"""Opens the file at a path, of this size in bytes and this ``FileSignature.change`` (None: not known)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +233,7 @@ class Carrier:
         query = parameters.query(claim.parameters, {**self._rules.defaults, **self._webhook(claim)})
         request = UploadRequest(claim.conversation_id, query, claim.content_type, claim.token or "")
         try:
-            async with self._open_source(claim.path, claim.size) as source:
+            async with self._open_source(claim.path, claim.size, claim.change) as source:
                 return await self._client.upload(request, source, gate)
         except SourceError as error:
             return Reply(source_failure=str(error))

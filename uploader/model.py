@@ -229,6 +229,8 @@ class Claim:
     conversation_id: str
     path: Path
     size: int
+    # FileSignature.change of the file as it was checked, None where that is not known
+    change: str | None
     cut_offs: int
     content_hash: str | None
     content_type: str | None

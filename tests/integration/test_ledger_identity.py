@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import update
 
-from tests.integration.test_ledger import CUT, LOST, NOT_FOUND, Book, accepted, opened
+from tests.integration.test_ledger import CUT, LOST, NOT_FOUND, OUR_FILE, THROTTLED, Book, accepted, opened
 from uploader import audio
 from uploader.ledger import known, loading, staging
 from uploader.ledger.lanes import enter_scope
 from uploader.ledger.loading import close_repeat
 from uploader.ledger.schema import items
-from uploader.model import InvalidRow, Row, State
+from uploader.model import InvalidRow, Reply, Row, State
 
 LANE = [("c", "a.wav"), ("c", "b.wav"), ("c", "c.wav")]
 
@@ -392,6 +392,20 @@ def test_a_refused_row_that_was_corrected_goes_again(book: Book, mended: bool) -
     again = book.load([("c", "a.wav"), ("c", "b.wav")])
     assert book.complete_all() == (["a.wav", "b.wav"] if mended else [])
     assert book.states(again) == ("completed completed" if mended else "refused held")
+
+
+@pytest.mark.parametrize("rewritten", [True, False])
+@pytest.mark.parametrize("earlier", [[], [CUT], [THROTTLED]])
+def test_what_was_refused_for_its_file_goes_again(book: Book, earlier: list[Reply], rewritten: bool) -> None:
+    """A load checks the file anew, whatever came of earlier attempts: it goes, and the rest of its lane behind it."""
+    book.load([("c", "a.wav"), ("c", "b.wav")])
+    for reply in [*earlier, OUR_FILE]:
+        book.answer(book.claim_one(), reply)
+    if rewritten:
+        book.file("a.wav", "A SPEAKS")
+    again = book.load([("c", "a.wav"), ("c", "b.wav")])
+    assert book.complete_all() == ["a.wav", "b.wav"]
+    assert book.states(again) == "completed completed"
 
 
 def test_a_trial_carries_so_many_items_and_no_more(book: Book) -> None:

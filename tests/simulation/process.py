@@ -277,13 +277,13 @@ def opener(disk: Disk, chance: random.Random) -> Any:
     """Opens files of the simulated disk, as ``audio.open_source`` opens those of the real one."""
 
     @asynccontextmanager
-    async def open_simulated(path: Path, expected_bytes: int) -> AsyncIterator[SimulatedFile]:
+    async def open_simulated(path: Path, size: int, change: str | None) -> AsyncIterator[SimulatedFile]:
         await asyncio.sleep(0)
         file = disk.files.get(str(path))
         if file is None:
             raise SourceError("the file could not be opened")
-        if len(file.content) != expected_bytes:
-            raise SourceError("the file changed after its manifest was loaded")
+        if (len(file.content), str(file.change)) != (size, change):
+            raise SourceError("the file changed since its manifest was checked")
         yield SimulatedFile(disk, str(path), chance)
 
     return open_simulated

@@ -15,9 +15,9 @@ from blake3 import blake3
 
 from tests.unit import recordings as made
 from uploader import audio
-from uploader.audio import Source, open_source
+from uploader.audio import Source, SourceOpener, open_source
 from uploader.audio.opening import open_without_waiting
-from uploader.audio.source import NOWAIT, AudioFile, SourceOpener
+from uploader.audio.source import NOWAIT, AudioFile
 from uploader.errors import SourceError
 
 SHORT, LONG = 0.5, 20.0
@@ -85,9 +85,88 @@ async def test_a_source_is_read_to_its_end(tmp_path: Path, seconds: float) -> No
 async def test_a_file_of_another_size_is_not_what_was_loaded(tmp_path: Path, seconds: float) -> None:
     """A file that changed its size after the load is refused before a byte of it is sent."""
     path = recording(tmp_path / "a.wav", seconds)
-    with pytest.raises(SourceError, match="changed after its manifest was loaded"):
+    with pytest.raises(SourceError, match="changed since its manifest was checked"):
         async with open_source(path, path.stat().st_size + 1):
             pass
+
+
+def rewrite(path: Path) -> None:
+    """Other content of the same size, with the modification time put back."""
+    before = path.stat()
+    path.write_bytes(bytes(before.st_size))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def put_another_in_its_place(path: Path) -> None:
+    """Another file of the same size and modification time."""
+    before, other = path.stat(), path.with_name("other.wav")
+    other.write_bytes(bytes(before.st_size))
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(path)
+
+
+def put_a_link_in_its_place(path: Path) -> None:
+    """A link to another file of the same size."""
+    path.with_name("other.wav").write_bytes(bytes(path.stat().st_size))
+    path.unlink()
+    path.symlink_to("other.wav")
+
+
+@pytest.mark.parametrize("seconds", [SHORT, LONG])
+@pytest.mark.parametrize("swap", [rewrite, put_another_in_its_place, put_a_link_in_its_place, Path.touch])
+async def test_what_is_opened_is_what_was_checked(tmp_path: Path, swap: Callable[[Path], None], seconds: float) -> None:
+    """The same inode and times, on whichever way it is opened; another file, or a touched one, is refused."""
+    path, opener = recording(tmp_path / "a.wav", seconds), SourceOpener()
+    size, change = audio.signature(path)
+    for _ in range(2):  # the second opening is on the event loop, where the file system allows it
+        async with opener.open(path, size, change) as source:
+            assert len(await content(source)) == size
+    swap(path)
+    with pytest.raises(SourceError, match="changed since its manifest was checked: run its manifest again"):
+        async with opener.open(path, size, change):
+            pass
+    async with opener.open(path, *audio.signature(path)) as source:
+        assert await content(source) == path.read_bytes()
+
+
+@pytest.mark.parametrize("has_proc", [True, False])
+async def test_what_is_opened_lies_in_the_audio_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_proc: bool
+) -> None:
+    """Links may stay inside the root, itself behind a link; whatever leads out, by file or by folder, is refused."""
+    root, outside = tmp_path / "root", tmp_path / "root-outside"
+    (root / "sub").mkdir(parents=True)
+    outside.mkdir()
+    (tmp_path / "link").symlink_to(root)
+    inside = recording(root / "sub" / "a.wav")
+    size, change = audio.signature(inside)
+    (root / "link.wav").symlink_to(inside)
+    (root / "folder").symlink_to("sub")
+    (root / "out.wav").symlink_to(recording(outside / "b.wav"))
+    opener = SourceOpener(tmp_path / "link")
+    if not has_proc:
+        monkeypatch.setattr(os, "readlink", without_proc(os.readlink))
+    for path in ("sub/a.wav", "link.wav", "folder/a.wav"):
+        async with opener.open(tmp_path / "link" / path, size, change) as source:
+            assert await content(source) == inside.read_bytes()
+    (root / "sub").rename(outside / "sub")
+    (root / "sub").symlink_to(outside / "sub")
+    for path in ("sub/a.wav", "link.wav", "folder/a.wav", "out.wav"):
+        expected = audio.signature(root / path)
+        with pytest.raises(SourceError, match="outside the audio root"):
+            async with opener.open(tmp_path / "link" / path, *expected):
+                pass
+
+
+def without_proc(readlink: Callable[..., str]) -> Callable[..., str]:
+    """Reads links as a system does that has no /proc."""
+
+    def read(path: Any, **more: Any) -> str:
+        if str(path).startswith("/proc/"):
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+        return readlink(path, **more)
+
+    return read
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "fifo"])

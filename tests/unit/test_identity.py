@@ -143,6 +143,15 @@ def test_a_refused_item_goes_again_where_its_row_mends_it(state: State, row: Row
     assert is_corrected(item, row, Disk({A: disk}).content_hash) is mended
 
 
+@pytest.mark.parametrize("change", ["monday", "tuesday"])
+@pytest.mark.parametrize("content", ["speech", None])
+def test_what_was_refused_for_its_file_goes_again_once_the_file_is_checked(change: str, content: str | None) -> None:
+    """The service did not refuse it: touched, rewritten or put back, the file that passes the check is not read."""
+    item = replace(known(content=content, state=State.REFUSED), is_refused_for_file=True)
+    disk = Disk({A: "speech"})
+    assert (is_corrected(item, row(change=change), disk.content_hash), disk.read) == (True, [])
+
+
 def test_a_pending_item_that_was_tried_takes_the_file_as_it_is_now() -> None:
     """Tried and pending again means that nothing was appended."""
     items = [known(state=State.PENDING, attempts=3)]

@@ -1,6 +1,16 @@
 """Opens a source, tells its size, media type, duration and channels."""
 
 from uploader.audio.probing import examine, probe
-from uploader.audio.source import PIECE_BYTES, READ_BYTES, Source, content_hash, open_source, signature
+from uploader.audio.source import PIECE_BYTES, READ_BYTES, Source, SourceOpener, content_hash, open_source, signature
 
-__all__ = ["PIECE_BYTES", "READ_BYTES", "Source", "content_hash", "examine", "open_source", "probe", "signature"]
+__all__ = [
+    "PIECE_BYTES",
+    "READ_BYTES",
+    "Source",
+    "SourceOpener",
+    "content_hash",
+    "examine",
+    "open_source",
+    "probe",
+    "signature",
+]

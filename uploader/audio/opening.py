@@ -1,8 +1,9 @@
-"""Ways to open a file: one that a FIFO cannot block, and one that no disk can."""
+"""Ways to open a file: one that a FIFO cannot block, one that no disk can; and where an open file really lies."""
 
 import os
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 WITHOUT_WAITING = os.O_NONBLOCK | os.O_CLOEXEC
 """How a file is opened: a FIFO in its place does not block."""
@@ -25,6 +26,24 @@ def open_cached(path: str, flags: int) -> int:
         OSError: It does not, or the kernel (before Linux 5.12, or no Linux) has no such call: open it in a thread.
     """
     return _openat2()(os.fsencode(path), flags | WITHOUT_WAITING | os.O_NOFOLLOW)
+
+
+def lies_in(root: str, descriptor: int, path: Path, found: os.stat_result) -> bool:
+    """Tell whether an open file lies in a folder, behind whatever links its path has.
+
+    Args:
+        root: The real path of the folder, with a slash at its end.
+        descriptor: The open file.
+        path: The path under which it was opened.
+        found: The file's status.
+    """
+    try:
+        real = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 - costs less than a Path
+    except OSError:  # no Linux: the links may have been changed since the opening, so compare the file, too
+        real = os.path.realpath(path)
+        if not os.path.samestat(found, os.lstat(real)):
+            return False
+    return real.startswith(root)
 
 
 @cache

@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiofiles.os
 from aiofiles.threadpool import wrap
 from blake3 import blake3
 
-from uploader.audio.opening import WITHOUT_WAITING, open_cached, open_without_waiting
+from uploader.audio.opening import WITHOUT_WAITING, lies_in, open_cached, open_without_waiting
 from uploader.errors import GaveUpError, SourceError
 from uploader.model import FileSignature
 
@@ -29,6 +29,7 @@ more, twice as much is more than the processor's cache holds; TLS keeps up to tw
 SMALL_BYTES = 128 * 1024
 """A file up to this size is read in the thread that opens it, where it needs one."""
 MOST_FOLDERS = 1024
+CHECK_AGAIN = "run its manifest again, and it is checked anew"
 NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 """The flag of a read from the page cache alone; None where the system has none (macOS)."""
 
@@ -207,41 +208,41 @@ class Source:
 
 
 class SourceOpener:
-    """Opens the files of items to be sent: on the event loop where no disk is waited for, else in a thread."""
+    """Opens the files of items to be sent: on the event loop where no disk is waited for, else in a thread.
 
-    def __init__(self) -> None:
+    Args:
+        root: The folder that no file may lie outside of, behind whatever links; None: there is no such folder.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        self._root = None if root is None else os.path.join(os.path.realpath(root), "")  # noqa: PTH118 - ends with a slash
         self._folders: set[str] = set()
         """Those on file systems that can read from the page cache alone: local disks, on which opening what the
         kernel has found in memory does not wait, either."""
 
     @asynccontextmanager
-    async def open(self, path: Path, expected_bytes: int) -> AsyncIterator[Source]:
+    async def open(self, path: Path, size: int, change: str | None = None) -> AsyncIterator[Source]:
         """Open the file of an item to be sent; one that needs a thread and is small is read there at once, too.
 
         Args:
             path: Where it is.
-            expected_bytes: The size that the ledger knows; a file of another size is not what was planned.
+            size: The size that the ledger knows, in bytes; a file of another size is not what was checked.
+            change: Likewise its ``FileSignature.change``; None or empty: its times and inode are not known.
 
         Raises:
             SourceError: It cannot be opened, or is not what was loaded from the manifest.
             GaveUpError: No more files can be open at once, which says nothing of this one.
         """
         folder = os.path.dirname(path)  # noqa: PTH120 - a tenth of what a Path costs
-        source = self._open_cached(path, expected_bytes) if folder in self._folders else None
+        checked = _Checked(size, change, self._root)
+        source = _open_cached(path, checked) if folder in self._folders else None
         if source is None:
-            source = await _open_in_thread(path, expected_bytes)
+            source = await _open_in_thread(path, checked)
             self._learn(folder, source.audio)
         try:
             yield source
         finally:
             await source.close()
-
-    def _open_cached(self, path: Path, expected_bytes: int) -> Source | None:
-        try:
-            audio = AudioFile(path, open_cached)
-        except OSError:
-            return None  # a thread finds out what it is
-        return _checked(audio, expected_bytes)
 
     def _learn(self, folder: str, audio: AudioFile) -> None:
         if len(self._folders) >= MOST_FOLDERS:
@@ -253,9 +254,25 @@ class SourceOpener:
 open_source = SourceOpener().open
 
 
+class _Checked(NamedTuple):
+    """What the check of the manifest found of a file, and the real path of the folder that it must lie in."""
+
+    size: int
+    change: str | None
+    root: str | None
+
+
+def _open_cached(path: Path, checked: _Checked) -> Source | None:
+    try:
+        audio = AudioFile(path, open_cached)
+    except OSError:
+        return None  # a thread finds out what it is
+    return _source(audio, path, checked)
+
+
 @aiofiles.os.wrap
-def _open_in_thread(path: Path, expected_bytes: int) -> Source:
-    """Open a file, hold it against what was planned, and read it if it is small, in one of aiofiles' threads."""
+def _open_in_thread(path: Path, checked: _Checked) -> Source:
+    """Open a file, compare it with what was checked, and read it if it is small, in one of aiofiles' threads."""
     try:
         # a FIFO put in the file's place would block the opening for ever
         audio = AudioFile(path, open_without_waiting)
@@ -265,7 +282,7 @@ def _open_in_thread(path: Path, expected_bytes: int) -> Source:
                 f"{error.strerror}: raise the limit of open files (ulimit -n), or lower --uploads"
             ) from error
         raise SourceError(f"the file could not be opened: {error.strerror}") from error
-    source = _checked(audio, expected_bytes)
+    source = _source(audio, path, checked)
     try:
         audio.try_nowait()
         return source if source.size > SMALL_BYTES else replace(source, whole=_whole(audio, source.size))
@@ -274,10 +291,10 @@ def _open_in_thread(path: Path, expected_bytes: int) -> Source:
         raise
 
 
-def _checked(audio: AudioFile, expected_bytes: int) -> Source:
-    """Hold an open file against what was planned; it is closed if it is another one."""
+def _source(audio: AudioFile, path: Path, checked: _Checked) -> Source:
+    """Compare an open file with what was checked; it is closed if it is another one."""
     try:
-        return Source(audio, _planned(os.fstat(audio.fileno()), expected_bytes))
+        return Source(audio, _unchanged(audio.fileno(), path, checked))
     except BaseException:
         audio.close()
         raise
@@ -292,14 +309,19 @@ def _enlarged(buffer: memoryview, filled: int, size: int) -> memoryview:
     return larger
 
 
-def _planned(found: os.stat_result, expected_bytes: int) -> FileSignature:
+def _unchanged(descriptor: int, path: Path, checked: _Checked) -> FileSignature:
+    found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         raise SourceError("this is no regular file any more")
-    if found.st_size != expected_bytes:
-        raise SourceError(
-            f"the file changed after its manifest was loaded: it had {expected_bytes} bytes, now it has {found.st_size}"
-        )
-    return _signature(found)
+    opened = _signature(found)
+    if opened.size != checked.size:
+        sizes = f"it had {checked.size} bytes, now it has {opened.size}"
+        raise SourceError(f"the file changed since its manifest was checked ({sizes}): {CHECK_AGAIN}")
+    if checked.change and opened.change != checked.change:
+        raise SourceError(f"the file changed since its manifest was checked: {CHECK_AGAIN}")
+    if checked.root is not None and not lies_in(checked.root, descriptor, path, found):
+        raise SourceError(f"the path leads outside the audio root since its manifest was checked: {CHECK_AGAIN}")
+    return opened
 
 
 def _whole(audio: AudioFile, size: int) -> memoryview:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from uploader import logs, results
 from uploader.attempt import Rules
+from uploader.audio import SourceOpener
 from uploader.cli.preparing import (
     config_parameters,
 )
@@ -164,6 +165,7 @@ class Night:
             now=self._now,
             chance=random.Random(),  # noqa: S311 - jitter, no secret
             new_token=lambda: signed_token(secrets.token_urlsafe(TOKEN_BYTES), key),
+            sources=SourceOpener(self._settings.audio_root).open,
         )
 
     def _listener(self, engine: Engine, thread: LedgerThread, key: str) -> AbstractAsyncContextManager[object]:

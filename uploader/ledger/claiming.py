@@ -17,9 +17,8 @@ from uploader.policy.hearing import token_hash
 
 _FOUND = (
     select(
-        *items.c["id", "lane_id", "line", "path", "size", "cut_offs", "content_hash", "content_type", "parameters"],
-        items.c.duration_seconds,
-        items.c.attempts,
+        *items.c["id", "lane_id", "line", "path", "size", "change", "content_hash", "content_type", "parameters"],
+        *items.c["duration_seconds", "attempts", "cut_offs"],
         lanes.c.conversation_id,
         batches.c.name.label("batch"),
     )
@@ -231,6 +230,7 @@ def _claim(item: RowMapping, attempt_id: int, token: str | None) -> Claim:
         conversation_id=item["conversation_id"],
         path=Path(item["path"]),
         size=item["size"],
+        change=item["change"],
         cut_offs=item["cut_offs"],
         work=_work_of(item),
         content_hash=item["content_hash"],

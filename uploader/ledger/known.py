@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.schema import items
+from uploader.ledger.schema import IS_REFUSED_FOR_FILE, items
 from uploader.ledger.staging import Stage, Takes, apart, compared, found, is_listed, met, staged
 from uploader.model import NOTHING, FileSignature, Row, State
 from uploader.policy.identity import ContentHash, Items, Known, find, is_corrected
@@ -38,20 +38,11 @@ NONE_YET = -1
 """The generation of a ``--repeat`` that begins: no item is of it."""
 
 # in the order of Known's fields
-_KNOWN = items.c[
-    "id",
-    "lane_id",
-    "path",
-    "size",
-    "change",
-    "content_hash",
-    "state",
-    "attempts",
-    "position",
-    "load_id",
-    "content_type",
-    "parameters",
-]
+_KNOWN = (
+    *items.c["id", "lane_id", "path", "size", "change", "content_hash", "state", "attempts", "position", "load_id"],
+    *items.c["content_type", "parameters"],
+    IS_REFUSED_FOR_FILE,
+)
 _STATES = {state.value: state for state in State}
 
 
@@ -318,7 +309,7 @@ def _mend_untouched(connection: Connection, hashes: Hashes) -> None:
 
 def _known(columns: Sequence[Any]) -> Known:
     item_id, lane_id, path, size, change, content_hash, state, *more = columns
-    attempts, position, load_id, content_type, parameters = more
+    attempts, position, load_id, content_type, parameters, is_refused_for_file = more
     state = _STATES[state]
     return Known(
         item_id,
@@ -333,6 +324,7 @@ def _known(columns: Sequence[Any]) -> Known:
         load_id,
         content_type,
         parameters,
+        is_refused_for_file,
     )
 
 

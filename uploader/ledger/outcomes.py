@@ -54,7 +54,7 @@ _OUTCOME = (
         error=bindparam("because"),
         job_id=bindparam("job"),
         http_status=bindparam("status"),
-        cut_offs=items.c.cut_offs + bindparam("cut_off"),
+        cut_offs=case((bindparam("file_failed", type_=Boolean), 0), else_=items.c.cut_offs + bindparam("cut_off")),
         accepted_at=case((bindparam("accepted", type_=Boolean), bindparam("now")), else_=items.c.accepted_at),
         finished_at=case((bindparam("finished", type_=Boolean), bindparam("now")), else_=items.c.finished_at),
         slot_until=bindparam("keeps_slot_until"),
@@ -342,6 +342,7 @@ def _change(connection: Connection, of: Settlement) -> dict[str, Any]:
     """What becomes of the item."""
     verdict, reply = of.verdict, of.reply
     accepted, doubtful = verdict.state is State.ACCEPTED, verdict.state is State.IN_DOUBT
+    refused = verdict.state is State.REFUSED
     return {
         "item": of.one.item_id,
         "number": of.one.number,
@@ -350,9 +351,11 @@ def _change(connection: Connection, of: Settlement) -> dict[str, Any]:
         "because": None if accepted else verdict.reason,
         "status": reply.status,
         "job": verdict.job_id,
-        "cut_off": int(counts_against_file(verdict, reply)),
+        # also the last cut-off counts, so that a count of 0 shows a refusal for the file's sake (IS_REFUSED_FOR_FILE)
+        "cut_off": int(counts_against_file(verdict, reply) or (refused and reply.status is None)),
+        "file_failed": refused and bool(reply.source_failure),
         "accepted": accepted,
-        "finished": verdict.state is State.REFUSED,
+        "finished": refused,
         "keeps_slot_until": (
             slot_until(connection, of.one.item_id, of.now, of.doubt_seconds, of.job_timeout_seconds)
             if doubtful

@@ -215,6 +215,15 @@ items = Table(
 IS_UNFINISHED = items.c.state.not_in([literal_column(repr(state.value)) for state in OVER])
 """Of an item: whether it is not over; spelt as the partial index is, or SQLite would not use that."""
 
+# an answer has its status, and an upload that was cut off too often is counted: what is left is the file's own fault
+IS_REFUSED_FOR_FILE = and_(
+    items.c.state == literal_column(repr(State.REFUSED.value)),
+    items.c.attempts > literal_column("0"),
+    items.c.http_status.is_(None),
+    items.c.cut_offs == literal_column("0"),
+)
+"""Of an item: whether it was refused because its file could not be read or had changed."""
+
 attempts = Table(
     "attempts",
     metadata,

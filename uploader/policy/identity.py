@@ -29,6 +29,8 @@ class Known:
     """The load that named it last."""
     content_type: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    is_refused_for_file: bool = False
+    """Whether it was refused because its file could not be read or had changed; the service did not refuse it."""
 
     @property
     def is_unsent(self) -> bool:
@@ -203,11 +205,14 @@ def is_untouched(item: Known, row: Row) -> bool:
 def is_corrected(item: Known, row: Row, content_hash: ContentHash) -> bool:
     """Whether a row mends the refused item that it names: another file, type or parameters; then it may go again.
 
-    Nothing was appended of what was refused, so that nothing can be appended twice. A file that was touched alone,
-    or of which it is not known what it held, mends nothing.
+    Nothing was appended of what was refused, so that nothing can be appended twice. What the service refused is not
+    mended by a file that was touched alone, or of which it is not known what it held; what was refused for the file's
+    sake is mended by the check of the file that has just passed.
     """
     if item.state is not State.REFUSED or row.signature is None:
         return False
+    if item.is_refused_for_file:
+        return True
     retyped = row.content_type is not None and row.content_type != item.content_type
     if retyped or dict(item.parameters) != dict(row.parameters) or item.size != row.signature.size:
         return True

@@ -1,13 +1,15 @@
 """What `run` and `plan` do before anything is sent: find the manifest, check it, check the results."""
 
+import os
+import select
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import Any, BinaryIO
 
 from uploader import audio, parameters, results
 from uploader.cli.findings import Findings
@@ -24,6 +26,8 @@ from uploader.settings import Settings
 from uploader.status.telling import format_leftover, told_count
 
 STANDARD_INPUT = "-"
+PIPE_SECONDS = 5.0
+"""So long a named pipe may lack a writer."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,14 @@ class ManifestFile:
     name: str
     path: Path
     format: Format
+    is_piped: bool = False
+    """It came from standard input or a pipe, and ``path`` is a copy."""
 
     def reader(self, settings: Settings, was_begun: WasBegun, *, look: bool = True) -> Manifest:
         """A reader of its rows, as the settings want them read; ``look``: look for the audio files."""
         folder = settings.audio_root
         if folder is None:
-            folder = Path() if self.name == STANDARD_INPUT else Path(self.name).parent
+            folder = Path() if self.is_piped else Path(self.name).parent
         elif not folder.is_dir():
             raise UsageError(f"audio root {folder}: this is no folder: name the one where relative paths start")
         return Manifest(
@@ -80,22 +86,67 @@ class Checked:
 
 @contextmanager
 def manifest_file(argument: str, settings: Settings) -> Iterator[ManifestFile]:
-    """Find the manifest; standard input is kept in a file, because it is read twice.
+    """Find the manifest; standard input and pipes are kept in a file, because it is read twice.
 
     Raises:
         UsageError: It cannot be read, or its format is not known.
     """
-    if argument != STANDARD_INPUT:
-        path = Path(argument)
+    path = Path(argument)
+    if argument == STANDARD_INPUT:
+        if settings.format is None:
+            raise UsageError("manifest -: for standard input say --format csv or --format jsonl")
+        if sys.stdin is None:
+            raise UsageError("manifest -: standard input is closed: name a file, or feed it")
+        opened: AbstractContextManager[BinaryIO]
+        form, opened = settings.format, nullcontext(sys.stdin.buffer)
+    elif path.is_fifo():
+        form = settings.format or format_of(path)
+        opened = _opened_pipe(path)
+    else:
+        if path.exists() and not path.is_dir() and not path.is_file():
+            raise UsageError(f"manifest {argument}: this is neither a file nor a pipe: name one")
         check_file(path, argument)
-        yield ManifestFile(argument, path, settings.format or format_of(path))
+        form = settings.format or format_of(path)
+        # /dev/stdin may be a file: what is relative does not start beside it
+        yield ManifestFile(argument, path, form, is_piped=argument.startswith("/dev/"))
         return
-    if settings.format is None:
-        raise UsageError("manifest -: for standard input say --format csv or --format jsonl")
-    with NamedTemporaryFile(suffix=f".{settings.format}") as kept:
-        shutil.copyfileobj(sys.stdin.buffer, kept)
-        kept.flush()
-        yield ManifestFile(argument, Path(kept.name), settings.format)
+    with NamedTemporaryFile(suffix=f".{form}") as kept:
+        try:
+            with opened as source:
+                shutil.copyfileobj(source, kept)
+            kept.flush()
+        except OSError as error:
+            raise UsageError(f"manifest {argument}: it cannot be read and kept: {error.strerror}") from error
+        yield ManifestFile(argument, Path(kept.name), form, is_piped=True)
+
+
+def _opened_pipe(path: Path) -> BinaryIO:
+    """Open a pipe of which somebody has the other end.
+
+    Raises:
+        UsageError: Nobody writes to it.
+    """
+    try:
+        # an opening that waits for a writer could wait for ever
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(f"manifest {path}: {error.strerror}: name a file that can be read") from error
+    asked = select.poll()
+    asked.register(descriptor, select.POLLIN)
+    if not asked.poll(PIPE_SECONDS * 1000) and not _has_writer(descriptor):
+        os.close(descriptor)
+        raise UsageError(f"manifest {path}: this is a pipe, and nobody writes to it: start the writer, or name a file")
+    os.set_blocking(descriptor, True)
+    return open(descriptor, "rb")  # noqa: PTH123 - it is open; who copies it reads to the end
+
+
+def _has_writer(descriptor: int) -> bool:
+    """Whether a pipe without anything to read has somebody who may still write."""
+    try:
+        os.read(descriptor, 1)
+    except BlockingIOError:
+        return True
+    return False
 
 
 def batch_name(settings: Settings, manifest: str | None) -> str:
@@ -213,8 +264,10 @@ def results_path(settings: Settings, manifest: ManifestFile) -> Path:
     """
     if settings.results is not None:
         path = settings.results
-    elif manifest.name == STANDARD_INPUT:
-        raise UsageError("manifest -: for standard input say where the results go with --results FILE")
+    elif manifest.is_piped:
+        raise UsageError(
+            f"manifest {manifest.name}: for standard input or a pipe say where the results go with --results FILE"
+        )
     else:
         path = results.default_path(Path(manifest.name), jsonl=manifest.format == "jsonl", sandbox=settings.sandbox)
     results.check_path(path)

@@ -206,8 +206,8 @@ def _load(
     path = results_path(settings, file)
     summary_file.check_apart(settings, path)
     check_known_results(path, ledger, sandbox=settings.sandbox)
-    if settings.batch is None and file.name == STANDARD_INPUT:
-        raise UsageError("manifest -: for standard input say which batch it is with --batch NAME")
+    if settings.batch is None and file.is_piped:
+        raise UsageError(f"manifest {file.name}: for standard input or a pipe say which batch it is with --batch NAME")
     name = batch_name(settings, file.name)
     with ledger.writing() as connection:
         account_id = account(connection, target.base_url)
@@ -234,7 +234,7 @@ def _load(
                 connection,
                 account_id,
                 name,
-                manifest=file.name if file.name == "-" else str(Path(file.name).absolute()),
+                manifest=STANDARD_INPUT if file.is_piped else str(Path(file.name).absolute()),
                 results=path.resolve(),
                 extra_columns=list(reader.extra_columns),
                 now=now,

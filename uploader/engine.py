@@ -138,6 +138,7 @@ class Engine:
         self._under_way: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._told_phase = Phase.OFF
+        self.standstill: Standstill | None = None
         self._told_standstill: Standstill | None = None
         self._last_429 = ""
         self._stopping = False
@@ -291,6 +292,7 @@ class Engine:
             GaveUpError: Nothing but 429s came for too long.
         """
         now = self._now()
+        self.standstill = None
         if self._under_way or self._is_late or not claimed.waiting or self._is_claim_due:
             return
         if now >= gives_up_at(self._cooldown, self._pool.give_up_seconds):
@@ -305,6 +307,7 @@ class Engine:
         if found.is_in_vain(now) and not await self._listens_on():
             holders = await self._writer.call(slot_holders, self._account_id, now)
             raise SlotsHeldError(format_holders(holders, claimed.limit.in_force))
+        self.standstill = found
         if found != self._told_standstill:
             self._told_standstill = found
             log.warning("run.waits", waitsFor=found.reason, until=rfc3339(found.until if found.until < inf else None))

@@ -57,7 +57,7 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("exitCode", "limit", "configured", "stated", "inForce", "live", "liveByOthers"), int),
     **dict.fromkeys(("lanesInTrouble", "pendingAgain", "inDoubt", "fromVersion", "toVersion", "heldForDoubt"), int),
     **dict.fromkeys(("heldForDoubtUntil", "said", "retryAfter"), str),
-    **dict.fromkeys(("bytesPerSecond",), int),
+    **dict.fromkeys(("bytesPerSecond", "secondsLeft"), int),
     **dict.fromkeys(("seconds", "billedMinutes"), (int, float)),
     **dict.fromkeys(("answers",), bool),
     **dict.fromkeys(("counts", "batches"), dict),

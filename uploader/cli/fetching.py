@@ -6,6 +6,7 @@ import random
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,19 @@ from uploader.engine import side_by_side, steady_clock
 from uploader.errors import ExitCode, UploaderError, UsageError
 from uploader.insights import Asker, Fetcher, Report, folder_for_insights
 from uploader.ledger import Ledger
+from uploader.ledger.conversations import count_conversations
 from uploader.ledger.reading import BatchFacts
 from uploader.pace import Pace
 from uploader.policy.insights import chosen
 from uploader.policy.parts import Part
 from uploader.settings import Settings
-from uploader.status.telling import told_count
+from uploader.status.telling import format_duration, told_count
 
 log = logs.get_logger()
 
 FETCHERS = 4
 """So many conversations are fetched at once; the rate is set by ``[insights] requests_per_second``."""
+LOOK_SECONDS = 0.5
 EXAMPLES = 5
 """So many of those that were left out are told to a person; a machine gets more."""
 
@@ -123,7 +126,8 @@ class _Fetching:
             try:
                 async with asyncio.timeout(None) as until_signal:
                     self._listen(until_signal)
-                    await side_by_side([fetcher.fetch_all() for _ in range(FETCHERS)])
+                    over = asyncio.Event()
+                    await side_by_side([self._fetch_all(fetcher, over), self._show_progress(fetcher.report, over)])
             except TimeoutError:
                 log.warning("run.stopping")
             except UploaderError as error:
@@ -136,6 +140,33 @@ class _Fetching:
             exit_code=self._exit_code(fetcher.report, failure),
             reason=str(failure or ""),
         )
+
+    async def _fetch_all(self, fetcher: Fetcher, over: asyncio.Event) -> None:
+        await side_by_side([fetcher.fetch_all() for _ in range(FETCHERS)])
+        over.set()
+
+    async def _show_progress(self, report: Report, over: asyncio.Event) -> None:
+        """Show on a terminal how many conversations are done, how many a second, and the time left at that rate."""
+        if self._settings.progress != "auto" or not sys.stderr.isatty():
+            return
+        from uploader.status.bar import Bar  # noqa: PLC0415 - rich is for terminals
+
+        with self._ledger.reading() as connection:
+            total = count_conversations(connection, self._batch.batch_id)
+        bar, begun = Bar(), time.monotonic()
+        bar.start()
+        try:
+            while not over.is_set():
+                done = report.conversations
+                rate = done / max(time.monotonic() - begun, 0.001)
+                left = f"{format_duration((total - done) / rate)} left" if done and total >= done else ""
+                details = [f"{report.written} written", f"{report.left_out} left out"]
+                bar.show(total=total, completed=done, rate=f"{rate:.1f}/s", left=left, details=details)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await over.wait()
+        finally:
+            bar.stop()
 
     def _fetcher(self, client: Client, *, again: bool) -> Fetcher:
         pace = Pace(self._settings.insights.requests_per_second)

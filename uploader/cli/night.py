@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from datetime import datetime
+from math import inf
 from pathlib import Path
 
 from uploader import logs, results
@@ -32,16 +34,20 @@ from uploader.ledger.loading import close_repeat
 from uploader.ledger.reading import (
     BatchFacts,
     is_lane_ready,
+    jobs_seen,
+    live_jobs,
     remarks,
     result_lines,
     troubles,
 )
-from uploader.ledger.sending import ToSend, elsewhere
+from uploader.ledger.sending import ToSend, elsewhere, lanes_to_send
 from uploader.ledger.standing import Standing, keep_counts, standing
 from uploader.ledger.thread import LedgerThread
 from uploader.model import Order, State
 from uploader.policy.endings import ending
+from uploader.policy.forecast import foresee, pace_of
 from uploader.policy.hearing import signed_token
+from uploader.policy.waiting import Standstill
 from uploader.settings import Settings, host_and_port
 from uploader.status.summary import Summary
 from uploader.status.view import View
@@ -77,6 +83,13 @@ def _rare_collections() -> Iterator[None]:
     finally:
         gc.set_threshold(*thresholds)
         gc.unfreeze()
+
+
+def _format_wait(found: Standstill | None) -> str:
+    """Until when sending waits, in a few words; the log says what for. Empty where it does not wait."""
+    if found is None:
+        return ""
+    return f"waits until {datetime.fromtimestamp(found.until).astimezone():%H:%M}" if found.until < inf else "waits"
 
 
 class Night:
@@ -185,6 +198,8 @@ class Night:
             limit=lambda: engine.limit,
             bytes_moved=lambda: engine.way_out.bytes_moved,
             snapshot=self._snapshot,
+            seconds_left=lambda: self._foresee(engine.limit.in_force),
+            waits=lambda: _format_wait(engine.standstill),
             bar=wanted and sys.stderr.isatty(),
             lines=wanted,
         )
@@ -192,7 +207,7 @@ class Night:
         self._slots = SlotWatch(lambda: engine.limit, self._is_lane_ready)
         try:
             with view, _rare_collections():
-                await engine.run(beside=(view.refresh_bar, view.refresh_results, self._slots.watch))
+                await engine.run(beside=(*view.helpers, self._slots.watch))
         except UploaderError as error:
             return error
         return None
@@ -218,6 +233,16 @@ class Night:
     def _standing(self) -> Standing:
         with self._reader.reading() as connection:
             return standing(connection, self._batch.batch_id, hold=self._settings.lanes.hold)
+
+    def _foresee(self, limit: int) -> float:
+        """Forecast the seconds that the run still takes, by the schedule that a plan follows."""
+        assumed, account_id = self._settings.schedule, self._batch.account_id
+        with self._reader.reading() as connection:
+            live = live_jobs(connection, account_id)
+            left = lanes_to_send(connection, live, self._now(), hold=self._settings.lanes.hold)
+            pace = pace_of(jobs_seen(connection, account_id))
+        left.jobs_take(pace or assumed.job_seconds_per_audio_second, assumed.audio_bytes_per_second)
+        return foresee(left, limit, self._settings.rate, order=Order(assumed.order)).seconds
 
     def _is_lane_ready(self) -> bool:
         with self._reader.reading() as connection:

@@ -52,6 +52,17 @@ def conversations(connection: Connection, batch_id: int, after_line: int, most: 
     return [Conversation(**row) for row in found.mappings()]
 
 
+def count_conversations(connection: Connection, batch_id: int) -> int:
+    """Count the conversations with completed items of a batch."""
+    count: int = connection.execute(
+        select(func.count(items.c.lane_id.distinct()))
+        .select_from(rows)
+        .join(items, items.c.id == rows.c.item_id)
+        .where(rows.c.batch_id == batch_id, items.c.state == State.COMPLETED)
+    ).scalar_one()
+    return count
+
+
 def conversation_facts(connection: Connection, lane_id: int, now: float) -> ConversationFacts:
     """How far a conversation is at this moment, over all batches; an item in doubt may have a job until its time."""
     may_live = or_(

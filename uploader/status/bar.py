@@ -1,38 +1,58 @@
 """The progress bar on a terminal."""
 
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
+
+BAR_COLUMNS = 16
+SEPARATOR = ", "
 
 
 class Bar:
-    """A bar with items by state, speed and live jobs; it stands below what else is written to the terminal."""
+    """A bar with count, rate and time left, below all else that is written to the terminal.
+
+    These four always stand in the line; details that do not fit are dropped whole, the last ones first.
+    """
 
     def __init__(self) -> None:
-        self._progress = Progress(
-            BarColumn(bar_width=16),
-            TextColumn("{task.completed:.0f}/{task.total}"),
-            TextColumn("{task.fields[speed]}"),
-            TextColumn("{task.fields[jobs]}"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[states]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
-            console=Console(file=sys.stderr),
-            transient=True,
-        )
+        self._console = Console(file=sys.stderr)
+        texts = [
+            TextColumn(f"{{task.fields[{name}]}}", table_column=Column(no_wrap=True))
+            for name in ("count", "rate", "left", "details")
+        ]
+        self._progress = Progress(BarColumn(BAR_COLUMNS), *texts, console=self._console, transient=True)
         self._task: TaskID | None = None
 
     def start(self) -> None:
         """Put it on the terminal."""
         self._progress.start()
-        self._task = self._progress.add_task("", total=None, states="", jobs="", speed="")
+        self._task = self._progress.add_task("", total=None, count="", rate="", left="", details="")
 
     def stop(self) -> None:
         """Take it away."""
         self._progress.stop()
 
-    def show(self, *, total: int, completed: int, states: str, jobs: str, speed: str) -> None:
-        """Show where the batch is."""
-        if self._task is not None:
-            self._progress.update(self._task, total=total, completed=completed, states=states, jobs=jobs, speed=speed)
+    def show(self, *, total: int, completed: int, rate: str, left: str, details: Sequence[str] = ()) -> None:
+        """Show how far the work is. ``details``: the most important first."""
+        if self._task is None:
+            return
+        count = f"{completed}/{total}"
+        room = self._console.width - BAR_COLUMNS - sum(len(text) + 1 for text in (count, rate, left)) - 1
+        told = fitting(details, room)
+        self._progress.update(
+            self._task, total=total, completed=completed, count=count, rate=rate, left=left, details=told
+        )
+
+
+def fitting(details: Sequence[str], columns: int) -> str:
+    """Join as many details as fit into so many columns, from the first on."""
+    kept = ""
+    for one in details:
+        longer = f"{kept}{SEPARATOR}{one}" if kept else one
+        if len(longer) > columns:
+            break
+        kept = longer
+    return kept

@@ -2,16 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Self
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 from uploader import logs
 from uploader.ledger.standing import Standing
 from uploader.model import LimitFacts, State
 from uploader.results import rfc3339
 from uploader.status.telling import (
+    format_duration,
     told_bytes,
-    told_counts,
     told_doubt,
 )
 
@@ -37,6 +37,8 @@ class View:
         limit: What is known of the limit now.
         bytes_moved: Bytes sent so far.
         snapshot: Writes the results; called in the same thread, now and then.
+        seconds_left: Forecasts how long the run still takes, None where that is not known; called in a thread.
+        waits: What sending waits for, empty where it does not.
         bar: Whether to show the bar.
         lines: Whether to log progress lines.
     """
@@ -50,11 +52,16 @@ class View:
         snapshot: Callable[[], None],
         bar: bool,
         lines: bool,
+        seconds_left: Callable[[], float | None] = lambda: None,
+        waits: Callable[[], str] = lambda: "",
     ) -> None:
         self._read = read
         self._limit = limit
         self._bytes_moved = bytes_moved
         self._snapshot = snapshot
+        self._seconds_left = seconds_left
+        self._waits = waits
+        self._ends_at: float | None = None
         self._lines = lines
         self._last_bytes = (time.monotonic(), 0)
         self._items = 0
@@ -72,6 +79,11 @@ class View:
         if self._bar is not None:
             self._bar.stop()
 
+    @property
+    def helpers(self) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:
+        """All that runs beside the engine."""
+        return self.refresh_bar, self.refresh_forecast, self.refresh_results
+
     async def refresh_bar(self) -> None:
         """Count and show, again and again, until cancelled."""
         while True:
@@ -81,6 +93,17 @@ class View:
             self._counted.set()
             self._show(standing)
             least = LOOK_SECONDS if self._bar is not None else LINE_SECONDS
+            await asyncio.sleep(max(least, (time.monotonic() - begun) / SHARE_OF_TIME))
+
+    async def refresh_forecast(self) -> None:
+        """Forecast the end, again and again, until cancelled; between two forecasts the time is counted down."""
+        least = LOOK_SECONDS if self._bar is not None else LINE_SECONDS
+        if self._bar is None:
+            await asyncio.sleep(least)  # a short run has no use for it
+        while self._bar is not None or self._lines:
+            begun = time.monotonic()
+            seconds = await asyncio.to_thread(self._seconds_left)
+            self._ends_at = None if seconds is None else begun + seconds
             await asyncio.sleep(max(least, (time.monotonic() - begun) / SHARE_OF_TIME))
 
     async def refresh_results(self) -> None:
@@ -97,14 +120,21 @@ class View:
         done = sum(standing.counts[state] for state in ENDED)
         speed = self._speed()
         limit = self._limit()
-        doubt = f", {told_doubt(limit)}" if limit.doubtful else ""
+        left = None if self._ends_at is None else max(self._ends_at - time.monotonic(), 0.0)
         if self._bar is not None:
+            waits = self._waits()
+            states = [f"{count} {state.value.replace('_', ' ')}" for state, count in standing.counts.items() if count]
             self._bar.show(
                 total=standing.items,
                 completed=done,
-                states=told_counts(standing.counts),
-                jobs=f"{limit.live - limit.doubtful}/{limit.in_force} jobs{doubt}",
-                speed=f"{told_bytes(speed)}/s",
+                rate=f"{told_bytes(speed)}/s",
+                left="" if left is None else f"{format_duration(left)} left",
+                details=[
+                    f"{limit.live - limit.doubtful}/{limit.in_force} jobs",
+                    *([waits] if waits else []),
+                    *([told_doubt(limit)] if limit.doubtful else []),
+                    *states,
+                ],
             )
         elif self._lines:
             counts = {state.value: count for state, count in standing.counts.items() if count}
@@ -116,6 +146,7 @@ class View:
                 limit=limit.in_force,
                 **_doubt_in_the_way(standing, limit),
                 bytesPerSecond=speed,
+                secondsLeft=None if left is None else round(left),
             )
 
     def _speed(self) -> int:

@@ -211,3 +211,23 @@ def test_a_file_of_an_odd_name_that_is_there_is_sent(tmp_path: Path, name: str) 
     (found,) = read(tmp_path, json.dumps({"conversationId": "1", "audioPath": name}), "jsonl", look=True)
     assert isinstance(found, Row)
     assert found.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("values", "column"),
+    [
+        ({"name": "n" * 9000}, "name"),
+        ({"name": "\U0001f600" * 700}, "name"),
+        ({"name": "short", "customVocabulary": ["w" * 40] * 300}, "customVocabulary"),
+        ({"name": "n" * 7000}, None),
+        ({"name": "n" * 100}, None),
+    ],
+)
+def test_an_address_longer_than_gateways_take_is_warned_of(
+    tmp_path: Path, values: dict[str, object], column: str | None
+) -> None:
+    """By the parameter that makes most of it, counted as it is encoded."""
+    (row,) = read(tmp_path, json.dumps({"conversationId": "1", "audioPath": "a", **values}), "jsonl")
+    assert isinstance(row, Row)
+    assert [one.column for one in row.warnings] == ([column] if column else [])
+    assert all("8 KB" in one.remedy for one in row.warnings)

@@ -34,19 +34,19 @@ def test_a_pipe_whose_writer_takes_its_time_is_waited_for(monkeypatch: pytest.Mo
     """Who has the other end open may still write, however long that takes."""
     monkeypatch.setattr(preparing, "PIPE_SECONDS", 0.01)
     read, write = os.pipe()
-    asked = threading.Event()
-    has_writer = preparing._has_writer
+    has_waited = threading.Event()
+    set_blocking = os.set_blocking
 
-    def answer(descriptor: int) -> bool:
-        asked.set()
-        return has_writer(descriptor)
+    def wait_no_longer(descriptor: int, blocking: bool, /) -> None:
+        has_waited.set()
+        set_blocking(descriptor, blocking)
 
     def write_late() -> None:
-        asked.wait()
+        has_waited.wait()
         os.write(write, CONTENT)
         os.close(write)
 
-    monkeypatch.setattr(preparing, "_has_writer", answer)
+    monkeypatch.setattr("os.set_blocking", wait_no_longer)
     writer = threading.Thread(target=write_late)
     writer.start()
     assert read_twice(f"/dev/fd/{read}") == (CONTENT, CONTENT, True)

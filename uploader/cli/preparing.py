@@ -5,11 +5,12 @@ import select
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from uploader import audio, parameters, results
 from uploader.cli.findings import Findings
@@ -97,11 +98,10 @@ def manifest_file(argument: str, settings: Settings) -> Iterator[ManifestFile]:
             raise UsageError("manifest -: for standard input say --format csv or --format jsonl")
         if sys.stdin is None:
             raise UsageError("manifest -: standard input is closed: name a file, or feed it")
-        opened: AbstractContextManager[BinaryIO]
-        form, opened = settings.format, nullcontext(sys.stdin.buffer)
+        form, copy = settings.format, partial(shutil.copyfileobj, sys.stdin.buffer)
     elif path.is_fifo():
         form = settings.format or format_of(path)
-        opened = _opened_pipe(path)
+        copy = partial(_copy_pipe, path)
     else:
         if path.exists() and not path.is_dir() and not path.is_file():
             raise UsageError(f"manifest {argument}: this is neither a file nor a pipe: name one")
@@ -112,41 +112,33 @@ def manifest_file(argument: str, settings: Settings) -> Iterator[ManifestFile]:
         return
     with NamedTemporaryFile(suffix=f".{form}") as kept:
         try:
-            with opened as source:
-                shutil.copyfileobj(source, kept)
+            copy(kept)
             kept.flush()
         except OSError as error:
             raise UsageError(f"manifest {argument}: it cannot be read and kept: {error.strerror}") from error
         yield ManifestFile(argument, Path(kept.name), form, is_piped=True)
 
 
-def _opened_pipe(path: Path) -> BinaryIO:
-    """Open a pipe of which somebody has the other end.
+def _copy_pipe(path: Path, kept: IO[bytes]) -> None:
+    """Copy what comes out of a pipe of which somebody has the other end.
 
     Raises:
         UsageError: Nobody writes to it.
+        OSError: It cannot be read, or the copy cannot be written.
     """
-    try:
-        # an opening that waits for a writer could wait for ever
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise UsageError(f"manifest {path}: {error.strerror}: name a file that can be read") from error
-    asked = select.poll()
-    asked.register(descriptor, select.POLLIN)
-    if not asked.poll(PIPE_SECONDS * 1000) and not _has_writer(descriptor):
-        os.close(descriptor)
-        raise UsageError(f"manifest {path}: this is a pipe, and nobody writes to it: start the writer, or name a file")
-    os.set_blocking(descriptor, True)
-    return open(descriptor, "rb")  # noqa: PTH123 - it is open; who copies it reads to the end
-
-
-def _has_writer(descriptor: int) -> bool:
-    """Whether a pipe without anything to read has somebody who may still write."""
-    try:
-        os.read(descriptor, 1)
-    except BlockingIOError:
-        return True
-    return False
+    # an opening that waits for a writer could wait for ever
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as source:
+        asked = select.poll()
+        asked.register(descriptor, select.POLLIN)
+        if not asked.poll(PIPE_SECONDS * 1000):
+            with suppress(BlockingIOError):  # there is a writer, who takes his time
+                first = os.read(descriptor, 1)
+                if not first:
+                    raise UsageError(f"manifest {path}: this is a pipe, and nobody writes to it: start the writer")
+                kept.write(first)
+        os.set_blocking(descriptor, True)
+        shutil.copyfileobj(source, kept)
 
 
 def batch_name(settings: Settings, manifest: str | None) -> str:

@@ -3,11 +3,18 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 from uploader.parameters.table import NEEDS
+from uploader.parameters.text import encode
 
 DIARIZED_LANGUAGES = ("en", "es")
 """Speaker diarization is for English and Spanish only (put-audio.md, Speaker Diarization Language Support)."""
+
+LONGEST_ADDRESS = 8000
+"""What gateways and servers take of an address, in bytes, less what stands before the parameters."""
+_SURELY_SHORT = 600
+"""So many characters stay below that, however they are encoded: a character becomes twelve at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,16 @@ def doubts(merged: Mapping[str, Any], *, summary_is_served: bool) -> Iterator[Co
     if merged.get("enableSummary") is True and not summary_is_served:
         remedy = "summaries are made at https://api.symbl.ai only: use that base URL, or leave this out"
         yield Conflict(("enableSummary",), remedy)
+    yield from _length(merged)
+
+
+def _length(merged: Mapping[str, Any]) -> Iterator[Conflict]:
+    if sum(len(str(value)) for value in merged.values()) <= _SURELY_SHORT:
+        return
+    lengths = {name: len(urlencode({name: encode(value)})) for name, value in merged.items()}
+    if sum(lengths.values()) + len(lengths) > LONGEST_ADDRESS:
+        remedy = "the parameters make an address of more than 8 KB, which gateways refuse: make this one shorter"
+        yield Conflict((max(lengths, key=lambda name: lengths[name]),), remedy)
 
 
 def _diarization(merged: Mapping[str, Any]) -> Iterator[Conflict]:

@@ -408,3 +408,27 @@ def test_who_settles_beside_a_run_has_the_ledger_from_its_first_read_on(path: Pa
         ):
             of_run.execute("BEGIN IMMEDIATE")
         connection.exec_driver_sql("UPDATE ledger SET clock_offset = 1")
+
+
+KILLED_AFTER_LOADING = """
+import os, signal, sys
+from sqlalchemy import text
+from uploader.ledger import Ledger
+with Ledger.open_for_run(sys.argv[1]) as ledger:
+    with ledger.staging() as connection:
+        connection.execute(text("SELECT count(*) FROM items"))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("nights_before", [0, 1])
+def test_a_run_that_dies_between_loading_and_its_next_write_refuses_no_later_run(
+    url: str, path: Path, nights_before: int
+) -> None:
+    """A run keeps its log from its begin on, whatever connections it closes: SQLite folds it with the last one."""
+    for _ in range(nights_before):
+        Ledger.open_for_run(url).close()
+    code = subprocess.run([sys.executable, "-c", KILLED_AFTER_LOADING, url], check=False).returncode
+    assert code == -signal.SIGKILL
+    assert sqlite.has_log(path)
+    Ledger.open_for_run(url).close()

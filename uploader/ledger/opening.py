@@ -66,6 +66,8 @@ class Ledger:
         self._writer = pool.execution_options(begin="BEGIN IMMEDIATE")
         self._lock = lock
         self._had_log = False
+        self._kept: Connection | None = None
+        """A connection that a run keeps open: with the last one SQLite folds the log, which is then missed."""
         self._runs: int | None = None
         self._owed = 0
         """How many runs are noted beside it, at least, so that it is doubted until a person accepts it."""
@@ -225,6 +227,8 @@ class Ledger:
         if self._runs is not None:
             self._end_run()
         had_log = has_log(self.path) and self.moved() is None
+        if self._kept is not None:
+            self._kept.close()
         self._engine.dispose()
         is_folded = had_log and not has_log(self.path)
         if self._lock is not None:
@@ -297,6 +301,7 @@ class Ledger:
 
     def _count_run(self, lock: int) -> None:
         """Count this run, and mark the ledger as in use until it is closed."""
+        self._kept = self._engine.connect()
         with self.writing() as connection:
             self._runs = connection.execute(
                 update(schema.ledger).values(runs=schema.ledger.c.runs + 1, in_use=True).returning(schema.ledger.c.runs)

@@ -11,6 +11,7 @@ _INVISIBLE = re.compile(
 QUOTES = "'\"`\u00b4\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u00ab\u00bb"
 _HIDDEN = frozenset(["Cc", "Cf", "Co", "Cs", "Zl", "Zp", "Zs"])
 _WORDS = "nan|null|none|nil|nat|na|n/a|undefined|missing|empty|inf(?:inity)?|true|false|<na>|-+"
+_LONGEST_WORD = 9
 _SPOILT = re.compile(
     r"""
     (?P<formula> =.* )
@@ -47,6 +48,8 @@ def problem(conversation_id: str) -> str:
 
 def spoilt(conversation_id: str) -> str:
     """Tell what a spreadsheet or a program most likely made of an id; empty where it looks like one."""
+    if conversation_id.isalnum() and (len(conversation_id) > _LONGEST_WORD or conversation_id.isdigit()):
+        return ""  # as most ids: none of the kinds has letters and digits alone, but for the words
     found = _SPOILT.fullmatch(conversation_id)
     return _SPOILT_REMEDIES[found.lastgroup or ""] if found else ""
 

@@ -217,6 +217,7 @@ class Engine:
             # what changed while the ledger was asked may have made more to do
             if over and not self._changed.is_set():
                 return
+            self._look_at_silence()
             await self._look_at_standstill(claimed)
             await self._wait_until(self._wake_at(claimed))
 
@@ -284,6 +285,20 @@ class Engine:
         self._listens_until = None if doubt is None else min(doubt, self._now()) + LISTEN_ON_SECONDS
         return self._listens_until is not None and self._now() < self._listens_until
 
+    def _look_at_silence(self) -> None:
+        """End the run where only jobs are left to wait for, and the service does not answer about them.
+
+        Raises:
+            GaveUpError: No status request was answered for too long.
+        """
+        since, patience = self._follower.silent_since, self._pool.give_up_seconds
+        if since is None or self._under_way or self._now() < since + patience:
+            return
+        raise GaveUpError(
+            f"no status request had a good answer for {patience:g} s (give_up_seconds), and nothing else could go on: "
+            f"{self._follower.silence}: nothing is lost; run the same command again when the service answers"
+        )
+
     async def _look_at_standstill(self, claimed: Claimed) -> None:
         """Tell a long wait that nothing visible explains; end the run where waiting is in vain.
 
@@ -320,6 +335,8 @@ class Engine:
             times.append(self._until)
         if claimed.waiting and self._cooldown.is_on(self._now()):
             times.append(min(self._cooldown.until, gives_up_at(self._cooldown, self._pool.give_up_seconds)))
+        if self._follower.silent_since is not None and not self._under_way:
+            times.append(self._follower.silent_since + self._pool.give_up_seconds)
         if claimed.waiting:
             times.append(self._now() + LOOK_AGAIN_SECONDS)  # `uploader resolve` may have changed something beside us
         if self.way_out.brake.phase is Phase.PROBING and not self._under_way and not self._is_late:

@@ -72,6 +72,10 @@ class Follower:
     ) -> None:
         self.in_scope = 0
         self.ended_unheard = 0
+        self.silent_since: float | None = None
+        """Since when no status request has had a good answer, in seconds since the epoch; None while they have."""
+        self.silence = ""
+        """What the first of them was answered."""
         self.experience = Experience()
         self._client = client
         self._writer = writer
@@ -252,8 +256,12 @@ class Follower:
         before, now = self._pause, self._now()
         if answer.status is None and wants_pause(answer.http_status, answer.retry_after):
             self._pause = after_trouble(before, answer.retry_after, now)
+            if self.silent_since is None and answer.http_status != 429:
+                self.silent_since, self.silence = now, answer.reason
+                self._room()  # whoever waits may have to give up without another event
         else:
             self._pause = after_good(before, now)
+            self.silent_since = None
         if self._pause.is_on(now) and not before.is_on(now):
             seconds = round(self._pause.until - now, 3)
             log.info("polls.paused", seconds=seconds, reason=answer.reason)

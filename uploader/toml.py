@@ -1,6 +1,5 @@
 """Reads TOML of people, and refuses what could not be told or computed with: numbers and nesting without bounds."""
 
-import tomllib
 from typing import Any
 
 DEEPEST = 64
@@ -14,6 +13,8 @@ def read(text: str) -> dict[str, Any]:
     Raises:
         ValueError: It is none; the text says why.
     """
+    import tomllib  # noqa: PLC0415 - of use where there is a file
+
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

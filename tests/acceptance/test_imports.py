@@ -38,7 +38,7 @@ class Imports(NamedTuple):
 # SQLAlchemy imports asyncio (and that ssl) and importlib.metadata itself; structlog imports rich where it is there
 SQL = {"sqlalchemy", "asyncio", "ssl", "importlib.metadata"}
 HELP = {"cli", "errors", "logs", "parameters", "policy", "secrets", "settings"}
-READS = HELP | {"ledger", "model", "results", "status", "text"}
+READS = HELP | {"ledger", "model", "results", "status", "text", "toml"}
 AUDIO = {"aiofiles", "blake3", "tinytag"}
 RUN = {"click", "platformdirs", *SQL, *AUDIO, "aiohttp", "asyncio_throttle"}
 RUN_PARTS = READS | {

@@ -1,12 +1,13 @@
 """Promise 5: it stops before it does harm, and what it left is carried on by the same command."""
 
 import itertools
+import signal
 import socket
 from collections import Counter
 
 from tests.acceptance.batches import make_rows, statuses, write_manifest
 from tests.acceptance.judging import check_appended, check_limit
-from tests.acceptance.place import Place, Server
+from tests.acceptance.place import Place, Server, until
 from uploader.sandbox.entries import PollEntry, PutEntry, TokenEntry
 
 LANES_IN_TROUBLE = 5
@@ -123,4 +124,22 @@ def test_jobs_that_never_end_hold_their_slots_and_the_run_ends(place: Place) -> 
     assert Counter(statuses(place.path("m.results.csv"))) == {"accepted": 2, "pending": 3}
     # the same command ends the same way at once, and appends nothing more
     assert place.run("run", "m.csv", "--limit", "2", "--job-timeout-seconds", "1").code == 4
+    assert len(server.journal.appended()) == 2
+
+
+def test_a_service_that_dies_while_its_jobs_are_waited_for_is_given_up(place: Place) -> None:
+    """All slots are held by live jobs and no status request is answered: 5 after give_up_seconds, nothing is lost."""
+    rows = make_rows(place, 4, 4)
+    write_manifest(place, "m.csv", rows)
+    server = place.serve("--limit", "2", "--job-seconds", "3600")
+    place.use(server)
+    running = place.start("run", "m.csv", "--limit", "2", "--give-up-seconds", "2")
+    until(lambda: running.err.read_text("utf-8").count('"event": "attempt.ended"') == 2, "the slots are held")
+    server.running.stop(signal.SIGKILL)
+    ending = running.wait()
+    assert ending.code == 5
+    [ended] = ending.events("run.ended")
+    assert "no status request had a good answer for 2 s" in ended["reason"]
+    assert statuses(place.path("m.results.csv")).count("accepted") == 2
+    assert statuses(place.path("m.results.csv")).count("pending") == 2
     assert len(server.journal.appended()) == 2

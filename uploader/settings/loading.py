@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from uploader import secrets
+from uploader import secrets, toml
 from uploader.errors import UsageError
 from uploader.settings.checks import UnfitError
 from uploader.settings.fields import ENVIRONMENT_PREFIX, SECRETS, Settings
@@ -256,8 +256,6 @@ def _read_file(path: Path) -> str:
 
 def _read_table(path: Path, text: str) -> dict[str, Any]:
     """Read the config file, and see that no secret stands in it."""
-    from uploader import toml  # noqa: PLC0415 - of use where there is a file
-
     try:
         table = toml.read(text)
     except ValueError as error:

@@ -44,6 +44,14 @@ def test_every_option_explains_itself(command: str) -> None:
     assert silent == []
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_its_examples_as_they_are_typed(command: str) -> None:
+    """An example stands on a line of its own, and no mark of the help's writer is shown."""
+    shown = CliRunner().invoke(cli, [*command.split(), "--help"]).output
+    assert "\\b" not in shown
+    assert not re.search(r"uploader \w.*  uploader ", shown)
+
+
 def test_the_readme_has_every_parameter() -> None:
     """The README's table says of each parameter what the one table says: name, rule and meaning, in its order."""
     shown = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", README.partition("| parameter |")[2], re.MULTILINE)

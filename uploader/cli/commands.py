@@ -254,7 +254,7 @@ def insights(
 
 @cli.group(context_settings={"max_content_width": 110})
 def ledger() -> None:
-    r"""Keep the ledger itself: check, copy, migrate, adopt.
+    """Keep the ledger itself: check, copy, migrate, adopt.
 
     The ledger is the memory of what was appended: without it, or with an older copy, everything would be appended
     again. Copy it every day, and check the copy:
@@ -262,14 +262,14 @@ def ledger() -> None:
     \b
       uploader ledger backup /backup/ledger-2026-11-22.db
       uploader ledger check --ledger sqlite:////backup/ledger-2026-11-22.db
-    """
+    """  # noqa: D301 - click wants the character that this escape stands for
 
 
 @ledger.command()
 @click.option("--accept", is_flag=True, help="take the ledger as it is: an older copy, say, once results were adopted")
 @settings_options("ledger")
 def check(config: Path | None, *, accept: bool, **flags: Any) -> None:
-    r"""Check that the ledger is whole.
+    """Check that the ledger is whole.
 
     The whole database is read; told is also whether the last run has closed it, and what speaks for an older copy or
     one without its -wal file. It works beside a run. Exits 0 where nothing is wrong, 1 where something is.
@@ -277,7 +277,7 @@ def check(config: Path | None, *, accept: bool, **flags: Any) -> None:
     \b
     Example:
       uploader ledger check
-    """
+    """  # noqa: D301 - click wants the character that this escape stands for
     from uploader.cli.keeping import check_ledger  # noqa: PLC0415 - see run
 
     _end(lambda settings: check_ledger(settings, accept=accept), config, flags)
@@ -287,7 +287,7 @@ def check(config: Path | None, *, accept: bool, **flags: Any) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @settings_options("ledger")
 def backup(file: Path, config: Path | None, **flags: Any) -> None:
-    r"""Copy the ledger to FILE, beside a run or without one.
+    """Copy the ledger to FILE, beside a run or without one.
 
     The copy is one file, whole and on the disk, or there is none; a FILE that exists is not replaced. (A plain copy
     of the ledger's file while a run is at work lacks what is in its -wal file.)
@@ -295,7 +295,7 @@ def backup(file: Path, config: Path | None, **flags: Any) -> None:
     \b
     Example:
       uploader ledger backup /backup/ledger-2026-11-22.db
-    """
+    """  # noqa: D301 - click wants the character that this escape stands for
     from uploader.cli.keeping import back_up_ledger  # noqa: PLC0415 - see run
 
     _end(lambda settings: back_up_ledger(settings, file), config, flags)
@@ -305,7 +305,7 @@ def backup(file: Path, config: Path | None, **flags: Any) -> None:
 @click.argument("results_file", type=click.Path(path_type=Path), metavar="RESULTS")
 @settings_options("adopt")
 def adopt(results_file: Path, config: Path | None, **flags: Any) -> None:
-    r"""Take the jobIds of a results file back into the ledger.
+    """Take the jobIds of a results file back into the ledger.
 
     For a ledger that was lost, or is an older copy: what RESULTS say was appended, or may have been, is known again,
     so that no run appends it again. Relative audio paths start at --audio-root, or at the folder of RESULTS. The
@@ -316,7 +316,7 @@ def adopt(results_file: Path, config: Path | None, **flags: Any) -> None:
     Example:
       uploader ledger adopt monday.results.csv
       uploader run monday.csv
-    """
+    """  # noqa: D301 - click wants the character that this escape stands for
     from uploader.cli.keeping import adopt_results  # noqa: PLC0415 - see run
 
     _end(lambda settings: adopt_results(settings, results_file), config, flags)
@@ -325,14 +325,14 @@ def adopt(results_file: Path, config: Path | None, **flags: Any) -> None:
 @ledger.command()
 @settings_options("ledger")
 def upgrade(config: Path | None, **flags: Any) -> None:
-    r"""Migrate a ledger of an earlier version.
+    """Migrate a ledger of an earlier version.
 
     The next run would do the same. A copy of the ledger is made before, beside it.
 
     \b
     Example:
       uploader ledger upgrade
-    """
+    """  # noqa: D301 - click wants the character that this escape stands for
     from uploader.cli.keeping import upgrade_ledger  # noqa: PLC0415 - see run
 
     _end(upgrade_ledger, config, flags)

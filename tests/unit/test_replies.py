@@ -1,6 +1,7 @@
 """What a reply means for its item: the table that keeps "at most once"."""
 
 from collections.abc import Iterable, Mapping
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -309,7 +310,7 @@ def test_the_same_conversation_in_another_letter_case(sent: str, named: Any, sam
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
-        (Reply(status=413, words="a page, 'Too big'"), "HTTP 413: Request Entity Too Large: a page, 'Too big'"),
+        (Reply(status=413, words="a page, 'Too big'"), f"HTTP 413: {HTTPStatus(413).phrase}: a page, 'Too big'"),
         (Reply(status=307, location="https://x/y"), "HTTP 307: Temporary Redirect: it leads to https://x/y, which is"),
         (Reply(unreadable="HTTP 201, 90 bytes", words="it begins with 'x'"), "HTTP 201, 90 bytes: it begins with 'x'"),
     ],

@@ -1,5 +1,6 @@
 """Gives each test a place of its own, and a warm interpreter that starts its commands."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -8,6 +9,9 @@ import pytest
 
 from tests.acceptance.place import Place, Server, base_environment
 from tests.acceptance.starting import ForkServer, NewInterpreter, Start
+
+# whoever runs the tests detached (nohup) hands on that SIGHUP is ignored, and the commands would do so, too
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -51,6 +51,8 @@ def _campaign(place: Place, rows: Sequence[Row], *, deaths: int = 0, by: int = 0
 
 def _die(running: Running, server: Server, work: int, by: int) -> int:
     """Ends a run by a signal once so much has reached the server since it began; tells its code."""
+    # before that it heeds no signal yet, and the jobs of the run before it may reach the server's journal
+    until(lambda: "run.begun" in running.err.read_text("utf-8") or running.is_over, "the run has begun")
     enough = server.lines() + work
     until(lambda: server.lines() >= enough or running.is_over, "the run has gone on a little")
     return running.stop(by).code

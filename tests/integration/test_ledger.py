@@ -19,7 +19,7 @@ from uploader.ledger.outcomes import JOBS_REMEMBERED, JobEnd, Settlement, end_jo
 from uploader.ledger.reading import latest_ends, live_jobs, result_lines, troubles, unsent
 from uploader.ledger.recovery import rebase_deadlines, recover
 from uploader.ledger.schema import attempts, items, lanes
-from uploader.ledger.sending import elsewhere
+from uploader.ledger.sending import elsewhere, lanes_to_send, to_send
 from uploader.ledger.standing import standing
 from uploader.model import Claim, InvalidRow, JobStatus, LiveJob, Load, Order, Problem, Reply, ResultLine, Row, State
 from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
@@ -876,16 +876,12 @@ def test_troubles_are_told_by_reason(book: Book) -> None:
     assert (doubtful.state, doubtful.items, list(doubtful.lines)) == (State.IN_DOUBT, 1, [6])
 
 
-def test_two_accounts_share_nothing(book: Book) -> None:
-    """Another base URL is another account: other lanes, other slots, other items."""
-    book.limit = 1
-    book.load([("c", "a.wav")])
-    assert len(book.claim()) == 1
+def load_elsewhere(book: Book, conversation_ids: Sequence[str]) -> Load:
+    """Load a recording for each of these conversations of another account."""
     with book.ledger.writing() as connection:
-        other = account(connection, "https://elsewhere.example")
         load = begin_load(
             connection,
-            other,
+            account(connection, "https://elsewhere.example"),
             "m.csv",
             manifest="m.csv",
             results=book.folder / "r.csv",
@@ -893,7 +889,37 @@ def test_two_accounts_share_nothing(book: Book) -> None:
             now=1.0,
             repeat=False,
         )
-        row = book.row(2, "c", "a.wav", {})
-        load_rows(connection, load, [row], content_hash=audio.content_hash, probe=audio.probe)
-        enter_scope(connection, load.batch_id, hold=True)
-        assert len(claim(connection, other, 10, 1, book.now).claims) == 1
+        read = [book.row(line, one, "a.wav", {}) for line, one in enumerate(conversation_ids, start=2)]
+        load_rows(connection, load, read, content_hash=audio.content_hash, probe=audio.probe)
+    return load
+
+
+def test_two_accounts_share_nothing(book: Book) -> None:
+    """Another base URL is another account: other lanes, other slots, other items."""
+    book.limit = 1
+    book.load([("c", "a.wav")])
+    assert len(book.claim()) == 1
+    load = load_elsewhere(book, ["c"])
+    book.run(load)
+    with book.ledger.writing() as connection:
+        assert len(claim(connection, load.account_id, 10, 1, book.now).claims) == 1
+
+
+@pytest.mark.parametrize("first", [None, 1])
+def test_a_run_leaves_the_lanes_of_other_accounts_as_they_are(book: Book, first: int | None) -> None:
+    """What one account's run carries is neither dropped nor counted anew nor sent along by another account's run."""
+    ours = book.load([("c", "a.wav"), ("d", "a.wav"), ("d", "b.wav")])
+    book.rank(3.0)
+    carried = select(lanes).where(lanes.c.account_id == ours.account_id).order_by(lanes.c.id)
+    with book.ledger.reading() as connection:
+        before = connection.execute(carried).all()
+        assert all(lane.wanted_until and lane.audio_left and lane.items_left for lane in before)
+    theirs = load_elsewhere(book, ["d", "e", "f"])
+    book.run(theirs, first=first)
+    with book.ledger.reading() as connection:
+        assert connection.execute(carried).all() == before
+        sending = to_send(connection, theirs.account_id, theirs.batch_id, hold=True)
+        assert (sending.all.files, sending.later) == ((3, 0) if first is None else (1, 2))
+        foreseen = lanes_to_send(connection, theirs.account_id, [], book.now, hold=True)
+        assert foreseen.count == sending.all.files
+    assert len(book.complete_all()) == 3

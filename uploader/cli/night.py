@@ -239,7 +239,7 @@ class Night:
         assumed, account_id = self._settings.schedule, self._batch.account_id
         with self._reader.reading() as connection:
             live = live_jobs(connection, account_id)
-            left = lanes_to_send(connection, live, self._now(), hold=self._settings.lanes.hold)
+            left = lanes_to_send(connection, self._batch.account_id, live, self._now(), hold=self._settings.lanes.hold)
             pace = pace_of(jobs_seen(connection, account_id))
         left.jobs_take(pace or assumed.job_seconds_per_audio_second, assumed.audio_bytes_per_second)
         return foresee(left, limit, self._settings.rate, order=Order(assumed.order)).seconds

@@ -187,10 +187,10 @@ def _load_dry(
     hold = settings.lanes.hold
     load = load_copies(connection, settings.base_url, name, now, repeat=settings.repeat)
     enter_scope(connection, load.batch_id, hold=hold, first=settings.first)
-    work.sending = to_send(connection, load.batch_id, hold=hold)
+    work.sending = to_send(connection, load.account_id, load.batch_id, hold=hold)
     awaited = {job.item_id for job in live_jobs(connection, load.account_id) if job.in_scope}
     live = [replace(job, in_scope=job.item_id in awaited) for job in live]
-    work.lanes = lanes_to_send(connection, live, now, hold=hold, under_way=False)
+    work.lanes = lanes_to_send(connection, load.account_id, live, now, hold=hold, under_way=False)
 
 
 def _code(settings: Settings, checked: Checked, *, header_is_wrong: bool) -> ExitCode:

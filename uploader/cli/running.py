@@ -162,7 +162,7 @@ def _enter_scope(settings: Settings, connection: Connection, batch_id: int, acco
     """Make the batch the one that this run carries; what that would cost too much undoes the load."""
     enter_scope(connection, batch_id, hold=settings.lanes.hold, first=settings.first)
     note_limit(connection, account_id, settings.limit)
-    sending = to_send(connection, batch_id, hold=settings.lanes.hold)
+    sending = to_send(connection, account_id, batch_id, hold=settings.lanes.hold)
     refuse_cost(settings, name, sending)
     if settings.max_billed_minutes is not None and sending.all.unknown_lengths:
         log.warning("manifest.unknown_lengths", files=sending.all.unknown_lengths)

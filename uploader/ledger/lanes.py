@@ -7,16 +7,22 @@ from typing import Any
 from sqlalchemy import Connection, ScalarSelect, Select, Update, and_, bindparam, case, false, func, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.schema import IS_WANTED, is_in_state, items, lanes, rows
+from uploader.ledger.schema import IS_WANTED, batches, is_in_state, items, lanes, rows
 from uploader.model import LIVE, OVER, TROUBLED, State
 from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
 
 IS_CARRIED = and_(items.c.state == State.PENDING, items.c.position <= lanes.c.wanted_until)
 """Of an item beside its lane: whether it waits, and this run is to send it."""
 
+# the sum keeps SQLite on the index of what is wanted: by account it would read all lanes that there ever were
+IS_IN_SCOPE = and_(IS_WANTED, lanes.c.account_id.op("+")(0) == bindparam("account"))
+"""Of a lane: whether the present run of the account carries it. Binds ``account``, the account's id."""
+
+_ACCOUNT_OF_BATCH = select(batches.c.account_id).where(batches.c.id == bindparam("batch"))
+
 _LEAVE_SCOPE = (
     update(lanes)
-    .where(IS_WANTED)
+    .where(IS_IN_SCOPE)
     .values(wanted_until=0, ready_position=None, audio_left=0.0, items_left=0, item_seconds=0.0)
 )
 
@@ -41,7 +47,7 @@ def _of_lane(figure: ColumnElement[Any]) -> ScalarSelect[Any]:
 # lane by lane: grouped in one go, SQLite would read the items of all lanes that ever were
 _COUNT_WORK = (
     update(lanes)
-    .where(IS_WANTED)
+    .where(IS_IN_SCOPE)
     .values(audio_left=_of_lane(func.coalesce(func.sum(_seconds), 0.0)), items_left=_of_lane(func.count()))
 )
 
@@ -80,15 +86,15 @@ _begun = (
     .scalar_subquery()
 )
 
-_WANT_BEGUN = update(lanes).where(IS_WANTED).values(wanted_until=func.coalesce(_begun, 0))
+_WANT_BEGUN = update(lanes).where(IS_IN_SCOPE).values(wanted_until=func.coalesce(_begun, 0))
 
 _WANT_CHOSEN = update(lanes).where(lanes.c.wanted_until < 0).values(wanted_until=-lanes.c.wanted_until)
 
 
-def _want_first(connection: Connection, batch_id: int, first: int, *, hold: bool) -> None:
+def _want_first(connection: Connection, batch_id: int, account_id: int, first: int, *, hold: bool) -> None:
     """Narrow what is wanted to a batch's first pending items and what stands before them; what is under way stays."""
     connection.execute(_choose(hold=hold), {"batch": batch_id, "first": first})
-    connection.execute(_WANT_BEGUN)
+    connection.execute(_WANT_BEGUN, {"account": account_id})
     connection.execute(_WANT_CHOSEN)
 
 
@@ -121,9 +127,10 @@ def refresh(connection: Connection, lane_ids: Sequence[int], *, hold: bool) -> N
 
 
 def enter_scope(connection: Connection, batch_id: int, *, hold: bool, first: int | None = None) -> None:
-    """Make the lanes of a batch the ones that this run carries, as far as its own last item in each.
+    """Make the lanes of a batch the ones of its account that this run carries, as far as its own last item in each.
 
-    What stands before the batch's items in their lanes, an earlier batch's leftovers, is carried with them.
+    What stands before the batch's items in their lanes, an earlier batch's leftovers, is carried with them. The lanes
+    of other accounts stay as they are.
 
     Args:
         connection: A connection in a transaction.
@@ -131,12 +138,14 @@ def enter_scope(connection: Connection, batch_id: int, *, hold: bool, first: int
         hold: Whether trouble holds the rest of a lane.
         first: Carry only the batch's own first so many pending items, and the leftovers before them; None carries all.
     """
-    connection.execute(_LEAVE_SCOPE)
+    account_id = connection.execute(_ACCOUNT_OF_BATCH, {"batch": batch_id}).scalar_one()
+    of_account = {"account": account_id}
+    connection.execute(_LEAVE_SCOPE, of_account)
     connection.execute(_WANT, {"batch": batch_id})
     if first is not None:
-        _want_first(connection, batch_id, first, hold=hold)
-    connection.execute(_make_ready(hold=hold))
-    connection.execute(_COUNT_WORK)
+        _want_first(connection, batch_id, account_id, first, hold=hold)
+    connection.execute(_make_ready(hold=hold), of_account)
+    connection.execute(_COUNT_WORK, of_account)
 
 
 def rank(connection: Connection, item_seconds: float) -> None:
@@ -161,7 +170,7 @@ def count_out(connection: Connection, item_id: int) -> None:
 
 @cache
 def _make_ready(*, hold: bool) -> Update:
-    return update(lanes).where(IS_WANTED).values(ready_position=_ready_position(hold=hold))
+    return update(lanes).where(IS_IN_SCOPE).values(ready_position=_ready_position(hold=hold))
 
 
 @cache

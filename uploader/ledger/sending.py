@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, case, func, literal_column, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.lanes import IS_CARRIED, is_held
-from uploader.ledger.schema import IS_UNFINISHED, IS_WANTED, accounts, batches, items, lanes, loads, rows
+from uploader.ledger.lanes import IS_CARRIED, IS_IN_SCOPE, is_held
+from uploader.ledger.schema import IS_UNFINISHED, batches, items, lanes, loads, rows
 from uploader.model import LiveJob, State
 from uploader.policy.forecast import Lanes, audio_seconds
 
@@ -70,15 +70,16 @@ class ToSend:
         return sum((one.amount for one in self.leftovers), self.own)
 
 
-def to_send(connection: Connection, batch_id: int, *, hold: bool) -> ToSend:
+def to_send(connection: Connection, account_id: int, batch_id: int, *, hold: bool) -> ToSend:
     """Sum up what a run sends, after ``enter_scope`` and before its first claim.
 
     Args:
         connection: A connection in a transaction: on the ledger, or on the copies of a dry run.
+        account_id: The batch's account.
         batch_id: The batch.
         hold: Whether trouble holds the rest of a lane.
     """
-    found = connection.execute(_amounts(hold=hold), {"batch": batch_id}).all()
+    found = connection.execute(_amounts(hold=hold), {"account": account_id, "batch": batch_id}).all()
     amounts = {(row.own, row.batch): Amount(*row[2:]) for row in found}
     own = sum((amount for (is_own, _), amount in amounts.items() if is_own), Amount())
     left = connection.execute(_left_out(hold=hold), {"batch": batch_id}).one()
@@ -115,29 +116,30 @@ def elsewhere(connection: Connection, account_id: int, batch_id: int) -> list[Le
 
 
 def lanes_to_send(
-    connection: Connection, live: Sequence[LiveJob], now: float, *, hold: bool, under_way: bool = True
+    connection: Connection, account_id: int, live: Sequence[LiveJob], now: float, *, hold: bool, under_way: bool = True
 ) -> Lanes:
     """Put together for the forecast what a run still sends, behind the account's live jobs.
 
     Args:
         connection: As for ``to_send``.
+        account_id: The account.
         live: The account's live jobs; those in scope are waited for.
         now: Seconds since the epoch.
         hold: Whether trouble holds the rest of a lane.
         under_way: Whether attempts under way are looked for, too: a run is on.
     """
-    found = Lanes()
-    first = connection.execute(_FIRST_LANE).scalar_one()
+    found, of_account = Lanes(), {"account": account_id}
+    first = connection.execute(_FIRST_LANE, of_account).scalar_one()
     base = min((job.lane_id for job in live), default=first)
     base = min(base, first) if first is not None else base
     for job in live:
         found.begin_with(job.lane_id - base, job.work, max(now - job.accepted_at, 0.0))
         if job.in_scope:
             found.wait_for(job.lane_id - base)
-    for row in connection.execute(_ENTERED) if under_way else ():
+    for row in connection.execute(_ENTERED, of_account) if under_way else ():
         found.begin_with(row.lane_id - base, audio_seconds(row.size, row.duration_seconds), 0.0)
         found.wait_for(row.lane_id - base)
-    for lane_id, size, duration in connection.execute(_pending(hold=hold)):
+    for lane_id, size, duration in connection.execute(_pending(hold=hold), of_account):
         found.add(lane_id - base, size or 0, duration)
     return found
 
@@ -159,16 +161,16 @@ _SUMS = (
 )
 """In the order of the fields of an amount."""
 
-_FIRST_LANE = select(func.min(lanes.c.id)).where(IS_WANTED)
+_FIRST_LANE = select(func.min(lanes.c.id)).where(IS_IN_SCOPE)
 
 _ENTERED = (
     select(items.c.lane_id, items.c.size, items.c.duration_seconds)
     .join(lanes, lanes.c.id == items.c.lane_id)
     .where(
         IS_UNFINISHED,
-        items.c.account_id.in_(select(accounts.c.id)),
+        items.c.account_id == bindparam("account"),
         items.c.state.in_([literal_column(repr(state.value)) for state in ENTERED]),
-        IS_WANTED,
+        IS_IN_SCOPE,
     )
 )
 
@@ -183,7 +185,7 @@ def _amounts(*, hold: bool) -> Select[Any]:
         .join(lanes, lanes.c.id == items.c.lane_id)
         .join(loads, loads.c.id == items.c.load_id)
         .join(batches, batches.c.id == loads.c.batch_id)
-        .where(IS_WANTED, IS_CARRIED, ~is_held(hold=hold))
+        .where(IS_IN_SCOPE, IS_CARRIED, ~is_held(hold=hold))
         .group_by(own, batches.c.id, batches.c.name)
         .order_by(batches.c.id)
     )
@@ -207,7 +209,7 @@ def _pending(*, hold: bool) -> Select[Any]:
     return (
         select(items.c.lane_id, items.c.size, items.c.duration_seconds)
         .join(lanes, lanes.c.id == items.c.lane_id)
-        .where(IS_WANTED, IS_CARRIED, ~is_held(hold=hold))
+        .where(IS_IN_SCOPE, IS_CARRIED, ~is_held(hold=hold))
         .order_by(items.c.position)
         .execution_options(yield_per=1000)
     )

@@ -7,12 +7,13 @@ from math import inf
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, bindparam, case, or_, select, union_all, update
+from sqlalchemy import Boolean, Connection, and_, bindparam, case, or_, select, union_all, update
 
 from uploader.ledger.lanes import refresh
 from uploader.ledger.limit import ACCOUNT_OF_ITEM, note_refusal
 from uploader.ledger.reading import latest_ends
 from uploader.ledger.schema import accounts, attempts, items, lanes
+from uploader.ledger.unmatched import report_job, report_outcomes
 from uploader.model import Claim, JobStatus, LiveJob, Outcome, Reply, State, Verdict
 from uploader.policy.forecast import audio_seconds
 from uploader.policy.limits import Refusal
@@ -27,16 +28,19 @@ It starts from a default, not from the first job: the first to end are the short
 
 # What every outcome says to the ledger is built once: putting a statement together costs more than running it.
 
+# a reply does not take back that a callback has named the attempt's job
+_KEEPS_JOB = and_(attempts.c.outcome == Outcome.APPLIED, bindparam("outcome_is") != Outcome.APPLIED.value)
+
 _CLOSE_ATTEMPT = (
     update(attempts)
     .where(attempts.c.id == bindparam("attempt"))
     .values(
         ended_at=bindparam("now"),
-        outcome=bindparam("outcome_is"),
+        outcome=case((_KEEPS_JOB, attempts.c.outcome), else_=bindparam("outcome_is")),
         http_status=bindparam("status"),
         reason=bindparam("because"),
         bytes_sent=bindparam("bytes"),
-        job_id=bindparam("job"),
+        job_id=case((_KEEPS_JOB, attempts.c.job_id), else_=bindparam("job")),
         heard_waits=False,
     )
 )
@@ -46,7 +50,7 @@ _OUTCOME = (
     .where(
         items.c.id == bindparam("item"),
         items.c.attempts == bindparam("number"),
-        # a call to the webhook may have been quicker; an IN could not be executed for many at once
+        # an IN could not be executed for many at once
         or_(items.c.state == State.SENDING, items.c.state == State.SENT),
     )
     .values(
@@ -71,9 +75,12 @@ _PUT_OFF = (
     )
 )
 
+# an item whose jobId a person corrected does not end by its former job
+_HAS_JOB = and_(items.c.id == bindparam("item"), items.c.state == State.ACCEPTED, items.c.job_id == bindparam("job"))
+
 _JOB_ENDED = (
     update(items)
-    .where(items.c.id == bindparam("item"), items.c.state == State.ACCEPTED)
+    .where(_HAS_JOB)
     .values(
         state=bindparam("becomes"),
         finished_at=bindparam("now"),
@@ -86,7 +93,7 @@ _JOB_ENDED = (
 
 _JOB_OVERDUE = (
     update(items)
-    .where(items.c.id == bindparam("item"), items.c.state == State.ACCEPTED, items.c.overdue.is_(False))
+    .where(_HAS_JOB, items.c.overdue.is_(False))
     .values(overdue=True, error=bindparam("because"), slot_until=bindparam("keeps_slot_until"))
 )
 
@@ -94,7 +101,7 @@ _typical = accounts.c.typical_job_seconds
 
 _LEARN = (
     update(accounts)
-    .where(accounts.c.id == ACCOUNT_OF_ITEM.where(items.c.state == State.ACCEPTED).scalar_subquery())
+    .where(accounts.c.id == ACCOUNT_OF_ITEM.where(_HAS_JOB).scalar_subquery())
     .values(typical_job_seconds=_typical + (bindparam("seconds") - _typical) / JOBS_REMEMBERED)
 )
 
@@ -116,15 +123,11 @@ _OWNERS = union_all(
     ),
 )
 
-_NOTE_ANSWER = (
-    update(items)
-    .where(items.c.id == bindparam("item"), items.c.state == State.ACCEPTED)
-    .values(error=bindparam("because"))
-)
+_NOTE_ANSWER = update(items).where(_HAS_JOB).values(error=bindparam("because"))
 
 _DISTRUST_JOB = (
     update(items)
-    .where(items.c.id == bindparam("item"), items.c.state == State.ACCEPTED)
+    .where(_HAS_JOB)
     .values(state=State.IN_DOUBT, error=bindparam("because"), slot_until=bindparam("keeps_slot_until"))
 )
 
@@ -200,8 +203,8 @@ def write_all(connection: Connection, settlements: Sequence[Settlement]) -> None
         _write_down(connection, accepted)
     for of in settlements:
         if of.verdict.state is not State.ACCEPTED:
-            _write_down(connection, [of])
-            go_on(connection, of)
+            is_changed = _write_down(connection, [of])
+            go_on(connection, of, is_changed=is_changed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +243,10 @@ def end_jobs(connection: Connection, ends: Sequence[JobEnd]) -> list[Ended]:
     durations = {end.job.item_id: _duration(end) for end in ends if end.job.watched}
     if durations:
         connection.execute(_LEARN, list(durations.values()))
-    connection.execute(_JOB_ENDED, [_ending(end) for end in ends])
+    changed = connection.execute(_JOB_ENDED, [_ending(end) for end in ends])
+    if changed.rowcount != len(ends):
+        for end in ends:
+            report_job(connection, end.job, f"ended as {end.status.value}")
     for hold, same in groupby(ends, key=attrgetter("hold")):
         refresh(connection, [end.job.lane_id for end in same], hold=hold)
     return [Ended(end.job.item_id, end.state, end.seconds) for end in ends]
@@ -261,12 +267,14 @@ def job_overdue(
     One that the service says is live keeps its slot, too; any other gives it back as an item in doubt does.
     """
     until = None if is_live else slot_until(connection, job.item_id, now, doubt_seconds, job_timeout_seconds)
-    connection.execute(_JOB_OVERDUE, {"item": job.item_id, "because": reason, "keeps_slot_until": until})
+    told = {"item": job.item_id, "job": job.job_id, "because": reason, "keeps_slot_until": until}
+    if not connection.execute(_JOB_OVERDUE, told).rowcount:
+        report_job(connection, job, "did not end in time")
 
 
 def note_job_answer(connection: Connection, job: LiveJob, reason: str | None) -> None:
     """Write down what the service says of a live job in place of a status; None: its status is known again."""
-    connection.execute(_NOTE_ANSWER, {"item": job.item_id, "because": reason})
+    connection.execute(_NOTE_ANSWER, {"item": job.item_id, "job": job.job_id, "because": reason})
 
 
 def distrust_job(
@@ -281,7 +289,9 @@ def distrust_job(
 ) -> None:
     """Put an accepted item in doubt: nothing that the service says of its job can be believed."""
     keeps = slot_until(connection, job.item_id, now, doubt_seconds, job_timeout_seconds)
-    connection.execute(_DISTRUST_JOB, {"item": job.item_id, "because": reason, "keeps_slot_until": keeps})
+    told = {"item": job.item_id, "job": job.job_id, "because": reason, "keeps_slot_until": keeps}
+    if not connection.execute(_DISTRUST_JOB, told).rowcount:
+        report_job(connection, job, "could not be believed")
     refresh(connection, [job.lane_id], hold=hold)
 
 
@@ -296,13 +306,14 @@ def slot_until(
 
 
 def _duration(end: JobEnd) -> dict[str, Any]:
-    return {"item": end.job.item_id, "seconds": end.seconds}
+    return {"item": end.job.item_id, "job": end.job.job_id, "seconds": end.seconds}
 
 
 def _ending(end: JobEnd) -> dict[str, Any]:
     failed = end.state is State.FAILED
     return {
         "item": end.job.item_id,
+        "job": end.job.job_id,
         "becomes": end.state,
         "now": end.now,
         "because": "the job ended as failed; the service states no reason" if failed else None,
@@ -315,14 +326,22 @@ def close_attempt(connection: Connection, of: Settlement) -> None:
     connection.execute(_CLOSE_ATTEMPT, _closing(of))
 
 
-def change_item(connection: Connection, of: Settlement) -> None:
-    """Write down what becomes of the item alone."""
-    connection.execute(_OUTCOME, _change(connection, of))
+def change_items(connection: Connection, settlements: Sequence[Settlement]) -> bool:
+    """Write down what becomes of the items alone; report an item that has moved on without an explanation.
+
+    Returns:
+        Whether each item was changed.
+    """
+    changed = connection.execute(_OUTCOME, [_change(connection, of) for of in settlements])
+    if changed.rowcount == len(settlements):
+        return True
+    report_outcomes(connection, [(of.one, of.verdict) for of in settlements])
+    return False
 
 
-def _write_down(connection: Connection, settlements: Sequence[Settlement]) -> None:
+def _write_down(connection: Connection, settlements: Sequence[Settlement]) -> bool:
     connection.execute(_CLOSE_ATTEMPT, [_closing(of) for of in settlements])
-    connection.execute(_OUTCOME, [_change(connection, of) for of in settlements])
+    return change_items(connection, settlements)
 
 
 def _closing(of: Settlement) -> dict[str, Any]:
@@ -364,11 +383,17 @@ def _change(connection: Connection, of: Settlement) -> dict[str, Any]:
     }
 
 
-def go_on(connection: Connection, of: Settlement) -> None:
-    """Do to limit and lane what an attempt that was not accepted does to them."""
+def go_on(connection: Connection, of: Settlement, *, is_changed: bool) -> None:
+    """Do to limit and lane what an attempt that was not accepted does to them.
+
+    Args:
+        connection: A connection in a transaction.
+        of: What came of the attempt.
+        is_changed: Whether its item was changed: one that has moved on does not wait in its lane again.
+    """
     if of.refusal is not None:
         note_refusal(connection, of.one.item_id, of.refusal, of.now)
-    if of.verdict.state is State.PENDING:
+    if of.verdict.state is State.PENDING and is_changed:
         until = of.now + of.wait if of.wait else 0.0
         connection.execute(_PUT_OFF, {"lane": of.one.lane_id, "until": until, "work": of.one.work})
     refresh(connection, [of.one.lane_id], hold=of.hold)

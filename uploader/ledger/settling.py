@@ -12,7 +12,7 @@ from uploader.ledger.outcomes import (
     Ended,
     JobEnd,
     Settlement,
-    change_item,
+    change_items,
     close_attempt,
     distrust_known_jobs,
     end_job,
@@ -66,10 +66,10 @@ def _settle_with_calls(connection: Connection, by_itself: Settlement) -> Settled
     heard = heard_of(connection, one.item_id, one.number)
     of = replace(by_itself, verdict=after_hearing(verdict, heard.own, heard.earlier))
     close_attempt(connection, by_itself if heard.own is None else of)
-    change_item(connection, of)
+    is_changed = change_items(connection, [of])
     remark = take_effect(connection, one.item_id, one.number, verdict, heard)
     if of.verdict.state is not State.ACCEPTED:
-        go_on(connection, of)
+        go_on(connection, of, is_changed=is_changed)
     elif of.refusal is not None:
         note_refusal(connection, one.item_id, of.refusal, of.now)
     return replace(_end_heard(connection, of, heard), remark=remark)

@@ -13,7 +13,7 @@ from uploader.model import JobStatus, Next, Outcome, State, Verdict
 from uploader.policy.replies import id_in
 
 _RANKS = {JobStatus.SCHEDULED: 0, JobStatus.IN_PROGRESS: 1, JobStatus.COMPLETED: 2, JobStatus.FAILED: 2}
-_WITH_JOB = (State.ACCEPTED, State.COMPLETED, State.FAILED, State.DROPPED)
+WITH_JOB = (State.ACCEPTED, State.COMPLETED, State.FAILED, State.DROPPED)
 """States in which the item's jobId is that of its append; elsewhere it may be that of an answer not trusted."""
 MOST_JOB_ID_CHARACTERS = 1000
 SILENT_JOBS = 10
@@ -66,7 +66,7 @@ def meaning(known: Known, call: Call) -> Meaning:
     """
     if known.is_anothers or known.job_id not in (None, call.job_id):
         return Meaning.DISTRUSTED
-    if known.state in _WITH_JOB and known.items_job_id == call.job_id:
+    if known.state in WITH_JOB and known.items_job_id == call.job_id:
         ends = known.state is State.ACCEPTED and call.status.ended
         return Meaning.ENDED if ends else Meaning.NOTHING
     if known.job_id is not None:

@@ -37,9 +37,13 @@ def check_bounds(value: Any) -> None:
     for _ in range(DEEPEST):
         if not layer:
             return
-        if any(isinstance(one, int) and one.bit_length() > _WIDEST_BITS for one in layer):
+        if any(isinstance(entry, int) and entry.bit_length() > _WIDEST_BITS for entry in layer):
             raise ValueError("a number in it has too many digits")
-        lists = [list(one.values()) if isinstance(one, dict) else one for one in layer if isinstance(one, (dict, list))]
-        layer = [one for some in lists for one in some]
+        lists = [
+            list(entry.values()) if isinstance(entry, dict) else entry
+            for entry in layer
+            if isinstance(entry, (dict, list))
+        ]
+        layer = [entry for entries in lists for entry in entries]
     if layer:
         raise ValueError(f"nested deeper than {DEEPEST} levels")

@@ -76,7 +76,7 @@ def check_interrupted(journal: Journal, rows: Sequence[Row], results: Sequence[M
         lines.setdefault(line["conversationId"], []).append(line)
     for conversation, hashes in wanted(rows).items():
         told = [line["status"] for line in lines[conversation]]
-        assert re.fullmatch(r"(completed )*(in_doubt (held )*)?", "".join(f"{one} " for one in told)), told
+        assert re.fullmatch(r"(completed )*(in_doubt (held )*)?", "".join(f"{line} " for line in told)), told
         sure = told.count("completed")
         doubtful = told.count("in_doubt")
         there = found.get(conversation, [])

@@ -78,9 +78,9 @@ def count_faults(server: Server, rows: Sequence[Row], results: Sequence[Mapping[
     return {
         "rows": len(results),
         "appended": sum(map(len, found.values())),
-        "twice": sum(not Counter(there) <= Counter(meant[one]) for one, there in found.items()),
-        "outOfOrder": sum(list(there) != list(meant[one][: len(there)]) for one, there in found.items()),
-        "unexplained": sum(not _explains(told[one], len(found.get(one, []))) for one in meant),
+        "twice": sum(not Counter(there) <= Counter(meant[item]) for item, there in found.items()),
+        "outOfOrder": sum(list(there) != list(meant[item][: len(there)]) for item, there in found.items()),
+        "unexplained": sum(not _explains(told[item], len(found.get(item, []))) for item in meant),
         "peakLive": journal.peak_live(),
     }
 

@@ -80,7 +80,10 @@ def make_fixture(folder: Path) -> str:
                 states = connection.execute("SELECT state, count(*) FROM items GROUP BY state").fetchall()
                 text = "\n".join(connection.iterdump())
             text = text.replace(str(place.folder), FOLDER).replace(server.base_url, BASE_URL)
-            there = {lane: [one[:SHORT] for one in hashes] for lane, hashes in appended(server.journal).items()}
+            there = {
+                lane: [content_hash[:SHORT] for content_hash in hashes]
+                for lane, hashes in appended(server.journal).items()
+            }
         finally:
             place.close()
     (folder / f"version-{version}.sql.gz").write_bytes(gzip.compress(text.encode(), mtime=0))

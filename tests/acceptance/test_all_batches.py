@@ -14,7 +14,7 @@ RUN = ("--limit", "8", "--doubt-seconds", "1", "--json")
 
 def rows_of(place: Place, night: str, seed: int) -> list[Row]:
     """One row, of a conversation of its own."""
-    return [Row(night, one.audio, one.sha256) for one in make_rows(place, 1, 1, seed=seed, folder=night)]
+    return [Row(night, row.audio, row.sha256) for row in make_rows(place, 1, 1, seed=seed, folder=night)]
 
 
 @pytest.fixture
@@ -42,19 +42,19 @@ def test_status_tells_what_is_not_over_first_and_exits_for_all_batches(nights: P
     found = nights.run("status", "--json")
     told = json.loads(found.out)
     assert (found.code, told["exitCode"], told["batch"]) == (4, 4, "wednesday.csv")
-    assert [one["batch"] for one in told["batches"]][:2] == ["failed.csv", "monday.csv"]
-    assert {one["batch"]: one["state"] for one in told["needsPerson"]} == {
+    assert [batch["batch"] for batch in told["batches"]][:2] == ["failed.csv", "monday.csv"]
+    assert {trouble["batch"]: trouble["state"] for trouble in told["needsPerson"]} == {
         "monday.csv": "in_doubt",
         "failed.csv": "failed",
     }
     shorter = json.loads(nights.run("status", "--json", "--last", "1").out)
-    assert [one["batch"] for one in shorter["batches"]] == ["failed.csv", "monday.csv", "wednesday.csv"]
+    assert [batch["batch"] for batch in shorter["batches"]] == ["failed.csv", "monday.csv", "wednesday.csv"]
     assert nights.run("status", "--batch", "wednesday.csv").code == 0
 
 
 def test_a_job_id_stands_wherever_a_row_is_told(nights: Place) -> None:
     """A failed job is looked up at the service by its jobId: status, summary and resolve have it beside the row."""
-    (failed,) = [one for one in json.loads(nights.run("resolve", "--json").out) if one["status"] == "failed"]
+    (failed,) = [item for item in json.loads(nights.run("resolve", "--json").out) if item["status"] == "failed"]
     job = failed["jobId"]
     assert f"(line 2, job {job})" in nights.run("status").out
     assert f"failed, job {job}" in nights.run("resolve").out

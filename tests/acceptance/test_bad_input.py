@@ -208,7 +208,7 @@ def test_a_file_that_cannot_be_sent_is_refused(
     """An audio file that cannot be sent is told by line, column, value and remedy, beside all others."""
     ending, server = unfit_files
     _check_refused(ending, server)
-    (told,) = [one for one in ending.err.splitlines() if re.match(rf" +{line} +audioPath +'{re.escape(value)}", one)]
+    (told,) = [line for line in ending.err.splitlines() if re.match(rf" +{line} +audioPath +'{re.escape(value)}", line)]
     assert [word for word in words if word not in told] == []
 
 

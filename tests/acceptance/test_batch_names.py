@@ -64,7 +64,7 @@ def test_last_nights_trouble_is_told_when_its_name_is_used_again(place: Place, t
     assert "a name for each night" in again.out
     assert "leftover" not in again.out
     assert "left the batch" not in again.err, "it is warned of once"
-    assert Counter(str(one["status"]) for one in listed(place)) == {"in_doubt": 3, "held": 3}
+    assert Counter(str(item["status"]) for item in listed(place)) == {"in_doubt": 3, "held": 3}
 
 
 def test_leftovers_are_those_that_status_names(place: Place, tonight: list[Row]) -> None:
@@ -82,10 +82,10 @@ def test_what_resolve_lists_of_another_manifest_is_settled_by_what_it_says(
     """An item in the way has a number of its own: its line is another row's, and naming that tells the number."""
     write_manifest(place, name, tonight)
     assert place.run("run", name, *RUN).code == 1
-    in_doubt = [one for one in listed(place, "--batch", name) if one["status"] == "in_doubt"]
-    one = next(one for one in in_doubt if one["conversationId"] == tonight[0].conversation)
-    assert (one["ofThisBatch"], one["line"]) == (False, 2)
-    assert f"item {one['item']} (" in place.run("resolve", "--batch", name).out
+    in_doubt = [item for item in listed(place, "--batch", name) if item["status"] == "in_doubt"]
+    item = next(item for item in in_doubt if item["conversationId"] == tonight[0].conversation)
+    assert (item["ofThisBatch"], item["line"]) == (False, 2)
+    assert f"item {item['item']} (" in place.run("resolve", "--batch", name).out
 
     by_line = place.run("resolve", "--batch", name, "--line", "3", "--drop")
     assert by_line.code == 2
@@ -93,7 +93,7 @@ def test_what_resolve_lists_of_another_manifest_is_settled_by_what_it_says(
     assert "completed" in by_line.err
     by_line = place.run("resolve", "--batch", name, "--line", "3")
     assert "completed" in by_line.out
-    command = f"uploader resolve --batch {name} --ledger sqlite:///{place.ledger} --item {one['item']} --not-appended"
+    command = f"uploader resolve --batch {name} --ledger sqlite:///{place.ledger} --item {item['item']} --not-appended"
     refused = place.run("resolve", "--batch", name, "--state", "in_doubt", "--not-appended")
     assert refused.code == 2
     assert command in refused.err
@@ -123,7 +123,7 @@ def test_what_is_selected_and_not_settled_is_told_with_its_command(place: Place,
 def test_held_items_are_listed_as_held_and_can_be_dropped(place: Place, tonight: list[Row]) -> None:
     """What is held says so; what can be done is told: settle what stands before it, or drop it."""
     assert len(tonight) == 2
-    assert Counter(str(one["status"]) for one in listed(place, "--state", "held")) == {"held": 3}
+    assert Counter(str(item["status"]) for item in listed(place, "--state", "held")) == {"held": 3}
     assert listed(place, "--state", "pending") == []
     told = place.run("resolve", "--state", "held").out
     assert "3 items selected, none of which needs a person by itself" in told
@@ -165,7 +165,7 @@ def test_former_items_that_go_again_need_a_row(place: Place, tonight: list[Row])
     """What no manifest names is not sent for itself, and says so; put back into one, it is the batch's again."""
     write_manifest(place, NIGHTLY, tonight[1:])
     place.run("run", NIGHTLY, *RUN)
-    numbers = [word for one in listed(place) if one["status"] == "in_doubt" for word in ("--item", str(one["item"]))]
+    numbers = [word for item in listed(place) if item["status"] == "in_doubt" for word in ("--item", str(item["item"]))]
     settled = place.run("resolve", *numbers, "--not-appended")
     assert settled.out.count("-> pending") == 3
     assert "sent once a manifest names it again" in settled.out

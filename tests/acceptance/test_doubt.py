@@ -86,10 +86,10 @@ def test_resolve_lists_what_needs_a_person_with_all_that_is_known(place: Place) 
     assert place.run(*RUN).code == 4
     listed = place.run("resolve", "--json")
     assert listed.code == 1
-    [one] = json.loads(listed.out)
-    assert (one["status"], one["httpStatus"], one["bytesSent"]) == ("in_doubt", 502, one["bytes"])
-    assert "502" in one["error"]
-    assert one["history"] == []
+    [item] = json.loads(listed.out)
+    assert (item["status"], item["httpStatus"], item["bytesSent"]) == ("in_doubt", 502, item["bytes"])
+    assert "502" in item["error"]
+    assert item["history"] == []
 
 
 def test_resolve_tells_what_was_decided_before(place: Place) -> None:
@@ -99,14 +99,14 @@ def test_resolve_tells_what_was_decided_before(place: Place) -> None:
     assert place.run(*RUN).code == 4
     assert place.run("resolve", "--line", "2", "--not-appended", "--note", "asked the team").code == 0
     assert place.run(*RUN).code == 4
-    [one] = json.loads(place.run("resolve", "--json").out)
-    [before] = one["history"]
+    [item] = json.loads(place.run("resolve", "--json").out)
+    [before] = item["history"]
     assert (before["decision"], before["from"], before["note"]) == ("not-appended", "in_doubt", "asked the team")
     assert before["by"]
     told = place.run("resolve").out
     assert f"{before['at']} {before['by']} decided not-appended: asked the team" in told
-    assert one["endedAt"].endswith("Z")
-    dropped = place.run("resolve", "--line", str(one["line"]), "--drop")
+    assert item["endedAt"].endswith("Z")
+    dropped = place.run("resolve", "--line", str(item["line"]), "--drop")
     assert (dropped.code, place.run("resolve").code) == (0, 0)
 
 

@@ -32,7 +32,9 @@ def test_300_items_of_an_earlier_version_are_appended_once(place: Place, version
         meant.setdefault(row.conversation, []).append(row.sha256[:SHORT])
     assert sum(map(len, meant.values())) == 300
     assert sum(map(Counter.total, before.values())) > 100
-    sent = {lane: [one[:SHORT] for one in hashes] for lane, hashes in appended(server.journal).items()}
+    sent = {
+        lane: [content_hash[:SHORT] for content_hash in hashes] for lane, hashes in appended(server.journal).items()
+    }
     assert sum(map(len, sent.values())) > 50
     for lane, rows in meant.items():
         there = before.get(lane, Counter())

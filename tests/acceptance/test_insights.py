@@ -30,7 +30,7 @@ def run_batch(place: Place, files: int, conversations: int) -> Sequence[Row]:
 def whole_files(folder: Path) -> Mapping[str, Mapping[str, Any]]:
     """The files by their conversations; half a file is an error."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
-    return {one["conversationId"]: one for one in found}
+    return {conversation["conversationId"]: conversation for conversation in found}
 
 
 def test_one_command_fetches_the_insights_of_a_batch(place: Place) -> None:
@@ -45,11 +45,11 @@ def test_one_command_fetches_the_insights_of_a_batch(place: Place) -> None:
     assert {name: ending.summary[name] for name in expected} == expected
     looks = Counter((look.conversation_id, look.part) for look in server.journal.looks())
     conversations = {row.conversation for row in rows}
-    assert looks == {(one, part): 1 for one in conversations for part in ALL_OF_IT}
+    assert looks == {(conversation, part): 1 for conversation in conversations for part in ALL_OF_IT}
     files = whole_files(folder)
     appended = Counter(put.conversation_id for put in server.journal.appended())
-    assert {one: len(file["messages"]["messages"]) for one, file in files.items()} == appended
-    assert {one: file["completed"]["items"] for one, file in files.items()} == appended
+    assert {conversation: len(file["messages"]["messages"]) for conversation, file in files.items()} == appended
+    assert {conversation: file["completed"]["items"] for conversation, file in files.items()} == appended
     jobs = {put.job_id for put in server.journal.appended()}
     assert {message["id"] for file in files.values() for message in file["messages"]["messages"]} == jobs
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
@@ -96,7 +96,7 @@ def test_a_signal_ends_it_cleanly(place: Place, server: Server, number: int, cod
     again = place.run("insights", "out", "--json", environment=FAST)
     assert (again.code, again.summary["upToDate"]) == (0, len(files))
     times = Counter((look.conversation_id, look.part) for look in server.journal.looks())
-    assert {times[one, None] for one in files} == {1}
+    assert {times[conversation, None] for conversation in files} == {1}
 
 
 def test_live_jobs_leave_a_conversation_out_until_they_have_ended(place: Place) -> None:

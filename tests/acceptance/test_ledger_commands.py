@@ -26,8 +26,8 @@ def test_nothing_of_adopted_results_is_appended_again(place: Place, server: Serv
     rows = make_rows(place, 30, 10)
     manifest = write_manifest(place, f"m.{ending}", rows)
     assert place.run("run", manifest, "--limit", "5", "--first", "18").code == 6
-    for one in place.ledger.parent.iterdir():
-        one.unlink()
+    for path in place.ledger.parent.iterdir():
+        path.unlink()
     kept = place.path(rows[0].audio).read_bytes()
     place.path(rows[0].audio).unlink()
     results = place.path(f"m.results.{ending}")
@@ -56,8 +56,8 @@ def test_what_was_in_flight_when_the_results_were_written_is_in_doubt(place: Pla
     results = place.path("m.results.csv")
     told = results.read_text()
     results.write_text(told.replace(",accepted,", ",sent,", 1))
-    for one in place.ledger.parent.iterdir():
-        one.unlink()
+    for path in place.ledger.parent.iterdir():
+        path.unlink()
     assert "4 adopted" in place.run("ledger", "adopt", results).out
     place.run("run", "m.csv", "--limit", "12", "--no-wait", "--doubt-seconds", "1")
     check_appended(server.journal, rows)

@@ -112,8 +112,8 @@ def test_a_ledger_that_is_deleted_under_a_run_stops_it(place: Place) -> None:
     place.use(server)
     running = place.start("run", "m.csv", "--limit", "5")
     until(lambda: server.lines() > 20, "the run is under way")
-    for one in place.ledger.parent.glob("ledger.db*"):
-        one.unlink()
+    for path in place.ledger.parent.glob("ledger.db*"):
+        path.unlink()
     ending = running.wait()
     assert ending.code == 5
     assert "it was deleted, renamed or replaced while this run used it" in ending.out
@@ -121,9 +121,9 @@ def test_a_ledger_that_is_deleted_under_a_run_stops_it(place: Place) -> None:
     rescued = place.ledger.with_name("ledger.db.rescued")
     lost = place.run("run", "m.csv", "--limit", "5")
     assert lost.code == 2, "the results have jobIds that a new ledger does not know"
-    for one in place.ledger.parent.glob("ledger.db*"):
-        if one != rescued:
-            one.unlink()
+    for path in place.ledger.parent.glob("ledger.db*"):
+        if path != rescued:
+            path.unlink()
     rescued.rename(place.ledger)
     assert place.run("run", "m.csv", "--limit", "5").code == 0
     check_appended(server.journal, rows)
@@ -201,9 +201,9 @@ def test_a_locale_that_is_not_utf_8_is_no_fault(place: Place, server: Server, lo
 def test_a_user_without_home_and_name_needs_a_named_ledger(place: Place, server: Server) -> None:
     """No HOME, no passwd entry: a ledger that is named works, else exit 2 says to name one."""
     write_manifest(place, "m.csv", make_rows(place, 1, 1))
-    for one in (place.folder, place.path(".streams")):
-        one.mkdir(exist_ok=True)
-        one.chmod(0o777)
+    for path in (place.folder, place.path(".streams")):
+        path.mkdir(exist_ok=True)
+        path.chmod(0o777)
     before = ("env", "-u", "HOME", "-u", "XDG_STATE_HOME", "setpriv", "--reuid", "4242", "--clear-groups")
     tried = subprocess.run([*before, sys.executable, "-c", ""], capture_output=True, check=False)
     if tried.returncode or not _can_traverse(place.folder):
@@ -213,4 +213,4 @@ def test_a_user_without_home_and_name_needs_a_named_ledger(place: Place, server:
 
 
 def _can_traverse(folder: Path) -> bool:
-    return all(one.stat().st_mode & 0o001 for one in folder.parents)
+    return all(parent.stat().st_mode & 0o001 for parent in folder.parents)

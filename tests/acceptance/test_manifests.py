@@ -30,11 +30,11 @@ def test_parameters_of_row_and_config_reach_the_service(place: Place, server: Se
     ]
     place.write("m.jsonl", "".join(json.dumps({"audioPath": "a.wav"} | row) + "\n" for row in rows))
     assert place.run("run", "m.jsonl", "--config", "night.toml").code == 0
-    one, two = _queries(server)["one"], _queries(server)["two"]
-    assert json.loads(one.pop("channelMetadata")) == CHANNELS
-    assert json.loads(one.pop("customVocabulary")) == json.loads(two.pop("customVocabulary")) == ["Ä", "b c"]
+    first, two = _queries(server)["one"], _queries(server)["two"]
+    assert json.loads(first.pop("channelMetadata")) == CHANNELS
+    assert json.loads(first.pop("customVocabulary")) == json.loads(two.pop("customVocabulary")) == ["Ä", "b c"]
     on = {"enableSeparateRecognitionPerChannel": "true"}
-    assert one == on | {"name": "Day & more", "confidenceThreshold": "0.75", "detectPhrases": "true"}
+    assert first == on | {"name": "Day & more", "confidenceThreshold": "0.75", "detectPhrases": "true"}
     assert two == on | {
         "name": "Night",
         "detectPhrases": "false",
@@ -75,7 +75,7 @@ def test_warnings_are_logged_once_and_keep_nothing_from_being_sent(place: Place,
     ending = place.run("run", "m.jsonl")
     assert ending.code == 0
     told = ending.events("manifest.warned")
-    assert [(one["line"], one["column"], one["count"]) for one in told] == [(1, "entities", 3)]
+    assert [(line["line"], line["column"], line["count"]) for line in told] == [(1, "entities", 3)]
     assert "detectEntities" in told[0]["remedy"]
     assert "secret-word" not in ending.err
     assert len(_queries(server)) == 3
@@ -92,7 +92,7 @@ def test_rows_that_are_mistakes_beside_one_another_are_told_by_plan_and_run(plac
     ending = place.run("run", "m.csv")
     assert (planned.code, ending.code) == (0, 0)
     told = ending.events("manifest.warned")
-    logged = "\n".join(one["remedy"] for one in told)
+    logged = "\n".join(line["remedy"] for line in told)
     for words in (
         "lines 2, 3 append the same file",
         "this id and one differ by letter case alone",

@@ -26,7 +26,7 @@ def conversation_of(exchange: Exchange) -> str:
 
 def number_of(exchange: Exchange) -> int:
     """Which PUT it is, from 1 on."""
-    return [one is exchange.request for one in exchange.server.puts()].index(True) + 1
+    return [put is exchange.request for put in exchange.server.puts()].index(True) + 1
 
 
 def answering(status: int, **members: Any) -> Script:
@@ -90,7 +90,7 @@ async def test_a_secret_that_the_service_repeats_is_nowhere(place: Place) -> Non
     for path in place.folder.rglob("*"):
         if path.is_file() and not path.name.startswith("."):
             shown += path.read_bytes()
-    assert [one for one in (TOKEN, *GIVEN.values()) if one.encode() in shown] == []
+    assert [text for text in (TOKEN, *GIVEN.values()) if text.encode() in shown] == []
     assert "bad: … … …" in read_results(place.path("m.results.csv"))[0]["error"]
 
 
@@ -104,7 +104,7 @@ async def test_what_a_terminal_would_obey_is_shown_escaped(place: Place, kind: s
         endings = [await run(place, server, "--log-format", "text", "--job-timeout-seconds", "1")]
         endings += [await run(place, server, command=command) for command in ("status", "resolve", "plan")]
     shown = "".join(ending.out + ending.err for ending in endings)
-    assert [one for one in shown if not one.isprintable() and one != "\n"] == []
+    assert [text for text in shown if not text.isprintable() and text != "\n"] == []
     assert not [line for line in shown.split("\n") if line.startswith("uploader: all done")]
     assert "PWNED" in shown
 

@@ -60,7 +60,7 @@ def test_what_would_be_billed_is_told_and_bounded(place: Place, server: Server) 
     """Minutes by state in the summary; a manifest above `--max-billed-minutes` is refused, what is appended apart."""
     for number in range(4):
         speech(place.path(f"{number}.wav"), 30)
-    write_table(place, "m.csv", [{"conversationId": f"c{one}", "audioPath": f"{one}.wav"} for one in range(4)])
+    write_table(place, "m.csv", [{"conversationId": f"c{number}", "audioPath": f"{number}.wav"} for number in range(4)])
     refused = place.run(*RUN, "--max-billed-minutes", "1.5")
     assert (refused.code, server.journal.puts()) == (2, [])
     assert "2.0 billed minutes" in refused.err

@@ -39,7 +39,7 @@ def test_it_foresees_the_end_at_this_limit_and_at_others(place: Place) -> None:
     assert (found["files"], found["audioMinutes"], found["billedMinutes"], found["lanes"]) == (4, 3.0, 3.0, 3)
     assert found["longestLane"] == {"files": 2, "jobSeconds": 180.0}
     assert (found["jobSecondsPerAudioSecond"], found["jobSecondsAreAssumed"]) == (2.0, True)
-    seconds = {one["limit"]: one["seconds"] for one in found["forecasts"]}
+    seconds = {forecast["limit"]: forecast["seconds"] for forecast in found["forecasts"]}
     assert list(seconds) == [1, 2, 3, 5, 10, 20, 50]
     assert seconds[1] == pytest.approx(360.0, abs=1)
     assert seconds[2] == pytest.approx(180.1, abs=1)
@@ -78,12 +78,12 @@ def test_what_the_ledger_holds_is_not_counted_again(place: Place, server: Server
 def test_it_foresees_at_the_limit_that_a_429_stated(place: Place) -> None:
     """Promise 3: what the ledger was told of the limit holds for the forecast as it does for the run."""
     place.use(place.serve("--limit", "1"))
-    rows(place, [(f"c{one}", 10) for one in range(4)])
+    rows(place, [(f"c{number}", 10) for number in range(4)])
     assert planned(place, "--limit", "4")["limitKnown"]["by"] == "configured"
     assert place.run("run", "m.csv", "--first", "3", "--limit", "4").code == 6
     found = planned(place, "--limit", "4")
     assert (found["limit"], found["limitKnown"]["stated"], found["limitKnown"]["by"]) == (1, 1, "stated")
-    assert found["seconds"] == next(one["seconds"] for one in found["forecasts"] if one["limit"] == 1)
+    assert found["seconds"] == next(forecast["seconds"] for forecast in found["forecasts"] if forecast["limit"] == 1)
 
 
 def test_a_trial_is_foreseen_as_one(place: Place) -> None:
@@ -97,7 +97,7 @@ def test_a_trial_is_foreseen_as_one(place: Place) -> None:
 
 def test_how_much_fits_before_a_time(place: Place) -> None:
     """`--until` counts the rows whose upload begins before it, at this limit."""
-    rows(place, [(f"c{one}", 60) for one in range(3)])
+    rows(place, [(f"c{number}", 60) for number in range(3)])
     config = place.write("c.toml", "[schedule]\njob_seconds_per_audio_second = 1000\n")  # each job takes 16.7 hours
     found = [planned(place, "--limit", "1", "--config", str(config), "--until", time, **NOWHERE)["until"]["rows"]
              for time in ("00:01", "06:00", "12:00", "18:00", "23:59")]  # fmt: skip
@@ -135,7 +135,7 @@ def test_what_would_be_held_is_not_foreseen(place: Place) -> None:
     """Behind an invalid row that is left out its conversation waits, as a run would have it wait."""
     speech(place.path("a.wav"), 60)
     pairs = [("c", "a.wav"), ("c", "missing.wav"), ("c", "a.wav"), ("d", "a.wav")]
-    write_table(place, "m.csv", [{"conversationId": one, "audioPath": path} for one, path in pairs])
+    write_table(place, "m.csv", [{"conversationId": conversation, "audioPath": path} for conversation, path in pairs])
     ending = place.run("plan", "m.csv", "--json", "--on-invalid", "skip", environment=NOWHERE)
     found = ending.summary
     assert (ending.code, found["held"], found["toAppend"]["files"]) == (1, 1, 2)
@@ -176,7 +176,7 @@ def test_plan_and_run_agree_about_leftovers(place: Place, server: Server) -> Non
     write_table(place, "m.csv", [cells[4], {"conversationId": "d", "audioPath": "0.wav"}])
     found = planned(place, "--first", "1")
     assert (found["toAppend"]["files"], found["toAppend"]["billedMinutes"], found["later"]) == (2, 3.5, 1)
-    assert [(one["batch"], one["files"], one["billedMinutes"]) for one in found["leftovers"]] == [
+    assert [(leftover["batch"], leftover["files"], leftover["billedMinutes"]) for leftover in found["leftovers"]] == [
         ("monday.csv", 1, 1.0)
     ]
     for command in ("plan", "run"):
@@ -186,7 +186,9 @@ def test_plan_and_run_agree_about_leftovers(place: Place, server: Server) -> Non
     puts = len(server.journal.puts())
     ending = place.run("run", "m.csv", "--first", "1", "--max-billed-minutes", "3.5", "--json")
     assert ending.summary["leftoversCarried"] == found["leftovers"]
-    assert [(one["batch"], one["files"]) for one in ending.summary["leftoversElsewhere"]] == [("monday.csv", 2)]
+    assert [(leftover["batch"], leftover["files"]) for leftover in ending.summary["leftoversElsewhere"]] == [
+        ("monday.csv", 2)
+    ]
     (event,) = ending.events("leftovers.carried")
     assert (event["items"], event["billedMinutes"], event["batches"]) == (1, 1.0, {"monday.csv": 1})
     sent = server.journal.puts()[puts:]

@@ -151,7 +151,7 @@ def test_a_call_stops_the_retry_of_what_was_cut_off(place: Place) -> None:
     for put in server.journal.appended():
         row = results[put.conversation_id]
         assert f"job {put.job_id}" in row["error"] if row["conversationId"] in told else row["jobId"] == put.job_id
-    assert {one["conversationId"] for one in ending.summary["outOfOrder"]} == told
+    assert {anomaly["conversationId"] for anomaly in ending.summary["outOfOrder"]} == told
     assert len(ending.events("append.anomaly")) >= len(told)
     assert "out of order in m.csv:" in place.run("status").out
 
@@ -222,17 +222,17 @@ def keep_silent(port: int, over: threading.Event) -> int:
     count = 0
     while not over.is_set():
         try:
-            one = socket.create_connection(("127.0.0.1", port), timeout=1)
-            one.sendall(SAID[count % len(SAID)])
+            connection = socket.create_connection(("127.0.0.1", port), timeout=1)
+            connection.sendall(SAID[count % len(SAID)])
         except OSError:
             over.wait(0.01)  # nobody listens yet, or any more
             continue
         count += 1
         if len(standing) == CROWD:
             standing[0].close()
-        standing.append(one)
-    for one in standing:
-        one.close()
+        standing.append(connection)
+    for connection in standing:
+        connection.close()
     return count
 
 

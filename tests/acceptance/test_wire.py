@@ -23,12 +23,12 @@ def test_a_rows_conversation_type_and_name_reach_the_service(place: Place, serve
     assert place.run("run", "m.csv", "--limit", "3").code == 0
     puts = {put.conversation_id: put for put in server.journal.appended()}
     assert set(puts) == {TRICKY_ID, "2", "3"}
-    assert [puts[one["conversationId"]].headers.get("content-type") for one in cells] == [
+    assert [puts[cell["conversationId"]].headers.get("content-type") for cell in cells] == [
         "audio/wave",
         "audio/wav",
         None,
     ]
-    assert [puts[one["conversationId"]].query for one in cells] == [
+    assert [puts[cell["conversationId"]].query for cell in cells] == [
         (("name", TRICKY_NAME),),
         (),
         (("name", "plain"),),

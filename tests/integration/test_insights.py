@@ -28,7 +28,7 @@ from tests.integration.test_ledger import Book, accepted, opened
 from uploader.client import Credentials
 from uploader.engine import side_by_side
 from uploader.errors import CredentialsError, GaveUpError, UsageError
-from uploader.insights import Asker, Fetcher, Report
+from uploader.insights import Fetcher, Report, RetryingReader
 from uploader.ledger.reading import find_batches
 from uploader.model import Answer, Load
 from uploader.pace import Pace
@@ -50,7 +50,7 @@ def book(tmp_path: Path) -> Iterator[Book]:
 
 def load_done(book: Book, *conversations: str) -> Load:
     """A batch in which each of these conversations has a completed item."""
-    load = book.load([(one, "a.wav") for one in conversations])
+    load = book.load([(conversation, "a.wav") for conversation in conversations])
     book.complete_all()
     return load
 
@@ -67,14 +67,14 @@ async def fetch(
     """Fetch the insights of the batch that was loaded, as the command does, into the book's folder ``out``."""
     out = book.folder / "out"
     out.mkdir(exist_ok=True)
-    chance = random.Random()
-    chance.random = lambda: 0.0  # type: ignore[method-assign] # the shortest waits
+    rng = random.Random()
+    rng.random = lambda: 0.0  # type: ignore[method-assign] # the shortest waits
     with book.ledger.beside() as ledger:
         with ledger.reading() as connection:
             batch = replace(find_batches(connection)[0], base_url=base_url)
         async with speaking(base_url, *([credentials] if credentials else [])) as client:
             fetcher = Fetcher(
-                asker=Asker(client, Pace(2000.0), time.monotonic, chance, give_up_seconds),
+                asker=RetryingReader(client, Pace(2000.0), time.monotonic, rng, give_up_seconds),
                 ledger=ledger,
                 batch=batch,
                 folder=out,
@@ -89,7 +89,7 @@ async def fetch(
 def written(book: Book) -> dict[str, dict[str, Any]]:
     """The files' contents, by their conversationIds."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in (book.folder / "out").glob("*.json")]
-    return {one["conversationId"]: one for one in found}
+    return {name["conversationId"]: name for name in found}
 
 
 def counts(report: Report) -> tuple[int, int, int]:
@@ -123,11 +123,13 @@ async def test_the_sandbox_tells_what_was_appended(book: Book) -> None:
         report = await fetch(book, client.sandbox.base_url, credentials=SANDBOX)
         looks = Counter((look.conversation_id, look.part) for look in client.sandbox.journal.looks())
     assert counts(report) == (2, 0, 0)
-    assert looks == {(one, part): 1 for one in "cd" for part in (None, *(part.path for part in PARTS))}
+    assert looks == {
+        (conversation, part): 1 for conversation in "cd" for part in (None, *(part.path for part in PARTS))
+    }
     files = written(book)
     assert list(files["c"]) == HEAD + MEMBERS
-    assert [len(files[one]["messages"]["messages"]) for one in "cd"] == [2, 1]
-    assert all("does not transcribe" in one["text"] for one in files["c"]["messages"]["messages"])
+    assert [len(files[conversation]["messages"]["messages"]) for conversation in "cd"] == [2, 1]
+    assert all("does not transcribe" in message["text"] for message in files["c"]["messages"]["messages"])
     assert (files["c"]["topics"]["topics"], files["c"]["trackers"]) == ([], [])
     assert "invents no speech" in files["c"]["topics"]["note"]
     assert files["c"]["summary"] is None
@@ -158,7 +160,7 @@ async def test_what_is_up_to_date_is_not_asked_for_again(book: Book) -> None:
         book.complete_all()
         assert counts(await fetch(book, server.base_url)) == (1, 1, 0)
         assert {path for path, times in asked(server).items() if times > 1} == {"c"} | {f"c/{p.path}" for p in PARTS}
-    assert [written(book)[one]["completed"]["items"] for one in "cd"] == [2, 1]
+    assert [written(book)[conversation]["completed"]["items"] for conversation in "cd"] == [2, 1]
 
 
 async def test_parts_can_be_chosen_and_come_together(book: Book) -> None:
@@ -201,7 +203,9 @@ async def test_a_conversation_that_the_service_does_not_know_is_left_out(book: B
         report = await fetch(book, server.base_url)
         assert [path for path in asked(server) if path.startswith("c")] == ["c"]
     assert (counts(report), list(written(book))) == ((1, 0, 1), ["d"])
-    assert [(one.conversation_id, one.reason) for one in report.examples] == [("c", f"HTTP 404: {GONE}")]
+    assert [(conversation.conversation_id, conversation.reason) for conversation in report.examples] == [
+        ("c", f"HTTP 404: {GONE}")
+    ]
 
 
 async def test_trouble_on_the_way_is_asked_again(book: Book) -> None:
@@ -249,8 +253,8 @@ async def test_a_service_without_a_good_answer_is_given_up(book: Book) -> None:
 async def test_live_jobs_leave_a_conversation_out(book: Book) -> None:
     """Nothing is asked of a conversation whose job may still run: its insights would not be whole."""
     book.load([("c", "a.wav"), ("c", "b.wav"), ("d", "a.wav")])
-    for one in book.claim():
-        book.complete(one)
+    for claim in book.claim():
+        book.complete(claim)
     book.answer(book.claim_one(), accepted("running"))
     async with Server(get=always(200, {})) as server:
         report = await fetch(book, server.base_url)
@@ -279,12 +283,12 @@ async def test_what_is_appended_meanwhile_leaves_a_conversation_out(book: Book) 
 async def test_a_file_of_another_service_is_not_replaced(book: Book) -> None:
     """The same folder for two services: an error, and the file stands."""
     load_done(book, "c")
-    async with Server(get=always(200, {})) as one, Server(get=always(200, {})) as other:
-        await fetch(book, one.base_url)
+    async with Server(get=always(200, {})) as server, Server(get=always(200, {})) as other:
+        await fetch(book, server.base_url)
         with pytest.raises(UsageError, match="name another folder"):
             await fetch(book, other.base_url)
         assert other.gets() == []
-    assert written(book)["c"]["service"] == one.base_url
+    assert written(book)["c"]["service"] == server.base_url
 
 
 async def test_a_file_that_does_not_say_what_it_has_is_fetched_anew(book: Book) -> None:

@@ -108,7 +108,7 @@ async def test_the_table_of_answers(target: str, body: bytes, status: int, writt
     """200 for what was heard and for a word that says nothing; all else is told apart by nothing but its kind."""
     async with listening() as (ledger, port):
         assert await post(port, target.replace("TOKEN", ledger.token), body) == status
-        assert (len(ledger.heard), sum(one.meaning is Meaning.ENDED for one in ledger.told)) == (written, written)
+        assert (len(ledger.heard), sum(event.meaning is Meaning.ENDED for event in ledger.told)) == (written, written)
 
 
 @pytest.mark.parametrize("token", ["", "x", "x" * 43, TOKEN[:-1], TOKEN + "x", "x" + TOKEN[1:], "\udcff" * 60])

@@ -43,8 +43,8 @@ async def crowd(port: int, text: bytes, size: int = MANY) -> AsyncIterator[list[
             ends.append(asyncio.create_task(until_closed(reader)))
         yield ends
     finally:
-        for one in writers:
-            one.transport.abort()
+        for writer in writers:
+            writer.transport.abort()
         await asyncio.gather(*ends)
 
 
@@ -61,7 +61,7 @@ async def until_closed(reader: StreamReader) -> bytes:
 
 def closed(ends: list["asyncio.Task[bytes]"]) -> int:
     """How many connections the listener has closed."""
-    return sum(one.done() for one in ends)
+    return sum(end.done() for end in ends)
 
 
 @pytest.mark.parametrize("text", SILENT.values(), ids=SILENT.keys())

@@ -11,7 +11,9 @@ from uploader.model import InvalidRow, Row
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 WORD = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
-IDS = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=8).filter(lambda one: not problem(one))
+IDS = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=8).filter(
+    lambda cell: not problem(cell)
+)
 SWITCH = st.booleans()
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
@@ -38,7 +40,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "entities": st.lists(_with_other_members(customType=WORD, text=WORD), max_size=3),
     "detectEntities": SWITCH,
     "enableSeparateRecognitionPerChannel": st.just(True),
-    "channelMetadata": st.lists(CHANNEL, max_size=3, unique_by=lambda one: one["channel"]),
+    "channelMetadata": st.lists(CHANNEL, max_size=3, unique_by=lambda cell: cell["channel"]),
     "languageCode": st.from_regex(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,2}", fullmatch=True),
     "mode": st.sampled_from(["phone", "default"]),
     "trackers": st.lists(_with_other_members(name=WORD, vocabulary=st.lists(WORD, min_size=1, max_size=3)), max_size=3),
@@ -62,5 +64,5 @@ def parameters(draw: st.DrawFn) -> dict[str, Any]:
 
 def read(path: Path, form: Format, delimiter: str = ",") -> list[Row | InvalidRow]:
     """The rows of a manifest, its audio files not looked at."""
-    manifest = Manifest(path, "m", form, path.parent, False, lambda *_: False, delimiter=delimiter, look=False)
+    manifest = Manifest(path, "m", form, path.parent, False, lambda *_: False, delimiter=delimiter, check_files=False)
     return list(manifest.read())

@@ -77,12 +77,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows=st.lists(ROWS, min_size=1, max_size=5),
     defaults=DEFAULTS,
     confined=st.booleans(),
-    look=st.sampled_from(["examine", "signature", "not"]),
+    check_files=st.sampled_from(["examine", "signature", "not"]),
     is_text=st.booleans(),
 )
 @settings(deadline=None, max_examples=400)
 def test_the_quick_check_says_what_the_full_one_says(
-    root: Path, rows: list[dict[str, Any]], defaults: Mapping[str, Any], confined: bool, look: str, is_text: bool
+    root: Path, rows: list[dict[str, Any]], defaults: Mapping[str, Any], confined: bool, check_files: str, is_text: bool
 ) -> None:
     """Row by row, with what is remembered of the rows before: valid or not, problems, warnings, hints and values."""
     rules = RowRules(
@@ -91,8 +91,8 @@ def test_the_quick_check_says_what_the_full_one_says(
         lambda _, path: os.path.basename(path) == "begun.wav",  # noqa: PTH119
         defaults,
         summary_is_served=True,
-        look=look != "not",
-        examine=audio.examine if look == "examine" else None,
+        check_files=check_files != "not",
+        examine=audio.examine if check_files == "examine" else None,
     )
     for line, values in enumerate(rows, start=2):
         raw = RawRow(line, values, (), is_text)

@@ -29,7 +29,7 @@ def test_a_storable_text_is_held_by_utf_8_and_by_a_database(text: str) -> None:
         assert database.execute("SELECT ?", [stored]).fetchone() == (stored,)
     assert "\x00" not in stored
     assert storable(stored) == stored
-    if not any(one == "\x00" or "\ud800" <= one <= "\udfff" for one in text):
+    if not any(char == "\x00" or "\ud800" <= char <= "\udfff" for char in text):
         assert stored == text
 
 
@@ -37,9 +37,9 @@ def test_a_storable_text_is_held_by_utf_8_and_by_a_database(text: str) -> None:
 def test_a_printable_text_is_one_line_that_no_terminal_obeys(text: str) -> None:
     """No control character, no line end, no mark that turns the writing direction is left; words stay as they are."""
     shown = printable(text)
-    forbidden = [one for one in shown if ord(one) < 32 or 0x7F <= ord(one) < 0xA0 or one in "\u200e\u200f\u061c"]
+    forbidden = [char for char in shown if ord(char) < 32 or 0x7F <= ord(char) < 0xA0 or char in "\u200e\u200f\u061c"]
     assert not forbidden
-    assert not [one for one in shown if "\u2028" <= one <= "\u202e" or "\u2066" <= one <= "\u2069"]
+    assert not [char for char in shown if "\u2028" <= char <= "\u202e" or "\u2066" <= char <= "\u2069"]
     assert len(shown.splitlines()) <= 1
     assert printable(shown) == shown
     shown.encode()

@@ -183,7 +183,10 @@ def test_the_engine_is_seen_to_create_tasks() -> None:
 def test_the_project_names_the_libraries_that_it_imports_and_no_other() -> None:
     """What is imported and not named breaks the next install; what is named and not imported is dead weight."""
     project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    named = {re.split(r"[<>=!~\[; ]", one, maxsplit=1)[0].replace("-", "_") for one in project["dependencies"]}
+    named = {
+        re.split(r"[<>=!~\[; ]", requirement, maxsplit=1)[0].replace("-", "_")
+        for requirement in project["dependencies"]
+    }
     imported = {name.split(".")[0] for path in FILES for _, name in imports(path)} - {"uploader"}
     assert imported - sys.stdlib_module_names == named | {"yarl"}  # a part of aiohttp's own interface
 

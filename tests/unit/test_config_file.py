@@ -37,7 +37,10 @@ def shown() -> Shown:
 
 def tables() -> Mapping[str, type[Any]]:
     """The tables of the settings, by their names; "" is what stands above them."""
-    return {"": Settings, **{name: one.table for name, one in settings_of(Settings).items() if one.table is not None}}
+    return {
+        "": Settings,
+        **{name: setting.table for name, setting in settings_of(Settings).items() if setting.table is not None},
+    }
 
 
 def expected() -> Mapping[tuple[str, str], Any]:

@@ -33,8 +33,8 @@ def test_nothing_found_is_no_table() -> None:
 def test_the_first_are_shown_and_all_are_counted(count: int, lines: int) -> None:
     """Fifty, and how many more there are."""
     found = Findings()
-    for one in problems(count):
-        found.add([one])
+    for problem in problems(count):
+        found.add([problem])
     told = list(found.table())
     assert (found.count, len(told)) == (count, lines)
     assert told[-1].startswith("  … and") == (count > SHOWN)
@@ -102,4 +102,4 @@ def test_the_pieces_make_one_json_object(count: int) -> None:
     read = json.loads(text.getvalue())
     assert read["rows"] == 7
     assert read["warnings"] == []
-    assert [Problem(**one) for one in read["problems"]] == problems(count)
+    assert [Problem(**problem) for problem in read["problems"]] == problems(count)

@@ -80,7 +80,7 @@ def test_a_file_name_is_safe_in_any_folder(conversation_id: str) -> None:
 )
 def test_no_two_conversations_share_a_file(conversation_ids: list[str]) -> None:
     """Not where capitals are as good as small letters, and not where names are too long."""
-    assert len({file_name(one).casefold() for one in conversation_ids}) == len(conversation_ids)
+    assert len({file_name(conversation).casefold() for conversation in conversation_ids}) == len(conversation_ids)
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from uploader.cli.fetching import EXAMPLES, Summary
+from uploader.cli.fetching import EXAMPLES, InsightsSummary
 from uploader.errors import ExitCode
 from uploader.insights import Report
 from uploader.insights.fetching import EXAMPLES as KEPT
 from uploader.ledger.conversations import Conversation
 
 
-def summary(report: Report, reason: str = "") -> Summary:
+def summary(report: Report, reason: str = "") -> InsightsSummary:
     """The summary of a batch of which this came."""
-    return Summary("m.csv", Path("m.insights"), report, 1.23456, ExitCode.NEEDS_PERSON, reason)
+    return InsightsSummary("m.csv", Path("m.insights"), report, 1.23456, ExitCode.NEEDS_PERSON, reason)
 
 
 def left_out(count: int) -> Report:

@@ -67,7 +67,7 @@ def test_a_fault_is_told_with_its_traceback_and_no_local_variable(
         [line] = text.splitlines()
         told = json.loads(line)
         assert (told["event"], told["level"], told["jobId"]) == ("fault", "error", "job-1")
-        assert [one["exc_type"] for one in told["exception"]] == ["IndexError"]
+        assert [frame["exc_type"] for frame in told["exception"]] == ["IndexError"]
     assert "test_logs.py" in text
     assert "IndexError" in text
     assert private not in text

@@ -35,9 +35,9 @@ def manifest(folder: Path, form: Format = "csv", was_begun: WasBegun = never, *,
 
 def read(folder: Path, text: str | bytes, form: Format = "csv") -> list[Row | InvalidRow]:
     """What a manifest of this text holds."""
-    one = manifest(folder, form)
-    one.path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return list(one.read())
+    opened = manifest(folder, form)
+    opened.path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return list(opened.read())
 
 
 def read_json(folder: Path, *rows: Any) -> list[Row | InvalidRow]:
@@ -286,16 +286,16 @@ def test_broken_csv_is_refused_with_its_line(folder: Path, text: str, told: str)
 
 def test_a_folder_is_no_manifest(folder: Path) -> None:
     """A folder in the manifest's place is told as one."""
-    one = Manifest(folder, "m", "csv", folder, False, never)
+    opened = Manifest(folder, "m", "csv", folder, False, never)
     with pytest.raises(UsageError, match="this is a folder"):
-        list(one.read())
+        list(opened.read())
 
 
 def test_a_missing_manifest_is_told(folder: Path) -> None:
     """A manifest that is not there is told with its name."""
-    one = Manifest(folder / "none.csv", "none.csv", "csv", folder, False, never)
+    opened = Manifest(folder / "none.csv", "none.csv", "csv", folder, False, never)
     with pytest.raises(UsageError, match=r"none\.csv: No such file"):
-        list(one.read())
+        list(opened.read())
 
 
 @pytest.mark.parametrize(
@@ -324,8 +324,10 @@ def test_an_ending_that_tells_nothing_is_refused(name: str) -> None:
 
 def test_the_extra_columns_are_kept_in_their_order(folder: Path) -> None:
     """The results repeat the x- columns in the order in which they first stood there."""
-    one = manifest(folder, "jsonl")
+    opened = manifest(folder, "jsonl")
     lines: list[dict[str, Any]] = [{"x-b": 1}, {"x-a": 2, "x-b": 3}, {}]
-    one.path.write_text("\n".join(json.dumps({"conversationId": "c", "audioPath": "a.wav"} | line) for line in lines))
-    assert len(list(one.read())) == 3
-    assert list(one.extra_columns) == ["x-b", "x-a"]
+    opened.path.write_text(
+        "\n".join(json.dumps({"conversationId": "c", "audioPath": "a.wav"} | line) for line in lines)
+    )
+    assert len(list(opened.read())) == 3
+    assert list(opened.extra_columns) == ["x-b", "x-a"]

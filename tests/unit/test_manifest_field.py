@@ -16,12 +16,16 @@ from uploader.model import InvalidRow, Row
 HEADER = "conversationId,audioPath\n"
 
 
-def read(folder: Path, content: str | bytes, form: Format = "csv", *, look: bool = False) -> list[Row | InvalidRow]:
+def read(
+    folder: Path, content: str | bytes, form: Format = "csv", *, check_files: bool = False
+) -> list[Row | InvalidRow]:
     """The rows of a manifest with this content."""
     path = folder / f"m.{form}"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    examine = audio.examine if look else None
-    manifest = Manifest(path, path.name, form, folder, False, lambda *_: False, look=look, examine=examine)
+    examine = audio.examine if check_files else None
+    manifest = Manifest(
+        path, path.name, form, folder, False, lambda *_: False, check_files=check_files, examine=examine
+    )
     return list(manifest.read())
 
 
@@ -81,14 +85,20 @@ def test_a_plain_id_is_taken_without_a_word(conversation_id: str) -> None:
 @pytest.mark.parametrize(
     ("conversation_id", "kind"),
     [
-        *((one, "scientific") for one in ("5.81517E+15", "5,81517E+15", "5.8e15", "6E+15", "5.8E-3")),
-        *((one, "decimals") for one in ("5815170693595136.0", "5815.00", "5815,0", "5.815.170", "5,815,170")),
-        *((one, "missing") for one in ("nan", "NaN", "None", "NULL", "n/a", "NaT", "undefined", "-", "<NA>", "nil")),
-        *((one, "error") for one in ("#N/A", "#REF!", "#NAME?", "########")),
-        *((one, "formula") for one in ('="5815170693595136"', "=A1", "=CONCAT(A1,B1)")),
-        *((one, "quotes") for one in ("'581", '"581"', "\u2019581", "`581`", "b'581'", "\u201c581\u201d", "581'")),
-        *((one, "address") for one in ("https://api.symbl.ai/v1/conversations/581", "/v1/conversations/581", "www.h")),
-        *((one, "placeholder") for one in ("{{id}}", "${ID}", "<conversationId>", "[id]", "%ID%")),
+        *((value, "scientific") for value in ("5.81517E+15", "5,81517E+15", "5.8e15", "6E+15", "5.8E-3")),
+        *((value, "decimals") for value in ("5815170693595136.0", "5815.00", "5815,0", "5.815.170", "5,815,170")),
+        *(
+            (value, "missing")
+            for value in ("nan", "NaN", "None", "NULL", "n/a", "NaT", "undefined", "-", "<NA>", "nil")
+        ),
+        *((value, "error") for value in ("#N/A", "#REF!", "#NAME?", "########")),
+        *((value, "formula") for value in ('="5815170693595136"', "=A1", "=CONCAT(A1,B1)")),
+        *((value, "quotes") for value in ("'581", '"581"', "\u2019581", "`581`", "b'581'", "\u201c581\u201d", "581'")),
+        *(
+            (value, "address")
+            for value in ("https://api.symbl.ai/v1/conversations/581", "/v1/conversations/581", "www.h")
+        ),
+        *((value, "placeholder") for value in ("{{id}}", "${ID}", "<conversationId>", "[id]", "%ID%")),
     ],
 )
 def test_an_id_that_a_program_spoilt_is_warned_of(tmp_path: Path, conversation_id: str, kind: str) -> None:
@@ -152,7 +162,7 @@ def test_a_header_in_the_middle_is_told(tmp_path: Path, again: str) -> None:
     assert isinstance(first, Row)
     assert isinstance(third, Row)
     assert isinstance(second, InvalidRow)
-    assert [str(one) for one in second.problems if "header once more" in one.remedy and one.line == 3]
+    assert [str(problem) for problem in second.problems if "header once more" in problem.remedy and problem.line == 3]
 
 
 @pytest.mark.parametrize(
@@ -197,9 +207,9 @@ def test_a_path_that_leads_nowhere_is_told_what_is_likely(tmp_path: Path, audio_
     for name in ("there.wav", "in/there.wav", "Mu\u0308ller.wav", "Jos\u00e9.wav"):
         (tmp_path / name).write_bytes(recording())
     row = json.dumps({"conversationId": "1", "audioPath": audio_path})
-    (found,) = read(tmp_path, row, "jsonl", look=True)
+    (found,) = read(tmp_path, row, "jsonl", check_files=True)
     assert isinstance(found, InvalidRow)
-    assert [one.column for one in found.problems] == ["audioPath"]
+    assert [problem.column for problem in found.problems] == ["audioPath"]
     assert "cannot be found" in found.problems[0].remedy
     assert told in found.problems[0].remedy
 
@@ -208,7 +218,7 @@ def test_a_path_that_leads_nowhere_is_told_what_is_likely(tmp_path: Path, audio_
 def test_a_file_of_an_odd_name_that_is_there_is_sent(tmp_path: Path, name: str) -> None:
     """What is likely is said of files that are not there alone."""
     (tmp_path / name).write_bytes(recording())
-    (found,) = read(tmp_path, json.dumps({"conversationId": "1", "audioPath": name}), "jsonl", look=True)
+    (found,) = read(tmp_path, json.dumps({"conversationId": "1", "audioPath": name}), "jsonl", check_files=True)
     assert isinstance(found, Row)
     assert found.warnings == ()
 
@@ -229,5 +239,5 @@ def test_an_address_longer_than_gateways_take_is_warned_of(
     """By the parameter that makes most of it, counted as it is encoded."""
     (row,) = read(tmp_path, json.dumps({"conversationId": "1", "audioPath": "a", **values}), "jsonl")
     assert isinstance(row, Row)
-    assert [one.column for one in row.warnings] == ([column] if column else [])
-    assert all("8 KB" in one.remedy for one in row.warnings)
+    assert [warning.column for warning in row.warnings] == ([column] if column else [])
+    assert all("8 KB" in warning.remedy for warning in row.warnings)

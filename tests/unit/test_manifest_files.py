@@ -20,14 +20,14 @@ def row(
     """What a manifest beside the folder ``root`` says of this path."""
     path = root.parent / "m.csv"
     path.write_text(f'conversationId,audioPath\nc,"{audio_path}"\n', encoding="utf-8")
-    (one,) = Manifest(path, "m.csv", "csv", root, confined, was_begun).read()
-    return one
+    (checked,) = Manifest(path, "m.csv", "csv", root, confined, was_begun).read()
+    return checked
 
 
-def remedy(one: Row | InvalidRow) -> str:
+def remedy(checked: Row | InvalidRow) -> str:
     """What is told of the one thing that is wrong with a row's file."""
-    assert isinstance(one, InvalidRow), one
-    (problem,) = one.problems
+    assert isinstance(checked, InvalidRow), checked
+    (problem,) = checked.problems
     assert problem.column == "audioPath"
     return problem.remedy
 
@@ -72,9 +72,9 @@ def root(tmp_path: Path) -> Path:
 def test_relative_paths_start_in_the_folder(root: Path) -> None:
     """A relative path is looked for in the folder, an absolute one where it says."""
     for audio_path in ("a.wav", "./a.wav", "x/../a.wav", str(root / "a.wav")):
-        one = row(root, audio_path)
-        assert isinstance(one, Row)
-        assert (one.path, one.audio_path) == (str(root / "a.wav"), audio_path)
+        checked = row(root, audio_path)
+        assert isinstance(checked, Row)
+        assert (checked.path, checked.audio_path) == (str(root / "a.wav"), audio_path)
 
 
 def test_without_an_audio_root_a_path_may_lead_anywhere(root: Path) -> None:
@@ -155,9 +155,9 @@ def test_a_file_that_is_gone_is_right_where_its_item_was_begun(root: Path) -> No
         asked.append((conversation_id, path))
         return True
 
-    one = row(root, "sub/../gone.wav", was_begun=was_begun)
-    assert isinstance(one, Row)
-    assert (one.signature, one.path) == (None, str(root / "gone.wav"))
+    checked = row(root, "sub/../gone.wav", was_begun=was_begun)
+    assert isinstance(checked, Row)
+    assert (checked.signature, checked.path) == (None, str(root / "gone.wav"))
     assert asked == [("c", str(root / "gone.wav"))]
 
 
@@ -180,14 +180,14 @@ def test_what_an_archiver_leaves_in_place_of_a_begun_file_is_right(root: Path, l
         os.mkfifo(path)
     else:
         path.touch()
-    one = row(root, "sent.wav", was_begun=lambda *_: True)
-    assert isinstance(one, Row)
-    assert one.signature is None
+    checked = row(root, "sent.wav", was_begun=lambda *_: True)
+    assert isinstance(checked, Row)
+    assert checked.signature is None
 
 
 def test_a_begun_file_that_cannot_be_read_any_more_is_right() -> None:
     """Unreadable: invalid only for an item that was not yet begun (design.md, chapter 4)."""
     with sealed_file() as sealed, ordinary_user():
-        one = row(sealed.parent, sealed.name, was_begun=lambda *_: True)
-    assert isinstance(one, Row)
-    assert one.signature is None
+        checked = row(sealed.parent, sealed.name, was_begun=lambda *_: True)
+    assert isinstance(checked, Row)
+    assert checked.signature is None

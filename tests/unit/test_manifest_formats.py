@@ -17,7 +17,9 @@ JSONL = '{"conversationId":"c","audioPath":"a.wav","x-note":"one\\ntwo"}\n\n{"au
 def read(path: Path, content: bytes, form: Format = "csv", delimiter: str = ",") -> list[Row | InvalidRow]:
     """The rows of a manifest with this content."""
     path.write_bytes(content)
-    manifest = Manifest(path, path.name, form, path.parent, False, lambda *_: False, delimiter=delimiter, look=False)
+    manifest = Manifest(
+        path, path.name, form, path.parent, False, lambda *_: False, delimiter=delimiter, check_files=False
+    )
     return list(manifest.read())
 
 
@@ -43,7 +45,7 @@ def test_broken_json_is_told_by_the_files_line_alone(tmp_path: Path, broken: str
     whole = '{"conversationId":"c","audioPath":"a"}\n'
     found = read(tmp_path / "m.jsonl", f"{whole}\n{broken}{ending}".encode(), "jsonl")
     assert isinstance(found[1], InvalidRow)
-    (told,) = [str(one) for one in found[1].problems if not one.column]
+    (told,) = [str(problem) for problem in found[1].problems if not problem.column]
     assert told.startswith("line 3: ")
     assert f" at character {character}: mend the line" in told
     assert told.count("line ") == 1

@@ -19,7 +19,14 @@ def check(tmp_path: Path, values: dict[str, Any], defaults: dict[str, Any], **op
     path = tmp_path / "m.jsonl"
     path.write_text(json.dumps({"conversationId": "c", "audioPath": "a.wav"} | values), encoding="utf-8")
     manifest = Manifest(
-        path, "m.jsonl", "jsonl", tmp_path, False, lambda *_: False, defaults=defaults, **{"look": False, **options}
+        path,
+        "m.jsonl",
+        "jsonl",
+        tmp_path,
+        False,
+        lambda *_: False,
+        defaults=defaults,
+        **{"check_files": False, **options},
     )
     (row,) = manifest.read()
     return row
@@ -125,13 +132,16 @@ def test_a_recording_is_held_against_its_row(tmp_path: Path) -> None:
         return audio.examine(path, follow=follow)[0], facts
 
     defaults = {"channelMetadata": [{"channel": 2, "speaker": {}}], "enableSeparateRecognitionPerChannel": True}
-    wrong = check(tmp_path, {"mode": "default"}, defaults, look=True, examine=shown)
+    wrong = check(tmp_path, {"mode": "default"}, defaults, check_files=True, examine=shown)
     assert [problem.column for problem in problems(wrong)] == ["channelMetadata"]
     assert [warning.column for warning in wrong.warnings] == ["audioPath", "enableSeparateRecognitionPerChannel"]
-    right = check(tmp_path, {"mode": "default"}, {}, look=True, examine=shown)
+    right = check(tmp_path, {"mode": "default"}, {}, check_files=True, examine=shown)
     assert isinstance(right, Row)
     assert right.facts == facts
-    assert [(one.line, one.column) for one in [*right.warnings, *right.hints]] == [(1, "audioPath"), (1, "mode")]
+    assert [(warning.line, warning.column) for warning in [*right.warnings, *right.hints]] == [
+        (1, "audioPath"),
+        (1, "mode"),
+    ]
 
 
 def test_a_recording_is_looked_at_where_that_is_asked_for(tmp_path: Path) -> None:
@@ -140,6 +150,6 @@ def test_a_recording_is_looked_at_where_that_is_asked_for(tmp_path: Path) -> Non
     def unasked(path: str, *, follow: bool = True) -> tuple[FileSignature, AudioFacts]:
         raise AssertionError(path, follow)
 
-    missing = problems(check(tmp_path, {}, {}, look=True, examine=audio.examine))
+    missing = problems(check(tmp_path, {}, {}, check_files=True, examine=audio.examine))
     assert [problem.column for problem in missing] == ["audioPath"]
-    assert problems(check(tmp_path, {}, {}, look=False, examine=unasked)) == []
+    assert problems(check(tmp_path, {}, {}, check_files=False, examine=unasked)) == []

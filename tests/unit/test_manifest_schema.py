@@ -23,8 +23,8 @@ def reader_takes(tmp_path: Path, row: Any, defaults: dict[str, Any]) -> bool:
     """Whether a JSON Lines manifest with this row is valid."""
     path = tmp_path / "m.jsonl"
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")
-    manifest = Manifest(path, "m", "jsonl", tmp_path, False, lambda *_: False, defaults=defaults, look=False)
-    return all(isinstance(one, Row) for one in manifest.read())
+    manifest = Manifest(path, "m", "jsonl", tmp_path, False, lambda *_: False, defaults=defaults, check_files=False)
+    return all(isinstance(row, Row) for row in manifest.read())
 
 
 def schema_takes(row: Any, defaults: dict[str, Any]) -> bool:
@@ -50,7 +50,11 @@ def test_the_schema_takes_what_the_reader_takes(tmp_path: Path, name: str, cell:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [one for one in WRONG_NATIVE if one[1] is not None and one[1] not in BEYOND_A_SCHEMA and "NaN" not in repr(one[1])],
+    [
+        case
+        for case in WRONG_NATIVE
+        if case[1] is not None and case[1] not in BEYOND_A_SCHEMA and "NaN" not in repr(case[1])
+    ],
 )
 def test_the_schema_refuses_what_the_reader_refuses(tmp_path: Path, name: str, value: Any) -> None:
     """Every value that is wrong; what no schema can say is left out (a channel named twice, NaN)."""

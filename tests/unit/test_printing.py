@@ -12,13 +12,13 @@ from uploader.cli.printing import print_error, print_json, print_lines
 
 SOURCE = Path(__file__).parents[2] / "uploader"
 NASTY = "\x1b]0;PWNED\x07\x1b[2J\x9b31mred\r\nuploader: all 3 items completed \u202egnp.exe\u2066\u2028"
-PRINTERS = {"cli/printing.py", "cli/planning.py", "cli/night.py", "cli/sandboxing.py", "logs.py"}
+PRINTERS = {"cli/printing.py", "cli/planning.py", "cli/batch_run.py", "cli/sandboxing.py", "logs.py"}
 """Who writes to a stream: the one place, a plan's JSON in pieces, fixed words at a second signal, sandbox and log."""
 
 
 def is_harmless(text: str) -> bool:
     """Whether a terminal shows every character of a line as it is."""
-    return not [one for one in text if not one.isprintable() and one not in "\n\u00a0"]
+    return not [char for char in text if not char.isprintable() and char not in "\n\u00a0"]
 
 
 @pytest.mark.parametrize("say", [lambda: print_lines([NASTY]), lambda: print_error(NASTY), lambda: print_json([NASTY])])

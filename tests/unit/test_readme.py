@@ -55,7 +55,7 @@ def test_help_shows_its_examples_as_they_are_typed(command: str) -> None:
 def test_the_readme_has_every_parameter() -> None:
     """The README's table says of each parameter what the one table says: name, rule and meaning, in its order."""
     shown = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", README.partition("| parameter |")[2], re.MULTILINE)
-    expected = [(one.name, one.rule, one.meaning) for one in parameters.TABLE.values()]
+    expected = [(parameter.name, parameter.rule, parameter.meaning) for parameter in parameters.TABLE.values()]
     assert shown[: len(expected)] == expected
 
 
@@ -72,7 +72,11 @@ def test_help_tells_every_column_of_a_manifest(command: str) -> None:
     """Who writes a manifest needs no other page: each column with its rule."""
     told = " ".join(CliRunner().invoke(cli, [command, "--help"], terminal_width=300).output.split())
     assert [name for name in columns.KNOWN_COLUMNS if name not in told] == []
-    assert [one.name for one in parameters.TABLE.values() if f"{one.meaning} [{one.rule}]" not in told] == []
+    assert [
+        parameter.name
+        for parameter in parameters.TABLE.values()
+        if f"{parameter.meaning} [{parameter.rule}]" not in told
+    ] == []
 
 
 def test_the_list_of_commands_breaks_off_in_no_sentence() -> None:

@@ -26,7 +26,7 @@ def speakers(*channels: Any) -> Mapping[str, Any]:
 
 def brief(found: Sequence[Finding]) -> list[tuple[str, str, str]]:
     """Severity, column and value of each finding."""
-    return [(one.severity.value, one.column, one.value) for one in found]
+    return [(finding.severity.value, finding.column, finding.value) for finding in found]
 
 
 CASES: list[tuple[AudioFacts, str, str | None, Mapping[str, Any], list[tuple[str, str, str]]]] = [
@@ -163,10 +163,10 @@ def test_a_row_is_refused_for_channels_alone(
 ) -> None:
     """An error there is exactly where the file's channels are known, and a named one is none of them."""
     found = findings(facts, path, content_type, speakers(*channels))
-    errors = [one for one in found if one.severity is Severity.ERROR]
-    lacking = {one for one in channels if facts.channels is not None and not 1 <= one <= facts.channels}
-    assert [one.column for one in errors] == ["channelMetadata"] * bool(lacking)
-    assert not errors or {int(one) for one in errors[0].value.split(", ")} == lacking
+    errors = [finding for finding in found if finding.severity is Severity.ERROR]
+    lacking = {finding for finding in channels if facts.channels is not None and not 1 <= finding <= facts.channels}
+    assert [finding.column for finding in errors] == ["channelMetadata"] * bool(lacking)
+    assert not errors or {int(name) for name in errors[0].value.split(", ")} == lacking
 
 
 @given(facts_of(), st.text(), st.none() | st.text(max_size=20), st.dictionaries(st.text(max_size=9), JSON, max_size=3))
@@ -177,8 +177,8 @@ def test_every_finding_says_where_and_what_to_do(
     odd = {"channelMetadata": parameters, "mode": content_type}
     for values in (parameters, odd, odd | {"channelMetadata": [parameters]}):
         found = findings(facts, path, content_type, values)
-        assert all(one.column and one.remedy for one in found)
-        assert len([one for one in found if one.severity is Severity.HINT]) <= 1
+        assert all(finding.column and finding.remedy for finding in found)
+        assert len([finding for finding in found if finding.severity is Severity.HINT]) <= 1
 
 
 @given(facts_of(), PATHS, TYPES)
@@ -193,4 +193,4 @@ def test_a_file_that_is_what_it_is_called_is_not_warned_of(
     is_plain = facts.format not in {None, AudioFormat.TEXT, AudioFormat.WAV_MP3, *UNDOCUMENTED}
     is_plain = is_plain and facts.flaw is None and not facts.is_cut_off
     if fits_name and fits_column and is_plain and (facts.duration_seconds or 0) <= 4 * 3600:
-        assert [one for one in found if one.severity is not Severity.HINT] == []
+        assert [finding for finding in found if finding.severity is not Severity.HINT] == []

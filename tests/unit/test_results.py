@@ -133,8 +133,8 @@ FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "
 @pytest.mark.parametrize("text", FORMULAS)
 def test_what_a_stranger_writes_is_defused(tmp_path: Path, text: str) -> None:
     """The service writes `error` and `jobId`: a table program shall not run them. The operator's own cells stay."""
-    one = line(error=text, conversation_id=text, audio_path=text, job_id=text, batch=text, extras={"x-id": text})
-    results.write(tmp_path / "r.csv", [one], ["x-id"])
+    record = line(error=text, conversation_id=text, audio_path=text, job_id=text, batch=text, extras={"x-id": text})
+    results.write(tmp_path / "r.csv", [record], ["x-id"])
     (cells,) = read_csv(tmp_path / "r.csv")
     for column in ("error", "jobId"):
         assert cells[column] == "'" + text
@@ -178,9 +178,9 @@ def test_any_text_is_read_back_equal(folder: Path, lines: list[ResultLine]) -> N
     """Commas, quotes, newlines and any script survive both formats."""
     for name in ("r.csv", "r.jsonl"):
         results.write(folder / name, lines, ["x-a"])
-    texts = [(one.audio_path, one.error, one.extras["x-a"]) for one in lines]
-    assert [(one["audioPath"], one["error"], one["x-a"]) for one in read_json(folder / "r.jsonl")] == texts
-    assert [(one["audioPath"], one["x-a"]) for one in read_csv(folder / "r.csv")] == [
+    texts = [(record.audio_path, record.error, record.extras["x-a"]) for record in lines]
+    assert [(record["audioPath"], record["error"], record["x-a"]) for record in read_json(folder / "r.jsonl")] == texts
+    assert [(record["audioPath"], record["x-a"]) for record in read_csv(folder / "r.csv")] == [
         (path, extra) for path, _, extra in texts
     ]
 
@@ -198,8 +198,8 @@ def test_an_extra_that_is_no_text_is_json_in_csv(tmp_path: Path, value: Any) -> 
 @given(st.lists(st.none() | TEXT.filter(bool)), st.sampled_from(["r.csv", "r.jsonl"]))
 def test_the_job_ids_are_read_back(folder: Path, ids: list[str | None], name: str) -> None:
     """Whatever jobIds were written, all of them are found again, and nothing else."""
-    results.write(folder / name, [line(job_id=one, error="=x\n") for one in ids], [])
-    assert list(results.job_ids(folder / name)) == [one for one in ids if one]
+    results.write(folder / name, [line(job_id=job_id, error="=x\n") for job_id in ids], [])
+    assert list(results.job_ids(folder / name)) == [job_id for job_id in ids if job_id]
 
 
 @pytest.mark.parametrize("name", ["r.csv", "r.jsonl"])

@@ -156,9 +156,9 @@ def test_the_same_seed_brings_the_same_fates() -> None:
 
 def test_another_seed_brings_other_fates() -> None:
     """Two seeds differ in faults and in job ids."""
-    one, two = (Faults(seed=seed, put=PutFaults(cut=0.5)) for seed in (1, 2))
-    assert [fate.fault for fate in fates(one)] != [fate.fault for fate in fates(two)]
-    assert not {fate.job_id for fate in fates(one)} & {fate.job_id for fate in fates(two)}
+    first, two = (Faults(seed=seed, put=PutFaults(cut=0.5)) for seed in (1, 2))
+    assert [fate.fault for fate in fates(first)] != [fate.fault for fate in fates(two)]
+    assert not {fate.job_id for fate in fates(first)} & {fate.job_id for fate in fates(two)}
 
 
 def test_job_ids_are_marked_and_never_repeat() -> None:

@@ -159,7 +159,7 @@ def every_setting() -> Iterator[tuple[str, ...]]:
 def as_toml(value: Any) -> str:
     """A value as a config file has it."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{name} = {as_toml(one)}" for name, one in value.items()) + "}"
+        return "{" + ", ".join(f"{name} = {as_toml(member)}" for name, member in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(as_toml, value)) + "]"
     return str(value) if isinstance(value, (float, date)) else json.dumps(value)
@@ -317,9 +317,9 @@ def test_a_secret_in_the_config_file_is_refused(sources: Loader, name: str, spel
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_is_read_and_never_shown(sources: Loader, name: str) -> None:
     """From environment and secrets folder alike, without the newline that editors add; no repr shows it."""
-    one = sources(secrets={f"uploader_{name}": f"{SECRET}\n"})
+    source = sources(secrets={f"uploader_{name}": f"{SECRET}\n"})
     two = sources(environment={f"UPLOADER_{name.upper()}": SECRET})
-    for settings in (one, two):
+    for settings in (source, two):
         assert getattr(settings, name).get_secret_value() == SECRET
         for shown in (repr(settings), str(settings), str(asdict(settings))):
             assert SECRET not in shown

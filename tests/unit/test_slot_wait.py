@@ -93,9 +93,9 @@ def test_the_summary_says_when_the_limit_was_what_the_night_waited_for(
     seconds: float, throttled: int, told: bool, stated: int | None
 ) -> None:
     """A tenth of the time or more, or a 429; how it is raised only where the service itself stated it."""
-    one = replace(summary(seconds, throttled), limit=replace(FREE, stated=stated))
-    text = "\n".join(one.as_lines())
+    closing = replace(summary(seconds, throttled), limit=replace(FREE, stated=stated))
+    text = "\n".join(closing.as_lines())
     assert ("for a free slot" in text) is told
     assert ("after 429s" in text) is (f"{throttled} of this run answered with a 429" in text) is (throttled > 0)
     assert ("support@symbl.ai" in text) is (throttled > 0 and stated is not None)
-    assert one.as_json()["slotWaitSeconds"] == seconds
+    assert closing.as_json()["slotWaitSeconds"] == seconds

@@ -265,10 +265,10 @@ def names_in(file: str) -> frozenset[str]:
     """The names of the tests that a file has, without importing it."""
     tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
     functions = (node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
-    return frozenset(one.name for one in functions if one.name.startswith("test_"))
+    return frozenset(function.name for function in functions if function.name.startswith("test_"))
 
 
-@pytest.mark.parametrize("demand", DEMANDS, ids=lambda one: f"{one.section}: {one.words}"[:60])
+@pytest.mark.parametrize("demand", DEMANDS, ids=lambda demand: f"{demand.section}: {demand.words}"[:60])
 def test_every_demand_has_its_tests(demand: Demand) -> None:
     """Each sentence is shown by tests that there are; a test that is renamed takes its sentence with it."""
     assert demand.tests
@@ -278,10 +278,12 @@ def test_every_demand_has_its_tests(demand: Demand) -> None:
 
 def test_no_demand_stands_twice() -> None:
     """A sentence has one place in the table."""
-    assert [one for one, times in Counter((one.section, one.words) for one in DEMANDS).items() if times > 1] == []
+    assert [
+        demand for demand, times in Counter((demand.section, demand.words) for demand in DEMANDS).items() if times > 1
+    ] == []
 
 
 def test_every_parameter_is_in_the_table() -> None:
     """Each row of the specification's own table of parameters demands something."""
-    named = {one.words.partition(":")[0] for one in DEMANDS if one.section == "Query Parameters"}
+    named = {demand.words.partition(":")[0] for demand in DEMANDS if demand.section == "Query Parameters"}
     assert named == {*EVERY_PARAMETER}

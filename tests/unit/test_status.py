@@ -11,9 +11,9 @@ from uploader.errors import ExitCode
 from uploader.ledger.reading import BatchFacts, Trouble
 from uploader.ledger.standing import Standing, Tally
 from uploader.model import LimitFacts, State
+from uploader.status.formatting import format_limit, limit_json
 from uploader.status.overview import Overview
 from uploader.status.summary import Summary
-from uploader.status.telling import limit_json, told_limit
 from uploader.status.view import View
 
 QUARTER_TO_FOUR = datetime(2026, 11, 22, 3, 45).astimezone().timestamp()
@@ -61,12 +61,12 @@ def summary(counts: Mapping[State, int], exit_code: ExitCode = ExitCode.DONE, by
 )
 def test_the_limit_is_told_with_what_follows_from_it(limit: LimitFacts, told: str) -> None:
     """What is stated below what is configured is to be used; what 429s hint at is a guess; else plain figures."""
-    assert told in told_limit(limit)
+    assert told in format_limit(limit)
 
 
 def test_slots_of_doubt_are_told_apart_from_jobs_that_live() -> None:
     """Nobody takes a doubt for a job: how many, until when, what frees them; a machine has them as well."""
-    assert told_limit(IN_DOUBT) == (
+    assert format_limit(IN_DOUBT) == (
         "2 concurrent jobs in force (configured 2); 1 live now; 2 slots are held for items in doubt until 03:45; "
         "`uploader resolve` frees them"
     )

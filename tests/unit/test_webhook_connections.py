@@ -17,7 +17,7 @@ def test_who_gives_way(steps: list[tuple[str, int]]) -> None:
     callers: Connections[int] = Connections(MOST)
     come, answered, known, there = 0, set(), set(), set()
     for step, which in steps:
-        one = come - which
+        number = come - which
         gone = None
         if step == "come":
             come += 1
@@ -25,18 +25,18 @@ def test_who_gives_way(steps: list[tuple[str, int]]) -> None:
             gone = callers.come(come)
             assert gone != come
         elif step == "show":
-            callers.show_token(one)
-            known |= {one} & there
+            callers.show_token(number)
+            known |= {number} & there
         elif step == "begin":
-            callers.begin_answer(one)
-            answered |= {one} & known & there
+            callers.begin_answer(number)
+            answered |= {number} & known & there
         elif step == "end":
-            gone = callers.end_answer(one)
-            answered.discard(one)
+            gone = callers.end_answer(number)
+            answered.discard(number)
         else:
-            callers.go(one)
-            there.discard(one)
-            answered.discard(one)
+            callers.go(number)
+            there.discard(number)
+            answered.discard(number)
         assert gone not in answered
         if gone is not None:
             idle_known = len((known & there) - answered)
@@ -50,21 +50,21 @@ def test_who_gives_way(steps: list[tuple[str, int]]) -> None:
 def test_the_oldest_stranger_goes_first() -> None:
     """A flood of strangers drives out strangers, in their order, and nobody who has shown a token."""
     callers: Connections[int] = Connections(MOST)
-    assert [callers.come(one) for one in range(MOST)] == [None] * MOST
-    for one in (0, 2):
-        callers.show_token(one)
-    assert [callers.come(one) for one in range(100, 110)] == [1, 3, 4, 5, 100, 101, 102, 103, 104, 105]
+    assert [callers.come(number) for number in range(MOST)] == [None] * MOST
+    for number in (0, 2):
+        callers.show_token(number)
+    assert [callers.come(number) for number in range(100, 110)] == [1, 3, 4, 5, 100, 101, 102, 103, 104, 105]
 
 
 def test_who_was_answered_last_stays_longest() -> None:
     """Of the known ones the one that has been idle longest goes, and only while they are more than half."""
     callers: Connections[int] = Connections(MOST)
-    for one in range(MOST):
-        callers.come(one)
-        callers.show_token(one)
+    for number in range(MOST):
+        callers.come(number)
+        callers.show_token(number)
     callers.begin_answer(0)
     assert callers.end_answer(0) is None
-    assert [callers.come(one) for one in range(10, 16)] == [1, 2, 3, 10, 11, 12]
+    assert [callers.come(number) for number in range(10, 16)] == [1, 2, 3, 10, 11, 12]
 
 
 @pytest.mark.parametrize(

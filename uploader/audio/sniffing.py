@@ -74,7 +74,7 @@ def _is_text(head: bytes) -> bool:
         text = getincrementaldecoder("utf-8-sig")().decode(head)
     except UnicodeDecodeError:
         return False
-    return bool(text.strip()) and all(one.isprintable() or one in _WHITE_SPACE for one in text)
+    return bool(text.strip()) and all(char.isprintable() or char in _WHITE_SPACE for char in text)
 
 
 def _begins(sign: bytes) -> Callable[[bytes], bool]:

@@ -234,7 +234,7 @@ class SourceOpener:
             GaveUpError: No more files can be open at once, which says nothing of this one.
         """
         folder = os.path.dirname(path)  # noqa: PTH120 - a tenth of what a Path costs
-        checked = _Checked(size, change, self._root)
+        checked = _Expected(size, change, self._root)
         source = _open_cached(path, checked) if folder in self._folders else None
         if source is None:
             source = await _open_in_thread(path, checked)
@@ -254,7 +254,7 @@ class SourceOpener:
 open_source = SourceOpener().open
 
 
-class _Checked(NamedTuple):
+class _Expected(NamedTuple):
     """What the check of the manifest found of a file, and the real path of the folder that it must lie in."""
 
     size: int
@@ -262,7 +262,7 @@ class _Checked(NamedTuple):
     root: str | None
 
 
-def _open_cached(path: Path, checked: _Checked) -> Source | None:
+def _open_cached(path: Path, checked: _Expected) -> Source | None:
     try:
         audio = AudioFile(path, open_cached)
     except OSError:
@@ -271,7 +271,7 @@ def _open_cached(path: Path, checked: _Checked) -> Source | None:
 
 
 @aiofiles.os.wrap
-def _open_in_thread(path: Path, checked: _Checked) -> Source:
+def _open_in_thread(path: Path, checked: _Expected) -> Source:
     """Open a file, compare it with what was checked, and read it if it is small, in one of aiofiles' threads."""
     try:
         # a FIFO put in the file's place would block the opening for ever
@@ -291,7 +291,7 @@ def _open_in_thread(path: Path, checked: _Checked) -> Source:
         raise
 
 
-def _source(audio: AudioFile, path: Path, checked: _Checked) -> Source:
+def _source(audio: AudioFile, path: Path, checked: _Expected) -> Source:
     """Compare an open file with what was checked; it is closed if it is another one."""
     try:
         return Source(audio, _unchanged(audio.fileno(), path, checked))
@@ -309,7 +309,7 @@ def _enlarged(buffer: memoryview, filled: int, size: int) -> memoryview:
     return larger
 
 
-def _unchanged(descriptor: int, path: Path, checked: _Checked) -> FileSignature:
+def _unchanged(descriptor: int, path: Path, checked: _Expected) -> FileSignature:
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         raise SourceError("this is no regular file any more")
@@ -347,5 +347,5 @@ def _signature(found: os.stat_result) -> FileSignature:
     return FileSignature(found.st_size, f"{found.st_mtime_ns}:{found.st_ctime_ns}:{found.st_ino}")
 
 
-def _modified(one: FileSignature) -> tuple[int, str]:
-    return one.size, one.change.partition(":")[0]
+def _modified(signature: FileSignature) -> tuple[int, str]:
+    return signature.size, signature.change.partition(":")[0]

@@ -147,7 +147,7 @@ def _is_chunk(head: bytes, most: int) -> bool:
 
 
 def _is_name(name: bytes) -> bool:
-    return len(name) == 4 and all(0x20 <= one <= 0x7E for one in name)
+    return len(name) == 4 and all(0x20 <= byte <= 0x7E for byte in name)
 
 
 def _data_bytes(chunks: _Chunks, data_at: int) -> tuple[int, bool]:

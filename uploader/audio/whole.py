@@ -108,7 +108,7 @@ def _flac(file: BinaryIO, size: int, tag: TinyTag) -> Answer:
     file.seek(max(0, size - (longest or _FLAC_MOST_BYTES) - _FLAC_TRAILER_BYTES))
     frames = _flac_frames(file.read())
     begun = (number * block if is_fixed else number for number, is_fixed in frames)
-    return _WHOLE if any(0 < total - one <= block for one in begun) else _CUT_OFF
+    return _WHOLE if any(0 < total - sample <= block for sample in begun) else _CUT_OFF
 
 
 def _flac_frames(part: bytes) -> Iterator[tuple[int, bool]]:
@@ -127,8 +127,8 @@ def _flac_number(header: bytes) -> int | None:
     """The coded number of a frame's header, None where the checksum says that this is no header."""
     more = 8 - (~header[4] & 0xFF).bit_length()  # leading ones, as in UTF-8
     number = header[4] & (0x7F >> more)
-    for one in header[5 : 4 + max(more, 1)]:
-        number = number << 6 | one & 0x3F
+    for byte in header[5 : 4 + max(more, 1)]:
+        number = number << 6 | byte & 0x3F
     block, rate = header[2] >> 4, header[2] & 15
     extra = {6: 1, 7: 2}.get(block, 0) + {12: 1, 13: 2, 14: 2}.get(rate, 0)
     end = 4 + max(more, 1) + extra
@@ -137,8 +137,8 @@ def _flac_number(header: bytes) -> int | None:
 
 def _crc8(content: bytes) -> int:
     crc = 0
-    for one in content:
-        crc ^= one
+    for byte in content:
+        crc ^= byte
         for _ in range(8):
             crc = (crc << 1 ^ 7) & 0xFF if crc & 0x80 else crc << 1
     return crc

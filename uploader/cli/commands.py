@@ -78,8 +78,8 @@ def plan(
         _end(planning.show_schema, config, flags)
     if manifest is None:
         raise click.UsageError("name a MANIFEST, or ask for the --schema of its rows")
-    asked = planning.PlanAsked(as_json=as_json, look=not no_audio, show_all=show_all)
-    _end(lambda settings: planning.plan_manifest(settings, manifest, asked), config, flags)
+    options = planning.PlanOptions(as_json=as_json, check_files=not no_audio, show_all=show_all)
+    _end(lambda settings: planning.plan_manifest(settings, manifest, options), config, flags)
 
 
 @cli.command(epilog=environment_help())
@@ -165,7 +165,9 @@ def results(config: Path | None, *, only_open: bool, as_manifest: Path | None, *
 @click.option("--retry", is_flag=True, help="refused or failed: pending again")
 @click.option("--drop", is_flag=True, help="it shall not be appended; its conversation goes on")
 @click.option("--note", metavar="TEXT", help="kept with the decision, who made it and when")
-@click.option("--look", is_flag=True, help="look at the conversations now, beside what was noted before")
+@click.option(
+    "--look", "with_snapshots", is_flag=True, help="look at the conversations now, beside what was noted before"
+)
 @click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="the list as JSON")
 def resolve(
     config: Path | None,
@@ -175,7 +177,7 @@ def resolve(
     retry: bool,
     drop: bool,
     note: str | None,
-    look: bool,
+    with_snapshots: bool,
     as_json: bool,
     lines: tuple[tuple[int, ...], ...],
     items: tuple[tuple[int, ...], ...],
@@ -203,8 +205,8 @@ def resolve(
 
     def work(settings: Settings) -> ExitCode:
         chosen = resolving.selection(
-            lines=[one for some in lines for one in some],
-            items=[one for some in items for one in some],
+            lines=[number for numbers in lines for number in numbers],
+            items=[number for numbers in items for number in numbers],
             conversations=conversations,
             states=states,
             reply=reply,
@@ -213,7 +215,7 @@ def resolve(
         )
         return resolving.resolve_items(
             settings,
-            resolving.Asked(chosen, resolving.decision(named), appended or None, note, look),
+            resolving.ResolveRequest(chosen, resolving.decision(named), appended or None, note, with_snapshots),
             as_json=as_json,
         )
 
@@ -399,7 +401,7 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         words = sys.argv[1:]
-        _tell_failure(words[0] if words else "", error.format_message(), ExitCode.USAGE, as_json="--json" in words)
+        _report_failure(words[0] if words else "", error.format_message(), ExitCode.USAGE, as_json="--json" in words)
         code = error.exit_code
     except click.Abort:
         code = int(ExitCode.INTERRUPTED)
@@ -448,12 +450,12 @@ def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[
         _print_error(reason)
     if reason:
         context = click.get_current_context()
-        _tell_failure(context.info_name or "", reason, code, as_json=bool(context.params.get("as_json")))
+        _report_failure(context.info_name or "", reason, code, as_json=bool(context.params.get("as_json")))
     logs.close()
     sys.exit(int(code))
 
 
-def _tell_failure(command: str, reason: str, code: ExitCode, *, as_json: bool) -> None:
+def _report_failure(command: str, reason: str, code: ExitCode, *, as_json: bool) -> None:
     """Tell a machine why a command failed: by an object on standard output and, of a run, by its last event."""
     from uploader.cli.printing import print_json  # noqa: PLC0415 - see run
 
@@ -463,7 +465,7 @@ def _tell_failure(command: str, reason: str, code: ExitCode, *, as_json: bool) -
         first = reason.partition("\n")[0]
         logs.get_logger().error("run.ended", exitCode=int(code), reason=first, counts={})
     if as_json:
-        told: dict[str, Any] = {
+        failure: dict[str, Any] = {
             "batch": bound.get("batch"),
             "exitCode": int(code),
             "reason": reason,
@@ -472,7 +474,7 @@ def _tell_failure(command: str, reason: str, code: ExitCode, *, as_json: bool) -
         }
         nothing = {"bytesSent": 0, "seconds": 0.0, "results": None, "ledger": None, "run": bound.get("run")}
         with suppress(OSError):
-            print_json(told | nothing if command == "run" else {"exitCode": int(code), "reason": reason})
+            print_json(failure | nothing if command == "run" else {"exitCode": int(code), "reason": reason})
             sys.stdout.flush()
 
 

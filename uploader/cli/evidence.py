@@ -9,7 +9,7 @@ from uploader.ledger.resolving import Open, Settlement, fits
 from uploader.model import TROUBLED, Decision, Sight, State
 from uploader.policy.settling import proves_append
 from uploader.results import rfc3339
-from uploader.status.telling import resolve_command, run_command, told_bytes, told_count, told_state
+from uploader.status.formatting import format_bytes, format_count, format_state, resolve_command, run_command
 
 _OFFERED = {
     "--appended [JOBID]": Decision.APPENDED,
@@ -35,100 +35,100 @@ class Evidence:
 
     def as_json(self) -> dict[str, Any]:
         """The object of ``--json``."""
-        one = self.item
+        item = self.item
         return {
-            "item": one.item_id,
-            "batch": one.batch,
-            "ofThisBatch": one.own,
-            "baseUrl": one.base_url,
-            "former": one.former,
-            "line": one.line,
-            "conversationId": one.conversation_id,
-            "audioPath": one.audio_path,
-            "status": one.shown_state.value,
-            "overdue": one.overdue,
-            "error": one.error,
-            "httpStatus": one.http_status,
-            "jobId": one.job_id,
-            "bytes": one.size,
-            "bytesSent": one.bytes_sent,
-            "attempts": one.attempts,
-            "attemptedAt": rfc3339(one.attempted_at),
-            "endedAt": rfc3339(one.ended_at),
-            "before": _sight_json(one.before),
-            "now": _sight_json(self.sight),
-            "history": [_settlement_json(before) for before in self.past],
+            "item": item.item_id,
+            "batch": item.batch,
+            "ofThisBatch": item.own,
+            "baseUrl": item.base_url,
+            "former": item.former,
+            "line": item.line,
+            "conversationId": item.conversation_id,
+            "audioPath": item.audio_path,
+            "status": item.shown_state.value,
+            "overdue": item.overdue,
+            "error": item.error,
+            "httpStatus": item.http_status,
+            "jobId": item.job_id,
+            "bytes": item.size,
+            "bytesSent": item.bytes_sent,
+            "attempts": item.attempts,
+            "attemptedAt": rfc3339(item.attempted_at),
+            "endedAt": rfc3339(item.ended_at),
+            "before": _snapshot_json(item.before),
+            "now": _snapshot_json(self.sight),
+            "history": [_resolution_json(before) for before in self.past],
             "settledAs": self.settled.value if self.settled is not None else None,
             "releases": self.released,
             "settleWith": self.command or None,
         }
 
-    def as_lines(self, *, looked: bool, with_batch: bool) -> list[str]:
+    def as_lines(self, *, with_snapshot: bool, with_batch: bool) -> list[str]:
         """What a person reads of it. ``with_batch``: its batch stands in no heading."""
-        one = self.item
-        told_row = f"item {one.item_id}, line {one.line} of {one.batch}" if with_batch else f"line {one.line}"
-        state = told_state(one.shown_state) + (", its job never ended" if one.overdue else "")
-        which = told_row if one.own else f"item {one.item_id} (line {one.line} of {told_origin(one)})"
-        job = f", job {one.job_id}" if one.job_id else ""
-        lines = [f"  {which}  {one.conversation_id}  {one.audio_path}  {state}{job}{self._told_settled()}"]
+        item = self.item
+        row_name = f"item {item.item_id}, line {item.line} of {item.batch}" if with_batch else f"line {item.line}"
+        state = format_state(item.shown_state) + (", its job never ended" if item.overdue else "")
+        which = row_name if item.own else f"item {item.item_id} (line {item.line} of {format_origin(item)})"
+        job = f", job {item.job_id}" if item.job_id else ""
+        lines = [f"  {which}  {item.conversation_id}  {item.audio_path}  {state}{job}{self._format_resolved()}"]
         if self.command:
             lines.append(f"      not settled: {self.command}")
-        if one.attempted_at is not None:
-            when = rfc3339(one.ended_at or one.attempted_at)
-            lines.append(f"      attempt {one.attempts} until {when}, {_told_sent(one)}")
-        if one.error:
-            lines.append(f"      {one.error}")
-        lines += [f"      {_told_settlement(before)}" for before in self.past]
-        return [*lines, f"      {_told_sight(one, self.sight)}"] if looked else lines
+        if item.attempted_at is not None:
+            when = rfc3339(item.ended_at or item.attempted_at)
+            lines.append(f"      attempt {item.attempts} until {when}, {_format_sent(item)}")
+        if item.error:
+            lines.append(f"      {item.error}")
+        lines += [f"      {_format_resolution(before)}" for before in self.past]
+        return [*lines, f"      {_format_snapshot(item, self.sight)}"] if with_snapshot else lines
 
-    def _told_settled(self) -> str:
+    def _format_resolved(self) -> str:
         if self.settled is None:
             return ""
         go = "goes on" if self.released == 1 else "go on"
-        items = told_count(self.released, "item")
+        items = format_count(self.released, "item")
         released = f"; {items} behind it in its conversation {go}" if self.released else ""
         return f" -> {self.settled.value}{released}"
 
 
-def as_lines(batch: str | None, ledger: Path, evidence: Sequence[Evidence], *, looked: bool) -> list[str]:
+def as_lines(batch: str | None, ledger: Path, evidence: Sequence[Evidence], *, with_snapshot: bool) -> list[str]:
     """What a person reads of them all, and what to do next.
 
     Args:
         batch: The batch that is looked at, None for all.
         ledger: Where the ledger is.
         evidence: The items.
-        looked: Whether the conversations were looked at.
+        with_snapshot: Add a line on the conversation as it is now.
     """
-    names = dict.fromkeys(one.item.batch for one in evidence)
+    names = dict.fromkeys(entry.item.batch for entry in evidence)
     heading = batch or (next(iter(names)) if len(names) == 1 else "all batches")
-    lines = [f"{heading}: {_told_heading(evidence)}"]
-    for one in evidence:
-        lines += one.as_lines(looked=looked, with_batch=batch is None and len(names) > 1)
-    if any(one.settled is not None for one in evidence):
-        return lines + list(_told_next(batch, ledger, evidence))
-    return lines + list(_told_choices(batch, ledger, [one.item for one in evidence]))
+    lines = [f"{heading}: {_format_heading(evidence)}"]
+    for entry in evidence:
+        lines += entry.as_lines(with_snapshot=with_snapshot, with_batch=batch is None and len(names) > 1)
+    if any(entry.settled is not None for entry in evidence):
+        return lines + list(_format_next(batch, ledger, evidence))
+    return lines + list(_format_choices(batch, ledger, [entry.item for entry in evidence]))
 
 
-def told_line(batch: str, line: int, state: State | None) -> str:
+def format_line(batch: str, line: int, state: State | None) -> str:
     """What is to be said of a line that was named and that nothing is to be settled of."""
     if state is None:
         return f"line {line} is none of {batch}'s rows"
     unselected = state in (*TROUBLED, State.PENDING, State.HELD)
     why = "the other options do not select it" if unselected else "it needs nobody"
-    return f"line {line} of {batch} is {told_state(state)}: {why}"
+    return f"line {line} of {batch} is {format_state(state)}: {why}"
 
 
-def told_origin(one: Open) -> str:
+def format_origin(item: Open) -> str:
     """Whose row an item is, or was."""
-    return f"what {one.batch} held before" if one.former else one.batch
+    return f"what {item.batch} held before" if item.former else item.batch
 
 
-def _told_heading(evidence: Sequence[Evidence]) -> str:
-    items = told_count(len(evidence), "item")
-    settled = sum(one.settled is not None for one in evidence)
+def _format_heading(evidence: Sequence[Evidence]) -> str:
+    items = format_count(len(evidence), "item")
+    settled = sum(entry.settled is not None for entry in evidence)
     if settled:
         return f"{items} selected" + (f", {settled} of them settled" if settled < len(evidence) else "")
-    needing = sum(one.item.needs_person or one.item.former for one in evidence)
+    needing = sum(entry.item.needs_person or entry.item.former for entry in evidence)
     need = "needs a person" if needing == 1 else "need a person"
     if needing == len(evidence):
         return f"{items} {need}"
@@ -137,75 +137,81 @@ def _told_heading(evidence: Sequence[Evidence]) -> str:
     )
 
 
-def _told_next(batch: str | None, ledger: Path, evidence: Sequence[Evidence]) -> Iterator[str]:
+def _format_next(batch: str | None, ledger: Path, evidence: Sequence[Evidence]) -> Iterator[str]:
     """What to do after items were settled."""
-    settled = [one for one in evidence if one.settled is not None]
+    settled = [entry for entry in evidence if entry.settled is not None]
     yield "run the batch again, with the options that it had (--config, --limit and so on): it carries on"
-    own = [(batch or one.item.batch, one.item.base_url) for one in settled if batch is not None or not one.item.former]
-    others = [(one.item.batch, one.item.base_url) for one in settled if not one.item.former]
+    own = [
+        (batch or entry.item.batch, entry.item.base_url)
+        for entry in settled
+        if batch is not None or not entry.item.former
+    ]
+    others = [(entry.item.batch, entry.item.base_url) for entry in settled if not entry.item.former]
     for name, base_url in dict.fromkeys([*own, *others]):
         yield f"  {run_command(name, base_url, ledger)}"
-    if any(one.item.former and one.settled is State.PENDING for one in settled):
+    if any(entry.item.former and entry.settled is State.PENDING for entry in settled):
         yield f"what no manifest names is {_SENT_AGAIN}"
 
 
-def _told_choices(batch: str | None, ledger: Path, found: Sequence[Open]) -> Iterator[str]:
+def _format_choices(batch: str | None, ledger: Path, found: Sequence[Open]) -> Iterator[str]:
     """What can be decided of items: no more than what fits some of them."""
     if not found:
         return
-    several = batch is None and len({one.batch for one in found}) > 1
-    by_line = [one.own and not several for one in found]
+    several = batch is None and len({item.batch for item in found}) > 1
+    by_line = [item.own and not several for item in found]
     names = [name for name, own in (("--line N", True), ("--item N", False)) if own in by_line]
-    offered = [told for told, decision in _OFFERED.items() if any(fits(one, decision) for one in found)]
+    offered = [flag for flag, decision in _OFFERED.items() if any(fits(item, decision) for item in found)]
     if offered:
         yield f"settle with {' or '.join(names)} and {'one of ' if len(offered) > 1 else ''}{', '.join(offered)}"
-    if any(one.held for one in found):
-        listed = any(one.needs_person for one in found)
+    if any(item.held for item in found):
+        listed = any(item.needs_person for item in found)
         before = "" if listed else f": {resolve_command(batch or found[0].batch, ledger)}"
         yield f"what is held goes on once what stands before it in its conversation is settled{before}"
-    if any(one.former and one.state is State.PENDING for one in found):
+    if any(item.former and item.state is State.PENDING for item in found):
         yield f"what a manifest held before and is pending or held is {_SENT_AGAIN}"
-    if any(one.own and one.shown_state is State.PENDING for one in found):
-        for name, base_url in dict.fromkeys((batch or one.batch, one.base_url) for one in found if one.own):
+    if any(item.own and item.shown_state is State.PENDING for item in found):
+        for name, base_url in dict.fromkeys((batch or item.batch, item.base_url) for item in found if item.own):
             yield f"what is pending is sent by the next run: {run_command(name, base_url, ledger)}"
 
 
-def _told_sent(one: Open) -> str:
-    if one.bytes_sent is None:
-        return "sent in full" if one.state is State.IN_DOUBT else "bytes unknown"
-    return f"{told_bytes(one.bytes_sent)} of {told_bytes(one.size or 0)} sent"
+def _format_sent(item: Open) -> str:
+    if item.bytes_sent is None:
+        return "sent in full" if item.state is State.IN_DOUBT else "bytes unknown"
+    return f"{format_bytes(item.bytes_sent)} of {format_bytes(item.size or 0)} sent"
 
 
-def _settlement_json(one: Settlement) -> dict[str, Any]:
+def _resolution_json(resolution: Settlement) -> dict[str, Any]:
     return {
-        "at": rfc3339(one.settled_at),
-        "by": one.settled_by,
-        "decision": one.decision.value,
-        "from": one.from_state.value,
-        "jobId": one.job_id,
-        "note": one.note,
+        "at": rfc3339(resolution.settled_at),
+        "by": resolution.settled_by,
+        "decision": resolution.decision.value,
+        "from": resolution.from_state.value,
+        "jobId": resolution.job_id,
+        "note": resolution.note,
     }
 
 
-def _told_settlement(one: Settlement) -> str:
-    named = f" {one.job_id}" if one.job_id else ""
-    because = f": {one.note}" if one.note else ""
-    return f"{rfc3339(one.settled_at)} {one.settled_by} decided {one.decision.value}{named}{because}"
+def _format_resolution(resolution: Settlement) -> str:
+    named = f" {resolution.job_id}" if resolution.job_id else ""
+    because = f": {resolution.note}" if resolution.note else ""
+    return (
+        f"{rfc3339(resolution.settled_at)} {resolution.settled_by} decided {resolution.decision.value}{named}{because}"
+    )
 
 
-def _sight_json(sight: Sight | None) -> dict[str, Any] | None:
+def _snapshot_json(sight: Sight | None) -> dict[str, Any] | None:
     return None if sight is None else {"messages": sight.messages, "lastEnd": sight.last_end}
 
 
-def _told_sight(one: Open, sight: Sight | None) -> str:
+def _format_snapshot(item: Open, sight: Sight | None) -> str:
     if sight is None:
         return "the conversation's messages cannot be read"
-    now = f"the conversation has {told_count(sight.messages, 'message')} now"
-    if one.before is None:
+    now = f"the conversation has {format_count(sight.messages, 'message')} now"
+    if item.before is None:
         return f"{now}; nothing was noted before the attempt ([doubt] look_before)"
     proof = "that proves nothing"
-    if proves_append(one.before, sight, alone=one.alone):
+    if proves_append(item.before, sight, alone=item.alone):
         proof = "that proves the append"
-    elif not one.alone:
+    elif not item.alone:
         proof = "another item of the conversation may have made the difference: that proves nothing"
-    return f"{now}, {one.before.messages} before the attempt: {proof}"
+    return f"{now}, {item.before.messages} before the attempt: {proof}"

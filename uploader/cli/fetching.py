@@ -19,7 +19,7 @@ from uploader.cli.target import credentials
 from uploader.client import Client, TimeLimits
 from uploader.engine import side_by_side, steady_clock
 from uploader.errors import ExitCode, UploaderError, UsageError
-from uploader.insights import Asker, Fetcher, Report, folder_for_insights
+from uploader.insights import Fetcher, Report, RetryingReader, folder_for_insights
 from uploader.ledger import Ledger
 from uploader.ledger.conversations import count_conversations
 from uploader.ledger.reading import BatchFacts
@@ -27,7 +27,7 @@ from uploader.pace import Pace
 from uploader.policy.insights import chosen
 from uploader.policy.parts import Part
 from uploader.settings import Settings
-from uploader.status.telling import format_duration, told_count
+from uploader.status.formatting import format_count, format_duration
 
 log = logs.get_logger()
 
@@ -39,7 +39,7 @@ EXAMPLES = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class InsightsSummary:
     """What was fetched, and how it ended."""
 
     batch: str
@@ -61,7 +61,8 @@ class Summary:
             "upToDate": report.up_to_date,
             "leftOut": report.left_out,
             "leftOutExamples": [
-                {"conversationId": one.conversation_id, "reason": one.reason} for one in report.examples
+                {"conversationId": conversation.conversation_id, "reason": conversation.reason}
+                for conversation in report.examples
             ],
             "lacking": dict(report.lacking),
             "seconds": round(self.seconds, 3),
@@ -72,12 +73,15 @@ class Summary:
         """The summary for a person."""
         report = self.report
         counts = f"{report.written} written, {report.up_to_date} up to date, {report.left_out} left out"
-        lines = [f"{self.batch}: {told_count(report.conversations, 'conversation')}: {counts}"]
+        lines = [f"{self.batch}: {format_count(report.conversations, 'conversation')}: {counts}"]
         lines.append(f"  folder    {self.folder}")
         if report.lacking:
-            told = ", ".join(f"{name} in {count}" for name, count in report.lacking.items())
-            lines.append(f"  lacking   {told}: the files' errors say why")
-        lines += [f"  left out  {one.conversation_id}: {one.reason}" for one in report.examples[:EXAMPLES]]
+            missing = ", ".join(f"{name} in {count}" for name, count in report.lacking.items())
+            lines.append(f"  lacking   {missing}: the files' errors say why")
+        lines += [
+            f"  left out  {conversation.conversation_id}: {conversation.reason}"
+            for conversation in report.examples[:EXAMPLES]
+        ]
         if report.left_out > EXAMPLES:
             lines.append(f"  left out  {report.left_out - EXAMPLES} more: the log names them")
         if self.reason:
@@ -117,7 +121,7 @@ class _Fetching:
         self._now = steady_clock(time.time, time.monotonic)
         self._signal: ExitCode | None = None
 
-    async def fetch(self, *, again: bool) -> Summary:
+    async def fetch(self, *, again: bool) -> InsightsSummary:
         """Fetch until all is done, it fails, or a signal comes; what is written stays."""
         begun, failure = time.monotonic(), None
         limits = TimeLimits(connect=self._settings.connect_seconds)
@@ -132,7 +136,7 @@ class _Fetching:
                 log.warning("run.stopping")
             except UploaderError as error:
                 failure = error
-        return Summary(
+        return InsightsSummary(
             batch=self._batch.name,
             folder=self.folder,
             report=fetcher.report,
@@ -171,7 +175,7 @@ class _Fetching:
     def _fetcher(self, client: Client, *, again: bool) -> Fetcher:
         pace = Pace(self._settings.insights.requests_per_second)
         # the jitter needs no secret
-        asker = Asker(client, pace, self._now, random.Random(), self._settings.give_up_seconds)  # noqa: S311
+        asker = RetryingReader(client, pace, self._now, random.Random(), self._settings.give_up_seconds)  # noqa: S311
         return Fetcher(
             asker=asker,
             ledger=self._ledger,

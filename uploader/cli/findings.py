@@ -27,16 +27,16 @@ class _Same:
     count: int = 0
     first: list[Problem] = field(default_factory=list)
 
-    def add(self, one: Problem) -> None:
+    def add(self, problem: Problem) -> None:
         self.count += 1
         if len(self.first) < _LINES_TOLD:
-            self.first.append(one)
+            self.first.append(problem)
 
     def cells(self) -> tuple[str, str, str, str]:
         line, column, value, remedy = _cells(self.first[0])
         if self.count > 1:
             more = ", …" if self.count > len(self.first) else ""
-            line = f"{self.count} rows ({', '.join(str(one.line) for one in self.first)}{more})"
+            line = f"{self.count} rows ({', '.join(str(problem.line) for problem in self.first)}{more})"
         return line, column, value, remedy
 
 
@@ -66,18 +66,18 @@ class Findings:
 
     def add(self, found: Iterable[Problem]) -> None:
         """Count some more."""
-        for one in found:
+        for problem in found:
             self.count += 1
-            said = (one.column, one.value, one.remedy)
+            said = (problem.column, problem.value, problem.remedy)
             if self.folded and (said in self._same or len(self._same) < SHOWN):
-                self._same.setdefault(said, _Same()).add(one)
-            kind = (one.column, one.remedy)
+                self._same.setdefault(said, _Same()).add(problem)
+            kind = (problem.column, problem.remedy)
             if self.folded and (kind in self.kinds or len(self.kinds) < SHOWN):
-                self.kinds.setdefault(kind, Kind(one.line)).count += 1
+                self.kinds.setdefault(kind, Kind(problem.line)).count += 1
             if len(self.first) < SHOWN:
-                self.first.append(one)
+                self.first.append(problem)
             elif self.spool is not None:
-                self.spool.write(json.dumps([one.line, one.column, one.value, one.remedy]) + "\n")
+                self.spool.write(json.dumps([problem.line, problem.column, problem.value, problem.remedy]) + "\n")
 
     def __iter__(self) -> Iterator[Problem]:
         """Those that were kept, in the order found."""
@@ -91,21 +91,21 @@ class Findings:
         """Those that were kept, a line each in aligned columns, and how many there are beyond them."""
         if not self.count:
             return
-        told, shown = self._told()
-        first = list(islice(told, SHOWN))
+        rows, shown = self._table_rows()
+        first = list(islice(rows, SHOWN))
         widths = [max(len(row[place]) for row in [_HEAD, *first]) for place in range(len(_HEAD) - 1)]
-        for cells in chain([_HEAD], first, told):
+        for cells in chain([_HEAD], first, rows):
             padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=False)]
             yield (indent + "  ".join([*padded, cells[-1]])).rstrip()
         if shown < self.count:
             yield f"{indent}… and {self.count - shown} more (`uploader plan --all` shows all)"
 
-    def _told(self) -> tuple[Iterator[tuple[str, str, str, str]], int]:
+    def _table_rows(self) -> tuple[Iterator[tuple[str, str, str, str]], int]:
         """The lines of the table, and how many findings they tell of."""
         if self.spool is not None:
             return map(_cells, iter(self)), self.count
         if self.folded:
-            return (one.cells() for one in self._same.values()), sum(one.count for one in self._same.values())
+            return (kind.cells() for kind in self._same.values()), sum(kind.count for kind in self._same.values())
         return map(_cells, self.first), len(self.first)
 
 
@@ -119,17 +119,17 @@ def json_lines(report: Mapping[str, Any], lists: Mapping[str, Iterable[Problem]]
     yield json.dumps(report)[:-1]
     for name, found in lists.items():
         yield f", {json.dumps(name)}: ["
-        for number, one in enumerate(found):
-            yield (", " if number else "") + json.dumps(_json(one))
+        for number, problem in enumerate(found):
+            yield (", " if number else "") + json.dumps(_json(problem))
         yield "]"
     yield "}\n"
 
 
-def _json(one: Problem) -> dict[str, Any]:
-    return {"line": one.line, "column": one.column, "value": one.value, "remedy": one.remedy}
+def _json(problem: Problem) -> dict[str, Any]:
+    return {"line": problem.line, "column": problem.column, "value": problem.value, "remedy": problem.remedy}
 
 
-def _cells(one: Problem) -> tuple[str, str, str, str]:
-    value = ascii(one.value) if not one.value.isprintable() else repr(one.value)
-    shown = "" if not one.value else value if len(value) <= _VALUE_MOST else value[: _VALUE_MOST - 1] + "…"
-    return str(one.line), one.column, shown, one.remedy
+def _cells(problem: Problem) -> tuple[str, str, str, str]:
+    value = ascii(problem.value) if not problem.value.isprintable() else repr(problem.value)
+    shown = "" if not problem.value else value if len(value) <= _VALUE_MOST else value[: _VALUE_MOST - 1] + "…"
+    return str(problem.line), problem.column, shown, problem.remedy

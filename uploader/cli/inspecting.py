@@ -24,8 +24,8 @@ from uploader.ledger.reading import (
 )
 from uploader.ledger.standing import standings, unfinished
 from uploader.settings import Settings
+from uploader.status.formatting import format_count
 from uploader.status.overview import Overview
-from uploader.status.telling import told_count
 
 LINES_SHOWN = 20
 NAMES_SHOWN = 10
@@ -39,19 +39,22 @@ def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
         named = latest.batch_id if settings.batch is not None else None
         services = find_accounts(connection)
         left = unfinished(connection, hold=hold)
-        lost = [item for one in services for item in former(connection, one, hold=hold)]
-        lost = [one for one in lost if named in (None, one.batch_id)]
-        not_over = {*left, *(one.batch_id for one in lost)}
+        lost = [item for account_id in services for item in former(connection, account_id, hold=hold)]
+        lost = [group for group in lost if named in (None, group.batch_id)]
+        not_over = {*left, *(group.batch_id for group in lost)}
         shown = _shown(connection, not_over, settings.last) if named is None else [latest]
-        counted = standings(connection, [one.batch_id for one in shown], left, hold=hold)
+        counted = standings(connection, [batch.batch_id for batch in shown], left, hold=hold)
         overview = Overview(
             ledger=ledger.path,
             busy=ledger.held_by_run,
             no_wait=settings.no_wait,
             batch=latest,
-            batches=[(one, counted[one.batch_id]) for one in shown],
-            limits=[(services[one], limit_facts(connection, one, None, now)) for one in _first(latest, services)],
-            jobs=[job for one in _first(latest, services) for job in live_jobs(connection, one)],
+            batches=[(batch, counted[batch.batch_id]) for batch in shown],
+            limits=[
+                (services[account_id], limit_facts(connection, account_id, None, now))
+                for account_id in _first(latest, services)
+            ],
+            jobs=[job for account_id in _first(latest, services) for job in live_jobs(connection, account_id)],
             troubles=troubles(connection, named),
             remarks=remarks(connection, *counted),
             former=lost,
@@ -66,12 +69,12 @@ def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
 def _shown(connection: Connection, not_over: Collection[int], last: int) -> list[BatchFacts]:
     """The batches that are not over, then the latest of the others."""
     latest = find_batches(connection, most=last)
-    return [*find_batches(connection, ids=not_over), *(one for one in latest if one.batch_id not in not_over)]
+    return [*find_batches(connection, ids=not_over), *(batch for batch in latest if batch.batch_id not in not_over)]
 
 
 def _first(latest: BatchFacts, services: Mapping[int, str]) -> list[int]:
     """The accounts, that of the latest batch first."""
-    return sorted(services, key=lambda one: (one != latest.account_id, one))
+    return sorted(services, key=lambda account_id: (account_id != latest.account_id, account_id))
 
 
 def write_results(settings: Settings) -> ExitCode:
@@ -98,13 +101,13 @@ def write_open_rows(settings: Settings, path: Path) -> ExitCode:
         batch = named_batch(connection, settings, ledger.path)
         rows = list(open_rows(connection, batch.batch_id, hold=settings.lanes.hold))
     results.write_manifest(path, [row.cells for row in rows], _audio_folder(settings, batch))
-    print_lines(_told_open(path, batch, rows))
+    print_lines(_format_open_rows(path, batch, rows))
     return ExitCode.DONE
 
 
-def _told_open(path: Path, batch: BatchFacts, rows: Sequence[OpenRow]) -> Iterator[str]:
+def _format_open_rows(path: Path, batch: BatchFacts, rows: Sequence[OpenRow]) -> Iterator[str]:
     """How many rows were written, and what to do with them, step by step."""
-    yield f"{path}: {told_count(len(rows), 'row')}"
+    yield f"{path}: {format_count(len(rows), 'row')}"
     if not rows:
         return
     yield "  correct it: what was refused goes again where its row, or its file, is another"
@@ -142,7 +145,7 @@ def named_batch(connection: Connection, settings: Settings, ledger: Path, base_u
     if base_url is not None and services and base_url not in services:
         elsewhere = ", ".join(services)
         raise UsageError(f"ledger {ledger}: no batch of {base_url} (--base-url) in it; it has batches of {elsewhere}")
-    names = ", ".join(one.name for one in find_batches(connection, base_url=base_url, most=NAMES_SHOWN)) or "none"
+    names = ", ".join(batch.name for batch in find_batches(connection, base_url=base_url, most=NAMES_SHOWN)) or "none"
     raise UsageError(f"ledger {ledger}: no batch {settings.batch or ''} in it; it has: {names}")
 
 

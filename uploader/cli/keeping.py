@@ -20,7 +20,7 @@ from uploader.ledger.schema import VERSION
 from uploader.model import AudioFacts, FileSignature, Row
 from uploader.sandbox import JOB_ID_PREFIX
 from uploader.settings import Settings, is_loopback
-from uploader.status.telling import told_bytes, told_count
+from uploader.status.formatting import format_bytes, format_count
 
 
 def check_ledger(settings: Settings, *, accept: bool) -> ExitCode:
@@ -30,7 +30,7 @@ def check_ledger(settings: Settings, *, accept: bool) -> ExitCode:
         Ledger.open_for_run(settings.ledger, doubted=Doubted.ACCEPTED).close()
     with Ledger.open_for_reading(settings.ledger) as ledger:
         found = ledger.examine()
-        print_lines(_told(ledger.path, found))
+        print_lines(_format_examination(ledger.path, found))
     return ExitCode.NEEDS_PERSON if found.damage or found.doubt else ExitCode.DONE
 
 
@@ -51,7 +51,7 @@ def upgrade_ledger(settings: Settings) -> ExitCode:
 
 
 @dataclass(slots=True)
-class _Adopted:
+class _ResultsToAdopt:
     """A results file that is taken back: what there is of its rows, and of their files."""
 
     path: Path
@@ -92,17 +92,17 @@ class _Adopted:
         self.changed += 1
         return FileSignature(size or 0, "")
 
-    def told(self, adoption: Adoption, account: str) -> Iterator[str]:
+    def format_lines(self, adoption: Adoption, account: str) -> Iterator[str]:
         """What a person reads of it."""
         counts = f"{adoption.adopted} adopted, {adoption.known} known already, {self.left} not appended"
-        yield f"{self.path}: {told_count(self.rows, 'row')}: {counts}, for {account}"
+        yield f"{self.path}: {format_count(self.rows, 'row')}: {counts}, for {account}"
         for count, what in (
             (self.gone, "gone: known by path and size alone; under another path they would be appended again"),
             (self.changed, "of another size than was appended: what stands there now is another recording"),
         ):
             if count:
-                yield f"  {told_count(count, 'file')} {what}"
-        yield from (f"  {one}" for one in adoption.contrary)
+                yield f"  {format_count(count, 'file')} {what}"
+        yield from (f"  {line}" for line in adoption.contrary)
 
 
 def adopt_results(settings: Settings, path: Path) -> ExitCode:
@@ -110,7 +110,7 @@ def adopt_results(settings: Settings, path: Path) -> ExitCode:
     is_service = not is_loopback(urlsplit(settings.base_url).hostname or "")
     if is_service and any((line.job_id or "").startswith(JOB_ID_PREFIX) for line in results.read_lines(path)):
         raise UsageError(f"results {path}: these are a rehearsal's, which appended nothing to {settings.base_url}")
-    taken = _Adopted(path, settings.audio_root or path.parent)
+    taken = _ResultsToAdopt(path, settings.audio_root or path.parent)
     now = time.time()
     with Ledger.open_for_run(settings.ledger, doubted=Doubted.MENDED) as ledger, ledger.writing() as connection:
         load = begin_load(
@@ -132,7 +132,7 @@ def adopt_results(settings: Settings, path: Path) -> ExitCode:
             now=now,
             doubt_seconds=settings.doubt_seconds,
         )
-    print_lines(taken.told(adoption, settings.base_url))
+    print_lines(taken.format_lines(adoption, settings.base_url))
     return ExitCode.NEEDS_PERSON if adoption.contrary else ExitCode.DONE
 
 
@@ -150,10 +150,10 @@ def _must_exist(settings: Settings) -> None:
         raise UsageError(f"ledger {settings.ledger}: there is none yet: `uploader run MANIFEST` makes it")
 
 
-def _told(path: Path, found: Examination) -> Iterator[str]:
+def _format_examination(path: Path, found: Examination) -> Iterator[str]:
     yield f"ledger {path}"
     yield f"  schema    version {VERSION}"
-    yield f"  size      {told_bytes(path.stat().st_size)}, {told_count(found.mark.runs, 'run')} so far"
+    yield f"  size      {format_bytes(path.stat().st_size)}, {format_count(found.mark.runs, 'run')} so far"
     yield f"  database  {found.damage or 'whole'}"
     if found.busy:
         yield "  run       one is at work on it"

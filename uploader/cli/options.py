@@ -38,7 +38,12 @@ class ManifestCommand(click.Command):
         with formatter.section("Columns of MANIFEST"):
             formatter.write_dl(own)
         with formatter.section("Columns of MANIFEST and keys of [parameters] in the config file"):
-            formatter.write_dl([(one.name, f"{one.meaning}  [{one.rule}]") for one in parameters.TABLE.values()])
+            formatter.write_dl(
+                [
+                    (parameter.name, f"{parameter.meaning}  [{parameter.rule}]")
+                    for parameter in parameters.TABLE.values()
+                ]
+            )
         super().format_epilog(ctx, formatter)
 
 
@@ -81,9 +86,9 @@ class _SettingOption(click.Option):
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """What stands in the help, the default behind the meaning."""
         default = self.setting.default() if callable(self.setting.default) else self.setting.default
-        told = str(int(default)) if isinstance(default, float) and default.is_integer() else str(default)
+        text = str(int(default)) if isinstance(default, float) and default.is_integer() else str(default)
         shown = super().get_help_record(ctx)
-        return shown if shown is None or default in (None, "") else (shown[0], f"{shown[1]}  [default: {told}]")
+        return shown if shown is None or default in (None, "") else (shown[0], f"{shown[1]}  [default: {text}]")
 
 
 def _config(function: F) -> F:

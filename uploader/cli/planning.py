@@ -10,20 +10,20 @@ from dataclasses import dataclass, replace
 from uploader import audio
 from uploader.cli.findings import json_lines, spooled
 from uploader.cli.hours import local_time, until_time
-from uploader.cli.outlook import Outlook, Work, look_out
+from uploader.cli.plan_report import PlanReport, Work, forecast_plan
 from uploader.cli.preparing import (
-    Checked,
+    ManifestCheck,
     ManifestFile,
     add_alike,
     add_lacking,
     are_channels_separate,
     batch_name,
-    check,
+    check_manifest,
     config_parameters,
     counted_rows,
+    format_cost_refusal,
+    format_problems,
     manifest_file,
-    told_cost,
-    told_problems,
 )
 from uploader.cli.printing import print_error, print_lines
 from uploader.errors import ExitCode
@@ -41,19 +41,19 @@ from uploader.manifest import HeaderError
 from uploader.model import OVER, LimitFacts, LiveJob, State
 from uploader.policy.forecast import pace_of
 from uploader.settings import Settings
-from uploader.status.telling import told_count
+from uploader.status.formatting import format_count
 
 
 @dataclass(frozen=True, slots=True)
-class PlanAsked:
-    """How to plan. ``look``: look for the audio files; ``show_all``: tell all problems, not the first alone."""
+class PlanOptions:
+    """How to plan. ``check_files``: look for the audio files; ``show_all``: tell all problems, not the first alone."""
 
     as_json: bool
-    look: bool = True
+    check_files: bool = True
     show_all: bool = False
 
 
-class Holdings:
+class LedgerView:
     """What the ledger knows of this account; nothing, where there is no ledger yet."""
 
     def __init__(self, settings: Settings) -> None:
@@ -100,32 +100,32 @@ class Holdings:
             return live_jobs(connection, self._account_id)
 
 
-def plan_manifest(settings: Settings, manifest: str, asked: PlanAsked) -> ExitCode:
+def plan_manifest(settings: Settings, manifest: str, options: PlanOptions) -> ExitCode:
     """Check a manifest as `run` would, and say what is to be appended, what it costs and when it ends."""
     with ExitStack() as stack:
-        checked = Checked()
-        if asked.show_all:
-            for findings in (checked.problems, checked.warnings, checked.hints):
+        check = ManifestCheck()
+        if options.show_all:
+            for findings in (check.problems, check.warnings, check.hints):
                 findings.spool = stack.enter_context(spooled())
         file = stack.enter_context(manifest_file(manifest, settings))
-        outlook, header_is_wrong = None, False
+        plan_report, header_is_wrong = None, False
         try:
-            outlook = _go_through(settings, file, checked, look=asked.look)
+            plan_report = _go_through(settings, file, check, check_files=options.check_files)
         except HeaderError as error:
-            if not asked.as_json:
+            if not options.as_json:
                 raise
-            checked.problems.add(error.problems)
+            check.problems.add(error.problems)
             header_is_wrong = True
         cost = ""
-        if outlook is not None:
-            cost = told_cost(settings, manifest, outlook.work.sending)
-        code = ExitCode.USAGE if cost else _code(settings, checked, header_is_wrong=header_is_wrong)
-        if asked.as_json:
-            report = _as_json(manifest, checked, outlook, code) | {"reason": cost or None}
-            lists = {"problems": checked.problems, "warnings": checked.warnings, "hints": checked.hints}
+        if plan_report is not None:
+            cost = format_cost_refusal(settings, manifest, plan_report.work.sending)
+        code = ExitCode.USAGE if cost else _code(settings, check, header_is_wrong=header_is_wrong)
+        if options.as_json:
+            report = _as_json(manifest, check, plan_report, code) | {"reason": cost or None}
+            lists = {"problems": check.problems, "warnings": check.warnings, "hints": check.hints}
             sys.stdout.writelines(json_lines(report, lists))
         else:
-            print_lines(_as_lines(manifest, checked, outlook))
+            print_lines(_as_lines(manifest, check, plan_report))
     if cost:
         print_error(cost)  # the report stands on standard output already
     return code
@@ -139,11 +139,13 @@ def show_schema(settings: Settings) -> ExitCode:
     return ExitCode.DONE
 
 
-def _go_through(settings: Settings, file: ManifestFile, checked: Checked, *, look: bool) -> Outlook | None:
+def _go_through(
+    settings: Settings, file: ManifestFile, check: ManifestCheck, *, check_files: bool
+) -> PlanReport | None:
     """Read the manifest once; without the files nothing can be foreseen."""
-    known = Holdings(settings)
-    if not look:
-        check(file.reader(settings, lambda *_: False, look=False), checked)
+    known = LedgerView(settings)
+    if not check_files:
+        check_manifest(file.reader(settings, lambda *_: False, check_files=False), check)
         return None
     work, seconds = Work(first=settings.first), time.time()
     live = known.live_jobs()
@@ -151,29 +153,29 @@ def _go_through(settings: Settings, file: ManifestFile, checked: Checked, *, loo
     with known.staging() as (connection, account_id):
         begun = was_begun(connection, account_id) if account_id is not None else lambda *_: False
         stage = Stage(connection, account_id)
-        rows = counted_rows(file.reader(settings, begun), checked)
+        rows = counted_rows(file.reader(settings, begun), check)
         stage.add(rows, audio.probe, separate=are_channels_separate(settings), hints=True)
-        generation = NONE_YET
+        repeat_id = NONE_YET
         if account_id is not None:
-            generation = meant_generation(connection, account_id, name, repeat=settings.repeat)
-        add_lacking(checked, resolve(connection, stage, generation, Hashes(audio.content_hash)))
-        add_alike(checked, connection)
-        checked.conversations = stage.count_conversations()
-        _count_rows(connection, work, checked)
+            repeat_id = meant_generation(connection, account_id, name, repeat=settings.repeat)
+        add_lacking(check, resolve(connection, stage, repeat_id, Hashes(audio.content_hash)))
+        add_alike(check, connection)
+        check.conversations = stage.count_conversations()
+        _count_rows(connection, work, check)
         known.hide(connection, name)
         _load_dry(settings, connection, name, seconds, live, work)
     now, limit = local_time(), known.limit(settings.limit, seconds)
-    return look_out(work, known.pace(), limit, settings, now, until_time(settings, now))
+    return forecast_plan(work, known.pace(), limit, settings, now, until_time(settings, now))
 
 
-def _count_rows(connection: Connection, work: Work, checked: Checked) -> None:
+def _count_rows(connection: Connection, work: Work, check: ManifestCheck) -> None:
     """Count the staged rows and the states of their items; collect the hints of those that are not over."""
     for row in staged_rows(connection):
         state = State(row.state) if row.state is not None else None
         if row.path is None:
             continue
         if state not in OVER:
-            checked.hints.add(hints_of(row.hints, row.line))
+            check.hints.add(hints_of(row.hints, row.line))
         if row.size is not None:
             work.all.add(row.size, row.duration_seconds, row.billed_seconds)
         if state is not None:
@@ -193,40 +195,40 @@ def _load_dry(
     work.lanes = lanes_to_send(connection, load.account_id, live, now, hold=hold, under_way=False)
 
 
-def _code(settings: Settings, checked: Checked, *, header_is_wrong: bool) -> ExitCode:
-    if header_is_wrong or (checked.problems.count and settings.on_invalid == "refuse"):
+def _code(settings: Settings, check: ManifestCheck, *, header_is_wrong: bool) -> ExitCode:
+    if header_is_wrong or (check.problems.count and settings.on_invalid == "refuse"):
         return ExitCode.USAGE
-    return ExitCode.NEEDS_PERSON if checked.problems.count else ExitCode.DONE
+    return ExitCode.NEEDS_PERSON if check.problems.count else ExitCode.DONE
 
 
-def _as_lines(manifest: str, checked: Checked, outlook: Outlook | None) -> Iterator[str]:
-    conversations = told_count(checked.conversations, "conversation")
-    yield f"{manifest}: {told_count(checked.rows, 'row')}, {checked.invalid} invalid, {conversations}"
-    if outlook is None:
+def _as_lines(manifest: str, check: ManifestCheck, plan_report: PlanReport | None) -> Iterator[str]:
+    conversations = format_count(check.conversations, "conversation")
+    yield f"{manifest}: {format_count(check.rows, 'row')}, {check.invalid} invalid, {conversations}"
+    if plan_report is None:
         yield "  the audio files were not looked at: nothing is foreseen"
     else:
-        yield from outlook.as_lines()
-    if checked.gone:
-        yield f"  {told_count(checked.gone, 'file')} gone since their items were begun: not sent again"
-    yield from told_problems(checked, manifest)
-    if checked.warnings.count:
-        yield f"manifest {manifest}: {told_count(checked.warnings.count, 'warning')}, which keep no row from being sent"
-        yield from checked.warnings.table()
-    if checked.hints.count:
-        yield f"manifest {manifest}: {told_count(checked.hints.count, 'hint')}"
-        yield from checked.hints.table()
+        yield from plan_report.as_lines()
+    if check.gone:
+        yield f"  {format_count(check.gone, 'file')} gone since their items were begun: not sent again"
+    yield from format_problems(check, manifest)
+    if check.warnings.count:
+        yield f"manifest {manifest}: {format_count(check.warnings.count, 'warning')}, which keep no row from being sent"
+        yield from check.warnings.table()
+    if check.hints.count:
+        yield f"manifest {manifest}: {format_count(check.hints.count, 'hint')}"
+        yield from check.hints.table()
 
 
-def _as_json(manifest: str, checked: Checked, outlook: Outlook | None, code: ExitCode) -> dict[str, object]:
+def _as_json(manifest: str, check: ManifestCheck, plan_report: PlanReport | None, code: ExitCode) -> dict[str, object]:
     return {
         "manifest": manifest,
         "exitCode": int(code),
-        "rows": checked.rows,
-        "invalid": checked.invalid,
-        "conversations": checked.conversations,
-        "gone": checked.gone,
-        **({"files": None, "bytes": None} if outlook is None else outlook.as_json()),
-        "problemCount": checked.problems.count,
-        "warningCount": checked.warnings.count,
-        "hintCount": checked.hints.count,
+        "rows": check.rows,
+        "invalid": check.invalid,
+        "conversations": check.conversations,
+        "gone": check.gone,
+        **({"files": None, "bytes": None} if plan_report is None else plan_report.as_json()),
+        "problemCount": check.problems.count,
+        "warningCount": check.warnings.count,
+        "hintCount": check.hints.count,
     }

@@ -24,7 +24,7 @@ from uploader.manifest import Format, Manifest, WasBegun, check_file, format_of,
 from uploader.model import InvalidRow, Row
 from uploader.policy.billing import SEPARATE
 from uploader.settings import Settings
-from uploader.status.telling import format_leftover, told_count
+from uploader.status.formatting import format_count, format_leftover
 
 STANDARD_INPUT = "-"
 PIPE_SECONDS = 5.0
@@ -41,8 +41,8 @@ class ManifestFile:
     is_piped: bool = False
     """It came from standard input or a pipe, and ``path`` is a copy."""
 
-    def reader(self, settings: Settings, was_begun: WasBegun, *, look: bool = True) -> Manifest:
-        """A reader of its rows, as the settings want them read; ``look``: look for the audio files."""
+    def reader(self, settings: Settings, was_begun: WasBegun, *, check_files: bool = True) -> Manifest:
+        """A reader of its rows, as the settings want them read; ``check_files``: look for the audio files."""
         folder = settings.audio_root
         if folder is None:
             folder = Path() if self.is_piped else Path(self.name).parent
@@ -58,20 +58,20 @@ class ManifestFile:
             delimiter=settings.delimiter,
             defaults=config_parameters(settings),
             summary_is_served=settings.summary_is_served,
-            look=look,
-            examine=audio.examine if look else None,
+            check_files=check_files,
+            examine=audio.examine if check_files else None,
         )
 
 
 @dataclass(slots=True)
-class Checked:
+class ManifestCheck:
     """What the check of a manifest found. ``size`` and ``gone`` are unknown where no file was looked for."""
 
     rows: int = 0
     invalid: int = 0
     size: int = 0
     gone: int = 0
-    looked: bool = True
+    files_checked: bool = True
     conversations: int = 0
     """How many there are, where they are counted."""
     problems: Findings = field(default_factory=Findings)
@@ -160,43 +160,43 @@ def are_channels_separate(settings: Settings) -> bool:
     return bool(config_parameters(settings).get(SEPARATE))
 
 
-def check(manifest: Manifest, checked: Checked) -> None:
+def check_manifest(manifest: Manifest, check: ManifestCheck) -> None:
     """Read a manifest, and count its conversations and what is wrong with it."""
-    hashes = {hash(row.conversation_id) for row in counted_rows(manifest, checked) if row.conversation_id}
-    checked.conversations = len(hashes)
+    hashes = {hash(row.conversation_id) for row in counted_rows(manifest, check) if row.conversation_id}
+    check.conversations = len(hashes)
 
 
-def counted_rows(manifest: Manifest, checked: Checked) -> Iterator[Row | InvalidRow]:
-    """The rows of a manifest, while all that is wrong with them is counted in ``checked``.
+def counted_rows(manifest: Manifest, check: ManifestCheck) -> Iterator[Row | InvalidRow]:
+    """The rows of a manifest, while all that is wrong with them is counted in ``check``.
 
     Args:
         manifest: The manifest.
-        checked: Where to count.
+        check: Where to count.
 
     Raises:
         UsageError: It cannot be read at all.
     """
-    checked.looked = manifest.look
+    check.files_checked = manifest.check_files
     for row in manifest.read():
-        checked.rows += 1
-        _count(checked, row)
+        check.rows += 1
+        _count(check, row)
         yield row
 
 
-def add_lacking(checked: Checked, lacking: Iterable[InvalidRow]) -> None:
+def add_lacking(check: ManifestCheck, lacking: Iterable[InvalidRow]) -> None:
     """Count rows as invalid that turned out to be so only beside what the ledger holds: their files are gone."""
     for row in lacking:
-        checked.invalid += 1
-        checked.gone -= 1
-        checked.problems.add(row.problems)
+        check.invalid += 1
+        check.gone -= 1
+        check.problems.add(row.problems)
 
 
-def add_alike(checked: Checked, connection: Connection) -> None:
+def add_alike(check: ManifestCheck, connection: Connection) -> None:
     """Count what is most likely a mistake of staged rows beside one another."""
-    checked.warnings.add(repeats(connection))
-    checked.warnings.add(case_twins(connection))
-    if any(column == "conversationId" for column, _ in checked.warnings.kinds):
-        checked.warnings.add(became_the_same(connection, spoilt))
+    check.warnings.add(repeats(connection))
+    check.warnings.add(case_twins(connection))
+    if any(column == "conversationId" for column, _ in check.warnings.kinds):
+        check.warnings.add(became_the_same(connection, spoilt))
 
 
 def refuse_cost(settings: Settings, name: str, sending: ToSend) -> None:
@@ -205,11 +205,11 @@ def refuse_cost(settings: Settings, name: str, sending: ToSend) -> None:
     Raises:
         UsageError: It would.
     """
-    if told := told_cost(settings, name, sending):
-        raise UsageError(told)
+    if refusal := format_cost_refusal(settings, name, sending):
+        raise UsageError(refusal)
 
 
-def told_cost(settings: Settings, name: str, sending: ToSend) -> str:
+def format_cost_refusal(settings: Settings, name: str, sending: ToSend) -> str:
     """Why a run costs more than is allowed; empty where it does not.
 
     Args:
@@ -221,7 +221,9 @@ def told_cost(settings: Settings, name: str, sending: ToSend) -> str:
     most, minutes = settings.max_billed_minutes, amount.billed_seconds / 60
     if most is None or minutes <= most:
         return ""
-    unknown = f", and {told_count(amount.unknown_lengths, 'file')} of unknown length" if amount.unknown_lengths else ""
+    unknown = (
+        f", and {format_count(amount.unknown_lengths, 'file')} of unknown length" if amount.unknown_lengths else ""
+    )
     others = "; ".join(map(format_leftover, sending.leftovers))
     leftovers = f" (leftovers of other batches among them: {others})" if others else ""
     return (
@@ -230,22 +232,22 @@ def told_cost(settings: Settings, name: str, sending: ToSend) -> str:
     )
 
 
-def refuse_invalid(checked: Checked, name: str) -> None:
+def refuse_invalid(check: ManifestCheck, name: str) -> None:
     """End here where the manifest has invalid rows.
 
     Raises:
         UsageError: It has; all of them are counted, the first ones told.
     """
-    if checked.problems.count:
-        raise UsageError("\n".join([*told_problems(checked, name), "nothing was sent"]))
+    if check.problems.count:
+        raise UsageError("\n".join([*format_problems(check, name), "nothing was sent"]))
 
 
-def told_problems(checked: Checked, name: str) -> Iterator[str]:
+def format_problems(check: ManifestCheck, name: str) -> Iterator[str]:
     """What is wrong with a manifest: a sentence, and a table."""
-    if checked.problems.count:
-        rows = f"{checked.invalid} of {told_count(checked.rows, 'row')}"
-        yield f"manifest {name}: {told_count(checked.problems.count, 'problem')} in {rows}"
-        yield from checked.problems.table()
+    if check.problems.count:
+        rows = f"{check.invalid} of {format_count(check.rows, 'row')}"
+        yield f"manifest {name}: {format_count(check.problems.count, 'problem')} in {rows}"
+        yield from check.problems.table()
 
 
 def results_path(settings: Settings, manifest: ManifestFile) -> Path:
@@ -285,10 +287,10 @@ def check_known_results(path: Path, ledger: Ledger, *, sandbox: bool) -> None:
         for some in chunks(found, CHUNK):
             unknown = unknown_job_ids(connection, some)
             if unknown:
-                raise UsageError(_told_lost_ledger(path, ledger, unknown))
+                raise UsageError(_format_lost_ledger(path, ledger, unknown))
 
 
-def _told_lost_ledger(path: Path, ledger: Ledger, unknown: Iterable[str]) -> str:
+def _format_lost_ledger(path: Path, ledger: Ledger, unknown: Iterable[str]) -> str:
     return (
         f"results {path}: the ledger {ledger.path} does not know its jobIds ({min(unknown)}, …): these rows were "
         "appended under another ledger, and would be appended again. Name that ledger with --ledger; if it is lost, "
@@ -297,12 +299,12 @@ def _told_lost_ledger(path: Path, ledger: Ledger, unknown: Iterable[str]) -> str
     )
 
 
-def _count(checked: Checked, row: Row | InvalidRow) -> None:
+def _count(check: ManifestCheck, row: Row | InvalidRow) -> None:
     if isinstance(row, InvalidRow):
-        checked.invalid += 1
-        checked.problems.add(row.problems)
+        check.invalid += 1
+        check.problems.add(row.problems)
     elif row.signature is not None:
-        checked.size += row.signature.size
-    elif checked.looked:
-        checked.gone += 1
-    checked.warnings.add(row.warnings)
+        check.size += row.signature.size
+    elif check.files_checked:
+        check.gone += 1
+    check.warnings.add(row.warnings)

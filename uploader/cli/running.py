@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 from uploader import __version__, audio, logs, results
 from uploader.cli import summary_file
+from uploader.cli.batch_run import BatchRun
 from uploader.cli.hours import local_time, until_time
-from uploader.cli.night import Night
 from uploader.cli.preparing import (
     STANDARD_INPUT,
-    Checked,
+    ManifestCheck,
     ManifestFile,
     add_alike,
     add_lacking,
@@ -93,9 +93,9 @@ async def _run(settings: Settings, manifest: str | None) -> Summary:
             summary_file.forget(settings)
             now = steady_clock(time.time, time.monotonic)
             batch, sending = _prepare(settings, manifest, ledger, target, now)
-            _tell_leftovers(sending)
-            night = Night(settings, ledger, target, batch, sending, now, until.timestamp() if until else None)
-            return await night.pass_()
+            _log_leftovers(sending)
+            batch_run = BatchRun(settings, ledger, target, batch, sending, now, until.timestamp() if until else None)
+            return await batch_run.run()
 
 
 def _check_webhook(settings: Settings) -> None:
@@ -169,21 +169,21 @@ def _enter_scope(settings: Settings, connection: Connection, batch_id: int, acco
     return sending
 
 
-def _tell_leftovers(sending: ToSend) -> None:
+def _log_leftovers(sending: ToSend) -> None:
     """Log the leftovers of other batches that this run sends with its own items."""
     if sending.leftovers:
         log.warning(
             "leftovers.carried",
-            items=sum(one.amount.files for one in sending.leftovers),
-            billedMinutes=round(sum(one.amount.billed_seconds for one in sending.leftovers) / 60, 2),
-            batches={one.batch: one.amount.files for one in sending.leftovers},
+            items=sum(leftover.amount.files for leftover in sending.leftovers),
+            billedMinutes=round(sum(leftover.amount.billed_seconds for leftover in sending.leftovers) / 60, 2),
+            batches={leftover.batch: leftover.amount.files for leftover in sending.leftovers},
         )
 
 
 def _carry_on(settings: Settings, ledger: Ledger, target: Target, now: float) -> tuple[BatchFacts, ToSend]:
     with ledger.writing() as connection:
         known = find_batches(connection, settings.batch)
-        found = [one for one in known if one.base_url == target.base_url]
+        found = [batch for batch in known if batch.base_url == target.base_url]
         if not found:
             elsewhere = f" (it was loaded for {known[0].base_url})" if known else ""
             raise UsageError(
@@ -194,7 +194,7 @@ def _carry_on(settings: Settings, ledger: Ledger, target: Target, now: float) ->
         summary_file.check_apart(settings, path)
         note_run(connection, found[0].batch_id, path.resolve(), now)
         known = find_batches(connection, settings.batch)
-        batch = next(one for one in known if one.batch_id == found[0].batch_id)
+        batch = next(batch for batch in known if batch.batch_id == found[0].batch_id)
         sending = _enter_scope(settings, connection, batch.batch_id, batch.account_id, batch.name)
     check_known_results(path, ledger, sandbox=False)
     return batch, sending
@@ -211,25 +211,25 @@ def _load(
     name = batch_name(settings, file.name)
     with ledger.writing() as connection:
         account_id = account(connection, target.base_url)
-    checked = Checked()
+    check = ManifestCheck()
     with ledger.staging() as connection:
         with connection.begin():
             reader = file.reader(settings, was_begun(connection, account_id))
             stage = Stage(connection, account_id)
-            rows = _wanted_rows(settings, reader, checked)
+            rows = _wanted_rows(settings, reader, check)
             stage.add(rows, audio.probe, separate=are_channels_separate(settings))
         if settings.on_invalid == "refuse":
-            refuse_invalid(checked, file.name)
+            refuse_invalid(check, file.name)
         with connection.begin():
-            add_alike(checked, connection)
+            add_alike(check, connection)
         hashes = Hashes(audio.content_hash)
 
         def load() -> tuple[BatchFacts, ToSend]:
-            generation = meant_generation(connection, account_id, name, repeat=settings.repeat)
-            lacking = resolve(connection, stage, generation, hashes)
+            repeat_id = meant_generation(connection, account_id, name, repeat=settings.repeat)
+            lacking = resolve(connection, stage, repeat_id, hashes)
             if lacking and settings.on_invalid == "refuse":
-                add_lacking(checked, lacking)
-                refuse_invalid(checked, file.name)
+                add_lacking(check, lacking)
+                refuse_invalid(check, file.name)
             begun = begin_load(
                 connection,
                 account_id,
@@ -241,9 +241,9 @@ def _load(
                 repeat=settings.repeat,
             )
             merge(connection, begun)
-            add_lacking(checked, lacking)
-            _tell_findings(checked, name)
-            _warn_of_left(name, left_by(connection, begun, hold=settings.lanes.hold))
+            add_lacking(check, lacking)
+            _log_findings(check, name)
+            _log_orphans(name, left_by(connection, begun, hold=settings.lanes.hold))
             sending = _enter_scope(settings, connection, begun.batch_id, account_id, file.name)
             (batch,) = find_batches(connection, name, ids=[begun.batch_id])
             return batch, sending
@@ -251,24 +251,24 @@ def _load(
         return written_together(connection, load)
 
 
-def _wanted_rows(settings: Settings, reader: Manifest, checked: Checked) -> Iterator[Row | InvalidRow]:
+def _wanted_rows(settings: Settings, reader: Manifest, check: ManifestCheck) -> Iterator[Row | InvalidRow]:
     """The rows to load, read once; none behind the first that has the manifest refused: they are only checked."""
-    for row in counted_rows(reader, checked):
-        if not checked.problems.count or settings.on_invalid != "refuse":
+    for row in counted_rows(reader, check):
+        if not check.problems.count or settings.on_invalid != "refuse":
             yield row
 
 
-def _tell_findings(checked: Checked, batch: str) -> None:
-    for number, ((column, remedy), kind) in enumerate(checked.warnings.kinds.items()):
+def _log_findings(check: ManifestCheck, batch: str) -> None:
+    for number, ((column, remedy), kind) in enumerate(check.warnings.kinds.items()):
         if number == WARNINGS_LOGGED:
             log.warning("manifest.warned", batch=batch, remedy="more warnings: `uploader plan` tells them")
             break
         log.warning("manifest.warned", batch=batch, line=kind.line, column=column, count=kind.count, remedy=remedy)
-    for problem in checked.problems.first:  # what stands there may be a path: the results tell it, the log does not
+    for problem in check.problems.first:  # what stands there may be a path: the results tell it, the log does not
         log.warning("row.left_out", batch=batch, line=problem.line, column=problem.column)
 
 
-def _warn_of_left(batch: str, left: Mapping[State, int]) -> None:
+def _log_orphans(batch: str, left: Mapping[State, int]) -> None:
     """A name that is used for another night's rows would hide what became of the first night's."""
     counts = {state.value: count for state, count in left.items() if count}
     if counts:

@@ -62,10 +62,10 @@ def _credentials(found: Mapping[str, str]) -> Credentials:
         return Credentials(app_id or "", app_secret or "", token)
     if app_id and app_secret:
         return Credentials(app_id, app_secret)
-    raise ValueError(_told_missing(app_id, app_secret))
+    raise ValueError(_format_missing(app_id, app_secret))
 
 
-def _told_missing(app_id: str | None, app_secret: str | None) -> str:
+def _format_missing(app_id: str | None, app_secret: str | None) -> str:
     ways = "in the environment, by a file (UPLOADER_APP_SECRET_FILE, …) or in the secrets folder"
     if app_id or app_secret:
         there, missing = ("ID", "SECRET") if app_id else ("SECRET", "ID")

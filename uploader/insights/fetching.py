@@ -10,7 +10,7 @@ from typing import Any
 
 from uploader import logs
 from uploader.insights import files
-from uploader.insights.asking import Asker
+from uploader.insights.retrying import RetryingReader
 from uploader.ledger import Ledger
 from uploader.ledger.conversations import Conversation, conversation_facts, conversations
 from uploader.ledger.reading import BatchFacts
@@ -52,12 +52,12 @@ class Report:
         """All that were looked at."""
         return self.written + self.up_to_date + self.left_out
 
-    def leave_out(self, one: Conversation, reason: str, *, gave_up: bool = False) -> None:
+    def leave_out(self, conversation: Conversation, reason: str, *, gave_up: bool = False) -> None:
         """Count a conversation as left out."""
         self.left_out += 1
         self.gave_up += gave_up
         if len(self.examples) < EXAMPLES:
-            self.examples.append(LeftOut(one.conversation_id, reason))
+            self.examples.append(LeftOut(conversation.conversation_id, reason))
 
 
 class LeftOutError(Exception):
@@ -85,7 +85,7 @@ class Fetcher:
     def __init__(
         self,
         *,
-        asker: Asker,
+        asker: RetryingReader,
         ledger: Ledger,
         batch: BatchFacts,
         folder: Path,
@@ -112,35 +112,35 @@ class Fetcher:
         Raises:
             UploaderError: Why it cannot go on; what is written stays.
         """
-        while (one := await self._next()) is not None:
-            await self._fetch(one)
+        while (conversation := await self._next()) is not None:
+            await self._fetch(conversation)
 
     async def _next(self) -> Conversation | None:
         async with self._turn:
             if not self._page:
                 await self._fill_page()
-            one = self._page.popleft() if self._page else None
-            if one is not None:
-                self._seen.add(one.lane_id)
-            return one
+            conversation = self._page.popleft() if self._page else None
+            if conversation is not None:
+                self._seen.add(conversation.lane_id)
+            return conversation
 
     async def _fill_page(self) -> None:
         """Read on; a conversation that a run has gone on with since stands in the list again, and is passed over."""
         while not self._page and (page := await asyncio.to_thread(self._read_page)):
             self._last_line = page[-1].line
-            self._page.extend(one for one in page if one.lane_id not in self._seen)
+            self._page.extend(conversation for conversation in page if conversation.lane_id not in self._seen)
 
     def _read_page(self) -> Sequence[Conversation]:
         with self._ledger.reading() as connection:
             return conversations(connection, self._batch.batch_id, self._last_line, PAGE)
 
-    async def _fetch(self, one: Conversation) -> None:
+    async def _fetch(self, conversation: Conversation) -> None:
         begun = time.monotonic()
         try:
-            content = await self._bring_up_to_date(one)
+            content = await self._bring_up_to_date(conversation)
         except LeftOutError as error:
-            self.report.leave_out(one, str(error), gave_up=error.gave_up)
-            log.warning("insights.left_out", **self._event(one), httpStatus=error.status)
+            self.report.leave_out(conversation, str(error), gave_up=error.gave_up)
+            log.warning("insights.left_out", **self._event(conversation), httpStatus=error.status)
             return
         if content is None:
             self.report.up_to_date += 1
@@ -148,37 +148,37 @@ class Fetcher:
         self.report.written += 1
         self.report.lacking.update(content["errors"].keys())
         seconds = round(time.monotonic() - begun, 3)
-        log.info("insights.written", **self._event(one), lacking=len(content["errors"]), seconds=seconds)
+        log.info("insights.written", **self._event(conversation), lacking=len(content["errors"]), seconds=seconds)
 
-    def _event(self, one: Conversation) -> dict[str, Any]:
-        return {"batch": self._batch.name, "line": one.line, "conversationId": one.conversation_id}
+    def _event(self, conversation: Conversation) -> dict[str, Any]:
+        return {"batch": self._batch.name, "line": conversation.line, "conversationId": conversation.conversation_id}
 
-    async def _bring_up_to_date(self, one: Conversation) -> Mapping[str, Any] | None:
+    async def _bring_up_to_date(self, conversation: Conversation) -> Mapping[str, Any] | None:
         """Write the file of a conversation; None where the one that stands there is up to date."""
-        facts = await asyncio.to_thread(self._look, one)
+        facts = await asyncio.to_thread(self._look, conversation)
         if reason := why_not_yet(facts):
             raise LeftOutError(reason)
-        path = self._folder / file_name(one.conversation_id)
-        found = await asyncio.to_thread(files.read, path, self._batch.base_url, one.conversation_id)
+        path = self._folder / file_name(conversation.conversation_id)
+        found = await asyncio.to_thread(files.read, path, self._batch.base_url, conversation.conversation_id)
         todo = plan(self._wanted, files.kept(found), _completed(facts), again=self._again)
         if not todo.fetch:
             self.report.lacking.update((found or {}).get("errors", {}).keys())
             return None
-        content = await self._content(one, facts, todo, found if found is not None and todo.keep else {})
-        if await asyncio.to_thread(self._look, one) != facts:
+        content = await self._content(conversation, facts, todo, found if found is not None and todo.keep else {})
+        if await asyncio.to_thread(self._look, conversation) != facts:
             raise LeftOutError("it was appended to while it was fetched: run the same command again")
         files.write(path, content)  # here, not in a thread: no signal can come between the writing and the counting
         return content
 
-    def _look(self, one: Conversation) -> ConversationFacts:
+    def _look(self, conversation: Conversation) -> ConversationFacts:
         with self._ledger.reading() as connection:
-            return conversation_facts(connection, one.lane_id, self._now())
+            return conversation_facts(connection, conversation.lane_id, self._now())
 
     async def _content(
-        self, one: Conversation, facts: ConversationFacts, todo: Plan, found: Mapping[str, Any]
+        self, conversation: Conversation, facts: ConversationFacts, todo: Plan, found: Mapping[str, Any]
     ) -> dict[str, Any]:
         """What a file shall say: the new parts, and of the old ones what is still true."""
-        head = await self._ask(one)
+        head = await self._ask(conversation)
         if refusal(head):
             raise LeftOutError(refusal(head), head)
         old = {part.member for part in todo.keep}
@@ -186,13 +186,13 @@ class Fetcher:
         errors = {member: why for member, why in found.get("errors", {}).items() if member in old}
         bodies = {member: found.get(member) for member in old}
         for part in todo.fetch:
-            answer = await self._ask(one, part.path)
+            answer = await self._ask(conversation, part.path)
             why = refusal(answer)
             errors |= {part.member: why} if why else {}
             bodies[part.member] = None if why else answer.body
             parts[part.member] = rfc3339(self._now())
         return {
-            "conversationId": one.conversation_id,
+            "conversationId": conversation.conversation_id,
             "service": self._batch.base_url,
             "fetchedAt": rfc3339(self._now()),
             "completed": _completed(facts),
@@ -202,8 +202,8 @@ class Fetcher:
             **_in_order(bodies),
         }
 
-    async def _ask(self, one: Conversation, path: str = "") -> Answer:
-        answer = await self._asker.ask(one.conversation_id, path)
+    async def _ask(self, conversation: Conversation, path: str = "") -> Answer:
+        answer = await self._asker.ask(conversation.conversation_id, path)
         if not is_final(answer):
             raise LeftOutError(f"no good answer, again and again; the last: {refusal(answer)}", answer)
         return answer

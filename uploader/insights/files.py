@@ -67,10 +67,10 @@ def read(path: Path, service: str, conversation_id: str) -> Mapping[str, Any] | 
 
 def kept(content: Mapping[str, Any] | None) -> Kept | None:
     """What a file says of itself; None where there is none, or where somebody changed it so that it does not say."""
-    told = [(content or {}).get(name) for name in ("completed", "parts", "errors")]
-    if not all(isinstance(one, dict) for one in told):
+    sections = [(content or {}).get(name) for name in ("completed", "parts", "errors")]
+    if not all(isinstance(member, dict) for member in sections):
         return None
-    completed, parts, _ = told
+    completed, parts, _ = sections
     return Kept(completed or {}, frozenset(parts or ()))
 
 

@@ -120,9 +120,9 @@ def _blocks(file: io.BufferedIOBase) -> Iterator[bytes]:
 
 def _check_start(block: bytes, name: str) -> None:
     start = block[:_SIGN_BYTES].removeprefix(b"\xef\xbb\xbf").lower()
-    told = next((remedy for sign, remedy in _SIGNS if start.startswith(sign.lower())), None)
-    if told is not None or b"\0" in start[:2]:
-        raise UsageError(f"manifest {name}: {told or 'this is no text, or UTF-16: save it as UTF-8'}")
+    known = next((remedy for sign, remedy in _SIGNS if start.startswith(sign.lower())), None)
+    if known is not None or b"\0" in start[:2]:
+        raise UsageError(f"manifest {name}: {known or 'this is no text, or UTF-16: save it as UTF-8'}")
 
 
 def _open(path: Path, name: str) -> io.BufferedReader:

@@ -51,12 +51,12 @@ def read_csv(lines: Iterator[str], name: str, delimiter: str) -> Iterator[RawRow
                 header = _Header([cell.strip() for cell in cells], delimiter, line, name)
             line = reader.line_num + 1
     except csv.Error as error:
-        raise UsageError(f"manifest {name}, {_told_broken(str(error), line, reader.line_num)}") from error
+        raise UsageError(f"manifest {name}, {_describe_broken(str(error), line, reader.line_num)}") from error
     if header is None:
         raise UsageError(f"manifest {name}: it is empty: write a header and a row per audio file")
 
 
-def _told_broken(error: str, begin: int, at: int) -> str:
+def _describe_broken(error: str, begin: int, at: int) -> str:
     """What to say of CSV that cannot be read, by the csv module's words and the lines of the row that it is in."""
     if "new-line character" in error:
         return f"line {begin}: it ends with a carriage return alone, as on old systems: save it with line feeds"
@@ -94,7 +94,7 @@ class _Header:
         values = dict(zip(self._columns, cells, strict=False))
         if "" in cells:
             values = {column: cell for column, cell in values.items() if cell or column in kept}
-        if cells[-1] == self._columns[-1] and [one.strip(_TRIMMED) for one in cells] == self._columns:
+        if cells[-1] == self._columns[-1] and [cell.strip(_TRIMMED) for cell in cells] == self._columns:
             return RawRow(line, {}, [Problem(line, "", cells[0], _HEADER_AGAIN)], is_text=True)
         if len(cells) == len(self._columns):
             return RawRow(line, values, (), True)
@@ -106,13 +106,13 @@ def _jsonl_row(line: int, text: str) -> RawRow:
     try:
         found = parameters.read_json(text.rstrip())  # its end is no second line
     except ValueError as error:
-        return RawRow(line, {}, [Problem(line, "", text.strip()[:80], _told_unread(text, str(error)))])
+        return RawRow(line, {}, [Problem(line, "", text.strip()[:80], _describe_unreadable(text, str(error)))])
     if not isinstance(found, dict):
         remedy = 'write an object: {"conversationId": "…", "audioPath": "…"}'
         return RawRow(line, {}, [Problem(line, "", text.strip()[:80], remedy)])
     problems = [Problem(line, shown(column), "", unknown(column)) for column in found if not is_known(column)]
     # only an escape can spell half a character: the line itself is UTF-8
-    halves = [one for one, value in found.items() if _has_half(one, value)] if "\\u" in text else []
+    halves = [column for column, value in found.items() if _has_half(column, value)] if "\\u" in text else []
     problems += [
         Problem(line, shown(column), ascii(found[column])[:80], "half a character stands in it: write it whole")
         for column in halves
@@ -121,9 +121,9 @@ def _jsonl_row(line: int, text: str) -> RawRow:
     return RawRow(line, values, problems)
 
 
-def _told_unread(text: str, error: str) -> str:
+def _describe_unreadable(text: str, error: str) -> str:
     """What to say of a line that is no JSON."""
-    first = next((one for one in text if is_unseen(one) and one not in " \t\r\n"), "")
+    first = next((char for char in text if is_unseen(char) and char not in " \t\r\n"), "")
     if "\r" in text.rstrip():
         return "its lines end with a carriage return alone, as on old systems: save it with line feeds"
     if first and text.lstrip(" \t").startswith(first):

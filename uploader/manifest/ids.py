@@ -42,7 +42,7 @@ def problem(conversation_id: str) -> str:
     """Tell why no conversation has this id; empty where it may be one."""
     if conversation_id in (".", ".."):
         return "no conversation has this id: write the id that the first request was answered with"
-    unseen = told_unseen(conversation_id)
+    unseen = describe_unseen(conversation_id)
     return f"{unseen}: take it out of the id" if unseen else ""
 
 
@@ -54,13 +54,13 @@ def spoilt(conversation_id: str) -> str:
     return _SPOILT_REMEDIES[found.lastgroup or ""] if found else ""
 
 
-def told_unseen(text: str) -> str:
+def describe_unseen(text: str) -> str:
     """Name the first character of a text that is blank or not seen, and its place; empty where there is none."""
     if text.isascii() and text.isprintable() and " " not in text:
         return ""
-    for place, one in enumerate(text, start=1):
-        if is_unseen(one):
-            return f"{named(one)} stands at place {place}"
+    for place, char in enumerate(text, start=1):
+        if is_unseen(char):
+            return f"{named(char)} stands at place {place}"
     return ""
 
 

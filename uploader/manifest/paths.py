@@ -52,26 +52,26 @@ def _by_looks(path: str) -> Iterator[str]:
 
 def _unseen(path: str) -> Iterator[str]:
     """Characters at the ends that nobody sees, and those inside that are no blanks."""
-    for one, where in ((path[0], "begins"), (path[-1], "ends")):
-        if is_unseen(one):
-            yield f"it {where} with {named(one)}"
-    inner = next((one for one in path[1:-1] if one != " " and is_unseen(one)), None)
+    for char, where in ((path[0], "begins"), (path[-1], "ends")):
+        if is_unseen(char):
+            yield f"it {where} with {named(char)}"
+    inner = next((char for char in path[1:-1] if char != " " and is_unseen(char)), None)
     if inner is not None:
         yield f"{named(inner)} stands in it"
 
 
 def _by_looking(path: str, exists: Callable[[str], bool]) -> Iterator[str]:
     """Other spellings of the path under which there is a file."""
-    for other, told in _spellings(path):
+    for other, description in _spellings(path):
         if other and other != path and exists(other):
-            yield f"a file is there {told}"
+            yield f"a file is there {description}"
             return
 
 
 def _spellings(path: str) -> Iterator[tuple[str, str]]:
     for form in ("NFC", "NFD"):
         yield unicodedata.normalize(form, path), f"under another Unicode form of this name ({form}): write it so"
-    yield "".join(one for one in path if one == " " or not is_unseen(one)).strip(), "without what is not seen"
+    yield "".join(char for char in path if char == " " or not is_unseen(char)).strip(), "without what is not seen"
     yield path.replace("\\", "/"), "with / in place of the backslashes"
     yield unquote(path), "without the percent-encoding"
     yield path.strip(QUOTES), "without the quotes"

@@ -32,7 +32,7 @@ class Manifest:
     delimiter: str = ","
     defaults: Mapping[str, Any] = field(default_factory=dict)
     summary_is_served: bool = True
-    look: bool = True
+    check_files: bool = True
     examine: Examine | None = None
     extra_columns: dict[str, None] = field(default_factory=dict)
     """The ``x-`` columns that were read so far, in their order."""
@@ -62,7 +62,7 @@ class Manifest:
             self.was_begun,
             self.defaults,
             self.summary_is_served,
-            self.look,
+            self.check_files,
             self.examine,
         )
 

@@ -49,7 +49,7 @@ class _Usual(NamedTuple):
     merged: Mapping[str, Any]
 
 
-class _Seen(NamedTuple):
+class _FileFacts(NamedTuple):
     """What a row's file has shown; ``problem`` is why it cannot be sent."""
 
     signature: FileSignature | None
@@ -57,7 +57,7 @@ class _Seen(NamedTuple):
     problem: str = ""
 
 
-_UNSEEN = _Seen(None, None)
+_UNSEEN = _FileFacts(None, None)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class RowRules:
 
     ``folder`` is where relative paths start; ``confined`` says that no path may lead out of it. ``defaults``
     are the config's parameters, which hold where the row says nothing. ``summary_is_served``: the base URL is
-    the one that makes summaries. ``look``: look for the audio files at all. ``examine`` reads what a recording
+    the one that makes summaries. ``check_files``: look for the audio files at all. ``examine`` reads what a recording
     shows of itself, which is then held against its row; None: it is not read.
     """
 
@@ -75,7 +75,7 @@ class RowRules:
     was_begun: WasBegun
     defaults: Mapping[str, Any] = field(default_factory=dict)
     summary_is_served: bool = True
-    look: bool = True
+    check_files: bool = True
     examine: Examine | None = None
     _usual: dict[Any, _Usual | None] = field(default_factory=dict, init=False, repr=False)
     _hints: dict[Any, Sequence[tuple[str, str, str]] | None] = field(default_factory=dict, init=False, repr=False)
@@ -95,7 +95,7 @@ class RowRules:
         path = os.path.normpath(audio_path if audio_path[0] == "/" else self._prefix + audio_path)
         if usual is None or (self.confined and not self._is_plainly_inside(path)):
             return self.full(raw)
-        if self.look and self.examine is None:
+        if self.check_files and self.examine is None:
             return self.full(raw)
         try:
             seen = self._see(conversation_id, path, follow=not self.confined)
@@ -114,22 +114,22 @@ class RowRules:
             {name: value for name, value in values.items() if is_extra(name)} if len(values) > 2 else NOTHING,
             seen.signature,
             (),
-            tuple([Problem(raw.line, *one) for one in hints]) if hints else (),
+            tuple([Problem(raw.line, *hint) for hint in hints]) if hints else (),
             seen.facts,
         )
 
-    def full(self, raw: RawRow, seen: _Seen | None = None) -> Row | InvalidRow:
+    def full(self, raw: RawRow, seen: _FileFacts | None = None) -> Row | InvalidRow:
         """Hold any row against all rules; ``seen`` is what its file has shown already."""
         problems = list(raw.problems)
         conversation_id = _text(raw, "conversationId", problems)
         audio_path = _text(raw, "audioPath", problems)
-        if told := id_problem(conversation_id):
-            problems.append(Problem(raw.line, "conversationId", conversation_id, told))
+        if remedy := id_problem(conversation_id):
+            problems.append(Problem(raw.line, "conversationId", conversation_id, remedy))
         values, warnings = self._check_parameters(raw, problems)
         content_type = _check_content_type(raw, problems)
         path, signature, facts = self._check_audio(raw.line, conversation_id, audio_path, seen, problems)
-        if told := spoilt(conversation_id):
-            warnings.append(Problem(raw.line, "conversationId", conversation_id, told))
+        if remedy := spoilt(conversation_id):
+            warnings.append(Problem(raw.line, "conversationId", conversation_id, remedy))
         extras = {name: value for name, value in raw.values.items() if is_extra(name)}
         hints: list[Problem] = []
         if facts is not None:
@@ -170,7 +170,7 @@ class RowRules:
         """The parameters of a row, None where anything is to be said of them; the same cells are read once."""
         if not raw.is_text:
             return self._read_usual(raw)
-        cells = tuple([one for one in raw.values.items() if one[0] not in REQUIRED and not is_extra(one[0])])
+        cells = tuple([cell for cell in raw.values.items() if cell[0] not in REQUIRED and not is_extra(cell[0])])
         if cells not in self._usual:
             if len(self._usual) >= _KEPT:
                 self._usual.clear()
@@ -187,22 +187,22 @@ class RowRules:
         kind = (content_type, merged.get("mode"), merged.get(SEPARATE), "channelMetadata" in merged)
         return _Usual(values or NOTHING, content_type, kind, merged)
 
-    def _see(self, conversation_id: str, path: str, *, follow: bool = True) -> _Seen:
+    def _see(self, conversation_id: str, path: str, *, follow: bool = True) -> _FileFacts:
         """Look at a row's file; one that is gone is right where its item was begun before.
 
         Raises:
             OSError: It is a link, and links are not to be followed.
         """
-        if not self.look:
+        if not self.check_files:
             return _UNSEEN
         try:
             if self.examine is None:
-                return _Seen(audio.signature(path), None)
-            return _Seen(*self.examine(path, follow=follow))
+                return _FileFacts(audio.signature(path), None)
+            return _FileFacts(*self.examine(path, follow=follow))
         except ValueError as error:
             if conversation_id and self.was_begun(conversation_id, path):
                 return _UNSEEN  # people archive what was sent, and leave all kinds of things in its place
-            return _Seen(None, None, str(error))
+            return _FileFacts(None, None, str(error))
 
     def _hints_of(
         self, facts: AudioFacts, path: str, audio_path: str, usual: _Usual
@@ -214,7 +214,9 @@ class RowRules:
         if kind in self._hints and "channelMetadata" not in usual.merged:
             return self._hints[kind]
         found = recordings.findings(facts, audio_path, usual.content_type, usual.merged)
-        hints = [(one.column, one.value, one.remedy) for one in found if one.severity is Severity.HINT]
+        hints = [
+            (finding.column, finding.value, finding.remedy) for finding in found if finding.severity is Severity.HINT
+        ]
         if len(self._hints) >= _KEPT:
             self._hints.clear()
         self._hints[kind] = shown = hints if len(hints) == len(found) else None
@@ -222,7 +224,7 @@ class RowRules:
 
     def _is_plainly_inside(self, path: str) -> bool:
         """Whether a path's folder lies in the audio root; the same folder is looked up once."""
-        if not self.look:
+        if not self.check_files:
             return path.startswith(self._prefix)
         folder = path.rpartition("/")[0]
         if folder not in self._inside:
@@ -247,12 +249,12 @@ class RowRules:
         merged = {**self.defaults, **values}
         if not merged:
             return values, []
-        problems += _told(raw, merged, broken, parameters.conflicts(merged))
+        problems += _conflict_problems(raw, merged, broken, parameters.conflicts(merged))
         doubts = parameters.doubts(merged, summary_is_served=self.summary_is_served)
-        return values, _told(raw, merged, broken, doubts)
+        return values, _conflict_problems(raw, merged, broken, doubts)
 
     def _check_audio(
-        self, line: int, conversation_id: str, audio_path: str, seen: _Seen | None, problems: list[Problem]
+        self, line: int, conversation_id: str, audio_path: str, seen: _FileFacts | None, problems: list[Problem]
     ) -> tuple[str | None, FileSignature | None, AudioFacts | None]:
         """Find the row's file, and look at it unless that was done."""
         if not audio_path:
@@ -281,7 +283,7 @@ class RowRules:
         return path
 
     def _is_inside(self, path: str) -> bool:
-        if not self.look:
+        if not self.check_files:
             return Path(path).is_relative_to(self._base)  # no link is looked at
         return Path(os.path.realpath(path)).is_relative_to(self.folder.resolve())
 
@@ -307,11 +309,11 @@ def _is_plain_path(audio_path: Any) -> TypeGuard[str]:
 
 def _sort(line: int, found: Sequence[recordings.Finding], lists: Mapping[Severity, list[Problem]]) -> None:
     """Put what was found of a recording with what was found of its row."""
-    for one in found:
-        lists[one.severity].append(Problem(line, one.column, one.value, one.remedy))
+    for finding in found:
+        lists[finding.severity].append(Problem(line, finding.column, finding.value, finding.remedy))
 
 
-def _told(
+def _conflict_problems(
     raw: RawRow, merged: Mapping[str, Any], broken: set[str], found: Iterator[parameters.Conflict]
 ) -> list[Problem]:
     """Conflicts by the row's own column; what a broken value may have caused is left out."""

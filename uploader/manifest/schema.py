@@ -45,7 +45,8 @@ def row_schema(defaults: Mapping[str, Any]) -> dict[str, Any]:
         defaults: The config's parameters: what they set, a row need not.
     """
     fields: dict[str, Any] = {
-        one.name: (one.type | None, Field(None, description=one.meaning)) for one in parameters.TABLE.values()
+        parameter.name: (parameter.type | None, Field(None, description=parameter.meaning))
+        for parameter in parameters.TABLE.values()
     }
     model = create_model("Row", __config__=ConfigDict(extra="forbid", title="manifest row"), **_OWN, **fields)
     return {

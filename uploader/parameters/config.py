@@ -46,7 +46,7 @@ def _read_all(
         ("extra_parameters", _check_extra, extra),
     ):
         # what the environment says comes last: it outranks the file
-        for name in sorted(table, key=lambda one: one not in TABLE):
+        for name in sorted(table, key=lambda key: key not in TABLE):
             try:
                 known, value = check(name, table[name])
             except ValueError as error:

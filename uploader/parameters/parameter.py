@@ -80,7 +80,7 @@ class Parameter:
         try:
             checked = validate(value, strict=True)
         except ValueError as error:  # pydantic's own
-            raise ValueError(self.remedy + _told_places(error)) from error
+            raise ValueError(self.remedy + _format_places(error)) from error
         return value if self.encoding is Encoding.JSON else checked
 
     def _decode(self, text: str) -> Any:
@@ -96,13 +96,13 @@ class Parameter:
         return value
 
 
-def _told_places(error: Any) -> str:
+def _format_places(error: Any) -> str:
     """Where in a list or an object it is wrong; entries are counted from 1."""
     places = []
-    for one in error.errors(include_url=False, include_input=False):
-        where = [f"entry {part + 1}" if isinstance(part, int) else _shown(part) for part in one["loc"]]
-        if where and isinstance(one["loc"][0], int):
-            places.append(f"{', '.join(where)}: {one['msg'].removeprefix('Value error, ')}")
+    for detail in error.errors(include_url=False, include_input=False):
+        where = [f"entry {part + 1}" if isinstance(part, int) else _shown(part) for part in detail["loc"]]
+        if where and isinstance(detail["loc"][0], int):
+            places.append(f"{', '.join(where)}: {detail['msg'].removeprefix('Value error, ')}")
     more = ["…"] if len(places) > _PLACES_TOLD else []
     return f" ({'; '.join([*places[:_PLACES_TOLD], *more])})" if places else ""
 

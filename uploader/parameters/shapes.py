@@ -23,7 +23,7 @@ def _whole(value: Any) -> Any:
 
 
 def _each_once(channels: list["Channel"]) -> list["Channel"]:
-    numbers = [one.channel for one in channels]
+    numbers = [channel.channel for channel in channels]
     if len(set(numbers)) < len(numbers):
         raise ValueError("a channel is named twice")
     return channels

@@ -59,8 +59,12 @@ def _is_deeper(value: Any, levels: int) -> bool:
     """Whether lists and objects are nested deeper than that, without recursion."""
     layer = [value]
     for _ in range(levels + 1):
-        inner = [list(one.values()) if isinstance(one, dict) else one for one in layer if isinstance(one, (dict, list))]
-        layer = [one for some in inner for one in some]
+        inner = [
+            list(entry.values()) if isinstance(entry, dict) else entry
+            for entry in layer
+            if isinstance(entry, (dict, list))
+        ]
+        layer = [entry for entries in inner for entry in entries]
     return bool(layer)
 
 

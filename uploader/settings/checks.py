@@ -90,8 +90,8 @@ def whole_number(*, least: float = -math.inf, most: float = math.inf) -> Check:
 
 def choice(*choices: str | int) -> Check:
     """One of these."""
-    told = [repr(one) for one in choices]
-    remedy = f"write {', '.join(told[:-1])} or {told[-1]}"
+    quoted = [repr(option) for option in choices]
+    remedy = f"write {', '.join(quoted[:-1])} or {quoted[-1]}"
 
     def check(value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, (str, int)) or value not in choices:
@@ -107,7 +107,7 @@ def listing(entry: Check) -> Check:
     def check(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, (list, tuple)):
             raise UnfitError("write a list, in brackets", value)
-        return tuple(entry(one) for one in value)
+        return tuple(entry(element) for element in value)
 
     return check
 

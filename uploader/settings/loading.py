@@ -128,7 +128,7 @@ def _checked(kind: type[Any], given: Mapping[str, Any], table: Location, sources
         try:
             value = setting.check(given[name])
         except UnfitError as error:
-            sources.wrong.append(_told(location, error, sources))
+            sources.wrong.append(_describe(location, error, sources))
         else:
             inner = setting.table
             checked[name] = value if inner is None else inner(**_checked(inner, value, location, sources))
@@ -140,7 +140,7 @@ def _checked(kind: type[Any], given: Mapping[str, Any], table: Location, sources
     return checked
 
 
-def _told(location: Location, error: UnfitError, sources: _Sources) -> str:
+def _describe(location: Location, error: UnfitError, sources: _Sources) -> str:
     """What is wrong with a value; a secret's is never repeated."""
     name, where = location[0], sources.of(location)
     value = "" if name in SECRETS else secrets.without_login(repr(error.value))[:VALUE_MOST]
@@ -164,7 +164,9 @@ def _from_environment(sources: _Sources) -> dict[str, Any]:
         if name not in SECRETS and variable in sources.variables:
             given = _with((name,), sources.variables[variable], given, sources)
         if setting.table is not None or setting.default is dict:
-            for key in (one for one in sources.variables if one.startswith(variable + _IN_TABLES)):
+            for key in (
+                variable_name for variable_name in sources.variables if variable_name.startswith(variable + _IN_TABLES)
+            ):
                 location = key.removeprefix(ENVIRONMENT_PREFIX).lower().split(_IN_TABLES)
                 given = _with(tuple(location), sources.variables[key], given, sources)
     return given
@@ -194,19 +196,21 @@ def _with(location: Location, text: str, given: Mapping[str, Any], sources: _Sou
             value = json.loads(text)
             check_bounds(value)
         except (ValueError, RecursionError):
-            sources.wrong.append(_told_unreadable(location[0], sources))
+            sources.wrong.append(_describe_unreadable(location[0], sources))
             return dict(given)
     if len(location) > DEEPEST:
-        sources.wrong.append(_told_unreadable(location[0], sources))
+        sources.wrong.append(_describe_unreadable(location[0], sources))
         return dict(given)
     for name in reversed(location):
         value = {name: value}
     return _over(given, value)
 
 
-def _told_unreadable(name: str, sources: _Sources) -> str:
+def _describe_unreadable(name: str, sources: _Sources) -> str:
     variable = secrets.variable(name)
-    named = sorted(one for one in sources.variables if one.split(_IN_TABLES)[0] == variable)
+    named = sorted(
+        variable_name for variable_name in sources.variables if variable_name.split(_IN_TABLES)[0] == variable
+    )
     where = f"environment {', '.join(named)}" if named else f"secrets folder {sources.folder}: {name}"
     return (
         f'{where}: this is no JSON: write a table as {{"KEY": "VALUE"}} and a list as [1, 2]; a key of a table has a '
@@ -335,7 +339,7 @@ def _meant(name: str, known: Iterable[str]) -> str:
         if setting.table is not None
         for key in settings_of(setting.table)
     }
-    names = {one.removeprefix(ENVIRONMENT_PREFIX): one for one in (*known, *keys)}
+    names = {variable_name.removeprefix(ENVIRONMENT_PREFIX): variable_name for variable_name in (*known, *keys)}
     close = difflib.get_close_matches(name.upper().removeprefix(ENVIRONMENT_PREFIX), names, n=1, cutoff=_NEAR)
     return names[close[0]] if close else ""
 

@@ -41,7 +41,7 @@ def table(kind: type[Any], *, meaning: str) -> Any:
 
 def settings_of(kind: type[Any]) -> dict[str, Setting]:
     """The settings of a dataclass by their names, in its order."""
-    return {one.name: one.metadata["setting"] for one in fields(kind) if "setting" in one.metadata}
+    return {field.name: field.metadata["setting"] for field in fields(kind) if "setting" in field.metadata}
 
 
 @dataclass(frozen=True)

@@ -41,17 +41,17 @@ class Bar:
             return
         count = f"{completed}/{total}"
         room = self._console.width - BAR_COLUMNS - sum(len(text) + 1 for text in (count, rate, left)) - 1
-        told = fitting(details, room)
+        shown = fitting(details, room)
         self._progress.update(
-            self._task, total=total, completed=completed, count=count, rate=rate, left=left, details=told
+            self._task, total=total, completed=completed, count=count, rate=rate, left=left, details=shown
         )
 
 
 def fitting(details: Sequence[str], columns: int) -> str:
     """Join as many details as fit into so many columns, from the first on."""
     kept = ""
-    for one in details:
-        longer = f"{kept}{SEPARATOR}{one}" if kept else one
+    for detail in details:
+        longer = f"{kept}{SEPARATOR}{detail}" if kept else detail
         if len(longer) > columns:
             break
         kept = longer

@@ -13,20 +13,20 @@ from uploader.ledger.standing import NOTHING, Standing
 from uploader.model import LimitFacts, LiveJob, State
 from uploader.policy.endings import ending
 from uploader.results import rfc3339
-from uploader.status.telling import (
+from uploader.status.formatting import (
     HOW_TO_KEEP_NIGHTS_APART,
+    anomaly_json,
     counts_json,
-    former_json,
+    format_anomalies,
+    format_count,
+    format_counts,
+    format_limit,
+    format_orphans,
+    format_trouble,
     limit_json,
-    remark_json,
+    orphans_json,
     resolve_command,
     run_command,
-    told_count,
-    told_counts,
-    told_former,
-    told_limit,
-    told_remarks,
-    told_trouble,
     trouble_json,
 )
 
@@ -60,10 +60,10 @@ class Overview:
     @cached_property
     def exit_code(self) -> ExitCode:
         """As `run` would end, were all batches that are shown one; what no batch holds any more needs a person."""
-        found = self._code(reduce(Standing.__add__, (one for _, one in self.batches), NOTHING))
+        found = self._code(reduce(Standing.__add__, (standing for _, standing in self.batches), NOTHING))
         if found is not ExitCode.DONE or not self.former:
             return found
-        is_in_doubt = any(one.counts[State.IN_DOUBT] for one in self.former)
+        is_in_doubt = any(group.counts[State.IN_DOUBT] for group in self.former)
         return ExitCode.IN_DOUBT if is_in_doubt else ExitCode.NEEDS_PERSON
 
     def as_json(self) -> dict[str, Any]:
@@ -88,23 +88,23 @@ class Overview:
                 }
                 for facts, standing in self.batches
             ],
-            "jobs": [_job_json(one) for one in self.jobs],
-            "needsPerson": [trouble_json(one) for one in self.troubles],
-            "outOfOrder": [remark_json(one) for one in self.remarks],
-            "former": [former_json(one) for one in self.former],
+            "jobs": [_job_json(job) for job in self.jobs],
+            "needsPerson": [trouble_json(trouble) for trouble in self.troubles],
+            "outOfOrder": [anomaly_json(anomaly) for anomaly in self.remarks],
+            "former": [orphans_json(group) for group in self.former],
         }
 
     def as_lines(self) -> list[str]:
         """The overview for a person."""
         return [
             f"ledger {self.ledger}" + (": a run is on" if self.busy else ""),
-            *(f"limit  {self._where(base_url)}{told_limit(limit)}" for base_url, limit in self.limits),
-            *self._told_batches(),
-            *self._told_jobs(),
-            *self._told_former(),
-            *self._told_troubles(),
-            *self._told_next(),
-            *self._told_remarks(),
+            *(f"limit  {self._where(base_url)}{format_limit(limit)}" for base_url, limit in self.limits),
+            *self._format_batches(),
+            *self._format_jobs(),
+            *self._format_orphans(),
+            *self._format_troubles(),
+            *self._format_next(),
+            *self._format_anomalies(),
         ]
 
     def _code(self, standing: Standing) -> ExitCode:
@@ -115,51 +115,53 @@ class Overview:
         """The service, where the ledger has more than one."""
         return f"{base_url}: " if len(self.limits) > 1 else ""
 
-    def _told_batches(self) -> Iterator[str]:
+    def _format_batches(self) -> Iterator[str]:
         for facts, standing in self.batches:
-            told = f"{told_count(standing.items, 'item')}: {told_counts(standing.counts)}"
+            text = f"{format_count(standing.items, 'item')}: {format_counts(standing.counts)}"
             service = f" ({facts.base_url})" if len(self.limits) > 1 else ""
-            yield f"batch  {facts.name}{service}: {told}"
-            yield from (f"       {told_former(one)}" for one in self.former if one.batch_id == facts.batch_id)
+            yield f"batch  {facts.name}{service}: {text}"
+            yield from (f"       {format_orphans(group)}" for group in self.former if group.batch_id == facts.batch_id)
 
-    def _told_jobs(self) -> Iterator[str]:
-        for one in self.jobs[:JOBS_SHOWN]:
-            since = rfc3339(one.accepted_at)
-            yield f"job    {one.job_id}: line {one.line} of {one.batch}, {one.conversation_id}, since {since}"
+    def _format_jobs(self) -> Iterator[str]:
+        for job in self.jobs[:JOBS_SHOWN]:
+            since = rfc3339(job.accepted_at)
+            yield f"job    {job.job_id}: line {job.line} of {job.batch}, {job.conversation_id}, since {since}"
         if more := len(self.jobs) - JOBS_SHOWN:
-            yield from [f"job    and {told_count(more, 'job')} more"] if more > 0 else []
+            yield from [f"job    and {format_count(more, 'job')} more"] if more > 0 else []
 
-    def _told_former(self) -> Iterator[str]:
+    def _format_orphans(self) -> Iterator[str]:
         if self.former:
             yield f"before {HOW_TO_KEEP_NIGHTS_APART}:"
-            yield from (f"  {resolve_command(one.batch, self.ledger)}" for one in self.former)
+            yield from (f"  {resolve_command(group.batch, self.ledger)}" for group in self.former)
 
-    def _told_troubles(self) -> Iterator[str]:
+    def _format_troubles(self) -> Iterator[str]:
         """What needs a person, batch by batch, each with what lists and settles it."""
-        for batch in dict.fromkeys(one.batch for one in self.troubles):
+        for batch in dict.fromkeys(trouble.batch for trouble in self.troubles):
             yield f"needs a person in {batch}:"
-            yield from (f"  {told_trouble(one)}" for one in self.troubles if one.batch == batch)
+            yield from (f"  {format_trouble(trouble)}" for trouble in self.troubles if trouble.batch == batch)
             yield f"next   {resolve_command(batch, self.ledger)}"
 
-    def _told_next(self) -> Iterator[str]:
+    def _format_next(self) -> Iterator[str]:
         """What carries on the batches that wait, where no run is on."""
-        waiting = [] if self.busy else [one for one, of in self.batches if self._code(of) is ExitCode.GAVE_UP]
-        for one in waiting[:COMMANDS_SHOWN]:
-            yield f"no run is on, and {one.name} is not over: type its `uploader run …` again, or"
-            yield f"  {run_command(one.name, one.base_url, self.ledger)}"
+        waiting = (
+            [] if self.busy else [facts for facts, standing in self.batches if self._code(standing) is ExitCode.GAVE_UP]
+        )
+        for facts in waiting[:COMMANDS_SHOWN]:
+            yield f"no run is on, and {facts.name} is not over: type its `uploader run …` again, or"
+            yield f"  {run_command(facts.name, facts.base_url, self.ledger)}"
 
-    def _told_remarks(self) -> Iterator[str]:
+    def _format_anomalies(self) -> Iterator[str]:
         if self.remarks:
-            batches = ", ".join(dict.fromkeys(one.batch for one in self.remarks))
+            batches = ", ".join(dict.fromkeys(anomaly.batch for anomaly in self.remarks))
             yield f"out of order in {batches}: (to be looked at; nothing is to be settled)"
-            yield from (f"  {one}" for one in told_remarks(self.remarks))
+            yield from (f"  {line}" for line in format_anomalies(self.remarks))
 
 
-def _job_json(one: LiveJob) -> dict[str, Any]:
+def _job_json(job: LiveJob) -> dict[str, Any]:
     return {
-        "jobId": one.job_id,
-        "batch": one.batch,
-        "line": one.line,
-        "conversationId": one.conversation_id,
-        "acceptedAt": rfc3339(one.accepted_at),
+        "jobId": job.job_id,
+        "batch": job.batch,
+        "line": job.line,
+        "conversationId": job.conversation_id,
+        "acceptedAt": rfc3339(job.accepted_at),
     }

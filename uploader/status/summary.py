@@ -12,24 +12,24 @@ from uploader.ledger.reading import Remark, Trouble
 from uploader.ledger.sending import Leftover
 from uploader.ledger.standing import Standing
 from uploader.model import TROUBLED, LimitFacts, State
-from uploader.status.telling import (
+from uploader.status.formatting import (
     HOW_TO_KEEP_NIGHTS_APART,
+    anomaly_json,
     counts_json,
+    format_anomalies,
+    format_billed,
+    format_bytes,
+    format_count,
+    format_counts,
     format_leftover,
-    former_json,
+    format_limit,
+    format_orphans,
+    format_trouble,
     from_here,
     leftover_json,
     limit_json,
-    remark_json,
+    orphans_json,
     resolve_command,
-    told_billed,
-    told_bytes,
-    told_count,
-    told_counts,
-    told_former,
-    told_limit,
-    told_remarks,
-    told_trouble,
     trouble_json,
 )
 
@@ -97,41 +97,41 @@ class Summary:
             "throttled": self.throttled,
             "slotWaitSeconds": round(self.slot_wait_seconds, 3),
             "webhookSilent": self.webhook_silent,
-            "leftoversCarried": [leftover_json(one) for one in self.carried],
-            "leftovers": sum(one.amount.files for one in self.elsewhere),
-            "leftoversElsewhere": [leftover_json(one) for one in self.elsewhere],
-            "needsPerson": [trouble_json(one) for one in self.troubles],
-            "outOfOrder": [remark_json(one) for one in self.remarks],
-            "former": [former_json(one) for one in self.former],
+            "leftoversCarried": [leftover_json(leftover) for leftover in self.carried],
+            "leftovers": sum(leftover.amount.files for leftover in self.elsewhere),
+            "leftoversElsewhere": [leftover_json(leftover) for leftover in self.elsewhere],
+            "needsPerson": [trouble_json(trouble) for trouble in self.troubles],
+            "outOfOrder": [anomaly_json(anomaly) for anomaly in self.remarks],
+            "former": [orphans_json(group) for group in self.former],
             "reason": self.reason or None,
             "next": self.next_step() or None,
         }
 
     def as_lines(self) -> list[str]:
         """The summary for a person: what happened, what needs them, what to type next."""
-        lines = [f"{self.batch}: {told_count(self.standing.items, 'item')}: {told_counts(self.standing.counts)}"]
-        lines.append(f"  sent      {self._told_sent()}")
+        lines = [f"{self.batch}: {format_count(self.standing.items, 'item')}: {format_counts(self.standing.counts)}"]
+        lines.append(f"  sent      {self._format_sent()}")
         if held := self.standing.counts.get(State.HELD, 0):
             lines.append(
-                f"  held      {told_count(held, 'item')}, to keep the order: each waits for one before it in its "
+                f"  held      {format_count(held, 'item')}, to keep the order: each waits for one before it in its "
                 "conversation that needs a person"
             )
-        lines.append(f"  billed    {told_billed(self.standing)}")
-        lines.append(f"  limit     {told_limit(self.limit)}")
-        lines += self._told_slowness()
+        lines.append(f"  billed    {format_billed(self.standing)}")
+        lines.append(f"  limit     {format_limit(self.limit)}")
+        lines += self._format_slowness()
         if self.results:
             lines.append(f"  results   {from_here(self.results)}")
-        lines += self._told_ledger()
+        lines += self._format_ledger()
         lines += self._format_leftovers()
-        lines += self._told_former()
+        lines += self._format_orphans()
         if self.reason:
             lines.append(f"  stopped   {self.reason}")
         if self.troubles:
             lines.append("  needs a person:")
-            lines += [f"    {told_trouble(one)}" for one in self.troubles]
+            lines += [f"    {format_trouble(trouble)}" for trouble in self.troubles]
         if self.remarks:
             lines.append("  out of order: (to be looked at; nothing is to be settled)")
-            lines += [f"    {one}" for one in told_remarks(self.remarks)]
+            lines += [f"    {line}" for line in format_anomalies(self.remarks)]
         if step := self.next_step():
             lines.append(f"  next      {step}")
         lines.append(self.ending())
@@ -141,15 +141,15 @@ class Summary:
         """Say in one sentence how the run ended."""
         counts = self.standing.counts
         if self.exit_code is ExitCode.DONE:
-            return f"Done: nothing is left to do ({told_counts(counts)})."
+            return f"Done: nothing is left to do ({format_counts(counts)})."
         if self.exit_code in (ExitCode.NEEDS_PERSON, ExitCode.IN_DOUBT):
             open_items = sum(counts.get(state, 0) for state in (*TROUBLED, State.HELD)) + self.standing.overdue
-            told = told_count(open_items, "item")
-            return self.reason or f"The batch is over, and {told} of {self.standing.items} need a person's decision."
+            text = format_count(open_items, "item")
+            return self.reason or f"The batch is over, and {text} of {self.standing.items} need a person's decision."
         left = sum(counts.get(state, 0) for state in (State.PENDING, State.SENDING, State.SENT, State.ACCEPTED))
-        return f"Stopped ({self.reason}): {told_count(left, 'item')} of {self.standing.items} still to be done."
+        return f"Stopped ({self.reason}): {format_count(left, 'item')} of {self.standing.items} still to be done."
 
-    def _told_ledger(self) -> list[str]:
+    def _format_ledger(self) -> list[str]:
         lines = ["  ledger    " + ("(the sandbox's, thrown away)" if self.rehearsal else str(self.ledger))]
         if self.is_new_ledger:
             lines.append("            a new ledger: nothing is known of earlier nights")
@@ -158,53 +158,56 @@ class Summary:
     def _format_leftovers(self) -> list[str]:
         """Leftovers of other batches that this run carried, and those that wait for a run of their own."""
         lines = [
-            f"  before    {format_leftover(one)}: left over, carried with this batch, which stands behind them"
-            for one in self.carried
+            f"  before    {format_leftover(leftover)}: left over, carried with this batch, which stands behind them"
+            for leftover in self.carried
         ]
         # what no batch names any more is not reached by a run of any: it has its own lines
-        unnamed = {one.batch: one.leftovers for one in self.former}
-        counts = {one.batch: one.amount.files - unnamed.get(one.batch, 0) for one in self.elsewhere}
+        unnamed = {group.batch: group.leftovers for group in self.former}
+        counts = {leftover.batch: leftover.amount.files - unnamed.get(leftover.batch, 0) for leftover in self.elsewhere}
         counts = {batch: count for batch, count in counts.items() if count}
         if counts:
-            told = ", ".join(f"{count} of {batch}" for batch, count in counts.items())
-            items = told_count(sum(counts.values()), "item")
-            lines.append(f"  leftover  {items} of other batches still wait ({told}); run their batches")
+            text = ", ".join(f"{count} of {batch}" for batch, count in counts.items())
+            items = format_count(sum(counts.values()), "item")
+            lines.append(f"  leftover  {items} of other batches still wait ({text}); run their batches")
         return lines
 
-    def _told_slowness(self) -> list[str]:
+    def _format_slowness(self) -> list[str]:
         """What kept the run from being quicker."""
-        waited = self._told_wait()
+        waited = self._format_wait()
         webhook = NOBODY_CALLED if self.webhook_silent else ""
         return [f"  {name:<9} {said}" for name, said in (("waited", waited), ("webhook", webhook)) if said]
 
-    def _told_former(self) -> list[str]:
+    def _format_orphans(self) -> list[str]:
         """What no batch names any more, batch by batch, and the remedy."""
         if not self.former:
             return []
-        told = [
+        text = [
             line
-            for one in self.former
-            for line in (f"    {one.batch}: {told_former(one)}", f"      {resolve_command(one.batch, self.ledger)}")
+            for group in self.former
+            for line in (
+                f"    {group.batch}: {format_orphans(group)}",
+                f"      {resolve_command(group.batch, self.ledger)}",
+            )
         ]
-        return [f"  before    {HOW_TO_KEEP_NIGHTS_APART}:", *told]
+        return [f"  before    {HOW_TO_KEEP_NIGHTS_APART}:", *text]
 
-    def _told_wait(self) -> str:
+    def _format_wait(self) -> str:
         """Say that the limit was what the run waited for; where the service's own was, how that is raised."""
         if not self.throttled and self.slot_wait_seconds < SHARE_WORTH_TELLING * self.seconds:
             return ""
-        told = f"{self.slot_wait_seconds:.1f} s for a free slot" + (" and after 429s" if self.throttled else "")
+        text = f"{self.slot_wait_seconds:.1f} s for a free slot" + (" and after 429s" if self.throttled else "")
         is_bound = self.throttled and self.limit.stated is not None
-        return f"{told}; {HOW_TO_RAISE_THE_LIMIT}" if is_bound else told
+        return f"{text}; {HOW_TO_RAISE_THE_LIMIT}" if is_bound else text
 
-    def _told_sent(self) -> str:
+    def _format_sent(self) -> str:
         """What left in this run; that nothing had to, where all was appended before."""
-        sent = f"{told_bytes(self.bytes_sent)} in {self.seconds:.1f} s"
+        sent = f"{format_bytes(self.bytes_sent)} in {self.seconds:.1f} s"
         counts = self.standing.counts
         appended = counts.get(State.COMPLETED, 0) + counts.get(State.ACCEPTED, 0)
         if not self.bytes_sent and appended and appended == self.standing.items:
             return f"{sent}: all of it was appended before"
         met = f", {self.throttled} of this run answered with a 429" if self.throttled else ""
-        return f"{sent}; {told_count(self.standing.attempts, 'attempt')} so far{met}"
+        return f"{sent}; {format_count(self.standing.attempts, 'attempt')} so far{met}"
 
     def next_step(self) -> str:
         """The next command to type, empty where all is done."""

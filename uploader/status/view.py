@@ -9,10 +9,10 @@ from uploader import logs
 from uploader.ledger.standing import Standing
 from uploader.model import LimitFacts, State
 from uploader.results import rfc3339
-from uploader.status.telling import (
+from uploader.status.formatting import (
+    format_bytes,
+    format_doubt,
     format_duration,
-    told_bytes,
-    told_doubt,
 )
 
 if TYPE_CHECKING:
@@ -82,9 +82,9 @@ class View:
     @property
     def helpers(self) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:
         """All that runs beside the engine."""
-        return self.refresh_bar, self.refresh_forecast, self.refresh_results
+        return self.update_bar, self.recompute_forecast, self.save_results
 
-    async def refresh_bar(self) -> None:
+    async def update_bar(self) -> None:
         """Count and show, again and again, until cancelled."""
         while True:
             begun = time.monotonic()
@@ -95,7 +95,7 @@ class View:
             least = LOOK_SECONDS if self._bar is not None else LINE_SECONDS
             await asyncio.sleep(max(least, (time.monotonic() - begun) / SHARE_OF_TIME))
 
-    async def refresh_forecast(self) -> None:
+    async def recompute_forecast(self) -> None:
         """Forecast the end, again and again, until cancelled; between two forecasts the time is counted down."""
         least = LOOK_SECONDS if self._bar is not None else LINE_SECONDS
         if self._bar is None:
@@ -106,7 +106,7 @@ class View:
             self._ends_at = None if seconds is None else begun + seconds
             await asyncio.sleep(max(least, (time.monotonic() - begun) / SHARE_OF_TIME))
 
-    async def refresh_results(self) -> None:
+    async def save_results(self) -> None:
         """Write a snapshot of the results, again and again, until cancelled; the first one once it costs its share."""
         await self._counted.wait()
         cost = self._items * SECONDS_A_LINE
@@ -127,12 +127,12 @@ class View:
             self._bar.show(
                 total=standing.items,
                 completed=done,
-                rate=f"{told_bytes(speed)}/s",
+                rate=f"{format_bytes(speed)}/s",
                 left="" if left is None else f"{format_duration(left)} left",
                 details=[
                     f"{limit.live - limit.doubtful}/{limit.in_force} jobs",
                     *([waits] if waits else []),
-                    *([told_doubt(limit)] if limit.doubtful else []),
+                    *([format_doubt(limit)] if limit.doubtful else []),
                     *states,
                 ],
             )
@@ -160,12 +160,12 @@ def _doubt_in_the_way(standing: Standing, limit: LimitFacts) -> dict[str, int | 
     """The slots that are held for items in doubt; what frees them, where nothing can be sent because of them."""
     if not limit.doubtful:
         return {}
-    told: dict[str, int | str] = {"heldForDoubt": limit.doubtful}
+    fields: dict[str, int | str] = {"heldForDoubt": limit.doubtful}
     if limit.doubtful_until is not None:
-        told["heldForDoubtUntil"] = rfc3339(limit.doubtful_until) or ""
+        fields["heldForDoubtUntil"] = rfc3339(limit.doubtful_until) or ""
     if standing.counts.get(State.PENDING, 0) and limit.live >= limit.in_force:
-        told["waitsFor"] = "slots that are held for items in doubt: `uploader resolve` frees them"
-    return told
+        fields["waitsFor"] = "slots that are held for items in doubt: `uploader resolve` frees them"
+    return fields
 
 
 def _bar() -> "Bar":

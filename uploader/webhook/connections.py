@@ -33,35 +33,35 @@ class Connections(Generic[T]):
         """How many there are."""
         return len(self._strangers) + len(self._known) + len(self._answered)
 
-    def come(self, one: T) -> T | None:
+    def come(self, connection: T) -> T | None:
         """Count a new connection; the one that gives way for it, if need be."""
-        self._strangers[one] = None
+        self._strangers[connection] = None
         return self._surplus()
 
-    def show_token(self, one: T) -> None:
+    def show_token(self, connection: T) -> None:
         """Take note that a connection has shown a token."""
-        if one in self._strangers:
-            del self._strangers[one]
-            self._known[one] = None
+        if connection in self._strangers:
+            del self._strangers[connection]
+            self._known[connection] = None
 
-    def begin_answer(self, one: T) -> None:
+    def begin_answer(self, connection: T) -> None:
         """Keep a connection from giving way."""
-        if one in self._known:
-            del self._known[one]
-            self._answered.add(one)
+        if connection in self._known:
+            del self._known[connection]
+            self._answered.add(connection)
 
-    def end_answer(self, one: T) -> T | None:
+    def end_answer(self, connection: T) -> T | None:
         """Count it among the idle again; the one that gives way for it, if need be."""
-        if one in self._answered:
-            self._answered.discard(one)
-            self._known[one] = None
+        if connection in self._answered:
+            self._answered.discard(connection)
+            self._known[connection] = None
         return self._surplus()
 
-    def go(self, one: T) -> None:
+    def go(self, connection: T) -> None:
         """Forget a connection that is closed."""
-        self._strangers.pop(one, None)
-        self._known.pop(one, None)
-        self._answered.discard(one)
+        self._strangers.pop(connection, None)
+        self._known.pop(connection, None)
+        self._answered.discard(connection)
 
     def _surplus(self) -> T | None:
         if len(self._strangers) + len(self._known) <= self._most:

@@ -81,8 +81,8 @@ class _Server(web.Server):
 
     def pre_shutdown(self) -> None:
         """Close what is idle: a stop waits for answers, and for nobody's body."""
-        for one in self.callers.idle:
-            _close(one)
+        for connection in self.callers.idle:
+            _close(connection)
         super().pre_shutdown()
 
 
@@ -157,8 +157,8 @@ class Listener:
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
         self._accepting = await loop.create_server(self._server, self._host, self._port, backlog=TAKEN_AT_ONCE)
-        for one in self._accepting.sockets:
-            with closing(one.dup()) as same:
+        for sock in self._accepting.sockets:
+            with closing(sock.dup()) as same:
                 same.listen(WAITING)  # asyncio takes as many at once as may wait
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -187,11 +187,11 @@ class Listener:
             return HTTPStatus.BAD_REQUEST
         job_id, status = read
         if status is None:
-            self._tell_odd(job_id)
+            self._log_unknown_status(job_id)
             return HTTPStatus.OK  # a word that is not documented: to have it sent again would tell no more
         return await self._take_turn(request.protocol, token, Call(job_id, status))
 
-    def _tell_odd(self, job_id: str) -> None:
+    def _log_unknown_status(self, job_id: str) -> None:
         """Tell the first call with a word that is no status; what it means, the job endpoint may say."""
         if not self._told_odd:
             self._told_odd = True
@@ -214,8 +214,8 @@ class Listener:
         try:
             hearing = await asyncio.shield(self._hear(hashed, call))
         except LedgerUnavailableError:
-            told = {"jobId": call.job_id, "status": call.status.value}
-            log.warning("callback.unwritten", **told)
+            fields = {"jobId": call.job_id, "status": call.status.value}
+            log.warning("callback.unwritten", **fields)
             return HTTPStatus.SERVICE_UNAVAILABLE
         except Exception:
             log.exception("callback.failed", jobId=call.job_id)

@@ -40,89 +40,98 @@ def counts_json(counts: Mapping[State, int]) -> dict[str, int]:
     return {state.value: count for state, count in counts.items()}
 
 
-def trouble_json(one: Trouble) -> dict[str, Any]:
+def trouble_json(trouble: Trouble) -> dict[str, Any]:
     """What needs a person, for a machine."""
     return {
-        "batch": one.batch,
-        "state": one.state.value,
-        "reason": one.reason,
-        "items": one.items,
-        "lines": list(one.lines),
-        "jobIds": list(one.job_ids),
+        "batch": trouble.batch,
+        "state": trouble.state.value,
+        "reason": trouble.reason,
+        "items": trouble.items,
+        "lines": list(trouble.lines),
+        "jobIds": list(trouble.job_ids),
     }
 
 
-def remark_json(one: Remark) -> dict[str, Any]:
+def anomaly_json(anomaly: Remark) -> dict[str, Any]:
     """What is to be said in the open of an item, for a machine."""
-    return {"batch": one.batch, "line": one.line, "conversationId": one.conversation_id, "remark": one.said}
+    return {
+        "batch": anomaly.batch,
+        "line": anomaly.line,
+        "conversationId": anomaly.conversation_id,
+        "remark": anomaly.said,
+    }
 
 
-def told_remarks(found: Sequence[Remark]) -> list[str]:
+def format_anomalies(found: Sequence[Remark]) -> list[str]:
     """What is to be said in the open of items, and where: the first of it, and how much more there is."""
-    several = len({one.batch for one in found}) > 1
-    told = [
-        f"line {one.line}{f' of {one.batch}' if several else ''}, {one.conversation_id}: {one.said}"
-        for one in found[:REMARKS_TOLD]
+    several = len({anomaly.batch for anomaly in found}) > 1
+    parts = [
+        f"line {anomaly.line}{f' of {anomaly.batch}' if several else ''}, {anomaly.conversation_id}: {anomaly.said}"
+        for anomaly in found[:REMARKS_TOLD]
     ]
-    more = len(found) - len(told)
-    return [*told, f"and {told_count(more, 'item')} more: their `error` in the results says what"] if more else told
+    more = len(found) - len(parts)
+    return [*parts, f"and {format_count(more, 'item')} more: their `error` in the results says what"] if more else parts
 
 
-def told_counts(counts: Mapping[State, int]) -> str:
+def format_counts(counts: Mapping[State, int]) -> str:
     """Items by state, those that there are."""
-    told = [f"{count} {state.value.replace('_', ' ')}" for state, count in counts.items() if count]
-    return ", ".join(told) or "none"
+    parts = [f"{count} {state.value.replace('_', ' ')}" for state, count in counts.items() if count]
+    return ", ".join(parts) or "none"
 
 
-def told_state(state: State) -> str:
+def format_state(state: State) -> str:
     """A state in words."""
     return state.value.replace("_", " ")
 
 
-def told_limit(limit: LimitFacts) -> str:
+def format_limit(limit: LimitFacts) -> str:
     """What is known of the limit, what follows from it, and what takes the slots."""
-    doubt = f"; {told_doubt(limit)}; `uploader resolve` frees them" if limit.doubtful else ""
+    doubt = f"; {format_doubt(limit)}; `uploader resolve` frees them" if limit.doubtful else ""
     jobs = limit.live - limit.doubtful
-    return f"{limit.in_force} concurrent jobs in force ({_told_reasons(limit)}); {jobs} live now{doubt}"
+    return f"{limit.in_force} concurrent jobs in force ({_format_limit_reasons(limit)}); {jobs} live now{doubt}"
 
 
-def _told_reasons(limit: LimitFacts) -> str:
+def _format_limit_reasons(limit: LimitFacts) -> str:
     """Why the limit in force is what it is; what 429s only hint at is told as a guess."""
     configured, stated = limit.configured, limit.stated
-    told = [f"configured {configured}"]
+    parts = [f"configured {configured}"]
     if stated is not None:
         # one that is believed no more is a word of the past
         is_less = limit.in_force <= stated < configured
-        told.append(f"the service stated {stated}" + (f": use --limit {stated}" if is_less else ""))
+        parts.append(f"the service stated {stated}" + (f": use --limit {stated}" if is_less else ""))
     if limit.others is not None:
-        told.append(f"by its 429s, about {told_count(limit.others, 'slot')} seem to be taken by others")
+        parts.append(f"by its 429s, about {format_count(limit.others, 'slot')} seem to be taken by others")
     elif limit.in_force < min(configured, configured if stated is None else stated):
-        told.append("by its 429s, others seem to use the account, too")
-    return ", ".join(told)
+        parts.append("by its 429s, others seem to use the account, too")
+    return ", ".join(parts)
 
 
-def told_doubt(limit: LimitFacts) -> str:
+def format_doubt(limit: LimitFacts) -> str:
     """What slots are held for items in doubt, and until when by this machine's clock."""
     until = ""
     if limit.doubtful_until is not None:
         until = f" until {datetime.fromtimestamp(limit.doubtful_until).astimezone():%H:%M}"
     verb = "is" if limit.doubtful == 1 else "are"
-    return f"{told_count(limit.doubtful, 'slot')} {verb} held for items in doubt{until}"
+    return f"{format_count(limit.doubtful, 'slot')} {verb} held for items in doubt{until}"
 
 
-def told_billed(standing: Standing) -> str:
+def format_billed(standing: Standing) -> str:
     """What is billed, by state, in minutes."""
-    told = [f"{minutes:.1f} min {state.value.replace('_', ' ')}" for state, minutes in standing.billed_minutes.items()]
-    unknown = [f"{told_count(standing.unknown_lengths, 'file')} of unknown length"] if standing.unknown_lengths else []
-    return ", ".join([*told, *unknown]) or "nothing"
+    parts = [f"{minutes:.1f} min {state.value.replace('_', ' ')}" for state, minutes in standing.billed_minutes.items()]
+    unknown = (
+        [f"{format_count(standing.unknown_lengths, 'file')} of unknown length"] if standing.unknown_lengths else []
+    )
+    return ", ".join([*parts, *unknown]) or "nothing"
 
 
-def told_trouble(one: Trouble) -> str:
+def format_trouble(trouble: Trouble) -> str:
     """What needs a person, and where."""
-    told = [f"{line}, job {job}" if job else str(line) for line, job in zip(one.lines, one.job_ids, strict=True)]
-    apart = "; " if any(one.job_ids) else ", "
-    where = f" (line {apart.join([*told, *(['…'] if one.items > len(told) else [])])})" if told else ""
-    return f"{one.items} {one.state.value.replace('_', ' ')}{where}: {one.reason}"
+    parts = [
+        f"{line}, job {job}" if job else str(line) for line, job in zip(trouble.lines, trouble.job_ids, strict=True)
+    ]
+    apart = "; " if any(trouble.job_ids) else ", "
+    where = f" (line {apart.join([*parts, *(['…'] if trouble.items > len(parts) else [])])})" if parts else ""
+    return f"{trouble.items} {trouble.state.value.replace('_', ' ')}{where}: {trouble.reason}"
 
 
 def from_here(path: str) -> str:
@@ -136,15 +145,15 @@ def resolve_command(batch: str, ledger: Path, *words: str) -> str:
     return shlex.join(["uploader", "resolve", "--batch", batch, "--ledger", f"sqlite:///{ledger}", *words])
 
 
-def former_json(one: Former) -> dict[str, Any]:
+def orphans_json(group: Former) -> dict[str, Any]:
     """What a manifest held before and holds no more, for a machine."""
-    return {"batch": one.batch, "items": one.items, "counts": counts_json(one.counts)}
+    return {"batch": group.batch, "items": group.items, "counts": counts_json(group.counts)}
 
 
-def told_former(one: Former) -> str:
+def format_orphans(group: Former) -> str:
     """What a manifest held before and holds no more."""
-    items = told_count(one.items, "item")
-    return f"{items} that a manifest of this name held before and holds no more: {told_counts(one.counts)}"
+    items = format_count(group.items, "item")
+    return f"{items} that a manifest of this name held before and holds no more: {format_counts(group.counts)}"
 
 
 def run_command(batch: str, base_url: str, ledger: Path) -> str:
@@ -152,12 +161,12 @@ def run_command(batch: str, base_url: str, ledger: Path) -> str:
     return shlex.join(["uploader", "run", "--batch", batch, "--base-url", base_url, "--ledger", f"sqlite:///{ledger}"])
 
 
-def told_count(count: int, word: str) -> str:
+def format_count(count: int, word: str) -> str:
     """A number and its word, in the plural where it is one."""
     return f"{count} {word}" + ("" if count == 1 else "s")
 
 
-def told_bytes(count: int) -> str:
+def format_bytes(count: int) -> str:
     """A size as a person reads it."""
     size = float(count)
     for unit in ("B", "KiB", "MiB"):
@@ -182,17 +191,17 @@ def format_amount(amount: Amount) -> str:
     """An amount of audio, for a person."""
     minutes = f"{amount.audio_seconds / 60:.1f} audio minutes, {amount.billed_seconds / 60:.1f} billed"
     unknown = f", {amount.unknown_lengths} of unknown length" if amount.unknown_lengths else ""
-    return f"{told_count(amount.files, 'file')}, {told_bytes(amount.size)}, {minutes}{unknown}"
+    return f"{format_count(amount.files, 'file')}, {format_bytes(amount.size)}, {minutes}{unknown}"
 
 
-def leftover_json(one: Leftover) -> dict[str, Any]:
+def leftover_json(leftover: Leftover) -> dict[str, Any]:
     """Leftovers of a batch, for a machine."""
-    return {"batch": one.batch, **amount_json(one.amount)}
+    return {"batch": leftover.batch, **amount_json(leftover.amount)}
 
 
-def format_leftover(one: Leftover) -> str:
+def format_leftover(leftover: Leftover) -> str:
     """Leftovers of a batch, for a person."""
-    return f"{one.batch}: {format_amount(one.amount)}"
+    return f"{leftover.batch}: {format_amount(leftover.amount)}"
 
 
 def format_duration(seconds: float) -> str:

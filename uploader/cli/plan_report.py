@@ -10,14 +10,14 @@ from uploader.ledger.sending import Amount, ToSend
 from uploader.model import LimitFacts, Order, State
 from uploader.policy.forecast import Forecast, Lanes, foresee
 from uploader.settings import Settings
-from uploader.status.telling import (
+from uploader.status.formatting import (
     amount_json,
     format_amount,
+    format_count,
     format_duration,
     format_leftover,
     leftover_json,
     limit_json,
-    told_count,
 )
 
 LIMITS = (1, 2, 5, 10, 20, 50)
@@ -37,7 +37,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class PlanReport:
     """The forecast of what is left. ``now`` is local time; ``seen``: jobs of this account showed the pace.
 
     ``limit`` is what is known of the account's: the forecast takes the one in force.
@@ -54,7 +54,7 @@ class Outlook:
 
     @property
     def _own(self) -> Forecast:
-        return next(one for one in self.forecasts if one.limit == self.limit.in_force)
+        return next(forecast for forecast in self.forecasts if forecast.limit == self.limit.in_force)
 
     def as_json(self) -> dict[str, Any]:
         """The outlook for a machine."""
@@ -63,7 +63,7 @@ class Outlook:
         return {
             **amount_json(self.work.all),
             "toAppend": amount_json(sending.all),
-            "leftovers": [leftover_json(one) for one in sending.leftovers],
+            "leftovers": [leftover_json(leftover) for leftover in sending.leftovers],
             "ledgerHolds": {state.value: count for state, count in self.work.known.items()},
             "held": sending.held,
             "later": sending.later,
@@ -75,7 +75,7 @@ class Outlook:
             "limitKnown": {**limit_json(self.limit), "by": self._limit_by},
             "seconds": round(self._own.seconds, 3),
             "finish": self._at(self._own.seconds).isoformat(timespec="seconds"),
-            "forecasts": [self._forecast_json(one) for one in self.forecasts],
+            "forecasts": [self._forecast_json(forecast) for forecast in self.forecasts],
             "until": self._until_json(),
         }
 
@@ -84,14 +84,14 @@ class Outlook:
         sending = self.work.sending
         yield f"  all       {format_amount(self.work.all)}"
         if self.work.known:
-            told = ", ".join(f"{count} {state.value.replace('_', ' ')}" for state, count in self.work.known.items())
-            yield f"  ledger    it holds {told} of these rows"
+            states = ", ".join(f"{count} {state.value.replace('_', ' ')}" for state, count in self.work.known.items())
+            yield f"  ledger    it holds {states} of these rows"
         if sending.held:
-            yield f"  held      {told_count(sending.held, 'row')} behind one that needs a person first: not foreseen"
+            yield f"  held      {format_count(sending.held, 'row')} behind one that needs a person first: not foreseen"
         if sending.later:
-            yield f"  later     {told_count(sending.later, 'row')} behind the first {self.work.first} stay pending"
-        for one in sending.leftovers:
-            yield f"  leftover  {format_leftover(one)}: sent first, they stand before these rows"
+            yield f"  later     {format_count(sending.later, 'row')} behind the first {self.work.first} stay pending"
+        for leftover in sending.leftovers:
+            yield f"  leftover  {format_leftover(leftover)}: sent first, they stand before these rows"
         if self.work.known or sending.held or sending.later or sending.leftovers:
             yield f"  left      {format_amount(sending.all)}"
         if not sending.all.files:
@@ -99,13 +99,14 @@ class Outlook:
             yield f"  finish    nothing is left to append{live}"
             return
         files, seconds = self.work.lanes.longest()
-        lanes = told_count(self.work.lanes.count, "conversation")
-        longest = f"the longest has {told_count(files, 'file')} and takes {format_duration(seconds)} alone"
+        lanes = format_count(self.work.lanes.count, "conversation")
+        longest = f"the longest has {format_count(files, 'file')} and takes {format_duration(seconds)} alone"
         yield f"  lanes     {lanes}; {longest}"
-        yield f"  finish    {self._told(self._own)} at the limit of {self.limit.in_force}{self._told_limit()}"
+        limit = f"the limit of {self.limit.in_force}{self._format_limit_reason()}"
+        yield f"  finish    {self._format_finish(self._own)} at {limit}"
         if self.until is not None:
-            yield f"  until     {self.until:%a %H:%M}: {self._told_until()}"
-        yield f"  jobs      {self._told_pace()}"
+            yield f"  until     {self.until:%a %H:%M}: {self._format_until()}"
+        yield f"  jobs      {self._format_pace()}"
         yield from self._table()
 
     @property
@@ -114,7 +115,7 @@ class Outlook:
             return "configured"
         return "stated" if self.limit.in_force == self.limit.stated else "taught"
 
-    def _told_limit(self) -> str:
+    def _format_limit_reason(self) -> str:
         """Why the limit is not the one that is configured."""
         whys = {"stated": "as a 429 stated", "taught": "as 429s have taught"}
         why = whys.get(self._limit_by)
@@ -122,22 +123,23 @@ class Outlook:
 
     def _table(self) -> Iterator[str]:
         yield "  limit     takes    ends"
-        for one in self.forecasts:
-            mark = "*" if one.limit == self.limit.in_force else " "
-            yield f"  {one.limit:>5}{mark}{format_duration(one.seconds):>9}    {self._at(one.seconds):%a %H:%M}"
+        for forecast in self.forecasts:
+            mark = "*" if forecast.limit == self.limit.in_force else " "
+            takes = format_duration(forecast.seconds)
+            yield f"  {forecast.limit:>5}{mark}{takes:>9}    {self._at(forecast.seconds):%a %H:%M}"
 
     def _at(self, seconds: float) -> datetime:
         return (self.now + timedelta(seconds=seconds)).astimezone()
 
-    def _told(self, one: Forecast) -> str:
-        return f"{self._at(one.seconds):%a %Y-%m-%d %H:%M}, in {format_duration(one.seconds)},"
+    def _format_finish(self, forecast: Forecast) -> str:
+        return f"{self._at(forecast.seconds):%a %Y-%m-%d %H:%M}, in {format_duration(forecast.seconds)},"
 
-    def _told_until(self) -> str:
+    def _format_until(self) -> str:
         own, files = self._own, self.work.sending.all.files
         last = f"; the last of them ends at {self._at(own.begun_end_seconds):%H:%M}" if own.begun else ""
-        return f"{own.begun} of {told_count(files, 'file')} begin before it{last}"
+        return f"{own.begun} of {format_count(files, 'file')} begin before it{last}"
 
-    def _told_pace(self) -> str:
+    def _format_pace(self) -> str:
         guessed = ""
         if self.work.lanes.unknown_lengths:
             guessed = (
@@ -151,11 +153,11 @@ class Outlook:
             f"job of this account has been seen yet{guessed}"
         )
 
-    def _forecast_json(self, one: Forecast) -> dict[str, Any]:
+    def _forecast_json(self, forecast: Forecast) -> dict[str, Any]:
         return {
-            "limit": one.limit,
-            "seconds": round(one.seconds, 3),
-            "finish": self._at(one.seconds).isoformat(timespec="seconds"),
+            "limit": forecast.limit,
+            "seconds": round(forecast.seconds, 3),
+            "finish": self._at(forecast.seconds).isoformat(timespec="seconds"),
         }
 
     def _until_json(self) -> Mapping[str, Any] | None:
@@ -168,9 +170,9 @@ class Outlook:
         }
 
 
-def look_out(
+def forecast_plan(
     work: Work, pace: float | None, limit: LimitFacts, settings: Settings, now: datetime, until: datetime | None
-) -> Outlook:
+) -> PlanReport:
     """Foresee how long what is left takes.
 
     Args:
@@ -185,14 +187,14 @@ def look_out(
     took = assumed.job_seconds_per_audio_second if pace is None else pace
     work.lanes.jobs_take(took, assumed.audio_bytes_per_second)
     within = float("inf") if until is None else (until - now).total_seconds()
-    return Outlook(
+    return PlanReport(
         work=work,
         pace=took,
         seen=pace is not None,
         assumed_bytes_per_second=assumed.audio_bytes_per_second,
         forecasts=[
-            foresee(work.lanes, one, settings.rate, within, Order(assumed.order))
-            for one in sorted({*LIMITS, settings.limit, limit.in_force})
+            foresee(work.lanes, count, settings.rate, within, Order(assumed.order))
+            for count in sorted({*LIMITS, settings.limit, limit.in_force})
         ],
         limit=limit,
         now=now,

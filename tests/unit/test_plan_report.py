@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from uploader.cli.outlook import Outlook, Work, look_out
+from uploader.cli.plan_report import PlanReport, Work, forecast_plan
 from uploader.ledger.sending import Amount, Leftover, ToSend
 from uploader.model import LimitFacts
 from uploader.settings import Settings
@@ -24,9 +24,9 @@ def work_of(files: int, live: bool = False) -> Work:
     return work
 
 
-def outlook(work: Work, limit: LimitFacts) -> Outlook:
+def outlook(work: Work, limit: LimitFacts) -> PlanReport:
     """The outlook where a job takes as long as its audio."""
-    return look_out(work, 1.0, limit, Settings(limit=limit.configured), NOW, None)
+    return forecast_plan(work, 1.0, limit, Settings(limit=limit.configured), NOW, None)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_the_forecast_takes_the_limit_in_force(limit: LimitFacts, by: str, told:
     """Promise 3: the smallest of configured, stated and taught; which it was, and why, is told."""
     found = outlook(work_of(20), limit)
     json = found.as_json()
-    seconds = {one["limit"]: one["seconds"] for one in json["forecasts"]}
+    seconds = {forecast["limit"]: forecast["seconds"] for forecast in json["forecasts"]}
     assert json["limit"] == json["limitKnown"]["inForce"] == limit.in_force
     assert (json["limitKnown"]["configured"], json["limitKnown"]["by"]) == (20, by)
     assert json["seconds"] == seconds[limit.in_force]
@@ -65,7 +65,7 @@ def test_leftovers_are_counted_named_and_billed() -> None:
     found = outlook(work, LimitFacts(2, None, 2, 0))
     json = found.as_json()
     assert (json["toAppend"]["files"], json["toAppend"]["billedMinutes"]) == (3, 1.0)
-    assert [(one["batch"], one["files"], one["billedMinutes"]) for one in json["leftovers"]] == [
+    assert [(leftover["batch"], leftover["files"], leftover["billedMinutes"]) for leftover in json["leftovers"]] == [
         ("monday.csv", 1, 0.67)
     ]
     assert any(line.startswith("  leftover  monday.csv: 1 file,") for line in found.as_lines())

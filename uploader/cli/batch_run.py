@@ -92,7 +92,7 @@ def _format_wait(found: Standstill | None) -> str:
     return f"waits until {datetime.fromtimestamp(found.until).astimezone():%H:%M}" if found.until < inf else "waits"
 
 
-class Night:
+class BatchRun:
     """One run of one batch, from the first claim to the closing summary."""
 
     def __init__(
@@ -121,7 +121,7 @@ class Night:
         self._begun = time.monotonic()
         self._until = until
 
-    async def pass_(self) -> Summary:
+    async def run(self) -> Summary:
         """Run the engine, write the final results, sum up."""
         thread = LedgerThread(self._ledger)
         limits = TimeLimits(self._settings.connect_seconds, self._settings.stall_seconds, self._settings.answer_seconds)
@@ -301,7 +301,7 @@ class Night:
                 rehearsal=self._settings.sandbox,
                 is_new_ledger=self._ledger.is_new and not self._settings.sandbox,
                 run=logs.bound().get("run"),
-                reason=str(failure or "") or self._told_choice(found),
+                reason=str(failure or "") or self._format_choice(found),
                 again=("uploader", *without_until(sys.argv[1:])),
             )
         if summary.exit_code in ENDED:
@@ -314,7 +314,7 @@ class Night:
             results.write_json(self._settings.summary, summary.as_json())
         return summary
 
-    def _told_choice(self, found: Standing) -> str:
+    def _format_choice(self, found: Standing) -> str:
         """Why a part of the batch was left, where that was chosen."""
         if self._signal is not None:
             return f"by {NAMES[self._signal]}: the same command carries on"

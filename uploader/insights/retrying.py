@@ -23,7 +23,7 @@ class Conversations(Protocol):
         ...
 
 
-class Asker:
+class RetryingReader:
     """Asks for one thing after the other; several may do so side by side.
 
     Args:
@@ -39,13 +39,13 @@ class Asker:
         client: Conversations,
         pace: Pace,
         now: Callable[[], float],
-        chance: random.Random,
+        rng: random.Random,
         give_up_seconds: float,
     ) -> None:
         self._client = client
         self._pace = pace
         self._now = now
-        self._chance = chance
+        self._chance = rng
         self._give_up_seconds = give_up_seconds
         self._turn = asyncio.Lock()
         self._not_before = 0.0

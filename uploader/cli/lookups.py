@@ -10,7 +10,7 @@ from uploader.model import Sight
 from uploader.settings import Settings
 
 
-def ask_for_job(settings: Settings, base_url: str, job_id: str) -> JobAnswer:
+def fetch_job(settings: Settings, base_url: str, job_id: str) -> JobAnswer:
     """Ask a service for a job."""
 
     async def ask() -> JobAnswer:
@@ -20,14 +20,14 @@ def ask_for_job(settings: Settings, base_url: str, job_id: str) -> JobAnswer:
     return asyncio.run(ask())
 
 
-def look_at(settings: Settings, base_url: str, conversations: Sequence[str]) -> dict[str, Sight | None]:
+def read_snapshots(settings: Settings, base_url: str, conversations: Sequence[str]) -> dict[str, Sight | None]:
     """Look at conversations, one after the other; None where one cannot be read."""
 
-    async def look() -> dict[str, Sight | None]:
+    async def read_all() -> dict[str, Sight | None]:
         async with _client(settings, base_url) as client:
-            return {one: await client.sight(one) for one in conversations}
+            return {conversation: await client.sight(conversation) for conversation in conversations}
 
-    return asyncio.run(look())
+    return asyncio.run(read_all())
 
 
 def _client(settings: Settings, base_url: str) -> Client:

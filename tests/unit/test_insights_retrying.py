@@ -11,7 +11,7 @@ import pytest
 
 from tests.simulation.clock import Time, VirtualLoop
 from uploader.errors import GaveUpError
-from uploader.insights import Asker
+from uploader.insights import RetryingReader
 from uploader.model import Answer
 from uploader.pace import Pace
 
@@ -30,7 +30,7 @@ class Service:
     async def conversation(self, _: str, part: str = "") -> Answer:
         """Answer."""
         self.asked.append((part, self._time.now))
-        return self._answers(part, sum(one == part for one, _ in self.asked))
+        return self._answers(part, sum(path == part for path, _ in self.asked))
 
 
 class Free:
@@ -41,16 +41,18 @@ class Free:
 
 
 def asking(
-    answers: Callable[[str, int], Answer], work: Callable[[Asker], Coroutine[Any, Any, Any]], jitter: float = 1.0
+    answers: Callable[[str, int], Answer],
+    work: Callable[[RetryingReader], Coroutine[Any, Any, Any]],
+    jitter: float = 1.0,
 ) -> tuple[Any, Service]:
     """What some work with an asker comes to, and what the service saw."""
     time = Time(1000.0)
     service = Service(time, answers)
-    chance = random.Random()
-    chance.random = lambda: jitter  # type: ignore[method-assign] # drawn by the test
+    rng = random.Random()
+    rng.random = lambda: jitter  # type: ignore[method-assign] # drawn by the test
 
     async def ask() -> Any:
-        asker = Asker(service, cast("Pace", Free()), lambda: time.now, chance, GIVE_UP_SECONDS)
+        asker = RetryingReader(service, cast("Pace", Free()), lambda: time.now, rng, GIVE_UP_SECONDS)
         return await work(asker)
 
     with closing(VirtualLoop(time)) as loop:
@@ -88,7 +90,7 @@ def test_retry_after_is_heeded(status: int) -> None:
 def test_a_429_holds_up_whatever_else_is_asked() -> None:
     """It is about the account: nobody asks anything before its time."""
 
-    async def both(asker: Asker) -> None:
+    async def both(asker: RetryingReader) -> None:
         asked = asyncio.ensure_future(asker.ask("c", "throttled"))
         await asyncio.sleep(1)
         await asker.ask("d", "other")
@@ -108,7 +110,7 @@ def test_a_service_that_is_silent_is_given_up() -> None:
     def note(_: str, __: int) -> Answer:
         return LOST
 
-    async def ask(asker: Asker) -> None:
+    async def ask(asker: RetryingReader) -> None:
         with pytest.raises(GaveUpError, match=r"no good answer for 1800 s .* reset; .* run the same command again"):
             await asker.ask("c")
 
@@ -120,7 +122,7 @@ def test_a_service_that_is_silent_is_given_up() -> None:
 def test_one_thing_that_cannot_be_had_does_not_end_the_rest() -> None:
     """While the service answers others, the one that it has only trouble for is let go, and told as it is."""
 
-    async def both(asker: Asker) -> Answer:
+    async def both(asker: RetryingReader) -> Answer:
         asked = asyncio.ensure_future(asker.ask("c", "broken"))
         while not asked.done():
             await asker.ask("d", "good")
@@ -134,7 +136,7 @@ def test_one_thing_that_cannot_be_had_does_not_end_the_rest() -> None:
 def test_a_wait_beyond_the_time_is_not_waited() -> None:
     """A Retry-After of an hour, with half an hour left: given up at once, for the command to be run later."""
 
-    async def ask(asker: Asker) -> None:
+    async def ask(asker: RetryingReader) -> None:
         with pytest.raises(GaveUpError):
             await asker.ask("c")
 

@@ -14,10 +14,10 @@ from uploader.client import Gate, UploadRequest
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, SourceError
 from uploader.ledger.claiming import Mark, RetryStoppedError, mark
 from uploader.ledger.outcomes import Ended, Settlement, settle
-from uploader.ledger.resolving import note_sight
+from uploader.ledger.resolving import save_snapshot
 from uploader.ledger.settling import Settled, settle_heard
 from uploader.ledger.thread import Writer
-from uploader.model import Claim, Next, Reply, Sight, Verdict
+from uploader.model import Claim, ConversationSnapshot, Next, Reply, Verdict
 from uploader.pace import Pace
 from uploader.policy.brake import after_attempt
 from uploader.policy.hearing import address_of
@@ -35,7 +35,7 @@ WRITE_AGAIN_SECONDS = (0.2, 0.5, 1.0, 2.0)
 class Uploads(Protocol):
     """Who can send one PUT: the client, or what a simulation puts in its place."""
 
-    async def sight(self, conversation_id: str) -> Sight | None:
+    async def sight(self, conversation_id: str) -> ConversationSnapshot | None:
         """Look at what a conversation holds now."""
         ...
 
@@ -174,7 +174,7 @@ class Carrier:
         way_out: WayOut,
         rules: Rules,
         now: Callable[[], float],
-        chance: random.Random,
+        rng: random.Random,
         sources: OpenSource = open_source,
     ) -> None:
         self._open_source = sources
@@ -184,7 +184,7 @@ class Carrier:
         self._way_out = way_out
         self._rules = rules
         self._now = now
-        self._chance = chance
+        self._rng = rng
         self._out: dict[int, LastChunk] = {}
 
     def hear(self, attempt_id: int) -> None:
@@ -209,7 +209,7 @@ class Carrier:
         finally:
             del self._out[claim.attempt_id]
         carried = Carried(claim, reply, self._judge(claim, reply), self._now() - begun)
-        gate.over(carried.verdict, reply, self._chance.random())
+        gate.over(carried.verdict, reply, self._rng.random())
         settled = await asyncio.shield(self._write_down(carried))
         carried = replace(
             carried, verdict=settled.verdict, heard=settled.heard, ended=settled.ended, remark=settled.remark
@@ -248,7 +248,7 @@ class Carrier:
         if self._rules.look_before:
             sight = await self._client.sight(claim.conversation_id)
             if sight is not None:
-                await self._writer.call(note_sight, claim.attempt_id, sight)
+                await self._writer.call(save_snapshot, claim.attempt_id, sight)
 
     def _judge(self, claim: Claim, reply: Reply) -> Verdict:
         verdict = judge(reply, claim.conversation_id, self._rules.proves_not_appended)
@@ -270,7 +270,7 @@ class Carrier:
         claim, verdict, now = carried.claim, carried.verdict, self._now()
         wait = 0.0
         if verdict.next is Next.AGAIN and not carried.reply.withheld:
-            wait = retry_seconds(claim.number, self._chance.random(), carried.reply.retry_after, now)
+            wait = retry_seconds(claim.number, self._rng.random(), carried.reply.retry_after, now)
         rules = self._rules
         of = Settlement(
             claim,

@@ -14,9 +14,9 @@ from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableErro
 from uploader.jobs import Follower, Jobs, tell_call
 from uploader.ledger.claiming import Claimed, claim
 from uploader.ledger.hearing import Hearing
-from uploader.ledger.lanes import rank
+from uploader.ledger.lanes import reweigh_lanes
 from uploader.ledger.limit import limit_facts, slot_holders
-from uploader.ledger.reading import last_doubt, latest_ends, live_jobs, unsent
+from uploader.ledger.reading import last_doubt, latest_completed_jobs, live_jobs, unsent
 from uploader.ledger.thread import Writer
 from uploader.model import Claim, LimitFacts, Next, Order, State
 from uploader.pace import Pace
@@ -32,8 +32,8 @@ from uploader.policy.cooldown import (
     note_alone,
 )
 from uploader.policy.hearing import Meaning, is_webhook_silent
+from uploader.policy.lane_weights import LaneWeights, reweigh
 from uploader.policy.polling import looks_at_once
-from uploader.policy.ranking import Ranking, ranked_anew
 from uploader.policy.replies import is_success, loggable_reason
 from uploader.policy.waiting import Standstill, format_holders, standstill
 from uploader.results import rfc3339
@@ -109,7 +109,7 @@ class Engine:
         pool: Pool,
         rules: Rules,
         now: Callable[[], float],
-        chance: random.Random,
+        rng: random.Random,
         new_token: Callable[[], str],
         sources: OpenSource = open_source,
     ) -> None:
@@ -129,7 +129,7 @@ class Engine:
         self._listens_until: float | None = None
         self._pool = pool
         self._now = now
-        self._chance = chance
+        self._rng = rng
         self._changed = asyncio.Event()
         self._is_claim_due = True
         """Whether something happened that may let a claim find more than the last one did."""
@@ -143,7 +143,7 @@ class Engine:
         self._last_429 = ""
         self._stopping = False
         self._cooldown = Cooldown()
-        self._ranking = Ranking()
+        self._lane_weights = LaneWeights()
         self._carrier = Carrier(
             client=client,
             writer=writer,
@@ -151,7 +151,7 @@ class Engine:
             way_out=self.way_out,
             rules=rules,
             now=now,
-            chance=chance,
+            rng=rng,
             sources=sources,
         )
         self._follower = Follower(
@@ -203,7 +203,7 @@ class Engine:
         self._changed.set()
 
     async def _work(self) -> None:
-        self._follower.learn(await self._writer.call(latest_ends, self._account_id))
+        self._follower.learn(await self._writer.call(latest_completed_jobs, self._account_id))
         for job in await self._writer.call(live_jobs, self._account_id):
             self._follower.add(job, soon=True)
         await self._authorise()
@@ -240,7 +240,7 @@ class Engine:
             await self._probe()
         pool = self._pool
         if pool.order is Order.LONGEST_LANE_FIRST:
-            await self._rank_lanes()
+            await self._reweigh_lanes()
         hands = self._free_hands()
         claimed = await self._writer.call(
             claim, self._account_id, hands, pool.limit, self._now(), pool.order, self._new_token
@@ -252,12 +252,12 @@ class Engine:
             self._under_way.add(self._start(self._carry(one)))
         return claimed
 
-    async def _rank_lanes(self) -> None:
+    async def _reweigh_lanes(self) -> None:
         """Order the lanes anew once jobs have shown that they take a while whatever their audio, or no longer do."""
-        anew = ranked_anew(self._ranking, self._follower.experience)
+        anew = reweigh(self._lane_weights, self._follower.durations)
         if anew is not None:
-            self._ranking = anew
-            await self._writer.call(rank, anew.item_seconds)
+            self._lane_weights = anew
+            await self._writer.call(reweigh_lanes, anew.item_seconds)
 
     @property
     def _is_late(self) -> bool:
@@ -395,7 +395,7 @@ class Engine:
         """One cooldown for the account, not one per file."""
         self.throttled += 1
         header, about_limit = carried.reply.retry_after, carried.refusal is not None
-        jitter = self._chance.random()
+        jitter = self._rng.random()
         self._cooldown = after_throttle(self._cooldown, header, self._now(), jitter, about_limit=about_limit)
         self.way_out.hold_back()
 
@@ -457,7 +457,7 @@ class Engine:
         except TimeoutError:
             return
         log.warning("breaker.probed", answers=good)
-        brake = after_probe(self.way_out.brake, good=good, now=self._now(), jitter=self._chance.random())
+        brake = after_probe(self.way_out.brake, good=good, now=self._now(), jitter=self._rng.random())
         self.way_out.set_brake(brake)
         self._look_at_brake()
 

@@ -14,7 +14,14 @@ from uploader.ledger.outcomes import Ended, JobEnd, distrust_job, end_job, job_o
 from uploader.ledger.thread import Writer
 from uploader.model import JobStatus, LiveJob, State
 from uploader.pace import Pace
-from uploader.policy.foresight import LOOK_LEAST_SECONDS, End, Experience, Watch, lived_seconds, next_look
+from uploader.policy.durations import (
+    MIN_POLL_SECONDS,
+    CompletedJob,
+    DurationHistory,
+    PolledJob,
+    lived_seconds,
+    next_poll,
+)
 from uploader.policy.hearing import Meaning
 from uploader.policy.polling import ANOTHERS_IN_A_ROW, Pause, after_good, after_trouble, odd_seconds, wants_pause
 from uploader.policy.waits import put_off_seconds
@@ -52,7 +59,7 @@ class _Followed:
 class Follower:
     """Looks at live jobs when they are due, and writes down their ends.
 
-    ``in_scope`` counts the jobs that the present run waits for; ``experience`` is what the account's ended jobs show;
+    ``in_scope`` counts the jobs that the present run waits for; ``durations`` is what the account's ended jobs show;
     ``ended_unheard`` counts the jobs that were to call the webhook, and of which polling told the end.
     ``room`` is called when a job's end is in line for the ledger, ``ended`` when the job is followed no more.
     """
@@ -76,7 +83,7 @@ class Follower:
         """Since when no status request has had a good answer, in seconds since the epoch; None while they have."""
         self.silence = ""
         """What the first of them was answered."""
-        self.experience = Experience()
+        self.durations = DurationHistory()
         self._client = client
         self._writer = writer
         self._pace = pace
@@ -115,9 +122,9 @@ class Follower:
         """The jobId of some live job, None where none is known."""
         return next((one.job.job_id for one in (*self._due[:1], *self._followed[:1])), None)
 
-    def learn(self, ends: Iterable[End]) -> None:
+    def learn(self, ends: Iterable[CompletedJob]) -> None:
         """Learn from ended jobs of the account, the latest last, when to look at those that live."""
-        if self.experience.add(ends):
+        if self.durations.add(ends):
             self._foresee_anew()
 
     def add(self, job: LiveJob, *, soon: bool = False, heard: bool = False) -> None:
@@ -153,7 +160,7 @@ class Follower:
         if not self.follows(job):
             self._ended_early.add(job.job_id)
         if job.watched and ended.state is State.COMPLETED:
-            self.learn([End(job.work, ended.job_seconds)])
+            self.learn([CompletedJob(job.work, ended.job_seconds)])
         self._tell_end(followed, ended)
         self._room()
         self._over(followed)
@@ -291,7 +298,7 @@ class Follower:
             await asyncio.shield(self._writer.call(note_job_answer, job, None))
 
     def _foresee(self, job: LiveJob, seen_live_at: float) -> _Followed:
-        look = next_look(Watch(seen_live_at - job.accepted_at, job.work, self.experience.shown))
+        look = next_poll(PolledJob(seen_live_at - job.accepted_at, job.work, self.durations.model))
         return _Followed(seen_live_at + look.wait_seconds, look.step_seconds, seen_live_at, job)
 
     def _foresee_anew(self) -> None:
@@ -302,7 +309,7 @@ class Follower:
                 continue  # what is foreseen of jobs says nothing of when this one will be known again
             due = self._foresee(one.job, one.seen_live_at)
             # who may look at once shall not wait for the news
-            one.due_at = max(due.due_at, now + LOOK_LEAST_SECONDS) if one.due_at > now else one.due_at
+            one.due_at = max(due.due_at, now + MIN_POLL_SECONDS) if one.due_at > now else one.due_at
             one.step_seconds = due.step_seconds
         heapq.heapify(self._followed)
         self._changed.set()
@@ -327,7 +334,7 @@ class Follower:
         if not self.follows(job):
             return  # a call was quicker
         if lived is not None:
-            self.learn([End(job.work, lived)])
+            self.learn([CompletedJob(job.work, lived)])
         self.ended_unheard += job.calls
         self._tell_end(job, ended)
         self._over(job)

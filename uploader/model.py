@@ -356,7 +356,7 @@ class Decision(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class ConversationSnapshot:
     """What the service shows of a conversation: how many messages, and when the last one ends."""
 
     messages: int
@@ -452,4 +452,4 @@ class Load:
     load_id: int
     batch_id: int
     account_id: int
-    generation: int
+    repeat_id: int

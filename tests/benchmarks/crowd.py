@@ -22,13 +22,13 @@ from uploader.audio import Source
 from uploader.client import Gate, JobAnswer, UploadRequest
 from uploader.engine import Engine, Pool, steady_clock
 from uploader.ledger import Ledger
-from uploader.ledger.lanes import enter_scope
+from uploader.ledger.lanes import activate_batch
 from uploader.ledger.loading import account, begin_load, load_rows
 from uploader.ledger.outcomes import JobEnd, end_job
 from uploader.ledger.reading import live_jobs, result_lines
 from uploader.ledger.standing import standing
 from uploader.ledger.thread import LedgerThread
-from uploader.model import AudioFacts, FileSignature, JobStatus, Load, Reply, Row, Sight
+from uploader.model import AudioFacts, ConversationSnapshot, FileSignature, JobStatus, Load, Reply, Row
 
 UPLOADS = 64
 ROUNDS = 3
@@ -85,7 +85,7 @@ class Service:
         """It answers."""
         return True
 
-    async def sight(self, _: str) -> Sight | None:
+    async def sight(self, _: str) -> ConversationSnapshot | None:
         """It shows nothing."""
         return None
 
@@ -129,7 +129,7 @@ def loaded(ledger: Ledger, count: int, costs: Costs) -> Load:
             repeat=False,
         )
         load_rows(connection, load, manifest(count), content_hash=lambda _: None, probe=lambda _: AudioFacts())
-        enter_scope(connection, load.batch_id, hold=True)
+        activate_batch(connection, load.batch_id, hold=True)
     return load
 
 
@@ -153,7 +153,7 @@ async def carry(ledger: Ledger, account_id: int, items: int, costs: Costs) -> No
         pool=pool,
         rules=rules,
         now=now,
-        chance=random.Random(1),
+        rng=random.Random(1),
         new_token=str,
         sources=recording,
     )

@@ -44,7 +44,7 @@ from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableErro
 from uploader.ledger import Ledger
 from uploader.ledger.claiming import claim, mark
 from uploader.ledger.hearing import hear
-from uploader.ledger.lanes import enter_scope
+from uploader.ledger.lanes import activate_batch
 from uploader.ledger.loading import account, begin_load, load_rows
 from uploader.ledger.outcomes import settle
 from uploader.ledger.recovery import recover
@@ -114,7 +114,7 @@ class Desk:
             way_out=self.way_out,
             rules=self.rules,
             now=time.time,
-            chance=random.Random(1),
+            rng=random.Random(1),
         )
 
     def one(self, table: Any) -> RowMapping:
@@ -177,7 +177,7 @@ def load(ledger: Ledger, base_url: str, paths: Sequence[Path], parameters: dict[
             for number, path in enumerate(paths, 2)
         ]
         load_rows(connection, begun, rows, content_hash=sources.content_hash, probe=sources.probe)
-        enter_scope(connection, begun.batch_id, hold=True)
+        activate_batch(connection, begun.batch_id, hold=True)
     return account_id
 
 

@@ -12,18 +12,18 @@ from sqlalchemy import and_, func, select, update
 from uploader import audio
 from uploader.ledger import Ledger
 from uploader.ledger.claiming import Claimed, Mark, claim, mark
-from uploader.ledger.lanes import enter_scope, rank
+from uploader.ledger.lanes import activate_batch, reweigh_lanes
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import account, begin_load, load_rows, was_begun
 from uploader.ledger.outcomes import JOBS_REMEMBERED, JobEnd, Settlement, end_job, job_overdue, settle, settle_all
-from uploader.ledger.reading import latest_ends, live_jobs, result_lines, troubles, unsent
+from uploader.ledger.reading import latest_completed_jobs, live_jobs, result_lines, troubles, unsent
 from uploader.ledger.recovery import rebase_deadlines, recover
 from uploader.ledger.schema import attempts, items, lanes
 from uploader.ledger.sending import elsewhere, lanes_to_send, to_send
 from uploader.ledger.standing import standing
 from uploader.model import Claim, InvalidRow, JobStatus, LiveJob, Load, Order, Problem, Reply, ResultLine, Row, State
+from uploader.policy.durations import CompletedJob
 from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
-from uploader.policy.foresight import End
 from uploader.policy.limits import JOB_SECONDS, STATED_LIMIT_BELIEVED_SECONDS, Refusal
 from uploader.policy.replies import judge
 
@@ -100,7 +100,7 @@ class Book:
     def run(self, load: Load, *, first: int | None = None) -> None:
         """Make this batch, or so many of its first items, the one that is run."""
         with self.ledger.writing() as connection:
-            enter_scope(connection, load.batch_id, hold=self.hold, first=first)
+            activate_batch(connection, load.batch_id, hold=self.hold, first=first)
 
     def look(self, wanted: int = 100) -> Claimed:
         """Claim, and see all that is answered."""
@@ -162,7 +162,7 @@ class Book:
         """The run dies, and the same command begins anew without loading: what was recovered."""
         with self.ledger.writing() as connection:
             recovered = recover(connection, self.now, DOUBT_SECONDS)
-            enter_scope(connection, load.batch_id, hold=self.hold)
+            activate_batch(connection, load.batch_id, hold=self.hold)
         return recovered
 
     def lines(self, load: Load) -> list[ResultLine]:
@@ -185,15 +185,15 @@ class Book:
             newest = select(items.c[name]).where(items.c.line == line).order_by(items.c.load_id.desc()).limit(1)
             return connection.execute(newest).scalar_one()
 
-    def rank(self, item_seconds: float) -> None:
+    def reweigh_lanes(self, item_seconds: float) -> None:
         """Order the lanes by what an item counts for beside its audio."""
         with self.ledger.writing() as connection:
-            rank(connection, item_seconds)
+            reweigh_lanes(connection, item_seconds)
 
     def check_work(self) -> None:
         """What each lane keeps of what it has left is what follows from its items."""
         counted = select(items.c.lane_id, func.count().label("items"), func.sum(_AUDIO).label("audio"))
-        carried = and_(items.c.state == State.PENDING, items.c.position <= lanes.c.wanted_until)
+        carried = and_(items.c.state == State.PENDING, items.c.position <= lanes.c.active_until)
         with self.ledger.writing() as connection:
             found = connection.execute(counted.join(lanes).where(carried).group_by(items.c.lane_id)).all()
             kept = connection.execute(select(lanes)).all()
@@ -704,11 +704,11 @@ def test_the_latest_ends_are_those_that_tell_what_jobs_take(book: Book) -> None:
         for name, seconds in ended.items():
             book.now += 1.0
             end_job(connection, JobEnd(jobs[name], JobStatus.COMPLETED, book.now, hold=True, lived_seconds=seconds))
-        expected = [End(jobs[name].work, seconds) for name, seconds in ended.items() if seconds]
+        expected = [CompletedJob(jobs[name].work, seconds) for name, seconds in ended.items() if seconds]
         assert all(end.work > 0.0 for end in expected)
-        assert latest_ends(connection, 1) == expected
-        assert latest_ends(connection, 1, most=2) == expected[1:]
-        assert latest_ends(connection, 2) == []
+        assert latest_completed_jobs(connection, 1) == expected
+        assert latest_completed_jobs(connection, 1, most=2) == expected[1:]
+        assert latest_completed_jobs(connection, 2) == []
 
 
 def test_before_the_mark_a_crash_means_pending(book: Book) -> None:
@@ -909,11 +909,11 @@ def test_two_accounts_share_nothing(book: Book) -> None:
 def test_a_run_leaves_the_lanes_of_other_accounts_as_they_are(book: Book, first: int | None) -> None:
     """What one account's run carries is neither dropped nor counted anew nor sent along by another account's run."""
     ours = book.load([("c", "a.wav"), ("d", "a.wav"), ("d", "b.wav")])
-    book.rank(3.0)
+    book.reweigh_lanes(3.0)
     carried = select(lanes).where(lanes.c.account_id == ours.account_id).order_by(lanes.c.id)
     with book.ledger.reading() as connection:
         before = connection.execute(carried).all()
-        assert all(lane.wanted_until and lane.audio_left and lane.items_left for lane in before)
+        assert all(lane.active_until and lane.audio_left and lane.items_left for lane in before)
     theirs = load_elsewhere(book, ["d", "e", "f"])
     book.run(theirs, first=first)
     with book.ledger.reading() as connection:

@@ -11,11 +11,11 @@ from sqlalchemy import Connection, event, text
 
 from tests.integration.test_ledger import BASE_URL, CUT, DOUBT_SECONDS, LOST, THROTTLED, Book, accepted, opened
 from uploader.ledger.claiming import Mark, claim, mark
-from uploader.ledger.lanes import enter_scope, rank
+from uploader.ledger.lanes import activate_batch, reweigh_lanes
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import account, begin_load, load_rows, was_begun
 from uploader.ledger.outcomes import JobEnd, Settlement, end_job, settle
-from uploader.ledger.reading import latest_ends, live_jobs
+from uploader.ledger.reading import latest_completed_jobs, live_jobs
 from uploader.model import AudioFacts, Claim, FileSignature, JobStatus, Next, Order, Reply, Row
 from uploader.policy.limits import Refusal
 from uploader.policy.replies import judge
@@ -50,7 +50,7 @@ def fill(book: Book, lanes: int, items: int) -> None:
             repeat=False,
         )
         load_rows(connection, load, rows, content_hash=lambda _: None, probe=lambda _: AudioFacts())
-        enter_scope(connection, load.batch_id, hold=book.hold)
+        activate_batch(connection, load.batch_id, hold=book.hold)
 
 
 def steps(book: Book, step: Step) -> tuple[Any, int]:
@@ -96,7 +96,7 @@ def cost_of_a_life(book: Book, order: Order = Order.LONGEST_LANE_FIRST) -> dict[
     (job,), cost["live jobs"] = steps(book, lambda c: live_jobs(c, 1))
     ended: Step = lambda c: end_job(c, JobEnd(job, JobStatus.COMPLETED, book.now, book.hold, 5.0))  # noqa: E731
     _, cost["job ended"] = steps(book, ended)
-    found, cost["latest ends"] = steps(book, lambda c: latest_ends(c, 1))
+    found, cost["latest ends"] = steps(book, lambda c: latest_completed_jobs(c, 1))
     assert found
     _, cost["was begun"] = steps(book, lambda c: was_begun(c, 1)("c0", "/audio/0-0.wav"))
     _, cost["limit"] = steps(book, lambda c: limit_facts(c, 1, 10, book.now))
@@ -202,7 +202,7 @@ def test_a_part_of_a_batch_is_chosen_once_not_once_a_lane(tmp_path: Path, hold: 
     cost = []
     with filled(tmp_path / "few", FEW, 1, hold=hold) as few, filled(tmp_path / "many", MANY, 1, hold=hold) as many:
         for book in (few, many):
-            cost.append(steps(book, lambda c: enter_scope(c, 1, hold=hold, first=7))[1])
+            cost.append(steps(book, lambda c: activate_batch(c, 1, hold=hold, first=7))[1])
             assert len(book.claim()) == 7
     assert cost[1] <= 1.5 * cost[0] * MANY / FEW
 
@@ -210,7 +210,7 @@ def test_a_part_of_a_batch_is_chosen_once_not_once_a_lane(tmp_path: Path, hold: 
 def test_lanes_are_ordered_anew_at_a_cost_of_the_lanes_not_of_their_items(tmp_path: Path) -> None:
     """Thirty times as many items in each lane: to order the lanes by what was learned costs what it did."""
     with filled(tmp_path / "few", 4, FEW, hold=True) as few, filled(tmp_path / "many", 4, MANY, hold=True) as many:
-        cost = [steps(book, lambda c: rank(c, 3.0))[1] for book in (few, many)]
+        cost = [steps(book, lambda c: reweigh_lanes(c, 3.0))[1] for book in (few, many)]
     assert cost[1] <= 1.1 * cost[0]
 
 

@@ -29,7 +29,7 @@ from uploader.ledger.claiming import Claimed, Mark, RetryStoppedError, claim, ma
 from uploader.ledger.hearing import Hearing, hear
 from uploader.ledger.loading import account
 from uploader.ledger.outcomes import Settlement
-from uploader.ledger.reading import remarks
+from uploader.ledger.reading import anomalies
 from uploader.ledger.resolving import Selection, open_items, resolve
 from uploader.ledger.schema import accounts, attempts, items, lanes
 from uploader.ledger.settling import Settled, settle_heard
@@ -94,7 +94,7 @@ class Listening(Book):
         """What is to be said in the open."""
         with self.ledger.writing() as connection:
             (batch,) = {load.batch_id for load in self.loads.values()}
-            return [one.said for one in remarks(connection, batch)]
+            return [one.said for one in anomalies(connection, batch)]
 
     def everything(self) -> list[Any]:
         """All that the ledger holds of items, attempts, lanes and the account."""

@@ -12,8 +12,8 @@ from sqlalchemy import update
 
 from tests.integration.test_ledger import CUT, LOST, NOT_FOUND, OUR_FILE, THROTTLED, Book, accepted, opened
 from uploader import audio
-from uploader.ledger import known, loading, staging
-from uploader.ledger.lanes import enter_scope
+from uploader.ledger import loading, matching, staging
+from uploader.ledger.lanes import activate_batch
 from uploader.ledger.loading import close_repeat
 from uploader.ledger.schema import items
 from uploader.model import InvalidRow, Reply, Row, State
@@ -141,7 +141,7 @@ def test_the_second_row_with_the_same_audio_is_a_second_item(book: Book) -> None
 def test_the_second_occurrence_is_found_across_chunks(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     """How many rows are loaded together makes no difference."""
     monkeypatch.setattr(staging, "CHUNK", 2)
-    monkeypatch.setattr(known, "TOGETHER", 2)
+    monkeypatch.setattr(matching, "TOGETHER", 2)
     rows = [("c", "a.wav"), ("c", "b.wav"), ("c", "a.wav"), ("d", "a.wav"), ("c", "a.wav")]
     book.load(rows)
     assert sorted(book.complete_all()) == ["a.wav", "a.wav", "a.wav", "a.wav", "b.wav"]
@@ -349,11 +349,11 @@ ROWS = st.lists(st.tuples(st.sampled_from("cd"), st.sampled_from(sorted(CONTENTS
 @settings(max_examples=settings().max_examples // 4)
 @given(ROWS, st.integers(0, 6), st.randoms(use_true_random=False))
 def test_a_shuffled_reload_appends_each_row_once(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], sent: int, chance: Random
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], sent: int, rng: Random
 ) -> None:
     """Interrupted anywhere and loaded again in any order, under any name: each row goes once, none is lost."""
     shuffled = list(rows)
-    chance.shuffle(shuffled)
+    rng.shuffle(shuffled)
     with opened(tmp_path_factory.mktemp("night")) as book:
         for name, content in CONTENTS.items():
             book.file(name, content)
@@ -437,5 +437,5 @@ def test_a_trial_without_anything_pending_still_follows_what_runs(book: Book) ->
     load = book.load([("c", "a.wav")])
     book.answer(book.claim_one(), accepted("j"))
     with book.ledger.writing() as connection:
-        enter_scope(connection, load.batch_id, hold=True, first=5)
+        activate_batch(connection, load.batch_id, hold=True, first=5)
     assert [job.in_scope for job in book.jobs()] == [True]

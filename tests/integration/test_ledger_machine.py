@@ -160,9 +160,9 @@ class LedgerMachine(RuleBasedStateMachine):
             self.running, self.item_seconds = name, 0.0
 
     @rule(item_seconds=st.sampled_from([0.25, 40.0]))
-    def rank(self, item_seconds: float) -> None:
+    def reweigh_lanes(self, item_seconds: float) -> None:
         """It is learned what jobs take beside what their audio makes them take."""
-        self.book.rank(item_seconds)
+        self.book.reweigh_lanes(item_seconds)
         self.item_seconds = item_seconds
 
     @rule(wanted=st.integers(1, 4))
@@ -308,14 +308,14 @@ class LedgerMachine(RuleBasedStateMachine):
             first = min((place for place, state in places.items() if state is State.PENDING), default=None)
             trouble = first and any(state in TROUBLED and place < first for place, state in places.items())
             blocked = any(state in LIVE for state in places.values()) or (self.book.hold and trouble)
-            ready = None if blocked or first is None or first > lane["wanted_until"] else first
+            ready = None if blocked or first is None or first > lane["active_until"] else first
             assert lane["ready_position"] == ready
 
     def _check_work(self, seen: Seen) -> None:
         """What a lane has left, by which lanes are ordered, is the sum of what this run still has to send there."""
         self.book.check_work()
         for lane in seen.lanes:
-            assert lane["item_seconds"] == (self.item_seconds if lane["wanted_until"] else 0.0)
+            assert lane["item_seconds"] == (self.item_seconds if lane["active_until"] else 0.0)
 
     def _check_rows(self, seen: Seen) -> None:
         """Each row is in its batch's results once, in order, and names an item of its own with its content."""

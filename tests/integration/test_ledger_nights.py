@@ -22,7 +22,7 @@ ENDED = (0, 1, 4)
 SCAN = re.compile(r"^SCAN (?:main\.)?([\w.]+)(?: USING (?:COVERING )?INDEX (\w+))?")
 SMALL = re.compile(r"accounts|ledger|staged|apart|found|met|temp\.\w+|compared|groups|CONSTANT|anon_\d+")
 """Tables that former nights do not fill, and what a statement has put together before."""
-PARTIAL = {"items_unfinished", "items_remarked", "items_invalid", "lanes_wanted"}
+PARTIAL = {"items_unfinished", "items_remarked", "items_invalid", "lanes_active"}
 """Indexes that hold what is not over, or is to be told."""
 
 

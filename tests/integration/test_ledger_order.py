@@ -44,14 +44,14 @@ def test_many_short_files_go_before_a_long_one_where_each_takes_a_while(
 ) -> None:
     """Four items count for four times the constant: beyond 8 s / 3 that is more work than the long one."""
     book.load([LONG, *MANY])
-    book.rank(item_seconds)
+    book.reweigh_lanes(item_seconds)
     assert first(book) == goes
 
 
 def test_what_is_left_decides_not_what_there_was(book: Book) -> None:
     """Every item that goes makes its lane's work less, by its audio and by what it counts for beside that."""
     book.load([*MANY, LONG])
-    book.rank(5.0)
+    book.reweigh_lanes(5.0)
     went = []
     while claimed := book.claim(1):
         book.check_work()
@@ -64,7 +64,7 @@ def test_what_is_left_decides_not_what_there_was(book: Book) -> None:
 def test_an_order_ends_with_its_run(book: Book) -> None:
     """The next run begins with audio alone, until its own engine has looked at what was learned."""
     load = book.load([*MANY, LONG])
-    book.rank(1e4)
+    book.reweigh_lanes(1e4)
     book.run(load)
     book.check_work()
     assert first(book) == "long"
@@ -74,7 +74,7 @@ def test_lanes_that_the_run_does_not_carry_have_no_work(book: Book) -> None:
     """What another manifest left is none of this run's business, in the order no more than in the claim."""
     book.load(MANY, "monday.csv")
     book.load([LONG], "tuesday.csv")
-    book.rank(1e4)
+    book.reweigh_lanes(1e4)
     book.check_work()
     assert [one.conversation_id for one in book.claim()] == ["long"]
 
@@ -82,7 +82,7 @@ def test_lanes_that_the_run_does_not_carry_have_no_work(book: Book) -> None:
 def test_of_lanes_with_equal_work_the_manifests_first_goes_first(book: Book) -> None:
     """Nothing is left to chance: a run that carries on goes on in the same order."""
     book.load([("b", "a.wav"), ("a", "b.wav"), ("c", "c.wav")])
-    book.rank(3.0)
+    book.reweigh_lanes(3.0)
     assert [one.conversation_id for one in book.claim()] == ["b", "a", "c"]
 
 
@@ -102,7 +102,7 @@ def settled(book: Book, one: Claim, decision: Decision) -> None:
 def test_what_a_person_settles_beside_the_run_is_counted(book: Book, decision: Decision, left: int) -> None:
     """What is to be sent after all is work of its lane once more; what is not, is none."""
     book.load(MANY)
-    book.rank(7.0)
+    book.reweigh_lanes(7.0)
     one = book.claim_one()
     book.answer(one, LOST)
     settled(book, one, decision)
@@ -130,10 +130,10 @@ def test_edited_and_repeated_manifests_are_counted_anew(book: Book) -> None:
     book.load(MANY)
     book.complete(book.claim_one())
     book.load([LONG, *reversed(MANY[1:])])
-    book.rank(7.0)
+    book.reweigh_lanes(7.0)
     book.check_work()
     book.load([*MANY, LONG], repeat=True)
     book.check_work()
-    book.rank(2.0)
+    book.reweigh_lanes(2.0)
     book.claim(3)
     book.check_work()

@@ -7,11 +7,11 @@ import pytest
 
 from tests.integration.test_ledger import BASE_URL, LOST, NOT_FOUND, Book, accepted, opened
 from uploader.errors import UsageError
-from uploader.ledger.former import former, left_by
 from uploader.ledger.loading import account
-from uploader.ledger.resolving import Open, Selection, histories, open_items, resolve
+from uploader.ledger.orphans import find_orphans, orphaned_by_load
+from uploader.ledger.resolving import OpenItem, Selection, histories, open_items, resolve
 from uploader.model import Claim, Decision, JobStatus, Load, Reply, State
-from uploader.policy.settling import SETTLES
+from uploader.policy.resolving import RESOLVABLE
 
 ELSEWHERE = Reply(
     connected=True, last_chunk_left=True, status=201, answer={"jobId": "j1", "conversationId": "another"}, bytes_sent=7
@@ -25,7 +25,7 @@ def book(tmp_path: Path) -> Iterator[Book]:
         yield made
 
 
-def needing(book: Book, state: State) -> Open:
+def needing(book: Book, state: State) -> OpenItem:
     """One item that needs a person, in this state."""
     load = book.load([("c", "a.wav"), ("c", "b.wav")])
     one = book.claim_one()
@@ -38,14 +38,14 @@ def needing(book: Book, state: State) -> Open:
     return first(book)
 
 
-def first(book: Book) -> Open:
+def first(book: Book) -> OpenItem:
     """The first item of the batch that needs a person."""
     with book.ledger.reading() as connection:
         found = open_items(connection, book.loads["m.csv"].batch_id, Selection(), hold=book.hold)
     return found[0]
 
 
-def decide(book: Book, one: Open, decision: Decision, job_id: str | None = None, note: str | None = None) -> State:
+def decide(book: Book, one: OpenItem, decision: Decision, job_id: str | None = None, note: str | None = None) -> State:
     """Settle an item."""
     with book.ledger.writing() as connection:
         return resolve(connection, one, decision, job_id=job_id, note=note, who="ann", now=book.now, hold=book.hold)
@@ -56,7 +56,7 @@ def decide(book: Book, one: Open, decision: Decision, job_id: str | None = None,
 def test_a_decision_fits_its_states_or_changes_nothing(book: Book, state: State, decision: Decision) -> None:
     """What fits settles the item, and its lane goes on; what does not fit is refused, and all stays as it was."""
     one = needing(book, state)
-    if state in SETTLES[decision]:
+    if state in RESOLVABLE[decision]:
         settled = decide(book, one, decision)
         assert settled is book.lines(book.loads["m.csv"])[0].state
         assert "held" not in book.states(book.loads["m.csv"])
@@ -105,11 +105,11 @@ def test_what_was_decided_is_kept_in_order(book: Book) -> None:
     decide(book, first(book), Decision.DROP, note="wrong id")
     with book.ledger.reading() as connection:
         kept = histories(connection, [one.item_id])[one.item_id]
-    assert [(done.decision, done.from_state, done.note, done.settled_at) for done in kept] == [
+    assert [(done.decision, done.from_state, done.note, done.resolved_at) for done in kept] == [
         (Decision.NOT_APPENDED, State.IN_DOUBT, "no message came", 1000.0),
         (Decision.DROP, State.REFUSED, "wrong id", 1060.0),
     ]
-    assert {done.settled_by for done in kept} == {"ann"}
+    assert {done.resolved_by for done in kept} == {"ann"}
 
 
 def test_what_a_run_changed_meanwhile_is_not_settled(book: Book) -> None:
@@ -149,7 +149,7 @@ def test_evidence_is_alone_as_long_as_nothing_else_went_in_its_lane(book: Book) 
 def told_former(book: Book) -> dict[str, str]:
     """What the batches held before and none holds any more: states that there are, by batch."""
     with book.ledger.reading() as connection:
-        found = former(connection, account(connection, BASE_URL), hold=book.hold)
+        found = find_orphans(connection, account(connection, BASE_URL), hold=book.hold)
     return {
         one.batch: " ".join(f"{state.value}:{count}" for state, count in one.counts.items() if count) for one in found
     }
@@ -158,7 +158,7 @@ def told_former(book: Book) -> dict[str, str]:
 def left(book: Book, load: Load) -> int:
     """How many items a load took the last rows of."""
     with book.ledger.reading() as connection:
-        return sum(left_by(connection, load, hold=book.hold).values())
+        return sum(orphaned_by_load(connection, load, hold=book.hold).values())
 
 
 def test_what_no_batch_names_any_more_is_told_until_it_is_over_or_named_again(book: Book) -> None:
@@ -188,12 +188,12 @@ def test_former_items_are_listed_by_their_own_batch_and_settled_by_number(book: 
     monday = book.load([("d", "a.wav")], "monday.csv")
     tuesday = book.load([("e", "a.wav")], "tuesday.csv")
 
-    def listed(load: Load, selection: Selection) -> list[Open]:
+    def listed(load: Load, selection: Selection) -> list[OpenItem]:
         with book.ledger.reading() as connection:
             return open_items(connection, load.batch_id, selection, hold=True)
 
     doubtful, held = listed(monday, Selection())
-    assert [(one.shown_state, one.former, one.own) for one in (doubtful, held)] == [
+    assert [(one.shown_state, one.orphan, one.own) for one in (doubtful, held)] == [
         (State.IN_DOUBT, True, False),
         (State.HELD, True, False),
     ]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tests.integration.test_ledger import BASE_URL, CUT, LOST, NOT_FOUND, Book, accepted, opened
 from uploader import audio
 from uploader.ledger.dry_run import copy_tables, load_copies
-from uploader.ledger.known import Hashes
-from uploader.ledger.lanes import enter_scope
-from uploader.ledger.loading import account, meant_generation, resolve
+from uploader.ledger.lanes import activate_batch
+from uploader.ledger.loading import account, current_repeat_id, resolve
+from uploader.ledger.matching import Hashes
 from uploader.ledger.sending import Amount, ToSend, lanes_to_send, to_send
 from uploader.ledger.staging import Stage
 from uploader.model import Load, Reply
@@ -45,11 +45,11 @@ def from_dry_run(book: Book, name: str, rows: Rows, first: int | None, *, repeat
     with book.ledger.staging() as connection, connection.begin() as transaction:
         stage = Stage(connection, account_id)
         stage.add(read, audio.probe, separate=False)
-        generation = meant_generation(connection, account_id, name, repeat=repeat)
-        resolve(connection, stage, generation, Hashes(audio.content_hash))
+        repeat_id = current_repeat_id(connection, account_id, name, repeat=repeat)
+        resolve(connection, stage, repeat_id, Hashes(audio.content_hash))
         copy_tables(connection, name, is_run_on=False)
         load = load_copies(connection, BASE_URL, name, book.now, repeat=repeat)
-        enter_scope(connection, load.batch_id, hold=book.hold, first=first)
+        activate_batch(connection, load.batch_id, hold=book.hold, first=first)
         found = to_send(connection, load.account_id, load.batch_id, hold=book.hold)
         foreseen = lanes_to_send(connection, load.account_id, [], book.now, hold=book.hold, under_way=False)
         transaction.rollback()

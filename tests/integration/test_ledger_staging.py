@@ -13,13 +13,13 @@ from sqlalchemy import Connection, select, update
 from tests.integration.test_ledger import BASE_URL, NOT_FOUND, Book, opened
 from uploader import audio
 from uploader.ledger import Ledger
-from uploader.ledger.known import NAMED, Hashes
 from uploader.ledger.loading import account, begin_load, merge, resolve
+from uploader.ledger.matching import NAMED, Hashes
 from uploader.ledger.schema import accounts, items, lanes
 from uploader.ledger.sqlite import written_together
 from uploader.ledger.staging import Stage, found
 from uploader.model import InvalidRow, Row, State
-from uploader.policy.identity import Items, Known, find, is_untouched
+from uploader.policy.identity import ExistingItem, Items, find, is_untouched
 
 CONTENTS = ["one", "two", "six", "seven"]
 NAMES = ["a.wav", "b.wav", "c.wav", "d.wav"]
@@ -33,7 +33,7 @@ def book(tmp_path: Path) -> Iterator[Book]:
         yield made
 
 
-def known_of(connection: Connection) -> dict[str, list[Known]]:
+def known_of(connection: Connection) -> dict[str, list[ExistingItem]]:
     """All items that rows may name, by conversation."""
     columns = [items.c[name] for name in ("id", "lane_id", "path", "size", "change", "content_hash", "state")]
     columns += [items.c[name] for name in ("attempts", "position", "load_id", "content_type", "parameters")]
@@ -41,12 +41,12 @@ def known_of(connection: Connection) -> dict[str, list[Known]]:
     by_conversation = defaultdict(list)
     for row in connection.execute(valid.where(items.c.invalid_batch_id.is_(None))).mappings():
         more = {name: value for name, value in row.items() if name not in ("id", "conversation_id", "state")}
-        one = Known(item_id=row["id"], state=State(row["state"]), **more)
+        one = ExistingItem(item_id=row["id"], state=State(row["state"]), **more)
         by_conversation[row["conversation_id"]].append(one)
     return by_conversation
 
 
-def one_by_one(rows: Sequence[Row], known: dict[str, list[Known]]) -> dict[int, int]:
+def one_by_one(rows: Sequence[Row], known: dict[str, list[ExistingItem]]) -> dict[int, int]:
     """The law: whose file is untouched is the one item of its path; all others are looked for in their order."""
     named: dict[int, int] = {}
     left = []

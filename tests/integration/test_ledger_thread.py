@@ -17,7 +17,7 @@ from tests.integration.test_ledger_hearing import listening_in
 from uploader.errors import LedgerUnavailableError
 from uploader.ledger import Ledger, thread
 from uploader.ledger.claiming import Mark, claim, mark
-from uploader.ledger.lanes import rank
+from uploader.ledger.lanes import reweigh_lanes
 from uploader.ledger.loading import account
 from uploader.ledger.outcomes import JobEnd, Settlement, end_job, settle
 from uploader.ledger.schema import accounts, attempts, items, lanes
@@ -256,7 +256,7 @@ async def test_a_full_disk_stops_claims_and_loses_nothing(book: Book) -> None:
         with pytest.raises(LedgerUnavailableError, match="full"):
             await writer.call(claim, 1, 10, 10, book.now)
         with pytest.raises(LedgerUnavailableError, match="full"):
-            await writer.call(rank, 3.0)
+            await writer.call(reweigh_lanes, 3.0)
         assert await writer.call(note, "a") == "a"
         set_pages(10_000)
         await writer.call(fill)

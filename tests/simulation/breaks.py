@@ -11,8 +11,7 @@ from unittest.mock import patch
 from sqlalchemy import Connection, func, select, update
 
 from uploader import attempt, results
-from uploader.ledger import claiming, heard, hearing, lanes
-from uploader.ledger import known as known_rows
+from uploader.ledger import claiming, heard, hearing, lanes, matching
 from uploader.ledger.claiming import Mark
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.schema import items
@@ -81,12 +80,12 @@ def lane_ignored() -> Iterator[None]:
         return lanes._first_pending()
 
     with patch.object(lanes, "_ready_position", anything):
-        lanes._refresh.cache_clear()
+        lanes._recompute_ready.cache_clear()
         try:
             yield
         finally:
-            lanes._refresh.cache_clear()
-    lanes._refresh.cache_clear()
+            lanes._recompute_ready.cache_clear()
+    lanes._recompute_ready.cache_clear()
 
 
 @contextmanager
@@ -114,7 +113,7 @@ def item_known_by_path_alone() -> Iterator[None]:
     def by_path(path: Any, _signature: Any, known: Any, load_id: int, _content_hash: Any) -> Any:
         return next((one for queue in known.own(path).alike.values() if (one := queue.first(load_id))), None)
 
-    with patch.object(known_rows, "find", by_path):
+    with patch.object(matching, "find", by_path):
         yield
 
 

@@ -47,7 +47,7 @@ class Calls:
         """Jobs of what was cut off before its last chunk."""
         self.heard: dict[str, Meaning] = {}
         """Jobs of which a call was answered, and what the first one meant."""
-        self._chance = random.Random(f"calls {seed}")
+        self._rng = random.Random(f"calls {seed}")
         self._time = time
         self._on_their_way: list[_Said] = []
         self._said = 0
@@ -61,7 +61,7 @@ class Calls:
 
     def takes_what_is_cut(self) -> bool:
         """Whether the service makes a job of what comes no further."""
-        return self.habits.breaks_word and self._chance.random() < 0.5
+        return self.habits.breaks_word and self._rng.random() < 0.5
 
     def job_begun(self, put: Put, job: Job) -> None:
         """Every change of the job's status is said once it comes, or later."""
@@ -111,30 +111,30 @@ class Calls:
             heapq.heappush(self._on_their_way, again)
 
     def _say(self, token: str, call: Call, at: float) -> None:
-        habits, chance = self.habits, self._chance
-        if chance.random() < habits.forged:
+        habits, rng = self.habits, self._rng
+        if rng.random() < habits.forged:
             self._put_on_its_way("guessed", Call(call.job_id, JobStatus.FAILED), at)
-        if chance.random() < habits.lost:
+        if rng.random() < habits.lost:
             return
-        late = chance.choice([30.0, 2000.0]) if chance.random() < habits.late else 0.0
-        for _ in range(2 if chance.random() < habits.twice else 1):
+        late = rng.choice([30.0, 2000.0]) if rng.random() < habits.late else 0.0
+        for _ in range(2 if rng.random() < habits.twice else 1):
             self._put_on_its_way(token, call, at + late)
 
     def _put_on_its_way(self, token: str, call: Call, at: float) -> None:
         self._said += 1
-        heapq.heappush(self._on_their_way, _Said(at + self._chance.uniform(0.0, 2.0), self._said, token, call))
+        heapq.heappush(self._on_their_way, _Said(at + self._rng.uniform(0.0, 2.0), self._said, token, call))
         self._more.set()
 
 
 def draw_habits(seed: int) -> Habits | None:
     """Whether the runs of a schedule listen, and how the service calls; None: nobody listens."""
-    chance = random.Random(f"habits {seed}")
-    if chance.random() < 0.5:
+    rng = random.Random(f"habits {seed}")
+    if rng.random() < 0.5:
         return None
     return Habits(
-        lost=chance.choice([0.0, 0.2, 0.9]),
-        twice=chance.choice([0.0, 0.3]),
-        late=chance.choice([0.0, 0.3]),
-        forged=chance.choice([0.0, 0.3]),
-        breaks_word=chance.random() < 0.3,
+        lost=rng.choice([0.0, 0.2, 0.9]),
+        twice=rng.choice([0.0, 0.3]),
+        late=rng.choice([0.0, 0.3]),
+        forged=rng.choice([0.0, 0.3]),
+        breaks_word=rng.random() < 0.3,
     )

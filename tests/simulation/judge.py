@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from tests.simulation.schedule import World
 from tests.simulation.world import CUT_TAKEN, Job, Put, content_hash
-from uploader.ledger.schema import attempts, items, lanes, settlements
+from uploader.ledger.schema import attempts, items, lanes, resolutions
 from uploader.model import ResultLine, State
 from uploader.policy.forecast import audio_seconds
 from uploader.policy.hearing import Meaning
@@ -131,7 +131,7 @@ class Judge:
             wanted = {row.id: row for row in connection.execute(select(lanes)).all()}
             waiting = connection.execute(select(items).where(items.c.state == State.PENDING)).all()
             connection.rollback()
-        carried = [one for one in waiting if one.position <= wanted[one.lane_id].wanted_until]
+        carried = [one for one in waiting if one.position <= wanted[one.lane_id].active_until]
         for lane_id, lane in wanted.items():
             mine = [audio_seconds(one.size, one.duration_seconds) for one in carried if one.lane_id == lane_id]
             assert lane.items_left == len(mine), lane
@@ -175,7 +175,7 @@ class Judge:
             past = set(connection.execute(select(attempts.c.job_id).where(attempts.c.job_id.is_not(None))).scalars())
             past |= set(connection.execute(select(attempts.c.heard_job_id)).scalars())
             past |= self._world.calls.broken if self._world.calls is not None else set()
-            past |= set(connection.execute(select(settlements.c.job_id)).scalars())
+            past |= set(connection.execute(select(resolutions.c.job_id)).scalars())
             connection.rollback()
         open_doubt = Counter(
             (row.conversation_id, row.content_hash)

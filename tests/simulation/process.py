@@ -16,7 +16,7 @@ from uploader.client.upload import Upload, WithheldError
 from uploader.errors import LedgerUnavailableError, SourceError
 from uploader.ledger.outcomes import settle
 from uploader.ledger.settling import settle_heard
-from uploader.model import JobStatus, Reply, Sight
+from uploader.model import ConversationSnapshot, JobStatus, Reply
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,9 +31,9 @@ ANSWERS = {"no jobId": 201, "no jobId untaken": 201, "broken json": 201, "other 
 class Process:
     """Whether it lives, and which of the world's processes it is."""
 
-    def __init__(self, number: int, chance: random.Random) -> None:
+    def __init__(self, number: int, rng: random.Random) -> None:
         self.number = number
-        self.chance = chance
+        self.rng = rng
         self.dead = False
 
     def check(self) -> None:
@@ -71,11 +71,11 @@ class InlineWriter:
 class SimulatedFile:
     """An open file of the simulated disk (a ``Source``)."""
 
-    def __init__(self, disk: Disk, path: str, chance: random.Random) -> None:
+    def __init__(self, disk: Disk, path: str, rng: random.Random) -> None:
         self._disk = disk
         self._path = path
         self._opened = disk.files[path]
-        self._chance = chance
+        self._rng = rng
 
     @property
     def size(self) -> int:
@@ -126,7 +126,7 @@ class SimulatedClient:
         await self._latency()
         return ""
 
-    async def sight(self, _conversation_id: str) -> Sight | None:
+    async def sight(self, _conversation_id: str) -> ConversationSnapshot | None:
         """Look at a conversation."""
         await self._latency()
         return None
@@ -140,8 +140,8 @@ class SimulatedClient:
         """Ask for a job."""
         await self._latency()
         service = self._service
-        if service.is_out() or service.chance.random() < service.weather.poll:
-            reason, status = service.chance.choice([("HTTP 502", 502), ("HTTP 404", 404), ("no answer", None)])
+        if service.is_out() or service.rng.random() < service.weather.poll:
+            reason, status = service.rng.choice([("HTTP 502", 502), ("HTTP 404", 404), ("no answer", None)])
             return JobAnswer(None, reason, status)
         job = service.jobs.get(job_id)
         if job is None:
@@ -191,7 +191,7 @@ class SimulatedClient:
 
     async def _body(self, upload: Upload, put: Put, wire: Wire) -> int | None:
         """Take the body; an early answer's status, None where there is none."""
-        breaks_at = self._process.chance.randrange(4) if put.fault in (*EARLY, CUT_TAKEN) else -1
+        breaks_at = self._process.rng.randrange(4) if put.fault in (*EARLY, CUT_TAKEN) else -1
         body: Any = upload.body()
         count = 0
         async for _ in body:
@@ -269,11 +269,11 @@ class SimulatedClient:
         )
 
     async def _latency(self) -> None:
-        await asyncio.sleep(self._process.chance.uniform(0.001, LATENCY_SECONDS))
+        await asyncio.sleep(self._process.rng.uniform(0.001, LATENCY_SECONDS))
         self._process.check()
 
 
-def opener(disk: Disk, chance: random.Random) -> Any:
+def opener(disk: Disk, rng: random.Random) -> Any:
     """Opens files of the simulated disk, as ``audio.open_source`` opens those of the real one."""
 
     @asynccontextmanager
@@ -284,6 +284,6 @@ def opener(disk: Disk, chance: random.Random) -> Any:
             raise SourceError("the file could not be opened")
         if (len(file.content), str(file.change)) != (size, change):
             raise SourceError("the file changed since its manifest was checked")
-        yield SimulatedFile(disk, str(path), chance)
+        yield SimulatedFile(disk, str(path), rng)
 
     return open_simulated

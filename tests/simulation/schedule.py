@@ -25,12 +25,12 @@ from uploader.engine import Engine as UploadEngine
 from uploader.engine import Pool, steady_clock
 from uploader.errors import GaveUpError, SlotsHeldError, UploaderError
 from uploader.ledger.hearing import Hearing, hear
-from uploader.ledger.lanes import enter_scope
+from uploader.ledger.lanes import activate_batch
 from uploader.ledger.loading import account, begin_load, load_rows
 from uploader.ledger.reading import result_lines
 from uploader.ledger.recovery import rebase_deadlines, recover
 from uploader.ledger.resolving import Selection, open_items, resolve
-from uploader.ledger.schema import attempts, items, lanes, settlements
+from uploader.ledger.schema import attempts, items, lanes, resolutions
 from uploader.ledger.standing import standing
 from uploader.model import AudioFacts, Decision, FileSignature, Order, Outcome, ResultLine, Row, State
 from uploader.policy.hearing import Call
@@ -94,40 +94,40 @@ def draw_surplus(seed: int) -> Plan:
 
 
 def _draw(seed: int) -> Plan:
-    chance = random.Random(f"plan {seed}")
-    limit = chance.choice([1, 2, 3, 5])
+    rng = random.Random(f"plan {seed}")
+    limit = rng.choice([1, 2, 3, 5])
     outages: tuple[tuple[float, float], ...] = ()
-    if chance.random() < 0.2:
-        start = chance.uniform(0.0, 60.0)
-        outages = ((start, start + chance.choice([20.0, 600.0, 4000.0])),)
+    if rng.random() < 0.2:
+        start = rng.uniform(0.0, 60.0)
+        outages = ((start, start + rng.choice([20.0, 600.0, 4000.0])),)
     return Plan(
         seed=seed,
-        conversations=chance.choice([1, 2, 3, 6, 9]),
-        rows=chance.choice([1, 2, 4, 8, 12]),
-        nights=chance.choice([1, 2, 3, 4]),
+        conversations=rng.choice([1, 2, 3, 6, 9]),
+        rows=rng.choice([1, 2, 4, 8, 12]),
+        nights=rng.choice([1, 2, 3, 4]),
         limit=limit,
-        service_limit=chance.choice([limit, limit, limit, max(1, limit - 1)]),
-        uploads=chance.choice([1, 2, 8]),
-        hold=chance.random() < 0.75,
-        no_wait=chance.random() < 0.2,
-        kills=chance.random() < 0.7,
-        signals=chance.random() < 0.3,
-        full_disk=chance.random() < 0.2,
-        clock_jumps=chance.random() < 0.3,
-        edits=chance.random() < 0.4,
-        resolves=chance.random() < 0.5,
+        service_limit=rng.choice([limit, limit, limit, max(1, limit - 1)]),
+        uploads=rng.choice([1, 2, 8]),
+        hold=rng.random() < 0.75,
+        no_wait=rng.random() < 0.2,
+        kills=rng.random() < 0.7,
+        signals=rng.random() < 0.3,
+        full_disk=rng.random() < 0.2,
+        clock_jumps=rng.random() < 0.3,
+        edits=rng.random() < 0.4,
+        resolves=rng.random() < 0.5,
         weather=Weather(
-            put=chance.choice([0.0, 0.05, 0.3, 0.6]),
-            poll=chance.choice([0.0, 0.1, 0.5]),
-            job_failed=chance.choice([0.0, 0.0, 0.1]),
-            job_endless=chance.choice([0.0, 0.0, 0.1]),
-            foreign=chance.choice([0.0, 0.0, 0.2]),
+            put=rng.choice([0.0, 0.05, 0.3, 0.6]),
+            poll=rng.choice([0.0, 0.1, 0.5]),
+            job_failed=rng.choice([0.0, 0.0, 0.1]),
+            job_endless=rng.choice([0.0, 0.0, 0.1]),
+            foreign=rng.choice([0.0, 0.0, 0.2]),
             outages=outages,
-            kinds=tuple(chance.sample((*BEFORE, *EARLY, *LATE), chance.choice([2, 5, len(LATE)]))),
+            kinds=tuple(rng.sample((*BEFORE, *EARLY, *LATE), rng.choice([2, 5, len(LATE)]))),
         ),
-        rewrites=chance.random() < 0.25,
-        repeats=chance.random() < 0.15,
-        order=chance.choice(list(Order)),
+        rewrites=rng.random() < 0.25,
+        repeats=rng.random() < 0.15,
+        order=rng.choice(list(Order)),
     )
 
 
@@ -138,9 +138,9 @@ class World:
         self.plan = plan
         self.time = Time(1_000_000.0)
         self.wall_offset = 700_000_000.0
-        self.chance = random.Random(f"world {plan.seed}")
+        self.rng = random.Random(f"world {plan.seed}")
         self.disk = Disk()
-        self.service = Service(self.time, self.chance, plan.service_limit, plan.weather)
+        self.service = Service(self.time, self.rng, plan.service_limit, plan.weather)
         if plan.weather.outages:
             moved = tuple((self.time.now + begin, self.time.now + end) for begin, end in plan.weather.outages)
             self.service.weather = replace(plan.weather, outages=moved)
@@ -168,24 +168,24 @@ class World:
             self._add_row(number)
 
     def _add_row(self, number: int) -> None:
-        conversation = f"c{self.chance.randrange(self.plan.conversations)}"
-        if self.manifest and self.chance.random() < 0.15:
+        conversation = f"c{self.rng.randrange(self.plan.conversations)}"
+        if self.manifest and self.rng.random() < 0.15:
             # the same audio once more for the same conversation: meant, and a second item
-            self.manifest.append(self.chance.choice(self.manifest))
+            self.manifest.append(self.rng.choice(self.manifest))
             return
         path = f"/audio/{len(self.disk.files)}-{number}.wav"
-        self.disk.write(path, f"{path} ".encode() * self.chance.choice([1, 1, 5, 20]))
+        self.disk.write(path, f"{path} ".encode() * self.rng.choice([1, 1, 5, 20]))
         self.manifest.append((conversation, path))
 
     def live_through(self) -> None:
         """All bad nights, then good ones until nothing is left to do."""
         for night in range(self.plan.nights):
-            if night and self.plan.edits and self.chance.random() < 0.5:
+            if night and self.plan.edits and self.rng.random() < 0.5:
                 self._edit()
-            if night and self.plan.rewrites and self.chance.random() < 0.3:
+            if night and self.plan.rewrites and self.rng.random() < 0.3:
                 self._rewrite()
             self._night(bad=True)
-            if self.plan.resolves and self.chance.random() < 0.6:
+            if self.plan.resolves and self.rng.random() < 0.6:
                 self._resolve(all_of_them=False)
         self._calm_down()
         for _ in range(MOST_GOOD_NIGHTS):
@@ -222,13 +222,13 @@ class World:
         """A person edits the manifest: order, new rows, copies under another name, archived files."""
         self.edited = True
         rows = list(self.manifest)
-        if self.chance.random() < 0.3:
-            self.chance.shuffle(rows)
+        if self.rng.random() < 0.3:
+            self.rng.shuffle(rows)
         self.manifest = rows
-        if self.chance.random() < 0.5:
+        if self.rng.random() < 0.5:
             self._add_row(100 + self.processes)
-        if self.chance.random() < 0.3:
-            at = self.chance.randrange(len(self.manifest))
+        if self.rng.random() < 0.3:
+            at = self.rng.randrange(len(self.manifest))
             conversation, path = self.manifest[at]
             if path in self.disk.files:
                 copy = f"{path}.copy"
@@ -238,26 +238,26 @@ class World:
     def _rewrite(self) -> None:
         """Somebody puts another recording into a file's place; its size may stay."""
         self.edited = True
-        _, path = self.chance.choice(self.manifest)
+        _, path = self.rng.choice(self.manifest)
         old = self.disk.files[path].content
         new = f"{path} anew {self.processes} ".encode()
-        self.disk.write(path, (new * len(old))[: len(old)] if self.chance.random() < 0.5 else new)
+        self.disk.write(path, (new * len(old))[: len(old)] if self.rng.random() < 0.5 else new)
         self._mean()
 
     def _night(self, *, bad: bool) -> None:
         self.processes += 1
         process = Process(self.processes, random.Random(f"process {self.plan.seed} {self.processes}"))
         dies_at = None
-        if bad and self.plan.clock_jumps and self.chance.random() < 0.5:
-            self.wall_offset += self.chance.choice([-100_000.0, -100.0, 100.0, 100_000.0])
-        if bad and self.plan.kills and self.chance.random() < 0.7:
-            dies_at = self.chance.choice([self.chance.randrange(1, 60), self.chance.randrange(1, 3000)])
-        if bad and self.plan.full_disk and self.chance.random() < 0.5:
-            self.disk.full_from = self.time.now + self.chance.uniform(0.0, 30.0)
-            self.disk.full_until = self.disk.full_from + self.chance.choice([0.3, 100.0])
-        self._run(process, dies_at, bad=bad, signalled=bad and self.plan.signals and self.chance.random() < 0.5)
+        if bad and self.plan.clock_jumps and self.rng.random() < 0.5:
+            self.wall_offset += self.rng.choice([-100_000.0, -100.0, 100.0, 100_000.0])
+        if bad and self.plan.kills and self.rng.random() < 0.7:
+            dies_at = self.rng.choice([self.rng.randrange(1, 60), self.rng.randrange(1, 3000)])
+        if bad and self.plan.full_disk and self.rng.random() < 0.5:
+            self.disk.full_from = self.time.now + self.rng.uniform(0.0, 30.0)
+            self.disk.full_until = self.disk.full_from + self.rng.choice([0.3, 100.0])
+        self._run(process, dies_at, bad=bad, signalled=bad and self.plan.signals and self.rng.random() < 0.5)
         self.disk.full_from = float("inf")
-        self.time.now += self.chance.choice([0.0, 1.0, 30.0, 1000.0])
+        self.time.now += self.rng.choice([0.0, 1.0, 30.0, 1000.0])
 
     def _run(self, process: Process, dies_at: int | None, *, bad: bool, signalled: bool) -> None:
         loop = VirtualLoop(self.time, dies_at)
@@ -276,12 +276,12 @@ class World:
 
     async def _process(self, process: Process, loop: VirtualLoop, *, bad: bool, signalled: bool) -> None:
         now = steady_clock(self.wall, loop.time)
-        self._load(now, repeat=bad and self.plan.repeats and self.chance.random() < 0.4)
-        if bad and self.plan.rewrites and self.chance.random() < 0.5:
-            loop.call_later(self.chance.uniform(0.0, 60.0), self._rewrite)
+        self._load(now, repeat=bad and self.plan.repeats and self.rng.random() < 0.4)
+        if bad and self.plan.rewrites and self.rng.random() < 0.5:
+            loop.call_later(self.rng.uniform(0.0, 60.0), self._rewrite)
         engine = self._engine(process, now, no_wait=self.plan.no_wait and bad)
         if signalled:
-            loop.call_later(self.chance.uniform(0.0, 60.0), engine.stop)
+            loop.call_later(self.rng.uniform(0.0, 60.0), engine.stop)
         watcher = loop.create_task(self._watch()) if self.watchers else None
         listener = loop.create_task(self._listen(self.calls, process, engine, now)) if self.calls else None
         try:
@@ -343,8 +343,8 @@ class World:
             ),
             new_token=self.calls.draw_token if self.calls is not None else str,
             now=now,
-            chance=process.chance,
-            sources=opener(self.disk, process.chance),
+            rng=process.rng,
+            sources=opener(self.disk, process.rng),
         )
 
     def _load(self, now: Callable[[], float], *, repeat: bool) -> None:
@@ -366,7 +366,7 @@ class World:
             )
             load_rows(connection, load, self._rows(), content_hash=self._content_hash, probe=lambda _: AudioFacts())
             self.batch_id = load.batch_id
-            enter_scope(connection, load.batch_id, hold=self.plan.hold)
+            activate_batch(connection, load.batch_id, hold=self.plan.hold)
         if repeat and not self.repeat_is_open:
             self.meant.append(Counter())
         self.repeat_is_open = repeat
@@ -396,13 +396,13 @@ class World:
 
     def _waiting(self) -> list[list[tuple[str, str]]]:
         """What waits in the name of each load, unbegun: it means its path, with whatever is there by now."""
-        columns = items.c.generation, lanes.c.conversation_id, items.c.path
+        columns = items.c.repeat_id, lanes.c.conversation_id, items.c.path
         with self.ledger.begin() as connection:
-            generations = sorted({0, *connection.execute(select(items.c.generation)).scalars()})
+            repeat_ids = sorted({0, *connection.execute(select(items.c.repeat_id)).scalars()})
             waiting = connection.execute(
                 select(*columns).join(lanes, lanes.c.id == items.c.lane_id).where(items.c.state.in_(UNBEGUN))
             ).all()
-        return [[(one, path) for of, one, path in waiting if of == generation] for generation in generations]
+        return [[(one, path) for of, one, path in waiting if of == repeat_id] for repeat_id in repeat_ids]
 
     def _resolve(self, *, all_of_them: bool) -> None:
         """A person settles what needs one, truthfully, in either direction."""
@@ -413,7 +413,7 @@ class World:
                 return
             found = open_items(connection, self.batch_id, Selection(), hold=self.plan.hold)
             for one in (one for one in found if one.needs_person):
-                if not all_of_them and self.chance.random() < 0.4:
+                if not all_of_them and self.rng.random() < 0.4:
                     continue
                 self._settle(connection, one)
 
@@ -422,21 +422,21 @@ class World:
         content = sent or content_hash(self.disk.files[one.audio_path].content)
         jobs = self.service.appended(one.conversation_id, content)
         applied = select(attempts.c.job_id).where(attempts.c.outcome == Outcome.APPLIED)
-        told = select(settlements.c.job_id)
+        told = select(resolutions.c.job_id)
         shown = select(items.c.job_id).where(items.c.id != one.item_id)
         known = {job_id for found in (applied, told, shown) for job_id in connection.execute(found).scalars()}
         mine = [job for job in jobs if job.job_id not in known and job.job_id not in self.waived]
         decision, job_id = Decision.DROP, None
         if one.state is State.IN_DOUBT:
             decision = Decision.APPENDED if mine else Decision.NOT_APPENDED
-            if mine and (self.chance.random() < 0.5 or mine[0].ends_at > self.time.now):
+            if mine and (self.rng.random() < 0.5 or mine[0].ends_at > self.time.now):
                 job_id = mine[0].job_id
             elif mine:
                 self.waived.add(mine[0].job_id)
         elif one.state is State.ACCEPTED:
-            decision = self.chance.choice([Decision.APPENDED, Decision.DROP])
+            decision = self.rng.choice([Decision.APPENDED, Decision.DROP])
             self.waived.add(one.job_id)
-        elif self.chance.random() < 0.6 and one.attempts < ENOUGH_ATTEMPTS:
+        elif self.rng.random() < 0.6 and one.attempts < ENOUGH_ATTEMPTS:
             decision = Decision.RETRY
             if one.state is State.FAILED:
                 self.tried_again[one.conversation_id, content] += 1

@@ -18,7 +18,7 @@ from uploader.ledger.outcomes import Ended
 from uploader.ledger.thread import Writer
 from uploader.model import JobStatus, LiveJob, State
 from uploader.pace import Pace
-from uploader.policy.foresight import End
+from uploader.policy.durations import CompletedJob
 from uploader.policy.polling import looks_at_once
 
 pytestmark = pytest.mark.timeout(0)
@@ -86,7 +86,7 @@ def looked_at(
     service: Endless, time: Time, *, learned: bool = False, jobs: int = JOBS, seconds: float = SECONDS
 ) -> None:
     """Follow jobs of all lengths for some time."""
-    chance, loop = random.Random(1), VirtualLoop(time)
+    rng, loop = random.Random(1), VirtualLoop(time)
 
     async def look() -> None:
         follower = Follower(
@@ -101,9 +101,9 @@ def looked_at(
             ended=lambda: None,
         )
         if learned:
-            follower.learn(End(work, work * chance.lognormvariate(0.0, 0.2)) for work in range(1, 60))
+            follower.learn(CompletedJob(work, work * rng.lognormvariate(0.0, 0.2)) for work in range(1, 60))
         for number in range(jobs):
-            follower.add(live(number, loop.time(), chance.uniform(1.0, 120.0)))
+            follower.add(live(number, loop.time(), rng.uniform(1.0, 120.0)))
         works = [follower.hand_out(), *(follower.look_around() for _ in range(looks_at_once(PER_SECOND)))]
         lookers = [loop.create_task(work) for work in works]
         end: Any = loop.create_future()
@@ -215,7 +215,7 @@ def test_who_is_late_by_most_of_its_own_steps_goes_first() -> None:
     """Of two that are due the one whose looks are close together; in time the other, however it is waited for."""
     time = Time(0.0)
     follower = waiting_for_endless(time)
-    follower.learn([End(10.0, 10.0)] * 20)
+    follower.learn([CompletedJob(10.0, 10.0)] * 20)
     follower.add(live(1, 0.0, 100.0))
     follower.add(live(2, 0.0, 10.0))
     late = follower._followed[0].job.job_id

@@ -24,10 +24,10 @@ def test_the_engine_ends_when_the_forecast_says(seed: int, limit: int, order: Or
     plan = Plan(seed, conversations=12, rows=60, limit=limit, service_limit=limit, order=order)
     world = World(quiet(plan), MemoryLedger())
     Judge(world)
-    chance, lanes, numbers = random.Random(seed), Lanes(), dict[str, int]()
+    rng, lanes, numbers = random.Random(seed), Lanes(), dict[str, int]()
     for conversation, path in world.manifest:
         content = content_hash(world.disk.files[path].content)
-        seconds = world.service.job_seconds.setdefault(content, chance.uniform(5.0, 90.0))
+        seconds = world.service.job_seconds.setdefault(content, rng.uniform(5.0, 90.0))
         lanes.add(numbers.setdefault(conversation, len(numbers)), 1, seconds)
     begun = world.time.now
     world._night(bad=False)

@@ -81,9 +81,9 @@ def world_of(seed: int, configured: int, weather: Weather, *, real: int = REAL, 
     )
     world = World(quiet(plan), MemoryLedger())
     Judge(world)
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     for _, path in world.manifest:
-        drawn = min(70.0, max(1.0, chance.lognormvariate(2.3, 1.0)))
+        drawn = min(70.0, max(1.0, rng.lognormvariate(2.3, 1.0)))
         world.service.job_seconds.setdefault(content_hash(world.disk.files[path].content), drawn)
     return world
 

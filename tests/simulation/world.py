@@ -94,7 +94,7 @@ class Service:
     """The service: limit, jobs, journal. ``foreign`` jobs of other programs are (from, to)."""
 
     time: Time
-    chance: random.Random
+    rng: random.Random
     limit: int
     weather: Weather
     puts: list[Put] = field(default_factory=list)
@@ -133,11 +133,11 @@ class Service:
         job_id = f"job-{len(self.jobs)}"
         running = [job for job in self.jobs.values() if job.conversation == put.conversation]
         begins = max([self.time.now, *(job.ends_at for job in running if job.ending != "endless")])
-        endless = self.chance.random() < self.weather.job_endless
+        endless = self.rng.random() < self.weather.job_endless
         # the endless one says for ever that it runs, but does not fill the account for ever
-        drawn = self.chance.uniform(0.5, 40.0)
+        drawn = self.rng.uniform(0.5, 40.0)
         ends = begins + (ENDLESS_SECONDS if endless else self.job_seconds.get(put.content, drawn))
-        failed = self.chance.random() < self.weather.job_failed
+        failed = self.rng.random() < self.weather.job_failed
         job = Job(
             job_id,
             put.conversation,
@@ -162,11 +162,11 @@ class Service:
 
     def _draw(self) -> str:
         if self.is_out():
-            return self.chance.choice(["502 taken", "502 untaken"])
-        if self.chance.random() < self.weather.foreign:
-            self.foreign.append((self.time.now, self.time.now + self.chance.uniform(1.0, 30.0)))
-        if self.chance.random() < self.weather.put:
-            return self.chance.choice(self.weather.kinds)
+            return self.rng.choice(["502 taken", "502 untaken"])
+        if self.rng.random() < self.weather.foreign:
+            self.foreign.append((self.time.now, self.time.now + self.rng.uniform(1.0, 30.0)))
+        if self.rng.random() < self.weather.put:
+            return self.rng.choice(self.weather.kinds)
         return ""
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.model import FileSignature, Row, State
-from uploader.policy.identity import Items, Known, find, is_corrected
+from uploader.policy.identity import ExistingItem, Items, find, is_corrected
 
 A, B = "/audio/a.wav", "/audio/b.wav"
 BEGUN = [State.COMPLETED, State.ACCEPTED, State.FAILED, State.REFUSED, State.IN_DOUBT]
@@ -37,10 +37,10 @@ def known(
     load_id: int = 1,
     size: int = 100,
     attempts: int | None = None,
-) -> Known:
+) -> ExistingItem:
     """An item that the ledger knows; begun, unless it is pending."""
     attempts = int(state is not State.PENDING) if attempts is None else attempts
-    return Known(item_id, 1, path, size, change, content, state, attempts, item_id, load_id)
+    return ExistingItem(item_id, 1, path, size, change, content, state, attempts, item_id, load_id)
 
 
 def seen(size: int = 100, change: str = "monday") -> FileSignature:
@@ -58,7 +58,7 @@ def row(
     return Row(2, "c", "a.wav", A, content_type, parameters or {}, signature=FileSignature(size, change))
 
 
-def found(path: str, signature: FileSignature | None, items: list[Known], disk: Disk) -> int | None:
+def found(path: str, signature: FileSignature | None, items: list[ExistingItem], disk: Disk) -> int | None:
     """The item that a row of the second load names."""
     item = find(path, signature, Items(items), 2, disk.content_hash)
     return None if item is None else item.item_id
@@ -249,7 +249,7 @@ class Night:
     """One lane after its first load, some of it sent, and the same rows once more in another order."""
 
     contents: Mapping[str, str]
-    items: list[Known]
+    items: list[ExistingItem]
     order: list[str]
 
 
@@ -272,7 +272,7 @@ def nights(draw: st.DrawFn, *, distinct: bool = False) -> Night:
     return Night(contents, items, draw(st.permutations(list(contents))))
 
 
-def load_again(night: Night, disk: Disk, gone: frozenset[str] = frozenset()) -> dict[str, Known | None]:
+def load_again(night: Night, disk: Disk, gone: frozenset[str] = frozenset()) -> dict[str, ExistingItem | None]:
     """Load the rows once more; each item that is found is another row's from then on."""
     named = {}
     for path in night.order:
@@ -304,11 +304,11 @@ def test_an_archived_part_of_a_shuffled_manifest_is_found_again(night: Night, da
 
 
 def find_plainly(
-    path: str, signature: FileSignature | None, items: list[Known], load_id: int, disk: Mapping[str, str]
-) -> Known | None:
+    path: str, signature: FileSignature | None, items: list[ExistingItem], load_id: int, disk: Mapping[str, str]
+) -> ExistingItem | None:
     """The law of `find`, item by item, without an index."""
 
-    def first(some: list[Known]) -> Known | None:
+    def first(some: list[ExistingItem]) -> ExistingItem | None:
         return min(some, key=lambda item: (not item.attempts, item.position), default=None)
 
     unnamed = [item for item in items if item.load_id != load_id]
@@ -359,7 +359,7 @@ KNOWN = st.builds(
     rows=st.lists(st.tuples(st.sampled_from(PLACES), st.sampled_from(["monday", "tuesday"])), max_size=6),
 )
 def test_the_index_finds_what_a_look_at_each_item_finds(
-    items: list[Known], disk: Mapping[str, str], rows: list[tuple[str, str]]
+    items: list[ExistingItem], disk: Mapping[str, str], rows: list[tuple[str, str]]
 ) -> None:
     """Whatever a lane holds and in whatever order it is asked for: the same item, or none, for each row."""
     for number, item in enumerate(items):

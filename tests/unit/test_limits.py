@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.policy.limits import (
-    MOST_PATIENCE,
+    MAX_STEPS_BEFORE_RAISE,
     STATED_LIMIT_BELIEVED_SECONDS,
-    Learned,
+    LearnedLimit,
     Refusal,
     learn,
     limit_in_force,
@@ -63,14 +63,14 @@ def test_a_stated_limit_is_believed_for_a_day(configured: int, stated: int, stat
     """The limit in force is the smaller of the two for 24 hours."""
     assert STATED_LIMIT_BELIEVED_SECONDS == 24 * 3600
     now = min(stated_at + age, stated_at + STATED_LIMIT_BELIEVED_SECONDS - 1)
-    assert limit_in_force(configured, Learned(stated, stated_at), now) == min(configured, stated)
+    assert limit_in_force(configured, LearnedLimit(stated, stated_at), now) == min(configured, stated)
 
 
 @given(LIMITS, LIMITS, TIMES)
 def test_after_a_day_a_stated_limit_is_forgotten(configured: int, stated: int, stated_at: float) -> None:
     """An account that was upgraded is full again the night after."""
     later = stated_at + STATED_LIMIT_BELIEVED_SECONDS + 1
-    assert limit_in_force(configured, Learned(stated, stated_at), later) == configured
+    assert limit_in_force(configured, LearnedLimit(stated, stated_at), later) == configured
 
 
 @given(LIMITS, LIMITS, TIMES, TIMES)
@@ -78,13 +78,13 @@ def test_the_limit_in_force_never_exceeds_the_configured_one(
     configured: int, stated: int, stated_at: float, now: float
 ) -> None:
     """Whatever was stated, whenever, whatever the clock does: never above the setting."""
-    assert 1 <= limit_in_force(configured, Learned(stated, stated_at), now) <= configured
+    assert 1 <= limit_in_force(configured, LearnedLimit(stated, stated_at), now) <= configured
 
 
 @given(LIMITS, TIMES)
 def test_without_a_statement_the_setting_stands(configured: int, now: float) -> None:
     """No 429 yet: the configured limit."""
-    assert limit_in_force(configured, Learned(), now) == configured
+    assert limit_in_force(configured, LearnedLimit(), now) == configured
 
 
 @pytest.mark.parametrize(
@@ -117,63 +117,71 @@ CONFIGURED, JOB, NOW = 50, 30.0, 1000.0
 
 
 @pytest.mark.parametrize(
-    ("learned", "refusal", "live", "in_force", "patience"),
+    ("learned", "refusal", "live", "in_force", "steps_before_raise"),
     [
-        pytest.param(Learned(), Refusal(10), 15, 10, 1, id="stated, and more of ours were under way"),
-        pytest.param(Learned(), Refusal(10), 10, 10, 1, id="stated, and all of it was ours"),
-        pytest.param(Learned(), Refusal(10), 7, 7, 1, id="stated, and others had three of it"),
-        pytest.param(Learned(), Refusal(80), 50, 50, 1, id="stated above the setting"),
-        pytest.param(Learned(), Refusal(), 10, 10, 1, id="not stated"),
-        pytest.param(Learned(), Refusal(), 0, 1, 1, id="nothing of ours was live"),
-        pytest.param(Learned(10, NOW), Refusal(), 9, 9, 1, id="stated before, and others had one of it"),
-        pytest.param(Learned(10, NOW), Refusal(), 12, 10, 1, id="stated before, and more of ours were under way"),
-        pytest.param(Learned(None, None, 10, NOW, JOB, 2), Refusal(), 13, 10, 2, id="uploads of before it fell"),
-        pytest.param(Learned(None, None, 10, NOW, JOB, 2), Refusal(), 9, 9, 1, id="it falls on"),
-        pytest.param(Learned(None, None, 10, NOW - JOB, JOB), Refusal(), 10, 10, 2, id="the first step refused"),
-        pytest.param(Learned(None, None, 10, NOW - 2 * JOB, JOB, 2), Refusal(), 10, 10, 4, id="refused once more"),
-        pytest.param(Learned(None, None, 10, NOW - 8 * JOB, JOB, 8), Refusal(), 10, 10, 8, id="patience has an end"),
-        pytest.param(Learned(20, NOW, 10, NOW - 4 * JOB, JOB, 4), Refusal(), 10, 10, 4, id="others will go"),
-        pytest.param(Learned(None, None, 10, NOW - 2 * JOB, JOB), Refusal(), 11, 11, 1, id="the second step refused"),
-        pytest.param(Learned(None, None, 10, NOW - 9 * JOB, JOB, 4), Refusal(), 10, 10, 1, id="refused long after"),
-        pytest.param(Learned(10, NOW, 9, NOW - JOB, JOB), Refusal(10), 10, 10, 1, id="back at what was stated"),
+        pytest.param(LearnedLimit(), Refusal(10), 15, 10, 1, id="stated, and more of ours were under way"),
+        pytest.param(LearnedLimit(), Refusal(10), 10, 10, 1, id="stated, and all of it was ours"),
+        pytest.param(LearnedLimit(), Refusal(10), 7, 7, 1, id="stated, and others had three of it"),
+        pytest.param(LearnedLimit(), Refusal(80), 50, 50, 1, id="stated above the setting"),
+        pytest.param(LearnedLimit(), Refusal(), 10, 10, 1, id="not stated"),
+        pytest.param(LearnedLimit(), Refusal(), 0, 1, 1, id="nothing of ours was live"),
+        pytest.param(LearnedLimit(10, NOW), Refusal(), 9, 9, 1, id="stated before, and others had one of it"),
+        pytest.param(LearnedLimit(10, NOW), Refusal(), 12, 10, 1, id="stated before, and more of ours were under way"),
+        pytest.param(LearnedLimit(None, None, 10, NOW, JOB, 2), Refusal(), 13, 10, 2, id="uploads of before it fell"),
+        pytest.param(LearnedLimit(None, None, 10, NOW, JOB, 2), Refusal(), 9, 9, 1, id="it falls on"),
+        pytest.param(LearnedLimit(None, None, 10, NOW - JOB, JOB), Refusal(), 10, 10, 2, id="the first step refused"),
+        pytest.param(LearnedLimit(None, None, 10, NOW - 2 * JOB, JOB, 2), Refusal(), 10, 10, 4, id="refused once more"),
+        pytest.param(
+            LearnedLimit(None, None, 10, NOW - 8 * JOB, JOB, 8), Refusal(), 10, 10, 8, id="patience has an end"
+        ),
+        pytest.param(LearnedLimit(20, NOW, 10, NOW - 4 * JOB, JOB, 4), Refusal(), 10, 10, 4, id="others will go"),
+        pytest.param(
+            LearnedLimit(None, None, 10, NOW - 2 * JOB, JOB), Refusal(), 11, 11, 1, id="the second step refused"
+        ),
+        pytest.param(
+            LearnedLimit(None, None, 10, NOW - 9 * JOB, JOB, 4), Refusal(), 10, 10, 1, id="refused long after"
+        ),
+        pytest.param(LearnedLimit(10, NOW, 9, NOW - JOB, JOB), Refusal(10), 10, 10, 1, id="back at what was stated"),
     ],
 )
-def test_what_a_refusal_teaches(learned: Learned, refusal: Refusal, live: int, in_force: int, patience: int) -> None:
+def test_what_a_refusal_teaches(
+    learned: LearnedLimit, refusal: Refusal, live: int, in_force: int, steps_before_raise: int
+) -> None:
     """The limit drops to what was live; a step up that is refused at once makes the next one wait twice as long."""
-    taught = learn(learned, refusal, live, JOB, NOW)
-    assert (limit_in_force(CONFIGURED, taught, NOW), taught.patience) == (in_force, patience)
+    observed = learn(learned, refusal, live, JOB, NOW)
+    assert (limit_in_force(CONFIGURED, observed, NOW), observed.steps_before_raise) == (in_force, steps_before_raise)
 
 
 @pytest.mark.parametrize(("job_seconds", "step"), [(JOB, JOB), (0.0, 1.0)])
 def test_a_step_is_a_jobs_time(job_seconds: float, step: float) -> None:
     """What the account's jobs take, and never so little that it means a refusal a moment."""
-    assert learn(Learned(), Refusal(), 3, job_seconds, NOW).step_seconds == step
+    assert learn(LearnedLimit(), Refusal(), 3, job_seconds, NOW).step_seconds == step
 
 
-@pytest.mark.parametrize("patience", [1, 2, MOST_PATIENCE])
-def test_it_rises_by_one_in_each_quiet_jobs_time(patience: int) -> None:
+@pytest.mark.parametrize("steps_before_raise", [1, 2, MAX_STEPS_BEFORE_RAISE])
+def test_it_rises_by_one_in_each_quiet_jobs_time(steps_before_raise: int) -> None:
     """Not before patience is over, then by one each, to the moment that is foretold, up to what it may be."""
-    learned, seen = Learned(None, None, 7, NOW, JOB, patience), []
+    learned, seen = LearnedLimit(None, None, 7, NOW, JOB, steps_before_raise), []
     now: float | None = NOW
     while now is not None:
         seen.append((limit_in_force(10, learned, now), (now - NOW) / JOB))
         now = rises_at(10, learned, now)
-    assert seen == [(7, 0), (8, patience), (9, patience + 1), (10, patience + 2)]
+    assert seen == [(7, 0), (8, steps_before_raise), (9, steps_before_raise + 1), (10, steps_before_raise + 2)]
     assert limit_in_force(10, learned, NOW + 1e9) == 10
 
 
 @pytest.mark.parametrize(
     ("learned", "others"),
     [
-        (Learned(), None),
-        (Learned(10, NOW), None),
-        (Learned(None, None, 7, NOW), None),
-        (Learned(10, NOW, 7, NOW, JOB), 3),
-        (Learned(10, NOW, 7, NOW - JOB, JOB), 2),
-        (Learned(10, NOW, 7, NOW - 3 * JOB, JOB), None),
+        (LearnedLimit(), None),
+        (LearnedLimit(10, NOW), None),
+        (LearnedLimit(None, None, 7, NOW), None),
+        (LearnedLimit(10, NOW, 7, NOW, JOB), 3),
+        (LearnedLimit(10, NOW, 7, NOW - JOB, JOB), 2),
+        (LearnedLimit(10, NOW, 7, NOW - 3 * JOB, JOB), None),
     ],
 )
-def test_what_others_have_live_is_estimated(learned: Learned, others: int | None) -> None:
+def test_what_others_have_live_is_estimated(learned: LearnedLimit, others: int | None) -> None:
     """What was stated less what we are let have; unknown where nothing was stated, or nothing is missing."""
     assert live_by_others(learned, NOW) == others
 
@@ -182,9 +190,9 @@ SECONDS = st.floats(0.0, 10_000.0)
 EVENTS = st.lists(st.tuples(st.none() | st.integers(1, 60), st.integers(0, 60), SECONDS, SECONDS))
 
 
-def taught_by(events: list[tuple[int | None, int, float, float]]) -> tuple[Learned, float]:
+def taught_by(events: list[tuple[int | None, int, float, float]]) -> tuple[LearnedLimit, float]:
     """What one refusal after the other teaches, and when the last one came."""
-    learned, now = Learned(), NOW
+    learned, now = LearnedLimit(), NOW
     for stated, live, job_seconds, wait in events:
         now += wait
         learned = learn(learned, Refusal(stated), live, job_seconds, now)
@@ -205,11 +213,11 @@ def test_it_stays_between_one_and_what_it_may_be(
 def test_a_quiet_account_comes_back(events: list[tuple[int | None, int, float, float]], configured: int) -> None:
     """Without a 429 it never falls, and reaches what it may be by steps of one, each foretold, none of them at once."""
     learned, now = taught_by(events)
-    learned = Learned(learned.stated, now, learned.taught, learned.taught_at, min(learned.step_seconds, 60.0))
+    learned = LearnedLimit(learned.stated, now, learned.observed, learned.observed_at, min(learned.step_seconds, 60.0))
     may_be = min(configured, learned.stated or configured)
     level = limit_in_force(configured, learned, now)
     while (rises := rises_at(configured, learned, now)) is not None:
-        assert now < rises <= now + 60.0 * MOST_PATIENCE
+        assert now < rises <= now + 60.0 * MAX_STEPS_BEFORE_RAISE
         now, before, level = rises, level, limit_in_force(configured, learned, rises)
         assert level == before + 1
     assert level == may_be
@@ -218,7 +226,7 @@ def test_a_quiet_account_comes_back(events: list[tuple[int | None, int, float, f
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_refusals_in_a_row_do_not_swing(real: int, refusals: int) -> None:
     """An account that allows so many, always full: it is found, then only ever one step above it is tried, rarely."""
-    learned = Learned()
+    learned = LearnedLimit()
     for live in range(min(CONFIGURED, real + refusals) - 1, real - 1, -1):
         learned = learn(learned, Refusal(), live, JOB, NOW)
     now = NOW
@@ -227,4 +235,4 @@ def test_refusals_in_a_row_do_not_swing(real: int, refusals: int) -> None:
         now = rises_at(CONFIGURED, learned, now) or now
         assert limit_in_force(CONFIGURED, learned, now) == real + 1
         learned = learn(learned, Refusal(), real, JOB, now)
-    assert now - NOW == JOB * sum(min(2**tried, MOST_PATIENCE) for tried in range(refusals))
+    assert now - NOW == JOB * sum(min(2**tried, MAX_STEPS_BEFORE_RAISE) for tried in range(refusals))

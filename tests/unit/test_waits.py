@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploader.policy.foresight import End
+from uploader.policy.durations import CompletedJob
 from uploader.policy.waits import (
     COOLDOWN_CAP_SECONDS,
     RETRY_AFTER_CAP_SECONDS,
@@ -163,7 +163,7 @@ def test_as_long_as_no_job_has_ended_doubt_keeps_its_slot_for_doubt_seconds() ->
     assert doubt_slot_seconds(10**9, [], 900.0, 3600.0) == 900.0
 
 
-ENDS = [End(60.0, 15.0), End(600.0, 60.0), End(120.0, 12.0)]
+ENDS = [CompletedJob(60.0, 15.0), CompletedJob(600.0, 60.0), CompletedJob(120.0, 12.0)]
 """Jobs that take 12 s or so, and a twelfth of their audio more."""
 
 
@@ -174,23 +174,25 @@ ENDS = [End(60.0, 15.0), End(600.0, 60.0), End(120.0, 12.0)]
         pytest.param(0.0, ENDS, 3600.0, 36.0, id="never shorter than any job was"),
         pytest.param(36_000.0, ENDS, 3600.0, 180.0, id="no longer than three times the longest"),
         pytest.param(36_000.0, ENDS, 100.0, 100.0, id="no longer than a job is waited for"),
-        pytest.param(7200.0, [End(0.2, 3.0), End(0.3, 3.1)], 21600.0, 9.3, id="long, after a few tiny ones"),
-        pytest.param(60.0, [End(0.0, 5.0)], 3600.0, 15.0, id="lengths that are not known"),
+        pytest.param(
+            7200.0, [CompletedJob(0.2, 3.0), CompletedJob(0.3, 3.1)], 21600.0, 9.3, id="long, after a few tiny ones"
+        ),
+        pytest.param(60.0, [CompletedJob(0.0, 5.0)], 3600.0, 15.0, id="lengths that are not known"),
     ],
 )
 def test_doubt_keeps_its_slot_three_times_as_long_as_the_job_may_live(
-    work: float, ends: list[End], most: float, seconds: float
+    work: float, ends: list[CompletedJob], most: float, seconds: float
 ) -> None:
     """slot_until: three times what a job of that length takes by those that have finished."""
     assert doubt_slot_seconds(work, ends, 900.0, most) == pytest.approx(seconds)
 
 
-SEEN = st.lists(st.builds(End, st.floats(0, 1e5), st.floats(0, 1e5)), min_size=1, max_size=8)
+SEEN = st.lists(st.builds(CompletedJob, st.floats(0, 1e5), st.floats(0, 1e5)), min_size=1, max_size=8)
 
 
 @given(st.floats(0, 1e6), st.floats(0, 1e6), SEEN)
 def test_a_longer_recording_in_doubt_never_gives_its_slot_back_earlier(
-    work: float, more: float, ends: list[End]
+    work: float, more: float, ends: list[CompletedJob]
 ) -> None:
     """The wait grows with the length, and never beyond three times the longest job."""
     wait = doubt_slot_seconds(work, ends, 900.0, inf)

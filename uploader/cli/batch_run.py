@@ -27,16 +27,16 @@ from uploader.client import Client, Expect, TimeLimits
 from uploader.engine import Engine, Pool
 from uploader.errors import ExitCode, ResultsUnavailableError, UploaderError
 from uploader.ledger import Ledger
-from uploader.ledger.former import former
 from uploader.ledger.hearing import webhook_key
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import close_repeat
+from uploader.ledger.orphans import find_orphans
 from uploader.ledger.reading import (
     BatchFacts,
+    anomalies,
     is_lane_ready,
     jobs_seen,
     live_jobs,
-    remarks,
     result_lines,
     troubles,
 )
@@ -176,7 +176,7 @@ class BatchRun:
             pool=pool,
             rules=rules,
             now=self._now,
-            chance=random.Random(),  # noqa: S311 - jitter, no secret
+            rng=random.Random(),  # noqa: S311 - jitter, no secret
             new_token=lambda: signed_token(secrets.token_urlsafe(TOKEN_BYTES), key),
             sources=SourceOpener(self._settings.audio_root).open,
         )
@@ -295,9 +295,9 @@ class BatchRun:
                 carried=self._sending.leftovers,
                 elsewhere=elsewhere(connection, self._batch.account_id, self._batch.batch_id),
                 troubles=troubles(connection, self._batch.batch_id),
-                remarks=remarks(connection, self._batch.batch_id),
+                remarks=anomalies(connection, self._batch.batch_id),
                 webhook_silent=engine.is_webhook_silent,
-                former=former(connection, self._batch.account_id, hold=self._settings.lanes.hold),
+                former=find_orphans(connection, self._batch.account_id, hold=self._settings.lanes.hold),
                 rehearsal=self._settings.sandbox,
                 is_new_ledger=self._ledger.is_new and not self._settings.sandbox,
                 run=logs.bound().get("run"),

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uploader.ledger.resolving import Open, Settlement, fits
-from uploader.model import TROUBLED, Decision, Sight, State
-from uploader.policy.settling import proves_append
+from uploader.ledger.resolving import OpenItem, Resolution, fits
+from uploader.model import TROUBLED, ConversationSnapshot, Decision, State
+from uploader.policy.resolving import proves_append
 from uploader.results import rfc3339
 from uploader.status.formatting import format_bytes, format_count, format_state, resolve_command, run_command
 
@@ -24,9 +24,9 @@ _SENT_AGAIN = "sent once a manifest names it again: put its row into one, and ru
 class Evidence:
     """One item that needs a person: what is known, what a look shows now, what was decided before and just now."""
 
-    item: Open
-    sight: Sight | None
-    past: Sequence[Settlement]
+    item: OpenItem
+    sight: ConversationSnapshot | None
+    past: Sequence[Resolution]
     settled: State | None
     released: int = 0
     """How many items behind it in its conversation go on, now that it is settled."""
@@ -41,7 +41,7 @@ class Evidence:
             "batch": item.batch,
             "ofThisBatch": item.own,
             "baseUrl": item.base_url,
-            "former": item.former,
+            "former": item.orphan,
             "line": item.line,
             "conversationId": item.conversation_id,
             "audioPath": item.audio_path,
@@ -118,9 +118,9 @@ def format_line(batch: str, line: int, state: State | None) -> str:
     return f"line {line} of {batch} is {format_state(state)}: {why}"
 
 
-def format_origin(item: Open) -> str:
+def format_origin(item: OpenItem) -> str:
     """Whose row an item is, or was."""
-    return f"what {item.batch} held before" if item.former else item.batch
+    return f"what {item.batch} held before" if item.orphan else item.batch
 
 
 def _format_heading(evidence: Sequence[Evidence]) -> str:
@@ -128,7 +128,7 @@ def _format_heading(evidence: Sequence[Evidence]) -> str:
     settled = sum(entry.settled is not None for entry in evidence)
     if settled:
         return f"{items} selected" + (f", {settled} of them settled" if settled < len(evidence) else "")
-    needing = sum(entry.item.needs_person or entry.item.former for entry in evidence)
+    needing = sum(entry.item.needs_person or entry.item.orphan for entry in evidence)
     need = "needs a person" if needing == 1 else "need a person"
     if needing == len(evidence):
         return f"{items} {need}"
@@ -144,16 +144,16 @@ def _format_next(batch: str | None, ledger: Path, evidence: Sequence[Evidence]) 
     own = [
         (batch or entry.item.batch, entry.item.base_url)
         for entry in settled
-        if batch is not None or not entry.item.former
+        if batch is not None or not entry.item.orphan
     ]
-    others = [(entry.item.batch, entry.item.base_url) for entry in settled if not entry.item.former]
+    others = [(entry.item.batch, entry.item.base_url) for entry in settled if not entry.item.orphan]
     for name, base_url in dict.fromkeys([*own, *others]):
         yield f"  {run_command(name, base_url, ledger)}"
-    if any(entry.item.former and entry.settled is State.PENDING for entry in settled):
+    if any(entry.item.orphan and entry.settled is State.PENDING for entry in settled):
         yield f"what no manifest names is {_SENT_AGAIN}"
 
 
-def _format_choices(batch: str | None, ledger: Path, found: Sequence[Open]) -> Iterator[str]:
+def _format_choices(batch: str | None, ledger: Path, found: Sequence[OpenItem]) -> Iterator[str]:
     """What can be decided of items: no more than what fits some of them."""
     if not found:
         return
@@ -167,23 +167,23 @@ def _format_choices(batch: str | None, ledger: Path, found: Sequence[Open]) -> I
         listed = any(item.needs_person for item in found)
         before = "" if listed else f": {resolve_command(batch or found[0].batch, ledger)}"
         yield f"what is held goes on once what stands before it in its conversation is settled{before}"
-    if any(item.former and item.state is State.PENDING for item in found):
+    if any(item.orphan and item.state is State.PENDING for item in found):
         yield f"what a manifest held before and is pending or held is {_SENT_AGAIN}"
     if any(item.own and item.shown_state is State.PENDING for item in found):
         for name, base_url in dict.fromkeys((batch or item.batch, item.base_url) for item in found if item.own):
             yield f"what is pending is sent by the next run: {run_command(name, base_url, ledger)}"
 
 
-def _format_sent(item: Open) -> str:
+def _format_sent(item: OpenItem) -> str:
     if item.bytes_sent is None:
         return "sent in full" if item.state is State.IN_DOUBT else "bytes unknown"
     return f"{format_bytes(item.bytes_sent)} of {format_bytes(item.size or 0)} sent"
 
 
-def _resolution_json(resolution: Settlement) -> dict[str, Any]:
+def _resolution_json(resolution: Resolution) -> dict[str, Any]:
     return {
-        "at": rfc3339(resolution.settled_at),
-        "by": resolution.settled_by,
+        "at": rfc3339(resolution.resolved_at),
+        "by": resolution.resolved_by,
         "decision": resolution.decision.value,
         "from": resolution.from_state.value,
         "jobId": resolution.job_id,
@@ -191,19 +191,18 @@ def _resolution_json(resolution: Settlement) -> dict[str, Any]:
     }
 
 
-def _format_resolution(resolution: Settlement) -> str:
+def _format_resolution(resolution: Resolution) -> str:
     named = f" {resolution.job_id}" if resolution.job_id else ""
     because = f": {resolution.note}" if resolution.note else ""
-    return (
-        f"{rfc3339(resolution.settled_at)} {resolution.settled_by} decided {resolution.decision.value}{named}{because}"
-    )
+    decided = f"{resolution.resolved_by} decided {resolution.decision.value}"
+    return f"{rfc3339(resolution.resolved_at)} {decided}{named}{because}"
 
 
-def _snapshot_json(sight: Sight | None) -> dict[str, Any] | None:
+def _snapshot_json(sight: ConversationSnapshot | None) -> dict[str, Any] | None:
     return None if sight is None else {"messages": sight.messages, "lastEnd": sight.last_end}
 
 
-def _format_snapshot(item: Open, sight: Sight | None) -> str:
+def _format_snapshot(item: OpenItem, sight: ConversationSnapshot | None) -> str:
     if sight is None:
         return "the conversation's messages cannot be read"
     now = f"the conversation has {format_count(sight.messages, 'message')} now"

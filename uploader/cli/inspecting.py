@@ -9,16 +9,16 @@ from uploader import results
 from uploader.cli.printing import print_json, print_lines
 from uploader.errors import ExitCode, UsageError
 from uploader.ledger import Connection, Ledger
-from uploader.ledger.former import former
 from uploader.ledger.limit import limit_facts
+from uploader.ledger.orphans import find_orphans
 from uploader.ledger.reading import (
     BatchFacts,
     OpenRow,
+    anomalies,
     find_accounts,
     find_batches,
     live_jobs,
     open_rows,
-    remarks,
     result_lines,
     troubles,
 )
@@ -39,7 +39,7 @@ def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
         named = latest.batch_id if settings.batch is not None else None
         services = find_accounts(connection)
         left = unfinished(connection, hold=hold)
-        lost = [item for account_id in services for item in former(connection, account_id, hold=hold)]
+        lost = [item for account_id in services for item in find_orphans(connection, account_id, hold=hold)]
         lost = [group for group in lost if named in (None, group.batch_id)]
         not_over = {*left, *(group.batch_id for group in lost)}
         shown = _shown(connection, not_over, settings.last) if named is None else [latest]
@@ -56,7 +56,7 @@ def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
             ],
             jobs=[job for account_id in _first(latest, services) for job in live_jobs(connection, account_id)],
             troubles=troubles(connection, named),
-            remarks=remarks(connection, *counted),
+            remarks=anomalies(connection, *counted),
             former=lost,
         )
     if as_json:

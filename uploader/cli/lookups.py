@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from uploader.cli.target import credentials
 from uploader.client import Client, JobAnswer, TimeLimits
-from uploader.model import Sight
+from uploader.model import ConversationSnapshot
 from uploader.settings import Settings
 
 
@@ -20,10 +20,12 @@ def fetch_job(settings: Settings, base_url: str, job_id: str) -> JobAnswer:
     return asyncio.run(ask())
 
 
-def read_snapshots(settings: Settings, base_url: str, conversations: Sequence[str]) -> dict[str, Sight | None]:
+def read_snapshots(
+    settings: Settings, base_url: str, conversations: Sequence[str]
+) -> dict[str, ConversationSnapshot | None]:
     """Look at conversations, one after the other; None where one cannot be read."""
 
-    async def read_all() -> dict[str, Sight | None]:
+    async def read_all() -> dict[str, ConversationSnapshot | None]:
         async with _client(settings, base_url) as client:
             return {conversation: await client.sight(conversation) for conversation in conversations}
 

@@ -29,14 +29,14 @@ from uploader.cli.printing import print_error, print_lines
 from uploader.errors import ExitCode
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.dry_run import copy_tables, load_copies, make_copies
-from uploader.ledger.known import NONE_YET, Hashes, staged_rows
-from uploader.ledger.lanes import enter_scope
+from uploader.ledger.lanes import activate_batch
 from uploader.ledger.limit import limit_facts
-from uploader.ledger.loading import meant_generation, resolve, was_begun
+from uploader.ledger.loading import current_repeat_id, resolve, was_begun
+from uploader.ledger.matching import NEW_REPEAT, Hashes, staged_rows
 from uploader.ledger.reading import find_account, jobs_seen, live_jobs
 from uploader.ledger.sending import lanes_to_send, to_send
 from uploader.ledger.sqlite import without_ledger
-from uploader.ledger.staging import Stage, hints_of
+from uploader.ledger.staging import Stage, read_hints
 from uploader.manifest import HeaderError
 from uploader.model import OVER, LimitFacts, LiveJob, State
 from uploader.policy.forecast import pace_of
@@ -155,9 +155,9 @@ def _go_through(
         stage = Stage(connection, account_id)
         rows = counted_rows(file.reader(settings, begun), check)
         stage.add(rows, audio.probe, separate=are_channels_separate(settings), hints=True)
-        repeat_id = NONE_YET
+        repeat_id = NEW_REPEAT
         if account_id is not None:
-            repeat_id = meant_generation(connection, account_id, name, repeat=settings.repeat)
+            repeat_id = current_repeat_id(connection, account_id, name, repeat=settings.repeat)
         add_lacking(check, resolve(connection, stage, repeat_id, Hashes(audio.content_hash)))
         add_alike(check, connection)
         check.conversations = stage.count_conversations()
@@ -175,7 +175,7 @@ def _count_rows(connection: Connection, work: Work, check: ManifestCheck) -> Non
         if row.path is None:
             continue
         if state not in OVER:
-            check.hints.add(hints_of(row.hints, row.line))
+            check.hints.add(read_hints(row.hints, row.line))
         if row.size is not None:
             work.all.add(row.size, row.duration_seconds, row.billed_seconds)
         if state is not None:
@@ -188,7 +188,7 @@ def _load_dry(
     """Load the staged rows as a run would, on copies of the tables, and ask what that run would send."""
     hold = settings.lanes.hold
     load = load_copies(connection, settings.base_url, name, now, repeat=settings.repeat)
-    enter_scope(connection, load.batch_id, hold=hold, first=settings.first)
+    activate_batch(connection, load.batch_id, hold=hold, first=settings.first)
     work.sending = to_send(connection, load.account_id, load.batch_id, hold=hold)
     awaited = {job.item_id for job in live_jobs(connection, load.account_id) if job.in_scope}
     live = [replace(job, in_scope=job.item_id in awaited) for job in live]

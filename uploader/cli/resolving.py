@@ -18,17 +18,17 @@ from uploader.ledger import Connection, Ledger
 from uploader.ledger.reading import BatchFacts, line_states
 from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
 from uploader.ledger.resolving import (
-    Open,
+    OpenItem,
+    Resolution,
     Selection,
-    Settlement,
     fits,
     held_items,
     histories,
     open_items,
     resolve,
 )
-from uploader.model import Decision, Sight, State
-from uploader.policy.settling import proves_append
+from uploader.model import ConversationSnapshot, Decision, State
+from uploader.policy.resolving import proves_append
 from uploader.settings import Settings
 from uploader.status.formatting import resolve_command
 
@@ -52,8 +52,8 @@ class ResolveSnapshot:
     """The batch that is named, else the one that ran last."""
     batch_id: int | None
     """The batch that is named; None where all are looked at."""
-    found: Sequence[Open]
-    past: Mapping[int, Sequence[Settlement]]
+    found: Sequence[OpenItem]
+    past: Mapping[int, Sequence[Resolution]]
     held: Mapping[int, int]
     lines: Sequence[str]
     """What is to be said of lines that were named and not found."""
@@ -104,7 +104,7 @@ def _read_snapshot(settings: Settings, ledger: Ledger, request: ResolveRequest) 
         )
 
 
-def _open(connection: Connection, settings: Settings, batch_id: int | None, chosen: Selection) -> list[Open]:
+def _open(connection: Connection, settings: Settings, batch_id: int | None, chosen: Selection) -> list[OpenItem]:
     hold = settings.lanes.hold
     return open_items(connection, batch_id, chosen, hold=hold, base_url=service_of(settings))
 
@@ -113,7 +113,7 @@ def _evidence(
     snapshot: ResolveSnapshot,
     request: ResolveRequest,
     ledger: Path,
-    sights: Mapping[str, Sight | None],
+    sights: Mapping[str, ConversationSnapshot | None],
     resolved: Mapping[int, State],
     still_held: Mapping[int, int],
 ) -> list[Evidence]:
@@ -138,7 +138,7 @@ def _describe_lines(
     settings: Settings,
     batch: BatchFacts,
     request: ResolveRequest,
-    found: Sequence[Open],
+    found: Sequence[OpenItem],
     ledger: Path,
 ) -> list[str]:
     """What is to be said of lines that were named and not found: they are taken for the latest batch's.
@@ -166,7 +166,7 @@ def _describe_lines(
 
 
 def _released(
-    found: Sequence[Open], resolved: Mapping[int, State], held: Mapping[int, int], still_held: Mapping[int, int]
+    found: Sequence[OpenItem], resolved: Mapping[int, State], held: Mapping[int, int], still_held: Mapping[int, int]
 ) -> dict[int, int]:
     """How many items go on that were held: by the last item of their lane that was settled."""
     last = {item.lane_id: item.item_id for item in found if item.item_id in resolved}
@@ -174,11 +174,11 @@ def _released(
     return Counter(last[lane] for lane in freed if lane in last)
 
 
-def _command(snapshot: ResolveSnapshot, ledger: Path, item: Open, request: ResolveRequest) -> str:
+def _command(snapshot: ResolveSnapshot, ledger: Path, item: OpenItem, request: ResolveRequest) -> str:
     return _command_in(snapshot.latest.name if snapshot.batch_id is not None else item.batch, ledger, item, request)
 
 
-def _command_in(batch: str, ledger: Path, item: Open, request: ResolveRequest) -> str:
+def _command_in(batch: str, ledger: Path, item: OpenItem, request: ResolveRequest) -> str:
     """What to type to settle an item as was asked; where that does not fit it, to see it alone."""
     words = ["--item", str(item.item_id)]
     if request.decision is not None and fits(item, request.decision):
@@ -276,7 +276,7 @@ def _settle(
         return {item.item_id: resolve(connection, item, decision, **how) for item in meant}
 
 
-def _why_not(snapshot: ResolveSnapshot, meant: Sequence[Open], request: ResolveRequest, ledger: Path) -> str:
+def _why_not(snapshot: ResolveSnapshot, meant: Sequence[OpenItem], request: ResolveRequest, ledger: Path) -> str:
     """Why nothing is settled of what was selected; empty where something is."""
     strays = {item.item_id for item in meant if item.row_batch_id not in (None, snapshot.latest.batch_id)}
     if snapshot.batch_id is None and request.selection.lines and strays - set(request.selection.items):
@@ -295,7 +295,7 @@ def _why_not(snapshot: ResolveSnapshot, meant: Sequence[Open], request: ResolveR
     return ""
 
 
-def _is_meant(item: Open, chosen: Selection) -> bool:
+def _is_meant(item: OpenItem, chosen: Selection) -> bool:
     """Whether a decision is about an item: one that is no row of the batch is, where it is named.
 
     By its number, or by its conversation; that alone does not mean what only waits.
@@ -305,7 +305,7 @@ def _is_meant(item: Open, chosen: Selection) -> bool:
 
 
 def _settle_by_look(
-    settings: Settings, ledger: Ledger, found: Sequence[Open], sights: Mapping[str, Sight | None]
+    settings: Settings, ledger: Ledger, found: Sequence[OpenItem], sights: Mapping[str, ConversationSnapshot | None]
 ) -> dict[int, State]:
     """Settle what the look proves, where the settings leave that to it; never guess from the rest."""
     if settings.doubt.settle != "look":
@@ -328,7 +328,7 @@ def _record(settings: Settings, job_id: str | None, note: str | None) -> dict[st
     return {"job_id": job_id, "note": note, "who": _who(), "now": time.time(), "hold": hold}
 
 
-def _read_snapshots(settings: Settings, snapshot: ResolveSnapshot) -> dict[str, Sight | None]:
+def _read_snapshots(settings: Settings, snapshot: ResolveSnapshot) -> dict[str, ConversationSnapshot | None]:
     from uploader.cli.lookups import read_snapshots  # noqa: PLC0415 - see _check_job
 
     return read_snapshots(settings, _service(snapshot), sorted({item.conversation_id for item in snapshot.found}))

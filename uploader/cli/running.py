@@ -34,19 +34,19 @@ from uploader.client import Credentials
 from uploader.engine import steady_clock
 from uploader.errors import ExitCode, UsageError
 from uploader.ledger import Connection, Ledger
-from uploader.ledger.former import left_by
-from uploader.ledger.known import Hashes
-from uploader.ledger.lanes import enter_scope
+from uploader.ledger.lanes import activate_batch
 from uploader.ledger.loading import (
     account,
     begin_load,
-    meant_generation,
+    current_repeat_id,
     merge,
-    note_limit,
-    note_run,
     resolve,
+    save_configured_limit,
+    save_run,
     was_begun,
 )
+from uploader.ledger.matching import Hashes
+from uploader.ledger.orphans import orphaned_by_load
 from uploader.ledger.reading import BatchFacts, find_batches
 from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
 from uploader.ledger.sending import ToSend, to_send
@@ -160,8 +160,8 @@ def _prepare(
 
 def _enter_scope(settings: Settings, connection: Connection, batch_id: int, account_id: int, name: str) -> ToSend:
     """Make the batch the one that this run carries; what that would cost too much undoes the load."""
-    enter_scope(connection, batch_id, hold=settings.lanes.hold, first=settings.first)
-    note_limit(connection, account_id, settings.limit)
+    activate_batch(connection, batch_id, hold=settings.lanes.hold, first=settings.first)
+    save_configured_limit(connection, account_id, settings.limit)
     sending = to_send(connection, account_id, batch_id, hold=settings.lanes.hold)
     refuse_cost(settings, name, sending)
     if settings.max_billed_minutes is not None and sending.all.unknown_lengths:
@@ -192,7 +192,7 @@ def _carry_on(settings: Settings, ledger: Ledger, target: Target, now: float) ->
         path = settings.results or Path(found[0].results or "")
         results.check_path(path)
         summary_file.check_apart(settings, path)
-        note_run(connection, found[0].batch_id, path.resolve(), now)
+        save_run(connection, found[0].batch_id, path.resolve(), now)
         known = find_batches(connection, settings.batch)
         batch = next(batch for batch in known if batch.batch_id == found[0].batch_id)
         sending = _enter_scope(settings, connection, batch.batch_id, batch.account_id, batch.name)
@@ -225,7 +225,7 @@ def _load(
         hashes = Hashes(audio.content_hash)
 
         def load() -> tuple[BatchFacts, ToSend]:
-            repeat_id = meant_generation(connection, account_id, name, repeat=settings.repeat)
+            repeat_id = current_repeat_id(connection, account_id, name, repeat=settings.repeat)
             lacking = resolve(connection, stage, repeat_id, hashes)
             if lacking and settings.on_invalid == "refuse":
                 add_lacking(check, lacking)
@@ -243,7 +243,7 @@ def _load(
             merge(connection, begun)
             add_lacking(check, lacking)
             _log_findings(check, name)
-            _log_orphans(name, left_by(connection, begun, hold=settings.lanes.hold))
+            _log_orphans(name, orphaned_by_load(connection, begun, hold=settings.lanes.hold))
             sending = _enter_scope(settings, connection, begun.batch_id, account_id, file.name)
             (batch,) = find_batches(connection, name, ids=[begun.batch_id])
             return batch, sending

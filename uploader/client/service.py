@@ -17,7 +17,7 @@ from uploader.client.puts import ANSWER_MOST_BYTES, LOCATION_CHARACTERS, Puts, T
 from uploader.client.recording import Received, receiving
 from uploader.client.token import CredentialsSource, Token, Tokens, TokenUnavailableError
 from uploader.client.upload import Gate
-from uploader.model import Answer, JobStatus, Reply, Sight
+from uploader.model import Answer, ConversationSnapshot, JobStatus, Reply
 from uploader.policy.polling import job_said
 from uploader.text import Sanitizer
 
@@ -162,7 +162,7 @@ class Client:
             return JobAnswer(said)
         return JobAnswer(None, said.reason, answer.status, answer.retry_after, said.is_anothers)
 
-    async def sight(self, conversation_id: str) -> Sight | None:
+    async def sight(self, conversation_id: str) -> ConversationSnapshot | None:
         """Look at what a conversation holds now (its messages); None where that cannot be told.
 
         Raises:
@@ -173,7 +173,7 @@ class Client:
         if answer.status != 200 or answer.failure or not isinstance(messages, list):
             return None
         ends = [one.get("endTime") for one in messages if isinstance(one, dict)]
-        return Sight(len(messages), max((end for end in ends if isinstance(end, str)), default=None))
+        return ConversationSnapshot(len(messages), max((end for end in ends if isinstance(end, str)), default=None))
 
     async def conversation(self, conversation_id: str, part: str = "") -> Answer:
         """Ask for a conversation, or for what the service made of it.

@@ -45,7 +45,7 @@ class RetryingReader:
         self._client = client
         self._pace = pace
         self._now = now
-        self._chance = rng
+        self._rng = rng
         self._give_up_seconds = give_up_seconds
         self._turn = asyncio.Lock()
         self._not_before = 0.0
@@ -65,7 +65,7 @@ class RetryingReader:
             if is_final(answer):
                 self._answered_at = self._now()
                 return answer
-            wait = cooldown_seconds(tries, answer.retry_after, self._now(), self._chance.random())
+            wait = cooldown_seconds(tries, answer.retry_after, self._now(), self._rng.random())
             if self._now() + wait - begun >= self._give_up_seconds:
                 self._check_service(begun, answer)
                 return answer

@@ -10,7 +10,7 @@ from uploader.ledger.sqlite import driver
 from uploader.ledger.staging import staged
 from uploader.model import Problem
 
-_LINES_TOLD = 5
+_MAX_LINES = 5
 _SHORT = 10
 """An id of fewer characters may be a program's word for a missing value."""
 
@@ -64,7 +64,7 @@ _SHARED = (
 def repeats(connection: Connection) -> Iterator[Problem]:
     """Tell of each file that a conversation has more than once, with its lines; each row is an item all the same."""
     for audio_path, _, lines in connection.execute(_REPEATS):
-        first, told = _told_lines(lines)
+        first, told = _format_lines(lines)
         remedy = f"lines {told} append the same file to the same conversation: leave out what stands there by mistake"
         yield Problem(first, "audioPath", audio_path, remedy)
 
@@ -87,16 +87,16 @@ def became_the_same(connection: Connection, is_spoilt: Callable[[str], object]) 
     """
     for conversation_id, lines in connection.execute(_SHARED):
         if is_spoilt(conversation_id):
-            first, told = _told_lines(lines)
+            first, told = _format_lines(lines)
             remedy = f"lines {told} have become the same conversation: take their ids from their source again"
             yield Problem(first, "conversationId", conversation_id, remedy)
 
 
-def _told_lines(lines: str) -> tuple[int, str]:
+def _format_lines(lines: str) -> tuple[int, str]:
     """The first of these lines, and the first few of them for a person."""
     numbers = sorted(map(int, lines.split(",")))
-    more = f" and {len(numbers) - _LINES_TOLD} more" if len(numbers) > _LINES_TOLD else ""
-    return numbers[0], ", ".join(map(str, numbers[:_LINES_TOLD])) + more
+    more = f" and {len(numbers) - _MAX_LINES} more" if len(numbers) > _MAX_LINES else ""
+    return numbers[0], ", ".join(map(str, numbers[:_MAX_LINES])) + more
 
 
 def _fold_text(text: str) -> str:

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection, RowMapping, bindparam, literal, select, union_all, update
 
 from uploader.ledger.heard import add_remark, count_as_applied, note
-from uploader.ledger.lanes import refresh
+from uploader.ledger.lanes import recompute_ready
 from uploader.ledger.outcomes import Ended, JobEnd, end_job
-from uploader.ledger.schema import attempts, batches, items, lanes, ledger, loads, settlements
+from uploader.ledger.schema import attempts, batches, items, lanes, ledger, loads, resolutions
 from uploader.model import JobStatus, LiveJob, Outcome, State
 from uploader.policy.forecast import audio_seconds
 from uploader.policy.hearing import Call, Known, Meaning, meaning, remark_on_acceptance, surplus_remark
@@ -22,7 +22,7 @@ _ATTEMPT = (
         items.c.job_id.label("items_job_id"),
         items.c.attempts.label("latest"),
         lanes.c.conversation_id,
-        (lanes.c.wanted_until >= items.c.position).label("in_scope"),
+        (lanes.c.active_until >= items.c.position).label("in_scope"),
         batches.c.name.label("batch"),
     )
     .join(items, items.c.id == attempts.c.item_id)
@@ -47,8 +47,8 @@ _OF_ANOTHER = union_all(
     .select_from(attempts)
     .where(attempts.c.heard_job_id == bindparam("job"), attempts.c.item_id != bindparam("item")),
     select(literal(1))
-    .select_from(settlements)
-    .where(settlements.c.job_id == bindparam("job"), settlements.c.item_id != bindparam("item")),
+    .select_from(resolutions)
+    .where(resolutions.c.job_id == bindparam("job"), resolutions.c.item_id != bindparam("item")),
 )
 
 _ACCEPT = (
@@ -187,7 +187,7 @@ def _accept(connection: Connection, found: RowMapping, job: LiveJob, call: Call,
     remark = _remark(found, call)
     if remark is not None:
         add_remark(connection, job.item_id, remark)
-    refresh(connection, [job.lane_id], hold=hold)
+    recompute_ready(connection, [job.lane_id], hold=hold)
     ended = _end(connection, job, call, now, hold=hold) if call.status.ended else None
     return Hearing(Meaning.ACCEPTED, job, ended, remark)
 

@@ -7,23 +7,23 @@ from typing import Any
 from sqlalchemy import Connection, ScalarSelect, Select, Update, and_, bindparam, case, false, func, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.schema import IS_WANTED, batches, is_in_state, items, lanes, rows
+from uploader.ledger.schema import IS_ACTIVE, batches, is_in_state, items, lanes, rows
 from uploader.model import LIVE, OVER, TROUBLED, State
 from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
 
-IS_CARRIED = and_(items.c.state == State.PENDING, items.c.position <= lanes.c.wanted_until)
+IS_IN_BACKLOG = and_(items.c.state == State.PENDING, items.c.position <= lanes.c.active_until)
 """Of an item beside its lane: whether it waits, and this run is to send it."""
 
 # the sum keeps SQLite on the index of what is wanted: by account it would read all lanes that there ever were
-IS_IN_SCOPE = and_(IS_WANTED, lanes.c.account_id.op("+")(0) == bindparam("account"))
+IS_ACTIVE_OF_ACCOUNT = and_(IS_ACTIVE, lanes.c.account_id.op("+")(0) == bindparam("account"))
 """Of a lane: whether the present run of the account carries it. Binds ``account``, the account's id."""
 
 _ACCOUNT_OF_BATCH = select(batches.c.account_id).where(batches.c.id == bindparam("batch"))
 
-_LEAVE_SCOPE = (
+_DEACTIVATE = (
     update(lanes)
-    .where(IS_IN_SCOPE)
-    .values(wanted_until=0, ready_position=None, audio_left=0.0, items_left=0, item_seconds=0.0)
+    .where(IS_ACTIVE_OF_ACCOUNT)
+    .values(active_until=0, ready_position=None, audio_left=0.0, items_left=0, item_seconds=0.0)
 )
 
 _last = (
@@ -34,36 +34,36 @@ _last = (
     .subquery()
 )
 
-_WANT = update(lanes).where(lanes.c.id == _last.c.lane_id).values(wanted_until=_last.c.position, not_before=0.0)
+_ACTIVATE = update(lanes).where(lanes.c.id == _last.c.lane_id).values(active_until=_last.c.position, not_before=0.0)
 
 _seconds = func.coalesce(items.c.duration_seconds, func.coalesce(items.c.size, 0) / BYTES_PER_AUDIO_SECOND)
 
 
 def _of_lane(figure: ColumnElement[Any]) -> ScalarSelect[Any]:
     """A figure of the items that the present run has left in a lane."""
-    return select(figure).where(items.c.lane_id == lanes.c.id, IS_CARRIED).correlate(lanes).scalar_subquery()
+    return select(figure).where(items.c.lane_id == lanes.c.id, IS_IN_BACKLOG).correlate(lanes).scalar_subquery()
 
 
 # lane by lane: grouped in one go, SQLite would read the items of all lanes that ever were
-_COUNT_WORK = (
+_SUM_BACKLOG = (
     update(lanes)
-    .where(IS_IN_SCOPE)
+    .where(IS_ACTIVE_OF_ACCOUNT)
     .values(audio_left=_of_lane(func.coalesce(func.sum(_seconds), 0.0)), items_left=_of_lane(func.count()))
 )
 
-_COUNT_AGAIN = (
+_ADD_TO_BACKLOG = (
     update(lanes)
-    .where(items.c.id == bindparam("item"), lanes.c.id == items.c.lane_id, IS_CARRIED)
+    .where(items.c.id == bindparam("item"), lanes.c.id == items.c.lane_id, IS_IN_BACKLOG)
     .values(audio_left=lanes.c.audio_left + _seconds, items_left=lanes.c.items_left + 1)
 )
 
-_COUNT_OUT = (
+_REMOVE_FROM_BACKLOG = (
     update(lanes)
-    .where(items.c.id == bindparam("item"), lanes.c.id == items.c.lane_id, IS_CARRIED)
+    .where(items.c.id == bindparam("item"), lanes.c.id == items.c.lane_id, IS_IN_BACKLOG)
     .values(audio_left=lanes.c.audio_left - _seconds, items_left=lanes.c.items_left - 1)
 )
 
-_RANK = update(lanes).where(IS_WANTED).values(item_seconds=bindparam("seconds"))
+_REWEIGH = update(lanes).where(IS_ACTIVE).values(item_seconds=bindparam("seconds"))
 
 _waiting = items.alias("waiting_first")
 
@@ -73,7 +73,7 @@ _begun = (
     .where(
         items.c.lane_id == lanes.c.id,
         items.c.state != State.PENDING,
-        items.c.position <= lanes.c.wanted_until,
+        items.c.position <= lanes.c.active_until,
         ~select(_waiting.c.id)
         .where(
             _waiting.c.lane_id == items.c.lane_id,
@@ -86,16 +86,16 @@ _begun = (
     .scalar_subquery()
 )
 
-_WANT_BEGUN = update(lanes).where(IS_IN_SCOPE).values(wanted_until=func.coalesce(_begun, 0))
+_ACTIVATE_BEGUN = update(lanes).where(IS_ACTIVE_OF_ACCOUNT).values(active_until=func.coalesce(_begun, 0))
 
-_WANT_CHOSEN = update(lanes).where(lanes.c.wanted_until < 0).values(wanted_until=-lanes.c.wanted_until)
+_ACTIVATE_CHOSEN = update(lanes).where(lanes.c.active_until < 0).values(active_until=-lanes.c.active_until)
 
 
-def _want_first(connection: Connection, batch_id: int, account_id: int, first: int, *, hold: bool) -> None:
+def _activate_first(connection: Connection, batch_id: int, account_id: int, first: int, *, hold: bool) -> None:
     """Narrow what is wanted to a batch's first pending items and what stands before them; what is under way stays."""
     connection.execute(_choose(hold=hold), {"batch": batch_id, "first": first})
-    connection.execute(_WANT_BEGUN, {"account": account_id})
-    connection.execute(_WANT_CHOSEN)
+    connection.execute(_ACTIVATE_BEGUN, {"account": account_id})
+    connection.execute(_ACTIVATE_CHOSEN)
 
 
 @cache
@@ -105,16 +105,16 @@ def _choose(*, hold: bool) -> Update:
         select(items.c.lane_id, items.c.position)
         .join(lanes, lanes.c.id == items.c.lane_id)
         .join(rows, and_(rows.c.item_id == items.c.id, rows.c.batch_id == bindparam("batch")))
-        .where(IS_WANTED, IS_CARRIED, ~is_held(hold=hold))
+        .where(IS_ACTIVE, IS_IN_BACKLOG, ~is_held(hold=hold))
         .order_by(items.c.position)
         .limit(bindparam("first"))
         .subquery()
     )
     last = select(first.c.lane_id, func.max(first.c.position).label("position")).group_by(first.c.lane_id).subquery()
-    return update(lanes).where(lanes.c.id == last.c.lane_id).values(wanted_until=-last.c.position)
+    return update(lanes).where(lanes.c.id == last.c.lane_id).values(active_until=-last.c.position)
 
 
-def refresh(connection: Connection, lane_ids: Sequence[int], *, hold: bool) -> None:
+def recompute_ready(connection: Connection, lane_ids: Sequence[int], *, hold: bool) -> None:
     """Work out anew which item of these lanes may go, after one of their items changed.
 
     Args:
@@ -123,10 +123,10 @@ def refresh(connection: Connection, lane_ids: Sequence[int], *, hold: bool) -> N
         hold: Whether trouble holds the rest of a lane (``[lanes] on_trouble``).
     """
     if lane_ids:
-        connection.execute(_refresh(hold=hold), [{"lane": lane_id} for lane_id in lane_ids])
+        connection.execute(_recompute_ready(hold=hold), [{"lane": lane_id} for lane_id in lane_ids])
 
 
-def enter_scope(connection: Connection, batch_id: int, *, hold: bool, first: int | None = None) -> None:
+def activate_batch(connection: Connection, batch_id: int, *, hold: bool, first: int | None = None) -> None:
     """Make the lanes of a batch the ones of its account that this run carries, as far as its own last item in each.
 
     What stands before the batch's items in their lanes, an earlier batch's leftovers, is carried with them. The lanes
@@ -140,37 +140,37 @@ def enter_scope(connection: Connection, batch_id: int, *, hold: bool, first: int
     """
     account_id = connection.execute(_ACCOUNT_OF_BATCH, {"batch": batch_id}).scalar_one()
     of_account = {"account": account_id}
-    connection.execute(_LEAVE_SCOPE, of_account)
-    connection.execute(_WANT, {"batch": batch_id})
+    connection.execute(_DEACTIVATE, of_account)
+    connection.execute(_ACTIVATE, {"batch": batch_id})
     if first is not None:
-        _want_first(connection, batch_id, account_id, first, hold=hold)
+        _activate_first(connection, batch_id, account_id, first, hold=hold)
     connection.execute(_make_ready(hold=hold), of_account)
-    connection.execute(_COUNT_WORK, of_account)
+    connection.execute(_SUM_BACKLOG, of_account)
 
 
-def rank(connection: Connection, item_seconds: float) -> None:
+def reweigh_lanes(connection: Connection, item_seconds: float) -> None:
     """Order the lanes that this run carries anew; its cost depends on how many these are, not on their items.
 
     Args:
         connection: A connection in a transaction.
-        item_seconds: What each item counts for beside its audio, in seconds of audio; ``enter_scope`` begins with 0.
+        item_seconds: What each item counts for beside its audio, in seconds of audio; ``activate_batch`` begins with 0.
     """
-    connection.execute(_RANK, {"seconds": item_seconds})
+    connection.execute(_REWEIGH, {"seconds": item_seconds})
 
 
-def count_again(connection: Connection, item_id: int) -> None:
+def add_to_backlog(connection: Connection, item_id: int) -> None:
     """Count an item that has become pending among what its lane has left, where this run is to send it."""
-    connection.execute(_COUNT_AGAIN, {"item": item_id})
+    connection.execute(_ADD_TO_BACKLOG, {"item": item_id})
 
 
-def count_out(connection: Connection, item_id: int) -> None:
+def remove_from_backlog(connection: Connection, item_id: int) -> None:
     """Count an item that is pending, and is not to be sent, no more among what its lane has left."""
-    connection.execute(_COUNT_OUT, {"item": item_id})
+    connection.execute(_REMOVE_FROM_BACKLOG, {"item": item_id})
 
 
 @cache
 def _make_ready(*, hold: bool) -> Update:
-    return update(lanes).where(IS_IN_SCOPE).values(ready_position=_ready_position(hold=hold))
+    return update(lanes).where(IS_ACTIVE_OF_ACCOUNT).values(ready_position=_ready_position(hold=hold))
 
 
 @cache
@@ -221,7 +221,7 @@ def _exists_before(position: ColumnElement[int] | None, states: Collection[State
 
 
 @cache
-def _refresh(*, hold: bool) -> Update:
+def _recompute_ready(*, hold: bool) -> Update:
     # built once: putting a statement together costs more than running it
     # lane by lane: an IN would have to be put together anew for every number of lanes
     return update(lanes).where(lanes.c.id == bindparam("lane")).values(ready_position=_ready_position(hold=hold))
@@ -233,4 +233,4 @@ def _ready_position(*, hold: bool) -> ColumnElement[int | None]:
     blocked = _exists_before(None, LIVE)
     if hold:
         blocked = or_(blocked, _exists_before(first, TROUBLED))
-    return case((blocked, None), (first > lanes.c.wanted_until, None), else_=first)
+    return case((blocked, None), (first > lanes.c.active_until, None), else_=first)

@@ -6,15 +6,15 @@ from sqlalchemy import Connection, Row, bindparam, case, func, or_, select, upda
 
 from uploader.ledger.schema import IS_UNFINISHED, accounts, batches, is_in_state, items, lanes, loads
 from uploader.model import SLOTTED, LimitFacts, SlotHolder, State
-from uploader.policy.limits import Learned, Refusal, learn, limit_in_force, live_by_others, rises_at
+from uploader.policy.limits import LearnedLimit, Refusal, learn, limit_in_force, live_by_others, rises_at
 
 _ACCOUNT = select(
-    *accounts.c["configured_limit", "stated_limit", "stated_at", "taught_limit", "taught_at"],
-    *accounts.c["step_seconds", "patience", "typical_job_seconds"],
+    *accounts.c["configured_limit", "stated_limit", "stated_at", "observed_limit", "observed_at"],
+    *accounts.c["step_seconds", "steps_before_raise", "typical_job_seconds"],
 ).where(accounts.c.id == bindparam("account_id"))
 
 # two workers' refusals add up, one after the other
-_ACCOUNT_TO_TEACH = _ACCOUNT.with_for_update()
+_ACCOUNT_LOCKED = _ACCOUNT.with_for_update()
 
 ACCOUNT_OF_ITEM = select(items.c.account_id).where(items.c.id == bindparam("item"))
 
@@ -56,16 +56,16 @@ _HOLDERS = (
     .order_by(batches.c.name, items.c.line)
 )
 
-_TEACH = (
+_SAVE_LEARNED = (
     update(accounts)
     .where(accounts.c.id == bindparam("account_id"))
     .values(
         stated_limit=bindparam("stated"),
         stated_at=bindparam("stated_when"),
-        taught_limit=bindparam("taught"),
-        taught_at=bindparam("taught_when"),
+        observed_limit=bindparam("observed"),
+        observed_at=bindparam("observed_when"),
         step_seconds=bindparam("step"),
-        patience=bindparam("steps_of_patience"),
+        steps_before_raise=bindparam("steps_to_wait"),
     )
 )
 
@@ -102,7 +102,7 @@ def slot_holders(connection: Connection, account_id: int, now: float) -> list[Sl
     return [SlotHolder(**{**row, "state": State(row["state"])}) for row in found]
 
 
-def note_refusal(connection: Connection, item_id: int, refusal: Refusal, now: float) -> None:
+def save_refusal(connection: Connection, item_id: int, refusal: Refusal, now: float) -> None:
     """Learn from a 429 about the limit, once the item that met it has given its slot back.
 
     Args:
@@ -112,33 +112,33 @@ def note_refusal(connection: Connection, item_id: int, refusal: Refusal, now: fl
         now: The time, in seconds since the epoch.
     """
     account_id = connection.execute(ACCOUNT_OF_ITEM, {"item": item_id}).scalar_one()
-    account = connection.execute(_ACCOUNT_TO_TEACH, {"account_id": account_id}).one()
+    account = connection.execute(_ACCOUNT_LOCKED, {"account_id": account_id}).one()
     live: int = _taken(connection, account_id, now).slots
     learned = learn(_learned(account), refusal, live, account.typical_job_seconds, now)
-    connection.execute(_TEACH, {"account_id": account_id, **_columns(learned)})
+    connection.execute(_SAVE_LEARNED, {"account_id": account_id, **_columns(learned)})
 
 
 def _taken(connection: Connection, account_id: int, now: float) -> Row[Any]:
     return connection.execute(_TAKEN, {"account_id": account_id, "now": now}).one()
 
 
-def _learned(account: Row[Any]) -> Learned:
-    return Learned(
+def _learned(account: Row[Any]) -> LearnedLimit:
+    return LearnedLimit(
         stated=account.stated_limit,
         stated_at=account.stated_at,
-        taught=account.taught_limit,
-        taught_at=account.taught_at,
+        observed=account.observed_limit,
+        observed_at=account.observed_at,
         step_seconds=account.step_seconds,
-        patience=account.patience,
+        steps_before_raise=account.steps_before_raise,
     )
 
 
-def _columns(learned: Learned) -> dict[str, Any]:
+def _columns(learned: LearnedLimit) -> dict[str, Any]:
     return {
         "stated": learned.stated,
         "stated_when": learned.stated_at,
-        "taught": learned.taught,
-        "taught_when": learned.taught_at,
+        "observed": learned.observed,
+        "observed_when": learned.observed_at,
         "step": learned.step_seconds,
-        "steps_of_patience": learned.patience,
+        "steps_to_wait": learned.steps_before_raise,
     }

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.known import NONE_YET, Hashes, resolve_rows
+from uploader.ledger.matching import NEW_REPEAT, Hashes, resolve_rows
 from uploader.ledger.schema import POSITIONS_PER_LOAD, accounts, batches, items, lanes, loads, rows
 from uploader.ledger.staging import CHUNK, AudioProbe, Stage, Takes, apart, chunks, found, is_listed, staged
 from uploader.model import InvalidRow, Load, Problem, Row, State
@@ -38,22 +38,22 @@ _ADD_ACCOUNT = insert_or_ignore(accounts).on_conflict_do_nothing()
 
 _ACCOUNT = select(accounts.c.id).where(accounts.c.base_url == bindparam("url"), accounts.c.name == bindparam("named"))
 
-_ADD_BATCH = insert_or_ignore(batches).values(generation=0, extra_columns=[]).on_conflict_do_nothing()
+_ADD_BATCH = insert_or_ignore(batches).values(repeat_id=0, extra_columns=[]).on_conflict_do_nothing()
 
-_BATCH = select(batches.c.id, batches.c.generation, batches.c.repeat_open).where(
+_BATCH = select(batches.c.id, batches.c.repeat_id, batches.c.repeat_open).where(
     batches.c.account_id == bindparam("account"), batches.c.name == bindparam("named")
 )
 
 _ADD_LOAD = insert(loads).returning(loads.c.id)
 
-_NOTE_LOAD = (
+_SAVE_LOAD = (
     update(batches)
     .where(batches.c.id == bindparam("batch"))
     .values(
         manifest=bindparam("from"),
         results=bindparam("to"),
         extra_columns=bindparam("extras", type_=JSON),
-        generation=bindparam("meant"),
+        repeat_id=bindparam("meant"),
         repeat_open=bindparam("repeats"),
         ran_at=bindparam("now"),
     )
@@ -103,7 +103,7 @@ _ITEM = {
     "load_id": bindparam("load", type_=Integer),
     "line": staged.c.line,
     "position": _new_position,
-    "generation": bindparam("generation", type_=Integer),
+    "repeat_id": bindparam("repeat_id", type_=Integer),
     "invalid_batch_id": case((_is_invalid, bindparam("batch", type_=Integer))),
     "path": func.coalesce(staged.c.path, staged.c.audio_path),
     **{name: staged.c[name] for name in ("size", "change", *_SENT)},
@@ -258,14 +258,14 @@ def begin_load(
     connection.execute(_ADD_BATCH, {"account_id": account_id, "name": name, "ran_at": now})
     batch = connection.execute(_BATCH, {"account": account_id, "named": name}).one()
     load_id: int = connection.execute(_ADD_LOAD, {"batch_id": batch.id, "loaded_at": now}).scalar_one()
-    generation = 0
+    repeat_id = 0
     if repeat:
-        generation = batch.generation if batch.repeat_open else load_id
+        repeat_id = batch.repeat_id if batch.repeat_open else load_id
     about = {"from": manifest, "to": str(results), "extras": list(extra_columns), "now": now}
-    connection.execute(_NOTE_LOAD, about | {"batch": batch.id, "meant": generation, "repeats": repeat})
+    connection.execute(_SAVE_LOAD, about | {"batch": batch.id, "meant": repeat_id, "repeats": repeat})
     connection.execute(_FORGET_ROWS, {"batch": batch.id})
     connection.execute(_FORGET_INVALID, {"batch": batch.id})
-    return Load(load_id, batch.id, account_id, generation)
+    return Load(load_id, batch.id, account_id, repeat_id)
 
 
 def load_rows(
@@ -292,32 +292,32 @@ def load_rows(
     """
     stage = Stage(connection, load.account_id)
     stage.add(manifest, probe, separate=separate)
-    lacking = resolve(connection, stage, load.generation, Hashes(content_hash))
+    lacking = resolve(connection, stage, load.repeat_id, Hashes(content_hash))
     merge(connection, load)
     return lacking
 
 
-def meant_generation(connection: Connection, account_id: int, name: str, *, repeat: bool) -> int:
+def current_repeat_id(connection: Connection, account_id: int, name: str, *, repeat: bool) -> int:
     """Return the generation of items that a load of this batch would know, as ``resolve`` takes it."""
     if not repeat:
         return 0
     batch = connection.execute(_BATCH, {"account": account_id, "named": name}).one_or_none()
-    return int(batch.generation) if batch is not None and batch.repeat_open else NONE_YET
+    return int(batch.repeat_id) if batch is not None and batch.repeat_open else NEW_REPEAT
 
 
-def resolve(connection: Connection, stage: Stage, generation: int, hashes: Hashes) -> list[InvalidRow]:
+def resolve(connection: Connection, stage: Stage, repeat_id: int, hashes: Hashes) -> list[InvalidRow]:
     """Look up which item each staged row names, and what invalid rows a person has dropped already.
 
     Args:
         connection: The stage's connection, in a transaction; nothing but the stage is written.
         stage: The staged rows.
-        generation: As ``meant_generation`` gives it.
+        repeat_id: As ``current_repeat_id`` gives it.
         hashes: Hashes of files.
 
     Returns:
         The rows that turned out to be invalid.
     """
-    lacking = [without_a_file(row) for row in resolve_rows(connection, stage, generation, hashes)]
+    lacking = [without_a_file(row) for row in resolve_rows(connection, stage, repeat_id, hashes)]
     stage.refuse(lacking)
     _find_dropped(connection)
     return lacking
@@ -330,7 +330,7 @@ def merge(connection: Connection, load: Load) -> None:
         "account": load.account_id,
         "batch": load.batch_id,
         "load": load.load_id,
-        "generation": load.generation,
+        "repeat_id": load.repeat_id,
         "first_position": load.load_id * POSITIONS_PER_LOAD,
         "first_id": connection.execute(_FIRST_FREE_ID).scalar_one(),
     }
@@ -358,12 +358,12 @@ def close_repeat(connection: Connection, batch_id: int) -> None:
     connection.execute(update(batches).where(batches.c.id == batch_id).values(repeat_open=False))
 
 
-def note_limit(connection: Connection, account_id: int, configured: int) -> None:
+def save_configured_limit(connection: Connection, account_id: int, configured: int) -> None:
     """Keep the limit that the account's last run was given, for whoever asks how it stands."""
     connection.execute(update(accounts).where(accounts.c.id == account_id).values(configured_limit=configured))
 
 
-def note_run(connection: Connection, batch_id: int, results: Path, now: float) -> None:
+def save_run(connection: Connection, batch_id: int, results: Path, now: float) -> None:
     """Keep that a batch runs now, and where its results go."""
     connection.execute(update(batches).where(batches.c.id == batch_id).values(ran_at=now, results=str(results)))
 

@@ -22,10 +22,10 @@ from uploader.ledger.sidecars import (
     RunCount,
     give_back,
     is_locked,
-    note_count,
-    note_folded,
-    noted_beside,
-    noted_count,
+    read_count,
+    read_count_beside,
+    save_count,
+    save_folded,
     set_aside,
     take_lock,
 )
@@ -39,7 +39,7 @@ from uploader.ledger.sqlite import (
     make,
     marked_version,
     migrate_file,
-    told_failures,
+    translate_errors,
 )
 from uploader.settings import default_ledger
 
@@ -96,7 +96,7 @@ class Ledger:
         if url == default_ledger():
             _make_default_folder(path.parent)
         check_place(path)
-        with told_failures(path):
+        with translate_errors(path):
             lock = take_lock(path)
         try:
             had_log = has_log(path)
@@ -159,19 +159,19 @@ class Ledger:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A connection in a transaction that is committed at the end, or rolled back by an exception."""
-        with told_failures(self.path), self._writer.begin() as connection:
+        with translate_errors(self.path), self._writer.begin() as connection:
             yield connection
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection in a transaction that reads one state of the ledger."""
-        with told_failures(self.path), self._engine.begin() as connection:
+        with translate_errors(self.path), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def staging(self) -> Iterator[Connection]:
         """A connection whose transactions lock nothing until they write; its temporary tables end with it."""
-        with told_failures(self.path), self._engine.connect() as connection:
+        with translate_errors(self.path), self._engine.connect() as connection:
             connection.detach()
             yield connection
 
@@ -182,11 +182,11 @@ class Ledger:
 
     def examine(self) -> Examination:
         """Examine a ledger that is open for reading: all of the database, and the signs of a slip."""
-        with told_failures(self.path), self._engine.connect() as connection:  # a damaged one may not commit
+        with translate_errors(self.path), self._engine.connect() as connection:  # a damaged one may not commit
             broken = damage(connection, whole=True)
             mark = read_mark(connection)
         busy = self.held_by_run
-        reason = "" if busy else doubt(self.path, mark, noted_beside(self.path), has_log=self._had_log)
+        reason = "" if busy else doubt(self.path, mark, read_count_beside(self.path), has_log=self._had_log)
         return Examination(mark, busy, broken, reason)
 
     def copy_to(self, target: Path) -> None:
@@ -196,7 +196,7 @@ class Ledger:
             UsageError: Something stands there already.
             LedgerUnavailableError: It cannot be read or written now.
         """
-        with told_failures(self.path), self._engine.connect() as connection:
+        with translate_errors(self.path), self._engine.connect() as connection:
             try:
                 copy_ledger(driver(connection), target)
             except FileExistsError as error:
@@ -234,28 +234,28 @@ class Ledger:
         if self._lock is not None:
             give_back(self.path)
             with suppress(OSError):
-                self._note_end(self._lock, is_folded=is_folded)
+                self._save_end(self._lock, is_folded=is_folded)
             self._runs = None
             os.close(self._lock)
             self._lock = None
         elif is_folded:
-            self._note_folded_beside()
+            self._save_folded_beside()
 
-    def _note_end(self, lock: int, *, is_folded: bool) -> None:
+    def _save_end(self, lock: int, *, is_folded: bool) -> None:
         """Note for the next run that no log is to be missed."""
         if self._runs is None:
             if is_folded:
-                note_folded(lock)
+                save_folded(lock)
         elif not has_log(self.path):
-            note_count(lock, RunCount(max(self._runs, self._owed), closed=True))
+            save_count(lock, RunCount(max(self._runs, self._owed), closed=True))
 
-    def _note_folded_beside(self) -> None:
+    def _save_folded_beside(self) -> None:
         """Note, unless a run holds the ledger, that its log went with the last connection: a run may have died."""
         with suppress(LedgerBusyError, UsageError, OSError):
             lock = take_lock(self.path)
             try:
                 if not has_log(self.path):
-                    note_folded(lock)
+                    save_folded(lock)
             finally:
                 os.close(lock)
 
@@ -287,12 +287,12 @@ class Ledger:
             has_log: Whether its write-ahead log stood beside it before it was opened.
             doubted: What to do where it may not know all that was appended.
         """
-        with told_failures(self.path), self._engine.connect() as connection:  # a damaged one may not commit
+        with translate_errors(self.path), self._engine.connect() as connection:  # a damaged one may not commit
             mark = read_mark(connection)
             broken = damage(connection, whole=False) if mark.in_use else ""
         if broken:
             raise UsageError(f"ledger {self.path}: it is damaged ({broken}): {HOW_TO_MEND}. Nothing was sent")
-        noted = noted_count(lock)
+        noted = read_count(lock)
         reason = doubt(self.path, mark, noted, has_log=has_log)
         if reason and doubted is Doubted.REFUSED:
             raise UsageError(f"ledger {self.path}: {reason}. Nothing was sent")
@@ -306,11 +306,11 @@ class Ledger:
             self._runs = connection.execute(
                 update(schema.ledger).values(runs=schema.ledger.c.runs + 1, in_use=True).returning(schema.ledger.c.runs)
             ).scalar_one()
-        with told_failures(self.path), self._engine.connect() as connection:
+        with translate_errors(self.path), self._engine.connect() as connection:
             # the mark goes into the file itself, so that a copy of that file alone shows it; not TRUNCATE, which
             # would leave no log to be missed
             driver(connection).execute("PRAGMA wal_checkpoint(PASSIVE)")
-            note_count(lock, RunCount(max(self._runs or 0, self._owed)))
+            save_count(lock, RunCount(max(self._runs or 0, self._owed)))
 
     def _end_run(self) -> None:
         """Mark the ledger as closed, or keep what is known where its file is gone."""
@@ -363,7 +363,7 @@ def _prepare(path: Path, *, must_exist: bool, on_container: bool) -> bool:
     version = marked_version(path)
     if version is None:
         _check_making(path, must_exist=must_exist, on_container=on_container)
-    with told_failures(path):
+    with translate_errors(path):
         set_aside(path)
     if version is None:
         make(path)

@@ -9,9 +9,9 @@ from typing import Any
 
 from sqlalchemy import Boolean, Connection, and_, bindparam, case, or_, select, union_all, update
 
-from uploader.ledger.lanes import refresh
-from uploader.ledger.limit import ACCOUNT_OF_ITEM, note_refusal
-from uploader.ledger.reading import latest_ends
+from uploader.ledger.lanes import recompute_ready
+from uploader.ledger.limit import ACCOUNT_OF_ITEM, save_refusal
+from uploader.ledger.reading import latest_completed_jobs
 from uploader.ledger.schema import accounts, attempts, items, lanes
 from uploader.ledger.unmatched import report_job, report_outcomes
 from uploader.model import Claim, JobStatus, LiveJob, Outcome, Reply, State, Verdict
@@ -248,7 +248,7 @@ def end_jobs(connection: Connection, ends: Sequence[JobEnd]) -> list[Ended]:
         for end in ends:
             report_job(connection, end.job, f"ended as {end.status.value}")
     for hold, same in groupby(ends, key=attrgetter("hold")):
-        refresh(connection, [end.job.lane_id for end in same], hold=hold)
+        recompute_ready(connection, [end.job.lane_id for end in same], hold=hold)
     return [Ended(end.job.item_id, end.state, end.seconds) for end in ends]
 
 
@@ -292,7 +292,7 @@ def distrust_job(
     told = {"item": job.item_id, "job": job.job_id, "because": reason, "keeps_slot_until": keeps}
     if not connection.execute(_DISTRUST_JOB, told).rowcount:
         report_job(connection, job, "could not be believed")
-    refresh(connection, [job.lane_id], hold=hold)
+    recompute_ready(connection, [job.lane_id], hold=hold)
 
 
 def slot_until(
@@ -301,7 +301,7 @@ def slot_until(
     """Until when an item in doubt keeps its slot, in seconds since the epoch."""
     item = connection.execute(_ITEM, {"item": item_id}).one()
     work = audio_seconds(item.size, item.duration_seconds)
-    ends = latest_ends(connection, item.account_id)
+    ends = latest_completed_jobs(connection, item.account_id)
     return now + doubt_slot_seconds(work, ends, doubt_seconds, job_timeout_seconds)
 
 
@@ -392,8 +392,8 @@ def go_on(connection: Connection, of: Settlement, *, is_changed: bool) -> None:
         is_changed: Whether its item was changed: one that has moved on does not wait in its lane again.
     """
     if of.refusal is not None:
-        note_refusal(connection, of.one.item_id, of.refusal, of.now)
+        save_refusal(connection, of.one.item_id, of.refusal, of.now)
     if of.verdict.state is State.PENDING and is_changed:
         until = of.now + of.wait if of.wait else 0.0
         connection.execute(_PUT_OFF, {"lane": of.one.lane_id, "until": until, "work": of.one.work})
-    refresh(connection, [of.one.lane_id], hold=of.hold)
+    recompute_ready(connection, [of.one.lane_id], hold=of.hold)

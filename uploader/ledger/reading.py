@@ -23,8 +23,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.former import is_former
-from uploader.ledger.lanes import IS_CARRIED, is_held, waiting_lanes
+from uploader.ledger.lanes import IS_IN_BACKLOG, is_held, waiting_lanes
+from uploader.ledger.orphans import is_orphan
 from uploader.ledger.schema import (
     IS_UNFINISHED,
     accounts,
@@ -33,15 +33,15 @@ from uploader.ledger.schema import (
     items,
     lanes,
     loads,
+    resolutions,
     rows,
-    settlements,
 )
 from uploader.ledger.standing import ANY_ACCOUNT, shown_state
 from uploader.model import TROUBLED, LiveJob, Outcome, ResultLine, State
+from uploader.policy.durations import HISTORY_SIZE, CompletedJob
 from uploader.policy.forecast import audio_seconds
-from uploader.policy.foresight import REMEMBERED, End
 
-REASONS_TOLD = 20
+MAX_REASONS = 20
 """So many reasons are told one by one."""
 
 _LIVE_JOBS = (
@@ -56,7 +56,7 @@ _LIVE_JOBS = (
         items.c.size,
         items.c.duration_seconds,
         items.c.accepted_at,
-        (lanes.c.wanted_until >= items.c.position).label("in_scope"),
+        (lanes.c.active_until >= items.c.position).label("in_scope"),
     )
     .join(lanes, lanes.c.id == items.c.lane_id)
     .join(loads, loads.c.id == items.c.load_id)
@@ -64,7 +64,7 @@ _LIVE_JOBS = (
     .where(IS_UNFINISHED, items.c.account_id == bindparam("account"), items.c.state == State.ACCEPTED)
 )
 
-_LATEST_ENDS = (
+_LATEST_COMPLETED_JOBS = (
     select(items.c.size, items.c.duration_seconds, items.c.job_seconds)
     .where(items.c.account_id == bindparam("account"), items.c.job_seconds.is_not(None))
     .order_by(items.c.finished_at.desc())
@@ -173,7 +173,7 @@ def _results(*, hold: bool) -> Select[Any]:
             shown_state(hold=hold).label("state"),
             func.coalesce(items.c.attempts, 0).label("attempts"),
             items.c.http_status,
-            _told_error().label("error"),
+            _error_text().label("error"),
             items.c.size,
             items.c.duration_seconds,
             items.c.channels,
@@ -238,7 +238,7 @@ def _live_job(*, in_scope: object, size: int, duration_seconds: float | None, **
     return LiveJob(**row, size=size, in_scope=bool(in_scope), work=work, watched=False)
 
 
-def latest_ends(connection: Connection, account_id: int, most: int = REMEMBERED) -> list[End]:
+def latest_completed_jobs(connection: Connection, account_id: int, most: int = HISTORY_SIZE) -> list[CompletedJob]:
     """The latest of an account's completed jobs that were followed from their beginning, the last of them last.
 
     Args:
@@ -246,8 +246,8 @@ def latest_ends(connection: Connection, account_id: int, most: int = REMEMBERED)
         account_id: The account.
         most: How many at most.
     """
-    found = connection.execute(_LATEST_ENDS, {"account": account_id, "most": most}).all()
-    return [End(audio_seconds(row.size, row.duration_seconds), row.job_seconds) for row in reversed(found)]
+    found = connection.execute(_LATEST_COMPLETED_JOBS, {"account": account_id, "most": most}).all()
+    return [CompletedJob(audio_seconds(row.size, row.duration_seconds), row.job_seconds) for row in reversed(found)]
 
 
 def unsent(connection: Connection, account_id: int, *, hold: bool) -> bool:
@@ -258,7 +258,7 @@ def unsent(connection: Connection, account_id: int, *, hold: bool) -> bool:
         .where(
             IS_UNFINISHED,
             items.c.account_id == account_id,
-            IS_CARRIED,
+            IS_IN_BACKLOG,
             ~is_held(hold=hold),
         )
         .limit(1)
@@ -277,7 +277,7 @@ def last_doubt(connection: Connection, account_id: int) -> float | None:
             IS_UNFINISHED,
             items.c.account_id == account_id,
             items.c.state == State.IN_DOUBT,
-            items.c.position <= lanes.c.wanted_until,
+            items.c.position <= lanes.c.active_until,
             attempts.c.token_hash.is_not(None),
         )
     ).scalar_one()
@@ -317,7 +317,7 @@ def troubles(connection: Connection, batch_id: int | None = None, examples: int 
         .where(placed.c.place <= examples)
         .order_by(placed.c["items"].desc(), placed.c.batch_id.desc(), placed.c.first_line, placed.c.state)
         .order_by(placed.c.reason, placed.c.line)
-        .limit(examples * REASONS_TOLD)
+        .limit(examples * MAX_REASONS)
     ).all()
     told = [
         Trouble(
@@ -325,7 +325,7 @@ def troubles(connection: Connection, batch_id: int | None = None, examples: int 
         )
         for some in (list(alike) for _, alike in groupby(found, attrgetter("batch_id", "state", "reason")))
         for one in some[:1]
-    ][:REASONS_TOLD]
+    ][:MAX_REASONS]
     more = found[0].all_items - sum(one.items for one in told) if found else 0
     if more:
         last = told[-1]
@@ -362,7 +362,7 @@ def _needing(batch_id: int | None) -> CompoundSelect[Any]:
 def _in_the_way(connection: Connection, batch_id: int) -> list[Trouble]:
     """Items of other batches that hold items of this one."""
     named = rows.alias("named")
-    is_unnamed = is_former().label("former")
+    is_unnamed = is_orphan().label("orphan")
     found = connection.execute(
         select(items.c.state, batches.c.name, is_unnamed, func.count().label("items"))
         .join(loads, loads.c.id == items.c.load_id)
@@ -376,19 +376,19 @@ def _in_the_way(connection: Connection, batch_id: int) -> list[Trouble]:
         Trouble(
             row.name,
             State(row.state),
-            f"{_told_of(row.name, former=row.former)}, in the way of this one's items",
+            f"{_format_batch(row.name, orphan=row.orphan)}, in the way of this one's items",
             row.items,
         )
         for row in found
     ]
 
 
-def _told_of(batch: str, *, former: bool) -> str:
-    return f"of what {batch} held before and holds no more" if former else f"of batch {batch}"
+def _format_batch(batch: str, *, orphan: bool) -> str:
+    return f"of what {batch} held before and holds no more" if orphan else f"of batch {batch}"
 
 
 @dataclass(frozen=True, slots=True)
-class Remark:
+class Anomaly:
     """What is to be said in the open of the item of a line, whatever became of it: an append too many, say."""
 
     batch: str
@@ -397,7 +397,7 @@ class Remark:
     said: str
 
 
-def remarks(connection: Connection, *batch_ids: int) -> list[Remark]:
+def anomalies(connection: Connection, *batch_ids: int) -> list[Anomaly]:
     """What is to be said in the open of the items of some batches."""
     remarked = select(items.c.id).where(items.c.remark.is_not(None))
     found = connection.execute(
@@ -409,7 +409,7 @@ def remarks(connection: Connection, *batch_ids: int) -> list[Remark]:
         .where(rows.c.item_id.in_(remarked), rows.c.batch_id.op("+")(0).in_(batch_ids))
         .order_by(batches.c.id.desc(), rows.c.line)
     )
-    return [Remark(**row) for row in found.mappings()]
+    return [Anomaly(**row) for row in found.mappings()]
 
 
 def jobs_seen(connection: Connection, account_id: int, most: int = 1000) -> list[tuple[float, float]]:
@@ -452,11 +452,11 @@ def unknown_job_ids(connection: Connection, job_ids: Collection[str]) -> set[str
     """Those of some jobIds that the ledger does not know."""
     known = connection.execute(select(items.c.job_id).where(items.c.job_id.in_(job_ids))).scalars()
     earlier = connection.execute(select(attempts.c.job_id).where(attempts.c.job_id.in_(job_ids))).scalars()
-    told = connection.execute(select(settlements.c.job_id).where(settlements.c.job_id.in_(job_ids))).scalars()
+    told = connection.execute(select(resolutions.c.job_id).where(resolutions.c.job_id.in_(job_ids))).scalars()
     return set(job_ids) - set(known) - set(earlier) - set(told)
 
 
-def _told_error() -> ColumnElement[str]:
+def _error_text() -> ColumnElement[str]:
     """What is wrong with a row, and what stays to be said of its item."""
     error = func.coalesce(items.c.error, rows.c.error)
     both = case((error.is_(None), items.c.remark), else_=error + "; " + items.c.remark)

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, case, select, update
 
 from uploader.ledger.heard import heard_of, take_effect
-from uploader.ledger.lanes import count_again
+from uploader.ledger.lanes import add_to_backlog
 from uploader.ledger.outcomes import slot_until
 from uploader.ledger.schema import IS_UNFINISHED, accounts, attempts, items, ledger
 from uploader.model import SLOTTED, Next, Outcome, State, Verdict
@@ -66,7 +66,7 @@ _MOVE_JOBS = (
 )
 
 _MOVE_LIMITS = update(accounts).values(
-    stated_at=accounts.c.stated_at + bindparam("jumped"), taught_at=accounts.c.taught_at + bindparam("jumped")
+    stated_at=accounts.c.stated_at + bindparam("jumped"), observed_at=accounts.c.observed_at + bindparam("jumped")
 )
 
 _NO_FUTURE_SLOTS = (
@@ -77,7 +77,7 @@ _NO_FUTURE_SLOTS = (
 
 _NO_FUTURE_LIMITS = update(accounts).values(
     stated_at=case((accounts.c.stated_at > bindparam("now"), bindparam("now")), else_=accounts.c.stated_at),
-    taught_at=case((accounts.c.taught_at > bindparam("now"), bindparam("now")), else_=accounts.c.taught_at),
+    observed_at=case((accounts.c.observed_at > bindparam("now"), bindparam("now")), else_=accounts.c.observed_at),
 )
 
 
@@ -146,7 +146,7 @@ def _settle_left(
         told = {"becomes": meant.state, "because": meant.reason, "keeps_slot_until": until}
         connection.execute(_RECOVER, {"item": item.id, **told})
     if meant.state is State.PENDING:
-        count_again(connection, item.id)
+        add_to_backlog(connection, item.id)
     own = verdict if heard.own is None else meant
     closed = {"outcome_is": own.outcome, "because": own.reason, "now": now, "job": own.job_id}
     connection.execute(_CLOSE_ATTEMPT, {"item": item.id, **closed})

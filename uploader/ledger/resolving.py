@@ -10,8 +10,8 @@ from sqlalchemy import Connection, RowMapping, and_, func, insert, or_, select, 
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.errors import UsageError
-from uploader.ledger.former import is_former
-from uploader.ledger.lanes import count_again, count_out, is_held, refresh, waiting_lanes
+from uploader.ledger.lanes import add_to_backlog, is_held, recompute_ready, remove_from_backlog, waiting_lanes
+from uploader.ledger.orphans import is_orphan
 from uploader.ledger.schema import (
     IS_UNFINISHED,
     accounts,
@@ -20,13 +20,13 @@ from uploader.ledger.schema import (
     items,
     lanes,
     loads,
+    resolutions,
     rows,
-    settlements,
 )
 from uploader.ledger.staging import CHUNK, chunks
 from uploader.ledger.standing import ANY_ACCOUNT
-from uploader.model import LIVE, TROUBLED, Decision, Outcome, Sight, State
-from uploader.policy.settling import SETTLES, settled_state
+from uploader.model import LIVE, TROUBLED, ConversationSnapshot, Decision, Outcome, State
+from uploader.policy.resolving import RESOLVABLE, resolved_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
+class OpenItem:
     """An item that needs a person, or was asked for. ``attempted_at`` and ``ended_at``: of its last attempt."""
 
     item_id: int
@@ -63,7 +63,7 @@ class Open:
     base_url: str
     own: bool
     """Whether the batch that is looked at names it, or any: another one's item may hold this batch's."""
-    former: bool
+    orphan: bool
     """Whether no batch's rows name it any more."""
     line: int
     """That of the batch's row; of another item, the one that named it last."""
@@ -82,7 +82,7 @@ class Open:
     attempted_at: float | None
     ended_at: float | None
     bytes_sent: int | None
-    before: Sight | None
+    before: ConversationSnapshot | None
     alone: bool
     """Whether nothing else of its lane can have been appended since its last attempt began."""
 
@@ -98,11 +98,11 @@ class Open:
 
 
 @dataclass(frozen=True, slots=True)
-class Settlement:
-    """What a person decided of an item once. ``settled_at``: seconds since the epoch."""
+class Resolution:
+    """What a person decided of an item once. ``resolved_at``: seconds since the epoch."""
 
-    settled_at: float
-    settled_by: str
+    resolved_at: float
+    resolved_by: str
     decision: Decision
     from_state: State
     job_id: str | None
@@ -111,7 +111,7 @@ class Settlement:
 
 def open_items(
     connection: Connection, batch_id: int | None, selection: Selection, *, hold: bool, base_url: str | None = None
-) -> list[Open]:
+) -> list[OpenItem]:
     """Find the items that need a person, or those that the selection names; none of them is over.
 
     Args:
@@ -137,7 +137,7 @@ def open_items(
             named_in.c.id.label("row_batch_id"),
             accounts.c.base_url,
             rows.c.line.is_not(None).label("own"),
-            is_former().label("former"),
+            is_orphan().label("orphan"),
             is_held(hold=hold).label("held"),
             _others_since().label("others_since"),
             func.coalesce(rows.c.line, items.c.line).label("line"),
@@ -174,7 +174,7 @@ def open_items(
 
 def resolve(
     connection: Connection,
-    one: Open,
+    one: OpenItem,
     decision: Decision,
     *,
     job_id: str | None,
@@ -194,9 +194,9 @@ def resolve(
     _check_fits(one, decision)
     if job_id is not None:
         _check_free(connection, one, job_id)
-    state = settled_state(decision, job_id)
+    state = resolved_state(decision, job_id)
     if one.state is State.PENDING:
-        count_out(connection, one.item_id)
+        remove_from_backlog(connection, one.item_id)
     changed = connection.execute(
         update(items)
         .where(items.c.id == one.item_id, items.c.state == one.state, items.c.attempts == one.attempts)
@@ -205,10 +205,10 @@ def resolve(
     if changed.rowcount != 1:
         raise UsageError(f"line {one.line}: a run has changed this item meanwhile: look again")
     connection.execute(
-        insert(settlements).values(
+        insert(resolutions).values(
             item_id=one.item_id,
-            settled_at=now,
-            settled_by=who,
+            resolved_at=now,
+            resolved_by=who,
             decision=decision,
             from_state=one.state,
             job_id=job_id,
@@ -216,8 +216,8 @@ def resolve(
         )
     )
     if state is State.PENDING:
-        count_again(connection, one.item_id)
-    refresh(connection, [one.lane_id], hold=hold)
+        add_to_backlog(connection, one.item_id)
+    recompute_ready(connection, [one.lane_id], hold=hold)
     return state
 
 
@@ -229,12 +229,12 @@ def held_items(connection: Connection, lane_ids: Collection[int], *, hold: bool)
     """
     held: dict[int, int] = {}
     for chunk in chunks(lane_ids, CHUNK):
-        some = select(items.c.id, items.c.lane_id).where(items.c.lane_id.in_(chunk), is_held(hold=hold), ~is_former())
+        some = select(items.c.id, items.c.lane_id).where(items.c.lane_id.in_(chunk), is_held(hold=hold), ~is_orphan())
         held |= {row.id: row.lane_id for row in connection.execute(some)}
     return held
 
 
-def note_sight(connection: Connection, attempt_id: int, sight: Sight) -> None:
+def save_snapshot(connection: Connection, attempt_id: int, sight: ConversationSnapshot) -> None:
     """Keep what was seen of a conversation before an attempt."""
     connection.execute(
         update(attempts)
@@ -243,14 +243,16 @@ def note_sight(connection: Connection, attempt_id: int, sight: Sight) -> None:
     )
 
 
-def histories(connection: Connection, item_ids: Sequence[int]) -> Mapping[int, Sequence[Settlement]]:
+def histories(connection: Connection, item_ids: Sequence[int]) -> Mapping[int, Sequence[Resolution]]:
     """What persons decided of items, of each in order; of those alone of which something was decided."""
-    found: defaultdict[int, list[Settlement]] = defaultdict(list)
+    found: defaultdict[int, list[Resolution]] = defaultdict(list)
     for chunk in chunks(item_ids, CHUNK):
-        some = settlements.c.item_id.in_(chunk)
-        for row in connection.execute(select(settlements).where(some).order_by(settlements.c.id)):
+        some = resolutions.c.item_id.in_(chunk)
+        for row in connection.execute(select(resolutions).where(some).order_by(resolutions.c.id)):
             decision, state = Decision(row.decision), State(row.from_state)
-            found[row.item_id].append(Settlement(row.settled_at, row.settled_by, decision, state, row.job_id, row.note))
+            found[row.item_id].append(
+                Resolution(row.resolved_at, row.resolved_by, decision, state, row.job_id, row.note)
+            )
     return found
 
 
@@ -269,7 +271,7 @@ def _row_of_item() -> ColumnElement[int]:
 def _concerns(batch_id: int, named_last: ColumnElement[int], selection: Selection) -> ColumnElement[bool]:
     """An item of the batch, of what it held before, or of another batch and in a lane where this one's wait."""
     in_the_way = and_(items.c.lane_id.in_(waiting_lanes(batch_id)), items.c.state.in_([*TROUBLED, State.ACCEPTED]))
-    was_its_own = and_(named_last == batch_id, is_former())
+    was_its_own = and_(named_last == batch_id, is_orphan())
     return or_(rows.c.line.is_not(None), in_the_way, was_its_own, items.c.id.in_(selection.items))
 
 
@@ -305,7 +307,7 @@ def _of_states(selection: Selection, *, hold: bool) -> ColumnElement[bool]:
     is_pending = items.c.state == State.PENDING
     if not selection.states:
         named = bool(selection.lines or selection.items)  # what is named one by one is meant while it waits, too
-        waits = is_pending if named else and_(is_pending, is_former())
+        waits = is_pending if named else and_(is_pending, is_orphan())
         return or_(items.c.state.in_(TROUBLED), overdue, waits)
     conditions = {
         State.ACCEPTED: overdue,
@@ -315,18 +317,18 @@ def _of_states(selection: Selection, *, hold: bool) -> ColumnElement[bool]:
     return or_(*(conditions.get(state, items.c.state == state) for state in selection.states))
 
 
-def _open(row: RowMapping) -> Open:
+def _open(row: RowMapping) -> OpenItem:
     before = None
     if row["messages_before"] is not None:
-        before = Sight(row["messages_before"], row["last_end_before"])
-    return Open(
+        before = ConversationSnapshot(row["messages_before"], row["last_end_before"])
+    return OpenItem(
         item_id=row["item_id"],
         lane_id=row["lane_id"],
         batch=row["batch"],
         row_batch_id=row["row_batch_id"],
         base_url=row["base_url"],
         own=bool(row["own"]),
-        former=bool(row["former"]),
+        orphan=bool(row["orphan"]),
         held=bool(row["held"]),
         alone=not row["others_since"],
         line=row["line"],
@@ -347,33 +349,33 @@ def _open(row: RowMapping) -> Open:
     )
 
 
-def fits(one: Open, decision: Decision) -> bool:
+def fits(one: OpenItem, decision: Decision) -> bool:
     """Whether a decision may be about an item as it is."""
-    if one.state not in SETTLES[decision] or (one.state is State.ACCEPTED and not one.overdue):
+    if one.state not in RESOLVABLE[decision] or (one.state is State.ACCEPTED and not one.overdue):
         return False
     return decision is Decision.DROP or not one.invalid
 
 
-def _check_fits(one: Open, decision: Decision) -> None:
+def _check_fits(one: OpenItem, decision: Decision) -> None:
     if fits(one, decision):
         return
-    if one.invalid and one.state in SETTLES[decision]:
+    if one.invalid and one.state in RESOLVABLE[decision]:
         raise UsageError(f"line {one.line}: its row is invalid: correct the manifest and run it again, or --drop it")
-    states = ", ".join(sorted(state.value for state in SETTLES[decision]))
+    states = ", ".join(sorted(state.value for state in RESOLVABLE[decision]))
     told = one.shown_state.value
     raise UsageError(f"line {one.line}: it is {told}: --{decision.value} is for items that are {states}")
 
 
-def _check_free(connection: Connection, one: Open, job_id: str) -> None:
+def _check_free(connection: Connection, one: OpenItem, job_id: str) -> None:
     """A job belongs to one append: one that is known already is a slip of the pen."""
     applied = select(attempts.c.item_id).where(attempts.c.job_id == job_id, attempts.c.outcome == Outcome.APPLIED)
-    told = select(settlements.c.item_id).where(settlements.c.job_id == job_id)
+    told = select(resolutions.c.item_id).where(resolutions.c.job_id == job_id)
     shown = select(items.c.id).where(items.c.job_id == job_id, items.c.id != one.item_id)
     if connection.execute(applied.union(told, shown).limit(1)).first() is not None:
         raise UsageError(f"line {one.line}: --appended {job_id}: the ledger knows this job as another append's")
 
 
-def _values(one: Open, state: State, job_id: str | None, note: str | None, now: float) -> dict[str, Any]:
+def _values(one: OpenItem, state: State, job_id: str | None, note: str | None, now: float) -> dict[str, Any]:
     over = state in (State.COMPLETED, State.DROPPED)
     values: dict[str, Any] = {
         "state": state,

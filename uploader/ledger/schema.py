@@ -60,10 +60,10 @@ accounts = Table(
     Column("stated_limit", Integer),
     Column("stated_at", Float),
     # what 429s taught of the limit (policy.limits.Learned); taught_limit is None where nothing of it is in force
-    Column("taught_limit", Integer),
-    Column("taught_at", Float, nullable=False, default=0.0),
+    Column("observed_limit", Integer),
+    Column("observed_at", Float, nullable=False, default=0.0),
     Column("step_seconds", Float, nullable=False, default=JOB_SECONDS),
-    Column("patience", Integer, nullable=False, default=1),
+    Column("steps_before_raise", Integer, nullable=False, default=1),
     Column("typical_job_seconds", Float, nullable=False, default=JOB_SECONDS),
     UniqueConstraint("base_url", "name"),
 )
@@ -79,7 +79,7 @@ batches = Table(
     # the manifest's x- columns, in its order
     Column("extra_columns", JSON, nullable=False),
     # 0, or the load of the --repeat whose items this batch names
-    Column("generation", Integer, nullable=False),
+    Column("repeat_id", Integer, nullable=False),
     # a --repeat that has not come to its end: the same command carries it on
     Column("repeat_open", Boolean, nullable=False, default=False),
     Column("ran_at", Float, nullable=False),
@@ -106,7 +106,7 @@ lanes = Table(
     Column("account_id", ForeignKey("accounts.id"), nullable=False),
     Column("conversation_id", String, nullable=False),
     # the last position that the present run carries; 0: this lane is none of its business
-    Column("wanted_until", BigInteger, nullable=False, default=0),
+    Column("active_until", BigInteger, nullable=False, default=0),
     # the position of the item that may go now, None where none may: what makes the claim's cost flat
     Column("ready_position", BigInteger),
     Column("not_before", Float, nullable=False, default=0.0),
@@ -133,13 +133,13 @@ lanes = Table(
         sqlite_where=text("ready_position IS NOT NULL"),
     ),
     Index(
-        "lanes_wanted",
-        "wanted_until",
-        sqlite_where=text("wanted_until <> 0"),
+        "lanes_active",
+        "active_until",
+        sqlite_where=text("active_until <> 0"),
     ),
 )
 
-IS_WANTED = and_(lanes.c.wanted_until != literal_column("0"), lanes.c.wanted_until > literal_column("0"))
+IS_ACTIVE = and_(lanes.c.active_until != literal_column("0"), lanes.c.active_until > literal_column("0"))
 """Of a lane: whether the present run carries it; spelt as the partial index is, or SQLite would not use that."""
 
 _UNFINISHED = f"state NOT IN ({', '.join(repr(state.value) for state in OVER)})"
@@ -154,7 +154,7 @@ items = Table(
     Column("load_id", ForeignKey("loads.id"), nullable=False),
     Column("line", Integer, nullable=False),
     Column("position", BigInteger, nullable=False),
-    Column("generation", Integer, nullable=False),
+    Column("repeat_id", Integer, nullable=False),
     # set where the row was invalid: the item holds its lane, and goes when its batch is loaded anew
     Column("invalid_batch_id", ForeignKey("batches.id")),
     Column("path", String, nullable=False),
@@ -260,19 +260,19 @@ attempts = Table(
     ),
 )
 
-settlements = Table(
-    "settlements",
+resolutions = Table(
+    "resolutions",
     metadata,
     Column("id", Integer, primary_key=True),
     Column("item_id", ForeignKey("items.id"), nullable=False),
-    Column("settled_at", Float, nullable=False),
-    Column("settled_by", String, nullable=False),
+    Column("resolved_at", Float, nullable=False),
+    Column("resolved_by", String, nullable=False),
     Column("decision", String, nullable=False),
     Column("from_state", String, nullable=False),
     Column("job_id", String),
     Column("note", String),
-    Index("settlements_item", "item_id"),
-    Index("settlements_job", "job_id"),
+    Index("resolutions_item", "item_id"),
+    Index("resolutions_job", "job_id"),
 )
 
 rows = Table(

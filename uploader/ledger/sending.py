@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, case, func, literal_column, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.lanes import IS_CARRIED, IS_IN_SCOPE, is_held
+from uploader.ledger.lanes import IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, is_held
 from uploader.ledger.schema import IS_UNFINISHED, batches, items, lanes, loads, rows
 from uploader.model import LiveJob, State
 from uploader.policy.forecast import Lanes, audio_seconds
@@ -71,7 +71,7 @@ class ToSend:
 
 
 def to_send(connection: Connection, account_id: int, batch_id: int, *, hold: bool) -> ToSend:
-    """Sum up what a run sends, after ``enter_scope`` and before its first claim.
+    """Sum up what a run sends, after ``activate_batch`` and before its first claim.
 
     Args:
         connection: A connection in a transaction: on the ledger, or on the copies of a dry run.
@@ -105,7 +105,7 @@ def elsewhere(connection: Connection, account_id: int, batch_id: int) -> list[Le
             IS_UNFINISHED,
             items.c.account_id == account_id,
             items.c.state == State.PENDING,
-            items.c.position > lanes.c.wanted_until,
+            items.c.position > lanes.c.active_until,
             ~_is_own(),
         )
         .group_by(batches.c.id, batches.c.name)
@@ -161,7 +161,7 @@ _SUMS = (
 )
 """In the order of the fields of an amount."""
 
-_FIRST_LANE = select(func.min(lanes.c.id)).where(IS_IN_SCOPE)
+_FIRST_LANE = select(func.min(lanes.c.id)).where(IS_ACTIVE_OF_ACCOUNT)
 
 _ENTERED = (
     select(items.c.lane_id, items.c.size, items.c.duration_seconds)
@@ -170,7 +170,7 @@ _ENTERED = (
         IS_UNFINISHED,
         items.c.account_id == bindparam("account"),
         items.c.state.in_([literal_column(repr(state.value)) for state in ENTERED]),
-        IS_IN_SCOPE,
+        IS_ACTIVE_OF_ACCOUNT,
     )
 )
 
@@ -185,7 +185,7 @@ def _amounts(*, hold: bool) -> Select[Any]:
         .join(lanes, lanes.c.id == items.c.lane_id)
         .join(loads, loads.c.id == items.c.load_id)
         .join(batches, batches.c.id == loads.c.batch_id)
-        .where(IS_IN_SCOPE, IS_CARRIED, ~is_held(hold=hold))
+        .where(IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, ~is_held(hold=hold))
         .group_by(own, batches.c.id, batches.c.name)
         .order_by(batches.c.id)
     )
@@ -209,7 +209,7 @@ def _pending(*, hold: bool) -> Select[Any]:
     return (
         select(items.c.lane_id, items.c.size, items.c.duration_seconds)
         .join(lanes, lanes.c.id == items.c.lane_id)
-        .where(IS_IN_SCOPE, IS_CARRIED, ~is_held(hold=hold))
+        .where(IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, ~is_held(hold=hold))
         .order_by(items.c.position)
         .execution_options(yield_per=1000)
     )

@@ -7,7 +7,7 @@ from itertools import groupby
 from sqlalchemy import Connection
 
 from uploader.ledger.heard import Heard, heard_items, heard_of, take_effect
-from uploader.ledger.limit import note_refusal
+from uploader.ledger.limit import save_refusal
 from uploader.ledger.outcomes import (
     Ended,
     JobEnd,
@@ -71,7 +71,7 @@ def _settle_with_calls(connection: Connection, by_itself: Settlement) -> Settled
     if of.verdict.state is not State.ACCEPTED:
         go_on(connection, of, is_changed=is_changed)
     elif of.refusal is not None:
-        note_refusal(connection, one.item_id, of.refusal, of.now)
+        save_refusal(connection, one.item_id, of.refusal, of.now)
     return replace(_end_heard(connection, of, heard), remark=remark)
 
 

@@ -84,34 +84,34 @@ class RunCount:
     closed: bool = False
 
 
-def noted_count(lock: int) -> RunCount:
+def read_count(lock: int) -> RunCount:
     """Read what the last run noted in the lock's file."""
     runs, _, state = os.pread(lock, COUNT_BYTES, 0).decode("ascii", "replace").strip().partition(" ")
     return RunCount(int(runs), state == CLOSED) if runs.isdecimal() else RunCount()
 
 
-def noted_beside(path: Path) -> RunCount:
+def read_count_beside(path: Path) -> RunCount:
     """Read what the last run noted beside a ledger, without its lock."""
     try:
         descriptor = os.open(lock_path(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return RunCount()
     try:
-        return noted_count(descriptor)
+        return read_count(descriptor)
     finally:
         os.close(descriptor)
 
 
-def note_count(lock: int, count: RunCount) -> None:
+def save_count(lock: int, count: RunCount) -> None:
     """Note it for the next run; a full disk has room for it, because the file keeps its size."""
     text = f"{count.runs} {CLOSED if count.closed else 'open'}"
     os.pwrite(lock, f"{text:<{COUNT_BYTES - 1}}\n".encode(), 0)
     os.fsync(lock)
 
 
-def note_folded(lock: int) -> None:
+def save_folded(lock: int) -> None:
     """Note that the log of a run that died was folded without a mark that it is closed."""
-    note_count(lock, RunCount(noted_count(lock).runs, closed=True))
+    save_count(lock, RunCount(read_count(lock).runs, closed=True))
 
 
 def reserve_path(path: Path) -> Path:

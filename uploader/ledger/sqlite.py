@@ -59,7 +59,7 @@ def _cause(path: Path, error: BaseException) -> str:
 
 
 @contextmanager
-def told_failures(path: Path) -> Iterator[None]:
+def translate_errors(path: Path) -> Iterator[None]:
     """Turn what goes wrong with the database or its disk into a LedgerUnavailableError."""
     try:
         yield
@@ -178,7 +178,7 @@ def driver(connection: Connection) -> Any:
 
 def make(path: Path) -> None:
     """Make a ledger, whole or not at all: it gets its name when it is complete and on the disk."""
-    with told_failures(path):
+    with translate_errors(path):
         for left in path.parent.glob(f".{path.name}.*{UNFINISHED}"):  # of a run that died; this one has the lock
             left.unlink()
         with new_file(path, replace=True) as file:
@@ -198,7 +198,7 @@ def migrate_file(path: Path, version: int) -> None:
     unenforced = engine(lambda: connect(path, "rw"), foreign_keys=False)
     try:
         for target in range(version + 1, schema.VERSION + 1):
-            with told_failures(path), unenforced.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
+            with translate_errors(path), unenforced.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
                 migrate(connection, target)
                 broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
                 if broken is not None:

@@ -154,7 +154,9 @@ _PLACE = update(staged).where(staged.c.lane_id.is_(None), staged.c.conversation_
 
 _WITHOUT_FILE = update(staged).where(staged.c.line == bindparam("of_line")).values(path=None)
 
-_REFUSE = insert_or_ignore(apart).values(line=bindparam("of_line"), given=bindparam("told"), error=bindparam("because"))
+_REFUSE = insert_or_ignore(apart).values(
+    line=bindparam("of_line"), given=bindparam("new_given"), error=bindparam("new_error")
+)
 _REFUSE = _REFUSE.on_conflict_do_update(
     index_elements=[apart.c.line], set_={"given": _REFUSE.excluded.given, "error": _REFUSE.excluded.error}
 )
@@ -225,7 +227,9 @@ class Stage:
 
     def refuse(self, lacking: Iterable[InvalidRow]) -> None:
         """Make rows invalid that were staged as valid."""
-        refused = [{"of_line": row.line, "because": told(row), "told": dict(row.given)} for row in lacking]
+        refused = [
+            {"of_line": row.line, "new_error": format_problems(row), "new_given": dict(row.given)} for row in lacking
+        ]
         if refused:
             self._connection.execute(_REFUSE, refused)
             self._connection.execute(_WITHOUT_FILE, [{"of_line": one["of_line"]} for one in refused])
@@ -267,12 +271,12 @@ def chunks(iterable: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def told(row: InvalidRow) -> str:
+def format_problems(row: InvalidRow) -> str:
     """All that is wrong with a row, as its results tell it."""
     return "; ".join(str(problem) for problem in row.problems)
 
 
-def hints_of(text: Any, line: int) -> Iterator[Problem]:
+def read_hints(text: Any, line: int) -> Iterator[Problem]:
     """Hints as they were staged."""
     return (Problem(line, *one) for one in text or ())
 
@@ -312,7 +316,7 @@ def _more(row: Row, *, hints: bool) -> tuple[Any, ...]:
 
 def _wrong(row: InvalidRow) -> tuple[Any, ...]:
     """What an invalid row has, in the order of ``_APART``."""
-    return row.line, None, _text(row.extras), json.dumps(dict(row.given)), None, told(row)
+    return row.line, None, _text(row.extras), json.dumps(dict(row.given)), None, format_problems(row)
 
 
 def _text(values: Mapping[str, Any]) -> str | None:

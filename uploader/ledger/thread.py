@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from uploader.errors import LedgerUnavailableError
 from uploader.ledger.claiming import claim, mark, mark_all
 from uploader.ledger.hearing import hear
-from uploader.ledger.lanes import rank
+from uploader.ledger.lanes import reweigh_lanes
 from uploader.ledger.opening import Ledger
 from uploader.ledger.outcomes import end_job, end_jobs, settle, settle_all
 from uploader.ledger.settling import settle_all_heard, settle_heard
@@ -75,7 +75,7 @@ class _Write:
     @property
     def is_outcome(self) -> bool:
         """Whether it writes down what came back."""
-        return self.function not in (mark, claim, rank)
+        return self.function not in (mark, claim, reweigh_lanes)
 
     def apply(self, connection: Connection) -> None:
         """Carry it out alone."""

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, RowMapping, and_, bindparam, exists, select
 
 from uploader import logs
 from uploader.ledger.heard import add_remark
-from uploader.ledger.schema import attempts, items, settlements
+from uploader.ledger.schema import attempts, items, resolutions
 from uploader.model import Claim, LiveJob, Outcome, State, Verdict
 from uploader.policy.hearing import WITH_JOB
 
@@ -16,7 +16,7 @@ _FOUND = (
     select(
         *items.c["state", "attempts", "job_id"],
         attempts.c.outcome,
-        exists().where(settlements.c.item_id == items.c.id).label("is_resolved"),
+        exists().where(resolutions.c.item_id == items.c.id).label("is_resolved"),
     )
     .select_from(items)
     .outerjoin(attempts, and_(attempts.c.item_id == items.c.id, attempts.c.number == bindparam("number")))

@@ -13,7 +13,7 @@ ContentHash = Callable[[str], str | None]
 
 
 @dataclass(slots=True)
-class Known:
+class ExistingItem:
     """What the ledger knows of an item, as far as it tells items apart."""
 
     item_id: int
@@ -47,19 +47,19 @@ class _Queue:
     """Items in the order in which rows take them; those that a load has named are passed over."""
 
     def __init__(self) -> None:
-        self._items: list[Known] = []
+        self._items: list[ExistingItem] = []
         self._first = 0
         self._is_sorted = True
 
-    def add(self, item: Known) -> None:
+    def add(self, item: ExistingItem) -> None:
         self._items.append(item)
         self._is_sorted = False
 
-    def first(self, load_id: int, *, not_of: str = "") -> Known | None:
+    def first(self, load_id: int, *, not_of: str = "") -> ExistingItem | None:
         """Return the first item that this load has not named, of any path but one."""
         return next((item for item in self.open(load_id) if item.path != not_of), None)
 
-    def open(self, load_id: int) -> Iterator[Known]:
+    def open(self, load_id: int) -> Iterator[ExistingItem]:
         """Yield the items that this load has not named; the named ones in front are skipped for good."""
         if not self._is_sorted:
             self._items.sort(key=_turn)
@@ -73,7 +73,7 @@ class _Queue:
 class _OnePath:
     """Items of one path: by size, hash and change; those that were begun by load; those of which nothing went."""
 
-    def __init__(self, items: Iterable[Known] = ()) -> None:
+    def __init__(self, items: Iterable[ExistingItem] = ()) -> None:
         self.alike: defaultdict[tuple[int, str | None, str | None, bool], _Queue] = defaultdict(_Queue)
         self.begun: defaultdict[int, _Queue] = defaultdict(_Queue)
         self.unsent = _Queue()
@@ -91,10 +91,10 @@ _NO_ITEMS = _OnePath()
 class _OneSize:
     """Items of one size by their hash; those whose hash is not known yet wait in ``unread``."""
 
-    def __init__(self, items: Iterable[Known]) -> None:
+    def __init__(self, items: Iterable[ExistingItem]) -> None:
         self.all = _Queue()
         self.paths: set[str] = set()
-        self.unread: list[Known] = []
+        self.unread: list[ExistingItem] = []
         self.by_hash: defaultdict[str, _Queue] = defaultdict(_Queue)
         for item in items:
             self.all.add(item)
@@ -120,15 +120,15 @@ class Items:
     Every question costs the same however many items there are: a conversation may hold thousands of one size.
     """
 
-    def __init__(self, items: Iterable[Known] = ()) -> None:
-        self._of_path: defaultdict[str, list[Known]] = defaultdict(list)
-        self._of_size: defaultdict[int, list[Known]] = defaultdict(list)
+    def __init__(self, items: Iterable[ExistingItem] = ()) -> None:
+        self._of_path: defaultdict[str, list[ExistingItem]] = defaultdict(list)
+        self._of_size: defaultdict[int, list[ExistingItem]] = defaultdict(list)
         self._paths: dict[str, _OnePath] = {}
         self._sizes: dict[int, _OneSize] = {}
         for item in items:
             self.add(item)
 
-    def add(self, item: Known) -> None:
+    def add(self, item: ExistingItem) -> None:
         """Add an item, before anything is asked."""
         self._of_path[item.path].append(item)
         self._of_size[item.size].append(item)
@@ -159,7 +159,7 @@ def find(
     known: Items,
     load_id: int,
     content_hash: ContentHash,
-) -> Known | None:
+) -> ExistingItem | None:
     """Find the item that a row names, None where it is a new one.
 
     Args:
@@ -197,12 +197,12 @@ def find(
     return (same.first(load_id, not_of=path) if same is not None else None) or own.unsent.first(load_id)
 
 
-def is_untouched(item: Known, row: Row) -> bool:
+def is_untouched(item: ExistingItem, row: Row) -> bool:
     """Whether a row's file is, by path, size and change, the one that the item was loaded from."""
     return row.signature is not None and item.path == row.path and (item.size, item.change) == row.signature
 
 
-def is_corrected(item: Known, row: Row, content_hash: ContentHash) -> bool:
+def is_corrected(item: ExistingItem, row: Row, content_hash: ContentHash) -> bool:
     """Whether a row mends the refused item that it names: another file, type or parameters; then it may go again.
 
     Nothing was appended of what was refused, so that nothing can be appended twice. What the service refused is not
@@ -226,6 +226,6 @@ def _our_hash(path: str, known: Iterable[str | None], content_hash: ContentHash)
     return lambda: next((one for one in known if one), None) or content_hash(path)
 
 
-def _turn(item: Known) -> tuple[bool, int]:
+def _turn(item: ExistingItem) -> tuple[bool, int]:
     """Sort key: the first in the lane, items that were begun before items that were not."""
     return not item.attempts, item.position

@@ -4,15 +4,15 @@ import re
 from dataclasses import dataclass, replace
 
 STATED_LIMIT_BELIEVED_SECONDS = 24 * 3600.0
+# a job's assumed time before any job of the account has ended
 JOB_SECONDS = 60.0
-"""What a job is taken to take as long as none of the account's has ended."""
 LEAST_STEP_SECONDS = 1.0
-MOST_PATIENCE = 8
-"""A step up that is refused again and again is tried at least after so many times what a job takes."""
-MOST_PATIENCE_WITH_OTHERS = 4
-"""The same where a limit is stated that leaves more to be had: others will go."""
+# however often a raise was refused, it is tried again after so many steps
+MAX_STEPS_BEFORE_RAISE = 8
+# the same where the stated limit leaves room above the observed one: other users' jobs will end
+MAX_STEPS_BEFORE_RAISE_WITH_OTHERS = 4
+# a share of a step: a caller that wakes at the very moment of a raise shall find it in force
 ROUNDING = 1e-6
-"""A share of a step: who wakes at the very moment of a step shall find it taken."""
 
 _NUMBER = r"(?<![\d,.])(\d{1,3}(?:,\d{3})+|\d{1,6})(?![\d,.]\d)"
 _STATED = re.compile(rf"{_NUMBER}\D{{0,16}}number of concurrent jobs")
@@ -23,26 +23,26 @@ _CONCURRENT = re.compile(r"\bconcurren", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A 429 that is about the number of concurrent jobs. ``stated``: the X in its text, None where it has none."""
+    """A 429 that is about the number of concurrent jobs."""
 
+    # the limit X in its text; None where it has none
     stated: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
-    """What 429s have taught of an account's limit. Times are seconds since the epoch.
+class LearnedLimit:
+    """An account's limit as its 429s have shown it; times are seconds since the epoch."""
 
-    ``stated`` is the X of the latest that stated one. ``taught`` is how many jobs of ours were live when one more was
-    refused, None where no such thing is in force. ``step_seconds`` is a job's time: after ``patience`` of them without
-    a 429 the limit taught rises by one, and from then on by one in each.
-    """
-
+    # the limit X of the latest 429 that stated one
     stated: int | None = None
     stated_at: float | None = None
-    taught: int | None = None
-    taught_at: float = 0.0
+    # how many jobs of ours were live when one more was refused; None where nothing observed is in force
+    observed: int | None = None
+    observed_at: float = 0.0
+    # a typical job's time
     step_seconds: float = JOB_SECONDS
-    patience: int = 1
+    # the observed limit rises by one after so many steps without a 429, and by one in each step after them
+    steps_before_raise: int = 1
 
 
 def stated_limit(message: str) -> int | None:
@@ -55,88 +55,91 @@ def stated_limit(message: str) -> int | None:
 
 
 def refusal_in(message: str) -> Refusal | None:
-    """Tell whether a 429 is about concurrent jobs, by its text; None: it is about the rate of requests (facts.md).
-
-    A text that says neither is taken for the limit: a slot too few costs less than bytes in vain.
-    """
+    """Read a 429's text as a refusal about concurrent jobs; None: it is about the rate of requests (facts.md)."""
     stated = stated_limit(message)
+    # a text that says neither is taken for the limit: a slot too few costs less than bytes in vain
     about_rate = stated is None and _RATE.search(message) and not _CONCURRENT.search(message)
     return None if about_rate else Refusal(stated)
 
 
-def limit_in_force(configured: int, learned: Learned, now: float) -> int:
-    """The smallest of what is configured, what a 429 stated as long as that is believed, and what 429s taught.
+def limit_in_force(configured: int, learned: LearnedLimit, now: float) -> int:
+    """Return the smallest of the configured, the stated and the observed limit.
 
     Args:
         configured: The limit of the settings.
-        learned: What the account's 429s taught.
+        learned: The account's limit as its 429s have shown it.
         now: The time in seconds since the epoch.
     """
-    known = (configured, believed(learned, now), taught_by_now(learned, now))
-    return min(one for one in known if one is not None)
+    limits = (configured, stated_in_force(learned, now), observed_limit(learned, now))
+    return min(limit for limit in limits if limit is not None)
 
 
-def believed(learned: Learned, now: float) -> int | None:
-    """The limit that a 429 stated, None where none did or a day has passed since."""
+def stated_in_force(learned: LearnedLimit, now: float) -> int | None:
+    """Return the limit that a 429 stated; None where none did or a day has passed since."""
     if learned.stated is None or learned.stated_at is None:
         return None
     return learned.stated if now - learned.stated_at <= STATED_LIMIT_BELIEVED_SECONDS else None
 
 
-def taught_by_now(learned: Learned, now: float) -> int | None:
-    """The limit that was taught, and the steps that it has risen since; None where nothing is taught."""
-    if learned.taught is None:
+def observed_limit(learned: LearnedLimit, now: float) -> int | None:
+    """Return the observed limit with the raises since its last 429; None where nothing was observed."""
+    if learned.observed is None:
         return None
-    quiet = int(max(now - learned.taught_at, 0.0) / learned.step_seconds + ROUNDING)
-    return learned.taught + max(0, quiet - learned.patience + 1)
+    steps = int(max(now - learned.observed_at, 0.0) / learned.step_seconds + ROUNDING)
+    return learned.observed + max(0, steps - learned.steps_before_raise + 1)
 
 
-def rises_at(configured: int, learned: Learned, now: float) -> float | None:
-    """When the next step up comes, in seconds since the epoch; None where the limit is not below what it may be."""
-    level = taught_by_now(learned, now)
+def rises_at(configured: int, learned: LearnedLimit, now: float) -> float | None:
+    """Return the time of the next raise, in seconds since the epoch; None where another limit is reached already."""
+    level = observed_limit(learned, now)
     if (
         level is None
-        or learned.taught is None
-        or level >= (believed(learned, now) or configured)
+        or learned.observed is None
+        or level >= (stated_in_force(learned, now) or configured)
         or level >= configured
     ):
         return None
-    return learned.taught_at + (level - learned.taught + learned.patience) * learned.step_seconds
+    return learned.observed_at + (level - learned.observed + learned.steps_before_raise) * learned.step_seconds
 
 
-def live_by_others(learned: Learned, now: float) -> int | None:
-    """How many jobs others seem to have live: what was stated, less what we are let have; None where unknown."""
-    stated, level = believed(learned, now), taught_by_now(learned, now)
+def live_by_others(learned: LearnedLimit, now: float) -> int | None:
+    """Estimate how many jobs other users have live: the stated limit less the observed one; None where unknown."""
+    stated, level = stated_in_force(learned, now), observed_limit(learned, now)
     if stated is None or level is None or level >= stated:
         return None
     return stated - level
 
 
-def learn(learned: Learned, refusal: Refusal, live: int, job_seconds: float, now: float) -> Learned:
-    """Tell what one more refusal teaches.
+def learn(learned: LearnedLimit, refusal: Refusal, live: int, job_seconds: float, now: float) -> LearnedLimit:
+    """Lower the learned limit by one more refusal.
 
     Args:
-        learned: What was known before.
+        learned: The limit as it was known before.
         refusal: The 429.
         live: How many slots of ours were taken beside the one that was refused.
-        job_seconds: What a job of the account typically takes.
+        job_seconds: A typical job's time.
         now: The time in seconds since the epoch.
     """
     if refusal.stated is not None:
         learned = replace(learned, stated=refusal.stated, stated_at=now)
-    stated, level = believed(learned, now), taught_by_now(learned, now)
+    stated, level = stated_in_force(learned, now), observed_limit(learned, now)
     # more of ours under way than the limit allows (it has just fallen) says nothing below the limit itself
-    taught = max(1, min(one for one in (live, stated, level) if one is not None))
-    if stated is not None and taught >= stated:
-        return replace(learned, taught=None, patience=1)
-    step_seconds = max(job_seconds, LEAST_STEP_SECONDS)
-    most = MOST_PATIENCE if stated is None else MOST_PATIENCE_WITH_OTHERS
-    patience = _patience(learned, taught, level, most)
-    return replace(learned, taught=taught, taught_at=now, step_seconds=step_seconds, patience=patience)
+    observed = max(1, min(limit for limit in (live, stated, level) if limit is not None))
+    if stated is not None and observed >= stated:
+        return replace(learned, observed=None, steps_before_raise=1)
+    return replace(
+        learned,
+        observed=observed,
+        observed_at=now,
+        step_seconds=max(job_seconds, LEAST_STEP_SECONDS),
+        steps_before_raise=_steps_before_raise(
+            learned, observed, level, MAX_STEPS_BEFORE_RAISE if stated is None else MAX_STEPS_BEFORE_RAISE_WITH_OTHERS
+        ),
+    )
 
 
-def _patience(learned: Learned, taught: int, level: int | None, most: int) -> int:
-    """A step up that was refused at once makes the next one wait longer; what moved elsewhere begins anew."""
-    if learned.taught is None or level is None or taught != learned.taught or level > taught + 1:
+def _steps_before_raise(learned: LearnedLimit, observed: int, level: int | None, most: int) -> int:
+    """Double the wait after a raise that was refused at once; begin anew where the limit has moved elsewhere."""
+    if learned.observed is None or level is None or observed != learned.observed or level > observed + 1:
         return 1
-    return min(2 * learned.patience, most) if level == taught + 1 else learned.patience
+    return min(2 * learned.steps_before_raise, most) if level == observed + 1 else learned.steps_before_raise

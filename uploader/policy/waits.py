@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import ceil, isinf, isnan
 
-from uploader.policy.foresight import End
+from uploader.policy.durations import CompletedJob
 
 RETRY_BASE_SECONDS = 1.0
 RETRY_CAP_SECONDS = 60.0
@@ -116,7 +116,7 @@ def put_off_seconds(age: float) -> float:
     return min(PUT_OFF_MOST_SECONDS, max(PUT_OFF_LEAST_SECONDS, age))
 
 
-def doubt_slot_seconds(work: float, ends: Sequence[End], unseen_seconds: float, most_seconds: float) -> float:
+def doubt_slot_seconds(work: float, ends: Sequence[CompletedJob], unseen_seconds: float, most_seconds: float) -> float:
     """How long an item in doubt keeps its slot: the job that it may have become could live so long.
 
     Args:

@@ -6,8 +6,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from uploader.ledger.former import Former
-from uploader.ledger.reading import Remark, Trouble
+from uploader.ledger.orphans import Orphans
+from uploader.ledger.reading import Anomaly, Trouble
 from uploader.ledger.sending import Amount, Leftover
 from uploader.ledger.standing import Standing
 from uploader.model import LimitFacts, State
@@ -52,7 +52,7 @@ def trouble_json(trouble: Trouble) -> dict[str, Any]:
     }
 
 
-def anomaly_json(anomaly: Remark) -> dict[str, Any]:
+def anomaly_json(anomaly: Anomaly) -> dict[str, Any]:
     """What is to be said in the open of an item, for a machine."""
     return {
         "batch": anomaly.batch,
@@ -62,7 +62,7 @@ def anomaly_json(anomaly: Remark) -> dict[str, Any]:
     }
 
 
-def format_anomalies(found: Sequence[Remark]) -> list[str]:
+def format_anomalies(found: Sequence[Anomaly]) -> list[str]:
     """What is to be said in the open of items, and where: the first of it, and how much more there is."""
     several = len({anomaly.batch for anomaly in found}) > 1
     parts = [
@@ -145,12 +145,12 @@ def resolve_command(batch: str, ledger: Path, *words: str) -> str:
     return shlex.join(["uploader", "resolve", "--batch", batch, "--ledger", f"sqlite:///{ledger}", *words])
 
 
-def orphans_json(group: Former) -> dict[str, Any]:
+def orphans_json(group: Orphans) -> dict[str, Any]:
     """What a manifest held before and holds no more, for a machine."""
     return {"batch": group.batch, "items": group.items, "counts": counts_json(group.counts)}
 
 
-def format_orphans(group: Former) -> str:
+def format_orphans(group: Orphans) -> str:
     """What a manifest held before and holds no more."""
     items = format_count(group.items, "item")
     return f"{items} that a manifest of this name held before and holds no more: {format_counts(group.counts)}"

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from uploader.errors import ExitCode
-from uploader.ledger.former import Former
-from uploader.ledger.reading import BatchFacts, Remark, Trouble
+from uploader.ledger.orphans import Orphans
+from uploader.ledger.reading import Anomaly, BatchFacts, Trouble
 from uploader.ledger.standing import NOTHING, Standing
 from uploader.model import LimitFacts, LiveJob, State
 from uploader.policy.endings import ending
@@ -53,9 +53,9 @@ class Overview:
     jobs: Sequence[LiveJob] = ()
     troubles: Sequence[Trouble] = ()
     # what is out of order whatever became of the item: an append too many, say
-    remarks: Sequence[Remark] = ()
+    remarks: Sequence[Anomaly] = ()
     # what batches held before and none holds any more
-    former: Sequence[Former] = ()
+    former: Sequence[Orphans] = ()
 
     @cached_property
     def exit_code(self) -> ExitCode:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from uploader.errors import ExitCode
-from uploader.ledger.former import Former
-from uploader.ledger.reading import Remark, Trouble
+from uploader.ledger.orphans import Orphans
+from uploader.ledger.reading import Anomaly, Trouble
 from uploader.ledger.sending import Leftover
 from uploader.ledger.standing import Standing
 from uploader.model import TROUBLED, LimitFacts, State
@@ -55,9 +55,9 @@ class Summary:
     limit: LimitFacts
     throttled: int
     troubles: Sequence[Trouble]
-    remarks: Sequence[Remark] = ()
+    remarks: Sequence[Anomaly] = ()
     """What is out of order whatever became of the item: an append too many, say."""
-    former: Sequence[Former] = ()
+    former: Sequence[Orphans] = ()
     """What the account's batches held before and none holds any more."""
     # leftovers of other batches: those that the run had before it in its lanes, and those that it does not reach
     carried: Sequence[Leftover] = ()

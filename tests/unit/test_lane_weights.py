@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploader.policy.foresight import ENOUGH_FOR_CONSTANT, End, Experience
-from uploader.policy.ranking import MOST_ITEM_SECONDS, Ranking, item_seconds, ranked_anew
+from uploader.policy.durations import MIN_JOBS_FOR_CONSTANT, CompletedJob, DurationHistory
+from uploader.policy.lane_weights import MAX_ITEM_SECONDS, LaneWeights, item_seconds, reweigh
 
-ENDS = st.lists(st.builds(End, st.floats(1e-4, 1e5), st.floats(1e-3, 1e5)), max_size=200)
+ENDS = st.lists(st.builds(CompletedJob, st.floats(1e-4, 1e5), st.floats(1e-3, 1e5)), max_size=200)
 
 
-def shown_by(takes: Callable[[float], float], jobs: int = 64, scatter: float = 0.0, seed: int = 0) -> Experience:
+def shown_by(takes: Callable[[float], float], jobs: int = 64, scatter: float = 0.0, seed: int = 0) -> DurationHistory:
     """What so many jobs of heavy-tailed audio have shown; ``takes``: the seconds of a job by its seconds of audio."""
-    chance, experience = random.Random(seed), Experience()
-    for work in (60.0 * chance.lognormvariate(0.0, 1.2) for _ in range(jobs)):
-        experience.add([End(work, takes(work) * chance.lognormvariate(0.0, scatter))])
-    return experience
+    rng, durations = random.Random(seed), DurationHistory()
+    for work in (60.0 * rng.lognormvariate(0.0, 1.2) for _ in range(jobs)):
+        durations.add([CompletedJob(work, takes(work) * rng.lognormvariate(0.0, scatter))])
+    return durations
 
 
 @pytest.mark.parametrize(
@@ -27,21 +27,21 @@ def shown_by(takes: Callable[[float], float], jobs: int = 64, scatter: float = 0
         (lambda work: 0.2 * work, 0.0),
         (lambda work: 20.0 + 0.2 * work, 100.0),
         (lambda work: 4.0 + 0.5 * work, 8.0),
-        (lambda _: 30.0, MOST_ITEM_SECONDS),
+        (lambda _: 30.0, MAX_ITEM_SECONDS),
     ],
     ids=["audio alone", "mostly constant", "both", "audio does not matter"],
 )
 def test_an_item_counts_for_what_every_job_takes(takes: Callable[[float], float], counts_for: float) -> None:
     """What a job takes in any case, in seconds of audio that take as long; where none does, items are counted."""
-    shown = shown_by(takes).shown
-    assert shown is not None
-    assert item_seconds(shown) == pytest.approx(counts_for, rel=0.02, abs=0.01)
+    model = shown_by(takes).model
+    assert model is not None
+    assert item_seconds(model) == pytest.approx(counts_for, rel=0.02, abs=0.01)
 
 
-@pytest.mark.parametrize("jobs", [0, 1, ENOUGH_FOR_CONSTANT - 1])
+@pytest.mark.parametrize("jobs", [0, 1, MIN_JOBS_FOR_CONSTANT - 1])
 def test_too_few_jobs_change_nothing(jobs: int) -> None:
     """As long as the constant cannot be told, lanes are ordered by their audio."""
-    assert ranked_anew(Ranking(), shown_by(lambda work: 20.0 + 0.2 * work, jobs)) is None
+    assert reweigh(LaneWeights(), shown_by(lambda work: 20.0 + 0.2 * work, jobs)) is None
 
 
 @pytest.mark.parametrize(
@@ -50,39 +50,39 @@ def test_too_few_jobs_change_nothing(jobs: int) -> None:
 )
 def test_the_order_changes_where_that_is_material(in_force: float, anew: bool) -> None:
     """An item counts for 100 s of audio, the typical one has about 80: what is nearly right stays."""
-    found = ranked_anew(Ranking(in_force), shown_by(lambda work: 20.0 + 0.2 * work))
+    found = reweigh(LaneWeights(in_force), shown_by(lambda work: 20.0 + 0.2 * work))
     assert (found is not None) is anew
 
 
 def test_an_order_stands_until_twice_as_many_jobs_have_ended() -> None:
     """It costs something for every lane: even what is quite wrong is mended so many times alone."""
-    experience = shown_by(lambda work: 20.0 + 0.2 * work)
-    assert ranked_anew(Ranking(0.0, ends=33), experience) is None
-    found = ranked_anew(Ranking(0.0, ends=32), experience)
+    durations = shown_by(lambda work: 20.0 + 0.2 * work)
+    assert reweigh(LaneWeights(0.0, completed=33), durations) is None
+    found = reweigh(LaneWeights(0.0, completed=32), durations)
     assert found is not None
     assert found.item_seconds == pytest.approx(100.0, rel=0.02)
-    assert found.ends == 64
+    assert found.completed == 64
 
 
-@given(ENDS, st.floats(0.0, MOST_ITEM_SECONDS))
-def test_what_is_decided_stands_by_the_same_knowledge(ends: list[End], in_force: float) -> None:
+@given(ENDS, st.floats(0.0, MAX_ITEM_SECONDS))
+def test_what_is_decided_stands_by_the_same_knowledge(completed: list[CompletedJob], in_force: float) -> None:
     """Whatever jobs have shown: within bounds, and with nothing new to know nothing is decided anew."""
-    experience = Experience()
-    experience.add(ends)
-    found = ranked_anew(Ranking(in_force), experience)
+    durations = DurationHistory()
+    durations.add(completed)
+    found = reweigh(LaneWeights(in_force), durations)
     if found is not None:
-        assert 0.0 <= found.item_seconds <= MOST_ITEM_SECONDS
-        assert ranked_anew(found, experience) is None
-        assert ranked_anew(Ranking(found.item_seconds), experience) is None
+        assert 0.0 <= found.item_seconds <= MAX_ITEM_SECONDS
+        assert reweigh(found, durations) is None
+        assert reweigh(LaneWeights(found.item_seconds), durations) is None
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("constant", [0.0, 1.0, 8.0, 20.0, 200.0])
 def test_a_long_night_has_a_handful_of_orders(constant: float, seed: int) -> None:
     """Ten thousand jobs that scatter widely: what they show wavers, the order is not made anew with it."""
-    chance, experience, in_force, times = random.Random(seed), Experience(), Ranking(), 0
-    for work in (60.0 * chance.lognormvariate(0.0, 1.2) for _ in range(10_000)):
-        experience.add([End(work, (constant + 0.2 * work) * chance.lognormvariate(0.0, 0.4))])
-        anew = ranked_anew(in_force, experience)
+    rng, durations, in_force, times = random.Random(seed), DurationHistory(), LaneWeights(), 0
+    for work in (60.0 * rng.lognormvariate(0.0, 1.2) for _ in range(10_000)):
+        durations.add([CompletedJob(work, (constant + 0.2 * work) * rng.lognormvariate(0.0, 0.4))])
+        anew = reweigh(in_force, durations)
         times, in_force = times + (anew is not None), anew or in_force
     assert times <= 8

@@ -7,64 +7,66 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploader.policy.foresight import (
-    ENOUGH_FOR_CONSTANT,
-    LOOK_LEAST_SECONDS,
-    LOOK_MOST_SECONDS,
-    LOOK_SHARE_OF_AGE,
-    REMEMBERED,
-    SCATTER_LEAST,
-    SCATTER_MOST,
-    End,
-    Experience,
-    Shown,
-    Watch,
-    learn,
+from uploader.policy.durations import (
+    HISTORY_SIZE,
+    MAX_POLL_SECONDS,
+    MAX_SCATTER,
+    MIN_JOBS_FOR_CONSTANT,
+    MIN_POLL_SECONDS,
+    MIN_SCATTER,
+    POLL_SHARE_OF_AGE,
+    CompletedJob,
+    DurationHistory,
+    DurationModel,
+    PolledJob,
+    fit,
     lived_seconds,
-    next_look,
+    next_poll,
 )
 
 SECONDS = st.floats(1e-3, 1e5)
 WORK = st.floats(1e-4, 1e5)
-ENDS = st.lists(st.builds(End, WORK, SECONDS), max_size=2 * REMEMBERED)
+ENDS = st.lists(st.builds(CompletedJob, WORK, SECONDS), max_size=2 * HISTORY_SIZE)
 AGE = st.floats(0.0, 1e6)
-USUAL = Shown(constant=0.0, per_audio_second=0.5, scatter=0.2, typical=50.0, typical_work=100.0)
+USUAL = DurationModel(constant=0.0, per_audio_second=0.5, scatter=0.2, typical_seconds=50.0, typical_work=100.0)
 
 
-def looks_until(end: float, work: float, shown: Shown | None) -> list[float]:
+def looks_until(end: float, work: float, model: DurationModel | None) -> list[float]:
     """The ages at which a job that ends at this age is looked at; the last one sees the end."""
     ages = [0.0]
     while ages[-1] < end:
-        ages.append(ages[-1] + next_look(Watch(ages[-1], work, shown)).wait_seconds)
+        ages.append(ages[-1] + next_poll(PolledJob(ages[-1], work, model)).wait_seconds)
         assert len(ages) < 10_000
     return ages[1:]
 
 
 @given(AGE, WORK, ENDS)
-def test_a_look_is_never_too_soon_and_never_too_far(age: float, work: float, ends: list[End]) -> None:
+def test_a_look_is_never_too_soon_and_never_too_far(age: float, work: float, ends: list[CompletedJob]) -> None:
     """Whatever was learned: at least the least and at most the most from now, and so is the look after it."""
-    look = next_look(Watch(age, work, learn(ends)))
-    assert LOOK_LEAST_SECONDS <= look.wait_seconds <= LOOK_MOST_SECONDS
-    assert LOOK_LEAST_SECONDS <= look.step_seconds <= LOOK_MOST_SECONDS
+    look = next_poll(PolledJob(age, work, fit(ends)))
+    assert MIN_POLL_SECONDS <= look.wait_seconds <= MAX_POLL_SECONDS
+    assert MIN_POLL_SECONDS <= look.step_seconds <= MAX_POLL_SECONDS
 
 
 @given(AGE, WORK)
 def test_as_long_as_nothing_is_known_a_look_comes_after_a_share_of_the_age(age: float, work: float) -> None:
     """No job has ended, or this one's audio is not known: a share of its age, within the bounds."""
-    plain = min(max(age * LOOK_SHARE_OF_AGE, LOOK_LEAST_SECONDS), LOOK_MOST_SECONDS)
-    assert next_look(Watch(age, work, None)).wait_seconds == plain
-    assert next_look(Watch(age, 0.0, USUAL)).wait_seconds == plain
+    plain = min(max(age * POLL_SHARE_OF_AGE, MIN_POLL_SECONDS), MAX_POLL_SECONDS)
+    assert next_poll(PolledJob(age, work, None)).wait_seconds == plain
+    assert next_poll(PolledJob(age, 0.0, USUAL)).wait_seconds == plain
 
 
 def test_a_clock_that_ran_backwards_is_an_age_of_nothing() -> None:
     """A job that was accepted in the future is looked at as one that was accepted now."""
-    assert next_look(Watch(-1e9, 100.0, USUAL)) == next_look(Watch(0.0, 100.0, USUAL))
+    assert next_poll(PolledJob(-1e9, 100.0, USUAL)) == next_poll(PolledJob(0.0, 100.0, USUAL))
 
 
 @given(SECONDS, WORK, ENDS)
-def test_a_job_of_any_length_is_looked_at_a_bounded_number_of_times(end: float, work: float, ends: list[End]) -> None:
+def test_a_job_of_any_length_is_looked_at_a_bounded_number_of_times(
+    end: float, work: float, ends: list[CompletedJob]
+) -> None:
     """Every step is a share of the age, or the most: hours are some hundred looks, however wrong what is expected."""
-    assert len(looks_until(end, work, learn(ends))) <= 250 + end / LOOK_MOST_SECONDS
+    assert len(looks_until(end, work, fit(ends))) <= 250 + end / MAX_POLL_SECONDS
 
 
 @pytest.mark.parametrize("ratio", [0.7, 0.85, 1.0, 1.15, 1.3])
@@ -85,7 +87,7 @@ def test_looks_are_closest_where_most_jobs_end_and_grow_apart_behind() -> None:
     late = [gap for age, gap in gaps.items() if age >= 90.0]
     assert looks[0] > 5 * usual
     assert min(late) > 1.5 * usual
-    assert all(gap <= age * LOOK_SHARE_OF_AGE + 1e-9 for age, gap in gaps.items() if age > 50.0)
+    assert all(gap <= age * POLL_SHARE_OF_AGE + 1e-9 for age, gap in gaps.items() if age > 50.0)
 
 
 @given(st.floats(1.0, 1000.0), st.floats(1.1, 8.0))
@@ -97,60 +99,62 @@ def test_a_longer_job_is_worth_more_looks(work: float, times: float) -> None:
 
 def test_jobs_of_a_tenth_of_a_second_are_no_more_than_a_few_looks() -> None:
     """A local sandbox: looks do not come closer than the least."""
-    shown = learn([End(1.0, 0.05)] * 20)
-    assert looks_until(0.05, 1.0, shown) == [LOOK_LEAST_SECONDS]
+    model = fit([CompletedJob(1.0, 0.05)] * 20)
+    assert looks_until(0.05, 1.0, model) == [MIN_POLL_SECONDS]
 
 
-@given(st.floats(0.0, 100.0), st.floats(0.01, 10.0), st.integers(ENOUGH_FOR_CONSTANT, REMEMBERED))
+@given(st.floats(0.0, 100.0), st.floats(0.01, 10.0), st.integers(MIN_JOBS_FOR_CONSTANT, HISTORY_SIZE))
 def test_the_constant_part_and_the_growing_part_are_told_apart(constant: float, rate: float, count: int) -> None:
     """Jobs that take so much, and so much more for each second of audio: other lengths are foretold, too."""
-    ends = [End(work, constant + rate * work) for work in (5.0 * 1.5 ** (place % 10) for place in range(count))]
-    shown = learn(ends)
-    assert shown is not None
+    ends = [
+        CompletedJob(work, constant + rate * work) for work in (5.0 * 1.5 ** (place % 10) for place in range(count))
+    ]
+    model = fit(ends)
+    assert model is not None
     for work in (5.0, 40.0, 150.0):
-        expected, scatter = shown.expected(work)
+        expected, scatter = model.expected(work)
         assert expected == pytest.approx(constant + rate * work, rel=0.05)
-        assert SCATTER_LEAST <= scatter <= 0.2
+        assert MIN_SCATTER <= scatter <= 0.2
 
 
 def test_an_outlier_changes_little() -> None:
     """One job in twenty that took a hundred times as long moves neither what is expected nor the scatter by much."""
-    ends = [End(10.0 + place, (10.0 + place) * (0.9 + 0.02 * (place % 11))) for place in range(40)]
-    usual, shown = learn(ends), learn([*ends[:20], End(20.0, 2000.0), *ends[20:39], End(30.0, 3000.0)])
+    ends = [CompletedJob(10.0 + place, (10.0 + place) * (0.9 + 0.02 * (place % 11))) for place in range(40)]
+    usual, model = fit(ends), fit([*ends[:20], CompletedJob(20.0, 2000.0), *ends[20:39], CompletedJob(30.0, 3000.0)])
     assert usual is not None
-    assert shown is not None
-    assert shown.expected(30.0)[0] == pytest.approx(usual.expected(30.0)[0], rel=0.05)
-    assert shown.scatter <= 1.6 * usual.scatter
+    assert model is not None
+    assert model.expected(30.0)[0] == pytest.approx(usual.expected(30.0)[0], rel=0.05)
+    assert model.scatter <= 1.6 * usual.scatter
 
 
 def test_the_latest_jobs_count_most() -> None:
     """The service becomes three times as slow: half of the memory full of it moves the expectation there."""
-    fast, slow = [End(10.0, 10.0)] * 40, [End(10.0, 30.0)] * 30
-    shown = learn([*fast, *slow])
-    assert shown is not None
-    assert shown.expected(10.0)[0] == pytest.approx(30.0, rel=0.05)
+    fast, slow = [CompletedJob(10.0, 10.0)] * 40, [CompletedJob(10.0, 30.0)] * 30
+    model = fit([*fast, *slow])
+    assert model is not None
+    assert model.expected(10.0)[0] == pytest.approx(30.0, rel=0.05)
 
 
 def test_few_ends_do_not_foretell_jobs_of_another_size() -> None:
     """A short job alone may have taken its time for its audio or in any case: a long one is expected in between."""
-    shown = learn([End(1.0, 10.0)])
-    assert shown is not None
-    alike, other = shown.expected(1.0), shown.expected(100.0)
+    model = fit([CompletedJob(1.0, 10.0)])
+    assert model is not None
+    alike, other = model.expected(1.0), model.expected(100.0)
     assert alike[0] == pytest.approx(10.0)
     assert other[0] == pytest.approx(100.0)
     assert other[1] > 3 * alike[1]
 
 
 @given(ENDS)
-def test_whatever_ended_what_is_learned_is_a_number(ends: list[End]) -> None:
+def test_whatever_ended_what_is_learned_is_a_number(ends: list[CompletedJob]) -> None:
     """Expected seconds are above nothing and finite, the scatter within its bounds."""
-    shown = learn(ends)
-    assert (shown is None) is (not ends)
-    if shown is not None:
-        expected, scatter = shown.expected(60.0)
+    model = fit(ends)
+    assert (model is None) is (not ends)
+    if model is not None:
+        expected, scatter = model.expected(60.0)
         assert 0.0 < expected < float("inf")
-        assert SCATTER_LEAST <= scatter <= SCATTER_MOST
-        assert log(shown.typical) < 12.0
+        assert MIN_SCATTER <= scatter <= MAX_SCATTER
+        assert log(model.typical_seconds) < 12.0
 
 
 @given(SECONDS, st.floats(0.0, 1.0))
@@ -163,27 +167,27 @@ def test_a_job_lived_to_the_middle_between_the_looks(age: float, share: float) -
 
 def test_learning_does_not_drift_by_the_looks_that_see_the_ends() -> None:
     """Generation after generation, each learned from what its own looks saw: jobs of 40 to 60 s stay at 50."""
-    experience = Experience()
+    durations = DurationHistory()
     for _ in range(40):
         for seconds in (40.0, 45.0, 50.0, 55.0, 60.0):
-            looks = [0.0, *looks_until(seconds, 10.0, experience.shown)]
-            experience.add([End(10.0, lived_seconds(0.0, looks[-2], looks[-1]))])
-    assert experience.shown is not None
-    assert experience.shown.expected(10.0)[0] == pytest.approx(50.0, rel=0.05)
+            looks = [0.0, *looks_until(seconds, 10.0, durations.model)]
+            durations.add([CompletedJob(10.0, lived_seconds(0.0, looks[-2], looks[-1]))])
+    assert durations.model is not None
+    assert durations.model.expected(10.0)[0] == pytest.approx(50.0, rel=0.05)
 
 
 @given(st.lists(st.integers(0, 5), max_size=60))
 def test_an_account_is_foreseen_anew_each_time_that_twice_as_much_is_known(counts: list[int]) -> None:
     """However the ends come, it is said at most so often as their number doubles."""
-    experience, told = Experience(), 0
+    durations, told = DurationHistory(), 0
     for count in counts:
-        told += experience.add([End(1.0, 1.0)] * count)
-    assert told <= REMEMBERED.bit_length()
-    assert (told > 0) is (sum(counts) > 0) is (experience.shown is not None)
+        told += durations.add([CompletedJob(1.0, 1.0)] * count)
+    assert told <= HISTORY_SIZE.bit_length()
+    assert (told > 0) is (sum(counts) > 0) is (durations.model is not None)
 
 
 def test_ends_that_tell_nothing_are_left_out() -> None:
     """Audio of no length, and a job that took no time, teach nothing."""
-    experience = Experience()
-    assert not experience.add([End(0.0, 5.0), End(5.0, 0.0)])
-    assert experience.shown is None
+    durations = DurationHistory()
+    assert not durations.add([CompletedJob(0.0, 5.0), CompletedJob(5.0, 0.0)])
+    assert durations.model is None

@@ -2,10 +2,10 @@
 
 import pytest
 
-from uploader.model import Sight
-from uploader.policy.settling import proves_append
+from uploader.model import ConversationSnapshot
+from uploader.policy.resolving import proves_append
 
-FEW, MANY = Sight(3, "t1"), Sight(4, "t2")
+FEW, MANY = ConversationSnapshot(3, "t1"), ConversationSnapshot(4, "t2")
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ FEW, MANY = Sight(3, "t1"), Sight(4, "t2")
     ],
 )
 def test_a_conversation_that_grew_is_proof_of_what_alone_can_have_made_it_grow(
-    before: Sight | None, now: Sight | None, alone: bool, proof: bool
+    before: ConversationSnapshot | None, now: ConversationSnapshot | None, alone: bool, proof: bool
 ) -> None:
     """More messages than before the attempt, and nothing else of ours that can have brought them."""
     assert proves_append(before, now, alone=alone) is proof

@@ -28,13 +28,13 @@ from sqlalchemy.sql.elements import ColumnElement
 from uploader.ledger.schema import IS_REFUSED_FOR_FILE, items
 from uploader.ledger.staging import Stage, Takes, apart, compared, found, is_listed, met, staged
 from uploader.model import NOTHING, FileSignature, Row, State
-from uploader.policy.identity import ContentHash, Items, Known, find, is_corrected
+from uploader.policy.identity import ContentHash, ExistingItem, Items, find, is_corrected
 
 TOGETHER = 1000
 """So many rows' items are fetched with one statement, or those of one lane."""
 NAMED = -1
 """In place of a load: a row of this manifest has named the item."""
-NONE_YET = -1
+NEW_REPEAT = -1
 """The generation of a ``--repeat`` that begins: no item is of it."""
 
 # in the order of Known's fields
@@ -66,8 +66,8 @@ class Hashes:
 
 def _may_be_named(item: Any) -> ColumnElement[bool]:
     """A repeat knows its own items alone; to any other load what a repeat appended is appended."""
-    meant = bindparam("generation", type_=items.c.generation.type)
-    return and_(item.c.invalid_batch_id.is_(None), or_(meant == 0, item.c.generation == meant))
+    meant = bindparam("repeat_id", type_=items.c.repeat_id.type)
+    return and_(item.c.invalid_batch_id.is_(None), or_(meant == 0, item.c.repeat_id == meant))
 
 
 _first, _other, _open = items.alias("first"), items.alias("other"), items.alias("open")
@@ -217,21 +217,21 @@ _ALL = (
 )
 
 
-def resolve_rows(connection: Connection, stage: Stage, generation: int, hashes: Hashes) -> list[Row]:
+def resolve_rows(connection: Connection, stage: Stage, repeat_id: int, hashes: Hashes) -> list[Row]:
     """Look up which item each staged row names; nothing is written but the stage.
 
     Args:
         connection: The stage's connection, in a transaction.
         stage: The staged rows.
-        generation: That of the ``--repeat`` whose own items alone are meant; 0 means all items.
+        repeat_id: That of the ``--repeat`` whose own items alone are meant; 0 means all items.
         hashes: Hashes of files; asked only where a size meets one that is known.
 
     Returns:
         The rows whose file is gone although no item that was begun is theirs.
     """
     stage.place()
-    which = {"generation": generation}
-    if generation == NONE_YET:
+    which = {"repeat_id": repeat_id}
+    if repeat_id == NEW_REPEAT:
         connection.execute(_COMPARE_GONE)
     else:
         connection.execute(_FIND_UNTOUCHED, which)
@@ -240,7 +240,7 @@ def resolve_rows(connection: Connection, stage: Stage, generation: int, hashes: 
         connection.execute(_COMPARE, which)
     lacking: list[Row] = []
     for some in _by_lanes(connection.execute(_COMPARED)):
-        lacking += _compare(connection, stage, some, generation, hashes)
+        lacking += _compare(connection, stage, some, repeat_id, hashes)
     return lacking
 
 
@@ -265,11 +265,11 @@ def _by_lanes(rows: Iterable[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, .
 
 
 def _compare(
-    connection: Connection, stage: Stage, rows: Sequence[tuple[Any, ...]], generation: int, hashes: Hashes
+    connection: Connection, stage: Stage, rows: Sequence[tuple[Any, ...]], repeat_id: int, hashes: Hashes
 ) -> list[Row]:
     """Find the items of the rows of some lanes one by one, in the manifest's order; return those that lack a file."""
     known: defaultdict[int, Items] = defaultdict(Items)
-    for one in connection.execute(_ITEMS, {"lane_from": rows[0][0], "lane_to": rows[-1][0], "generation": generation}):
+    for one in connection.execute(_ITEMS, {"lane_from": rows[0][0], "lane_to": rows[-1][0], "repeat_id": repeat_id}):
         known[one.lane_id].add(_known(one))
     taken, read, lacking = [], [], []
     for lane_id, *columns in rows:
@@ -288,7 +288,7 @@ def _compare(
     return lacking
 
 
-def _found(item: Known, row: Row, hashes: Hashes) -> dict[str, Any]:
+def _found(item: ExistingItem, row: Row, hashes: Hashes) -> dict[str, Any]:
     """What is kept of an item that a row names, and that was looked for one by one."""
     mended = is_corrected(item, row, hashes.of)
     state = State.PENDING if mended else item.state
@@ -307,11 +307,11 @@ def _mend_untouched(connection: Connection, hashes: Hashes) -> None:
         connection.execute(_MEND, mended)
 
 
-def _known(columns: Sequence[Any]) -> Known:
+def _known(columns: Sequence[Any]) -> ExistingItem:
     item_id, lane_id, path, size, change, content_hash, state, *more = columns
     attempts, position, load_id, content_type, parameters, is_refused_for_file = more
     state = _STATES[state]
-    return Known(
+    return ExistingItem(
         item_id,
         lane_id,
         path,

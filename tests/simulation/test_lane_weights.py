@@ -41,17 +41,17 @@ def world_of(seed: int) -> World:
     plan = Plan(seed, conversations=CONVERSATIONS, rows=0, limit=SLOTS, service_limit=SLOTS, uploads=SLOTS)
     world = World(quiet(plan), MemoryLedger())
     Judge(world)
-    chance, sizes = random.Random(f"mixed {seed}"), list[tuple[str, int]]()
+    rng, sizes = random.Random(f"mixed {seed}"), list[tuple[str, int]]()
     for number in range(CONVERSATIONS):
-        files, usual = (chance.randint(6, 20), SHORT) if number % 2 else (chance.randint(1, 3), LONG)
-        mean = usual * chance.lognormvariate(0.0, 0.5)
-        sizes += [(f"c{number}", max(round(mean * chance.lognormvariate(0.0, 0.6)), 8)) for _ in range(files)]
-    chance.shuffle(sizes)
+        files, usual = (rng.randint(6, 20), SHORT) if number % 2 else (rng.randint(1, 3), LONG)
+        mean = usual * rng.lognormvariate(0.0, 0.5)
+        sizes += [(f"c{number}", max(round(mean * rng.lognormvariate(0.0, 0.6)), 8)) for _ in range(files)]
+    rng.shuffle(sizes)
     for number, (conversation, size) in enumerate(sizes):
         path, content = f"/audio/{number}.wav", (f"{number:07} ".encode() * (size // 8 + 1))[:size]
         world.disk.write(path, content)
         world.manifest.append((conversation, path))
-        takes = CONSTANT + size * SECONDS_PER_BYTE * chance.lognormvariate(0.0, SCATTER)
+        takes = CONSTANT + size * SECONDS_PER_BYTE * rng.lognormvariate(0.0, SCATTER)
         world.service.job_seconds[content_hash(content)] = takes
     return world
 
@@ -73,7 +73,7 @@ def over_bound(world: World) -> float:
 def test_many_short_files_do_not_wait_for_few_long_ones(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first night learns what every job takes in time to end near its bound; by audio alone it ends far later."""
     learned = over_bound(world_of(seed))
-    monkeypatch.setattr(engine, "ranked_anew", lambda *_: None)
+    monkeypatch.setattr(engine, "reweigh", lambda *_: None)
     by_audio = over_bound(world_of(seed))
     assert learned <= 1.04 < by_audio
 

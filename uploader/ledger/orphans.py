@@ -8,13 +8,13 @@ from typing import Any
 from sqlalchemy import Connection, and_, case, func, literal, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.lanes import IS_CARRIED, is_held
+from uploader.ledger.lanes import IS_IN_BACKLOG, is_held
 from uploader.ledger.schema import IS_UNFINISHED, batches, items, lanes, loads, rows
 from uploader.model import Load, State
 
 
 @dataclass(frozen=True, slots=True)
-class Former:
+class Orphans:
     """Items that a batch named last and that no batch's rows name any more, by state.
 
     ``leftovers`` are those of them that wait where the present run does not reach.
@@ -31,7 +31,7 @@ class Former:
         return sum(self.counts.values())
 
 
-def former(connection: Connection, account_id: int, *, hold: bool) -> list[Former]:
+def find_orphans(connection: Connection, account_id: int, *, hold: bool) -> list[Orphans]:
     """What an account's batches held before and none holds any more; its cost depends on what is not over.
 
     Args:
@@ -40,7 +40,7 @@ def former(connection: Connection, account_id: int, *, hold: bool) -> list[Forme
         hold: Whether trouble holds the rest of a lane.
     """
     state = case((is_held(hold=hold), literal(State.HELD.value)), else_=items.c.state)
-    beyond = and_(items.c.state == State.PENDING, ~IS_CARRIED)
+    beyond = and_(items.c.state == State.PENDING, ~IS_IN_BACKLOG)
     found = connection.execute(
         select(
             batches.c.id,
@@ -53,17 +53,17 @@ def former(connection: Connection, account_id: int, *, hold: bool) -> list[Forme
         .join(lanes, lanes.c.id == items.c.lane_id)
         .join(loads, loads.c.id == items.c.load_id)
         .join(batches, batches.c.id == loads.c.batch_id)
-        .where(IS_UNFINISHED, items.c.account_id == account_id, is_former())
+        .where(IS_UNFINISHED, items.c.account_id == account_id, is_orphan())
         .group_by(batches.c.id, batches.c.name, state)
         .order_by(batches.c.id)
     ).all()
     by_batch: defaultdict[tuple[int, str], list[Any]] = defaultdict(list)
     for row in found:
         by_batch[row.id, row.name].append(row)
-    return [_former(*batch, some) for batch, some in by_batch.items()]
+    return [_orphans(*batch, some) for batch, some in by_batch.items()]
 
 
-def left_by(connection: Connection, load: Load, *, hold: bool) -> Mapping[State, int]:
+def orphaned_by_load(connection: Connection, load: Load, *, hold: bool) -> Mapping[State, int]:
     """What the load before this one named and no batch names any more, as far as it is not over, by state.
 
     Args:
@@ -80,21 +80,21 @@ def left_by(connection: Connection, load: Load, *, hold: bool) -> Mapping[State,
             IS_UNFINISHED,
             items.c.account_id == load.account_id,
             items.c.load_id == before.scalar_subquery(),
-            is_former(),
+            is_orphan(),
         )
         .group_by(state)
     ).all()
     return _counts(found)
 
 
-def is_former() -> ColumnElement[bool]:
+def is_orphan() -> ColumnElement[bool]:
     """Whether no batch's rows name an item."""
     named = rows.alias("named_at_all")
     return ~select(named.c.line).where(named.c.item_id == items.c.id).correlate(items).exists()
 
 
-def _former(batch_id: int, batch: str, found: Sequence[Any]) -> Former:
-    return Former(batch_id, batch, _counts(found), sum(row.leftovers for row in found))
+def _orphans(batch_id: int, batch: str, found: Sequence[Any]) -> Orphans:
+    return Orphans(batch_id, batch, _counts(found), sum(row.leftovers for row in found))
 
 
 def _counts(found: Sequence[Any]) -> Mapping[State, int]:

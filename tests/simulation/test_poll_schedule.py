@@ -35,14 +35,14 @@ Scattered = Callable[[random.Random], float]
 """By what a job's seconds per byte are off: 1 is not at all."""
 
 
-def normally(chance: random.Random) -> float:
+def normally(rng: random.Random) -> float:
     """A standard deviation of 20 %."""
-    return chance.lognormvariate(0.0, SCATTER)
+    return rng.lognormvariate(0.0, SCATTER)
 
 
-def evenly(chance: random.Random) -> float:
+def evenly(rng: random.Random) -> float:
     """Anything up to 20 % to either side."""
-    return chance.uniform(1.0 - SCATTER, 1.0 + SCATTER)
+    return rng.uniform(1.0 - SCATTER, 1.0 + SCATTER)
 
 
 @dataclass(frozen=True)
@@ -94,19 +94,17 @@ def world_of(seed: int, scattered: Scattered, *, constant: float = SECONDS) -> W
     plan = Plan(seed, conversations=CONVERSATIONS, rows=0, limit=SLOTS, service_limit=SLOTS, uploads=16)
     world = World(quiet(plan), MemoryLedger())
     Judge(world)
-    chance = random.Random(f"corpus {seed}")
+    rng = random.Random(f"corpus {seed}")
     names = [f"c{number}" for number in range(CONVERSATIONS)]
-    chosen = names + chance.choices(
-        names, [chance.lognormvariate(0.0, LANES_SIGMA) for _ in names], k=FILES - len(names)
-    )
-    chance.shuffle(chosen)
-    weights = [chance.lognormvariate(0.0, SIZES_SIGMA) for _ in chosen]
+    chosen = names + rng.choices(names, [rng.lognormvariate(0.0, LANES_SIGMA) for _ in names], k=FILES - len(names))
+    rng.shuffle(chosen)
+    weights = [rng.lognormvariate(0.0, SIZES_SIGMA) for _ in chosen]
     for number, weight in enumerate(weights):
         size = round(weight * BYTES * FILES / sum(weights))
         path, content = f"/audio/{number}.wav", (f"{number:07} ".encode() * (size // 8 + 1))[: max(size, 8)]
         world.disk.write(path, content)
         world.manifest.append((chosen[number], path))
-        world.service.job_seconds[content_hash(content)] = constant + size * SECONDS_PER_BYTE * scattered(chance)
+        world.service.job_seconds[content_hash(content)] = constant + size * SECONDS_PER_BYTE * scattered(rng)
     return world
 
 

@@ -1,8 +1,8 @@
 """Decides what a person's decision makes of an item, and what evidence proves."""
 
-from uploader.model import Decision, Sight, State
+from uploader.model import ConversationSnapshot, Decision, State
 
-SETTLES: dict[Decision, frozenset[State]] = {
+RESOLVABLE: dict[Decision, frozenset[State]] = {
     Decision.APPENDED: frozenset([State.IN_DOUBT, State.ACCEPTED]),
     Decision.NOT_APPENDED: frozenset([State.IN_DOUBT]),
     Decision.RETRY: frozenset([State.REFUSED, State.FAILED]),
@@ -11,7 +11,7 @@ SETTLES: dict[Decision, frozenset[State]] = {
 """Which states a decision may be about; an accepted item only where its job is overdue."""
 
 
-def settled_state(decision: Decision, job_id: str | None) -> State:
+def resolved_state(decision: Decision, job_id: str | None) -> State:
     """Tell the state that a decision gives an item.
 
     Args:
@@ -23,7 +23,7 @@ def settled_state(decision: Decision, job_id: str | None) -> State:
     return State.DROPPED if decision is Decision.DROP else State.PENDING
 
 
-def proves_append(before: Sight | None, now: Sight | None, *, alone: bool) -> bool:
+def proves_append(before: ConversationSnapshot | None, now: ConversationSnapshot | None, *, alone: bool) -> bool:
     """Whether a conversation that grew proves that the item in doubt was appended.
 
     That it did not grow proves nothing: the job may still run, or the audio be silent.

@@ -1,0 +1,288 @@
+"""Models how long the account's jobs take, by those that have completed, and schedules the polls of a live job.
+
+A poll costs a request, and a poll that comes late costs a slot's time. With the hazard of an end at an age (its
+likelihood in the next moment, given that the job still lives), the sum of both costs is least where every interval
+between polls, times the root of the hazard, is the same: polls begin shortly before the earliest plausible end, stand
+closest where most jobs end, and grow apart where few are left.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate, pairwise
+from math import erfc, exp, hypot, inf, log, pi, sqrt
+
+# the shortest interval between polls of a job: a request costs more than the slot's time that it would save
+MIN_POLL_SECONDS = 0.08
+# the longest interval: a service that has become faster is noticed after so long
+MAX_POLL_SECONDS = 300.0
+# the interval as a share of the job's age, where no model exists or the job has outlived the model's range
+POLL_SHARE_OF_AGE = 0.15
+# the cost of a poll, as a share of the time that a typical job holds its slot
+POLL_COST = 0.0008
+# the most polls within one scatter of the expected end, however long a job is
+MAX_POLLS_PER_SCATTER = 16.0
+
+# the model is fitted to so many of the latest completed jobs
+HISTORY_SIZE = 64
+# a job weighs half as much as one that completed so many jobs later: services change their speed in the night
+HALF_LIFE_JOBS = 24.0
+# the model is fitted anew once one of so many jobs is new
+REFIT_FRACTION = 8
+# fewer jobs cannot tell the constant part of a job's time from the part that grows with its audio
+MIN_JOBS_FOR_CONSTANT = 8
+FIT_ITERATIONS = 4
+# a job that is off by more than this share weighs less, the farther it is off (Huber's weights)
+HUBER_THRESHOLD = 0.5
+# the scatter before any job has completed: it counts as one job
+PRIOR_SCATTER = 0.4
+MIN_SCATTER, MAX_SCATTER = 0.02, 1.0
+# a log error of more than so many median absolute deviations is clipped to them
+OUTLIER_MADS = 3.0
+# the share of jobs that follow no model
+OUTLIER_FRACTION = 0.02
+# the range of plausible ends, in scatters to either side
+RANGE_SCATTERS = 4.0
+GRID_INTERVALS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class CompletedJob:
+    """A job that completed, as the model is fitted to it."""
+
+    # seconds of audio, as far as is known
+    work: float
+    # seconds from its acceptance to its end
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DurationModel:
+    """A log-normal model of an account's jobs: ``constant + per_audio_second * work`` seconds, and a scatter."""
+
+    # seconds that every job takes
+    constant: float
+    # seconds more for each second of audio
+    per_audio_second: float
+    # standard deviation of the logarithm of a job's seconds
+    scatter: float
+    # seconds that a typical job takes, and its seconds of audio
+    typical_seconds: float
+    typical_work: float
+    # fitted to too few jobs to tell the constant, which is 0
+    is_preliminary: bool = False
+
+    def expected(self, work: float) -> tuple[float, float]:
+        """Return the expected seconds of a job with so many seconds of audio, and the scatter of their logarithm."""
+        grown = self.constant + self.per_audio_second * work
+        # a job's time may grow with its audio, or not: as long as neither is known, expect the middle between the two
+        apart = log(grown / self.typical_seconds) / 2.0 if self.is_preliminary else 0.0
+        return grown * exp(-apart), min(hypot(self.scatter, apart), MAX_SCATTER)
+
+
+@dataclass(frozen=True, slots=True)
+class PolledJob:
+    """A live job, as its next poll is scheduled."""
+
+    # age in seconds at which it was last known to live, 0 before its first poll
+    age: float
+    # seconds of audio
+    work: float
+    # None before any job of the account has completed
+    model: DurationModel | None
+
+
+@dataclass(frozen=True, slots=True)
+class NextPoll:
+    """The next poll of a job."""
+
+    # seconds after the job was last known to live
+    wait_seconds: float
+    # seconds from this poll to the one after it: the unit in which the job's lateness is compared with others'
+    step_seconds: float
+
+
+def next_poll(job: PolledJob) -> NextPoll:
+    """Schedule the next poll of a job that is not known to have ended."""
+    age = max(job.age, 0.0)
+    wait = _wait(age, job)
+    return NextPoll(wait, _wait(age + wait, job))
+
+
+def lived_seconds(accepted_at: float, seen_live_at: float, seen_ended_at: float) -> float:
+    """Estimate a job's lifetime in seconds: to the middle between the last poll that saw it live and the next one.
+
+    Args:
+        accepted_at: When it was accepted, in seconds since the epoch.
+        seen_live_at: When it was last known to live.
+        seen_ended_at: When it was first known to have ended.
+    """
+    # to the poll that saw the end, every late poll would lengthen the model, and the model delay the polls
+    return max((max(seen_live_at, accepted_at) + seen_ended_at) / 2.0 - accepted_at, 0.0)
+
+
+class DurationHistory:
+    """The latest completed jobs of an account, and the model that is fitted to them."""
+
+    def __init__(self) -> None:
+        # how many jobs were ever added
+        self.added = 0
+        self._jobs: list[CompletedJob] = []
+        self._model: DurationModel | None = None
+        # how many jobs were added since the model was fitted
+        self._new = 0
+        # how many jobs were known when ``add`` last returned True
+        self._announced = 0
+
+    def add(self, jobs: Iterable[CompletedJob]) -> bool:
+        """Add jobs, the latest last; return True where twice as many are known as when it last returned True."""
+        usable = [job for job in jobs if job.work > 0.0 and job.seconds > 0.0]
+        self._jobs = [*self._jobs, *usable][-HISTORY_SIZE:]
+        self._new += len(usable)
+        self.added += len(usable)
+        # the more jobs are known, the less one of them changes the model
+        if self._new * REFIT_FRACTION >= len(self._jobs) > 0:
+            self._model, self._new = fit(self._jobs), 0
+        if len(self._jobs) < max(2 * self._announced, 1):
+            return False
+        self._announced = len(self._jobs)
+        return True
+
+    @property
+    def model(self) -> DurationModel | None:
+        """The model of the jobs; None before the first."""
+        return self._model
+
+
+def fit(jobs: Sequence[CompletedJob]) -> DurationModel | None:
+    """Fit a model to completed jobs; None where there are none.
+
+    Args:
+        jobs: Jobs whose audio and lifetime are above 0 seconds, the latest last.
+    """
+    if not jobs:
+        return None
+    weights = [0.5 ** (later / HALF_LIFE_JOBS) for later in reversed(range(len(jobs)))]
+    rate = _median([job.seconds / job.work for job in jobs], weights)
+    is_preliminary = len(jobs) < MIN_JOBS_FOR_CONSTANT
+    constant, rate = (0.0, rate) if is_preliminary else _fit_line(jobs, weights, rate)
+    errors = [log(job.seconds / (constant + rate * job.work)) for job in jobs]
+    shift = _median(errors, weights)
+    return DurationModel(
+        constant=constant * exp(shift),
+        per_audio_second=rate * exp(shift),
+        scatter=_scatter([error - shift for error in errors], weights),
+        typical_seconds=_typical([job.seconds for job in jobs], weights),
+        typical_work=_typical([job.work for job in jobs], weights),
+        is_preliminary=is_preliminary,
+    )
+
+
+def _fit_line(jobs: Sequence[CompletedJob], weights: Sequence[float], rate: float) -> tuple[float, float]:
+    """Fit constant and rate by iteratively reweighted least squares of the relative errors; neither is below 0."""
+    constant = 0.0
+    for _ in range(FIT_ITERATIONS):
+        count = x = y = xx = xy = 0.0
+        for job, weight in zip(jobs, weights, strict=True):
+            expected = constant + rate * job.work
+            error = abs(job.seconds - expected) / expected
+            counts = weight / (expected * expected) * min(1.0, HUBER_THRESHOLD / error if error else 1.0)
+            count += counts
+            x += counts * job.work
+            y += counts * job.seconds
+            xx += counts * job.work * job.work
+            xy += counts * job.work * job.seconds
+        apart = count * xx - x * x
+        # jobs of about one size tell nothing of the constant
+        new = (y * xx - x * xy) / apart if apart > 0.01 * count * xx else constant
+        constant = min(max(new, 0.0), y / count)
+        rate = max((xy - constant * x) / xx, 0.0)
+    return constant, rate
+
+
+def _scatter(errors: Sequence[float], weights: Sequence[float]) -> float:
+    """Return the RMS of the log errors, outliers clipped at three MADs, with one prior observation."""
+    most = OUTLIER_MADS * max(1.48 * _median([abs(error) for error in errors], weights), MIN_SCATTER)
+    squares = sum(weight * min(abs(error), most) ** 2 for error, weight in zip(errors, weights, strict=True))
+    return min(max(sqrt((PRIOR_SCATTER**2 + squares) / (1.0 + sum(weights))), MIN_SCATTER), MAX_SCATTER)
+
+
+def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
+
+
+def _typical(values: Sequence[float], weights: Sequence[float]) -> float:
+    """Return the square of the mean of the roots: long jobs count for more, but not in proportion."""
+    root = _mean([sqrt(value) for value in values], weights)
+    return root * root
+
+
+def _median(values: Sequence[float], weights: Sequence[float]) -> float:
+    """Return the weighted median."""
+    ordered = sorted(zip(values, weights, strict=True))
+    half = sum(weights) / 2.0
+    reached = accumulate(weight for _, weight in ordered)
+    return next((value for (value, _), sum_ in zip(ordered, reached, strict=True) if sum_ >= half), ordered[-1][0])
+
+
+def _wait(age: float, job: PolledJob) -> float:
+    """Return the seconds from a poll at this age to the next one."""
+    if job.model is None or job.work <= 0.0:
+        return _within_bounds(age * POLL_SHARE_OF_AGE)
+    expected, scatter = job.model.expected(job.work)
+    steps, ratio = _steps_of(_rounded(scatter)), age / expected
+    wait = steps.after(ratio, sqrt(2.0 * POLL_COST * job.model.typical_seconds / expected)) - ratio
+    least = ratio * scatter / MAX_POLLS_PER_SCATTER
+    most = steps.ratios[-1] - ratio if ratio < 1.0 else ratio * POLL_SHARE_OF_AGE
+    return _within_bounds(min(max(wait, least), most) * expected)
+
+
+def _within_bounds(seconds: float) -> float:
+    return min(max(seconds, MIN_POLL_SECONDS), MAX_POLL_SECONDS)
+
+
+def _rounded(scatter: float) -> float:
+    """Round a scatter to steps of about 5 %, so that the cache of ``_steps_of`` stays small."""
+    return exp(round(log(scatter) * 20.0) / 20.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """The integral of the root of the hazard over the age."""
+
+    # ages as ratios of the expected lifetime
+    ratios: Sequence[float]
+    # the integral up to each of them
+    reached: Sequence[float]
+
+    def after(self, ratio: float, step: float) -> float:
+        """Return the ratio at which the integral has grown by a step; infinite beyond its end."""
+        if ratio >= self.ratios[-1]:
+            return inf
+        reached = _interpolate(self.ratios, self.reached, max(ratio, self.ratios[0])) + step
+        return _interpolate(self.reached, self.ratios, reached) if reached <= self.reached[-1] else inf
+
+
+def _interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
+    """Return the value at ``x`` on the line through the points, which are ordered by ``xs``."""
+    at = min(max(bisect_left(xs, x), 1), len(xs) - 1)
+    return ys[at - 1] + (x - xs[at - 1]) * (ys[at] - ys[at - 1]) / (xs[at] - xs[at - 1])
+
+
+@cache
+def _steps_of(scatter: float) -> _Steps:
+    """Integrate the root of the hazard of a log-normal lifetime by the trapezoidal rule."""
+    exponents = (2.0 * place / GRID_INTERVALS - 1.0 for place in range(GRID_INTERVALS + 1))
+    ratios = [exp(scatter * RANGE_SCATTERS * exponent) for exponent in exponents]
+    roots = [sqrt(_hazard(log(ratio) / scatter) / (scatter * ratio)) for ratio in ratios]
+    widths = (after - before for before, after in pairwise(ratios))
+    heights = ((root + following) / 2.0 for root, following in pairwise(roots))
+    areas = (width * height for width, height in zip(widths, heights, strict=True))
+    return _Steps(ratios, list(accumulate(areas, initial=0.0)))
+
+
+def _hazard(scatters: float) -> float:
+    """Return the hazard of a normal distribution from which the outliers' share never ends."""
+    density = exp(-scatters * scatters / 2.0) / sqrt(2.0 * pi)
+    return density / (erfc(scatters / sqrt(2.0)) / 2.0 + OUTLIER_FRACTION)

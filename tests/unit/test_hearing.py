@@ -26,49 +26,49 @@ CLOSED = Known(
     is_open=False, job_id=None, heard=None, waits=False, state=State.PENDING, items_job_id=None, is_anothers=False
 )
 """An attempt that was given up, of an item that is to be tried again."""
-OPEN = replace(CLOSED, is_open=True, state=State.SENDING)
-WAITING = replace(OPEN, job_id="j", heard=JobStatus.IN_PROGRESS, waits=True, state=State.SENT)
-ACCEPTED = replace(CLOSED, job_id="j", state=State.ACCEPTED, items_job_id="j")
-RETRIED = replace(CLOSED, state=State.SENT)
+OPEN = CLOSED._replace(is_open=True, state=State.SENDING)
+WAITING = OPEN._replace(job_id="j", heard=JobStatus.IN_PROGRESS, waits=True, state=State.SENT)
+ACCEPTED = CLOSED._replace(job_id="j", state=State.ACCEPTED, items_job_id="j")
+RETRIED = CLOSED._replace(state=State.SENT)
 GOING, DONE, FAILED = (Call("j", JobStatus(status)) for status in ("in_progress", "completed", "failed"))
 
 TABLE = [
     # the attempt is under way: its answer may be lost yet
     (OPEN, GOING, Meaning.NOTED),
-    (replace(OPEN, state=State.SENT), DONE, Meaning.NOTED),
+    (OPEN._replace(state=State.SENT), DONE, Meaning.NOTED),
     (WAITING, DONE, Meaning.NOTED),
     (WAITING, GOING, Meaning.NOTHING),
     (WAITING, Call("j", JobStatus.SCHEDULED), Meaning.NOTHING),
-    (replace(WAITING, heard=JobStatus.COMPLETED), FAILED, Meaning.NOTHING),
+    (WAITING._replace(heard=JobStatus.COMPLETED), FAILED, Meaning.NOTHING),
     (WAITING, Call("other", JobStatus.COMPLETED), Meaning.DISTRUSTED),
     # it was given up, or is in doubt: the first word settles it, and stops its retry
     (CLOSED, GOING, Meaning.ACCEPTED),
-    (replace(CLOSED, state=State.IN_DOUBT), DONE, Meaning.ACCEPTED),
-    (replace(CLOSED, state=State.IN_DOUBT, items_job_id="an answer that was not trusted"), GOING, Meaning.ACCEPTED),
-    (replace(CLOSED, state=State.REFUSED), GOING, Meaning.ACCEPTED),
-    (replace(CLOSED, state=State.SENDING), GOING, Meaning.NOTED),
+    (CLOSED._replace(state=State.IN_DOUBT), DONE, Meaning.ACCEPTED),
+    (CLOSED._replace(state=State.IN_DOUBT, items_job_id="an answer that was not trusted"), GOING, Meaning.ACCEPTED),
+    (CLOSED._replace(state=State.REFUSED), GOING, Meaning.ACCEPTED),
+    (CLOSED._replace(state=State.SENDING), GOING, Meaning.NOTED),
     # too late for that
     (RETRIED, GOING, Meaning.NOTED),
-    (replace(CLOSED, state=State.ACCEPTED, items_job_id="k"), GOING, Meaning.SURPLUS),
-    (replace(CLOSED, state=State.COMPLETED, items_job_id="k"), DONE, Meaning.SURPLUS),
-    (replace(CLOSED, state=State.FAILED, items_job_id="k"), GOING, Meaning.SURPLUS),
-    (replace(CLOSED, state=State.DROPPED), GOING, Meaning.SURPLUS),
+    (CLOSED._replace(state=State.ACCEPTED, items_job_id="k"), GOING, Meaning.SURPLUS),
+    (CLOSED._replace(state=State.COMPLETED, items_job_id="k"), DONE, Meaning.SURPLUS),
+    (CLOSED._replace(state=State.FAILED, items_job_id="k"), GOING, Meaning.SURPLUS),
+    (CLOSED._replace(state=State.DROPPED), GOING, Meaning.SURPLUS),
     # what was said of it already changes nothing
-    (replace(CLOSED, job_id="j", state=State.COMPLETED, items_job_id="k"), DONE, Meaning.NOTHING),
-    (replace(CLOSED, job_id="j", state=State.DROPPED), DONE, Meaning.NOTHING),
+    (CLOSED._replace(job_id="j", state=State.COMPLETED, items_job_id="k"), DONE, Meaning.NOTHING),
+    (CLOSED._replace(job_id="j", state=State.DROPPED), DONE, Meaning.NOTHING),
     # the job that is known
     (ACCEPTED, GOING, Meaning.NOTHING),
     (ACCEPTED, DONE, Meaning.ENDED),
     (ACCEPTED, FAILED, Meaning.ENDED),
-    (replace(ACCEPTED, state=State.COMPLETED), FAILED, Meaning.NOTHING),
-    (replace(ACCEPTED, state=State.FAILED), DONE, Meaning.NOTHING),
+    (ACCEPTED._replace(state=State.COMPLETED), FAILED, Meaning.NOTHING),
+    (ACCEPTED._replace(state=State.FAILED), DONE, Meaning.NOTHING),
     (ACCEPTED, Call("other", JobStatus.FAILED), Meaning.DISTRUSTED),
-    (replace(ACCEPTED, is_anothers=True), DONE, Meaning.DISTRUSTED),
+    (ACCEPTED._replace(is_anothers=True), DONE, Meaning.DISTRUSTED),
     # a person named it, or said that there is one, or had the failed one sent again
-    (replace(CLOSED, state=State.ACCEPTED, items_job_id="j"), DONE, Meaning.ENDED),
-    (replace(CLOSED, state=State.COMPLETED), DONE, Meaning.NOTED),
-    (replace(CLOSED, job_id="j"), FAILED, Meaning.NOTHING),
-    (replace(RETRIED, job_id="j"), FAILED, Meaning.NOTHING),
+    (CLOSED._replace(state=State.ACCEPTED, items_job_id="j"), DONE, Meaning.ENDED),
+    (CLOSED._replace(state=State.COMPLETED), DONE, Meaning.NOTED),
+    (CLOSED._replace(job_id="j"), FAILED, Meaning.NOTHING),
+    (RETRIED._replace(job_id="j"), FAILED, Meaning.NOTHING),
 ]
 
 

@@ -4,7 +4,7 @@ Written by hand because tinytag takes the first frames' bit rate for that of the
 that the file is too short for, and looks for frames in whatever follows a false beginning.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from uploader.audio.positioned import PositionedReader
 from uploader.audio.sniffing import HEAD_BYTES, id3_bytes, is_mp3
@@ -25,8 +25,7 @@ _TRAILER_BYTES = 16 * 1024
 _SURPLUS = 0.02
 
 
-@dataclass(frozen=True, slots=True)
-class Mp3Facts:
+class Mp3Facts(NamedTuple):
     """What the frames of an MP3 file say; the duration is right to some hundredths of a second."""
 
     channels: int | None = None
@@ -36,8 +35,7 @@ class Mp3Facts:
     flaw: Flaw | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
+class _Frame(NamedTuple):
     """A frame by its header: its samples, bits and samples a second (bits 0: any), and its length in bytes."""
 
     samples: int

@@ -5,7 +5,7 @@ Written by hand because tinytag reads every page, which takes seconds for an hou
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from uploader.audio.positioned import PositionedReader
 
@@ -17,8 +17,7 @@ _OPUS_RATE = 48000
 """Opus counts in this rate, whatever was recorded (RFC 7845, 4)."""
 
 
-@dataclass(frozen=True, slots=True)
-class OggFacts:
+class OggFacts(NamedTuple):
     """What the pages of an Ogg file say."""
 
     channels: int | None = None
@@ -26,15 +25,13 @@ class OggFacts:
     duration_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Page:
+class _Page(NamedTuple):
     granule: int
     serial: int
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Stream:
+class _Stream(NamedTuple):
     """``rate`` is what granules count in, ``recorded_rate`` what was recorded, ``skipped`` samples to skip."""
 
     channels: int

@@ -6,7 +6,6 @@ import os
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,8 +134,7 @@ class AudioFile(FileIO):
         self._offset += len(view)
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """An open audio file of which exactly ``size`` bytes are to be sent. ``whole``: its content, if already read."""
 
     audio: AudioFile
@@ -285,7 +283,7 @@ def _open_in_thread(path: Path, checked: _Expected) -> Source:
     source = _source(audio, path, checked)
     try:
         audio.try_nowait()
-        return source if source.size > SMALL_BYTES else replace(source, whole=_whole(audio, source.size))
+        return source if source.size > SMALL_BYTES else source._replace(whole=_whole(audio, source.size))
     except BaseException:
         audio.close()
         raise

@@ -1,9 +1,8 @@
 """Tells what is known of the items that need a person."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from uploader.ledger.resolving import OpenItem, Resolution, fits
 from uploader.model import TROUBLED, ConversationSnapshot, Decision, State
@@ -20,8 +19,7 @@ _OFFERED = {
 _SENT_AGAIN = "sent once a manifest names it again: put its row into one, and run that"
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(NamedTuple):
     """One item that needs a person: what is known, what a look shows now, what was decided before and just now."""
 
     item: OpenItem

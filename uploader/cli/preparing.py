@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from uploader import audio, parameters, results
 from uploader.cli.findings import Findings
@@ -31,8 +31,7 @@ PIPE_SECONDS = 5.0
 """So long a named pipe may lack a writer."""
 
 
-@dataclass(frozen=True)
-class ManifestFile:
+class ManifestFile(NamedTuple):
     """A manifest as the command line names it. ``path`` is where it can be read twice."""
 
     name: str

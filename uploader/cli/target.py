@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from uploader import secrets
 from uploader.client import Credentials, CredentialsSource
@@ -10,8 +10,7 @@ from uploader.errors import CredentialsError, UsageError
 from uploader.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """Whom to send to: the service, or the sandbox inside."""
 
     base_url: str

@@ -4,8 +4,7 @@ import html
 import json
 import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 
@@ -18,8 +17,7 @@ FIRST_CHARACTERS = 120
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(NamedTuple):
     """The body of an answer as JSON of any type; ``failure`` says why there is none, or that it is not whole.
 
     ``words`` are those of a body that is no JSON: a page's title, or its first characters.

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from aiohttp import ClientRequest
 
@@ -15,8 +15,7 @@ CAN_GO_ON = hasattr(ClientRequest, "_continue")
 """aiohttp waits for the 100 without a limit, and keeps the wait to itself: where it cannot be ended, none begins."""
 
 
-@dataclass(frozen=True, slots=True)
-class Expect:
+class Expect(NamedTuple):
     """Bodies of more than so many bytes wait for leave, and so many seconds at most.
 
     ``keeps_connections``: an upload may have a connection that carried another one before, if it gets leave on it.

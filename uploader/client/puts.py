@@ -4,7 +4,7 @@ import asyncio
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -34,8 +34,7 @@ LOCATION_CHARACTERS = 200
 """So much of an address that an answer leads to is kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class TimeLimits:
+class TimeLimits(NamedTuple):
     """Seconds to connect, for an upload of which no byte moves, and for the answer after the last chunk."""
 
     connect: float = 30.0

@@ -1,9 +1,8 @@
 """The service's calls: append audio, ask for a job, for a conversation, ask whether it is there."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 from urllib.parse import quote
 
 import aiohttp
@@ -30,8 +29,7 @@ LONG_BODY_SECONDS = 600.0
 """A long body may take as long, and a gateway may look at the token only behind it."""
 
 
-@dataclass(frozen=True, slots=True)
-class JobAnswer:
+class JobAnswer(NamedTuple):
     """What the job endpoint said. ``status`` None: no answer, or one without a status that we know.
 
     ``http_status`` and ``retry_after`` are those of an answer without a status; ``http_status`` None: none came.

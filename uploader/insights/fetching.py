@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from uploader import logs
 from uploader.insights import files
@@ -27,8 +27,7 @@ EXAMPLES = 50
 """So many of those that were left out are kept to be told."""
 
 
-@dataclass(frozen=True, slots=True)
-class LeftOut:
+class LeftOut(NamedTuple):
     """A conversation whose file was not written, and why."""
 
     conversation_id: str

@@ -1,7 +1,7 @@
 """Looks for what a crash, a copy or a restore may have done to a ledger."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import DBAPIError
@@ -11,16 +11,14 @@ from uploader.ledger.sidecars import RunCount
 from uploader.ledger.sqlite import HOW_TO_MEND, log_path
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """What a ledger says of itself: how many runs it has seen, and whether the last of them has closed it."""
 
     runs: int
     in_use: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Examination:
+class Examination(NamedTuple):
     """What an examination of a ledger found; ``damage`` and ``doubt`` are empty where there is none."""
 
     mark: Mark

@@ -1,7 +1,7 @@
 """What the ledger says of conversations: which of them a batch completed something in, and how far they are."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, case, func, or_, select
 
@@ -9,8 +9,7 @@ from uploader.ledger.schema import items, lanes, rows
 from uploader.model import LIVE, ConversationFacts, State
 
 
-@dataclass(frozen=True, slots=True)
-class Conversation:
+class Conversation(NamedTuple):
     """A conversation in which items of a batch completed. ``line``: that of the last one."""
 
     line: int

@@ -1,7 +1,7 @@
 """What calls to the webhook said of attempts whose item had not come to its outcome, kept until it has."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
@@ -38,8 +38,7 @@ _ADD_REMARK = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(NamedTuple):
     """What calls said of an item's last attempt, and of earlier ones, while the last one was out."""
 
     own: Call | None = None

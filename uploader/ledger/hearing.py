@@ -1,6 +1,6 @@
 """What calls to the webhook say of attempts, and what that settles."""
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from sqlalchemy import Connection, RowMapping, bindparam, literal, select, union_all, update
 
@@ -77,8 +77,7 @@ _TAKE_FROM_LANE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Hearing:
+class Hearing(NamedTuple):
     """What came of a call. ``job`` is that of the attempt it was about, as it is now (None: there is no such)."""
 
     meaning: Meaning
@@ -120,7 +119,7 @@ def hear(
         return Hearing(Meaning.FORGED)
     job = _job(found, call, now, listening_since)
     heard = _heed(connection, found, job, call, now, hold=hold)
-    return replace(heard, account_id=found["account_id"], attempt_id=found["id"])
+    return heard._replace(account_id=found["account_id"], attempt_id=found["id"])
 
 
 def _heed(connection: Connection, found: RowMapping, job: LiveJob, call: Call, now: float, *, hold: bool) -> Hearing:

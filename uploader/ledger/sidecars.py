@@ -5,8 +5,8 @@ import fcntl
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from uploader.errors import LedgerBusyError, UsageError
 
@@ -76,8 +76,7 @@ def lock_path(path: Path) -> Path:
     return path.with_name(path.name + ".lock")
 
 
-@dataclass(frozen=True, slots=True)
-class RunCount:
+class RunCount(NamedTuple):
     """What is noted beside a ledger: how many runs it has seen, and whether the last of them folded its log."""
 
     runs: int = 0

@@ -1,8 +1,7 @@
 """The rules that hold between parameters: what cannot be sent together, and what is most likely a mistake."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from uploader.parameters.table import NEEDS
@@ -17,8 +16,7 @@ _SURELY_SHORT = 600
 """So many characters stay below that, however they are encoded: a character becomes twelve at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(NamedTuple):
     """Parameters that do not go together, the one to look at first in front, and what to do."""
 
     names: Sequence[str]

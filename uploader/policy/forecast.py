@@ -3,8 +3,8 @@
 import heapq
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from statistics import median
+from typing import NamedTuple
 
 from uploader.model import Order
 
@@ -163,8 +163,7 @@ class Lanes:
         return count, seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Forecast:
+class Forecast(NamedTuple):
     """How a batch goes at one limit: when its last job ends, and how many jobs begin in the time there is.
 
     Live jobs of other batches count as far as they hold slots, and their conversations.

@@ -3,10 +3,9 @@
 import hmac
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from uploader.model import JobStatus, Next, Outcome, State, Verdict
@@ -34,16 +33,14 @@ class Meaning(StrEnum):
     DISTRUSTED = "it contradicts what is known"
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """What a call says (put-audio.md, Using Webhook)."""
 
     job_id: str
     status: JobStatus
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """What the ledger knows when a call comes for an attempt, and of its item.
 
     ``job_id`` is the job that the attempt is known by, by its answer or by a call before, and ``heard`` what a call
@@ -76,8 +73,7 @@ def meaning(known: Known, call: Call) -> Meaning:
     return _of_a_closed_attempt(known)
 
 
-@dataclass(frozen=True, slots=True)
-class Earlier:
+class Earlier(NamedTuple):
     """An earlier attempt that turned out, while a later one was out, to have become a job.
 
     ``outcome``: so far. ``status``: the job's, as far as was heard.

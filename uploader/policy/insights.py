@@ -4,8 +4,7 @@ import difflib
 import hashlib
 import string
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from uploader.errors import UsageError
 from uploader.model import Answer, ConversationFacts
@@ -18,16 +17,14 @@ LONGEST_NAME = 160
 NOT_FINAL = frozenset([401, 408, 425, 429])
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(NamedTuple):
     """What a file says of itself: what was completed when it was fetched, and which parts it has."""
 
     completed: Mapping[str, Any]
     members: Collection[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What is to be fetched for a file, and which of its parts are still true."""
 
     fetch: Sequence[Part]

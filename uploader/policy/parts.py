@@ -1,10 +1,9 @@
 """The parts of a conversation's insights."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """A part of a conversation's insights: its name for people, in the service's path, and in the file."""
 
     name: str

@@ -1,7 +1,7 @@
 """Decides how many status requests are under way at once, and how all of them pause where the service wants none."""
 
-from dataclasses import dataclass, replace
 from math import ceil
+from typing import NamedTuple
 
 from uploader.model import Answer, JobStatus
 from uploader.policy.replies import id_in, is_success, phrase_of
@@ -23,8 +23,7 @@ PAUSE_BASE_SECONDS = 0.5
 PAUSE_CAP_SECONDS = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(NamedTuple):
     """The pause of all status requests of an account.
 
     ``until`` is in seconds on the caller's clock. ``in_a_row`` counts pauses without a good answer between them.
@@ -38,8 +37,7 @@ class Pause:
         return now < self.until
 
 
-@dataclass(frozen=True, slots=True)
-class NoStatus:
+class NoStatus(NamedTuple):
     """What an answer of the job endpoint said in place of a status that we know."""
 
     reason: str
@@ -101,7 +99,7 @@ def after_trouble(pause: Pause, retry_after: str | None, now: float) -> Pause:
     """
     told = retry_after_seconds(retry_after, now) or 0.0
     if pause.is_on(now):
-        return replace(pause, until=max(pause.until, now + told))
+        return pause._replace(until=max(pause.until, now + told))
     backoff = min(PAUSE_CAP_SECONDS, PAUSE_BASE_SECONDS * 2.0 ** min(pause.in_a_row, 30))
     return Pause(now + max(backoff, told), pause.in_a_row + 1)
 

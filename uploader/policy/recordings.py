@@ -1,10 +1,9 @@
 """Decides whether a recording fits what its row says of it: before a byte of it is sent."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from uploader.model import ENDINGS, AudioFacts, AudioFormat
 
@@ -35,8 +34,7 @@ class Severity(StrEnum):
     HINT = "hint"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """What does not fit: the manifest's column, its value, and what to do about it."""
 
     severity: Severity

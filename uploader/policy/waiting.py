@@ -1,8 +1,8 @@
 """Decides what a run that sends nothing waits for, whether that is worth telling, and when waiting is in vain."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import inf
+from typing import NamedTuple
 
 from uploader.model import SlotHolder
 from uploader.policy.brake import Brake, Phase
@@ -16,8 +16,7 @@ SLOT_WAIT_SECONDS = 600.0
 """Where nothing else can move, a slot that is held for doubt is waited for so long at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Standstill:
+class Standstill(NamedTuple):
     """Why nothing is sent. ``until``: seconds since the epoch, infinite where no time will end it."""
 
     reason: str

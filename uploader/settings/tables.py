@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from uploader.settings.checks import Check, choice, listing, mapping, number, switch, text, whole_number
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One setting: what it may be, what it is where no source gives it, and what it means.
 
     ``commands`` are those that have it as a flag, ``metavar`` is what stands for its value in their help. ``table`` is

@@ -3,15 +3,14 @@
 import json
 import os
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import datetime
 from io import StringIO, TextIOWrapper
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, TYPE_CHECKING, Any, Literal, TextIO
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, TextIO
 
 from uploader.errors import UsageError
 
@@ -25,8 +24,7 @@ _BOUND: ContextVar[Mapping[str, Any]] = ContextVar("bound", default=MappingProxy
 """What every event of this context says beside its own facts: run, host, batch."""
 
 
-@dataclass(frozen=True)
-class _Wanted:
+class _Wanted(NamedTuple):
     """How the log is to be: its form and least level on standard error, and the file that gets JSON lines as well."""
 
     form: Form
@@ -71,9 +69,26 @@ def _leave_out(_event: str, **_facts: Any) -> None:
     """Write nothing of an event below the level."""
 
 
+@contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """Let imports take a package for not installed, unless it is imported already."""
+    # structlog imports rich where it can (30 ms), for tracebacks with local variables, which this log never shows;
+    # None is the import system's own word for a module that is not to be found
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
 def _logger(wanted: _Wanted | None) -> "structlog.typing.FilteringBoundLogger":
     """Import structlog, and set it up as it is wanted."""
-    import structlog  # noqa: PLC0415 - 60 ms, for those who log
+    # a program that sets up structlog itself may want what is hidden from this one
+    with _hidden("rich") if wanted is not None else nullcontext():
+        import structlog  # noqa: PLC0415 - for those who log
 
     if wanted is not None:
         stream: TextIO = _StandardError()  # type: ignore[assignment]

@@ -35,7 +35,7 @@ class Imports(NamedTuple):
     parts: AbstractSet[str]
 
 
-# SQLAlchemy imports asyncio (and that ssl) and importlib.metadata itself; structlog imports rich where it is there
+# SQLAlchemy imports asyncio (and that ssl) and importlib.metadata itself
 SQL = {"sqlalchemy", "asyncio", "ssl", "importlib.metadata"}
 HELP = {"cli", "errors", "logs", "parameters", "policy", "secrets", "settings"}
 READS = HELP | {"ledger", "model", "results", "status", "text", "toml"}
@@ -59,7 +59,7 @@ TABLE = {
     "resolve": Imports({"click", "platformdirs", *SQL}, READS),
     "plan m.csv": Imports({"click", "platformdirs", *SQL, *AUDIO}, READS | {"audio", "manifest"}),
     "run m.csv --log-level error": Imports(RUN, RUN_PARTS),
-    "run m.csv": Imports(RUN | {"structlog", "rich"}, RUN_PARTS),
+    "run m.csv": Imports(RUN | {"structlog"}, RUN_PARTS),
 }
 """What each command imports, as an exact set: what is added here costs everybody who types the command."""
 

@@ -42,7 +42,7 @@ def length(put: PutEntry) -> int:
 def test_a_refusal_costs_no_byte_of_a_long_body(place: Place) -> None:
     """401, 404 and 429 to the head: not a byte of a body above the size came; below it, they cost what they did."""
     write_manifest(place, "m.csv", rows(place))
-    server = place.serve("--limit", "2", faults=FAULTS)
+    server = place.serve("--limit", "2", "--counts-uploads", faults=FAULTS)
     place.use(server)
     assert place.run("run", "m.csv", "--limit", "6", "--connections", "fresh").code == 1
     journal = server.journal
@@ -60,7 +60,7 @@ def test_a_refusal_costs_no_byte_of_a_long_body(place: Place) -> None:
 def test_where_leave_is_given_short_bodies_wait_for_it_too(place: Place) -> None:
     """On connections that are used again every body asks: once the service's way is known no refusal costs a byte."""
     write_manifest(place, "m.csv", rows(place))
-    server = place.serve("--limit", "2", faults=FAULTS)
+    server = place.serve("--limit", "2", "--counts-uploads", faults=FAULTS)
     place.use(server)
     assert place.run("run", "m.csv", "--limit", "6").code == 1
     journal = server.journal
@@ -75,7 +75,7 @@ def test_where_leave_is_given_short_bodies_wait_for_it_too(place: Place) -> None
 def test_a_service_that_ignores_the_question_is_asked_no_more(place: Place) -> None:
     """Without a 100 the first uploads alone wait for it; all goes on as if nobody had asked, and costs as much."""
     write_manifest(place, "m.csv", rows(place))
-    server = place.serve("--limit", "2", faults="ignores_expect = true\n" + FAULTS)
+    server = place.serve("--limit", "2", "--counts-uploads", faults="ignores_expect = true\n" + FAULTS)
     place.use(server)
     assert place.run("run", "m.csv", "--limit", "6", "--expect-seconds", "0.3").code == 1
     journal = server.journal

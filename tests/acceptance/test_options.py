@@ -225,3 +225,13 @@ def test_relative_paths_start_at_the_audio_root(place: Place, server: Server) ->
     write_table(place, "lists/m.csv", cells)
     assert place.run("run", "lists/m.csv", "--audio-root", "store").code == 0
     check_appended(server.journal, rows)
+
+
+def test_the_sandbox_inside_a_run_can_be_far_away(place: Place, server: Server) -> None:
+    """A rehearsal over a long way takes its round trips; for the service itself such a way is refused (exit 2)."""
+    write_manifest(place, "m.csv", make_rows(place, 1, 1))
+    near = place.run("run", "m.csv", "--round-trip", "0.5")
+    assert (near.code, "round_trip" in near.err, server.journal.entries) == (2, True, [])
+    far = place.run("run", "m.csv", "--sandbox", "--round-trip", "0.5", "--uplink", "100000", "--json")
+    assert far.code == 0
+    assert far.summary["seconds"] >= 1.0, "the PUT alone: a connection, and a request with its answer"

@@ -133,9 +133,9 @@ async def test_the_limit_is_stated_word_for_word() -> None:
         assert client.sandbox.journal.peak_live() == 2
 
 
-async def test_a_slot_is_taken_with_the_head() -> None:
-    """An upload under way counts before its first byte; an upload that is cut off counts no more."""
-    async with playing(limit=1) as client:
+async def test_a_slot_is_taken_with_the_head_where_uploads_count() -> None:
+    """Where uploads count, one counts before its first byte; an upload that is cut off counts no more."""
+    async with playing(limit=1, counts_uploads=True) as client:
         _, writer = await client.begin_put(100)
         assert (await client.put("other")).status == 429
         writer.write(b"some")
@@ -145,6 +145,34 @@ async def test_a_slot_is_taken_with_the_head() -> None:
         assert (cut.number, cut.status, cut.job_id, cut.sha256) == (1, None, None, None)
         assert cut.bytes <= 4
         assert (await client.put("other")).status == 201
+
+
+async def test_a_slot_is_taken_with_the_last_byte() -> None:
+    """By default an upload under way is no job: the limit is held against the jobs once a body has come."""
+    async with playing(limit=1) as client:
+        reader, writer = await client.begin_put(100)
+        assert (await client.put("other")).status == 201
+        writer.write(bytes(99))
+        await client.get("/")
+        assert [(put.status, put.live) for put in client.sandbox.journal.puts()] == [(201, 1)]
+        writer.write(bytes(1))
+        assert read_answer(await reader.read()).status == 429
+        late = client.sandbox.journal.puts()[1]
+        assert (late.number, late.job_id, late.bytes, late.live, late.fault) == (1, None, 100, 1, None)
+
+
+async def test_a_429_behind_the_body_moves_no_job() -> None:
+    """A conversation's next job is drawn as if the PUTs that met a full account had not been."""
+    jobs = []
+    for in_vain in (0, 3):
+        async with playing(limit=1) as client:
+            slots = client.sandbox._jobs
+            assert slots is not None
+            slots.take_slot()
+            assert [(await client.put("c")).status for _ in range(in_vain)] == [429] * in_vain
+            slots.give_back_slot()
+            jobs.append((await client.put("c")).body["jobId"])
+    assert jobs[0] == jobs[1]
 
 
 async def test_the_slot_comes_back_at_the_jobs_end() -> None:

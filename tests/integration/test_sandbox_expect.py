@@ -35,7 +35,7 @@ async def full(*, early_answers: bool = False, ignores_expect: bool = False) -> 
     """A sandbox whose one slot is taken."""
     gone = frozenset({"gone"})
     faults = Faults(early_answers=early_answers, ignores_expect=ignores_expect, unknown_conversations=gone)
-    async with playing(faults, limit=1) as client:
+    async with playing(faults, limit=1, counts_uploads=True) as client:
         await client.begin_put(10)
         yield client
 

@@ -13,11 +13,18 @@ from typing import Any, NoReturn
 import click
 
 from uploader import __version__, logs
-from uploader.cli.options import ManifestCommand, environment_help, manifest_lines, settings_options
+from uploader.cli.options import (
+    GroupedCommand,
+    GroupedOption,
+    ManifestCommand,
+    environment_help,
+    manifest_lines,
+    settings_options,
+)
 from uploader.cli.signals import stop_signals
 from uploader.errors import ExitCode, StoppedError, UploaderError
 from uploader.policy.parts import PARTS
-from uploader.settings import Settings
+from uploader.settings import FAR, Settings, settings_of
 
 
 @click.group(context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]})
@@ -340,7 +347,7 @@ def upgrade(config: Path | None, **flags: Any) -> None:
     _end(upgrade_ledger, config, flags)
 
 
-@cli.command()
+@cli.command(cls=GroupedCommand)
 @click.option("--host", default="127.0.0.1", show_default=True, help="where to listen; this machine alone")
 @click.option("--port", default=0, type=click.IntRange(0, 65535), show_default=True, help="0 takes a free one")
 @click.option("--limit", default=10, show_default=True, help="concurrent jobs; above it, 429")
@@ -375,19 +382,29 @@ def upgrade(config: Path | None, **flags: Any) -> None:
     metavar="NAME",
     help="a query parameter beside the documented ones that is no reason for a 400; may be repeated",
 )
+@click.option(
+    "--answer-seconds",
+    cls=GroupedOption,
+    group=FAR,
+    default=0.0,
+    show_default=True,
+    help="what the answer to a PUT takes after the last byte, with which its job begins",
+)
 @settings_options("sandbox")
-def sandbox(
-    config: Path | None, log_format: str | None, log_level: str | None, log_file: Path | None, **options: Any
-) -> None:
+def sandbox(config: Path | None, **given: Any) -> None:
     """Run a local server that behaves as the service should.
 
     It behaves as the specification says, until it is stopped, and prints the lines that point a client at it.
     Nothing leaves this machine.
-    """
+
+    \b
+    Example, a service 200 ms away behind a slow line:
+      uploader sandbox --limit 10 --round-trip 0.2 --uplink 65536
+    """  # noqa: D301 - click wants the character that this escape stands for
     from uploader.cli.sandboxing import serve_sandbox  # noqa: PLC0415 - see run
 
-    flags = {"log_format": log_format, "log_level": log_level, "log_file": log_file}
-    _end(lambda _: serve_sandbox(**options), config, flags)
+    flags = {name: given.pop(name) for name, one in settings_of(Settings).items() if "sandbox" in one.commands}
+    _end(lambda settings: serve_sandbox(settings, **given), config, flags)
 
 
 def main() -> None:

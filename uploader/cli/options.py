@@ -24,7 +24,30 @@ def settings_options(command: str) -> Callable[[F], F]:
     return decorate
 
 
-class ManifestCommand(click.Command):
+class GroupedCommand(click.Command):
+    """A command that shows the options of each group below a heading of its own."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, those of no group first."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(parameter, "group", "Options"), []).append(record)
+        for name, records in sections.items():
+            with formatter.section(name):
+                formatter.write_dl(records)
+
+
+class GroupedOption(click.Option):
+    """An option of a group."""
+
+    def __init__(self, *names: Any, group: str, **given: Any) -> None:
+        super().__init__(*names, **given)
+        self.group = group
+
+
+class ManifestCommand(GroupedCommand):
     """A command that reads a manifest: its help tells the columns, too."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -76,11 +99,11 @@ def environment_help() -> str:
     )
 
 
-class _SettingOption(click.Option):
+class _SettingOption(GroupedOption):
     """The flag of a setting: its help tells the default, which is made when it is asked for."""
 
     def __init__(self, *names: Any, setting: Setting, **given: Any) -> None:
-        super().__init__(*names, **given)
+        super().__init__(*names, group=setting.group, **given)
         self.setting = setting
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
@@ -104,7 +127,9 @@ def _config(function: F) -> F:
 def _option(name: str, setting: Setting) -> Callable[[F], F]:
     flag = f"--{name.replace('_', '-')}"
     if isinstance(setting.default, bool):
-        return click.option(flag, name, is_flag=True, default=None, help=setting.meaning)
+        return click.option(
+            flag, name, cls=GroupedOption, group=setting.group, is_flag=True, default=None, help=setting.meaning
+        )
     return click.option(
         flag, name, cls=_SettingOption, setting=setting, metavar=setting.metavar, default=None, help=setting.meaning
     )

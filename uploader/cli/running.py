@@ -29,7 +29,7 @@ from uploader.cli.preparing import (
     results_path,
 )
 from uploader.cli.printing import print_json, print_lines
-from uploader.cli.target import Target, credentials
+from uploader.cli.target import Target, check_far, credentials, far_options
 from uploader.client import Credentials
 from uploader.engine import steady_clock
 from uploader.errors import ExitCode, UsageError
@@ -82,6 +82,7 @@ def run_batch(settings: Settings, manifest: str | None, *, as_json: bool) -> Exi
 
 async def _run(settings: Settings, manifest: str | None) -> Summary:
     _check_webhook(settings)
+    check_far(settings)
     until = until_time(settings, local_time())
     if until is not None:
         log.info("run.until", until=until.isoformat(timespec="minutes"))
@@ -124,7 +125,9 @@ async def _target(settings: Settings) -> AsyncIterator[Target]:
         return
     from uploader.sandbox import Sandbox, SandboxSettings  # noqa: PLC0415 - a run of the service has no use for them
 
-    made_up = SandboxSettings(limit=settings.limit, allowed_parameters=frozenset(settings.extra_parameters))
+    made_up = SandboxSettings(
+        limit=settings.limit, allowed_parameters=frozenset(settings.extra_parameters), **far_options(settings)
+    )
     async with Sandbox(made_up) as sandbox:
         yield Target(sandbox.base_url, Credentials(made_up.app_id, made_up.app_secret))
 

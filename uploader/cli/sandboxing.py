@@ -4,11 +4,14 @@ import asyncio
 from pathlib import Path
 
 from uploader.cli.signals import stop_signals
+from uploader.cli.target import far_options
 from uploader.errors import ExitCode
 from uploader.sandbox import Faults, Sandbox, SandboxSettings, load_faults, serve
+from uploader.settings import Settings
 
 
 def serve_sandbox(
+    settings: Settings,
     *,
     host: str,
     port: int,
@@ -16,6 +19,7 @@ def serve_sandbox(
     job_seconds: float,
     job_seconds_per_mebibyte: float,
     job_scatter: float,
+    answer_seconds: float,
     token_seconds: float,
     token_left: float | None,
     secret_file: Path | None,
@@ -26,13 +30,14 @@ def serve_sandbox(
     allowed_parameters: tuple[str, ...],
 ) -> ExitCode:
     """Serve until a signal, which is the usual end."""
-    settings = SandboxSettings(
+    played = SandboxSettings(
         host=host,
         port=port,
         limit=limit,
         job_seconds=job_seconds,
         job_seconds_per_mebibyte=job_seconds_per_mebibyte,
         job_scatter=job_scatter,
+        answer_seconds=answer_seconds,
         token_seconds=token_seconds,
         token_left=token_left,
         app_secret_path=secret_file,
@@ -41,8 +46,9 @@ def serve_sandbox(
         certificate_path=certificate,
         key_path=key,
         allowed_parameters=frozenset(allowed_parameters),
+        **far_options(settings),
     )
-    asyncio.run(_serve(settings))
+    asyncio.run(_serve(played))
     return ExitCode.DONE
 
 

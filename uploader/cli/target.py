@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from uploader import secrets
 from uploader.client import Credentials, CredentialsSource
 from uploader.errors import CredentialsError, UsageError
-from uploader.settings import Settings
+from uploader.settings import FAR, Settings, settings_of
 
 
 class Target(NamedTuple):
@@ -38,6 +38,22 @@ class CurrentCredentials:
             return _credentials(secrets.find(secrets.CREDENTIALS, os.environ))
         except ValueError as error:
             raise CredentialsError(str(error)) from None
+
+
+def far_options(settings: Settings) -> dict[str, Any]:
+    """Return the settings that put a sandbox far away: the same for `uploader sandbox` and for the one inside a run."""
+    return {name: getattr(settings, name) for name, one in settings_of(Settings).items() if one.group == FAR}
+
+
+def check_far(settings: Settings) -> None:
+    """Refuse a way to the sandbox where there is none, so that nobody takes the service for slowed down.
+
+    Raises:
+        UsageError: The run sends to the service, and has such a setting.
+    """
+    for name, value in far_options(settings).items():
+        if value and not settings.sandbox:
+            raise UsageError(f"{settings.source(name)}: {name} = {value}: only a sandbox has it: add --sandbox")
 
 
 def credentials(settings: Settings) -> CurrentCredentials:

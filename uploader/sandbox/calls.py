@@ -26,6 +26,7 @@ class Calls:
 
     def __init__(self, settings: SandboxSettings, journal: Journal) -> None:
         self._faults = settings.faults
+        self._one_way_seconds = settings.round_trip / 2
         self._journal = journal
         self._session: aiohttp.ClientSession | None = None
         self._under_way: set[asyncio.Task[None]] = set()
@@ -71,11 +72,14 @@ class Calls:
     async def _post(self, url: str, body: dict[str, str]) -> int | None:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CALL_SECONDS))
+        await asyncio.sleep(self._one_way_seconds)
         try:
             async with self._session.post(url, json=body, allow_redirects=False) as response:
-                return response.status
+                answer: int | None = response.status
         except (aiohttp.ClientError, TimeoutError):
-            return None
+            answer = None
+        await asyncio.sleep(self._one_way_seconds)
+        return answer
 
     def _note(self, job_id: str, status: JobStatus, fault: str | None, answer: int | None) -> None:
         now = self._journal.now()

@@ -40,7 +40,7 @@ class PutEntry:
     sha256: str | None
     """Of the body; None where it was not read whole."""
     live: int
-    """Jobs and uploads that lived when this PUT's slot was taken, itself included where it took one."""
+    """Jobs (and uploads, where these count) when this PUT took its slot, itself included, or was refused one."""
     limit: int
     headers: dict[str, str]
     """By lower-case name; the credentials are withheld."""

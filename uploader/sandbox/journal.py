@@ -94,7 +94,7 @@ class Journal:
 
     def peak_live(self) -> int:
         """The most slots that were ever taken at once."""
-        return max((entry.live for entry in self.begun_puts()), default=0)
+        return max((entry.live for entry in self.entries if isinstance(entry, PutBegun | JobEntry)), default=0)
 
 
 def _open(path: Path) -> TextIO:

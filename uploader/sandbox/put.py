@@ -44,8 +44,7 @@ class PutEndpoint:
             self._conclude(upload)
         finally:
             self._close(upload)
-        if upload.fault == "slow_answer":
-            await asyncio.sleep(self._settings.faults.put.slow_seconds)
+        await asyncio.sleep(self._seconds_to_answer(upload))
         response = self._reply(upload)
         if upload.status is not None and upload.is_held_back and not upload.whole:
             await self._see_to_the_end(upload, response)
@@ -58,9 +57,8 @@ class PutEndpoint:
         upload = Upload(request, self._arrived, conversation, head, status=status, honours_expect=honours)
         if upload.status is None:
             self._draw_fate(upload)
-        if upload.status is None:
-            self._jobs.take_slot()
-            upload.holds_slot = True
+        if upload.status is None and self._settings.counts_uploads:
+            self._take_slot(upload)
         upload.live = self._jobs.live
         self._journal.add(
             PutBegun(at=self._journal.now(), number=upload.number, conversation_id=conversation, live=upload.live)
@@ -74,26 +72,48 @@ class PutEndpoint:
             return 400
         if not self._settings.faults.knows(conversation):
             return 404
-        return None if self._jobs.has_room else 429
+        return 429 if self._settings.counts_uploads and not self._jobs.has_room else None
+
+    def _take_slot(self, upload: Upload) -> None:
+        self._jobs.take_slot()
+        upload.holds_slot = True
+        upload.live = self._jobs.live
 
     def _draw_fate(self, upload: Upload) -> None:
-        # Only PUTs that passed are counted: a 429 more or less does not move the faults of the others.
         self._passed[upload.conversation] += 1
-        number = self._passed[upload.conversation]
+        number = upload.passed_number = self._passed[upload.conversation]
         upload.fate = put_fate(self._settings.faults, upload.conversation, number)
         upload.status = REFUSING_FAULTS.get(upload.fate.fault or "")
+
+    def _throttle(self, upload: Upload) -> None:
+        """Refuse an upload whose body has come to a full account."""
+        upload.status, upload.fate = HTTPStatus.TOO_MANY_REQUESTS, None
+        upload.live = self._jobs.live
+        # A 429 more or less does not move the faults of the others, as long as none of them has come meanwhile.
+        if self._passed[upload.conversation] == upload.passed_number:
+            self._passed[upload.conversation] -= 1
+
+    def _seconds_to_answer(self, upload: Upload) -> float:
+        seconds = self._settings.answer_seconds if upload.whole else 0.0
+        return seconds + (self._settings.faults.put.slow_seconds if upload.fault == "slow_answer" else 0.0)
 
     async def _receive(self, upload: Upload) -> None:
         if upload.status is not None and (self._settings.faults.early_answers or upload.is_held_back):
             return
         if upload.fault in CUT_FAULTS:
-            await upload.read((upload.request.content_length or 0) // 2)
+            await upload.read((upload.request.content_length or 0) // 2, idle_seconds=self._settings.idle_cut)
         else:
-            await upload.read()
+            await upload.read(idle_seconds=self._settings.idle_cut)
 
     def _conclude(self, upload: Upload) -> None:
-        if upload.fate is None or not upload.holds_slot or not (upload.whole or upload.fault == "cut_taken"):
+        is_taken = upload.whole or upload.fault == "cut_taken"
+        if upload.fate is None or upload.status is not None or not is_taken:
             return
+        if not upload.holds_slot:
+            if not self._jobs.has_room:
+                self._throttle(upload)
+                return
+            self._take_slot(upload)
         if upload.fate.makes_job:
             upload.job_id = upload.fate.job_id
             upload.holds_slot = False

@@ -15,6 +15,7 @@ from uploader.sandbox.endpoints import ConversationEndpoint, JobEndpoint, TokenE
 from uploader.sandbox.jobs import Jobs
 from uploader.sandbox.journal import Journal
 from uploader.sandbox.put import PutEndpoint
+from uploader.sandbox.relay import Relay
 from uploader.sandbox.replies import message
 from uploader.sandbox.settings import SandboxSettings
 from uploader.sandbox.target import decoded
@@ -39,6 +40,7 @@ class Sandbox:
         self._jobs: Jobs | None = None
         self._calls: Calls | None = None
         self._runner: web.ServerRunner | None = None
+        self._relay: Relay | None = None
         self._port = 0
         self._token_endpoint: TokenEndpoint | None = None
         self._conversations: ConversationEndpoint | None = None
@@ -91,6 +93,9 @@ class Sandbox:
 
     async def stop(self) -> None:
         """Closes every connection and lets no job go on."""
+        if self._relay is not None:
+            await self._relay.stop()
+            self._relay = None
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -138,8 +143,12 @@ class Sandbox:
     async def _listen(self, runner: web.ServerRunner, tls: ssl.SSLContext | None) -> None:
         # One socket: with a free port of its own for each address of localhost, half of them would be wrong.
         host = "127.0.0.1" if self._settings.host == "localhost" else self._settings.host
-        await web.TCPSite(runner, host, self._settings.port, ssl_context=tls).start()
+        port = 0 if self._settings.is_far else self._settings.port
+        await web.TCPSite(runner, host, port, ssl_context=tls).start()
         self._port = runner.addresses[0][1]
+        if self._settings.is_far:
+            self._relay = Relay(round_trip=self._settings.round_trip, uplink=self._settings.uplink)
+            self._port = await self._relay.start(host, self._settings.port, (host, self._port))
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         # The path as it came: a slash that was percent-encoded belongs to the id.

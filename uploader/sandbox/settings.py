@@ -23,13 +23,23 @@ class SandboxSettings:
     port: int = 0
     """0 takes any free one."""
     limit: int = 10
-    """Concurrent jobs, uploads under way included."""
+    """Concurrent jobs; above it, 429: to the head where uploads count, else once the body has come."""
+    counts_uploads: bool = False
+    """An upload under way counts as a job from its head on."""
     job_seconds: float = 0.5
     """What every job takes at least, in seconds."""
     job_seconds_per_mebibyte: float = 2.0
     """What each mebibyte of audio adds to that, in seconds."""
     job_scatter: float = 0.0
     """By what share that is scattered (a standard deviation; 0.2 is 20 %), always alike for the same file."""
+    answer_seconds: float = 0.0
+    """How long the answer to a PUT takes after the last byte of its body, in seconds; its job begins at that byte."""
+    round_trip: float = 0.0
+    """The way to the sandbox and back, in seconds: every byte takes half of it, in either direction."""
+    uplink: float = 0.0
+    """What each connection carries towards the sandbox, in bytes per second; 0 is unbounded."""
+    idle_cut: float = 0.0
+    """A connection that idles so long in the middle of a body is cut, in seconds; 0 is never."""
     app_id: str = "sandbox"
     app_secret: str = "sandbox"  # noqa: S105 - a toy's password, told to everybody
     app_secret_path: Path | None = None
@@ -54,8 +64,11 @@ class SandboxSettings:
             raise UsageError(f"sandbox host {self.host!r} is not loopback: use 127.0.0.1, ::1 or localhost")
         if self.limit < 1:
             raise UsageError(f"sandbox limit {self.limit} lets no job live: use 1 or more")
-        if min(self.job_seconds, self.job_seconds_per_mebibyte, self.token_seconds, self.token_left or 0.0) < 0:
+        seconds = (self.job_seconds, self.job_seconds_per_mebibyte, self.token_seconds, self.token_left or 0.0)
+        if min(*seconds, self.answer_seconds, self.round_trip, self.idle_cut) < 0:
             raise UsageError("a sandbox's seconds cannot be negative: use 0 or more")
+        if self.uplink < 0:
+            raise UsageError(f"sandbox uplink {self.uplink:g} is negative: use bytes per second, or 0 for no bound")
         if not 0 <= self.job_scatter <= 1:
             raise UsageError(f"sandbox scatter {self.job_scatter:g} is no share: use 0 to 1, such as 0.2 for 20 %")
         if self.key_path and not self.certificate_path:
@@ -73,6 +86,11 @@ class SandboxSettings:
             return self.app_secret_path.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"sandbox secret {self.app_secret_path} cannot be read: name a file of text") from error
+
+    @property
+    def is_far(self) -> bool:
+        """True if a relay stands before the server."""
+        return bool(self.round_trip or self.uplink)
 
     @property
     def scheme(self) -> str:

@@ -33,7 +33,11 @@ class Upload:
     """None as long as it is not decided, and where no answer is given."""
     fate: Fate | None = None
     """None where a check failed."""
+    passed_number: int = 0
+    """Counted over the PUTs of its conversation that passed the checks of the head, from 1."""
     holds_slot: bool = False
+    idled: bool = False
+    """True once its connection was cut because it idled in the middle of the body."""
     job_id: str | None = None
     size: int = 0
     """The bytes of the body that were read."""
@@ -43,6 +47,8 @@ class Upload:
     @property
     def fault(self) -> str | None:
         """The fault that befalls it."""
+        if self.idled:
+            return "idle_cut"
         return self.fate.fault if self.fate else None
 
     @property
@@ -55,9 +61,14 @@ class Upload:
         """Whether its client sends nothing of the body as long as nobody has given leave."""
         return self.honours_expect and asks_leave(self.request)
 
-    async def read(self, most: int = sys.maxsize) -> None:
-        """Reads the body to its end, or `most` bytes of it."""
-        self.whole = await read_body(self.request, self._take, most, invites=self.honours_expect)
+    async def read(self, most: int = sys.maxsize, *, idle_seconds: float = 0.0) -> None:
+        """Reads the body to its end, or `most` bytes of it, or until nothing came for `idle_seconds` (0: never)."""
+        try:
+            self.whole = await read_body(
+                self.request, self._take, most, invites=self.honours_expect, idle_seconds=idle_seconds
+            )
+        except TimeoutError:
+            self.idled = True
         if not self.whole:
             self.status = None
 

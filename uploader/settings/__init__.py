@@ -1,12 +1,13 @@
 """Every setting once, checked, with its unit in its name."""
 
 from uploader.settings.addresses import DOCUMENTED_BASE_URL, default_ledger, host_and_port, is_loopback
-from uploader.settings.fields import ENVIRONMENT_PREFIX, SECRETS, Settings
+from uploader.settings.fields import ENVIRONMENT_PREFIX, FAR, SECRETS, Settings
 from uploader.settings.tables import Setting, settings_of
 
 __all__ = [
     "DOCUMENTED_BASE_URL",
     "ENVIRONMENT_PREFIX",
+    "FAR",
     "SECRETS",
     "Setting",
     "Settings",

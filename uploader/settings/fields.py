@@ -34,6 +34,8 @@ ENVIRONMENT_PREFIX = secrets.PREFIX
 SECRETS = secrets.CREDENTIALS
 """Settings that come from the environment or from files of their own only: no flag, no config file."""
 
+FAR = "A far sandbox"
+
 seconds = number(above=0, most=7 * 86400)
 
 
@@ -176,6 +178,38 @@ class Settings:
         False,
         commands="run",
         meaning="append to a sandbox inside, with a ledger that is thrown away: a rehearsal that sends nothing out",
+    )
+    round_trip: float = setting(
+        number(least=0, most=3600),
+        0.0,
+        metavar="S",
+        commands="run sandbox",
+        group=FAR,
+        meaning="the way to the sandbox and back: every byte takes half of it",
+    )
+    uplink: int = setting(
+        whole_number(least=0),
+        0,
+        metavar="N",
+        commands="run sandbox",
+        group=FAR,
+        meaning="bytes per second that each connection carries to the sandbox (0: no bound)",
+    )
+    counts_uploads: bool = setting(
+        switch,
+        False,
+        commands="run sandbox",
+        group=FAR,
+        meaning="an upload under way counts as a job from its head on, and is answered 429 there; without it the limit "
+        "is held against the jobs once a body has come",
+    )
+    idle_cut: float = setting(
+        number(least=0),
+        0.0,
+        metavar="S",
+        commands="run sandbox",
+        group=FAR,
+        meaning="a gateway cuts connections that idle so long in the middle of a body (0: never)",
     )
     webhook: str | None = setting(
         text_as(listening_address),

@@ -10,8 +10,8 @@ from uploader.settings.checks import Check, choice, listing, mapping, number, sw
 class Setting(NamedTuple):
     """One setting: what it may be, what it is where no source gives it, and what it means.
 
-    ``commands`` are those that have it as a flag, ``metavar`` is what stands for its value in their help. ``table`` is
-    the dataclass of a table of settings.
+    ``commands`` are those that have it as a flag, ``metavar`` is what stands for its value in their help, ``group`` the
+    heading that it stands below there. ``table`` is the dataclass of a table of settings.
     """
 
     check: Check
@@ -19,15 +19,18 @@ class Setting(NamedTuple):
     meaning: str
     commands: Sequence[str] = ()
     metavar: str | None = None
+    group: str = "Options"
     table: type[Any] | None = None
 
 
-def setting(check: Check, default: Any, *, meaning: str, commands: str = "", metavar: str | None = None) -> Any:
+def setting(
+    check: Check, default: Any, *, meaning: str, commands: str = "", metavar: str | None = None, group: str = "Options"
+) -> Any:
     """The field of a setting, which is also a flag of the commands named in ``commands`` (words, apart by spaces).
 
     A default that can be called is made anew each time.
     """
-    kept = {"setting": Setting(check, default, meaning, commands.split(), metavar)}
+    kept = {"setting": Setting(check, default, meaning, commands.split(), metavar, group)}
     if callable(default):
         return field(default_factory=default, metadata=kept)
     return field(default=default, metadata=kept)

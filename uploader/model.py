@@ -77,6 +77,10 @@ class JobStatus(StrEnum):
         return self in (JobStatus.COMPLETED, JobStatus.FAILED)
 
 
+Hint = tuple[str, str, str]
+"""Column, value and remedy of what could be better: a problem without its line, so that rows alike share one."""
+
+
 class Row(NamedTuple):
     """One valid line of a manifest; a tuple, because a million of them are made.
 
@@ -95,7 +99,7 @@ class Row(NamedTuple):
     extras: Mapping[str, Any] = NOTHING
     signature: "FileSignature | None" = None
     warnings: "Sequence[Problem]" = ()
-    hints: "Sequence[Problem]" = ()
+    hints: "Sequence[Hint]" = ()
     facts: "AudioFacts | None" = None
 
 

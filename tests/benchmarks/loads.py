@@ -19,7 +19,7 @@ from typing import Any
 
 from tests.unit import recordings
 from uploader import logs
-from uploader.cli import running
+from uploader.cli import commands, running
 from uploader.cli.target import Target
 from uploader.client import Credentials
 from uploader.ledger import Ledger
@@ -196,6 +196,7 @@ def main(count: int) -> None:
     """Go through all kinds, and tell."""
     os.environ["UPLOADER_ACCESS_TOKEN"] = "t"
     logs.configure("json", "error")
+    commands.collect_rarely()  # as the command does
     ground = Ground(Path.cwd(), count)
     rows = ground.files("calls", wave_of, count)
     peer(ground, rows)

@@ -1,15 +1,14 @@
 """One run of one batch: the engine, the signals, the results, the closing summary."""
 
 import asyncio
-import gc
 import os
 import random
 import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime
 from math import inf
 from pathlib import Path
@@ -54,8 +53,6 @@ from uploader.status.view import View
 
 log = logs.get_logger()
 
-COLLECT_AFTER_OBJECTS = 10_000
-"""While items are carried: so many more objects made than freed, and the garbage collector runs."""
 TOKEN_BYTES = 32
 """What nobody can guess of a token of a ``webhookUrl``."""
 
@@ -70,19 +67,6 @@ def without_until(words: Sequence[str]) -> list[str]:
         at = kept.index("--until")
         del kept[at : at + 2]
     return kept
-
-
-@contextmanager
-def _rare_collections() -> Iterator[None]:
-    """Let the garbage collector run more rarely, and leave alone what was there before."""
-    thresholds = gc.get_threshold()
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER_OBJECTS)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)
-        gc.unfreeze()
 
 
 def _format_wait(found: Standstill | None) -> str:
@@ -206,7 +190,7 @@ class BatchRun:
         self._listen(engine)
         self._slots = SlotWatch(lambda: engine.limit, self._is_lane_ready)
         try:
-            with view, _rare_collections():
+            with view:
                 await engine.run(beside=(*view.helpers, self._slots.watch))
         except UploaderError as error:
             return error

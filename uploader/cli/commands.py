@@ -26,6 +26,9 @@ from uploader.errors import ExitCode, StoppedError, UploaderError
 from uploader.policy.parts import PARTS
 from uploader.settings import FAR, Settings, settings_of
 
+COLLECT_AFTER_OBJECTS = 10_000
+"""So many more objects made than freed, and the garbage collector runs."""
+
 
 @click.group(context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="uploader")
@@ -431,6 +434,13 @@ def _use_utf8() -> None:
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})  # noqa: S606 - itself
 
 
+def collect_rarely() -> None:
+    """Run the garbage collector after many more new objects than usual, and never on what is imported."""
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER_OBJECTS)
+    gc.enable()
+
+
 def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[str, Any]) -> NoReturn:
     """Do the work of a command, and exit with the code of its ending."""
     for number, code in stop_signals().items():
@@ -446,8 +456,7 @@ def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[
         logs.configure(settings.log_format, settings.log_level, settings.log_file)
         for variable in unknown_environment():
             logs.get_logger().warning("environment.unknown", variable=variable)
-        gc.freeze()  # what is imported stays: it is not looked through for garbage
-        gc.enable()
+        collect_rarely()
         code = work(settings)
         sys.stdout.flush()
     except UploaderError as error:

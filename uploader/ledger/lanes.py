@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, ScalarSelect, Select, Update, and_, bindparam, case, false, func, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.schema import IS_ACTIVE, batches, is_in_state, items, lanes, rows
+from uploader.ledger.schema import IS_ACTIVE, batches, is_in_state, is_unfinished, items, lanes, rows
 from uploader.model import LIVE, OVER, TROUBLED, State
 from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
 
@@ -43,13 +43,6 @@ def _of_lane(figure: ColumnElement[Any]) -> ScalarSelect[Any]:
     """A figure of the items that the present run has left in a lane."""
     return select(figure).where(items.c.lane_id == lanes.c.id, IS_IN_BACKLOG).correlate(lanes).scalar_subquery()
 
-
-# lane by lane: grouped in one go, SQLite would read the items of all lanes that ever were
-_SUM_BACKLOG = (
-    update(lanes)
-    .where(IS_ACTIVE_OF_ACCOUNT)
-    .values(audio_left=_of_lane(func.coalesce(func.sum(_seconds), 0.0)), items_left=_of_lane(func.count()))
-)
 
 _ADD_TO_BACKLOG = (
     update(lanes)
@@ -93,7 +86,7 @@ _ACTIVATE_CHOSEN = update(lanes).where(lanes.c.active_until < 0).values(active_u
 
 def _activate_first(connection: Connection, batch_id: int, account_id: int, first: int, *, hold: bool) -> None:
     """Narrow what is wanted to a batch's first pending items and what stands before them; what is under way stays."""
-    connection.execute(_choose(hold=hold), {"batch": batch_id, "first": first})
+    connection.execute(_choose(hold=hold), {"account": account_id, "batch": batch_id, "first": first})
     connection.execute(_ACTIVATE_BEGUN, {"account": account_id})
     connection.execute(_ACTIVATE_CHOSEN)
 
@@ -105,7 +98,7 @@ def _choose(*, hold: bool) -> Update:
         select(items.c.lane_id, items.c.position)
         .join(lanes, lanes.c.id == items.c.lane_id)
         .join(rows, and_(rows.c.item_id == items.c.id, rows.c.batch_id == bindparam("batch")))
-        .where(IS_ACTIVE, IS_IN_BACKLOG, ~is_held(hold=hold))
+        .where(IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, ~is_held_of_many(hold=hold))
         .order_by(items.c.position)
         .limit(bindparam("first"))
         .subquery()
@@ -145,7 +138,6 @@ def activate_batch(connection: Connection, batch_id: int, *, hold: bool, first: 
     if first is not None:
         _activate_first(connection, batch_id, account_id, first, hold=hold)
     connection.execute(_make_ready(hold=hold), of_account)
-    connection.execute(_SUM_BACKLOG, of_account)
 
 
 def reweigh_lanes(connection: Connection, item_seconds: float) -> None:
@@ -170,7 +162,18 @@ def remove_from_backlog(connection: Connection, item_id: int) -> None:
 
 @cache
 def _make_ready(*, hold: bool) -> Update:
-    return update(lanes).where(IS_ACTIVE_OF_ACCOUNT).values(ready_position=_ready_position(hold=hold))
+    """Set of each active lane the item that may go, and the work that is left."""
+    # lane by lane: grouped in one go, SQLite would read the items of all lanes that ever were; and both at once, as
+    # each update of a lane changes its entries in several indexes
+    return (
+        update(lanes)
+        .where(IS_ACTIVE_OF_ACCOUNT)
+        .values(
+            ready_position=_ready_position(hold=hold),
+            audio_left=_of_lane(func.coalesce(func.sum(_seconds), 0.0)),
+            items_left=_of_lane(func.count()),
+        )
+    )
 
 
 @cache
@@ -190,6 +193,23 @@ def is_held(*, hold: bool) -> ColumnElement[bool]:
         select(before.c.id).where(earlier, before.c.state == State.ACCEPTED, before.c.overdue).correlate(items).exists()
     )
     return and_(items.c.state == State.PENDING, or_(troubled, overdue))
+
+
+@cache
+def is_held_of_many(*, hold: bool) -> ColumnElement[bool]:
+    """Build the condition of ``is_held`` for statements that go through many items of the account ``account``.
+
+    Args:
+        hold: Whether trouble holds the rest of a lane.
+    """
+    other = items.alias("in_trouble")
+    # read once a statement, by the partial index of unfinished items; then most items need no look into their lane
+    in_trouble = select(other.c.lane_id).where(
+        is_unfinished(other.c.state),
+        other.c.account_id == bindparam("account"),
+        or_(is_in_state(other.c.state, TROUBLED), and_(other.c.state == State.ACCEPTED, other.c.overdue)),
+    )
+    return and_(items.c.lane_id.in_(in_trouble), is_held(hold=hold))
 
 
 def waiting_lanes(batch_id: int) -> Select[tuple[int]]:

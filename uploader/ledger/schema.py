@@ -212,8 +212,14 @@ items = Table(
     ),
 )
 
-IS_UNFINISHED = items.c.state.not_in([literal_column(repr(state.value)) for state in OVER])
-"""Of an item: whether it is not over; spelt as the partial index is, or SQLite would not use that."""
+
+def is_unfinished(state: ColumnElement[str]) -> ColumnElement[bool]:
+    """Build the condition that an item is not over, spelt as the partial index is, or SQLite would not use that."""
+    return state.not_in([literal_column(repr(one.value)) for one in OVER])
+
+
+IS_UNFINISHED = is_unfinished(items.c.state)
+"""Of an item: whether it is not over."""
 
 # an answer has its status, and an upload that was cut off too often is counted: what is left is the file's own fault
 IS_REFUSED_FOR_FILE = and_(

@@ -1,5 +1,6 @@
 """What a run of a batch sends: the one answer that plan, run, forecast and summary share."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -8,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, case, func, literal_column, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.lanes import IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, is_held
+from uploader.ledger.lanes import IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, is_held_of_many
 from uploader.ledger.schema import IS_UNFINISHED, batches, items, lanes, loads, rows
 from uploader.model import LiveJob, State
 from uploader.policy.forecast import Lanes, audio_seconds
@@ -79,10 +80,13 @@ def to_send(connection: Connection, account_id: int, batch_id: int, *, hold: boo
         batch_id: The batch.
         hold: Whether trouble holds the rest of a lane.
     """
-    found = connection.execute(_amounts(hold=hold), {"account": account_id, "batch": batch_id}).all()
-    amounts = {(row.own, row.batch): Amount(*row[2:]) for row in found}
+    of_batch = {"account": account_id, "batch": batch_id}
+    found = connection.execute(_amounts(hold=hold), of_batch).all()
+    amounts = defaultdict[tuple[bool, str], Amount](Amount)
+    for is_own, batch, *figures in found:
+        amounts[is_own, batch] += Amount(*figures)
     own = sum((amount for (is_own, _), amount in amounts.items() if is_own), Amount())
-    left = connection.execute(_left_out(hold=hold), {"batch": batch_id}).one()
+    left = connection.execute(_left_out(hold=hold), of_batch).one()
     leftovers = [Leftover(name, amount) for (is_own, name), amount in amounts.items() if not is_own]
     return ToSend(own, leftovers, held=left.held, later=left.pending - left.held - own.files)
 
@@ -179,14 +183,21 @@ _ENTERED = (
 def _amounts(*, hold: bool) -> Select[Any]:
     """Sums of what is sent: the batch's own, and leftovers by the batch of the load that named them last."""
     own = _is_own().label("own")
-    return (
-        select(own, batches.c.name.label("batch"), *_SUMS)
+    # by the load first: the names of its batch need not be looked up for each item
+    sums = (
+        select(own, items.c.load_id, *_SUMS)
         .select_from(items)
         .join(lanes, lanes.c.id == items.c.lane_id)
-        .join(loads, loads.c.id == items.c.load_id)
+        .where(IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, ~is_held_of_many(hold=hold))
+        .group_by(own, items.c.load_id)
+        .subquery()
+    )
+    is_own, load_id, *figures = sums.c
+    return (
+        select(is_own, batches.c.name.label("batch"), *figures)
+        .select_from(sums)
+        .join(loads, loads.c.id == load_id)
         .join(batches, batches.c.id == loads.c.batch_id)
-        .where(IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, ~is_held(hold=hold))
-        .group_by(own, batches.c.id, batches.c.name)
         .order_by(batches.c.id)
     )
 
@@ -194,7 +205,7 @@ def _amounts(*, hold: bool) -> Select[Any]:
 @cache
 def _left_out(*, hold: bool) -> Select[Any]:
     """All pending items of a batch, and those of them that are held."""
-    held = func.coalesce(func.sum(case((is_held(hold=hold), 1), else_=0)), 0)
+    held = func.coalesce(func.sum(case((is_held_of_many(hold=hold), 1), else_=0)), 0)
     return (
         select(func.count().label("pending"), held.label("held"))
         .select_from(rows)
@@ -209,7 +220,7 @@ def _pending(*, hold: bool) -> Select[Any]:
     return (
         select(items.c.lane_id, items.c.size, items.c.duration_seconds)
         .join(lanes, lanes.c.id == items.c.lane_id)
-        .where(IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, ~is_held(hold=hold))
+        .where(IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, ~is_held_of_many(hold=hold))
         .order_by(items.c.position)
         .execution_options(yield_per=1000)
     )

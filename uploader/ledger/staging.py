@@ -310,8 +310,8 @@ def _values(row: Row, lane_id: int | None, probe: AudioProbe, *, separate: bool)
 
 def _more(row: Row, *, hints: bool) -> tuple[Any, ...]:
     """What few valid rows have, in the order of ``_APART``."""
-    told = [[one.column, one.value, one.remedy] for one in row.hints] if hints else None
-    return row.line, _text(row.parameters), _text(row.extras), None, json.dumps(told) if told else None, None
+    told = json.dumps(row.hints) if hints and row.hints else None
+    return row.line, _text(row.parameters), _text(row.extras), None, told, None
 
 
 def _wrong(row: InvalidRow) -> tuple[Any, ...]:

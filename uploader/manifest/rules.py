@@ -15,7 +15,7 @@ from uploader.manifest.formats import RawRow
 from uploader.manifest.ids import problem as id_problem
 from uploader.manifest.ids import spoilt
 from uploader.manifest.paths import likely
-from uploader.model import NOTHING, AudioFacts, FileSignature, InvalidRow, Problem, Row
+from uploader.model import NOTHING, AudioFacts, FileSignature, Hint, InvalidRow, Problem, Row
 from uploader.policy import recordings
 from uploader.policy.billing import SEPARATE
 from uploader.policy.recordings import Severity
@@ -78,7 +78,7 @@ class RowRules:
     check_files: bool = True
     examine: Examine | None = None
     _usual: dict[Any, _Usual | None] = field(default_factory=dict, init=False, repr=False)
-    _hints: dict[Any, Sequence[tuple[str, str, str]] | None] = field(default_factory=dict, init=False, repr=False)
+    _hints: dict[Any, tuple[Hint, ...] | None] = field(default_factory=dict, init=False, repr=False)
     _inside: dict[str, bool] = field(default_factory=dict, init=False, repr=False)
 
     def check(self, raw: RawRow) -> Row | InvalidRow:
@@ -101,7 +101,7 @@ class RowRules:
             seen = self._see(conversation_id, path, follow=not self.confined)
         except OSError:
             return self.full(raw)
-        hints = self._hints_of(seen.facts, path, audio_path, usual) if seen.facts is not None else ()
+        hints = self._hints_of(seen.facts, path, usual) if seen.facts is not None else ()
         if seen.problem or hints is None:
             return self.full(raw, seen)
         return Row(
@@ -114,7 +114,7 @@ class RowRules:
             {name: value for name, value in values.items() if is_extra(name)} if len(values) > 2 else NOTHING,
             seen.signature,
             (),
-            tuple([Problem(raw.line, *hint) for hint in hints]) if hints else (),
+            hints,
             seen.facts,
         )
 
@@ -131,10 +131,11 @@ class RowRules:
         if remedy := spoilt(conversation_id):
             warnings.append(Problem(raw.line, "conversationId", conversation_id, remedy))
         extras = {name: value for name, value in raw.values.items() if is_extra(name)}
-        hints: list[Problem] = []
+        hints: tuple[Hint, ...] = ()
         if facts is not None:
             found = recordings.findings(facts, audio_path, content_type, {**self.defaults, **values})
-            _sort(raw.line, found, {Severity.ERROR: problems, Severity.WARNING: warnings, Severity.HINT: hints})
+            _sort(raw.line, found, {Severity.ERROR: problems, Severity.WARNING: warnings})
+            hints = _hints_in(found)
         if problems or path is None:
             given = {name: value for name, value in raw.values.items() if name in parameters.TABLE}
             given |= values | ({"contentType": raw.values["contentType"]} if "contentType" in raw.values else {})
@@ -149,7 +150,7 @@ class RowRules:
             extras,
             signature,
             warnings=tuple(warnings),
-            hints=tuple(hints),
+            hints=hints,
             facts=facts,
         )
 
@@ -184,7 +185,8 @@ class RowRules:
         if problems or warnings:
             return None
         merged = {**self.defaults, **values}
-        kind = (content_type, merged.get("mode"), merged.get(SEPARATE), "channelMetadata" in merged)
+        metadata = merged.get("channelMetadata")
+        kind = (content_type, merged.get("mode"), merged.get(SEPARATE), metadata and json.dumps(metadata))
         return _Usual(values or NOTHING, content_type, kind, merged)
 
     def _see(self, conversation_id: str, path: str, *, follow: bool = True) -> _FileFacts:
@@ -204,23 +206,20 @@ class RowRules:
                 return _UNSEEN  # people archive what was sent, and leave all kinds of things in its place
             return _FileFacts(None, None, str(error))
 
-    def _hints_of(
-        self, facts: AudioFacts, path: str, audio_path: str, usual: _Usual
-    ) -> Sequence[tuple[str, str, str]] | None:
+    def _hints_of(self, facts: AudioFacts, path: str, usual: _Usual) -> tuple[Hint, ...] | None:
         """The hints of a recording, None where more is to be said of it; recordings of one kind are judged once."""
-        seconds = facts.duration_seconds
+        media_type, seconds, *shown = facts
         is_long = seconds is not None and seconds > recordings.LONGEST_SECONDS
-        kind = (facts[0], facts[2:], is_long, _ending(path), usual.kind)
-        if kind in self._hints and "channelMetadata" not in usual.merged:
+        # the character before the ending's dot tells a hidden file, which has no ending
+        kind = (media_type, *shown, is_long, path[path.rfind(".") - 1 :], usual.kind)
+        if kind in self._hints:
             return self._hints[kind]
-        found = recordings.findings(facts, audio_path, usual.content_type, usual.merged)
-        hints = [
-            (finding.column, finding.value, finding.remedy) for finding in found if finding.severity is Severity.HINT
-        ]
+        found = recordings.findings(facts, path, usual.content_type, usual.merged)
+        hints = _hints_in(found)
         if len(self._hints) >= _KEPT:
             self._hints.clear()
-        self._hints[kind] = shown = hints if len(hints) == len(found) else None
-        return shown
+        self._hints[kind] = told = hints if len(hints) == len(found) else None
+        return told
 
     def _is_plainly_inside(self, path: str) -> bool:
         """Whether a path's folder lies in the audio root; the same folder is looked up once."""
@@ -288,18 +287,14 @@ class RowRules:
         return Path(os.path.realpath(path)).is_relative_to(self.folder.resolve())
 
 
-def _ending(path: str) -> str:
-    """A file name's ending, as ``PurePath.suffix`` has it."""
-    name = path.rpartition("/")[2]
-    place = name.rfind(".")
-    return name[place:] if place > 0 else ""
-
-
 def _is_plain(conversation_id: Any) -> TypeGuard[str]:
     """Whether nothing is to be said of an id."""
-    if type(conversation_id) is not str or _PLAIN_ID.fullmatch(conversation_id) is None:
+    if type(conversation_id) is not str or not conversation_id.isascii():
         return False
-    return not spoilt(conversation_id)
+    # most ids are numbers, which nothing is to be said of
+    return conversation_id.isdigit() or (
+        _PLAIN_ID.fullmatch(conversation_id) is not None and not spoilt(conversation_id)
+    )
 
 
 def _is_plain_path(audio_path: Any) -> TypeGuard[str]:
@@ -307,10 +302,16 @@ def _is_plain_path(audio_path: Any) -> TypeGuard[str]:
     return type(audio_path) is str and audio_path != "" and audio_path.isprintable()
 
 
+def _hints_in(found: Sequence[recordings.Finding]) -> tuple[Hint, ...]:
+    hints = [finding for finding in found if finding.severity is Severity.HINT]
+    return tuple([(hint.column, hint.value, hint.remedy) for hint in hints])
+
+
 def _sort(line: int, found: Sequence[recordings.Finding], lists: Mapping[Severity, list[Problem]]) -> None:
     """Put what was found of a recording with what was found of its row."""
     for finding in found:
-        lists[finding.severity].append(Problem(line, finding.column, finding.value, finding.remedy))
+        if finding.severity in lists:
+            lists[finding.severity].append(Problem(line, finding.column, finding.value, finding.remedy))
 
 
 def _conflict_problems(

@@ -180,3 +180,30 @@ def test_a_service_that_restarts_in_the_middle_gets_nothing_twice(place: Place) 
     for conversation, hashes in both.items():
         assert hashes == list(meant[conversation])[: len(hashes)]
     check_limit(again.journal, 8)
+
+
+def test_a_mistyped_job_is_no_dead_end(place: Place) -> None:
+    """The service does not know the jobId that a person typed: it is listed, corrected, and followed to its end."""
+    rows = make_rows(place, 1, 1)
+    write_manifest(place, "m.csv", rows)
+    server = place.serve("--limit", "8", faults="[put]\nlost_answer = 1.0")
+    place.use(server)
+    assert place.run(*RUN).code == 4
+    (put,) = server.journal.appended()
+    # without credentials nobody can ask the service for the job
+    blind = {"UPLOADER_APP_ID": "", "UPLOADER_APP_SECRET": ""}
+    assert "-> accepted" in place.run("resolve", "--line", "2", "--appended", "mistyped", environment=blind).out
+    running = place.start(*RUN)
+    until(lambda: "HTTP 404" in place.run("status").out, "the service does not know the job, which status tells")
+    listed = place.run("resolve")
+    told = ("1 item needs a person" in listed.out, "job mistyped" in listed.out, "--appended [JOBID]" in listed.out)
+    assert (listed.code, told) == (1, (True, True, True)), listed.out
+    refused = place.run("resolve", "--line", "2", "--appended", "mistyped-again")
+    assert (refused.code, "the service knows no such job" in refused.err) == (2, True)
+    corrected = place.run("resolve", "--line", "2", "--appended", str(put.job_id))
+    assert (corrected.code, "-> accepted" in corrected.out) == (0, True), corrected.err
+    running.stop()
+    assert place.run(*RUN).code == 0
+    check_appended(server.journal, rows)
+    (line,) = read_results(place.path("m.results.csv"))
+    assert (line["status"], line["jobId"]) == ("completed", put.job_id)

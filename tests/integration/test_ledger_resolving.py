@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from tests.integration.test_ledger import BASE_URL, LOST, NOT_FOUND, Book, accep
 from uploader.errors import UsageError
 from uploader.ledger.loading import account
 from uploader.ledger.orphans import find_orphans, orphaned_by_load
+from uploader.ledger.outcomes import JobEnd, end_job, note_job_answer
 from uploader.ledger.resolving import OpenItem, Selection, histories, open_items, resolve
 from uploader.model import Claim, Decision, JobStatus, Load, Reply, State
 from uploader.policy.resolving import RESOLVABLE
@@ -94,6 +96,67 @@ def test_a_job_belongs_to_one_append(book: Book) -> None:
         found = open_items(connection, book.loads["m.csv"].batch_id, Selection(conversations=("d",)), hold=True)
     with pytest.raises(UsageError, match="--appended j1: the ledger knows this job as another append's"):
         decide(book, found[0], Decision.APPENDED, "j1")
+
+
+def all_open(book: Book, **chosen: Any) -> list[OpenItem]:
+    """Read what needs a person, or is selected, of any batch."""
+    with book.ledger.reading() as connection:
+        return open_items(connection, None, Selection(**chosen), hold=book.hold)
+
+
+@pytest.mark.parametrize("is_noted", [True, False])
+@pytest.mark.parametrize(
+    ("decision", "job_id", "state"),
+    [
+        (Decision.APPENDED, "right", State.ACCEPTED),
+        (Decision.APPENDED, None, State.COMPLETED),
+        (Decision.DROP, None, State.DROPPED),
+    ],
+)
+def test_a_mistyped_job_is_corrected(
+    book: Book, is_noted: bool, decision: Decision, job_id: str | None, state: State
+) -> None:
+    """Listed once the service has said that it does not know the job; by line or number at any time."""
+    one = needing(book, State.IN_DOUBT)
+    decide(book, one, Decision.APPENDED, "typo")
+    assert all_open(book) == []
+    (job,) = book.jobs()
+    if is_noted:
+        with book.ledger.writing() as connection:
+            note_job_answer(connection, job, "its job: HTTP 404")
+        assert [found.item_id for found in all_open(book) if found.needs_person] == [one.item_id]
+    (mistyped,) = all_open(book, items=(one.item_id,))
+    assert decide(book, mistyped, decision, job_id) is state
+    line = book.lines(book.loads["m.csv"])[0]
+    assert (line.state, line.job_id) == (state, job_id)
+    with book.ledger.writing() as connection:
+        end_job(connection, JobEnd(job, JobStatus.COMPLETED, book.now, book.hold))
+    assert book.lines(book.loads["m.csv"])[0] == line
+
+
+def test_a_job_that_the_service_gave_is_no_persons_to_correct(book: Book) -> None:
+    """What was answered with a jobId that the service knows is nobody's slip of the pen."""
+    load = book.load([("c", "a.wav")])
+    book.answer(book.claim_one(), accepted("j"))
+    assert all_open(book, lines=(2,)) == []
+    assert all_open(book, states=(State.ACCEPTED,)) == []
+    assert book.states(load) == "accepted"
+
+
+def test_a_mistyped_job_stays_free_for_the_append_that_it_belongs_to(book: Book) -> None:
+    """A slip of the pen named another append's job: once that is corrected, the job may be named for its own."""
+    book.load([("c", "a.wav"), ("d", "b.wav")])
+    for one in book.claim():
+        book.answer(one, LOST)
+    of_c, of_d = all_open(book)
+    decide(book, of_c, Decision.APPENDED, "job-of-d")
+    with pytest.raises(UsageError, match="the ledger knows this job as another append's"):
+        decide(book, of_d, Decision.APPENDED, "job-of-d")
+    (mistyped,) = all_open(book, items=(of_c.item_id,))
+    decide(book, mistyped, Decision.APPENDED, "job-of-c")
+    assert decide(book, of_d, Decision.APPENDED, "job-of-d") is State.ACCEPTED
+    (again,) = all_open(book, items=(of_c.item_id,))
+    assert decide(book, again, Decision.APPENDED, "job-of-c") is State.ACCEPTED
 
 
 def test_what_was_decided_is_kept_in_order(book: Book) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,7 @@ def _check_job(settings: Settings, snapshot: ResolveSnapshot, job_id: str) -> No
     from uploader.cli.lookups import fetch_job  # noqa: PLC0415 - most of what is resolved needs no service
 
     answer = fetch_job(settings, _service(snapshot), job_id)
-    if answer.status is None and answer.reason == "HTTP 404":
+    if answer.status is None and answer.http_status == HTTPStatus.NOT_FOUND:
         raise UsageError(f"--appended {job_id}: the service knows no such job (HTTP 404): check the jobId")
 
 

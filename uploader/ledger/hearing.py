@@ -7,7 +7,7 @@ from sqlalchemy import Connection, RowMapping, bindparam, literal, select, union
 from uploader.ledger.heard import add_remark, count_as_applied, note
 from uploader.ledger.lanes import recompute_ready
 from uploader.ledger.outcomes import Ended, JobEnd, end_job
-from uploader.ledger.schema import attempts, batches, items, lanes, ledger, loads, resolutions
+from uploader.ledger.schema import IS_CORRECTED, attempts, batches, items, lanes, ledger, loads, resolutions
 from uploader.model import JobStatus, LiveJob, Outcome, State
 from uploader.policy.forecast import audio_seconds
 from uploader.policy.hearing import Call, Known, Meaning, meaning, remark_on_acceptance, surplus_remark
@@ -48,7 +48,7 @@ _OF_ANOTHER = union_all(
     .where(attempts.c.heard_job_id == bindparam("job"), attempts.c.item_id != bindparam("item")),
     select(literal(1))
     .select_from(resolutions)
-    .where(resolutions.c.job_id == bindparam("job"), resolutions.c.item_id != bindparam("item")),
+    .where(resolutions.c.job_id == bindparam("job"), resolutions.c.item_id != bindparam("item"), ~IS_CORRECTED),
 )
 
 _ACCEPT = (

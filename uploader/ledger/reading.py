@@ -26,6 +26,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from uploader.ledger.lanes import IS_IN_BACKLOG, is_held, waiting_lanes
 from uploader.ledger.orphans import is_orphan
 from uploader.ledger.schema import (
+    IS_JOB_UNCERTAIN,
     IS_UNFINISHED,
     accounts,
     attempts,
@@ -335,8 +336,6 @@ def troubles(connection: Connection, batch_id: int | None = None, examples: int 
 
 def _needing(batch_id: int | None) -> CompoundSelect[Any]:
     """Rows that need a person: those whose item does, by the index of what is not over, and those without an item."""
-    # an accepted item has an error where its job is overdue, or where the service gives it no status that we know
-    is_odd = and_(items.c.state == State.ACCEPTED, or_(items.c.overdue, items.c.error.is_not(None)))
     of_items = (
         select(
             rows.c.batch_id,
@@ -346,7 +345,7 @@ def _needing(batch_id: int | None) -> CompoundSelect[Any]:
             items.c.job_id,
         )
         .join(rows, rows.c.item_id == items.c.id)
-        .where(IS_UNFINISHED, ANY_ACCOUNT, or_(items.c.state.in_(TROUBLED), is_odd))
+        .where(IS_UNFINISHED, ANY_ACCOUNT, or_(items.c.state.in_(TROUBLED), IS_JOB_UNCERTAIN))
     )
     alone = select(
         rows.c.batch_id,

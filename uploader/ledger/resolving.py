@@ -13,6 +13,8 @@ from uploader.errors import UsageError
 from uploader.ledger.lanes import add_to_backlog, is_held, recompute_ready, remove_from_backlog, waiting_lanes
 from uploader.ledger.orphans import is_orphan
 from uploader.ledger.schema import (
+    IS_CORRECTED,
+    IS_JOB_UNCERTAIN,
     IS_UNFINISHED,
     accounts,
     attempts,
@@ -73,6 +75,8 @@ class OpenItem:
     held: bool
     """Whether it is pending behind an item of its lane that is to be settled first."""
     overdue: bool
+    by_hand: bool
+    """Whether a person named its job, and may correct that."""
     invalid: bool
     error: str | None
     http_status: int | None
@@ -94,7 +98,12 @@ class OpenItem:
     @property
     def needs_person(self) -> bool:
         """Whether it is itself to be settled, not what stands before it."""
-        return self.state in TROUBLED or self.overdue
+        return self.state in TROUBLED or self.is_job_uncertain
+
+    @property
+    def is_job_uncertain(self) -> bool:
+        """Whether its job is overdue, or the service gives it no status that is known."""
+        return self.state is State.ACCEPTED and (self.overdue or self.error is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +154,7 @@ def open_items(
             func.coalesce(rows.c.audio_path, items.c.path).label("audio_path"),
             items.c.state,
             items.c.overdue,
+            _is_by_hand().label("by_hand"),
             items.c.invalid_batch_id,
             items.c.error,
             items.c.http_status,
@@ -284,6 +294,16 @@ def _others_since() -> ColumnElement[bool]:
     return found.correlate(items, attempts).exists()
 
 
+def _is_by_hand() -> ColumnElement[bool]:
+    """Of an item: whether a person named the job that it has."""
+    named = select(resolutions.c.id).where(
+        resolutions.c.item_id == items.c.id,
+        resolutions.c.job_id == items.c.job_id,
+        resolutions.c.decision == Decision.APPENDED,
+    )
+    return and_(items.c.state == State.ACCEPTED, named.correlate(items).exists())
+
+
 def _conditions(selection: Selection, *, hold: bool) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [_of_states(selection, hold=hold)]
     if selection.lines or selection.items:  # another batch's lines are not this one's
@@ -303,14 +323,15 @@ def _conditions(selection: Selection, *, hold: bool) -> list[ColumnElement[bool]
 
 
 def _of_states(selection: Selection, *, hold: bool) -> ColumnElement[bool]:
-    overdue = and_(items.c.state == State.ACCEPTED, items.c.overdue)
     is_pending = items.c.state == State.PENDING
     if not selection.states:
-        named = bool(selection.lines or selection.items)  # what is named one by one is meant while it waits, too
-        waits = is_pending if named else and_(is_pending, is_orphan())
-        return or_(items.c.state.in_(TROUBLED), overdue, waits)
+        needs_person = or_(items.c.state.in_(TROUBLED), IS_JOB_UNCERTAIN)
+        if selection.lines or selection.items:
+            # what is named one by one is meant while it waits, too, or while the job that a person named is followed
+            return or_(needs_person, is_pending, _is_by_hand())
+        return or_(needs_person, and_(is_pending, is_orphan()))
     conditions = {
-        State.ACCEPTED: overdue,
+        State.ACCEPTED: or_(IS_JOB_UNCERTAIN, _is_by_hand()),
         State.HELD: is_held(hold=hold),
         State.PENDING: and_(is_pending, ~is_held(hold=hold)),
     }
@@ -336,6 +357,7 @@ def _open(row: RowMapping) -> OpenItem:
         audio_path=row["audio_path"],
         state=State(row["state"]),
         overdue=row["overdue"],
+        by_hand=bool(row["by_hand"]),
         invalid=row["invalid_batch_id"] is not None,
         error=row["error"],
         http_status=row["http_status"],
@@ -351,7 +373,9 @@ def _open(row: RowMapping) -> OpenItem:
 
 def fits(one: OpenItem, decision: Decision) -> bool:
     """Whether a decision may be about an item as it is."""
-    if one.state not in RESOLVABLE[decision] or (one.state is State.ACCEPTED and not one.overdue):
+    if one.state not in RESOLVABLE[decision]:
+        return False
+    if one.state is State.ACCEPTED and not (one.is_job_uncertain or one.by_hand):
         return False
     return decision is Decision.DROP or not one.invalid
 
@@ -369,7 +393,9 @@ def _check_fits(one: OpenItem, decision: Decision) -> None:
 def _check_free(connection: Connection, one: OpenItem, job_id: str) -> None:
     """A job belongs to one append: one that is known already is a slip of the pen."""
     applied = select(attempts.c.item_id).where(attempts.c.job_id == job_id, attempts.c.outcome == Outcome.APPLIED)
-    told = select(resolutions.c.item_id).where(resolutions.c.job_id == job_id)
+    told = select(resolutions.c.item_id).where(
+        resolutions.c.job_id == job_id, resolutions.c.item_id != one.item_id, ~IS_CORRECTED
+    )
     shown = select(items.c.id).where(items.c.job_id == job_id, items.c.id != one.item_id)
     if connection.execute(applied.union(told, shown).limit(1)).first() is not None:
         raise UsageError(f"line {one.line}: --appended {job_id}: the ledger knows this job as another append's")
@@ -387,6 +413,8 @@ def _values(one: OpenItem, state: State, job_id: str | None, note: str | None, n
     }
     if state is State.ACCEPTED:
         values |= {"job_id": job_id, "accepted_at": now}
+    if over and (one.by_hand and not one.overdue):
+        values |= {"job_id": None}  # a slip of the pen: the job is none of this item's
     if state is State.COMPLETED and one.state is State.IN_DOUBT:
         values |= {"job_id": None}  # an answer that was not trusted may have named one
     if state is State.PENDING:

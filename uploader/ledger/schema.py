@@ -20,8 +20,11 @@ from sqlalchemy import (
     UniqueConstraint,
     and_,
     event,
+    exists,
+    func,
     literal,
     literal_column,
+    or_,
     text,
 )
 
@@ -230,6 +233,11 @@ IS_REFUSED_FOR_FILE = and_(
 )
 """Of an item: whether it was refused because its file could not be read or had changed."""
 
+IS_JOB_UNCERTAIN = and_(
+    items.c.state == literal_column(repr(State.ACCEPTED.value)), or_(items.c.overdue, items.c.error.is_not(None))
+)
+"""Of an item: whether its job is overdue, or the service gives it no status that is known (what ``error`` says)."""
+
 attempts = Table(
     "attempts",
     metadata,
@@ -280,6 +288,16 @@ resolutions = Table(
     Index("resolutions_item", "item_id"),
     Index("resolutions_job", "job_id"),
 )
+
+_later = resolutions.alias("later")
+
+IS_CORRECTED = exists().where(
+    _later.c.item_id == resolutions.c.item_id,
+    _later.c.id > resolutions.c.id,
+    _later.c.from_state == literal_column(repr(State.ACCEPTED.value)),
+    func.coalesce(_later.c.job_id, "") != resolutions.c.job_id,
+)
+"""Of a resolution that names a job: whether a person has taken that back by now."""
 
 rows = Table(
     "rows",

@@ -8,7 +8,7 @@ RESOLVABLE: dict[Decision, frozenset[State]] = {
     Decision.RETRY: frozenset([State.REFUSED, State.FAILED]),
     Decision.DROP: frozenset([State.IN_DOUBT, State.REFUSED, State.FAILED, State.PENDING, State.ACCEPTED]),
 }
-"""Which states a decision may be about; an accepted item only where its job is overdue."""
+"""Which states a decision may be about; an accepted item only where its job is uncertain, or was named by a person."""
 
 
 def resolved_state(decision: Decision, job_id: str | None) -> State:

@@ -1,17 +1,17 @@
-"""Reads TOML of people, and refuses what could not be told or computed with: numbers and nesting without bounds."""
+"""Reads TOML files, and refuses numbers and nesting without bounds."""
 
 from typing import Any
 
 DEEPEST = 64
+# the most bits of a whole number; Python neither reads nor writes one of more than some four thousand digits
 _WIDEST_BITS = 14_000
-"""A whole number of more, some four thousand digits, cannot be shown: Python writes it no more than it reads it."""
 
 
 def read(text: str) -> dict[str, Any]:
-    """Read TOML.
+    """Parse TOML.
 
     Raises:
-        ValueError: It is none; the text says why.
+        ValueError: The text is no TOML; the message says why.
     """
     import tomllib  # noqa: PLC0415 - of use where there is a file
 
@@ -28,10 +28,10 @@ def read(text: str) -> dict[str, Any]:
 
 
 def check_bounds(value: Any) -> None:
-    """See that no number in a value has thousands of digits, and that its nesting ends.
+    """Check that no number in a value has thousands of digits, and that its nesting ends.
 
     Raises:
-        ValueError: It has; the text says which.
+        ValueError: A bound is exceeded; the message says which.
     """
     layer = [value]
     for _ in range(DEEPEST):

@@ -74,7 +74,7 @@ async def fetch(
             batch = replace(find_batches(connection)[0], base_url=base_url)
         async with speaking(base_url, *([credentials] if credentials else [])) as client:
             fetcher = Fetcher(
-                asker=RetryingReader(client, Pace(2000.0), time.monotonic, rng, give_up_seconds),
+                reader=RetryingReader(client, Pace(2000.0), time.monotonic, rng, give_up_seconds),
                 ledger=ledger,
                 batch=batch,
                 folder=out,

@@ -52,8 +52,8 @@ def asking(
     rng.random = lambda: jitter  # type: ignore[method-assign] # drawn by the test
 
     async def ask() -> Any:
-        asker = RetryingReader(service, cast("Pace", Free()), lambda: time.now, rng, GIVE_UP_SECONDS)
-        return await work(asker)
+        reader = RetryingReader(service, cast("Pace", Free()), lambda: time.now, rng, GIVE_UP_SECONDS)
+        return await work(reader)
 
     with closing(VirtualLoop(time)) as loop:
         return loop.run_until_complete(ask()), service
@@ -68,14 +68,14 @@ def in_turn(*answers: Answer) -> Callable[[str, int], Answer]:
 @pytest.mark.parametrize("before", [[], [BUSY], [BROKEN, LOST, Answer(401), Answer(503), BUSY]])
 def test_it_is_asked_until_the_answer_is_final(before: Sequence[Answer], last: Answer) -> None:
     """Throttling, trouble and lost answers are asked again; an answer or a refusal is not."""
-    found, service = asking(in_turn(*before, last), lambda asker: asker.ask("c", "topics"))
+    found, service = asking(in_turn(*before, last), lambda reader: reader.ask("c", "topics"))
     assert found == last
     assert len(service.asked) == len(before) + 1
 
 
 def test_waits_grow_with_full_jitter() -> None:
     """1, 2, 4, … seconds at most, 60 in the end, times what chance says."""
-    _, service = asking(in_turn(*[BROKEN] * 8, GOOD), lambda asker: asker.ask("c"), jitter=0.5)
+    _, service = asking(in_turn(*[BROKEN] * 8, GOOD), lambda reader: reader.ask("c"), jitter=0.5)
     times = [at for _, at in service.asked]
     assert [after - before for before, after in pairwise(times)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
 
@@ -83,17 +83,17 @@ def test_waits_grow_with_full_jitter() -> None:
 @pytest.mark.parametrize("status", [429, 503])
 def test_retry_after_is_heeded(status: int) -> None:
     """What the service asks to wait is waited."""
-    _, service = asking(in_turn(Answer(status, retry_after="77"), GOOD), lambda asker: asker.ask("c"))
+    _, service = asking(in_turn(Answer(status, retry_after="77"), GOOD), lambda reader: reader.ask("c"))
     assert service.asked[1][1] - service.asked[0][1] == 77
 
 
 def test_a_429_holds_up_whatever_else_is_asked() -> None:
     """It is about the account: nobody asks anything before its time."""
 
-    async def both(asker: RetryingReader) -> None:
-        asked = asyncio.ensure_future(asker.ask("c", "throttled"))
+    async def both(reader: RetryingReader) -> None:
+        asked = asyncio.ensure_future(reader.ask("c", "throttled"))
         await asyncio.sleep(1)
-        await asker.ask("d", "other")
+        await reader.ask("d", "other")
         await asked
 
     def answers(part: str, number: int) -> Answer:
@@ -110,9 +110,9 @@ def test_a_service_that_is_silent_is_given_up() -> None:
     def note(_: str, __: int) -> Answer:
         return LOST
 
-    async def ask(asker: RetryingReader) -> None:
+    async def ask(reader: RetryingReader) -> None:
         with pytest.raises(GaveUpError, match=r"no good answer for 1800 s .* reset; .* run the same command again"):
-            await asker.ask("c")
+            await reader.ask("c")
 
     _, service = asking(note, ask)
     times = [at - 1000.0 for _, at in service.asked]
@@ -122,10 +122,10 @@ def test_a_service_that_is_silent_is_given_up() -> None:
 def test_one_thing_that_cannot_be_had_does_not_end_the_rest() -> None:
     """While the service answers others, the one that it has only trouble for is let go, and told as it is."""
 
-    async def both(asker: RetryingReader) -> Answer:
-        asked = asyncio.ensure_future(asker.ask("c", "broken"))
+    async def both(reader: RetryingReader) -> Answer:
+        asked = asyncio.ensure_future(reader.ask("c", "broken"))
         while not asked.done():
-            await asker.ask("d", "good")
+            await reader.ask("d", "good")
             await asyncio.sleep(100)
         return await asked
 
@@ -136,9 +136,9 @@ def test_one_thing_that_cannot_be_had_does_not_end_the_rest() -> None:
 def test_a_wait_beyond_the_time_is_not_waited() -> None:
     """A Retry-After of an hour, with half an hour left: given up at once, for the command to be run later."""
 
-    async def ask(asker: RetryingReader) -> None:
+    async def ask(reader: RetryingReader) -> None:
         with pytest.raises(GaveUpError):
-            await asker.ask("c")
+            await reader.ask("c")
 
     _, service = asking(in_turn(Answer(503, retry_after="3600")), ask)
     assert len(service.asked) == 1

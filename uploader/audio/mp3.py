@@ -1,4 +1,4 @@
-"""MP3 files: how long they are by the count in their first frame, or by a bit rate that is the same all over.
+"""The duration of MP3 files, by the count in the first frame, or by a constant bit rate.
 
 Written by hand because tinytag takes the first frames' bit rate for that of the whole file, believes a count
 that the file is too short for, and looks for frames in whatever follows a false beginning.
@@ -10,11 +10,11 @@ from uploader.audio.positioned import PositionedReader
 from uploader.audio.sniffing import HEAD_BYTES, id3_bytes, is_mp3
 from uploader.model import Flaw
 
+# kilobits a second of layer III, of MPEG-1 (3) and of MPEG-2 and 2.5 (2), by the header's index
 _BIT_RATES = {
     3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-"""Kilobits a second of layer III, of MPEG-1 (3) and of MPEG-2 and 2.5 (2), by the header's index."""
 _SAMPLE_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 _FIRST_BYTES = 256
 _PLACES = 4
@@ -26,7 +26,7 @@ _SURPLUS = 0.02
 
 
 class Mp3Facts(NamedTuple):
-    """What the frames of an MP3 file say; the duration is right to some hundredths of a second."""
+    """Facts from the frames of an MP3 file; the duration is exact to some hundredths of a second."""
 
     channels: int | None = None
     sample_rate: int | None = None
@@ -36,7 +36,7 @@ class Mp3Facts(NamedTuple):
 
 
 class _Frame(NamedTuple):
-    """A frame by its header: its samples, bits and samples a second (bits 0: any), and its length in bytes."""
+    """A frame's samples, bits and samples a second (bits 0: any), and its length in bytes."""
 
     samples: int
     bit_rate: int
@@ -45,15 +45,16 @@ class _Frame(NamedTuple):
 
     @property
     def length(self) -> int:
+        """The frame's length in bytes."""
         return self.samples // 8 * self.bit_rate // self.sample_rate
 
 
 def read_mp3(file: PositionedReader, size: int) -> Mp3Facts:
-    """Read an MP3 file's first frame, and look into a few others where that has no count.
+    """Read an MP3 file's first frame, and some others where the first has no count.
 
     Args:
-        file: The file, open; where it stands does not matter.
-        size: Its size in bytes.
+        file: The open file, at any position.
+        size: The file's size in bytes.
     """
     file.seek(0)
     start = id3_bytes(file.read(HEAD_BYTES))
@@ -78,7 +79,7 @@ def read_mp3(file: PositionedReader, size: int) -> Mp3Facts:
 
 
 def _frame(header: bytes) -> _Frame:
-    """Read a frame's header (ISO 11172-3, 2.4.1.3) of which ``is_mp3`` holds."""
+    """Parse a frame's header (ISO 11172-3, 2.4.1.3) for which ``is_mp3`` holds."""
     version = header[1] >> 3 & 3
     rates = _BIT_RATES[3 if version == 3 else 2]
     return _Frame(
@@ -90,7 +91,7 @@ def _frame(header: bytes) -> _Frame:
 
 
 def _count(first: bytes) -> tuple[int, int] | None:
-    """Frames and bytes by the Xing, Info or VBRI header in the first frame; 0 where it leaves one out."""
+    """Read frames and bytes from a Xing, Info or VBRI header; 0 for a count that is missing."""
     at = max(first.find(sign, 4, 48) for sign in (b"Xing", b"Info"))
     if at >= 0:
         flags = int.from_bytes(first[at + 4 : at + 8], "big")  # a file may end here
@@ -104,7 +105,7 @@ def _count(first: bytes) -> tuple[int, int] | None:
 
 
 def _by_bit_rate(file: PositionedReader, start: int, size: int, first: bytes, frame: _Frame) -> float | None:
-    """The length of a file all of whose frames have one bit rate, as far as some of them show it."""
+    """Compute the duration at a constant bit rate, as far as samples of the file show it constant."""
     file.seek(max(start, size - _LAST_TAG_BYTES))
     end = size - _LAST_TAG_BYTES if file.read(3) == b"TAG" else size
     window = _WINDOW_FRAMES * (frame.length + 1)
@@ -117,7 +118,7 @@ def _by_bit_rate(file: PositionedReader, start: int, size: int, first: bytes, fr
 
 
 def _is_all_alike(part: bytes, first: bytes, length: int) -> bool:
-    """Whether frames whose headers are like the first one's follow each other to the end of this part of a file."""
+    """Tell whether frames with the first one's header follow each other to the end of a part of the file."""
     at = part.find(first[:2])
     while at >= 0:
         if _chain(part, at, first, length) >= _LEAST_FRAMES:
@@ -127,9 +128,9 @@ def _is_all_alike(part: bytes, first: bytes, length: int) -> bool:
 
 
 def _chain(part: bytes, at: int, first: bytes, length: int) -> int:
-    """How many frames follow each other to the end; 0 where another kind comes between.
+    """Count the frames that follow each other to the end; 0 where another kind comes between.
 
-    A header is like the first one's if it differs from it in no more than its padding.
+    Headers are alike if they differ in no more than their padding.
     """
     sync, version, rate = first[0], first[1], first[2] & 0xFC
     count, last = 0, len(part) - 3

@@ -1,4 +1,4 @@
-"""Ogg files: how long they are by their last page, without reading what is between.
+"""The duration of Ogg files, by their first and last page.
 
 Written by hand because tinytag reads every page, which takes seconds for an hour of audio.
 """
@@ -10,15 +10,15 @@ from typing import NamedTuple
 from uploader.audio.positioned import PositionedReader
 
 _BEGINNING_BYTES = 64 * 1024
+# the longest page (RFC 3533, 6)
 _PAGE_BYTES = 27 + 255 + 255 * 255
-"""The longest page (RFC 3533, 6)."""
 _FIRST_PAGE_SECONDS = 5.0
+# the rate of Opus granules, whatever rate was recorded (RFC 7845, 4)
 _OPUS_RATE = 48000
-"""Opus counts in this rate, whatever was recorded (RFC 7845, 4)."""
 
 
 class OggFacts(NamedTuple):
-    """What the pages of an Ogg file say."""
+    """Facts from the pages of an Ogg file."""
 
     channels: int | None = None
     sample_rate: int | None = None
@@ -32,7 +32,7 @@ class _Page(NamedTuple):
 
 
 class _Stream(NamedTuple):
-    """``rate`` is what granules count in, ``recorded_rate`` what was recorded, ``skipped`` samples to skip."""
+    """A stream's header: ``rate`` of its granules, ``recorded_rate``, and ``skipped`` samples at the start."""
 
     channels: int
     rate: int
@@ -41,7 +41,7 @@ class _Stream(NamedTuple):
 
 
 def read_ogg(file: PositionedReader, size: int) -> OggFacts:
-    """Read an Ogg file's first and last page (Vorbis or Opus alone; of others nothing is known)."""
+    """Read an Ogg file's first and last page; only Vorbis and Opus are known."""
     file.seek(0)
     pages = list(_pages(file.read(_BEGINNING_BYTES)))
     if not pages:

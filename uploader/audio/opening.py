@@ -1,35 +1,36 @@
-"""Ways to open a file: one that a FIFO cannot block, one that no disk can; and where an open file really lies."""
+"""Openers that block neither on a FIFO nor on the disk, and the check that an open file lies in a folder."""
 
 import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+# the flags of an opening that a FIFO does not block
 WITHOUT_WAITING = os.O_NONBLOCK | os.O_CLOEXEC
-"""How a file is opened: a FIFO in its place does not block."""
+# the number of Linux's ``openat2`` system call, the same on all processors
 OPENAT2 = 437
-"""The number of Linux's system call, which has the same one on every kind of processor."""
 AT_FDCWD = -100
+# resolve the path from the kernel's cache alone, else fail with EAGAIN
 RESOLVE_CACHED = 0x20
-"""Only what the kernel holds in memory is looked at: else the call fails with EAGAIN."""
 
 
 def open_without_waiting(path: str, flags: int) -> int:
-    """Open a file (an ``opener``): a FIFO in its place does not block."""
+    """Open a file as an ``opener`` that a FIFO does not block."""
     return os.open(path, flags | WITHOUT_WAITING)
 
 
 def open_cached(path: str, flags: int) -> int:
-    """Open a file (an ``opener``) if the kernel finds it without the disk, and if no symlink stands in its place.
+    """Open a file as an ``opener``, from the kernel's cache alone and not through a symlink in its place.
 
     Raises:
-        OSError: It does not, or the kernel (before Linux 5.12, or no Linux) has no such call: open it in a thread.
+        OSError: The path is not cached, or the kernel (before Linux 5.12, or no Linux) has no such call: open it in a
+            thread.
     """
     return _openat2()(os.fsencode(path), flags | WITHOUT_WAITING | os.O_NOFOLLOW)
 
 
 def lies_in(root: str, descriptor: int, path: Path, found: os.stat_result) -> bool:
-    """Tell whether an open file lies in a folder, behind whatever links its path has.
+    """Tell whether an open file lies in a folder, whatever links its path has.
 
     Args:
         root: The real path of the folder, with a slash at its end.

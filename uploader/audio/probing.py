@@ -1,4 +1,4 @@
-"""What a recording is, by its content first and its name second: one open and a few reads a file."""
+"""Detects a recording's format, duration and channels, by content first and name second, in one opening."""
 
 import errno
 import os
@@ -18,14 +18,14 @@ from uploader.audio.wave import MP3_TAG, WaveFacts, plain_wave, read_wave
 from uploader.audio.whole import is_whole, mpeg_4_flaw
 from uploader.model import ENDINGS, AudioFacts, AudioFormat, FileSignature, Flaw
 
+# the media types of the formats that the Content-Type header may name (put-audio.md, Request Headers)
 MEDIA_TYPES = {AudioFormat.MP3: "audio/mpeg", AudioFormat.WAV: "audio/wav"}
-"""Of all formats these alone may be named (put-audio.md, Request Headers)."""
 _FOLLOWING = os.O_RDONLY | WITHOUT_WAITING
 _NOT_FOLLOWING = _FOLLOWING | os.O_NOFOLLOW
 
 
 def probe(path: str | Path) -> AudioFacts:
-    """Read what a file is and how long it is from its head; what is not certain is left unknown."""
+    """Detect a file's format and duration from its head; what is not certain stays unknown."""
     try:
         descriptor = os.open(path, _FOLLOWING)
     except OSError:
@@ -37,15 +37,15 @@ def probe(path: str | Path) -> AudioFacts:
 
 
 def examine(path: str, *, follow: bool = True) -> tuple[FileSignature, AudioFacts]:
-    """Open a file once, and read from it its signature and its facts.
+    """Open a file once, and read its signature and its audio facts.
 
     Args:
-        path: Where it is.
-        follow: Whether the last part of the path may be a symbolic link.
+        path: The file's path.
+        follow: Follow a symbolic link as the last part of the path.
 
     Raises:
-        OSError: It is a link that is not to be followed.
-        ValueError: It cannot be sent; the text says why, and what to do.
+        OSError: The file is a link that is not to be followed.
+        ValueError: The file cannot be sent; the text says why, and what to do.
     """
     try:
         descriptor = os.open(path, _FOLLOWING if follow else _NOT_FOLLOWING)
@@ -118,7 +118,7 @@ def _of_ogg(file: PositionedReader, size: int, kind: AudioFormat) -> AudioFacts:
 
 
 def _of_amr(file: PositionedReader, size: int, kind: AudioFormat) -> AudioFacts:
-    """AMR's frames have no count: it has one channel, and one rate of two (RFC 4867, 5)."""
+    """Read an AMR header: one channel and one of two rates (RFC 4867, 5); the frames have no count."""
     file.seek(0)
     is_wide = file.read(9) == b"#!AMR-WB\n"
     flaw = Flaw.NO_AUDIO if size <= (9 if is_wide else 6) else None
@@ -155,5 +155,5 @@ _READERS: Mapping[AudioFormat, Callable[[PositionedReader, int, AudioFormat], Au
     AudioFormat.OPUS: _of_ogg,
     AudioFormat.AMR: _of_amr,
 }
+# the formats that tinytag reads; of the others no more than the format is known
 _BY_TINYTAG = frozenset([AudioFormat.AIFF, AudioFormat.FLAC, AudioFormat.MPEG_4, AudioFormat.WMA])
-"""Who reads what; of the others no more is known than what they are."""

@@ -1,12 +1,12 @@
-"""What a file is, by its first bytes: the signatures that the formats' own specifications name."""
+"""Detects a file's format by its first bytes, from the signatures in the formats' specifications."""
 
 from codecs import getincrementaldecoder
 from collections.abc import Callable
 
 from uploader.model import AudioFormat
 
+# the bytes at a file's beginning that suffice to detect its format
 HEAD_BYTES = 512
-"""So much of a file's beginning tells what it is."""
 
 ID3_HEADER_BYTES = 10
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
@@ -14,14 +14,14 @@ _WHITE_SPACE = "\t\n\r\f"
 
 
 def sniff(head: bytes, after_tag: bytes = b"") -> AudioFormat | None:
-    """Tell what a file is by its content.
+    """Detect a file's format by its content.
 
     Args:
-        head: Its first bytes, ``HEAD_BYTES`` where it has so many.
-        after_tag: What follows its ID3 tag, where it begins with one: not only MP3 files have them.
+        head: The first ``HEAD_BYTES`` bytes, or the whole of a shorter file.
+        after_tag: The bytes after the ID3 tag at the beginning, where there is one: not only MP3 files have them.
 
     Returns:
-        The format; None where the bytes are those of none that is known.
+        The format; None where no signature matches.
     """
     if id3_bytes(head):
         return _first(after_tag, _TAGGED) or AudioFormat.MP3
@@ -29,7 +29,7 @@ def sniff(head: bytes, after_tag: bytes = b"") -> AudioFormat | None:
 
 
 def id3_bytes(head: bytes) -> int:
-    """The length of the ID3v2 tag that a file begins with, its header included (ID3v2, 3.1); 0 without one."""
+    """Return the length of a leading ID3v2 tag, its header included (ID3v2, 3.1); 0 without one."""
     sizes = head[6:ID3_HEADER_BYTES]
     if head[:3] != b"ID3" or head[3:4] not in (b"\2", b"\3", b"\4") or len(sizes) < 4 or max(sizes) > 0x7F:
         return 0
@@ -39,7 +39,7 @@ def id3_bytes(head: bytes) -> int:
 
 
 def is_mp3(head: bytes) -> bool:
-    """A frame header of layer III (ISO 11172-3, 2.4.1.3): layer 00, which AAC has there, is none."""
+    """Tell whether this is a frame header of layer III (ISO 11172-3, 2.4.1.3); AAC has layer 00, which is none."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
         return False
     version, bit_rate, sample_rate = head[1] >> 3 & 3, head[2] >> 4, head[2] >> 2 & 3
@@ -47,7 +47,7 @@ def is_mp3(head: bytes) -> bool:
 
 
 def _is_aac(head: bytes) -> bool:
-    """An ADTS header (ISO 13818-7, 6.2): twelve bits of sync, then a layer that is always 00."""
+    """Tell whether this is an ADTS header (ISO 13818-7, 6.2): twelve sync bits, then layer 00."""
     return len(head) > 2 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0 and head[2] >> 2 & 15 < 13
 
 
@@ -68,7 +68,7 @@ def _is_long_wave(head: bytes) -> bool:
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether this is text, such as an error page that was saved under a recording's name."""
+    """Tell whether this is text, such as an error page saved under a recording's name."""
     try:
         # the head may end in the middle of a character
         text = getincrementaldecoder("utf-8-sig")().decode(head)
@@ -81,6 +81,7 @@ def _begins(sign: bytes) -> Callable[[bytes], bool]:
     return lambda head: head.startswith(sign)
 
 
+# the formats with a constant prefix
 _BEGINNINGS = (
     (AudioFormat.MATROSKA, b"\x1a\x45\xdf\xa3"),
     (AudioFormat.AU, b".snd"),
@@ -97,7 +98,6 @@ _BEGINNINGS = (
     (AudioFormat.MPEG_PS, b"\0\0\1\xba"),
     (AudioFormat.MIDI, b"MThd"),
 )
-"""Formats of which the first bytes are always the same."""
 
 _Sign = tuple[AudioFormat, Callable[[bytes], bool]]
 _TAGGED: tuple[_Sign, ...] = (

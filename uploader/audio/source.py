@@ -1,4 +1,4 @@
-"""A file of audio: what the file system says of it, its hash, and its bytes while it is sent."""
+"""An audio file's signature, its hash, and its bytes while it is sent."""
 
 import asyncio
 import errno
@@ -19,22 +19,20 @@ from uploader.errors import GaveUpError, SourceError
 from uploader.model import FileSignature
 
 READ_BYTES = 1024 * 1024
+# the most bytes read from the page cache, or handed to the connection, in one step of the event loop. Reading, hashing,
+# encrypting and sending them takes about half a millisecond. Half as many cost 25 microseconds a step more, twice as
+# many exceed the processor's cache; TLS keeps up to two encrypted copies of them.
 PIECE_BYTES = 512 * 1024
-"""The most that is read from the page cache, or handed to the connection, in one step of the event loop.
-
-Reading, hashing, encrypting and sending it takes about half a millisecond. Half as much costs 25 microseconds a step
-more, twice as much is more than the processor's cache holds; TLS keeps up to two copies of it, encrypted.
-"""
+# the largest file, in bytes, that is read whole in the thread that opens it, where a thread is needed
 SMALL_BYTES = 128 * 1024
-"""A file up to this size is read in the thread that opens it, where it needs one."""
 MOST_FOLDERS = 1024
 CHECK_AGAIN = "run its manifest again, and it is checked anew"
+# the flag of a read from the page cache alone; None where the system has none (macOS)
 NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
-"""The flag of a read from the page cache alone; None where the system has none (macOS)."""
 
 
 def signature(path: str | Path) -> FileSignature:
-    """Tell what the file system says of a file that can be sent.
+    """Read the signature of a file that can be sent.
 
     Raises:
         ValueError: It cannot be sent; the text says why, and what to do.
@@ -50,7 +48,7 @@ def signature(path: str | Path) -> FileSignature:
 
 
 def sendable(found: os.stat_result) -> FileSignature:
-    """Tell what the file system says of a file, if it is one that can be sent.
+    """Build the signature from a file's status, if the file can be sent.
 
     Raises:
         ValueError: It is none; the text says why, and what to do.
@@ -63,7 +61,7 @@ def sendable(found: os.stat_result) -> FileSignature:
 
 
 def content_hash(path: str | Path) -> str | None:
-    """The BLAKE3 hash of a file's content in hexadecimal, None where it cannot be read."""
+    """Compute the BLAKE3 hash of a file's content in hexadecimal; None where it cannot be read."""
     digest = blake3()
     try:
         descriptor = os.open(path, os.O_RDONLY | WITHOUT_WAITING)
@@ -79,33 +77,33 @@ def content_hash(path: str | Path) -> str | None:
 
 
 class AudioFile(FileIO):
-    """An open file that is read once, from its beginning, and whose BLAKE3 hash is taken by whoever reads.
+    """An open file, read once from its beginning, whose BLAKE3 hash is taken as it is read.
 
     Args:
-        path: Where it is.
-        opener: Opens it; the file system must not keep the caller waiting.
+        path: The file's path.
+        opener: Opens the file without blocking on the file system.
     """
 
     def __init__(self, path: Path, opener: Callable[[str, int], int]) -> None:
         super().__init__(path, "rb", opener=opener)
+        # the file system can read from the page cache alone, as far as is known
         self.is_nowait = NOWAIT is not None
-        """Whether the file system can read from the page cache alone, as far as is known."""
         self._digest = blake3()
         self._offset = 0
 
     @property
     def content_hash(self) -> str:
-        """The hash of all that was read, in hexadecimal."""
+        """The hash of all bytes read so far, in hexadecimal."""
         return self._digest.hexdigest()
 
     def read_cached(self, buffer: memoryview) -> int:
-        """Fill as much of a buffer as the page cache holds, without waiting for the disk; returns bytes."""
+        """Fill as much of a buffer as the page cache holds, without waiting for the disk; return the bytes."""
         count = self._read_nowait(buffer)
         self._take(buffer[:count])
         return count
 
     def readinto(self, buffer: Any, /) -> int:
-        """Fill a buffer, or as much of it as the file has left, and wait for the disk; returns bytes."""
+        """Fill a buffer, or as much of it as the file has left, waiting for the disk; return the bytes."""
         view, filled = memoryview(buffer), 0
         self.seek(self._offset)
         while filled < len(view) and (count := super().readinto(view[filled:])):
@@ -135,7 +133,7 @@ class AudioFile(FileIO):
 
 
 class Source(NamedTuple):
-    """An open audio file of which exactly ``size`` bytes are to be sent. ``whole``: its content, if already read."""
+    """An open audio file of which exactly ``size`` bytes are to be sent. ``whole``: its content, if read already."""
 
     audio: AudioFile
     opened: FileSignature
@@ -143,18 +141,18 @@ class Source(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The size in bytes."""
         return self.opened.size
 
     async def chunks(self, chunk_bytes: int) -> AsyncIterator[memoryview]:
-        """Read the file in chunks, to its end; each is good until the next one is asked for, which takes its place.
+        """Yield the file's content in chunks; each is valid until the next one is asked for.
 
-        What is in the page cache is read and hashed on the event loop, a piece at a time, and other tasks have their
-        turn between pieces; what is not, in a thread of aiofiles' and a whole chunk at a time, since the hop costs more
-        than the piece.
+        Bytes in the page cache are read and hashed on the event loop, a piece at a time, and other tasks run between
+        pieces. Other bytes are read in a thread of aiofiles', a whole chunk at a time, since the hop costs more than
+        the piece.
 
         Raises:
-            SourceError: It shrank, or cannot be read.
+            SourceError: The file shrank, or cannot be read.
         """
         if self.whole is not None:
             for start in range(0, self.size, chunk_bytes):
@@ -175,7 +173,7 @@ class Source(NamedTuple):
             yield chunk
 
     def verified_hash(self) -> str:
-        """The BLAKE3 hash in hexadecimal of the whole content, once all of it was read.
+        """Return the BLAKE3 hash of the whole content in hexadecimal, once all of it was read.
 
         Raises:
             SourceError: The file shrank, grew or changed since it was opened.
@@ -190,7 +188,7 @@ class Source(NamedTuple):
         return self.audio.content_hash
 
     async def close(self) -> None:
-        """Close the file: in a thread where the file system may take its time."""
+        """Close the file, in a thread where the file system may block."""
         if self.audio.is_nowait:
             self.audio.close()
         else:
@@ -206,30 +204,30 @@ class Source(NamedTuple):
 
 
 class SourceOpener:
-    """Opens the files of items to be sent: on the event loop where no disk is waited for, else in a thread.
+    """Opens the files of items to be sent, on the event loop where the disk is not waited for, else in a thread.
 
     Args:
-        root: The folder that no file may lie outside of, behind whatever links; None: there is no such folder.
+        root: The folder in which every file must lie, whatever links its path has; None: any folder.
     """
 
     def __init__(self, root: Path | None = None) -> None:
         self._root = None if root is None else os.path.join(os.path.realpath(root), "")  # noqa: PTH118 - ends with a slash
+        # folders on file systems that can read from the page cache alone: local disks, where opening a cached path does
+        # not wait, either
         self._folders: set[str] = set()
-        """Those on file systems that can read from the page cache alone: local disks, on which opening what the
-        kernel has found in memory does not wait, either."""
 
     @asynccontextmanager
     async def open(self, path: Path, size: int, change: str | None = None) -> AsyncIterator[Source]:
-        """Open the file of an item to be sent; one that needs a thread and is small is read there at once, too.
+        """Open an item's file; a small one that needs a thread is read there at once, too.
 
         Args:
-            path: Where it is.
-            size: The size that the ledger knows, in bytes; a file of another size is not what was checked.
-            change: Likewise its ``FileSignature.change``; None or empty: its times and inode are not known.
+            path: The file's path.
+            size: The size in the ledger, in bytes; a file of another size is not the one that was checked.
+            change: The ``FileSignature.change`` in the ledger; None or empty: times and inode are not known.
 
         Raises:
-            SourceError: It cannot be opened, or is not what was loaded from the manifest.
-            GaveUpError: No more files can be open at once, which says nothing of this one.
+            SourceError: The file cannot be opened, or is not the one that was loaded from the manifest.
+            GaveUpError: No more files can be open at once, which is no fault of this file.
         """
         folder = os.path.dirname(path)  # noqa: PTH120 - a tenth of what a Path costs
         checked = _Expected(size, change, self._root)
@@ -253,7 +251,7 @@ open_source = SourceOpener().open
 
 
 class _Expected(NamedTuple):
-    """What the check of the manifest found of a file, and the real path of the folder that it must lie in."""
+    """The size and change that the ledger has of a file, and the real path of the folder that it must lie in."""
 
     size: int
     change: str | None
@@ -270,7 +268,7 @@ def _open_cached(path: Path, checked: _Expected) -> Source | None:
 
 @aiofiles.os.wrap
 def _open_in_thread(path: Path, checked: _Expected) -> Source:
-    """Open a file, compare it with what was checked, and read it if it is small, in one of aiofiles' threads."""
+    """Open a file in one of aiofiles' threads, compare it with the ledger's facts, and read it if it is small."""
     try:
         # a FIFO put in the file's place would block the opening for ever
         audio = AudioFile(path, open_without_waiting)
@@ -290,7 +288,7 @@ def _open_in_thread(path: Path, checked: _Expected) -> Source:
 
 
 def _source(audio: AudioFile, path: Path, checked: _Expected) -> Source:
-    """Compare an open file with what was checked; it is closed if it is another one."""
+    """Compare an open file with the ledger's facts; close it if it is another one."""
     try:
         return Source(audio, _unchanged(audio.fileno(), path, checked))
     except BaseException:
@@ -299,7 +297,7 @@ def _source(audio: AudioFile, path: Path, checked: _Expected) -> Source:
 
 
 def _enlarged(buffer: memoryview, filled: int, size: int) -> memoryview:
-    """A buffer of so many bytes at least, with what was filled of another one."""
+    """Return a buffer of at least so many bytes, with the filled part of another one."""
     if len(buffer) >= size:
         return buffer
     larger = memoryview(bytearray(size))

@@ -1,7 +1,7 @@
-"""WAV headers: how long the recording is, by what the file really holds.
+"""The duration of WAV files, by the bytes that the file really holds.
 
-Written by hand because tinytag believes what the header says of the data's size, reads no RF64, and tells
-neither that a file is cut off nor that its header was never finished.
+Written by hand because tinytag believes the header's size of the data, reads no RF64, and reports neither a file
+that is cut off nor a header that was never finished.
 """
 
 import struct
@@ -13,26 +13,26 @@ from uploader.model import Flaw
 
 MP3_TAG = 0x55
 _EXTENSIBLE = 0xFFFE
+# PCM, floating point, A-law, µ-law: a block is one sample of each channel
 _SAMPLE_TAGS = (0x01, 0x03, 0x06, 0x07)
-"""PCM, floating point, A-law, µ-law: a block is one sample of each channel."""
+# Microsoft's and IMA's ADPCM, and GSM: the header has the samples of a block
 _BLOCK_TAGS = (0x02, 0x11, 0x31)
-"""Microsoft's and IMA's ADPCM, and GSM: so many samples a block, as the header says."""
+# a data size of nearly 2 or 4 GiB is the placeholder of a program that wrote to a pipe
 _NOT_FINISHED = 0x7FFFF000
-"""Who writes to a pipe cannot know the data's size, and writes one of nearly 2 or 4 GiB."""
 _MOST_CHUNKS = 64
 _AGREEING = 0.02
+# the commonest header: RIFF, WAVE, 16 bytes of format, then the data
 _PLAIN = struct.Struct("<4s4x8sIHHIIHH4sI")
-"""The commonest header: RIFF, WAVE, 16 bytes of format, then the data."""
 _PLAIN_BYTES = _PLAIN.size
+# the most bytes behind the data that are not taken for sound which the header lacks
 _SLACK_BYTES = 64
-"""So much behind the data is no sound that the header forgot."""
+# the most zeros behind the data that are taken for the padding of a disk sector
 _SECTOR_BYTES = 64 * 1024
-"""Zeros behind the data up to so many fill a disk's sector."""
 _TAGS = (b"TAG", b"ID3", b"APE")
 
 
 class WaveFacts(NamedTuple):
-    """What a WAV header says, held against the file's size."""
+    """Facts from a WAV header, checked against the file's size."""
 
     format_tag: int = 0
     channels: int | None = None
@@ -44,11 +44,11 @@ class WaveFacts(NamedTuple):
 
 @dataclass(slots=True)
 class _Chunks:
-    """The chunks that tell of a recording. ``data_at``: where its data begins (None: there is none)."""
+    """The chunks that describe a recording. ``data_at``: the offset of the data (None: there is none)."""
 
     size: int
+    # the file's size in the RIFF header
     announced: int = 0
-    """The file's size by the RIFF header."""
     form: bytes = b""
     samples: int = 0
     long_data: int | None = None
@@ -57,11 +57,11 @@ class _Chunks:
 
 
 def read_wave(file: PositionedReader, size: int) -> WaveFacts:
-    """Read a RIFF or RF64 file's header.
+    """Read the header of a RIFF or RF64 file.
 
     Args:
-        file: The file, open; where it stands does not matter.
-        size: Its size in bytes.
+        file: The open file, at any position.
+        size: The file's size in bytes.
     """
     chunks = _read_chunks(file, size)
     if len(chunks.form) < 16:
@@ -83,16 +83,16 @@ def read_wave(file: PositionedReader, size: int) -> WaveFacts:
 
 
 def plain_wave(head: bytes, size: int) -> tuple[int, int, float] | None:
-    """Read the header of a WAV file of the commonest kind, PCM that is whole and nothing before it.
+    """Read the header of a WAV file of the commonest kind: PCM, whole, with nothing before the data.
 
-    A quick way for most files: None says that ``read_wave`` has to look, which would say the same.
+    A quick way for most files: on None ``read_wave`` is asked, which gives the same answer for such files.
 
     Args:
         head: The file's first bytes.
-        size: Its size in bytes.
+        size: The file's size in bytes.
 
     Returns:
-        Its channels, its sample rate and its duration in seconds.
+        Channels, sample rate and duration in seconds.
     """
     if len(head) < _PLAIN_BYTES:
         return None
@@ -110,7 +110,7 @@ def plain_wave(head: bytes, size: int) -> tuple[int, int, float] | None:
 
 
 def _block_seconds(there: int, block: int, chunks: _Chunks, rate: int) -> float:
-    """A length by the count of blocks, and by the fact chunk, where that says how full the last block is."""
+    """Compute the duration by the number of blocks, and by the fact chunk for the last block."""
     a_block = int.from_bytes(chunks.form[18:20], "little")
     samples = -(-there // block) * a_block
     return (chunks.samples if 0 <= samples - chunks.samples < a_block else samples) / rate
@@ -121,7 +121,7 @@ def _whole_bytes(bits: int) -> int:
 
 
 def _compressed_seconds(there: int, byte_rate: int, by_samples: float) -> float | None:
-    """A compressed recording's length: what its fact chunk says, where the byte rate agrees."""
+    """Return the duration in the fact chunk of a compressed recording, where the byte rate agrees."""
     if not byte_rate or not by_samples:
         return None
     by_rate = there / byte_rate
@@ -129,7 +129,7 @@ def _compressed_seconds(there: int, byte_rate: int, by_samples: float) -> float 
 
 
 def _flaw(file: PositionedReader, chunks: _Chunks, there: int) -> Flaw | None:
-    """Tell what is wrong with a recording of so many bytes of sound."""
+    """Describe a flaw of a recording with so many bytes of sound; None without one."""
     end = (chunks.data_at or 0) + there
     surplus = chunks.size - end
     if chunks.data_at is not None and surplus > _SLACK_BYTES:
@@ -142,7 +142,7 @@ def _flaw(file: PositionedReader, chunks: _Chunks, there: int) -> Flaw | None:
 
 
 def _is_chunk(head: bytes, most: int) -> bool:
-    """Whether a chunk begins there, of so many bytes at most."""
+    """Tell whether a chunk of at most so many bytes begins at an offset."""
     return _is_name(head[:4]) and int.from_bytes(head[4:8], "little") <= most
 
 
@@ -151,7 +151,7 @@ def _is_name(name: bytes) -> bool:
 
 
 def _data_bytes(chunks: _Chunks, data_at: int) -> tuple[int, bool]:
-    """How many bytes of sound there are, and whether the header promises more."""
+    """Return the bytes of sound, and whether the header promises more."""
     there = chunks.size - data_at
     promised = chunks.data if chunks.long_data is None else chunks.long_data
     if promised == 0 and chunks.announced != chunks.size:

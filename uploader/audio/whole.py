@@ -1,4 +1,4 @@
-"""Whether a file holds all that its header promises: tinytag believes the header."""
+"""Checks whether a file holds all that its header promises, because tinytag believes the header."""
 
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -15,25 +15,25 @@ _ASF_HEAD_BYTES = 16 * 1024
 _FLAC_MOST_BYTES = 128 * 1024
 _FLAC_TRAILER_BYTES = 4096
 _UNKNOWN, _CUT_OFF, _WHOLE = None, False, True
+# True: the file is whole; False: it is cut off; None: unknown, and so is the duration
 Answer = bool | None
-"""True: it is whole; False: it is cut off; None: that cannot be told, and so the duration cannot either."""
 
 
 def is_whole(kind: AudioFormat, file: BinaryIO, size: int, tag: TinyTag) -> Answer:
-    """Tell whether the duration that a header claims is what the file holds.
+    """Tell whether the file holds the duration that its header claims.
 
     Args:
-        kind: What the file is.
-        file: The file, open.
-        size: Its size in bytes.
-        tag: What tinytag read in its header.
+        kind: The file's format.
+        file: The open file.
+        size: The file's size in bytes.
+        tag: The header as tinytag read it.
     """
     check = _CHECKS.get(kind)
     return check(file, size, tag) if check else _UNKNOWN
 
 
 def mpeg_4_flaw(file: BinaryIO, size: int) -> Flaw | None:
-    """Tell by its atoms whether a recording was finished: its index (moov) is written last by many."""
+    """Describe an unfinished recording by its atoms: many programs write the index (moov) last."""
     names, at = set(), 0
     for _ in range(_MOST_ATOMS):
         file.seek(at)
@@ -53,7 +53,7 @@ def mpeg_4_flaw(file: BinaryIO, size: int) -> Flaw | None:
 
 
 def _aiff(file: BinaryIO, size: int, tag: TinyTag) -> Answer:
-    """By the size in its form's header, and by its samples where they are not compressed."""
+    """Compare the size in the form's header, and the samples where they are not compressed."""
     file.seek(4)
     announced = int.from_bytes(file.read(4), "big") + 8
     if announced > size:
@@ -65,7 +65,7 @@ def _aiff(file: BinaryIO, size: int, tag: TinyTag) -> Answer:
 
 
 def _mpeg_4(file: BinaryIO, size: int, _tag: TinyTag) -> Answer:
-    """By the atoms, which fill the file to its end; fragments are not counted in the header."""
+    """Check that the atoms fill the file; the header does not count fragments."""
     at = 0
     for _ in range(_MOST_ATOMS):
         if at >= size:
@@ -82,7 +82,7 @@ def _mpeg_4(file: BinaryIO, size: int, _tag: TinyTag) -> Answer:
 
 
 def _wma(file: BinaryIO, size: int, _tag: TinyTag) -> Answer:
-    """By the file's size in its properties (ASF, 3.2), which a broadcast leaves out."""
+    """Compare the file's size in its properties (ASF, 3.2), which a broadcast leaves out."""
     file.seek(0)
     head = file.read(_ASF_HEAD_BYTES)
     at = head.find(_ASF_FILE_PROPERTIES)
@@ -96,7 +96,7 @@ def _wma(file: BinaryIO, size: int, _tag: TinyTag) -> Answer:
 
 
 def _flac(file: BinaryIO, size: int, tag: TinyTag) -> Answer:
-    """By the header of its last frame (FLAC, 9.1): from there to the end is one block's samples at most."""
+    """Check the header of the last frame (FLAC, 9.1): at most one block's samples may follow it."""
     file.seek(0)
     start = id3_bytes(file.read(HEAD_BYTES))
     file.seek(start + 8)
@@ -112,7 +112,7 @@ def _flac(file: BinaryIO, size: int, tag: TinyTag) -> Answer:
 
 
 def _flac_frames(part: bytes) -> Iterator[tuple[int, bool]]:
-    """The numbers of the frames that begin there, the last one first, and whether they count frames (or samples)."""
+    """Yield frame numbers from the last on, each with True if it counts frames, False if samples."""
     at = part.rfind(b"\xff")
     while at >= 0:
         header = part[at : at + 16]
@@ -124,7 +124,7 @@ def _flac_frames(part: bytes) -> Iterator[tuple[int, bool]]:
 
 
 def _flac_number(header: bytes) -> int | None:
-    """The coded number of a frame's header, None where the checksum says that this is no header."""
+    """Decode a frame header's number; None where the checksum shows that there is no header."""
     more = 8 - (~header[4] & 0xFF).bit_length()  # leading ones, as in UTF-8
     number = header[4] & (0x7F >> more)
     for byte in header[5 : 4 + max(more, 1)]:

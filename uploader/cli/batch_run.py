@@ -1,4 +1,4 @@
-"""One run of one batch: the engine, the signals, the results, the closing summary."""
+"""One run of one batch: engine, signal handlers, results and closing summary."""
 
 import asyncio
 import os
@@ -53,15 +53,15 @@ from uploader.status.view import View
 
 log = logs.get_logger()
 
+# the length of a random ``webhookUrl`` token, in bytes
 TOKEN_BYTES = 32
-"""What nobody can guess of a token of a ``webhookUrl``."""
 
+# the exit codes of a run that was not cut short; the counts of batches that are over by then are stored for good
 ENDED = (ExitCode.DONE, ExitCode.NEEDS_PERSON, ExitCode.IN_DOUBT, ExitCode.NOT_NOW)
-"""How a run ends that has done what it was to do: what of its batches is over by then is counted once and for all."""
 
 
 def without_until(words: Sequence[str]) -> list[str]:
-    """A command's words without ``--until``: typed again once that time has come, it would mean tomorrow's."""
+    """Remove ``--until`` from a command's words; typed again after that time, it would mean tomorrow's."""
     kept = [word for word in words if not word.startswith("--until=")]
     if "--until" in kept:
         at = kept.index("--until")
@@ -70,7 +70,7 @@ def without_until(words: Sequence[str]) -> list[str]:
 
 
 def _format_wait(found: Standstill | None) -> str:
-    """Until when sending waits, in a few words; the log says what for. Empty where it does not wait."""
+    """Format the time until which sending waits; empty where sending does not wait."""
     if found is None:
         return ""
     return f"waits until {datetime.fromtimestamp(found.until).astimezone():%H:%M}" if found.until < inf else "waits"
@@ -106,7 +106,7 @@ class BatchRun:
         self._until = until
 
     async def run(self) -> Summary:
-        """Run the engine, write the final results, sum up."""
+        """Run the engine, write the final results, and return the closing summary."""
         thread = LedgerThread(self._ledger)
         limits = TimeLimits(self._settings.connect_seconds, self._settings.stall_seconds, self._settings.answer_seconds)
         keeps = self._settings.connections == "kept"
@@ -166,7 +166,7 @@ class BatchRun:
         )
 
     def _listener(self, engine: Engine, thread: LedgerThread, key: str) -> AbstractAsyncContextManager[object]:
-        """The listener for calls to the webhook, where one is wanted."""
+        """Make the webhook listener, or an empty context where the settings name none."""
         if self._settings.webhook is None:
             return nullcontext()
         from uploader.webhook import Listener  # noqa: PLC0415 - most runs have none, and it is a server
@@ -233,7 +233,7 @@ class BatchRun:
             return is_lane_ready(connection, self._batch.account_id, self._now())
 
     def _snapshot(self) -> None:
-        """Refresh the results; what fails now is told, and is tried again."""
+        """Write the results as they are now; log an error and leave it to the next snapshot."""
         with self._writing:
             if self._is_final:
                 return
@@ -299,7 +299,7 @@ class BatchRun:
         return summary
 
     def _format_choice(self, found: Standing) -> str:
-        """Why a part of the batch was left, where that was chosen."""
+        """Explain why a part of the batch is still pending on purpose; empty where none is."""
         if self._signal is not None:
             return f"by {NAMES[self._signal]}: the same command carries on"
         if not found.counts[State.PENDING]:

@@ -1,4 +1,4 @@
-"""The commands, and the one place where an ending becomes an exit code."""
+"""The commands, and the mapping of every ending to an exit code."""
 
 import gc
 import os
@@ -26,8 +26,8 @@ from uploader.errors import ExitCode, StoppedError, UploaderError
 from uploader.policy.parts import PARTS
 from uploader.settings import FAR, Settings, settings_of
 
+# so many more objects made than freed, and the garbage collector runs
 COLLECT_AFTER_OBJECTS = 10_000
-"""So many more objects made than freed, and the garbage collector runs."""
 
 
 @click.group(context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]})
@@ -429,7 +429,7 @@ def main() -> None:
 
 
 def _use_utf8() -> None:
-    """Begin anew in UTF-8 mode where the locale has another encoding: names of files may have any character."""
+    """Restart in UTF-8 mode where the locale has another encoding: file names may hold any character."""
     if sys.getfilesystemencoding() != "utf-8" and not (sys.flags.utf8_mode or sys.flags.ignore_environment):
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})  # noqa: S606 - itself
 
@@ -442,7 +442,7 @@ def collect_rarely() -> None:
 
 
 def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[str, Any]) -> NoReturn:
-    """Do the work of a command, and exit with the code of its ending."""
+    """Run a command's work, report its failure, and exit with its code."""
     for number, code in stop_signals().items():
         signal.signal(number, _stop_with(code))
     from uploader.parameters.config import wrong_parameters  # noqa: PLC0415 - see run
@@ -482,7 +482,7 @@ def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[
 
 
 def _report_failure(command: str, reason: str, code: ExitCode, *, as_json: bool) -> None:
-    """Tell a machine why a command failed: by an object on standard output and, of a run, by its last event."""
+    """Report a failure to machines: an object on standard output and, for a run, its last event."""
     from uploader.cli.printing import print_json  # noqa: PLC0415 - see run
 
     bound = logs.bound()
@@ -511,7 +511,7 @@ def _print_error(text: str) -> None:
 
 
 def _nobody_reads() -> None:
-    """End without a word where nobody reads standard output any more, as `head` does."""
+    """Redirect standard output to the null device once its reader is gone, as with `head`."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter tells it at its end
 
 

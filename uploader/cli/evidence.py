@@ -1,4 +1,4 @@
-"""Tells what is known of the items that need a person."""
+"""Formats the evidence on items that need a person, as JSON and as text."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,19 +20,19 @@ _SENT_AGAIN = "sent once a manifest names it again: put its row into one, and ru
 
 
 class Evidence(NamedTuple):
-    """One item that needs a person: what is known, what a look shows now, what was decided before and just now."""
+    """An open item with its history, the conversation's current snapshot and the decision just recorded."""
 
     item: OpenItem
     sight: ConversationSnapshot | None
     past: Sequence[Resolution]
     settled: State | None
+    # the number of held items behind this one that its resolution releases
     released: int = 0
-    """How many items behind it in its conversation go on, now that it is settled."""
+    # the command that resolves an item which was selected but not resolved
     command: str = ""
-    """What settles it, where it was selected and is not settled."""
 
     def as_json(self) -> dict[str, Any]:
-        """The object of ``--json``."""
+        """Return the item's object in ``--json``."""
         item = self.item
         return {
             "item": item.item_id,
@@ -62,7 +62,7 @@ class Evidence(NamedTuple):
         }
 
     def as_lines(self, *, with_snapshot: bool, with_batch: bool) -> list[str]:
-        """What a person reads of it. ``with_batch``: its batch stands in no heading."""
+        """Format the item as lines of text; ``with_batch``: name its batch in each line."""
         item = self.item
         row_name = f"item {item.item_id}, line {item.line} of {item.batch}" if with_batch else f"line {item.line}"
         state = format_state(item.shown_state) + (", its job never ended" if item.overdue else "")
@@ -89,7 +89,7 @@ class Evidence(NamedTuple):
 
 
 def as_lines(batch: str | None, ledger: Path, evidence: Sequence[Evidence], *, with_snapshot: bool) -> list[str]:
-    """What a person reads of them all, and what to do next.
+    """Format all items as text, followed by the commands to type next.
 
     Args:
         batch: The batch that is looked at, None for all.
@@ -108,7 +108,7 @@ def as_lines(batch: str | None, ledger: Path, evidence: Sequence[Evidence], *, w
 
 
 def format_line(batch: str, line: int, state: State | None) -> str:
-    """What is to be said of a line that was named and that nothing is to be settled of."""
+    """Explain why a named line of the manifest is not among the items to resolve."""
     if state is None:
         return f"line {line} is none of {batch}'s rows"
     unselected = state in (*TROUBLED, State.PENDING, State.HELD)
@@ -117,7 +117,7 @@ def format_line(batch: str, line: int, state: State | None) -> str:
 
 
 def format_origin(item: OpenItem) -> str:
-    """Whose row an item is, or was."""
+    """Name the batch whose row an item is, or was."""
     return f"what {item.batch} held before" if item.orphan else item.batch
 
 
@@ -136,7 +136,7 @@ def _format_heading(evidence: Sequence[Evidence]) -> str:
 
 
 def _format_next(batch: str | None, ledger: Path, evidence: Sequence[Evidence]) -> Iterator[str]:
-    """What to do after items were settled."""
+    """Format the commands that continue after items were resolved."""
     settled = [entry for entry in evidence if entry.settled is not None]
     yield "run the batch again, with the options that it had (--config, --limit and so on): it carries on"
     own = [
@@ -152,7 +152,7 @@ def _format_next(batch: str | None, ledger: Path, evidence: Sequence[Evidence]) 
 
 
 def _format_choices(batch: str | None, ledger: Path, found: Sequence[OpenItem]) -> Iterator[str]:
-    """What can be decided of items: no more than what fits some of them."""
+    """Format the decisions that fit at least one of the items."""
     if not found:
         return
     several = batch is None and len({item.batch for item in found}) > 1

@@ -1,4 +1,4 @@
-"""`uploader insights`: what the service made of the conversations, a file each."""
+"""`uploader insights`: fetches the conversations' insights, one file each."""
 
 import asyncio
 import os
@@ -31,16 +31,16 @@ from uploader.status.formatting import format_count, format_duration
 
 log = logs.get_logger()
 
+# the number of conversations fetched at once; ``[insights] requests_per_second`` sets the rate
 FETCHERS = 4
-"""So many conversations are fetched at once; the rate is set by ``[insights] requests_per_second``."""
 LOOK_SECONDS = 0.5
+# the most left-out conversations in the text summary; the JSON summary has more
 EXAMPLES = 5
-"""So many of those that were left out are told to a person; a machine gets more."""
 
 
 @dataclass(frozen=True, slots=True)
 class InsightsSummary:
-    """What was fetched, and how it ended."""
+    """The closing summary of `uploader insights`."""
 
     batch: str
     folder: Path
@@ -50,7 +50,7 @@ class InsightsSummary:
     reason: str
 
     def as_json(self) -> dict[str, Any]:
-        """The summary for a machine."""
+        """Return the summary as the JSON object of ``--json``."""
         report = self.report
         return {
             "batch": self.batch,
@@ -70,7 +70,7 @@ class InsightsSummary:
         }
 
     def as_lines(self) -> list[str]:
-        """The summary for a person."""
+        """Format the summary as lines of text."""
         report = self.report
         counts = f"{report.written} written, {report.up_to_date} up to date, {report.left_out} left out"
         lines = [f"{self.batch}: {format_count(report.conversations, 'conversation')}: {counts}"]
@@ -92,7 +92,7 @@ class InsightsSummary:
 def fetch_insights(
     settings: Settings, folder: Path | None, only: Sequence[str], *, again: bool, as_json: bool
 ) -> ExitCode:
-    """Fetch the insights of the conversations in which items of a batch completed."""
+    """Fetch the insights of all conversations in which items of a batch completed."""
     wanted = chosen([name for text in only or settings.insights.only for name in text.replace(",", " ").split()])
     with Ledger.open_for_reading(settings.ledger) as ledger:
         batch = _batch(settings, ledger)
@@ -107,7 +107,7 @@ def fetch_insights(
 
 
 class _Fetching:
-    """One pass over the batch: the parts put together, and the signals."""
+    """One fetch of a batch's insights: client, fetchers, progress bar and signal handlers."""
 
     def __init__(
         self, settings: Settings, ledger: Ledger, batch: BatchFacts, folder: Path, wanted: Sequence[Part]
@@ -122,7 +122,7 @@ class _Fetching:
         self._signal: ExitCode | None = None
 
     async def fetch(self, *, again: bool) -> InsightsSummary:
-        """Fetch until all is done, it fails, or a signal comes; what is written stays."""
+        """Fetch until all conversations are done, an error or a signal; files already written stay."""
         begun, failure = time.monotonic(), None
         limits = TimeLimits(connect=self._settings.connect_seconds)
         async with Client(self._batch.base_url, self._credentials, limits, self._now) as client:
@@ -150,7 +150,7 @@ class _Fetching:
         over.set()
 
     async def _show_progress(self, report: Report, over: asyncio.Event) -> None:
-        """Show on a terminal how many conversations are done, how many a second, and the time left at that rate."""
+        """Show the conversations done, their rate and the time left on a terminal."""
         if self._settings.progress != "auto" or not sys.stderr.isatty():
             return
         from uploader.status.bar import Bar  # noqa: PLC0415 - rich is for terminals
@@ -175,9 +175,9 @@ class _Fetching:
     def _fetcher(self, client: Client, *, again: bool) -> Fetcher:
         pace = Pace(self._settings.insights.requests_per_second)
         # the jitter needs no secret
-        asker = RetryingReader(client, pace, self._now, random.Random(), self._settings.give_up_seconds)  # noqa: S311
+        reader = RetryingReader(client, pace, self._now, random.Random(), self._settings.give_up_seconds)  # noqa: S311
         return Fetcher(
-            asker=asker,
+            reader=reader,
             ledger=self._ledger,
             batch=self._batch,
             folder=self.folder,
@@ -187,7 +187,7 @@ class _Fetching:
         )
 
     def _listen(self, until_signal: asyncio.Timeout) -> None:
-        """The first signal ends what is under way: asking changes nothing; the second ends at once."""
+        """Cancel the fetch at the first signal, which is safe because it only reads; exit at the second."""
         loop = asyncio.get_running_loop()
 
         def stop(code: ExitCode) -> None:
@@ -217,7 +217,7 @@ def _batch(settings: Settings, ledger: Ledger) -> BatchFacts:
 
 
 def _default_folder(batch: BatchFacts) -> Path:
-    """Beside the batch's results, under the same name."""
+    """Derive the folder from the path of the batch's results."""
     if batch.results is None:
         raise UsageError(f"batch {batch.name}: it has no results file to put the folder beside: name a FOLDER")
     results, here = Path(batch.results), Path.cwd()

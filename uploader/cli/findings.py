@@ -1,4 +1,4 @@
-"""What is wrong with a manifest, or likely a mistake: counted, kept in little memory, told as a table."""
+"""Problems and warnings of a manifest: counted, kept in bounded memory, shown as a table."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,11 +10,11 @@ from typing import IO, Any
 
 from uploader.model import Problem
 
+# the most findings that are shown, unless all are asked for
 SHOWN = 50
-"""So many are told, unless all are asked for."""
 
+# the most line numbers in a folded row of the table
 _LINES_TOLD = 3
-"""So many lines are named of those to which the same is to be said."""
 _SPOOL_BYTES = 1024 * 1024
 _VALUE_MOST = 40
 _HEAD = ("line", "column", "value", "what to do")
@@ -22,7 +22,7 @@ _HEAD = ("line", "column", "value", "what to do")
 
 @dataclass(slots=True)
 class _Same:
-    """What is to be said of several rows alike: how many, and the first of them."""
+    """Equal findings of several rows: their count and the first of them."""
 
     count: int = 0
     first: list[Problem] = field(default_factory=list)
@@ -42,7 +42,7 @@ class _Same:
 
 @dataclass(slots=True)
 class Kind:
-    """How many rows there are of which the same is to be said, and the line of the first."""
+    """The number of rows with one kind of finding, and the first of their lines."""
 
     line: int
     count: int = 0
@@ -50,22 +50,22 @@ class Kind:
 
 @dataclass(slots=True)
 class Findings:
-    """Problems, or warnings, as they are found: all are counted, the first ones kept.
+    """Problems or warnings in the order found: all are counted, the first are kept.
 
-    ``spool`` keeps the others, where all are to be told: on disk, once they are many. ``folded``: what is the same in
-    several rows is told once, unless all are to be told.
+    ``spool``, a temporary file, keeps the others where all are to be shown. ``folded``: equal findings of several rows
+    are shown once, unless all are to be shown.
     """
 
     count: int = 0
     first: list[Problem] = field(default_factory=list)
     spool: IO[str] | None = None
     folded: bool = False
+    # the first kinds by (column, remedy), whatever the value; only where ``folded``
     kinds: dict[tuple[str, str], Kind] = field(default_factory=dict)
-    """How often the same is to be said of a column, whatever the value; kept where it is folded, of the first kinds."""
     _same: dict[tuple[str, str, str], _Same] = field(default_factory=dict)
 
     def add(self, found: Iterable[Problem]) -> None:
-        """Count some more."""
+        """Count findings, and keep the first of them."""
         for problem in found:
             self.count += 1
             said = (problem.column, problem.value, problem.remedy)
@@ -80,7 +80,7 @@ class Findings:
                 self.spool.write(json.dumps([problem.line, problem.column, problem.value, problem.remedy]) + "\n")
 
     def __iter__(self) -> Iterator[Problem]:
-        """Those that were kept, in the order found."""
+        """Iterate over the kept findings in the order found."""
         yield from self.first
         if self.spool is not None:
             self.spool.seek(0)
@@ -88,7 +88,7 @@ class Findings:
                 yield Problem(*json.loads(text))
 
     def table(self, indent: str = "  ") -> Iterator[str]:
-        """Those that were kept, a line each in aligned columns, and how many there are beyond them."""
+        """Format the kept findings as a table of aligned columns, with the number of those left out."""
         if not self.count:
             return
         rows, shown = self._table_rows()
@@ -101,7 +101,7 @@ class Findings:
             yield f"{indent}… and {self.count - shown} more (`uploader plan --all` shows all)"
 
     def _table_rows(self) -> tuple[Iterator[tuple[str, str, str, str]], int]:
-        """The lines of the table, and how many findings they tell of."""
+        """Return the table's rows, and the number of findings that they stand for."""
         if self.spool is not None:
             return map(_cells, iter(self)), self.count
         if self.folded:
@@ -110,12 +110,12 @@ class Findings:
 
 
 def spooled() -> AbstractContextManager[IO[str]]:
-    """Where to keep all findings: in memory while they are few, then on disk."""
+    """Open a temporary file for findings, in memory until it is large."""
     return SpooledTemporaryFile(_SPOOL_BYTES, mode="w+", encoding="utf-8")
 
 
 def json_lines(report: Mapping[str, Any], lists: Mapping[str, Iterable[Problem]]) -> Iterator[str]:
-    """A JSON object in pieces: the report, then the lists, of which no more than one entry is in memory."""
+    """Yield a JSON object in pieces, ``lists`` entry by entry, so that no list is held in memory."""
     yield json.dumps(report)[:-1]
     for name, found in lists.items():
         yield f", {json.dumps(name)}: ["

@@ -1,4 +1,4 @@
-"""The clock on the wall, and when a run shall start nothing new."""
+"""The local clock, and the time from which a run starts nothing new."""
 
 from datetime import datetime
 
@@ -7,10 +7,10 @@ from uploader.settings import Settings
 
 
 def local_time() -> datetime:
-    """The time of this machine's clock, without its time zone."""
+    """Return the local time, naive."""
     return datetime.now().astimezone().replace(tzinfo=None)
 
 
 def until_time(settings: Settings, now: datetime) -> datetime | None:
-    """When nothing new starts any more, None where the settings name no such time."""
+    """Return the local time from which nothing new starts, None where the settings name none."""
     return None if settings.until is None else next_time_of_day(settings.until, now)

@@ -1,4 +1,4 @@
-"""`uploader status` and `results`: what the ledger has to tell."""
+"""`uploader status` and `results`: what the ledger holds."""
 
 import shlex
 import time
@@ -32,7 +32,7 @@ NAMES_SHOWN = 10
 
 
 def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
-    """Show what the ledger holds, and exit as `run` would: by all batches, or by the one that is named."""
+    """Show what the ledger holds, and exit as `run` would for all batches, or for the named one."""
     hold, now = settings.lanes.hold, time.time()
     with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
         latest = named_batch(connection, settings, ledger.path)
@@ -67,13 +67,13 @@ def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
 
 
 def _shown(connection: Connection, not_over: Collection[int], last: int) -> list[BatchFacts]:
-    """The batches that are not over, then the latest of the others."""
+    """List the batches that are not over, then the latest of the others."""
     latest = find_batches(connection, most=last)
     return [*find_batches(connection, ids=not_over), *(batch for batch in latest if batch.batch_id not in not_over)]
 
 
 def _first(latest: BatchFacts, services: Mapping[int, str]) -> list[int]:
-    """The accounts, that of the latest batch first."""
+    """Sort the accounts, that of the latest batch first."""
     return sorted(services, key=lambda account_id: (account_id != latest.account_id, account_id))
 
 
@@ -92,7 +92,7 @@ def write_results(settings: Settings) -> ExitCode:
 
 
 def write_open_rows(settings: Settings, path: Path) -> ExitCode:
-    """Write the rows that are refused, failed or held as a manifest, ready to correct and run."""
+    """Write the rows that are refused, failed or held as a manifest to correct and run."""
     if path.suffix.lower() not in results.ENDINGS:
         raise UsageError(f"manifest {path}: its ending tells no format: end it with .csv or .jsonl")
     if path.exists():
@@ -106,7 +106,7 @@ def write_open_rows(settings: Settings, path: Path) -> ExitCode:
 
 
 def _format_open_rows(path: Path, batch: BatchFacts, rows: Sequence[OpenRow]) -> Iterator[str]:
-    """How many rows were written, and what to do with them, step by step."""
+    """Format the number of rows written and the steps to take with them."""
     yield f"{path}: {format_count(len(rows), 'row')}"
     if not rows:
         return
@@ -122,12 +122,12 @@ def _format_open_rows(path: Path, batch: BatchFacts, rows: Sequence[OpenRow]) ->
 
 
 def _audio_folder(settings: Settings, batch: BatchFacts) -> Path:
-    """Where the batch's relative audio paths start."""
+    """Return the folder in which the batch's relative audio paths start."""
     return settings.audio_root or Path(batch.manifest or "").parent
 
 
 def named_batch(connection: Connection, settings: Settings, ledger: Path, base_url: str | None = None) -> BatchFacts:
-    """The batch that the settings name, else the one that ran last.
+    """Find the batch that the settings name, else the one that ran last.
 
     Args:
         connection: A connection in a transaction.
@@ -150,5 +150,5 @@ def named_batch(connection: Connection, settings: Settings, ledger: Path, base_u
 
 
 def service_of(settings: Settings) -> str | None:
-    """The service whose batches alone are meant, where a base URL is set: no other gets its credentials."""
+    """Return the base URL that narrows the batches, where one is set: no other service gets its credentials."""
     return settings.base_url if "base_url" in settings.given else None

@@ -1,4 +1,4 @@
-"""`uploader ledger`: keeps the ledger itself: checks, copies and migrates it, takes results back into it."""
+"""`uploader ledger`: checks, copies and migrates the ledger, and adopts results files."""
 
 import os
 import time
@@ -24,7 +24,7 @@ from uploader.status.formatting import format_bytes, format_count
 
 
 def check_ledger(settings: Settings, *, accept: bool) -> ExitCode:
-    """Check the ledger from end to end, and tell what is wrong; ``accept``: take it as it is from now on."""
+    """Check the whole ledger and print the findings; ``accept``: trust its present state from now on."""
     if accept:
         _must_exist(settings)
         Ledger.open_for_run(settings.ledger, doubted=Doubted.ACCEPTED).close()
@@ -35,7 +35,7 @@ def check_ledger(settings: Settings, *, accept: bool) -> ExitCode:
 
 
 def back_up_ledger(settings: Settings, target: Path) -> ExitCode:
-    """Copy the ledger to a new file; runs go on meanwhile."""
+    """Copy the ledger to a new file, beside a run or without one."""
     with Ledger.open_for_reading(settings.ledger) as ledger:
         ledger.copy_to(target.absolute())
     print_lines([str(target)])
@@ -43,7 +43,7 @@ def back_up_ledger(settings: Settings, target: Path) -> ExitCode:
 
 
 def upgrade_ledger(settings: Settings) -> ExitCode:
-    """Migrate the ledger to the schema of this version, as the next run would."""
+    """Migrate the ledger to this version's schema, as the next run would."""
     _must_exist(settings)
     with closing(Ledger.open_for_run(settings.ledger)) as ledger:
         print_lines([f"ledger {ledger.path}: schema version {VERSION}"])
@@ -52,18 +52,18 @@ def upgrade_ledger(settings: Settings) -> ExitCode:
 
 @dataclass(slots=True)
 class _ResultsToAdopt:
-    """A results file that is taken back: what there is of its rows, and of their files."""
+    """A results file on its way into the ledger, with counts of its rows and of their audio files."""
 
     path: Path
     folder: Path
     rows: int = 0
+    # rows of which nothing was appended
     left: int = 0
-    """Rows that tell of nothing that was appended."""
     gone: int = 0
     changed: int = 0
 
     def to_load(self) -> Iterator[Row]:
-        """The rows that tell of an append, as a manifest would name them."""
+        """Yield the rows of which something was, or may have been, appended, as manifest rows."""
         for line in results.read_lines(self.path):
             self.rows += 1
             if not was_begun(line):
@@ -81,7 +81,7 @@ class _ResultsToAdopt:
             )
 
     def _signature(self, path: str, size: int | None) -> FileSignature:
-        """The file as it is; where it is gone or another by now, its size as it was."""
+        """Read the file's signature; where the file is gone or changed, keep the recorded size alone."""
         try:
             found = audio.signature(path)
         except ValueError:
@@ -93,7 +93,7 @@ class _ResultsToAdopt:
         return FileSignature(size or 0, "")
 
     def format_lines(self, adoption: Adoption, account: str) -> Iterator[str]:
-        """What a person reads of it."""
+        """Format the outcome of the adoption as lines of text."""
         counts = f"{adoption.adopted} adopted, {adoption.known} known already, {self.left} not appended"
         yield f"{self.path}: {format_count(self.rows, 'row')}: {counts}, for {account}"
         for count, what in (
@@ -106,7 +106,7 @@ class _ResultsToAdopt:
 
 
 def adopt_results(settings: Settings, path: Path) -> ExitCode:
-    """Take what a results file says was appended into the ledger, so that nothing of it is appended again."""
+    """Record the appends that a results file lists, so that no run appends them again."""
     is_service = not is_loopback(urlsplit(settings.base_url).hostname or "")
     if is_service and any((line.job_id or "").startswith(JOB_ID_PREFIX) for line in results.read_lines(path)):
         raise UsageError(f"results {path}: these are a rehearsal's, which appended nothing to {settings.base_url}")
@@ -137,7 +137,7 @@ def adopt_results(settings: Settings, path: Path) -> ExitCode:
 
 
 def _hash_of_size(path: str, size: int | None) -> str | None:
-    """The hash of a file that has this size still."""
+    """Hash a file if it still has this size; None otherwise."""
     try:
         found = audio.signature(path).size
     except ValueError:

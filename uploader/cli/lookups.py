@@ -1,4 +1,4 @@
-"""What `uploader resolve` asks the service: for a job that a person named, and for conversations as they are now."""
+"""The requests of `uploader resolve`: one job, and conversations as they are now."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from uploader.settings import Settings
 
 
 def fetch_job(settings: Settings, base_url: str, job_id: str) -> JobAnswer:
-    """Ask a service for a job."""
+    """Fetch a job from the service."""
 
     async def ask() -> JobAnswer:
         async with _client(settings, base_url) as client:
@@ -23,7 +23,7 @@ def fetch_job(settings: Settings, base_url: str, job_id: str) -> JobAnswer:
 def read_snapshots(
     settings: Settings, base_url: str, conversations: Sequence[str]
 ) -> dict[str, ConversationSnapshot | None]:
-    """Look at conversations, one after the other; None where one cannot be read."""
+    """Read a snapshot of each conversation in turn; None for one that cannot be read."""
 
     async def read_all() -> dict[str, ConversationSnapshot | None]:
         async with _client(settings, base_url) as client:

@@ -1,4 +1,4 @@
-"""The flags of the commands, made from the settings: one place says what there is."""
+"""The flags of the commands, generated from the settings."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def settings_options(command: str) -> Callable[[F], F]:
-    """Give a command the flags of the settings that name it, and ``--config``."""
+    """Decorate a command with ``--config`` and the flags of the settings that name it."""
 
     def decorate(function: F) -> F:
         for name, setting in reversed(settings_of(Settings).items()):
@@ -48,10 +48,10 @@ class GroupedOption(click.Option):
 
 
 class ManifestCommand(GroupedCommand):
-    """A command that reads a manifest: its help tells the columns, too."""
+    """A command that takes a manifest; its help lists the columns."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Tell the columns, made from the one table of parameters."""
+        """Append the columns to the help, generated from the table of parameters."""
         own = [
             ("conversationId", "the conversation to append to; every row has one"),
             ("audioPath", "the audio file; every row has one"),
@@ -70,12 +70,12 @@ class ManifestCommand(GroupedCommand):
         super().format_epilog(ctx, formatter)
 
 
+# line and item numbers are 63-bit integers in the ledger
 _MOST_DIGITS = 18
-"""No line or item has a number of more: the ledger's have 63 bits."""
 
 
 def manifest_lines(text: str) -> tuple[int, ...]:
-    """Read lines of a manifest as the summary names them: 17, 56.
+    """Parse line numbers of a manifest, such as "17, 56" in the summary.
 
     Raises:
         BadParameter: A part of it is no line.
@@ -88,7 +88,7 @@ def manifest_lines(text: str) -> tuple[int, ...]:
 
 
 def environment_help() -> str:
-    """The settings that have no flag, told at the end of ``--help``."""
+    """Describe where settings without a flag come from, for the end of ``--help``."""
     names = ", ".join(ENVIRONMENT_PREFIX + name.upper() for name in SECRETS)
     return (
         f"Secrets come from the environment ({names}), from a file that it names (the same with _FILE at its end) or "
@@ -100,14 +100,14 @@ def environment_help() -> str:
 
 
 class _SettingOption(GroupedOption):
-    """The flag of a setting: its help tells the default, which is made when it is asked for."""
+    """A setting's flag; its default is computed when the help asks for it."""
 
     def __init__(self, *names: Any, setting: Setting, **given: Any) -> None:
         super().__init__(*names, group=setting.group, **given)
         self.setting = setting
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """What stands in the help, the default behind the meaning."""
+        """Append the default to the setting's meaning."""
         default = self.setting.default() if callable(self.setting.default) else self.setting.default
         text = str(int(default)) if isinstance(default, float) and default.is_integer() else str(default)
         shown = super().get_help_record(ctx)

@@ -1,4 +1,4 @@
-"""What a plan foresees of a batch: how much there is to append, what it costs, when it ends."""
+"""The report of `uploader plan`: what is to append, what it costs, when it ends."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,13 +20,13 @@ from uploader.status.formatting import (
     limit_json,
 )
 
+# the finish is forecast at these limits too, to show the worth of a higher one
 LIMITS = (1, 2, 5, 10, 20, 50)
-"""The forecast is told for these limits too, so that it can be seen what a higher one would be worth."""
 
 
 @dataclass(slots=True)
 class Work:
-    """The manifest's rows, the states in which the ledger holds them, and what a run would send."""
+    """The manifest's amount, its items by state in the ledger, and the items that a run would send."""
 
     all: Amount = field(default_factory=Amount)
     known: Counter[State] = field(default_factory=Counter)
@@ -38,9 +38,10 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class PlanReport:
-    """The forecast of what is left. ``now`` is local time; ``seen``: jobs of this account showed the pace.
+    """The forecast of a run.
 
-    ``limit`` is what is known of the account's: the forecast takes the one in force.
+    ``now`` is local time, ``pace`` in job seconds for a second of audio; ``seen``: this account's jobs showed it.
+    The forecast takes the limit in force.
     """
 
     work: Work
@@ -57,7 +58,7 @@ class PlanReport:
         return next(forecast for forecast in self.forecasts if forecast.limit == self.limit.in_force)
 
     def as_json(self) -> dict[str, Any]:
-        """The outlook for a machine."""
+        """Return the report as the JSON object of ``--json``."""
         sending = self.work.sending
         files, seconds = self.work.lanes.longest()
         return {
@@ -80,7 +81,7 @@ class PlanReport:
         }
 
     def as_lines(self) -> Iterator[str]:
-        """The outlook for a person."""
+        """Format the report as lines of text."""
         sending = self.work.sending
         yield f"  all       {format_amount(self.work.all)}"
         if self.work.known:
@@ -116,7 +117,7 @@ class PlanReport:
         return "stated" if self.limit.in_force == self.limit.stated else "taught"
 
     def _format_limit_reason(self) -> str:
-        """Why the limit is not the one that is configured."""
+        """Explain a limit in force that is not the configured one; empty where it is."""
         whys = {"stated": "as a 429 stated", "taught": "as 429s have taught"}
         why = whys.get(self._limit_by)
         return f", {why} (configured {self.limit.configured})" if why else ""
@@ -173,15 +174,15 @@ class PlanReport:
 def forecast_plan(
     work: Work, pace: float | None, limit: LimitFacts, settings: Settings, now: datetime, until: datetime | None
 ) -> PlanReport:
-    """Foresee how long what is left takes.
+    """Forecast the duration of a run.
 
     Args:
-        work: What is left; its seconds of audio become seconds of jobs.
-        pace: What this account's jobs have shown to take for a second of audio, None where none was seen.
-        limit: What is known of the account's limit.
-        settings: The rate, and what to assume.
+        work: The work left; its seconds of audio are converted to job seconds here.
+        pace: Job seconds for a second of audio as seen of this account's jobs, None where no job was seen.
+        limit: The account's limit.
+        settings: The rate and the assumptions of the schedule.
         now: The local time.
-        until: When nothing new starts any more.
+        until: The time from which nothing new starts.
     """
     assumed = settings.schedule
     took = assumed.job_seconds_per_audio_second if pace is None else pace

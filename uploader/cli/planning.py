@@ -1,4 +1,4 @@
-"""`uploader plan`: the checks of `run`, what is to be appended, and what is to be expected of it."""
+"""`uploader plan`: the checks of `run`, and a forecast of what the run would send."""
 
 import json
 import sys
@@ -46,7 +46,7 @@ from uploader.status.formatting import format_count
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """How to plan. ``check_files``: look for the audio files; ``show_all``: tell all problems, not the first alone."""
+    """Options of a plan. ``check_files``: look for the audio files; ``show_all``: show all findings."""
 
     as_json: bool
     check_files: bool = True
@@ -54,7 +54,7 @@ class PlanOptions:
 
 
 class LedgerView:
-    """What the ledger knows of this account; nothing, where there is no ledger yet."""
+    """The ledger's state of this account; empty where there is no ledger yet."""
 
     def __init__(self, settings: Settings) -> None:
         self._ledger = Ledger.open_for_reading(settings.ledger) if Ledger.exists(settings.ledger) else None
@@ -65,7 +65,7 @@ class LedgerView:
 
     @contextmanager
     def staging(self) -> Iterator[tuple[Connection, int | None]]:
-        """A connection to stage rows on, in a transaction that is undone, and the account where there is one."""
+        """Open a connection for staging rows, rolled back at the end; yield it with the account's id or None."""
         opened = self._ledger.staging() if self._ledger is not None else without_ledger()
         with opened as connection, connection.begin() as transaction:
             if self._ledger is None:
@@ -74,26 +74,26 @@ class LedgerView:
             transaction.rollback()
 
     def hide(self, connection: Connection, name: str) -> None:
-        """Hide the ledger's tables, where there is one, behind copies for a dry run of this batch."""
+        """Shadow the ledger's tables with temporary copies for a dry run of this batch."""
         if self._ledger is not None:
             copy_tables(connection, name, is_run_on=self._ledger.held_by_run)
 
     def pace(self) -> float | None:
-        """What a job takes for a second of audio, in seconds, as far as jobs were seen."""
+        """Return the seen job seconds for a second of audio; None where no job was seen."""
         if self._ledger is None or self._account_id is None:
             return None
         with self._ledger.reading() as connection:
             return pace_of(jobs_seen(connection, self._account_id))
 
     def limit(self, configured: int, now: float) -> LimitFacts:
-        """What is known of the account's limit."""
+        """Return the account's limit."""
         if self._ledger is None or self._account_id is None:
             return LimitFacts(configured, None, configured, 0)
         with self._ledger.reading() as connection:
             return limit_facts(connection, self._account_id, configured, now)
 
     def live_jobs(self) -> list[LiveJob]:
-        """The account's live jobs: they hold slots, and what follows in their conversations waits for them."""
+        """List the account's live jobs, which hold slots and the rest of their lanes."""
         if self._ledger is None or self._account_id is None:
             return []
         with self._ledger.reading() as connection:
@@ -101,7 +101,7 @@ class LedgerView:
 
 
 def plan_manifest(settings: Settings, manifest: str, options: PlanOptions) -> ExitCode:
-    """Check a manifest as `run` would, and say what is to be appended, what it costs and when it ends."""
+    """Check a manifest as `run` would, and print what a run would append, its cost and its end."""
     with ExitStack() as stack:
         check = ManifestCheck()
         if options.show_all:
@@ -132,7 +132,7 @@ def plan_manifest(settings: Settings, manifest: str, options: PlanOptions) -> Ex
 
 
 def show_schema(settings: Settings) -> ExitCode:
-    """Show the JSON Schema of a manifest's row."""
+    """Print the JSON Schema of a manifest row."""
     from uploader.manifest.schema import row_schema  # noqa: PLC0415 - a plan has no use for it
 
     print_lines(json.dumps(row_schema(config_parameters(settings)), indent=2, ensure_ascii=False).split("\n"))
@@ -142,7 +142,7 @@ def show_schema(settings: Settings) -> ExitCode:
 def _go_through(
     settings: Settings, file: ManifestFile, check: ManifestCheck, *, check_files: bool
 ) -> PlanReport | None:
-    """Read the manifest once; without the files nothing can be foreseen."""
+    """Read the manifest once; return the report, or None where the audio files are not looked at."""
     known = LedgerView(settings)
     if not check_files:
         check_manifest(file.reader(settings, lambda *_: False, check_files=False), check)
@@ -169,7 +169,7 @@ def _go_through(
 
 
 def _count_rows(connection: Connection, work: Work, check: ManifestCheck) -> None:
-    """Count the staged rows and the states of their items; collect the hints of those that are not over."""
+    """Count the staged rows and their items' states, and collect hints of items that are not over."""
     for row in staged_rows(connection):
         state = State(row.state) if row.state is not None else None
         if row.path is None:
@@ -185,7 +185,7 @@ def _count_rows(connection: Connection, work: Work, check: ManifestCheck) -> Non
 def _load_dry(
     settings: Settings, connection: Connection, name: str, now: float, live: Sequence[LiveJob], work: Work
 ) -> None:
-    """Load the staged rows as a run would, on copies of the tables, and ask what that run would send."""
+    """Load the staged rows into copies of the tables, and list what a run would send."""
     hold = settings.lanes.hold
     load = load_copies(connection, settings.base_url, name, now, repeat=settings.repeat)
     activate_batch(connection, load.batch_id, hold=hold, first=settings.first)

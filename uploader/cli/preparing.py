@@ -1,4 +1,4 @@
-"""What `run` and `plan` do before anything is sent: find the manifest, check it, check the results."""
+"""The steps of `run` and `plan` before the first request: open and check the manifest, check the results path."""
 
 import os
 import select
@@ -27,21 +27,21 @@ from uploader.settings import Settings
 from uploader.status.formatting import format_count, format_leftover
 
 STANDARD_INPUT = "-"
+# the time that a named pipe may lack a writer
 PIPE_SECONDS = 5.0
-"""So long a named pipe may lack a writer."""
 
 
 class ManifestFile(NamedTuple):
-    """A manifest as the command line names it. ``path`` is where it can be read twice."""
+    """The manifest that the command line names. ``path`` can be read more than once."""
 
     name: str
     path: Path
     format: Format
+    # the manifest came from standard input or a pipe; ``path`` is a copy
     is_piped: bool = False
-    """It came from standard input or a pipe, and ``path`` is a copy."""
 
     def reader(self, settings: Settings, was_begun: WasBegun, *, check_files: bool = True) -> Manifest:
-        """A reader of its rows, as the settings want them read; ``check_files``: look for the audio files."""
+        """Make a reader of the rows by the settings; ``check_files``: look for the audio files."""
         folder = settings.audio_root
         if folder is None:
             folder = Path() if self.is_piped else Path(self.name).parent
@@ -64,29 +64,29 @@ class ManifestFile(NamedTuple):
 
 @dataclass(slots=True)
 class ManifestCheck:
-    """What the check of a manifest found. ``size`` and ``gone`` are unknown where no file was looked for."""
+    """Counts and findings of a manifest. ``size`` and ``gone`` are 0 where no file was looked for."""
 
     rows: int = 0
     invalid: int = 0
     size: int = 0
     gone: int = 0
     files_checked: bool = True
+    # the number of conversations, where they are counted
     conversations: int = 0
-    """How many there are, where they are counted."""
     problems: Findings = field(default_factory=Findings)
     warnings: Findings = field(default_factory=lambda: Findings(folded=True))
+    # hints of rows whose items are not over; nothing can be done about the others any more
     hints: Findings = field(default_factory=lambda: Findings(folded=True))
-    """They are counted where it is known which rows are over: nothing can be done about these any more."""
 
     @property
     def valid(self) -> int:
-        """Rows that can be sent, or were."""
+        """The number of rows that can be sent, or were."""
         return self.rows - self.invalid
 
 
 @contextmanager
 def manifest_file(argument: str, settings: Settings) -> Iterator[ManifestFile]:
-    """Find the manifest; standard input and pipes are kept in a file, because it is read twice.
+    """Open the manifest; copy standard input or a pipe into a file, because it is read twice.
 
     Raises:
         UsageError: It cannot be read, or its format is not known.
@@ -119,7 +119,7 @@ def manifest_file(argument: str, settings: Settings) -> Iterator[ManifestFile]:
 
 
 def _copy_pipe(path: Path, kept: IO[bytes]) -> None:
-    """Copy what comes out of a pipe of which somebody has the other end.
+    """Copy a pipe's content into a file.
 
     Raises:
         UsageError: Nobody writes to it.
@@ -141,12 +141,12 @@ def _copy_pipe(path: Path, kept: IO[bytes]) -> None:
 
 
 def batch_name(settings: Settings, manifest: str | None) -> str:
-    """The batch's name: the one that is set, else the manifest's file name; empty where there is neither."""
+    """Return the batch's name: the one that is set, else the manifest's file name; empty where there is neither."""
     return settings.batch or ("" if manifest in (None, STANDARD_INPUT) else Path(manifest or "").name)
 
 
 def config_parameters(settings: Settings) -> dict[str, Any]:
-    """The parameters that hold for every row which does not set them itself.
+    """Read the parameters that hold for every row which does not set them itself.
 
     Raises:
         UsageError: The settings name one that there is not, or a value that does not fit.
@@ -155,18 +155,18 @@ def config_parameters(settings: Settings) -> dict[str, Any]:
 
 
 def are_channels_separate(settings: Settings) -> bool:
-    """Whether channels are recognised, and billed, separately where a row does not say."""
+    """Tell whether channels are recognised, and billed, separately by default."""
     return bool(config_parameters(settings).get(SEPARATE))
 
 
 def check_manifest(manifest: Manifest, check: ManifestCheck) -> None:
-    """Read a manifest, and count its conversations and what is wrong with it."""
+    """Read a manifest, count its conversations and collect its findings."""
     hashes = {hash(row.conversation_id) for row in counted_rows(manifest, check) if row.conversation_id}
     check.conversations = len(hashes)
 
 
 def counted_rows(manifest: Manifest, check: ManifestCheck) -> Iterator[Row | InvalidRow]:
-    """The rows of a manifest, while all that is wrong with them is counted in ``check``.
+    """Yield the rows of a manifest while counting them and their findings in ``check``.
 
     Args:
         manifest: The manifest.
@@ -183,7 +183,7 @@ def counted_rows(manifest: Manifest, check: ManifestCheck) -> Iterator[Row | Inv
 
 
 def add_lacking(check: ManifestCheck, lacking: Iterable[InvalidRow]) -> None:
-    """Count rows as invalid that turned out to be so only beside what the ledger holds: their files are gone."""
+    """Count rows as invalid whose files are gone though the ledger has no item for them."""
     for row in lacking:
         check.invalid += 1
         check.gone -= 1
@@ -191,7 +191,7 @@ def add_lacking(check: ManifestCheck, lacking: Iterable[InvalidRow]) -> None:
 
 
 def add_alike(check: ManifestCheck, connection: Connection) -> None:
-    """Count what is most likely a mistake of staged rows beside one another."""
+    """Add the findings that only a comparison of staged rows shows."""
     check.warnings.add(repeats(connection))
     check.warnings.add(case_twins(connection))
     if any(column == "conversationId" for column, _ in check.warnings.kinds):
@@ -199,7 +199,7 @@ def add_alike(check: ManifestCheck, connection: Connection) -> None:
 
 
 def refuse_cost(settings: Settings, name: str, sending: ToSend) -> None:
-    """End here where a run would cost more than is allowed.
+    """Refuse a run that would cost more than allowed.
 
     Raises:
         UsageError: It would.
@@ -209,7 +209,7 @@ def refuse_cost(settings: Settings, name: str, sending: ToSend) -> None:
 
 
 def format_cost_refusal(settings: Settings, name: str, sending: ToSend) -> str:
-    """Why a run costs more than is allowed; empty where it does not.
+    """Explain why a run would cost more than allowed; empty where it would not.
 
     Args:
         settings: The settings.
@@ -232,7 +232,7 @@ def format_cost_refusal(settings: Settings, name: str, sending: ToSend) -> str:
 
 
 def refuse_invalid(check: ManifestCheck, name: str) -> None:
-    """End here where the manifest has invalid rows.
+    """Refuse a manifest with invalid rows.
 
     Raises:
         UsageError: It has; all of them are counted, the first ones told.
@@ -242,7 +242,7 @@ def refuse_invalid(check: ManifestCheck, name: str) -> None:
 
 
 def format_problems(check: ManifestCheck, name: str) -> Iterator[str]:
-    """What is wrong with a manifest: a sentence, and a table."""
+    """Format a manifest's problems: a sentence, then a table."""
     if check.problems.count:
         rows = f"{check.invalid} of {format_count(check.rows, 'row')}"
         yield f"manifest {name}: {format_count(check.problems.count, 'problem')} in {rows}"
@@ -250,7 +250,7 @@ def format_problems(check: ManifestCheck, name: str) -> Iterator[str]:
 
 
 def results_path(settings: Settings, manifest: ManifestFile) -> Path:
-    """Where the results go, checked before anything is sent.
+    """Return the path of the results, checked before anything is sent.
 
     Raises:
         UsageError: They cannot be written there.
@@ -270,7 +270,7 @@ def results_path(settings: Settings, manifest: ManifestFile) -> Path:
 
 
 def check_known_results(path: Path, ledger: Ledger, *, sandbox: bool) -> None:
-    """Make sure that a results file that stands there is not all that is left of a lost ledger.
+    """Refuse to overwrite results whose jobIds the ledger lacks: a lost ledger's items would be appended again.
 
     Raises:
         UsageError: It holds jobIds that the ledger does not know.

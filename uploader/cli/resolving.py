@@ -1,4 +1,4 @@
-"""`uploader resolve`: what needs a person, the evidence, and the person's decision."""
+"""`uploader resolve`: lists items that need a person, and records the person's decision."""
 
 import getpass
 import os
@@ -36,7 +36,7 @@ from uploader.status.formatting import resolve_command
 
 @dataclass(frozen=True, slots=True)
 class ResolveRequest:
-    """What the command line asks of `resolve`."""
+    """A selection of items, and a decision on them or None."""
 
     selection: Selection
     decision: Decision | None
@@ -47,21 +47,21 @@ class ResolveRequest:
 
 @dataclass(frozen=True, slots=True)
 class ResolveSnapshot:
-    """What the ledger showed before anything was settled. ``held``: what is held in the items' lanes, by item."""
+    """The ledger's state before any decision. ``held``: held items and their lanes, of the selected items' lanes."""
 
+    # the named batch, else the one that ran last
     latest: BatchFacts
-    """The batch that is named, else the one that ran last."""
+    # the named batch; None where all are listed
     batch_id: int | None
-    """The batch that is named; None where all are looked at."""
     found: Sequence[OpenItem]
     past: Mapping[int, Sequence[Resolution]]
     held: Mapping[int, int]
+    # messages on named lines that select no item
     lines: Sequence[str]
-    """What is to be said of lines that were named and not found."""
 
 
 def resolve_items(settings: Settings, request: ResolveRequest, *, as_json: bool) -> ExitCode:
-    """List what needs a person, look at the evidence, or settle as decided."""
+    """List the items that need a person, with their evidence, or record a decision on them."""
     with _ledger(settings) as ledger:
         snapshot = _read_snapshot(settings, ledger, request)
         sights = _read_snapshots(settings, snapshot) if request.with_snapshots else {}
@@ -89,7 +89,7 @@ def resolve_items(settings: Settings, request: ResolveRequest, *, as_json: bool)
 
 
 def _read_snapshot(settings: Settings, ledger: Ledger, request: ResolveRequest) -> ResolveSnapshot:
-    """Read what the ledger has of what is asked for."""
+    """Read the selected items with their history and the held items behind them."""
     hold = settings.lanes.hold
     with ledger.reading() as connection:
         latest = named_batch(connection, settings, ledger.path, service_of(settings))
@@ -142,7 +142,7 @@ def _describe_lines(
     found: Sequence[OpenItem],
     ledger: Path,
 ) -> list[str]:
-    """What is to be said of lines that were named and not found: they are taken for the latest batch's.
+    """Describe named lines that select no item, taken for lines of the latest batch.
 
     Raises:
         UsageError: One of them is no line of the batch.
@@ -169,7 +169,7 @@ def _describe_lines(
 def _released(
     found: Sequence[OpenItem], resolved: Mapping[int, State], held: Mapping[int, int], still_held: Mapping[int, int]
 ) -> dict[int, int]:
-    """How many items go on that were held: by the last item of their lane that was settled."""
+    """Count the released items by the last resolved item of their lane."""
     last = {item.lane_id: item.item_id for item in found if item.item_id in resolved}
     freed = [lane for item, lane in held.items() if item not in still_held and item not in resolved]
     return Counter(last[lane] for lane in freed if lane in last)
@@ -180,7 +180,7 @@ def _command(snapshot: ResolveSnapshot, ledger: Path, item: OpenItem, request: R
 
 
 def _command_in(batch: str, ledger: Path, item: OpenItem, request: ResolveRequest) -> str:
-    """What to type to settle an item as was asked; where that does not fit it, to see it alone."""
+    """Format the command that resolves an item as requested, or shows it where the decision does not fit."""
     words = ["--item", str(item.item_id)]
     if request.decision is not None and fits(item, request.decision):
         words.append(f"--{request.decision.value}")
@@ -190,7 +190,7 @@ def _command_in(batch: str, ledger: Path, item: OpenItem, request: ResolveReques
 
 
 def _check_job(settings: Settings, snapshot: ResolveSnapshot, job_id: str) -> None:
-    """Ask the service for a job that a person named: a mistyped one would be waited for in vain."""
+    """Check that the service knows the named job: a mistyped id would be polled in vain."""
     if settings.access_token is None and (settings.app_id is None or settings.app_secret is None):
         return  # without credentials nobody can be asked
     from uploader.cli.lookups import fetch_job  # noqa: PLC0415 - most of what is resolved needs no service
@@ -201,7 +201,7 @@ def _check_job(settings: Settings, snapshot: ResolveSnapshot, job_id: str) -> No
 
 
 def _service(snapshot: ResolveSnapshot) -> str:
-    """The service of the items: credentials are those of one.
+    """Return the one service of the items, whose credentials are used.
 
     Raises:
         UsageError: There are items of several.
@@ -213,7 +213,7 @@ def _service(snapshot: ResolveSnapshot) -> str:
 
 
 def decision(named: Sequence[str]) -> Decision | None:
-    """The decision that the command line names; None where it names none."""
+    """Convert the named decision; None where there is none."""
     return Decision(named[0]) if named else None
 
 
@@ -227,7 +227,7 @@ def selection(
     since: str | None,
     until: str | None,
 ) -> Selection:
-    """Read the selection of the command line.
+    """Parse the command line's selection.
 
     Raises:
         UsageError: A time that is none.
@@ -244,7 +244,7 @@ def selection(
 
 
 def _ledger(settings: Settings) -> Ledger:
-    """The ledger; where no run holds it, what a run that died left behind is settled first."""
+    """Open the ledger; where no run holds it, recover what a dead run left."""
     Ledger.open_for_reading(settings.ledger).close()  # where there is none, none is made
     try:
         ledger = Ledger.open_for_run(settings.ledger)
@@ -257,7 +257,7 @@ def _ledger(settings: Settings) -> Ledger:
 
 
 def _who() -> str:
-    """The user who decides; by number where the system knows no name."""
+    """Return the name of the user who decides, or the uid where the system knows no name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -278,7 +278,7 @@ def _settle(
 
 
 def _why_not(snapshot: ResolveSnapshot, meant: Sequence[OpenItem], request: ResolveRequest, ledger: Path) -> str:
-    """Why nothing is settled of what was selected; empty where something is."""
+    """Explain why none of the selected items is resolved; empty where some are."""
     strays = {item.item_id for item in meant if item.row_batch_id not in (None, snapshot.latest.batch_id)}
     if snapshot.batch_id is None and request.selection.lines and strays - set(request.selection.items):
         reason = "nothing was settled: batches have a line each of that number: name the batch, or the item"
@@ -297,9 +297,9 @@ def _why_not(snapshot: ResolveSnapshot, meant: Sequence[OpenItem], request: Reso
 
 
 def _is_meant(item: OpenItem, chosen: Selection) -> bool:
-    """Whether a decision is about an item: one that is no row of the batch is, where it is named.
+    """Tell whether the decision covers an item.
 
-    By its number, or by its conversation; that alone does not mean what only waits.
+    An item that is no row of the batch is covered only by its number, or by its conversation if it needs a person.
     """
     named = bool(chosen.conversations) and (item.needs_person or bool(chosen.states))
     return item.own or item.item_id in chosen.items or named
@@ -308,7 +308,7 @@ def _is_meant(item: OpenItem, chosen: Selection) -> bool:
 def _settle_by_look(
     settings: Settings, ledger: Ledger, found: Sequence[OpenItem], sights: Mapping[str, ConversationSnapshot | None]
 ) -> dict[int, State]:
-    """Settle what the look proves, where the settings leave that to it; never guess from the rest."""
+    """Record as appended the doubtful items that snapshots prove, where ``[doubt] settle`` is "look"."""
     if settings.doubt.settle != "look":
         return {}
     proved = [
@@ -324,7 +324,7 @@ def _settle_by_look(
 
 
 def _record(settings: Settings, job_id: str | None, note: str | None) -> dict[str, Any]:
-    """What is kept with a decision: who made it, when, and why."""
+    """Return the details kept with a decision: user, time and note."""
     hold = settings.lanes.hold
     return {"job_id": job_id, "note": note, "who": _who(), "now": time.time(), "hold": hold}
 

@@ -1,4 +1,4 @@
-"""`uploader run`: load the manifest, run the engine, write the results, tell how it ended."""
+"""`uploader run`: loads the manifest, runs the batch, writes results and summary."""
 
 import asyncio
 import time
@@ -58,12 +58,12 @@ from uploader.settings import Settings, is_loopback
 from uploader.status.summary import Summary
 
 log = logs.get_logger()
+# the most kinds of a manifest's warnings that a run logs
 WARNINGS_LOGGED = 20
-"""So many kinds of a manifest's warnings are told by a run."""
 
 
 def run_batch(settings: Settings, manifest: str | None, *, as_json: bool) -> ExitCode:
-    """Run a batch to its end; standard output gets the closing summary and nothing else."""
+    """Run a batch to its end; print nothing but the closing summary to standard output."""
     if manifest is None and settings.batch is None:
         raise UsageError("name a MANIFEST to append, or --batch NAME to carry on a batch that was loaded before")
     if manifest is None and (settings.sandbox or settings.repeat):
@@ -100,7 +100,7 @@ async def _run(settings: Settings, manifest: str | None) -> Summary:
 
 
 def _check_webhook(settings: Settings) -> None:
-    """A listener that nobody can reach, or an address where nobody listens, is refused."""
+    """Refuse a listener without a public address, and an address without a listener."""
     for given, name, lacking, other in (
         (settings.webhook, "webhook", settings.webhook_url, "webhook-url URL"),
         (settings.webhook_url, "webhook_url", settings.webhook, "webhook HOST:PORT"),
@@ -134,7 +134,7 @@ async def _target(settings: Settings) -> AsyncIterator[Target]:
 
 @contextmanager
 def _ledger(settings: Settings) -> Iterator[Ledger]:
-    """The ledger of the settings; for the sandbox one that is thrown away."""
+    """Open the ledger of the settings, or a temporary one for the sandbox."""
     with TemporaryDirectory(prefix="uploader-sandbox-") if settings.sandbox else nullcontext() as folder:
         url = f"sqlite:///{folder}/ledger.db" if folder else settings.ledger
         making = settings.new_ledger or settings.sandbox
@@ -148,7 +148,7 @@ def _ledger(settings: Settings) -> Iterator[Ledger]:
 def _prepare(
     settings: Settings, manifest: str | None, ledger: Ledger, target: Target, now: Callable[[], float]
 ) -> tuple[BatchFacts, ToSend]:
-    """Everything that comes before the first byte, in one transaction where it writes."""
+    """Recover after a crash, then load the manifest or the named batch, before any byte is sent."""
     config_parameters(settings)
     with ledger.writing() as connection:
         rebase_deadlines(connection, *boot_clock())
@@ -162,7 +162,7 @@ def _prepare(
 
 
 def _enter_scope(settings: Settings, connection: Connection, batch_id: int, account_id: int, name: str) -> ToSend:
-    """Make the batch the one that this run carries; what that would cost too much undoes the load."""
+    """Activate the batch; raise where it would cost too much, which undoes the load."""
     activate_batch(connection, batch_id, hold=settings.lanes.hold, first=settings.first)
     save_configured_limit(connection, account_id, settings.limit)
     sending = to_send(connection, account_id, batch_id, hold=settings.lanes.hold)
@@ -255,7 +255,7 @@ def _load(
 
 
 def _wanted_rows(settings: Settings, reader: Manifest, check: ManifestCheck) -> Iterator[Row | InvalidRow]:
-    """The rows to load, read once; none behind the first that has the manifest refused: they are only checked."""
+    """Yield the rows to load; none after the first problem that refuses the manifest, but check them all."""
     for row in counted_rows(reader, check):
         if not check.problems.count or settings.on_invalid != "refuse":
             yield row
@@ -272,7 +272,7 @@ def _log_findings(check: ManifestCheck, batch: str) -> None:
 
 
 def _log_orphans(batch: str, left: Mapping[State, int]) -> None:
-    """A name that is used for another night's rows would hide what became of the first night's."""
+    """Log items that a reused batch name leaves without a row, which would hide their outcome."""
     counts = {state.value: count for state, count in left.items() if count}
     if counts:
         log.warning(

@@ -1,4 +1,4 @@
-"""`uploader sandbox`: the local server, alone."""
+"""`uploader sandbox`: serves the sandbox until a signal."""
 
 import asyncio
 from pathlib import Path
@@ -29,7 +29,7 @@ def serve_sandbox(
     key: Path | None,
     allowed_parameters: tuple[str, ...],
 ) -> ExitCode:
-    """Serve until a signal, which is the usual end."""
+    """Serve the sandbox until a signal, which is its usual end."""
     played = SandboxSettings(
         host=host,
         port=port,

@@ -1,4 +1,4 @@
-"""The file that the closing summary goes to: none of another's is taken away."""
+"""The file of the closing summary; a file that is no summary is never overwritten."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 from uploader.errors import UsageError
 from uploader.settings import Settings
 
+# an upper bound of a summary's size: a recording in its place is not read to find out
 MOST_BYTES = 64 * 1024 * 1024
-"""A summary is shorter, and a recording must not be read to see that it is none."""
 
 
 def forget(settings: Settings) -> None:
-    """Remove the summary of an earlier run: one that stands would say that the results are final.
+    """Remove an earlier run's summary: its presence would mean that the results are final.
 
     Raises:
         UsageError: There is something else in its place, or nothing can be written there.
@@ -31,7 +31,7 @@ def forget(settings: Settings) -> None:
 
 
 def check_apart(settings: Settings, results: Path) -> None:
-    """Make sure that summary and results are two files.
+    """Check that summary and results are two files.
 
     Raises:
         UsageError: They are one.
@@ -41,7 +41,7 @@ def check_apart(settings: Settings, results: Path) -> None:
 
 
 def _is_summary(path: Path) -> bool:
-    """Whether this is a summary, or a file in which nothing is, as ``mktemp`` makes it."""
+    """Tell whether a file is a summary, or empty as ``mktemp`` makes it."""
     if not path.is_file() or path.stat().st_size > MOST_BYTES:
         return False
     content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Whom to send to, and with what credentials."""
+"""The service to send to, and its credentials."""
 
 import os
 from collections.abc import Mapping
@@ -11,25 +11,25 @@ from uploader.settings import FAR, Settings, settings_of
 
 
 class Target(NamedTuple):
-    """Whom to send to: the service, or the sandbox inside."""
+    """The base URL and credentials of the service, or of the internal sandbox."""
 
     base_url: str
     credentials: CredentialsSource
 
 
 class CurrentCredentials:
-    """The credentials as environment and files have them now: a secret that was rotated is taken up."""
+    """The credentials as environment and files hold them now, so that a rotated secret is used."""
 
     @property
     def may_change(self) -> bool:
-        """Whether they are in files."""
+        """True where the credentials are in files."""
         try:
             return secrets.are_in_files(os.environ)
         except ValueError:
             return True  # a folder that is gone for the moment: what was in it may come again
 
     def read(self) -> Credentials:
-        """Read them.
+        """Read the credentials.
 
         Raises:
             CredentialsError: There are none any more, or a file cannot be read.
@@ -57,7 +57,7 @@ def check_far(settings: Settings) -> None:
 
 
 def credentials(settings: Settings) -> CurrentCredentials:
-    """The credentials, checked once, and read again whenever a token is needed.
+    """Check that there are credentials, and return a source that reads them for every token.
 
     Raises:
         UsageError: There are none.
@@ -71,7 +71,7 @@ def credentials(settings: Settings) -> CurrentCredentials:
 
 
 def _credentials(found: Mapping[str, str]) -> Credentials:
-    """A ready token wins over the application's id and secret."""
+    """Build the credentials; a ready token outranks the application's id and secret."""
     token, app_id, app_secret = (found.get(name) for name in ("access_token", "app_id", "app_secret"))
     if token:
         return Credentials(app_id or "", app_secret or "", token)

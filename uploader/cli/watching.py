@@ -1,4 +1,4 @@
-"""Measures what a run waited for: how long conversations were ready while no slot was free."""
+"""Measures how long conversations were ready while no slot was free."""
 
 import asyncio
 import time
@@ -11,11 +11,11 @@ LOOK_SECONDS = 0.5
 
 
 class SlotWatch:
-    """Looks now and then whether the limit is what keeps a conversation from going on.
+    """A periodic check whether the account's limit keeps ready conversations waiting.
 
     Args:
-        limit: What is known of the limit now.
-        is_ready: Whether some lane has an item that could go now; called in a thread, only where no slot is free.
+        limit: Returns the account's limit as it is now.
+        is_ready: Tells whether some lane has an item to send; called in a thread, only where no slot is free.
     """
 
     def __init__(self, limit: Callable[[], LimitFacts], is_ready: Callable[[], bool]) -> None:
@@ -24,7 +24,7 @@ class SlotWatch:
         self._is_ready = is_ready
 
     async def watch(self) -> None:
-        """Look again and again, until cancelled."""
+        """Measure the time waited until cancelled."""
         while True:
             begun = time.monotonic()
             await asyncio.sleep(LOOK_SECONDS)

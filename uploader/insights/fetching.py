@@ -1,4 +1,4 @@
-"""Fetches one conversation after the other, as long as the ledger names any."""
+"""Fetches conversations one after the other, as the ledger lists them."""
 
 import asyncio
 import time
@@ -21,14 +21,14 @@ from uploader.results import rfc3339
 
 log = logs.get_logger()
 
+# the conversations read from the ledger at once
 PAGE = 500
-"""So many conversations are read from the ledger at once."""
+# the most left-out conversations that a report keeps
 EXAMPLES = 50
-"""So many of those that were left out are kept to be told."""
 
 
 class LeftOut(NamedTuple):
-    """A conversation whose file was not written, and why."""
+    """A conversation whose file was not written, and the reason."""
 
     conversation_id: str
     reason: str
@@ -36,19 +36,19 @@ class LeftOut(NamedTuple):
 
 @dataclass(slots=True)
 class Report:
-    """What came of the conversations. ``lacking``: files that a part could not be had for, by the part's name."""
+    """Counts of conversations. ``lacking``: the files without a part, by the part's name."""
 
     written: int = 0
     up_to_date: int = 0
     left_out: int = 0
+    # left-out conversations for which the service gave no good answer
     gave_up: int = 0
-    """Those of the left out that the service gave no good answer for."""
     examples: list[LeftOut] = field(default_factory=list)
     lacking: Counter[str] = field(default_factory=Counter)
 
     @property
     def conversations(self) -> int:
-        """All that were looked at."""
+        """The number of conversations processed."""
         return self.written + self.up_to_date + self.left_out
 
     def leave_out(self, conversation: Conversation, reason: str, *, gave_up: bool = False) -> None:
@@ -60,7 +60,7 @@ class Report:
 
 
 class LeftOutError(Exception):
-    """A conversation is left out, because of the service's answer where there is one."""
+    """A conversation is left out; ``answer`` is the service's, where one is the reason."""
 
     def __init__(self, reason: str, answer: Answer | None = None) -> None:
         super().__init__(reason)
@@ -72,19 +72,19 @@ class Fetcher:
     """Fetches the conversations of a batch.
 
     Args:
-        asker: Who asks the service.
+        reader: Reads from the service.
         ledger: The ledger; it is only read.
         batch: The batch.
-        folder: Where the files go.
-        wanted: The parts that are asked for.
-        again: Whether they are fetched even where a file has them.
-        now: Seconds since the epoch.
+        folder: The folder of the files.
+        wanted: The parts to fetch.
+        again: Fetch parts even where a file has them.
+        now: Returns the time in seconds since the epoch.
     """
 
     def __init__(
         self,
         *,
-        asker: RetryingReader,
+        reader: RetryingReader,
         ledger: Ledger,
         batch: BatchFacts,
         folder: Path,
@@ -93,7 +93,7 @@ class Fetcher:
         now: Callable[[], float],
     ) -> None:
         self.report = Report()
-        self._asker = asker
+        self._reader = reader
         self._ledger = ledger
         self._batch = batch
         self._folder = folder
@@ -106,10 +106,10 @@ class Fetcher:
         self._seen: set[int] = set()
 
     async def fetch_all(self) -> None:
-        """Fetch one conversation after the other until none is left; several may do so side by side.
+        """Fetch one conversation after the other until none is left; may run several times concurrently.
 
         Raises:
-            UploaderError: Why it cannot go on; what is written stays.
+            UploaderError: The fetch cannot go on; files already written stay.
         """
         while (conversation := await self._next()) is not None:
             await self._fetch(conversation)
@@ -124,7 +124,7 @@ class Fetcher:
             return conversation
 
     async def _fill_page(self) -> None:
-        """Read on; a conversation that a run has gone on with since stands in the list again, and is passed over."""
+        """Read the next page, without conversations seen before that a run has since appended to."""
         while not self._page and (page := await asyncio.to_thread(self._read_page)):
             self._last_line = page[-1].line
             self._page.extend(conversation for conversation in page if conversation.lane_id not in self._seen)
@@ -153,7 +153,7 @@ class Fetcher:
         return {"batch": self._batch.name, "line": conversation.line, "conversationId": conversation.conversation_id}
 
     async def _bring_up_to_date(self, conversation: Conversation) -> Mapping[str, Any] | None:
-        """Write the file of a conversation; None where the one that stands there is up to date."""
+        """Write the file of a conversation; None where the existing one is up to date."""
         facts = await asyncio.to_thread(self._look, conversation)
         if reason := why_not_yet(facts):
             raise LeftOutError(reason)
@@ -176,8 +176,8 @@ class Fetcher:
     async def _content(
         self, conversation: Conversation, facts: ConversationFacts, todo: Plan, found: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """What a file shall say: the new parts, and of the old ones what is still true."""
-        head = await self._ask(conversation)
+        """Merge the new parts into those of the old file that still hold."""
+        head = await self._get(conversation)
         if refusal(head):
             raise LeftOutError(refusal(head), head)
         old = {part.member for part in todo.keep}
@@ -185,7 +185,7 @@ class Fetcher:
         errors = {member: why for member, why in found.get("errors", {}).items() if member in old}
         bodies = {member: found.get(member) for member in old}
         for part in todo.fetch:
-            answer = await self._ask(conversation, part.path)
+            answer = await self._get(conversation, part.path)
             why = refusal(answer)
             errors |= {part.member: why} if why else {}
             bodies[part.member] = None if why else answer.body
@@ -201,8 +201,8 @@ class Fetcher:
             **_in_order(bodies),
         }
 
-    async def _ask(self, conversation: Conversation, path: str = "") -> Answer:
-        answer = await self._asker.ask(conversation.conversation_id, path)
+    async def _get(self, conversation: Conversation, path: str = "") -> Answer:
+        answer = await self._reader.ask(conversation.conversation_id, path)
         if not is_final(answer):
             raise LeftOutError(f"no good answer, again and again; the last: {refusal(answer)}", answer)
         return answer
@@ -213,5 +213,5 @@ def _in_order(members: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _completed(facts: ConversationFacts) -> dict[str, Any]:
-    """What of a conversation was completed, as its file says it."""
+    """Return the file's record of a conversation's completed items."""
     return {"items": facts.completed, "lastFinishedAt": rfc3339(facts.last_finished_at)}

@@ -1,4 +1,4 @@
-"""The files of insights: one a conversation, whole or not there, readable by their owner alone."""
+"""The files of insights: one a conversation, written whole, readable by their owner alone."""
 
 import fcntl
 import json
@@ -13,17 +13,17 @@ from uploader.policy.insights import Kept
 from uploader.results import replacing
 
 OWNER_ALONE = 0o600
+# the suffix of a file that is still being written
 UNFINISHED = ".uploader-insights"
-"""How the name of a file ends that is still being written."""
 
 
 @contextmanager
 def folder_for_insights(folder: Path) -> Iterator[None]:
-    """Have a folder for this command alone, made where there is none.
+    """Make the folder if need be, and lock it for this command.
 
     Raises:
-        UsageError: It cannot be made or written to.
-        FolderBusyError: Another command has it.
+        UsageError: The folder cannot be made or written to.
+        FolderBusyError: Another command holds it.
     """
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -44,7 +44,7 @@ def read(path: Path, service: str, conversation_id: str) -> Mapping[str, Any] | 
     """Read the file of a conversation; None where there is none.
 
     Raises:
-        UsageError: What stands there is not of this conversation of this service: it shall not be replaced.
+        UsageError: The file is not of this conversation of this service, and is not to be replaced.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -66,7 +66,7 @@ def read(path: Path, service: str, conversation_id: str) -> Mapping[str, Any] | 
 
 
 def kept(content: Mapping[str, Any] | None) -> Kept | None:
-    """What a file says of itself; None where there is none, or where somebody changed it so that it does not say."""
+    """Read a file's record of its own content; None where there is none, or an edit broke it."""
     sections = [(content or {}).get(name) for name in ("completed", "parts", "errors")]
     if not all(isinstance(member, dict) for member in sections):
         return None
@@ -75,10 +75,10 @@ def kept(content: Mapping[str, Any] | None) -> Kept | None:
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Write the file of a conversation, a member a line, whole or not at all.
+    """Write the file of a conversation atomically, a member a line.
 
     Raises:
-        ResultsUnavailableError: It cannot be written now.
+        ResultsUnavailableError: The file cannot be written now.
     """
     lines = ",\n".join(f"{_json(name)}: {_json(value)}" for name, value in content.items())
     try:
@@ -106,7 +106,7 @@ def _is_whole(text: str) -> bool:
 
 
 def _is_locked(folder: Path, descriptor: int) -> bool:
-    """Take the kernel's lock on the folder; False where its file system has none to give."""
+    """Lock the folder; return False where its file system has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -119,6 +119,6 @@ def _is_locked(folder: Path, descriptor: int) -> bool:
 
 
 def _sweep(folder: Path) -> None:
-    """Take away what a command that was killed had begun to write: a transcript may be in it."""
+    """Remove unfinished files of a killed command, which may hold a transcript."""
     for path in folder.glob(f".*.json.*{UNFINISHED}"):
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Asks the service at a bounded rate, and again until it has said what can be said."""
+"""Reads from the service at a bounded rate, with retries."""
 
 import asyncio
 import random
@@ -16,22 +16,22 @@ log = logs.get_logger()
 
 
 class Conversations(Protocol):
-    """Who can be asked for conversations: the client, or what a test puts in its place."""
+    """The client's interface for conversations."""
 
     async def conversation(self, conversation_id: str, part: str = "") -> Answer:
-        """Ask for a conversation, or for what stands under it."""
+        """Read a conversation, or a part of it."""
         ...
 
 
 class RetryingReader:
-    """Asks for one thing after the other; several may do so side by side.
+    """A reader that retries with backoff at a bounded rate; may be used concurrently.
 
     Args:
         client: The service.
-        pace: How many questions a second.
-        now: Seconds that never run backwards.
-        chance: Where jitter comes from.
-        give_up_seconds: How long one thing is asked for.
+        pace: The rate of requests.
+        now: A monotonic clock, in seconds.
+        rng: The source of jitter.
+        give_up_seconds: The time after which one request is given up.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class RetryingReader:
         self._answered_at = now()
 
     async def ask(self, conversation_id: str, part: str = "") -> Answer:
-        """Ask until the answer is final; one that is not means that this alone could not be had for so long.
+        """Read until the answer is final, or this request was retried for ``give_up_seconds``.
 
         Raises:
-            CredentialsError: The service does not take the credentials.
-            GaveUpError: It gave no good answer to anything for so long.
+            CredentialsError: The service refuses the credentials.
+            GaveUpError: The service has given no good answer at all for so long.
         """
         begun, tries = self._now(), 0
         while True:
@@ -81,7 +81,7 @@ class RetryingReader:
             await self._pace.wait()
 
     async def _put_off(self, answer: Answer, wait: float) -> None:
-        """A 429 is about all that is asked; any other trouble may be this conversation's alone."""
+        """Schedule the next try: after a 429 of all requests, after other failures of this one alone."""
         if answer.status == 429:
             self._not_before = max(self._not_before, self._now() + wait)
         else:

@@ -1,4 +1,4 @@
-"""Reads a manifest: CSV or JSON Lines in, rows and what is wrong with them out."""
+"""Reads a manifest, CSV or JSON Lines, into rows and problems."""
 
 from uploader.manifest.files import Format, check_file, format_of
 from uploader.manifest.ids import spoilt

@@ -1,4 +1,4 @@
-"""Which columns a manifest may have, and which one was most likely meant."""
+"""The columns of a manifest, and suggestions for unknown ones."""
 
 import difflib
 import re
@@ -11,35 +11,35 @@ from uploader.model import Problem
 REQUIRED = ("conversationId", "audioPath")
 OWN_COLUMNS = (*REQUIRED, "contentType")
 EXTRA_PREFIX = "x-"
+# the most characters of a wrong column's name in a message
 NAME_MOST = 80
-"""So much of a wrong column's name is told."""
 KNOWN_COLUMNS = (*OWN_COLUMNS, *parameters.TABLE)
 
 _KNOWN = frozenset(KNOWN_COLUMNS)
+# delimiters in common use, each with its spelling for ``--delimiter``
 _DELIMITERS = {";": "';'", "\t": "tab", "|": "'|'", ",": ","}
-"""What lists are separated by in practice, each as the command line takes it."""
+# the line before the header in which Excel names the delimiter
 _SEPARATOR = re.compile("sep=(.?)", re.IGNORECASE | re.DOTALL)
-"""How Excel is told the separator, in a line before the header."""
 
 
 def is_known(column: str) -> bool:
-    """Whether a manifest may have this column."""
+    """Tell whether a manifest may have this column."""
     return column in _KNOWN or is_extra(column)
 
 
 def is_extra(column: str) -> bool:
-    """Whether a column is the operator's own: it goes into the results unchanged."""
+    """Tell whether a column is the operator's own (``x-``), which the results repeat unchanged."""
     return column.startswith(EXTRA_PREFIX) and column != EXTRA_PREFIX
 
 
 def shown(column: str) -> str:
-    """A column's name as it can be printed, whatever stands in it."""
+    """Format a column's name for a message, shortened and escaped."""
     return (column if column.isprintable() else ascii(column)[1:-1])[:NAME_MOST]
 
 
 @lru_cache(maxsize=1024)
 def unknown(column: str) -> str:
-    """What to say of a column that is not known."""
+    """Explain why a column is unknown, with the name that was most likely meant."""
     small = EXTRA_PREFIX + column[len(EXTRA_PREFIX) :]
     if column.startswith(EXTRA_PREFIX.upper()) and is_extra(small):
         return f"unknown column: did you mean {shown(small)}? columns of your own begin with a small {EXTRA_PREFIX}"
@@ -49,7 +49,7 @@ def unknown(column: str) -> str:
 
 
 def header_problems(columns: Sequence[str], delimiter: str, line: int) -> Iterator[Problem]:
-    """All that is wrong with a CSV header."""
+    """List the problems of a CSV header."""
     if remedy := _other_separator(columns, delimiter):
         yield Problem(line, "", shown(columns[0]), remedy)
         return
@@ -66,7 +66,7 @@ def header_problems(columns: Sequence[str], delimiter: str, line: int) -> Iterat
 
 
 def _other_separator(columns: Sequence[str], delimiter: str) -> str:
-    """What to say where the columns are separated by something else, or the line only says by what they are."""
+    """Explain that the delimiter is another one, or that the line only names the delimiter."""
     separator = _SEPARATOR.fullmatch(columns[0])
     if separator is not None:
         return f"this line is a spreadsheet's own: take it out, and say --delimiter '{separator[1] or delimiter}'"
@@ -77,7 +77,7 @@ def _other_separator(columns: Sequence[str], delimiter: str) -> str:
 
 
 def _nameless(number: int, count: int) -> str:
-    """What to say of a column without a name."""
+    """Explain that a column has no name."""
     if number == 1:
         return "it has no name: are these a program's row numbers (pandas: index=False)? take the column out"
     likely = "a separator at the end of the line makes one: " if number == count else ""
@@ -85,7 +85,7 @@ def _nameless(number: int, count: int) -> str:
 
 
 def _delimiter_of(columns: Sequence[str], delimiter: str) -> str | None:
-    """The delimiter that would make a header of these columns, None where the one in use does as well."""
+    """Find the delimiter that would make these columns a header; None where the one in use does as well."""
     if any(column in columns for column in REQUIRED):
         return None
     text = delimiter.join(columns)

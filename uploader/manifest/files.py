@@ -1,4 +1,4 @@
-"""Opens a manifest's file: which format it has, whether it is packed, and its lines as text."""
+"""Opens a manifest's file: detects format and compression, and yields lines of text."""
 
 import gzip
 import io
@@ -12,16 +12,17 @@ from uploader.errors import UsageError
 
 Format = Literal["csv", "jsonl"]
 
+# the longest line, in bytes; a longer one is not read into memory
 LINE_MOST_BYTES = 16 * 1024 * 1024
-"""A longer line is no manifest's: it is not read into memory."""
 
+# the bytes read and decoded at once
 BLOCK_BYTES = 256 * 1024
-"""So much is read and decoded at once."""
 
 _PACKED = ".gz"
 _GZIP_START = b"\x1f\x8b"
 _SPREADSHEETS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods", ".numbers")
 _AS_CSV = 'save the sheet as "CSV UTF-8" and name that file'
+# signatures of files that are no manifests, in lower case, each with its remedy
 _SIGNS = (
     (b"PK\x03\x04", f"this is a workbook or a zip archive: {_AS_CSV}"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", f"this is a workbook of old Excel: {_AS_CSV}"),
@@ -40,13 +41,12 @@ _SIGNS = (
     (b"(\xb5/\xfd", "this is packed by zstd: unpack it, or pack it with gzip"),
     (b"7z\xbc\xaf\x27\x1c", "this is a 7z archive: unpack it, or pack it with gzip"),
 )
-"""How files begin that are no manifests, whatever the case of letters, and what to say of them."""
 _SIGN_BYTES = 32
 _ENDINGS: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 
 def format_of(path: Path) -> Format:
-    """Tell a manifest's format by its ending, behind which ``.gz`` may stand.
+    """Derive a manifest's format from its suffix; ``.gz`` may follow.
 
     Raises:
         UsageError: The ending says nothing.
@@ -62,7 +62,7 @@ def format_of(path: Path) -> Format:
 
 
 def check_file(path: Path, name: str) -> None:
-    """See that there is a manifest at all.
+    """Check that the manifest is a file that can be read.
 
     Raises:
         UsageError: There is none, or it is no file that can be read.
@@ -74,7 +74,7 @@ def check_file(path: Path, name: str) -> None:
 
 
 def lines(path: Path, name: str) -> Iterator[str]:
-    """The lines of a manifest, with their ends, unpacked; a byte order mark is no part of them.
+    """Yield the lines of a manifest with their ends, decompressed and without a byte order mark.
 
     Args:
         path: Where it is; one whose content or ending says so is unpacked.
@@ -100,9 +100,9 @@ def lines(path: Path, name: str) -> Iterator[str]:
 
 
 def _blocks(file: io.BufferedIOBase) -> Iterator[bytes]:
-    """Yield whole lines, many together; what begins a line that is too long is yielded as it is.
+    """Yield blocks of whole lines; the beginning of a line that is too long is a block of its own.
 
-    What came before a place where the file is broken is yielded before that is raised.
+    Blocks before a broken place of the file are yielded before the error is raised.
     """
     rest = b""
     while block := file.read1(BLOCK_BYTES):
@@ -145,7 +145,7 @@ def _unpacked(path: Path, name: str) -> Iterator[io.BufferedIOBase]:
 
 
 def _decoded(block: bytes, before: int, name: str) -> Iterator[str]:
-    """The lines of a block, with their ends; ``before`` is how many lines stand before it."""
+    """Decode a block into lines with their ends; ``before`` is the number of earlier lines."""
     try:
         text = block.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""The two formats: a manifest's lines in, raw rows out, each with the line where it begins."""
+"""Parsers of the two formats, from lines to raw rows with the line on which each begins."""
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ _HEADER_AGAIN = "this is the header once more, as where two manifests were put t
 
 
 class RawRow(NamedTuple):
-    """A row as its format gives it. ``is_text``: its values are the texts of cells, not native ones."""
+    """A parsed row. ``is_text``: its values are CSV cells, not native JSON values."""
 
     line: int
     values: Mapping[str, Any]
@@ -24,7 +24,7 @@ class RawRow(NamedTuple):
 
 
 class HeaderError(UsageError):
-    """A CSV header that no row can be read by; ``problems`` are all that is wrong with it."""
+    """A CSV header by which no row can be read, with all its ``problems``."""
 
     def __init__(self, name: str, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(f"manifest {name}, {problem}" for problem in problems))
@@ -32,7 +32,7 @@ class HeaderError(UsageError):
 
 
 def read_csv(lines: Iterator[str], name: str, delimiter: str) -> Iterator[RawRow]:
-    """Read CSV with a header.
+    """Parse CSV with a header.
 
     Raises:
         HeaderError: The header is wrong.
@@ -57,7 +57,7 @@ def read_csv(lines: Iterator[str], name: str, delimiter: str) -> Iterator[RawRow
 
 
 def _describe_broken(error: str, begin: int, at: int) -> str:
-    """What to say of CSV that cannot be read, by the csv module's words and the lines of the row that it is in."""
+    """Explain a CSV error by the csv module's message and the lines of the row."""
     if "new-line character" in error:
         return f"line {begin}: it ends with a carriage return alone, as on old systems: save it with line feeds"
     if at > begin or "unexpected end of data" in error:
@@ -66,7 +66,7 @@ def _describe_broken(error: str, begin: int, at: int) -> str:
 
 
 def read_jsonl(lines: Iterator[str], name: str) -> Iterator[RawRow]:
-    """Read JSON Lines.
+    """Parse JSON Lines.
 
     Raises:
         UsageError: It is empty.
@@ -80,7 +80,7 @@ def read_jsonl(lines: Iterator[str], name: str) -> Iterator[RawRow]:
 
 
 class _Header:
-    """A CSV header; an empty cell means "not set", but an own column of the operator's comes back as it was."""
+    """A CSV header. An empty cell means "not set"; empty ``x-`` cells are kept for the results."""
 
     def __init__(self, columns: list[str], delimiter: str, line: int, name: str) -> None:
         problems = list(header_problems(columns, delimiter, line))
@@ -122,7 +122,7 @@ def _jsonl_row(line: int, text: str) -> RawRow:
 
 
 def _describe_unreadable(text: str, error: str) -> str:
-    """What to say of a line that is no JSON."""
+    """Explain why a line is no JSON."""
     first = next((char for char in text if is_unseen(char) and char not in " \t\r\n"), "")
     if "\r" in text.rstrip():
         return "its lines end with a carriage return alone, as on old systems: save it with line feeds"

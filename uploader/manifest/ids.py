@@ -1,12 +1,12 @@
-"""What is wrong with a conversationId, or most likely is: characters nobody sees, and what programs make of ids."""
+"""Checks of a conversationId: invisible characters, and marks of spreadsheets and programs."""
 
 import re
 import unicodedata
 
+# invisible characters that Unicode classes as letters or marks
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-"""What is not seen although its category is that of a letter or a mark."""
 
 QUOTES = "'\"`\u00b4\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u00ab\u00bb"
 _HIDDEN = frozenset(["Cc", "Cf", "Co", "Cs", "Zl", "Zp", "Zs"])
@@ -39,7 +39,7 @@ _SPOILT_REMEDIES = {
 
 
 def problem(conversation_id: str) -> str:
-    """Tell why no conversation has this id; empty where it may be one."""
+    """Explain why no conversation can have this id; empty where one may."""
     if conversation_id in (".", ".."):
         return "no conversation has this id: write the id that the first request was answered with"
     unseen = describe_unseen(conversation_id)
@@ -47,7 +47,7 @@ def problem(conversation_id: str) -> str:
 
 
 def spoilt(conversation_id: str) -> str:
-    """Tell what a spreadsheet or a program most likely made of an id; empty where it looks like one."""
+    """Explain how a spreadsheet or a program most likely changed an id; empty where the id looks sound."""
     if conversation_id.isalnum() and (len(conversation_id) > _LONGEST_WORD or conversation_id.isdigit()):
         return ""  # as most ids: none of the kinds has letters and digits alone, but for the words
     found = _SPOILT.fullmatch(conversation_id)
@@ -55,7 +55,7 @@ def spoilt(conversation_id: str) -> str:
 
 
 def describe_unseen(text: str) -> str:
-    """Name the first character of a text that is blank or not seen, and its place; empty where there is none."""
+    """Name the first blank or invisible character of a text and its place; empty where there is none."""
     if text.isascii() and text.isprintable() and " " not in text:
         return ""
     for place, char in enumerate(text, start=1):
@@ -65,12 +65,12 @@ def describe_unseen(text: str) -> str:
 
 
 def is_unseen(character: str) -> bool:
-    """Whether a character is blank, a control character or invisible."""
+    """Tell whether a character is blank, a control character or invisible."""
     return unicodedata.category(character) in _HIDDEN or _INVISIBLE.match(character) is not None
 
 
 def named(character: str) -> str:
-    """A character by its number and its name in Unicode."""
+    """Format a character as its code point and its Unicode name."""
     if character == " ":
         return "a blank (U+0020)"
     if character == "\ufeff":

@@ -1,4 +1,4 @@
-"""Why a path that cannot be found is most likely not the one that was meant."""
+"""Explains why a file cannot be found at a path."""
 
 import os
 import re
@@ -12,16 +12,16 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _VARIABLE = re.compile(r"\$\w+|\$\{\w+\}|%\w+%")
 
+# converts a manifest's path into a path of this machine
 Resolve = Callable[[str], str]
-"""Where a path of the manifest leads."""
 
 
 def likely(audio_path: str, resolve: Resolve) -> str:
-    """Tell what is most likely wrong with a path at which nothing is; empty where nothing is known.
+    """Explain what is most likely wrong with a path at which there is no file; empty where nothing is known.
 
     Args:
-        audio_path: The path as the manifest has it.
-        resolve: Makes it a path of this machine.
+        audio_path: The path in the manifest.
+        resolve: Converts it into a path of this machine.
     """
 
     def exists(path: str) -> bool:
@@ -51,7 +51,7 @@ def _by_looks(path: str) -> Iterator[str]:
 
 
 def _unseen(path: str) -> Iterator[str]:
-    """Characters at the ends that nobody sees, and those inside that are no blanks."""
+    """Explain invisible characters at the path's ends, and invisible ones other than blanks inside."""
     for char, where in ((path[0], "begins"), (path[-1], "ends")):
         if is_unseen(char):
             yield f"it {where} with {named(char)}"
@@ -61,7 +61,7 @@ def _unseen(path: str) -> Iterator[str]:
 
 
 def _by_looking(path: str, exists: Callable[[str], bool]) -> Iterator[str]:
-    """Other spellings of the path under which there is a file."""
+    """Explain the first other spelling of the path under which there is a file."""
     for other, description in _spellings(path):
         if other and other != path and exists(other):
             yield f"a file is there {description}"

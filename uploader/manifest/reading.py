@@ -1,4 +1,4 @@
-"""A manifest as a whole: its file read row by row, each held against the rules."""
+"""Reads a whole manifest: parses its file row by row and checks each row."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,10 +17,9 @@ __all__ = ["HeaderError", "Manifest"]
 
 @dataclass(frozen=True)
 class Manifest:
-    """Where a manifest is and how its rows are to be read.
+    """A manifest's location and the rules for its rows.
 
-    ``name`` is what to call the manifest in an error, ``delimiter`` what separates the cells of CSV. The others
-    are what its rows are held against, see ``RowRules``.
+    ``name`` is for messages, ``delimiter`` separates CSV cells. The other fields are those of ``RowRules``.
     """
 
     path: Path
@@ -34,11 +33,11 @@ class Manifest:
     summary_is_served: bool = True
     check_files: bool = True
     examine: Examine | None = None
+    # the ``x-`` columns seen so far, in order
     extra_columns: dict[str, None] = field(default_factory=dict)
-    """The ``x-`` columns that were read so far, in their order."""
 
     def read(self) -> Iterator[Row | InvalidRow]:
-        """Read the rows one by one, in order.
+        """Yield the checked rows in order.
 
         Raises:
             HeaderError: The header of CSV is wrong.

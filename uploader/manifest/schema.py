@@ -1,4 +1,4 @@
-"""The JSON Schema of a manifest's row, for editors and pipelines."""
+"""The JSON Schema of a manifest row, for editors and pipelines."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -9,8 +9,8 @@ from pydantic.json_schema import GenerateJsonSchema
 from uploader import parameters
 from uploader.manifest.columns import EXTRA_PREFIX
 
+# excludes the commonest blanks and invisible characters; a plan checks all of them
 _ID_PATTERN = r"^(?!\.{1,2}$)[^\u0000-\u0020\u007f-\u00a0\u00ad\u200b-\u200f\u2028-\u202e\ufeff]+$"
-"""Without the blanks and invisible characters that are met most; a plan knows all of them."""
 
 _OWN: dict[str, Any] = {
     "conversationId": (
@@ -32,17 +32,17 @@ _OWN: dict[str, Any] = {
 
 
 class _Untitled(GenerateJsonSchema):
-    """The names are the service's: a title beside each would be another spelling of it."""
+    """A schema generator without titles: the names are the service's, and a title would spell them differently."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic's signature
         return False
 
 
 def row_schema(defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of one line of a JSON Lines manifest; null is as good as not set.
+    """Generate the JSON Schema (draft 2020-12) of one line of a JSON Lines manifest; null means not set.
 
     Args:
-        defaults: The config's parameters: what they set, a row need not.
+        defaults: The config's parameters, which a row need not set.
     """
     fields: dict[str, Any] = {
         parameter.name: (parameter.type | None, Field(None, description=parameter.meaning))
@@ -58,7 +58,7 @@ def row_schema(defaults: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _need(name: str, needed: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """A parameter that works only where another is true, in the row or in the config."""
+    """Generate the rule for a parameter that works only where another is true, in the row or in the config."""
     is_set = {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
     if defaults.get(needed) is True:
         allowed: dict[str, Any] = {"properties": {needed: {"enum": [True, None]}}}

@@ -1,4 +1,4 @@
-"""The PUT's query parameters: their types, rules and encoding."""
+"""The PUT's query parameters: types, rules and encoding."""
 
 from uploader.parameters.config import check_config, wrong_parameters
 from uploader.parameters.parameter import Encoding, Parameter

@@ -9,21 +9,20 @@ from uploader.parameters.parameter import Encoding, Parameter
 from uploader.parameters.table import TABLE
 from uploader.parameters.text import check_whole
 
+# names in the environment have no case: UPLOADER_PARAMETERS__DETECTPHRASES
 _BY_LOWER_CASE = {name.lower(): parameter for name, parameter in TABLE.items()}
-"""The environment's names have no case: UPLOADER_PARAMETERS__DETECTPHRASES."""
 
 
 def check_config(parameters: Mapping[str, Any], extra: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Read the parameters that hold for every row which does not set them itself.
 
     Args:
-        parameters: ``[parameters]`` as the settings have it.
-        extra: ``[extra_parameters]``: what the service knows and this table does not, passed on as it is.
-        source: What to call the config file in an error.
+        parameters: ``[parameters]`` of the settings.
+        extra: ``[extra_parameters]``: parameters that the service knows and this table does not, sent unchanged.
+        source: The config file's name, for messages.
 
     Raises:
-        UsageError: A key that is no parameter or stands in the wrong table, or a value that does not fit; all of
-            them are told.
+        UsageError: A key is unknown or in the wrong table, or a value does not fit; the text names all of them.
     """
     checked, wrong = _read_all(parameters, extra)
     if wrong:
@@ -32,7 +31,7 @@ def check_config(parameters: Mapping[str, Any], extra: Mapping[str, Any], source
 
 
 def wrong_parameters(parameters: Mapping[str, Any], extra: Mapping[str, Any]) -> list[tuple[Sequence[str], str]]:
-    """What is wrong with these parameters, all of it: each with the names of its table and its key."""
+    """List the problems of parameters, each with the names of its table and its key."""
     return _read_all(parameters, extra)[1]
 
 
@@ -72,7 +71,7 @@ def _check_known(name: str, value: Any) -> tuple[str, Any]:
 
 
 def _read(parameter: Parameter, value: Any) -> Any:
-    """The environment has text alone: it is read as a cell is."""
+    """Read a parameter's value; a text from the environment is parsed as a CSV cell."""
     if isinstance(value, str) and parameter.encoding is not Encoding.TEXT:
         return parameter.read_cell(value)
     known = parameter.check(value)

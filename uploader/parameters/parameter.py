@@ -1,4 +1,4 @@
-"""One query parameter: what it may be, how it is written, and what to say of a wrong value."""
+"""A query parameter's type, encoding and remedy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _CELLS_KEPT = 256
 
 
 class Encoding(StrEnum):
-    """How a value is written as text: in a CSV cell, and percent-encoded in the query."""
+    """The encoding of a value as text, in a CSV cell and percent-encoded in the query."""
 
     TEXT = "text as it is"
     WORD = "true or false"
@@ -24,11 +24,10 @@ class Encoding(StrEnum):
 
 @dataclass(frozen=True)
 class Parameter:
-    """One query parameter of the PUT (put-audio.md, Query Parameters).
+    """A query parameter of the PUT (put-audio.md, Query Parameters).
 
-    ``documented`` is the type's name in the documentation, ``shape`` that of a Python type with its rule, which is
-    imported from ``uploader.parameters.shapes`` where a value is checked; ``section`` is the heading of put-audio.md
-    that tells most of it; ``remedy`` ends the sentence that
+    ``documented`` is the type's name in the documentation, ``shape`` a type of ``uploader.parameters.shapes``, imported
+    where a value is checked; ``section`` is the main heading of put-audio.md about it; ``remedy`` ends the message that
     refuses a wrong value.
     """
 
@@ -43,7 +42,7 @@ class Parameter:
 
     @property
     def type(self) -> Any:
-        """The Python type, as pydantic reads it."""
+        """The Python type that pydantic checks."""
         from uploader.parameters import shapes  # noqa: PLC0415 - most manifests set no parameter
 
         return getattr(shapes, self.shape)
@@ -55,7 +54,7 @@ class Parameter:
         return TypeAdapter(self.type).validator.validate_python
 
     def read_cell(self, text: str) -> Any:
-        """Read the text of a CSV cell.
+        """Parse the text of a CSV cell.
 
         Raises:
             ValueError: It does not fit; the text says what would.
@@ -64,11 +63,11 @@ class Parameter:
 
     @cached_property
     def _read_once(self) -> Callable[[str], Any]:
-        """Reads a cell; the same text in row after row is read once."""
+        """A cached parser of cells, because rows repeat the same texts."""
         return lru_cache(maxsize=_CELLS_KEPT)(lambda text: self.check(self._decode(text)))
 
     def check(self, value: Any) -> Any:
-        """Check a native value, as JSON or TOML give it.
+        """Check a native value from JSON or TOML.
 
         Returns:
             The value; a list or an object is the one that was given, with all its members.
@@ -97,7 +96,7 @@ class Parameter:
 
 
 def _format_places(error: Any) -> str:
-    """Where in a list or an object it is wrong; entries are counted from 1."""
+    """Format the places of errors in a list or an object; entries are counted from 1."""
     places = []
     for detail in error.errors(include_url=False, include_input=False):
         where = [f"entry {part + 1}" if isinstance(part, int) else _shown(part) for part in detail["loc"]]
@@ -108,5 +107,5 @@ def _format_places(error: Any) -> str:
 
 
 def _shown(member: str) -> str:
-    """A member's name as it can be printed, whatever stands in it."""
+    """Format a member's name for a message, shortened and escaped."""
     return member[:40] if member.isprintable() else ascii(member)[1:41]

@@ -1,4 +1,4 @@
-"""Puts a row's parameters over the config's, and writes them as the query carries them."""
+"""Merges a row's parameters over the config's, and encodes them for the query."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,14 +8,14 @@ from uploader.parameters.text import encode
 
 
 def query(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Put a row's parameters over the config's and encode them.
+    """Merge a row's parameters over the config's and encode them.
 
     Args:
-        values: The row's own.
-        defaults: The config's, as ``check_config`` gave them.
+        values: The row's parameters.
+        defaults: The config's, as returned by ``check_config``.
 
     Returns:
-        Names and texts: the table's in its order, then what ``[extra_parameters]`` adds.
+        Names and texts, in the table's order, then those of ``[extra_parameters]``.
     """
     merged = {**defaults, **values}
     known = [(name, encode(merged[name])) for name in TABLE if name in merged]

@@ -1,4 +1,4 @@
-"""The rules that hold between parameters: what cannot be sent together, and what is most likely a mistake."""
+"""Rules between parameters: conflicts, and likely mistakes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,24 +7,24 @@ from urllib.parse import urlencode
 from uploader.parameters.table import NEEDS
 from uploader.parameters.text import encode
 
+# speaker diarization is for English and Spanish only (put-audio.md, Speaker Diarization Language Support)
 DIARIZED_LANGUAGES = ("en", "es")
-"""Speaker diarization is for English and Spanish only (put-audio.md, Speaker Diarization Language Support)."""
 
+# the longest URL that gateways and servers accept, in bytes, less the part before the parameters
 LONGEST_ADDRESS = 8000
-"""What gateways and servers take of an address, in bytes, less what stands before the parameters."""
+# so many characters stay below that limit in any encoding: a character becomes at most twelve
 _SURELY_SHORT = 600
-"""So many characters stay below that, however they are encoded: a character becomes twelve at most."""
 
 
 class Conflict(NamedTuple):
-    """Parameters that do not go together, the one to look at first in front, and what to do."""
+    """Parameters that conflict, the one to change first in front, with the remedy."""
 
     names: Sequence[str]
     remedy: str
 
 
 def conflicts(merged: Mapping[str, Any]) -> Iterator[Conflict]:
-    """What cannot be sent together.
+    """Find parameters that cannot be sent together.
 
     Args:
         merged: A row's parameters over the config's.
@@ -35,11 +35,11 @@ def conflicts(merged: Mapping[str, Any]) -> Iterator[Conflict]:
 
 
 def doubts(merged: Mapping[str, Any], *, summary_is_served: bool) -> Iterator[Conflict]:
-    """What can be sent, and is most likely not what was meant: a warning each.
+    """Find parameters that can be sent, and are most likely a mistake.
 
     Args:
         merged: A row's parameters over the config's.
-        summary_is_served: Whether the base URL is the one that put-audio.md asks for with enableSummary.
+        summary_is_served: True where the base URL is the one that put-audio.md demands for enableSummary.
     """
     if merged.get("enableSpeakerDiarization") is True:
         yield from _diarization(merged)

@@ -1,4 +1,4 @@
-"""The shapes that put-audio.md documents, as types that pydantic checks and describes."""
+"""The types of put-audio.md, for pydantic to check and describe."""
 
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 Switch = bool
+# text that is not empty; an unset parameter is left out, not sent empty
 Text = Annotated[str, Field(min_length=1)]
-"""Text that says something; an unset parameter is left out, not sent empty."""
 
 
 def _reachable(url: str) -> str:
@@ -18,7 +18,7 @@ def _reachable(url: str) -> str:
 
 
 def _whole(value: Any) -> Any:
-    """Table programs write whole numbers as 2.0."""
+    """Convert a whole float into an int: table programs write 2.0."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -30,7 +30,7 @@ def _each_once(channels: list["Channel"]) -> list["Channel"]:
 
 
 class Speaker(BaseModel):
-    """Who speaks on a channel (put-audio.md, Channel Metadata: both members are optional, there are no others)."""
+    """The speaker on a channel (put-audio.md, Channel Metadata: both members are optional, there are no others)."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -39,7 +39,7 @@ class Speaker(BaseModel):
 
 
 class Channel(BaseModel):
-    """One channel of the recording and its speaker (put-audio.md, Channel Metadata)."""
+    """A channel of the recording and its speaker (put-audio.md, Channel Metadata)."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -48,7 +48,7 @@ class Channel(BaseModel):
 
 
 class Entity(BaseModel):
-    """One custom entity (put-audio.md, Custom Entity). Other members are the service's business, and are sent."""
+    """A custom entity (put-audio.md, Custom Entity). Other members are the service's business, and are sent."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -57,7 +57,7 @@ class Entity(BaseModel):
 
 
 class Tracker(BaseModel):
-    """One tracker (put-audio.md, Query Parameters). Other members (an id, say) are sent as they are."""
+    """A tracker (put-audio.md, Query Parameters). Other members, such as an id, are sent unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -73,9 +73,9 @@ Words = list[Text]
 Entities = list[Entity]
 Trackers = list[Tracker]
 Channels = Annotated[list[Channel], AfterValidator(_each_once)]
+# a String in the documentation and a number in many manifests: both are accepted, and sent alike
 SpeakerCount = Annotated[
     Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")],
     BeforeValidator(_whole),
     AfterValidator(int),
 ]
-"""A String in the documentation and a number in people's manifests: both are taken, and sent the same."""

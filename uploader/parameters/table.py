@@ -1,11 +1,11 @@
-"""Every parameter once: its name, type, rule, encoding, section of the documentation, meaning and remedy."""
+"""The table of all parameters: name, type, rule, encoding, section, meaning and remedy."""
 
 from collections.abc import Mapping
 
 from uploader.parameters.parameter import Encoding, Parameter
 
+# the media types that the Content-Type header may name (put-audio.md, Request Headers)
 CONTENT_TYPES = ("audio/wav", "audio/wave", "audio/mpeg", "audio/mp3")
-"""The media types that the Content-Type header may name (put-audio.md, Request Headers)."""
 
 _QUERY = "Query Parameters"
 
@@ -140,11 +140,11 @@ _ENTRIES = (
     ),
 )
 
+# the parameters that a column or the config's [parameters] may set, in the documentation's order
 TABLE: Mapping[str, Parameter] = {parameter.name: parameter for parameter in _ENTRIES}
-"""Every parameter that a manifest's column or the config's [parameters] may set, in the documentation's order."""
 
+# parameters that work only where another is true (put-audio.md, Channel Metadata, Speaker Separation)
 NEEDS: Mapping[str, str] = {
     "channelMetadata": "enableSeparateRecognitionPerChannel",
     "diarizationSpeakerCount": "enableSpeakerDiarization",
 }
-"""Parameters that work only where another one is true (put-audio.md, Channel Metadata, Speaker Separation)."""

@@ -1,22 +1,22 @@
-"""Values as text: how the query and the cells carry them, strictly read and written."""
+"""Values as text, read and written strictly."""
 
 import json
 import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+# JSON can spell lone surrogates, which neither the ledger nor the service nor the results can hold
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
-"""JSON can spell lone surrogates; neither the ledger nor the service nor the results can hold them."""
 
+# the deepest nesting; no parameter needs more, and not every writer supports it
 _DEEPEST = 64
-"""What is nested deeper is nobody's parameter, and could not be written everywhere."""
 
 
 def encode(value: Any) -> str:
-    """Write a value as the query carries it: text as it is, everything else as compact JSON text.
+    """Encode a value for the query: text unchanged, everything else as compact JSON.
 
     Raises:
-        ValueError: It is no JSON value (not a number, infinity, a date).
+        ValueError: The value has no JSON form (not a number, infinity, a date).
     """
     if isinstance(value, str):
         return value
@@ -24,10 +24,10 @@ def encode(value: Any) -> str:
 
 
 def check_whole(value: Any) -> None:
-    """See that a value can be written anywhere.
+    """Check that a value can be encoded and has no lone surrogate.
 
     Raises:
-        ValueError: It is no JSON value, or half a character stands in it.
+        ValueError: The value has no JSON form, or a text in it has a lone surrogate.
     """
     try:
         text = encode(value)
@@ -38,10 +38,10 @@ def check_whole(value: Any) -> None:
 
 
 def read_json(text: str) -> Any:
-    """Read JSON text, strictly: no member twice, no NaN, no number beyond a float, nothing nested without end.
+    """Parse JSON strictly: no repeated member, no NaN, no number beyond a float, bounded nesting.
 
     Raises:
-        ValueError: It is no JSON; the text says why.
+        ValueError: The text is no such JSON; the message says why.
     """
     try:
         value = _FROM_JSON.decode(text)
@@ -56,7 +56,7 @@ def read_json(text: str) -> Any:
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
-    """Whether lists and objects are nested deeper than that, without recursion."""
+    """Tell whether lists and objects are nested deeper than that, without recursion."""
     layer = [value]
     for _ in range(levels + 1):
         inner = [

@@ -1,4 +1,4 @@
-"""Every setting once, checked, with its unit in its name."""
+"""All settings, each checked once, with its unit in its name."""
 
 from uploader.settings.addresses import DOCUMENTED_BASE_URL, default_ledger, host_and_port, is_loopback
 from uploader.settings.fields import ENVIRONMENT_PREFIX, FAR, SECRETS, Settings

@@ -1,16 +1,16 @@
-"""Values that are checked by more than a bound: addresses, times of day, and the delimiter of CSV."""
+"""Checks of addresses, times of day and the CSV delimiter."""
 
 import re
 from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 
+# the service's base URL (put-audio.md, API Endpoint)
 DOCUMENTED_BASE_URL = "https://api.symbl.ai"
-"""The service (put-audio.md, API Endpoint)."""
 _LONE_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
 _HOST = re.compile(r"[a-z0-9._-]+")
 
 
 def service_address(value: str) -> str:
-    """The address of the service as it is used: https, or http on this machine; nothing but host and path."""
+    """Normalise a base URL: https, or http on this machine, with host and path alone."""
     parts = _parts(value)
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("write the service's address as https://HOST or https://HOST:PORT")
@@ -27,7 +27,7 @@ def service_address(value: str) -> str:
 
 
 def _ascii_host(host: str) -> str:
-    """A host's name as it goes over the wire: letters beyond ASCII in their IDNA form."""
+    """Encode a host name for the wire: letters beyond ASCII in IDNA."""
     try:
         # the codec is imported by those who need it
         found = host if host.isascii() else host.encode("idna").decode("ascii")
@@ -39,7 +39,7 @@ def _ascii_host(host: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine itself."""
+    """Tell whether a host name or address is this machine."""
     if host == "localhost":
         return True
     import ipaddress  # noqa: PLC0415 - --help has no use for it
@@ -51,7 +51,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _parts(address: str) -> SplitResult | None:
-    """The parts of an address, None where it is none, or its port is no number of a port."""
+    """Split an address; None where it is none or its port is no port number."""
     try:
         parts = urlsplit(address)
         parts.port  # noqa: B018 - it is looked at when it is asked for
@@ -61,13 +61,13 @@ def _parts(address: str) -> SplitResult | None:
 
 
 def listening_address(value: str) -> str:
-    """An address to listen on: HOST:PORT."""
+    """Check an address to listen on, HOST:PORT."""
     host_and_port(value)
     return value
 
 
 def host_and_port(value: str) -> tuple[str, int]:
-    """The host and the port of an address to listen on; an IPv6 address stands in brackets."""
+    """Split an address to listen on into host and port; an IPv6 address stands in brackets."""
     parts = _parts(f"//{value}")
     is_more = parts is not None and (parts.path or parts.query or parts.fragment or "@" in value)
     if parts is None or not parts.hostname or not parts.port or is_more:
@@ -76,7 +76,7 @@ def host_and_port(value: str) -> tuple[str, int]:
 
 
 def public_address(value: str) -> str:
-    """The address under which the service reaches a listener."""
+    """Check the public URL of a listener."""
     parts = _parts(value)
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
         raise ValueError("write the listener's public address as https://HOST/PATH")
@@ -88,14 +88,14 @@ def public_address(value: str) -> str:
 
 
 def ledger_address(value: str) -> str:
-    """The address of a ledger."""
+    """Check a ledger's URL."""
     if not value.startswith("sqlite:////") or value.endswith("/"):
         raise ValueError("write it as sqlite:////absolute/path/ledger.db: four slashes, and no relative path")
     return value
 
 
 def time_of_day(value: str) -> str:
-    """A time of day as HH:MM; the hour may be written with one digit."""
+    """Normalise a time of day to HH:MM; the hour may have one digit."""
     found = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", value)
     if found is None:
         raise ValueError("write it as HH:MM, 06:00 say")
@@ -103,7 +103,7 @@ def time_of_day(value: str) -> str:
 
 
 def delimiter_of(value: str) -> str:
-    """The one character that separates the cells of CSV."""
+    """Check the CSV delimiter, a single character."""
     found = {"tab": "\t", "\\t": "\t"}.get(value, value)
     if len(found) != 1 or found in '"\r\n\0\ufeff' or found.isalnum():
         raise ValueError("write the one character that separates the cells: , or ; or tab")
@@ -111,10 +111,10 @@ def delimiter_of(value: str) -> str:
 
 
 def default_ledger() -> str:
-    """The ledger for who names none: one for all nights and manifests, in the user's state folder.
+    """Return the URL of the default ledger in the user's state folder.
 
     Returns:
-        Its address; an empty one where nobody knows of a home folder (no HOME, no passwd entry).
+        The URL; empty where the home folder is unknown (no HOME, no passwd entry).
     """
     import platformdirs  # noqa: PLC0415 - who names a ledger has no use for it
 

@@ -1,19 +1,19 @@
-"""The checks of a setting: each turns what a source gives into the setting's value, or says what to write instead."""
+"""Checks of settings: each converts a given value, or raises UnfitError with the remedy."""
 
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+# converts the value of a flag, a variable or the config file; raises UnfitError where it does not fit
 Check = Callable[[Any], Any]
-"""Takes what a flag, a variable or the config file gives; raises UnfitError where it does not fit."""
 
 _TRUE = frozenset({"1", "on", "t", "true", "y", "yes"})
 _FALSE = frozenset({"0", "off", "f", "false", "n", "no"})
 
 
 class UnfitError(ValueError):
-    """A value that does not fit, and what to write instead."""
+    """A value that does not fit, with its remedy."""
 
     def __init__(self, remedy: str, value: Any) -> None:
         super().__init__(remedy)
@@ -21,7 +21,7 @@ class UnfitError(ValueError):
 
 
 class Secret:
-    """A text that no repr shows."""
+    """A text that its repr hides."""
 
     __slots__ = ("_text",)
 
@@ -29,42 +29,42 @@ class Secret:
         self._text = text
 
     def get_secret_value(self) -> str:
-        """The text itself."""
+        """Return the text."""
         return self._text
 
     def __repr__(self) -> str:
-        """Stars in its place."""
+        """Return asterisks in place of the text."""
         return "Secret('**********')"
 
 
 def text(value: Any) -> str:
-    """Text, which may be empty."""
+    """Check a text, which may be empty."""
     if not isinstance(value, str):
         raise UnfitError("write it as text, in quotes", value)
     return value
 
 
 def some_text(value: Any) -> str:
-    """Text of at least one character."""
+    """Check a text of at least one character."""
     if not text(value):
         raise UnfitError("it is empty: write at least 1 character", value)
     return str(value)
 
 
 def path(value: Any) -> Path:
-    """The path of a file or folder."""
+    """Convert the path of a file or folder."""
     if not isinstance(value, (str, Path)):
         raise UnfitError("write a path as text, in quotes", value)
     return Path(value)
 
 
 def secret(value: Any) -> Secret:
-    """A secret."""
+    """Convert a secret."""
     return Secret(text(value))
 
 
 def switch(value: Any) -> bool:
-    """True or false; the environment has words for it."""
+    """Convert a truth value, which the environment gives as a word."""
     word = value.lower() if isinstance(value, str) else str(value) if value in (0, 1) else ""
     if isinstance(value, bool) or word in _TRUE | _FALSE:
         return value is True or word in _TRUE
@@ -72,24 +72,24 @@ def switch(value: Any) -> bool:
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-    """A table of which any key will do."""
+    """Check a table with any keys."""
     if not isinstance(value, Mapping):
         raise UnfitError("write a table of keys and values", value)
     return value
 
 
 def number(*, above: float = -math.inf, least: float = -math.inf, most: float = math.inf) -> Check:
-    """A finite number above, at least, at most these."""
+    """Make a check of a finite number within these bounds."""
     return _number(float, "write a number", above, least, most)
 
 
 def whole_number(*, least: float = -math.inf, most: float = math.inf) -> Check:
-    """A whole number within these bounds, which are allowed."""
+    """Make a check of a whole number within these inclusive bounds."""
     return _number(_whole, "write a whole number", -math.inf, least, most)
 
 
 def choice(*choices: str | int) -> Check:
-    """One of these."""
+    """Make a check for one of these values."""
     quoted = [repr(option) for option in choices]
     remedy = f"write {', '.join(quoted[:-1])} or {quoted[-1]}"
 
@@ -102,7 +102,7 @@ def choice(*choices: str | int) -> Check:
 
 
 def listing(entry: Check) -> Check:
-    """A list of which each entry fits."""
+    """Make a check of a list, with this check for each entry."""
 
     def check(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, (list, tuple)):
@@ -113,7 +113,7 @@ def listing(entry: Check) -> Check:
 
 
 def text_as(read: Callable[[str], str]) -> Check:
-    """A text that this function reads, or refuses with a ValueError that says what to write."""
+    """Make a check that converts a text by a function, whose ValueError has the remedy."""
 
     def check(value: Any) -> str:
         try:

@@ -1,4 +1,4 @@
-"""The settings, each with its default, its bounds and its meaning."""
+"""All settings with their defaults, bounds and meanings."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -31,8 +31,8 @@ from uploader.settings.checks import (
 from uploader.settings.tables import Doubt, Insights, Jobs, Lanes, Replies, Schedule, setting, table
 
 ENVIRONMENT_PREFIX = secrets.PREFIX
+# settings that come from the environment or from secret files alone: no flag, no config file
 SECRETS = secrets.CREDENTIALS
-"""Settings that come from the environment or from files of their own only: no flag, no config file."""
 
 FAR = "A far sandbox"
 
@@ -41,7 +41,7 @@ seconds = number(above=0, most=7 * 86400)
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All settings of the uploader; ``config/uploader.toml`` shows each with its default."""
+    """All settings of the uploader; ``config/uploader.toml`` lists each with its default."""
 
     ledger: str = setting(
         text_as(ledger_address),
@@ -333,14 +333,14 @@ class Settings:
     schedule: Schedule = table(Schedule, meaning="which lane goes first, and what a plan assumes")
     insights: Insights = table(Insights, meaning="what insights are fetched, and how fast")
 
+    # the config file's name, for messages
     file: str = field(default="environment", compare=False)
-    """What to call the config file in an error."""
+    # the settings that some source gave
     given: frozenset[str] = field(default=frozenset(), compare=False)
-    """The settings that some source gave."""
+    # names the flag, variable or file that gave a setting, for messages
     source: Callable[[str], str] = field(default=str, compare=False)
-    """Tells what to call the place where a setting was given, in an error: a flag, a variable, a file."""
 
     @property
     def summary_is_served(self) -> bool:
-        """Whether the base URL is the one that put-audio.md asks for with enableSummary."""
+        """True where the base URL is the one that put-audio.md demands for enableSummary."""
         return self.base_url == DOCUMENTED_BASE_URL

@@ -1,4 +1,4 @@
-"""Finds the line of a config file on which a key stands."""
+"""Finds a key's line in a config file."""
 
 import re
 import tomllib
@@ -7,14 +7,14 @@ from typing import Any
 
 
 def line_of(text: str, location: Sequence[str]) -> int | None:
-    """The line of a key, None where that cannot be told for certain.
+    """Find the line of a key; None where it is not certain.
 
-    The right line is the one on which another name in the key's place takes the key out of the file: what only looks
-    like it, in a comment, in a text of several lines or in another table, is not taken for it.
+    The right line is the one on which another name in the key's place takes the key out of the file. So a lookalike in
+    a comment, a multi-line text or another table is not mistaken for it.
 
     Args:
         text: A TOML file.
-        location: The key's name, after those of the tables in which it stands.
+        location: The names of the key's tables, then the key.
     """
     lines = text.split("\n")
     key = re.compile(rf"(?<![\w-]){re.escape(location[-1])}(?![\w-])")

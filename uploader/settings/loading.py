@@ -1,4 +1,4 @@
-"""Puts the settings together from flags, environment, secrets and file, and tells what is wrong with them."""
+"""Loads the settings from flags, environment, secrets and config file, and reports all that is wrong."""
 
 import json
 import os
@@ -17,32 +17,32 @@ from uploader.settings.tables import settings_of
 from uploader.text import storable
 from uploader.toml import DEEPEST, check_bounds
 
+# the least similarity (0 to 1) of a variable's name and a setting's that counts as a typing error
 _NEAR = 0.7
-"""How alike (0 to 1) a variable's name is to that of a setting to be taken for a slip."""
 _NAMING_FILES = ("HOME", "XDG_STATE_HOME")
 _OF_A_SERVICE = re.compile(
     r"UPLOADER_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
     r"|UPLOADER_PORT"
 )
 
+# checks ``[parameters]`` and ``[extra_parameters]``; gives the location and message of each problem
 CheckParameters = Callable[[Mapping[str, Any], Mapping[str, Any]], Iterable[tuple[Sequence[str], str]]]
-"""Holds ``[parameters]`` and ``[extra_parameters]`` against what the service knows: where, and what is wrong."""
 
+# a setting's name, after its table's where it has one
 Location = tuple[str, ...]
-"""A setting's name, after that of its table where it has one."""
 
+# the most characters of a wrong value in a message
 VALUE_MOST = 200
-"""So many characters of a wrong value are told."""
 
+# the separator of a table's name and its key's in a variable's name
 _IN_TABLES = "__"
-"""Stands in a variable between the name of a table and that of its key."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Sources:
-    """Where settings come from. ``text`` is the config file's, ``folder`` has the secrets, ``wrong`` is the findings.
+    """The sources of settings, and the problems found in them (``wrong``).
 
-    The variables' names are in capitals.
+    ``text`` is the config file's content, ``folder`` the secrets folder; variables' names are upper case.
     """
 
     flags: Mapping[str, Any]
@@ -53,7 +53,7 @@ class _Sources:
     wrong: list[str] = field(default_factory=list)
 
     def of(self, location: Location) -> str:
-        """What to call the place where a setting's value came from, looked for in the order of rank."""
+        """Name the source of a setting's value, the highest-ranking first."""
         name = location[0]
         if name in self.flags:
             return f"--{name.replace('_', '-')}"
@@ -67,7 +67,7 @@ class _Sources:
         return self.file_at(location)
 
     def file_at(self, location: Location) -> str:
-        """The config file, and the line of a key in it."""
+        """Name the config file, and the line of a key in it."""
         from uploader.settings.lines import line_of  # noqa: PLC0415 - of use where something is wrong
 
         line = line_of(self.text, location)
@@ -75,17 +75,17 @@ class _Sources:
 
 
 def load(flags: Mapping[str, Any], config: Path | None, check_parameters: CheckParameters | None = None) -> Settings:
-    """Put the settings together: flag over environment over secrets folder over file over default.
+    """Load the settings: flag over environment over secrets folder over file over default.
 
     Args:
-        flags: What the command line set, by the setting's name.
+        flags: The command line's values by setting.
         config: The config file, None for none.
-        check_parameters: Tells what is wrong with the parameters that hold for every row, so that it is told with all
-            that is wrong.
+        check_parameters: Checks the parameters that hold for every row, so that their problems are reported with all
+            others.
 
     Raises:
-        UsageError: A value that does not fit, an unknown key, a file that cannot be read; the text names
-            the source, the setting, the value and the remedy.
+        UsageError: A value does not fit, a key is unknown, or a file cannot be read; the text names the source, the
+            setting, the value and the remedy.
     """
     text = _read_file(config) if config is not None else ""
     table = _read_table(config, text) if config is not None else {}
@@ -118,7 +118,7 @@ def load(flags: Mapping[str, Any], config: Path | None, check_parameters: CheckP
 
 
 def _checked(kind: type[Any], given: Mapping[str, Any], table: Location, sources: _Sources) -> dict[str, Any]:
-    """The settings of a dataclass as they are checked; what is wrong is told to ``sources``."""
+    """Check the settings of a dataclass; add the problems to ``sources``."""
     checked: dict[str, Any] = {}
     known = settings_of(kind)
     for name, setting in known.items():
@@ -141,7 +141,7 @@ def _checked(kind: type[Any], given: Mapping[str, Any], table: Location, sources
 
 
 def _describe(location: Location, error: UnfitError, sources: _Sources) -> str:
-    """What is wrong with a value; a secret's is never repeated."""
+    """Describe a problem of a value; a secret's value is left out."""
     name, where = location[0], sources.of(location)
     value = "" if name in SECRETS else secrets.without_login(repr(error.value))[:VALUE_MOST]
     if name in sources.flags:
@@ -157,7 +157,7 @@ def _close_to(name: str, known: Iterable[str]) -> str:
 
 
 def _from_environment(sources: _Sources) -> dict[str, Any]:
-    """What the variables say; a table's key may have one of its own."""
+    """Read settings from the environment; a table's key may have a variable of its own."""
     given: dict[str, Any] = {}
     for name, setting in settings_of(Settings).items():
         variable = secrets.variable(name)
@@ -173,7 +173,7 @@ def _from_environment(sources: _Sources) -> dict[str, Any]:
 
 
 def _from_folder(sources: _Sources) -> dict[str, Any]:
-    """What the secrets folder says of settings that are no secrets."""
+    """Read settings other than secrets from the secrets folder."""
     given: dict[str, Any] = {}
     for file in sorted(sources.folder.iterdir()) if sources.folder is not None else ():
         name = file.name.lower().removeprefix(ENVIRONMENT_PREFIX.lower())
@@ -189,7 +189,7 @@ def _from_folder(sources: _Sources) -> dict[str, Any]:
 
 
 def _with(location: Location, text: str, given: Mapping[str, Any], sources: _Sources) -> dict[str, Any]:
-    """What is given, and what a variable or a file says of a setting: a table or a list is JSON, all else the text."""
+    """Add a setting's text from a variable or file to the given settings; tables and lists are JSON."""
     value: Any = text
     if _is_complex(location):
         try:
@@ -219,7 +219,7 @@ def _describe_unreadable(name: str, sources: _Sources) -> str:
 
 
 def _is_complex(location: Location) -> bool:
-    """Whether a setting is a table or a list."""
+    """Tell whether a setting is a table or a list."""
     known = settings_of(Settings)
     for name in location[:-1]:
         table = known[name].table if name in known else None
@@ -231,7 +231,7 @@ def _is_complex(location: Location) -> bool:
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """One source over another: tables key by key, all else as a whole."""
+    """Merge a source over another: tables key by key, other settings whole."""
     merged = dict(below)
     for name, value in above.items():
         former = merged.get(name)
@@ -241,7 +241,7 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_ledger_address(address: Any, source: str) -> None:
-    """A password on the command line is seen by everybody on the machine; a config file is shown around, too."""
+    """Refuse a password in a ledger's URL outside the environment: other users see a command line or config file."""
     if isinstance(address, str) and secrets.has_password(address):
         raise UsageError(
             f"{source}: ledger = {secrets.without_login(address)!r}: a password has no place there: set "
@@ -259,7 +259,7 @@ def _read_file(path: Path) -> str:
 
 
 def _read_table(path: Path, text: str) -> dict[str, Any]:
-    """Read the config file, and see that no secret stands in it."""
+    """Read the config file, and refuse secrets in it."""
     try:
         table = toml.read(text)
     except ValueError as error:
@@ -275,7 +275,7 @@ def _read_table(path: Path, text: str) -> dict[str, Any]:
 
 
 def check_words(words: Iterable[str], environment: Mapping[str, str]) -> None:
-    """See that what a command was given, and where it works, can be kept and shown: names of files may be any bytes.
+    """Check that arguments, working folder and variables are UTF-8, because file names may hold any bytes.
 
     Args:
         words: The command's words.
@@ -303,7 +303,7 @@ def _bytes_shown(text: str) -> str:
 
 
 def unknown_environment() -> list[str]:
-    """Name the variables that look like ours and are none, and like none of ours either.
+    """List unknown variables with the uploader's prefix that resemble no setting.
 
     Raises:
         UsageError: One of them is most likely a mistyped setting.
@@ -330,7 +330,7 @@ def unknown_environment() -> list[str]:
 
 
 def _meant(name: str, known: Iterable[str]) -> str:
-    """The variable that a name is near to, empty where there is none."""
+    """Find the variable that a name resembles; empty where there is none."""
     import difflib  # noqa: PLC0415 - of use where something is wrong
 
     keys = {
@@ -345,7 +345,7 @@ def _meant(name: str, known: Iterable[str]) -> str:
 
 
 def _is_of_a_cluster(name: str, value: str) -> bool:
-    """Whether Kubernetes, or Docker's links, set this variable: for each service whose name begins as ours."""
+    """Tell whether Kubernetes or Docker links set this variable for a service with the same prefix."""
     if _OF_A_SERVICE.fullmatch(name) is not None:
         return True
     return name.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://"))

@@ -1,4 +1,4 @@
-"""One setting, and the settings that stand in tables of their own."""
+"""The setting as a dataclass field, and the tables of settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -8,10 +8,9 @@ from uploader.settings.checks import Check, choice, listing, mapping, number, sw
 
 
 class Setting(NamedTuple):
-    """One setting: what it may be, what it is where no source gives it, and what it means.
+    """A setting's check, default and meaning.
 
-    ``commands`` are those that have it as a flag, ``metavar`` is what stands for its value in their help, ``group`` the
-    heading that it stands below there. ``table`` is the dataclass of a table of settings.
+    ``commands`` have it as a flag, with ``metavar`` for its value in their help. ``table`` is the dataclass of a table.
     """
 
     check: Check
@@ -26,9 +25,9 @@ class Setting(NamedTuple):
 def setting(
     check: Check, default: Any, *, meaning: str, commands: str = "", metavar: str | None = None, group: str = "Options"
 ) -> Any:
-    """The field of a setting, which is also a flag of the commands named in ``commands`` (words, apart by spaces).
+    """Make the field of a setting, a flag of the space-separated ``commands``.
 
-    A default that can be called is made anew each time.
+    A callable default is called each time.
     """
     kept = {"setting": Setting(check, default, meaning, commands.split(), metavar, group)}
     if callable(default):
@@ -37,18 +36,18 @@ def setting(
 
 
 def table(kind: type[Any], *, meaning: str) -> Any:
-    """The field of a table of settings."""
+    """Make the field of a table of settings."""
     return field(default_factory=kind, metadata={"setting": Setting(mapping, kind, meaning, table=kind)})
 
 
 def settings_of(kind: type[Any]) -> dict[str, Setting]:
-    """The settings of a dataclass by their names, in its order."""
+    """Return the settings of a dataclass by name, in order."""
     return {field.name: field.metadata["setting"] for field in fields(kind) if "setting" in field.metadata}
 
 
 @dataclass(frozen=True)
 class Lanes:
-    """``[lanes]``: what trouble in a conversation does to the rest of it."""
+    """``[lanes]``: the effect of a failure on the rest of its conversation."""
 
     on_trouble: Literal["hold", "continue"] = setting(
         choice("hold", "continue"),
@@ -59,13 +58,13 @@ class Lanes:
 
     @property
     def hold(self) -> bool:
-        """Whether trouble holds the rest of a lane."""
+        """True where a failure holds the rest of its lane."""
         return self.on_trouble == "hold"
 
 
 @dataclass(frozen=True)
 class Replies:
-    """``[replies]``: what the operator vouches for."""
+    """``[replies]``: the operator's own guarantees about answers."""
 
     proves_not_appended: tuple[Literal[500, 503], ...] = setting(
         listing(choice(500, 503)),
@@ -77,7 +76,7 @@ class Replies:
 
 @dataclass(frozen=True)
 class Doubt:
-    """``[doubt]``: what evidence is kept and taken for items in doubt."""
+    """``[doubt]``: evidence kept and accepted for items in doubt."""
 
     look_before: bool = setting(
         switch,
@@ -101,7 +100,7 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Jobs:
-    """``[jobs]``: how live jobs are followed."""
+    """``[jobs]``: the polling of live jobs."""
 
     polls_per_second: float = setting(
         number(above=0, most=1000), 30.0, meaning="status requests per second, for the whole account"
@@ -110,7 +109,7 @@ class Jobs:
 
 @dataclass(frozen=True)
 class Insights:
-    """``[insights]``: what `uploader insights` fetches, and how fast."""
+    """``[insights]``: the parts that `uploader insights` fetches, and its rate."""
 
     requests_per_second: float = setting(
         number(above=0, most=1000), 5.0, meaning="requests per second, for all conversations together"
@@ -120,7 +119,7 @@ class Insights:
 
 @dataclass(frozen=True)
 class Schedule:
-    """``[schedule]``: which conversation goes first, and what a plan assumes as long as nothing was seen."""
+    """``[schedule]``: the order of conversations, and the assumptions of a plan until jobs were seen."""
 
     order: Literal["longest-lane-first", "manifest"] = setting(
         choice("longest-lane-first", "manifest"),

@@ -1,1 +1,1 @@
-"""Shows a batch: progress bar, progress lines, summary."""
+"""Shows a batch: progress bar, progress lines, closing summary, status overview."""

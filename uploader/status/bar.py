@@ -12,9 +12,9 @@ SEPARATOR = ", "
 
 
 class Bar:
-    """A bar with count, rate and time left, below all else that is written to the terminal.
+    """A progress bar with count, rate and time left, below all other terminal output.
 
-    These four always stand in the line; details that do not fit are dropped whole, the last ones first.
+    These columns always fit; details that do not fit are dropped whole, the last ones first.
     """
 
     def __init__(self) -> None:
@@ -27,16 +27,16 @@ class Bar:
         self._task: TaskID | None = None
 
     def start(self) -> None:
-        """Put it on the terminal."""
+        """Show the bar."""
         self._progress.start()
         self._task = self._progress.add_task("", total=None, count="", rate="", left="", details="")
 
     def stop(self) -> None:
-        """Take it away."""
+        """Remove the bar."""
         self._progress.stop()
 
     def show(self, *, total: int, completed: int, rate: str, left: str, details: Sequence[str] = ()) -> None:
-        """Show how far the work is. ``details``: the most important first."""
+        """Update the bar. ``details``: the most important first."""
         if self._task is None:
             return
         count = f"{completed}/{total}"
@@ -48,7 +48,7 @@ class Bar:
 
 
 def fitting(details: Sequence[str], columns: int) -> str:
-    """Join as many details as fit into so many columns, from the first on."""
+    """Join details from the first on, as many as fit into the columns."""
     kept = ""
     for detail in details:
         longer = f"{kept}{SEPARATOR}{detail}" if kept else detail

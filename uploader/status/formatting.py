@@ -1,4 +1,4 @@
-"""Words and figures for people, and the same for machines."""
+"""Formats of figures and facts, as text and as JSON."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -13,17 +13,17 @@ from uploader.ledger.standing import Standing
 from uploader.model import LimitFacts, State
 from uploader.results import rfc3339
 
+# the remedy for items that no batch references any more
 HOW_TO_KEEP_NIGHTS_APART = (
     "no run sends these for themselves: put their rows back and run again, or settle or drop them; a job every night "
     "needs a name for each night (--batch, or a dated file name)"
 )
-"""What to do with items that no batch names any more."""
+# the most anomalies in the text report
 REMARKS_TOLD = 20
-"""So many are told to a person one by one."""
 
 
 def limit_json(limit: LimitFacts) -> dict[str, int | str | None]:
-    """What is known of the limit, for a machine."""
+    """Return the limit as JSON."""
     return {
         "configured": limit.configured,
         "stated": limit.stated,
@@ -36,12 +36,12 @@ def limit_json(limit: LimitFacts) -> dict[str, int | str | None]:
 
 
 def counts_json(counts: Mapping[State, int]) -> dict[str, int]:
-    """Items by state, for a machine."""
+    """Return the items by state as JSON."""
     return {state.value: count for state, count in counts.items()}
 
 
 def trouble_json(trouble: Trouble) -> dict[str, Any]:
-    """What needs a person, for a machine."""
+    """Return a group of items that need a person as JSON."""
     return {
         "batch": trouble.batch,
         "state": trouble.state.value,
@@ -53,7 +53,7 @@ def trouble_json(trouble: Trouble) -> dict[str, Any]:
 
 
 def anomaly_json(anomaly: Anomaly) -> dict[str, Any]:
-    """What is to be said in the open of an item, for a machine."""
+    """Return an item's anomaly as JSON."""
     return {
         "batch": anomaly.batch,
         "line": anomaly.line,
@@ -63,7 +63,7 @@ def anomaly_json(anomaly: Anomaly) -> dict[str, Any]:
 
 
 def format_anomalies(found: Sequence[Anomaly]) -> list[str]:
-    """What is to be said in the open of items, and where: the first of it, and how much more there is."""
+    """Format the anomalies with their lines, the first of them and the number of the others."""
     several = len({anomaly.batch for anomaly in found}) > 1
     parts = [
         f"line {anomaly.line}{f' of {anomaly.batch}' if several else ''}, {anomaly.conversation_id}: {anomaly.said}"
@@ -74,25 +74,25 @@ def format_anomalies(found: Sequence[Anomaly]) -> list[str]:
 
 
 def format_counts(counts: Mapping[State, int]) -> str:
-    """Items by state, those that there are."""
+    """Format the items by state, without states that have none."""
     parts = [f"{count} {state.value.replace('_', ' ')}" for state, count in counts.items() if count]
     return ", ".join(parts) or "none"
 
 
 def format_state(state: State) -> str:
-    """A state in words."""
+    """Format a state."""
     return state.value.replace("_", " ")
 
 
 def format_limit(limit: LimitFacts) -> str:
-    """What is known of the limit, what follows from it, and what takes the slots."""
+    """Format the limit in force, its reasons and the slots in use."""
     doubt = f"; {format_doubt(limit)}; `uploader resolve` frees them" if limit.doubtful else ""
     jobs = limit.live - limit.doubtful
     return f"{limit.in_force} concurrent jobs in force ({_format_limit_reasons(limit)}); {jobs} live now{doubt}"
 
 
 def _format_limit_reasons(limit: LimitFacts) -> str:
-    """Why the limit in force is what it is; what 429s only hint at is told as a guess."""
+    """Format the reasons of the limit in force; what 429s only hint at is worded as a guess."""
     configured, stated = limit.configured, limit.stated
     parts = [f"configured {configured}"]
     if stated is not None:
@@ -107,7 +107,7 @@ def _format_limit_reasons(limit: LimitFacts) -> str:
 
 
 def format_doubt(limit: LimitFacts) -> str:
-    """What slots are held for items in doubt, and until when by this machine's clock."""
+    """Format the number of slots held for doubtful items, and until when by the local clock."""
     until = ""
     if limit.doubtful_until is not None:
         until = f" until {datetime.fromtimestamp(limit.doubtful_until).astimezone():%H:%M}"
@@ -116,7 +116,7 @@ def format_doubt(limit: LimitFacts) -> str:
 
 
 def format_billed(standing: Standing) -> str:
-    """What is billed, by state, in minutes."""
+    """Format the billed minutes by state."""
     parts = [f"{minutes:.1f} min {state.value.replace('_', ' ')}" for state, minutes in standing.billed_minutes.items()]
     unknown = (
         [f"{format_count(standing.unknown_lengths, 'file')} of unknown length"] if standing.unknown_lengths else []
@@ -125,7 +125,7 @@ def format_billed(standing: Standing) -> str:
 
 
 def format_trouble(trouble: Trouble) -> str:
-    """What needs a person, and where."""
+    """Format a group of items that need a person, with their lines and the reason."""
     parts = [
         f"{line}, job {job}" if job else str(line) for line, job in zip(trouble.lines, trouble.job_ids, strict=True)
     ]
@@ -135,39 +135,39 @@ def format_trouble(trouble: Trouble) -> str:
 
 
 def from_here(path: str) -> str:
-    """A path as a person would type it: from the current folder, where it lies in there."""
+    """Shorten a path to one relative to the current folder, where it is inside."""
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
 def resolve_command(batch: str, ledger: Path, *words: str) -> str:
-    """What to type where items need a person. ``words``: which of them, and what is decided."""
+    """Format the command that resolves items of a batch. ``words``: the selection and the decision."""
     return shlex.join(["uploader", "resolve", "--batch", batch, "--ledger", f"sqlite:///{ledger}", *words])
 
 
 def orphans_json(group: Orphans) -> dict[str, Any]:
-    """What a manifest held before and holds no more, for a machine."""
+    """Return a batch's orphans as JSON."""
     return {"batch": group.batch, "items": group.items, "counts": counts_json(group.counts)}
 
 
 def format_orphans(group: Orphans) -> str:
-    """What a manifest held before and holds no more."""
+    """Format a batch's orphans by state."""
     items = format_count(group.items, "item")
     return f"{items} that a manifest of this name held before and holds no more: {format_counts(group.counts)}"
 
 
 def run_command(batch: str, base_url: str, ledger: Path) -> str:
-    """What to type where a batch is to be carried on, beside the options and settings that its run had."""
+    """Format the command that carries on a batch, to which its other options are added."""
     return shlex.join(["uploader", "run", "--batch", batch, "--base-url", base_url, "--ledger", f"sqlite:///{ledger}"])
 
 
 def format_count(count: int, word: str) -> str:
-    """A number and its word, in the plural where it is one."""
+    """Format a number with its noun in singular or plural."""
     return f"{count} {word}" + ("" if count == 1 else "s")
 
 
 def format_bytes(count: int) -> str:
-    """A size as a person reads it."""
+    """Format a size in binary units."""
     size = float(count)
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
@@ -177,7 +177,7 @@ def format_bytes(count: int) -> str:
 
 
 def amount_json(amount: Amount) -> dict[str, int | float]:
-    """An amount of audio, for a machine."""
+    """Return an amount of audio as JSON."""
     return {
         "files": amount.files,
         "bytes": amount.size,
@@ -188,24 +188,24 @@ def amount_json(amount: Amount) -> dict[str, int | float]:
 
 
 def format_amount(amount: Amount) -> str:
-    """An amount of audio, for a person."""
+    """Format an amount of audio."""
     minutes = f"{amount.audio_seconds / 60:.1f} audio minutes, {amount.billed_seconds / 60:.1f} billed"
     unknown = f", {amount.unknown_lengths} of unknown length" if amount.unknown_lengths else ""
     return f"{format_count(amount.files, 'file')}, {format_bytes(amount.size)}, {minutes}{unknown}"
 
 
 def leftover_json(leftover: Leftover) -> dict[str, Any]:
-    """Leftovers of a batch, for a machine."""
+    """Return a batch's leftovers as JSON."""
     return {"batch": leftover.batch, **amount_json(leftover.amount)}
 
 
 def format_leftover(leftover: Leftover) -> str:
-    """Leftovers of a batch, for a person."""
+    """Format a batch's leftovers."""
     return f"{leftover.batch}: {format_amount(leftover.amount)}"
 
 
 def format_duration(seconds: float) -> str:
-    """A duration as a person reads it: hours and minutes, minutes and seconds, or seconds."""
+    """Format a duration as hours and minutes, minutes and seconds, or seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -1,4 +1,4 @@
-"""What `uploader status` shows of a ledger."""
+"""The overview that `uploader status` shows of a ledger."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,13 +31,13 @@ from uploader.status.formatting import (
 )
 
 COMMANDS_SHOWN = 10
+# the most jobs in the text report; the JSON report has all
 JOBS_SHOWN = 10
-"""So many are told to a person one by one; a machine gets all."""
 
 
 @dataclass(frozen=True)
 class Overview:
-    """A ledger's content: batches that are not over, the latest others, live jobs, limits, and what needs a person."""
+    """A ledger's batches, live jobs, limits and items that need a person."""
 
     ledger: Path
     # a run holds the ledger
@@ -59,7 +59,7 @@ class Overview:
 
     @cached_property
     def exit_code(self) -> ExitCode:
-        """As `run` would end, were all batches that are shown one; what no batch holds any more needs a person."""
+        """The exit code of a run of all shown batches; orphans count as needing a person."""
         found = self._code(reduce(Standing.__add__, (standing for _, standing in self.batches), NOTHING))
         if found is not ExitCode.DONE or not self.former:
             return found
@@ -67,7 +67,7 @@ class Overview:
         return ExitCode.IN_DOUBT if is_in_doubt else ExitCode.NEEDS_PERSON
 
     def as_json(self) -> dict[str, Any]:
-        """The overview for a machine."""
+        """Return the overview as the JSON object of ``--json``."""
         return {
             "ledger": str(self.ledger),
             "running": self.busy,
@@ -95,7 +95,7 @@ class Overview:
         }
 
     def as_lines(self) -> list[str]:
-        """The overview for a person."""
+        """Format the overview as lines of text."""
         return [
             f"ledger {self.ledger}" + (": a run is on" if self.busy else ""),
             *(f"limit  {self._where(base_url)}{format_limit(limit)}" for base_url, limit in self.limits),
@@ -112,7 +112,7 @@ class Overview:
         return ending(standing.counts, overdue=standing.overdue, no_wait=self.no_wait, unfinished=unfinished)
 
     def _where(self, base_url: str) -> str:
-        """The service, where the ledger has more than one."""
+        """Format a service's prefix; empty where the ledger has one service."""
         return f"{base_url}: " if len(self.limits) > 1 else ""
 
     def _format_batches(self) -> Iterator[str]:
@@ -135,14 +135,14 @@ class Overview:
             yield from (f"  {resolve_command(group.batch, self.ledger)}" for group in self.former)
 
     def _format_troubles(self) -> Iterator[str]:
-        """What needs a person, batch by batch, each with what lists and settles it."""
+        """Format the items that need a person by batch, with the command that lists and resolves them."""
         for batch in dict.fromkeys(trouble.batch for trouble in self.troubles):
             yield f"needs a person in {batch}:"
             yield from (f"  {format_trouble(trouble)}" for trouble in self.troubles if trouble.batch == batch)
             yield f"next   {resolve_command(batch, self.ledger)}"
 
     def _format_next(self) -> Iterator[str]:
-        """What carries on the batches that wait, where no run is on."""
+        """Format the commands that carry on waiting batches while no run is on."""
         waiting = (
             [] if self.busy else [facts for facts, standing in self.batches if self._code(standing) is ExitCode.GAVE_UP]
         )

@@ -1,4 +1,4 @@
-"""The closing summary of a run."""
+"""The closing summary of a run, as text and as JSON."""
 
 import shlex
 from collections.abc import Sequence
@@ -33,17 +33,17 @@ from uploader.status.formatting import (
     trouble_json,
 )
 
+# the least share of the run's time from which a wait for slots is reported
 SHARE_WORTH_TELLING = 0.1
-"""A wait for a slot is told from this share of the run's time on."""
+# the documentation's advice for more concurrent jobs (put-audio.md, API Limit Error)
 HOW_TO_RAISE_THE_LIMIT = "support@symbl.ai can raise what the account may have"
-"""What the documentation says to who needs more concurrent jobs (put-audio.md, API Limit Error)."""
 
 NOBODY_CALLED = "no call has come, all jobs were polled: see that the service reaches --webhook-url"
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The closing summary of a batch. ``seconds`` is the run's time, ``bytes_sent`` what left in it."""
+    """The closing summary of a batch. ``seconds``: the run's time; ``bytes_sent``: bytes sent in this run."""
 
     batch: str
     exit_code: ExitCode
@@ -55,29 +55,29 @@ class Summary:
     limit: LimitFacts
     throttled: int
     troubles: Sequence[Trouble]
+    # anomalies to report whatever the item's outcome, such as an append too many
     remarks: Sequence[Anomaly] = ()
-    """What is out of order whatever became of the item: an append too many, say."""
+    # orphans of the account's batches
     former: Sequence[Orphans] = ()
-    """What the account's batches held before and none holds any more."""
     # leftovers of other batches: those that the run had before it in its lanes, and those that it does not reach
     carried: Sequence[Leftover] = ()
     elsewhere: Sequence[Leftover] = ()
+    # the part of ``seconds`` in which conversations were ready and no slot was free
     slot_wait_seconds: float = 0.0
-    """How long of it conversations were ready while no slot was free."""
+    # jobs with a ``webhookUrl`` had to be polled, and no callback has come
     webhook_silent: bool = False
-    """Whether jobs that were to call the webhook were polled, and no call has come."""
+    # the run used the internal sandbox; its ledger is gone
     rehearsal: bool = False
-    """Whether it went to the sandbox inside: its ledger is gone."""
+    # the run made the ledger, which has no record of earlier appends
     is_new_ledger: bool = False
-    """Whether the run made the ledger, which knows of nothing that was appended before."""
     reason: str = ""
+    # the run's id, as in the log
     run: str | None = None
-    """The run's id, which its events in the log have."""
+    # the words of the command that carries on
     again: Sequence[str] = field(default=())
-    """The command that carries on, word by word."""
 
     def as_json(self) -> dict[str, Any]:
-        """The summary for a machine."""
+        """Return the summary as the JSON object of ``--json``."""
         return {
             "run": self.run,
             "batch": self.batch,
@@ -108,7 +108,7 @@ class Summary:
         }
 
     def as_lines(self) -> list[str]:
-        """The summary for a person: what happened, what needs them, what to type next."""
+        """Format the summary as lines of text."""
         lines = [f"{self.batch}: {format_count(self.standing.items, 'item')}: {format_counts(self.standing.counts)}"]
         lines.append(f"  sent      {self._format_sent()}")
         if held := self.standing.counts.get(State.HELD, 0):
@@ -138,7 +138,7 @@ class Summary:
         return lines
 
     def ending(self) -> str:
-        """Say in one sentence how the run ended."""
+        """Format the run's ending in one sentence."""
         counts = self.standing.counts
         if self.exit_code is ExitCode.DONE:
             return f"Done: nothing is left to do ({format_counts(counts)})."
@@ -156,7 +156,7 @@ class Summary:
         return lines
 
     def _format_leftovers(self) -> list[str]:
-        """Leftovers of other batches that this run carried, and those that wait for a run of their own."""
+        """Format the leftovers of other batches that this run carried, and those that it does not reach."""
         lines = [
             f"  before    {format_leftover(leftover)}: left over, carried with this batch, which stands behind them"
             for leftover in self.carried
@@ -172,13 +172,13 @@ class Summary:
         return lines
 
     def _format_slowness(self) -> list[str]:
-        """What kept the run from being quicker."""
+        """Format what held the run back: waits for slots, a silent webhook."""
         waited = self._format_wait()
         webhook = NOBODY_CALLED if self.webhook_silent else ""
         return [f"  {name:<9} {said}" for name, said in (("waited", waited), ("webhook", webhook)) if said]
 
     def _format_orphans(self) -> list[str]:
-        """What no batch names any more, batch by batch, and the remedy."""
+        """Format the orphans by batch, with the remedy."""
         if not self.former:
             return []
         text = [
@@ -192,7 +192,7 @@ class Summary:
         return [f"  before    {HOW_TO_KEEP_NIGHTS_APART}:", *text]
 
     def _format_wait(self) -> str:
-        """Say that the limit was what the run waited for; where the service's own was, how that is raised."""
+        """Format the wait for slots, with the remedy where the service's own limit caused it."""
         if not self.throttled and self.slot_wait_seconds < SHARE_WORTH_TELLING * self.seconds:
             return ""
         text = f"{self.slot_wait_seconds:.1f} s for a free slot" + (" and after 429s" if self.throttled else "")
@@ -200,7 +200,7 @@ class Summary:
         return f"{text}; {HOW_TO_RAISE_THE_LIMIT}" if is_bound else text
 
     def _format_sent(self) -> str:
-        """What left in this run; that nothing had to, where all was appended before."""
+        """Format the bytes and attempts of this run, or that all was appended before."""
         sent = f"{format_bytes(self.bytes_sent)} in {self.seconds:.1f} s"
         counts = self.standing.counts
         appended = counts.get(State.COMPLETED, 0) + counts.get(State.ACCEPTED, 0)
@@ -210,7 +210,7 @@ class Summary:
         return f"{sent}; {format_count(self.standing.attempts, 'attempt')} so far{met}"
 
     def next_step(self) -> str:
-        """The next command to type, empty where all is done."""
+        """Return the next command to type, empty where nothing is left to do."""
         if self.exit_code is ExitCode.DONE:
             return ""
         if self.exit_code in (ExitCode.NEEDS_PERSON, ExitCode.IN_DOUBT):

@@ -1,4 +1,4 @@
-"""What is seen of a run while it goes on: a bar on a terminal, elsewhere a line a minute."""
+"""The live view of a run: a progress bar on a terminal, elsewhere a log line a minute."""
 
 import asyncio
 import time
@@ -22,25 +22,25 @@ log = logs.get_logger()
 
 LINE_SECONDS = 60.0
 LOOK_SECONDS = 0.5
+# the largest share of the time that counting and snapshots may take
 SHARE_OF_TIME = 0.01
-"""Counting and snapshots cost at most this share of the time."""
+# the assumed time to write a line of results, until a snapshot has been timed
 SECONDS_A_LINE = 20e-6
-"""What a line of the results takes to write, as long as that was not measured."""
 ENDED = (State.COMPLETED, State.FAILED, State.REFUSED, State.IN_DOUBT, State.DROPPED)
 
 
 class View:
-    """Shows a run while it goes on: a bar on a terminal, elsewhere a line a minute.
+    """The live view of a run: a progress bar on a terminal, elsewhere a log line a minute.
 
     Args:
-        read: Counts the batch's items; it is called in a thread.
-        limit: What is known of the limit now.
-        bytes_moved: Bytes sent so far.
-        snapshot: Writes the results; called in the same thread, now and then.
-        seconds_left: Forecasts how long the run still takes, None where that is not known; called in a thread.
-        waits: What sending waits for, empty where it does not.
-        bar: Whether to show the bar.
-        lines: Whether to log progress lines.
+        read: Counts the batch's items; called in a thread.
+        limit: Returns the account's limit as it is now.
+        bytes_moved: Returns the bytes sent so far.
+        snapshot: Writes the results; called in a thread.
+        seconds_left: Forecasts the seconds that the run still takes, None where unknown; called in a thread.
+        waits: Describes the wait of all sending, empty where there is none.
+        bar: Show the bar.
+        lines: Log progress lines.
     """
 
     def __init__(
@@ -69,23 +69,23 @@ class View:
         self._bar = _bar() if bar else None
 
     def __enter__(self) -> Self:
-        """Put the bar on the terminal."""
+        """Show the bar."""
         if self._bar is not None:
             self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take it away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
 
     @property
     def helpers(self) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:
-        """All that runs beside the engine."""
+        """The view's loops, to run in the background of the engine."""
         return self.update_bar, self.recompute_forecast, self.save_results
 
     async def update_bar(self) -> None:
-        """Count and show, again and again, until cancelled."""
+        """Count the items and update the bar, or log a progress line, until cancelled."""
         while True:
             begun = time.monotonic()
             standing = await asyncio.to_thread(self._read)
@@ -96,7 +96,7 @@ class View:
             await asyncio.sleep(max(least, (time.monotonic() - begun) / SHARE_OF_TIME))
 
     async def recompute_forecast(self) -> None:
-        """Forecast the end, again and again, until cancelled; between two forecasts the time is counted down."""
+        """Forecast the end until cancelled; in between, the time is counted down."""
         least = LOOK_SECONDS if self._bar is not None else LINE_SECONDS
         if self._bar is None:
             await asyncio.sleep(least)  # a short run has no use for it
@@ -107,7 +107,7 @@ class View:
             await asyncio.sleep(max(least, (time.monotonic() - begun) / SHARE_OF_TIME))
 
     async def save_results(self) -> None:
-        """Write a snapshot of the results, again and again, until cancelled; the first one once it costs its share."""
+        """Write snapshots of the results until cancelled, the first once its cost is a small share of the time."""
         await self._counted.wait()
         cost = self._items * SECONDS_A_LINE
         while True:
@@ -157,7 +157,7 @@ class View:
 
 
 def _doubt_in_the_way(standing: Standing, limit: LimitFacts) -> dict[str, int | str]:
-    """The slots that are held for items in doubt; what frees them, where nothing can be sent because of them."""
+    """Return the log fields on slots held for doubtful items, with the remedy where they block sending."""
     if not limit.doubtful:
         return {}
     fields: dict[str, int | str] = {"heldForDoubt": limit.doubtful}

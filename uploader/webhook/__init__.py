@@ -1,4 +1,4 @@
-"""Listens for what the service says of jobs, and answers once it is in the ledger."""
+"""Listens for callbacks, and answers each once the ledger has recorded it."""
 
 from uploader.webhook.connections import Connections
 from uploader.webhook.listener import MOST_BYTES, MOST_CALLS, Listener

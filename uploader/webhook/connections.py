@@ -1,4 +1,4 @@
-"""Which connections of the listener stand, and which one gives way where there are too many."""
+"""The listener's connections, and the choice of the one to close where there are too many."""
 
 from typing import Generic, TypeVar
 
@@ -8,14 +8,14 @@ T = TypeVar("T")
 class Connections(Generic[T]):
     """The connections of a listener; no I/O.
 
-    A connection is a stranger's until it has shown a token of ours. Of the idle ones the oldest stranger gives way:
-    who really calls says it at once, and who turned new ones away would be deaf as long as others keep silent. A
-    reverse proxy keeps its connection for the next call: those that are known stay, until they are more than half;
-    then the one that has been idle longest goes, so that there is always room to become known. Who is being answered
-    never gives way.
+    A connection is a stranger until it has shown a valid token. Of the idle connections the oldest stranger is closed:
+    a genuine caller shows its token at once, and turning new ones away would let silent connections block the listener.
+    A reverse proxy keeps its connection for the next callback: known connections stay until they are more than half of
+    all; then the one idle longest is closed, so that there is always room to become known. A connection whose request
+    is being answered is never closed.
 
     Args:
-        most: How many may be idle.
+        most: The most idle connections.
     """
 
     def __init__(self, most: int) -> None:
@@ -26,39 +26,39 @@ class Connections(Generic[T]):
 
     @property
     def idle(self) -> list[T]:
-        """Who is not being answered; strangers stand before the known, each by age."""
+        """The idle connections, strangers before known ones, each by age."""
         return [*self._strangers, *self._known]
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of connections."""
         return len(self._strangers) + len(self._known) + len(self._answered)
 
     def come(self, connection: T) -> T | None:
-        """Count a new connection; the one that gives way for it, if need be."""
+        """Count a new connection; return the one to close for it, if any."""
         self._strangers[connection] = None
         return self._surplus()
 
     def show_token(self, connection: T) -> None:
-        """Take note that a connection has shown a token."""
+        """Record that a connection has shown a token."""
         if connection in self._strangers:
             del self._strangers[connection]
             self._known[connection] = None
 
     def begin_answer(self, connection: T) -> None:
-        """Keep a connection from giving way."""
+        """Protect a connection from being closed."""
         if connection in self._known:
             del self._known[connection]
             self._answered.add(connection)
 
     def end_answer(self, connection: T) -> T | None:
-        """Count it among the idle again; the one that gives way for it, if need be."""
+        """Count a connection as idle again; return the one to close for it, if any."""
         if connection in self._answered:
             self._answered.discard(connection)
             self._known[connection] = None
         return self._surplus()
 
     def go(self, connection: T) -> None:
-        """Forget a connection that is closed."""
+        """Forget a closed connection."""
         self._strangers.pop(connection, None)
         self._known.pop(connection, None)
         self._answered.discard(connection)

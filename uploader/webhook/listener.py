@@ -1,4 +1,4 @@
-"""The server that the service calls: what it answers, how long it waits, and how many it bears."""
+"""The HTTP server for callbacks, with its limits on time, size and connections."""
 
 import asyncio
 import json
@@ -24,37 +24,37 @@ from uploader.webhook.connections import Connections
 
 log = logs.get_logger()
 
+# the largest body, in bytes; a callback has two short fields
 MOST_BYTES = 64 * 1024
-"""A call is two short fields; more is none."""
+# the most callbacks that wait for the ledger; the service repeats those that are turned away
 MOST_CALLS = 64
-"""So many may wait for the ledger at once: the service sends again what is turned away."""
+# the most connections that are not being answered
 MOST_IDLE = 256
-"""The most connections that are not being answered."""
+# idle connections may take one in so many of the process's file descriptors; a run needs the others
 SHARE_OF_FILES = 8
-"""They get one in so many of the files that the process may have open; a run needs the others itself."""
 LEAST_IDLE = 16
+# the most connections accepted in one step of the event loop, before any of them is counted
 TAKEN_AT_ONCE = 16
-"""So many new connections are taken between two steps of anything else: before any of them is counted."""
+# the kernel's accept backlog; it drops further connections, and their callers retry a second later
 WAITING = 512
-"""So many may wait in the kernel to be taken; it forgets more, and their callers try again a second later."""
+# the most bytes in a line of a request's head
 MOST_FIELD_BYTES = 4096
-"""The most in a line of a head."""
 MOST_FIELDS = 64
+# the time for a callback's body
 BODY_SECONDS = 10.0
-"""How long the body of a call may take."""
+# the time for which an unwanted body is read, so that its sender receives the answer
 LINGER_SECONDS = 2.0
-"""How long a body that nobody wants is read, so that its sender gets to see the answer."""
+# the time for which an idle connection is kept, and the time for a request's head
 KEPT_SECONDS = 15.0
-"""How long a connection that is idle is kept, and how long a head may take."""
+# the time that a stop waits for answers under way
 STOP_SECONDS = 2.0
-"""How long a stop waits for answers under way."""
+# aiohttp's own log could show an address with its token
 _SILENT = logging.getLogger(f"{__name__}.silent")
-"""aiohttp's own log would show what came: an address with its token, say."""
 _SILENT.disabled = True
 
 
 class _Server(web.Server):
-    """aiohttp's server, which by itself takes every connection that comes."""
+    """aiohttp's server with a bound on connections; by itself it accepts every one."""
 
     def __init__(self, handler: Callable[[web.BaseRequest], Any], most: int) -> None:
         super().__init__(
@@ -75,30 +75,30 @@ class _Server(web.Server):
         _close(self.callers.come(handler))
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
-        """Count it no more."""
+        """Forget a connection."""
         self.callers.go(handler)
         super().connection_lost(handler, exc)
 
     def pre_shutdown(self) -> None:
-        """Close what is idle: a stop waits for answers, and for nobody's body."""
+        """Close idle connections; a stop waits for answers under way, and for no body."""
         for connection in self.callers.idle:
             _close(connection)
         super().pre_shutdown()
 
 
 class Listener:
-    """The server that a ``webhookUrl`` leads to.
+    """The HTTP server behind every ``webhookUrl``.
 
-    An address is known by its last segment, the token; a stranger learns nothing from the answers.
+    The last segment of the path is the token; a stranger learns nothing from the answers.
 
     Args:
-        host: Where to listen.
-        port: On which port.
-        key: What the ledger's tokens are signed with.
+        host: The host to listen on.
+        port: The port to listen on.
+        key: The key that signs the ledger's tokens.
         writer: The ledger's writer.
-        now: Seconds since the epoch, never running backwards.
-        hold: Whether trouble holds the rest of a lane.
-        heard: Told of every call that was written down.
+        now: Returns the time in seconds since the epoch, never running backwards.
+        hold: A failure holds the rest of its lane.
+        heard: Receives the result of every recorded callback.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Listener:
         self._heard = heard
         self._since = now()
         self._calls = 0
-        self._told_odd = False
+        self._has_logged_unknown = False
         self._server = _Server(self._answer, most_idle(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
         self._accepting: asyncio.Server | None = None
         self._runner: web.ServerRunner | None = None
@@ -130,7 +130,7 @@ class Listener:
         """Listen.
 
         Raises:
-            UsageError: There is no listening at this address.
+            UsageError: The address cannot be listened on.
         """
         self._runner = web.ServerRunner(self._server, shutdown_timeout=STOP_SECONDS)
         await self._runner.setup()
@@ -148,7 +148,7 @@ class Listener:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Listen no more; answers under way are finished."""
+        """Stop listening, once answers under way are finished."""
         if self._accepting is not None:
             self._accepting.close()
         if self._runner is not None:
@@ -192,13 +192,13 @@ class Listener:
         return await self._take_turn(request.protocol, token, Call(job_id, status))
 
     def _log_unknown_status(self, job_id: str) -> None:
-        """Tell the first call with a word that is no status; what it means, the job endpoint may say."""
-        if not self._told_odd:
-            self._told_odd = True
+        """Log the first callback with an unknown status; the job endpoint may explain it."""
+        if not self._has_logged_unknown:
+            self._has_logged_unknown = True
             log.warning("callback.status_unknown", jobId=job_id)
 
     async def _take_turn(self, caller: RequestHandler, token: str, call: Call) -> HTTPStatus:
-        """Write a call down, unless too many wait for that."""
+        """Record a callback, unless too many wait for the ledger."""
         if self._calls >= MOST_CALLS:
             return HTTPStatus.SERVICE_UNAVAILABLE
         self._calls += 1
@@ -223,32 +223,32 @@ class Listener:
         return HTTPStatus.NOT_FOUND if hearing.meaning is Meaning.FORGED else HTTPStatus.OK
 
     async def _hear(self, hashed: str, call: Call) -> Hearing:
-        """Write a call down, and tell of it, even where the caller has gone away meanwhile."""
+        """Record a callback and pass its result on, even if the caller has disconnected meanwhile."""
         hearing = await self._writer.call(hear, hashed, call, self._now(), listening_since=self._since, hold=self._hold)
         self._heard(hearing)
         return hearing
 
 
 def most_idle(open_files: int) -> int:
-    """Tell how many connections may be idle.
+    """Compute the most idle connections.
 
     Args:
-        open_files: How many files the process may have open; negative: as many as it likes.
+        open_files: The process's limit of open files; negative: unlimited.
     """
     return MOST_IDLE if open_files < 0 else max(LEAST_IDLE, min(MOST_IDLE, open_files // SHARE_OF_FILES))
 
 
 def _close(caller: RequestHandler | None) -> None:
-    """Close a connection at once, whatever it has not read yet."""
+    """Close a connection at once, whatever input is unread."""
     if caller is not None and caller.transport is not None:
         caller.transport.abort()
 
 
 async def _body(request: web.BaseRequest) -> bytes | None:
-    """The body, None where it is too long.
+    """Read the body; None where it is too long.
 
     Raises:
-        TimeoutError: It comes too slowly.
+        TimeoutError: The body comes too slowly.
     """
     found = bytearray()
     async with asyncio.timeout(BODY_SECONDS):

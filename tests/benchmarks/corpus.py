@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.benchmarks.schedule import Job
 from uploader.sandbox import SandboxSettings
-from uploader.sandbox.fates import scatter
+from uploader.sandbox.fault_plan import scatter
 
 SEED = 6
 CONVERSATIONS = 60

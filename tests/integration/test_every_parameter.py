@@ -16,9 +16,9 @@ from tests.integration.servers import (
 )
 from uploader.client import Credentials
 from uploader.sandbox import Sandbox, SandboxSettings
-from uploader.sandbox.entries import LookEntry, PollEntry, PutEntry, TokenEntry
+from uploader.sandbox.entries import ConversationEntry, PollEntry, PutEntry, TokenEntry
 
-Asked = PutEntry | TokenEntry | PollEntry | LookEntry
+Recorded = PutEntry | TokenEntry | PollEntry | ConversationEntry
 
 
 def written(value: Any) -> str:
@@ -47,7 +47,7 @@ async def test_nothing_deprecated_is_sent(tmp_path: Path) -> None:
             [put] = sandbox.journal.puts()
             await client.job(str(put.job_id))
             await client.conversation("c")
-        asked = [entry for entry in sandbox.journal.entries if isinstance(entry, Asked)]
+        asked = [entry for entry in sandbox.journal.entries if isinstance(entry, Recorded)]
     assert [(entry.event, entry.deprecated) for entry in asked] == [
         *(("token", ()), ("put", ()), ("poll", ()), ("look", ())),
     ]

@@ -15,7 +15,7 @@ from uploader.client.puts import url_of
 from uploader.model import Row
 from uploader.parameters import TABLE, Encoding, query
 from uploader.sandbox import parameters as judge
-from uploader.sandbox import target
+from uploader.sandbox import request_target
 
 EVERYTHING = "Ä 😀 &=#%+;?/\\\"'\r\n\t\0"
 
@@ -28,13 +28,13 @@ def asked(row: Row) -> str:
 
 def conversation_of(row: Row) -> str:
     """The conversation that the service is asked for."""
-    return target.decoded(asked(row).partition("?")[0].removeprefix("/v1/process/audio/"))
+    return request_target.decoded(asked(row).partition("?")[0].removeprefix("/v1/process/audio/"))
 
 
 def decoded(row: Row) -> dict[str, Any]:
     """What the sandbox understands, by a reading of its own; it refuses what is not encoded as documented."""
-    target.check(asked(row))
-    return judge.read(target.query(asked(row)))
+    request_target.check(asked(row))
+    return judge.read(request_target.query(asked(row)))
 
 
 def as_jsonl(path: Path, conversation_id: str, values: dict[str, Any]) -> Row:

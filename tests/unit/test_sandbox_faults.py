@@ -18,7 +18,7 @@ from uploader.sandbox import (
     SandboxSettings,
     load_faults,
 )
-from uploader.sandbox.fates import Fate, poll_fault, put_fate, scatter
+from uploader.sandbox.fault_plan import FaultPlan, plan_put, poll_fault, scatter
 from uploader.sandbox.tokens import Tokens
 
 WHOLE_FILE = """
@@ -63,9 +63,9 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-def fates(faults: Faults, number: int = 2000) -> list[Fate]:
+def fault_plan(faults: Faults, number: int = 2000) -> list[FaultPlan]:
     """The fates of the first PUTs of one conversation."""
-    return [put_fate(faults, "c", each) for each in range(1, number + 1)]
+    return [plan_put(faults, "c", each) for each in range(1, number + 1)]
 
 
 def test_every_key_of_a_faults_file_is_taken_over(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_an_empty_file_asks_for_no_faults(tmp_path: Path) -> None:
     """What is not set is at its default, and the defaults are without faults."""
     faults = load_faults(written(tmp_path, ""))
     assert faults == Faults()
-    assert {fate.fault for fate in fates(faults, 100)} == {None}
+    assert {plan.fault for plan in fault_plan(faults, 100)} == {None}
 
 
 @pytest.mark.parametrize(
@@ -145,25 +145,25 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         load_faults(tmp_path / "nowhere.toml")
 
 
-def test_the_same_seed_brings_the_same_fates() -> None:
+def test_the_same_seed_brings_the_same_plan() -> None:
     """A fate hangs on seed, conversation and number alone, whatever was drawn in between."""
     faults = Faults(seed=3, put=PutFaults(lost_answer=0.5), jobs=JobFaults(failed=0.5))
-    first = [put_fate(faults, "a", number) for number in range(1, 50)]
-    fates(faults, 10)
-    assert first == [put_fate(faults, "a", number) for number in range(1, 50)]
-    assert first != [put_fate(faults, "b", number) for number in range(1, 50)]
+    first = [plan_put(faults, "a", number) for number in range(1, 50)]
+    fault_plan(faults, 10)
+    assert first == [plan_put(faults, "a", number) for number in range(1, 50)]
+    assert first != [plan_put(faults, "b", number) for number in range(1, 50)]
 
 
-def test_another_seed_brings_other_fates() -> None:
+def test_another_seed_brings_another_plan() -> None:
     """Two seeds differ in faults and in job ids."""
     first, two = (Faults(seed=seed, put=PutFaults(cut=0.5)) for seed in (1, 2))
-    assert [fate.fault for fate in fates(first)] != [fate.fault for fate in fates(two)]
-    assert not {fate.job_id for fate in fates(first)} & {fate.job_id for fate in fates(two)}
+    assert [plan.fault for plan in fault_plan(first)] != [plan.fault for plan in fault_plan(two)]
+    assert not {plan.job_id for plan in fault_plan(first)} & {plan.job_id for plan in fault_plan(two)}
 
 
 def test_job_ids_are_marked_and_never_repeat() -> None:
     """Every job id of a sandbox begins with its mark, and no two PUTs share one."""
-    ids = [fate.job_id for fate in fates(Faults())]
+    ids = [plan.job_id for plan in fault_plan(Faults())]
     assert all(each.startswith(JOB_ID_PREFIX) for each in ids)
     assert len(set(ids)) == len(ids)
 
@@ -171,12 +171,12 @@ def test_job_ids_are_marked_and_never_repeat() -> None:
 def test_shares_come_out_as_asked() -> None:
     """Over many PUTs each fault, and no fault, come about as often as their shares say."""
     faults = Faults(put=PutFaults(lost_answer=0.2, cut=0.3), jobs=JobFaults(failed=0.1))
-    drawn = fates(faults)
-    counted = Counter(fate.fault for fate in drawn)
+    drawn = fault_plan(faults)
+    counted = Counter(plan.fault for plan in drawn)
     assert set(counted) == {"lost_answer", "cut", None}
     assert counted["lost_answer"] / len(drawn) == pytest.approx(0.2, abs=0.04)
     assert counted["cut"] / len(drawn) == pytest.approx(0.3, abs=0.04)
-    assert sum(fate.ending == "failed" for fate in drawn) / len(drawn) == pytest.approx(0.1, abs=0.03)
+    assert sum(plan.ending == "failed" for plan in drawn) / len(drawn) == pytest.approx(0.1, abs=0.03)
 
 
 @pytest.mark.parametrize(
@@ -193,13 +193,13 @@ def test_shares_come_out_as_asked() -> None:
 )
 def test_which_faults_make_a_job(fault: str | None, made: bool) -> None:
     """Only a gateway's code leaves it to `taken` whether the file was appended."""
-    assert {Fate(fault, taken, "completed", "j").makes_job for taken in (True, False)} == {made}
+    assert {FaultPlan(fault, taken, "completed", "j").makes_job for taken in (True, False)} == {made}
 
 
 @pytest.mark.parametrize("fault", ["status_500", "status_502", "status_503"])
 def test_a_gateway_code_says_nothing_about_the_job(fault: str) -> None:
     """Under a gateway's code the job is made or not, as `taken` was drawn."""
-    assert [Fate(fault, taken, "completed", "j").makes_job for taken in (True, False)] == [True, False]
+    assert [FaultPlan(fault, taken, "completed", "j").makes_job for taken in (True, False)] == [True, False]
 
 
 def test_polls_draw_by_job_and_number() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploader.sandbox import parameters, target
+from uploader.sandbox import parameters, request_target
 
 DOCUMENTED = {
     *("name", "webhookUrl", "customVocabulary", "confidenceThreshold", "detectPhrases", "entities", "detectEntities"),
@@ -225,6 +225,6 @@ def test_whatever_is_encoded_well_is_read_back_equal(values: dict[str, Any], enc
         for name, value in values.items()
     }
     asked = "/v1/process/audio/c?" + "&".join(f"{name}={encode(text, safe='')}" for name, text in written.items())
-    target.check(asked)
-    assert target.query(asked) == tuple(written.items())
-    assert parameters.read(target.query(asked)) == values
+    request_target.check(asked)
+    assert request_target.query(asked) == tuple(written.items())
+    assert parameters.read(request_target.query(asked)) == values

@@ -1,6 +1,6 @@
 """Plays the service on loopback, with faults on request and a journal of what reached it."""
 
-from uploader.sandbox.fates import JOB_ID_PREFIX
+from uploader.sandbox.fault_plan import JOB_ID_PREFIX
 from uploader.sandbox.faults import CallFaults, Faults, JobFaults, PollFaults, PutFaults
 from uploader.sandbox.faults_file import load_faults
 from uploader.sandbox.journal import Journal

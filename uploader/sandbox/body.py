@@ -1,4 +1,4 @@
-"""Reads a request's body off the connection, a piece at a time."""
+"""Reads a request's body off the connection, piece by piece."""
 
 import asyncio
 import sys
@@ -18,12 +18,9 @@ async def read_body(
     invites: bool = True,
     idle_seconds: float = 0.0,
 ) -> bool:
-    """Gives the body to `take` in pieces, `most` bytes of it; False where its end was not reached.
+    """Feed the body to `take` in pieces, at most `most` bytes; return False where its end was not reached.
 
-    Who asked leave for the body gets it first, unless it is not to be invited.
-
-    Raises:
-        TimeoutError: Nothing of the body came for `idle_seconds`, where these are bounded (not 0).
+    A client that expects 100 Continue gets it first, unless it is not to be invited.
     """
     try:
         if invites:
@@ -36,8 +33,8 @@ async def read_body(
         return False
 
 
-def asks_leave(request: web.BaseRequest) -> bool:
-    """Whether a client waits for leave before it sends the body."""
+def expects_continue(request: web.BaseRequest) -> bool:
+    """Tell whether the client waits for 100 Continue before it sends the body."""
     return request.headers.get("Expect", "").lower() == "100-continue"
 
 
@@ -55,5 +52,5 @@ async def _read(
 
 
 async def _invite(request: web.BaseRequest) -> None:
-    if asks_leave(request):
+    if expects_continue(request):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")

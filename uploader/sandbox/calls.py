@@ -1,4 +1,4 @@
-"""Tells an upload's webhookUrl of every change of its job's status, with faults on request."""
+"""Sends callbacks to an upload's webhookUrl at every change of its job's status, with faults on request."""
 
 import asyncio
 from collections import Counter
@@ -9,20 +9,20 @@ from urllib.parse import urlsplit, urlunsplit
 import aiohttp
 
 from uploader.sandbox.entries import CallEntry, JobStatus
-from uploader.sandbox.fates import call_fault
+from uploader.sandbox.fault_plan import call_fault
 from uploader.sandbox.journal import Journal
 from uploader.sandbox.settings import SandboxSettings, is_loopback
 
+# the delays after which a callback that is not answered with 200 is repeated
 TRY_AGAIN_SECONDS: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
-"""A call that is not answered with 200 is made again after these."""
+# the time limit of a callback
 CALL_SECONDS: Final = 5.0
-"""How long the answer to a call may take."""
+# a guessed token in place of the URL's last segment
 FORGED_TOKEN: Final = "f" * 43
-"""What somebody who guesses puts in the place of the last segment."""
 
 
 class Calls:
-    """Makes the calls; only to this machine: a sandbox plays the service on loopback, and calls nobody else."""
+    """The sender of callbacks, to this machine alone: a sandbox contacts no other host."""
 
     def __init__(self, settings: SandboxSettings, journal: Journal) -> None:
         self._faults = settings.faults
@@ -32,12 +32,12 @@ class Calls:
         self._under_way: set[asyncio.Task[None]] = set()
         self._made: Counter[str] = Counter()
 
-    def tell(self, url: str, job_id: str, status: JobStatus) -> None:
-        """Begins the call, or the calls, for one change of a job's status."""
+    def notify(self, url: str, job_id: str, status: JobStatus) -> None:
+        """Start the callback, or callbacks, for one change of a job's status."""
         self._made[job_id] += 1
         fault = call_fault(self._faults, job_id, self._made[job_id])
         if not is_loopback(urlsplit(url).hostname or "") or fault == "lost":
-            self._note(job_id, status, fault or "elsewhere", None)
+            self._record(job_id, status, fault or "elsewhere", None)
             return
         if fault == "forged":
             self._start(_forged(url), job_id, "failed", "forged")
@@ -45,7 +45,7 @@ class Calls:
             self._start(url, job_id, status, None if fault == "forged" else fault)
 
     async def stop(self) -> None:
-        """Ends every call under way."""
+        """Cancel all callbacks under way."""
         for task in self._under_way:
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
@@ -64,7 +64,7 @@ class Calls:
         body = {"id" if fault == "named_id" else "jobId": job_id, "status": status}
         for wait in (*TRY_AGAIN_SECONDS, None):
             answer = await self._post(url, body)
-            self._note(job_id, status, fault, answer)
+            self._record(job_id, status, fault, answer)
             if answer == HTTPStatus.OK or wait is None or fault == "forged":
                 return
             await asyncio.sleep(wait)
@@ -81,7 +81,7 @@ class Calls:
         await asyncio.sleep(self._one_way_seconds)
         return answer
 
-    def _note(self, job_id: str, status: JobStatus, fault: str | None, answer: int | None) -> None:
+    def _record(self, job_id: str, status: JobStatus, fault: str | None, answer: int | None) -> None:
         now = self._journal.now()
         self._journal.add(CallEntry(at=now, job_id=job_id, job=status, fault=fault, status=answer))
 

@@ -1,4 +1,4 @@
-"""Answers everything but the PUT: tokens, polls, conversations."""
+"""The endpoints other than the PUT: tokens, jobs, conversations."""
 
 import json
 from collections import Counter
@@ -9,12 +9,12 @@ from aiohttp import web
 
 from uploader.sandbox import insights
 from uploader.sandbox.body import read_body
-from uploader.sandbox.entries import JobStatus, LookEntry, PollEntry, TokenEntry
-from uploader.sandbox.fates import poll_fault
-from uploader.sandbox.head import deprecated
+from uploader.sandbox.entries import ConversationEntry, JobStatus, PollEntry, TokenEntry
+from uploader.sandbox.fault_plan import poll_fault
 from uploader.sandbox.jobs import Jobs
 from uploader.sandbox.journal import Journal
 from uploader.sandbox.replies import lost_answer, message, refusal
+from uploader.sandbox.request_head import deprecated
 from uploader.sandbox.settings import SandboxSettings
 from uploader.sandbox.tokens import Tokens
 
@@ -28,7 +28,7 @@ class TokenEndpoint:
         self._tokens = tokens
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Gives the token to whoever has the credentials."""
+        """Issue the token to a request with valid credentials."""
         pieces: list[bytes] = []
         await read_body(request, pieces.append)
         body = _json(b"".join(pieces))
@@ -55,15 +55,15 @@ class JobEndpoint:
         self._polled: Counter[str] = Counter()
 
     async def answer(self, request: web.BaseRequest, job_id: str) -> web.StreamResponse:
-        """Tells a job's status."""
+        """Answer with a job's status."""
         status, word = self._decide(request, job_id)
-        told = word if status == HTTPStatus.OK else None
+        answer = word if status == HTTPStatus.OK else None
         now, old = self._journal.now(), deprecated(request)
-        self._journal.add(PollEntry(at=now, job_id=job_id, status=status, job=told, deprecated=old))
+        self._journal.add(PollEntry(at=now, job_id=job_id, status=status, job=answer, deprecated=old))
         if status is None:
             return lost_answer(request)
         if status == HTTPStatus.OK:
-            return web.json_response({"id": job_id, "status": told})
+            return web.json_response({"id": job_id, "status": answer})
         if status == HTTPStatus.NOT_FOUND:
             return message(status, f"Job with id {job_id} not found")
         return refusal(status, limit=self._settings.limit)
@@ -82,10 +82,10 @@ class JobEndpoint:
 
 
 class ConversationEndpoint:
-    """`GET /v1/conversations/{conversationId}`, and what stands under it."""
+    """`GET /v1/conversations/{conversationId}`, and the paths below it."""
 
+    # the conversation itself, and its parts
     parts = insights.PARTS.keys()
-    """What can be asked of a conversation: itself, or a part."""
 
     def __init__(self, settings: SandboxSettings, journal: Journal, tokens: Tokens, jobs: Jobs) -> None:
         self._settings = settings
@@ -94,14 +94,14 @@ class ConversationEndpoint:
         self._jobs = jobs
 
     async def answer(self, request: web.BaseRequest, conversation: str, part: str) -> web.StreamResponse:
-        """Tells what is known of a conversation: that it is there, and what was appended to it."""
+        """Answer with the conversation, or with a part made of its appended files."""
         status = self._refusal(request, conversation)
         body = None
         if status is None:
-            status, body = insights.told(conversation, part, self._jobs, self._journal)
+            status, body = insights.answer(conversation, part, self._jobs, self._journal)
         now, old = self._journal.now(), deprecated(request)
         self._journal.add(
-            LookEntry(at=now, conversation_id=conversation, part=part or None, status=status, deprecated=old)
+            ConversationEntry(at=now, conversation_id=conversation, part=part or None, status=status, deprecated=old)
         )
         if body is None:
             return refusal(status, limit=self._settings.limit)

@@ -1,4 +1,4 @@
-"""Gives each thing that can happen in a sandbox its journal entry, and the entry its JSON."""
+"""The entries of the journal, and their JSON."""
 
 import json
 import re
@@ -10,7 +10,7 @@ JobStatus = Literal["scheduled", "in_progress", "completed", "failed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutBegun:
-    """The head of a PUT arrived."""
+    """The arrival of a PUT's head."""
 
     event: Literal["put-begun"] = "put-begun"
     at: float
@@ -21,54 +21,54 @@ class PutBegun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutEntry:
-    """A PUT is over: as much of its body was read as will ever be, and its answer is decided."""
+    """The end of a PUT: its body is read as far as it will be, and its answer is decided."""
 
     event: Literal["put"] = "put"
+    # seconds since the sandbox started, as in every entry
     at: float
-    """Seconds since the sandbox started, as in every entry."""
+    # the PUT's number over all PUTs, from 1
     number: int
-    """Counted over all PUTs, from 1."""
     conversation_id: str
+    # the answer's HTTP status; None where no answer was given
     status: int | None
-    """None where no answer was given."""
+    # the jobId; None where nothing was appended
     job_id: str | None
-    """None where nothing was appended."""
     fault: str | None
+    # the bytes of the body that were read
     bytes: int
-    """The bytes of the body that were read."""
     content_length: int | None
+    # the body's hash; None where it was not read whole
     sha256: str | None
-    """Of the body; None where it was not read whole."""
+    # the live jobs and uploads when this PUT's slot was taken, itself included where it took one
     live: int
-    """Jobs (and uploads, where these count) when this PUT took its slot, itself included, or was refused one."""
     limit: int
+    # headers by lower-case name, without the credentials
     headers: dict[str, str]
-    """By lower-case name; the credentials are withheld."""
+    # names and values of the query, decoded
     query: tuple[tuple[str, str], ...]
-    """Names and values, decoded."""
+    # the query's parameters by name, each in its own type; empty where the query is malformed
     parameters: dict[str, Any] = field(default_factory=dict)
-    """The query's parameters by name, each in its own type; empty where they are not as the specification says."""
+    # the fault of the request, where it was answered with 400
     reason: str | None = None
-    """What was wrong with the request, where it was answered with 400."""
+    # the request's deprecated headers, by lower-case name
     deprecated: tuple[str, ...] = ()
-    """The deprecated headers that it carried, by lower-case name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutRest:
-    """A PUT that was refused in place of leave for its body: its connection was seen to the end."""
+    """The end of a connection whose PUT was refused before 100 Continue."""
 
     event: Literal["put-rest"] = "put-rest"
     at: float
     number: int
     conversation_id: str
+    # the bytes of the body that came all the same
     bytes: int
-    """The bytes of the body that came all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobEntry:
-    """A job was made, or it ended."""
+    """The start or the end of a job."""
 
     event: Literal["job-begun", "job-ended"]
     at: float
@@ -80,7 +80,7 @@ class JobEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenEntry:
-    """A token was asked for."""
+    """A request for a token."""
 
     event: Literal["token"] = "token"
     at: float
@@ -90,46 +90,46 @@ class TokenEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollEntry:
-    """A job's status was asked for."""
+    """A request for a job's status."""
 
     event: Literal["poll"] = "poll"
     at: float
     job_id: str
+    # the answer's HTTP status; None where no answer was given
     status: int | None
-    """Of HTTP; None where no answer was given."""
+    # the job's status, if the answer had it
     job: JobStatus | None
-    """The job's own, if the answer told it."""
     deprecated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LookEntry:
-    """A conversation was asked for, or a part of it."""
+class ConversationEntry:
+    """A request for a conversation, or for a part of it."""
 
     event: Literal["look"] = "look"
     at: float
     conversation_id: str
+    # the path below the conversation; None for the conversation itself
     part: str | None
-    """What stands under the conversation in the path; None for itself."""
     status: int
     deprecated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallEntry:
-    """A webhookUrl was told of a job's status, or was not."""
+    """A callback to a webhookUrl, or one that a fault left out."""
 
     event: Literal["call"] = "call"
     at: float
     job_id: str
+    # the job's status in the callback
     job: JobStatus
-    """What was told."""
     fault: str | None
+    # the answer's HTTP status; None where none came, or no callback was sent
     status: int | None
-    """The answer's, of HTTP; None where none came, or no call was made."""
 
 
-Entry = PutBegun | PutEntry | PutRest | JobEntry | TokenEntry | PollEntry | LookEntry | CallEntry
+Entry = PutBegun | PutEntry | PutRest | JobEntry | TokenEntry | PollEntry | ConversationEntry | CallEntry
 
 _KINDS: Final[dict[str, type[Entry]]] = {
     "put-begun": PutBegun,
@@ -139,18 +139,18 @@ _KINDS: Final[dict[str, type[Entry]]] = {
     "job-ended": JobEntry,
     "token": TokenEntry,
     "poll": PollEntry,
-    "look": LookEntry,
+    "look": ConversationEntry,
     "call": CallEntry,
 }
 
 
 def to_json(entry: Entry) -> str:
-    """One line of the journal's file, without its end."""
+    """Encode an entry as a line of the journal's file, without its end."""
     return json.dumps({_camel(name): value for name, value in asdict(entry).items()}, ensure_ascii=False)
 
 
 def from_json(line: str) -> Entry:
-    """The entry that a line of the journal's file holds."""
+    """Decode a line of the journal's file."""
     values: dict[str, Any] = {_snake(name): value for name, value in json.loads(line).items()}
     if "query" in values:
         values["query"] = tuple((name, value) for name, value in values["query"])

@@ -1,97 +1,97 @@
-"""Says what shall go wrong, and how often."""
+"""The faults on request, with their shares."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class PutFaults:
-    """Shares (0 to 1) of the PUTs that passed every check; at most one of them befalls a PUT."""
+    """Shares (0 to 1) of the PUTs that passed every check; a PUT has one fault at most."""
 
+    # the body is read and a job is made, and the connection is closed with no answer
     lost_answer: float = 0.0
-    """The body is read and a job is made, and the connection is closed with no answer."""
+    # the body is read, no job is made, and the connection is closed with no answer
     lost_before: float = 0.0
-    """The body is read, no job is made, and the connection is closed with no answer."""
+    # the connection is closed after about half of the body; no job is made
     cut: float = 0.0
-    """The connection is closed after about half of the body; no job is made."""
+    # the body is read and answered with 500; `taken` says whether a job is made nevertheless
     status_500: float = 0.0
-    """The body is read and answered with 500; `taken` says whether a job is made nevertheless."""
+    # as `status_500`, with 502
     status_502: float = 0.0
-    """As `status_500`, with 502."""
+    # as `status_500`, with 503
     status_503: float = 0.0
-    """As `status_500`, with 503."""
+    # the job is made at once, and the answer comes after `slow_seconds`
     slow_answer: float = 0.0
-    """The job is made at once, and the answer comes after `slow_seconds`."""
+    # a 429 although there is room; no job is made
     throttled: float = 0.0
-    """A 429 although there is room; no job is made."""
+    # a 401 although the token is right; no job is made
     unauthorized: float = 0.0
-    """A 401 although the token is right; no job is made."""
+    # as `cut`, and a job is made of the half: a service that breaks its word
     cut_taken: float = 0.0
-    """As `cut`, and a job is made of the half: a service that breaks its word."""
+    # the share of the 500, 502 and 503 that made a job nevertheless; no fault of its own
     taken: float = 0.5
-    """The share of the 500, 502 and 503 that made a job nevertheless; no fault of its own."""
+    # the delay of a slow answer, in seconds; no share
     slow_seconds: float = 5.0
-    """How long a slow answer takes, in seconds; no share."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobFaults:
     """Shares (0 to 1) of the jobs."""
 
+    # the job ends as failed
     failed: float = 0.0
-    """The job ends as failed."""
+    # the job never ends, and so never gives its slot back
     endless: float = 0.0
-    """The job never ends, and so never gives its slot back."""
 
 
 @dataclass(frozen=True, slots=True)
 class PollFaults:
     """Shares (0 to 1) of the GETs of known jobs."""
 
+    # answered with 500
     status_500: float = 0.0
-    """Answered with 500."""
+    # the connection is closed with no answer
     lost_answer: float = 0.0
-    """The connection is closed with no answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallFaults:
-    """Shares (0 to 1) of the calls to a PUT's webhookUrl; at most one of them befalls a call."""
+    """Shares (0 to 1) of the callbacks to a PUT's webhookUrl; a callback has one fault at most."""
 
+    # the callback is not sent
     lost: float = 0.0
-    """It is not made."""
+    # the callback is sent twice
     twice: float = 0.0
-    """It is made twice."""
+    # the callback is sent after `late_seconds`, behind those that follow it
     late: float = 0.0
-    """It is made after `late_seconds`: behind those that follow it."""
+    # a forged callback that says "failed" is sent as well, to a guessed address
     forged: float = 0.0
-    """Beside it comes one that says "failed", from somebody who guesses the address."""
+    # the callback has the job as `id`, not as `jobId`
     named_id: float = 0.0
-    """It has the job as `id`, not as `jobId`."""
+    # the delay of a late callback, in seconds; no share
     late_seconds: float = 1.0
-    """How late a late one is, in seconds; no share."""
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What goes wrong in one sandbox; by default nothing does."""
+    """All faults of one sandbox; by default there are none."""
 
+    # the same seed and the same PUTs bring the same faults and the same job ids
     seed: int = 0
-    """The same seed and the same PUTs bring the same faults and the same job ids."""
+    # refusals are answered at once, with the body unread and the connection closed
     early_answers: bool = False
-    """Refusals are answered at once, with the body unread and the connection closed."""
+    # a client that sends `Expect: 100-continue` gets neither 100 Continue nor a refusal before its body
     ignores_expect: bool = False
-    """A client that asks leave for a body (`Expect: 100-continue`) gets none, and no refusal before its body."""
+    # conversations that are answered with 404
     unknown_conversations: frozenset[str] = frozenset()
-    """Conversations that are answered with 404."""
+    # if given, every other conversation is answered with 404
     known_conversations: frozenset[str] | None = None
-    """If given, every other conversation is answered with 404."""
     put: PutFaults = field(default_factory=PutFaults)
     jobs: JobFaults = field(default_factory=JobFaults)
     poll: PollFaults = field(default_factory=PollFaults)
     calls: CallFaults = field(default_factory=CallFaults)
 
     def knows(self, conversation: str) -> bool:
-        """Whether the service has this conversation."""
+        """Tell whether the service has this conversation."""
         if conversation in self.unknown_conversations:
             return False
         return self.known_conversations is None or conversation in self.known_conversations

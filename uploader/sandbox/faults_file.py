@@ -1,4 +1,4 @@
-"""Reads a faults file (TOML) and refuses what it does not understand."""
+"""Reads a faults file (TOML), and refuses unknown keys and values."""
 
 import math
 import tomllib
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from uploader.errors import UsageError
-from uploader.sandbox.fates import fault_shares
+from uploader.sandbox.fault_plan import fault_shares
 from uploader.sandbox.faults import CallFaults, Faults, JobFaults, PollFaults, PutFaults
 
 Rule = Callable[[object], Any]
@@ -18,7 +18,7 @@ ROUNDING: Final = 1e-9
 
 
 def load_faults(path: Path) -> Faults:
-    """The faults that a TOML file asks for.
+    """Read the faults from a TOML file.
 
     Raises:
         UsageError: The file cannot be read, or a key, a type or a share in it is not understood.

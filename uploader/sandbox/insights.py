@@ -1,4 +1,4 @@
-"""Answers what is asked of a conversation, from what was appended to it: the sandbox hears nothing, and says so."""
+"""Answers for the parts of a conversation, made of its appended files; without recognition, and saying so."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -14,8 +14,8 @@ SUMMARY: Final = "summary"
 Parts = Mapping[str, Callable[[str, Sequence[Job]], Any]]
 
 
-def told(conversation: str, part: str, jobs: Jobs, journal: Journal) -> tuple[int, Any]:
-    """The status and the body for a part of a conversation, by the jobs that have completed so far."""
+def answer(conversation: str, part: str, jobs: Jobs, journal: Journal) -> tuple[int, Any]:
+    """Return status and body for a part of a conversation, by the jobs that have completed so far."""
     if part == SUMMARY and jobs.is_busy(conversation):
         return 404, {"message": f"The conversation {conversation} is in progress: its summary comes after its end."}
     if part == SUMMARY and not _wants_summary(conversation, journal):
@@ -35,7 +35,7 @@ def _itself(conversation: str, done: Sequence[Job]) -> Any:
 
 
 def _members(_: str, done: Sequence[Job]) -> dict[str, Any]:
-    """As with diarization each append makes members of its own."""
+    """Make members for each append, as with diarization."""
     named = [{"id": job.job_id, "name": f"Whoever is in append {n}"} for n, job in enumerate(done, start=1)]
     return {"members": named, "note": NOTE}
 
@@ -69,10 +69,11 @@ def _analytics(_: str, __: Sequence[Job]) -> Any:
 
 
 def _trackers(_: str, __: Sequence[Job]) -> Any:
-    """A bare array, as the service has it: there is no place in it for a note."""
+    """Make the trackers, a bare array as from the service, which has no place for a note."""
     return []
 
 
+# the parts of a conversation by the path below it
 PARTS: Final[Parts] = {
     ITSELF: _itself,
     "members": _members,
@@ -86,7 +87,6 @@ PARTS: Final[Parts] = {
     "analytics": _analytics,
     "trackers-detected": _trackers,
 }
-"""What can be asked of a conversation, by what stands under it in the path."""
 
 
 def _wants_summary(conversation: str, journal: Journal) -> bool:

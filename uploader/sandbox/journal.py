@@ -1,4 +1,4 @@
-"""Keeps what reached the sandbox, in order, in memory and on request in a file."""
+"""The journal of everything that reached the sandbox, in memory and on request in a file."""
 
 import time
 from collections.abc import Callable
@@ -8,9 +8,9 @@ from typing import TextIO
 from uploader.errors import UsageError
 from uploader.sandbox.entries import (
     CallEntry,
+    ConversationEntry,
     Entry,
     JobEntry,
-    LookEntry,
     PollEntry,
     PutBegun,
     PutEntry,
@@ -21,7 +21,7 @@ from uploader.sandbox.entries import (
 
 
 class Journal:
-    """What happened, one entry a thing; the judge of what a client did.
+    """The entries in order; the judge of a client's behaviour.
 
     Raises:
         UsageError: The file cannot be opened for appending.
@@ -35,65 +35,65 @@ class Journal:
 
     @classmethod
     def read(cls, path: Path) -> "Journal":
-        """The journal that a file holds; a line that is still being written is left out."""
+        """Read a journal's file, without a line that is still being written."""
         journal = cls()
         whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
         journal.entries = [from_json(line) for line in whole.split("\n") if line]
         return journal
 
     def now(self) -> float:
-        """Seconds since the sandbox started."""
+        """Return the seconds since the sandbox started."""
         return self._clock() - self._started
 
     def add(self, entry: Entry) -> None:
-        """Appends an entry, which has reached the file when this returns."""
+        """Append an entry, and write it to the file before returning."""
         self.entries.append(entry)
         if self._file is not None:
             # One write a line: a reader beside us, or after us, finds whole lines alone.
             self._file.write(to_json(entry) + "\n")
 
     def close(self) -> None:
-        """Closes the file; what is in memory stays readable."""
+        """Close the file; the entries in memory stay readable."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def puts(self) -> list[PutEntry]:
-        """The PUTs that are over, in the order of their ends."""
+        """List the finished PUTs in the order of their ends."""
         return [entry for entry in self.entries if isinstance(entry, PutEntry)]
 
     def begun_puts(self) -> list[PutBegun]:
-        """The PUTs whose head arrived, in that order."""
+        """List the PUTs whose head arrived, in that order."""
         return [entry for entry in self.entries if isinstance(entry, PutBegun)]
 
     def appended(self) -> list[PutEntry]:
-        """The PUTs that made a job, whatever they were answered, in the order of their jobs."""
+        """List the PUTs that made a job, whatever their answer, in the order of their jobs."""
         return [entry for entry in self.puts() if entry.job_id is not None]
 
     def bytes_in_vain(self) -> int:
-        """The bytes of bodies that came and were not appended."""
+        """Count the bytes of bodies that were received and not appended."""
         rests = sum(entry.bytes for entry in self.entries if isinstance(entry, PutRest))
         return rests + sum(put.bytes for put in self.puts() if put.job_id is None)
 
     def jobs(self) -> list[JobEntry]:
-        """The beginnings and ends of jobs, in order."""
+        """List the starts and ends of jobs in order."""
         return [entry for entry in self.entries if isinstance(entry, JobEntry)]
 
     def polls(self, job_id: str) -> list[PollEntry]:
-        """The polls of one job, in order."""
+        """List the polls of one job in order."""
         return [entry for entry in self.entries if isinstance(entry, PollEntry) and entry.job_id == job_id]
 
     def calls(self, job_id: str | None = None) -> list[CallEntry]:
-        """What webhookUrls were told, of one job or of all, in the order of the answers."""
+        """List the callbacks, of one job or of all, in the order of the answers."""
         calls = [entry for entry in self.entries if isinstance(entry, CallEntry)]
         return [entry for entry in calls if job_id in (None, entry.job_id)]
 
-    def looks(self) -> list[LookEntry]:
-        """What was asked of conversations, in order."""
-        return [entry for entry in self.entries if isinstance(entry, LookEntry)]
+    def looks(self) -> list[ConversationEntry]:
+        """List the requests for conversations in order."""
+        return [entry for entry in self.entries if isinstance(entry, ConversationEntry)]
 
     def peak_live(self) -> int:
-        """The most slots that were ever taken at once."""
+        """Return the most slots that were ever taken at once."""
         return max((entry.live for entry in self.entries if isinstance(entry, PutBegun | JobEntry)), default=0)
 
 

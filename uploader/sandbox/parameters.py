@@ -1,4 +1,4 @@
-"""Reads the documented query parameters of a PUT, and refuses what the specification does not allow."""
+"""Reads the documented query parameters of a PUT, and refuses others and malformed ones."""
 
 import json
 import re
@@ -6,19 +6,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from uploader.sandbox.target import SHOWN_CHARACTERS, Pairs
+from uploader.sandbox.request_target import SHOWN_CHARACTERS, Pairs
 
+# reads a parameter's text; raises a ValueError that describes a valid one
 Rule = Callable[[str], Any]
-"""Reads a parameter's text; a ValueError says what should stand there."""
 Check = Callable[[Any], bool]
 
 
 def read(pairs: Pairs, allowed: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """The values of a query's parameters, in their own types.
+    """Read a query's parameters in their own types.
 
     Args:
         pairs: Names and values, decoded.
-        allowed: Names beside the documented ones; their values are text of any kind.
+        allowed: Names beside the documented ones; their values are any text.
 
     Raises:
         ValueError: A parameter is unknown, repeated or malformed, or lacks another; the text names it.
@@ -91,27 +91,27 @@ def _is_channel(value: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _ListOf:
-    """A list of things of one kind."""
+    """A check of a list whose entries pass another check."""
 
     kind: Check
 
     def __call__(self, value: object) -> bool:
-        """Whether a value is one."""
+        """Tell whether a value passes."""
         return isinstance(value, list) and all(map(self.kind, value))
 
 
 @dataclass(frozen=True, slots=True)
 class _Object:
-    """An object with these members."""
+    """A check of an object with these members."""
 
     members: Mapping[str, Check]
+    # the member may be missing
     optional: bool = False
-    """Whether a member may be missing."""
+    # other members are allowed
     open: bool = False
-    """Whether it may have others."""
 
     def __call__(self, value: object) -> bool:
-        """Whether a value is one."""
+        """Tell whether a value passes."""
         if not isinstance(value, dict):
             return False
         missing, others = self.members.keys() - value.keys(), value.keys() - self.members.keys()
@@ -152,6 +152,7 @@ MOST: Final = 1.0
 # The members of channelMetadata are listed one by one; entities and trackers are objects of the account, shown by
 # example, which may have more to them.
 _SPEAKER: Final = _Object({"name": _is_text, "email": _is_text}, optional=True)
+# the rule of each parameter of put-audio.md, Query Parameters
 _RULES: Final[dict[str, Rule]] = {
     "name": _any_text,
     "webhookUrl": _address,
@@ -179,10 +180,9 @@ _RULES: Final[dict[str, Rule]] = {
     "enableSpeakerDiarization": _boolean,
     "diarizationSpeakerCount": _count,
 }
-"""The rule of each parameter of put-audio.md, Query Parameters."""
 
+# parameters without effect unless another one is set
 _NEEDS: Final = {
     "channelMetadata": "enableSeparateRecognitionPerChannel",
     "diarizationSpeakerCount": "enableSpeakerDiarization",
 }
-"""Parameters that mean nothing without another one."""

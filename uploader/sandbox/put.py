@@ -1,4 +1,4 @@
-"""Answers the PUT: checks it, draws its fate, reads it and makes its job."""
+"""The PUT endpoint: checks the request, plans its faults, reads the body and makes the job."""
 
 import asyncio
 from collections import Counter
@@ -8,11 +8,11 @@ from typing import Final
 from aiohttp import web
 
 from uploader.sandbox.entries import PutBegun, PutRest
-from uploader.sandbox.fates import GATEWAY_FAULTS, REFUSING_FAULTS, put_fate
-from uploader.sandbox.head import Head, credentials, judge
+from uploader.sandbox.fault_plan import GATEWAY_FAULTS, REFUSING_FAULTS, plan_put
 from uploader.sandbox.jobs import Jobs
 from uploader.sandbox.journal import Journal
 from uploader.sandbox.replies import lost_answer, refusal
+from uploader.sandbox.request_head import RequestHead, credentials, judge
 from uploader.sandbox.settings import SandboxSettings
 from uploader.sandbox.tokens import Tokens
 from uploader.sandbox.upload import Upload
@@ -21,8 +21,8 @@ SILENT_FAULTS: Final = frozenset({"lost_answer", "lost_before", "cut", "cut_take
 
 CUT_FAULTS: Final = frozenset({"cut", "cut_taken"})
 
+# the time that a client which was refused before 100 Continue may take to disconnect
 LINGER_SECONDS: Final = 0.5
-"""How long a client that was refused in place of leave may take to go away."""
 
 
 class PutEndpoint:
@@ -37,7 +37,7 @@ class PutEndpoint:
         self._passed: Counter[str] = Counter()
 
     async def answer(self, request: web.BaseRequest, conversation: str) -> web.StreamResponse:
-        """Takes in one PUT; its entry is in the journal before its answer leaves."""
+        """Answer one PUT; its entry is in the journal before the answer is sent."""
         upload = self._admit(request, conversation)
         try:
             await self._receive(upload)
@@ -46,15 +46,15 @@ class PutEndpoint:
             self._close(upload)
         await asyncio.sleep(self._seconds_to_answer(upload))
         response = self._reply(upload)
-        if upload.status is not None and upload.is_held_back and not upload.whole:
+        if upload.status is not None and upload.awaits_continue and not upload.whole:
             await self._see_to_the_end(upload, response)
         return response
 
     def _admit(self, request: web.BaseRequest, conversation: str) -> Upload:
         self._arrived += 1
-        head = judge(request, self._settings.allowed_parameters)
-        status, honours = self._refusal(request, conversation, head), not self._settings.faults.ignores_expect
-        upload = Upload(request, self._arrived, conversation, head, status=status, honours_expect=honours)
+        request_head = judge(request, self._settings.allowed_parameters)
+        status, honours = self._refusal(request, conversation, request_head), not self._settings.faults.ignores_expect
+        upload = Upload(request, self._arrived, conversation, request_head, status=status, honours_expect=honours)
         if upload.status is None:
             self._draw_fate(upload)
         if upload.status is None and self._settings.counts_uploads:
@@ -65,10 +65,10 @@ class PutEndpoint:
         )
         return upload
 
-    def _refusal(self, request: web.BaseRequest, conversation: str, head: Head) -> int | None:
+    def _refusal(self, request: web.BaseRequest, conversation: str, request_head: RequestHead) -> int | None:
         if not self._tokens.accepts(credentials(request)):
             return 401
-        if head.fault is not None:
+        if request_head.fault is not None:
             return 400
         if not self._settings.faults.knows(conversation):
             return 404
@@ -82,12 +82,12 @@ class PutEndpoint:
     def _draw_fate(self, upload: Upload) -> None:
         self._passed[upload.conversation] += 1
         number = upload.passed_number = self._passed[upload.conversation]
-        upload.fate = put_fate(self._settings.faults, upload.conversation, number)
-        upload.status = REFUSING_FAULTS.get(upload.fate.fault or "")
+        upload.plan = plan_put(self._settings.faults, upload.conversation, number)
+        upload.status = REFUSING_FAULTS.get(upload.plan.fault or "")
 
     def _throttle(self, upload: Upload) -> None:
         """Refuse an upload whose body has come to a full account."""
-        upload.status, upload.fate = HTTPStatus.TOO_MANY_REQUESTS, None
+        upload.status, upload.plan = HTTPStatus.TOO_MANY_REQUESTS, None
         upload.live = self._jobs.live
         # A 429 more or less does not move the faults of the others, as long as none of them has come meanwhile.
         if self._passed[upload.conversation] == upload.passed_number:
@@ -98,7 +98,7 @@ class PutEndpoint:
         return seconds + (self._settings.faults.put.slow_seconds if upload.fault == "slow_answer" else 0.0)
 
     async def _receive(self, upload: Upload) -> None:
-        if upload.status is not None and (self._settings.faults.early_answers or upload.is_held_back):
+        if upload.status is not None and (self._settings.faults.early_answers or upload.awaits_continue):
             return
         if upload.fault in CUT_FAULTS:
             await upload.read((upload.request.content_length or 0) // 2, idle_seconds=self._settings.idle_cut)
@@ -107,17 +107,17 @@ class PutEndpoint:
 
     def _conclude(self, upload: Upload) -> None:
         is_taken = upload.whole or upload.fault == "cut_taken"
-        if upload.fate is None or upload.status is not None or not is_taken:
+        if upload.plan is None or upload.status is not None or not is_taken:
             return
         if not upload.holds_slot:
             if not self._jobs.has_room:
                 self._throttle(upload)
                 return
             self._take_slot(upload)
-        if upload.fate.makes_job:
-            upload.job_id = upload.fate.job_id
+        if upload.plan.makes_job:
+            upload.job_id = upload.plan.job_id
             upload.holds_slot = False
-            self._jobs.begin(upload.conversation, upload.size, upload.digest.hexdigest(), upload.fate, _webhook(upload))
+            self._jobs.begin(upload.conversation, upload.size, upload.digest.hexdigest(), upload.plan, _webhook(upload))
         if upload.fault not in SILENT_FAULTS:
             upload.status = GATEWAY_FAULTS.get(upload.fault or "", 201)
 
@@ -144,5 +144,5 @@ class PutEndpoint:
 
 
 def _webhook(upload: Upload) -> str | None:
-    url = upload.head.parameters.get("webhookUrl")
+    url = upload.request_head.parameters.get("webhookUrl")
     return url if isinstance(url, str) else None

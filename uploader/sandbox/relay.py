@@ -6,14 +6,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+# a paced connection is read in pieces that its bandwidth carries in this time
 QUANTUM_SECONDS: Final = 0.05
-"""A paced connection is read in pieces that its bandwidth carries in this time."""
+# the largest piece that is read at once
 PIECE_BYTES: Final = 1 << 16
-"""The largest piece that is read at once."""
+# the bytes of one direction that may be on their way at once, as a TCP window bounds them
 WINDOW_BYTES: Final = 1 << 22
-"""The bytes of one direction that may be on their way at once, as a TCP window bounds them."""
+# the kernel's receive buffer of a paced connection: what it takes has not crossed the link yet
 RECEIVE_BUFFER_BYTES: Final = 1 << 14
-"""The kernel's receive buffer of a paced connection: what it takes has not crossed the link yet."""
 
 
 class Relay:

@@ -1,4 +1,4 @@
-"""Listens on loopback and leads each request to what answers it."""
+"""The sandbox's server on loopback, with its routes."""
 
 import asyncio
 import ssl
@@ -17,18 +17,18 @@ from uploader.sandbox.journal import Journal
 from uploader.sandbox.put import PutEndpoint
 from uploader.sandbox.relay import Relay
 from uploader.sandbox.replies import message
+from uploader.sandbox.request_target import decoded
 from uploader.sandbox.settings import SandboxSettings
-from uploader.sandbox.target import decoded
 from uploader.sandbox.tokens import Tokens
 
 Answer = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 
 TOKEN_PATH: Final = "/oauth2/token:generate"  # noqa: S105 - a path
 CONVERSATIONS: Final = "/v1/conversations/"
+# the time that a stop waits for requests under way
 STOP_SECONDS: Final = 0.1
-"""How long a stop waits for requests under way."""
+# the longest request line, in bytes; a long vocabulary in the query is valid
 LONGEST_LINE: Final = 1 << 20
-"""In bytes: a long vocabulary in the query is no reason to refuse."""
 
 
 class Sandbox:
@@ -48,7 +48,7 @@ class Sandbox:
 
     @property
     def settings(self) -> SandboxSettings:
-        """What it was made with."""
+        """The settings."""
         return self._settings
 
     @property
@@ -65,20 +65,20 @@ class Sandbox:
 
     @property
     def journal(self) -> Journal:
-        """What reached it since it was started; readable after it was stopped, too.
+        """The journal since the start; readable after the stop, too.
 
         Raises:
-            RuntimeError: It was not started.
+            RuntimeError: The sandbox was not started.
         """
         if self._journal is None:
             raise RuntimeError("the sandbox has no journal yet: start it first")
         return self._journal
 
     async def start(self) -> None:
-        """Listens.
+        """Start listening.
 
         Raises:
-            UsageError: The port, the certificate or the journal's file cannot be had.
+            UsageError: The port, the certificate or the journal's file cannot be used.
         """
         tls = self._settings.tls()
         self._put_together()
@@ -92,7 +92,7 @@ class Sandbox:
             raise UsageError(f"the sandbox cannot listen on {where} ({error}): use another port") from error
 
     async def stop(self) -> None:
-        """Closes every connection and lets no job go on."""
+        """Close every connection and freeze all jobs."""
         if self._relay is not None:
             await self._relay.stop()
             self._relay = None
@@ -107,14 +107,14 @@ class Sandbox:
             self._journal.close()
 
     async def __aenter__(self) -> Self:
-        """Starts it."""
+        """Start the sandbox."""
         await self.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stops it."""
+        """Stop the sandbox."""
         await self.stop()
 
     def _put_together(self) -> None:
@@ -175,7 +175,7 @@ class Sandbox:
 
 
 async def serve(settings: SandboxSettings, announce: Callable[[Sandbox], None], stop: asyncio.Event) -> None:
-    """Runs a sandbox until `stop` is set; `announce` is called once it listens."""
+    """Run a sandbox until `stop` is set; call `announce` once it listens."""
     async with Sandbox(settings) as sandbox:
         announce(sandbox)
         await stop.wait()

@@ -1,4 +1,4 @@
-"""Holds every setting of a sandbox once, checked."""
+"""All settings of a sandbox, checked."""
 
 import ipaddress
 import ssl
@@ -12,54 +12,54 @@ from uploader.sandbox.faults import Faults
 
 @dataclass(frozen=True, slots=True)
 class SandboxSettings:
-    """How a sandbox listens and how fast it works.
+    """Addresses, limits and speeds of a sandbox.
 
     Raises:
-        UsageError: The host is not loopback, or a number makes no sense.
+        UsageError: The host is not loopback, or a number is out of range.
     """
 
+    # a loopback address, or `localhost`
     host: str = "127.0.0.1"
-    """A loopback address, or `localhost`."""
+    # the port; 0 takes any free one
     port: int = 0
-    """0 takes any free one."""
+    # concurrent jobs; above it, 429: to the head where uploads count, else once the body has come
     limit: int = 10
-    """Concurrent jobs; above it, 429: to the head where uploads count, else once the body has come."""
+    # an upload under way counts as a job from its head on
     counts_uploads: bool = False
-    """An upload under way counts as a job from its head on."""
+    # the least time of every job, in seconds
     job_seconds: float = 0.5
-    """What every job takes at least, in seconds."""
+    # the time that each mebibyte of audio adds, in seconds
     job_seconds_per_mebibyte: float = 2.0
-    """What each mebibyte of audio adds to that, in seconds."""
+    # the scatter of that time (a standard deviation; 0.2 is 20 %), always the same for the same file
     job_scatter: float = 0.0
-    """By what share that is scattered (a standard deviation; 0.2 is 20 %), always alike for the same file."""
+    # how long the answer to a PUT takes after the last byte of its body, in seconds; its job begins at that byte
     answer_seconds: float = 0.0
-    """How long the answer to a PUT takes after the last byte of its body, in seconds; its job begins at that byte."""
+    # the way to the sandbox and back, in seconds: every byte takes half of it, in either direction
     round_trip: float = 0.0
-    """The way to the sandbox and back, in seconds: every byte takes half of it, in either direction."""
+    # what each connection carries towards the sandbox, in bytes per second; 0 is unbounded
     uplink: float = 0.0
-    """What each connection carries towards the sandbox, in bytes per second; 0 is unbounded."""
+    # a connection that idles so long in the middle of a body is cut, in seconds; 0 is never
     idle_cut: float = 0.0
-    """A connection that idles so long in the middle of a body is cut, in seconds; 0 is never."""
     app_id: str = "sandbox"
     app_secret: str = "sandbox"  # noqa: S105 - a toy's password, told to everybody
+    # a file with the secret in its place; a change of it rotates the secret, and ends the token
     app_secret_path: Path | None = None
-    """A file with the secret in its place: who changes it rotates the secret, and ends the token."""
+    # the lifetime of a token, in seconds
     token_seconds: float = 86400.0
-    """How long a token is good for, in seconds."""
+    # the rest of the lifetime of an existing first token, in seconds; None: there is none
     token_left: float | None = None
-    """What is left of a first token that is there already, in seconds; None: there is none."""
+    # a JSON Lines file that the journal is appended to
     journal_path: Path | None = None
-    """A JSON Lines file that the journal is appended to."""
+    # a certificate chain (PEM), with which the sandbox speaks TLS
     certificate_path: Path | None = None
-    """A certificate chain (PEM): with it the sandbox speaks TLS."""
+    # the certificate's private key (PEM), where it is not in the same file
     key_path: Path | None = None
-    """The certificate's private key (PEM), where it is not in the same file."""
+    # query parameters of the PUT that are accepted beside the documented ones
     allowed_parameters: frozenset[str] = frozenset()
-    """Query parameters of the PUT that are let through beside the documented ones."""
     faults: Faults = field(default_factory=Faults)
 
     def __post_init__(self) -> None:
-        """Refuses what would be no sandbox."""
+        """Check the settings."""
         if not is_loopback(self.host):
             raise UsageError(f"sandbox host {self.host!r} is not loopback: use 127.0.0.1, ::1 or localhost")
         if self.limit < 1:
@@ -75,7 +75,7 @@ class SandboxSettings:
             raise UsageError(f"sandbox key {self.key_path} has no certificate: name the certificate as well")
 
     def secret(self) -> str:
-        """The secret that is good now.
+        """Return the secret that is valid now.
 
         Raises:
             UsageError: Its file cannot be read.
@@ -98,11 +98,11 @@ class SandboxSettings:
         return "https" if self.certificate_path else "http"
 
     def seconds_of_job(self, size: int, drawn: float = 0.0) -> float:
-        """How long the job of `size` bytes runs, in seconds, where a normal number was `drawn` for it."""
+        """Compute the seconds of a job of `size` bytes from its `drawn` standard normal number."""
         return self.job_seconds + size / 2**20 * self.job_seconds_per_mebibyte * exp(self.job_scatter * drawn)
 
     def tls(self) -> ssl.SSLContext | None:
-        """What the listener needs to speak TLS, or None.
+        """Return the listener's TLS context, or None.
 
         Raises:
             UsageError: The certificate or the key cannot be read.
@@ -120,7 +120,7 @@ class SandboxSettings:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine itself."""
+    """Tell whether a host name or address is this machine."""
     if host == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""Gives out tokens as the service does: the same one until it has ended, or the secret was changed."""
+"""Issues tokens as the service does: the same one until it expires or the secret changes."""
 
 import hmac
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from uploader.sandbox.settings import SandboxSettings
 
 
 class Tokens:
-    """The one token that is good at a time; `clock` tells seconds."""
+    """The one valid token; `clock` returns seconds."""
 
     def __init__(self, settings: SandboxSettings, clock: Callable[[], float]) -> None:
         self._settings = settings
@@ -21,14 +21,14 @@ class Tokens:
             self._make(settings.token_left, clock())
 
     def issue(self) -> tuple[str, int]:
-        """The token and the whole seconds that it is still good for."""
+        """Return the token and the whole seconds until it expires."""
         now = self._clock()
         if self._is_over(now):
             self._make(self._settings.token_seconds, now)
         return self._token, int(self._ends - now)
 
     def accepts(self, authorization: str | None) -> bool:
-        """Whether an `Authorization` header carries the token, and in time."""
+        """Tell whether an `Authorization` header carries the valid token."""
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not self._token:
             return False

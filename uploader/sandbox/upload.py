@@ -1,4 +1,4 @@
-"""Follows one PUT from its head to its journal entry."""
+"""The state of one PUT, from its head to its journal entry."""
 
 import asyncio
 import contextlib
@@ -10,59 +10,59 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from uploader.sandbox import target
-from uploader.sandbox.body import asks_leave, read_body
+from uploader.sandbox import request_target
+from uploader.sandbox.body import expects_continue, read_body
 from uploader.sandbox.entries import PutEntry
-from uploader.sandbox.fates import Fate
-from uploader.sandbox.head import Head, deprecated
+from uploader.sandbox.fault_plan import FaultPlan
+from uploader.sandbox.request_head import RequestHead, deprecated
 
 SECRET_HEADERS: Final = frozenset({"authorization", "x-api-key"})
 
 
 @dataclass(slots=True)
 class Upload:
-    """One PUT: what its head said, what was read of its body, what became of it."""
+    """One PUT: its checked head, the bytes read and its outcome."""
 
     request: web.BaseRequest
     number: int
     conversation: str
-    head: Head
+    request_head: RequestHead
     honours_expect: bool = True
     live: int = 0
+    # the answer's status; None as long as it is not decided, and where no answer is given
     status: int | None = None
-    """None as long as it is not decided, and where no answer is given."""
-    fate: Fate | None = None
-    """None where a check failed."""
+    # the planned faults; None where a check failed
+    plan: FaultPlan | None = None
+    # counted over the PUTs of its conversation that passed the checks of the head, from 1
     passed_number: int = 0
-    """Counted over the PUTs of its conversation that passed the checks of the head, from 1."""
     holds_slot: bool = False
+    # True once its connection was cut because it idled in the middle of the body
     idled: bool = False
-    """True once its connection was cut because it idled in the middle of the body."""
     job_id: str | None = None
+    # the bytes of the body that were read
     size: int = 0
-    """The bytes of the body that were read."""
     whole: bool = False
     digest: Any = field(default_factory=hashlib.sha256)
 
     @property
     def fault(self) -> str | None:
-        """The fault that befalls it."""
+        """The planned fault."""
         if self.idled:
             return "idle_cut"
-        return self.fate.fault if self.fate else None
+        return self.plan.fault if self.plan else None
 
     @property
     def reason(self) -> str | None:
-        """What was wrong with the request, where that is why it is refused."""
-        return self.head.fault if self.status == HTTPStatus.BAD_REQUEST else None
+        """The fault of the request, where it is refused for that."""
+        return self.request_head.fault if self.status == HTTPStatus.BAD_REQUEST else None
 
     @property
-    def is_held_back(self) -> bool:
-        """Whether its client sends nothing of the body as long as nobody has given leave."""
-        return self.honours_expect and asks_leave(self.request)
+    def awaits_continue(self) -> bool:
+        """True where the client sends no body before 100 Continue."""
+        return self.honours_expect and expects_continue(self.request)
 
     async def read(self, most: int = sys.maxsize, *, idle_seconds: float = 0.0) -> None:
-        """Reads the body to its end, or `most` bytes of it, or until nothing came for `idle_seconds` (0: never)."""
+        """Read the body to its end, or at most `most` bytes of it."""
         try:
             self.whole = await read_body(
                 self.request, self._take, most, invites=self.honours_expect, idle_seconds=idle_seconds
@@ -73,7 +73,7 @@ class Upload:
             self.status = None
 
     async def read_rest(self, seconds: float) -> int:
-        """Counts what comes behind an answer, until the client leaves or `seconds` are over."""
+        """Count the bytes behind an answer, until the client disconnects or `seconds` are over."""
         pieces: list[int] = []
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -85,7 +85,7 @@ class Upload:
         self.digest.update(piece)
 
     def entry(self, at: float, limit: int) -> PutEntry:
-        """Its line in the journal, at `at` seconds."""
+        """Return the upload's journal entry, at `at` seconds."""
         return PutEntry(
             at=at,
             number=self.number,
@@ -99,8 +99,8 @@ class Upload:
             live=self.live,
             limit=limit,
             headers=_shown_headers(self.request),
-            query=target.query(self.request.raw_path),
-            parameters=self.head.parameters,
+            query=request_target.query(self.request.raw_path),
+            parameters=self.request_head.parameters,
             reason=self.reason,
             deprecated=deprecated(self.request),
         )

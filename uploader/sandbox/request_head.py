@@ -1,45 +1,45 @@
-"""Judges the head of a PUT: what it asks for, or why it is refused."""
+"""Checks the head of a PUT against the specification."""
 
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiohttp import web
 
-from uploader.sandbox import parameters, target
+from uploader.sandbox import parameters, request_target
 
 MEDIA_TYPES: Final = ("audio/wav", "audio/wave", "audio/mpeg", "audio/mp3")
+# from put-audio.md, Request Headers
 DEPRECATED_HEADERS: Final = ("x-api-key",)
-"""By put-audio.md, Request Headers."""
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """What the head of a PUT says."""
+class RequestHead:
+    """The checked head of a PUT."""
 
+    # the query's parameters in their own types; empty where they cannot be read
     parameters: dict[str, Any] = field(default_factory=dict)
-    """The query's, in their own types; empty where they cannot be read."""
+    # the fault of the request and its remedy
     fault: str | None = None
-    """What is wrong with the request, and how to mend it."""
 
 
-def judge(request: web.BaseRequest, allowed: frozenset[str]) -> Head:
-    """Holds a head against the specification; `allowed` are query parameters that it need not know."""
+def judge(request: web.BaseRequest, allowed: frozenset[str]) -> RequestHead:
+    """Check a head against the specification; `allowed` are further query parameters."""
     try:
         _check_length(request)
         _check_media_type(request)
-        target.check(request.raw_path)
-        return Head(parameters.read(target.query(request.raw_path), allowed))
+        request_target.check(request.raw_path)
+        return RequestHead(parameters.read(request_target.query(request.raw_path), allowed))
     except ValueError as error:
-        return Head(fault=str(error))
+        return RequestHead(fault=str(error))
 
 
 def deprecated(request: web.BaseRequest) -> tuple[str, ...]:
-    """The deprecated headers that a request carries: their names, for some of their values are secret."""
+    """List the names of a request's deprecated headers; some of their values are secret."""
     return tuple(name for name in DEPRECATED_HEADERS if name in request.headers)
 
 
 def credentials(request: web.BaseRequest) -> str | None:
-    """The `Authorization` of a PUT; without one the deprecated `x-api-key` stands for a bearer's token."""
+    """Return the `Authorization` of a PUT, or a bearer's made of the deprecated `x-api-key`."""
     key = request.headers.get("x-api-key")
     return request.headers.get("Authorization", None if key is None else f"Bearer {key}")
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploader.sandbox import target
+from uploader.sandbox import request_target
 
 PATH = "/v1/process/audio/c"
 
@@ -26,10 +26,10 @@ PATH = "/v1/process/audio/c"
         ("?%61=%26%3D%23", (("a", "&=#"),)),
     ],
 )
-def test_a_query_is_read_as_it_was_meant(query: str, pairs: target.Pairs) -> None:
+def test_a_query_is_read_as_it_was_meant(query: str, pairs: request_target.Pairs) -> None:
     """What RFC 3986 allows is taken: each name and value once decoded, a plus as a space."""
-    target.check(PATH + query)
-    assert target.query(PATH + query) == pairs
+    request_target.check(PATH + query)
+    assert request_target.query(PATH + query) == pairs
 
 
 @pytest.mark.parametrize(
@@ -56,11 +56,11 @@ def test_a_query_is_read_as_it_was_meant(query: str, pairs: target.Pairs) -> Non
 def test_a_wrong_encoding_is_refused(query: str, reason: str) -> None:
     """Raw characters, broken escapes, other charsets and nameless blobs do not pass unseen."""
     with pytest.raises(ValueError, match=re.escape(reason)):
-        target.check(PATH + query)
+        request_target.check(PATH + query)
 
 
 @given(st.text(st.characters(max_codepoint=255)).map(lambda text: text.encode("latin-1")))
 def test_whatever_comes_can_be_journalled(raw: bytes) -> None:
     """Any bytes at all give names and values that can be written as UTF-8."""
-    pairs = target.query("?" + raw.decode("utf-8", "surrogateescape"))
+    pairs = request_target.query("?" + raw.decode("utf-8", "surrogateescape"))
     assert all((name + value).encode() is not None for name, value in pairs)

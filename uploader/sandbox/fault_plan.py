@@ -1,4 +1,4 @@
-"""Draws, from the seed alone, what befalls each PUT, job and poll."""
+"""Draws the faults of each PUT, job, poll and callback, from the seed alone."""
 
 import uuid
 from collections.abc import Mapping
@@ -8,11 +8,11 @@ from typing import Final, Literal
 
 from uploader.sandbox.faults import Faults
 
+# the prefix of every jobId of a sandbox, by which it is never taken for a real one
 JOB_ID_PREFIX: Final = "sandbox-"
-"""Every job id of a sandbox begins so: it can never be taken for a real one."""
 
+# the keys of `[put]` and `[calls]` that qualify the faults beside them
 NO_FAULTS: Final = frozenset({"taken", "slow_seconds", "late_seconds"})
-"""The keys of `[put]` and `[calls]` that only say more about the faults beside them."""
 
 GATEWAY_FAULTS: Final = {"status_500": 500, "status_502": 502, "status_503": 503}
 REFUSING_FAULTS: Final = {"throttled": 429, "unauthorized": 401}
@@ -21,8 +21,8 @@ Ending = Literal["completed", "failed", "endless"]
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
-    """What befalls one PUT that passed every check, and the job that may come of it."""
+class FaultPlan:
+    """The faults of one PUT that passed every check, and of its job."""
 
     fault: str | None
     taken: bool
@@ -31,40 +31,40 @@ class Fate:
 
     @property
     def makes_job(self) -> bool:
-        """Whether the file is appended."""
+        """True where the file is appended."""
         if self.fault in GATEWAY_FAULTS:
             return self.taken
         return self.fault in {None, "lost_answer", "slow_answer", "cut_taken"}
 
 
-def put_fate(faults: Faults, conversation: str, number: int) -> Fate:
-    """The fate of a conversation's PUT by its `number` (from 1), whatever other conversations do."""
+def plan_put(faults: Faults, conversation: str, number: int) -> FaultPlan:
+    """Draw the faults of a conversation's PUT by its `number` (from 1), independent of other conversations."""
     draw = _random(faults.seed, conversation, number)
     fault = _pick(draw.random(), fault_shares(asdict(faults.put)))
     taken = draw.random() < faults.put.taken
     job_fault = _pick(draw.random(), asdict(faults.jobs))
-    return Fate(fault, taken, _ending(job_fault), f"{JOB_ID_PREFIX}{_uuid(draw)}")
+    return FaultPlan(fault, taken, _ending(job_fault), f"{JOB_ID_PREFIX}{_uuid(draw)}")
 
 
 def poll_fault(faults: Faults, job_id: str, number: int) -> str | None:
-    """The fault of a job's poll by its `number` (from 1), or None."""
+    """Draw the fault of a job's poll by its `number` (from 1); None for no fault."""
     draw = _random(faults.seed, job_id, number)
     return _pick(draw.random(), asdict(faults.poll))
 
 
 def scatter(seed: int, conversation: str, sha256: str) -> float:
-    """A normal number for the job of a content in a conversation, whoever sends it, and whenever."""
+    """Draw a standard normal number for a content's job in a conversation, the same for every sender and time."""
     return _random(seed, f"{conversation}/{sha256}", 0).gauss()
 
 
 def call_fault(faults: Faults, job_id: str, number: int) -> str | None:
-    """The fault of the call for a job's change of status by its `number` (from 1), or None."""
+    """Draw the fault of a status change's callback by its `number` (from 1); None for no fault."""
     draw = _random(faults.seed, f"call {job_id}", number)
     return _pick(draw.random(), fault_shares(asdict(faults.calls)))
 
 
 def fault_shares(table: Mapping[str, float]) -> dict[str, float]:
-    """The entries of a table that are shares of one whole."""
+    """Return the entries of a table that are shares of one whole."""
     return {name: value for name, value in table.items() if name not in NO_FAULTS}
 
 

@@ -1,4 +1,4 @@
-"""Keeps the documentation's own words for what the service answers."""
+"""The bodies of the service's answers, with the documentation's texts."""
 
 from http import HTTPStatus
 from typing import Final
@@ -18,10 +18,10 @@ LIMIT_MESSAGE: Final = (
 
 
 def error_body(status: int, reason: str | None = None) -> dict[str, object]:
-    """The body of an error reply; a gateway's codes, which are not documented, say their standard phrase."""
+    """Return the body of an error reply; undocumented gateway codes have their standard phrase."""
     return {"message": reason or DOCUMENTED.get(status) or HTTPStatus(status).phrase}
 
 
 def limit_body(limit: int) -> dict[str, object]:
-    """The documented "API Limit Error" with this account's number in it."""
+    """Return the documented "API Limit Error" with this account's number in it."""
     return {"statusCode": 429, "message": LIMIT_MESSAGE.format(limit=limit)}

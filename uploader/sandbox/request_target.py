@@ -1,4 +1,4 @@
-"""Takes a request's target apart as it came, and finds what is not encoded as it must be."""
+"""Splits a raw request target, and checks its encoding."""
 
 import re
 from typing import Final
@@ -6,44 +6,44 @@ from urllib.parse import unquote_to_bytes
 
 Pairs = tuple[tuple[str, str], ...]
 
+# the most characters of a faulty text that a refusal repeats
 SHOWN_CHARACTERS: Final = 80
-"""How much of what is wrong a refusal repeats."""
 
 # RFC 3986, 3.3 and 3.4: what may stand in a path or a query as it is; all else is percent-encoded.
 _FOREIGN: Final = re.compile(r"[^A-Za-z0-9\-._~!$&'()*+,;=:@/?%]")
 _BROKEN: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
-def query(target: str) -> Pairs:
-    """Names and values of a target's query, decoded; of whatever came, malformed or not."""
-    parts = target.partition("?")[2].split("&")
+def query(request_target: str) -> Pairs:
+    """Decode the names and values of a target's query, malformed or not."""
+    parts = request_target.partition("?")[2].split("&")
     halves = [part.partition("=") for part in parts if part]
     return tuple((decoded(name.replace("+", " ")), decoded(value.replace("+", " "))) for name, _, value in halves)
 
 
 def decoded(encoded: str) -> str:
-    """The text that is meant; what is no UTF-8 shows as U+FFFD."""
+    """Decode a percent-encoded text; what is no UTF-8 becomes U+FFFD."""
     return _octets(encoded).decode("utf-8", "replace")
 
 
-def check(target: str) -> None:
-    """Takes a target only as the specification has it: percent-encoded UTF-8, its query plain `key=value`.
+def check(request_target: str) -> None:
+    """Check that a target is percent-encoded UTF-8, with a query of plain `key=value`.
 
     Raises:
-        ValueError: It is something else; the text says what.
+        ValueError: The target is malformed; the text says how.
     """
-    if foreign := _FOREIGN.search(target):
+    if foreign := _FOREIGN.search(request_target):
         character = decoded(foreign[0])
         raise ValueError(f"{character!r} in the URL is not percent-encoded: encode every name and value as UTF-8")
-    if _BROKEN.search(target):
+    if _BROKEN.search(request_target):
         raise ValueError("a % in the URL has no two hexadecimal digits behind it: write %25 for the character itself")
     try:
-        _octets(target).decode("utf-8")
+        _octets(request_target).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(
             "the URL's percent-encoded bytes are no UTF-8: encode every name and value as UTF-8"
         ) from error
-    nameless = [part for part in target.partition("?")[2].split("&") if part and part.find("=") < 1]
+    nameless = [part for part in request_target.partition("?")[2].split("&") if part and part.find("=") < 1]
     if nameless:
         shown = decoded(nameless[0])[:SHOWN_CHARACTERS]
         raise ValueError(f"{shown!r} in the query is no key=value: give each parameter its name and one value")

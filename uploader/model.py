@@ -117,8 +117,7 @@ class Problem(NamedTuple):
         return f"{where}: {self.value!r}: {self.remedy}" if self.value else f"{where}: {self.remedy}"
 
 
-@dataclass(frozen=True, slots=True)
-class InvalidRow:
+class InvalidRow(NamedTuple):
     """One line of a manifest that cannot be sent, with all that is wrong with it.
 
     ``given`` is what it says beside conversation, path and ``x-`` columns, right or wrong: it is to be corrected.
@@ -130,7 +129,7 @@ class InvalidRow:
     extras: Mapping[str, Any]
     problems: Sequence[Problem]
     warnings: Sequence[Problem] = ()
-    given: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, Any] = NOTHING
 
 
 class FileSignature(NamedTuple):
@@ -284,8 +283,7 @@ class LiveJob:
     """Whether the service was given our address for it, in this run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What came back on the wire for one attempt; that nothing came back is a reply too.
 
     ``failure`` says how the connection ended where it ended badly, ``source_failure`` what was wrong with
@@ -315,8 +313,7 @@ class Reply:
         return (said if isinstance(said, str) and said else self.words)[:300]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What asking the service for something came to; asking changes nothing, so it may be asked again.
 
     ``status`` None: nothing came back. ``failure`` says why, or why the body could not be read. ``body`` is JSON of
@@ -339,8 +336,7 @@ class Next(StrEnum):
     RENEW_TOKEN = "get a new token, then try again"  # noqa: S105 - a sentence, not a secret
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What a reply means: the outcome, what becomes of the item, what comes next, and why."""
 
     outcome: Outcome
@@ -359,16 +355,14 @@ class Decision(StrEnum):
     DROP = "drop"
 
 
-@dataclass(frozen=True, slots=True)
-class ConversationSnapshot:
+class ConversationSnapshot(NamedTuple):
     """What the service shows of a conversation: how many messages, and when the last one ends."""
 
     messages: int
     last_end: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class ConversationFacts:
+class ConversationFacts(NamedTuple):
     """How far a conversation is, over all batches. ``live``: items whose job may be running.
 
     ``last_finished_at``: when the last of its completed items finished, in seconds since the epoch.
@@ -388,8 +382,7 @@ class Order(StrEnum):
     """The one whose item stands first."""
 
 
-@dataclass(frozen=True, slots=True)
-class SlotHolder:
+class SlotHolder(NamedTuple):
     """An item that takes a slot. ``until``: seconds since the epoch, None where no time ends it."""
 
     batch: str
@@ -427,8 +420,7 @@ class LimitFacts:
         return min((at for at in (self.expires_at, self.rises_at) if at is not None), default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class ResultLine:
+class ResultLine(NamedTuple):
     """The public line about a row (design: results). Times are seconds since the epoch, None is unknown."""
 
     line: int
@@ -449,8 +441,7 @@ class ResultLine:
     extras: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(NamedTuple):
     """One loading of a manifest into its batch."""
 
     load_id: int

@@ -5,7 +5,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -71,7 +70,7 @@ async def fetch(
     rng.random = lambda: 0.0  # type: ignore[method-assign] # the shortest waits
     with book.ledger.beside() as ledger:
         with ledger.reading() as connection:
-            batch = replace(find_batches(connection)[0], base_url=base_url)
+            batch = find_batches(connection)[0]._replace(base_url=base_url)
         async with speaking(base_url, *([credentials] if credentials else [])) as client:
             fetcher = Fetcher(
                 reader=RetryingReader(client, Pace(2000.0), time.monotonic, rng, give_up_seconds),

@@ -1,7 +1,5 @@
 """What a call to the webhook means: tables."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,7 +101,7 @@ APPLIED = Verdict(Outcome.APPLIED, State.ACCEPTED, Next.FOLLOW, "HTTP 201", "k")
 EARLIER = Earlier("first", 1, Outcome.CUT_OFF)
 
 
-@pytest.mark.parametrize("verdict", [IN_DOUBT, replace(IN_DOUBT, job_id="untrusted"), CUT_OFF, THROTTLED])
+@pytest.mark.parametrize("verdict", [IN_DOUBT, IN_DOUBT._replace(job_id="untrusted"), CUT_OFF, THROTTLED])
 def test_a_call_settles_what_the_reply_left_open(verdict: Verdict) -> None:
     """What was heard of an attempt makes it accepted with its jobId, whatever the reply lacked."""
     meant = after_hearing(verdict, GOING, None)

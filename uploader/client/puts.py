@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
@@ -196,7 +196,7 @@ class Puts:
         """What is known of a request that ended without an answer that can be read."""
         came, first = received.describe()
         words = first_words(first, self._sanitizer, secret)
-        return replace(_without_answer(upload, f"{failure} ({self._route})"), unreadable=came, words=words)
+        return _without_answer(upload, f"{failure} ({self._route})")._replace(unreadable=came, words=words)
 
 
 def url_of(base_url: str, request: UploadRequest) -> URL:

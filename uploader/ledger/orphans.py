@@ -2,8 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, case, func, literal, select
 from sqlalchemy.sql.elements import ColumnElement
@@ -13,8 +12,7 @@ from uploader.ledger.schema import IS_UNFINISHED, batches, items, lanes, loads, 
 from uploader.model import Load, State
 
 
-@dataclass(frozen=True, slots=True)
-class Orphans:
+class Orphans(NamedTuple):
     """Items that a batch named last and that no batch's rows name any more, by state.
 
     ``leftovers`` are those of them that wait where the present run does not reach.

@@ -1,11 +1,10 @@
 """What the ledger says to people: counts, results, live jobs, what needs a person."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     CompoundSelect,
@@ -73,8 +72,7 @@ _LATEST_COMPLETED_JOBS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class BatchFacts:
+class BatchFacts(NamedTuple):
     """A batch as the ledger knows it. ``ran_at``: seconds since the epoch."""
 
     batch_id: int
@@ -87,8 +85,7 @@ class BatchFacts:
     ran_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
+class Trouble(NamedTuple):
     """Rows of a batch that need a person, for the same reason."""
 
     batch: str
@@ -193,8 +190,7 @@ def _results(*, hold: bool) -> Select[Any]:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class OpenRow:
+class OpenRow(NamedTuple):
     """A row that is refused, failed or held. ``cells`` are columns and values, as a manifest has them."""
 
     line: int
@@ -386,8 +382,7 @@ def _format_batch(batch: str, *, orphan: bool) -> str:
     return f"of what {batch} held before and holds no more" if orphan else f"of batch {batch}"
 
 
-@dataclass(frozen=True, slots=True)
-class Anomaly:
+class Anomaly(NamedTuple):
     """What is to be said in the open of the item of a line, whatever became of it: an append too many, say."""
 
     batch: str

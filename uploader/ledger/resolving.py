@@ -3,8 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, RowMapping, and_, func, insert, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
@@ -31,8 +30,7 @@ from uploader.model import LIVE, TROUBLED, ConversationSnapshot, Decision, Outco
 from uploader.policy.resolving import RESOLVABLE, resolved_state
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(NamedTuple):
     """Which items of a batch are meant; what is not set does not select. Times: seconds since the epoch.
 
     ``lines`` are the batch's own; ``items`` are the ledger's numbers, of any batch of the account.
@@ -52,8 +50,7 @@ class Selection:
         return self != Selection()
 
 
-@dataclass(frozen=True, slots=True)
-class OpenItem:
+class OpenItem(NamedTuple):
     """An item that needs a person, or was asked for. ``attempted_at`` and ``ended_at``: of its last attempt."""
 
     item_id: int
@@ -106,8 +103,7 @@ class OpenItem:
         return self.state is State.ACCEPTED and (self.overdue or self.error is not None)
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
+class Resolution(NamedTuple):
     """What a person decided of an item once. ``resolved_at``: seconds since the epoch."""
 
     resolved_at: float

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, bindparam, case, func, literal_column, select
 from sqlalchemy.sql.elements import ColumnElement
@@ -47,8 +47,7 @@ class Amount:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Leftover:
+class Leftover(NamedTuple):
     """Pending items of another batch, by the name of the batch that named them last."""
 
     batch: str

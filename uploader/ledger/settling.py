@@ -1,8 +1,9 @@
 """What came of an attempt of whose item calls to the webhook may have spoken meanwhile."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
@@ -23,8 +24,7 @@ from uploader.model import State, Verdict
 from uploader.policy.hearing import after_hearing
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """What was written down of an attempt. ``heard``: a call told of its job already, ``ended``: of its end."""
 
     verdict: Verdict
@@ -72,7 +72,7 @@ def _settle_with_calls(connection: Connection, by_itself: Settlement) -> Settled
         go_on(connection, of, is_changed=is_changed)
     elif of.refusal is not None:
         save_refusal(connection, one.item_id, of.refusal, of.now)
-    return replace(_end_heard(connection, of, heard), remark=remark)
+    return _end_heard(connection, of, heard)._replace(remark=remark)
 
 
 def _end_heard(connection: Connection, of: Settlement, heard: Heard) -> Settled:

@@ -8,10 +8,10 @@ closest where most jobs end, and grow apart where few are left.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, pairwise
 from math import erfc, exp, hypot, inf, log, pi, sqrt
+from typing import NamedTuple
 
 # the shortest interval between polls of a job: a request costs more than the slot's time that it would save
 MIN_POLL_SECONDS = 0.08
@@ -47,8 +47,7 @@ RANGE_SCATTERS = 4.0
 GRID_INTERVALS = 120
 
 
-@dataclass(frozen=True, slots=True)
-class CompletedJob:
+class CompletedJob(NamedTuple):
     """A job that completed, as the model is fitted to it."""
 
     # seconds of audio, as far as is known
@@ -57,8 +56,7 @@ class CompletedJob:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class DurationModel:
+class DurationModel(NamedTuple):
     """A log-normal model of an account's jobs: ``constant + per_audio_second * work`` seconds, and a scatter."""
 
     # seconds that every job takes
@@ -81,8 +79,7 @@ class DurationModel:
         return grown * exp(-apart), min(hypot(self.scatter, apart), MAX_SCATTER)
 
 
-@dataclass(frozen=True, slots=True)
-class PolledJob:
+class PolledJob(NamedTuple):
     """A live job, as its next poll is scheduled."""
 
     # age in seconds at which it was last known to live, 0 before its first poll
@@ -93,8 +90,7 @@ class PolledJob:
     model: DurationModel | None
 
 
-@dataclass(frozen=True, slots=True)
-class NextPoll:
+class NextPoll(NamedTuple):
     """The next poll of a job."""
 
     # seconds after the job was last known to live
@@ -247,8 +243,7 @@ def _rounded(scatter: float) -> float:
     return exp(round(log(scatter) * 20.0) / 20.0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Steps:
+class _Steps(NamedTuple):
     """The integral of the root of the hazard over the age."""
 
     # ages as ratios of the expected lifetime

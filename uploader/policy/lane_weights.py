@@ -1,6 +1,6 @@
 """Decides how much an item weighs beside its audio, where lanes are ordered by the work that they have left."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from uploader.policy.durations import DurationHistory, DurationModel
 
@@ -10,8 +10,7 @@ MAX_ITEM_SECONDS = 4 * 3600.0
 REWEIGH_THRESHOLD = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class LaneWeights:
+class LaneWeights(NamedTuple):
     """The weights by which lanes are ordered: their seconds of audio, and a constant for each of their items."""
 
     # the weight of an item beside its audio, in seconds of audio

@@ -1,7 +1,7 @@
 """Decides what the account's limit of concurrent jobs is."""
 
 import re
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 STATED_LIMIT_BELIEVED_SECONDS = 24 * 3600.0
 # a job's assumed time before any job of the account has ended
@@ -21,16 +21,14 @@ _RATE = re.compile(r"\btoo (?:quickly|fast|often)\b|\brate\b|\bper (?:second|min
 _CONCURRENT = re.compile(r"\bconcurren", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """A 429 that is about the number of concurrent jobs."""
 
     # the limit X in its text; None where it has none
     stated: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LearnedLimit:
+class LearnedLimit(NamedTuple):
     """An account's limit as its 429s have shown it; times are seconds since the epoch."""
 
     # the limit X of the latest 429 that stated one
@@ -121,14 +119,13 @@ def learn(learned: LearnedLimit, refusal: Refusal, live: int, job_seconds: float
         now: The time in seconds since the epoch.
     """
     if refusal.stated is not None:
-        learned = replace(learned, stated=refusal.stated, stated_at=now)
+        learned = learned._replace(stated=refusal.stated, stated_at=now)
     stated, level = stated_in_force(learned, now), observed_limit(learned, now)
     # more of ours under way than the limit allows (it has just fallen) says nothing below the limit itself
     observed = max(1, min(limit for limit in (live, stated, level) if limit is not None))
     if stated is not None and observed >= stated:
-        return replace(learned, observed=None, steps_before_raise=1)
-    return replace(
-        learned,
+        return learned._replace(observed=None, steps_before_raise=1)
+    return learned._replace(
         observed=observed,
         observed_at=now,
         step_seconds=max(job_seconds, LEAST_STEP_SECONDS),

@@ -83,5 +83,5 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 
 def statuses(path: Path) -> list[str]:
-    """What became of each row, in the manifest's order."""
+    """Return the status of each row in the manifest's order."""
     return [line["status"] for line in read_results(path)]

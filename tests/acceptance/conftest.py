@@ -16,7 +16,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 @pytest.fixture(scope="session")
 def starts(pytestconfig: pytest.Config) -> Iterator[Start]:
-    """How commands are started: forked from a warm interpreter, or by option each as a new one."""
+    """Choose the way to start commands: forked from a warm interpreter, or by option each as a new one."""
     if pytestconfig.getoption("--real-start") or pytestconfig.getoption("--nightly"):
         yield NewInterpreter
         return

@@ -65,7 +65,7 @@ def _is_killed(running: Running, seconds: float) -> bool:
 
 
 def count_faults(server: Server, rows: Sequence[Row], results: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """How often each promise was broken, by the server's journal.
+    """Count the violations of each promise by the server's journal.
 
     Counted are conversations with an append too many, with one out of order, and with one that the results do
     not explain; and the most jobs at once.
@@ -86,7 +86,7 @@ def count_faults(server: Server, rows: Sequence[Row], results: Sequence[Mapping[
 
 
 def _explains(told: Counter[str], there: int) -> bool:
-    """Whether so many appends are those that ended, and at most the one in doubt."""
+    """Tell whether the appends are those of ended items, and at most the one in doubt."""
     over = told["completed"] + told["failed"]
     return over <= there <= over + told["in_doubt"]
 

@@ -96,7 +96,7 @@ class Running:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended."""
+        """True once the command has ended."""
         return self.process.poll() is not None
 
 
@@ -107,12 +107,12 @@ class Server:
     running: Running
     journal_path: Path
     environment: Mapping[str, str]
+    # how many lines of the journal are of no concern: a server may serve several tests, one after the other
     since: int = 0
-    """How many lines of the journal are of no concern: a server may serve several tests, one after the other."""
 
     @property
     def journal(self) -> Journal:
-        """What reached it so far."""
+        """The journal so far."""
         journal = Journal.read(self.journal_path)
         journal.entries = journal.entries[self.since :]
         return journal
@@ -123,16 +123,16 @@ class Server:
 
     @property
     def base_url(self) -> str:
-        """Where it listens."""
+        """The server's base URL."""
         return self.environment["UPLOADER_BASE_URL"]
 
     def lines(self) -> int:
-        """How many lines its journal has: a cheap look."""
+        """The number of lines of the server's journal, counted without parsing."""
         return self.journal_path.read_bytes().count(b"\n")
 
 
 def base_environment() -> dict[str, str]:
-    """What an interpreter finds at its start in every place: the way to programs, and a language."""
+    """Return the environment of every new interpreter: the path to programs, and a language."""
     return {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
 
 
@@ -142,8 +142,8 @@ class Place:
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
+    # how a command is started
     starts: Start = NewInterpreter
-    """How a command is started."""
     _started: list[Running] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -164,7 +164,7 @@ class Place:
 
     @property
     def ledger(self) -> Path:
-        """Where the ledger is, when nobody names another."""
+        """The path of the default ledger."""
         return self.folder / "state" / "uploader" / "ledger.db"
 
     def path(self, name: str) -> Path:

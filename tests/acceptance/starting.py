@@ -18,8 +18,8 @@ from tests.acceptance.fork_server import ENDED, LENGTH, REPORT, STARTED, STOPPED
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "uploader")
+# beginnings of environment variables that an interpreter, or a library as it is imported, reads once
 NEEDS_NEW_INTERPRETER = ("PYTHON", "LANG", "LC_", "TZ", "SSL_CERT_", "OPENSSL_", "MALLOC_", "LD_")
-"""Beginnings of environment variables that an interpreter, or a library as it is imported, reads once."""
 END_SECONDS = 10.0
 
 
@@ -131,7 +131,7 @@ class Forked:
         self.stops -= 1
 
     def _is_reported(self, seconds: float | None) -> bool:
-        """Whether there is a report within so many seconds; nothing is to come after the end's."""
+        """Wait for a report for so many seconds; none follows the end's report."""
         if self.returncode is not None:
             return False
         with selectors.DefaultSelector() as selector:
@@ -157,8 +157,8 @@ class Forked:
 class ForkServer:
     """A warm interpreter; called with a command, it starts the command in a child."""
 
+    # what every command finds, as the interpreter itself does at its start
     environment: Mapping[str, str]
-    """What every command finds, as the interpreter itself does at its start."""
     _orders: socket.socket = field(init=False)
     _process: "subprocess.Popen[bytes]" = field(init=False)
     _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)

@@ -62,7 +62,7 @@ def test_a_job_id_stands_wherever_a_row_is_told(nights: Place) -> None:
 
 
 def test_resolve_settles_what_any_batch_left(nights: Place) -> None:
-    """What is listed of all batches is settled by what it says; a line that two batches have is settled of none."""
+    """Items listed for all batches are resolved by the list's commands; a line that two batches have resolves none."""
     ending = nights.run("resolve")
     assert ending.code == 1
     assert "all batches: 2 items need a person" in ending.out

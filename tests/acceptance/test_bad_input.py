@@ -15,6 +15,7 @@ from tests.unit.recordings import recording
 HEADER = "conversationId,audioPath\n"
 MANIFEST = f"{HEADER}one,a.wav\n"
 
+# a program that becomes another one, without root's leave to read and write every file
 DROP = """
 import ctypes, os, sys
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
@@ -23,7 +24,6 @@ for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
         sys.exit("not permitted")
 os.execv(sys.argv[1], sys.argv[1:])
 """
-"""A program that becomes another one, without root's leave to read and write every file."""
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +70,7 @@ def test_an_empty_manifest_is_refused(place: Place, server: Server) -> None:
 
 @pytest.mark.parametrize("name", ["january.csv", "january"])
 def test_a_folder_in_a_manifests_place_is_refused(place: Place, server: Server, name: str) -> None:
-    """Who names the folder instead of the manifest in it is told so, whatever the folder's name ends with."""
+    """A folder given in place of a manifest is refused as a folder, whatever its name ends with."""
     place.path(name).mkdir()
     _check_refused(place.run("run", name), server, f"manifest {name}", "this is a folder")
 
@@ -174,7 +174,7 @@ def test_a_plan_without_audio_looks_at_no_file(place: Place, server: Server) -> 
 def unfit_files(
     tmp_path_factory: pytest.TempPathFactory, shared_server: Server, bound_by_modes: tuple[str, ...]
 ) -> tuple[Ending, Server]:
-    """What a run says of a manifest that names every kind of file that cannot be sent, each on a line of its own."""
+    """Return a run's messages on a manifest that names every kind of file that cannot be sent."""
     place = Place(tmp_path_factory.mktemp("unfit"))
     outside = place.write("outside.wav", b"not to be sent")
     place.write("root/good.wav", b"as good as any")

@@ -30,7 +30,7 @@ def tonight(place: Place) -> list[Row]:
 
 
 def listed(place: Place, *options: str) -> list[dict[str, object]]:
-    """What `resolve` lists."""
+    """Return the items that `resolve` lists."""
     found: list[dict[str, object]] = json.loads(place.run("resolve", "--json", *options).out)
     return found
 
@@ -121,7 +121,7 @@ def test_what_is_selected_and_not_settled_is_told_with_its_command(place: Place,
 
 
 def test_held_items_are_listed_as_held_and_can_be_dropped(place: Place, tonight: list[Row]) -> None:
-    """What is held says so; what can be done is told: settle what stands before it, or drop it."""
+    """Held items are listed as held, with the ways on: resolve the item before them, or drop them."""
     assert len(tonight) == 2
     assert Counter(str(item["status"]) for item in listed(place, "--state", "held")) == {"held": 3}
     assert listed(place, "--state", "pending") == []
@@ -162,7 +162,7 @@ def test_a_settlement_says_what_it_releases_and_what_to_type_next(place: Place, 
 
 
 def test_former_items_that_go_again_need_a_row(place: Place, tonight: list[Row]) -> None:
-    """What no manifest names is not sent for itself, and says so; put back into one, it is the batch's again."""
+    """Items that no manifest names are not sent; put back into a manifest, they are the batch's again."""
     write_manifest(place, NIGHTLY, tonight[1:])
     place.run("run", NIGHTLY, *RUN)
     numbers = [word for item in listed(place) if item["status"] == "in_doubt" for word in ("--item", str(item["item"]))]

@@ -17,7 +17,7 @@ RUN = ("--limit", "20", "--doubt-seconds", "1", "--job-timeout-seconds", "1", "-
 
 @pytest.mark.parametrize("version", range(OLDEST, VERSION))
 def test_300_items_of_an_earlier_version_are_appended_once(place: Place, version: int) -> None:
-    """What was appended under an earlier version, or may have been, is not sent; what is pending goes once, in order.
+    """Items that an earlier version appended, or may have, are not sent; pending ones are sent once, in order.
 
     Judged by what both servers were sent: that of the earlier version's nights, and this one.
     """

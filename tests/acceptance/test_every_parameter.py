@@ -29,7 +29,7 @@ def test_every_parameter_of_a_row_reaches_the_service(place: Place, server: Serv
 
 
 def test_every_parameter_can_be_the_configs(place: Place, server: Server) -> None:
-    """What a row does not set is taken from the config's [parameters], and what the row sets outranks it."""
+    """A parameter that a row does not set comes from the config's [parameters]; the row's own outranks it."""
     place.write("call.wav", (ROOT / "config/sample/delivery-call.wav").read_bytes())
     write_table(place, "m.csv", [{"conversationId": "c", "audioPath": "call.wav", "name": "the row's", "mode": ""}])
     settings = "".join(f"{name} = {_toml(value)}\n" for name, value in EVERY_PARAMETER.items())

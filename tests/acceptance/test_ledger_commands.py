@@ -147,7 +147,7 @@ def test_a_damaged_ledger_is_told_by_check(place: Place, server: Server) -> None
 
 
 def test_an_earlier_version_is_upgraded_by_name(place: Place) -> None:
-    """Who reads it is told the command; it makes a copy and migrates, and then it can be read."""
+    """Readers of an earlier ledger are told the command; it makes a copy and migrates, and reading works."""
     restore(place.ledger, OLDEST, place.folder)
     told = place.run("status")
     assert told.code == 2

@@ -15,6 +15,7 @@ from tests.acceptance.place import Place, Server, until
 ROOT = Path(__file__).parents[2]
 
 NEW = "a new ledger: nothing is known of earlier nights"
+# a shell script that starts a command as a container runtime would: its root is an overlay, thrown away after it
 CONTAINER = """
 set -e
 top=$1; shift
@@ -26,7 +27,6 @@ mkdir "$top/root/state-of-uploader"
 if [ -n "$STATE" ]; then mount --bind "$STATE" "$top/root/state-of-uploader"; fi
 exec chroot "$top/root" sh -c 'cd "$0" && exec "$@"' "$PWD" "$@"
 """
-"""A shell script that starts a command as a container runtime would: its root is an overlay, thrown away after it."""
 
 LEDGER = ("--ledger", "sqlite:////state-of-uploader/ledger.db")
 
@@ -85,7 +85,7 @@ def test_a_ledger_that_is_made_is_said(place: Place, server: Server) -> None:
 
 
 def test_a_ledger_that_must_exist_is_not_made(place: Place, server: Server) -> None:
-    """Where it is gone the night ends with 2 before anything is sent; where it is there, it goes as ever."""
+    """A missing ledger ends the run with 2 before anything is sent; an existing one is used as always."""
     write_manifest(place, "m.csv", make_rows(place, 2, 1))
     refused = place.run("run", "m.csv", environment={"UPLOADER_LEDGER_MUST_EXIST": "true"})
     assert refused.code == 2

@@ -11,7 +11,7 @@ CHANNELS = [{"channel": 1, "speaker": {"name": "Zoë & Co", "email": "z@example.
 
 
 def _queries(server: Server) -> dict[str, dict[str, str]]:
-    """What each conversation's PUT asked for."""
+    """Return the query of each conversation's PUT."""
     return {put.conversation_id: dict(put.query) for put in server.journal.appended()}
 
 

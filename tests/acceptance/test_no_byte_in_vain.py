@@ -8,8 +8,8 @@ from tests.acceptance.place import Place
 from uploader.sandbox.entries import PutEntry
 
 LARGE, SMALL = 1_200_000, 20_000
+# bodies above this size ask leave
 ABOVE = 1_048_576
-"""Bodies above this size ask leave."""
 FAULTS = """
 seed = 5
 unknown_conversations = ["gone-0", "gone-1", "gone-2"]
@@ -35,7 +35,7 @@ def refused(puts: list[PutEntry]) -> list[PutEntry]:
 
 
 def length(put: PutEntry) -> int:
-    """What the head announced."""
+    """The Content-Length of the head."""
     return put.content_length or 0
 
 

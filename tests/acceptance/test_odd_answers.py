@@ -25,7 +25,7 @@ def conversation_of(exchange: Exchange) -> str:
 
 
 def number_of(exchange: Exchange) -> int:
-    """Which PUT it is, from 1 on."""
+    """Return the number of a PUT, from 1."""
     return [put is exchange.request for put in exchange.server.puts()].index(True) + 1
 
 

@@ -48,7 +48,7 @@ def test_a_time_that_is_not_reached_changes_nothing(place: Place, server: Server
 
 @pytest.mark.parametrize("time", ["24:00", "7", "0700", "7:0", "now"])
 def test_a_time_that_is_none_is_told(place: Place, server: Server, time: str) -> None:
-    """What is no HH:MM is refused with the setting's name and the value, before anything is sent."""
+    """A malformed time is refused with the setting's name and the value, before anything is sent."""
     write_manifest(place, "m.csv", make_rows(place, 1, 1))
     refused = place.run(*RUN, "--until", time)
     assert (refused.code, server.journal.puts()) == (2, [])

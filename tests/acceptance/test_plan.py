@@ -10,8 +10,8 @@ from tests.acceptance.batches import write_table
 from tests.acceptance.place import Place, Server
 from tests.acceptance.test_part_of_a_batch import speech
 
+# nobody listens there: a plan that asked anybody would fail
 NOWHERE = {"UPLOADER_BASE_URL": "http://127.0.0.1:9"}
-"""Nobody listens there: a plan that asked anybody would fail."""
 
 
 def rows(place: Place, lengths: list[tuple[str, float]]) -> Path:
@@ -159,7 +159,7 @@ def test_what_is_the_same_in_many_rows_is_one_line_and_the_forecast_stays_in_sig
 
 
 def test_of_what_is_over_no_hint_is_given(place: Place, server: Server) -> None:
-    """What completed cannot be sent otherwise any more; what is still to be appended is hinted at."""
+    """Completed items get no hint, because they cannot be sent otherwise any more; items still to append do."""
     rows(place, [("a", 1)])
     assert place.run("run", "m.csv").code == 0
     assert planned(place)["hintCount"] == 0
@@ -167,7 +167,7 @@ def test_of_what_is_over_no_hint_is_given(place: Place, server: Server) -> None:
 
 
 def test_plan_and_run_agree_about_leftovers(place: Place, server: Server) -> None:
-    """What another batch left before these rows: in plan, refusal, summary and log the same, and sent exactly."""
+    """Leftovers before these rows are the same in plan, refusal, summary and log, and are sent exactly."""
     for number in range(5):
         speech(place.path(f"{number}.wav"), 30 * (number + 1))
     cells = [{"conversationId": each, "audioPath": f"{number}.wav"} for number, each in enumerate("aabca")]

@@ -41,7 +41,7 @@ def test_both_say_and_answer_the_same(places: tuple[Place, Place], arguments: tu
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
 def test_both_end_the_same_by_a_signal(places: tuple[Place, Place], number: signal.Signals) -> None:
-    """What a signal does to a command, and the code that its parent sees."""
+    """A signal has the same effect and exit code for a forked and for a newly started command."""
     codes = []
     for place in places:
         server = place.serve()

@@ -56,7 +56,7 @@ def folder_outside(path: Path) -> None:
 
 
 def put_back(path: Path) -> None:
-    """What was moved away, back in its place."""
+    """Move the files back into their place."""
     if path.parent.is_symlink():
         path.parent.unlink()
         (path.parents[2] / "outside" / "d").rename(path.parent)

@@ -42,12 +42,12 @@ def tokens(server: Server) -> set[str]:
 
 
 def polls(server: Server) -> int:
-    """How often the status of a job was asked for."""
+    """Count the requests for a job's status."""
     return sum(isinstance(entry, PollEntry) for entry in server.journal.entries)
 
 
 def polls_after_the_end_was_told(server: Server) -> Counter[str]:
-    """How often the status of each job was asked for although a call had told its end, and was answered with 200."""
+    """Count the polls of each job after a callback with its end was answered with 200."""
     told: set[str] = set()
     asked: Counter[str] = Counter()
     for entry in server.journal.entries:
@@ -114,7 +114,7 @@ def test_a_lost_answer_is_settled_by_a_call(place: Place) -> None:
 
 
 def test_a_call_ends_the_wait_for_a_silent_answer(place: Place) -> None:
-    """Where the job is known by a call, no five minutes are spent on an answer that could tell nothing more."""
+    """A callback that names the job ends the wait for a silent answer, which could add nothing in its five minutes."""
     rows = make_rows(place, 4, 4)
     server = serve(place, rows, "seed = 1\n[put]\nslow_answer = 1.0\nslow_seconds = 3600.0")
     assert place.run(*QUICK, *listening(free_port())).code == 0
@@ -122,7 +122,7 @@ def test_a_call_ends_the_wait_for_a_silent_answer(place: Place) -> None:
 
 
 def test_calls_that_are_lost_late_repeated_forged_or_oddly_named_do_no_harm(place: Place) -> None:
-    """What the listener missed, polling finds; what it hears twice or out of order or from a stranger is nothing."""
+    """Polling finds ends whose callback was lost; repeated, late and forged callbacks have no effect."""
     rows = make_rows(place, 40, 15)
     faults = (
         "seed = 6\n[put]\nlost_answer = 0.1\n"
@@ -306,7 +306,7 @@ def test_half_an_address_is_refused(place: Place, flags: tuple[str, ...], told: 
 def test_half_an_address_is_told_by_where_it_stands(
     place: Place, config: str, environment: dict[str, str], told: str
 ) -> None:
-    """Who wrote it into a file, or into the environment, is not told of a flag that nobody typed."""
+    """A setting from a file or the environment is named as such, not as a flag that nobody typed."""
     write_manifest(place, "m.csv", make_rows(place, 1, 1))
     place.write("c.toml", config)
     ending = place.run(*QUICK, "--sandbox", "--config", "c.toml", environment=environment)

@@ -97,7 +97,7 @@ def counts(report: Report) -> tuple[int, int, int]:
 
 
 def asked(server: Server) -> Counter[str]:
-    """What was asked of conversations, by path."""
+    """Count the requests for conversations by path."""
     return Counter(get.target.removeprefix("/v1/conversations/") for get in server.gets())
 
 
@@ -235,7 +235,7 @@ async def test_credentials_that_are_not_taken_end_it(book: Book) -> None:
 
 
 async def test_a_service_without_a_good_answer_is_given_up(book: Book) -> None:
-    """What was written before stays, and the same command goes on there."""
+    """Files written before stay, and the same command goes on from there."""
     load_done(book, "c")
     async with Server(get=always(200, {})) as server:
         await fetch(book, server.base_url)

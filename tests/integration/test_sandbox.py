@@ -57,7 +57,7 @@ async def test_wrong_credentials_get_no_token(change: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff"])
 async def test_a_malformed_token_request_gets_no_token(body: bytes) -> None:
-    """What is no JSON object is answered with 401, not with a failure."""
+    """A body that is no JSON object is answered with 401, not with a failure."""
     async with playing() as client:
         head = client.head("POST", "/oauth2/token:generate", {"Content-Length": str(len(body))})
         assert (await client.send(head, body)).status == 401
@@ -134,7 +134,7 @@ async def test_the_limit_is_stated_word_for_word() -> None:
 
 
 async def test_a_slot_is_taken_with_the_head_where_uploads_count() -> None:
-    """Where uploads count, one counts before its first byte; an upload that is cut off counts no more."""
+    """Where uploads count, an upload takes a slot before its first byte, and gives it back when cut off."""
     async with playing(limit=1, counts_uploads=True) as client:
         _, writer = await client.begin_put(100)
         assert (await client.put("other")).status == 429
@@ -296,7 +296,7 @@ async def test_each_fault_does_what_it_says(fault: str, status: int | None, made
 
 
 async def test_a_fault_without_a_job_gives_its_slot_back() -> None:
-    """What made no job holds nothing: the next PUT finds room."""
+    """A fault without a job holds no slot: the next PUT finds room."""
     faults = Faults(put=PutFaults(lost_before=0.5, status_500=0.5, taken=0.0))
     async with playing(faults, limit=1) as client:
         for _ in range(4):
@@ -386,7 +386,7 @@ async def _played(together: bool) -> dict[str, list[tuple[str | None, int | None
 
 
 async def test_a_seed_replays_whatever_runs_beside() -> None:
-    """What happens to a conversation's n-th PUT does not hang on what the others do meanwhile."""
+    """The outcome of a conversation's n-th PUT is independent of concurrent PUTs of others."""
     assert await _played(together=True) == await _played(together=False)
 
 
@@ -434,7 +434,7 @@ def test_every_loopback_is_good(host: str) -> None:
     [{"limit": 0}, {"job_seconds": -1.0}, {"job_scatter": -0.1}, {"token_seconds": -1.0}, {"key_path": Path("key")}],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> None:
-    """What cannot be played is a usage error."""
+    """Impossible settings are a usage error."""
     with pytest.raises(UsageError):
         SandboxSettings(**settings)
 

@@ -103,7 +103,7 @@ async def test_a_call_comes_twice() -> None:
 
 
 async def test_a_forged_call_has_no_token_that_anybody_drew() -> None:
-    """Who guesses has the right job and the wrong address."""
+    """A forged callback has the right job and a wrong address."""
     async with hooked(Faults(calls=CallFaults(forged=1.0))) as (client, hook, query):
         await client.put(query=query)
         await client.until(lambda: len(client.sandbox.journal.calls()) == 6)

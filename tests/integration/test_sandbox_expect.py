@@ -21,13 +21,13 @@ async def test_leave_to_send_is_given_when_it_is_asked_for() -> None:
         assert read_answer(await reader.read()).status == 201
 
 
+# a conversation and headers that are refused by the head alone, in a sandbox that is full
 REFUSED = [
     ("c", {"Authorization": None}, 401),
     ("c", {"Content-Type": "video/mp4"}, 400),
     ("gone", {}, 404),
     ("c", {}, 429),
 ]
-"""A conversation and headers that are refused by the head alone, in a sandbox that is full."""
 
 
 @asynccontextmanager
@@ -89,5 +89,5 @@ async def test_who_ignores_expect_never_says_100() -> None:
 
 
 def rests(client: Client) -> list[int]:
-    """What came behind the refusals that stood in place of leave."""
+    """List the bytes behind refusals that replaced 100 Continue."""
     return [entry.bytes for entry in client.sandbox.journal.entries if isinstance(entry, PutRest)]

@@ -30,7 +30,7 @@ async def test_a_connection_costs_a_round_trip_and_each_byte_half_of_one() -> No
 
 
 async def test_a_kept_connection_costs_one_round_trip_a_request() -> None:
-    """What was asked once the first answer had come arrives a round trip after the first question, not earlier."""
+    """A second request arrives a round trip after the first one, not earlier."""
     async with playing(round_trip=ROUND_TRIP) as client:
         reader, writer = await client.open()
         for name in ("1", "2"):
@@ -134,7 +134,7 @@ async def test_what_moves_is_not_cut() -> None:
 
 
 async def test_a_lost_answer_is_lost_on_the_way_too() -> None:
-    """What the server does to a connection reaches the client, behind what was on its way."""
+    """A connection that the server closes is closed for the client, behind the bytes on their way."""
     async with playing(Faults(put=PutFaults(lost_answer=1.0)), round_trip=ROUND_TRIP) as client:
         assert (await client.put()).status is None
         assert len(client.sandbox.journal.appended()) == 1

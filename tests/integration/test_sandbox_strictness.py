@@ -53,7 +53,7 @@ async def test_a_bad_request_is_answered_when_any_refusal_is(early: bool) -> Non
 
 
 async def test_credentials_are_looked_at_before_the_request() -> None:
-    """Who has no good token learns nothing about the query; a conversation is looked for in a good request alone."""
+    """Without a valid token nothing is said of the query; a conversation is looked up for a valid request alone."""
     async with playing(Faults(unknown_conversations=frozenset({"gone"}))) as client:
         assert (await client.put(query="?mode=video", headers={"Authorization": None})).status == 401
         assert (await client.put("gone", query="?mode=video")).status == 400
@@ -97,7 +97,7 @@ async def test_the_deprecated_key_is_taken_and_journalled(tmp_path: Path, with_b
 
 
 async def test_a_wrong_bearer_is_not_mended_by_a_key() -> None:
-    """Where both headers are there, the one that is not deprecated counts."""
+    """With both headers, the one that is not deprecated counts."""
     async with playing() as client:
         answer = await client.put(headers={"Authorization": "Bearer other", "X-API-Key": client.token})
         assert answer.status == 401

@@ -158,7 +158,7 @@ async def test_a_fault_of_ours_is_no_200(capsys: pytest.CaptureFixture[str]) -> 
 
 
 async def test_a_caller_that_goes_away_is_heard_all_the_same() -> None:
-    """What was committed is told to the engine, whoever still listens to the answer."""
+    """A committed callback reaches the engine even if its caller has disconnected."""
     async with listening(Ledger()) as (ledger, port):
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         head = f"POST /{ledger.token} HTTP/1.1\r\nHost: h\r\nContent-Length: {len(GOOD)}\r\n\r\n"
@@ -196,7 +196,7 @@ async def test_what_is_no_http_shows_nowhere(
 
 
 async def test_a_stop_lets_answers_under_way_come_to_their_end() -> None:
-    """What is being written when the run ends is answered; nobody listens after that."""
+    """Callbacks being recorded when the run ends are answered; afterwards nothing listens."""
     ledger = Ledger()
     async with listening(ledger) as (_, port):
         call = asyncio.create_task(post(port, f"/{ledger.token}"))

@@ -49,7 +49,7 @@ async def crowd(port: int, text: bytes, size: int = MANY) -> AsyncIterator[list[
 
 
 async def until_closed(reader: StreamReader) -> bytes:
-    """What comes until the listener closes the connection, in whatever way."""
+    """Read until the listener closes the connection, in whatever way."""
     found = b""
     try:
         while piece := await reader.read(1000):
@@ -60,7 +60,7 @@ async def until_closed(reader: StreamReader) -> bytes:
 
 
 def closed(ends: list["asyncio.Task[bytes]"]) -> int:
-    """How many connections the listener has closed."""
+    """Count the connections that the listener has closed."""
     return sum(end.done() for end in ends)
 
 
@@ -77,7 +77,7 @@ async def test_real_calls_are_heard_in_a_crowd(text: bytes) -> None:
 
 
 async def test_a_crowd_that_comes_while_calls_are_answered_drives_out_none_of_them() -> None:
-    """Who waits for the ledger's turn gets the answer, whatever comes meanwhile."""
+    """A callback that waits for the ledger is answered, whatever else connects meanwhile."""
     async with listening(Ledger()) as (ledger, port):
         calls = [asyncio.create_task(post(port, f"/{TOKEN}")) for _ in range(MOST)]
         await until(lambda: ledger.waiting == MOST)

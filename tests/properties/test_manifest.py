@@ -33,7 +33,7 @@ ENDS = st.sampled_from(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where to write the manifests."""
+    """Make the folder of the manifests."""
     return tmp_path_factory.mktemp("drawn")
 
 

@@ -32,7 +32,7 @@ def conversation_of(row: Row) -> str:
 
 
 def decoded(row: Row) -> dict[str, Any]:
-    """What the sandbox understands, by a reading of its own; it refuses what is not encoded as documented."""
+    """Decode a query with the sandbox's own reader, which refuses undocumented encodings."""
     request_target.check(asked(row))
     return judge.read(request_target.query(asked(row)))
 
@@ -63,7 +63,7 @@ def as_csv(path: Path, conversation_id: str, values: dict[str, Any]) -> Row:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where to write the manifest."""
+    """Return the manifest's path."""
     return tmp_path_factory.mktemp("drawn") / "m"
 
 

@@ -120,7 +120,7 @@ HEADERS = st.builds(
 def test_a_plain_wave_header_is_read_as_any_other(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, changed: tuple[int, int] | None
 ) -> None:
-    """Where the quick way reads a header, the full one reads the same."""
+    """The quick reader of WAV headers agrees with the full one wherever it answers."""
     written = bytearray(content)
     if changed is not None and changed[0] < len(written):
         written[changed[0]] = changed[1]

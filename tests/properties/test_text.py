@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from uploader.text import LEAST_SECRET_CHARACTERS, MASK, Sanitizer, printable, storable
 
+# lone surrogates and NUL, too, which no UTF-8 and no database can hold
 ANY_TEXT = st.text(st.characters(categories=None) | st.sampled_from("\x00\x1b\r\n\x85\u202e\ud83d\udcff"))
-"""Lone surrogates and NUL, too, which no UTF-8 and no database can hold."""
 SECRETS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=LEAST_SECRET_CHARACTERS)
 JSON = st.recursive(
     ANY_TEXT | st.integers() | st.booleans() | st.none(),
@@ -22,7 +22,7 @@ JSON = st.recursive(
 
 @given(ANY_TEXT)
 def test_a_storable_text_is_held_by_utf_8_and_by_a_database(text: str) -> None:
-    """What is stored comes back as it was stored, and nothing but what cannot be held is changed."""
+    """A stored text comes back unchanged, and only what cannot be stored is changed."""
     stored = storable(text)
     assert stored.encode().decode() == stored
     with sqlite3.connect(":memory:") as database:
@@ -85,7 +85,7 @@ def test_half_a_surrogate_pair_is_shown_as_json_escapes_it() -> None:
 
 
 def test_a_secret_that_is_found_by_chance_is_none() -> None:
-    """Who calls a secret `audio` must still be able to read ids and words."""
+    """A secret such as `audio` does not hide ids and words."""
     assert Sanitizer("audio").text("an audio file") == "an audio file"
 
 

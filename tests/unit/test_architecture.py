@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2] / "uploader"
+# each module's row in the table of chapter 6, a package as a whole
 ROWS = {
     "cli": 7,
     "sandbox": 6,
@@ -37,10 +38,9 @@ ROWS = {
     "text": 0,
     "toml": 0,
 }
-"""Each module's row in the table of chapter 6, a package as a whole."""
 
+# the package itself, its version and `python -m uploader`: no parts of the house
 DOORS = {"__init__": -1, "__version__": -1, "__main__": 8}
-"""The package itself, its version and `python -m uploader`: no parts of the house."""
 
 SQL = re.compile(
     r"\b(SELECT\s.+\sFROM|INSERT\s+INTO|UPDATE\s.+\sSET|DELETE\s+FROM|CREATE\s+TABLE|PRAGMA|BEGIN IMMEDIATE)\b",
@@ -134,7 +134,7 @@ def test_the_sandbox_shares_no_code_with_the_client() -> None:
 
 
 def test_nothing_but_the_command_line_knows_the_sandbox() -> None:
-    """What is rehearsed is the real thing: engine and client cannot tell whom they speak with."""
+    """Engine and client do not know the sandbox, so that a rehearsal is the real thing."""
     knowing = {part(path) for path in FILES for _, other in imported_parts(path) if other == "sandbox"}
     assert knowing == {"sandbox", "cli"}
 
@@ -159,7 +159,7 @@ def test_the_ledger_is_seen_to_use_sql() -> None:
 
 
 def task_starts(module: str) -> list[str]:
-    """Where a module creates asyncio tasks."""
+    """List the places where a module creates asyncio tasks."""
     found = []
     for path in files(module):
         for node in nodes(path):
@@ -181,7 +181,7 @@ def test_the_engine_is_seen_to_create_tasks() -> None:
 
 
 def test_the_project_names_the_libraries_that_it_imports_and_no_other() -> None:
-    """What is imported and not named breaks the next install; what is named and not imported is dead weight."""
+    """An import without a dependency breaks the next install; a dependency without an import is dead weight."""
     project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = {
         re.split(r"[<>=!~\[; ]", requirement, maxsplit=1)[0].replace("-", "_")

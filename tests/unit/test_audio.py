@@ -20,8 +20,8 @@ from uploader.audio.opening import open_without_waiting
 from uploader.audio.source import NOWAIT, AudioFile
 from uploader.errors import SourceError
 
+# seconds: one recording is read when it is opened, the other one in chunks
 SHORT, LONG = 0.5, 20.0
-"""Seconds: one recording is read when it is opened, the other one in chunks."""
 
 
 def recording(path: Path, seconds: float = SHORT, *, channels: int = 2) -> Path:
@@ -243,7 +243,7 @@ CHANCE = random.Random(7)
 
 
 def reads_from_the_page_cache_alone(folder: Path) -> bool:
-    """Whether a folder's file system can."""
+    """Tell whether a folder's file system can read from the page cache alone."""
     path = folder / "probe"
     path.write_bytes(b"probe")
     with AudioFile(path, open_without_waiting) as file:
@@ -278,7 +278,7 @@ CACHES = [all_cached, nothing_cached, unsupported, cached_in_part]
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What may wait for the disk, as it is called: the name of the thread for each opening and each reading."""
+    """Record the thread of each opening and reading that may wait for the disk."""
     seen: list[str] = []
 
     def watched(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -333,7 +333,7 @@ async def test_what_the_page_cache_holds_costs_no_thread(tmp_path: Path, waits: 
 async def test_what_stands_in_a_files_place_in_a_known_folder_is_seen_in_a_thread(
     tmp_path: Path, waits: list[str], kind: str
 ) -> None:
-    """What is no plain file any more is opened in a thread, which finds out what it is: a symlink is followed."""
+    """A file replaced by something else is opened in a thread, which examines it: a symlink is followed."""
     opener, path = SourceOpener(), recording(tmp_path / "a.wav")
     size = path.stat().st_size
     async with opener.open(path, size):

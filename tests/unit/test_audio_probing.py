@@ -116,8 +116,8 @@ def test_a_whole_file_is_read_by_its_content_whatever_its_name(tmp_path: Path, k
 CUT_OFF = ["WAV", "µ-law", "extensible", "ADPCM", "RF64", "MP3, Xing", "MP3, VBRI", "AIFF", "FLAC", "MPEG-4", "WMA"]
 
 
+# what must miss, in bytes, to be seen: less than the last frame makes no difference that matters
 A_FRAME = {"FLAC": 130, "MP3, Xing": 600, "MP3, VBRI": 600}
-"""What must miss, in bytes, to be seen: less than the last frame makes no difference that matters."""
 
 
 @pytest.mark.parametrize("kind", CUT_OFF)
@@ -140,7 +140,7 @@ STREAMED = {
 
 @pytest.mark.parametrize("who", STREAMED)
 def test_a_streamed_wav_is_as_long_as_the_file(tmp_path: Path, who: str) -> None:
-    """Who writes to a pipe cannot know the size: the rest of the file is sound, and the byte rate tells how long."""
+    """A WAV written to a pipe lacks its size: the rest of the file is sound, its duration by the byte rate."""
     assert probed(tmp_path, STREAMED[who]) == AudioFacts("audio/wav", 1.0, 1, 8000, AudioFormat.WAV)
 
 

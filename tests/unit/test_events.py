@@ -26,7 +26,7 @@ def _written() -> Iterator[str]:
 
 
 def test_every_event_that_is_written_is_in_the_table_and_none_beside() -> None:
-    """Who watches the log can rely on the table's names: none is missing, none is left over."""
+    """The table has exactly the events that the code writes, so that monitoring can rely on it."""
     assert set(_written()) == EVENTS.keys()
 
 
@@ -36,6 +36,6 @@ def test_an_events_name_is_a_fixed_token() -> None:
 
 
 def test_the_guide_has_the_table() -> None:
-    """What the guide tells of each event is what the code says of it, in the same order."""
+    """The guide's table of events equals the code's, in the same order."""
     guide = (ROOT / "docs" / "log.md").read_text(encoding="utf-8")
     assert dict(re.findall(r"^\| `([a-z._]+)` \| (.+) \|$", guide, re.MULTILINE)) == EVENTS

@@ -93,7 +93,7 @@ def test_asked_for_all_nothing_is_folded() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 100])
 def test_the_pieces_make_one_json_object(count: int) -> None:
-    """What is written piece by piece is one object that a machine reads."""
+    """The pieces written one by one are one JSON object."""
     with spooled() as spool:
         found = Findings(spool=spool)
         found.add(problems(count))

@@ -53,7 +53,7 @@ def test_an_unknown_part_is_told_with_those_that_there_are(name: str, told: str)
 def test_a_file_is_planned_whole_and_nothing_outdated_stays(
     wanted: list[Part], had: list[Part] | None, grown: bool, again: bool
 ) -> None:
-    """What is wanted is fetched or still true; what is kept is still true; without need nothing is fetched."""
+    """Wanted parts are fetched or still valid, kept parts are valid, and nothing is fetched without need."""
     kept = None if had is None else Kept(THEN, {part.member for part in had})
     still_true = set() if had is None or grown else {part.name for part in had}
     found = plan(wanted, kept, NOW if grown else THEN, again=again)
@@ -126,7 +126,7 @@ def test_what_an_answer_is_good_for(answer: Answer, final: bool, why: str) -> No
 
 @given(st.integers(min_value=100, max_value=599) | st.none(), st.text(), st.just({}) | st.just(GONE))
 def test_an_answer_without_a_refusal_is_final(status: int | None, failure: str, body: Any) -> None:
-    """What is taken for an answer is never asked for again."""
+    """A final answer is never asked for again."""
     answer = Answer(status, body, failure=failure)
     assert refusal(answer) or is_final(answer)
 

@@ -21,17 +21,17 @@ JSON = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=10,
 )
+# half a character: JSON can escape it, UTF-8 cannot encode it
 HALF = chr(0xD83D)
-"""Half a character: JSON can escape it, UTF-8 cannot encode it."""
 
 
 def mode(path: Path) -> int:
-    """Who may do what with a path."""
+    """Return the permission bits of a path."""
     return stat.S_IMODE(path.stat().st_mode)
 
 
 def content(**members: Any) -> dict[str, Any]:
-    """What a file of the conversation c says."""
+    """Return a file's content for the conversation c."""
     return {"conversationId": "c", "service": SERVICE, **members}
 
 
@@ -73,7 +73,7 @@ def test_the_owner_alone_can_read(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("generous")
 def test_a_folder_that_stands_is_left_as_it_is(tmp_path: Path) -> None:
-    """Who made a folder for a group knows why; the files in it are for the owner all the same."""
+    """An existing folder keeps its permissions; the files in it are for the owner alone."""
     folder = tmp_path / "out"
     folder.mkdir(0o755)
     with folder_for_insights(folder):

@@ -45,7 +45,7 @@ def asking(
     work: Callable[[RetryingReader], Coroutine[Any, Any, Any]],
     jitter: float = 1.0,
 ) -> tuple[Any, Service]:
-    """What some work with an asker comes to, and what the service saw."""
+    """Return the outcome of work with a reader, and the requests that the service received."""
     time = Time(1000.0)
     service = Service(time, answers)
     rng = random.Random()
@@ -82,7 +82,7 @@ def test_waits_grow_with_full_jitter() -> None:
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_retry_after_is_heeded(status: int) -> None:
-    """What the service asks to wait is waited."""
+    """A Retry-After is waited for."""
     _, service = asking(in_turn(Answer(status, retry_after="77"), GOOD), lambda reader: reader.ask("c"))
     assert service.asked[1][1] - service.asked[0][1] == 77
 

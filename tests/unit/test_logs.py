@@ -15,7 +15,7 @@ from uploader import logs
 
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What follows logs as before."""
+    """Restore the logging afterwards."""
     before = structlog.get_config()
     monkeypatch.setattr(logs, "_log", logs._Log())
     yield
@@ -34,7 +34,7 @@ def test_a_machine_gets_a_line_of_json_for_each_event(capsys: pytest.CaptureFixt
 
 
 def test_a_person_gets_a_line_of_words(capsys: pytest.CaptureFixture[str]) -> None:
-    """What is not known is left out; what has blanks stands in quotes."""
+    """Unknown fields are left out; values with blanks are quoted."""
     logs.configure("text", "info")
     logs.get_logger().info("attempt", jobId=None, line=7, error="not sent", batch="m.csv")
     told = capsys.readouterr().err

@@ -34,14 +34,14 @@ def manifest(folder: Path, form: Format = "csv", was_begun: WasBegun = never, *,
 
 
 def read(folder: Path, text: str | bytes, form: Format = "csv") -> list[Row | InvalidRow]:
-    """What a manifest of this text holds."""
+    """Read a manifest of this text."""
     opened = manifest(folder, form)
     opened.path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return list(opened.read())
 
 
 def read_json(folder: Path, *rows: Any) -> list[Row | InvalidRow]:
-    """What a JSON Lines manifest of these values holds."""
+    """Read a JSON Lines manifest of these values."""
     return read(folder, "".join(json.dumps(row) + "\n" for row in rows), "jsonl")
 
 
@@ -83,7 +83,7 @@ def test_a_json_row_is_read(folder: Path) -> None:
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_a_byte_order_mark_and_either_newline_are_nothing(folder: Path, mark: str, newline: str) -> None:
-    """What spreadsheets put around the text is no part of it, in both formats."""
+    """A byte order mark and either newline are no part of the text, in both formats."""
     text = mark + f"conversationId,audioPath{newline}c,a.wav{newline}"
     assert only(read(folder, text)).conversation_id == "c"
     text = mark + json.dumps({"conversationId": "c", "audioPath": "a.wav"}) + newline
@@ -197,7 +197,7 @@ def test_the_four_content_types_may_be_named(folder: Path, value: str) -> None:
 
 @pytest.mark.parametrize("value", ["audio/ogg", "wav", "AUDIO/WAV", 7, ["audio/wav"]])
 def test_any_other_content_type_is_invalid(folder: Path, value: Any) -> None:
-    """What the service would refuse is refused here, with column and remedy."""
+    """A content type that the service would refuse is refused with column and remedy."""
     rows = read_json(folder, {"conversationId": "c", "audioPath": "a.wav", "contentType": value})
     assert problems(rows) == [(1, "contentType")]
     assert "audio/mpeg" in told(rows)

@@ -216,7 +216,7 @@ def test_a_path_that_leads_nowhere_is_told_what_is_likely(tmp_path: Path, audio_
 
 @pytest.mark.parametrize("name", [" a.wav", "a\\b.wav", "~a.wav", "a%20b.wav", "\ufeffa.wav"])
 def test_a_file_of_an_odd_name_that_is_there_is_sent(tmp_path: Path, name: str) -> None:
-    """What is likely is said of files that are not there alone."""
+    """Likely mistakes are reported of missing files alone."""
     (tmp_path / name).write_bytes(recording())
     (found,) = read(tmp_path, json.dumps({"conversationId": "1", "audioPath": name}), "jsonl", check_files=True)
     assert isinstance(found, Row)

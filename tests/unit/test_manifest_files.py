@@ -17,7 +17,7 @@ NOBODY = 65534
 def row(
     root: Path, audio_path: str, *, confined: bool = False, was_begun: WasBegun = lambda *_: False
 ) -> Row | InvalidRow:
-    """What a manifest beside the folder ``root`` says of this path."""
+    """Check a row with this path in a manifest beside the folder ``root``."""
     path = root.parent / "m.csv"
     path.write_text(f'conversationId,audioPath\nc,"{audio_path}"\n', encoding="utf-8")
     (checked,) = Manifest(path, "m.csv", "csv", root, confined, was_begun).read()
@@ -25,7 +25,7 @@ def row(
 
 
 def remedy(checked: Row | InvalidRow) -> str:
-    """What is told of the one thing that is wrong with a row's file."""
+    """Return the remedy of the only problem of a row's file."""
     assert isinstance(checked, InvalidRow), checked
     (problem,) = checked.problems
     assert problem.column == "audioPath"
@@ -162,7 +162,7 @@ def test_a_file_that_is_gone_is_right_where_its_item_was_begun(root: Path) -> No
 
 
 def test_a_file_that_is_there_is_not_asked_for(root: Path) -> None:
-    """Whether an item was begun matters only where its file is gone."""
+    """An earlier beginning of the item matters only where its file is gone."""
 
     def was_begun(conversation_id: str, path: str) -> bool:
         raise AssertionError

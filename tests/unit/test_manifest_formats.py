@@ -41,7 +41,7 @@ def test_a_packed_manifest_is_read_as_any_other(tmp_path: Path, name: str) -> No
     ("broken", "character"), [('{"conversationId":', 19), ('{"conversationId": "c"', 23), ("{", 2)]
 )
 def test_broken_json_is_told_by_the_files_line_alone(tmp_path: Path, broken: str, character: int, ending: str) -> None:
-    """Where a line breaks off is a character of it, not a second line that no file has."""
+    """A JSON error gives the character within the line, not a line number within the text."""
     whole = '{"conversationId":"c","audioPath":"a"}\n'
     found = read(tmp_path / "m.jsonl", f"{whole}\n{broken}{ending}".encode(), "jsonl")
     assert isinstance(found[1], InvalidRow)

@@ -16,7 +16,7 @@ CSV = Settings(format="csv")
 
 
 def read_twice(name: str, settings: Settings = CSV) -> tuple[bytes, bytes, bool]:
-    """What is read of a manifest, twice, and whether it came from a pipe."""
+    """Read a manifest twice; return both contents, and whether it came from a pipe."""
     with manifest_file(name, settings) as file:
         return file.path.read_bytes(), file.path.read_bytes(), file.is_piped
 
@@ -31,7 +31,7 @@ def test_an_unnamed_pipe_is_read_as_a_file() -> None:
 
 
 def test_a_pipe_whose_writer_takes_its_time_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has the other end open may still write, however long that takes."""
+    """A pipe with a writer is waited for, however long the writer takes."""
     monkeypatch.setattr(preparing, "PIPE_SECONDS", 0.01)
     read, write = os.pipe()
     has_waited = threading.Event()

@@ -15,7 +15,7 @@ ENTITIES = [{"customType": "t", "text": "x"}]
 
 
 def check(tmp_path: Path, values: dict[str, Any], defaults: dict[str, Any], **options: Any) -> Row | InvalidRow:
-    """What is said of a JSON row with these parameters, over these of the config."""
+    """Check a JSON row with these parameters over the config's."""
     path = tmp_path / "m.jsonl"
     path.write_text(json.dumps({"conversationId": "c", "audioPath": "a.wav"} | values), encoding="utf-8")
     manifest = Manifest(
@@ -77,7 +77,7 @@ def test_what_does_not_go_together_is_told_by_the_rows_column(
     ],
 )
 def test_row_and_config_complete_each_other(tmp_path: Path, values: dict[str, Any], defaults: dict[str, Any]) -> None:
-    """What the config sets, the row need not."""
+    """A row need not set what the config sets."""
     row = check(tmp_path, values, defaults)
     assert problems(row) == []
     assert isinstance(row, Row)
@@ -110,21 +110,21 @@ def test_all_rules_are_checked_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_a_warning_does_not_invalidate(tmp_path: Path, values: dict[str, Any], column: str) -> None:
-    """What is likely a mistake is told beside a row that is valid."""
+    """A likely mistake is a warning of a valid row."""
     row = check(tmp_path, values, {}, summary_is_served=False)
     assert isinstance(row, Row)
     assert [(warning.line, warning.column) for warning in row.warnings] == [(1, column)]
 
 
 def test_an_invalid_row_has_its_warnings_too(tmp_path: Path) -> None:
-    """Who mends a row hears of everything at once."""
+    """An invalid row has its warnings, so that all is mended at once."""
     row = check(tmp_path, {"mode": "loud", "entities": ENTITIES}, {})
     assert isinstance(row, InvalidRow)
     assert [warning.column for warning in row.warnings] == ["entities"]
 
 
 def test_a_recording_is_held_against_its_row(tmp_path: Path) -> None:
-    """What it shows of itself makes errors, warnings and hints of the row, over the config's parameters."""
+    """A recording's facts make errors, warnings and hints of its row, over the config's parameters."""
     (tmp_path / "a.wav").write_bytes(b"RIFF")
     facts = AudioFacts(duration_seconds=5 * 3600.0, channels=1, sample_rate=8000, format=AudioFormat.WAV)
 

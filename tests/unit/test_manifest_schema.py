@@ -15,12 +15,12 @@ from uploader.parameters import NEEDS, TABLE
 
 GOOD = {"conversationId": "c", "audioPath": "a.wav"}
 SWITCHES_ON = dict.fromkeys(NEEDS.values(), True)
+# URLs whose fault no pattern of a bearable length would find
 BEYOND_A_SCHEMA = ("https://example.com:port", "https://:80")
-"""URLs whose fault no pattern of a bearable length would find."""
 
 
 def reader_takes(tmp_path: Path, row: Any, defaults: dict[str, Any]) -> bool:
-    """Whether a JSON Lines manifest with this row is valid."""
+    """Tell whether a JSON Lines manifest with this row is valid."""
     path = tmp_path / "m.jsonl"
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")
     manifest = Manifest(path, "m", "jsonl", tmp_path, False, lambda *_: False, defaults=defaults, check_files=False)
@@ -28,7 +28,7 @@ def reader_takes(tmp_path: Path, row: Any, defaults: dict[str, Any]) -> bool:
 
 
 def schema_takes(row: Any, defaults: dict[str, Any]) -> bool:
-    """Whether the schema says that it is valid."""
+    """Tell whether the row is valid by the schema."""
     return bool(Draft202012Validator(row_schema(defaults)).is_valid(row))
 
 

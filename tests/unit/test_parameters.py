@@ -16,6 +16,7 @@ CHANNEL = {"channel": 1, "speaker": {"name": "Robert", "email": "r@example.com"}
 
 BAD_SWITCHES: list[Any] = ["true", 1, 0, None, []]
 
+# parameter, the text of a cell, the value that it stands for
 RIGHT: list[tuple[str, Any, Any]] = [
     ("name", "17", "17"),
     ("name", '"quoted"', '"quoted"'),
@@ -42,7 +43,6 @@ RIGHT: list[tuple[str, Any, Any]] = [
         for text in ("true", "TRUE", "False", " true ")
     ),
 ]
-"""Parameter, the text of a cell, the value that it stands for."""
 
 WRONG_NATIVE: list[tuple[str, Any]] = [
     ("name", 7),
@@ -154,7 +154,7 @@ def test_a_value_that_does_not_fit_is_told_with_the_remedy(name: str, value: Any
 
 @pytest.mark.parametrize(("name", "cell"), WRONG_CELLS)
 def test_a_cell_that_does_not_fit_is_told(name: str, cell: str) -> None:
-    """What is no JSON, or not one that can be sent, is refused with what to write."""
+    """A cell that is no JSON, or none that can be sent, is refused with its remedy."""
     with pytest.raises(ValueError, match="write "):
         TABLE[name].read_cell(cell)
 
@@ -203,7 +203,7 @@ def test_the_environments_parameters_are_read_as_cells() -> None:
 
 
 def test_extra_parameters_are_sent_as_they_are() -> None:
-    """What the service adds later can be sent at once: behind the known ones, encoded alike."""
+    """Parameters that the service adds later can be sent at once, behind the known ones and encoded alike."""
     extra = {"newThing": "a b", "flag": True, "list": [1, {"a": None}]}
     merged = check_config({"name": "Q1"}, extra, "f.toml")
     assert query({}, merged) == [("name", "Q1"), ("newThing", "a b"), ("flag", "true"), ("list", '[1,{"a":null}]')]
@@ -248,7 +248,7 @@ def test_a_wrong_parameter_of_the_config_is_told(
     ],
 )
 def test_what_works_only_with_another_needs_it(merged: dict[str, Any], names: list[str]) -> None:
-    """What put-audio.md ties to a switch is wrong without it: channelMetadata, diarizationSpeakerCount."""
+    """A parameter that put-audio.md ties to a switch is wrong without it, such as channelMetadata."""
     assert [conflict.names[0] for conflict in conflicts(merged)] == names
 
 

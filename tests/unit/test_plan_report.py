@@ -59,7 +59,7 @@ def test_the_end_of_live_jobs_is_told_where_nothing_else_is_left() -> None:
 
 
 def test_leftovers_are_counted_named_and_billed() -> None:
-    """What other batches left before these rows is part of what the run sends, and is told apart."""
+    """Leftovers of other batches before these rows are part of what the run sends, and are listed apart."""
     work = work_of(2)
     work.sending = replace(work.sending, leftovers=[Leftover("monday.csv", Amount(1, 320_044, 20.0, 40.0))])
     found = outlook(work, LimitFacts(2, None, 2, 0))

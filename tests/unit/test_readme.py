@@ -13,20 +13,20 @@ from uploader.cli.commands import cli
 from uploader.manifest import columns
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+# flags of other programs that the README shows: docker's, curl's and the tests' own
 OTHERS = {"--rm", "--schedules", "--seed", "--kills", "--nightly", "--real-start", "--parallel", "--retry"}
-"""Flags of other programs that the README shows: docker's, curl's and the tests' own."""
 BENCHMARKS = {name for option in benchmarks.params for name in option.opts}
 GROUPS = {name: command for name, command in cli.commands.items() if isinstance(command, click.Group)}
+# every command by its words, those of groups too
 COMMANDS = {**cli.commands} | {
     f"{group} {name}": command for group, members in GROUPS.items() for name, command in members.commands.items()
 }
-"""Every command by its words, those of groups too."""
 OPTIONS = {name for command in COMMANDS.values() for option in command.params for name in option.opts}
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_is_shown(command: str) -> None:
-    """Who reads the README alone gets to know every command."""
+    """The README shows every command."""
     assert f"uploader {command}" in README
 
 
@@ -69,7 +69,7 @@ def test_the_readme_has_every_column() -> None:
 
 @pytest.mark.parametrize("command", ["run", "plan"])
 def test_help_tells_every_column_of_a_manifest(command: str) -> None:
-    """Who writes a manifest needs no other page: each column with its rule."""
+    """The help has each column of a manifest with its rule."""
     told = " ".join(CliRunner().invoke(cli, [command, "--help"], terminal_width=300).output.split())
     assert [name for name in columns.KNOWN_COLUMNS if name not in told] == []
     assert [

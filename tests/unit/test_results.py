@@ -158,7 +158,7 @@ def test_json_lines_are_not_defused(tmp_path: Path) -> None:
 
 
 def test_an_ordinary_error_stays_as_it_is(tmp_path: Path) -> None:
-    """What is no formula gets no apostrophe."""
+    """A text that is no formula gets no apostrophe."""
     results.write(tmp_path / "r.csv", [line(error="HTTP 404: a=b")], [])
     assert read_csv(tmp_path / "r.csv")[0]["error"] == "HTTP 404: a=b"
 
@@ -225,7 +225,7 @@ def test_an_empty_results_file_holds_no_job_ids(tmp_path: Path, name: str) -> No
     ],
 )
 def test_a_file_of_someone_elses_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
-    """What holds no results of ours is never replaced: exit 2."""
+    """A file that holds no results is never replaced: exit 2."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UsageError, match=r"holds no results of the uploader: .*--results"):
         list(results.job_ids(tmp_path / name))

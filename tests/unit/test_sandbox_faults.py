@@ -84,7 +84,7 @@ def test_every_key_of_a_faults_file_is_taken_over(tmp_path: Path) -> None:
 
 
 def test_an_empty_file_asks_for_no_faults(tmp_path: Path) -> None:
-    """What is not set is at its default, and the defaults are without faults."""
+    """Unset keys have their defaults, which are without faults."""
     faults = load_faults(written(tmp_path, ""))
     assert faults == Faults()
     assert {plan.fault for plan in fault_plan(faults, 100)} == {None}
@@ -242,7 +242,7 @@ def test_a_token_may_be_nearly_over_when_the_sandbox_begins() -> None:
 
 
 def test_a_new_secret_ends_the_token(tmp_path: Path) -> None:
-    """Who rotates the secret shuts out the tokens that were fetched with the old one."""
+    """A rotated secret ends the tokens that were issued for the old one."""
     path = tmp_path / "secret"
     path.write_text("old\n")
     tokens = Tokens(SandboxSettings(app_secret_path=path), lambda: 0.0)

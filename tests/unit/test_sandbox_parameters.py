@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from uploader.sandbox import parameters, request_target
 
+# the names in put-audio.md, Query Parameters
 DOCUMENTED = {
     *("name", "webhookUrl", "customVocabulary", "confidenceThreshold", "detectPhrases", "entities", "detectEntities"),
     *("enableSeparateRecognitionPerChannel", "channelMetadata", "languageCode", "mode", "trackers"),
     *("enableAllTrackers", "enableSummary", "enableSpeakerDiarization", "diarizationSpeakerCount"),
 }
-"""The names in put-audio.md, Query Parameters."""
 
 BOOLEANS = {name for name in DOCUMENTED if name.startswith(("enable", "detect"))}
 
@@ -117,7 +117,7 @@ def test_what_is_not_documented_is_refused(name: str, text: str) -> None:
 
 @pytest.mark.parametrize("text", ["[" * 100_000, f"[{'1' * 5000}]"], ids=["nested", "digits"])
 def test_json_that_cannot_be_read_is_refused(text: str) -> None:
-    """What Python's own reader gives up on is a refusal, too."""
+    """JSON that Python's own reader gives up on is refused, too."""
     with pytest.raises(ValueError, match="customVocabulary: this is no JSON text"):
         parameters.read((("customVocabulary", text),))
 
@@ -151,7 +151,7 @@ def test_a_repeated_parameter_is_refused(second: str) -> None:
 
 
 def test_a_name_that_is_allowed_passes_as_text() -> None:
-    """What the service may add later passes by name, with any text; a documented name keeps its rule."""
+    """An allowed name passes with any text; a documented name keeps its rule."""
     allowed = frozenset({"later", "mode"})
     assert parameters.read((("later", "[1"),), allowed) == {"later": "[1"}
     with pytest.raises(ValueError, match="mode: write phone or default"):

@@ -27,7 +27,7 @@ PATH = "/v1/process/audio/c"
     ],
 )
 def test_a_query_is_read_as_it_was_meant(query: str, pairs: request_target.Pairs) -> None:
-    """What RFC 3986 allows is taken: each name and value once decoded, a plus as a space."""
+    """A query that RFC 3986 allows is read: each name and value decoded once, a plus as a space."""
     request_target.check(PATH + query)
     assert request_target.query(PATH + query) == pairs
 

@@ -167,7 +167,7 @@ TOKEN = {"UPLOADER_ACCESS_TOKEN": "t"}
 def test_a_ready_token_wins(
     place: Path, monkeypatch: pytest.MonkeyPatch, environment: Mapping[str, str], found: Credentials
 ) -> None:
-    """Where both are given, the ready token is used; one that is empty is none."""
+    """A ready token outranks the other credentials; an empty one does not count."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert credentials(load({}, None)).read() == found
@@ -194,7 +194,7 @@ def test_what_is_missing_is_named(
 
 
 def test_credentials_are_read_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a file holds when a token is wanted counts, not what it held at the start; a lost file is told."""
+    """Credentials are read whenever a token is needed, not at the start alone; a lost file is reported."""
     monkeypatch.setenv("UPLOADER_APP_ID", "i")
     path = place / "secret"
     monkeypatch.setenv("UPLOADER_APP_SECRET_FILE", written(path, "old"))

@@ -51,7 +51,7 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loader:
 
 
 def told(sources: Loader, **given: Any) -> str:
-    """What is told of settings that do not fit."""
+    """Return the message on settings that do not fit."""
     with pytest.raises(UsageError) as refused:
         sources(**given)
     return str(refused.value)
@@ -133,19 +133,19 @@ def test_a_wrong_value_is_told_with_source_setting_value_and_remedy(
         assert word in message
 
 
+# what a config file can hold and hardly any setting can take
 WRONG: Sequence[Any] = (
     *(0, -1, 10**30, 2.5, True, float("nan"), float("inf"), date(2026, 11, 22)),
     *("", "zehn", "6", "25:00", "x" * 2000, "[::1", "https://host:port", "1e999", "\0"),
     *([], ["x"], [{"x": 1}], {}, {"x": 1}),
 )
-"""What a config file can hold and hardly any setting can take."""
 
+# how libraries put it, the standard one among them
 LIBRARY = re.compile(
     r"should|unable|input|value error|pydantic|valid (integer|number|string|boolean)|greater|less than|pattern|"
     r"field required|extra inputs|expecting|decod|range 0|invalid ipv6|traceback|\bint\b|\bstr\b|\bdict",
     re.IGNORECASE,
 )
-"""How libraries put it, the standard one among them."""
 
 
 def every_setting() -> Iterator[tuple[str, ...]]:
@@ -223,7 +223,7 @@ def test_the_line_of_a_wrong_key_is_told(sources: Loader, file: str, line: int) 
 
 
 def test_wrong_parameters_are_told_with_all_else_that_is_wrong(sources: Loader) -> None:
-    """Who mends a config file mends it once: [parameters] do not wait for the settings, nor these for them."""
+    """Problems of [parameters] are reported together with those of the settings, so that a file is mended once."""
     file = "limit = 0\nlimt = 1\n[parameters]\nconfidenceThreshold = 2\nnmae = 'x'\n[extra_parameters]\nmode = 'x'"
     message = told(sources, file=file, check=wrong_parameters, environment={"UPLOADER_PARAMETERS__MODE": "fax"})
     for words in (

@@ -60,7 +60,7 @@ def summary(counts: Mapping[State, int], exit_code: ExitCode = ExitCode.DONE, by
     ],
 )
 def test_the_limit_is_told_with_what_follows_from_it(limit: LimitFacts, told: str) -> None:
-    """What is stated below what is configured is to be used; what 429s hint at is a guess; else plain figures."""
+    """A stated limit below the configured one is a remedy; hints of 429s are worded as a guess; else plain figures."""
     assert told in format_limit(limit)
 
 
@@ -159,7 +159,7 @@ def test_a_status_after_a_run_that_died_says_what_to_type(state: State, busy: bo
 
 
 def test_a_job_id_stands_beside_its_line() -> None:
-    """Where a person is told of rows, the jobIds that are known of them stand there, for a machine as well."""
+    """Known jobIds stand beside the lines of rows, for a person and for a machine."""
     trouble = Trouble("m.csv", State.FAILED, "the job ended as failed", 4, [2, 3, 7], ["job-1", None, "job-9"])
     found = overview(("m.csv", standing({State.FAILED: 4})), troubles=[trouble])
     assert "4 failed (line 2, job job-1; 3; 7, job job-9; …): the job ended" in "\n".join(found.as_lines())

@@ -43,14 +43,13 @@ def cli() -> None:
 def run(manifest: str | None, config: Path | None, *, as_json: bool, **flags: Any) -> None:
     """Append the rows of MANIFEST and wait for their jobs.
 
-    MANIFEST is CSV (conversationId,audioPath,…) or JSON Lines; - reads standard input. What became of each row is
-    in the results. Without a MANIFEST, --batch NAME carries on a batch that was loaded before. The same command
-    after a crash carries on.
+    MANIFEST is CSV (conversationId,audioPath,…) or JSON Lines; - reads standard input. The results file has the outcome
+    of each row. Without a MANIFEST, --batch NAME carries on a batch that was loaded before. After a crash, the same
+    command carries on.
 
     Exit codes: 0 all completed; 1 some refused, failed or held; 2 usage, nothing sent; 3 credentials;
     4 some in doubt; 5 gave up for now, run again; 6 not now: another run holds the ledger, or --first or --until
-    left a part pending; 70 a fault of ours;
-    129, 130, 143 stopped by a signal, run again.
+    left a part pending; 70 a fault of the uploader itself; 129, 130, 143 stopped by a signal, run again.
     """
     from uploader.cli.running import run_batch  # noqa: PLC0415 - --help need not import what it does not use
 
@@ -74,13 +73,13 @@ def plan(
     schema: bool,
     **flags: Any,
 ) -> None:
-    """Check MANIFEST and foresee what it costs and when it ends.
+    """Check MANIFEST and forecast its cost and its end.
 
-    It checks as `run` would, without a network. Told are every invalid row, files, bytes, audio and billed minutes,
-    what the ledger holds already, and the predicted finish at this limit and at others, by the order that a run
-    follows.
+    The checks are those of `run`, without a network. The report has every invalid row, the files, bytes, audio and
+    billed minutes, the rows that the ledger holds already, and the predicted finish at this limit and at others. The
+    forecast follows the order in which a run takes the items.
 
-    Exit codes: 0 all rows are valid; 1 some are not, under --on-invalid skip; 2 some are not, or usage.
+    Exit codes: 0 all rows are valid; 1 some are invalid, under --on-invalid skip; 2 some are invalid, or usage.
     """
     from uploader.cli import planning  # noqa: PLC0415 - see run
 
@@ -96,11 +95,11 @@ def plan(
 @settings_options("status")
 @click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="the status as JSON")
 def status(config: Path | None, *, as_json: bool, **flags: Any) -> None:
-    """Show what the ledger holds, and what needs a person.
+    """Show the ledger's batches, and the items that need a person.
 
-    Told are the batches that are not over, then the latest others; live jobs, slots and the limit. It works beside a
-    run, and exits as `run` would, for all batches or for the one that --batch names: 5 where items still wait, 6 where
-    a run is at work on them.
+    The report has the batches that are not over, then the latest others, the live jobs, the slots and the limit. The
+    command works beside a run. It exits as `run` would, for all batches or for the one that --batch names: 5 where
+    items still wait, 6 where a run is at work on them.
     """
     from uploader.cli.inspecting import show_status  # noqa: PLC0415 - see run
 
@@ -121,8 +120,8 @@ def status(config: Path | None, *, as_json: bool, **flags: Any) -> None:
 def results(config: Path | None, *, only_open: bool, as_manifest: Path | None, **flags: Any) -> None:
     """Write the results file of a batch from the ledger.
 
-    It works beside a run. With --open --as-manifest FILE it writes the rows that are refused, failed or held as a
-    manifest instead.
+    The command works beside a run. With --open --as-manifest FILE it writes the rows that are refused, failed or held
+    as a manifest instead.
     """
     from uploader.cli.inspecting import write_open_rows, write_results  # noqa: PLC0415 - see run
 
@@ -150,7 +149,7 @@ def results(config: Path | None, *, only_open: bool, as_manifest: Path | None, *
     type=manifest_lines,
     multiple=True,
     metavar="N[,N…]",
-    help="items by the number that the list shows of those that are none of the batch's rows",
+    help="items by number, which the list shows of items that are no rows of the batch",
 )
 @click.option("--conversation", "conversations", multiple=True, metavar="ID", help="items by conversationId")
 @click.option(
@@ -158,9 +157,9 @@ def results(config: Path | None, *, only_open: bool, as_manifest: Path | None, *
     "states",
     multiple=True,
     type=click.Choice(["in_doubt", "failed", "refused", "accepted", "pending", "held"]),
-    help="items by state (accepted: those whose job never ended)",
+    help="items by state (accepted: items whose job never ended)",
 )
-@click.option("--reply", metavar="TEXT", help="items by what came back: an HTTP status, or words of the error")
+@click.option("--reply", metavar="TEXT", help="items by their reply: an HTTP status, or words of the error")
 @click.option("--since", metavar="TIME", help="items whose attempt ended then or later (RFC 3339)")
 @click.option("--until", metavar="TIME", help="items whose attempt ended then or earlier (RFC 3339)")
 @click.option(
@@ -169,14 +168,17 @@ def results(config: Path | None, *, only_open: bool, as_manifest: Path | None, *
     flag_value="",
     default=None,
     metavar="[JOBID]",
-    help="in doubt: it was appended; followed to its end where the job is named, else completed",
+    help="in doubt: the item was appended; its job is polled to the end where named, else the item is completed",
 )
-@click.option("--not-appended", is_flag=True, help="in doubt: it was not appended, and is pending again")
-@click.option("--retry", is_flag=True, help="refused or failed: pending again")
-@click.option("--drop", is_flag=True, help="it shall not be appended; its conversation goes on")
-@click.option("--note", metavar="TEXT", help="kept with the decision, who made it and when")
+@click.option("--not-appended", is_flag=True, help="in doubt: the item was not appended, and is pending again")
+@click.option("--retry", is_flag=True, help="refused or failed: the item is pending again")
+@click.option("--drop", is_flag=True, help="the item shall not be appended; its conversation goes on")
+@click.option("--note", metavar="TEXT", help="a note, kept with the decision, its author and its time")
 @click.option(
-    "--look", "with_snapshots", is_flag=True, help="look at the conversations now, beside what was noted before"
+    "--look",
+    "with_snapshots",
+    is_flag=True,
+    help="take snapshots of the conversations now, and compare those before the attempts",
 )
 @click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="the list as JSON")
 def resolve(
@@ -198,13 +200,13 @@ def resolve(
     until: str | None,
     **flags: Any,
 ) -> None:
-    """List what needs a person in any batch, and settle it.
+    """List the items that need a person, and record decisions on them.
 
-    Without a decision it lists, with what is known of each; --batch narrows it to one batch. With a decision
-    (--appended, --not-appended, --retry, --drop) it settles the items that --line, --item, --conversation, --state,
-    --reply, --since and --until select, all of them together; then `uploader run` carries on. What is no row of the
-    batch (items of other batches in the way of its own, and what a manifest of its name held before) is settled by
-    --item or --conversation alone. Exits 0 where nothing is left to settle, 1 where something is.
+    Without a decision the command lists the items of all batches with the evidence on each; --batch narrows the list to
+    one batch. A decision (--appended, --not-appended, --retry, --drop) is recorded for all items that --line, --item,
+    --conversation, --state, --reply, --since and --until select together; then `uploader run` carries on. Items that
+    are no rows of the batch (items of other batches before its own, and items of earlier manifests of its name) are
+    selected by --item or --conversation alone. Exits 0 where no item needs a person any more, 1 where one does.
     """
     from uploader.cli import resolving  # noqa: PLC0415 - see run
 
@@ -241,20 +243,20 @@ def resolve(
     help=f"only these parts: {', '.join(part.name for part in PARTS)}; with commas, or given more than once  "
     "[default: all]",
 )
-@click.option("--again", is_flag=True, help="fetch what is asked for anew, though the files have it")
+@click.option("--again", is_flag=True, help="fetch all parts again, even where the files have them")
 @settings_options("insights")
 @click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="the closing summary as JSON")
 def insights(
     folder: Path | None, config: Path | None, *, only: tuple[str, ...], again: bool, as_json: bool, **flags: Any
 ) -> None:
-    """Fetch what the service made of the conversations.
+    """Fetch the insights of a batch's conversations.
 
-    Each in which items of the batch completed gets one JSON file in FOLDER, which is made where there is none
-    (default: beside the results, monday.insights for monday.results.csv). Only its owner can read it, and it is
-    written whole or not at all. A file that is up to date is not fetched again: the same command goes on where it
-    stopped. Parts that --only does not name are kept as long as nothing was appended since. Conversations that
-    still have live jobs are left out. It works beside a run. The service is the batch's own; with --base-url, only
-    a batch of that service is taken.
+    Each conversation with completed items of the batch gets one JSON file in FOLDER, which is made where there is none
+    (default: beside the results, monday.insights for monday.results.csv). The file is readable by its owner alone, and
+    is written whole or not at all. A file that is up to date is not fetched again, so that the same command goes on
+    where it stopped. Parts that --only does not name are kept as long as nothing was appended since. Conversations that
+    still have live jobs are left out. The command works beside a run. The service is the batch's own; with --base-url,
+    only a batch of that service is taken.
 
     Exit codes: 0 all files are written; 1 some conversations were left out; 2 usage; 3 credentials; 5 gave up for
     now, run again; 6 another command writes into FOLDER; 129, 130, 143 stopped by a signal, run again.
@@ -266,10 +268,10 @@ def insights(
 
 @cli.group(context_settings={"max_content_width": 110})
 def ledger() -> None:
-    """Keep the ledger itself: check, copy, migrate, adopt.
+    """Check, copy, migrate and restore the ledger.
 
-    The ledger is the memory of what was appended: without it, or with an older copy, everything would be appended
-    again. Copy it every day, and check the copy:
+    The ledger is the memory of all appends: without it, or with an older copy, everything would be appended again. Copy
+    it every day, and check the copy:
 
     \b
       uploader ledger backup /backup/ledger-2026-11-22.db
@@ -278,13 +280,15 @@ def ledger() -> None:
 
 
 @ledger.command()
-@click.option("--accept", is_flag=True, help="take the ledger as it is: an older copy, say, once results were adopted")
+@click.option(
+    "--accept", is_flag=True, help="accept the ledger as it is: an older copy, say, once results were adopted"
+)
 @settings_options("ledger")
 def check(config: Path | None, *, accept: bool, **flags: Any) -> None:
     """Check that the ledger is whole.
 
-    The whole database is read; told is also whether the last run has closed it, and what speaks for an older copy or
-    one without its -wal file. It works beside a run. Exits 0 where nothing is wrong, 1 where something is.
+    The command reads the whole database. It also reports whether the last run has closed the ledger, and signs of an
+    older copy or of a missing -wal file. It works beside a run. Exits 0 where nothing is wrong, 1 where something is.
 
     \b
     Example:
@@ -301,8 +305,8 @@ def check(config: Path | None, *, accept: bool, **flags: Any) -> None:
 def backup(file: Path, config: Path | None, **flags: Any) -> None:
     """Copy the ledger to FILE, beside a run or without one.
 
-    The copy is one file, whole and on the disk, or there is none; a FILE that exists is not replaced. (A plain copy
-    of the ledger's file while a run is at work lacks what is in its -wal file.)
+    The copy is one file, complete and synced to the disk, or there is none; an existing FILE is not replaced. (A plain
+    copy of the ledger's file during a run lacks the content of its -wal file.)
 
     \b
     Example:
@@ -319,10 +323,10 @@ def backup(file: Path, config: Path | None, **flags: Any) -> None:
 def adopt(results_file: Path, config: Path | None, **flags: Any) -> None:
     """Take the jobIds of a results file back into the ledger.
 
-    For a ledger that was lost, or is an older copy: what RESULTS say was appended, or may have been, is known again,
-    so that no run appends it again. Relative audio paths start at --audio-root, or at the folder of RESULTS. The
-    account is the one of --base-url. Doing it twice does nothing more. A ledger is made where there is none. What was
-    in flight when RESULTS were written is in doubt; what was pending then is not adopted.
+    Use it for a ledger that was lost or is an older copy. The ledger then knows every item that RESULTS list as
+    appended, or possibly appended, so that no run appends it again. Relative audio paths start at --audio-root, or at
+    the folder of RESULTS. The account is the one of --base-url. A second adoption changes nothing. A ledger is made
+    where there is none. Items that were in flight when RESULTS were written are in doubt; pending ones are not adopted.
 
     \b
     Example:
@@ -339,7 +343,7 @@ def adopt(results_file: Path, config: Path | None, **flags: Any) -> None:
 def upgrade(config: Path | None, **flags: Any) -> None:
     """Migrate a ledger of an earlier version.
 
-    The next run would do the same. A copy of the ledger is made before, beside it.
+    The next run would do the same. A copy of the ledger is made first, beside it.
 
     \b
     Example:
@@ -351,7 +355,7 @@ def upgrade(config: Path | None, **flags: Any) -> None:
 
 
 @cli.command(cls=GroupedCommand)
-@click.option("--host", default="127.0.0.1", show_default=True, help="where to listen; this machine alone")
+@click.option("--host", default="127.0.0.1", show_default=True, help="the address to listen on, of this machine alone")
 @click.option("--port", default=0, type=click.IntRange(0, 65535), show_default=True, help="0 takes a free one")
 @click.option("--limit", default=10, show_default=True, help="concurrent jobs; above it, 429")
 @click.option("--job-seconds", default=0.5, show_default=True, help="the least time of a job")
@@ -359,23 +363,23 @@ def upgrade(config: Path | None, **flags: Any) -> None:
     "--job-seconds-per-mebibyte",
     default=2.0,
     show_default=True,
-    help="what a job takes more per MiB of audio",
+    help="the time that each MiB of audio adds to a job",
 )
 @click.option(
     "--job-scatter",
     default=0.0,
     show_default=True,
-    help="by what share that is scattered, such as 0.2; always alike for the same file",
+    help="the scatter of that time, such as 0.2 for 20 %; always the same for the same file",
 )
-@click.option("--token-seconds", default=86400.0, show_default=True, help="how long a token is good for")
-@click.option("--token-left", type=float, help="begin with a token of which so many seconds are left")
+@click.option("--token-seconds", default=86400.0, show_default=True, help="the lifetime of a token")
+@click.option("--token-left", type=float, help="begin with a token that expires in so many seconds")
 @click.option(
     "--secret-file",
     type=click.Path(path_type=Path),
-    help="take the application's secret from this file; a change of it is a rotation, and ends the token",
+    help="read the application's secret from this file; a change of the file rotates it, and ends the token",
 )
-@click.option("--faults", type=click.Path(path_type=Path), help="TOML file of faults to play (see the README)")
-@click.option("--journal", type=click.Path(path_type=Path), help="write what reached the sandbox, JSON Lines")
+@click.option("--faults", type=click.Path(path_type=Path), help="a TOML file of faults to play (see the README)")
+@click.option("--journal", type=click.Path(path_type=Path), help="write a journal of all requests, as JSON Lines")
 @click.option("--certificate", type=click.Path(path_type=Path), help="serve TLS with this certificate (PEM)")
 @click.option("--key", type=click.Path(path_type=Path), help="the certificate's key (PEM)")
 @click.option(
@@ -383,7 +387,7 @@ def upgrade(config: Path | None, **flags: Any) -> None:
     "allowed_parameters",
     multiple=True,
     metavar="NAME",
-    help="a query parameter beside the documented ones that is no reason for a 400; may be repeated",
+    help="a query parameter to accept beside the documented ones; may be repeated",
 )
 @click.option(
     "--answer-seconds",
@@ -391,14 +395,14 @@ def upgrade(config: Path | None, **flags: Any) -> None:
     group=FAR,
     default=0.0,
     show_default=True,
-    help="what the answer to a PUT takes after the last byte, with which its job begins",
+    help="the time from a PUT's last byte, with which its job begins, to its answer",
 )
 @settings_options("sandbox")
 def sandbox(config: Path | None, **given: Any) -> None:
-    """Run a local server that behaves as the service should.
+    """Run a local server that plays the service.
 
-    It behaves as the specification says, until it is stopped, and prints the lines that point a client at it.
-    Nothing leaves this machine.
+    The server behaves as the specification says, until it is stopped, and prints the environment that points a client
+    at it. Nothing leaves this machine.
 
     \b
     Example, a service 200 ms away behind a slow line:
@@ -406,7 +410,7 @@ def sandbox(config: Path | None, **given: Any) -> None:
     """  # noqa: D301 - click wants the character that this escape stands for
     from uploader.cli.sandboxing import serve_sandbox  # noqa: PLC0415 - see run
 
-    flags = {name: given.pop(name) for name, one in settings_of(Settings).items() if "sandbox" in one.commands}
+    flags = {name: given.pop(name) for name, setting in settings_of(Settings).items() if "sandbox" in setting.commands}
     _end(lambda settings: serve_sandbox(settings, **given), config, flags)
 
 

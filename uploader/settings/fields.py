@@ -74,7 +74,7 @@ class Settings:
         10,
         metavar="N",
         commands="status",
-        meaning="how many of the latest batches are shown below those that are not over",
+        meaning="the number of latest batches that are shown below those that are not over",
     )
     results: Path | None = setting(
         path,
@@ -88,7 +88,7 @@ class Settings:
         None,
         metavar="FILE",
         commands="run",
-        meaning="the closing summary as JSON, written after the final results: if it stands, they are final",
+        meaning="the closing summary as JSON, written after the final results: its presence means that they are final",
     )
     base_url: str = setting(
         text_as(service_address),
@@ -122,7 +122,7 @@ class Settings:
         None,
         metavar="DIR",
         commands="run plan adopt",
-        meaning="where relative audio paths start, and which no path may leave (the manifest's folder, unconfined)",
+        meaning="the base of relative audio paths, which no path may leave (the manifest's folder, unconfined)",
     )
     format: Literal["csv", "jsonl"] | None = setting(
         choice("csv", "jsonl"),
@@ -136,7 +136,7 @@ class Settings:
         ",",
         metavar="CHARACTER",
         commands="run plan",
-        meaning="what separates the cells of a CSV manifest: one character, or tab",
+        meaning="the delimiter of a CSV manifest: one character, or tab",
     )
     on_invalid: Literal["refuse", "skip"] = setting(
         choice("refuse", "skip"),
@@ -147,7 +147,7 @@ class Settings:
         "the rest of their conversation",
     )
     repeat: bool = setting(
-        switch, False, commands="run plan", meaning="append everything once more, what was appended too"
+        switch, False, commands="run plan", meaning="append everything once more, appended items included"
     )
     first: int | None = setting(
         whole_number(least=1, most=1_000_000_000),
@@ -177,7 +177,7 @@ class Settings:
         switch,
         False,
         commands="run",
-        meaning="append to a sandbox inside, with a ledger that is thrown away: a rehearsal that sends nothing out",
+        meaning="append to an internal sandbox with a temporary ledger: a rehearsal that sends nothing out",
     )
     round_trip: float = setting(
         number(least=0, most=3600),
@@ -185,7 +185,7 @@ class Settings:
         metavar="S",
         commands="run sandbox",
         group=FAR,
-        meaning="the way to the sandbox and back: every byte takes half of it",
+        meaning="the round trip to the sandbox: every byte takes half of it",
     )
     uplink: int = setting(
         whole_number(least=0),
@@ -209,14 +209,14 @@ class Settings:
         metavar="S",
         commands="run sandbox",
         group=FAR,
-        meaning="a gateway cuts connections that idle so long in the middle of a body (0: never)",
+        meaning="a gateway cuts connections that are idle for this time in the middle of a body (0: never)",
     )
     webhook: str | None = setting(
         text_as(listening_address),
         None,
         metavar="HOST:PORT",
         commands="run",
-        meaning="listen here for what the service says of jobs; needs --webhook-url (none: jobs are polled alone)",
+        meaning="the address to listen on for the service's callbacks; needs --webhook-url (none: polling alone)",
     )
     webhook_url: str | None = setting(
         text_as(public_address),
@@ -254,21 +254,25 @@ class Settings:
         meaning="write the log to this file as well, as JSON lines from level info on (or from --log-level)",
     )
     give_up_seconds: float = setting(
-        seconds, 1800.0, metavar="S", commands="run insights", meaning="end the run after so long without a good answer"
+        seconds,
+        1800.0,
+        metavar="S",
+        commands="run insights",
+        meaning="end the run after this time without a good answer",
     )
     doubt_seconds: float = setting(
         seconds,
         900.0,
         metavar="S",
         commands="run",
-        meaning="how long an item in doubt keeps its slot as long as no job has shown how long jobs take",
+        meaning="the time that an item in doubt keeps its slot while no finished job shows how long jobs take",
     )
     job_timeout_seconds: float = setting(
         seconds,
         21600.0,
         metavar="S",
         commands="run",
-        meaning="how long a job may take before its end is not waited for",
+        meaning="the longest time that the end of a job is waited for",
     )
     connect_seconds: float = setting(
         seconds,
@@ -288,30 +292,29 @@ class Settings:
         1_048_576,
         metavar="N",
         commands="run",
-        meaning="bodies above this size wait for the service's leave (Expect: 100-continue), so that a refusal costs "
-        "no upload",
+        meaning="bodies above this size wait for 100 Continue, so that a refusal costs no upload",
     )
     expect_seconds: float = setting(
         seconds,
         2.0,
         metavar="S",
         commands="run",
-        meaning="time limit for that leave: then the body is sent all the same, and few more wait",
+        meaning="time limit for 100 Continue: then the body is sent without it, and few others wait",
     )
     connections: Literal["kept", "fresh"] = setting(
         choice("kept", "fresh"),
         "kept",
         metavar="kept|fresh",
         commands="run",
-        meaning="kept: where the service gives leave for bodies, connections are used again, and short bodies wait for "
-        "leave, too; fresh: each upload has a new one",
+        meaning="kept: where the service sends 100 Continue, connections are reused, and short bodies wait for it, "
+        "too; fresh: each upload has a new one",
     )
     grace_seconds: float = setting(
         number(least=0, most=3600),
         8.0,
         metavar="S",
         commands="run",
-        meaning="how long uploads may go on after the first SIGTERM, SIGINT or SIGHUP",
+        meaning="the time that uploads may go on after the first SIGTERM, SIGINT or SIGHUP",
     )
     max_attempts: int = setting(
         whole_number(least=1, most=1000),
@@ -324,14 +327,14 @@ class Settings:
         mapping, dict, meaning="query parameters for every row that does not set them itself"
     )
     extra_parameters: Mapping[str, Any] = setting(
-        mapping, dict, meaning="query parameters that the uploader does not know, sent as they are"
+        mapping, dict, meaning="query parameters that the uploader does not know, sent unchanged"
     )
-    lanes: Lanes = table(Lanes, meaning="what trouble does to a lane")
-    replies: Replies = table(Replies, meaning="what the operator vouches for")
-    doubt: Doubt = table(Doubt, meaning="what evidence is kept for items in doubt")
-    jobs: Jobs = table(Jobs, meaning="how live jobs are followed")
-    schedule: Schedule = table(Schedule, meaning="which lane goes first, and what a plan assumes")
-    insights: Insights = table(Insights, meaning="what insights are fetched, and how fast")
+    lanes: Lanes = table(Lanes, meaning="the effect of a failure on the rest of its lane")
+    replies: Replies = table(Replies, meaning="the operator's own guarantees about answers")
+    doubt: Doubt = table(Doubt, meaning="evidence kept and accepted for items in doubt")
+    jobs: Jobs = table(Jobs, meaning="the polling of live jobs")
+    schedule: Schedule = table(Schedule, meaning="the order of lanes, and the assumptions of a plan")
+    insights: Insights = table(Insights, meaning="the parts that `uploader insights` fetches, and its rate")
 
     # the config file's name, for messages
     file: str = field(default="environment", compare=False)

@@ -52,8 +52,8 @@ class Lanes:
     on_trouble: Literal["hold", "continue"] = setting(
         choice("hold", "continue"),
         "hold",
-        meaning="what an item that failed, is refused or in doubt does to the rest of its lane: hold it "
-        "until a person has settled it, or continue without it",
+        meaning="the effect of an item that failed, is refused or in doubt on the rest of its lane: hold it "
+        "until a person has resolved the item, or continue without the item",
     )
 
     @property
@@ -69,8 +69,8 @@ class Replies:
     proves_not_appended: tuple[Literal[500, 503], ...] = setting(
         listing(choice(500, 503)),
         (),
-        meaning="statuses that prove that nothing was appended, so that the item is tried again; your "
-        "own promise: 500 and 503 are in doubt otherwise",
+        meaning="statuses that prove that nothing was appended, so that the item is tried again; the "
+        "operator's own guarantee: otherwise 500 and 503 are in doubt",
     )
 
 
@@ -81,13 +81,13 @@ class Doubt:
     look_before: bool = setting(
         switch,
         False,
-        meaning="look at the conversation before every attempt (one GET an item), so that `uploader resolve "
-        "--look` can compare",
+        meaning="take a snapshot of the conversation before every attempt (one GET an item), to which `uploader "
+        "resolve --look` compares the present one",
     )
     settle: Literal["person", "look"] = setting(
         choice("person", "look"),
         "person",
-        meaning="who settles doubt: a person alone, or also `uploader resolve --look`, where what it shows proves "
+        meaning="doubt is resolved by a person alone, or also by `uploader resolve --look` where its snapshots prove "
         "the append",
     )
     unanswered: int = setting(
@@ -124,17 +124,17 @@ class Schedule:
     order: Literal["longest-lane-first", "manifest"] = setting(
         choice("longest-lane-first", "manifest"),
         "longest-lane-first",
-        meaning="which of the conversations that may go goes first: the one with the most work left, as far as "
-        "finished jobs have shown what a job takes (else by seconds of audio), so that the batch ends early "
-        "(longest-lane-first), or the one that stands first in the manifest (manifest)",
+        meaning="the conversation that is sent first: the one with the most work left, by the time that finished "
+        "jobs have taken (else by seconds of audio), so that the batch ends early (longest-lane-first), or the first "
+        "one in the manifest (manifest)",
     )
     job_seconds_per_audio_second: float = setting(
         number(above=0, most=1000),
         0.5,
-        meaning="what `uploader plan` takes a job to last for a second of audio, until the ledger has seen some",
+        meaning="the seconds that `uploader plan` assumes a job to take for a second of audio, until jobs were seen",
     )
     audio_bytes_per_second: float = setting(
         number(above=0),
         16000.0,
-        meaning="what `uploader plan` takes a second of audio to hold where no file's length is known, in bytes",
+        meaning="the bytes that `uploader plan` assumes for a second of audio where no file's length is known",
     )

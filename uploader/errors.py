@@ -1,10 +1,10 @@
-"""The program's own failures and their exit codes."""
+"""The uploader's own exceptions and their exit codes."""
 
 from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """How a command ends; people's scripts and cron jobs read it."""
+    """The exit codes of all commands: a contract with people's scripts and cron jobs."""
 
     DONE = 0
     """Every item of the batch completed or was dropped (or accepted, under ``--no-wait``)."""
@@ -17,7 +17,7 @@ class ExitCode(IntEnum):
     IN_DOUBT = 4
     """The batch is over, and some items are in doubt, or their job never ended; outranks 1."""
     GAVE_UP = 5
-    """Gave up for now: service, ledger or results out of reach, or the brake; run again."""
+    """Gave up for now: service, ledger or results out of reach, or the circuit breaker open; run again."""
     NOT_NOW = 6
     """Another run holds the ledger."""
     FAULT = 70
@@ -31,13 +31,13 @@ class ExitCode(IntEnum):
 
 
 class UploaderError(Exception):
-    """A failure that ends the command; its text says what happened and what to do next."""
+    """An exception that ends the command; its text says the cause and the remedy."""
 
     exit_code = ExitCode.FAULT
 
 
 class UsageError(UploaderError):
-    """What was asked for cannot be done as asked; nothing was sent."""
+    """The command cannot be carried out as it was given; nothing was sent."""
 
     exit_code = ExitCode.USAGE
 

@@ -1,5 +1,6 @@
-"""The log's events: each name with what it means, and the type that a field has in all of them."""
+"""The log's events and their meanings, and the types of their fields."""
 
+# the meaning of each event, for people
 EVENTS = {
     "account.throttled": "a 429: sending pauses",
     "append.anomaly": "the service appended more than it should have, or out of order",
@@ -48,8 +49,8 @@ EVENTS = {
     "webhook.plain_http": "the webhook's address is plain http: whoever reads the network can speak for the service",
     "webhook.silent": "no callback has come: jobs are polled",
 }
-"""What each event means."""
 
+# the type of each field, the same in all events; any field may be null
 FIELDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("event", "level", "timestamp", "run", "host", "batch"), str),
     **dict.fromkeys(("conversationId", "jobId", "outcome", "state", "reason", "remark", "remedy", "column"), str),
@@ -64,4 +65,3 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("counts", "batches"), dict),
     **dict.fromkeys(("exception",), list),
 }
-"""The type of each field, the same in all events; any may be null where it is not known."""

@@ -20,21 +20,23 @@ if TYPE_CHECKING:  # a command that logs nothing does not import it
 Form = Literal["auto", "text", "json"]
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
+# fields that every event of this context has: run, host, batch
 _BOUND: ContextVar[Mapping[str, Any]] = ContextVar("bound", default=MappingProxyType({}))
-"""What every event of this context says beside its own facts: run, host, batch."""
 
 
-class _Wanted(NamedTuple):
-    """How the log is to be: its form and least level on standard error, and the file that gets JSON lines as well."""
+class _Config(NamedTuple):
+    """The configuration of the log."""
 
+    # on standard error
     form: Form
     level: str
+    # a file that gets JSON lines as well
     file: IO[str] | None = None
     file_level: str = "info"
 
     @property
     def is_text(self) -> bool:
-        """Whether standard error gets words, not JSON."""
+        """True where standard error gets text, not JSON."""
         return self.form == "text" or (self.form == "auto" and sys.stderr.isatty())
 
     @property
@@ -45,35 +47,35 @@ class _Wanted(NamedTuple):
 
 
 class _Log:
-    """structlog's logger, which is imported and set up at the first event that is written."""
+    """A lazy proxy of structlog's logger, which is imported and configured at the first event that is written."""
 
     def __init__(self) -> None:
-        self.wanted: _Wanted | None = None
-        """What the program asked for; None in a program that sets up structlog itself, or leaves it as it is."""
+        # None in a program that configures structlog itself, or not at all
+        self.config: _Config | None = None
         self._logger: structlog.typing.FilteringBoundLogger | None = None
 
-    def configure(self, wanted: _Wanted | None) -> None:
-        """Have it set up so, at its next event."""
-        self.wanted, self._logger = wanted, None
+    def configure(self, config: _Config | None) -> None:
+        """Configure the log from the next event on."""
+        self.config, self._logger = config, None
 
     def __getattr__(self, name: str) -> Any:
-        """What structlog's logger has of this name; what is below the level does not need it."""
-        if self.wanted is not None and LEVELS.get(name, LEVELS["error"]) < self.wanted.least:
-            return _leave_out
+        """Return the logger's attribute; an event below the level does not import structlog."""
+        if self.config is not None and LEVELS.get(name, LEVELS["error"]) < self.config.least:
+            return _discard_event
         if self._logger is None:
-            self._logger = _logger(self.wanted)
+            self._logger = _logger(self.config)
         return getattr(self._logger, name)
 
 
-def _leave_out(_event: str, **_facts: Any) -> None:
+def _discard_event(_event: str, **_facts: Any) -> None:
     """Write nothing of an event below the level."""
 
 
 @contextmanager
 def _hidden(package: str) -> Iterator[None]:
-    """Let imports take a package for not installed, unless it is imported already."""
+    """Hide a package from imports in the block, unless it is imported already."""
     # structlog imports rich where it can (30 ms), for tracebacks with local variables, which this log never shows;
-    # None is the import system's own word for a module that is not to be found
+    # None in sys.modules makes an import fail
     if package in sys.modules:
         yield
         return
@@ -84,23 +86,23 @@ def _hidden(package: str) -> Iterator[None]:
         del sys.modules[package]
 
 
-def _logger(wanted: _Wanted | None) -> "structlog.typing.FilteringBoundLogger":
-    """Import structlog, and set it up as it is wanted."""
-    # a program that sets up structlog itself may want what is hidden from this one
-    with _hidden("rich") if wanted is not None else nullcontext():
+def _logger(config: _Config | None) -> "structlog.typing.FilteringBoundLogger":
+    """Import and configure structlog; None leaves its configuration as it is."""
+    # a program that configures structlog itself may want rich
+    with _hidden("rich") if config is not None else nullcontext():
         import structlog  # noqa: PLC0415 - for those who log
 
-    if wanted is not None:
+    if config is not None:
         stream: TextIO = _StandardError()  # type: ignore[assignment]
         structlog.configure(
             processors=[
                 _with_bound,
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
-                *([_into(wanted.file, wanted)] if wanted.file is not None else []),
-                *(_for_a_person() if wanted.is_text else _for_a_machine()),
+                *([_tee(config.file, config)] if config.file is not None else []),
+                *(_text_processors() if config.is_text else _json_processors()),
             ],
-            wrapper_class=structlog.make_filtering_bound_logger(wanted.least),
+            wrapper_class=structlog.make_filtering_bound_logger(config.least),
             logger_factory=structlog.WriteLoggerFactory(file=stream),
             cache_logger_on_first_use=True,
         )
@@ -109,33 +111,33 @@ def _logger(wanted: _Wanted | None) -> "structlog.typing.FilteringBoundLogger":
 
 
 def _with_bound(_logger: object, _method: str, event: "structlog.typing.EventDict") -> "structlog.typing.EventDict":
-    """Add what all events of this context say; an event's own facts win."""
+    """Add the fields bound in this context; the event's own fields win."""
     return {**_BOUND.get(), **event}
 
 
-def _into(file: IO[str], wanted: _Wanted) -> "structlog.typing.Processor":
-    """Write an event to the log file as JSON, and pass it on where standard error gets it, too."""
+def _tee(file: IO[str], config: _Config) -> "structlog.typing.Processor":
+    """Make the processor that writes events to the log file as JSON, and passes on those for standard error."""
     import structlog  # noqa: PLC0415 - see _logger
 
-    as_json = _for_a_machine()
+    as_json = _json_processors()
 
     def write(logger: object, method: str, event: "structlog.typing.EventDict") -> "structlog.typing.EventDict":
         level = LEVELS[event["level"]]
-        if level >= LEVELS[wanted.file_level]:
+        if level >= LEVELS[config.file_level]:
             line: Any = dict(event)
             for render in as_json:
                 line = render(logger, method, line)
             with suppress(OSError):  # see _StandardError
                 file.write(f"{line}\n")
                 file.flush()
-        if level < LEVELS[wanted.level]:
+        if level < LEVELS[config.level]:
             raise structlog.DropEvent
         return event
 
     return write
 
 
-def _for_a_machine() -> "list[structlog.typing.Processor]":
+def _json_processors() -> "list[structlog.typing.Processor]":
     import structlog  # noqa: PLC0415 - see _logger
 
     # a traceback never shows local variables: paths, parameters and secrets are among them
@@ -146,7 +148,7 @@ def _for_a_machine() -> "list[structlog.typing.Processor]":
 
 
 def _render_json(_logger: object, _method: str, event: "structlog.typing.EventDict") -> str:
-    """Write an event as JSON that a terminal may show: what it would obey is escaped, as JSON itself would."""
+    """Render an event as JSON in which control characters are escaped, so that a terminal may show it."""
     from uploader.text import printable  # noqa: PLC0415 - see _logger
 
     # a stream that is not UTF-8 would escape what it cannot encode in its own way, which is no JSON
@@ -154,7 +156,7 @@ def _render_json(_logger: object, _method: str, event: "structlog.typing.EventDi
     return printable(json.dumps(event, ensure_ascii=not is_utf8, default=repr))
 
 
-def _for_a_person() -> "list[structlog.typing.Processor]":
+def _text_processors() -> "list[structlog.typing.Processor]":
     import structlog  # noqa: PLC0415 - see _logger
 
     colours = sys.stderr.isatty()
@@ -165,36 +167,36 @@ def _for_a_person() -> "list[structlog.typing.Processor]":
     ]
 
 
-class _Shown(str):
-    """A text that is escaped already; structlog shows the repr of one with blanks in it."""
+class _Escaped(str):
+    """A text that is escaped already."""
 
     __slots__ = ()
 
     def __repr__(self) -> str:
-        """Itself in quotes."""
+        """Quote the text, and escape nothing: structlog shows the repr of a value with blanks."""
         return f"'{self}'"
 
 
 def _escaped(_logger: object, _method: str, event: "structlog.typing.EventDict") -> "structlog.typing.EventDict":
-    """Escape what a terminal would obey, wherever it comes from."""
+    """Escape the characters of all fields that a terminal obeys or hides."""
     from uploader.text import printable  # noqa: PLC0415 - see _logger
 
-    return {name: _Shown(printable(value)) if isinstance(value, str) else value for name, value in event.items()}
+    return {name: _Escaped(printable(value)) if isinstance(value, str) else value for name, value in event.items()}
 
 
 def _traceback(stream: TextIO, exception: Any) -> None:
-    """Write a traceback; the message in it may be anybody's."""
+    """Write a traceback, escaped, because its message may come from outside."""
     import structlog  # noqa: PLC0415 - see _logger
 
     from uploader.text import printable  # noqa: PLC0415 - see _logger
 
-    told = StringIO()
-    structlog.dev.plain_traceback(told, exception)
-    stream.write("\n".join(printable(line) for line in told.getvalue().split("\n")))
+    plain = StringIO()
+    structlog.dev.plain_traceback(plain, exception)
+    stream.write("\n".join(printable(line) for line in plain.getvalue().split("\n")))
 
 
 def _in_words(_logger: object, _method: str, event: "structlog.typing.EventDict") -> "structlog.typing.EventDict":
-    """Say what an event means and the local time of it; leave out what is not known, or is the same in all lines."""
+    """Add the event's meaning and local time; drop unknown fields and those that are the same in all lines."""
     from uploader.events import EVENTS  # noqa: PLC0415 - see _logger
 
     name = event["event"]
@@ -204,17 +206,17 @@ def _in_words(_logger: object, _method: str, event: "structlog.typing.EventDict"
 
 
 class _StandardError:
-    """Standard error as it is at the moment of writing: the progress bar puts itself in its place."""
+    """A stream that writes to the present ``sys.stderr``, which the progress bar replaces."""
 
     def write(self, text: str) -> int:
-        """Write, as far as that is possible."""
-        # a log on a full disk, or that nobody reads any more, must not cost an item
+        """Write a text, or drop it."""
+        # a log on a full disk or a closed pipe must not cost an item
         with suppress(OSError):
             sys.stderr.write(text)  # the logger flushes
         return len(text)
 
     def flush(self) -> None:
-        """Flush, as far as that is possible."""
+        """Flush, or ignore that it fails."""
         with suppress(OSError):
             sys.stderr.flush()
 
@@ -223,17 +225,17 @@ _log = _Log()
 
 
 def get_logger() -> Any:
-    """The log of this program: structlog's, its bound loggers and all."""
+    """Return the log of this program, with structlog's interface."""
     return _log
 
 
 def configure(form: Form, level: str, file: Path | None = None) -> None:
-    """Set up the log of this program.
+    """Configure the log of this program.
 
     Args:
         form: ``text``, ``json``, or ``auto``: text where standard error is a terminal.
         level: The least level to write; ``auto``: ``warning`` where standard error is a terminal, else ``info``.
-        file: A file that gets the log as well: JSON lines, from ``info`` on where the level is ``auto``.
+        file: A file that gets the log as well, as JSON lines; from ``info`` on where the level is ``auto``.
 
     Raises:
         UsageError: The file cannot be written.
@@ -241,7 +243,7 @@ def configure(form: Form, level: str, file: Path | None = None) -> None:
     is_auto = level == "auto"
     shown = level if not is_auto else "warning" if sys.stderr.isatty() else "info"
     opened = _open(file) if file is not None else None
-    _log.configure(_Wanted(form, shown, opened, "info" if is_auto else level))
+    _log.configure(_Config(form, shown, opened, "info" if is_auto else level))
 
 
 def _open(file: Path) -> IO[str]:
@@ -252,17 +254,17 @@ def _open(file: Path) -> IO[str]:
 
 
 def bound() -> Mapping[str, Any]:
-    """What every event of this context says."""
+    """Return the fields that every event of this context has."""
     return _BOUND.get()
 
 
 def bind(**facts: Any) -> None:
-    """Have every following event of this context say these facts, too."""
+    """Add fields to every following event of this context."""
     _BOUND.set({**_BOUND.get(), **facts})
 
 
 def open_closed_streams() -> None:
-    """Put something in the place of standard streams that the caller closed; what they cannot encode is escaped."""
+    """Replace standard streams that the caller closed; let all of them escape what they cannot encode."""
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
     if sys.stdout is None:
@@ -273,7 +275,7 @@ def open_closed_streams() -> None:
 
 
 def leave_closed_terminal() -> None:
-    """Put the null device in the place of standard streams whose terminal was closed: writing them would fail."""
+    """Redirect standard streams whose terminal was closed to the null device: writing them would fail."""
     for stream in (sys.stdout, sys.stderr):
         try:
             os.write(stream.fileno(), b"")
@@ -282,7 +284,7 @@ def leave_closed_terminal() -> None:
 
 
 def close() -> None:
-    """Let go of streams that cannot be written, so that the interpreter's end does not fail on them."""
+    """Redirect streams that cannot be flushed to the null device, so that the interpreter's end does not fail."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

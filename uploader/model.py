@@ -1,4 +1,4 @@
-"""The facts: what items, attempts, replies and jobs are."""
+"""The facts of items, attempts, replies and jobs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,17 +7,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+# no parameters, no extras
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-"""No parameters, no extras."""
 
 
 class State(StrEnum):
-    """What has become of an item."""
+    """The states of an item."""
 
     PENDING = "pending"
     """Waiting its turn."""
     SENDING = "sending"
-    """Its attempt is committed, its last chunk has not left: after a crash it is pending again."""
+    """Its attempt is committed, its last chunk is not admitted: after a crash it is pending again."""
     SENT = "sent"
     """The mark before the last chunk is committed, no answer yet: after a crash it is in doubt."""
     ACCEPTED = "accepted"
@@ -36,18 +36,18 @@ class State(StrEnum):
     """A person decided that it shall not be appended."""
 
 
+# states in which the service may be at work on the item, or is about to be
 LIVE = (State.SENDING, State.SENT, State.ACCEPTED)
-"""States in which the service may be at work on the item, or is about to be."""
+# states that hold a slot, as long as ``slot_until`` is unset or ahead
 SLOTTED = (*LIVE, State.IN_DOUBT)
-"""States that hold a slot, as long as ``slot_until`` is unset or ahead."""
+# states that hold the rest of the lane until a person has resolved them
 TROUBLED = (State.FAILED, State.REFUSED, State.IN_DOUBT)
-"""States that hold the rest of the lane until a person has settled them."""
+# states that free the lane for the next item
 OVER = (State.COMPLETED, State.DROPPED)
-"""States that free the lane for the next item."""
 
 
 class Outcome(StrEnum):
-    """What a reply means for the item."""
+    """The meaning of a reply for its item."""
 
     APPLIED = "applied"
     REFUSED = "refused"
@@ -67,13 +67,13 @@ class JobStatus(StrEnum):
 
     @classmethod
     def read(cls, word: Any) -> "JobStatus | None":
-        """The status that a word means, whatever its letter case and the blanks around it; None where it is none."""
+        """Read a status in any letter case and with blanks around it; None where the word is none."""
         found = word.strip().lower() if isinstance(word, str) else None
         return cls(found) if found in set(cls) else None
 
     @property
     def ended(self) -> bool:
-        """Whether the job is over, and its slot free."""
+        """True where the job is over, and its slot free."""
         return self in (JobStatus.COMPLETED, JobStatus.FAILED)
 
 
@@ -82,29 +82,29 @@ Hint = tuple[str, str, str]
 
 
 class Row(NamedTuple):
-    """One valid line of a manifest; a tuple, because a million of them are made.
-
-    ``path`` is absolute; ``audio_path`` is what the manifest wrote. ``signature`` is what the file system
-    says of the file (None: the file is gone, but an item with this path was begun before).
-    ``warnings`` are what is likely a mistake, and does not keep the row from being sent; ``hints`` what could be
-    better. ``facts`` is what the recording shows of itself (None: it was not read).
-    """
+    """A valid line of a manifest; a tuple, because a million of them are made."""
 
     line: int
     conversation_id: str
+    # as the manifest has it
     audio_path: str
+    # absolute
     path: str
     content_type: str | None = None
     parameters: Mapping[str, Any] = NOTHING
     extras: Mapping[str, Any] = NOTHING
+    # None: the file is gone, but an item with this path was begun before
     signature: "FileSignature | None" = None
+    # likely mistakes, in spite of which the row is sent
     warnings: "Sequence[Problem]" = ()
+    # possible improvements
     hints: "Sequence[Hint]" = ()
+    # None: the recording was not read
     facts: "AudioFacts | None" = None
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong with a manifest: where, what, and what to do about it."""
+    """A mistake in a manifest: line, column, value and remedy."""
 
     line: int
     column: str
@@ -112,16 +112,13 @@ class Problem(NamedTuple):
     remedy: str
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Format the problem as one line."""
         where = f"line {self.line}" + (f", {self.column}" if self.column else "")
         return f"{where}: {self.value!r}: {self.remedy}" if self.value else f"{where}: {self.remedy}"
 
 
 class InvalidRow(NamedTuple):
-    """One line of a manifest that cannot be sent, with all that is wrong with it.
-
-    ``given`` is what it says beside conversation, path and ``x-`` columns, right or wrong: it is to be corrected.
-    """
+    """An invalid line of a manifest, with all of its problems."""
 
     line: int
     conversation_id: str
@@ -129,22 +126,20 @@ class InvalidRow(NamedTuple):
     extras: Mapping[str, Any]
     problems: Sequence[Problem]
     warnings: Sequence[Problem] = ()
+    # all other columns, right or wrong: the row is to be corrected
     given: Mapping[str, Any] = NOTHING
 
 
 class FileSignature(NamedTuple):
-    """What tells, without reading it, that a file is the one that was read before.
-
-    ``change`` joins the modification time, the change time and the inode: whoever writes to the file, or
-    puts another in its place, changes one of them.
-    """
+    """The metadata of a file that identifies its content without reading it."""
 
     size: int
+    # modification time, change time and inode: writing to the file, or replacing it, changes one of them
     change: str
 
 
 class AudioFormat(StrEnum):
-    """What a file's first bytes show that it is; the value is its name for people."""
+    """The audio formats that a file's first bytes show; a value is the format's name for people."""
 
     MP3 = "MP3"
     WAV = "WAV"
@@ -176,13 +171,14 @@ class AudioFormat(StrEnum):
 
 
 class Flaw(StrEnum):
-    """What a recording's header and its content show to be wrong with it; the value says it to people."""
+    """The flaws that a recording's header and content show; a value is the text for people."""
 
     NO_AUDIO = "there is no audio in the file: make sure that it is the right recording"
     UNFINISHED = "the recording was never finished, its index is missing: repair it, or make sure that it can be played"
     SURPLUS = "the file holds more than its header says, so its duration is unknown: repair it, or check what is played"
 
 
+# the formats that a file extension stands for, of those that the service is known to take
 ENDINGS = {
     ending: frozenset(formats)
     for endings, formats in (
@@ -200,28 +196,27 @@ ENDINGS = {
     )
     for ending in endings
 }
-"""What a file's ending promises that it is, of the formats that the service is known to take."""
 
 
 class AudioFacts(NamedTuple):
-    """What a recording's first bytes and its header say; None is unknown, never a guess.
+    """The facts in a recording's first bytes and header; None is unknown, never a guess."""
 
-    ``media_type`` is the Content-Type to send (None: send none, the service looks itself), ``sample_rate`` is
-    in hertz. ``is_cut_off``: the header promises more than the file has. ``flaw`` is what else is wrong with it.
-    """
-
+    # the Content-Type to send; None: send none, the service detects it
     media_type: str | None = None
     duration_seconds: float | None = None
     channels: int | None = None
+    # in hertz
     sample_rate: int | None = None
     format: AudioFormat | None = None
+    # the header promises more than the file has
     is_cut_off: bool = False
+    # any other flaw
     flaw: Flaw | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One attempt at one item, already committed to the ledger: what ``attempt`` needs to carry it out."""
+    """An attempt at an item, already committed to the ledger."""
 
     attempt_id: int
     item_id: int
@@ -238,13 +233,13 @@ class Claim:
     content_hash: str | None
     content_type: str | None
     parameters: Mapping[str, Any]
+    # seconds of audio, as far as is known
     work: float = 0.0
-    """Seconds of audio, as far as is known: what its lane has less of while it is under way."""
+    # the secret in its webhookUrl; None where the job is only polled
     token: str | None = field(default=None, repr=False)
-    """The secret in its webhookUrl; None where it is polled alone."""
 
     def job(self, job_id: str, accepted_at: float) -> "LiveJob":
-        """The job that it became."""
+        """Return the live job of an accepted attempt."""
         return LiveJob(
             item_id=self.item_id,
             lane_id=self.lane_id,
@@ -263,7 +258,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class LiveJob:
-    """A job that the service is at work on, as far as we know. ``accepted_at``: seconds since the epoch."""
+    """A job that the service is at work on, as far as the ledger knows."""
 
     item_id: int
     lane_id: int
@@ -273,61 +268,65 @@ class LiveJob:
     conversation_id: str
     attempt: int
     size: int
+    # seconds since the epoch
     accepted_at: float
+    # an active batch waits for it
     in_scope: bool
+    # seconds of audio, as far as is known
     work: float = 0.0
-    """Seconds of audio, as far as is known: what tells how long it may take."""
+    # followed from its acceptance, so that its end tells a job's duration
     watched: bool = True
-    """Whether it was followed from its beginning: then its end tells how long jobs take."""
+    # the service was given our webhook for it, in this run
     calls: bool = False
-    """Whether the service was given our address for it, in this run."""
 
 
 class Reply(NamedTuple):
-    """What came back on the wire for one attempt; that nothing came back is a reply too.
+    """The reply to one attempt, as it came on the wire; that nothing came back is a reply too.
 
-    ``failure`` says how the connection ended where it ended badly, ``source_failure`` what was wrong with
-    our own file. ``answer`` is the JSON object of the body (None: there was none that could be read), ``words`` the
-    first words of a body that is none. ``unreadable``: status and size of an answer that came and is no HTTP.
-    ``location``: where an answer leads to; it is not followed. No text in it repeats a secret of ours.
+    No text in it repeats a secret of the uploader.
     """
 
     connected: bool = False
     last_chunk_left: bool = False
     status: int | None = None
+    # the JSON object of the body; None where it has none that can be read
     answer: Mapping[str, Any] | None = None
     retry_after: str | None = None
+    # the error by which the connection ended
     failure: str = ""
+    # the first words of a body that is not a JSON object
     words: str = ""
+    # status and size of an answer that is not HTTP
     unreadable: str = ""
+    # the target of a redirect, which is not followed
     location: str = ""
+    # the error in reading our own file
     source_failure: str = ""
+    # the uploader itself cut the upload before its last chunk: a signal, or the circuit breaker
     withheld: bool = False
-    """We cut the upload ourselves before its last chunk: a signal, or the brake."""
     bytes_sent: int = 0
 
     @property
     def message(self) -> str:
-        """The service's own words, cut to a length that a log line bears."""
+        """The service's own words, cut to 300 characters."""
         said = (self.answer or {}).get("message")
         return (said if isinstance(said, str) and said else self.words)[:300]
 
 
 class Answer(NamedTuple):
-    """What asking the service for something came to; asking changes nothing, so it may be asked again.
+    """The answer to a GET, which may be repeated."""
 
-    ``status`` None: nothing came back. ``failure`` says why, or why the body could not be read. ``body`` is JSON of
-    any type.
-    """
-
+    # None: nothing came back
     status: int | None = None
+    # JSON of any type
     body: Any = None
     retry_after: str | None = None
+    # the reason why nothing came back, or why the body could not be read
     failure: str = ""
 
 
 class Next(StrEnum):
-    """What is to be done after an attempt."""
+    """The next step after an attempt."""
 
     FOLLOW = "follow the job"
     SETTLE = "leave it to a person"
@@ -337,7 +336,7 @@ class Next(StrEnum):
 
 
 class Verdict(NamedTuple):
-    """What a reply means: the outcome, what becomes of the item, what comes next, and why."""
+    """The meaning of a reply: the outcome, the item's new state, the next step, and the reason in words."""
 
     outcome: Outcome
     state: State
@@ -347,7 +346,7 @@ class Verdict(NamedTuple):
 
 
 class Decision(StrEnum):
-    """What a person decided of an item that needed them."""
+    """A person's decision about an item in trouble."""
 
     APPENDED = "appended"
     NOT_APPENDED = "not-appended"
@@ -356,62 +355,63 @@ class Decision(StrEnum):
 
 
 class ConversationSnapshot(NamedTuple):
-    """What the service shows of a conversation: how many messages, and when the last one ends."""
+    """A conversation as the service shows it."""
 
+    # the number of its messages
     messages: int
+    # the end of the last message, as the service writes it
     last_end: str | None
 
 
 class ConversationFacts(NamedTuple):
-    """How far a conversation is, over all batches. ``live``: items whose job may be running.
+    """The progress of a conversation, over all batches."""
 
-    ``last_finished_at``: when the last of its completed items finished, in seconds since the epoch.
-    """
-
+    # items that completed
     completed: int
+    # when the last of them finished, in seconds since the epoch
     last_finished_at: float | None
+    # items whose job may be running
     live: int
 
 
 class Order(StrEnum):
-    """Which of the lanes that may go goes first."""
+    """The orders in which ready lanes are taken."""
 
+    # the lane with the most work left, by its audio and its items: it alone may bound the end of the batch
     LONGEST_LANE_FIRST = "longest-lane-first"
-    """The one with the most work left, by its audio and by its items: nothing else bounds when the batch ends."""
+    # the lane whose next item stands first in the manifest
     MANIFEST = "manifest"
-    """The one whose item stands first."""
 
 
 class SlotHolder(NamedTuple):
-    """An item that takes a slot. ``until``: seconds since the epoch, None where no time ends it."""
+    """An item that holds a slot."""
 
     batch: str
     line: int
     conversation_id: str
     state: State
     job_id: str | None
+    # seconds since the epoch; None where no time ends it
     until: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class LimitFacts:
-    """What is known of the account's limit of concurrent jobs.
-
-    ``live`` are the slots that are taken, by jobs and by items in doubt: ``doubtful`` are the latter, the last of them
-    until ``doubtful_until``, in seconds since the epoch (None: there are none).
-    ``others`` are the jobs that others seem to have live, None where nothing tells. ``rises_at`` is when a limit that
-    429s taught takes its next step up, in seconds since the epoch, None where it is as high as it may be.
-    ``expires_at`` is when the first slot that is held for a time only is free again, None where there is none such.
-    """
+    """The account's limit of concurrent jobs and its use; times are seconds since the epoch."""
 
     configured: int
     stated: int | None
     in_force: int
+    # slots that are taken, by jobs and by items in doubt
     live: int
+    # jobs that other users seem to have live; None where unknown
     others: int | None = None
+    # the next raise of the observed limit; None where another limit is reached already
     rises_at: float | None = None
+    # slots that items in doubt take, and the last moment of them; None where there are none
     doubtful: int = 0
     doubtful_until: float | None = None
+    # the first moment at which a slot that is held for a time only is free; None where there is none
     expires_at: float | None = None
 
     @property
@@ -421,7 +421,7 @@ class LimitFacts:
 
 
 class ResultLine(NamedTuple):
-    """The public line about a row (design: results). Times are seconds since the epoch, None is unknown."""
+    """The public line about a row (design: results); times are seconds since the epoch, None is unknown."""
 
     line: int
     batch: str
@@ -442,9 +442,10 @@ class ResultLine(NamedTuple):
 
 
 class Load(NamedTuple):
-    """One loading of a manifest into its batch."""
+    """A load of a manifest into its batch."""
 
     load_id: int
     batch_id: int
     account_id: int
+    # 0, or the load of the ``--repeat`` whose items the batch names
     repeat_id: int

@@ -34,26 +34,26 @@ COLUMNS = (
 T = TypeVar("T")
 
 ENDINGS = (".csv", ".jsonl")
+# first characters of a cell that a spreadsheet may take for a formula; some take the full-width forms, too
 FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
-"""How a cell begins that a table program may take for a formula; some take the wide forms, too."""
 _TEXTS = ("conversationId", "audioPath", "jobId", "error", "batch")
 _MOST = 2**63 - 1
-_STRANGERS = ("jobId", "error")
-"""Columns whose text the service writes."""
+# columns whose text comes from the service
+_FROM_SERVICE = ("jobId", "error")
 
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)  # it cannot be read without being set
 
 
 def default_path(manifest: Path, *, jsonl: bool, sandbox: bool) -> Path:
-    """Where the results of a manifest go by default: beside it, a sandbox's under a name of their own."""
+    """Return the default results file of a manifest: beside it, a sandbox's under a name of its own."""
     ending = ".results.jsonl" if jsonl else ".results.csv"
     inner = manifest.with_suffix("") if manifest.suffix.lower() == ".gz" else manifest
     return manifest.with_name(inner.stem + (".sandbox" if sandbox else "") + ending)
 
 
 def check_path(path: Path) -> None:
-    """Check before anything is sent that results can be written there.
+    """Check, before anything is sent, that results can be written to a path.
 
     Raises:
         UsageError: They cannot; the text says what to do.
@@ -72,10 +72,10 @@ def check_path(path: Path) -> None:
 
 
 def job_ids(path: Path) -> Iterator[str]:
-    """Read the jobIds out of a results file that stands there already.
+    """Read the jobIds in an existing results file.
 
     Raises:
-        UsageError: The file is none of ours: it shall not be replaced.
+        UsageError: The file has no results of the uploader, and must not be replaced.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -92,7 +92,7 @@ def read_lines(path: Path) -> Iterator[ResultLine]:
     """Read a results file back, row by row.
 
     Raises:
-        UsageError: It cannot be read, or is none of ours.
+        UsageError: It cannot be read, or has no results of the uploader.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -105,7 +105,7 @@ def read_lines(path: Path) -> Iterator[ResultLine]:
 
 
 def _result_line(line: Mapping[str, Any]) -> ResultLine:
-    """A row as it was written; a cell that is empty is unknown."""
+    """Read a row as it was written; an empty cell is unknown."""
     given: dict[str, Any] = {name: None if value == "" else value for name, value in line.items()}
     for name in _TEXTS:
         if not isinstance(given[name], str | None):
@@ -148,10 +148,10 @@ def _seconds(time: str | None) -> float | None:
 
 
 def write(path: Path, lines: Iterable[ResultLine], extra_columns: Sequence[str]) -> None:
-    """Replace the results file by a new snapshot; nobody ever reads half of one.
+    """Replace the results file by a new snapshot, atomically.
 
     Args:
-        path: Where, CSV or JSON Lines by its ending.
+        path: The file, CSV or JSON Lines by its extension.
         lines: The rows, in order.
         extra_columns: The ``x-`` columns of the manifest.
 
@@ -170,9 +170,9 @@ def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]], folder: Path) 
     """Write rows as a manifest that can be corrected and run.
 
     Args:
-        path: Where, CSV or JSON Lines by its ending.
+        path: The file, CSV or JSON Lines by its extension.
         rows: Columns and values of each row.
-        folder: Where relative audio paths start; they are written so that they hold from everywhere.
+        folder: The folder that relative audio paths start from; they are written as absolute ones.
 
     Raises:
         ResultsUnavailableError: It cannot be written now.
@@ -192,7 +192,7 @@ def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]], folder: Path) 
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object, whole or not at all.
+    """Write a JSON object, atomically.
 
     Raises:
         ResultsUnavailableError: It cannot be written now.
@@ -202,16 +202,17 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def rfc3339(seconds: float | None) -> str | None:
-    """A time in UTC as the results write it; None stays None."""
+    """Format a time in seconds since the epoch as RFC 3339 in UTC; None stays None."""
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class _Lines:
-    """Ends lines with a line feed; to the csv module they end with both, so that it quotes either in a cell."""
+    """A file whose lines end with a line feed in place of the csv module's CR LF."""
 
     def __init__(self, file: IO[str]) -> None:
+        # the csv module's own terminator stays CR LF: then it quotes cells that have either character
         self._file = file
 
     def write(self, line: str) -> int:
@@ -220,15 +221,15 @@ class _Lines:
 
 @contextmanager
 def replacing(path: Path, mode: int, suffix: str = "") -> Iterator[IO[str]]:
-    """A file to write that takes the path's place, whole and on the disk, where the block ends well.
+    """Replace a file atomically: yield a temporary one, which takes the path's place when the block ends well.
 
     Args:
-        path: Where it shall stand.
-        mode: Who may read it.
-        suffix: The end of its name until then; it is hidden, and named after the path.
+        path: The file to replace, or to make.
+        mode: Its permissions.
+        suffix: The end of the temporary name, which is hidden and begins with the path's name.
 
     Raises:
-        OSError: It cannot be written; what stood there still does.
+        OSError: It cannot be written; the old file stands.
     """
     with NamedTemporaryFile(
         "w", encoding="utf-8", newline="", dir=path.parent, prefix=f".{path.name}.", suffix=suffix, delete=False
@@ -249,7 +250,7 @@ def replacing(path: Path, mode: int, suffix: str = "") -> Iterator[IO[str]]:
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[str]]:
     try:
-        with replacing(path, 0o666 & ~_UMASK) as file:  # as any file of the user's, not as a temporary one
+        with replacing(path, 0o666 & ~_UMASK) as file:  # the permissions of any file of the user
             yield file
     except OSError as error:
         raise ResultsUnavailableError(
@@ -269,7 +270,7 @@ def _sync_folder(folder: Path) -> None:
 def _write_csv(file: IO[str], lines: Iterable[ResultLine], extra_columns: Sequence[str]) -> None:
     writer = csv.writer(_Lines(file))
     writer.writerow([*COLUMNS, *extra_columns])
-    places = [COLUMNS.index(name) for name in _STRANGERS]
+    places = [COLUMNS.index(name) for name in _FROM_SERVICE]
     for line in lines:
         cells = [_cell(value) for value in _public(line, extra_columns).values()]
         for place in places:
@@ -307,7 +308,7 @@ def _cell(value: Any) -> str:
 
 
 def _defused(text: str) -> str:
-    """A stranger can write this text: a table program shall not take it for a formula. ``_as_it_was`` undoes it."""
+    """Quote a text from the service so that no spreadsheet takes it for a formula; ``_as_it_was`` undoes it."""
     return "'" + text if text.lstrip("'").startswith(FORMULA_STARTS) else text
 
 
@@ -322,7 +323,7 @@ def _read(path: Path, file: IO[str]) -> Iterator[Mapping[str, Any]]:
         if reader.fieldnames and not {"conversationId", "jobId", "status"} <= set(reader.fieldnames):
             raise _not_ours(path)
         for row in reader:
-            yield row | {name: _as_it_was(row[name]) for name in _STRANGERS if row.get(name)}
+            yield row | {name: _as_it_was(row[name]) for name in _FROM_SERVICE if row.get(name)}
         return
     for text in file:
         line = json.loads(text)

@@ -1,28 +1,28 @@
-"""Finds secrets in the environment, in files that it names, and in the folder where containers have them."""
+"""Reads secrets from the environment, from files that it names, and from the secrets folder of a container."""
 
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 PREFIX = "UPLOADER_"
+# the secrets folder of a container; ``UPLOADER_SECRETS_DIR`` names another
 FOLDER = Path("/run/secrets")
-"""Where containers have their secrets; ``UPLOADER_SECRETS_DIR`` names another folder."""
 FOLDER_VARIABLE = "UPLOADER_SECRETS_DIR"
+# settings that are secret: neither flags nor keys of the config file
 CREDENTIALS = ("app_id", "app_secret", "access_token")
-"""What is a secret: no flag, no config file."""
+# settings that ``UPLOADER_…_FILE`` may name a file for; the ledger's address may have a password in it
 FROM_FILES = (*CREDENTIALS, "ledger")
-"""What ``UPLOADER_…_FILE`` may name a file for; the ledger's address may have a password in it."""
 MOST_BYTES = 64 * 1024
 _QUOTES = "'\"`\u2018\u2019\u201c\u201d\u201e"
+# the part before a token where a header was copied whole
 _SCHEME = re.compile(r"(?:authorization\s*:\s*)?(?:bearer|token|basic)(?:\s+|\s*:)|authorization\s*:", re.IGNORECASE)
-"""What stands before a token where a header was copied whole."""
+# user and password in an address
 _LOGIN = re.compile(r"(?<=://)\S*@")
 _PASSWORD = re.compile(r"(?<=password=)[^&\s'\"]+", re.IGNORECASE)
-"""Where an address may have user and password."""
 
 
 def folder(environment: Mapping[str, str]) -> Path | None:
-    """The secrets folder; None where there is none.
+    """Return the secrets folder; None where there is none.
 
     Raises:
         ValueError: The environment names one that is none, or that cannot be read.
@@ -41,18 +41,18 @@ def folder(environment: Mapping[str, str]) -> Path | None:
 
 
 def find(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:
-    """Read secrets as they are now: from the environment, else from a file that it names, else from the folder.
+    """Read secrets from the environment, else from files that it names, else from the secrets folder.
 
     Args:
-        names: Settings by their names, ``app_secret`` say: the variable is ``UPLOADER_APP_SECRET``, the file is
+        names: Names of settings, such as ``app_secret``: the variable is ``UPLOADER_APP_SECRET``, the file is
             named by ``UPLOADER_APP_SECRET_FILE``, and in the folder it is ``uploader_app_secret``.
         environment: The variables.
 
     Returns:
-        What was found, without white space around it; a variable that is empty is none.
+        The secrets that are set, without white space around them; an empty variable is not set.
 
     Raises:
-        ValueError: A file cannot be read, is empty, or contradicts a variable; the text never shows what is in it.
+        ValueError: A file cannot be read, is empty, or contradicts a variable; the text never shows its content.
     """
     inside = folder(environment)
     found = {name: _find(name, environment, inside) for name in names}
@@ -60,30 +60,30 @@ def find(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]
 
 
 def are_in_files(environment: Mapping[str, str]) -> bool:
-    """Whether credentials come from files, at least in part: then they may change while a program runs."""
+    """Return True where some credentials come from files, which may change while a program runs."""
     inside = folder(environment)
     named = any(environment.get(variable(name) + "_FILE") for name in CREDENTIALS)
     return named or (inside is not None and any(in_folder(name, inside) for name in CREDENTIALS))
 
 
 def variable(name: str) -> str:
-    """The environment variable of a setting."""
+    """Return the environment variable of a setting."""
     return PREFIX + name.upper()
 
 
 def in_folder(name: str, inside: Path) -> Path | None:
-    """The setting's file in the secrets folder, in capitals or not; None where there is none."""
+    """Return the setting's file in the secrets folder, in any letter case; None where there is none."""
     return next((file for file in sorted(inside.iterdir()) if file.name.lower() == variable(name).lower()), None)
 
 
 def has_password(address: str) -> bool:
-    """Whether an address has a password in it."""
+    """Return True where an address has a password in it."""
     login = _LOGIN.search(address)
     return (login is not None and ":" in login[0]) or _PASSWORD.search(address) is not None
 
 
 def without_login(address: str) -> str:
-    """An address as it may be shown: without the user and the password that may stand in it."""
+    """Return an address without user and password, as it may be shown."""
     return _PASSWORD.sub("…", _LOGIN.sub("…@", address))
 
 
@@ -104,7 +104,11 @@ def _find(name: str, environment: Mapping[str, str], inside: Path | None) -> str
 
 
 def _checked(value: str, name: str, source: str) -> str:
-    """See that a secret is what was meant: one line, without what a copy brought along."""
+    """Check that a secret is one line of text, without quotes or a scheme copied along; return it.
+
+    Raises:
+        ValueError: It is not; the text never shows it.
+    """
     if not value.isprintable():
         raise ValueError(f"{source}: this is no secret: write it as one line of text")
     if len(value) > 1 and value[0] in _QUOTES and value[-1] in _QUOTES:

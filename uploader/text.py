@@ -1,4 +1,4 @@
-"""Makes text from outside into text that ledger, files and terminals can hold, without secrets of ours in it."""
+"""Sanitizes text from outside: storable in ledger and files, harmless to terminals, without the uploader's secrets."""
 
 import re
 import unicodedata
@@ -7,29 +7,31 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+# shorter secrets are not masked: ids and words would contain them by accident
 LEAST_SECRET_CHARACTERS = 8
-"""A shorter secret would be found by chance in ids and words, and spoil them."""
 MASK = "…"
+# no database takes NUL in a text, and no UTF-8 half a surrogate pair
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-"""No database takes NUL in a text, and no UTF-8 half a surrogate pair."""
+# Unicode's categories of control, format, surrogate, line and paragraph separator characters
 _HIDDEN = frozenset(["Cc", "Cf", "Cs", "Zl", "Zp"])
-"""Unicode's categories of what moves a cursor, ends a line, turns the writing direction or is not seen."""
 
 
 def storable(text: str) -> str:
-    r"""Show what UTF-8 or a database cannot hold as JSON would write it: half a surrogate pair as ``\ud83d``."""
+    r"""Escape as JSON does the characters that UTF-8 or a database cannot hold: half a surrogate pair as ``\ud83d``."""
     return _UNSTORABLE.sub(_escape_match, text)
 
 
 def printable(text: str) -> str:
-    r"""Escape what a terminal would obey or hide: control characters, line ends, bidi marks, as ``\u001b``."""
+    r"""Escape the characters that a terminal obeys or hides: control characters, line ends, bidi marks (``\u001b``)."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(_escape(one) if unicodedata.category(one) in _HIDDEN else one for one in text)
+    return "".join(
+        _escape(character) if unicodedata.category(character) in _HIDDEN else character for character in text
+    )
 
 
 class Sanitizer:
-    """The one edge for text from outside: what it returns can be stored, and repeats no secret.
+    """The filter for text from outside: its output is storable and has a mask in the place of each secret.
 
     Args:
         secrets: The first secrets.
@@ -41,8 +43,8 @@ class Sanitizer:
         self.add(*secrets)
 
     def add(self, *secrets: str) -> None:
-        """Hide these from now on: as they are, percent-encoded, in base64, and escaped in HTML."""
-        new = {form for one in secrets for form in _forms(one)} - self._forms
+        """Mask more secrets from now on: as they are, percent-encoded, in base64, and escaped in HTML."""
+        new = {form for secret in secrets for form in _forms(secret)} - self._forms
         if new:
             self._forms |= new
             # the longest first: a form may begin another
@@ -50,15 +52,20 @@ class Sanitizer:
             self._pattern = re.compile("|".join(map(re.escape, longest_first)))
 
     def text(self, text: str, secret: str = "") -> str:
-        """Make a text storable, with a mask in the place of each secret, and of one more that is this text's alone."""
+        """Make a text storable and mask the secrets in it.
+
+        Args:
+            text: The text from outside.
+            secret: One more secret, which this text alone may repeat.
+        """
         shown = storable(text)
         for form in _forms(secret):
             shown = shown.replace(form, MASK)
         return shown if self._pattern is None else self._pattern.sub(MASK, shown)
 
     def keeps(self, raw: bytes | bytearray, secret: str = "") -> bool:
-        """Tell quickly, without parsing it, that no string of a JSON text would be changed; False is no certainty."""
-        # without a backslash the strings of plain ASCII are what stands there
+        """Return True where ``json`` would change nothing; False is no certainty, because the text is not parsed."""
+        # in plain ASCII without a backslash no string is escaped
         if not raw.isascii() or b"\\" in raw or b"\0" in raw:
             return False
         text = raw.decode("ascii")
@@ -66,7 +73,7 @@ class Sanitizer:
         return not found and not any(form in text for form in _forms(secret))
 
     def json(self, value: Any, secret: str = "") -> Any:
-        """Do the same to every string of a JSON value, the names of members included."""
+        """Sanitize every string of a JSON value, the names of members included."""
         if isinstance(value, str):
             return self.text(value, secret)
         if isinstance(value, dict):
@@ -92,6 +99,6 @@ def _escape_match(found: re.Match[str]) -> str:
 
 
 def _escape(character: str) -> str:
-    r"""A character as JSON escapes it: ``\u`` and four digits for each unit of UTF-16."""
+    r"""Escape a character as JSON does: ``\u`` and four digits for each unit of UTF-16."""
     units = character.encode("utf-16-be", "surrogatepass").hex()
     return "".join(rf"\u{units[start : start + 4]}" for start in range(0, len(units), 4))

@@ -10,7 +10,7 @@ from tests.simulation.run import quiet
 from tests.simulation.schedule import PUTS_PER_SECOND, Plan, World, counts
 from tests.simulation.world import content_hash
 from uploader.model import Order, State
-from uploader.policy.forecast import Lanes, foresee
+from uploader.policy.forecast import Lanes, forecast_batch
 
 LATE_SHARE = 0.15
 """Uploads take time, and an end is seen at the next look: a tenth of a job's age later."""
@@ -33,5 +33,5 @@ def test_the_engine_ends_when_the_forecast_says(seed: int, limit: int, order: Or
     world._night(bad=False)
     assert counts(world)[State.COMPLETED] == plan.rows
     took = max(job.ends_at for job in world.service.jobs.values()) - begun
-    foreseen = foresee(lanes, limit, PUTS_PER_SECOND, order=order).seconds
+    foreseen = forecast_batch(lanes, limit, PUTS_PER_SECOND, order=order).seconds
     assert foreseen <= took <= foreseen * (1 + LATE_SHARE)

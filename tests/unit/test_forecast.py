@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploader.policy.forecast import Lanes, foresee, pace_of
+from uploader.policy.forecast import Lanes, forecast_batch, pace_of
 
 MANY = 1e9
 """So many uploads a second that their rate is no bound."""
@@ -33,12 +33,12 @@ def lanes_of(items: list[tuple[int, float]]) -> Lanes:
 )
 def test_a_schedule_by_hand(items: list[tuple[int, float]], limit: int, expected: float) -> None:
     """Lanes one job at a time, of those that may go the one whose item stands first in the manifest."""
-    assert foresee(lanes_of(items), limit, MANY).seconds == pytest.approx(expected)
+    assert forecast_batch(lanes_of(items), limit, MANY).seconds == pytest.approx(expected)
 
 
 def test_the_rate_bounds_how_fast_uploads_begin() -> None:
     """Ten lanes with room for all: the last begins nine steps after the first."""
-    assert foresee(lanes_of([(one, 1.0) for one in range(10)]), 100, 2.0).seconds == pytest.approx(5.5)
+    assert forecast_batch(lanes_of([(one, 1.0) for one in range(10)]), 100, 2.0).seconds == pytest.approx(5.5)
 
 
 @given(items=ITEMS, limit=st.integers(1, 8))
@@ -47,7 +47,7 @@ def test_it_keeps_the_bounds_of_every_schedule(items: list[tuple[int, float]], l
     lanes = lanes_of(items)
     total = sum(seconds for _, seconds in items)
     longest = lanes.longest()[1]
-    found = foresee(lanes, limit, MANY)
+    found = forecast_batch(lanes, limit, MANY)
     assert found.begun == len(items)
     assert max(total / limit, longest) <= found.seconds * (1 + 1e-9)
     assert found.seconds <= total * (1 + 1e-9) + 1e-6
@@ -57,7 +57,7 @@ def test_it_keeps_the_bounds_of_every_schedule(items: list[tuple[int, float]], l
 @given(items=ITEMS, limit=st.integers(1, 8), times=st.lists(st.floats(0.0, 500.0), min_size=2, max_size=5))
 def test_more_time_begins_no_less(items: list[tuple[int, float]], limit: int, times: list[float]) -> None:
     """How many items begin in a time grows with the time, up to all of them."""
-    begun = [foresee(lanes_of(items), limit, MANY, time).begun for time in sorted(times)]
+    begun = [forecast_batch(lanes_of(items), limit, MANY, time).begun for time in sorted(times)]
     assert all(before <= after for before, after in pairwise(begun))
     assert begun[-1] <= len(items)
 
@@ -67,11 +67,11 @@ def test_a_file_of_unknown_length_counts_by_its_size() -> None:
     lanes = Lanes()
     lanes.add(1, 1000, 10.0)
     lanes.add(2, 500, None)
-    lanes.jobs_take(2.0, 1.0)
+    lanes.set_job_seconds(2.0, 1.0)
     assert (list(lanes.seconds), lanes.unknown_lengths) == ([20.0, 10.0], 1)
     alone = Lanes()
     alone.add(1, 500, None)
-    alone.jobs_take(1.0, 50.0)
+    alone.set_job_seconds(1.0, 50.0)
     assert list(alone.seconds) == [10.0]
 
 
@@ -102,9 +102,9 @@ def test_live_jobs_hold_their_slots_and_lanes(
         lanes.begin_with(conversation, seconds, age)
     for conversation, seconds in items:
         lanes.add(conversation, 1, seconds)
-    lanes.jobs_take(1.0, 1.0)
+    lanes.set_job_seconds(1.0, 1.0)
     assert lanes.count == len({conversation for conversation, _ in items})
-    assert foresee(lanes, limit, MANY).seconds == pytest.approx(expected)
+    assert forecast_batch(lanes, limit, MANY).seconds == pytest.approx(expected)
 
 
 def test_a_live_job_of_the_batch_is_waited_for() -> None:
@@ -115,5 +115,5 @@ def test_a_live_job_of_the_batch_is_waited_for() -> None:
     lanes.add(3, 1, 5.0)
     lanes.wait_for(2)
     lanes.wait_for(3)
-    lanes.jobs_take(1.0, 1.0)
-    assert foresee(lanes, 5, MANY).seconds == pytest.approx(20.0)
+    lanes.set_job_seconds(1.0, 1.0)
+    assert forecast_batch(lanes, 5, MANY).seconds == pytest.approx(20.0)

@@ -36,7 +36,7 @@ def test_what_is_printed_moves_no_cursor_and_fakes_no_line(
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_what_is_logged_moves_no_cursor_and_fakes_no_line(form: logs.Form, capsys: pytest.CaptureFixture[str]) -> None:
     """In text and in JSON, which stays JSON and says the same."""
-    before = logs.get_logger().wanted
+    before = logs.get_logger().config
     logs.configure(form, "info")
     try:
         logs.get_logger().info("attempt", jobId=NASTY, reason=f"HTTP 400: {NASTY}", half="caf\\ud83d")

@@ -44,7 +44,7 @@ from uploader.ledger.standing import Standing, keep_counts, standing
 from uploader.ledger.thread import LedgerThread
 from uploader.model import Order, State
 from uploader.policy.endings import ending
-from uploader.policy.forecast import foresee, pace_of
+from uploader.policy.forecast import forecast_batch, pace_of
 from uploader.policy.hearing import signed_token
 from uploader.policy.waiting import Standstill
 from uploader.settings import Settings, host_and_port
@@ -225,8 +225,8 @@ class BatchRun:
             live = live_jobs(connection, account_id)
             left = lanes_to_send(connection, self._batch.account_id, live, self._now(), hold=self._settings.lanes.hold)
             pace = pace_of(jobs_seen(connection, account_id))
-        left.jobs_take(pace or assumed.job_seconds_per_audio_second, assumed.audio_bytes_per_second)
-        return foresee(left, limit, self._settings.rate, order=Order(assumed.order)).seconds
+        left.set_job_seconds(pace or assumed.job_seconds_per_audio_second, assumed.audio_bytes_per_second)
+        return forecast_batch(left, limit, self._settings.rate, order=Order(assumed.order)).seconds
 
     def _is_lane_ready(self) -> bool:
         with self._reader.reading() as connection:

@@ -8,7 +8,7 @@ from typing import Any
 
 from uploader.ledger.sending import Amount, ToSend
 from uploader.model import LimitFacts, Order, State
-from uploader.policy.forecast import Forecast, Lanes, foresee
+from uploader.policy.forecast import Forecast, Lanes, forecast_batch
 from uploader.settings import Settings
 from uploader.status.formatting import (
     amount_json,
@@ -186,7 +186,7 @@ def forecast_plan(
     """
     assumed = settings.schedule
     took = assumed.job_seconds_per_audio_second if pace is None else pace
-    work.lanes.jobs_take(took, assumed.audio_bytes_per_second)
+    work.lanes.set_job_seconds(took, assumed.audio_bytes_per_second)
     within = float("inf") if until is None else (until - now).total_seconds()
     return PlanReport(
         work=work,
@@ -194,7 +194,7 @@ def forecast_plan(
         seen=pace is not None,
         assumed_bytes_per_second=assumed.audio_bytes_per_second,
         forecasts=[
-            foresee(work.lanes, count, settings.rate, within, Order(assumed.order))
+            forecast_batch(work.lanes, count, settings.rate, within, Order(assumed.order))
             for count in sorted({*LIMITS, settings.limit, limit.in_force})
         ],
         limit=limit,

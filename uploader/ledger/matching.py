@@ -1,4 +1,4 @@
-"""Which items of the ledger the staged rows of a manifest name."""
+"""Matches the staged rows of a manifest to the items that exist in the ledger."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -47,31 +47,32 @@ _STATES = {state.value: state for state in State}
 
 
 class Hashes:
-    """Hashes of files, each read once at most."""
+    """A cache of content hashes, for which each file is read once at most."""
 
     def __init__(self, read: ContentHash) -> None:
         self._read = read
         self._found: dict[str, str | None] = {}
 
     def of(self, path: str) -> str | None:
-        """The hash of a file; it is read where it was not before."""
+        """Return the hash of a file, which is read unless it was read before."""
         if path not in self._found:
             self._found[path] = self._read(path)
         return self._found[path]
 
     def known(self, path: str) -> str | None:
-        """The hash of a file that was read already."""
+        """Return the hash of a file that was read already; None where it was not."""
         return self._found.get(path)
 
 
 def _may_be_named(item: Any) -> ColumnElement[bool]:
-    """A repeat knows its own items alone; to any other load what a repeat appended is appended."""
+    """Build the condition that rows may name an item: a repeat's rows its own items alone, other rows all items."""
     meant = bindparam("repeat_id", type_=items.c.repeat_id.type)
     return and_(item.c.invalid_batch_id.is_(None), or_(meant == 0, item.c.repeat_id == meant))
 
 
 _first, _other, _open = items.alias("first"), items.alias("other"), items.alias("open")
 
+# an item of the row's lane and path
 _of_path = (
     select(_first.c.id)
     .where(_first.c.lane_id == staged.c.lane_id, _first.c.path == staged.c.path, _may_be_named(_first))
@@ -80,7 +81,7 @@ _of_path = (
     .scalar_subquery()
 )
 
-# by the row's lane and path, which are the item's, too: were it about the item alone, SQLite would read all items first
+# several items have the row's lane and path; correlated to the row, or SQLite would read all items first
 _is_one_of_several = exists().where(
     _other.c.lane_id == staged.c.lane_id,
     _other.c.path == staged.c.path,
@@ -88,7 +89,7 @@ _is_one_of_several = exists().where(
     _may_be_named(_other),
 )
 
-# a row whose file is untouched since the one item of its path was loaded is that item; the first such row takes it
+# a row names the only item of its path where the file is untouched since; the first such row takes it
 _FIND_UNTOUCHED = (
     insert_or_ignore(found)
     .from_select(
@@ -126,7 +127,7 @@ _groups = (
     .subquery("groups")
 )
 
-# sizes that meet an item which no row has named so far: looked up once a size, not once a row
+# the rows' sizes that some item has which no row has named so far: looked up once a size, not once a row
 _MEET = insert(met).from_select(
     ["lane_id", "size"],
     select(_groups).where(
@@ -136,11 +137,12 @@ _MEET = insert(met).from_select(
     ),
 )
 
-# what is left is new, but for rows that meet an item by size or path, or have no file
+# a row is compared where an item has its size or path, or its file is gone; all others are new
 _meets = or_(tuple_(staged.c.lane_id, staged.c.size).in_(select(met.c.lane_id, met.c.size)), _unnamed_of_path)
 
 
 def _comparing(condition: ColumnElement[bool]) -> Insert:
+    """Build the statement that lists rows to be compared with existing items."""
     return insert(compared).from_select(
         ["line", "lane_id", "path", "size"],
         select(staged.c.line, func.coalesce(staged.c.lane_id, 0), staged.c.path, staged.c.size).where(
@@ -152,13 +154,14 @@ def _comparing(condition: ColumnElement[bool]) -> Insert:
 _COMPARE_GONE = _comparing(staged.c.size.is_(None))
 _COMPARE = _comparing(or_(staged.c.size.is_(None), and_(staged.c.lane_id.is_not(None), _meets)))
 
-# in the order of Row's fields; its signature at last
+# in the order of Row's fields, its signature last
 _ROW = (
     *staged.c["line", "conversation_id", "audio_path", "path", "given_type"],
     *apart.c["parameters", "extras"],
     *staged.c["size", "change"],
 )
 
+# the rows to be compared, by lane, in the manifest's order
 _COMPARED = (
     select(compared.c.lane_id, *_ROW)
     .select_from(compared)
@@ -170,7 +173,7 @@ _COMPARED = (
 
 
 def _items_beside(column: str) -> Select[Any]:
-    """Items that share a size, or a path, with one of the rows that are compared in some lanes."""
+    """Select the items of some lanes that share a size, or a path, with one of the compared rows."""
     beside = (
         select(compared.c.lane_id, compared.c[column])
         .where(compared.c.lane_id.between(bindparam("lane_from"), bindparam("lane_to")))
@@ -182,12 +185,14 @@ def _items_beside(column: str) -> Select[Any]:
     )
 
 
+# the items of some lanes that compared rows may name
 _ITEMS = select(*_KNOWN).where(
     items.c.id.in_(_items_beside("size").union(_items_beside("path"))),
     _may_be_named(items),
     ~exists().where(found.c.item_id == items.c.id),
 )
 
+# the refused items that untouched rows name, beside these rows
 _REFUSED = (
     select(*_ROW, *_KNOWN)
     .select_from(found)
@@ -197,12 +202,14 @@ _REFUSED = (
     .where(found.c.state == State.REFUSED, is_listed(found.c.state == State.REFUSED))
 )
 
+# make a refused item pending again that its row corrects
 _MEND = (
     update(found).where(found.c.line == bindparam("of_line")).values(mended=True, state=State.PENDING, takes=Takes.ROW)
 )
 
 _ADD = insert(found)
 
+# all staged rows, with the states of their items
 _ALL = (
     select(
         *staged.c["line", "path", "size", "duration_seconds", "billed_seconds"],
@@ -218,13 +225,13 @@ _ALL = (
 
 
 def resolve_rows(connection: Connection, stage: Stage, repeat_id: int, hashes: Hashes) -> list[Row]:
-    """Look up which item each staged row names; nothing is written but the stage.
+    """Match each staged row to an existing item; writes to the stage alone.
 
     Args:
         connection: The stage's connection, in a transaction.
         stage: The staged rows.
-        repeat_id: That of the ``--repeat`` whose own items alone are meant; 0 means all items.
-        hashes: Hashes of files; asked only where a size meets one that is known.
+        repeat_id: The ``--repeat`` whose own items alone are matched; 0 matches all items.
+        hashes: Hashes of files; used only where a row's size equals that of an item.
 
     Returns:
         The rows whose file is gone although no item that was begun is theirs.
@@ -245,15 +252,15 @@ def resolve_rows(connection: Connection, stage: Stage, repeat_id: int, hashes: H
 
 
 def staged_rows(connection: Connection) -> Iterator[Any]:
-    """Yield all staged rows in the manifest's order, with the state of the item.
+    """Yield all staged rows in the manifest's order, each with the state in which loading would leave its item.
 
-    The state is the one in which loading would leave the item, None where the row is new; an invalid row has no path.
+    The state is None where the row is a new item; an invalid row has no path.
     """
     yield from connection.execute(_ALL)
 
 
 def _by_lanes(rows: Iterable[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, ...]]]:
-    """Part rows, which begin with their lane, between lanes; some lanes together."""
+    """Split rows, whose first column is their lane, into chunks of whole lanes."""
     some: list[tuple[Any, ...]] = []
     for _, of_lane in groupby(rows, itemgetter(0)):
         some += of_lane
@@ -267,13 +274,14 @@ def _by_lanes(rows: Iterable[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, .
 def _compare(
     connection: Connection, stage: Stage, rows: Sequence[tuple[Any, ...]], repeat_id: int, hashes: Hashes
 ) -> list[Row]:
-    """Find the items of the rows of some lanes one by one, in the manifest's order; return those that lack a file."""
+    """Match the rows of some lanes one by one, in the manifest's order; return those whose file is missing."""
     known: defaultdict[int, Items] = defaultdict(Items)
-    for one in connection.execute(_ITEMS, {"lane_from": rows[0][0], "lane_to": rows[-1][0], "repeat_id": repeat_id}):
-        known[one.lane_id].add(_known(one))
+    lanes = {"lane_from": rows[0][0], "lane_to": rows[-1][0], "repeat_id": repeat_id}
+    for columns in connection.execute(_ITEMS, lanes):
+        known[columns.lane_id].add(_existing_item(columns))
     taken, read, lacking = [], [], []
-    for lane_id, *columns in rows:
-        row = _row(columns)
+    for lane_id, *given in rows:
+        row = _row(given)
         item = find(row.path, row.signature, known[lane_id], NAMED, hashes.of)
         if (content_hash := hashes.known(row.path)) is not None:
             read.append({"of_line": row.line, "hash": content_hash})
@@ -289,7 +297,7 @@ def _compare(
 
 
 def _found(item: ExistingItem, row: Row, hashes: Hashes) -> dict[str, Any]:
-    """What is kept of an item that a row names, and that was looked for one by one."""
+    """Return the columns of ``found`` for an item that a row names."""
     mended = is_corrected(item, row, hashes.of)
     state = State.PENDING if mended else item.state
     takes = Takes.ROW_AND_FILE if state is State.PENDING and row.signature is not None else Takes.NOTHING
@@ -297,17 +305,17 @@ def _found(item: ExistingItem, row: Row, hashes: Hashes) -> dict[str, Any]:
 
 
 def _mend_untouched(connection: Connection, hashes: Hashes) -> None:
-    """See which of the refused items that were found are corrected by their rows: by type or parameters alone."""
+    """Make refused items pending whose untouched rows correct them, by type or parameters."""
     mended = []
-    for one in connection.execute(_REFUSED):
-        row = _row(one[: len(_ROW)])
-        if is_corrected(_known(one[len(_ROW) :]), row, hashes.of):
+    for columns in connection.execute(_REFUSED):
+        row = _row(columns[: len(_ROW)])
+        if is_corrected(_existing_item(columns[len(_ROW) :]), row, hashes.of):
             mended.append({"of_line": row.line})
     if mended:
         connection.execute(_MEND, mended)
 
 
-def _known(columns: Sequence[Any]) -> ExistingItem:
+def _existing_item(columns: Sequence[Any]) -> ExistingItem:
     item_id, lane_id, path, size, change, content_hash, state, *more = columns
     attempts, position, load_id, content_type, parameters, is_refused_for_file = more
     state = _STATES[state]

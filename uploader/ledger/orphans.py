@@ -1,4 +1,4 @@
-"""What a manifest held before and no batch's rows name any more, as far as it is not over."""
+"""Finds orphans: unfinished items that no batch's current rows reference."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,24 +13,23 @@ from uploader.model import Load, State
 
 
 class Orphans(NamedTuple):
-    """Items that a batch named last and that no batch's rows name any more, by state.
-
-    ``leftovers`` are those of them that wait where the present run does not reach.
-    """
+    """The orphans of a batch: the items that it was the last to name."""
 
     batch_id: int
     batch: str
+    # items by state, held ones apart from pending ones
     counts: Mapping[State, int]
+    # pending ones that the present run does not send
     leftovers: int
 
     @property
     def items(self) -> int:
-        """All of them."""
+        """The number of all orphans."""
         return sum(self.counts.values())
 
 
 def find_orphans(connection: Connection, account_id: int, *, hold: bool) -> list[Orphans]:
-    """What an account's batches held before and none holds any more; its cost depends on what is not over.
+    """Find the orphans of an account, by batch; the cost grows with the unfinished items alone.
 
     Args:
         connection: A connection in a transaction.
@@ -39,6 +38,7 @@ def find_orphans(connection: Connection, account_id: int, *, hold: bool) -> list
     """
     state = case((is_held(hold=hold), literal(State.HELD.value)), else_=items.c.state)
     beyond = and_(items.c.state == State.PENDING, ~IS_IN_BACKLOG)
+    # count the unfinished items without a row, by the batch of the load that named them last, and by state
     found = connection.execute(
         select(
             batches.c.id,
@@ -58,11 +58,14 @@ def find_orphans(connection: Connection, account_id: int, *, hold: bool) -> list
     by_batch: defaultdict[tuple[int, str], list[Any]] = defaultdict(list)
     for row in found:
         by_batch[row.id, row.name].append(row)
-    return [_orphans(*batch, some) for batch, some in by_batch.items()]
+    return [
+        Orphans(batch_id, batch, _counts(of_batch), sum(row.leftovers for row in of_batch))
+        for (batch_id, batch), of_batch in by_batch.items()
+    ]
 
 
 def orphaned_by_load(connection: Connection, load: Load, *, hold: bool) -> Mapping[State, int]:
-    """What the load before this one named and no batch names any more, as far as it is not over, by state.
+    """Count by state the items that a load made orphans: named by the load before it, and by no batch now.
 
     Args:
         connection: The transaction of the load, its rows loaded.
@@ -71,6 +74,7 @@ def orphaned_by_load(connection: Connection, load: Load, *, hold: bool) -> Mappi
     """
     state = case((is_held(hold=hold), literal(State.HELD.value)), else_=items.c.state)
     before = select(func.max(loads.c.id)).where(loads.c.batch_id == load.batch_id, loads.c.id < load.load_id)
+    # count the unfinished items without a row that the batch's previous load named last
     found = connection.execute(
         select(state.label("state"), func.count().label("items"))
         .select_from(items)
@@ -86,14 +90,10 @@ def orphaned_by_load(connection: Connection, load: Load, *, hold: bool) -> Mappi
 
 
 def is_orphan() -> ColumnElement[bool]:
-    """Whether no batch's rows name an item."""
+    """Build the condition that no batch's rows name an item."""
     named = rows.alias("named_at_all")
     return ~select(named.c.line).where(named.c.item_id == items.c.id).correlate(items).exists()
 
 
-def _orphans(batch_id: int, batch: str, found: Sequence[Any]) -> Orphans:
-    return Orphans(batch_id, batch, _counts(found), sum(row.leftovers for row in found))
-
-
 def _counts(found: Sequence[Any]) -> Mapping[State, int]:
-    return {one: sum(row.items for row in found if row.state == one) for one in State}
+    return {state: sum(row.items for row in found if row.state == state) for state in State}

@@ -351,7 +351,9 @@ def _needing(batch_id: int | None) -> CompoundSelect[Any]:
         null().label("job_id"),
     ).where(rows.c.item_id.is_(None))
     both = (of_items, alone)
-    return union_all(*(both if batch_id is None else (one.where(rows.c.batch_id == batch_id) for one in both)))
+    return union_all(
+        *(both if batch_id is None else (statement.where(rows.c.batch_id == batch_id) for statement in both))
+    )
 
 
 def _in_the_way(connection: Connection, batch_id: int) -> list[Trouble]:

@@ -180,7 +180,7 @@ def open_items(
 
 def resolve(
     connection: Connection,
-    one: OpenItem,
+    item: OpenItem,
     decision: Decision,
     *,
     job_id: str | None,
@@ -197,33 +197,33 @@ def resolve(
     Raises:
         UsageError: The decision does not fit the item's state, or a run has it in hand by now.
     """
-    _check_fits(one, decision)
+    _check_fits(item, decision)
     if job_id is not None:
-        _check_free(connection, one, job_id)
+        _check_free(connection, item, job_id)
     state = resolved_state(decision, job_id)
-    if one.state is State.PENDING:
-        remove_from_backlog(connection, one.item_id)
+    if item.state is State.PENDING:
+        remove_from_backlog(connection, item.item_id)
     changed = connection.execute(
         update(items)
-        .where(items.c.id == one.item_id, items.c.state == one.state, items.c.attempts == one.attempts)
-        .values(_values(one, state, job_id, note, now))
+        .where(items.c.id == item.item_id, items.c.state == item.state, items.c.attempts == item.attempts)
+        .values(_values(item, state, job_id, note, now))
     )
     if changed.rowcount != 1:
-        raise UsageError(f"line {one.line}: a run has changed this item meanwhile: look again")
+        raise UsageError(f"line {item.line}: a run has changed this item meanwhile: look again")
     connection.execute(
         insert(resolutions).values(
-            item_id=one.item_id,
+            item_id=item.item_id,
             resolved_at=now,
             resolved_by=who,
             decision=decision,
-            from_state=one.state,
+            from_state=item.state,
             job_id=job_id,
             note=note,
         )
     )
     if state is State.PENDING:
-        add_to_backlog(connection, one.item_id)
-    recompute_ready(connection, [one.lane_id], hold=hold)
+        add_to_backlog(connection, item.item_id)
+    recompute_ready(connection, [item.lane_id], hold=hold)
     return state
 
 
@@ -263,8 +263,8 @@ def histories(connection: Connection, item_ids: Sequence[int]) -> Mapping[int, S
 
 
 def _is_of_account(batch_id: int) -> ColumnElement[bool]:
-    of = batches.alias("looked_at")
-    return items.c.account_id == select(of.c.account_id).where(of.c.id == batch_id).scalar_subquery()
+    looked_at = batches.alias("looked_at")
+    return items.c.account_id == select(looked_at.c.account_id).where(looked_at.c.id == batch_id).scalar_subquery()
 
 
 def _row_of_item() -> ColumnElement[int]:
@@ -367,37 +367,37 @@ def _open(row: RowMapping) -> OpenItem:
     )
 
 
-def fits(one: OpenItem, decision: Decision) -> bool:
+def fits(item: OpenItem, decision: Decision) -> bool:
     """Whether a decision may be about an item as it is."""
-    if one.state not in RESOLVABLE[decision]:
+    if item.state not in RESOLVABLE[decision]:
         return False
-    if one.state is State.ACCEPTED and not (one.is_job_uncertain or one.by_hand):
+    if item.state is State.ACCEPTED and not (item.is_job_uncertain or item.by_hand):
         return False
-    return decision is Decision.DROP or not one.invalid
+    return decision is Decision.DROP or not item.invalid
 
 
-def _check_fits(one: OpenItem, decision: Decision) -> None:
-    if fits(one, decision):
+def _check_fits(item: OpenItem, decision: Decision) -> None:
+    if fits(item, decision):
         return
-    if one.invalid and one.state in RESOLVABLE[decision]:
-        raise UsageError(f"line {one.line}: its row is invalid: correct the manifest and run it again, or --drop it")
+    if item.invalid and item.state in RESOLVABLE[decision]:
+        raise UsageError(f"line {item.line}: its row is invalid: correct the manifest and run it again, or --drop it")
     states = ", ".join(sorted(state.value for state in RESOLVABLE[decision]))
-    told = one.shown_state.value
-    raise UsageError(f"line {one.line}: it is {told}: --{decision.value} is for items that are {states}")
+    told = item.shown_state.value
+    raise UsageError(f"line {item.line}: it is {told}: --{decision.value} is for items that are {states}")
 
 
-def _check_free(connection: Connection, one: OpenItem, job_id: str) -> None:
+def _check_free(connection: Connection, item: OpenItem, job_id: str) -> None:
     """A job belongs to one append: one that is known already is a slip of the pen."""
     applied = select(attempts.c.item_id).where(attempts.c.job_id == job_id, attempts.c.outcome == Outcome.APPLIED)
     told = select(resolutions.c.item_id).where(
-        resolutions.c.job_id == job_id, resolutions.c.item_id != one.item_id, ~IS_CORRECTED
+        resolutions.c.job_id == job_id, resolutions.c.item_id != item.item_id, ~IS_CORRECTED
     )
-    shown = select(items.c.id).where(items.c.job_id == job_id, items.c.id != one.item_id)
+    shown = select(items.c.id).where(items.c.job_id == job_id, items.c.id != item.item_id)
     if connection.execute(applied.union(told, shown).limit(1)).first() is not None:
-        raise UsageError(f"line {one.line}: --appended {job_id}: the ledger knows this job as another append's")
+        raise UsageError(f"line {item.line}: --appended {job_id}: the ledger knows this job as another append's")
 
 
-def _values(one: OpenItem, state: State, job_id: str | None, note: str | None, now: float) -> dict[str, Any]:
+def _values(item: OpenItem, state: State, job_id: str | None, note: str | None, now: float) -> dict[str, Any]:
     over = state in (State.COMPLETED, State.DROPPED)
     values: dict[str, Any] = {
         "state": state,
@@ -409,9 +409,9 @@ def _values(one: OpenItem, state: State, job_id: str | None, note: str | None, n
     }
     if state is State.ACCEPTED:
         values |= {"job_id": job_id, "accepted_at": now}
-    if over and (one.by_hand and not one.overdue):
+    if over and (item.by_hand and not item.overdue):
         values |= {"job_id": None}  # a slip of the pen: the job is none of this item's
-    if state is State.COMPLETED and one.state is State.IN_DOUBT:
+    if state is State.COMPLETED and item.state is State.IN_DOUBT:
         values |= {"job_id": None}  # an answer that was not trusted may have named one
     if state is State.PENDING:
         values |= {"job_id": None, "http_status": None, "invalid_batch_id": None}

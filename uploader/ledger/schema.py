@@ -316,13 +316,13 @@ rows = Table(
 )
 
 
-def is_in_state(state: ColumnElement[str], states: Iterable[State]) -> ColumnElement[bool]:
+def is_in_state(column: ColumnElement[str], states: Iterable[State]) -> ColumnElement[bool]:
     """Build an IN over states that are known beforehand.
 
     SQLAlchemy puts the values of an ordinary ``in_`` into the statement anew at each execution, and then executes it
     for one set of parameters only.
     """
-    return state.in_([literal(one) for one in states])
+    return column.in_([literal(state) for state in states])
 
 
 @event.listens_for(metadata, "before_create")

@@ -67,7 +67,7 @@ class ToSend:
     @property
     def all(self) -> Amount:
         """Everything together: what is billed, and what --max-billed-minutes bounds."""
-        return sum((one.amount for one in self.leftovers), self.own)
+        return sum((leftover.amount for leftover in self.leftovers), self.own)
 
 
 def to_send(connection: Connection, account_id: int, batch_id: int, *, hold: bool) -> ToSend:

@@ -232,7 +232,7 @@ class Stage:
         ]
         if refused:
             self._connection.execute(_REFUSE, refused)
-            self._connection.execute(_WITHOUT_FILE, [{"of_line": one["of_line"]} for one in refused])
+            self._connection.execute(_WITHOUT_FILE, [{"of_line": row["of_line"]} for row in refused])
 
     def keep_hashes(self, hashes: Sequence[Mapping[str, Any]]) -> None:
         """Keep hashes of rows' files: of each ``of_line`` and ``hash``."""
@@ -278,7 +278,7 @@ def format_problems(row: InvalidRow) -> str:
 
 def read_hints(text: Any, line: int) -> Iterator[Problem]:
     """Hints as they were staged."""
-    return (Problem(line, *one) for one in text or ())
+    return (Problem(line, *hint) for hint in text or ())
 
 
 def _values(row: Row, lane_id: int | None, probe: AudioProbe, *, separate: bool) -> tuple[Any, ...]:

@@ -30,7 +30,7 @@ class Tally:
 
     def __add__(self, other: "Tally") -> "Tally":
         """Add two tallies, figure by figure."""
-        return Tally(*(one + another for one, another in zip(astuple(self), astuple(other), strict=True)))
+        return Tally(*(figure + added for figure, added in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +42,23 @@ class Standing:
     def __add__(self, other: "Standing") -> "Standing":
         """Add the standings of two batches."""
         states = {*self.tallies, *other.tallies}
-        return Standing({one: self.of(one) + other.of(one) for one in State if one in states})
+        return Standing({state: self.of(state) + other.of(state) for state in State if state in states})
 
     def of(self, *states: State) -> Tally:
         """The tally of some states together."""
-        return reduce(Tally.__add__, (self.tallies[one] for one in states if one in self.tallies), Tally())
+        return reduce(Tally.__add__, (self.tallies[state] for state in states if state in self.tallies), Tally())
 
     @property
     def counts(self) -> Mapping[State, int]:
         """Items by state, of every state."""
-        return {one: self.of(one).items for one in State}
+        return {state: self.of(state).items for state in State}
 
     @property
     def billed_minutes(self) -> Mapping[State, float]:
         """What is, or would be, billed of the items of each state, in minutes."""
-        return {one: round(tally.billed_seconds / 60, 2) for one, tally in self.tallies.items() if tally.billed_seconds}
+        return {
+            state: round(tally.billed_seconds / 60, 2) for state, tally in self.tallies.items() if tally.billed_seconds
+        }
 
     @property
     def unknown_lengths(self) -> int:
@@ -142,7 +144,8 @@ def standings(
         hold: Whether trouble holds the rest of a lane.
     """
     return {
-        one: _kept(connection, one, left.get(one, NOTHING)) or standing(connection, one, hold=hold) for one in batch_ids
+        batch_id: _kept(connection, batch_id, left.get(batch_id, NOTHING)) or standing(connection, batch_id, hold=hold)
+        for batch_id in batch_ids
     }
 
 
@@ -156,12 +159,12 @@ def keep_counts(connection: Connection, most: int, *, hold: bool) -> None:
     """
     left = unfinished(connection, hold=hold)
     latest = select(batches.c.id).order_by(batches.c.ran_at.desc(), batches.c.id.desc()).limit(most)
-    for one in {*left, *connection.execute(latest).scalars()}:
-        if _kept(connection, one, left.get(one, NOTHING)) is None:
-            found = standing(connection, one, hold=hold)
+    for batch_id in {*left, *connection.execute(latest).scalars()}:
+        if _kept(connection, batch_id, left.get(batch_id, NOTHING)) is None:
+            found = standing(connection, batch_id, hold=hold)
             over = {state: astuple(found.of(state)) for state in OVER if found.of(state).items}
-            counted = {"load": _newest_load(connection, one), "rows": found.items, "over": over}
-            connection.execute(update(batches).where(batches.c.id == one).values(counted=counted))
+            counted = {"load": _newest_load(connection, batch_id), "rows": found.items, "over": over}
+            connection.execute(update(batches).where(batches.c.id == batch_id).values(counted=counted))
 
 
 def _kept(connection: Connection, batch_id: int, left: Standing) -> Standing | None:

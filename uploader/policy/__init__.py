@@ -1,4 +1,4 @@
-"""Decides, as pure functions: what a reply means, what comes next, how long to wait, what the limit is.
+"""Decides, as pure functions: the meaning of a reply, the next state, the waits, the limit.
 
-Nothing in here knows asyncio, a clock or chance: time and jitter come in as arguments.
+No module of it imports asyncio, a clock or a random source: time and jitter are arguments.
 """

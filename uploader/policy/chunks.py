@@ -1,14 +1,14 @@
-"""Decides how much of a file is read at once: few large uploads get large chunks, many get smaller ones."""
+"""Decides the size of the chunks in which files are read: few uploads get large chunks, many get smaller ones."""
 
+# memory for the chunks of all uploads at once
 BUDGET_BYTES = 16 * 1024 * 1024
-"""What the chunks of all uploads at once may take."""
+# measured: twice as much costs no less CPU a byte; an eighth of it costs twice as much, for each chunk's wait
 MOST_BYTES = 1024 * 1024
-"""Measured: twice as much costs no less CPU a byte; an eighth of it costs twice as much, for each chunk's wait."""
 LEAST_BYTES = 128 * 1024
 
 
 def chunk_bytes(uploads: int) -> int:
-    """How many bytes of its file an upload reads at once.
+    """Return how many bytes of its file an upload reads at once.
 
     Args:
         uploads: How many there may be at once.

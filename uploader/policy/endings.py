@@ -1,4 +1,4 @@
-"""Decides how a run that came to its end is told: the exit code."""
+"""Decides the exit code of a run that has ended."""
 
 from collections.abc import Mapping
 
@@ -7,13 +7,13 @@ from uploader.model import State
 
 
 def ending(counts: Mapping[State, int], *, overdue: int, no_wait: bool, unfinished: ExitCode) -> ExitCode:
-    """Tell the exit code of a batch (design: exit codes).
+    """Return the exit code of a batch (design: exit codes).
 
     Args:
         counts: Items by state, held ones apart from pending ones.
         overdue: Accepted items whose job did not end within ``job_timeout_seconds``.
-        no_wait: Whether accepted is over.
-        unfinished: The code where items still wait their turn or run.
+        no_wait: Take an accepted item as over.
+        unfinished: The code where items are still pending or their jobs running.
     """
     running = counts.get(State.ACCEPTED, 0) - overdue if not no_wait else 0
     waiting = sum(counts.get(state, 0) for state in (State.PENDING, State.SENDING, State.SENT))

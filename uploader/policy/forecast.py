@@ -1,4 +1,4 @@
-"""Foresees when a batch ends: by the order in which the claim takes its items, and what its jobs take."""
+"""Forecasts the end of a batch, by the order in which the claim takes its items and the expected time of its jobs."""
 
 import heapq
 from array import array
@@ -10,58 +10,58 @@ from uploader.model import Order
 
 END_OF_LANE = -1
 _PART = 1 << 16
+# the assumed size of a second of audio where nothing better is known: telephone quality, 8 kHz and 16 bits
 BYTES_PER_AUDIO_SECOND = 16000.0
-"""What a second of audio is taken to hold where nothing better is known: telephone quality, 8 kHz and 16 bits."""
 
 
 def audio_seconds(size: int | None, duration_seconds: float | None) -> float:
-    """How long a recording is, as far as can be said.
+    """Return a recording's length in seconds, estimated from its size where it is unknown.
 
     Args:
-        size: Its bytes, None where they are unknown.
-        duration_seconds: Its length, None where it is unknown.
+        size: Its bytes; None where they are unknown.
+        duration_seconds: Its length; None where it is unknown.
     """
     return (size or 0) / BYTES_PER_AUDIO_SECOND if duration_seconds is None else duration_seconds
 
 
 class Lanes:
-    """The items that are still to be appended, in manifest order, behind the jobs that live.
+    """The lanes of the items that are still to be appended, in manifest order, behind the live jobs.
 
-    Kept as numbers side by side: a million items take some 20 MiB.
+    An item is known by its place in parallel arrays: a million items take some 20 MiB.
     """
 
     def __init__(self) -> None:
+        # the job's seconds by item; the audio's seconds until ``set_job_seconds`` was called
         self.seconds = array("d")
-        """Of each item the seconds that its job takes; of audio until ``jobs_take`` has said."""
+        # the number of items whose audio is of unknown length
         self.unknown_lengths = 0
-        """How many items' audio is of unknown length."""
+        # the place of the next item in the lane by item, ``END_OF_LANE`` where there is none
         self.following = array("i")
-        """Of each item the place of the next one in its lane, ``END_OF_LANE`` where there is none."""
+        # 1 for the first item of a lane that waits for no live job
         self.is_head = bytearray()
-        """Of each item whether it is the first one of a lane that waits for no live job."""
+        # the places of the live jobs that the batch waits for
         self.awaited: set[int] = set()
-        """The live jobs that are waited for, by their place."""
+        # the age in seconds by live job
         self._live: dict[int, float] = {}
-        """Of each live job, by its place, its age in seconds."""
+        # the place of the live job by conversation
         self._live_in: dict[int, int] = {}
-        """The place of a conversation's live job."""
+        # the place of the last item by conversation
         self._last = array("i")
-        """Of each conversation, by its number, the place of its last item."""
         self._turns: dict[Order, Sequence[int]] = {}
         self._known_bytes, self._known_seconds = 0, 0.0
 
     @property
     def live(self) -> Iterable[int]:
-        """The places of the live jobs: they hold their slots from the begin."""
+        """The places of the live jobs, which hold slots from the start."""
         return self._live
 
     def begin_with(self, conversation: int, audio_seconds: float, age: float) -> None:
-        """Take note of a live job, before any item is added: what is added to its lane follows it.
+        """Add a live job at the head of its lane; all are added before the first item.
 
         Args:
             conversation: As for ``add``.
-            audio_seconds: How long its audio is, as far as can be said.
-            age: For how many seconds it has lived.
+            audio_seconds: The known or estimated length of its audio.
+            age: Seconds since it was accepted.
         """
         self._live_in[conversation] = len(self.seconds)
         self._live[len(self.seconds)] = age
@@ -69,7 +69,7 @@ class Lanes:
         self._append(audio_seconds, is_head=False)
 
     def wait_for(self, conversation: int) -> None:
-        """Have the live job of a conversation waited for, though nothing may follow it."""
+        """Count the end of a conversation's live job as part of the batch, though no item may follow it."""
         if conversation in self._live_in:
             self.awaited.add(self._live_in[conversation])
 
@@ -77,9 +77,9 @@ class Lanes:
         """Add the next item.
 
         Args:
-            conversation: What tells its conversation from the others: a number from 0, the smaller the better.
+            conversation: The number of its conversation, from 0; an array is kept up to the largest.
             size: Its bytes.
-            audio_seconds: How long its audio is, None where that is unknown.
+            audio_seconds: The length of its audio; None where that is unknown.
         """
         place = len(self.seconds)
         if audio_seconds is None:
@@ -95,7 +95,7 @@ class Lanes:
             self.following[before] = place
 
     def _put_last(self, conversation: int) -> int:
-        """Note that the next item is the last of its conversation; return the place of the one before it."""
+        """Make the next item the last of its conversation; return the place of the one before it."""
         if conversation >= len(self._last):
             missing = conversation + 1 - len(self._last)
             self._last.extend(array("i", [END_OF_LANE]) * max(missing, len(self._last) // 8))
@@ -108,12 +108,12 @@ class Lanes:
         self.is_head.append(is_head)
         self._turns.clear()
 
-    def jobs_take(self, seconds_per_audio_second: float, assumed_bytes_per_second: float) -> None:
-        """Turn seconds of audio into seconds of jobs; call it once, when all items are added.
+    def set_job_seconds(self, seconds_per_audio_second: float, assumed_bytes_per_second: float) -> None:
+        """Turn seconds of audio into seconds of jobs; called once, when all items are added.
 
         Args:
-            seconds_per_audio_second: What a job takes for a second of audio.
-            assumed_bytes_per_second: What a second of audio has, for items of unknown length, where no item of
+            seconds_per_audio_second: A job's seconds for a second of audio.
+            assumed_bytes_per_second: The size of a second of audio, for items of unknown length where no item of
                 this batch has a known one.
         """
         bytes_per_second = assumed_bytes_per_second
@@ -125,7 +125,7 @@ class Lanes:
         self._turns.clear()
 
     def turns(self, order: Order) -> Sequence[int]:
-        """Return the places of all items as the claim sorts them: of equal ones the first in the manifest."""
+        """Return the places of all items as the claim sorts them; equal items in the manifest's order."""
         if order not in self._turns:
             everything = range(len(self.seconds))
             self._turns[order] = everything if order is Order.MANIFEST else self._longest_first()
@@ -137,22 +137,22 @@ class Lanes:
             following = self.following[place]
             if following != END_OF_LANE:
                 left[place] += left[following]
-        # sorted in parts that are merged: a million numbers as objects at once take 70 MiB
+        # sort in parts and merge them: a million numbers as objects at once take 70 MiB
         parts = (range(begin, min(begin + _PART, len(left))) for begin in range(0, len(left), _PART))
         in_order = [array("i", sorted(part, key=left.__getitem__, reverse=True)) for part in parts]
         return array("i", heapq.merge(*in_order, key=lambda place: -left[place]))
 
     def longest(self) -> tuple[int, float]:
-        """The lane whose jobs take longest: how many items, and how many seconds they take one after the other."""
+        """Return the items and the summed seconds of the lane whose jobs take longest."""
         return max(map(self._whole, self._begins()), key=lambda lane: lane[1], default=(0, 0.0))
 
     @property
     def count(self) -> int:
-        """How many lanes have something to append."""
+        """The number of lanes with an item to append."""
         return sum(1 for _ in self._begins())
 
     def _begins(self) -> Iterator[int]:
-        """The first item of each lane."""
+        """Yield the first item of each lane."""
         yield from (place for place, is_head in enumerate(self.is_head) if is_head)
         yield from (self.following[place] for place in self._live if self.following[place] != END_OF_LANE)
 
@@ -164,43 +164,39 @@ class Lanes:
 
 
 class Forecast(NamedTuple):
-    """How a batch goes at one limit: when its last job ends, and how many jobs begin in the time there is.
-
-    Live jobs of other batches count as far as they hold slots, and their conversations.
-
-    ``seconds`` are from its begin. ``begun`` counts the items whose job begins before the time is over, and
-    ``begun_end_seconds`` is when the last of these ends.
-    """
+    """The predicted course of a batch at one limit; times are seconds from its start."""
 
     limit: int
+    # the end of the last job
     seconds: float
+    # items whose job begins within the time allowed, and the end of the last of them
     begun: int
     begun_end_seconds: float
 
 
-def foresee(
+def forecast_batch(
     lanes: Lanes,
     limit: int,
     per_second: float,
     within_seconds: float = float("inf"),
     order: Order = Order.MANIFEST,
 ) -> Forecast:
-    """Go through the schedule that the engine follows.
+    """Simulate the schedule that the engine follows.
 
-    The time that uploads take is part of what their jobs take: a slot is held from the first byte.
+    The time of an upload is part of its job's time: a slot is held from the first byte.
 
     Args:
-        lanes: What is to be appended.
+        lanes: The items to append, and the live jobs before them.
         limit: The account's concurrent jobs.
-        per_second: How many uploads may begin in a second.
-        within_seconds: When nothing new begins any more.
-        order: Which of the lanes that may go goes first.
+        per_second: The most uploads that begin in a second.
+        within_seconds: No item begins later.
+        order: The order in which ready lanes are taken.
     """
     turns = lanes.turns(order)
     turn_of: Sequence[int] = turns if isinstance(turns, range) else _inverse(turns)
     heads = (turn for turn, place in enumerate(turns) if lanes.is_head[place])
     next_head = next(heads, None)
-    ready: list[int] = []  # the turns of items behind one that has ended
+    ready: list[int] = []  # the turns of items whose predecessor in the lane has ended
     running = [(lanes.seconds[place], place) for place in lanes.live]
     heapq.heapify(running)
     last = max((lanes.seconds[place] for place in lanes.awaited), default=0.0)
@@ -228,7 +224,7 @@ def foresee(
 
 
 def _inverse(turns: Sequence[int]) -> Sequence[int]:
-    """Of each place its turn."""
+    """Return the turn of each place."""
     turn_of = array("i", bytes(4 * len(turns)))
     for turn, place in enumerate(turns):
         turn_of[place] = turn
@@ -236,10 +232,10 @@ def _inverse(turns: Sequence[int]) -> Sequence[int]:
 
 
 def pace_of(jobs: Iterable[tuple[float, float]]) -> float | None:
-    """The seconds that a job takes for a second of audio, as the account's jobs have shown; None where none did.
+    """Return the median seconds of a job for a second of audio; None where no job tells it.
 
     Args:
         jobs: Of each job the seconds from its upload's begin to its end, and the seconds of its audio.
     """
-    shown = [taken / audio for taken, audio in jobs if audio > 0 and taken > 0]
-    return median(shown) if shown else None
+    paces = [taken / audio for taken, audio in jobs if audio > 0 and taken > 0]
+    return median(paces) if paces else None

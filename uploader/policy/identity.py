@@ -14,7 +14,7 @@ ContentHash = Callable[[str], str | None]
 
 @dataclass(slots=True)
 class ExistingItem:
-    """What the ledger knows of an item, as far as it tells items apart."""
+    """An item of the ledger, with the facts by which rows are matched to it."""
 
     item_id: int
     lane_id: int
@@ -25,26 +25,26 @@ class ExistingItem:
     state: State
     attempts: int
     position: int
+    # the load that named it last
     load_id: int
-    """The load that named it last."""
     content_type: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    # refused because its file could not be read or had changed, not by the service
     is_refused_for_file: bool = False
-    """Whether it was refused because its file could not be read or had changed; the service did not refuse it."""
 
     @property
     def is_unsent(self) -> bool:
-        """Whether nothing of it was appended, so that it may take what its file holds by now."""
+        """Return True where nothing was appended, so that the item may take the present content of its file."""
         return self.state in (State.PENDING, State.REFUSED)
 
     @property
     def may_be_appended(self) -> bool:
-        """Whether its audio was appended, or may have been."""
+        """Return True where the audio was appended, or may have been."""
         return not self.is_unsent and self.state is not State.DROPPED
 
 
 class _Queue:
-    """Items in the order in which rows take them; those that a load has named are passed over."""
+    """A queue of items in lane order, from which rows take; items that the present load has named are skipped."""
 
     def __init__(self) -> None:
         self._items: list[ExistingItem] = []
@@ -56,11 +56,11 @@ class _Queue:
         self._is_sorted = False
 
     def first(self, load_id: int, *, not_of: str = "") -> ExistingItem | None:
-        """Return the first item that this load has not named, of any path but one."""
+        """Return the first item that this load has not named and whose path is not ``not_of``."""
         return next((item for item in self.open(load_id) if item.path != not_of), None)
 
     def open(self, load_id: int) -> Iterator[ExistingItem]:
-        """Yield the items that this load has not named; the named ones in front are skipped for good."""
+        """Yield the items that this load has not named; drop the named ones in front for good."""
         if not self._is_sorted:
             self._items.sort(key=_turn)
             self._first, self._is_sorted = 0, True
@@ -71,10 +71,12 @@ class _Queue:
 
 
 class _OnePath:
-    """Items of one path: by size, hash and change; those that were begun by load; those of which nothing went."""
+    """The items of one path, indexed for each question that a row of this path asks."""
 
     def __init__(self, items: Iterable[ExistingItem] = ()) -> None:
+        # by size, hash, change and ``may_be_appended``
         self.alike: defaultdict[tuple[int, str | None, str | None, bool], _Queue] = defaultdict(_Queue)
+        # items that were begun, by the load that named them last
         self.begun: defaultdict[int, _Queue] = defaultdict(_Queue)
         self.unsent = _Queue()
         for item in items:
@@ -89,11 +91,12 @@ _NO_ITEMS = _OnePath()
 
 
 class _OneSize:
-    """Items of one size by their hash; those whose hash is not known yet wait in ``unread``."""
+    """The items of one size, indexed by their content hash."""
 
     def __init__(self, items: Iterable[ExistingItem]) -> None:
         self.all = _Queue()
         self.paths: set[str] = set()
+        # items whose hash is not known yet
         self.unread: list[ExistingItem] = []
         self.by_hash: defaultdict[str, _Queue] = defaultdict(_Queue)
         for item in items:
@@ -115,9 +118,9 @@ class _OneSize:
 
 
 class Items:
-    """Items of one lane that rows may name, found by path, and by size and content.
+    """The items of one lane that rows may name, indexed by path, and by size and content.
 
-    Every question costs the same however many items there are: a conversation may hold thousands of one size.
+    A look-up costs the same however many items there are: a conversation may hold thousands of one size.
     """
 
     def __init__(self, items: Iterable[ExistingItem] = ()) -> None:
@@ -129,12 +132,12 @@ class Items:
             self.add(item)
 
     def add(self, item: ExistingItem) -> None:
-        """Add an item, before anything is asked."""
+        """Add an item; all are added before the first look-up."""
         self._of_path[item.path].append(item)
         self._of_size[item.size].append(item)
 
     def own(self, path: str) -> _OnePath:
-        """Items of this path."""
+        """Return the items of this path."""
         if path not in self._of_path:
             return _NO_ITEMS
         if path not in self._paths:
@@ -142,7 +145,7 @@ class Items:
         return self._paths[path]
 
     def others(self, path: str, size: int, load_id: int) -> _OneSize | None:
-        """Items of this size, None where no other path has one that this load has not named."""
+        """Return the items of this size; None where no other path has one that this load has not named."""
         if size not in self._of_size:
             return None
         if size not in self._sizes:
@@ -160,19 +163,19 @@ def find(
     load_id: int,
     content_hash: ContentHash,
 ) -> ExistingItem | None:
-    """Find the item that a row names, None where it is a new one.
+    """Find the existing item that a row names (design: the same item); None where the row is a new item.
 
     Args:
-        path: Where the row's file is.
-        signature: What the file system says of it, None where it is gone.
+        path: The row's file.
+        signature: The file's signature; None where the file is gone.
         known: The items of the row's lane that share its size or its path.
-        load_id: The load under way: what it has named already is another row's item (the second row with
-            the same audio is meant, and is a second item).
-        content_hash: Hashes a file; asked only where a size meets one that is known.
+        load_id: The load under way. An item that it has named is another row's: a second row with the same audio is a
+            second item.
+        content_hash: Hashes a file; called only where the row's size equals that of an existing item.
     """
     own = known.own(path)
     if signature is None:
-        # people archive what was sent: the path alone names the item then, the newest load's first
+        # people archive files once they were sent: then the path alone names the item, the newest load's first
         newest = (own.begun[load].first(load_id) for load in sorted(own.begun, reverse=True) if load != load_id)
         return next((item for item in newest if item is not None), None)
     alike = [
@@ -181,11 +184,11 @@ def find(
         if size == signature.size and (item := queue.first(load_id)) is not None
     ]
     ours = _our_hash(path, [found for untouched, found, _ in alike if untouched], content_hash)
-    # of equal files each row keeps the item of its own path: the other's file may be gone by now
+    # among equal files each row keeps the item of its own path: the other file may be gone by now
     mine = [
         item
         for untouched, found, item in alike
-        # of what was taken from results while its file was gone no content is known: path and size have to do
+        # an item adopted from results while its file was gone has no hash: path and size must be enough
         if untouched or (found is not None and found == ours()) or (found is None and item.may_be_appended)
     ]
     if mine:
@@ -193,39 +196,39 @@ def find(
     others = known.others(path, signature.size, load_id)
     by_hash = others.read(content_hash, load_id) if others is not None else {}
     same = by_hash.get(ours() or "") if by_hash else None
-    # nothing of these was appended: they take what the file holds by now, where no other item is that content
+    # nothing was appended of the unsent items: they take the file's present content, where no other item has it
     return (same.first(load_id, not_of=path) if same is not None else None) or own.unsent.first(load_id)
 
 
 def is_untouched(item: ExistingItem, row: Row) -> bool:
-    """Whether a row's file is, by path, size and change, the one that the item was loaded from."""
+    """Compare a row's file with the one that the item was loaded from, by path, size and change."""
     return row.signature is not None and item.path == row.path and (item.size, item.change) == row.signature
 
 
 def is_corrected(item: ExistingItem, row: Row, content_hash: ContentHash) -> bool:
-    """Whether a row mends the refused item that it names: another file, type or parameters; then it may go again.
+    """Return True where a row changes the file, type or parameters of the refused item that it names.
 
-    Nothing was appended of what was refused, so that nothing can be appended twice. What the service refused is not
-    mended by a file that was touched alone, or of which it is not known what it held; what was refused for the file's
-    sake is mended by the check of the file that has just passed.
+    The item may then be sent again: nothing was appended when it was refused, so nothing can be appended twice.
     """
     if item.state is not State.REFUSED or row.signature is None:
         return False
+    # the check of the file, which has just passed, is the correction
     if item.is_refused_for_file:
         return True
     retyped = row.content_type is not None and row.content_type != item.content_type
     if retyped or dict(item.parameters) != dict(row.parameters) or item.size != row.signature.size:
         return True
+    # a new modification time alone corrects nothing that the service refused
     if item.content_hash is None or is_untouched(item, row):
         return False
     return item.content_hash != content_hash(row.path)
 
 
 def _our_hash(path: str, known: Iterable[str | None], content_hash: ContentHash) -> Callable[[], str | None]:
-    """Return the hash of the row's file: the one that is known of the untouched file, else by reading it."""
-    return lambda: next((one for one in known if one), None) or content_hash(path)
+    """Make the function that returns the hash of the row's file: the known one where the file is untouched."""
+    return lambda: next((content for content in known if content), None) or content_hash(path)
 
 
 def _turn(item: ExistingItem) -> tuple[bool, int]:
-    """Sort key: the first in the lane, items that were begun before items that were not."""
+    """Return the sort key of lane order: begun items first, then by position."""
     return not item.attempts, item.position

@@ -1,4 +1,4 @@
-"""Decides of insights: which parts, what is still true of a file that stands there, what an answer is good for."""
+"""Decides of insights: the parts to fetch, the parts of a file that are still valid, the meaning of an answer."""
 
 import difflib
 import hashlib
@@ -10,29 +10,32 @@ from uploader.errors import UsageError
 from uploader.model import Answer, ConversationFacts
 from uploader.policy.parts import PARTS, Part
 
+# bytes that are not escaped in a file name; capitals are: many file systems ignore letter case
 PLAIN = frozenset(string.ascii_lowercase + string.digits + "-_")
-"""Bytes that stand for themselves in a file name; capitals do not: many file systems take them for small ones."""
+# characters of a file name without its extension; file systems take 255 bytes, and temporary names are longer
 LONGEST_NAME = 160
-"""Of a file name without its ending; file systems take 255 bytes, a temporary name beside it is longer."""
+# statuses after which the same request may have another answer
 NOT_FINAL = frozenset([401, 408, 425, 429])
 
 
 class Kept(NamedTuple):
-    """What a file says of itself: what was completed when it was fetched, and which parts it has."""
+    """The metadata in a file of insights."""
 
+    # what was completed when it was fetched, as the file has it
     completed: Mapping[str, Any]
+    # the parts that it has
     members: Collection[str]
 
 
 class Plan(NamedTuple):
-    """What is to be fetched for a file, and which of its parts are still true."""
+    """The parts to fetch for a file, and the parts of it that are still valid."""
 
     fetch: Sequence[Part]
     keep: Sequence[Part]
 
 
 def chosen(names: Collection[str]) -> tuple[Part, ...]:
-    """The parts of these names, in the order in which they are asked for; all of them where none is named.
+    """Return the parts of these names, in the order in which they are requested; all parts where none is named.
 
     Raises:
         UsageError: There is no such part.
@@ -47,13 +50,13 @@ def chosen(names: Collection[str]) -> tuple[Part, ...]:
 
 
 def plan(wanted: Sequence[Part], kept: Kept | None, completed: Mapping[str, Any], *, again: bool) -> Plan:
-    """Tell what a file lacks: all that is wanted where something was appended since, else what it has not.
+    """Plan which parts of a file to fetch: all where something was appended since, else the missing ones.
 
     Args:
-        wanted: The parts that are asked for.
-        kept: What the file says of itself, None where there is none.
-        completed: What the ledger knows to be completed now, in the file's words.
-        again: Whether what is wanted is to be fetched in any case.
+        wanted: The parts that the command asks for.
+        kept: The file's metadata; None where there is no file.
+        completed: What the ledger knows to be completed now, as the file would have it.
+        again: Fetch all wanted parts in any case.
     """
     still_true = kept.members if kept is not None and kept.completed == completed else ()
     fetch = [part for part in wanted if again or part.member not in still_true]
@@ -61,26 +64,24 @@ def plan(wanted: Sequence[Part], kept: Kept | None, completed: Mapping[str, Any]
 
 
 def file_name(conversation_id: str) -> str:
-    """The name of a conversation's file: safe in any folder, and no two conversations have the same.
-
-    A name that would be too long ends in the hash of the whole id, after a sign that no other name has.
-    """
+    """Return the name of a conversation's file: safe on any file system, and unique to the conversation."""
     name = "".join(chr(byte) if chr(byte) in PLAIN else f"%{byte:02x}" for byte in conversation_id.encode())
     if len(name) > LONGEST_NAME:
+        # no escaped name has a tilde, so that the two kinds of names never meet
         digest = hashlib.sha256(conversation_id.encode()).hexdigest()
         name = f"{name[: LONGEST_NAME - len(digest) - 1]}~{digest}"
     return f"{name}.json"
 
 
 def is_final(answer: Answer) -> bool:
-    """Whether asking again would bring nothing else: what was asked for, or a refusal."""
+    """Return True where the same request would have the same answer again: a success, or a refusal."""
     if answer.status is None or answer.status >= 500 or answer.status in NOT_FINAL:
         return False
     return not (_is_good(answer) and answer.failure)
 
 
 def refusal(answer: Answer) -> str:
-    """Why an answer has not what was asked for, with the service's own words; empty where it has."""
+    """Return why an answer lacks the requested part, with the service's message; empty where it has the part."""
     if _is_good(answer) and not answer.failure:
         return ""
     if answer.status is None:
@@ -91,7 +92,7 @@ def refusal(answer: Answer) -> str:
 
 
 def why_not_yet(facts: ConversationFacts) -> str:
-    """Why a conversation's insights would not be whole now; empty where they would."""
+    """Return why a conversation's insights would be incomplete now; empty where they would be complete."""
     if not facts.live:
         return ""
     jobs = "a job that may still run" if facts.live == 1 else f"{facts.live} jobs that may still run"

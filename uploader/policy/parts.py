@@ -4,13 +4,17 @@ from typing import NamedTuple
 
 
 class Part(NamedTuple):
-    """A part of a conversation's insights: its name for people, in the service's path, and in the file."""
+    """A part of a conversation's insights."""
 
+    # for people
     name: str
+    # in the service's path
     path: str
+    # in the JSON file
     member: str
 
 
+# all parts, in the order in which they are requested
 PARTS = (
     Part("members", "members", "members"),
     Part("messages", "messages", "messages"),
@@ -23,4 +27,3 @@ PARTS = (
     Part("analytics", "analytics", "analytics"),
     Part("trackers", "trackers-detected", "trackers"),
 )
-"""Every part that there is, in the order in which they are asked for."""

@@ -1,4 +1,4 @@
-"""Decides whether a recording fits what its row says of it: before a byte of it is sent."""
+"""Decides if a recording fits its row, before a byte of it is sent."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -7,35 +7,37 @@ from typing import Any, NamedTuple
 
 from uploader.model import ENDINGS, AudioFacts, AudioFormat
 
+# the service takes files of up to four hours
 LONGEST_SECONDS = 4 * 3600.0
-"""The service takes files of up to four hours."""
+# put-audio.md, mode: phone calls are recorded at 8 kHz, meetings at 16 kHz or more
 TELEPHONE_HERTZ = 8000
 WIDE_HERTZ = 16000
-"""put-audio.md, mode: phone calls are recorded at 8 kHz, meetings at 16 kHz or more."""
 
+# the formats that a contentType may name
 NAMED_AS = {
     "audio/wav": (AudioFormat.WAV, AudioFormat.WAV_MP3, AudioFormat.RF64),
     "audio/wave": (AudioFormat.WAV, AudioFormat.WAV_MP3, AudioFormat.RF64),
     "audio/mpeg": (AudioFormat.MP3, AudioFormat.WAV_MP3),
     "audio/mp3": (AudioFormat.MP3, AudioFormat.WAV_MP3),
 }
-"""What a contentType may truly be said of."""
 
-
-UNDOCUMENTED = frozenset(AudioFormat) - {one for promised in ENDINGS.values() for one in promised}
-"""What a file may be found to be, and no ending of those that the service is known to take promises."""
+# formats that no documented file extension stands for
+UNDOCUMENTED = frozenset(AudioFormat) - {audio_format for formats in ENDINGS.values() for audio_format in formats}
 
 
 class Severity(StrEnum):
-    """How much a finding matters: an error refuses the row, a warning is told, a hint is shown by the plan."""
+    """The weight of a finding."""
 
+    # the row is refused
     ERROR = "error"
+    # the row is sent, and the command warns of it
     WARNING = "warning"
+    # the row is sent, and the plan alone shows it
     HINT = "hint"
 
 
 class Finding(NamedTuple):
-    """What does not fit: the manifest's column, its value, and what to do about it."""
+    """A mismatch between a recording and its row: the manifest's column, its value, and the remedy."""
 
     severity: Severity
     column: str
@@ -49,16 +51,16 @@ def findings(
     content_type: str | None,
     parameters: Mapping[str, Any],
 ) -> list[Finding]:
-    """Hold a recording against its row.
+    """Compare a recording with its row.
 
     Args:
-        facts: What the file shows.
+        facts: The facts of the recording.
         audio_path: The file as the manifest names it.
-        content_type: The row's own; it outranks what the file shows.
+        content_type: The row's contentType; it outranks the detected media type.
         parameters: The row's query parameters over the config's, in their own types.
 
     Returns:
-        What does not fit, in no need of a file, a clock or a network to be found.
+        The mismatches.
     """
     return [
         *_content(facts, audio_path, content_type),
@@ -108,7 +110,7 @@ def _length(facts: AudioFacts, audio_path: str) -> Iterator[Finding]:
 
 
 def _channels(facts: AudioFacts, parameters: Mapping[str, Any]) -> Iterator[Finding]:
-    """The rules of put-audio.md, Channel Metadata; of a file whose channels are unknown nothing is said."""
+    """Yield the mismatches of channels (put-audio.md, Channel Metadata); none where their number is unknown."""
     count = facts.channels
     if count is None:
         return
@@ -124,11 +126,12 @@ def _channels(facts: AudioFacts, parameters: Mapping[str, Any]) -> Iterator[Find
 
 
 def _channels_named(metadata: Any) -> Sequence[int]:
-    """The channel numbers of a channelMetadata; what is not of the documented shape is another rule's business."""
+    """Return the channel numbers in a channelMetadata value."""
+    # another rule reports values that are not of the documented shape
     if not isinstance(metadata, list | tuple):
         return []
-    channels = [one.get("channel") for one in metadata if isinstance(one, Mapping)]
-    return [one for one in channels if isinstance(one, int) and not isinstance(one, bool)]
+    channels = [entry.get("channel") for entry in metadata if isinstance(entry, Mapping)]
+    return [channel for channel in channels if isinstance(channel, int) and not isinstance(channel, bool)]
 
 
 def _mode(facts: AudioFacts, parameters: Mapping[str, Any]) -> Iterator[Finding]:
@@ -144,8 +147,8 @@ def _mode(facts: AudioFacts, parameters: Mapping[str, Any]) -> Iterator[Finding]
 
 
 def _names(formats: frozenset[AudioFormat]) -> str:
-    """The first name of those that an ending stands for."""
-    return next(one.value for one in AudioFormat if one in formats)
+    """Return the name of the first format that a file extension stands for."""
+    return next(audio_format.value for audio_format in AudioFormat if audio_format in formats)
 
 
 def _warning(column: str, value: str, remedy: str) -> Finding:

@@ -1,4 +1,4 @@
-"""Decides what a reply means for the item: the table that keeps "at most once"."""
+"""Decides the meaning of a reply for its item: the table that keeps "at most once"."""
 
 import re
 from collections.abc import Collection
@@ -7,6 +7,7 @@ from typing import Any
 
 from uploader.model import Next, Outcome, Reply, State, Verdict
 
+# the documentation's texts of the statuses (put-audio.md, Example API Call)
 DOCUMENTED = {
     400: "Bad Request! Please refer docs for correct input fields.",
     401: "Unauthorized. Please generate a new access token.",
@@ -14,24 +15,21 @@ DOCUMENTED = {
     429: "Maximum number of concurrent jobs reached. Please wait for some requests to complete.",
     500: "Something went wrong! Please contact support@symbl.ai",
 }
-"""The documentation's words for the codes (put-audio.md, Example API Call)."""
+# statuses of a request that was not processed, however much of it was received (RFC 9110, 15.5.9; RFC 8470, 5.2)
 NOTHING_TAKEN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY)
-"""What says that a request was not processed, however much of it came (RFC 9110, 15.5.9; RFC 8470, 5.2)."""
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 def judge(reply: Reply, conversation_id: str, proves_not_appended: Collection[int] = ()) -> Verdict:
-    """Tell what a reply means for its item.
-
-    Only what provably was not appended is tried again; what cannot be known is in doubt, never guessed.
+    """Judge a reply: only what provably was not appended is tried again; what cannot be known is in doubt.
 
     Args:
-        reply: What came back on the wire.
+        reply: The reply to one attempt.
         conversation_id: The conversation that was appended to; an answer that names another is not trusted.
         proves_not_appended: Statuses that the operator vouches for as "nothing was appended".
 
     Returns:
-        The outcome, the item's new state, what comes next, and the reason in words.
+        The outcome, the item's new state, the next step, and the reason in words.
     """
     if reply.source_failure and not reply.last_chunk_left:
         return Verdict(Outcome.REFUSED, State.REFUSED, Next.SETTLE, reply.source_failure)
@@ -45,13 +43,13 @@ def judge(reply: Reply, conversation_id: str, proves_not_appended: Collection[in
 
 
 def refuse_after_cut_offs(verdict: Verdict, reply: Reply, cut_offs: int, most: int) -> Verdict:
-    """Refuse an item whose uploads are cut off again and again: a proxy with a size limit would eat the night.
+    """Refuse an item whose uploads are cut off again and again, as by a proxy with a size limit.
 
     Args:
         verdict: The verdict on this reply alone.
         reply: The reply.
-        cut_offs: How often the item's uploads were cut off before.
-        most: How often they may be.
+        cut_offs: How many uploads of the item were cut off before.
+        most: How many may be (``max_attempts``).
     """
     if not counts_against_file(verdict, reply) or cut_offs + 1 < most:
         return verdict
@@ -61,7 +59,7 @@ def refuse_after_cut_offs(verdict: Verdict, reply: Reply, cut_offs: int, most: i
 
 
 def counts_against_file(verdict: Verdict, reply: Reply) -> bool:
-    """Tell whether a reply is one of those that only so many uploads of a file may meet (max_attempts)."""
+    """Return True where a reply counts towards the uploads that a file may lose (``max_attempts``)."""
     if verdict.outcome is Outcome.NOT_SENT:
         return reply.status in NOTHING_TAKEN
     # an early 5xx is the service's trouble, not this file's: promise 5 sees to it
@@ -74,24 +72,24 @@ def distrust(verdict: Verdict) -> Verdict:
 
 
 def is_success(status: int | None) -> bool:
-    """Whether a status says that all is well; None: none came."""
+    """Return True for 2xx; None, no status, is no success."""
     return status is not None and 200 <= status < 300
 
 
 def job_id(reply: Reply) -> str | None:
-    """The jobId of an answer (put-audio.md, Response), None where it has none that can be used."""
+    """Return the jobId of an answer (put-audio.md, Response); None where it has none that can be used."""
     return id_in((reply.answer or {}).get("jobId"))
 
 
 def id_in(value: Any) -> str | None:
-    """An id as text: services write it as a string, some as a number; None where it is neither."""
+    """Return an id as text, also one written as a JSON number; None where it is neither string nor number."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) and value else None
 
 
 def describe(reply: Reply) -> str:
-    """Say in words what came back: the status's meaning, the service's own words, and where it leads to."""
+    """Describe a reply in words: the status's meaning, the service's message, and the target of a redirect."""
     if reply.status is None:
         failure = reply.failure or "nothing came back"
         return f"{reply.unreadable}: {reply.message}: {failure}" if reply.unreadable else failure
@@ -101,7 +99,8 @@ def describe(reply: Reply) -> str:
 
 
 def loggable_reason(verdict: Verdict, reply: Reply) -> str:
-    """The reason without the service's own words, which may repeat a parameter's value; the results have them."""
+    """Return the reason without the service's own words."""
+    # the service may repeat a parameter's value, which no log shall have; the results have it
     reason = verdict.reason
     for said in (f": {reply.message}", reply.location):
         reason = reason.replace(said, "") if said.strip(": ") else reason
@@ -109,14 +108,14 @@ def loggable_reason(verdict: Verdict, reply: Reply) -> str:
 
 
 def _meaning(status: int) -> str:
-    """The documentation's words for a code, else those of the standard; none for a success."""
+    """Return the documentation's text of a status, else the standard's; empty for a success."""
     if is_success(status):
         return ""
     return DOCUMENTED.get(status) or phrase_of(status)
 
 
 def phrase_of(status: int) -> str:
-    """The standard's words for an HTTP status; empty where it has none."""
+    """Return the standard's phrase for an HTTP status; empty where it has none."""
     return HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
 
 
@@ -153,7 +152,7 @@ def _success(reply: Reply, conversation_id: str) -> Verdict:
     if answered is not None and not _is_same(answered, conversation_id):
         return _in_doubt(f"{describe(reply)}, but for another conversationId, '{str(answered)[:80]}'", job)
     if not reply.last_chunk_left:
-        # A job was made of a part of the file: neither "applied" nor "not appended" would be true.
+        # the service made a job of a part of the file: neither "applied" nor "not appended" would be true
         return _in_doubt(f"{describe(reply)} with a jobId before the last chunk left", job)
     if reply.failure:
         return _in_doubt(f"{describe(reply)}; it names job {job}", job)
@@ -161,7 +160,7 @@ def _success(reply: Reply, conversation_id: str) -> Verdict:
 
 
 def _is_same(answered: Any, conversation_id: str) -> bool:
-    """Tell whether an answer names our conversation: a UUID may be written in either case, a number as a number."""
+    """Compare an answered conversationId with ours: a UUID in either letter case, a number as a JSON number."""
     if isinstance(answered, float) and answered.is_integer():
         answered = int(answered)
     found = str(answered)

@@ -1,22 +1,22 @@
-"""Decides what a person's decision makes of an item, and what evidence proves."""
+"""Decides the state that a person's decision gives an item, and what proves that an item was appended."""
 
 from uploader.model import ConversationSnapshot, Decision, State
 
+# the states that a decision may be about; an accepted item only where its job is uncertain, or was named by a person
 RESOLVABLE: dict[Decision, frozenset[State]] = {
     Decision.APPENDED: frozenset([State.IN_DOUBT, State.ACCEPTED]),
     Decision.NOT_APPENDED: frozenset([State.IN_DOUBT]),
     Decision.RETRY: frozenset([State.REFUSED, State.FAILED]),
     Decision.DROP: frozenset([State.IN_DOUBT, State.REFUSED, State.FAILED, State.PENDING, State.ACCEPTED]),
 }
-"""Which states a decision may be about; an accepted item only where its job is uncertain, or was named by a person."""
 
 
 def resolved_state(decision: Decision, job_id: str | None) -> State:
-    """Tell the state that a decision gives an item.
+    """Return the state that a decision gives an item.
 
     Args:
         decision: The decision.
-        job_id: The job that was found, None where none was.
+        job_id: The job that the person found; None where there was none.
     """
     if decision is Decision.APPENDED:
         return State.ACCEPTED if job_id else State.COMPLETED
@@ -24,15 +24,14 @@ def resolved_state(decision: Decision, job_id: str | None) -> State:
 
 
 def proves_append(before: ConversationSnapshot | None, now: ConversationSnapshot | None, *, alone: bool) -> bool:
-    """Whether a conversation that grew proves that the item in doubt was appended.
-
-    That it did not grow proves nothing: the job may still run, or the audio be silent.
+    """Return True where the conversation's growth proves that the item in doubt was appended.
 
     Args:
-        before: What was seen before the attempt.
-        now: What is seen now.
-        alone: Whether nothing else of ours can have made it grow since.
+        before: The conversation before the attempt.
+        now: The conversation now.
+        alone: No other item of the lane can have been appended since.
     """
+    # a conversation that did not grow proves nothing: the job may still run, or the audio be silent
     if before is None or now is None or not alone:
         return False
     return now.messages > before.messages

@@ -1,4 +1,4 @@
-"""Decides how long to wait: between tries, after a 429, for a slot in doubt."""
+"""Decides waiting times: between tries, after a 429, for a slot in doubt."""
 
 import re
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ RETRY_BASE_SECONDS = 1.0
 RETRY_CAP_SECONDS = 60.0
 COOLDOWN_BASE_SECONDS = 1.0
 COOLDOWN_CAP_SECONDS = 60.0
+# a longer Retry-After is cut to this: one header shall not cost a night
 RETRY_AFTER_CAP_SECONDS = 3600.0
-"""A Retry-After beyond this is not believed: nobody should lose a night to one header."""
 _NUMBER = re.compile(r"\d{1,9}(?:\.\d{1,9})?")
 PUT_OFF_LEAST_SECONDS = 10.0
 PUT_OFF_MOST_SECONDS = 900.0
@@ -21,7 +21,7 @@ DOUBT_FACTOR = 3.0
 
 
 def full_jitter(tries: int, base: float, cap: float, jitter: float) -> float:
-    """Exponential backoff with full jitter, in seconds, never below a twentieth of the longest wait.
+    """Return the wait of exponential backoff with full jitter, in seconds; never below 5 % of the longest wait.
 
     Args:
         tries: How many tries came before, from 0.
@@ -41,7 +41,7 @@ def retry_after_seconds(header: str | None, now: float) -> float | None:
         now: The time in seconds since the epoch.
 
     Returns:
-        Seconds, as far as they are believed; None where the header has no number at all.
+        Seconds, from 0 to ``RETRY_AFTER_CAP_SECONDS``; None where the header has no number at all.
     """
     if header is None:
         return None
@@ -54,7 +54,7 @@ def retry_after_seconds(header: str | None, now: float) -> float | None:
 
 
 def _seconds(text: str) -> float | None:
-    """A number of seconds, perhaps with a fraction."""
+    """Read a number of seconds, perhaps with a fraction."""
     try:
         found = float(text)
     except ValueError:
@@ -63,7 +63,7 @@ def _seconds(text: str) -> float | None:
 
 
 def _date(text: str) -> float | None:
-    """The moment that an HTTP date or an ISO 8601 date names, in seconds since the epoch."""
+    """Read an HTTP date or an ISO 8601 date, as seconds since the epoch."""
     for read in (parsedate_to_datetime, datetime.fromisoformat):
         try:
             found = read(text)
@@ -75,12 +75,12 @@ def _date(text: str) -> float | None:
 
 
 def _longest_number(text: str) -> float | None:
-    """The largest number in a text: of "3s" and "2, 120" it is the wait that suits whoever wrote them."""
-    return max((ceil(float(one)) for one in _NUMBER.findall(text)), default=None)
+    """Return the largest number in a text such as "3s" or "2, 120", rounded up."""
+    return max((ceil(float(number)) for number in _NUMBER.findall(text)), default=None)
 
 
 def cooldown_seconds(throttles: int, header: str | None, now: float, jitter: float) -> float:
-    """How long the whole account pauses after a 429: its Retry-After, but at least full jitter.
+    """Return the pause of the whole account after a 429, in seconds: its Retry-After, but at least full jitter.
 
     Args:
         throttles: How many 429s came in a row before this one.
@@ -93,12 +93,12 @@ def cooldown_seconds(throttles: int, header: str | None, now: float, jitter: flo
 
 
 def retry_seconds(attempts: int, jitter: float, retry_after: str | None = None, now: float = 0.0) -> float:
-    """How long an item waits after an attempt that provably appended nothing: full jitter, or a Retry-After.
+    """Return an item's wait after an attempt that provably appended nothing, in seconds: full jitter, or Retry-After.
 
     Args:
         attempts: How many attempts it had.
         jitter: A number from 0 to 1, drawn evenly.
-        retry_after: The Retry-After header of what was answered.
+        retry_after: The Retry-After header of the answer.
         now: The time in seconds since the epoch.
     """
     backoff = full_jitter(attempts - 1, RETRY_BASE_SECONDS, RETRY_CAP_SECONDS, jitter)
@@ -106,9 +106,9 @@ def retry_seconds(attempts: int, jitter: float, retry_after: str | None = None, 
 
 
 def put_off_seconds(age: float) -> float:
-    """By how long a look that is due is put off where a call to the webhook is likely to tell the job's end.
+    """Return the delay of a due poll, in seconds, where a callback is likely to report the job's end.
 
-    What the listener missed is found all the same, only later.
+    Callbacks that the listener missed are made up for by that later poll.
 
     Args:
         age: The job's age, in seconds.
@@ -116,18 +116,18 @@ def put_off_seconds(age: float) -> float:
     return min(PUT_OFF_MOST_SECONDS, max(PUT_OFF_LEAST_SECONDS, age))
 
 
-def doubt_slot_seconds(work: float, ends: Sequence[CompletedJob], unseen_seconds: float, most_seconds: float) -> float:
-    """How long an item in doubt keeps its slot: the job that it may have become could live so long.
+def doubt_slot_seconds(work: float, jobs: Sequence[CompletedJob], unseen_seconds: float, most_seconds: float) -> float:
+    """Return how long an item in doubt keeps its slot, in seconds (design: ``slot_until``).
 
     Args:
         work: The item's seconds of audio.
-        ends: What jobs of the account have taken.
-        unseen_seconds: What to take as long as none has ended.
-        most_seconds: No job is waited for longer.
+        jobs: Completed jobs of the account.
+        unseen_seconds: The answer where there are none.
+        most_seconds: The longest that any job is waited for.
     """
-    if not ends:
+    if not jobs:
         return unseen_seconds
-    longest, constant = max(end.seconds for end in ends), min(end.seconds for end in ends)
-    # what every job takes, however short, is no part of what grows with its audio
-    growth = max(((end.seconds - constant) / end.work for end in ends if end.work > 0), default=0.0)
+    longest, constant = max(job.seconds for job in jobs), min(job.seconds for job in jobs)
+    # the time that every job takes, however short, does not grow with its audio
+    growth = max(((job.seconds - constant) / job.work for job in jobs if job.work > 0), default=0.0)
     return min(DOUBT_FACTOR * min(constant + growth * work, longest), most_seconds)

@@ -1,7 +1,7 @@
-"""Keeps the truth: claim (slot, lane order and intent in one transaction), marks, outcomes, resume.
+"""Keeps the durable state: claims (slot, lane order and intent in one transaction), marks, outcomes, recovery.
 
-SQL lives here alone. Everything is a plain function over a connection inside a transaction; ``Ledger`` opens
-the file, and ``thread.LedgerThread`` is the one thread that writes while a run is on.
+All SQL is in this package, as plain functions over a connection in a transaction. ``Ledger`` opens the file, and
+``thread.LedgerThread`` is the one thread that writes during a run.
 """
 
 from sqlalchemy import Connection

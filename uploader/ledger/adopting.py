@@ -1,4 +1,4 @@
-"""Takes a results file back into a ledger that does not know what was appended."""
+"""Takes the jobIds and states of a results file back into a ledger that lost them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,21 +11,22 @@ from uploader.ledger.schema import attempts, items, rows
 from uploader.ledger.staging import chunks
 from uploader.model import Outcome, ResultLine, State
 
+# one statement looks up so many rows
 CHUNK = 500
-"""So many rows are looked up together."""
 
+# the state that an item takes by the state of its row, of rows that were, may have been, or shall not be appended
 MADE_OF: Mapping[State, State] = {
     State.COMPLETED: State.COMPLETED,
     State.FAILED: State.FAILED,
     State.DROPPED: State.DROPPED,
     State.ACCEPTED: State.ACCEPTED,
     State.IN_DOUBT: State.IN_DOUBT,
-    # the file is older than what became of these
+    # the file was written while these were under way
     State.SENT: State.IN_DOUBT,
     State.SENDING: State.IN_DOUBT,
 }
-"""The state of an item by that of its row: of all that was appended, may have been, or shall not be."""
 
+# how certain the fate of an item in a state is: an item never takes a less certain one
 _CERTAINTY = {
     State.PENDING: 0,
     State.REFUSED: 0,
@@ -37,14 +38,15 @@ _CERTAINTY = {
     State.FAILED: 3,
     State.DROPPED: 3,
 }
-"""How much is known of an item in a state: nothing is replaced by what says less."""
 
+# the items of some rows of a batch
 _FOUND = (
     select(rows.c.line, *items.c["id", "path", "state", "job_id", "content_hash"])
     .join_from(rows, items, items.c.id == rows.c.item_id)
     .where(rows.c.batch_id == bindparam("batch"), rows.c.line.in_(bindparam("lines", expanding=True)))
 )
 
+# columns that an item takes from its row
 _TAKEN = (
     "state",
     "job_id",
@@ -59,30 +61,31 @@ _TAKEN = (
     "slot_until",
     "content_hash",
 )
-"""Columns that an item takes from its row."""
 
+# give an item the columns of its row
 _TAKE = (
     update(items)
     .where(items.c.id == bindparam("item"))
     .values({name: bindparam(f"new_{name}", type_=items.c[name].type) for name in _TAKEN})
 )
 
+# add an attempt unless the item has one of its number
 _ADD_ATTEMPT = insert_or_ignore(attempts).on_conflict_do_nothing()
 
 
 @dataclass(slots=True)
 class Adoption:
-    """What became of the rows of a results file."""
+    """The counts of an adoption."""
 
     adopted: int = 0
+    # rows of which the ledger knew as much already
     known: int = 0
-    """Rows of which the ledger knew as much already."""
+    # descriptions of rows whose item has another job in the ledger, and is left as it is
     contrary: list[str] = field(default_factory=list)
-    """Rows whose item has another job in the ledger: it is left as it is."""
 
 
 def was_begun(line: ResultLine) -> bool:
-    """Whether a row tells of an append that was made, or may have been, or shall not be made."""
+    """Return True where a row was appended, may have been, or shall not be."""
     return line.state in MADE_OF
 
 
@@ -95,13 +98,13 @@ def adopt(
     now: float,
     doubt_seconds: float,
 ) -> Adoption:
-    """Give the items of a batch, whose rows were loaded, what the results say of them.
+    """Set the items of a batch, whose rows were loaded, to the states and jobIds of a results file.
 
     Args:
         connection: A connection in a transaction.
         batch_id: The batch that the rows were loaded as.
         lines: The rows.
-        content_hash: Hashes the file at a path if it has this size, None where it is gone or another.
+        content_hash: Hashes the file at a path if it has this size; None where it is gone or has another.
         now: The time, in seconds since the epoch.
         doubt_seconds: How long an item in doubt keeps its slot.
     """
@@ -119,13 +122,13 @@ def adopt(
 
 
 def _found(connection: Connection, batch_id: int, chunk: Sequence[ResultLine]) -> Mapping[int, RowMapping]:
-    """The items of some rows, by line."""
+    """Return the items of some rows, by line."""
     found = connection.execute(_FOUND, {"batch": batch_id, "lines": [line.line for line in chunk]})
     return {item["line"]: item for item in found.mappings()}
 
 
 def _is_news(line: ResultLine, item: RowMapping, told: Adoption) -> bool:
-    """Whether a row says more of its item than the ledger knows; it is counted."""
+    """Return True where a row is more certain of its item than the ledger is; count the row in ``told``."""
     before = State(item["state"])
     certain = _CERTAINTY[MADE_OF[line.state]] > _CERTAINTY[before]
     if line.job_id and item["job_id"] and line.job_id != item["job_id"]:
@@ -153,7 +156,7 @@ def _values(
 
 
 def _attempt(line: ResultLine, item: RowMapping, now: float) -> dict[str, Any]:
-    """The attempt that made the job, as far as the results tell of it."""
+    """Return the columns of the attempt that made the job, as far as the results have them."""
     at = line.accepted_at or line.finished_at or now
     return {
         "item_id": item["id"],

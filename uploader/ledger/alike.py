@@ -1,4 +1,4 @@
-"""Finds staged rows that are most likely mistakes beside one another: repeats, and ids that are nearly the same."""
+"""Finds staged rows that are likely mistakes when they are compared: repeats, and ids that are nearly the same."""
 
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -11,12 +11,12 @@ from uploader.ledger.staging import staged
 from uploader.model import Problem
 
 _MAX_LINES = 5
+# an id of fewer characters may be a program's text for a missing value
 _SHORT = 10
-"""An id of fewer characters may be a program's word for a missing value."""
 
 
 class _folded(GenericFunction[str]):  # noqa: N801 - the name of an SQL function
-    """An id without its letter case and its Unicode form, where it has more than ASCII."""
+    """The SQL function that folds letter case and Unicode form of an id."""
 
     inherit_cache = True
     name = "uploader_folded"
@@ -27,8 +27,8 @@ _fold = case((_is_plain, func.lower(staged.c.conversation_id)), else_=_folded(st
 _lines = func.group_concat(staged.c.line).label("lines")
 _has_case = staged.c.conversation_id.op("GLOB")("*[^0-9]*")
 
-# the same file for the same conversation; the path first, which differs in most rows; a column beside SQLite's min()
-# is of that row
+# files that a conversation has more than once; grouped by path first, which differs in most rows
+# (SQLite takes a bare column beside min() from the row of the minimum)
 _REPEATS = (
     select(staged.c.audio_path, func.min(staged.c.line), _lines)
     .where(staged.c.path.is_not(None))
@@ -36,7 +36,7 @@ _REPEATS = (
     .having(func.count() > 1)
 )
 
-# groups of ids of which the least and the greatest differ
+# groups of ids that differ in letter case or Unicode form: the least and the greatest differ
 _TWINS = (
     select(
         func.min(staged.c.conversation_id).label("least"),
@@ -48,7 +48,7 @@ _TWINS = (
     .having(func.min(staged.c.conversation_id) != func.max(staged.c.conversation_id))
 )
 
-# ids that several rows have, as far as an id of their looks may be spoilt
+# ids of several rows that a program may have spoilt: short, with odd characters, or in exponent notation
 _SHARED = (
     select(staged.c.conversation_id, _lines)
     .where(
@@ -62,15 +62,15 @@ _SHARED = (
 
 
 def repeats(connection: Connection) -> Iterator[Problem]:
-    """Tell of each file that a conversation has more than once, with its lines; each row is an item all the same."""
+    """Yield a problem for each file that a conversation has more than once; each such row is an item all the same."""
     for audio_path, _, lines in connection.execute(_REPEATS):
-        first, told = _format_lines(lines)
-        remedy = f"lines {told} append the same file to the same conversation: leave out what stands there by mistake"
+        first, listed = _format_lines(lines)
+        remedy = f"lines {listed} append the same file to the same conversation: leave out what stands there by mistake"
         yield Problem(first, "audioPath", audio_path, remedy)
 
 
 def case_twins(connection: Connection) -> Iterator[Problem]:
-    """Tell of ids that differ by letter case, or by Unicode form, alone: most likely they mean one conversation."""
+    """Yield a problem for each id that differs from another one by letter case or Unicode form alone."""
     driver(connection).create_function("uploader_folded", 1, _fold_text, deterministic=True)
     for least, greatest, line in connection.execute(_TWINS):
         what = "letter case" if least.lower() == greatest.lower() else "Unicode form or letter case"
@@ -79,21 +79,21 @@ def case_twins(connection: Connection) -> Iterator[Problem]:
 
 
 def became_the_same(connection: Connection, is_spoilt: Callable[[str], object]) -> Iterator[Problem]:
-    """Tell of rows that share an id which a program has spoilt: they may have had different ones.
+    """Yield a problem for each spoilt id that several rows share: they may have had different ids.
 
     Args:
         connection: The stage's connection.
-        is_spoilt: Tells of an id if it looks spoilt.
+        is_spoilt: Returns a true value for an id that looks spoilt.
     """
     for conversation_id, lines in connection.execute(_SHARED):
         if is_spoilt(conversation_id):
-            first, told = _format_lines(lines)
-            remedy = f"lines {told} have become the same conversation: take their ids from their source again"
+            first, listed = _format_lines(lines)
+            remedy = f"lines {listed} have become the same conversation: take their ids from their source again"
             yield Problem(first, "conversationId", conversation_id, remedy)
 
 
 def _format_lines(lines: str) -> tuple[int, str]:
-    """The first of these lines, and the first few of them for a person."""
+    """Return the first line number, and the first few as text."""
     numbers = sorted(map(int, lines.split(",")))
     more = f" and {len(numbers) - _MAX_LINES} more" if len(numbers) > _MAX_LINES else ""
     return numbers[0], ", ".join(map(str, numbers[:_MAX_LINES])) + more

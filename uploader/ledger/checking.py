@@ -1,4 +1,4 @@
-"""Looks for what a crash, a copy or a restore may have done to a ledger."""
+"""Checks a ledger for damage, and for signs that a crash, a copy or a restore has lost a part of it."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,18 +12,23 @@ from uploader.ledger.sqlite import HOW_TO_MEND, log_path
 
 
 class Mark(NamedTuple):
-    """What a ledger says of itself: how many runs it has seen, and whether the last of them has closed it."""
+    """The mark of its use in a ledger."""
 
+    # how many runs have used it
     runs: int
+    # the last run has not closed it
     in_use: bool
 
 
 class Examination(NamedTuple):
-    """What an examination of a ledger found; ``damage`` and ``doubt`` are empty where there is none."""
+    """The result of an examination of a ledger."""
 
     mark: Mark
+    # a run holds its lock
     busy: bool
+    # empty where there is none
     damage: str
+    # the reason to doubt that it knows all that was appended; empty where there is none
     doubt: str
 
 
@@ -33,11 +38,11 @@ def read_mark(connection: Connection) -> Mark:
 
 
 def damage(connection: Connection, *, whole: bool) -> str:
-    """Tell what is damaged in the database; empty where nothing is.
+    """Describe the damage of the database; empty where there is none.
 
     Args:
         connection: A connection in a transaction.
-        whole: Whether indexes are held against their tables and references are followed, too.
+        whole: Compare indexes with their tables and check foreign keys, too.
     """
     try:
         found = [text for (text,) in connection.exec_driver_sql(f"PRAGMA {'integrity' if whole else 'quick'}_check(3)")]
@@ -50,13 +55,13 @@ def damage(connection: Connection, *, whole: bool) -> str:
 
 
 def doubt(path: Path, mark: Mark, noted: RunCount, *, has_log: bool) -> str:
-    """Tell why a ledger may not know all that was appended; empty where nothing speaks for it.
+    """Return the reason why a ledger may not know all that was appended; empty where there is none.
 
     Args:
         path: The ledger.
-        mark: What it says of itself.
-        noted: What the last run noted beside it.
-        has_log: Whether its write-ahead log stood beside it before it was opened.
+        mark: The mark in it.
+        noted: The count that the last run saved beside it.
+        has_log: Its write-ahead log stood beside it before it was opened.
     """
     # a run on a full disk may have folded the log without a mark that it is closed
     if mark.in_use and not has_log and noted != RunCount(mark.runs, closed=True):

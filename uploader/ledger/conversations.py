@@ -1,4 +1,4 @@
-"""What the ledger says of conversations: which of them a batch completed something in, and how far they are."""
+"""Reads conversations: those in which items of a batch completed, and their progress."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,25 +10,27 @@ from uploader.model import LIVE, ConversationFacts, State
 
 
 class Conversation(NamedTuple):
-    """A conversation in which items of a batch completed. ``line``: that of the last one."""
+    """A conversation in which items of a batch completed."""
 
+    # the line of the last such item
     line: int
     lane_id: int
     conversation_id: str
 
 
 def conversations(connection: Connection, batch_id: int, after_line: int, most: int) -> Sequence[Conversation]:
-    """The next conversations with completed items of a batch, each once, in the order of their last such line.
+    """Return a page of the conversations with completed items of a batch, in the order of their last such line.
 
     Args:
         connection: A connection in a transaction.
         batch_id: The batch.
-        after_line: The line of the one that came last; 0 begins.
-        most: How many at once.
+        after_line: The line of the last conversation of the page before; 0 for the first page.
+        most: The page's size.
     """
     later, named = items.alias("later"), rows.alias("named")
+    # no later item of the conversation completed
     is_last = ~(
-        # by the index of lane, state and position: as a rule the next item of the lane is the one that is found
+        # by the index of lane, state and position: as a rule the lane's next item ends the search
         select(later.c.id)
         .join(named, named.c.item_id == later.c.id)
         .where(
@@ -63,7 +65,8 @@ def count_conversations(connection: Connection, batch_id: int) -> int:
 
 
 def conversation_facts(connection: Connection, lane_id: int, now: float) -> ConversationFacts:
-    """How far a conversation is at this moment, over all batches; an item in doubt may have a job until its time."""
+    """Read the progress of a conversation at this moment, over all batches."""
+    # an item in doubt may have a job until its ``slot_until``
     may_live = or_(
         items.c.state.in_(LIVE),
         and_(items.c.state == State.IN_DOUBT, or_(items.c.slot_until.is_(None), items.c.slot_until > now)),

@@ -1,4 +1,4 @@
-"""Copies an SQLite ledger while others use it, and puts a file in place whole, never over another."""
+"""Copies an SQLite ledger while others use it, and makes files atomically, without replacing others."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ UNFINISHED = ".new"
 
 
 def copy_beside(source: sqlite3.Connection, path: Path) -> Path:
-    """Copy a ledger to ``path``, or to ``path`` with a number where something stands there; tell where it is."""
+    """Copy a ledger to ``path``, or to ``path`` with a number where that exists; return the copy's path."""
     for number in count(1):
         target = path if number == 1 else path.with_name(f"{path.name}.{number}")
         try:
@@ -26,18 +26,18 @@ def copy_beside(source: sqlite3.Connection, path: Path) -> Path:
 
 
 def copy_ledger(source: sqlite3.Connection, target: Path) -> None:
-    """Copy a ledger with SQLite's online backup; ``target`` is whole and on the disk, or does not exist.
+    """Copy a ledger with SQLite's online backup; ``target`` is complete and durable, or does not exist.
 
-    The copy is marked as closed: all that was committed is in its one file.
+    The copy is one file, and marked as closed.
 
     Raises:
-        FileExistsError: Something stands at ``target`` already.
+        FileExistsError: ``target`` exists.
         sqlite3.Error: The ledger cannot be read, or the copy not written.
         OSError: The copy cannot be written.
     """
     with new_file(target) as unfinished, closing(sqlite3.connect(unfinished, isolation_level=None)) as copy:
         source.backup(copy)
-        # one file, with nothing beside it until somebody opens it
+        # no write-ahead log beside it until somebody opens it
         copy.execute("PRAGMA journal_mode=DELETE")
         if "in_use" in {name for _, name, *_ in copy.execute("PRAGMA table_info(ledger)")}:
             copy.execute("UPDATE ledger SET in_use = 0")
@@ -45,14 +45,14 @@ def copy_ledger(source: sqlite3.Connection, target: Path) -> None:
 
 @contextmanager
 def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Give a temporary file in the same folder, which gets the name ``path`` when the block ends well.
+    """Make a file atomically: yield a temporary one in the same folder, renamed to ``path`` when the block ends well.
 
     Args:
-        path: Where it shall stand.
-        replace: Whether it replaces what stands there.
+        path: The file to make.
+        replace: Replace an existing file.
 
     Raises:
-        FileExistsError: Something stands at ``path`` and is not to be replaced.
+        FileExistsError: ``path`` exists and is not to be replaced.
         OSError: The file cannot be made.
     """
     with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED, delete=False) as file:
@@ -72,7 +72,7 @@ def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def _name(unfinished: Path, path: Path) -> None:
-    """Rename a file without replacing what may stand there."""
+    """Rename a file without replacing another."""
     try:
         os.link(unfinished, path)
     except OSError as error:

@@ -1,7 +1,6 @@
-"""Loads staged rows into temporary copies of the tables: a plan then asks exactly what a run would ask.
+"""Loads staged rows into temporary copies of the tables, so that a plan runs the same statements as a run.
 
-The copies have the names of the ledger's tables and hide them on their connection, so that the statements of a load
-and of a run's begin work on them unchanged; the ledger itself is only read.
+The copies have the names of the ledger's tables and hide them on their connection; the ledger itself is only read.
 """
 
 from pathlib import Path
@@ -28,7 +27,7 @@ _touched = select(staged.c.lane_id).where(staged.c.lane_id.is_not(None))
 
 
 def make_copies(connection: Connection) -> None:
-    """Make the copies, empty: all that there is to load into where there is no ledger yet."""
+    """Make empty copies; a plan without a ledger loads into them."""
     for table in _copies.values():
         connection.execute(CreateTable(table, include_foreign_key_constraints=[]))
         for index in table.indexes:
@@ -37,25 +36,23 @@ def make_copies(connection: Connection) -> None:
 
 
 def copy_tables(connection: Connection, name: str, *, is_run_on: bool) -> None:
-    """Hide the ledger's tables behind copies of what a load of the staged rows may touch.
-
-    What an earlier run left under way is what the next run will find after its recovery. Completed and dropped items
-    are left out but for those that the rows name: they are neither sent nor in the way.
+    """Hide the ledger's tables behind copies of the rows that a load of the staged rows may touch.
 
     Args:
         connection: The stage's connection, in a transaction; every staged row has its lane, where there is one.
         name: The batch's name.
-        is_run_on: A run holds the ledger: what is under way is no doubt.
+        is_run_on: A run holds the ledger, so that its attempts under way are not in doubt.
     """
     make_copies(connection)
+    # attempts under way as the next run's recovery will leave them
     recovered = {State.SENDING: State.PENDING} | ({} if is_run_on else {State.SENT: State.IN_DOUBT})
     state = case(*((_items.c.state == left, becomes) for left, becomes in recovered.items()), else_=_items.c.state)
     _copy(connection, accounts)
     _copy(connection, lanes, _lanes.c.id.in_(_touched))
     _copy(connection, items, _items.c.lane_id.in_(_touched), _items.c.state.not_in(OVER), state=state)
-    # whose rows they are; without them, new items would get their ids
+    # of the items that are over only those that rows name, which keep their ids: others are neither sent nor in the way
     _copy(connection, items, _items.c.id.in_(select(found.c.item_id)), _items.c.state.in_(OVER))
-    # few, and each by its id: a join might read all loads that there were
+    # few, and each by its id: a join might read all loads
     for load_id in connection.execute(select(_copies["items"].c.load_id).distinct()).scalars().all():
         _copy(connection, loads, _loads.c.id == load_id)
     _copy(connection, batches, _batches.c.name == name)
@@ -69,10 +66,10 @@ def load_copies(connection: Connection, base_url: str, name: str, now: float, *,
 
     Args:
         connection: As for ``copy_tables``; the rows are resolved.
-        base_url: The account's.
+        base_url: The account's base URL.
         name: The batch's name.
         now: Seconds since the epoch.
-        repeat: All rows become new items.
+        repeat: Make new items of all rows.
     """
     account_id = account(connection, base_url)
     load = begin_load(
@@ -83,7 +80,7 @@ def load_copies(connection: Connection, base_url: str, name: str, now: float, *,
 
 
 def _copy(connection: Connection, table: Table, *conditions: Any, **instead: Any) -> None:
-    """Copy rows of one of the ledger's tables. ``instead``: columns that get another value."""
+    """Copy rows of one of the ledger's tables; ``instead`` has values in place of some columns."""
     source, target = _ledger[table.name], _copies[table.name]
     names = [column.name for column in table.columns if column.computed is None]
     values = [instead.get(name, source.c[name]) for name in names]

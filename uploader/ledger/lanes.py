@@ -1,4 +1,4 @@
-"""Which item of a lane may go next, and which lanes the present run carries."""
+"""Keeps of each lane the item that may go next, how far it is active, and its backlog."""
 
 from collections.abc import Collection, Sequence
 from functools import cache
@@ -11,21 +11,24 @@ from uploader.ledger.schema import IS_ACTIVE, batches, is_in_state, is_unfinishe
 from uploader.model import LIVE, OVER, TROUBLED, State
 from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
 
+# of an item joined to its lane: it is pending, and a run is to send it
 IS_IN_BACKLOG = and_(items.c.state == State.PENDING, items.c.position <= lanes.c.active_until)
-"""Of an item beside its lane: whether it waits, and this run is to send it."""
 
-# the sum keeps SQLite on the index of what is wanted: by account it would read all lanes that there ever were
+# of a lane: it is active, and of the account bound as ``account``
+# the sum keeps SQLite on the index of active lanes: by account it would read all lanes that there ever were
 IS_ACTIVE_OF_ACCOUNT = and_(IS_ACTIVE, lanes.c.account_id.op("+")(0) == bindparam("account"))
-"""Of a lane: whether the present run of the account carries it. Binds ``account``, the account's id."""
 
+# the account of a batch
 _ACCOUNT_OF_BATCH = select(batches.c.account_id).where(batches.c.id == bindparam("batch"))
 
+# make the lanes of an account inactive
 _DEACTIVATE = (
     update(lanes)
     .where(IS_ACTIVE_OF_ACCOUNT)
     .values(active_until=0, ready_position=None, audio_left=0.0, items_left=0, item_seconds=0.0)
 )
 
+# the position of the last unfinished item that a batch names, by lane
 _last = (
     select(items.c.lane_id, func.max(items.c.position).label("position"))
     .join(rows, rows.c.item_id == items.c.id)
@@ -34,33 +37,37 @@ _last = (
     .subquery()
 )
 
+# make the lanes of a batch active up to its last unfinished item in each
 _ACTIVATE = update(lanes).where(lanes.c.id == _last.c.lane_id).values(active_until=_last.c.position, not_before=0.0)
 
 _seconds = func.coalesce(items.c.duration_seconds, func.coalesce(items.c.size, 0) / BYTES_PER_AUDIO_SECOND)
 
 
 def _of_lane(figure: ColumnElement[Any]) -> ScalarSelect[Any]:
-    """A figure of the items that the present run has left in a lane."""
+    """Build the subquery of a figure over the backlog of a lane."""
     return select(figure).where(items.c.lane_id == lanes.c.id, IS_IN_BACKLOG).correlate(lanes).scalar_subquery()
 
 
+# add an item's audio, and one item, to the backlog of its lane
 _ADD_TO_BACKLOG = (
     update(lanes)
     .where(items.c.id == bindparam("item"), lanes.c.id == items.c.lane_id, IS_IN_BACKLOG)
     .values(audio_left=lanes.c.audio_left + _seconds, items_left=lanes.c.items_left + 1)
 )
 
+# take an item's audio, and one item, from the backlog of its lane
 _REMOVE_FROM_BACKLOG = (
     update(lanes)
     .where(items.c.id == bindparam("item"), lanes.c.id == items.c.lane_id, IS_IN_BACKLOG)
     .values(audio_left=lanes.c.audio_left - _seconds, items_left=lanes.c.items_left - 1)
 )
 
+# set the weight of an item in all active lanes
 _REWEIGH = update(lanes).where(IS_ACTIVE).values(item_seconds=bindparam("seconds"))
 
 _waiting = items.alias("waiting_first")
 
-# what is begun before the first pending item of a lane: as far as it is wanted, nothing of the lane is sent
+# the position of the last active item before the first pending one of a lane
 _begun = (
     select(func.max(items.c.position))
     .where(
@@ -79,13 +86,15 @@ _begun = (
     .scalar_subquery()
 )
 
+# keep the lanes of an account active only as far as their items were begun: no pending item is sent
 _ACTIVATE_BEGUN = update(lanes).where(IS_ACTIVE_OF_ACCOUNT).values(active_until=func.coalesce(_begun, 0))
 
+# make the lanes active that ``_choose`` has marked
 _ACTIVATE_CHOSEN = update(lanes).where(lanes.c.active_until < 0).values(active_until=-lanes.c.active_until)
 
 
 def _activate_first(connection: Connection, batch_id: int, account_id: int, first: int, *, hold: bool) -> None:
-    """Narrow what is wanted to a batch's first pending items and what stands before them; what is under way stays."""
+    """Narrow what is active to a batch's first pending items and those before them; begun items stay active."""
     connection.execute(_choose(hold=hold), {"account": account_id, "batch": batch_id, "first": first})
     connection.execute(_ACTIVATE_BEGUN, {"account": account_id})
     connection.execute(_ACTIVATE_CHOSEN)
@@ -93,7 +102,8 @@ def _activate_first(connection: Connection, batch_id: int, account_id: int, firs
 
 @cache
 def _choose(*, hold: bool) -> Update:
-    """Mark the lanes of a batch's first items by a position below 0: looked for once, not once a lane."""
+    """Build the statement that marks the lanes of a batch's first items by a negative position."""
+    # one statement finds the first items of all lanes: a subquery would find them once for each lane
     first = (
         select(items.c.lane_id, items.c.position)
         .join(lanes, lanes.c.id == items.c.lane_id)
@@ -108,28 +118,27 @@ def _choose(*, hold: bool) -> Update:
 
 
 def recompute_ready(connection: Connection, lane_ids: Sequence[int], *, hold: bool) -> None:
-    """Work out anew which item of these lanes may go, after one of their items changed.
+    """Recompute the item of these lanes that may go, after one of their items has changed.
 
     Args:
         connection: A connection in a transaction.
         lane_ids: The lanes.
-        hold: Whether trouble holds the rest of a lane (``[lanes] on_trouble``).
+        hold: An item in trouble holds the rest of its lane (``[lanes] on_trouble``).
     """
     if lane_ids:
         connection.execute(_recompute_ready(hold=hold), [{"lane": lane_id} for lane_id in lane_ids])
 
 
 def activate_batch(connection: Connection, batch_id: int, *, hold: bool, first: int | None = None) -> None:
-    """Make the lanes of a batch the ones of its account that this run carries, as far as its own last item in each.
+    """Make the lanes of a batch, up to its last item in each, the only active ones of its account.
 
-    What stands before the batch's items in their lanes, an earlier batch's leftovers, is carried with them. The lanes
-    of other accounts stay as they are.
+    Items before the batch's own in these lanes, leftovers of earlier batches, are active with them.
 
     Args:
         connection: A connection in a transaction.
         batch_id: The batch.
-        hold: Whether trouble holds the rest of a lane.
-        first: Carry only the batch's own first so many pending items, and the leftovers before them; None carries all.
+        hold: An item in trouble holds the rest of its lane.
+        first: Activate only so many of the batch's first pending items, and the leftovers before them; None: all.
     """
     account_id = connection.execute(_ACCOUNT_OF_BATCH, {"batch": batch_id}).scalar_one()
     of_account = {"account": account_id}
@@ -141,30 +150,30 @@ def activate_batch(connection: Connection, batch_id: int, *, hold: bool, first: 
 
 
 def reweigh_lanes(connection: Connection, item_seconds: float) -> None:
-    """Order the lanes that this run carries anew; its cost depends on how many these are, not on their items.
+    """Order the active lanes by new weights; the cost grows with their number, not with their items.
 
     Args:
         connection: A connection in a transaction.
-        item_seconds: What each item counts for beside its audio, in seconds of audio; ``activate_batch`` begins with 0.
+        item_seconds: The weight of an item beside its audio, in seconds of audio; 0 after ``activate_batch``.
     """
     connection.execute(_REWEIGH, {"seconds": item_seconds})
 
 
 def add_to_backlog(connection: Connection, item_id: int) -> None:
-    """Count an item that has become pending among what its lane has left, where this run is to send it."""
+    """Add an item that has become pending to the backlog of its lane, where the item is active."""
     connection.execute(_ADD_TO_BACKLOG, {"item": item_id})
 
 
 def remove_from_backlog(connection: Connection, item_id: int) -> None:
-    """Count an item that is pending, and is not to be sent, no more among what its lane has left."""
+    """Remove an item, still pending, from the backlog of its lane."""
     connection.execute(_REMOVE_FROM_BACKLOG, {"item": item_id})
 
 
 @cache
 def _make_ready(*, hold: bool) -> Update:
-    """Set of each active lane the item that may go, and the work that is left."""
-    # lane by lane: grouped in one go, SQLite would read the items of all lanes that ever were; and both at once, as
-    # each update of a lane changes its entries in several indexes
+    """Build the statement that sets the item that may go, and the backlog, of each active lane."""
+    # lane by lane: grouped, SQLite would read the items of all lanes that there ever were; and both at once, as each
+    # update of a lane changes its entries in several indexes
     return (
         update(lanes)
         .where(IS_ACTIVE_OF_ACCOUNT)
@@ -178,10 +187,10 @@ def _make_ready(*, hold: bool) -> Update:
 
 @cache
 def is_held(*, hold: bool) -> ColumnElement[bool]:
-    """Whether an item is pending behind one of its lane that a person must settle first.
+    """Build the condition that an item is pending behind one of its lane that a person must resolve first.
 
     Args:
-        hold: Whether trouble holds the rest of a lane; where it does not, nothing is held.
+        hold: An item in trouble holds the rest of its lane; where it does not, no item is held.
     """
     if not hold:
         return false()
@@ -200,7 +209,7 @@ def is_held_of_many(*, hold: bool) -> ColumnElement[bool]:
     """Build the condition of ``is_held`` for statements that go through many items of the account ``account``.
 
     Args:
-        hold: Whether trouble holds the rest of a lane.
+        hold: An item in trouble holds the rest of its lane.
     """
     other = items.alias("in_trouble")
     # read once a statement, by the partial index of unfinished items; then most items need no look into their lane
@@ -213,7 +222,7 @@ def is_held_of_many(*, hold: bool) -> ColumnElement[bool]:
 
 
 def waiting_lanes(batch_id: int) -> Select[tuple[int]]:
-    """The lanes in which items of a batch wait: what stands there in trouble concerns the batch."""
+    """Select the lanes with pending items of a batch."""
     waiting, named = items.alias("waiting"), rows.alias("named")
     return (
         select(waiting.c.lane_id)
@@ -227,7 +236,7 @@ def _first_pending() -> ScalarSelect[int]:
     return (
         select(func.min(pending.c.position))
         .where(pending.c.lane_id == lanes.c.id, pending.c.state == State.PENDING)
-        .correlate(lanes)  # by itself it would not, two levels down, and look at every lane
+        .correlate(lanes)  # SQLAlchemy does not correlate two levels down by itself
         .scalar_subquery()
     )
 
@@ -242,8 +251,8 @@ def _exists_before(position: ColumnElement[int] | None, states: Collection[State
 
 @cache
 def _recompute_ready(*, hold: bool) -> Update:
-    # built once: putting a statement together costs more than running it
-    # lane by lane: an IN would have to be put together anew for every number of lanes
+    # cached: compiling the statement costs more than running it
+    # lane by lane: an IN would be compiled anew for every number of lanes
     return update(lanes).where(lanes.c.id == bindparam("lane")).values(ready_position=_ready_position(hold=hold))
 
 

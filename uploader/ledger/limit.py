@@ -1,4 +1,4 @@
-"""What the ledger knows of an account's limit of concurrent jobs, and what a 429 adds to it."""
+"""Keeps an account's limit of concurrent jobs, as settings and 429s state it, and counts its slots."""
 
 from typing import Any
 
@@ -8,18 +8,21 @@ from uploader.ledger.schema import IS_UNFINISHED, accounts, batches, is_in_state
 from uploader.model import SLOTTED, LimitFacts, SlotHolder, State
 from uploader.policy.limits import LearnedLimit, Refusal, learn, limit_in_force, live_by_others, rises_at
 
+# the limit of an account as it is stored
 _ACCOUNT = select(
     *accounts.c["configured_limit", "stated_limit", "stated_at", "observed_limit", "observed_at"],
     *accounts.c["step_seconds", "steps_before_raise", "typical_job_seconds"],
 ).where(accounts.c.id == bindparam("account_id"))
 
-# two workers' refusals add up, one after the other
+# the same, with the row locked: refusals of two workers add up, one after the other
 _ACCOUNT_LOCKED = _ACCOUNT.with_for_update()
 
+# the account of an item
 ACCOUNT_OF_ITEM = select(items.c.account_id).where(items.c.id == bindparam("item"))
 
 _OF_DOUBT = case((items.c.state == State.IN_DOUBT, func.coalesce(items.c.slot_until, 0.0)))
 
+# the taken slots of an account: their number, those of items in doubt, and when the first and the last expire
 _TAKEN = (
     select(
         func.count().label("slots"),
@@ -56,6 +59,7 @@ _HOLDERS = (
     .order_by(batches.c.name, items.c.line)
 )
 
+# store the learned limit of an account
 _SAVE_LEARNED = (
     update(accounts)
     .where(accounts.c.id == bindparam("account_id"))
@@ -71,7 +75,7 @@ _SAVE_LEARNED = (
 
 
 def limit_facts(connection: Connection, account_id: int, configured: int | None, now: float) -> LimitFacts:
-    """What is known of the account's limit, and how many of its slots are taken now.
+    """Read the account's limit, and count its slots that are taken now.
 
     Args:
         connection: A connection in a transaction.
@@ -97,17 +101,17 @@ def limit_facts(connection: Connection, account_id: int, configured: int | None,
 
 
 def slot_holders(connection: Connection, account_id: int, now: float) -> list[SlotHolder]:
-    """The items that take the account's slots now: never many more than its limit."""
+    """Return the items that hold the account's slots now; never many more than its limit."""
     found = connection.execute(_HOLDERS, {"account_id": account_id, "now": now}).mappings()
     return [SlotHolder(**{**row, "state": State(row["state"])}) for row in found]
 
 
 def save_refusal(connection: Connection, item_id: int, refusal: Refusal, now: float) -> None:
-    """Learn from a 429 about the limit, once the item that met it has given its slot back.
+    """Lower the learned limit after a 429, once the refused item has given its slot back.
 
     Args:
         connection: A connection in a transaction.
-        item_id: The item that was refused a slot.
+        item_id: The refused item.
         refusal: The 429.
         now: The time, in seconds since the epoch.
     """

@@ -1,4 +1,4 @@
-"""Brings a manifest into the ledger: which rows are items that exist, which are new, in what order."""
+"""Loads a manifest into the ledger: matches rows to existing items, adds the new ones, and orders the lanes."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -34,18 +34,24 @@ from uploader.ledger.staging import CHUNK, AudioProbe, Stage, Takes, apart, chun
 from uploader.model import InvalidRow, Load, Problem, Row, State
 from uploader.policy.identity import ContentHash
 
+# make an account unless it exists
 _ADD_ACCOUNT = insert_or_ignore(accounts).on_conflict_do_nothing()
 
+# the id of an account
 _ACCOUNT = select(accounts.c.id).where(accounts.c.base_url == bindparam("url"), accounts.c.name == bindparam("named"))
 
+# make a batch unless it exists
 _ADD_BATCH = insert_or_ignore(batches).values(repeat_id=0, extra_columns=[]).on_conflict_do_nothing()
 
+# a batch by its name
 _BATCH = select(batches.c.id, batches.c.repeat_id, batches.c.repeat_open).where(
     batches.c.account_id == bindparam("account"), batches.c.name == bindparam("named")
 )
 
+# add a load of a batch
 _ADD_LOAD = insert(loads).returning(loads.c.id)
 
+# store the facts of a batch's newest load
 _SAVE_LOAD = (
     update(batches)
     .where(batches.c.id == bindparam("batch"))
@@ -59,10 +65,13 @@ _SAVE_LOAD = (
     )
 )
 
+# delete the rows of a batch's previous load
 _FORGET_ROWS = delete(rows).where(rows.c.batch_id == bindparam("batch"))
 
+# delete the items of a batch's invalid rows
 _FORGET_INVALID = delete(items).where(items.c.invalid_batch_id == bindparam("batch"))
 
+# add a lane for each new conversation
 _ADD_LANES = (
     insert_or_ignore(lanes)
     .from_select(
@@ -86,13 +95,13 @@ _beside = staged.outerjoin(apart, apart.c.line == staged.c.line)
 _new_id = bindparam("first_id", type_=Integer) + staged.c.line
 _new_position = bindparam("first_position", type_=BigInteger) + staged.c.line
 
-# ids of one load are not dense: a line that names an item leaves a gap
+# a new item's id is this plus its line: a line that names an existing item leaves a gap
 _FIRST_FREE_ID = select(func.coalesce(func.max(items.c.id), 0) + 1)
 
+# columns of a row's file
 _FILE = ("path", "size", "change")
-"""Columns that tell a row's file."""
+# columns that an item takes from its row as they were staged
 _SENT = ("content_type", "duration_seconds", "channels", "billed_seconds")
-"""Columns that an item takes from its row as they were staged."""
 _parameters = func.coalesce(apart.c.parameters, literal_column("'{}'"))
 
 _ITEM = {
@@ -113,7 +122,7 @@ _ITEM = {
     "error": apart.c.error,
 }
 
-# a row that cannot be sent holds its lane, where that can be read, as any refused item does
+# add an item for each row that matches none; an invalid row's item is refused, so that it holds its lane
 _ADD_ITEMS = insert(items).from_select(
     list(_ITEM),
     select(*_ITEM.values())
@@ -124,21 +133,23 @@ _ADD_ITEMS = insert(items).from_select(
 
 
 def _of_row(column: str) -> ScalarSelect[Any]:
+    """Build the subquery of a column that few rows have."""
     return select(apart.c[column]).where(apart.c.line == staged.c.line).correlate(staged).scalar_subquery()
 
 
 _named_in = select(found.c.line).where(found.c.item_id == items.c.id).correlate(items).scalar_subquery()
 
-# the newest load names it
+# make the load the last that has named these items
 _NAME = update(items).where(is_listed(found.c.takes == Takes.NOTHING)).values(load_id=bindparam("load"), line=_named_in)
 
+# make the refused items pending that their rows correct
 _MEND = (
     update(items)
     .where(items.c.id == found.c.item_id, found.c.mended, is_listed(found.c.mended))
     .values(state=State.PENDING, error=None, http_status=None, finished_at=None, cut_offs=0)
 )
 
-# what waits takes the row's parameters, and its place unless it was begun
+# a pending item takes its row's parameters, and the row's place unless it was begun
 _taken = {
     "load_id": bindparam("load"),
     "line": staged.c.line,
@@ -149,6 +160,7 @@ _taken = {
 
 
 def _taking(takes: Takes, **more: ColumnElement[Any]) -> Update:
+    """Build the statement by which matched items take columns of their rows."""
     return (
         update(items)
         .where(
@@ -183,11 +195,13 @@ _ROW = {
     "error": apart.c.error,
 }
 
+# add the rows of the load
 _ADD_ROWS = insert(rows).from_select(
     list(_ROW),
     select(*_ROW.values()).select_from(_beside.outerjoin(found, found.c.line == staged.c.line)).order_by(staged.c.line),
 )
 
+# an item of a conversation and path that was begun
 _WAS_BEGUN = (
     select(items.c.id)
     .join(lanes, lanes.c.id == items.c.lane_id)
@@ -209,7 +223,7 @@ _INVALID = (
     .order_by(staged.c.line)
 )
 
-# items of invalid rows that a person dropped; asked for by place, as a join could be answered by reading all items
+# items of invalid rows that a person dropped, by lane and path: for a join SQLite might read all items
 _DROPPED = (
     select(items.c.lane_id, items.c.path, items.c.id)
     .where(
@@ -223,7 +237,7 @@ _DROPPED = (
 
 
 def account(connection: Connection, base_url: str, name: str = "default") -> int:
-    """Find or make the account: a base URL and a name."""
+    """Find or make the account of a base URL and a name; return its id."""
     which = {"base_url": base_url, "name": name}
     connection.execute(_ADD_ACCOUNT, which)
     found: int = connection.execute(_ACCOUNT, {"url": base_url, "named": name}).scalar_one()
@@ -241,25 +255,24 @@ def begin_load(
     now: float,
     repeat: bool,
 ) -> Load:
-    """Begin to load a manifest as the batch of this name, in place of what that batch named before.
-
-    A ``--repeat`` that was interrupted is carried on, not begun once more.
+    """Begin to load a manifest as the batch of this name, and forget the batch's previous rows.
 
     Args:
-        connection: A connection in a transaction, the same until ``finish_load``.
+        connection: A connection in a transaction, the same until ``merge``.
         account_id: The account of the batch.
         name: The batch's name.
-        manifest: What to call the manifest when a person shall run it again.
-        results: Where its results are written.
+        manifest: The manifest's name in commands that a person is told to run.
+        results: The results file.
         extra_columns: The manifest's ``x-`` columns, which its results repeat.
         now: The time, in seconds since the epoch.
-        repeat: Whether all rows become new items.
+        repeat: Make new items of all rows (``--repeat``).
     """
     connection.execute(_ADD_BATCH, {"account_id": account_id, "name": name, "ran_at": now})
     batch = connection.execute(_BATCH, {"account": account_id, "named": name}).one()
     load_id: int = connection.execute(_ADD_LOAD, {"batch_id": batch.id, "loaded_at": now}).scalar_one()
     repeat_id = 0
     if repeat:
+        # an interrupted repeat is carried on, not begun once more
         repeat_id = batch.repeat_id if batch.repeat_open else load_id
     about = {"from": manifest, "to": str(results), "extras": list(extra_columns), "now": now}
     connection.execute(_SAVE_LOAD, about | {"batch": batch.id, "meant": repeat_id, "repeats": repeat})
@@ -281,14 +294,14 @@ def load_rows(
 
     Args:
         connection: A connection in a transaction.
-        load: The load, as ``begin_load`` gave it.
-        manifest: The rows; they are taken as they come and not kept.
+        load: The load, as ``begin_load`` returned it.
+        manifest: The rows; they are consumed one by one and not kept.
         content_hash: Hashes a file's content.
-        probe: Tells duration and channels of a file whose row does not.
-        separate: Whether channels are recognised, and billed, separately where a row does not say.
+        probe: Reads duration and channels of a file whose row lacks them.
+        separate: Channels are recognised, and billed, separately where a row does not say.
 
     Returns:
-        The rows whose file is gone although no item that was begun is theirs: they are invalid after all.
+        The rows that are invalid after all: their file is gone, and they match no item that was begun.
     """
     stage = Stage(connection, load.account_id)
     stage.add(manifest, probe, separate=separate)
@@ -298,7 +311,7 @@ def load_rows(
 
 
 def current_repeat_id(connection: Connection, account_id: int, name: str, *, repeat: bool) -> int:
-    """Return the generation of items that a load of this batch would know, as ``resolve`` takes it."""
+    """Return the id of the repeat whose items a load of this batch would match, as ``resolve`` takes it."""
     if not repeat:
         return 0
     batch = connection.execute(_BATCH, {"account": account_id, "named": name}).one_or_none()
@@ -306,16 +319,16 @@ def current_repeat_id(connection: Connection, account_id: int, name: str, *, rep
 
 
 def resolve(connection: Connection, stage: Stage, repeat_id: int, hashes: Hashes) -> list[InvalidRow]:
-    """Look up which item each staged row names, and what invalid rows a person has dropped already.
+    """Match each staged row to an existing item, and invalid rows to those that a person has dropped.
 
     Args:
-        connection: The stage's connection, in a transaction; nothing but the stage is written.
+        connection: The stage's connection, in a transaction; only the stage is written.
         stage: The staged rows.
-        repeat_id: As ``current_repeat_id`` gives it.
+        repeat_id: As ``current_repeat_id`` returns it.
         hashes: Hashes of files.
 
     Returns:
-        The rows that turned out to be invalid.
+        The rows that are invalid after all.
     """
     lacking = [without_a_file(row) for row in resolve_rows(connection, stage, repeat_id, hashes)]
     stage.refuse(lacking)
@@ -324,7 +337,7 @@ def resolve(connection: Connection, stage: Stage, repeat_id: int, hashes: Hashes
 
 
 def merge(connection: Connection, load: Load) -> None:
-    """Bring the resolved rows into the ledger, with a handful of statements however many they are."""
+    """Merge the resolved rows into the ledger, in a fixed number of statements."""
     connection.execute(_ADD_LANES, {"account": load.account_id})
     values = {
         "account": load.account_id,
@@ -339,37 +352,35 @@ def merge(connection: Connection, load: Load) -> None:
 
 
 def was_begun(connection: Connection, account_id: int) -> Callable[[str, str], bool]:
-    """Make the question whether an item of a conversation and path was begun before: its file may be gone by now.
+    """Make the predicate that an item of a conversation and path was begun, so that its file may be gone."""
+    # compiled once: the predicate may be called for every row
+    statement = _WAS_BEGUN.compile(dialect=connection.dialect)
+    names, text = statement.positiontup or [], str(statement)
 
-    It is put together once: it may be asked of every row.
-    """
-    asked = _WAS_BEGUN.compile(dialect=connection.dialect)
-    names, text = asked.positiontup or [], str(asked)
+    def begun(conversation_id: str, path: str) -> bool:
+        values = {**statement.params, "account": account_id, "conversation": conversation_id, "of_path": path}
+        return connection.exec_driver_sql(text, tuple([values[name] for name in names])).first() is not None
 
-    def ask(conversation_id: str, path: str) -> bool:
-        given = {**asked.params, "account": account_id, "conversation": conversation_id, "of_path": path}
-        return connection.exec_driver_sql(text, tuple([given[name] for name in names])).first() is not None
-
-    return ask
+    return begun
 
 
 def close_repeat(connection: Connection, batch_id: int) -> None:
-    """Keep that a repeat has come to its end: another one appends everything once more."""
+    """Mark a batch's repeat as complete, so that the next ``--repeat`` makes new items again."""
     connection.execute(update(batches).where(batches.c.id == batch_id).values(repeat_open=False))
 
 
 def save_configured_limit(connection: Connection, account_id: int, configured: int) -> None:
-    """Keep the limit that the account's last run was given, for whoever asks how it stands."""
+    """Store the limit in the settings of the account's last run, for ``status``."""
     connection.execute(update(accounts).where(accounts.c.id == account_id).values(configured_limit=configured))
 
 
 def save_run(connection: Connection, batch_id: int, results: Path, now: float) -> None:
-    """Keep that a batch runs now, and where its results go."""
+    """Store the time and the results file of a batch's run."""
     connection.execute(update(batches).where(batches.c.id == batch_id).values(ran_at=now, results=str(results)))
 
 
 def _find_dropped(connection: Connection) -> None:
-    """Give each invalid row the item of an invalid row that a person dropped, as far as there are any."""
+    """Match invalid rows to dropped items of invalid rows with the same lane and path."""
     invalid = connection.execute(_INVALID).all()
     places = dict.fromkeys((row.lane_id, row.audio_path) for row in invalid)
     dropped = defaultdict[tuple[int, str], list[int]](list)
@@ -386,7 +397,7 @@ def _find_dropped(connection: Connection) -> None:
 
 
 def without_a_file(row: Row) -> InvalidRow:
-    """A row whose file is gone, and that names no item that was begun."""
+    """Make the invalid row of a row whose file is gone, and that matches no item that was begun."""
     remedy = (
         "the file is gone, and the item that was begun with it is another row's: bring it back or leave the row out"
     )

@@ -30,12 +30,12 @@ from uploader.ledger.staging import Stage, Takes, apart, compared, found, is_lis
 from uploader.model import NOTHING, FileSignature, Row, State
 from uploader.policy.identity import ContentHash, ExistingItem, Items, find, is_corrected
 
+# one statement fetches the items of so many rows, or those of one lane
 TOGETHER = 1000
-"""So many rows' items are fetched with one statement, or those of one lane."""
+# in place of a load's id: a row of this manifest has named the item
 NAMED = -1
-"""In place of a load: a row of this manifest has named the item."""
+# the id of a ``--repeat`` that begins: no item has it
 NEW_REPEAT = -1
-"""The generation of a ``--repeat`` that begins: no item is of it."""
 
 # in the order of Known's fields
 _KNOWN = (
@@ -276,8 +276,8 @@ def _compare(
 ) -> list[Row]:
     """Match the rows of some lanes one by one, in the manifest's order; return those whose file is missing."""
     known: defaultdict[int, Items] = defaultdict(Items)
-    lanes = {"lane_from": rows[0][0], "lane_to": rows[-1][0], "repeat_id": repeat_id}
-    for columns in connection.execute(_ITEMS, lanes):
+    span = {"lane_from": rows[0][0], "lane_to": rows[-1][0], "repeat_id": repeat_id}
+    for columns in connection.execute(_ITEMS, span):
         known[columns.lane_id].add(_existing_item(columns))
     taken, read, lacking = [], [], []
     for lane_id, *given in rows:

@@ -1,4 +1,4 @@
-"""Numbered migrations of the schema: each is a list of SQL statements, run in one transaction."""
+"""Numbered migrations of the schema, each a list of SQL statements that run in one transaction."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,11 +6,11 @@ from sqlalchemy import Connection, update
 
 from uploader.ledger import schema
 
+# the oldest version that can be migrated
 OLDEST = 2
-"""The oldest version that can be migrated."""
 
+# the application id in the header of an SQLite file ("upld"); ledgers have it since version 3
 APPLICATION_ID = 0x75706C64
-"""The mark in the header of an SQLite file that says whose it is ("upld"); ledgers have it since version 3."""
 
 TO_3: Sequence[str] = (
     # Changes of tables and indexes since version 2 go here, each as one statement that SQLite and PostgreSQL both
@@ -31,7 +31,7 @@ TO_3: Sequence[str] = (
     "ALTER TABLE resolutions RENAME COLUMN settled_by TO resolved_by",
     "CREATE INDEX resolutions_item ON resolutions (item_id)",
     "CREATE INDEX resolutions_job ON resolutions (job_id)",
-    # what status and recovery need not read of former nights
+    # so that status and recovery read nothing of earlier nights
     "ALTER TABLE batches ADD COLUMN counted JSON",
     "CREATE INDEX batches_name ON batches (name)",
     "CREATE INDEX batches_ran_at ON batches (ran_at)",
@@ -46,12 +46,12 @@ TO_3: Sequence[str] = (
     ),
 )
 
+# the statements that migrate a ledger to a version from the one before it; a released version's never change
 STEPS: Mapping[int, Sequence[str]] = {3: TO_3}
-"""The statements that bring a ledger to a version from the one before it. A released version's never change."""
 
 
 def migrate(connection: Connection, version: int) -> None:
-    """Bring a ledger from the version before to ``version``, inside the caller's transaction."""
+    """Migrate a ledger from the version before to ``version``, inside the caller's transaction."""
     for statement in STEPS[version]:
         connection.exec_driver_sql(statement)
     connection.execute(update(schema.ledger).values(version=version))

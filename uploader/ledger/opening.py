@@ -1,4 +1,4 @@
-"""Opens the ledger's file: for the one run that writes, beside a run, for reading."""
+"""Opens the ledger's file: for the one run that writes, beside a run, or for reading."""
 
 import os
 import sqlite3
@@ -47,11 +47,13 @@ log = logs.get_logger()
 
 
 class Doubted(Enum):
-    """What to do with a ledger that may not know all that was appended."""
+    """The ways to open a ledger that may not know all that was appended."""
 
+    # an error
     REFUSED = "refused"
+    # opened to adopt results; the next run refuses it until a person has accepted it
     MENDED = "mended"
-    """Opened to take back what it lacks: the next run refuses it until a person has accepted it."""
+    # opened as if it knew all
     ACCEPTED = "accepted"
 
 
@@ -60,17 +62,18 @@ class Ledger:
 
     def __init__(self, path: Path, pool: Engine, lock: int | None = None) -> None:
         self.path = path
+        # made when it was opened, so that it knows nothing of earlier nights
         self.is_new = False
-        """Whether it was made when it was opened: it knows nothing of earlier nights."""
         self._engine = pool
         self._writer = pool.execution_options(begin="BEGIN IMMEDIATE")
         self._lock = lock
         self._had_log = False
+        # a connection that a run keeps open: closing the last one folds the log, and a missing log means doubt
         self._kept: Connection | None = None
-        """A connection that a run keeps open: with the last one SQLite folds the log, which is then missed."""
+        # the number of this run; None where the ledger is not open for a run
         self._runs: int | None = None
+        # the least count of runs saved beside it, so that it is doubted until a person accepts it
         self._owed = 0
-        """How many runs are noted beside it, at least, so that it is doubted until a person accepts it."""
         self._identity = _identity(path)
         self._readers: list[Ledger] = []
 
@@ -78,13 +81,13 @@ class Ledger:
     def open_for_run(
         cls, url: str, *, must_exist: bool = False, on_container: bool = True, doubted: Doubted = Doubted.REFUSED
     ) -> Self:
-        """Open the ledger for the one run that may write, making it where there is none, migrating an older one.
+        """Open the ledger for the one run that may write; make a missing one, migrate an older one.
 
         Args:
             url: Its address, ``sqlite:////path``.
             must_exist: Refuse to make one where there is none.
-            on_container: Make one on a container's own file system, too, which goes with the container.
-            doubted: What to do where it may be an older copy, or one without what its ``-wal`` held.
+            on_container: Make one even on a container's own file system, which is deleted with the container.
+            doubted: The way to open one that may be an older copy, or may lack the content of its ``-wal``.
 
         Raises:
             UsageError: Its folder is missing or not writable, it lies on a network file system, it is no
@@ -117,10 +120,10 @@ class Ledger:
 
     @staticmethod
     def exists(url: str) -> bool:
-        """Tell whether there is a ledger; a file that is empty is none.
+        """Return True where there is a ledger; an empty file is none.
 
         Raises:
-            UsageError: There is something else.
+            UsageError: The file is something else.
             LedgerUnavailableError: It cannot be read now.
         """
         return marked_version(ledger_path(url)) is not None
@@ -151,37 +154,37 @@ class Ledger:
         return opened
 
     def beside(self) -> "Ledger":
-        """A second way into the same ledger, for reading while a run writes; it is closed with this one."""
+        """Open the same ledger once more, for reading while a run writes; it is closed with this one."""
         reader = Ledger(self.path, engine(self._connect_unmoved))
         self._readers.append(reader)
         return reader
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A connection in a transaction that is committed at the end, or rolled back by an exception."""
+        """Give a connection in a transaction that is committed at the end, or rolled back by an exception."""
         with translate_errors(self.path), self._writer.begin() as connection:
             yield connection
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A connection in a transaction that reads one state of the ledger."""
+        """Give a connection in a transaction that reads one state of the ledger."""
         with translate_errors(self.path), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def staging(self) -> Iterator[Connection]:
-        """A connection whose transactions lock nothing until they write; its temporary tables end with it."""
+        """Give a connection whose transactions lock nothing until they write; its temporary tables end with it."""
         with translate_errors(self.path), self._engine.connect() as connection:
             connection.detach()
             yield connection
 
     @property
     def held_by_run(self) -> bool:
-        """Whether a run holds the ledger's lock at this moment."""
+        """True where a run holds the ledger's lock at this moment."""
         return is_locked(self.path)
 
     def examine(self) -> Examination:
-        """Examine a ledger that is open for reading: all of the database, and the signs of a slip."""
+        """Examine a ledger that is open for reading: the whole database, and signs of a lost part."""
         with translate_errors(self.path), self._engine.connect() as connection:  # a damaged one may not commit
             broken = damage(connection, whole=True)
             mark = read_mark(connection)
@@ -193,7 +196,7 @@ class Ledger:
         """Copy the ledger while others use it.
 
         Raises:
-            UsageError: Something stands there already.
+            UsageError: The target exists.
             LedgerUnavailableError: It cannot be read or written now.
         """
         with translate_errors(self.path), self._engine.connect() as connection:
@@ -205,7 +208,7 @@ class Ledger:
                 raise LedgerUnavailableError(f"{target}: the ledger could not be copied there ({error})") from error
 
     def moved(self) -> LedgerUnavailableError | None:
-        """Tell whether the file that is open is no longer the one at the ledger's path."""
+        """Return the error where the open file is no longer the one at the ledger's path; None where it is."""
         if _identity(self.path) == self._identity:
             return None
         return LedgerUnavailableError(
@@ -215,13 +218,13 @@ class Ledger:
         )
 
     def make_room(self) -> None:
-        """Give up the reserve and fold the write-ahead log: the last outcomes need room on a full disk."""
+        """Free the reserve and fold the write-ahead log, so that the last outcomes have room on a full disk."""
         give_back(self.path)
         with suppress(DBAPIError, sqlite3.Error), self._engine.connect() as connection:
             driver(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
-        """Give the connections, the reserve and the lock back."""
+        """Close the connections, and release the reserve and the lock."""
         for reader in self._readers:
             reader.close()
         if self._runs is not None:
@@ -242,7 +245,7 @@ class Ledger:
             self._save_folded_beside()
 
     def _save_end(self, lock: int, *, is_folded: bool) -> None:
-        """Note for the next run that no log is to be missed."""
+        """Save for the next run that a missing log is no sign of loss."""
         if self._runs is None:
             if is_folded:
                 save_folded(lock)
@@ -250,7 +253,7 @@ class Ledger:
             save_count(lock, RunCount(max(self._runs, self._owed), closed=True))
 
     def _save_folded_beside(self) -> None:
-        """Note, unless a run holds the ledger, that its log went with the last connection: a run may have died."""
+        """Save, unless a run holds the ledger, that this connection folded the log of a run that died."""
         with suppress(LedgerBusyError, UsageError, OSError):
             lock = take_lock(self.path)
             try:
@@ -260,13 +263,13 @@ class Ledger:
                 os.close(lock)
 
     def __enter__(self) -> Self:
-        """Close at the end of the block."""
+        """Return the ledger, which is closed at the end of the block."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
+        """Close the ledger."""
         self.close()
 
     @property
@@ -280,12 +283,12 @@ class Ledger:
         return connect(self.path, "rw")
 
     def _check_whole(self, lock: int, *, has_log: bool, doubted: Doubted) -> None:
-        """Check what a copy, a restore or a crash may have done to the ledger since its last run.
+        """Check the ledger for the effects of a copy, a restore or a crash since its last run.
 
         Args:
             lock: The lock's file, which has the count of runs.
-            has_log: Whether its write-ahead log stood beside it before it was opened.
-            doubted: What to do where it may not know all that was appended.
+            has_log: Its write-ahead log stood beside it before it was opened.
+            doubted: The way to open it where it may not know all that was appended.
         """
         with translate_errors(self.path), self._engine.connect() as connection:  # a damaged one may not commit
             mark = read_mark(connection)
@@ -307,13 +310,13 @@ class Ledger:
                 update(schema.ledger).values(runs=schema.ledger.c.runs + 1, in_use=True).returning(schema.ledger.c.runs)
             ).scalar_one()
         with translate_errors(self.path), self._engine.connect() as connection:
-            # the mark goes into the file itself, so that a copy of that file alone shows it; not TRUNCATE, which
-            # would leave no log to be missed
+            # write the mark into the file itself, so that a copy of that file alone has it; not TRUNCATE, which
+            # would leave no log whose absence shows a loss
             driver(connection).execute("PRAGMA wal_checkpoint(PASSIVE)")
             save_count(lock, RunCount(max(self._runs or 0, self._owed)))
 
     def _end_run(self) -> None:
-        """Mark the ledger as closed, or keep what is known where its file is gone."""
+        """Mark the ledger as closed; where its file is gone, save a copy of it beside."""
         if self.moved() is None:
             with suppress(LedgerUnavailableError), self.writing() as connection:
                 connection.execute(update(schema.ledger).values(in_use=False))
@@ -328,10 +331,10 @@ class Ledger:
 
 
 def ledger_path(url: str) -> Path:
-    """The ledger's file, by its real name: two runs that reach it by two names must meet at the same lock.
+    """Return the ledger's file by its real path: two runs that reach it by two names must meet at the same lock.
 
     Raises:
-        UsageError: None is named, and there is no home folder for one.
+        UsageError: The address is empty, as there is no home folder for a default one.
     """
     if not url:
         raise UsageError(
@@ -342,7 +345,7 @@ def ledger_path(url: str) -> Path:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of a file, None where there is none."""
+    """Return device and inode of a file; None where there is none."""
     try:
         found = path.stat()
     except OSError:
@@ -351,7 +354,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _make_default_folder(folder: Path) -> None:
-    """Make the default's folder; any other is the operator's, and may be a volume that is not mounted."""
+    """Make the folder of the default ledger."""
+    # no other folder is made: it may be a volume that is not mounted
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -359,7 +363,7 @@ def _make_default_folder(folder: Path) -> None:
 
 
 def _prepare(path: Path, *, must_exist: bool, on_container: bool) -> bool:
-    """Make the ledger where there is none, migrate an older one; tell whether it was made."""
+    """Make a missing ledger, migrate an older one; return True where it was made."""
     version = marked_version(path)
     if version is None:
         _check_making(path, must_exist=must_exist, on_container=on_container)

@@ -1,25 +1,25 @@
-"""Checks of the place where a ledger lies or shall be made: folder, rights, file system, container."""
+"""Checks the place of a ledger: folder, permissions, file system, container."""
 
 import os
 from pathlib import Path
 
 from uploader.errors import UsageError
 
+# the kernel's list of mounts (proc(5)); Linux alone has it
 MOUNTS = Path("/proc/self/mountinfo")
-"""The kernel's list of mounts (proc(5)); there is none outside Linux."""
 
 ROOT = Path("/")
 
+# file systems on which SQLite's write-ahead log does not work: its index is shared memory of one machine
 NETWORK_FILE_SYSTEMS = frozenset(
     [
         *("afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs"),
         *("fuse.ceph", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"),
     ]
 )
-"""Where SQLite's write-ahead log does not work: its index is shared memory of one machine."""
 
+# root file systems of container runtimes, whose upper layer is deleted with the container
 CONTAINER_FILE_SYSTEMS = frozenset(["aufs", "fuse.fuse-overlayfs", "overlay"])
-"""What container runtimes put at / : its upper layer is thrown away with the container."""
 
 
 def check_place(path: Path) -> None:
@@ -49,7 +49,7 @@ def check_place(path: Path) -> None:
 
 
 def check_outlives_container(path: Path) -> None:
-    """Refuse to make a ledger that a container would take with it.
+    """Refuse to make a ledger that would be deleted with its container.
 
     Raises:
         UsageError: The root file system is a container's, and the ledger's folder is not mounted from outside it.
@@ -65,7 +65,7 @@ def check_outlives_container(path: Path) -> None:
 
 
 def file_system(mountinfo: Path, device: int) -> str | None:
-    """Tell the kind of file system that a device number has, None where the kernel does not say.
+    """Return the kind of file system of a device number; None where the kernel does not say.
 
     Args:
         mountinfo: The kernel's list of mounts.

@@ -1,4 +1,4 @@
-"""What the ledger says to people: counts, results, live jobs, what needs a person."""
+"""Reads the ledger for people and for the run: batches, results, live jobs, troubles, anomalies."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
@@ -41,9 +41,10 @@ from uploader.model import TROUBLED, LiveJob, Outcome, ResultLine, State
 from uploader.policy.durations import HISTORY_SIZE, CompletedJob
 from uploader.policy.forecast import audio_seconds
 
+# the most reasons that are listed one by one
 MAX_REASONS = 20
-"""So many reasons are told one by one."""
 
+# the accepted items of an account, as live jobs
 _LIVE_JOBS = (
     select(
         items.c.id.label("item_id"),
@@ -64,6 +65,7 @@ _LIVE_JOBS = (
     .where(IS_UNFINISHED, items.c.account_id == bindparam("account"), items.c.state == State.ACCEPTED)
 )
 
+# the latest jobs of an account that were followed from their acceptance
 _LATEST_COMPLETED_JOBS = (
     select(items.c.size, items.c.duration_seconds, items.c.job_seconds)
     .where(items.c.account_id == bindparam("account"), items.c.job_seconds.is_not(None))
@@ -73,7 +75,7 @@ _LATEST_COMPLETED_JOBS = (
 
 
 class BatchFacts(NamedTuple):
-    """A batch as the ledger knows it. ``ran_at``: seconds since the epoch."""
+    """A batch of the ledger."""
 
     batch_id: int
     name: str
@@ -82,6 +84,7 @@ class BatchFacts(NamedTuple):
     manifest: str | None
     results: str | None
     extra_columns: Sequence[str]
+    # seconds since the epoch
     ran_at: float
 
 
@@ -92,10 +95,9 @@ class Trouble(NamedTuple):
     state: State
     reason: str
     items: int
+    # the first few lines, and their jobIds where they are known
     lines: Sequence[int] = ()
-    """The first few."""
     job_ids: Sequence[str | None] = ()
-    """The jobIds that are known of these lines, each beside its line."""
 
 
 def find_batches(
@@ -110,10 +112,10 @@ def find_batches(
 
     Args:
         connection: A connection in a transaction.
-        name: Only those of this name; several accounts may have one each.
-        base_url: Only those of this service.
-        ids: Only these.
-        most: How many at most.
+        name: Only batches of this name; several accounts may have one each.
+        base_url: Only batches of this service.
+        ids: Only batches with these ids.
+        most: The most batches to return.
     """
     if ids is not None and not ids:
         return []
@@ -138,12 +140,12 @@ def find_batches(
 
 
 def find_accounts(connection: Connection) -> Mapping[int, str]:
-    """The base URLs of all accounts, by account."""
+    """Return the base URLs of all accounts, by account id."""
     return {row.id: row.base_url for row in connection.execute(select(accounts.c.id, accounts.c.base_url))}
 
 
 def find_account(connection: Connection, base_url: str, name: str = "default") -> int | None:
-    """The account of this base URL and name, None where the ledger has none."""
+    """Return the account of a base URL and a name; None where the ledger has none."""
     found: int | None = connection.execute(
         select(accounts.c.id).where(accounts.c.base_url == base_url, accounts.c.name == name)
     ).scalar_one_or_none()
@@ -151,7 +153,7 @@ def find_account(connection: Connection, base_url: str, name: str = "default") -
 
 
 def result_lines(connection: Connection, batch_id: int, *, hold: bool) -> Iterator[ResultLine]:
-    """Every row of a batch in manifest order, with what became of it."""
+    """Yield the result lines of a batch in manifest order."""
     found = connection.execution_options(yield_per=1000).execute(_results(hold=hold), {"batch": batch_id})
     for line, batch, conversation_id, audio_path, job_id, state, *rest in found:
         yield ResultLine(line, batch, conversation_id, audio_path, job_id, State(state), *rest)
@@ -159,6 +161,7 @@ def result_lines(connection: Connection, batch_id: int, *, hold: bool) -> Iterat
 
 @cache
 def _results(*, hold: bool) -> Select[Any]:
+    """Build the statement of all rows of a batch with their items."""
     first = batches.alias("first")
     return (
         select(
@@ -191,15 +194,16 @@ def _results(*, hold: bool) -> Select[Any]:
 
 
 class OpenRow(NamedTuple):
-    """A row that is refused, failed or held. ``cells`` are columns and values, as a manifest has them."""
+    """A row that is refused, failed or held."""
 
     line: int
     invalid: bool
+    # columns and values, as a manifest has them
     cells: Mapping[str, Any]
 
 
 def open_rows(connection: Connection, batch_id: int, *, hold: bool) -> Iterator[OpenRow]:
-    """The rows of a batch that are refused, failed or held."""
+    """Yield the rows of a batch that are refused, failed or held."""
     wanted = (State.REFUSED, State.FAILED, State.HELD)
     state = shown_state(hold=hold)
     found = connection.execute(
@@ -225,7 +229,7 @@ def open_rows(connection: Connection, batch_id: int, *, hold: bool) -> Iterator[
 
 
 def live_jobs(connection: Connection, account_id: int) -> list[LiveJob]:
-    """The jobs that the service may be at work on, overdue ones too: they may have ended since."""
+    """Return the account's live jobs, overdue ones too, which may have ended since."""
     found = connection.execute(_LIVE_JOBS, {"account": account_id}).mappings()
     return [_live_job(**row) for row in found]
 
@@ -236,19 +240,19 @@ def _live_job(*, in_scope: object, size: int, duration_seconds: float | None, **
 
 
 def latest_completed_jobs(connection: Connection, account_id: int, most: int = HISTORY_SIZE) -> list[CompletedJob]:
-    """The latest of an account's completed jobs that were followed from their beginning, the last of them last.
+    """Return the latest completed jobs of an account that were followed from their acceptance, the latest last.
 
     Args:
         connection: A connection in a transaction.
         account_id: The account.
-        most: How many at most.
+        most: The most jobs to return.
     """
     found = connection.execute(_LATEST_COMPLETED_JOBS, {"account": account_id, "most": most}).all()
     return [CompletedJob(audio_seconds(row.size, row.duration_seconds), row.job_seconds) for row in reversed(found)]
 
 
 def unsent(connection: Connection, account_id: int, *, hold: bool) -> bool:
-    """Whether some lane of this run still has an item that waits behind a live one, or may go."""
+    """Return True where an active lane of the account has a pending item that is not held."""
     found = connection.execute(
         select(items.c.id)
         .join(lanes, lanes.c.id == items.c.lane_id)
@@ -264,7 +268,7 @@ def unsent(connection: Connection, account_id: int, *, hold: bool) -> bool:
 
 
 def last_doubt(connection: Connection, account_id: int) -> float | None:
-    """When the latest of this run's items that are in doubt, and that a call may settle, came to be so."""
+    """Return when the latest active item in doubt that a callback may resolve came into doubt; None: there is none."""
     found: float | None = connection.execute(
         select(func.max(attempts.c.ended_at))
         .select_from(items)
@@ -282,7 +286,7 @@ def last_doubt(connection: Connection, account_id: int) -> float | None:
 
 
 def is_lane_ready(connection: Connection, account_id: int, now: float) -> bool:
-    """Whether some lane has an item that could go now, were there a slot."""
+    """Return True where a lane has an item that may go as soon as a slot is free."""
     found = connection.execute(
         select(lanes.c.id)
         .where(lanes.c.account_id == account_id, lanes.c.ready_position.is_not(None), lanes.c.not_before <= now)
@@ -292,12 +296,12 @@ def is_lane_ready(connection: Connection, account_id: int, now: float) -> bool:
 
 
 def troubles(connection: Connection, batch_id: int | None = None, examples: int = 3) -> list[Trouble]:
-    """Tell what needs a person, by batch, state and reason, the most frequent first.
+    """Group the rows that need a person by batch, state and reason, the most frequent first.
 
     Args:
         connection: A connection in a transaction.
-        batch_id: Only rows of this batch, and other batches' items in the way of its own; None: rows of any batch.
-        examples: Of so many lines of each reason the numbers are told.
+        batch_id: Only rows of this batch, and other batches' items that block its own; None: rows of any batch.
+        examples: How many lines of each group are listed.
     """
     needing = _needing(batch_id).subquery()
     alike = [needing.c.batch_id, needing.c.state, needing.c.reason]
@@ -316,22 +320,22 @@ def troubles(connection: Connection, batch_id: int | None = None, examples: int 
         .order_by(placed.c.reason, placed.c.line)
         .limit(examples * MAX_REASONS)
     ).all()
-    told = [
-        Trouble(
-            one.name, State(one.state), one.reason, one.items, [row.line for row in some], [row.job_id for row in some]
-        )
-        for some in (list(alike) for _, alike in groupby(found, attrgetter("batch_id", "state", "reason")))
-        for one in some[:1]
-    ][:MAX_REASONS]
-    more = found[0].all_items - sum(one.items for one in told) if found else 0
+    groups = groupby(found, attrgetter("batch_id", "state", "reason"))
+    listed = [_trouble(list(group)) for _, group in groups][:MAX_REASONS]
+    more = found[0].all_items - sum(trouble.items for trouble in listed) if found else 0
     if more:
-        last = told[-1]
-        told.append(Trouble(last.batch, last.state, "and more, for further reasons: the results tell each", more))
-    return told if batch_id is None else told + _in_the_way(connection, batch_id)
+        last = listed[-1]
+        listed.append(Trouble(last.batch, last.state, "and more, for further reasons: the results tell each", more))
+    return listed if batch_id is None else listed + _blockers(connection, batch_id)
+
+
+def _trouble(group: Sequence[Any]) -> Trouble:
+    first, lines, job_ids = group[0], [row.line for row in group], [row.job_id for row in group]
+    return Trouble(first.name, State(first.state), first.reason, first.items, lines, job_ids)
 
 
 def _needing(batch_id: int | None) -> CompoundSelect[Any]:
-    """Rows that need a person: those whose item does, by the index of what is not over, and those without an item."""
+    """Build the statement of rows that need a person: by their unfinished item, or without an item."""
     of_items = (
         select(
             rows.c.batch_id,
@@ -356,8 +360,8 @@ def _needing(batch_id: int | None) -> CompoundSelect[Any]:
     )
 
 
-def _in_the_way(connection: Connection, batch_id: int) -> list[Trouble]:
-    """Items of other batches that hold items of this one."""
+def _blockers(connection: Connection, batch_id: int) -> list[Trouble]:
+    """Return the items of other batches that hold items of this one."""
     named = rows.alias("named")
     is_unnamed = is_orphan().label("orphan")
     found = connection.execute(
@@ -385,7 +389,7 @@ def _format_batch(batch: str, *, orphan: bool) -> str:
 
 
 class Anomaly(NamedTuple):
-    """What is to be said in the open of the item of a line, whatever became of it: an append too many, say."""
+    """An anomaly of a line's item that is reported whatever the item's state, such as a second append."""
 
     batch: str
     line: int
@@ -394,14 +398,14 @@ class Anomaly(NamedTuple):
 
 
 def anomalies(connection: Connection, *batch_ids: int) -> list[Anomaly]:
-    """What is to be said in the open of the items of some batches."""
+    """Return the anomalies of the items of some batches."""
     remarked = select(items.c.id).where(items.c.remark.is_not(None))
     found = connection.execute(
         select(batches.c.name.label("batch"), rows.c.line, rows.c.conversation_id, items.c.remark.label("said"))
         .select_from(rows)
         .join(items, items.c.id == rows.c.item_id)
         .join(batches, batches.c.id == rows.c.batch_id)
-        # few items have a remark: the sum keeps SQLite from reading all rows of these batches in their place
+        # few items have an anomaly: the sum keeps SQLite from reading all rows of these batches instead
         .where(rows.c.item_id.in_(remarked), rows.c.batch_id.op("+")(0).in_(batch_ids))
         .order_by(batches.c.id.desc(), rows.c.line)
     )
@@ -409,12 +413,12 @@ def anomalies(connection: Connection, *batch_ids: int) -> list[Anomaly]:
 
 
 def jobs_seen(connection: Connection, account_id: int, most: int = 1000) -> list[tuple[float, float]]:
-    """Read how long an account's latest jobs took: of those followed from their beginning, by their index alone.
+    """Read the durations of an account's latest jobs that were followed from their acceptance.
 
     Args:
         connection: A connection in a transaction.
         account_id: The account.
-        most: How many jobs are looked at; one whose audio has no known length tells nothing.
+        most: How many jobs are read; those whose audio has no known length are left out.
 
     Returns:
         Seconds from the upload's begin to the job's end, and seconds of audio.
@@ -435,7 +439,7 @@ def jobs_seen(connection: Connection, account_id: int, most: int = 1000) -> list
 
 
 def line_states(connection: Connection, batch_id: int, lines: Collection[int], *, hold: bool) -> dict[int, State]:
-    """The states of some lines of a batch, as far as it has them."""
+    """Return the states of those of the lines that the batch has."""
     found = connection.execute(
         select(rows.c.line, shown_state(hold=hold).label("state"))
         .select_from(rows.outerjoin(items, items.c.id == rows.c.item_id))
@@ -445,15 +449,15 @@ def line_states(connection: Connection, batch_id: int, lines: Collection[int], *
 
 
 def unknown_job_ids(connection: Connection, job_ids: Collection[str]) -> set[str]:
-    """Those of some jobIds that the ledger does not know."""
+    """Return those of the jobIds that the ledger does not know."""
     known = connection.execute(select(items.c.job_id).where(items.c.job_id.in_(job_ids))).scalars()
     earlier = connection.execute(select(attempts.c.job_id).where(attempts.c.job_id.in_(job_ids))).scalars()
-    told = connection.execute(select(resolutions.c.job_id).where(resolutions.c.job_id.in_(job_ids))).scalars()
-    return set(job_ids) - set(known) - set(earlier) - set(told)
+    resolved = connection.execute(select(resolutions.c.job_id).where(resolutions.c.job_id.in_(job_ids))).scalars()
+    return set(job_ids) - set(known) - set(earlier) - set(resolved)
 
 
 def _error_text() -> ColumnElement[str]:
-    """What is wrong with a row, and what stays to be said of its item."""
+    """Build the error of a row, joined with its item's anomaly."""
     error = func.coalesce(items.c.error, rows.c.error)
     both = case((error.is_(None), items.c.remark), else_=error + "; " + items.c.remark)
     return case((items.c.remark.is_(None), error), else_=both)

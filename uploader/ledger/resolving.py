@@ -1,4 +1,4 @@
-"""What needs a person, with all that is known of it, and what the person decided."""
+"""Finds the items that need a person, with the evidence about them, and records the person's decisions."""
 
 import re
 from collections import defaultdict
@@ -31,12 +31,11 @@ from uploader.policy.resolving import RESOLVABLE, resolved_state
 
 
 class Selection(NamedTuple):
-    """Which items of a batch are meant; what is not set does not select. Times: seconds since the epoch.
+    """A selection of items by several criteria; an empty one selects all. Times are seconds since the epoch."""
 
-    ``lines`` are the batch's own; ``items`` are the ledger's numbers, of any batch of the account.
-    """
-
+    # lines of the batch itself
     lines: Sequence[int] = ()
+    # the ledger's numbers of items, of any batch of the account
     items: Sequence[int] = ()
     conversations: Sequence[str] = ()
     states: Sequence[State] = ()
@@ -46,66 +45,69 @@ class Selection(NamedTuple):
 
     @property
     def names_any(self) -> bool:
-        """Whether anything at all is selected by."""
+        """True where any criterion is set."""
         return self != Selection()
 
 
 class OpenItem(NamedTuple):
-    """An item that needs a person, or was asked for. ``attempted_at`` and ``ended_at``: of its last attempt."""
+    """An unfinished item that needs a person, or was selected, with the evidence about it."""
 
     item_id: int
     lane_id: int
+    # the batch that named it last; for a search in all batches, the batch of the row that is shown
     batch: str
-    """The batch that named it last; where all batches are looked at, the one whose row is shown."""
+    # the batch of the row that is shown; None where it has no row
     row_batch_id: int | None
-    """The batch whose row is shown, None where it is shown without one."""
     base_url: str
+    # named by the batch that is searched, or by any where all are: other items may hold the batch's own
     own: bool
-    """Whether the batch that is looked at names it, or any: another one's item may hold this batch's."""
+    # no batch's rows name it any more
     orphan: bool
-    """Whether no batch's rows name it any more."""
+    # the line of the batch's row; of other items, the line that named it last
     line: int
-    """That of the batch's row; of another item, the one that named it last."""
     conversation_id: str
     audio_path: str
     state: State
+    # pending behind an item of its lane that must be resolved first
     held: bool
-    """Whether it is pending behind an item of its lane that is to be settled first."""
     overdue: bool
+    # a person named its job, and may correct that
     by_hand: bool
-    """Whether a person named its job, and may correct that."""
     invalid: bool
     error: str | None
     http_status: int | None
     job_id: str | None
     size: int | None
     attempts: int
+    # begin and end of its last attempt, in seconds since the epoch
     attempted_at: float | None
     ended_at: float | None
     bytes_sent: int | None
+    # the conversation before its last attempt
     before: ConversationSnapshot | None
+    # no other item of its lane can have been appended since its last attempt began
     alone: bool
-    """Whether nothing else of its lane can have been appended since its last attempt began."""
 
     @property
     def shown_state(self) -> State:
-        """Its state as people are told it."""
+        """The state that people are shown."""
         return State.HELD if self.held else self.state
 
     @property
     def needs_person(self) -> bool:
-        """Whether it is itself to be settled, not what stands before it."""
+        """True where the item itself is to be resolved, not one before it."""
         return self.state in TROUBLED or self.is_job_uncertain
 
     @property
     def is_job_uncertain(self) -> bool:
-        """Whether its job is overdue, or the service gives it no status that is known."""
+        """True where the job is overdue, or the service gives it no status that is known."""
         return self.state is State.ACCEPTED and (self.overdue or self.error is not None)
 
 
 class Resolution(NamedTuple):
-    """What a person decided of an item once. ``resolved_at``: seconds since the epoch."""
+    """A decision of a person about an item."""
 
+    # seconds since the epoch
     resolved_at: float
     resolved_by: str
     decision: Decision
@@ -117,15 +119,14 @@ class Resolution(NamedTuple):
 def open_items(
     connection: Connection, batch_id: int | None, selection: Selection, *, hold: bool, base_url: str | None = None
 ) -> list[OpenItem]:
-    """Find the items that need a person, or those that the selection names; none of them is over.
+    """Find the unfinished items that need a person, or that the selection names.
 
     Args:
         connection: A connection in a transaction.
-        batch_id: Only the items of this batch, those in the way of them, and those that it named last and that no batch
-            names any more. None: of any batch.
-        selection: Which of them.
-        hold: Whether trouble holds the rest of a lane.
-        base_url: Only those of this service.
+        batch_id: Only the items of this batch, those that block them, and the batch's orphans; None: of any batch.
+        selection: The criteria.
+        hold: An item in trouble holds the rest of its lane.
+        base_url: Only items of this service.
     """
     named_last, named_in = batches.alias("named_last"), batches.alias("named_in")
     row_of = batch_id if batch_id is not None else _row_of_item()
@@ -189,10 +190,7 @@ def resolve(
     now: float,
     hold: bool,
 ) -> State:
-    """Settle an item as a person decided.
-
-    Returns:
-        Its new state.
+    """Resolve an item as a person decided; return its new state.
 
     Raises:
         UsageError: The decision does not fit the item's state, or a run has it in hand by now.
@@ -228,20 +226,18 @@ def resolve(
 
 
 def held_items(connection: Connection, lane_ids: Collection[int], *, hold: bool) -> Mapping[int, int]:
-    """The items of some lanes that are held and that a batch names: a run goes on with them once they are not.
-
-    Returns:
-        Their lanes, by item.
-    """
+    """Return the held items of some lanes that a batch names, as lane ids by item id."""
     held: dict[int, int] = {}
     for chunk in chunks(lane_ids, CHUNK):
-        some = select(items.c.id, items.c.lane_id).where(items.c.lane_id.in_(chunk), is_held(hold=hold), ~is_orphan())
-        held |= {row.id: row.lane_id for row in connection.execute(some)}
+        held_in = select(items.c.id, items.c.lane_id).where(
+            items.c.lane_id.in_(chunk), is_held(hold=hold), ~is_orphan()
+        )
+        held |= {row.id: row.lane_id for row in connection.execute(held_in)}
     return held
 
 
 def save_snapshot(connection: Connection, attempt_id: int, sight: ConversationSnapshot) -> None:
-    """Keep what was seen of a conversation before an attempt."""
+    """Save the snapshot of a conversation before an attempt."""
     connection.execute(
         update(attempts)
         .where(attempts.c.id == attempt_id)
@@ -250,11 +246,11 @@ def save_snapshot(connection: Connection, attempt_id: int, sight: ConversationSn
 
 
 def histories(connection: Connection, item_ids: Sequence[int]) -> Mapping[int, Sequence[Resolution]]:
-    """What persons decided of items, of each in order; of those alone of which something was decided."""
+    """Return the earlier decisions about items, in order, by item id; items without one are left out."""
     found: defaultdict[int, list[Resolution]] = defaultdict(list)
     for chunk in chunks(item_ids, CHUNK):
-        some = resolutions.c.item_id.in_(chunk)
-        for row in connection.execute(select(resolutions).where(some).order_by(resolutions.c.id)):
+        in_chunk = resolutions.c.item_id.in_(chunk)
+        for row in connection.execute(select(resolutions).where(in_chunk).order_by(resolutions.c.id)):
             decision, state = Decision(row.decision), State(row.from_state)
             found[row.item_id].append(
                 Resolution(row.resolved_at, row.resolved_by, decision, state, row.job_id, row.note)
@@ -268,20 +264,21 @@ def _is_of_account(batch_id: int) -> ColumnElement[bool]:
 
 
 def _row_of_item() -> ColumnElement[int]:
-    """Of the batches whose rows name an item, the one that named it last, else the newest."""
+    """Build the batch whose row is shown of an item: the batch that named it last, else the newest that names it."""
     named = rows.alias("named_somewhere")
     newest = select(func.max(named.c.batch_id)).where(named.c.item_id == items.c.id).correlate_except(named)
     return func.coalesce(newest.where(named.c.batch_id == loads.c.batch_id).scalar_subquery(), newest.scalar_subquery())
 
 
 def _concerns(batch_id: int, named_last: ColumnElement[int], selection: Selection) -> ColumnElement[bool]:
-    """An item of the batch, of what it held before, or of another batch and in a lane where this one's wait."""
+    """Build the condition that an item concerns a batch: its own, its orphan, or one that blocks its items."""
     in_the_way = and_(items.c.lane_id.in_(waiting_lanes(batch_id)), items.c.state.in_([*TROUBLED, State.ACCEPTED]))
     was_its_own = and_(named_last == batch_id, is_orphan())
     return or_(rows.c.line.is_not(None), in_the_way, was_its_own, items.c.id.in_(selection.items))
 
 
 def _others_since() -> ColumnElement[bool]:
+    """Build the condition that another item of the lane may have been appended since the last attempt began."""
     other = items.alias("other")
     may_be_there = or_(other.c.finished_at >= attempts.c.started_at, other.c.state.in_([*LIVE, State.IN_DOUBT]))
     found = select(other.c.id).where(
@@ -301,6 +298,7 @@ def _is_by_hand() -> ColumnElement[bool]:
 
 
 def _conditions(selection: Selection, *, hold: bool) -> list[ColumnElement[bool]]:
+    """Build the conditions of a selection."""
     conditions: list[ColumnElement[bool]] = [_of_states(selection, hold=hold)]
     if selection.lines or selection.items:  # another batch's lines are not this one's
         conditions.append(or_(rows.c.line.in_(selection.lines), items.c.id.in_(selection.items)))
@@ -323,7 +321,7 @@ def _of_states(selection: Selection, *, hold: bool) -> ColumnElement[bool]:
     if not selection.states:
         needs_person = or_(items.c.state.in_(TROUBLED), IS_JOB_UNCERTAIN)
         if selection.lines or selection.items:
-            # what is named one by one is meant while it waits, too, or while the job that a person named is followed
+            # items selected by number may be pending, or have a job that a person named
             return or_(needs_person, is_pending, _is_by_hand())
         return or_(needs_person, and_(is_pending, is_orphan()))
     conditions = {
@@ -368,7 +366,7 @@ def _open(row: RowMapping) -> OpenItem:
 
 
 def fits(item: OpenItem, decision: Decision) -> bool:
-    """Whether a decision may be about an item as it is."""
+    """Return True where a decision fits the item's state."""
     if item.state not in RESOLVABLE[decision]:
         return False
     if item.state is State.ACCEPTED and not (item.is_job_uncertain or item.by_hand):
@@ -382,18 +380,22 @@ def _check_fits(item: OpenItem, decision: Decision) -> None:
     if item.invalid and item.state in RESOLVABLE[decision]:
         raise UsageError(f"line {item.line}: its row is invalid: correct the manifest and run it again, or --drop it")
     states = ", ".join(sorted(state.value for state in RESOLVABLE[decision]))
-    told = item.shown_state.value
-    raise UsageError(f"line {item.line}: it is {told}: --{decision.value} is for items that are {states}")
+    shown = item.shown_state.value
+    raise UsageError(f"line {item.line}: it is {shown}: --{decision.value} is for items that are {states}")
 
 
 def _check_free(connection: Connection, item: OpenItem, job_id: str) -> None:
-    """A job belongs to one append: one that is known already is a slip of the pen."""
+    """Check that no other append has this job.
+
+    Raises:
+        UsageError: The ledger knows the job.
+    """
     applied = select(attempts.c.item_id).where(attempts.c.job_id == job_id, attempts.c.outcome == Outcome.APPLIED)
-    told = select(resolutions.c.item_id).where(
+    resolved = select(resolutions.c.item_id).where(
         resolutions.c.job_id == job_id, resolutions.c.item_id != item.item_id, ~IS_CORRECTED
     )
     shown = select(items.c.id).where(items.c.job_id == job_id, items.c.id != item.item_id)
-    if connection.execute(applied.union(told, shown).limit(1)).first() is not None:
+    if connection.execute(applied.union(resolved, shown).limit(1)).first() is not None:
         raise UsageError(f"line {item.line}: --appended {job_id}: the ledger knows this job as another append's")
 
 

@@ -1,4 +1,4 @@
-"""The tables, and the version that they have."""
+"""The tables of the ledger, and the version of their schema."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -31,11 +31,11 @@ from sqlalchemy import (
 from uploader.model import OVER, State
 from uploader.policy.limits import JOB_SECONDS
 
+# an older ledger is migrated (migrations.py), a newer one refused
 VERSION = 3
-"""The version of this schema: an older ledger is migrated (migrations.py), a newer one refused."""
 
+# an item's position is its load times this, plus its line: later loads stand behind earlier ones
 POSITIONS_PER_LOAD = 2**32
-"""An item's position is its load times this, plus its line: later loads stand behind earlier ones."""
 
 metadata = MetaData()
 
@@ -43,13 +43,14 @@ ledger = Table(
     "ledger",
     metadata,
     Column("version", Integer, nullable=False),
-    # which boot of the machine the last run saw, and how far the wall clock was ahead of its steady clock
+    # the boot id of the machine at the last run, and the wall clock's offset from the monotonic clock
     Column("boot_id", String),
     Column("clock_offset", Float),
-    # what the tokens of webhookUrls are signed with, so that a guess is told without a look at the attempts
+    # the key that signs the tokens of webhookUrls, so that a guessed token costs no look-up
     Column("webhook_key", String, nullable=False),
-    # how many runs it has seen, and whether one holds it, or ended without closing it
+    # how many runs have used it
     Column("runs", Integer, nullable=False, server_default=text("0")),
+    # true while a run holds it, and after a run that ended without closing it
     Column("in_use", Boolean, nullable=False, server_default=text("false")),
 )
 
@@ -62,7 +63,7 @@ accounts = Table(
     Column("configured_limit", Integer),
     Column("stated_limit", Integer),
     Column("stated_at", Float),
-    # what 429s taught of the limit (policy.limits.Learned); taught_limit is None where nothing of it is in force
+    # the fields of policy.limits.LearnedLimit; observed_limit is None where nothing observed is in force
     Column("observed_limit", Integer),
     Column("observed_at", Float, nullable=False, default=0.0),
     Column("step_seconds", Float, nullable=False, default=JOB_SECONDS),
@@ -83,10 +84,10 @@ batches = Table(
     Column("extra_columns", JSON, nullable=False),
     # 0, or the load of the --repeat whose items this batch names
     Column("repeat_id", Integer, nullable=False),
-    # a --repeat that has not come to its end: the same command carries it on
+    # a --repeat that is incomplete: the same command carries it on
     Column("repeat_open", Boolean, nullable=False, default=False),
     Column("ran_at", Float, nullable=False),
-    # its rows that are over, counted by state (standing.keep_counts): what status need not count anew
+    # the count by state of its rows that are over (standing.keep_counts), so that status need not count them
     Column("counted", JSON(none_as_null=True)),
     UniqueConstraint("account_id", "name"),
     Index("batches_name", "name"),
@@ -108,15 +109,15 @@ lanes = Table(
     Column("id", Integer, primary_key=True),
     Column("account_id", ForeignKey("accounts.id"), nullable=False),
     Column("conversation_id", String, nullable=False),
-    # the last position that the present run carries; 0: this lane is none of its business
+    # the last position of the active batches' items; 0: the lane is inactive
     Column("active_until", BigInteger, nullable=False, default=0),
-    # the position of the item that may go now, None where none may: what makes the claim's cost flat
+    # the position of the item that may go now, None where none may: with it a claim's cost is flat
     Column("ready_position", BigInteger),
     Column("not_before", Float, nullable=False, default=0.0),
-    # what the present run still has to append here: seconds of audio, and items
+    # the backlog, active items that are pending: seconds of audio, and items
     Column("audio_left", Float, nullable=False, default=0.0),
     Column("items_left", Integer, nullable=False, default=0),
-    # what an item counts for beside its audio, in seconds of audio: of all lanes that the run carries the same
+    # the weight of an item beside its audio, in seconds of audio; the same in all active lanes
     Column("item_seconds", Float, nullable=False, default=0.0),
     # the lane with the most goes first
     Column("work_left", Float, Computed("audio_left + items_left * item_seconds", persisted=True), nullable=False),
@@ -142,8 +143,8 @@ lanes = Table(
     ),
 )
 
+# of a lane: it is active; spelt as the partial index is, or SQLite would not use that
 IS_ACTIVE = and_(lanes.c.active_until != literal_column("0"), lanes.c.active_until > literal_column("0"))
-"""Of a lane: whether the present run carries it; spelt as the partial index is, or SQLite would not use that."""
 
 _UNFINISHED = f"state NOT IN ({', '.join(repr(state.value) for state in OVER)})"
 
@@ -177,15 +178,15 @@ items = Table(
     Column("job_id", String),
     Column("accepted_at", Float),
     Column("finished_at", Float),
-    # what its job is taken to have lived; finished_at is late by the look that saw the end
+    # the estimated lifetime of its job; finished_at is when a poll saw the end
     Column("job_seconds", Float),
     Column("slot_until", Float),
     # the job did not end within job_timeout_seconds
     Column("overdue", Boolean, nullable=False, default=False),
-    # what stays to be said of it in the open whatever becomes of it: an append too many, say
+    # an anomaly that is reported whatever the item's state, such as a second append
     Column("remark", String),
     Index("items_lane_state", "lane_id", "state", "position"),
-    # partial on purpose: a planner with statistics takes a whole one to find no less than a scan of the table does
+    # partial on purpose: with a full index and statistics SQLite's planner would scan the table instead
     Index(
         "items_unfinished",
         "account_id",
@@ -207,7 +208,7 @@ items = Table(
         sqlite_where=text("remark IS NOT NULL"),
     ),
     Index("items_job", "job_id", sqlite_where=text("job_id IS NOT NULL")),
-    # were it whole, SQLite would take it for the way to all that is not invalid
+    # partial on purpose: with a full index SQLite's planner would use it for IS NULL
     Index(
         "items_invalid",
         "invalid_batch_id",
@@ -217,21 +218,22 @@ items = Table(
 
 
 def is_unfinished(state: ColumnElement[str]) -> ColumnElement[bool]:
-    """Build the condition that an item is not over, spelt as the partial index is, or SQLite would not use that."""
-    return state.not_in([literal_column(repr(one.value)) for one in OVER])
+    """Build the condition that an item is not over."""
+    # spelt as the partial index is, or SQLite would not use that
+    return state.not_in([literal_column(repr(over.value)) for over in OVER])
 
 
+# of an item: it is not over
 IS_UNFINISHED = is_unfinished(items.c.state)
-"""Of an item: whether it is not over."""
 
-# an answer has its status, and an upload that was cut off too often is counted: what is left is the file's own fault
+# of an item: it was refused because its file could not be read or had changed
+# a refusal by the service has a status, one after too many cut-offs has their count
 IS_REFUSED_FOR_FILE = and_(
     items.c.state == literal_column(repr(State.REFUSED.value)),
     items.c.attempts > literal_column("0"),
     items.c.http_status.is_(None),
     items.c.cut_offs == literal_column("0"),
 )
-"""Of an item: whether it was refused because its file could not be read or had changed."""
 
 IS_JOB_UNCERTAIN = and_(
     items.c.state == literal_column(repr(State.ACCEPTED.value)), or_(items.c.overdue, items.c.error.is_not(None))
@@ -252,7 +254,7 @@ attempts = Table(
     Column("reason", String),
     Column("bytes_sent", BigInteger),
     Column("job_id", String, index=True),
-    # what was seen of the conversation before the attempt ([doubt] look_before)
+    # the conversation's snapshot before the attempt ([doubt] look_before)
     Column("messages_before", Integer),
     Column("last_end_before", String),
     # the hash of the token in its webhookUrl; what a call said, and whether that waits for the item's outcome
@@ -308,7 +310,7 @@ rows = Table(
     Column("conversation_id", String, nullable=False),
     Column("audio_path", String, nullable=False),
     Column("content_type", String),
-    # what an invalid row says beside its conversation and path: it is to be corrected, not lost
+    # all other columns of an invalid row, which is to be corrected
     Column("given", JSON(none_as_null=True)),
     Column("extras", JSON, nullable=False),
     Column("error", String),
@@ -317,18 +319,15 @@ rows = Table(
 
 
 def is_in_state(column: ColumnElement[str], states: Iterable[State]) -> ColumnElement[bool]:
-    """Build an IN over states that are known beforehand.
-
-    SQLAlchemy puts the values of an ordinary ``in_`` into the statement anew at each execution, and then executes it
-    for one set of parameters only.
-    """
+    """Build an IN over constant states, as literals."""
+    # the values of an ordinary in_ are expanded at each execution, which then takes one set of parameters only
     return column.in_([literal(state) for state in states])
 
 
 @event.listens_for(metadata, "before_create")
 def _make_partial(_metadata: MetaData, connection: Any, **_given: Any) -> None:
-    """Give PostgreSQL the conditions of the partial indexes."""
-    # the tables say them for SQLite alone: naming PostgreSQL there imports its dialect into every command (30 ms)
+    """Copy the conditions of partial indexes from SQLite's options to PostgreSQL's."""
+    # the tables give them for SQLite alone: naming PostgreSQL there imports its dialect into every command (30 ms)
     if connection.dialect.name != "postgresql":
         return
     for index in (index for table in metadata.tables.values() for index in table.indexes):

@@ -1,4 +1,4 @@
-"""What a run of a batch sends: the one answer that plan, run, forecast and summary share."""
+"""Sums up what a run of a batch sends, for plan, run, forecast and summary alike."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,22 +14,23 @@ from uploader.ledger.schema import IS_UNFINISHED, batches, items, lanes, loads, 
 from uploader.model import LiveJob, State
 from uploader.policy.forecast import Lanes, audio_seconds
 
+# states of an attempt under way, which holds a slot or is about to
 ENTERED = (State.SENDING, State.SENT)
-"""Attempts under way: they hold a slot, or are about to."""
 
 
 @dataclass(slots=True)
 class Amount:
-    """A number of files and their sums; files whose billed length is unknown are counted apart."""
+    """A number of files, and their sums."""
 
     files: int = 0
     size: int = 0
     audio_seconds: float = 0.0
     billed_seconds: float = 0.0
+    # files whose billed length is unknown
     unknown_lengths: int = 0
 
     def add(self, size: int, audio_seconds: float | None, billed_seconds: float | None) -> None:
-        """Count one more file; None is unknown."""
+        """Add a file; None is unknown."""
         self.files += 1
         self.size += size
         self.audio_seconds += audio_seconds or 0.0
@@ -48,15 +49,16 @@ class Amount:
 
 
 class Leftover(NamedTuple):
-    """Pending items of another batch, by the name of the batch that named them last."""
+    """Pending items of another batch."""
 
+    # the name of the batch that named them last
     batch: str
     amount: Amount
 
 
 @dataclass(frozen=True, slots=True)
 class ToSend:
-    """What a run sends: the batch's own items, and the leftovers that stand before them in their lanes."""
+    """The items that a run sends: the batch's own, and the leftovers before them in their lanes."""
 
     own: Amount = field(default_factory=Amount)
     leftovers: Sequence[Leftover] = ()
@@ -66,12 +68,12 @@ class ToSend:
 
     @property
     def all(self) -> Amount:
-        """Everything together: what is billed, and what --max-billed-minutes bounds."""
+        """The sum of all that is sent, which ``--max-billed-minutes`` bounds."""
         return sum((leftover.amount for leftover in self.leftovers), self.own)
 
 
 def to_send(connection: Connection, account_id: int, batch_id: int, *, hold: bool) -> ToSend:
-    """Sum up what a run sends, after ``activate_batch`` and before its first claim.
+    """Sum up the items that a run sends, after ``activate_batch`` and before its first claim.
 
     Args:
         connection: A connection in a transaction: on the ledger, or on the copies of a dry run.
@@ -91,13 +93,14 @@ def to_send(connection: Connection, account_id: int, batch_id: int, *, hold: boo
 
 
 def elsewhere(connection: Connection, account_id: int, batch_id: int) -> list[Leftover]:
-    """Leftovers of other batches that a run of this batch does not reach, by batch.
+    """Sum up the leftovers of other batches that a run of this batch does not send, by batch.
 
     Args:
         connection: A connection in a transaction.
         account_id: The account.
         batch_id: The batch that is run.
     """
+    # inactive pending items that the batch does not name, by the batch that named them last
     found = connection.execute(
         select(batches.c.name, *_SUMS)
         .select_from(items)
@@ -121,15 +124,15 @@ def elsewhere(connection: Connection, account_id: int, batch_id: int) -> list[Le
 def lanes_to_send(
     connection: Connection, account_id: int, live: Sequence[LiveJob], now: float, *, hold: bool, under_way: bool = True
 ) -> Lanes:
-    """Put together for the forecast what a run still sends, behind the account's live jobs.
+    """Build the forecast's lanes of the items that a run still sends, behind the account's live jobs.
 
     Args:
         connection: As for ``to_send``.
         account_id: The account.
-        live: The account's live jobs; those in scope are waited for.
+        live: The account's live jobs; the batch waits for those in scope.
         now: Seconds since the epoch.
-        hold: Whether trouble holds the rest of a lane.
-        under_way: Whether attempts under way are looked for, too: a run is on.
+        hold: An item in trouble holds the rest of its lane.
+        under_way: Read attempts under way, too, as during a run.
     """
     found, of_account = Lanes(), {"account": account_id}
     first = connection.execute(_FIRST_LANE, of_account).scalar_one()
@@ -148,13 +151,14 @@ def lanes_to_send(
 
 
 def _is_own() -> ColumnElement[bool]:
-    """Whether the batch's rows name an item."""
+    """Build the condition that the batch's rows name an item."""
     named = rows.alias("named_by_batch")
     return (
         select(named.c.line).where(named.c.item_id == items.c.id, named.c.batch_id == bindparam("batch"))
     ).exists()  # fmt: skip
 
 
+# in the order of the fields of an amount
 _SUMS = (
     func.count(),
     func.coalesce(func.sum(items.c.size), 0),
@@ -162,10 +166,11 @@ _SUMS = (
     func.coalesce(func.sum(items.c.billed_seconds), 0.0),
     func.coalesce(func.sum(case((items.c.billed_seconds.is_(None), 1), else_=0)), 0),
 )
-"""In the order of the fields of an amount."""
 
+# the lowest id of an account's active lanes
 _FIRST_LANE = select(func.min(lanes.c.id)).where(IS_ACTIVE_OF_ACCOUNT)
 
+# the attempts under way in an account's active lanes
 _ENTERED = (
     select(items.c.lane_id, items.c.size, items.c.duration_seconds)
     .join(lanes, lanes.c.id == items.c.lane_id)
@@ -180,7 +185,7 @@ _ENTERED = (
 
 @cache
 def _amounts(*, hold: bool) -> Select[Any]:
-    """Sums of what is sent: the batch's own, and leftovers by the batch of the load that named them last."""
+    """Build the statement that sums up the items to send: own ones, and leftovers by the batch that named them last."""
     own = _is_own().label("own")
     # by the load first: the names of its batch need not be looked up for each item
     sums = (
@@ -203,7 +208,7 @@ def _amounts(*, hold: bool) -> Select[Any]:
 
 @cache
 def _left_out(*, hold: bool) -> Select[Any]:
-    """All pending items of a batch, and those of them that are held."""
+    """Build the statement that counts all pending items of a batch, and those of them that are held."""
     held = func.coalesce(func.sum(case((is_held_of_many(hold=hold), 1), else_=0)), 0)
     return (
         select(func.count().label("pending"), held.label("held"))
@@ -215,7 +220,7 @@ def _left_out(*, hold: bool) -> Select[Any]:
 
 @cache
 def _pending(*, hold: bool) -> Select[Any]:
-    """The items that are sent, in the order of their positions."""
+    """Build the statement of the items to send, in the order of their positions."""
     return (
         select(items.c.lane_id, items.c.size, items.c.duration_seconds)
         .join(lanes, lanes.c.id == items.c.lane_id)

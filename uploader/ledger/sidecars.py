@@ -1,4 +1,4 @@
-"""The files beside a ledger: the run's lock with its count of runs, and the reserve of disk space."""
+"""Handles the files beside a ledger: the run's lock, which has the count of runs, and the reserve of disk space."""
 
 import errno
 import fcntl
@@ -12,8 +12,8 @@ from uploader.errors import LedgerBusyError, UsageError
 
 LOCK_TRIES = 3
 LOCK_WAIT_SECONDS = 0.05
+# disk space that a run reserves, so that outcomes can be written where the disk is full
 RESERVE_BYTES = 1024 * 1024
-"""Disk space that a run sets aside, so that what came back can be written where the disk is full."""
 
 NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 COUNT_BYTES = 32
@@ -21,7 +21,7 @@ CLOSED = "closed"
 
 
 def take_lock(path: Path) -> int:
-    """Take the kernel's lock of a ledger: it ends with its owner, however that one dies.
+    """Take the kernel's lock of a ledger, which ends with its process.
 
     Returns:
         The lock's file descriptor, which the caller closes.
@@ -48,7 +48,7 @@ def take_lock(path: Path) -> int:
 
 
 def is_locked(path: Path) -> bool:
-    """Tell whether a run holds the ledger's lock at this moment."""
+    """Return True where a run holds the ledger's lock at this moment."""
     try:
         descriptor = os.open(lock_path(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -60,7 +60,8 @@ def is_locked(path: Path) -> bool:
 
 
 def _locked(descriptor: int) -> bool:
-    """Take the lock; who only asks whether it is taken has it for a moment, and that is waited for."""
+    """Take the lock; return False where a run holds it."""
+    # ``is_locked`` in another process holds it for a moment: hence several tries
     for _ in range(LOCK_TRIES):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -72,25 +73,26 @@ def _locked(descriptor: int) -> bool:
 
 
 def lock_path(path: Path) -> Path:
-    """The lock of a ledger."""
+    """Return the lock's file of a ledger."""
     return path.with_name(path.name + ".lock")
 
 
 class RunCount(NamedTuple):
-    """What is noted beside a ledger: how many runs it has seen, and whether the last of them folded its log."""
+    """The count of runs that is saved beside a ledger."""
 
     runs: int = 0
+    # the last run folded the write-ahead log
     closed: bool = False
 
 
 def read_count(lock: int) -> RunCount:
-    """Read what the last run noted in the lock's file."""
+    """Read the count that the last run saved in the lock's file."""
     runs, _, state = os.pread(lock, COUNT_BYTES, 0).decode("ascii", "replace").strip().partition(" ")
     return RunCount(int(runs), state == CLOSED) if runs.isdecimal() else RunCount()
 
 
 def read_count_beside(path: Path) -> RunCount:
-    """Read what the last run noted beside a ledger, without its lock."""
+    """Read the count that the last run saved beside a ledger, without taking its lock."""
     try:
         descriptor = os.open(lock_path(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -102,31 +104,32 @@ def read_count_beside(path: Path) -> RunCount:
 
 
 def save_count(lock: int, count: RunCount) -> None:
-    """Note it for the next run; a full disk has room for it, because the file keeps its size."""
+    """Save the count for the next run."""
+    # of constant length, so that a full disk has room for it
     text = f"{count.runs} {CLOSED if count.closed else 'open'}"
     os.pwrite(lock, f"{text:<{COUNT_BYTES - 1}}\n".encode(), 0)
     os.fsync(lock)
 
 
 def save_folded(lock: int) -> None:
-    """Note that the log of a run that died was folded without a mark that it is closed."""
+    """Save that the log of a run that died was folded without a mark in the ledger."""
     save_count(lock, RunCount(read_count(lock).runs, closed=True))
 
 
 def reserve_path(path: Path) -> Path:
-    """The reserve of a ledger."""
+    """Return the reserve's file of a ledger."""
     return path.with_name(path.name + ".reserve")
 
 
 def set_aside(path: Path) -> None:
-    """Set disk space aside for what comes back when the disk is full.
+    """Reserve disk space for the outcomes that are written when the disk is full.
 
     Raises:
         OSError: There is no room.
     """
     reserve = reserve_path(path)
     try:
-        # one that is left of a run that died is made anew, and a link in its place is not followed
+        # a reserve left by a run that died is made anew, and a link in its place is not followed
         reserve.unlink(missing_ok=True)
         descriptor = os.open(reserve, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -139,7 +142,7 @@ def set_aside(path: Path) -> None:
 
 
 def _allocate(descriptor: int) -> None:
-    """Allocate the reserve's blocks: by the call for it, or by writing where the system or the disk has none."""
+    """Allocate the reserve's blocks by ``posix_fallocate``, or by writing where system or disk lacks it."""
     if hasattr(os, "posix_fallocate"):  # not on macOS
         try:
             os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
@@ -154,6 +157,6 @@ def _allocate(descriptor: int) -> None:
 
 
 def give_back(path: Path) -> None:
-    """Give the reserve's disk space back."""
+    """Free the reserve's disk space."""
     with suppress(OSError):
         reserve_path(path).unlink(missing_ok=True)

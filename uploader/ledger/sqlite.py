@@ -1,4 +1,4 @@
-"""A ledger's SQLite database: its connections, its mark and version, how it is made and migrated."""
+"""Opens, makes and migrates a ledger's SQLite database."""
 
 import errno
 import os
@@ -35,7 +35,7 @@ HOW_TO_MEND = (
 
 
 def unavailable(path: Path, error: BaseException) -> LedgerUnavailableError:
-    """Say that the ledger cannot be used now, in the words of who has to mend it."""
+    """Turn an error of the database or its disk into a LedgerUnavailableError with the remedy."""
     original = getattr(error, "orig", None) or error
     if isinstance(original, LedgerUnavailableError):
         return original
@@ -48,7 +48,7 @@ def unavailable(path: Path, error: BaseException) -> LedgerUnavailableError:
 
 
 def _cause(path: Path, error: BaseException) -> str:
-    """Tell why a database cannot be used; of a file that cannot be opened SQLite does not say why."""
+    """Describe why a database cannot be used, by opening the file where SQLite gives no reason."""
     if getattr(error, "sqlite_errorname", "").startswith("SQLITE_CANTOPEN"):
         try:
             os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
@@ -60,7 +60,7 @@ def _cause(path: Path, error: BaseException) -> str:
 
 @contextmanager
 def translate_errors(path: Path) -> Iterator[None]:
-    """Turn what goes wrong with the database or its disk into a LedgerUnavailableError."""
+    """Turn errors of the database or its disk in the block into a LedgerUnavailableError."""
     try:
         yield
     except (DBAPIError, sqlite3.Error, OSError) as error:
@@ -68,12 +68,12 @@ def translate_errors(path: Path) -> Iterator[None]:
 
 
 def log_path(path: Path) -> Path:
-    """The write-ahead log of a database."""
+    """Return the write-ahead log's file of a database."""
     return path.with_name(path.name + "-wal")
 
 
 def has_log(path: Path) -> bool:
-    """Whether a write-ahead log with something in it stands beside a database; whoever reads may make an empty one."""
+    """Return True where a database has a write-ahead log with content; a reader may leave an empty one."""
     try:
         return log_path(path).stat().st_size > 0
     except (FileNotFoundError, NotADirectoryError):
@@ -81,22 +81,19 @@ def has_log(path: Path) -> bool:
 
 
 def connect(path: Path, mode: str, more: str = "") -> sqlite3.Connection:
-    """Connect to a database that exists; none is made."""
+    """Connect to an existing database."""
     return sqlite3.connect(
         f"{path.as_uri()}?mode={mode}{more}", uri=True, timeout=BUSY_SECONDS, check_same_thread=False
     )
 
 
 def connect_for_reading(path: Path) -> sqlite3.Connection:
-    """Connect for reading, and leave the ledger's files as they are.
-
-    What a run that died left in the write-ahead log stays there: that the log is missing must remain a sign that
-    somebody took it away. Where the folder is not writable SQLite can make no index of the log: without a log the
-    file alone is read, and with one that has no index a copy.
-    """
+    """Connect for reading, and leave the ledger's files as they are, also in a folder that is not writable."""
     wal = log_path(path)
     if os.access(path.parent, os.W_OK, effective_ids=True):
+        # read-only, so that closing does not fold the log of a run that died: a missing log must remain a sign of loss
         return connect(path, "ro" if wal.exists() else "rw")
+    # SQLite cannot make an index of the log here: read the file alone where there is no log, else a copy
     if not wal.exists() or not wal.stat().st_size:
         return connect(path, "ro", "&immutable=1")
     if path.with_name(path.name + "-shm").exists():
@@ -110,12 +107,12 @@ def connect_for_reading(path: Path) -> sqlite3.Connection:
 
 
 def engine(connecting: Callable[[], sqlite3.Connection], *, writes: bool = True, foreign_keys: bool = True) -> Engine:
-    """Put together the pool of a ledger's connections, each set up alike.
+    """Make the pool of a ledger's connections.
 
     Args:
         connecting: Makes a connection.
-        writes: Whether it may write.
-        foreign_keys: Whether rows that point nowhere are refused.
+        writes: The connections may write.
+        foreign_keys: Enforce foreign keys.
     """
     made = create_engine(
         "sqlite://",
@@ -126,12 +123,12 @@ def engine(connecting: Callable[[], sqlite3.Connection], *, writes: bool = True,
 
     @event.listens_for(made, "connect")
     def configure(connection: sqlite3.Connection, _: object) -> None:
-        # the driver's own idea of when a transaction begins would leave reads of the claim outside it
+        # the driver's implicit transactions begin at the first write: reads of the claim would be outside
         connection.isolation_level = None
         if not writes:
             return
         connection.execute("PRAGMA journal_mode=WAL")
-        # an intent that is lost in a power cut means a second append
+        # an intent lost in a power cut would mean a second append
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
 
@@ -144,7 +141,7 @@ def engine(connecting: Callable[[], sqlite3.Connection], *, writes: bool = True,
 
 @contextmanager
 def without_ledger() -> Iterator[Connection]:
-    """A connection to stage rows on where there is no ledger yet."""
+    """Give a connection to a database in memory, for staging rows where there is no ledger yet."""
     unkept = create_engine("sqlite://")
     with unkept.connect() as connection:
         yield connection
@@ -152,13 +149,14 @@ def without_ledger() -> Iterator[Connection]:
 
 
 def written_together(connection: Connection, step: Callable[[], T]) -> T:
-    """Run a step that reads for long and then writes, so that the ledger is locked only while it writes.
+    """Run a step that reads for long and then writes, locking the ledger only while it writes.
 
-    Where others wrote between its reading and its writing, it is run again; at last with the lock from the begin.
+    Where another connection wrote in between, the step is rolled back and run again; after ``STALE_TRIES`` it takes
+    the lock from the start.
 
     Args:
         connection: As ``Ledger.staging`` gave it, in no transaction.
-        step: The step; what it did to the ledger is undone before it is run again.
+        step: The step.
     """
     for _ in range(STALE_TRIES):
         try:
@@ -172,14 +170,14 @@ def written_together(connection: Connection, step: Callable[[], T]) -> T:
 
 
 def driver(connection: Connection) -> Any:
-    """The driver's own connection, of one that left its pool as well."""
+    """Return the driver's own connection, also of a detached one."""
     return connection.connection.dbapi_connection
 
 
 def make(path: Path) -> None:
-    """Make a ledger, whole or not at all: it gets its name when it is complete and on the disk."""
+    """Make a ledger atomically: it gets its name when it is complete and durable."""
     with translate_errors(path):
-        for left in path.parent.glob(f".{path.name}.*{UNFINISHED}"):  # of a run that died; this one has the lock
+        for left in path.parent.glob(f".{path.name}.*{UNFINISHED}"):  # left by a run that died; this run has the lock
             left.unlink()
         with new_file(path, replace=True) as file:
             unfinished = create_engine("sqlite://", creator=lambda: connect(file, "rw"), poolclass=NullPool)
@@ -192,9 +190,9 @@ def make(path: Path) -> None:
 
 
 def migrate_file(path: Path, version: int) -> None:
-    """Bring an older ledger to this schema, one transaction a version, after a copy of its file was made."""
+    """Migrate an older ledger to this schema, one transaction a version, after a copy of its file was made."""
     copy = _copy_before(path, version)
-    # a table that is made anew is dropped and renamed, which enforced foreign keys do not allow
+    # a step may drop and rename tables, which enforced foreign keys do not allow
     unenforced = engine(lambda: connect(path, "rw"), foreign_keys=False)
     try:
         for target in range(version + 1, schema.VERSION + 1):
@@ -209,7 +207,7 @@ def migrate_file(path: Path, version: int) -> None:
 
 
 def _copy_before(path: Path, version: int) -> Path:
-    """Copy a ledger beside itself; a copy that stands there from before is kept."""
+    """Copy a ledger beside itself; earlier copies are kept."""
     try:
         with closing(connect(path, "ro")) as connection:
             return copy_beside(connection, path.with_name(f"{path.name}.version-{version}"))
@@ -221,10 +219,10 @@ def _copy_before(path: Path, version: int) -> Path:
 
 
 def marked_version(path: Path) -> int | None:
-    """Read the schema's version of a ledger without changing anything, None where there is nothing yet.
+    """Read the schema version of a ledger without changing anything; None where there is no ledger yet.
 
     Raises:
-        UsageError: There is something else, or a ledger that this uploader can neither use nor migrate.
+        UsageError: The file is something else, or a ledger that this uploader can neither use nor migrate.
         LedgerUnavailableError: It cannot be read now.
     """
     try:
@@ -258,14 +256,14 @@ def marked_version(path: Path) -> int | None:
 
 
 def _is_empty(connection: sqlite3.Connection) -> bool:
-    """Whether a database has neither mark nor tables: what died while it was made left one."""
+    """Return True where a database has neither mark nor tables, as a run leaves it that dies while making it."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (objects,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     return not application and not objects
 
 
 def _read_version(connection: sqlite3.Connection) -> int | None:
-    """Read the version that a ledger is marked with, None where the database bears no mark of ours."""
+    """Read the version that a ledger is marked with; None where the database has no mark of the uploader."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     columns = {name for _, name, *_ in connection.execute("PRAGMA table_info(ledger)")}
     if application not in (0, APPLICATION_ID) or "version" not in columns:

@@ -33,8 +33,8 @@ from uploader.ledger.schema import items, lanes
 from uploader.model import AudioFacts, InvalidRow, Problem, Row
 from uploader.policy.billing import SEPARATE, billed_seconds
 
+# one statement stages so many rows
 CHUNK = 1000
-"""So many rows are staged with one statement."""
 AudioProbe = Callable[[str], AudioFacts]
 T = TypeVar("T")
 _NO_FILE = (None,) * 8
@@ -42,6 +42,7 @@ _NO_FILE = (None,) * 8
 _metadata = MetaData()
 _TEMPORARY = ["TEMPORARY"]
 
+# the manifest's rows
 staged = Table(
     "staged",
     _metadata,
@@ -63,8 +64,8 @@ staged = Table(
     Column("billed_seconds", Float),
     prefixes=_TEMPORARY,
 )
-"""The rows as the manifest has them."""
 
+# columns that few rows have: an empty column costs a tenth of a row, a missing row of this table nothing
 apart = Table(
     "apart",
     _metadata,
@@ -74,24 +75,24 @@ apart = Table(
     Column("extras", JSON(none_as_null=True)),
     Column("given", JSON(none_as_null=True)),
     Column("hints", JSON(none_as_null=True)),
-    # what is wrong with the row; None where it is valid
+    # the problems of the row; None where it is valid
     Column("error", String),
-    # known where the file had to be read to tell which item it is
+    # known where the file was read to match the row
     Column("content_hash", String),
     prefixes=_TEMPORARY,
 )
-"""What few rows have: a column that is empty costs a tenth of all that a row costs, a line less costs nothing."""
 
 
 class Takes(IntEnum):
-    """What an item that exists takes of the row that names it."""
+    """The columns that an existing item takes from the row that names it."""
 
     NOTHING = 0
+    # parameters and place; the file is the same
     ROW = 1
-    """Its parameters and its place; the file is the same."""
     ROW_AND_FILE = 2
 
 
+# the existing items that rows name; a row without an entry is a new item
 found = Table(
     "found",
     _metadata,
@@ -100,18 +101,19 @@ found = Table(
     # the state in which the load leaves the item
     Column("state", String, nullable=False),
     Column("takes", Integer, nullable=False),
-    # whether the row corrects the refused item
+    # the row corrects the refused item
     Column("mended", Boolean, nullable=False),
     prefixes=_TEMPORARY,
 )
-"""The items that rows name; a row that is not here is new."""
 
 
 def is_listed(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Of an item: whether it was found, by a list of ids; a join alone might walk through all items."""
+    """Build the condition that an item is in ``found``."""
+    # a list of ids, because SQLite might answer a join by reading all items
     return items.c.id.in_(select(found.c.item_id).where(*conditions))
 
 
+# sizes of rows that some item of their lane has which no row names yet
 met = Table(
     "met",
     _metadata,
@@ -119,8 +121,8 @@ met = Table(
     Column("size", BigInteger, primary_key=True),
     prefixes=_TEMPORARY,
 )
-"""Sizes of rows that meet an item of their lane which no row names yet."""
 
+# rows that are compared with the items of their lane one by one
 compared = Table(
     "compared",
     _metadata,
@@ -130,17 +132,19 @@ compared = Table(
     Column("size", BigInteger),
     prefixes=_TEMPORARY,
 )
-"""Rows that are to be compared with the items of their lane one by one."""
 
 _INDEXES = (Index("compared_lane", compared.c.lane_id),)
 _TABLES = (staged, apart, found, met, compared)
 
+# add rows; the values are of the columns' types already
 _ADD = insert(staged).values({column.name: bindparam(column.name, type_=String) for column in staged.columns})
 
 _APART = ("line", "parameters", "extras", "given", "hints", "error")
 
+# add the columns that few rows have
 _ADD_APART = insert(apart).values({name: bindparam(name, type_=String) for name in _APART})
 
+# the id of the newest lane, 0 where there is none
 _NEWEST_LANE = select(func.coalesce(func.max(lanes.c.id), 0))
 
 _LANE = (
@@ -149,11 +153,13 @@ _LANE = (
     .scalar_subquery()
 )
 
-# lanes that have come since their rows were staged
+# set the lanes that were added since their rows were staged
 _PLACE = update(staged).where(staged.c.lane_id.is_(None), staged.c.conversation_id != "").values(lane_id=_LANE)
 
+# make a row invalid: it has no path
 _WITHOUT_FILE = update(staged).where(staged.c.line == bindparam("of_line")).values(path=None)
 
+# set the problems of a row and the columns to be corrected
 _REFUSE = insert_or_ignore(apart).values(
     line=bindparam("of_line"), given=bindparam("new_given"), error=bindparam("new_error")
 )
@@ -161,23 +167,25 @@ _REFUSE = _REFUSE.on_conflict_do_update(
     index_elements=[apart.c.line], set_={"given": _REFUSE.excluded.given, "error": _REFUSE.excluded.error}
 )
 
+# keep the content hash of a row's file
 _KEEP_HASH = insert_or_ignore(apart).values(line=bindparam("of_line"), content_hash=bindparam("hash"))
 _KEEP_HASH = _KEEP_HASH.on_conflict_do_update(
     index_elements=[apart.c.line], set_={"content_hash": _KEEP_HASH.excluded.content_hash}
 )
 
+# the number of conversations in the rows
 _CONVERSATIONS = select(func.count(staged.c.conversation_id.distinct())).where(staged.c.conversation_id != "")
 
 
 class Stage:
-    """A manifest's rows in temporary tables of a connection: seen by it alone, gone with it however it ends."""
+    """A manifest's rows in temporary tables of a connection, which alone sees them; they go when it closes."""
 
     def __init__(self, connection: Connection, account_id: int | None) -> None:
-        """Make the tables, or empty those that there are.
+        """Make the tables, or empty the existing ones.
 
         Args:
             connection: A connection in a transaction.
-            account_id: The account whose lanes the rows stand in, None where the ledger knows none.
+            account_id: The account of the rows' lanes; None where the ledger has none.
         """
         self._connection = connection
         self._account_id = account_id
@@ -191,13 +199,13 @@ class Stage:
     def add(
         self, manifest: Iterable[Row | InvalidRow], probe: AudioProbe, *, separate: bool, hints: bool = False
     ) -> None:
-        """Stage rows as they come; none of them is kept in memory.
+        """Stage rows in chunks, so that few of them are in memory.
 
         Args:
             manifest: The rows.
             probe: Reads a recording whose facts the row does not have.
-            separate: Whether channels are recognised, and billed, separately where a row does not say.
-            hints: Whether the rows' hints are staged, too.
+            separate: Channels are recognised, and billed, separately where a row does not say.
+            hints: Stage the rows' hints, too.
         """
         dialect = self._connection.dialect
         add, add_apart = str(_ADD.compile(dialect=dialect)), str(_ADD_APART.compile(dialect=dialect))
@@ -219,7 +227,7 @@ class Stage:
                 self._connection.exec_driver_sql(add_apart, more)
 
     def place(self) -> None:
-        """Look up the lanes of rows that had none when they were staged, where there are new ones."""
+        """Set the lanes of rows that had none when they were staged, where lanes were added since."""
         newest = self._lanes_until()
         if newest != self._newest_lane:
             self._connection.execute(_PLACE, {"account": self._account_id})
@@ -235,7 +243,7 @@ class Stage:
             self._connection.execute(_WITHOUT_FILE, [{"of_line": row["of_line"]} for row in refused])
 
     def keep_hashes(self, hashes: Sequence[Mapping[str, Any]]) -> None:
-        """Keep hashes of rows' files: of each ``of_line`` and ``hash``."""
+        """Keep hashes of rows' files, as mappings with ``of_line`` and ``hash``."""
         if hashes:
             self._connection.execute(_KEEP_HASH, hashes)
 
@@ -255,7 +263,7 @@ class Stage:
 
 
 def lane_ids(connection: Connection, account_id: int, conversation_ids: Iterable[str]) -> dict[str, int]:
-    """The lanes of these conversations, as far as there are any."""
+    """Return the existing lanes of these conversations, by conversationId."""
     rows = connection.execute(
         select(lanes.c.conversation_id, lanes.c.id).where(
             lanes.c.account_id == account_id, lanes.c.conversation_id.in_(list(conversation_ids))
@@ -265,24 +273,24 @@ def lane_ids(connection: Connection, account_id: int, conversation_ids: Iterable
 
 
 def chunks(iterable: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Part rows into lists of this size."""
+    """Split rows into lists of this size."""
     iterator = iter(iterable)
     while chunk := list(islice(iterator, size)):
         yield chunk
 
 
 def format_problems(row: InvalidRow) -> str:
-    """All that is wrong with a row, as its results tell it."""
+    """Format the problems of a row for its ``error`` in the results."""
     return "; ".join(str(problem) for problem in row.problems)
 
 
 def read_hints(text: Any, line: int) -> Iterator[Problem]:
-    """Hints as they were staged."""
+    """Read the hints of a row as they were staged."""
     return (Problem(line, *hint) for hint in text or ())
 
 
 def _values(row: Row, lane_id: int | None, probe: AudioProbe, *, separate: bool) -> tuple[Any, ...]:
-    """A valid row in the order of the table's columns."""
+    """Return a valid row in the order of the columns of ``staged``."""
     line, conversation_id, audio_path, path, given_type, parameters, _, signature, _, _, facts = row
     if signature is None:
         return (line, lane_id, conversation_id, audio_path, path, None, None, given_type, given_type, None, None, None)
@@ -309,13 +317,13 @@ def _values(row: Row, lane_id: int | None, probe: AudioProbe, *, separate: bool)
 
 
 def _more(row: Row, *, hints: bool) -> tuple[Any, ...]:
-    """What few valid rows have, in the order of ``_APART``."""
-    told = json.dumps(row.hints) if hints and row.hints else None
-    return row.line, _text(row.parameters), _text(row.extras), None, told, None
+    """Return the columns that few valid rows have, in the order of ``_APART``."""
+    text = json.dumps(row.hints) if hints and row.hints else None
+    return row.line, _text(row.parameters), _text(row.extras), None, text, None
 
 
 def _wrong(row: InvalidRow) -> tuple[Any, ...]:
-    """What an invalid row has, in the order of ``_APART``."""
+    """Return the columns of an invalid row, in the order of ``_APART``."""
     return row.line, None, _text(row.extras), json.dumps(dict(row.given)), None, format_problems(row)
 
 

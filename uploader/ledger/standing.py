@@ -1,4 +1,4 @@
-"""Counts the items of batches; what of a batch is over is counted once and kept with it."""
+"""Counts the items of batches by state; a batch's count of items that are over is kept with it."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,18 +13,19 @@ from uploader.ledger.lanes import is_held
 from uploader.ledger.schema import IS_UNFINISHED, accounts, batches, items, loads, rows
 from uploader.model import OVER, State
 
+# true of every item; with a condition on the state it makes SQLite use the index by account and state
 ANY_ACCOUNT = items.c.account_id.in_(select(accounts.c.id))
-"""Beside a condition on the state it leads to the index of account and state: no scan of what is over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Items of one state and their sums. ``unknown_lengths``: those of which it is not known what will be billed."""
+    """The number of items of one state, and their sums."""
 
     items: int = 0
     size: int = 0
     attempts: int = 0
     billed_seconds: float = 0.0
+    # items whose billed length is unknown
     unknown_lengths: int = 0
     overdue: int = 0
 
@@ -35,68 +36,68 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How one batch, or several, stand: a tally by state, held items apart from pending ones."""
+    """The tallies of one batch, or of several, by state; held items apart from pending ones."""
 
     tallies: Mapping[State, Tally]
 
     def __add__(self, other: "Standing") -> "Standing":
-        """Add the standings of two batches."""
+        """Add two standings, state by state."""
         states = {*self.tallies, *other.tallies}
         return Standing({state: self.of(state) + other.of(state) for state in State if state in states})
 
     def of(self, *states: State) -> Tally:
-        """The tally of some states together."""
+        """Return the tally of some states together."""
         return reduce(Tally.__add__, (self.tallies[state] for state in states if state in self.tallies), Tally())
 
     @property
     def counts(self) -> Mapping[State, int]:
-        """Items by state, of every state."""
+        """The number of items by state, of all states."""
         return {state: self.of(state).items for state in State}
 
     @property
     def billed_minutes(self) -> Mapping[State, float]:
-        """What is, or would be, billed of the items of each state, in minutes."""
+        """The minutes that are, or would be, billed, by state."""
         return {
             state: round(tally.billed_seconds / 60, 2) for state, tally in self.tallies.items() if tally.billed_seconds
         }
 
     @property
     def unknown_lengths(self) -> int:
-        """Items of which it is not known what will be billed."""
+        """The number of items whose billed length is unknown."""
         return self.of(*State).unknown_lengths
 
     @property
     def overdue(self) -> int:
-        """Items whose job did not end in time."""
+        """The number of items whose job did not end in time."""
         return self.of(*State).overdue
 
     @property
     def attempts(self) -> int:
-        """Attempts at all items."""
+        """The attempts at all items."""
         return self.of(*State).attempts
 
     @property
     def bytes_all(self) -> int:
-        """Bytes of all items."""
+        """The bytes of all items."""
         return self.of(*State).size
 
     @property
     def bytes_done(self) -> int:
-        """Bytes of the items that were appended."""
+        """The bytes of the items that were appended."""
         return self.of(State.ACCEPTED, State.COMPLETED, State.FAILED).size
 
     @property
     def items(self) -> int:
-        """All items."""
+        """The number of all items."""
         return self.of(*State).items
 
 
+# of a batch whose items are all over: no unfinished items
 NOTHING = Standing({})
-"""That of a batch of which all is over, as far as it is not."""
 
 
 def shown_state(*, hold: bool) -> ColumnElement[str]:
-    """The state that people are shown of a row: that of its item, held where it is; a row without one is refused."""
+    """Build the state that people are shown of a row: its item's, or held; refused where the row has no item."""
     return case(
         (items.c.id.is_(None), literal(State.REFUSED.value)),
         (is_held(hold=hold), literal(State.HELD.value)),
@@ -110,17 +111,17 @@ def standing(connection: Connection, batch_id: int, *, hold: bool) -> Standing:
     Args:
         connection: A connection in a transaction.
         batch_id: The batch.
-        hold: Whether trouble holds the rest of a lane.
+        hold: An item in trouble holds the rest of its lane.
     """
     return _standing(connection.execute(_count_all(hold=hold), {"batch": batch_id}))
 
 
 def unfinished(connection: Connection, *, hold: bool) -> dict[int, Standing]:
-    """Count what is not over, by batch; its cost depends on that alone.
+    """Count unfinished items by batch; the cost grows with their number alone.
 
     Args:
         connection: A connection in a transaction.
-        hold: Whether trouble holds the rest of a lane.
+        hold: An item in trouble holds the rest of its lane.
 
     Returns:
         Standings without completed and dropped items, by the id of the batch whose rows name them.
@@ -129,19 +130,19 @@ def unfinished(connection: Connection, *, hold: bool) -> dict[int, Standing]:
     for statement in _count_unfinished(hold=hold):
         for row in connection.execute(statement):
             found[row.batch_id].append(row)
-    return {batch_id: _standing(some) for batch_id, some in found.items()}
+    return {batch_id: _standing(tallies) for batch_id, tallies in found.items()}
 
 
 def standings(
     connection: Connection, batch_ids: Iterable[int], left: Mapping[int, Standing], *, hold: bool
 ) -> dict[int, Standing]:
-    """Count the rows of several batches: those alone whose kept count does not hold any more.
+    """Count the rows of several batches, from the kept counts where they are still right.
 
     Args:
         connection: A connection in a transaction.
         batch_ids: The batches.
-        left: What is not over, as ``unfinished`` told it in the same transaction.
-        hold: Whether trouble holds the rest of a lane.
+        left: The unfinished items, as ``unfinished`` returned them in the same transaction.
+        hold: An item in trouble holds the rest of its lane.
     """
     return {
         batch_id: _kept(connection, batch_id, left.get(batch_id, NOTHING)) or standing(connection, batch_id, hold=hold)
@@ -150,12 +151,12 @@ def standings(
 
 
 def keep_counts(connection: Connection, most: int, *, hold: bool) -> None:
-    """Count what is over of the batches that a status shows, and keep it where the kept count does not hold any more.
+    """Keep the counts of items that are over, of the batches that ``status`` shows, where they are not right any more.
 
     Args:
         connection: A connection in a transaction that may write.
-        most: So many batches that ran last; beside them all that are not over.
-        hold: Whether trouble holds the rest of a lane.
+        most: How many of the latest batches; unfinished ones are always among them.
+        hold: An item in trouble holds the rest of its lane.
     """
     left = unfinished(connection, hold=hold)
     latest = select(batches.c.id).order_by(batches.c.ran_at.desc(), batches.c.id.desc()).limit(most)
@@ -168,10 +169,10 @@ def keep_counts(connection: Connection, most: int, *, hold: bool) -> None:
 
 
 def _kept(connection: Connection, batch_id: int, left: Standing) -> Standing | None:
-    """The batch's standing by the count that was kept; None where there is none, or it does not hold any more.
+    """Return a batch's standing by its kept count; None where there is none, or it is not right any more.
 
-    An item that is over stays so, and a batch's rows change by a load alone. So what was kept is still right where no
-    load came since and as many rows are over as were then.
+    An item that is over stays so, and only a load changes a batch's rows. So the count is right where no load came
+    since and as many rows are over as were then.
     """
     counted = connection.execute(select(batches.c.counted).where(batches.c.id == batch_id)).scalar_one()
     if counted is None or counted["load"] != _newest_load(connection, batch_id):
@@ -189,6 +190,7 @@ def _newest_load(connection: Connection, batch_id: int) -> int | None:
 
 @cache
 def _count_all(*, hold: bool) -> Select[Any]:
+    """Build the statement that sums up the rows of a batch by their shown state."""
     state = shown_state(hold=hold)
     return (
         select(state.label("state"), *_sums())
@@ -200,7 +202,7 @@ def _count_all(*, hold: bool) -> Select[Any]:
 
 @cache
 def _count_unfinished(*, hold: bool) -> tuple[Select[Any], Select[Any]]:
-    """Rows whose item is not over, by the index of such items, and rows without an item."""
+    """Build the statements that sum up rows with an unfinished item, by its index, and rows without an item."""
     state = shown_state(hold=hold)
     by_item = (
         select(rows.c.batch_id, state.label("state"), *_sums())
@@ -217,7 +219,7 @@ def _count_unfinished(*, hold: bool) -> tuple[Select[Any], Select[Any]]:
 
 
 def _sums() -> Sequence[ColumnElement[Any]]:
-    """The figures of a tally, in the order of its fields."""
+    """Build the figures of a tally, in the order of its fields."""
     is_of_unknown_length = and_(items.c.size.is_not(None), items.c.billed_seconds.is_(None))
     return (
         func.count(),
@@ -230,7 +232,7 @@ def _sums() -> Sequence[ColumnElement[Any]]:
 
 
 def _standing(found: Iterable[Sequence[Any]]) -> Standing:
-    """A standing of rows that end with a state and the figures of its tally."""
+    """Make the standing of rows that end with a state and the figures of its tally."""
     tallies: dict[State, Tally] = {}
     for *_, state, count, size, attempts, billed, unknown, overdue in found:
         tally = Tally(count, size, attempts, billed, unknown, overdue)

@@ -52,7 +52,7 @@ def test_sixteen_large_files_at_once_over_tls_stay_below_120_mebibytes(
             file.truncate(file_bytes)
     write_table(place, "m.csv", [{"conversationId": f"c{n}", "audioPath": f"{n}.wav"} for n in range(FILES)])
     tls = ("--certificate", certificate, "--key", key)
-    server = place.serve("--limit", str(FILES), "--job-seconds-per-mebibyte", "0", *tls)
+    server = place.serve("--limit", str(FILES), "--counts-uploads", "--job-seconds-per-mebibyte", "0", *tls)
     assert server.base_url.startswith("https://")
     place.use(server)
     place.environment["SSL_CERT_FILE"] = str(authority)

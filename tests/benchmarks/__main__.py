@@ -20,10 +20,11 @@ NAMES = sorted(found.name for found in pkgutil.iter_modules(measures.__path__))
 @click.command()
 @click.option("--only", multiple=True, type=click.Choice(NAMES), help="these rows alone; may be repeated")
 @click.option("--quick", is_flag=True, help="a fraction of the work: to try things out, no figures to keep")
-@click.option("--scale", default=1.0, show_default=True, help="makespan: jobs take so much of their seconds")
+@click.option("--scale", default=1.0, show_default=True, help="makespan, nights: jobs take so much of their seconds")
 @click.option("--repeats", default=3, show_default=True, help="where a median counts, it is of so many")
-@click.option("--at-once", default=4, show_default=True, help="makespan: rows that run side by side")
-@click.option("--client", default="", help="makespan: only clients with this in their name")
+@click.option("--at-once", default=4, show_default=True, help="makespan, nights: rows that run side by side")
+@click.option("--client", default="", help="makespan, nights: only clients with this in their name")
+@click.option("--night", default="", help="nights: only those with this in their name")
 @click.option("--markdown", "file", type=click.Path(path_type=Path), help="write the table as Markdown, too")
 @click.option("--keep", type=click.Path(path_type=Path), help="work in this folder, and leave it as it is at the end")
 def main(
@@ -34,12 +35,13 @@ def main(
     repeats: int,
     at_once: int,
     client: str,
+    night: str,
     file: Path | None,
     keep: Path | None,
 ) -> None:
     """Measure, and print one table; exit with 1 where a figure is not as it must be."""
     folder = keep or Path(tempfile.mkdtemp(prefix="uploader-benchmarks-"))
-    bench = Bench(folder.absolute(), quick, scale, repeats, at_once, client)
+    bench = Bench(folder.absolute(), quick, scale, repeats, at_once, client, night)
     try:
         rows = list(_measured(bench, only or tuple(NAMES)))
     finally:

@@ -64,8 +64,8 @@ class Bench:
 
     ``quick`` asks for a fraction of the work, to try things out. ``scale`` shortens the seconds of jobs. ``repeats``
     is how often a figure that other work on the machine disturbs is measured: the median counts. ``at_once`` is how
-    many rows that mostly wait may run side by side. Of the makespan rows only clients are measured that have ``client``
-    in their name.
+    many rows that mostly wait may run side by side. Of the makespan rows and the nights only clients are measured that
+    have ``client`` in their name, and only nights that have ``night`` in theirs.
     """
 
     folder: Path
@@ -74,6 +74,7 @@ class Bench:
     repeats: int = 3
     at_once: int = 4
     client: str = ""
+    night: str = ""
     _numbers: Iterator[int] = field(default_factory=lambda: iter(range(1, 1 << 31)))
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

@@ -32,6 +32,18 @@ class Used:
     out: Path
     err: Path
 
+    @property
+    def is_good(self) -> bool:
+        """True if the command ended by itself, and well."""
+        return not self.stopped and self.code == 0
+
+    def ending(self, appended: int, files: int) -> str:
+        """Say what is missing of an end with all files appended; empty if nothing is."""
+        ending = f"not ended after {self.seconds:.0f} s; " if self.stopped else ""
+        if appended < files or self.code:
+            ending += f"{appended} of {files} files appended, exit code {self.code}; "
+        return ending
+
     def check(self) -> "Used":
         """Itself, if it ended well.
 

@@ -1,4 +1,7 @@
-"""The files of the makespan rows: 300 recordings of 60 conversations with heavy-tailed sizes, 36 MiB in all."""
+"""The files of the makespan rows: 300 recordings of 60 conversations with heavy-tailed sizes, 36 MiB in all.
+
+Those of the nights are all of one size.
+"""
 
 import csv
 import hashlib
@@ -17,6 +20,7 @@ SEED = 6
 CONVERSATIONS = 60
 FILES = 300
 MEBIBYTES = 36
+WAVE_HEADER_BYTES = 44
 SIZES_SIGMA = 1.2
 """Of the logarithms of the sizes: a few files hold much of all audio."""
 LANES_SIGMA = 0.5
@@ -52,6 +56,25 @@ def recordings(settings: SandboxSettings, seed: int = SEED, files: int = FILES) 
     return [
         _recording(conversation, number, _wave(draw, int(share * unit)), settings)
         for number, (conversation, share) in enumerate(zip(chosen, shares, strict=True))
+    ]
+
+
+def alike(settings: SandboxSettings, lanes: Sequence[tuple[int, int]], size: int, seed: int = SEED) -> list[Recording]:
+    """Make recordings of one size, in the manifest's order: that of the draw.
+
+    Args:
+        settings: The sandbox's, whose jobs these become.
+        lanes: So many conversations, of so many files each.
+        size: Bytes of each file.
+        seed: Of the draw; the same one always makes the same bytes.
+    """
+    draw = random.Random(seed)
+    counts = [files for conversations, files in lanes for _ in range(conversations)]
+    chosen = [str(5815170693600000 + number) for number, files in enumerate(counts) for _ in range(files)]
+    draw.shuffle(chosen)
+    return [
+        _recording(conversation, number, _wave(draw, size - WAVE_HEADER_BYTES), settings)
+        for number, conversation in enumerate(chosen)
     ]
 
 

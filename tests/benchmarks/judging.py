@@ -1,6 +1,6 @@
 """What a client did, by the sandbox's journal: the judge of every makespan row."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -26,6 +26,7 @@ class Judged:
     appended: int
     refusals: int
     bytes_in_vain: int
+    bodies_in_vain: int
     status_requests: int
     out_of_order: int
     twice: int
@@ -50,7 +51,8 @@ def judge(journal: Journal, corpus: Sequence[Recording]) -> Judged:
         before_seconds=begin_of(journal, ours) - _start(journal),
         appended=len({(put.conversation_id, put.sha256) for put in appended}),
         refusals=sum(put.status == TOO_MANY_REQUESTS for put in puts),
-        bytes_in_vain=_bytes_in_vain(journal, ours),
+        bytes_in_vain=sum(_bytes_in_vain(journal, ours).values()),
+        bodies_in_vain=sum(count > 0 for count in _bytes_in_vain(journal, ours).values()),
         status_requests=_status_requests(journal, {put.job_id for put in appended}),
         out_of_order=_out_of_order(appended, corpus),
         twice=len(appended) - len({(put.conversation_id, put.sha256) for put in appended}),
@@ -99,10 +101,14 @@ def _last_end(journal: Journal, ours: Collection[str]) -> float:
     return max((entry.at for entry in entries), default=begin_of(journal, ours))
 
 
-def _bytes_in_vain(journal: Journal, ours: Collection[str]) -> int:
-    entries = (entry for entry in journal.entries if isinstance(entry, PutEntry | PutRest))
-    mine = (entry for entry in entries if entry.conversation_id in ours)
-    return sum(entry.bytes for entry in mine if isinstance(entry, PutRest) or entry.job_id is None)
+def _bytes_in_vain(journal: Journal, ours: Collection[str]) -> Counter[int]:
+    """Count the bytes of each PUT whose body, or a part of it, came and was not appended."""
+    counts: Counter[int] = Counter()
+    for entry in journal.entries:
+        is_in_vain = isinstance(entry, PutRest) or (isinstance(entry, PutEntry) and entry.job_id is None)
+        if isinstance(entry, PutEntry | PutRest) and is_in_vain and entry.conversation_id in ours:
+            counts[entry.number] += entry.bytes
+    return counts
 
 
 def _status_requests(journal: Journal, jobs: Collection[str | None]) -> int:

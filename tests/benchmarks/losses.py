@@ -15,9 +15,9 @@ from uploader.sandbox.entries import PutBegun
 class Losses:
     """Shares of all the slots' time, from the begin to the last end, in which no job ran.
 
-    ``start``: free, before the first slot was taken. ``upload``: taken by an upload that became a job. ``behind``:
-    taken by a job that waited behind another one of its conversation. ``late``: free, while a conversation could have
-    gone on. ``lack``: free, with no conversation that could go on.
+    ``start``: free, before the first upload. ``upload``: free, or taken by an upload, while a conversation's upload was
+    under way. ``behind``: taken by a job that waited behind another one of its conversation. ``late``: free, while a
+    conversation could have gone on. ``lack``: free, with no conversation that could go on.
     """
 
     start: float
@@ -61,13 +61,14 @@ def losses(journal: Journal, corpus: Sequence[Recording], limit: int) -> Losses:
             jobs[step.conversation] += step.jobs
             left[step.conversation] -= step.uploads == 1
         seconds = following.at - step.at
-        behind = sum(max(0, live - 1) for live in jobs.values())
-        free = limit - sum(uploads.values()) - sum(jobs.values())
-        lost["upload"] += seconds * sum(uploads.values())
-        lost["behind"] += seconds * behind
-        ready = _ready(left, uploads, jobs)
-        lost["late" if step.conversation else "start"] += seconds * min(free, ready)
-        lost["lack"] += seconds * max(0, free - ready)
+        lost["behind"] += seconds * sum(max(0, live - 1) for live in jobs.values())
+        free = limit - sum(jobs.values())
+        # a lane's body that is on its way while its predecessor's job runs keeps no slot waiting
+        on_the_way = min(free, sum(uploads[name] > 0 and not jobs[name] for name in uploads))
+        ready = min(free - on_the_way, _ready(left, uploads, jobs))
+        lost["upload"] += seconds * on_the_way
+        lost["late" if step.conversation else "start"] += seconds * ready
+        lost["lack"] += seconds * (free - on_the_way - ready)
     whole = limit * (steps[-1].at - begin) if steps else 1.0
     return Losses(*(lost[name] / whole for name in ("start", "upload", "behind", "late", "lack")))
 

@@ -1,4 +1,4 @@
-"""The benchmarks run: a tiny night of ours, and one of a peer, judged by the sandbox's journal."""
+"""The benchmarks run: tiny nights of ours, and of a peer, judged by the sandbox's journal."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.benchmarks import corpus
 from tests.benchmarks.bench import Bench
-from tests.benchmarks.measures import makespan
+from tests.benchmarks.measures import makespan, nights
 from uploader.sandbox import SandboxSettings
 
 FILES = 10
@@ -22,3 +22,17 @@ def test_a_night_is_measured_to_its_end(tmp_path: Path, name: str) -> None:
     assert (night.judged.appended, night.judged.twice) == (FILES, 0)
     assert night.judged.peak_live <= settings.limit
     assert night.judged.seconds >= night.bound
+
+
+@pytest.mark.parametrize("name", ["ours, polling", "ours, webhook", "asyncio script"])
+def test_a_night_over_a_network_is_measured_to_its_end(tmp_path: Path, name: str) -> None:
+    """Every file is appended once over a way that takes its time, and no figure is better than the ideal one."""
+    night = next(night for night in nights.NIGHTS if night.by_webhook is not None).scaled(0.05, 60)
+    client = next(client for client in nights.clients(night, 0.05) if client.name == name)
+    measured = nights.measure(Bench(tmp_path), night, client)
+    assert measured.used.check().peak_bytes > 0
+    assert (measured.judged.appended, measured.judged.twice) == (measured.files, 0)
+    assert measured.judged.peak_live <= night.settings.limit
+    assert measured.judged.seconds >= measured.ideal >= measured.bound
+    if client.is_ours:
+        assert measured.idle >= night.settings.round_trip, "an end is told here before the next last chunk leaves"

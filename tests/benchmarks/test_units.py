@@ -1,6 +1,7 @@
 """The benchmarks' own small decisions."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -8,8 +9,10 @@ from hypothesis import strategies as st
 
 from tests.benchmarks import corpus
 from tests.benchmarks.corpus import Recording
+from tests.benchmarks.idle import idle_seconds
 from tests.benchmarks.judging import Judged, are_over, judge, taken_by_others
 from tests.benchmarks.losses import Losses, losses
+from tests.benchmarks.measures import nights
 from tests.benchmarks.schedule import Job, Taken, ideal, longest_conversation, lower_bound
 from tests.benchmarks.table import HEADER, Must, Row, at_least, at_most, markdown, number, plain
 from uploader.model import Order
@@ -191,6 +194,7 @@ def test_the_journal_is_read_as_it_was_written() -> None:
         appended=2,
         refusals=1,
         bytes_in_vain=57,
+        bodies_in_vain=1,
         status_requests=1,
         out_of_order=2,
         twice=1,
@@ -213,7 +217,8 @@ def test_what_a_makespan_is_made_of_adds_up() -> None:
         TokenEntry(at=-0.5, status=200),  # the command is started
         TokenEntry(at=0.0, status=200),  # and sends its first request
         *put(2.0, 1, "a", "a1", 201),  # from 1 to 2 an upload, then a job until 6
-        *put(4.0, 2, "a", "a2", 201),  # from 3 to 4 an upload, then behind the first until 6, a job until 9
+        # from 3 to 4 an upload that no slot waits for, then behind the first until 6, a job until 9
+        *put(4.0, 2, "a", "a2", 201),
         end(6.0, 1, "a"),
         end(9.0, 2, "a"),
         *put(9.5, 3, "b", "b1", 201),
@@ -222,7 +227,7 @@ def test_what_a_makespan_is_made_of_adds_up() -> None:
     corpus = [row("a", "a1"), row("a", "a2"), row("b", "b1")]
     found = losses(night, corpus, 2)
     in_seconds = [round(20 * share, 6) for share in (found.start, found.upload, found.behind, found.late, found.lack)]
-    assert in_seconds == [2.0, 3.0, 2.0, 4.5, 1.0]
+    assert in_seconds == [2.0, 2.0, 2.0, 5.5, 1.0]
     ran = 4.0 + 3.0 + 0.5
     assert sum(in_seconds) + ran == 20.0
 
@@ -232,3 +237,65 @@ def test_losses_are_told_in_words() -> None:
     assert (
         str(Losses(start=0.019, upload=0.0, behind=0.0, late=0.1, lack=0.0)) == "start 1.9%, late notice or claim 10.0%"
     )
+
+
+def test_a_slot_idles_from_a_jobs_end_to_the_next_job_in_it() -> None:
+    """Slots are matched as intervals; the mean is over those in which a job followed another."""
+    night = journal(
+        *put(1.0, 1, "a", "a1", 201),
+        *put(1.5, 2, "b", "b1", 201),
+        end(3.0, 1, "a"),
+        *put(4.0, 3, "c", "c1", 201),  # a second in the slot of the first
+        end(4.5, 2, "b"),
+        end(6.0, 3, "c"),
+        *put(7.5, 4, "d", "d1", 201),  # in the slot that is free the longest: since 4.5
+        end(9.0, 4, "d"),
+    )
+    corpus = [row(name, f"{name}1") for name in "abcd"]
+    assert idle_seconds(night, corpus, 2) == pytest.approx((1.0 + 3.0) / 2)
+    assert idle_seconds(night, corpus, 3) == pytest.approx(4.5), "a slot without a job before is taken first"
+    assert idle_seconds(night, corpus, 4) == 0.0, "no slot had two jobs"
+
+
+def test_a_slot_idles_only_while_there_is_a_lane_for_it() -> None:
+    """One lane goes on alone: nine of ten slots have nothing to wait for, and the tenth waits for the lane."""
+    lone = [entry for n in range(20) for entry in (*put(10.0 + n, n, "a", f"a{n}", 201), end(10.75 + n, n, "a"))]
+    others = [entry for n in range(9) for entry in (*put(0.0, 50 + n, str(n), f"b{n}", 201), end(0.5, 50 + n, str(n)))]
+    corpus = [row("a", f"a{n}") for n in range(20)] + [row(str(n), f"b{n}") for n in range(9)]
+    assert idle_seconds(journal(*others, *lone), corpus, 10) == pytest.approx(0.25)
+
+
+def test_where_uploads_count_a_slot_idles_until_the_next_head() -> None:
+    """The upload is a use of the slot then, and no idle time."""
+    night = journal(
+        *put(2.0, 1, "a", "a1", 201),
+        end(3.0, 1, "a"),
+        *put(3.5, 9, "b", "b1", 429),  # a refusal takes no slot
+        *put(5.0, 2, "b", "b1", 201),
+        end(6.0, 2, "b"),
+    )
+    corpus = [row("a", "a1"), row("b", "b1")]
+    assert idle_seconds(night, corpus, 1) == pytest.approx(2.0)
+    assert idle_seconds(night, corpus, 1, counts_uploads=True) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("night", nights.NIGHTS, ids=lambda night: night.name)
+def test_a_night_is_ideal_where_no_slot_waits(night: nights.Night) -> None:
+    """An ideal list schedule of each night is close to its bound: what is above it is the client's doing."""
+    small = replace(night, file_bytes=min(night.file_bytes, 4096))
+    work = small.in_slots(small.recordings())
+    assert len(work) == sum(conversations * files for conversations, files in night.lanes)
+    bound = lower_bound(work, night.settings.limit)
+    assert bound <= ideal(work, night.settings.limit, Order.LONGEST_LANE_FIRST) <= 1.05 * bound
+
+
+def test_a_night_is_shortened_in_all_its_times() -> None:
+    """Each of its seconds, bandwidth included, and its files; the figures of a short night are held to nothing."""
+    for night in nights.NIGHTS:
+        short, old = night.scaled(0.1, 10), night.settings
+        times = (short.settings.job_seconds, short.settings.answer_seconds, short.settings.round_trip)
+        assert times == pytest.approx([0.1 * each for each in (old.job_seconds, old.answer_seconds, old.round_trip)])
+        assert short.settings.uplink == pytest.approx(10 * old.uplink)
+        assert short.settings.counts_uploads == old.counts_uploads
+        assert 5 <= sum(one * many for one, many in short.lanes) <= sum(one * many for one, many in night.lanes) / 9
+        assert (short.over_ideal, short.by_webhook) == (None, None)

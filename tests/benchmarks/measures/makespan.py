@@ -1,20 +1,20 @@
 """How long a night takes beside the lower bound, and what it costs: by the sandbox's journal, peers beside us."""
 
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from tests.benchmarks import corpus, schedule
-from tests.benchmarks.bench import PEERS, ROOT, Bench, Server
+from tests.benchmarks.bench import ROOT, Bench, Server
 from tests.benchmarks.children import Used
+from tests.benchmarks.clients import Start, append, asyncio_script, ours, ours_by_webhook, peer
 from tests.benchmarks.corpus import Recording
-from tests.benchmarks.judging import Judged, are_over, judge, taken_by_others
+from tests.benchmarks.judging import Judged, judge, taken_by_others
 from tests.benchmarks.losses import Losses, losses
 from tests.benchmarks.table import Must, Row, at_most
 from uploader.model import Order
@@ -30,9 +30,6 @@ FOREIGN_SLOTS, FOREIGN_SECONDS = 3, 30.0
 BOUNDS_TO_END = 3.0
 """So many lower bounds is everybody given to end."""
 QUICK_FILES, QUICK_SCALE = 40, 0.05
-
-Start = Callable[[Bench, Path, Server, dict[str, str], float], Used]
-"""Runs a client in its place against a server, with a token in the environment, for so many seconds at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,41 +57,13 @@ class Night:
     bound: float
 
 
-def _ours(*options: str) -> Start:
-    def start(bench: Bench, place: Path, server: Server, _: dict[str, str], seconds: float) -> Used:
-        return bench.uploader(place, "run", "manifest.csv", *options, server=server, seconds=seconds)
-
-    return start
-
-
-def _ours_by_webhook(*options: str) -> Start:
-    def start(bench: Bench, place: Path, server: Server, _: dict[str, str], seconds: float) -> Used:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
-        words = ("--webhook", address, "--webhook-url", f"http://{address}", *options)
-        return bench.uploader(place, "run", "manifest.csv", *words, server=server, seconds=seconds)
-
-    return start
-
-
-def _peer(program: str, name: str, *options: str) -> Start:
-    def start(bench: Bench, place: Path, server: Server, token: dict[str, str], seconds: float) -> Used:
-        words = ("manifest.csv", *options)
-        return bench.run(
-            place, "peer", program, PEERS / name, *words, server=server, environment=token, seconds=seconds
-        )
-
-    return start
-
-
 def clients(scale: float) -> list[Client]:
     """Everybody who is measured, ours first."""
-    script = ("--uploads", str(LIMIT), "--poll-seconds", str(POLL_SECONDS * scale))
+    polling = ("--uploads", str(LIMIT), "--poll-seconds", str(POLL_SECONDS * scale))
     return [
         Client(
             name="ours, polling, limit told",
-            start=_ours("--limit", str(LIMIT)),
+            start=ours("--limit", str(LIMIT)),
             over_bound=at_most(1.03),
             refusals=at_most(0),
             bytes_in_vain=at_most(0),
@@ -103,7 +72,7 @@ def clients(scale: float) -> list[Client]:
         ),
         Client(
             name="ours, webhook, limit told",
-            start=_ours_by_webhook("--limit", str(LIMIT)),
+            start=ours_by_webhook("--limit", str(LIMIT)),
             over_bound=at_most(1.01),
             refusals=at_most(0),
             bytes_in_vain=at_most(0),
@@ -111,17 +80,17 @@ def clients(scale: float) -> list[Client]:
         ),
         Client(
             name=f"ours, polling, limit learned from {CONFIGURED}",
-            start=_ours("--limit", str(CONFIGURED)),
+            start=ours("--limit", str(CONFIGURED)),
             over_bound=at_most(1.05),
             refusals=at_most(12),
             status_requests=at_most(12),
             above_limit=at_most(0),
         ),
-        Client(name="ours, polling, limit shared", start=_ours("--limit", str(LIMIT)), shared=True),
-        Client(name="asyncio script", start=_peer(sys.executable, "asyncio_script.py", *script)),
-        Client(name="requests and threads", start=_peer(sys.executable, "threads_script.py", *script)),
-        Client(name="xargs -P curl --retry", start=_peer("sh", "xargs.sh", str(LIMIT))),
-        Client(name="curl --parallel --retry", start=_peer("sh", "curl_parallel.sh", str(LIMIT))),
+        Client(name="ours, polling, limit shared", start=ours("--limit", str(LIMIT)), shared=True),
+        Client(name="asyncio script", start=asyncio_script(LIMIT, POLL_SECONDS * scale)),
+        Client(name="requests and threads", start=peer(sys.executable, "threads_script.py", *polling)),
+        Client(name="xargs -P curl --retry", start=peer("sh", "xargs.sh", str(LIMIT))),
+        Client(name="curl --parallel --retry", start=peer("sh", "curl_parallel.sh", str(LIMIT))),
     ]
 
 
@@ -161,29 +130,13 @@ def _of_the_corpus(jobs: Sequence[schedule.Job]) -> Iterator[Row]:
 def night(bench: Bench, settings: SandboxSettings, recordings: Sequence[Recording], client: Client) -> Night:
     """Let a client append the corpus to a sandbox of its own."""
     place = bench.place(client.name.replace(",", "").replace(" ", "-"))
-    corpus.write(place, recordings)
     jobs = [one.job for one in recordings]
     most = BOUNDS_TO_END * schedule.lower_bound(jobs, settings.limit) + 10.0
-    with bench.sandbox(place, *_arguments(settings)) as server:
-        token = {"ACCESS_TOKEN": server.token()}
-        foreign = _foreign(bench, settings, place, server, token) if client.shared else nullcontext()
-        with foreign:
-            used = client.start(bench, place, server, token, most)
-        if not used.stopped:
-            _until_jobs_are_over(server, most)
-        journal = server.journal
+    foreign = partial(_foreign, bench, settings, place) if client.shared else None
+    used, journal = append(bench, place, settings, recordings, client.start, seconds=most, beside=foreign)
     bound = schedule.lower_bound(jobs, settings.limit, taken_by_others(journal, recordings))
     lost = losses(journal, recordings, settings.limit)
     return Night(client, judge(journal, recordings), lost, used, bound)
-
-
-def _arguments(settings: SandboxSettings) -> tuple[str, ...]:
-    return (
-        *("--limit", str(settings.limit)),
-        *("--job-seconds", str(settings.job_seconds)),
-        *("--job-seconds-per-mebibyte", str(settings.job_seconds_per_mebibyte)),
-        *("--job-scatter", str(settings.job_scatter)),
-    )
 
 
 @contextmanager
@@ -204,17 +157,9 @@ def _foreign(
         running.wait()
 
 
-def _until_jobs_are_over(server: Server, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not are_over(server.journal):
-        if time.monotonic() > deadline:
-            raise RuntimeError("the sandbox's jobs do not end")
-        time.sleep(0.2)
-
-
 def _told(one: Night, files: int) -> Iterator[Row]:
     client, judged = one.client, one.judged
-    whole = not one.used.stopped and one.used.code == 0 and judged.appended == files
+    whole = one.used.is_good and judged.appended == files
     yield Row(
         figure="makespan over bound",
         of=client.name,
@@ -235,11 +180,8 @@ def _told(one: Night, files: int) -> Iterator[Row]:
 
 
 def _remarks(one: Night, files: int) -> str:
-    judged, ending = one.judged, ""
-    if one.used.stopped:
-        ending = f"not ended after {one.used.seconds:.0f} s; "
-    if judged.appended < files or one.used.code:
-        ending += f"{judged.appended} of {files} files appended, exit code {one.used.code}; "
+    judged = one.judged
+    ending = one.used.ending(judged.appended, files)
     return (
         f"{ending}{judged.refusals} refusals, {judged.bytes_in_vain / 2**20:.1f} MiB in vain, "
         f"{judged.status_requests_per_job:.1f} status requests a job, {judged.out_of_order} files out of order, "

@@ -52,6 +52,9 @@ def default_path(manifest: Path, *, jsonl: bool, sandbox: bool) -> Path:
     return manifest.with_name(inner.stem + (".sandbox" if sandbox else "") + ending)
 
 
+_NO_RESULTS = "this file holds no results of the uploader"
+
+
 def check_path(path: Path) -> None:
     """Check, before anything is sent, that results can be written to a path.
 
@@ -85,7 +88,7 @@ def job_ids(path: Path) -> Iterator[str]:
     except OSError as error:
         raise UsageError(f"results {path}: {error.strerror}: name a file that can be read and replaced") from error
     except (ValueError, csv.Error, RecursionError) as error:
-        raise _not_ours(path) from error
+        raise _not_ours(path, " with --results") from error
 
 
 def read_lines(path: Path) -> Iterator[ResultLine]:
@@ -321,16 +324,16 @@ def _read(path: Path, file: IO[str]) -> Iterator[Mapping[str, Any]]:
     if path.suffix.lower() == ".csv":
         reader = csv.DictReader(file)
         if reader.fieldnames and not {"conversationId", "jobId", "status"} <= set(reader.fieldnames):
-            raise _not_ours(path)
+            raise ValueError(_NO_RESULTS)
         for row in reader:
             yield row | {name: _as_it_was(row[name]) for name in _FROM_SERVICE if row.get(name)}
         return
     for text in file:
         line = json.loads(text)
         if not isinstance(line, dict) or "jobId" not in line:
-            raise _not_ours(path)
+            raise ValueError(_NO_RESULTS)
         yield line
 
 
-def _not_ours(path: Path) -> UsageError:
-    return UsageError(f"results {path}: this file holds no results of the uploader: name another with --results")
+def _not_ours(path: Path, how: str = "") -> UsageError:
+    return UsageError(f"results {path}: {_NO_RESULTS}: name another{how}")

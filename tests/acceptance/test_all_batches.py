@@ -83,3 +83,21 @@ def test_a_decision_by_state_is_about_all_batches(nights: Place) -> None:
     assert narrow.code == 2
     assert "-> dropped" in nights.run("resolve", "--state", "failed", "--state", "in_doubt", "--drop").out
     assert nights.run("status").code == 0
+
+
+def test_a_base_url_hides_no_other_services_items(nights: Place) -> None:
+    """`UPLOADER_BASE_URL` narrows the list to its service, and the list names what is left out with its command."""
+    own = nights.environment["UPLOADER_BASE_URL"]
+    quiet = nights.serve("--limit", "8")
+    nights.use(quiet)
+    write_manifest(nights, "other.csv", rows_of(nights, "other", 9))
+    assert nights.run("run", "other.csv", *RUN).code == 0
+    ending = nights.run("resolve")
+    assert (ending.code, "0 items need a person" in ending.out) == (0, True)
+    assert "only items of" in ending.out
+    assert "UPLOADER_BASE_URL" in ending.out
+    assert f"2 items of {own}: uploader resolve" in ending.out
+    (command,) = [line.partition(": ")[2] for line in ending.out.splitlines() if "2 items of" in line]
+    assert "2 items need a person" in nights.run(*shlex.split(command)[1:]).out
+    machine = nights.run("resolve", "--json")
+    assert (json.loads(machine.out), f"2 items of {own}" in machine.err) == ([], True)

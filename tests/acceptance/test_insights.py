@@ -150,3 +150,15 @@ def test_a_service_that_is_gone_is_given_up_and_the_files_stay(place: Place) -> 
     assert (ending.code, ending.summary["exitCode"]) == (5, 5)
     assert "give_up_seconds" in ending.summary["reason"]
     assert set(whole_files(place.path("m.insights"))) == {row.conversation for row in run_rows}
+
+
+def test_a_batch_without_a_completed_item_is_told_why_nothing_is_fetched(place: Place) -> None:
+    """With live jobs alone nothing is fetched: the summary says so, and the exit code is no success."""
+    place.use(place.serve("--limit", "50", "--job-seconds", "3600"))
+    write_manifest(place, "m.csv", make_rows(place, 2, 2))
+    assert place.run(*RUN, "--no-wait").code == 0
+    ending = place.run("insights", environment=FAST)
+    assert (ending.code, "no item of the batch has completed: 2 accepted" in ending.out) == (1, True)
+    summary = place.run("insights", "--json", environment=FAST).summary
+    assert (summary["exitCode"], summary["conversations"]) == (1, 0)
+    assert "2 accepted" in summary["reason"]

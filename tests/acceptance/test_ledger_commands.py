@@ -98,7 +98,7 @@ def test_what_is_no_results_file_is_not_adopted(place: Place, content: str) -> N
     """Exit 2, in words; no ledger is made for it."""
     ending = place.run("ledger", "adopt", place.write("x.csv", content))
     assert ending.code == 2
-    assert "holds no results of the uploader" in ending.err
+    assert "holds no results of the uploader: name another\n" in ending.err
     assert not place.ledger.exists()
 
 
@@ -155,3 +155,24 @@ def test_an_earlier_version_is_upgraded_by_name(place: Place) -> None:
     assert place.run("ledger", "upgrade").code == 0
     assert place.ledger.with_name(f"ledger.db.version-{OLDEST}").exists()
     assert place.run("status").code in (0, 1, 4, 5)
+
+
+@pytest.mark.parametrize("target", ["missing/copy.db", "m.csv/copy.db"])
+def test_a_backup_that_has_no_place_is_a_slip_of_the_command(place: Place, server: Server, target: str) -> None:
+    """A folder that does not exist is no full disk: exit 2 with the remedy, without an errno, and nothing is made."""
+    write_manifest(place, "m.csv", make_rows(place, 1, 1))
+    assert place.run("run", "m.csv").code == 0
+    ending = place.run("ledger", "backup", target)
+    assert (ending.code, "Errno" in ending.err) == (2, False)
+    assert "name a new file in a folder that exists" in ending.err
+    assert not place.path("missing").exists()
+
+
+def test_a_check_for_a_machine_says_what_a_person_reads(place: Place, server: Server) -> None:
+    """`ledger check --json`: whole or what is damaged, the runs it has seen, and the exit code."""
+    write_manifest(place, "m.csv", make_rows(place, 1, 1))
+    assert place.run("run", "m.csv").code == 0
+    ending = place.run("ledger", "check", "--json")
+    whole = {"exitCode": 0, "damage": None, "doubt": None, "runs": 1, "running": False, "lastRunEnded": True}
+    assert (ending.code, ending.summary | whole) == (0, ending.summary)
+    assert ending.summary["bytes"] == place.ledger.stat().st_size

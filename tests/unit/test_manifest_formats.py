@@ -158,3 +158,22 @@ def test_a_line_without_end_is_not_read_into_memory(
     monkeypatch.setattr(files, "LINE_MOST_BYTES", 100)
     with pytest.raises(UsageError, match="line 1: it is longer than 100 bytes"):
         read(tmp_path / "m", b" " * 1000, form)
+
+
+@pytest.mark.parametrize(
+    ("first", "is_missing"),
+    [
+        ("4711,call.wav", True),
+        ("c1,folder/call", True),
+        ("4711,call", True),
+        ("id,recording", False),
+        ("conversation,call.wav", False),
+    ],
+)
+def test_a_header_that_is_missing_is_told_in_these_words(tmp_path: Path, first: str, is_missing: bool) -> None:
+    """A first line of ids and paths is no header of unknown columns; a header of other names is no missing one."""
+    with pytest.raises(HeaderError) as caught:
+        read(tmp_path / "m.csv", f"{first}\nc2,other.wav\n".encode())
+    told = [problem.remedy for problem in caught.value.problems]
+    assert any("the header is missing" in remedy for remedy in told) == is_missing
+    assert not is_missing or len(told) == 1

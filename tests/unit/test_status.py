@@ -1,5 +1,6 @@
 """What summary, status and progress tell of a run: words that are true of it, and what to type next."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -156,6 +157,18 @@ def test_a_status_after_a_run_that_died_says_what_to_type(state: State, busy: bo
     assert ("no run is on" in "\n".join(found.as_lines())) is (exit_code is ExitCode.GAVE_UP)
     command = "uploader run --batch 'my night.csv' --base-url https://api.symbl.ai --ledger sqlite:////ledger.db"
     assert (command in "\n".join(found.as_lines())) is (exit_code is ExitCode.GAVE_UP)
+
+
+def test_what_carries_a_batch_on_has_the_limit_that_it_ran_with() -> None:
+    """Typed as it stands, the command of `status` does not go back to the default limit."""
+    text = "\n".join(overview(("m.csv", standing({State.PENDING: 1}))).as_lines())
+    assert re.search(r"uploader run --batch m.csv .*--limit 2$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, "1 item of 1 needs a person's"), (2, "2 items of 2 need a person's")])
+def test_what_needs_a_person_is_counted_in_whole_sentences(count: int, told: str) -> None:
+    """One item needs, two need."""
+    assert told in summary({State.FAILED: count}, ExitCode.NEEDS_PERSON).ending()
 
 
 def test_a_job_id_stands_beside_its_line() -> None:

@@ -157,7 +157,7 @@ def results(config: Path | None, *, only_open: bool, as_manifest: Path | None, *
     "states",
     multiple=True,
     type=click.Choice(["in_doubt", "failed", "refused", "accepted", "pending", "held"]),
-    help="items by state (accepted: items whose job never ended)",
+    help="items by state (accepted: items whose job never ended, or is not known to the service)",
 )
 @click.option("--reply", metavar="TEXT", help="items by their reply: an HTTP status, or words of the error")
 @click.option("--since", metavar="TIME", help="items whose attempt ended then or later (RFC 3339)")
@@ -283,8 +283,9 @@ def ledger() -> None:
 @click.option(
     "--accept", is_flag=True, help="accept the ledger as it is: an older copy, say, once results were adopted"
 )
+@click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="what was found as JSON")
 @settings_options("ledger")
-def check(config: Path | None, *, accept: bool, **flags: Any) -> None:
+def check(config: Path | None, *, accept: bool, as_json: bool, **flags: Any) -> None:
     """Check that the ledger is whole.
 
     The command reads the whole database. It also reports whether the last run has closed the ledger, and signs of an
@@ -296,7 +297,7 @@ def check(config: Path | None, *, accept: bool, **flags: Any) -> None:
     """  # noqa: D301 - click wants the character that this escape stands for
     from uploader.cli.keeping import check_ledger  # noqa: PLC0415 - see run
 
-    _end(lambda settings: check_ledger(settings, accept=accept), config, flags)
+    _end(lambda settings: check_ledger(settings, accept=accept, as_json=as_json), config, flags)
 
 
 @ledger.command()

@@ -5,7 +5,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,13 @@ from uploader.insights import Fetcher, Report, RetryingReader, folder_for_insigh
 from uploader.ledger import Ledger
 from uploader.ledger.conversations import count_conversations
 from uploader.ledger.reading import BatchFacts
+from uploader.ledger.standing import standing
+from uploader.model import LIVE, State
 from uploader.pace import Pace
 from uploader.policy.insights import chosen
 from uploader.policy.parts import Part
 from uploader.settings import Settings
-from uploader.status.formatting import format_count, format_duration
+from uploader.status.formatting import format_count, format_counts, format_duration
 
 log = logs.get_logger()
 
@@ -48,6 +50,8 @@ class InsightsSummary:
     seconds: float
     exit_code: ExitCode
     reason: str
+    # where no item has completed: how the batch stands
+    counts: Mapping[State, int] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary as the JSON object of ``--json``."""
@@ -66,7 +70,7 @@ class InsightsSummary:
             ],
             "lacking": dict(report.lacking),
             "seconds": round(self.seconds, 3),
-            "reason": self.reason or None,
+            "reason": self.reason or self._format_nothing() or None,
         }
 
     def as_lines(self) -> list[str]:
@@ -84,9 +88,18 @@ class InsightsSummary:
         ]
         if report.left_out > EXAMPLES:
             lines.append(f"  left out  {report.left_out - EXAMPLES} more: the log names them")
+        if nothing := self._format_nothing():
+            lines.append(f"  nothing   {nothing}")
         if self.reason:
             lines.append(f"  stopped   {self.reason}")
         return lines
+
+    def _format_nothing(self) -> str:
+        """Say why there is nothing to fetch; empty where there is something."""
+        if not self.counts:
+            return ""
+        live = " (jobs that have ended are seen by `uploader run` alone)" if self.counts.get(State.ACCEPTED) else ""
+        return f"no item of the batch has completed: {format_counts(self.counts)}{live}"
 
 
 def fetch_insights(
@@ -136,14 +149,22 @@ class _Fetching:
                 log.warning("run.stopping")
             except UploaderError as error:
                 failure = error
+        counts = self._count_without_completed() if not fetcher.report.conversations else {}
         return InsightsSummary(
             batch=self._batch.name,
             folder=self.folder,
             report=fetcher.report,
             seconds=time.monotonic() - begun,
-            exit_code=self._exit_code(fetcher.report, failure),
+            exit_code=self._exit_code(fetcher.report, failure, are_live=any(counts.get(state) for state in LIVE)),
             reason=str(failure or ""),
+            counts=counts,
         )
+
+    def _count_without_completed(self) -> Mapping[State, int]:
+        """Count the batch's items by state; nothing where one of them has completed."""
+        with self._ledger.reading() as connection:
+            counts = standing(connection, self._batch.batch_id, hold=self._settings.lanes.hold).counts
+        return {} if counts[State.COMPLETED] else counts
 
     async def _fetch_all(self, fetcher: Fetcher, over: asyncio.Event) -> None:
         await side_by_side([fetcher.fetch_all() for _ in range(FETCHERS)])
@@ -201,14 +222,14 @@ class _Fetching:
         for number, code in stop_signals().items():
             loop.add_signal_handler(number, stop, code)
 
-    def _exit_code(self, report: Report, failure: UploaderError | None) -> ExitCode:
+    def _exit_code(self, report: Report, failure: UploaderError | None, *, are_live: bool) -> ExitCode:
         if failure is not None:
             return failure.exit_code
         if self._signal is not None:
             return self._signal
         if report.gave_up:
             return ExitCode.GAVE_UP
-        return ExitCode.NEEDS_PERSON if report.left_out else ExitCode.DONE
+        return ExitCode.NEEDS_PERSON if report.left_out or are_live else ExitCode.DONE
 
 
 def _batch(settings: Settings, ledger: Ledger) -> BatchFacts:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from uploader import audio, results
-from uploader.cli.printing import print_lines
+from uploader.cli.printing import print_json, print_lines
 from uploader.errors import ExitCode, UsageError
 from uploader.ledger import Ledger
 from uploader.ledger.adopting import Adoption, adopt, was_begun
@@ -23,15 +24,19 @@ from uploader.settings import Settings, is_loopback
 from uploader.status.formatting import format_bytes, format_count
 
 
-def check_ledger(settings: Settings, *, accept: bool) -> ExitCode:
+def check_ledger(settings: Settings, *, accept: bool, as_json: bool) -> ExitCode:
     """Check the whole ledger and print the findings; ``accept``: trust its present state from now on."""
     if accept:
         _must_exist(settings)
         Ledger.open_for_run(settings.ledger, doubted=Doubted.ACCEPTED).close()
     with Ledger.open_for_reading(settings.ledger) as ledger:
         found = ledger.examine()
-        print_lines(_format_examination(ledger.path, found))
-    return ExitCode.NEEDS_PERSON if found.damage or found.doubt else ExitCode.DONE
+        code = ExitCode.NEEDS_PERSON if found.damage or found.doubt else ExitCode.DONE
+        if as_json:
+            print_json(_examination_json(ledger.path, found, code))
+        else:
+            print_lines(_format_examination(ledger.path, found))
+    return code
 
 
 def back_up_ledger(settings: Settings, target: Path) -> ExitCode:
@@ -148,6 +153,20 @@ def _hash_of_size(path: str, size: int | None) -> str | None:
 def _must_exist(settings: Settings) -> None:
     if not Ledger.exists(settings.ledger):
         raise UsageError(f"ledger {settings.ledger}: there is none yet: `uploader run MANIFEST` makes it")
+
+
+def _examination_json(path: Path, found: Examination, code: ExitCode) -> dict[str, Any]:
+    return {
+        "ledger": str(path),
+        "exitCode": int(code),
+        "schemaVersion": VERSION,
+        "bytes": path.stat().st_size,
+        "runs": found.mark.runs,
+        "running": found.busy,
+        "lastRunEnded": found.busy or not found.mark.in_use,
+        "damage": found.damage or None,
+        "doubt": found.doubt or None,
+    }
 
 
 def _format_examination(path: Path, found: Examination) -> Iterator[str]:

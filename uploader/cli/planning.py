@@ -212,7 +212,9 @@ def _as_lines(manifest: str, check: ManifestCheck, plan_report: PlanReport | Non
         yield f"  {format_count(check.gone, 'file')} gone since their items were begun: not sent again"
     yield from format_problems(check, manifest)
     if check.warnings.count:
-        yield f"manifest {manifest}: {format_count(check.warnings.count, 'warning')}, which keep no row from being sent"
+        warnings = format_count(check.warnings.count, "warning")
+        keep = "keeps" if check.warnings.count == 1 else "keep"
+        yield f"manifest {manifest}: {warnings}, which {keep} no row from being sent"
         yield from check.warnings.table()
     if check.hints.count:
         yield f"manifest {manifest}: {format_count(check.hints.count, 'hint')}"

@@ -2,9 +2,10 @@
 
 import getpass
 import os
+import shlex
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -13,7 +14,7 @@ from typing import Any
 
 from uploader.cli.evidence import Evidence, as_lines, format_line, format_origin
 from uploader.cli.inspecting import named_batch, service_of
-from uploader.cli.printing import print_json, print_lines
+from uploader.cli.printing import print_error, print_json, print_lines
 from uploader.errors import ExitCode, LedgerBusyError, UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.reading import BatchFacts, line_states
@@ -31,7 +32,7 @@ from uploader.ledger.resolving import (
 from uploader.model import ConversationSnapshot, Decision, State
 from uploader.policy.resolving import proves_append
 from uploader.settings import Settings
-from uploader.status.formatting import resolve_command
+from uploader.status.formatting import format_count, resolve_command
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ def resolve_items(settings: Settings, request: ResolveRequest, *, as_json: bool)
         with ledger.reading() as connection:
             left = _open(connection, settings, snapshot.batch_id, Selection())
             still_held = held_items(connection, {item.lane_id for item in snapshot.found}, hold=settings.lanes.hold)
+            elsewhere = list(_format_elsewhere(connection, settings, ledger.path))
     evidence = _evidence(snapshot, request, ledger.path, sights, resolved, still_held)
     name = snapshot.latest.name if snapshot.batch_id is not None else None
     report_lines = (
@@ -83,8 +85,10 @@ def resolve_items(settings: Settings, request: ResolveRequest, *, as_json: bool)
     )
     if as_json:
         print_json([entry.as_json() for entry in evidence])
+        if elsewhere:
+            print_error("\n".join(elsewhere))
     else:
-        print_lines([*snapshot.lines, *report_lines])
+        print_lines([*snapshot.lines, *report_lines, *elsewhere])
     return ExitCode.NEEDS_PERSON if left else ExitCode.DONE
 
 
@@ -108,6 +112,20 @@ def _read_snapshot(settings: Settings, ledger: Ledger, request: ResolveRequest) 
 def _open(connection: Connection, settings: Settings, batch_id: int | None, chosen: Selection) -> list[OpenItem]:
     hold = settings.lanes.hold
     return open_items(connection, batch_id, chosen, hold=hold, base_url=service_of(settings))
+
+
+def _format_elsewhere(connection: Connection, settings: Settings, ledger: Path) -> Iterator[str]:
+    """Name the services that a base URL leaves out although they have items that need a person."""
+    chosen = service_of(settings)
+    if chosen is None:
+        return
+    found = open_items(connection, None, Selection(), hold=settings.lanes.hold)
+    counts = Counter(item.base_url for item in found if item.base_url != chosen)
+    if counts:
+        yield f"only items of {chosen} were looked at ({settings.source('base_url')}); others need a person, too:"
+    for base_url, count in sorted(counts.items()):
+        command = ["uploader", "resolve", "--base-url", base_url, "--ledger", f"sqlite:///{ledger}"]
+        yield f"  {format_count(count, 'item')} of {base_url}: {shlex.join(command)}"
 
 
 def _evidence(

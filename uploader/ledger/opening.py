@@ -1,5 +1,6 @@
 """Opens the ledger's file: for the one run that writes, beside a run, or for reading."""
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -44,6 +45,20 @@ from uploader.ledger.sqlite import (
 from uploader.settings import default_ledger
 
 log = logs.get_logger()
+
+_NO_PLACE = frozenset(
+    {
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENAMETOOLONG,
+        errno.EINVAL,
+    }
+)
+"""Why a file cannot be made that will be the same tomorrow: another one is to be named."""
 
 
 class Doubted(Enum):
@@ -204,7 +219,14 @@ class Ledger:
                 copy_ledger(driver(connection), target)
             except FileExistsError as error:
                 raise UsageError(f"{target}: it exists: name a new file, or move that one away") from error
-            except (sqlite3.Error, OSError) as error:
+            except OSError as error:
+                message = f"{target}: the ledger could not be copied there ({error.strerror})"
+                if error.errno in _NO_PLACE:
+                    raise UsageError(
+                        f"{message}: name a new file in a folder that exists and can be written"
+                    ) from error
+                raise LedgerUnavailableError(message) from error
+            except sqlite3.Error as error:
                 raise LedgerUnavailableError(f"{target}: the ledger could not be copied there ({error})") from error
 
     def moved(self) -> LedgerUnavailableError | None:

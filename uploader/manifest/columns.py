@@ -20,6 +20,8 @@ _KNOWN = frozenset(KNOWN_COLUMNS)
 _DELIMITERS = {";": "';'", "\t": "tab", "|": "'|'", ",": ","}
 # the line before the header in which Excel names the delimiter
 _SEPARATOR = re.compile("sep=(.?)", re.IGNORECASE | re.DOTALL)
+# an id or a path: no column's name is a number or has a path's characters
+_DATA = re.compile(r"[/\\.]|^[0-9]+$")
 
 
 def is_known(column: str) -> bool:
@@ -50,7 +52,7 @@ def unknown(column: str) -> str:
 
 def header_problems(columns: Sequence[str], delimiter: str, line: int) -> Iterator[Problem]:
     """List the problems of a CSV header."""
-    if remedy := _other_separator(columns, delimiter):
+    if remedy := _other_separator(columns, delimiter) or _missing_header(columns, delimiter):
         yield Problem(line, "", shown(columns[0]), remedy)
         return
     for number, column in enumerate(columns, start=1):
@@ -63,6 +65,14 @@ def header_problems(columns: Sequence[str], delimiter: str, line: int) -> Iterat
             yield Problem(line, column, "", f"the column {column} is missing: add it")
     for column in sorted({column for column in columns if column and columns.count(column) > 1}):
         yield Problem(line, shown(column), "", "the column stands there twice: keep one")
+
+
+def _missing_header(columns: Sequence[str], delimiter: str) -> str:
+    """Say that the first line is no header, where it names no known column and has an id or a path; else empty."""
+    is_named = any(is_known(column) or "did you mean" in unknown(column) for column in columns)
+    if is_named or not any(_DATA.search(column) for column in columns):
+        return ""
+    return f"the header is missing: put the line {delimiter.join(REQUIRED)} with the names of all columns above it"
 
 
 def _other_separator(columns: Sequence[str], delimiter: str) -> str:

@@ -94,7 +94,7 @@ class Settings:
         text_as(service_address),
         DOCUMENTED_BASE_URL,
         metavar="URL",
-        commands="run plan insights adopt",
+        commands="run plan resolve insights adopt",
         meaning="the service; https unless it is on this machine",
     )
     app_id: Secret | None = setting(secret, None, meaning="the application's id, for a token")

@@ -251,7 +251,7 @@ def _check_ledger_address(address: Any, source: str) -> None:
 
 def _read_file(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
     except OSError as error:
         raise UsageError(f"config file {path}: {error.strerror}: name one that can be read") from error
     except UnicodeDecodeError as error:
@@ -260,6 +260,8 @@ def _read_file(path: Path) -> str:
 
 def _read_table(path: Path, text: str) -> dict[str, Any]:
     """Read the config file, and refuse secrets in it."""
+    from uploader.settings.lines import line_of  # noqa: PLC0415 - of use where something is wrong
+
     try:
         table = toml.read(text)
     except ValueError as error:
@@ -267,8 +269,10 @@ def _read_table(path: Path, text: str) -> dict[str, Any]:
     _check_ledger_address(table.get("ledger"), f"config file {path}")
     for name in table:
         if name.lower() in SECRETS:
+            line = line_of(text, (name,))
+            where = f"config file {path}" + (f", line {line}" if line is not None else "")
             raise UsageError(
-                f"config file {path}: {name}: secrets do not belong in a config file: set "
+                f"{where}: {name}: secrets do not belong in a config file: set "
                 f"{secrets.variable(name)} or put it into the secrets folder"
             )
     return table

@@ -88,7 +88,8 @@ def format_limit(limit: LimitFacts) -> str:
     """Format the limit in force, its reasons and the slots in use."""
     doubt = f"; {format_doubt(limit)}; `uploader resolve` frees them" if limit.doubtful else ""
     jobs = limit.live - limit.doubtful
-    return f"{limit.in_force} concurrent jobs in force ({_format_limit_reasons(limit)}); {jobs} live now{doubt}"
+    in_force = format_count(limit.in_force, "concurrent job")
+    return f"{in_force} in force ({_format_limit_reasons(limit)}); {jobs} live now{doubt}"
 
 
 def _format_limit_reasons(limit: LimitFacts) -> str:
@@ -156,9 +157,10 @@ def format_orphans(group: Orphans) -> str:
     return f"{items} that a manifest of this name held before and holds no more: {format_counts(group.counts)}"
 
 
-def run_command(batch: str, base_url: str, ledger: Path) -> str:
+def run_command(batch: str, base_url: str, ledger: Path, limit: int | None = None) -> str:
     """Format the command that carries on a batch, to which its other options are added."""
-    return shlex.join(["uploader", "run", "--batch", batch, "--base-url", base_url, "--ledger", f"sqlite:///{ledger}"])
+    words = ["uploader", "run", "--batch", batch, "--base-url", base_url, "--ledger", f"sqlite:///{ledger}"]
+    return shlex.join([*words, *(["--limit", str(limit)] if limit is not None else [])])
 
 
 def format_count(count: int, word: str) -> str:

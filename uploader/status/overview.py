@@ -148,7 +148,8 @@ class Overview:
         )
         for facts in waiting[:COMMANDS_SHOWN]:
             yield f"no run is on, and {facts.name} is not over: type its `uploader run …` again, or"
-            yield f"  {run_command(facts.name, facts.base_url, self.ledger)}"
+            limit = dict(self.limits)[facts.base_url].configured
+            yield f"  {run_command(facts.name, facts.base_url, self.ledger, limit)}"
 
     def _format_anomalies(self) -> Iterator[str]:
         if self.remarks:

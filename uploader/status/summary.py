@@ -144,8 +144,9 @@ class Summary:
             return f"Done: nothing is left to do ({format_counts(counts)})."
         if self.exit_code in (ExitCode.NEEDS_PERSON, ExitCode.IN_DOUBT):
             open_items = sum(counts.get(state, 0) for state in (*TROUBLED, State.HELD)) + self.standing.overdue
-            text = format_count(open_items, "item")
-            return self.reason or f"The batch is over, and {text} of {self.standing.items} need a person's decision."
+            need = "needs" if open_items == 1 else "need"
+            text = f"{format_count(open_items, 'item')} of {self.standing.items} {need} a person's decision"
+            return self.reason or f"The batch is over, and {text}."
         left = sum(counts.get(state, 0) for state in (State.PENDING, State.SENDING, State.SENT, State.ACCEPTED))
         return f"Stopped ({self.reason}): {format_count(left, 'item')} of {self.standing.items} still to be done."
 

@@ -127,7 +127,7 @@ def test_held_items_are_listed_as_held_and_can_be_dropped(place: Place, tonight:
     assert listed(place, "--state", "pending") == []
     told = place.run("resolve", "--state", "held").out
     assert "3 items selected, none of which needs a person by itself" in told
-    assert "once what stands before it" in told
+    assert "once the item before it" in told
     assert "--retry" not in told
     dropped = place.run("resolve", "--line", "5", "--drop")
     assert "-> dropped" in dropped.out, dropped.err
@@ -168,7 +168,7 @@ def test_former_items_that_go_again_need_a_row(place: Place, tonight: list[Row])
     numbers = [word for item in listed(place) if item["status"] == "in_doubt" for word in ("--item", str(item["item"]))]
     settled = place.run("resolve", *numbers, "--not-appended")
     assert settled.out.count("-> pending") == 3
-    assert "sent once a manifest names it again" in settled.out
+    assert "sent once a manifest names them again" in settled.out
     rows = make_rows(place, 6, 3)
     write_manifest(place, NIGHTLY, [*rows, *tonight[1:]])
     ending = place.run("run", NIGHTLY, *RUN)

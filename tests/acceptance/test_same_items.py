@@ -10,7 +10,9 @@ from tests.acceptance.place import Place, Server
 
 def _shuffled_between_conversations(rows: list[Row], draw: Random) -> list[Row]:
     """The same rows with their conversations mixed anew; the order within each is kept."""
-    lanes = {row.conversation: iter([row for row in rows if row.conversation == row.conversation]) for row in rows}
+    lanes = {
+        row.conversation: iter([other for other in rows if other.conversation == row.conversation]) for row in rows
+    }
     turns = [row.conversation for row in rows]
     draw.shuffle(turns)
     return [next(lanes[conversation]) for conversation in turns]

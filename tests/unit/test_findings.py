@@ -19,7 +19,7 @@ def test_a_table_has_aligned_columns() -> None:
     found = Findings()
     found.add([Problem(7, "conversationId", "\x1b[31m", "mend it"), Problem(1234, "", "", "give each column one")])
     head, *rows = found.table()
-    assert [row.index("mend it" if "mend" in row else "give") for row in rows] == [head.index("what to do")] * 2
+    assert [row.index("mend it" if "mend" in row else "give") for row in rows] == [head.index("remedy")] * 2
     assert "\x1b" not in "".join(rows)
     assert r"\x1b[31m" in rows[0]
 

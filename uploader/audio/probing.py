@@ -92,7 +92,7 @@ def _after_tag(file: PositionedReader) -> bytes:
 def _of_wave(file: PositionedReader, size: int, kind: AudioFormat) -> AudioFacts:
     found = read_wave(file, size)
     if kind is AudioFormat.WAV and found.format_tag == MP3_TAG:
-        kind = AudioFormat.WAV_MP3  # neither of the documented types tells container and codec
+        kind = AudioFormat.WAV_MP3  # no documented media type names both container and codec
     return _facts(found, kind)
 
 
@@ -138,7 +138,7 @@ def _by_tinytag(file: BinaryIO, size: int, kind: AudioFormat) -> AudioFacts:
     whole = is_whole(kind, file, size, tag) if tag.duration else None
     duration = _rounded(tag.duration) if whole else None
     if kind is AudioFormat.MPEG_4:
-        # encoders write 2 channels for one, and half or all of the rate: what counts stands in the codec's own data
+        # encoders write 2 channels for one, and half or all of the rate; the codec's own data are right
         return AudioFacts(None, duration, format=kind, is_cut_off=whole is False)
     return AudioFacts(None, duration, tag.channels, tag.samplerate, kind, whole is False)
 

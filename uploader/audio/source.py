@@ -123,7 +123,7 @@ class AudioFile(FileIO):
         except BlockingIOError:
             return 0  # nothing of it is in memory
         except OSError:
-            # network, FUSE, overlay and memory file systems know no such read; a fault of the disk tells the next one
+            # network, FUSE, overlay and memory file systems lack this read; a disk error comes back at the next read
             self.is_nowait = False
             return 0
 
@@ -262,7 +262,7 @@ def _open_cached(path: Path, checked: _Expected) -> Source | None:
     try:
         audio = AudioFile(path, open_cached)
     except OSError:
-        return None  # a thread finds out what it is
+        return None  # a thread examines the file
     return _source(audio, path, checked)
 
 

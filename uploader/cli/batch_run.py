@@ -208,7 +208,7 @@ class BatchRun:
             self._signal = code
             logs.leave_closed_terminal()
             log.warning("run.stopping")
-            # what the last snapshot took, the final one will take, and may have to wait for one under way
+            # the final results take as long as the last snapshot, and may have to wait for a snapshot under way
             engine.stop(reserve_seconds=2 * self._snapshot_seconds)
 
         for number, code in stop_signals().items():

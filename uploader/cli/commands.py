@@ -51,7 +51,7 @@ def run(manifest: str | None, config: Path | None, *, as_json: bool, **flags: An
     4 some in doubt; 5 gave up for now, run again; 6 not now: another run holds the ledger, or --first or --until
     left a part pending; 70 a fault of the uploader itself; 129, 130, 143 stopped by a signal, run again.
     """
-    from uploader.cli.running import run_batch  # noqa: PLC0415 - --help need not import what it does not use
+    from uploader.cli.running import run_batch  # noqa: PLC0415 - --help must not import unused modules
 
     _end(lambda settings: run_batch(settings, manifest, as_json=as_json), config, flags)
 
@@ -469,13 +469,13 @@ def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[
         _print_error(reason)
     except BrokenPipeError:
         _nobody_reads()
-        # a run may have been cut short; what only shows something has shown all that was wanted
+        # a run may have been cut short; a command that only prints has printed all that its reader wanted
         code = ExitCode.GAVE_UP if click.get_current_context().info_name == "run" else ExitCode.DONE
     except OSError as error:
-        # standard output, most likely: nobody reads it any more, or its disk is full; the ledger has everything
+        # most likely standard output has no reader any more, or its disk is full; the ledger has everything
         logs.get_logger().warning("stream.unwritten", reason=error.strerror)
         code = ExitCode.GAVE_UP
-    except Exception:  # noqa: BLE001 - the one place where a fault of ours ends: told, with its traceback, and coded
+    except Exception:  # noqa: BLE001 - the one place that reports a fault of the uploader, with traceback and exit code
         logs.get_logger().exception("fault")
         reason, code = "a fault of the uploader itself; nothing is lost: run the same command again", ExitCode.FAULT
         _print_error(reason)
@@ -517,7 +517,9 @@ def _print_error(text: str) -> None:
 
 def _nobody_reads() -> None:
     """Redirect standard output to the null device once its reader is gone, as with `head`."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter tells it at its end
+    os.dup2(
+        os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+    )  # else the interpreter reports the broken pipe at its exit
 
 
 def _stop_with(code: ExitCode) -> Callable[[int, FrameType | None], None]:

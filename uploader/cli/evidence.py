@@ -16,7 +16,7 @@ _OFFERED = {
     "--retry (refused, failed)": Decision.RETRY,
     "--drop": Decision.DROP,
 }
-_SENT_AGAIN = "sent once a manifest names it again: put its row into one, and run that"
+_SENT_AGAIN = "sent once a manifest names them again: put their rows into one, and run it"
 
 
 class Evidence(NamedTuple):
@@ -148,7 +148,7 @@ def _format_next(batch: str | None, ledger: Path, evidence: Sequence[Evidence]) 
     for name, base_url in dict.fromkeys([*own, *others]):
         yield f"  {run_command(name, base_url, ledger)}"
     if any(entry.item.orphan and entry.settled is State.PENDING for entry in settled):
-        yield f"what no manifest names is {_SENT_AGAIN}"
+        yield f"items that no manifest names are {_SENT_AGAIN}"
 
 
 def _format_choices(batch: str | None, ledger: Path, found: Sequence[OpenItem]) -> Iterator[str]:
@@ -164,12 +164,12 @@ def _format_choices(batch: str | None, ledger: Path, found: Sequence[OpenItem]) 
     if any(item.held for item in found):
         listed = any(item.needs_person for item in found)
         before = "" if listed else f": {resolve_command(batch or found[0].batch, ledger)}"
-        yield f"what is held goes on once what stands before it in its conversation is settled{before}"
+        yield f"a held item goes on once the item before it in its conversation is settled{before}"
     if any(item.orphan and item.state is State.PENDING for item in found):
-        yield f"what a manifest held before and is pending or held is {_SENT_AGAIN}"
+        yield f"items of an earlier manifest that are pending or held are {_SENT_AGAIN}"
     if any(item.own and item.shown_state is State.PENDING for item in found):
         for name, base_url in dict.fromkeys((batch or item.batch, item.base_url) for item in found if item.own):
-            yield f"what is pending is sent by the next run: {run_command(name, base_url, ledger)}"
+            yield f"pending items are sent by the next run: {run_command(name, base_url, ledger)}"
 
 
 def _format_sent(item: OpenItem) -> str:

@@ -17,7 +17,7 @@ SHOWN = 50
 _LINES_TOLD = 3
 _SPOOL_BYTES = 1024 * 1024
 _VALUE_MOST = 40
-_HEAD = ("line", "column", "value", "what to do")
+_HEAD = ("line", "column", "value", "remedy")
 
 
 @dataclass(slots=True)

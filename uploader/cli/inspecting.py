@@ -110,14 +110,14 @@ def _format_open_rows(path: Path, batch: BatchFacts, rows: Sequence[OpenRow]) ->
     yield f"{path}: {format_count(len(rows), 'row')}"
     if not rows:
         return
-    yield "  correct it: what was refused goes again where its row, or its file, is another"
+    yield "  correct it: a refused item is sent again once its row or its file has changed"
     invalid = [row.line for row in rows if row.invalid]
     if invalid:
         lines = " ".join(f"--line {line}" for line in invalid[:LINES_SHOWN])
         more = f" (and {len(invalid) - LINES_SHOWN} more)" if len(invalid) > LINES_SHOWN else ""
-        yield "  rows that were invalid hold their conversations until they are dropped (corrected, they are others):"
+        yield "  invalid rows hold their conversations until they are dropped (a corrected row is another item):"
         yield f"    uploader resolve --batch {shlex.quote(batch.name)} {lines} --drop{more}"
-    yield "  what failed needs `uploader resolve --retry` or --drop"
+    yield "  failed items need `uploader resolve --retry` or --drop"
     yield f"  uploader run {shlex.quote(str(path))}"
 
 

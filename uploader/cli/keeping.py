@@ -103,7 +103,7 @@ class _ResultsToAdopt:
         yield f"{self.path}: {format_count(self.rows, 'row')}: {counts}, for {account}"
         for count, what in (
             (self.gone, "gone: known by path and size alone; under another path they would be appended again"),
-            (self.changed, "of another size than was appended: what stands there now is another recording"),
+            (self.changed, "of another size than was appended: the file is another recording now"),
         ):
             if count:
                 yield f"  {format_count(count, 'file')} {what}"
@@ -175,15 +175,15 @@ def _format_examination(path: Path, found: Examination) -> Iterator[str]:
     yield f"  size      {format_bytes(path.stat().st_size)}, {format_count(found.mark.runs, 'run')} so far"
     yield f"  database  {found.damage or 'whole'}"
     if found.busy:
-        yield "  run       one is at work on it"
+        yield "  run       a run is at work on it"
     elif found.mark.in_use:
-        yield "  run       the last one did not end: the next one settles what it left"
+        yield "  run       the last run did not end: the next one recovers its items"
     else:
-        yield "  run       none; the last one closed it"
+        yield "  run       none; the last run closed the ledger"
     if found.doubt:
         yield f"  doubt     {found.doubt}"
     if found.damage:
         yield (
-            "  remedy    restore a copy, then take what was appended since from the results: "
+            "  remedy    restore a copy, then adopt the later appends from the results: "
             "`uploader ledger adopt RESULTS`, `uploader ledger check --accept`"
         )

@@ -106,7 +106,7 @@ def manifest_file(argument: str, settings: Settings) -> Iterator[ManifestFile]:
             raise UsageError(f"manifest {argument}: this is neither a file nor a pipe: name one")
         check_file(path, argument)
         form = settings.format or format_of(path)
-        # /dev/stdin may be a file: what is relative does not start beside it
+        # /dev/stdin may be a file, but relative paths do not start beside it
         yield ManifestFile(argument, path, form, is_piped=argument.startswith("/dev/"))
         return
     with NamedTemporaryFile(suffix=f".{form}") as kept:
@@ -131,7 +131,7 @@ def _copy_pipe(path: Path, kept: IO[bytes]) -> None:
         asked = select.poll()
         asked.register(descriptor, select.POLLIN)
         if not asked.poll(PIPE_SECONDS * 1000):
-            with suppress(BlockingIOError):  # there is a writer, who takes his time
+            with suppress(BlockingIOError):  # there is a writer that has not written yet
                 first = os.read(descriptor, 1)
                 if not first:
                     raise UsageError(f"manifest {path}: this is a pipe, and nobody writes to it: start the writer")

@@ -210,8 +210,8 @@ def _command_in(batch: str, ledger: Path, item: OpenItem, request: ResolveReques
 def _check_job(settings: Settings, snapshot: ResolveSnapshot, job_id: str) -> None:
     """Check that the service knows the named job: a mistyped id would be polled in vain."""
     if settings.access_token is None and (settings.app_id is None or settings.app_secret is None):
-        return  # without credentials nobody can be asked
-    from uploader.cli.lookups import fetch_job  # noqa: PLC0415 - most of what is resolved needs no service
+        return  # without credentials the service cannot be asked
+    from uploader.cli.lookups import fetch_job  # noqa: PLC0415 - most decisions need no service
 
     answer = fetch_job(settings, _service(snapshot), job_id)
     if answer.status is None and answer.http_status == HTTPStatus.NOT_FOUND:
@@ -307,7 +307,7 @@ def _why_not(snapshot: ResolveSnapshot, meant: Sequence[OpenItem], request: Reso
         return "no item that needs a person is selected: `uploader resolve` lists those that do"
     if not meant:
         whose = f"no row of {snapshot.latest.name}" if snapshot.batch_id is not None else "no batch's row any more"
-        reason = f"nothing was settled: what is selected is {whose}: settle it by number"
+        reason = f"nothing was settled: the selected items are {whose}: settle them by number"
         return "\n".join([reason, *(f"  {_command(snapshot, ledger, item, request)}" for item in snapshot.found)])
     if request.job_id is not None and len(meant) > 1:
         return f"--appended {request.job_id}: {len(meant)} items are selected, a job belongs to one"

@@ -267,7 +267,7 @@ def _log_findings(check: ManifestCheck, batch: str) -> None:
             log.warning("manifest.warned", batch=batch, remedy="more warnings: `uploader plan` tells them")
             break
         log.warning("manifest.warned", batch=batch, line=kind.line, column=column, count=kind.count, remedy=remedy)
-    for problem in check.problems.first:  # what stands there may be a path: the results tell it, the log does not
+    for problem in check.problems.first:  # the value may be a path, which the results may show and the log may not
         log.warning("row.left_out", batch=batch, line=problem.line, column=problem.column)
 
 

@@ -26,7 +26,7 @@ class CurrentCredentials:
         try:
             return secrets.are_in_files(os.environ)
         except ValueError:
-            return True  # a folder that is gone for the moment: what was in it may come again
+            return True  # the folder is missing now, but its files may come back
 
     def read(self) -> Credentials:
         """Read the credentials.

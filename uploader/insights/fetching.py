@@ -143,7 +143,7 @@ class Fetcher:
             return
         if content is None:
             self.report.up_to_date += 1
-            return  # what it lacks was counted with it
+            return  # its missing parts were counted with it
         self.report.written += 1
         self.report.lacking.update(content["errors"].keys())
         seconds = round(time.monotonic() - begun, 3)

@@ -91,5 +91,5 @@ class RetryingReader:
         if self._answered_at <= begun:
             raise GaveUpError(
                 f"the service gave no good answer for {self._give_up_seconds:g} s (give_up_seconds); the last: "
-                f"{refusal(answer)}; what is written stays: run the same command again, it goes on"
+                f"{refusal(answer)}; written files stay: run the same command again, it carries on"
             )

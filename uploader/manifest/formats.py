@@ -44,7 +44,7 @@ def read_csv(lines: Iterator[str], name: str, delimiter: str) -> Iterator[RawRow
     try:
         for cells in reader:
             if not cells or (not cells[0].strip() and not "".join(cells).strip()):
-                pass  # a line of separators alone, which spreadsheets leave behind
+                pass  # a line of separators alone, as spreadsheets write it
             elif header is not None:
                 yield header.row(line, cells)
             else:

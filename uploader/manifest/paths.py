@@ -71,7 +71,10 @@ def _by_looking(path: str, exists: Callable[[str], bool]) -> Iterator[str]:
 def _spellings(path: str) -> Iterator[tuple[str, str]]:
     for form in ("NFC", "NFD"):
         yield unicodedata.normalize(form, path), f"under another Unicode form of this name ({form}): write it so"
-    yield "".join(char for char in path if char == " " or not is_unseen(char)).strip(), "without what is not seen"
+    yield (
+        "".join(char for char in path if char == " " or not is_unseen(char)).strip(),
+        "without the invisible characters",
+    )
     yield path.replace("\\", "/"), "with / in place of the backslashes"
     yield unquote(path), "without the percent-encoding"
     yield path.strip(QUOTES), "without the quotes"

@@ -203,14 +203,14 @@ class RowRules:
             return _FileFacts(*self.examine(path, follow=follow))
         except ValueError as error:
             if conversation_id and self.was_begun(conversation_id, path):
-                return _UNSEEN  # people archive what was sent, and leave all kinds of things in its place
+                return _UNSEEN  # sent files get archived, with all kinds of things in their place
             return _FileFacts(None, None, str(error))
 
     def _hints_of(self, facts: AudioFacts, path: str, usual: _Usual) -> tuple[Hint, ...] | None:
         """Return a recording's hints by a cache; None where there is more than a hint."""
         media_type, seconds, *shown = facts
         is_long = seconds is not None and seconds > recordings.LONGEST_SECONDS
-        # the character before the ending's dot tells a hidden file, which has no ending
+        # a name that begins with the dot is a hidden file's, which has no suffix
         kind = (media_type, *shown, is_long, path[path.rfind(".") - 1 :], usual.kind)
         if kind in self._hints:
             return self._hints[kind]
@@ -257,7 +257,7 @@ class RowRules:
     ) -> tuple[str | None, FileSignature | None, AudioFacts | None]:
         """Find a row's file, and read its facts unless they were read already."""
         if not audio_path:
-            return None, None, None  # told already
+            return None, None, None  # the row has this problem already
         path = None
         try:
             path = self._resolve(audio_path)
@@ -275,7 +275,7 @@ class RowRules:
     def _resolve(self, audio_path: str) -> str:
         if "\0" in audio_path:
             raise ValueError("a path cannot hold a NUL character: correct the path")
-        # the name that the manifest gives is kept, links and all; only the check looks behind them
+        # the manifest's path is kept with its links; only the check resolves them
         path = os.path.normpath(os.path.join(self._base, audio_path))  # noqa: PTH118 - costs less for a million
         if self.confined and not self._is_inside(path):
             raise ValueError(f"the path leads outside the audio root {self.folder}: move the file or the root")

@@ -26,7 +26,9 @@ _OWN: dict[str, Any] = {
     ),
     "contentType": (
         Literal[parameters.CONTENT_TYPES] | None,
-        Field(None, description="what the audio file is; empty: told from the file, or left to the service"),
+        Field(
+            None, description="the media type of the audio file; empty: detected from the file, or left to the service"
+        ),
     ),
 }
 

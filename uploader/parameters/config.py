@@ -44,7 +44,7 @@ def _read_all(
         ("parameters", _check_known, parameters),
         ("extra_parameters", _check_extra, extra),
     ):
-        # what the environment says comes last: it outranks the file
+        # the environment comes last, because it outranks the file
         for name in sorted(table, key=lambda key: key not in TABLE):
             try:
                 known, value = check(name, table[name])

@@ -29,7 +29,7 @@ async def read_body(
     except TimeoutError:  # an OSError, too
         raise
     except (OSError, web.RequestPayloadError):
-        # The client is gone: what it sent until then was taken, and nobody waits for an answer.
+        # The client is gone: its bytes were read, and no answer is expected.
         return False
 
 

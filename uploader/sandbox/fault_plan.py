@@ -69,8 +69,8 @@ def fault_shares(table: Mapping[str, float]) -> dict[str, float]:
 
 
 def _random(seed: int, name: str, number: int) -> Random:
-    # A seed of its own for each draw: what others do in between changes nothing.
-    return Random(f"{seed}/{name}/{number}")  # noqa: S311 - a replay needs what security forbids
+    # Each draw has a seed of its own, so that draws in between change nothing.
+    return Random(f"{seed}/{name}/{number}")  # noqa: S311 - a replay must be predictable
 
 
 def _pick(draw: float, shares: Mapping[str, float]) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from uploader.sandbox.jobs import Job, Jobs
 from uploader.sandbox.journal import Journal
 
-NOTE: Final = "The sandbox does not transcribe: it tells what was appended, and invents no speech."
+NOTE: Final = "The sandbox does not transcribe: it lists the appended files, and invents no speech."
 ITSELF: Final = ""
 SUMMARY: Final = "summary"
 

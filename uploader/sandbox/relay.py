@@ -12,7 +12,7 @@ QUANTUM_SECONDS: Final = 0.05
 PIECE_BYTES: Final = 1 << 16
 # the bytes of one direction that may be on their way at once, as a TCP window bounds them
 WINDOW_BYTES: Final = 1 << 22
-# the kernel's receive buffer of a paced connection: what it takes has not crossed the link yet
+# the kernel's receive buffer of a paced connection: its bytes have not crossed the link yet
 RECEIVE_BUFFER_BYTES: Final = 1 << 14
 
 
@@ -105,7 +105,7 @@ class _End(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to read, once there is an other end."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what asyncio hands to a stream's protocol
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - the type that asyncio passes to a stream's protocol
         self._transport = transport
         if self._made is not None:
             self._made(self)

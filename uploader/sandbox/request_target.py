@@ -9,7 +9,7 @@ Pairs = tuple[tuple[str, str], ...]
 # the most characters of a faulty text that a refusal repeats
 SHOWN_CHARACTERS: Final = 80
 
-# RFC 3986, 3.3 and 3.4: what may stand in a path or a query as it is; all else is percent-encoded.
+# RFC 3986, 3.3 and 3.4: the characters that a path or a query may have unencoded.
 _FOREIGN: Final = re.compile(r"[^A-Za-z0-9\-._~!$&'()*+,;=:@/?%]")
 _BROKEN: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 

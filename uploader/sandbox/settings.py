@@ -36,12 +36,12 @@ class SandboxSettings:
     answer_seconds: float = 0.0
     # the way to the sandbox and back, in seconds: every byte takes half of it, in either direction
     round_trip: float = 0.0
-    # what each connection carries towards the sandbox, in bytes per second; 0 is unbounded
+    # the bandwidth of each connection to the sandbox, in bytes per second; 0 is unbounded
     uplink: float = 0.0
     # a connection that idles so long in the middle of a body is cut, in seconds; 0 is never
     idle_cut: float = 0.0
     app_id: str = "sandbox"
-    app_secret: str = "sandbox"  # noqa: S105 - a toy's password, told to everybody
+    app_secret: str = "sandbox"  # noqa: S105 - a public password of a test server
     # a file with the secret in its place; a change of it rotates the secret, and ends the token
     app_secret_path: Path | None = None
     # the lifetime of a token, in seconds

@@ -13,7 +13,7 @@ class Tokens:
     def __init__(self, settings: SandboxSettings, clock: Callable[[], float]) -> None:
         self._settings = settings
         self._clock = clock
-        self._draw = Random(f"{settings.faults.seed}/tokens")  # noqa: S311 - a replay needs what security forbids
+        self._draw = Random(f"{settings.faults.seed}/tokens")  # noqa: S311 - a replay must be predictable
         self._token = ""
         self._ends = clock()
         self._secret = settings.secret()

@@ -21,7 +21,7 @@ def service_address(value: str) -> str:
     default_port = {"http": 80, "https": 443}[parts.scheme]
     host = f"[{parts.hostname}]" if ":" in parts.hostname else _ascii_host(parts.hostname)
     port = f":{parts.port}" if parts.port not in (None, default_port) else ""
-    # one form, whichever way it was written: what is encoded already stays so
+    # one form for every spelling; encoded characters stay encoded
     path = quote(_LONE_PERCENT.sub("%25", parts.path.rstrip("/")), safe="/%:@!$&'()*+,;=~")
     return urlunsplit((parts.scheme, host + port, path, "", ""))
 
@@ -29,7 +29,7 @@ def service_address(value: str) -> str:
 def _ascii_host(host: str) -> str:
     """Encode a host name for the wire: letters beyond ASCII in IDNA."""
     try:
-        # the codec is imported by those who need it
+        # import the codec only where it is needed
         found = host if host.isascii() else host.encode("idna").decode("ascii")
     except UnicodeError:
         found = ""
@@ -116,7 +116,7 @@ def default_ledger() -> str:
     Returns:
         The URL; empty where the home folder is unknown (no HOME, no passwd entry).
     """
-    import platformdirs  # noqa: PLC0415 - who names a ledger has no use for it
+    import platformdirs  # noqa: PLC0415 - unused where a ledger is named
 
     try:
         path = platformdirs.user_state_path("uploader") / "ledger.db"

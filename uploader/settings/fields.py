@@ -48,7 +48,7 @@ class Settings:
         default_ledger,
         metavar="URL",
         commands="run plan status results resolve insights ledger adopt",
-        meaning="the durable memory of what was appended, as sqlite:////path; one for all nights and manifests",
+        meaning="the durable memory of all appends, as sqlite:////path; one for all nights and manifests",
     )
     ledger_must_exist: bool = setting(
         switch,

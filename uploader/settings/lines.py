@@ -29,7 +29,7 @@ def _has(text: str, location: Sequence[str]) -> bool:
     try:
         found: Any = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
-        return True  # it is no key, or tells nothing
+        return True  # the line has no key, or the test is inconclusive
     for name in location:
         if not isinstance(found, Mapping) or name not in found:
             return False

@@ -97,7 +97,7 @@ def _format_limit_reasons(limit: LimitFacts) -> str:
     configured, stated = limit.configured, limit.stated
     parts = [f"configured {configured}"]
     if stated is not None:
-        # one that is believed no more is a word of the past
+        # a stated limit that has expired is told in the past tense
         is_less = limit.in_force <= stated < configured
         parts.append(f"the service stated {stated}" + (f": use --limit {stated}" if is_less else ""))
     if limit.others is not None:

@@ -52,9 +52,9 @@ class Overview:
     limits: Sequence[tuple[str, LimitFacts]]
     jobs: Sequence[LiveJob] = ()
     troubles: Sequence[Trouble] = ()
-    # what is out of order whatever became of the item: an append too many, say
+    # anomalies to report whatever the item's outcome, such as an append too many
     remarks: Sequence[Anomaly] = ()
-    # what batches held before and none holds any more
+    # orphans of the batches
     former: Sequence[Orphans] = ()
 
     @cached_property

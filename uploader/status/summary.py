@@ -59,7 +59,7 @@ class Summary:
     remarks: Sequence[Anomaly] = ()
     # orphans of the account's batches
     former: Sequence[Orphans] = ()
-    # leftovers of other batches: those that the run had before it in its lanes, and those that it does not reach
+    # leftovers of other batches: before the run's own items in their lanes, and in other lanes
     carried: Sequence[Leftover] = ()
     elsewhere: Sequence[Leftover] = ()
     # the part of ``seconds`` in which conversations were ready and no slot was free
@@ -162,7 +162,7 @@ class Summary:
             f"  before    {format_leftover(leftover)}: left over, carried with this batch, which stands behind them"
             for leftover in self.carried
         ]
-        # what no batch names any more is not reached by a run of any: it has its own lines
+        # no run of any batch reaches orphans, which have lines of their own
         unnamed = {group.batch: group.leftovers for group in self.former}
         counts = {leftover.batch: leftover.amount.files - unnamed.get(leftover.batch, 0) for leftover in self.elsewhere}
         counts = {batch: count for batch, count in counts.items() if count}

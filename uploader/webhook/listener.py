@@ -169,7 +169,7 @@ class Listener:
             return HTTPStatus.METHOD_NOT_ALLOWED
         token = request.rel_url.raw_path.rpartition("/")[2]
         if not is_signed(token, self._key):
-            return HTTPStatus.NOT_FOUND  # a stranger costs the night neither a body nor a look into the ledger
+            return HTTPStatus.NOT_FOUND  # for a stranger neither a body nor the ledger is read
         self._server.callers.show_token(request.protocol)
         return await self._take_call(request, token)
 

@@ -59,26 +59,19 @@ class Relay:
         await asyncio.gather(*self._connecting, return_exceptions=True)
 
     def _accept(self) -> "_End":
-        near = _End(self._round_trip / 2, handshake=self._round_trip, rate=self._uplink, made=self._connect)
-        near.gone = self._ends.discard
-        self._ends.add(near)
-        return near
-
-    def _connect(self, near: "_End") -> None:
+        near = _End(self._round_trip / 2, self._ends, handshake=self._round_trip, rate=self._uplink)
         near.block("connecting")
-        task = asyncio.create_task(self._join(near))
+        task = asyncio.create_task(self._connect(near))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
+        return near
 
-    async def _join(self, near: "_End") -> None:
-        far = _End(self._round_trip / 2)
-        far.gone = self._ends.discard
+    async def _connect(self, near: "_End") -> None:
+        far = _End(self._round_trip / 2, self._ends)
         near.other, far.other = far, near
-        self._ends.add(far)
         try:
             await asyncio.get_running_loop().create_connection(lambda: far, *self._target)
         except OSError:
-            self._ends.discard(far)
             near.abort()
         near.unblock("connecting")
 
@@ -86,13 +79,11 @@ class Relay:
 class _End(asyncio.BufferedProtocol):
     """One end of a relayed connection: what arrives at it leaves from the other end, in order, after the delay."""
 
-    def __init__(
-        self, delay: float, *, handshake: float = 0.0, rate: float = 0.0, made: "Callable[[_End], None] | None" = None
-    ) -> None:
+    def __init__(self, delay: float, ends: "set[_End]", *, handshake: float = 0.0, rate: float = 0.0) -> None:
+        """Take seconds, the set of all connected ends, and bytes per second of the way from here (0: no bound)."""
         self.other: _End | None = None
-        self.gone: Callable[[_End], None] = lambda _: None
-        self._made = made
         self._delay = delay
+        self._ends = ends
         self._rate = rate
         self._loop = asyncio.get_running_loop()
         # When the link has carried all that it was given: a connection begins with TCP's handshake.
@@ -104,11 +95,12 @@ class _End(asyncio.BufferedProtocol):
         self._blocks: set[str] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to read, once there is an other end."""
+        """Begin to read, unless something is in the way."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - the type that asyncio passes to a stream's protocol
         self._transport = transport
-        if self._made is not None:
-            self._made(self)
+        self._ends.add(self)
+        if self._blocks:
+            transport.pause_reading()
 
     def get_buffer(self, _size: int) -> bytearray:
         """Offer room for the next piece."""
@@ -132,8 +124,7 @@ class _End(asyncio.BufferedProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Pass the loss on: a reset as a reset, behind what is on its way."""
-        self._blocks.clear()
-        self.gone(self)
+        self._ends.discard(self)
         self._send_later(lambda other: other.close() if error is None else other.abort())
 
     def pause_writing(self) -> None:

@@ -75,10 +75,10 @@ def check_interrupted(journal: Journal, rows: Sequence[Row], results: Sequence[M
     for line in results:
         lines.setdefault(line["conversationId"], []).append(line)
     for conversation, hashes in wanted(rows).items():
-        told = [line["status"] for line in lines[conversation]]
-        assert re.fullmatch(r"(completed )*(in_doubt (held )*)?", "".join(f"{line} " for line in told)), told
-        sure = told.count("completed")
-        doubtful = told.count("in_doubt")
+        statuses = [line["status"] for line in lines[conversation]]
+        assert re.fullmatch(r"(completed )*(in_doubt (held )*)?", "".join(f"{line} " for line in statuses)), statuses
+        sure = statuses.count("completed")
+        doubtful = statuses.count("in_doubt")
         there = found.get(conversation, [])
         assert there in (hashes[:sure], hashes[: sure + doubtful])
         jobs = [put.job_id for put in journal.appended() if put.conversation_id == conversation]

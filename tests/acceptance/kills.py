@@ -72,15 +72,15 @@ def count_faults(server: Server, rows: Sequence[Row], results: Sequence[Mapping[
     """
     journal, meant = server.journal, wanted(rows)
     found = appended(journal)
-    told: dict[str, Counter[str]] = {}
+    result: dict[str, Counter[str]] = {}
     for line in results:
-        told.setdefault(line["conversationId"], Counter())[line["status"]] += 1
+        result.setdefault(line["conversationId"], Counter())[line["status"]] += 1
     return {
         "rows": len(results),
         "appended": sum(map(len, found.values())),
         "twice": sum(not Counter(there) <= Counter(meant[item]) for item, there in found.items()),
         "outOfOrder": sum(list(there) != list(meant[item][: len(there)]) for item, there in found.items()),
-        "unexplained": sum(not _explains(told[item], len(found.get(item, []))) for item in meant),
+        "unexplained": sum(not _explains(result[item], len(found.get(item, []))) for item in meant),
         "peakLive": journal.peak_live(),
     }
 

@@ -224,8 +224,8 @@ class Place:
         until(lambda: running.is_over or running.out.read_text().count("\n") == 3, "the sandbox listens")
         assert not running.is_over, running.err.read_text()
         lines = running.out.read_text().splitlines()
-        told = dict(line.removeprefix("export ").split("=", 1) for line in lines)
-        return Server(running, journal, told)
+        shown = dict(line.removeprefix("export ").split("=", 1) for line in lines)
+        return Server(running, journal, shown)
 
     def check_logs(self) -> None:
         """Holds every line of every command's log against the table of events."""

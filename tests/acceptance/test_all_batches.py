@@ -40,10 +40,10 @@ def nights(place: Place) -> Place:
 def test_status_tells_what_is_not_over_first_and_exits_for_all_batches(nights: Place) -> None:
     """An old doubt is not hidden by new nights: it stands first, and the exit code is its."""
     found = nights.run("status", "--json")
-    told = json.loads(found.out)
-    assert (found.code, told["exitCode"], told["batch"]) == (4, 4, "wednesday.csv")
-    assert [batch["batch"] for batch in told["batches"]][:2] == ["failed.csv", "monday.csv"]
-    assert {trouble["batch"]: trouble["state"] for trouble in told["needsPerson"]} == {
+    report = json.loads(found.out)
+    assert (found.code, report["exitCode"], report["batch"]) == (4, 4, "wednesday.csv")
+    assert [batch["batch"] for batch in report["batches"]][:2] == ["failed.csv", "monday.csv"]
+    assert {trouble["batch"]: trouble["state"] for trouble in report["needsPerson"]} == {
         "monday.csv": "in_doubt",
         "failed.csv": "failed",
     }

@@ -48,8 +48,8 @@ def place(place: Place) -> Place:
 def _check_refused(ending: Ending, server: Server, *words: str) -> None:
     """The command ended with 2, said all these words, and sent nothing."""
     assert ending.code == 2, ending.err
-    told = "\n".join(line for line in ending.err.splitlines() if not line.startswith("{"))
-    assert [word for word in words if word not in told] == [], told
+    message = "\n".join(line for line in ending.err.splitlines() if not line.startswith("{"))
+    assert [word for word in words if word not in message] == [], message
     assert ending.out == ""
     assert server.journal.entries == []
 
@@ -111,8 +111,8 @@ def test_every_row_of_wrong_form_is_refused_at_once(place: Place, server: Server
         "write one of audio/wav, audio/wave",
         "nothing was sent",
     )
-    told = [" ".join(line.split()[:3]) for line in ending.err.splitlines() if re.match(r" +\d", line)]
-    assert told == [
+    lines = [" ".join(line.split()[:3]) for line in ending.err.splitlines() if re.match(r" +\d", line)]
+    assert lines == [
         "2 the row",
         "3 conversationId it",
         "4 conversationId '..'",
@@ -208,8 +208,8 @@ def unfit_files(
 def test_a_file_that_cannot_be_sent_is_refused(unfit_files: Ending, line: int, value: str, words: list[str]) -> None:
     """An audio file that cannot be sent is told by line, column, value and remedy, beside all others."""
     row = re.compile(rf" +{line} +audioPath +'{re.escape(value)}")
-    (told,) = filter(row.match, unfit_files.err.splitlines())
-    assert [word for word in words if word not in told] == []
+    (message,) = filter(row.match, unfit_files.err.splitlines())
+    assert [word for word in words if word not in message] == []
 
 
 def test_results_in_a_read_only_folder_are_refused(
@@ -238,12 +238,12 @@ def test_results_that_the_ledger_does_not_know_mean_a_lost_ledger(place: Place, 
     """A run on a new ledger beside the results of an old one sends nothing, and says what to do."""
     write_manifest(place, "m.csv", make_rows(place, 4, 4))
     assert place.run("run", "m.csv", "--limit", "4").code == 0
-    told = place.path("m.results.csv").read_bytes()
+    content = place.path("m.results.csv").read_bytes()
     quiet = server.from_now_on()
     place.ledger.rename(place.path("lost.db"))
     ending = place.run("run", "m.csv", "--limit", "4")
     _check_refused(ending, quiet, "results", "m.results.csv", str(place.ledger), "--ledger", "--results", "sandbox-")
-    assert place.path("m.results.csv").read_bytes() == told
+    assert place.path("m.results.csv").read_bytes() == content
 
 
 def test_a_ledger_in_a_missing_folder_is_refused(place: Place, server: Server) -> None:

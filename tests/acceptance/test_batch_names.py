@@ -54,13 +54,13 @@ def test_last_nights_trouble_is_told_when_its_name_is_used_again(place: Place, t
     assert (warned["items"], warned["level"]) == (6, "warning")
 
     status = place.run("status")
-    told = "6 items that a manifest of this name held before and holds no more: 3 in doubt, 3 held"
+    message = "6 items that a manifest of this name held before and holds no more: 3 in doubt, 3 held"
     assert status.code == 4, "nobody forgets what no batch names any more"
-    assert told in status.out
+    assert message in status.out
     assert json.loads(place.run("status", "--json").out)["former"] == ending.summary["former"]
 
     again = place.run("run", NIGHTLY, "--limit", "8")
-    assert told in again.out
+    assert message in again.out
     assert "a name for each night" in again.out
     assert "leftover" not in again.out
     assert "left the batch" not in again.err, "it is warned of once"
@@ -125,10 +125,10 @@ def test_held_items_are_listed_as_held_and_can_be_dropped(place: Place, tonight:
     assert len(tonight) == 2
     assert Counter(str(item["status"]) for item in listed(place, "--state", "held")) == {"held": 3}
     assert listed(place, "--state", "pending") == []
-    told = place.run("resolve", "--state", "held").out
-    assert "3 items selected, none of which needs a person by itself" in told
-    assert "once the item before it" in told
-    assert "--retry" not in told
+    output = place.run("resolve", "--state", "held").out
+    assert "3 items selected, none of which needs a person by itself" in output
+    assert "once the item before it" in output
+    assert "--retry" not in output
     dropped = place.run("resolve", "--line", "5", "--drop")
     assert "-> dropped" in dropped.out, dropped.err
     assert "goes on" not in dropped.out
@@ -141,8 +141,8 @@ def test_a_line_that_is_none_or_needs_nobody_is_told(place: Place, tonight: list
     none = place.run("resolve", "--line", "50")
     assert none.code == 2
     assert "line 50 is none of late.csv" in none.err
-    told = place.run("resolve", "--batch", "late.csv", "--line", "2").out
-    assert "line 2 of late.csv is completed: it needs nobody" in told
+    output = place.run("resolve", "--batch", "late.csv", "--line", "2").out
+    assert "line 2 of late.csv is completed: it needs nobody" in output
 
 
 def test_a_settlement_says_what_it_releases_and_what_to_type_next(place: Place, tonight: list[Row]) -> None:

@@ -71,9 +71,9 @@ def test_a_secret_that_was_taken_away_ends_with_3_and_loses_nothing(place: Place
     ended = Counter(entry.status for entry in server.journal.entries if isinstance(entry, PutEntry))
     assert set(ended) <= {201, 401}
     assert sum(ended.values()) == len(server.journal.begun_puts())
-    told = Counter(statuses(place.path("m.results.csv")))
-    assert told["completed"] + told["accepted"] == ended[201]
-    assert told["pending"] == len(rows) - ended[201]
+    by_status = Counter(statuses(place.path("m.results.csv")))
+    assert by_status["completed"] + by_status["accepted"] == ended[201]
+    assert by_status["pending"] == len(rows) - ended[201]
     _check_unseen(place, ending)
 
     place.environment["UPLOADER_APP_SECRET"] = NEW

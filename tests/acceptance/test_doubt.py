@@ -103,8 +103,8 @@ def test_resolve_tells_what_was_decided_before(place: Place) -> None:
     [before] = item["history"]
     assert (before["decision"], before["from"], before["note"]) == ("not-appended", "in_doubt", "asked the team")
     assert before["by"]
-    told = place.run("resolve").out
-    assert f"{before['at']} {before['by']} decided not-appended: asked the team" in told
+    output = place.run("resolve").out
+    assert f"{before['at']} {before['by']} decided not-appended: asked the team" in output
     assert item["endedAt"].endswith("Z")
     dropped = place.run("resolve", "--line", str(item["line"]), "--drop")
     assert (dropped.code, place.run("resolve").code) == (0, 0)
@@ -122,11 +122,11 @@ def test_look_settles_only_what_is_proved(place: Place) -> None:
     until(lambda: sum(job.event == "job-ended" for job in server.journal.jobs()) == len(taken), "the jobs have ended")
     place.run("resolve", "--look")
     place.run(*RUN)
-    told = {line["conversationId"]: line["status"] for line in read_results(place.path("m.results.csv"))}
-    settled = {conversation for conversation, status in told.items() if status == "completed"}
+    statuses = {line["conversationId"]: line["status"] for line in read_results(place.path("m.results.csv"))}
+    settled = {conversation for conversation, status in statuses.items() if status == "completed"}
     assert 0 < len(settled) < len(rows)
-    assert settled == taken & set(told)
-    assert all(status == "in_doubt" for conversation, status in told.items() if conversation not in settled)
+    assert settled == taken & set(statuses)
+    assert all(status == "in_doubt" for conversation, status in statuses.items() if conversation not in settled)
 
 
 def test_open_rows_come_back_as_a_manifest(place: Place) -> None:
@@ -196,8 +196,8 @@ def test_a_mistyped_job_is_no_dead_end(place: Place) -> None:
     running = place.start(*RUN)
     until(lambda: "HTTP 404" in place.run("status").out, "the service does not know the job, which status tells")
     listed = place.run("resolve")
-    told = ("1 item needs a person" in listed.out, "job mistyped" in listed.out, "--appended [JOBID]" in listed.out)
-    assert (listed.code, told) == (1, (True, True, True)), listed.out
+    output = ("1 item needs a person" in listed.out, "job mistyped" in listed.out, "--appended [JOBID]" in listed.out)
+    assert (listed.code, output) == (1, (True, True, True)), listed.out
     refused = place.run("resolve", "--line", "2", "--appended", "mistyped-again")
     assert (refused.code, "the service knows no such job" in refused.err) == (2, True)
     corrected = place.run("resolve", "--line", "2", "--appended", str(put.job_id))

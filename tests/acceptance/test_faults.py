@@ -97,15 +97,15 @@ def test_jobs_that_fail_and_conversations_that_do_not_exist_hold_their_lanes(pla
     check_one_at_a_time(journal)
     for conversation in {row.conversation for row in rows}:
         lane = [row.sha256 for row in rows if row.conversation == conversation]
-        told = [line["status"] for line in results if line["conversationId"] == conversation]
+        statuses = [line["status"] for line in results if line["conversationId"] == conversation]
         there = appended(journal).get(conversation, [])
         assert there == lane[: len(there)]
         if conversation in failed:
-            assert told == ["completed"] * (len(there) - 1) + ["failed"] + ["held"] * (len(lane) - len(there))
+            assert statuses == ["completed"] * (len(there) - 1) + ["failed"] + ["held"] * (len(lane) - len(there))
         elif conversation in unknown:
-            assert (there, told) == ([], ["refused"] + ["held"] * (len(lane) - 1))
+            assert (there, statuses) == ([], ["refused"] + ["held"] * (len(lane) - 1))
         else:
-            assert (there, told) == (lane, ["completed"] * len(lane))
+            assert (there, statuses) == (lane, ["completed"] * len(lane))
     assert len([put for put in journal.puts() if put.status == 404]) == 2
     assert {line["httpStatus"] for line in results if line["status"] == "refused"} == {"404"}
 

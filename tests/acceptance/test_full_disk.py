@@ -41,8 +41,8 @@ def _check_nothing_lost(place: Place, rows: list[Row], server: Server, full: End
     check_limit(journal, LIMIT)
     in_doubt = [line for line in results if line["status"] == "in_doubt"]
     assert room.code == (4 if in_doubt else 0)
-    told = {line["jobId"] for line in results} | {event["jobId"] for event in full.events("outcome.unwritten")}
-    assert {put.job_id for put in journal.appended()} - told == set()
+    logged = {line["jobId"] for line in results} | {event["jobId"] for event in full.events("outcome.unwritten")}
+    assert {put.job_id for put in journal.appended()} - logged == set()
 
 
 @linux_only

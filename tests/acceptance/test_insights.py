@@ -114,8 +114,11 @@ def test_live_jobs_leave_a_conversation_out_until_they_have_ended(place: Place) 
     assert "a job that may still run" in ending.summary["leftOutExamples"][0]["reason"]
     assert server.journal.looks() == []
     assert place.run(*RUN).code == 0
-    told = place.run("insights", "out", environment=FAST)
-    assert (told.code, told.out.splitlines()[0]) == (0, "m.csv: 2 conversations: 2 written, 0 up to date, 0 left out")
+    outcome = place.run("insights", "out", environment=FAST)
+    assert (outcome.code, outcome.out.splitlines()[0]) == (
+        0,
+        "m.csv: 2 conversations: 2 written, 0 up to date, 0 left out",
+    )
 
 
 def test_what_it_cannot_do_is_told_by_its_code(place: Place, server: Server) -> None:

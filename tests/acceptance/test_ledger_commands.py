@@ -54,8 +54,8 @@ def test_what_was_in_flight_when_the_results_were_written_is_in_doubt(place: Pla
     place.use(server)
     place.run("run", "m.csv", "--limit", "4", "--no-wait", "--first", "4")
     results = place.path("m.results.csv")
-    told = results.read_text()
-    results.write_text(told.replace(",accepted,", ",sent,", 1))
+    content = results.read_text()
+    results.write_text(content.replace(",accepted,", ",sent,", 1))
     for path in place.ledger.parent.iterdir():
         path.unlink()
     assert "4 adopted" in place.run("ledger", "adopt", results).out
@@ -149,9 +149,9 @@ def test_a_damaged_ledger_is_told_by_check(place: Place, server: Server) -> None
 def test_an_earlier_version_is_upgraded_by_name(place: Place) -> None:
     """Readers of an earlier ledger are told the command; it makes a copy and migrates, and reading works."""
     restore(place.ledger, OLDEST, place.folder)
-    told = place.run("status")
-    assert told.code == 2
-    assert "uploader ledger upgrade" in told.err
+    statuses = place.run("status")
+    assert statuses.code == 2
+    assert "uploader ledger upgrade" in statuses.err
     assert place.run("ledger", "upgrade").code == 0
     assert place.ledger.with_name(f"ledger.db.version-{OLDEST}").exists()
     assert place.run("status").code in (0, 1, 4, 5)

@@ -74,9 +74,9 @@ def test_warnings_are_logged_once_and_keep_nothing_from_being_sent(place: Place,
     place.write("m.jsonl", rows)
     ending = place.run("run", "m.jsonl")
     assert ending.code == 0
-    told = ending.events("manifest.warned")
-    assert [(line["line"], line["column"], line["count"]) for line in told] == [(1, "entities", 3)]
-    assert "detectEntities" in told[0]["remedy"]
+    logged = ending.events("manifest.warned")
+    assert [(line["line"], line["column"], line["count"]) for line in logged] == [(1, "entities", 3)]
+    assert "detectEntities" in logged[0]["remedy"]
     assert "secret-word" not in ending.err
     assert len(_queries(server)) == 3
     assert "3 warnings" in place.run("plan", "m.jsonl").out
@@ -91,8 +91,8 @@ def test_rows_that_are_mistakes_beside_one_another_are_told_by_plan_and_run(plac
     planned = place.run("plan", "m.csv")
     ending = place.run("run", "m.csv")
     assert (planned.code, ending.code) == (0, 0)
-    told = ending.events("manifest.warned")
-    logged = "\n".join(line["remedy"] for line in told)
+    events = ending.events("manifest.warned")
+    logged = "\n".join(line["remedy"] for line in events)
     for words in (
         "lines 2, 3 append the same file",
         "this id and one differ by letter case alone",
@@ -101,7 +101,7 @@ def test_rows_that_are_mistakes_beside_one_another_are_told_by_plan_and_run(plac
     ):
         assert words in planned.out
         assert words in logged
-    assert len(told) == 4
+    assert len(events) == 4
     assert len(_queries(server)) == 3
 
 

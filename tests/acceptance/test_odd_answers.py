@@ -75,8 +75,8 @@ async def test_half_a_character_changes_no_outcome(place: Place, status: int, st
     async with Server(script, token=issue(TOKEN), get=saying()) as server:
         ending = await run(place, server, "--json")
     assert (ending.code, {line["status"] for line in read_results(place.path("m.results.csv"))}) == (code, {state})
-    told = json.dumps(read_results(place.path("m.results.csv")))
-    assert json.dumps("caf\\ud83d\\u0000")[1:-1] in told
+    result = json.dumps(read_results(place.path("m.results.csv")))
+    assert json.dumps("caf\\ud83d\\u0000")[1:-1] in result
 
 
 async def test_a_secret_that_the_service_repeats_is_nowhere(place: Place) -> None:

@@ -37,9 +37,9 @@ def test_no_wait_ends_once_all_is_accepted_and_a_later_run_follows(place: Place,
     write_manifest(place, "m.csv", rows)
     assert place.run("run", "m.csv", "--limit", "10", "--no-wait").code == 0
     check_appended(slow_server.journal, rows)
-    told = statuses(place.path("m.results.csv"))
-    assert set(told) == {"accepted", "completed"}
-    assert told[:2] == ["completed"] * 2, "their lanes had to go on"
+    by_status = statuses(place.path("m.results.csv"))
+    assert set(by_status) == {"accepted", "completed"}
+    assert by_status[:2] == ["completed"] * 2, "their lanes had to go on"
     assert place.run("run", "m.csv", "--limit", "10").code == 0
     check_appended(slow_server.journal, rows)
     results = read_results(place.path("m.results.csv"))
@@ -213,8 +213,8 @@ def test_a_flag_outranks_the_environment_and_that_the_config_file(place: Place, 
     assert server.journal.peak_live() == 1
     assert {put.query for put in server.journal.puts()} == {(("name", "Night shift"),)}
     for variables, flags, limit in ({"UPLOADER_LIMIT": "2"}, ["--limit", "3"], 3), ({"UPLOADER_LIMIT": "2"}, [], 2):
-        told = place.run("run", "m.csv", "--json", *flags, environment={**config, **variables})
-        assert told.summary["limit"]["configured"] == limit
+        ending = place.run("run", "m.csv", "--json", *flags, environment={**config, **variables})
+        assert ending.summary["limit"]["configured"] == limit
 
 
 def test_relative_paths_start_at_the_audio_root(place: Place, server: Server) -> None:

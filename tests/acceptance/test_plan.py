@@ -44,8 +44,8 @@ def test_it_foresees_the_end_at_this_limit_and_at_others(place: Place) -> None:
     assert seconds[1] == pytest.approx(360.0, abs=1)
     assert seconds[2] == pytest.approx(180.1, abs=1)
     assert found["seconds"] == seconds[3] == pytest.approx(180.0, abs=1)
-    told = place.run("plan", "m.csv", "--config", config, environment=NOWHERE).out
-    assert "assumed to take 2 s for a second of audio ([schedule] job_seconds_per_audio_second)" in told
+    output = place.run("plan", "m.csv", "--config", config, environment=NOWHERE).out
+    assert "assumed to take 2 s for a second of audio ([schedule] job_seconds_per_audio_second)" in output
 
 
 def test_channels_that_are_recognised_separately_are_billed_each(place: Place) -> None:
@@ -111,8 +111,8 @@ def test_a_plan_above_the_allowed_minutes_ends_as_the_run_would(place: Place, se
     for command in ("plan", "run"):
         refused = place.run(command, "m.csv", "--max-billed-minutes", "1.9")
         assert (refused.code, "2.0 billed minutes are still to be appended" in refused.err) == (2, True)
-    told = place.run("plan", "m.csv", "--max-billed-minutes", "1.9", "--json")
-    assert (told.code, told.summary["exitCode"], "2.0 billed" in told.summary["reason"]) == (2, 2, True)
+    ending = place.run("plan", "m.csv", "--max-billed-minutes", "1.9", "--json")
+    assert (ending.code, ending.summary["exitCode"], "2.0 billed" in ending.summary["reason"]) == (2, 2, True)
     assert server.journal.puts() == []
     assert place.run("plan", "m.csv", "--max-billed-minutes", "2").code == 0
 
@@ -152,9 +152,9 @@ def test_a_mode_that_does_not_suit_the_recording_is_a_hint(place: Place) -> None
 def test_what_is_the_same_in_many_rows_is_one_line_and_the_forecast_stays_in_sight(place: Place) -> None:
     """Sixty hints alike are told once with the first lines; --all tells each."""
     rows(place, [("a", 1)] * 60)
-    told, each = (place.run("plan", "m.csv", *more, environment=NOWHERE).out for more in ((), ("--all",)))
-    assert told.count("consider phone") == 1
-    assert "60 rows (2, 3, 4, …)" in told
+    output, each = (place.run("plan", "m.csv", *more, environment=NOWHERE).out for more in ((), ("--all",)))
+    assert output.count("consider phone") == 1
+    assert "60 rows (2, 3, 4, …)" in output
     assert each.count("consider phone") == 60
 
 

@@ -93,8 +93,8 @@ def test_a_gateway_without_a_service_takes_few_items_into_doubt(place: Place) ->
     for before, put in itertools.pairwise(whole[LANES_IN_TROUBLE - 1 :]):
         between = seen[seen.index(before) : seen.index(put)]
         assert any(isinstance(entry, PollEntry) for entry in between), "a PUT went through without a GET before it"
-    told = Counter(statuses(place.path("m.results.csv")))
-    assert told == {"in_doubt": len(whole), "pending": 40 - len(whole)}
+    by_status = Counter(statuses(place.path("m.results.csv")))
+    assert by_status == {"in_doubt": len(whole), "pending": 40 - len(whole)}
 
 
 def test_429s_for_ever_while_nothing_of_ours_is_live_end_the_run(place: Place) -> None:

@@ -48,12 +48,12 @@ def polls(server: Server) -> int:
 
 def polls_after_the_end_was_told(server: Server) -> Counter[str]:
     """Count the polls of each job after a callback with its end was answered with 200."""
-    told: set[str] = set()
+    result: set[str] = set()
     asked: Counter[str] = Counter()
     for entry in server.journal.entries:
         if isinstance(entry, CallEntry) and (entry.job, entry.status) == ("completed", 200):
-            told.add(entry.job_id)
-        elif isinstance(entry, PollEntry) and entry.job_id in told:
+            result.add(entry.job_id)
+        elif isinstance(entry, PollEntry) and entry.job_id in result:
             asked[entry.job_id] += 1
     return asked
 
@@ -77,8 +77,8 @@ def test_jobs_tell_of_themselves(place: Place) -> None:
     # a slow machine may look before it is told; nobody is looked at twice
     assert polls(server) <= 0.5 * len(rows)
     assert {call.status for call in server.journal.calls()} <= {200, None}
-    told = {(call.job_id, call.job) for call in server.journal.calls() if call.status == 200}
-    assert len(told) > 2 * len(rows)
+    statuses = {(call.job_id, call.job) for call in server.journal.calls() if call.status == 200}
+    assert len(statuses) > 2 * len(rows)
     drawn = tokens(server)
     assert len(drawn) == len(rows)
     assert {len(token) for token in drawn} == {43 + SIGNATURE_CHARACTERS}
@@ -146,13 +146,13 @@ def test_a_call_stops_the_retry_of_what_was_cut_off(place: Place) -> None:
     results = {line["conversationId"]: line for line in read_results(place.path("m.results.csv"))}
     assert {line["status"] for line in results.values()} == {"completed"}
     # the end of a short body may have left before the cut came: then its answer was lost, and the call settles that
-    told = {line["conversationId"] for line in results.values() if line["error"]}
-    assert told
+    message = {line["conversationId"] for line in results.values() if line["error"]}
+    assert message
     for put in server.journal.appended():
         row = results[put.conversation_id]
-        assert f"job {put.job_id}" in row["error"] if row["conversationId"] in told else row["jobId"] == put.job_id
-    assert {anomaly["conversationId"] for anomaly in ending.summary["outOfOrder"]} == told
-    assert len(ending.events("append.anomaly")) >= len(told)
+        assert f"job {put.job_id}" in row["error"] if row["conversationId"] in message else row["jobId"] == put.job_id
+    assert {anomaly["conversationId"] for anomaly in ending.summary["outOfOrder"]} == message
+    assert len(ending.events("append.anomaly")) >= len(message)
     assert "out of order in m.csv:" in place.run("status").out
 
 
@@ -252,8 +252,8 @@ def test_a_crowd_that_keeps_silent_holds_up_nothing(place: Place) -> None:
     check_all_completed(place, server, rows)
     calls = server.journal.calls()
     assert {call.status for call in calls if call.fault == "forged"} <= {404, None}
-    told = {call.job_id for call in calls if (call.job, call.status) == ("completed", 200)}
-    assert len(told) >= 0.5 * len(rows)
+    statuses = {call.job_id for call in calls if (call.job, call.status) == ("completed", 200)}
+    assert len(statuses) >= 0.5 * len(rows)
     assert max(polls_after_the_end_was_told(server).values(), default=0) <= 1, "one may have been on its way"
 
 

@@ -57,8 +57,8 @@ def test_a_recording_is_sent_as_what_it_is(place: Place, server: Server) -> None
     assert place.run("run", "m.csv", "--limit", "10").code == 0
     sent = {put.conversation_id: put.headers.get("content-type") for put in server.journal.appended()}
     assert sent == {name: kind for name, (_, kind, _) in files.items()}
-    told = {line["conversationId"]: line["durationSeconds"] for line in read_results(place.path("m.results.csv"))}
-    assert told == {name: duration for name, (_, _, duration) in files.items()}
+    result = {line["conversationId"]: line["durationSeconds"] for line in read_results(place.path("m.results.csv"))}
+    assert result == {name: duration for name, (_, _, duration) in files.items()}
 
 
 def test_the_operators_own_columns_come_back_unchanged(place: Place, server: Server) -> None:

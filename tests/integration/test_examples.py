@@ -115,12 +115,12 @@ def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fetching, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         try:
-            _, told = process.communicate(timeout=FETCH_SECONDS)
+            _, message = process.communicate(timeout=FETCH_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            told = f"not within {FETCH_SECONDS:g} s"
+            message = f"not within {FETCH_SECONDS:g} s"
     if process.returncode != 0:
-        pytest.skip(f"npm could not fetch the package request (NODE_PATH can name it): {told.strip()[-500:]}")
+        pytest.skip(f"npm could not fetch the package request (NODE_PATH can name it): {message.strip()[-500:]}")
     return folder / "node_modules"
 
 

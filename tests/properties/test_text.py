@@ -49,8 +49,8 @@ def test_a_printable_text_is_one_line_that_no_terminal_obeys(text: str) -> None:
 def test_a_sanitized_value_can_be_stored_and_repeats_no_secret(value: object, secret: str) -> None:
     """Every string and every name of a member, however deep: stored as UTF-8, and the secret is in none."""
     sanitizer = Sanitizer(secret)
-    told = json.dumps(sanitizer.json({"said": value, secret: [secret + "!"]}), ensure_ascii=False)
-    told.encode()
+    report = json.dumps(sanitizer.json({"said": value, secret: [secret + "!"]}), ensure_ascii=False)
+    report.encode()
     assert secret not in sanitizer.json({secret: ""})
     assert sanitizer.json([f"x{secret}y"]) == [f"x{MASK}y"]
 
@@ -59,10 +59,15 @@ def test_a_sanitized_value_can_be_stored_and_repeats_no_secret(value: object, se
 def test_what_is_known_to_be_kept_is_kept(value: object, secret: str, another: str, ascii_alone: bool) -> None:
     """The quick look at a JSON text passes nothing that the slow one would change: no escape, no secret."""
     sanitizer = Sanitizer(secret)
-    for told in ({"said": value}, {"said": value, secret: 1}, {"said": ["x", f"<{another}>"]}, {"status": "completed"}):
-        raw = json.dumps(told, ensure_ascii=ascii_alone).encode(errors="surrogatepass")
+    for message in (
+        {"said": value},
+        {"said": value, secret: 1},
+        {"said": ["x", f"<{another}>"]},
+        {"status": "completed"},
+    ):
+        raw = json.dumps(message, ensure_ascii=ascii_alone).encode(errors="surrogatepass")
         if sanitizer.keeps(raw, another):
-            assert sanitizer.json(told, another) == told
+            assert sanitizer.json(message, another) == message
     assert sanitizer.keeps(b'{"status": "completed"}') or secret in '{"status": "completed"}'
 
 
@@ -72,9 +77,9 @@ def test_a_secret_is_masked_in_the_forms_in_which_services_repeat_it(before: str
     sanitizer = Sanitizer(secret)
     encoded = b64encode(secret.encode()).decode().rstrip("=")
     for form in (secret, quote(secret, safe=""), encoded):
-        told = sanitizer.text(f"{before} {form} {after}")
-        assert MASK in told
-        assert told.count(form) <= storable(before + after).count(form)
+        result = sanitizer.text(f"{before} {form} {after}")
+        assert MASK in result
+        assert result.count(form) <= storable(before + after).count(form)
 
 
 def test_half_a_surrogate_pair_is_shown_as_json_escapes_it() -> None:

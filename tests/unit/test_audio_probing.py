@@ -212,8 +212,8 @@ def test_a_chunk_of_odd_length_may_lack_its_last_byte(tmp_path: Path) -> None:
 )
 def test_a_format_that_is_not_known_to_be_taken_is_named(tmp_path: Path, content: bytes, name: str) -> None:
     """The warning says what the file is."""
-    (told,) = recordings.findings(probed(tmp_path, content), "a.bin", None, {})
-    assert name in told.remedy
+    (result,) = recordings.findings(probed(tmp_path, content), "a.bin", None, {})
+    assert name in result.remedy
 
 
 UNKNOWN: dict[str, tuple[bytes, AudioFacts]] = {

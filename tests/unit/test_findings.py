@@ -35,10 +35,10 @@ def test_the_first_are_shown_and_all_are_counted(count: int, lines: int) -> None
     found = Findings()
     for problem in problems(count):
         found.add([problem])
-    told = list(found.table())
-    assert (found.count, len(told)) == (count, lines)
-    assert told[-1].startswith("  … and") == (count > SHOWN)
-    assert f"{count - SHOWN} more" in told[-1] or count <= SHOWN
+    result = list(found.table())
+    assert (found.count, len(result)) == (count, lines)
+    assert result[-1].startswith("  … and") == (count > SHOWN)
+    assert f"{count - SHOWN} more" in result[-1] or count <= SHOWN
 
 
 @pytest.mark.parametrize("count", [1, SHOWN, 1000])
@@ -76,10 +76,10 @@ def test_folded_or_not_all_are_counted(kinds: int) -> None:
     found = Findings(folded=True)
     for _ in range(2):
         found.add(problems(kinds))
-    told = list(found.table())
-    assert len(told) == 1 + SHOWN + (kinds > SHOWN)
-    assert told[1].startswith("  2 rows (1, 1)")
-    assert (f"… and {2 * (kinds - SHOWN)} more" in told[-1]) == (kinds > SHOWN)
+    result = list(found.table())
+    assert len(result) == 1 + SHOWN + (kinds > SHOWN)
+    assert result[1].startswith("  2 rows (1, 1)")
+    assert (f"… and {2 * (kinds - SHOWN)} more" in result[-1]) == (kinds > SHOWN)
 
 
 def test_asked_for_all_nothing_is_folded() -> None:

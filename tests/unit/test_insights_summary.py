@@ -39,9 +39,13 @@ def test_a_person_is_told_the_counts_the_folder_and_why() -> None:
 @pytest.mark.parametrize(("count", "lines", "examples"), [(1, 1, 1), (EXAMPLES, EXAMPLES, EXAMPLES), (999, 6, KEPT)])
 def test_those_that_were_left_out_are_told_up_to_a_number(count: int, lines: int, examples: int) -> None:
     """All are counted; a person gets the first few, a machine more, and neither a flood."""
-    told = summary(left_out(count))
-    shown = [line for line in told.as_lines() if line.startswith("  left out")]
-    assert (len(shown), told.as_json()["leftOut"], len(told.as_json()["leftOutExamples"])) == (lines, count, examples)
+    result = summary(left_out(count))
+    shown = [line for line in result.as_lines() if line.startswith("  left out")]
+    assert (len(shown), result.as_json()["leftOut"], len(result.as_json()["leftOutExamples"])) == (
+        lines,
+        count,
+        examples,
+    )
     assert shown[0] == "  left out  c0: HTTP 404"
     assert ("more: the log names them" in shown[-1]) == (count > EXAMPLES)
 

@@ -27,18 +27,18 @@ def test_a_machine_gets_a_line_of_json_for_each_event(capsys: pytest.CaptureFixt
     logs.configure("auto", "info")
     logs.get_logger().warning("attempt", line=7, jobId=None, note="gr\u00fc\u00df\ndich", path=Path("x"))
     [line] = capsys.readouterr().err.splitlines()
-    told = json.loads(line)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", told.pop("timestamp"))
-    assert told.pop("path").endswith("('x')")
-    assert told == {"line": 7, "jobId": None, "note": "gr\u00fc\u00df\ndich", "event": "attempt", "level": "warning"}
+    report = json.loads(line)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", report.pop("timestamp"))
+    assert report.pop("path").endswith("('x')")
+    assert report == {"line": 7, "jobId": None, "note": "gr\u00fc\u00df\ndich", "event": "attempt", "level": "warning"}
 
 
 def test_a_person_gets_a_line_of_words(capsys: pytest.CaptureFixture[str]) -> None:
     """Unknown fields are left out; values with blanks are quoted."""
     logs.configure("text", "info")
     logs.get_logger().info("attempt", jobId=None, line=7, error="not sent", batch="m.csv")
-    told = capsys.readouterr().err
-    assert re.fullmatch(r"\d\d:\d\d:\d\d \[info *\] attempt +line=7 error='not sent' batch=m.csv\n", told), told
+    result = capsys.readouterr().err
+    assert re.fullmatch(r"\d\d:\d\d:\d\d \[info *\] attempt +line=7 error='not sent' batch=m.csv\n", result), result
 
 
 @pytest.mark.parametrize(("level", "events"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
@@ -65,9 +65,9 @@ def test_a_fault_is_told_with_its_traceback_and_no_local_variable(
     text = capsys.readouterr().err
     if form == "json":
         [line] = text.splitlines()
-        told = json.loads(line)
-        assert (told["event"], told["level"], told["jobId"]) == ("fault", "error", "job-1")
-        assert [frame["exc_type"] for frame in told["exception"]] == ["IndexError"]
+        report = json.loads(line)
+        assert (report["event"], report["level"], report["jobId"]) == ("fault", "error", "job-1")
+        assert [frame["exc_type"] for frame in report["exception"]] == ["IndexError"]
     assert "test_logs.py" in text
     assert "IndexError" in text
     assert private not in text

@@ -60,10 +60,10 @@ def test_what_nobody_sees_in_an_id_is_an_error_that_shows_it(
     conversation_id = {"before": f"{character}581", "inside": f"5{character}81", "behind": f"581{character}"}[place]
     (row,) = read(tmp_path, json.dumps({"conversationId": conversation_id, "audioPath": "a"}), "jsonl")
     assert isinstance(row, InvalidRow)
-    (told,) = row.problems
-    assert (told.column, told.value) == ("conversationId", conversation_id)
-    assert name in told.remedy
-    assert f"at place {conversation_id.index(character) + 1}" in told.remedy
+    (result,) = row.problems
+    assert (result.column, result.value) == ("conversationId", conversation_id)
+    assert name in result.remedy
+    assert f"at place {conversation_id.index(character) + 1}" in result.remedy
 
 
 def test_every_character_of_a_hidden_category_is_refused() -> None:
@@ -105,9 +105,9 @@ def test_an_id_that_a_program_spoilt_is_warned_of(tmp_path: Path, conversation_i
     """The row can be sent, and the warning names the kind of mistake."""
     (row,) = read(tmp_path, json.dumps({"conversationId": conversation_id, "audioPath": "a"}), "jsonl")
     assert isinstance(row, Row)
-    (told,) = row.warnings
-    assert (told.line, told.column, told.value) == (1, "conversationId", conversation_id)
-    assert kind in told.remedy
+    (result,) = row.warnings
+    assert (result.line, result.column, result.value) == (1, "conversationId", conversation_id)
+    assert kind in result.remedy
 
 
 @pytest.mark.parametrize("line", [",", ",,,", " , ", '"",""', "\t,\u00a0"])

@@ -45,10 +45,10 @@ def test_broken_json_is_told_by_the_files_line_alone(tmp_path: Path, broken: str
     whole = '{"conversationId":"c","audioPath":"a"}\n'
     found = read(tmp_path / "m.jsonl", f"{whole}\n{broken}{ending}".encode(), "jsonl")
     assert isinstance(found[1], InvalidRow)
-    (told,) = [str(problem) for problem in found[1].problems if not problem.column]
-    assert told.startswith("line 3: ")
-    assert f" at character {character}: mend the line" in told
-    assert told.count("line ") == 1
+    (result,) = [str(problem) for problem in found[1].problems if not problem.column]
+    assert result.startswith("line 3: ")
+    assert f" at character {character}: mend the line" in result
+    assert result.count("line ") == 1
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
@@ -57,11 +57,11 @@ def test_an_own_column_with_a_capital_is_told_what_it_should_be(tmp_path: Path, 
     csv, jsonl = "conversationId,audioPath,X-Ticket\nc,a,1\n", '{"conversationId":"c","audioPath":"a","X-Ticket":"1"}\n'
     try:
         (row,) = read(tmp_path / f"m.{form}", (csv if form == "csv" else jsonl).encode(), form)
-        told = str(row.problems) if isinstance(row, InvalidRow) else ""
+        message = str(row.problems) if isinstance(row, InvalidRow) else ""
     except HeaderError as error:
-        told = str(error)
-    assert "did you mean x-Ticket?" in told
-    assert "small x-" in told
+        message = str(error)
+    assert "did you mean x-Ticket?" in message
+    assert "small x-" in message
 
 
 def test_packed_json_lines_are_read(tmp_path: Path) -> None:
@@ -174,6 +174,6 @@ def test_a_header_that_is_missing_is_told_in_these_words(tmp_path: Path, first: 
     """A first line of ids and paths is no header of unknown columns; a header of other names is no missing one."""
     with pytest.raises(HeaderError) as caught:
         read(tmp_path / "m.csv", f"{first}\nc2,other.wav\n".encode())
-    told = [problem.remedy for problem in caught.value.problems]
-    assert any("the header is missing" in remedy for remedy in told) == is_missing
-    assert not is_missing or len(told) == 1
+    message = [problem.remedy for problem in caught.value.problems]
+    assert any("the header is missing" in remedy for remedy in message) == is_missing
+    assert not is_missing or len(message) == 1

@@ -138,7 +138,7 @@ def test_a_recording_is_held_against_its_row(tmp_path: Path) -> None:
     right = check(tmp_path, {"mode": "default"}, {}, check_files=True, examine=shown)
     assert isinstance(right, Row)
     assert right.facts == facts
-    assert [(one.line, one.column) for one in right.warnings] == [(1, "audioPath")]
+    assert [(warning.line, warning.column) for warning in right.warnings] == [(1, "audioPath")]
     assert [column for column, _, _ in right.hints] == ["mode"]
 
 

@@ -27,10 +27,10 @@ def test_what_is_printed_moves_no_cursor_and_fakes_no_line(
 ) -> None:
     """Whatever a service or a manifest says, a person reads it, and the terminal does not obey it."""
     say()
-    told = "".join(capsys.readouterr())
-    assert is_harmless(told)
-    assert "PWNED" in told
-    assert "\\u001b" in told
+    message = "".join(capsys.readouterr())
+    assert is_harmless(message)
+    assert "PWNED" in message
+    assert "\\u001b" in message
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
@@ -42,14 +42,14 @@ def test_what_is_logged_moves_no_cursor_and_fakes_no_line(form: logs.Form, capsy
         logs.get_logger().info("attempt", jobId=NASTY, reason=f"HTTP 400: {NASTY}", half="caf\\ud83d")
     finally:
         logs.get_logger().configure(before)
-    told = capsys.readouterr().err
-    assert is_harmless(told)
-    assert told.count("\n") == 1
-    assert "\\u202e" in told
+    result = capsys.readouterr().err
+    assert is_harmless(result)
+    assert result.count("\n") == 1
+    assert "\\u202e" in result
     if form == "json":
-        assert json.loads(told)["jobId"] == NASTY
+        assert json.loads(result)["jobId"] == NASTY
     else:
-        assert "half=caf\\ud83d" in told
+        assert "half=caf\\ud83d" in result
 
 
 def test_nobody_prints_beside_the_one_place() -> None:

@@ -70,17 +70,19 @@ def test_the_readme_has_every_column() -> None:
 @pytest.mark.parametrize("command", ["run", "plan"])
 def test_help_tells_every_column_of_a_manifest(command: str) -> None:
     """The help has each column of a manifest with its rule."""
-    told = " ".join(CliRunner().invoke(cli, [command, "--help"], terminal_width=300).output.split())
-    assert [name for name in columns.KNOWN_COLUMNS if name not in told] == []
+    output = " ".join(CliRunner().invoke(cli, [command, "--help"], terminal_width=300).output.split())
+    assert [name for name in columns.KNOWN_COLUMNS if name not in output] == []
     assert [
         parameter.name
         for parameter in parameters.TABLE.values()
-        if f"{parameter.meaning} [{parameter.rule}]" not in told
+        if f"{parameter.meaning} [{parameter.rule}]" not in output
     ] == []
 
 
 def test_the_list_of_commands_breaks_off_in_no_sentence() -> None:
     """On a terminal of 80 columns each command's first sentence stands there whole."""
-    told = CliRunner().invoke(cli, ["--help"], terminal_width=80).output.partition("Commands:")[2].strip().splitlines()
-    assert [line.split()[0] for line in told] == sorted(cli.commands)
-    assert [line for line in told if line.endswith("...")] == []
+    output = (
+        CliRunner().invoke(cli, ["--help"], terminal_width=80).output.partition("Commands:")[2].strip().splitlines()
+    )
+    assert [line.split()[0] for line in output] == sorted(cli.commands)
+    assert [line for line in output if line.endswith("...")] == []

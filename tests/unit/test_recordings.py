@@ -130,8 +130,8 @@ def test_a_finding_names_what_is_and_what_should_be(
     facts: AudioFacts, path: str, content_type: str | None, parameters: Mapping[str, Any], words: Sequence[str]
 ) -> None:
     """Whoever reads it knows what the file holds, what was said of it, and what to do."""
-    told = findings(facts, path, content_type, parameters)[0].remedy
-    assert [word for word in words if word not in told] == []
+    result = findings(facts, path, content_type, parameters)[0].remedy
+    assert [word for word in words if word not in result] == []
 
 
 def facts_of() -> st.SearchStrategy[AudioFacts]:

@@ -138,10 +138,10 @@ def test_a_secret_that_cannot_be_read_is_told_without_it(
     give, words = WRONG[case]
     for name, value in give(place).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError) as told:
+    with pytest.raises(UsageError) as message:
         load({}, None)
-    assert [word for word in words if word not in str(told.value)] == []
-    assert SECRET not in str(told.value)
+    assert [word for word in words if word not in str(message.value)] == []
+    assert SECRET not in str(message.value)
 
 
 def test_a_folder_that_nobody_named_may_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -187,10 +187,10 @@ def test_what_is_missing_is_named(
     """Of the two that belong together the one that is missing is told."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError) as told:
+    with pytest.raises(UsageError) as message:
         credentials(load({}, None))
-    assert [word for word in words if word not in str(told.value)] == []
-    assert SECRET not in str(told.value)
+    assert [word for word in words if word not in str(message.value)] == []
+    assert SECRET not in str(message.value)
 
 
 def test_credentials_are_read_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,16 +221,16 @@ def test_a_ledgers_password_is_never_shown(place: Path, monkeypatch: pytest.Monk
     config = place / "uploader.toml"
     config.write_text(f'ledger = "{address}"')
     for flags, file in (({"ledger": address}, None), ({}, config)):
-        with pytest.raises(UsageError, match=r"UPLOADER_LEDGER_FILE") as told:
+        with pytest.raises(UsageError, match=r"UPLOADER_LEDGER_FILE") as message:
             load(flags, file)
-        assert SECRET not in str(told.value)
-        assert ADDRESSES[address] in str(told.value)
+        assert SECRET not in str(message.value)
+        assert ADDRESSES[address] in str(message.value)
     for name, value in (("UPLOADER_LEDGER", address), ("UPLOADER_LEDGER_FILE", written(place / "url", address))):
         with monkeypatch.context() as patched:
             patched.setenv(name, value)
-            with pytest.raises(UsageError, match=name) as told:
+            with pytest.raises(UsageError, match=name) as message:
                 load({}, None)
-        assert SECRET not in str(told.value)
+        assert SECRET not in str(message.value)
 
 
 def test_a_ledgers_address_may_come_from_a_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,9 +244,9 @@ def test_a_ledgers_address_may_come_from_a_file(place: Path, monkeypatch: pytest
 
 def test_a_password_in_a_base_url_is_not_repeated(place: Path) -> None:
     """The address is refused, and told without the login in it."""
-    with pytest.raises(UsageError, match="base-url") as told:
+    with pytest.raises(UsageError, match="base-url") as message:
         load({"base_url": f"https://user:{SECRET}@host"}, None)
-    assert SECRET not in str(told.value)
+    assert SECRET not in str(message.value)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def unreadable() -> bool:
 
 async def watched(limit: LimitFacts, is_ready: Callable[[], bool], monkeypatch: pytest.MonkeyPatch) -> float:
     """The seconds that are counted in some looks."""
-    monkeypatch.setattr(watching, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(watching, "POLL_SECONDS", 0.0)
     looks = 0
     enough = asyncio.Event()
 
@@ -79,9 +79,9 @@ def summary(slot_wait_seconds: float, throttled: int) -> Summary:
 @pytest.mark.parametrize("silent", [False, True])
 def test_the_summary_says_that_no_call_has_come(silent: bool) -> None:
     """To a person with what is to be seen to, to a machine as a field."""
-    told = replace(summary(0.0, 0), webhook_silent=silent)
-    assert ("see that the service reaches --webhook-url" in "\n".join(told.as_lines())) is silent
-    assert told.as_json()["webhookSilent"] is silent
+    result = replace(summary(0.0, 0), webhook_silent=silent)
+    assert ("see that the service reaches --webhook-url" in "\n".join(result.as_lines())) is silent
+    assert result.as_json()["webhookSilent"] is silent
 
 
 @pytest.mark.parametrize("stated", [None, 2])

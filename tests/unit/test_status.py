@@ -71,9 +71,9 @@ def test_slots_of_doubt_are_told_apart_from_jobs_that_live() -> None:
         "2 concurrent jobs in force (configured 2); 1 live now; 2 slots are held for items in doubt until 03:45; "
         "`uploader resolve` frees them"
     )
-    told = limit_json(IN_DOUBT)
-    assert (told["live"], told["heldForDoubt"]) == (3, 2)
-    assert str(told["heldForDoubtUntil"]).endswith("Z")
+    report = limit_json(IN_DOUBT)
+    assert (report["live"], report["heldForDoubt"]) == (3, 2)
+    assert str(report["heldForDoubtUntil"]).endswith("Z")
     free = limit_json(LimitFacts(2, None, 2, 1))
     assert (free["live"], free["heldForDoubt"], free["heldForDoubtUntil"]) == (1, 0, None)
 
@@ -93,8 +93,8 @@ def test_a_progress_line_says_when_doubt_is_what_it_waits_for(
         lines=True,
     )
     view._show(standing({State.PENDING: pending}))
-    told = capsys.readouterr()
-    text = told.out + told.err
+    result = capsys.readouterr()
+    text = result.out + result.err
     assert "heldForDoubt" in text
     assert ("uploader resolve" in text) is waits
 

@@ -182,7 +182,7 @@ class BatchRun:
             limit=lambda: engine.limit,
             bytes_moved=lambda: engine.way_out.bytes_moved,
             snapshot=self._snapshot,
-            seconds_left=lambda: self._foresee(engine.limit.in_force),
+            seconds_left=lambda: self._forecast_seconds(engine.limit.in_force),
             waits=lambda: _format_wait(engine.standstill),
             bar=wanted and sys.stderr.isatty(),
             lines=wanted,
@@ -218,7 +218,7 @@ class BatchRun:
         with self._reader.reading() as connection:
             return standing(connection, self._batch.batch_id, hold=self._settings.lanes.hold)
 
-    def _foresee(self, limit: int) -> float:
+    def _forecast_seconds(self, limit: int) -> float:
         """Forecast the seconds that the run still takes, by the schedule that a plan follows."""
         assumed, account_id = self._settings.schedule, self._batch.account_id
         with self._reader.reading() as connection:
@@ -279,9 +279,9 @@ class BatchRun:
                 carried=self._sending.leftovers,
                 elsewhere=elsewhere(connection, self._batch.account_id, self._batch.batch_id),
                 troubles=troubles(connection, self._batch.batch_id),
-                remarks=anomalies(connection, self._batch.batch_id),
+                anomalies=anomalies(connection, self._batch.batch_id),
                 webhook_silent=engine.is_webhook_silent,
-                former=find_orphans(connection, self._batch.account_id, hold=self._settings.lanes.hold),
+                orphans=find_orphans(connection, self._batch.account_id, hold=self._settings.lanes.hold),
                 rehearsal=self._settings.sandbox,
                 is_new_ledger=self._ledger.is_new and not self._settings.sandbox,
                 run=logs.bound().get("run"),

@@ -23,7 +23,7 @@ class Evidence(NamedTuple):
     """An open item with its history, the conversation's current snapshot and the decision just recorded."""
 
     item: OpenItem
-    sight: ConversationSnapshot | None
+    snapshot: ConversationSnapshot | None
     past: Sequence[Resolution]
     settled: State | None
     # the number of held items behind this one that its resolution releases
@@ -54,7 +54,7 @@ class Evidence(NamedTuple):
             "attemptedAt": rfc3339(item.attempted_at),
             "endedAt": rfc3339(item.ended_at),
             "before": _snapshot_json(item.before),
-            "now": _snapshot_json(self.sight),
+            "now": _snapshot_json(self.snapshot),
             "history": [_resolution_json(before) for before in self.past],
             "settledAs": self.settled.value if self.settled is not None else None,
             "releases": self.released,
@@ -77,7 +77,7 @@ class Evidence(NamedTuple):
         if item.error:
             lines.append(f"      {item.error}")
         lines += [f"      {_format_resolution(before)}" for before in self.past]
-        return [*lines, f"      {_format_snapshot(item, self.sight)}"] if with_snapshot else lines
+        return [*lines, f"      {_format_snapshot(item, self.snapshot)}"] if with_snapshot else lines
 
     def _format_resolved(self) -> str:
         if self.settled is None:
@@ -196,18 +196,18 @@ def _format_resolution(resolution: Resolution) -> str:
     return f"{rfc3339(resolution.resolved_at)} {decided}{named}{because}"
 
 
-def _snapshot_json(sight: ConversationSnapshot | None) -> dict[str, Any] | None:
-    return None if sight is None else {"messages": sight.messages, "lastEnd": sight.last_end}
+def _snapshot_json(snapshot: ConversationSnapshot | None) -> dict[str, Any] | None:
+    return None if snapshot is None else {"messages": snapshot.messages, "lastEnd": snapshot.last_end}
 
 
-def _format_snapshot(item: OpenItem, sight: ConversationSnapshot | None) -> str:
-    if sight is None:
+def _format_snapshot(item: OpenItem, snapshot: ConversationSnapshot | None) -> str:
+    if snapshot is None:
         return "the conversation's messages cannot be read"
-    now = f"the conversation has {format_count(sight.messages, 'message')} now"
+    now = f"the conversation has {format_count(snapshot.messages, 'message')} now"
     if item.before is None:
         return f"{now}; nothing was noted before the attempt ([doubt] look_before)"
     proof = "that proves nothing"
-    if proves_append(item.before, sight, alone=item.alone):
+    if proves_append(item.before, snapshot, alone=item.alone):
         proof = "that proves the append"
     elif not item.alone:
         proof = "another item of the conversation may have made the difference: that proves nothing"

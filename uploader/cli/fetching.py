@@ -35,7 +35,7 @@ log = logs.get_logger()
 
 # the number of conversations fetched at once; ``[insights] requests_per_second`` sets the rate
 FETCHERS = 4
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 # the most left-out conversations in the text summary; the JSON summary has more
 EXAMPLES = 5
 
@@ -188,7 +188,7 @@ class _Fetching:
                 details = [f"{report.written} written", f"{report.left_out} left out"]
                 bar.show(total=total, completed=done, rate=f"{rate:.1f}/s", left=left, details=details)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_SECONDS):
+                    async with asyncio.timeout(POLL_SECONDS):
                         await over.wait()
         finally:
             bar.stop()

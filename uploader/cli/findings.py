@@ -14,7 +14,7 @@ from uploader.model import Problem
 SHOWN = 50
 
 # the most line numbers in a folded row of the table
-_LINES_TOLD = 3
+_LINES_SHOWN = 3
 _SPOOL_BYTES = 1024 * 1024
 _VALUE_MOST = 40
 _HEAD = ("line", "column", "value", "remedy")
@@ -29,7 +29,7 @@ class _Same:
 
     def add(self, problem: Problem) -> None:
         self.count += 1
-        if len(self.first) < _LINES_TOLD:
+        if len(self.first) < _LINES_SHOWN:
             self.first.append(problem)
 
     def cells(self) -> tuple[str, str, str, str]:

@@ -39,9 +39,9 @@ def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
         named = latest.batch_id if settings.batch is not None else None
         services = find_accounts(connection)
         left = unfinished(connection, hold=hold)
-        lost = [item for account_id in services for item in find_orphans(connection, account_id, hold=hold)]
-        lost = [group for group in lost if named in (None, group.batch_id)]
-        not_over = {*left, *(group.batch_id for group in lost)}
+        orphans = [item for account_id in services for item in find_orphans(connection, account_id, hold=hold)]
+        orphans = [group for group in orphans if named in (None, group.batch_id)]
+        not_over = {*left, *(group.batch_id for group in orphans)}
         shown = _shown(connection, not_over, settings.last) if named is None else [latest]
         counted = standings(connection, [batch.batch_id for batch in shown], left, hold=hold)
         overview = Overview(
@@ -56,8 +56,8 @@ def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
             ],
             jobs=[job for account_id in _first(latest, services) for job in live_jobs(connection, account_id)],
             troubles=troubles(connection, named),
-            remarks=anomalies(connection, *counted),
-            former=lost,
+            anomalies=anomalies(connection, *counted),
+            orphans=orphans,
         )
     if as_json:
         print_json(overview.as_json())

@@ -65,18 +65,18 @@ def resolve_items(settings: Settings, request: ResolveRequest, *, as_json: bool)
     """List the items that need a person, with their evidence, or record a decision on them."""
     with _ledger(settings) as ledger:
         snapshot = _read_snapshot(settings, ledger, request)
-        sights = _read_snapshots(settings, snapshot) if request.with_snapshots else {}
+        snapshots = _read_snapshots(settings, snapshot) if request.with_snapshots else {}
         if request.job_id is not None:
             _check_job(settings, snapshot, request.job_id)
         if request.decision is not None:
             resolved = _settle(settings, ledger, snapshot, request.decision, request)
         else:
-            resolved = _settle_by_look(settings, ledger, snapshot.found, sights)
+            resolved = _settle_by_look(settings, ledger, snapshot.found, snapshots)
         with ledger.reading() as connection:
             left = _open(connection, settings, snapshot.batch_id, Selection())
             still_held = held_items(connection, {item.lane_id for item in snapshot.found}, hold=settings.lanes.hold)
             elsewhere = list(_format_elsewhere(connection, settings, ledger.path))
-    evidence = _evidence(snapshot, request, ledger.path, sights, resolved, still_held)
+    evidence = _evidence(snapshot, request, ledger.path, snapshots, resolved, still_held)
     name = snapshot.latest.name if snapshot.batch_id is not None else None
     report_lines = (
         as_lines(name, ledger.path, evidence, with_snapshot=request.with_snapshots)
@@ -132,7 +132,7 @@ def _evidence(
     snapshot: ResolveSnapshot,
     request: ResolveRequest,
     ledger: Path,
-    sights: Mapping[str, ConversationSnapshot | None],
+    snapshots: Mapping[str, ConversationSnapshot | None],
     resolved: Mapping[int, State],
     still_held: Mapping[int, int],
 ) -> list[Evidence]:
@@ -140,7 +140,7 @@ def _evidence(
     return [
         Evidence(
             item=item,
-            sight=sights.get(item.conversation_id),
+            snapshot=snapshots.get(item.conversation_id),
             past=snapshot.past.get(item.item_id, ()),
             settled=resolved.get(item.item_id),
             released=released.get(item.item_id, 0),
@@ -324,7 +324,7 @@ def _is_meant(item: OpenItem, chosen: Selection) -> bool:
 
 
 def _settle_by_look(
-    settings: Settings, ledger: Ledger, found: Sequence[OpenItem], sights: Mapping[str, ConversationSnapshot | None]
+    settings: Settings, ledger: Ledger, found: Sequence[OpenItem], snapshots: Mapping[str, ConversationSnapshot | None]
 ) -> dict[int, State]:
     """Record as appended the doubtful items that snapshots prove, where ``[doubt] settle`` is "look"."""
     if settings.doubt.settle != "look":
@@ -333,7 +333,7 @@ def _settle_by_look(
         item
         for item in found
         if item.state is State.IN_DOUBT
-        and proves_append(item.before, sights.get(item.conversation_id), alone=item.alone)
+        and proves_append(item.before, snapshots.get(item.conversation_id), alone=item.alone)
     ]
     note = "settled by a look: the conversation has more messages than before the attempt"
     how = _record(settings, None, note)

@@ -42,7 +42,7 @@ class CurrentCredentials:
 
 def far_options(settings: Settings) -> dict[str, Any]:
     """Return the settings that put a sandbox far away: the same for `uploader sandbox` and for the one inside a run."""
-    return {name: getattr(settings, name) for name, one in settings_of(Settings).items() if one.group == FAR}
+    return {name: getattr(settings, name) for name, setting in settings_of(Settings).items() if setting.group == FAR}
 
 
 def check_far(settings: Settings) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from uploader.errors import UploaderError
 from uploader.model import LimitFacts
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 
 
 class SlotWatch:
@@ -27,7 +27,7 @@ class SlotWatch:
         """Measure the time waited until cancelled."""
         while True:
             begun = time.monotonic()
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
             if await self._is_waiting():
                 self.seconds += time.monotonic() - begun
 

@@ -154,7 +154,7 @@ class Fetcher:
 
     async def _bring_up_to_date(self, conversation: Conversation) -> Mapping[str, Any] | None:
         """Write the file of a conversation; None where the existing one is up to date."""
-        facts = await asyncio.to_thread(self._look, conversation)
+        facts = await asyncio.to_thread(self._read_facts, conversation)
         if reason := why_not_yet(facts):
             raise LeftOutError(reason)
         path = self._folder / file_name(conversation.conversation_id)
@@ -164,12 +164,12 @@ class Fetcher:
             self.report.lacking.update((found or {}).get("errors", {}).keys())
             return None
         content = await self._content(conversation, facts, todo, found if found is not None and todo.keep else {})
-        if await asyncio.to_thread(self._look, conversation) != facts:
+        if await asyncio.to_thread(self._read_facts, conversation) != facts:
             raise LeftOutError("it was appended to while it was fetched: run the same command again")
         files.write(path, content)  # here, not in a thread: no signal can come between the writing and the counting
         return content
 
-    def _look(self, conversation: Conversation) -> ConversationFacts:
+    def _read_facts(self, conversation: Conversation) -> ConversationFacts:
         with self._ledger.reading() as connection:
             return conversation_facts(connection, conversation.lane_id, self._now())
 

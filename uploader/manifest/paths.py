@@ -30,10 +30,10 @@ def likely(audio_path: str, resolve: Resolve) -> str:
         except ValueError:
             return False  # it leads where no path may
 
-    return "; ".join([*_by_looks(audio_path), *_by_looking(audio_path, exists)])
+    return "; ".join([*_text_hints(audio_path), *_spelling_hints(audio_path, exists)])
 
 
-def _by_looks(path: str) -> Iterator[str]:
+def _text_hints(path: str) -> Iterator[str]:
     scheme = _SCHEME.match(path)
     if path.startswith("~"):
         yield "~ is not expanded: write the home folder out"
@@ -60,7 +60,7 @@ def _unseen(path: str) -> Iterator[str]:
         yield f"{named(inner)} stands in it"
 
 
-def _by_looking(path: str, exists: Callable[[str], bool]) -> Iterator[str]:
+def _spelling_hints(path: str, exists: Callable[[str], bool]) -> Iterator[str]:
     """Explain the first other spelling of the path under which there is a file."""
     for other, description in _spellings(path):
         if other and other != path and exists(other):

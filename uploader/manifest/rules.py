@@ -98,7 +98,7 @@ class RowRules:
         if self.check_files and self.examine is None:
             return self.full(raw)
         try:
-            seen = self._see(conversation_id, path, follow=not self.confined)
+            seen = self._read_facts(conversation_id, path, follow=not self.confined)
         except OSError:
             return self.full(raw)
         hints = self._hints_of(seen.facts, path, usual) if seen.facts is not None else ()
@@ -189,7 +189,7 @@ class RowRules:
         kind = (content_type, merged.get("mode"), merged.get(SEPARATE), metadata and json.dumps(metadata))
         return _Usual(values or NOTHING, content_type, kind, merged)
 
-    def _see(self, conversation_id: str, path: str, *, follow: bool = True) -> _FileFacts:
+    def _read_facts(self, conversation_id: str, path: str, *, follow: bool = True) -> _FileFacts:
         """Read a row's file facts; a file that is gone is valid where its item was begun before.
 
         Raises:
@@ -261,7 +261,7 @@ class RowRules:
         path = None
         try:
             path = self._resolve(audio_path)
-            seen = seen or self._see(conversation_id, path)
+            seen = seen or self._read_facts(conversation_id, path)
             problem = seen.problem
         except ValueError as error:
             problem = str(error)

@@ -9,7 +9,7 @@ from typing import Any
 from uploader.parameters.text import check_whole, read_json
 
 _WORDS = {"true": True, "false": False}
-_PLACES_TOLD = 3
+_PLACES_SHOWN = 3
 _CELLS_KEPT = 256
 
 
@@ -102,8 +102,8 @@ def _format_places(error: Any) -> str:
         where = [f"entry {part + 1}" if isinstance(part, int) else _shown(part) for part in detail["loc"]]
         if where and isinstance(detail["loc"][0], int):
             places.append(f"{', '.join(where)}: {detail['msg'].removeprefix('Value error, ')}")
-    more = ["…"] if len(places) > _PLACES_TOLD else []
-    return f" ({'; '.join([*places[:_PLACES_TOLD], *more])})" if places else ""
+    more = ["…"] if len(places) > _PLACES_SHOWN else []
+    return f" ({'; '.join([*places[:_PLACES_SHOWN], *more])})" if places else ""
 
 
 def _shown(member: str) -> str:

@@ -14,12 +14,12 @@ from uploader.model import LimitFacts, State
 from uploader.results import rfc3339
 
 # the remedy for items that no batch references any more
-HOW_TO_KEEP_NIGHTS_APART = (
+ORPHANS_REMEDY = (
     "no run sends these for themselves: put their rows back and run again, or settle or drop them; a job every night "
     "needs a name for each night (--batch, or a dated file name)"
 )
 # the most anomalies in the text report
-REMARKS_TOLD = 20
+ANOMALIES_SHOWN = 20
 
 
 def limit_json(limit: LimitFacts) -> dict[str, int | str | None]:
@@ -67,7 +67,7 @@ def format_anomalies(found: Sequence[Anomaly]) -> list[str]:
     several = len({anomaly.batch for anomaly in found}) > 1
     parts = [
         f"line {anomaly.line}{f' of {anomaly.batch}' if several else ''}, {anomaly.conversation_id}: {anomaly.said}"
-        for anomaly in found[:REMARKS_TOLD]
+        for anomaly in found[:ANOMALIES_SHOWN]
     ]
     more = len(found) - len(parts)
     return [*parts, f"and {format_count(more, 'item')} more: their `error` in the results says what"] if more else parts

@@ -14,7 +14,7 @@ from uploader.model import LimitFacts, LiveJob, State
 from uploader.policy.endings import ending
 from uploader.results import rfc3339
 from uploader.status.formatting import (
-    HOW_TO_KEEP_NIGHTS_APART,
+    ORPHANS_REMEDY,
     anomaly_json,
     counts_json,
     format_anomalies,
@@ -53,17 +53,17 @@ class Overview:
     jobs: Sequence[LiveJob] = ()
     troubles: Sequence[Trouble] = ()
     # anomalies to report whatever the item's outcome, such as an append too many
-    remarks: Sequence[Anomaly] = ()
+    anomalies: Sequence[Anomaly] = ()
     # orphans of the batches
-    former: Sequence[Orphans] = ()
+    orphans: Sequence[Orphans] = ()
 
     @cached_property
     def exit_code(self) -> ExitCode:
         """The exit code of a run of all shown batches; orphans count as needing a person."""
         found = self._code(reduce(Standing.__add__, (standing for _, standing in self.batches), NOTHING))
-        if found is not ExitCode.DONE or not self.former:
+        if found is not ExitCode.DONE or not self.orphans:
             return found
-        is_in_doubt = any(group.counts[State.IN_DOUBT] for group in self.former)
+        is_in_doubt = any(group.counts[State.IN_DOUBT] for group in self.orphans)
         return ExitCode.IN_DOUBT if is_in_doubt else ExitCode.NEEDS_PERSON
 
     def as_json(self) -> dict[str, Any]:
@@ -90,8 +90,8 @@ class Overview:
             ],
             "jobs": [_job_json(job) for job in self.jobs],
             "needsPerson": [trouble_json(trouble) for trouble in self.troubles],
-            "outOfOrder": [anomaly_json(anomaly) for anomaly in self.remarks],
-            "former": [orphans_json(group) for group in self.former],
+            "outOfOrder": [anomaly_json(anomaly) for anomaly in self.anomalies],
+            "former": [orphans_json(group) for group in self.orphans],
         }
 
     def as_lines(self) -> list[str]:
@@ -120,7 +120,7 @@ class Overview:
             text = f"{format_count(standing.items, 'item')}: {format_counts(standing.counts)}"
             service = f" ({facts.base_url})" if len(self.limits) > 1 else ""
             yield f"batch  {facts.name}{service}: {text}"
-            yield from (f"       {format_orphans(group)}" for group in self.former if group.batch_id == facts.batch_id)
+            yield from (f"       {format_orphans(group)}" for group in self.orphans if group.batch_id == facts.batch_id)
 
     def _format_jobs(self) -> Iterator[str]:
         for job in self.jobs[:JOBS_SHOWN]:
@@ -130,9 +130,9 @@ class Overview:
             yield from [f"job    and {format_count(more, 'job')} more"] if more > 0 else []
 
     def _format_orphans(self) -> Iterator[str]:
-        if self.former:
-            yield f"before {HOW_TO_KEEP_NIGHTS_APART}:"
-            yield from (f"  {resolve_command(group.batch, self.ledger)}" for group in self.former)
+        if self.orphans:
+            yield f"before {ORPHANS_REMEDY}:"
+            yield from (f"  {resolve_command(group.batch, self.ledger)}" for group in self.orphans)
 
     def _format_troubles(self) -> Iterator[str]:
         """Format the items that need a person by batch, with the command that lists and resolves them."""
@@ -152,10 +152,10 @@ class Overview:
             yield f"  {run_command(facts.name, facts.base_url, self.ledger, limit)}"
 
     def _format_anomalies(self) -> Iterator[str]:
-        if self.remarks:
-            batches = ", ".join(dict.fromkeys(anomaly.batch for anomaly in self.remarks))
+        if self.anomalies:
+            batches = ", ".join(dict.fromkeys(anomaly.batch for anomaly in self.anomalies))
             yield f"out of order in {batches}: (to be looked at; nothing is to be settled)"
-            yield from (f"  {line}" for line in format_anomalies(self.remarks))
+            yield from (f"  {line}" for line in format_anomalies(self.anomalies))
 
 
 def _job_json(job: LiveJob) -> dict[str, Any]:

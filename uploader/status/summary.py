@@ -13,7 +13,7 @@ from uploader.ledger.sending import Leftover
 from uploader.ledger.standing import Standing
 from uploader.model import TROUBLED, LimitFacts, State
 from uploader.status.formatting import (
-    HOW_TO_KEEP_NIGHTS_APART,
+    ORPHANS_REMEDY,
     anomaly_json,
     counts_json,
     format_anomalies,
@@ -34,11 +34,11 @@ from uploader.status.formatting import (
 )
 
 # the least share of the run's time from which a wait for slots is reported
-SHARE_WORTH_TELLING = 0.1
+LEAST_REPORTED_SHARE = 0.1
 # the documentation's advice for more concurrent jobs (put-audio.md, API Limit Error)
-HOW_TO_RAISE_THE_LIMIT = "support@symbl.ai can raise what the account may have"
+LIMIT_REMEDY = "support@symbl.ai can raise what the account may have"
 
-NOBODY_CALLED = "no call has come, all jobs were polled: see that the service reaches --webhook-url"
+WEBHOOK_SILENT = "no call has come, all jobs were polled: see that the service reaches --webhook-url"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,9 @@ class Summary:
     throttled: int
     troubles: Sequence[Trouble]
     # anomalies to report whatever the item's outcome, such as an append too many
-    remarks: Sequence[Anomaly] = ()
+    anomalies: Sequence[Anomaly] = ()
     # orphans of the account's batches
-    former: Sequence[Orphans] = ()
+    orphans: Sequence[Orphans] = ()
     # leftovers of other batches: before the run's own items in their lanes, and in other lanes
     carried: Sequence[Leftover] = ()
     elsewhere: Sequence[Leftover] = ()
@@ -101,8 +101,8 @@ class Summary:
             "leftovers": sum(leftover.amount.files for leftover in self.elsewhere),
             "leftoversElsewhere": [leftover_json(leftover) for leftover in self.elsewhere],
             "needsPerson": [trouble_json(trouble) for trouble in self.troubles],
-            "outOfOrder": [anomaly_json(anomaly) for anomaly in self.remarks],
-            "former": [orphans_json(group) for group in self.former],
+            "outOfOrder": [anomaly_json(anomaly) for anomaly in self.anomalies],
+            "former": [orphans_json(group) for group in self.orphans],
             "reason": self.reason or None,
             "next": self.next_step() or None,
         }
@@ -129,9 +129,9 @@ class Summary:
         if self.troubles:
             lines.append("  needs a person:")
             lines += [f"    {format_trouble(trouble)}" for trouble in self.troubles]
-        if self.remarks:
+        if self.anomalies:
             lines.append("  out of order: (to be looked at; nothing is to be settled)")
-            lines += [f"    {line}" for line in format_anomalies(self.remarks)]
+            lines += [f"    {line}" for line in format_anomalies(self.anomalies)]
         if step := self.next_step():
             lines.append(f"  next      {step}")
         lines.append(self.ending())
@@ -163,7 +163,7 @@ class Summary:
             for leftover in self.carried
         ]
         # no run of any batch reaches orphans, which have lines of their own
-        unnamed = {group.batch: group.leftovers for group in self.former}
+        unnamed = {group.batch: group.leftovers for group in self.orphans}
         counts = {leftover.batch: leftover.amount.files - unnamed.get(leftover.batch, 0) for leftover in self.elsewhere}
         counts = {batch: count for batch, count in counts.items() if count}
         if counts:
@@ -175,30 +175,30 @@ class Summary:
     def _format_slowness(self) -> list[str]:
         """Format what held the run back: waits for slots, a silent webhook."""
         waited = self._format_wait()
-        webhook = NOBODY_CALLED if self.webhook_silent else ""
+        webhook = WEBHOOK_SILENT if self.webhook_silent else ""
         return [f"  {name:<9} {said}" for name, said in (("waited", waited), ("webhook", webhook)) if said]
 
     def _format_orphans(self) -> list[str]:
         """Format the orphans by batch, with the remedy."""
-        if not self.former:
+        if not self.orphans:
             return []
         text = [
             line
-            for group in self.former
+            for group in self.orphans
             for line in (
                 f"    {group.batch}: {format_orphans(group)}",
                 f"      {resolve_command(group.batch, self.ledger)}",
             )
         ]
-        return [f"  before    {HOW_TO_KEEP_NIGHTS_APART}:", *text]
+        return [f"  before    {ORPHANS_REMEDY}:", *text]
 
     def _format_wait(self) -> str:
         """Format the wait for slots, with the remedy where the service's own limit caused it."""
-        if not self.throttled and self.slot_wait_seconds < SHARE_WORTH_TELLING * self.seconds:
+        if not self.throttled and self.slot_wait_seconds < LEAST_REPORTED_SHARE * self.seconds:
             return ""
         text = f"{self.slot_wait_seconds:.1f} s for a free slot" + (" and after 429s" if self.throttled else "")
         is_bound = self.throttled and self.limit.stated is not None
-        return f"{text}; {HOW_TO_RAISE_THE_LIMIT}" if is_bound else text
+        return f"{text}; {LIMIT_REMEDY}" if is_bound else text
 
     def _format_sent(self) -> str:
         """Format the bytes and attempts of this run, or that all was appended before."""

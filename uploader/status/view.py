@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logs.get_logger()
 
 LINE_SECONDS = 60.0
-LOOK_SECONDS = 0.5
+UPDATE_SECONDS = 0.5
 # the largest share of the time that counting and snapshots may take
 SHARE_OF_TIME = 0.01
 # the assumed time to write a line of results, until a snapshot has been timed
@@ -92,12 +92,12 @@ class View:
             self._items = standing.items
             self._counted.set()
             self._show(standing)
-            least = LOOK_SECONDS if self._bar is not None else LINE_SECONDS
+            least = UPDATE_SECONDS if self._bar is not None else LINE_SECONDS
             await asyncio.sleep(max(least, (time.monotonic() - begun) / SHARE_OF_TIME))
 
     async def recompute_forecast(self) -> None:
         """Forecast the end until cancelled; in between, the time is counted down."""
-        least = LOOK_SECONDS if self._bar is not None else LINE_SECONDS
+        least = UPDATE_SECONDS if self._bar is not None else LINE_SECONDS
         if self._bar is None:
             await asyncio.sleep(least)  # a short run has no use for it
         while self._bar is not None or self._lines:
@@ -111,7 +111,7 @@ class View:
         await self._counted.wait()
         cost = self._items * SECONDS_A_LINE
         while True:
-            await asyncio.sleep(max(LOOK_SECONDS, cost / SHARE_OF_TIME))
+            await asyncio.sleep(max(UPDATE_SECONDS, cost / SHARE_OF_TIME))
             begun = time.monotonic()
             await asyncio.to_thread(self._snapshot)
             cost = time.monotonic() - begun

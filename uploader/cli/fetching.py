@@ -29,7 +29,7 @@ from uploader.pace import Pace
 from uploader.policy.insights import chosen
 from uploader.policy.parts import Part
 from uploader.settings import Settings
-from uploader.status.formatting import format_count, format_counts, format_duration
+from uploader.status.formatting import format_count, format_counts, format_duration, format_rows
 
 log = logs.get_logger()
 
@@ -77,22 +77,13 @@ class InsightsSummary:
         """Format the summary as lines of text."""
         report = self.report
         counts = f"{report.written} written, {report.up_to_date} up to date, {report.left_out} left out"
-        lines = [f"{self.batch}: {format_count(report.conversations, 'conversation')}: {counts}"]
-        lines.append(f"  folder    {self.folder}")
-        if report.lacking:
-            missing = ", ".join(f"{name} in {count}" for name, count in report.lacking.items())
-            lines.append(f"  lacking   {missing}: the files' errors say why")
-        lines += [
-            f"  left out  {conversation.conversation_id}: {conversation.reason}"
-            for conversation in report.examples[:EXAMPLES]
-        ]
+        missing = ", ".join(f"{name} in {count}" for name, count in report.lacking.items())
+        rows = [("folder", str(self.folder)), ("lacking", f"{missing}: the files' errors say why" if missing else "")]
+        rows += [("left out", f"{left.conversation_id}: {left.reason}") for left in report.examples[:EXAMPLES]]
         if report.left_out > EXAMPLES:
-            lines.append(f"  left out  {report.left_out - EXAMPLES} more: the log names them")
-        if nothing := self._format_nothing():
-            lines.append(f"  nothing   {nothing}")
-        if self.reason:
-            lines.append(f"  stopped   {self.reason}")
-        return lines
+            rows.append(("left out", f"{report.left_out - EXAMPLES} more: the log names them"))
+        rows += [("nothing", self._format_nothing()), ("stopped", self.reason)]
+        return [f"{self.batch}: {format_count(report.conversations, 'conversation')}: {counts}", *format_rows(rows)]
 
     def _format_nothing(self) -> str:
         """Say why there is nothing to fetch; empty where there is something."""

@@ -21,7 +21,7 @@ from uploader.ledger.schema import VERSION
 from uploader.model import AudioFacts, FileSignature, Row
 from uploader.sandbox import JOB_ID_PREFIX
 from uploader.settings import Settings, is_loopback
-from uploader.status.formatting import format_bytes, format_count
+from uploader.status.formatting import format_bytes, format_count, format_rows
 
 
 def check_ledger(settings: Settings, *, accept: bool, as_json: bool) -> ExitCode:
@@ -171,19 +171,22 @@ def _examination_json(path: Path, found: Examination, code: ExitCode) -> dict[st
 
 def _format_examination(path: Path, found: Examination) -> Iterator[str]:
     yield f"ledger {path}"
-    yield f"  schema    version {VERSION}"
-    yield f"  size      {format_bytes(path.stat().st_size)}, {format_count(found.mark.runs, 'run')} so far"
-    yield f"  database  {found.damage or 'whole'}"
+    run = "none; the last run closed the ledger"
     if found.busy:
-        yield "  run       a run is at work on it"
+        run = "a run is at work on it"
     elif found.mark.in_use:
-        yield "  run       the last run did not end: the next one recovers its items"
-    else:
-        yield "  run       none; the last run closed the ledger"
-    if found.doubt:
-        yield f"  doubt     {found.doubt}"
-    if found.damage:
-        yield (
-            "  remedy    restore a copy, then adopt the later appends from the results: "
-            "`uploader ledger adopt RESULTS`, `uploader ledger check --accept`"
-        )
+        run = "the last run did not end: the next one recovers its items"
+    remedy = (
+        "restore a copy, then adopt the later appends from the results: `uploader ledger adopt RESULTS`, "
+        "`uploader ledger check --accept`"
+    )
+    yield from format_rows(
+        [
+            ("schema", f"version {VERSION}"),
+            ("size", f"{format_bytes(path.stat().st_size)}, {format_count(found.mark.runs, 'run')} so far"),
+            ("database", found.damage or "whole"),
+            ("run", run),
+            ("doubt", found.doubt or ""),
+            ("remedy", remedy if found.damage else ""),
+        ]
+    )

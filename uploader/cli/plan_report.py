@@ -14,8 +14,10 @@ from uploader.status.formatting import (
     amount_json,
     format_amount,
     format_count,
+    format_counts,
     format_duration,
     format_leftover,
+    format_rows,
     leftover_json,
     limit_json,
 )
@@ -82,33 +84,39 @@ class PlanReport:
 
     def as_lines(self) -> Iterator[str]:
         """Format the report as lines of text."""
-        sending = self.work.sending
-        yield f"  all       {format_amount(self.work.all)}"
-        if self.work.known:
-            states = ", ".join(f"{count} {state.value.replace('_', ' ')}" for state, count in self.work.known.items())
-            yield f"  ledger    it holds {states} of these rows"
+        yield from format_rows(self._figures())
+        if self.work.sending.all.files:
+            yield from self._table()
+
+    def _figures(self) -> Iterator[tuple[str, str]]:
+        """Yield labels and texts."""
+        sending, known = self.work.sending, self.work.known
+        yield "all", format_amount(self.work.all)
+        if known:
+            yield "ledger", f"it holds {format_counts(known)} of these rows"
         if sending.held:
-            yield f"  held      {format_count(sending.held, 'row')} behind one that needs a person first: not foreseen"
+            yield "held", f"{format_count(sending.held, 'row')} behind one that needs a person first: not foreseen"
         if sending.later:
-            yield f"  later     {format_count(sending.later, 'row')} behind the first {self.work.first} stay pending"
+            yield "later", f"{format_count(sending.later, 'row')} behind the first {self.work.first} stay pending"
         for leftover in sending.leftovers:
-            yield f"  leftover  {format_leftover(leftover)}: sent first, they stand before these rows"
-        if self.work.known or sending.held or sending.later or sending.leftovers:
-            yield f"  left      {format_amount(sending.all)}"
+            yield "leftover", f"{format_leftover(leftover)}: sent first, they stand before these rows"
+        if known or sending.held or sending.later or sending.leftovers:
+            yield "left", format_amount(sending.all)
         if not sending.all.files:
             live = f"; the live jobs end in {format_duration(self._own.seconds)}" if self.work.lanes.awaited else ""
-            yield f"  finish    nothing is left to append{live}"
+            yield "finish", f"nothing is left to append{live}"
             return
         files, seconds = self.work.lanes.longest()
         lanes = format_count(self.work.lanes.count, "conversation")
         longest = f"the longest has {format_count(files, 'file')} and takes {format_duration(seconds)} alone"
-        yield f"  lanes     {lanes}; {longest}"
-        limit = f"the limit of {self.limit.in_force}{self._format_limit_reason()}"
-        yield f"  finish    {self._format_finish(self._own)} at {limit}"
+        yield "lanes", f"{lanes}; {longest}"
+        yield (
+            "finish",
+            f"{self._format_finish(self._own)} at the limit of {self.limit.in_force}{self._format_limit_reason()}",
+        )
         if self.until is not None:
-            yield f"  until     {self.until:%a %H:%M}: {self._format_until()}"
-        yield f"  jobs      {self._format_pace()}"
-        yield from self._table()
+            yield "until", f"{self.until:%a %H:%M}: {self._format_until()}"
+        yield "jobs", self._format_pace()
 
     @property
     def _limit_by(self) -> str:

@@ -1,7 +1,7 @@
 """Formats of figures and facts, as text and as JSON."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,11 @@ ORPHANS_REMEDY = (
 )
 # the most anomalies in the text report
 ANOMALIES_SHOWN = 20
+
+
+def format_rows(rows: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Format pairs of label and text as an indented table, without pairs whose text is empty."""
+    return (f"  {label:<9} {text}" for label, text in rows if text)
 
 
 def limit_json(limit: LimitFacts) -> dict[str, int | str | None]:

@@ -1,7 +1,7 @@
 """The closing summary of a run, as text and as JSON."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from uploader.status.formatting import (
     format_leftover,
     format_limit,
     format_orphans,
+    format_rows,
     format_trouble,
     from_here,
     leftover_json,
@@ -109,33 +110,15 @@ class Summary:
 
     def as_lines(self) -> list[str]:
         """Format the summary as lines of text."""
-        lines = [f"{self.batch}: {format_count(self.standing.items, 'item')}: {format_counts(self.standing.counts)}"]
-        lines.append(f"  sent      {self._format_sent()}")
-        if held := self.standing.counts.get(State.HELD, 0):
-            lines.append(
-                f"  held      {format_count(held, 'item')}, to keep the order: each waits for one before it in its "
-                "conversation that needs a person"
-            )
-        lines.append(f"  billed    {format_billed(self.standing)}")
-        lines.append(f"  limit     {format_limit(self.limit)}")
-        lines += self._format_slowness()
-        if self.results:
-            lines.append(f"  results   {from_here(self.results)}")
-        lines += self._format_ledger()
-        lines += self._format_leftovers()
-        lines += self._format_orphans()
-        if self.reason:
-            lines.append(f"  stopped   {self.reason}")
-        if self.troubles:
-            lines.append("  needs a person:")
-            lines += [f"    {format_trouble(trouble)}" for trouble in self.troubles]
-        if self.anomalies:
-            lines.append("  out of order: (to be looked at; nothing is to be settled)")
-            lines += [f"    {line}" for line in format_anomalies(self.anomalies)]
-        if step := self.next_step():
-            lines.append(f"  next      {step}")
-        lines.append(self.ending())
-        return lines
+        return [
+            f"{self.batch}: {format_count(self.standing.items, 'item')}: {format_counts(self.standing.counts)}",
+            *format_rows(self._figures()),
+            *self._format_orphans(),
+            *format_rows([("stopped", self.reason)]),
+            *self._format_findings(),
+            *format_rows([("next", self.next_step())]),
+            self.ending(),
+        ]
 
     def ending(self) -> str:
         """Format the run's ending in one sentence."""
@@ -150,47 +133,51 @@ class Summary:
         left = sum(counts.get(state, 0) for state in (State.PENDING, State.SENDING, State.SENT, State.ACCEPTED))
         return f"Stopped ({self.reason}): {format_count(left, 'item')} of {self.standing.items} still to be done."
 
-    def _format_ledger(self) -> list[str]:
-        lines = ["  ledger    " + ("(the sandbox's, thrown away)" if self.rehearsal else str(self.ledger))]
-        if self.is_new_ledger:
-            lines.append("            a new ledger: nothing is known of earlier nights")
-        return lines
+    def _figures(self) -> Iterator[tuple[str, str]]:
+        """Yield labels and texts, a text empty where there is nothing to report."""
+        yield "sent", self._format_sent()
+        if held := self.standing.counts.get(State.HELD, 0):
+            waits = "each waits for one before it in its conversation that needs a person"
+            yield "held", f"{format_count(held, 'item')}, to keep the order: {waits}"
+        yield "billed", format_billed(self.standing)
+        yield "limit", format_limit(self.limit)
+        yield "waited", self._format_wait()
+        yield "webhook", WEBHOOK_SILENT if self.webhook_silent else ""
+        yield "results", from_here(self.results) if self.results else ""
+        yield "ledger", "(the sandbox's, thrown away)" if self.rehearsal else str(self.ledger)
+        yield "", "a new ledger: nothing is known of earlier nights" if self.is_new_ledger else ""
+        for leftover in self.carried:
+            yield (
+                "before",
+                f"{format_leftover(leftover)}: left over, carried with this batch, which stands behind them",
+            )
+        yield "leftover", self._format_elsewhere()
 
-    def _format_leftovers(self) -> list[str]:
-        """Format the leftovers of other batches that this run carried, and those that it does not reach."""
-        lines = [
-            f"  before    {format_leftover(leftover)}: left over, carried with this batch, which stands behind them"
-            for leftover in self.carried
-        ]
+    def _format_elsewhere(self) -> str:
+        """Format the leftovers of other batches that this run does not reach."""
         # no run of any batch reaches orphans, which have lines of their own
         unnamed = {group.batch: group.leftovers for group in self.orphans}
         counts = {leftover.batch: leftover.amount.files - unnamed.get(leftover.batch, 0) for leftover in self.elsewhere}
-        counts = {batch: count for batch, count in counts.items() if count}
-        if counts:
-            text = ", ".join(f"{count} of {batch}" for batch, count in counts.items())
-            items = format_count(sum(counts.values()), "item")
-            lines.append(f"  leftover  {items} of other batches still wait ({text}); run their batches")
-        return lines
+        batches = ", ".join(f"{count} of {batch}" for batch, count in counts.items() if count)
+        items = format_count(sum(counts.values()), "item")
+        return f"{items} of other batches still wait ({batches}); run their batches" if batches else ""
 
-    def _format_slowness(self) -> list[str]:
-        """Format what held the run back: waits for slots, a silent webhook."""
-        waited = self._format_wait()
-        webhook = WEBHOOK_SILENT if self.webhook_silent else ""
-        return [f"  {name:<9} {said}" for name, said in (("waited", waited), ("webhook", webhook)) if said]
-
-    def _format_orphans(self) -> list[str]:
+    def _format_orphans(self) -> Iterator[str]:
         """Format the orphans by batch, with the remedy."""
-        if not self.orphans:
-            return []
-        text = [
-            line
-            for group in self.orphans
-            for line in (
-                f"    {group.batch}: {format_orphans(group)}",
-                f"      {resolve_command(group.batch, self.ledger)}",
-            )
-        ]
-        return [f"  before    {ORPHANS_REMEDY}:", *text]
+        if self.orphans:
+            yield f"  before    {ORPHANS_REMEDY}:"
+        for group in self.orphans:
+            yield f"    {group.batch}: {format_orphans(group)}"
+            yield f"      {resolve_command(group.batch, self.ledger)}"
+
+    def _format_findings(self) -> Iterator[str]:
+        """Format the items that need a person, and the anomalies."""
+        if self.troubles:
+            yield "  needs a person:"
+            yield from (f"    {format_trouble(trouble)}" for trouble in self.troubles)
+        if self.anomalies:
+            yield "  out of order: (to be looked at; nothing is to be settled)"
+            yield from (f"    {line}" for line in format_anomalies(self.anomalies))
 
     def _format_wait(self) -> str:
         """Format the wait for slots, with the remedy where the service's own limit caused it."""

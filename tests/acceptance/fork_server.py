@@ -26,14 +26,14 @@ from typing import TextIO
 
 import uploader
 
+# the layout of a report: its kind, and a number
 REPORT = struct.Struct("=ii")
-"""One report: its kind, and a number."""
+# the kinds of reports; their numbers are a process id, a signal, and a return code as in ``subprocess``
 STARTED, STOPPED, ENDED = range(3)
-"""The kinds; the numbers are a process id, a signal, and a return code as ``subprocess`` has it."""
+# the layout of the length before an order's JSON text
 LENGTH = struct.Struct("=I")
-"""What leads an order: the length of its JSON text."""
+# the file descriptors of an order that become the child's 0, 1 and 2; the next one is for reports
 STREAMS = 3
-"""The file descriptors of an order that become the child's 0, 1 and 2; the one after them is for reports."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,11 @@ from tests.acceptance.judging import appended
 from tests.acceptance.place import Place, Server, until
 
 LEDGERS = Path(__file__).parent / "ledgers"
+# placeholders in a fixture for the recordings' folder and the service's address
 FOLDER, BASE_URL = "@FOLDER@", "@BASE_URL@"
-"""What stands in a fixture for the folder of the recordings and the address of the service."""
 
+# the digits of a hash that suffice to tell recordings apart
 SHORT = 16
-"""So many digits of a hash tell recordings apart."""
 RUN = ("--limit", "10", "--doubt-seconds", "2", "--log-level", "error", "--json")
 FAULTS = """
 seed = 7

@@ -63,13 +63,13 @@ def test_no_room_from_the_beginning_sends_nothing(place: Place, server: Server) 
     check_appended(server.journal, rows)
 
 
+# a program that replaces itself by another one, which can make no file larger than so many bytes
 SET_LIMIT = """
 import os, resource, sys
 size = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 os.execv(sys.argv[2], sys.argv[2:])
 """
-"""A program that becomes another one, which can make no file larger than so many bytes."""
 
 
 @linux_only
@@ -111,12 +111,12 @@ def test_job_ids_that_cannot_be_written_are_logged_in_full(place: Place) -> None
 class SmallDisk:
     """A small file system of its own, in a mount namespace of its own."""
 
+    # the disk's path inside its namespace
     inside: Path
-    """Where it is for those who enter."""
+    # the disk's path outside
     outside: Path
-    """Where it is for us."""
+    # the words before a command that enters the namespace
     enter: tuple[str, ...]
-    """The beginning of a command that enters."""
 
     def fill(self) -> None:
         """Takes all the room that there is."""

@@ -18,6 +18,7 @@ from uploader.__main__ import main
 main()
 """
 
+# modules that take time to import: the project's libraries, and heavy ones of the standard library
 HEAVY = frozenset(
     [
         *("aiofiles", "aiohttp", "asyncio_throttle", "blake3", "click", "platformdirs", "pydantic", "rich"),
@@ -25,7 +26,6 @@ HEAVY = frozenset(
         *("asyncio", "ssl", "importlib.metadata", "tomllib", "sqlalchemy.orm", "sqlalchemy.dialects.postgresql"),
     ]
 )
-"""What takes a command's time: the libraries that the project names, and what is heavy of Python's own."""
 
 
 class Imports(NamedTuple):
@@ -45,6 +45,7 @@ RUN_PARTS = READS | {
     *("attempt", "audio", "client", "engine", "jobs", "manifest", "pace", "way_out"),
 }
 
+# the exact set of heavy modules that each command imports; an addition costs every user of the command
 TABLE = {
     "--version": Imports({"click"}, HELP),
     "--help": Imports({"click"}, HELP),
@@ -61,7 +62,6 @@ TABLE = {
     "run m.csv --log-level error": Imports(RUN, RUN_PARTS),
     "run m.csv": Imports(RUN | {"structlog"}, RUN_PARTS),
 }
-"""What each command imports, as an exact set: what is added here costs everybody who types the command."""
 
 
 def imported(place: Place, command: str) -> Imports:

@@ -25,8 +25,8 @@ SAMPLE = Path(__file__).parents[2] / "config/sample"
 WAV = SAMPLE / "support-call-1.wav"
 CONVERSATION = "5815170693595136"
 DEADLINE_SECONDS = 60.0
+# a slower network needs the package installed beforehand
 FETCH_SECONDS = 10.0
-"""A network that is slower than this is waited for by whoever installs the package, not by a test."""
 BASE_URL = "https://api.symbl.ai"
 
 AUTH_TOKEN = ("Bearer ${authToken}", "Bearer ${accessToken}")
@@ -35,8 +35,8 @@ LENGTH = (
     "    'Content-Type': 'audio/wav'\n",
     f"    'Content-Type': 'audio/wav', 'Content-Length': {WAV.stat().st_size}\n",
 )
+# no correction: Node keeps connections, and an ended program waits for them as long as the server does
 CLOSE = ("json: true,", "json: true, agent: new (require('http').Agent)({keepAlive: false}),")
-"""No correction: Node keeps connections, and a program that has ended waits for them as long as the server does."""
 PARAMS = ("params=json.dumps(params)", "params=params")
 
 

@@ -31,6 +31,7 @@ def _with_other_members(**members: st.SearchStrategy[Any]) -> st.SearchStrategy[
 SPEAKER = st.fixed_dictionaries({}, optional={"name": TEXT, "email": TEXT})
 CHANNEL = st.fixed_dictionaries({"channel": st.integers(min_value=1), "speaker": SPEAKER})
 
+# a strategy for each parameter's values
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "name": WORD,
     "webhookUrl": st.builds("https://example.com/{}".format, st.text("ab/?&=#%+;", max_size=12)),
@@ -49,7 +50,6 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "enableSpeakerDiarization": st.just(True),
     "diarizationSpeakerCount": st.integers(1, 10**9),
 }
-"""A strategy for each parameter's values."""
 
 
 @st.composite

@@ -15,8 +15,8 @@ from uploader.settings.loading import load
 PATH = Path(__file__).parents[2] / "config" / "uploader.toml"
 TABLE = re.compile(r"^#? ?\[([a-z_]+)\]$")
 KEY = re.compile(r"^#? ?([A-Za-z_]+) = (.+)$")
+# tables with keys of the service, not of the settings
 OPEN_TABLES = ("parameters", "extra_parameters")
-"""Tables whose keys are the service's, not the settings'."""
 
 Shown = Mapping[tuple[str, str], tuple[Any, bool]]
 

@@ -29,8 +29,8 @@ FROM_A_ROW = "acceptance/test_every_parameter.py::test_every_parameter_of_a_row_
 TOLD = "unit/test_parameters.py::test_a_value_that_does_not_fit_is_told_with_the_remedy"
 WARNED = "unit/test_parameters.py::test_what_is_likely_a_mistake_is_warned_of"
 SURVIVES = "properties/test_parameters.py::test_every_row_survives_the_way_to_the_service"
+# sent in its type; a wrong value is refused before a byte leaves, and by the sandbox
 TYPED = (FROM_A_ROW, SURVIVES, TOLD, ALLOWED, REFUSED)
-"""Sent as it is meant; caught where it is wrong, by us before a byte leaves and by the sandbox that judges us."""
 DEPENDENT = (FROM_A_ROW, "unit/test_parameters.py::test_what_works_only_with_another_needs_it", ALONE)
 CHANNELS = (
     "unit/test_sandbox_parameters.py::test_channel_metadata_of_the_documented_shape_is_read",

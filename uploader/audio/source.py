@@ -35,7 +35,7 @@ def signature(path: str | Path) -> FileSignature:
     """Read the signature of a file that can be sent.
 
     Raises:
-        ValueError: It cannot be sent; the text says why, and what to do.
+        ValueError: The file cannot be sent; the text says why, and gives the remedy.
     """
     try:
         found = Path(path).stat()
@@ -51,7 +51,7 @@ def sendable(found: os.stat_result) -> FileSignature:
     """Build the signature from a file's status, if the file can be sent.
 
     Raises:
-        ValueError: It is none; the text says why, and what to do.
+        ValueError: The file cannot be sent; the text says why, and gives the remedy.
     """
     if not stat.S_ISREG(found.st_mode):
         raise ValueError("this is no regular file: name an audio file")

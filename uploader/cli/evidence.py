@@ -92,8 +92,8 @@ def as_lines(batch: str | None, ledger: Path, evidence: Sequence[Evidence], *, w
     """Format all items as text, followed by the commands to type next.
 
     Args:
-        batch: The batch that is looked at, None for all.
-        ledger: Where the ledger is.
+        batch: The named batch, None for all batches.
+        ledger: The ledger's path, for the commands.
         evidence: The items.
         with_snapshot: Add a line on the conversation as it is now.
     """

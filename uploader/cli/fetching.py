@@ -86,7 +86,7 @@ class InsightsSummary:
         return [f"{self.batch}: {format_count(report.conversations, 'conversation')}: {counts}", *format_rows(rows)]
 
     def _format_nothing(self) -> str:
-        """Say why there is nothing to fetch; empty where there is something."""
+        """Explain why no conversation was fetched; empty where some were."""
         if not self.counts:
             return ""
         live = " (jobs that have ended are seen by `uploader run` alone)" if self.counts.get(State.ACCEPTED) else ""

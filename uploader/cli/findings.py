@@ -120,13 +120,9 @@ def json_lines(report: Mapping[str, Any], lists: Mapping[str, Iterable[Problem]]
     for name, found in lists.items():
         yield f", {json.dumps(name)}: ["
         for number, problem in enumerate(found):
-            yield (", " if number else "") + json.dumps(_json(problem))
+            yield (", " if number else "") + json.dumps(problem._asdict())
         yield "]"
     yield "}\n"
-
-
-def _json(problem: Problem) -> dict[str, Any]:
-    return {"line": problem.line, "column": problem.column, "value": problem.value, "remedy": problem.remedy}
 
 
 def _cells(problem: Problem) -> tuple[str, str, str, str]:

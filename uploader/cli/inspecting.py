@@ -100,7 +100,7 @@ def write_open_rows(settings: Settings, path: Path) -> ExitCode:
     with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
         batch = named_batch(connection, settings, ledger.path)
         rows = list(open_rows(connection, batch.batch_id, hold=settings.lanes.hold))
-    results.write_manifest(path, [row.cells for row in rows], _audio_folder(settings, batch))
+    results.write_manifest(path, [row.cells for row in rows], settings.audio_root or Path(batch.manifest or "").parent)
     print_lines(_format_open_rows(path, batch, rows))
     return ExitCode.DONE
 
@@ -119,11 +119,6 @@ def _format_open_rows(path: Path, batch: BatchFacts, rows: Sequence[OpenRow]) ->
         yield f"    uploader resolve --batch {shlex.quote(batch.name)} {lines} --drop{more}"
     yield "  failed items need `uploader resolve --retry` or --drop"
     yield f"  uploader run {shlex.quote(str(path))}"
-
-
-def _audio_folder(settings: Settings, batch: BatchFacts) -> Path:
-    """Return the folder in which the batch's relative audio paths start."""
-    return settings.audio_root or Path(batch.manifest or "").parent
 
 
 def named_batch(connection: Connection, settings: Settings, ledger: Path, base_url: str | None = None) -> BatchFacts:

@@ -110,10 +110,9 @@ class PlanReport:
         lanes = format_count(self.work.lanes.count, "conversation")
         longest = f"the longest has {format_count(files, 'file')} and takes {format_duration(seconds)} alone"
         yield "lanes", f"{lanes}; {longest}"
-        yield (
-            "finish",
-            f"{self._format_finish(self._own)} at the limit of {self.limit.in_force}{self._format_limit_reason()}",
-        )
+        end, takes = self._at(self._own.seconds), format_duration(self._own.seconds)
+        limit = f"the limit of {self.limit.in_force}{self._format_limit_reason()}"
+        yield "finish", f"{end:%a %Y-%m-%d %H:%M}, in {takes}, at {limit}"
         if self.until is not None:
             yield "until", f"{self.until:%a %H:%M}: {self._format_until()}"
         yield "jobs", self._format_pace()
@@ -139,9 +138,6 @@ class PlanReport:
 
     def _at(self, seconds: float) -> datetime:
         return (self.now + timedelta(seconds=seconds)).astimezone()
-
-    def _format_finish(self, forecast: Forecast) -> str:
-        return f"{self._at(forecast.seconds):%a %Y-%m-%d %H:%M}, in {format_duration(forecast.seconds)},"
 
     def _format_until(self) -> str:
         own, files = self._own, self.work.sending.all.files

@@ -89,7 +89,7 @@ def manifest_file(argument: str, settings: Settings) -> Iterator[ManifestFile]:
     """Open the manifest; copy standard input or a pipe into a file, because it is read twice.
 
     Raises:
-        UsageError: It cannot be read, or its format is not known.
+        UsageError: The manifest cannot be read, or its format is unknown.
     """
     path = Path(argument)
     if argument == STANDARD_INPUT:
@@ -122,8 +122,8 @@ def _copy_pipe(path: Path, kept: IO[bytes]) -> None:
     """Copy a pipe's content into a file.
 
     Raises:
-        UsageError: Nobody writes to it.
-        OSError: It cannot be read, or the copy cannot be written.
+        UsageError: The pipe has no writer.
+        OSError: The pipe cannot be read, or the copy cannot be written.
     """
     # an opening that waits for a writer could wait for ever
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -170,10 +170,10 @@ def counted_rows(manifest: Manifest, check: ManifestCheck) -> Iterator[Row | Inv
 
     Args:
         manifest: The manifest.
-        check: Where to count.
+        check: The counts and findings to add to.
 
     Raises:
-        UsageError: It cannot be read at all.
+        UsageError: The manifest cannot be read at all.
     """
     check.files_checked = manifest.check_files
     for row in manifest.read():
@@ -202,7 +202,7 @@ def refuse_cost(settings: Settings, name: str, sending: ToSend) -> None:
     """Refuse a run that would cost more than allowed.
 
     Raises:
-        UsageError: It would.
+        UsageError: The run would cost more.
     """
     if refusal := format_cost_refusal(settings, name, sending):
         raise UsageError(refusal)
@@ -213,8 +213,8 @@ def format_cost_refusal(settings: Settings, name: str, sending: ToSend) -> str:
 
     Args:
         settings: The settings.
-        name: What to call the manifest.
-        sending: What the run would send, leftovers of other batches included.
+        name: The manifest's name, for the message.
+        sending: The items that the run would send, leftovers of other batches included.
     """
     amount = sending.all
     most, minutes = settings.max_billed_minutes, amount.billed_seconds / 60
@@ -235,7 +235,7 @@ def refuse_invalid(check: ManifestCheck, name: str) -> None:
     """Refuse a manifest with invalid rows.
 
     Raises:
-        UsageError: It has; all of them are counted, the first ones told.
+        UsageError: The manifest has invalid rows; the text counts all problems, and lists the first.
     """
     if check.problems.count:
         raise UsageError("\n".join([*format_problems(check, name), "nothing was sent"]))
@@ -253,7 +253,7 @@ def results_path(settings: Settings, manifest: ManifestFile) -> Path:
     """Return the path of the results, checked before anything is sent.
 
     Raises:
-        UsageError: They cannot be written there.
+        UsageError: The results cannot be written there.
     """
     if settings.results is not None:
         path = settings.results
@@ -273,7 +273,7 @@ def check_known_results(path: Path, ledger: Ledger, *, sandbox: bool) -> None:
     """Refuse to overwrite results whose jobIds the ledger lacks: a lost ledger's items would be appended again.
 
     Raises:
-        UsageError: It holds jobIds that the ledger does not know.
+        UsageError: The results have jobIds that the ledger does not know.
     """
     if not path.exists():
         return

@@ -163,7 +163,7 @@ def _describe_lines(
     """Describe named lines that select no item, taken for lines of the latest batch.
 
     Raises:
-        UsageError: One of them is no line of the batch.
+        UsageError: A named line is no line of the batch.
     """
     missing = set(request.selection.lines) - {item.line for item in found if item.own}
     if not missing:
@@ -222,7 +222,7 @@ def _service(snapshot: ResolveSnapshot) -> str:
     """Return the one service of the items, whose credentials are used.
 
     Raises:
-        UsageError: There are items of several.
+        UsageError: The items belong to several services.
     """
     services = sorted({item.base_url for item in snapshot.found})
     if len(services) > 1:
@@ -248,7 +248,7 @@ def selection(
     """Parse the command line's selection.
 
     Raises:
-        UsageError: A time that is none.
+        UsageError: A time is malformed.
     """
     return Selection(
         tuple(lines),

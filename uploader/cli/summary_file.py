@@ -14,7 +14,7 @@ def forget(settings: Settings) -> None:
     """Remove an earlier run's summary: its presence would mean that the results are final.
 
     Raises:
-        UsageError: There is something else in its place, or nothing can be written there.
+        UsageError: The file is no summary, or its folder cannot be written to.
     """
     path = settings.summary
     if path is None:
@@ -34,7 +34,7 @@ def check_apart(settings: Settings, results: Path) -> None:
     """Check that summary and results are two files.
 
     Raises:
-        UsageError: They are one.
+        UsageError: Summary and results have the same path.
     """
     if settings.summary is not None and settings.summary.resolve() == results.resolve():
         raise UsageError(f"summary {settings.summary}: the results go there: name another file with --summary")

@@ -32,7 +32,7 @@ class CurrentCredentials:
         """Read the credentials.
 
         Raises:
-            CredentialsError: There are none any more, or a file cannot be read.
+            CredentialsError: The credentials are gone, or a file cannot be read.
         """
         try:
             return _credentials(secrets.find(secrets.CREDENTIALS, os.environ))
@@ -41,12 +41,12 @@ class CurrentCredentials:
 
 
 def far_options(settings: Settings) -> dict[str, Any]:
-    """Return the settings that put a sandbox far away: the same for `uploader sandbox` and for the one inside a run."""
+    """Return the settings that delay a sandbox, for `uploader sandbox` and for the internal one of a run."""
     return {name: getattr(settings, name) for name, setting in settings_of(Settings).items() if setting.group == FAR}
 
 
 def check_far(settings: Settings) -> None:
-    """Refuse a way to the sandbox where there is none, so that nobody takes the service for slowed down.
+    """Refuse network delays for a run against the service, which would not be slowed down.
 
     Raises:
         UsageError: The run sends to the service, and has such a setting.
@@ -60,7 +60,7 @@ def credentials(settings: Settings) -> CurrentCredentials:
     """Check that there are credentials, and return a source that reads them for every token.
 
     Raises:
-        UsageError: There are none.
+        UsageError: The settings have no credentials.
     """
     given = {name: getattr(settings, name) for name in secrets.CREDENTIALS}
     try:

@@ -68,7 +68,7 @@ def header_problems(columns: Sequence[str], delimiter: str, line: int) -> Iterat
 
 
 def _missing_header(columns: Sequence[str], delimiter: str) -> str:
-    """Say that the first line is no header, where it names no known column and has an id or a path; else empty."""
+    """Explain that the first line is a row, not a header; empty where it names a known column or has no id or path."""
     is_named = any(is_known(column) or "did you mean" in unknown(column) for column in columns)
     if is_named or not any(_DATA.search(column) for column in columns):
         return ""

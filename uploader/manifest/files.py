@@ -65,7 +65,7 @@ def check_file(path: Path, name: str) -> None:
     """Check that the manifest is a file that can be read.
 
     Raises:
-        UsageError: There is none, or it is no file that can be read.
+        UsageError: The manifest does not exist, or is no file that can be read.
     """
     if path.is_dir():
         raise UsageError(f"manifest {name}: this is a folder: name the CSV or JSON Lines file in it")
@@ -77,11 +77,11 @@ def lines(path: Path, name: str) -> Iterator[str]:
     """Yield the lines of a manifest with their ends, decompressed and without a byte order mark.
 
     Args:
-        path: Where it is; one whose content or ending says so is unpacked.
-        name: What to call it in an error.
+        path: The manifest's path; a gzip file is decompressed.
+        name: The manifest's name, for messages.
 
     Raises:
-        UsageError: It cannot be read, is broken as a gzip file, or is no UTF-8.
+        UsageError: The file cannot be read, is no intact gzip file, or is no UTF-8.
     """
     check_file(path, name)
     number = 0

@@ -36,7 +36,7 @@ def read_csv(lines: Iterator[str], name: str, delimiter: str) -> Iterator[RawRow
 
     Raises:
         HeaderError: The header is wrong.
-        UsageError: It is no CSV, or empty.
+        UsageError: The file is no CSV, or empty.
     """
     reader = csv.reader(lines, strict=True, delimiter=delimiter)
     header: _Header | None = None
@@ -69,7 +69,7 @@ def read_jsonl(lines: Iterator[str], name: str) -> Iterator[RawRow]:
     """Parse JSON Lines.
 
     Raises:
-        UsageError: It is empty.
+        UsageError: The file is empty.
     """
     number = 0
     for number, text in enumerate(lines, start=1):

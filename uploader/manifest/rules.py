@@ -193,7 +193,7 @@ class RowRules:
         """Read a row's file facts; a file that is gone is valid where its item was begun before.
 
         Raises:
-            OSError: It is a link, and links are not to be followed.
+            OSError: The file is a link, and links are not to be followed.
         """
         if not self.check_files:
             return _UNSEEN

@@ -57,7 +57,7 @@ class Parameter:
         """Parse the text of a CSV cell.
 
         Raises:
-            ValueError: It does not fit; the text says what would.
+            ValueError: The value does not fit; the text describes a valid one.
         """
         return self.check(text) if self.encoding is Encoding.TEXT else self._read_once(text)
 
@@ -73,7 +73,7 @@ class Parameter:
             The value; a list or an object is the one that was given, with all its members.
 
         Raises:
-            ValueError: It does not fit; the text says what would.
+            ValueError: The value does not fit; the text describes a valid one.
         """
         validate = self._validate
         try:

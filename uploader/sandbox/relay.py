@@ -77,7 +77,7 @@ class Relay:
 
 
 class _End(asyncio.BufferedProtocol):
-    """One end of a relayed connection: what arrives at it leaves from the other end, in order, after the delay."""
+    """One end of a relayed connection; bytes received here leave from the other end in order, after the delay."""
 
     def __init__(self, delay: float, ends: "set[_End]", *, handshake: float = 0.0, rate: float = 0.0) -> None:
         """Take seconds, the set of all connected ends, and bytes per second of the way from here (0: no bound)."""
@@ -118,22 +118,22 @@ class _End(asyncio.BufferedProtocol):
             self._loop.call_at(self._free_at, self.unblock, "pace")
 
     def eof_received(self) -> bool:
-        """Pass the end of this direction on, behind what is on its way; the other direction stays open."""
+        """Pass the end of this direction on, behind bytes on their way; the other direction stays open."""
         self._send_later(lambda other: other.finish())
         return True
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Pass the loss on: a reset as a reset, behind what is on its way."""
+        """Pass the loss on, a reset as a reset, behind bytes on their way."""
         self._ends.discard(self)
         self._send_later(lambda other: other.close() if error is None else other.abort())
 
     def pause_writing(self) -> None:
-        """Let the other end wait: this one takes no more."""
+        """Pause the other end's reading, because this end's buffer is full."""
         if self.other is not None:
             self.other.block("full")
 
     def resume_writing(self) -> None:
-        """Let the other end go on."""
+        """Resume the other end's reading."""
         if self.other is not None:
             self.other.unblock("full")
 
@@ -150,17 +150,17 @@ class _End(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def write(self, piece: bytes) -> None:
-        """Send to whoever is connected here."""
+        """Write to this end's connection."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(piece)
 
     def finish(self) -> None:
-        """End the direction towards whoever is connected here."""
+        """Send the end of this direction to this end's connection."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write_eof()
 
     def close(self) -> None:
-        """Close the connection, behind what was written."""
+        """Close the connection, behind the bytes written."""
         if self._transport is not None:
             self._transport.close()
 
@@ -170,7 +170,7 @@ class _End(asyncio.BufferedProtocol):
             self._transport.abort()
 
     def stop(self) -> None:
-        """Drop what is on its way, and reset the connection."""
+        """Drop the bytes on their way, and reset the connection."""
         for timer, _ in self._under_way:
             timer.cancel()
         self.abort()

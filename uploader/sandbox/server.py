@@ -53,10 +53,10 @@ class Sandbox:
 
     @property
     def base_url(self) -> str:
-        """Where it listens, without a slash at the end.
+        """The base URL, without a slash at the end.
 
         Raises:
-            RuntimeError: It was not started.
+            RuntimeError: The sandbox was not started.
         """
         if not self._port:
             raise RuntimeError("the sandbox has no address yet: start it first")

@@ -78,7 +78,7 @@ class SandboxSettings:
         """Return the secret that is valid now.
 
         Raises:
-            UsageError: Its file cannot be read.
+            UsageError: The secret's file cannot be read.
         """
         if self.app_secret_path is None:
             return self.app_secret

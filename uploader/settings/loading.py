@@ -286,7 +286,7 @@ def check_words(words: Iterable[str], environment: Mapping[str, str]) -> None:
         environment: The variables.
 
     Raises:
-        UsageError: Something is no UTF-8.
+        UsageError: A word, variable or path is no UTF-8.
     """
     for word in words:
         if storable(word) != word:
@@ -310,7 +310,7 @@ def unknown_environment() -> list[str]:
     """List unknown variables with the uploader's prefix that resemble no setting.
 
     Raises:
-        UsageError: One of them is most likely a mistyped setting.
+        UsageError: A variable is most likely a mistyped setting.
     """
     known = {secrets.variable(name) for name in settings_of(Settings)}
     known |= {secrets.variable(name) + "_FILE" for name in secrets.FROM_FILES}

@@ -98,7 +98,7 @@ def format_limit(limit: LimitFacts) -> str:
 
 
 def _format_limit_reasons(limit: LimitFacts) -> str:
-    """Format the reasons of the limit in force; what 429s only hint at is worded as a guess."""
+    """Format the reasons of the limit in force; a mere hint of 429s is worded as a guess."""
     configured, stated = limit.configured, limit.stated
     parts = [f"configured {configured}"]
     if stated is not None:

@@ -295,3 +295,28 @@ def test_http_to_another_machine_is_refused(place: Place, server: Server) -> Non
 def test_standard_input_without_its_options_is_refused(place: Place, server: Server) -> None:
     """A manifest from standard input has no name that tells its format: the option is told."""
     _check_refused(place.run("run", "-", stdin=MANIFEST.encode()), server, "manifest -", "--format csv")
+
+
+def test_a_refused_run_leaves_no_ledger_that_it_made(place: Place, server: Server) -> None:
+    """What made a ledger and was refused takes it away again; a ledger that was there stays as it was."""
+    place.write("bad.csv", f"{HEADER}one,missing.wav\n")
+    refused = place.run("run", "bad.csv")
+    _check_refused(refused, server, "the file cannot be found")
+    assert (place.ledger.exists(), refused.events("ledger.made")) == (False, [])
+    assert place.run("run", "m.csv", "--ledger-must-exist").code == 2
+    made = place.run("run", "m.csv")
+    assert (made.code, len(made.events("ledger.made"))) == (0, 1)
+    assert place.run("run", "bad.csv").code == 2
+    assert place.run("status").code == 0
+    assert place.run("run", "m.csv", "--ledger-must-exist").code == 0
+
+
+def test_a_plan_without_audio_warns_of_rows_beside_one_another(place: Place, server: Server) -> None:
+    """A repeat and ids that differ by letter case alone need no look at a file."""
+    place.write("m.csv", f"{HEADER}one,a.wav\none,a.wav\nOne,missing.wav\n")
+    report = place.run("plan", "m.csv", "--no-audio", "--json").summary
+    assert (report["rows"], report["conversations"], report["warningCount"]) == (3, 2, 2)
+    told = " ".join(warning["remedy"] for warning in report["warnings"])
+    assert "lines 2, 3 append the same file" in told
+    assert "differ by letter case alone" in told
+    assert server.journal.entries == []

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 ROWS = 1_000_000
-MOST_SECONDS = 60
 MOST_MEBIBYTES = 250
 
 
@@ -63,10 +62,10 @@ NINE = (
         ("every.jsonl", "", _every_parameter),
     ],
 )
-def test_a_million_rows_are_checked_in_a_minute(
+def test_a_million_rows_are_checked_in_little_memory(
     tmp_path: Path, name: str, header: str, row: Callable[[int], str]
 ) -> None:
-    """`plan --no-audio`: under 60 s and under 250 MiB, with two columns, with nine, and with every parameter."""
+    """`plan --no-audio`: under 250 MiB with two columns, with nine, and with every parameter; the time is printed."""
     manifest = tmp_path / name
     with manifest.open("w", encoding="utf-8") as file:
         file.write(header)
@@ -81,5 +80,4 @@ def test_a_million_rows_are_checked_in_a_minute(
     print(f"{name}: {ROWS} rows in {seconds:.1f} s ({used.ru_utime:.1f} s of CPU), {mebibytes:.0f} MiB")  # noqa: T201 - what it is for
     report = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
     assert (running.returncode, report["rows"], report["invalid"]) == (0, ROWS, 0)
-    assert seconds < MOST_SECONDS
     assert mebibytes < MOST_MEBIBYTES

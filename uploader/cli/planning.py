@@ -18,7 +18,6 @@ from uploader.cli.preparing import (
     add_lacking,
     are_channels_separate,
     batch_name,
-    check_manifest,
     config_parameters,
     counted_rows,
     format_cost_refusal,
@@ -145,7 +144,12 @@ def _go_through(
     """Read the manifest once; return the report, or None where the audio files are not looked at."""
     known = LedgerView(settings)
     if not check_files:
-        check_manifest(file.reader(settings, lambda *_: False, check_files=False), check)
+        with without_ledger() as connection, connection.begin():
+            stage = Stage(connection, None)
+            rows = counted_rows(file.reader(settings, lambda *_: False, check_files=False), check)
+            stage.add(rows, audio.probe, separate=are_channels_separate(settings))
+            add_alike(check, connection)
+            check.conversations = stage.count_conversations()
         return None
     work, seconds = Work(first=settings.first), time.time()
     live = known.live_jobs()

@@ -159,12 +159,6 @@ def are_channels_separate(settings: Settings) -> bool:
     return bool(config_parameters(settings).get(SEPARATE))
 
 
-def check_manifest(manifest: Manifest, check: ManifestCheck) -> None:
-    """Read a manifest, count its conversations and collect its findings."""
-    hashes = {hash(row.conversation_id) for row in counted_rows(manifest, check) if row.conversation_id}
-    check.conversations = len(hashes)
-
-
 def counted_rows(manifest: Manifest, check: ManifestCheck) -> Iterator[Row | InvalidRow]:
     """Yield the rows of a manifest while counting them and their findings in ``check``.
 

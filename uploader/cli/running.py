@@ -94,6 +94,8 @@ async def _run(settings: Settings, manifest: str | None) -> Summary:
             summary_file.forget(settings)
             now = steady_clock(time.time, time.monotonic)
             batch, sending = _prepare(settings, manifest, ledger, target, now)
+            if ledger.is_new and not settings.sandbox:
+                log.warning("ledger.made")
             _log_leftovers(sending)
             batch_run = BatchRun(settings, ledger, target, batch, sending, now, until.timestamp() if until else None)
             return await batch_run.run()
@@ -140,9 +142,11 @@ def _ledger(settings: Settings) -> Iterator[Ledger]:
         making = settings.new_ledger or settings.sandbox
         must_exist = settings.ledger_must_exist and not settings.sandbox
         with Ledger.open_for_run(url, must_exist=must_exist, on_container=making) as ledger:
-            if ledger.is_new and not settings.sandbox:
-                log.warning("ledger.made")
-            yield ledger
+            try:
+                yield ledger
+            except UsageError:
+                ledger.discard_if_empty()
+                raise
 
 
 def _prepare(

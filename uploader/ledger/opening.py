@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import Connection, Engine, update
+from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.exc import DBAPIError
 
 from uploader import logs
@@ -91,6 +91,7 @@ class Ledger:
         self._owed = 0
         self._identity = _identity(path)
         self._readers: list[Ledger] = []
+        self._is_discarded = False
 
     @classmethod
     def open_for_run(
@@ -239,6 +240,12 @@ class Ledger:
             "then run the same command again"
         )
 
+    def discard_if_empty(self) -> None:
+        """Remove the ledger at its closing where this run made it and it holds no batch."""
+        with self.reading() as connection:
+            is_empty = connection.execute(select(schema.batches.c.id).limit(1)).first() is None
+        self._is_discarded = self.is_new and is_empty
+
     def make_room(self) -> None:
         """Free the reserve and fold the write-ahead log, so that the last outcomes have room on a full disk."""
         give_back(self.path)
@@ -260,11 +267,20 @@ class Ledger:
             give_back(self.path)
             with suppress(OSError):
                 self._save_end(self._lock, is_folded=is_folded)
+            if self._is_discarded:
+                self._remove(self._lock)
             self._runs = None
             os.close(self._lock)
             self._lock = None
         elif is_folded:
             self._save_folded_beside()
+
+    def _remove(self, lock: int) -> None:
+        # the lock's file stays: another run may have opened it, and would hold a lock that nobody else sees
+        with suppress(OSError):
+            for suffix in ("", "-wal", "-shm"):
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+            os.ftruncate(lock, 0)
 
     def _save_end(self, lock: int, *, is_folded: bool) -> None:
         """Save for the next run that a missing log is no sign of loss."""

@@ -91,6 +91,9 @@ def test_rows_that_are_mistakes_beside_one_another_are_told_by_plan_and_run(plac
     planned = place.run("plan", "m.csv")
     ending = place.run("run", "m.csv")
     assert (planned.code, ending.code) == (0, 0)
+    assert "warned    line 5, conversationId" in ending.out
+    warnings = place.run("run", "m.csv", "--json").summary["warnings"]
+    assert (5, "conversationId") in [(warning["line"], warning["column"]) for warning in warnings]
     events = ending.events("manifest.warned")
     logged = "\n".join(line["remedy"] for line in events)
     for words in (

@@ -69,7 +69,7 @@ class Ground:
         )
         target = Target(BASE_URL, Credentials("id", "secret"))
         with self._measured(kind, len(rows)), Ledger.open_for_run(settings.ledger) as ledger:
-            batch, _ = running._prepare(settings, str(manifest), ledger, target, time.time)
+            batch, *_ = running._prepare(settings, str(manifest), ledger, target, time.time)
             with ledger.writing() as connection:
                 claim(connection, batch.account_id, 50, 50, time.time())
 

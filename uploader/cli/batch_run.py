@@ -48,7 +48,7 @@ from uploader.policy.forecast import forecast_batch, pace_of
 from uploader.policy.hearing import signed_token
 from uploader.policy.waiting import Standstill
 from uploader.settings import Settings, host_and_port
-from uploader.status.summary import Summary
+from uploader.status.summary import ManifestWarning, Summary
 from uploader.status.view import View
 
 log = logs.get_logger()
@@ -88,12 +88,14 @@ class BatchRun:
         sending: ToSend,
         now: Callable[[], float],
         until: float | None,
+        warnings: Sequence[ManifestWarning] = (),
     ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._target = target
         self._batch = batch
         self._sending = sending
+        self._warnings = warnings
         self._now = now
         self._path = Path(batch.results or "")
         self._reader = ledger.beside()
@@ -276,6 +278,7 @@ class BatchRun:
                 limit=limit_facts(connection, self._batch.account_id, self._settings.limit, self._now()),
                 throttled=engine.throttled,
                 slot_wait_seconds=self._slots.seconds if self._slots is not None else 0.0,
+                warnings=self._warnings,
                 carried=self._sending.leftovers,
                 elsewhere=elsewhere(connection, self._batch.account_id, self._batch.batch_id),
                 troubles=troubles(connection, self._batch.batch_id),

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -55,7 +55,7 @@ from uploader.ledger.staging import Stage
 from uploader.manifest import Manifest
 from uploader.model import InvalidRow, Row, State
 from uploader.settings import Settings, is_loopback
-from uploader.status.summary import Summary
+from uploader.status.summary import ManifestWarning, Summary
 
 log = logs.get_logger()
 # the most kinds of a manifest's warnings that a run logs
@@ -93,11 +93,12 @@ async def _run(settings: Settings, manifest: str | None) -> Summary:
             log.info("run.begun", version=__version__, **begun)
             summary_file.forget(settings)
             now = steady_clock(time.time, time.monotonic)
-            batch, sending = _prepare(settings, manifest, ledger, target, now)
+            batch, sending, warnings = _prepare(settings, manifest, ledger, target, now)
             if ledger.is_new and not settings.sandbox:
                 log.warning("ledger.made")
             _log_leftovers(sending)
-            batch_run = BatchRun(settings, ledger, target, batch, sending, now, until.timestamp() if until else None)
+            ends_at = until.timestamp() if until else None
+            batch_run = BatchRun(settings, ledger, target, batch, sending, now, ends_at, warnings)
             return await batch_run.run()
 
 
@@ -151,7 +152,7 @@ def _ledger(settings: Settings) -> Iterator[Ledger]:
 
 def _prepare(
     settings: Settings, manifest: str | None, ledger: Ledger, target: Target, now: Callable[[], float]
-) -> tuple[BatchFacts, ToSend]:
+) -> tuple[BatchFacts, ToSend, Sequence[ManifestWarning]]:
     """Recover after a crash, then load the manifest or the named batch, before any byte is sent."""
     config_parameters(settings)
     with ledger.writing() as connection:
@@ -160,9 +161,12 @@ def _prepare(
     if unsent or doubtful:
         log.warning("run.recovered", pendingAgain=unsent, inDoubt=doubtful)
     if manifest is None:
-        return _carry_on(settings, ledger, target, now())
+        return *_carry_on(settings, ledger, target, now()), ()
+    check = ManifestCheck()
     with manifest_file(manifest, settings) as file:
-        return _load(settings, file, ledger, target, now())
+        batch, sending = _load(settings, file, ledger, target, now(), check)
+    kinds = check.warnings.kinds
+    return batch, sending, [ManifestWarning(kind.line, *told, kind.count) for told, kind in kinds.items()]
 
 
 def _enter_scope(settings: Settings, connection: Connection, batch_id: int, account_id: int, name: str) -> ToSend:
@@ -208,7 +212,7 @@ def _carry_on(settings: Settings, ledger: Ledger, target: Target, now: float) ->
 
 
 def _load(
-    settings: Settings, file: ManifestFile, ledger: Ledger, target: Target, now: float
+    settings: Settings, file: ManifestFile, ledger: Ledger, target: Target, now: float, check: ManifestCheck
 ) -> tuple[BatchFacts, ToSend]:
     path = results_path(settings, file)
     summary_file.check_apart(settings, path)
@@ -218,7 +222,6 @@ def _load(
     name = batch_name(settings, file.name)
     with ledger.writing() as connection:
         account_id = account(connection, target.base_url)
-    check = ManifestCheck()
     with ledger.staging() as connection:
         with connection.begin():
             reader = file.reader(settings, was_begun(connection, account_id))

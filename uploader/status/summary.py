@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from uploader.errors import ExitCode
 from uploader.ledger.orphans import Orphans
@@ -34,12 +34,23 @@ from uploader.status.formatting import (
     trouble_json,
 )
 
+# the most kinds of the manifest's warnings in the text
+WARNINGS_SHOWN = 5
 # the least share of the run's time from which a wait for slots is reported
 LEAST_REPORTED_SHARE = 0.1
 # the documentation's advice for more concurrent jobs (put-audio.md, API Limit Error)
 LIMIT_REMEDY = "support@symbl.ai can raise what the account may have"
 
 WEBHOOK_SILENT = "no call has come, all jobs were polled: see that the service reaches --webhook-url"
+
+
+class ManifestWarning(NamedTuple):
+    """A probable mistake of several rows: the first row's line, the column, the remedy and the number of rows."""
+
+    line: int
+    column: str
+    remedy: str
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +75,7 @@ class Summary:
     carried: Sequence[Leftover] = ()
     elsewhere: Sequence[Leftover] = ()
     # the part of ``seconds`` in which conversations were ready and no slot was free
+    warnings: Sequence[ManifestWarning] = ()
     slot_wait_seconds: float = 0.0
     # jobs with a ``webhookUrl`` had to be polled, and no callback has come
     webhook_silent: bool = False
@@ -101,6 +113,7 @@ class Summary:
             "leftoversCarried": [leftover_json(leftover) for leftover in self.carried],
             "leftovers": sum(leftover.amount.files for leftover in self.elsewhere),
             "leftoversElsewhere": [leftover_json(leftover) for leftover in self.elsewhere],
+            "warnings": [warning._asdict() for warning in self.warnings],
             "needsPerson": [trouble_json(trouble) for trouble in self.troubles],
             "outOfOrder": [anomaly_json(anomaly) for anomaly in self.anomalies],
             "former": [orphans_json(group) for group in self.orphans],
@@ -152,6 +165,11 @@ class Summary:
                 f"{format_leftover(leftover)}: left over, carried with this batch, which stands behind them",
             )
         yield "leftover", self._format_elsewhere()
+        for warning in self.warnings[:WARNINGS_SHOWN]:
+            others = f" and {format_count(warning.rows - 1, 'row')} more" if warning.rows > 1 else ""
+            yield "warned", f"line {warning.line}, {warning.column}{others}: {warning.remedy}"
+        if (more := len(self.warnings) - WARNINGS_SHOWN) > 0:
+            yield "warned", f"{more} more: `uploader plan` shows all"
 
     def _format_elsewhere(self) -> str:
         """Format the leftovers of other batches that this run does not reach."""

@@ -13,14 +13,13 @@ from uploader.audio import Source, open_source
 from uploader.client import Gate, UploadRequest
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, SourceError
 from uploader.ledger.claiming import Mark, RetryStoppedError, mark
-from uploader.ledger.outcomes import Ended, Settlement, settle
+from uploader.ledger.outcomes import JobEnd, ReplyRecord, ReplyResult, record_reply
 from uploader.ledger.resolving import save_snapshot
-from uploader.ledger.settling import Settled, settle_heard
 from uploader.ledger.thread import Writer
 from uploader.model import Claim, ConversationSnapshot, Next, Reply, Verdict
 from uploader.pace import Pace
 from uploader.policy.brake import after_attempt
-from uploader.policy.hearing import address_of
+from uploader.policy.callbacks import address_of
 from uploader.policy.limits import Refusal, refusal_in
 from uploader.policy.replies import judge, loggable_reason, refuse_after_cut_offs
 from uploader.policy.waits import retry_seconds
@@ -76,11 +75,11 @@ class Carried:
     reply: Reply
     verdict: Verdict
     seconds: float
-    heard: bool = False
+    has_callback: bool = False
     """Whether a call to the webhook told of its job already."""
-    ended: Ended | None = None
+    ended: JobEnd | None = None
     """The end of its job, where a call told of that, too."""
-    remark: str | None = None
+    anomaly: str | None = None
     """What is to be said of it in the open."""
 
     @property
@@ -210,9 +209,13 @@ class Carrier:
             del self._out[claim.attempt_id]
         carried = Carried(claim, reply, self._judge(claim, reply), self._now() - begun)
         gate.over(carried.verdict, reply, self._rng.random())
-        settled = await asyncio.shield(self._write_down(carried))
+        recorded = await asyncio.shield(self._write_down(carried))
         carried = replace(
-            carried, verdict=settled.verdict, heard=settled.heard, ended=settled.ended, remark=settled.remark
+            carried,
+            verdict=recorded.verdict,
+            has_callback=recorded.has_callback,
+            ended=recorded.ended,
+            anomaly=recorded.anomaly,
         )
         _tell(carried)
         failure = failure or gate.failure
@@ -254,11 +257,11 @@ class Carrier:
         verdict = judge(reply, claim.conversation_id, self._rules.proves_not_appended)
         return refuse_after_cut_offs(verdict, reply, claim.cut_offs, self._rules.max_attempts)
 
-    async def _write_down(self, carried: Carried) -> Settled:
+    async def _write_down(self, carried: Carried) -> ReplyResult:
         """Write the outcome, again and again for a while: what came back must not be lost."""
         for wait in (*WRITE_AGAIN_SECONDS, None):
             try:
-                return await self._settle(carried)
+                return await self._record(carried)
             except Exception as error:
                 _tell_unwritten(carried)
                 if wait is None or not isinstance(error, LedgerUnavailableError):
@@ -266,13 +269,13 @@ class Carrier:
                 await asyncio.sleep(wait)
         raise AssertionError("the last try returns or raises")
 
-    async def _settle(self, carried: Carried) -> Settled:
+    async def _record(self, carried: Carried) -> ReplyResult:
         claim, verdict, now = carried.claim, carried.verdict, self._now()
         wait = 0.0
         if verdict.next is Next.AGAIN and not carried.reply.withheld:
             wait = retry_seconds(claim.number, self._rng.random(), carried.reply.retry_after, now)
         rules = self._rules
-        of = Settlement(
+        record = ReplyRecord(
             claim,
             verdict,
             carried.reply,
@@ -282,10 +285,9 @@ class Carrier:
             rules.hold,
             carried.refusal,
             rules.job_timeout_seconds,
+            listens=rules.webhook_url is not None,
         )
-        if rules.webhook_url is not None:
-            return await self._writer.call(settle_heard, of)
-        return Settled(await self._writer.call(settle, of))
+        return await self._writer.call(record_reply, record)
 
 
 def _event(carried: Carried) -> dict[str, Any]:
@@ -306,8 +308,8 @@ def _event(carried: Carried) -> dict[str, Any]:
 
 def _tell(carried: Carried) -> None:
     event = _event(carried)
-    if carried.remark is not None:
-        log.error("append.anomaly", **event, remark=carried.remark)
+    if carried.anomaly is not None:
+        log.error("append.anomaly", **event, remark=carried.anomaly)
     if carried.verdict.next is Next.FOLLOW:
         log.info("attempt.ended", **event)
     else:

@@ -11,9 +11,9 @@ from uploader import logs
 from uploader.attempt import Carried, Carrier, OpenSource, Rules, Uploads
 from uploader.audio import open_source
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, SlotsHeldError, UploaderError
-from uploader.jobs import Follower, Jobs, tell_call
+from uploader.jobs import Follower, Jobs, log_callback
+from uploader.ledger.callbacks import CallbackResult
 from uploader.ledger.claiming import Claimed, claim
-from uploader.ledger.hearing import Hearing
 from uploader.ledger.lanes import reweigh_lanes
 from uploader.ledger.limit import limit_facts, slot_holders
 from uploader.ledger.reading import last_doubt, latest_completed_jobs, live_jobs, unsent
@@ -21,6 +21,7 @@ from uploader.ledger.thread import Writer
 from uploader.model import Claim, LimitFacts, Next, Order, State
 from uploader.pace import Pace
 from uploader.policy.brake import TROUBLED_LANES, Phase, after_429, after_probe, reason_to_give_up
+from uploader.policy.callbacks import is_webhook_silent
 from uploader.policy.cooldown import (
     Cooldown,
     after_accepted,
@@ -31,7 +32,7 @@ from uploader.policy.cooldown import (
     gives_up_at,
     note_alone,
 )
-from uploader.policy.hearing import Meaning, is_webhook_silent
+from uploader.policy.facts import CallbackEffect
 from uploader.policy.lane_weights import LaneWeights, reweigh
 from uploader.policy.polling import looks_at_once
 from uploader.policy.replies import is_success, loggable_reason
@@ -367,28 +368,28 @@ class Engine:
             self._cooldown = after_accepted(self._cooldown, one.attempt_id)
             # where the answer was lost and a call told of the job, nobody knows when it began
             job = replace(one.job(verdict.job_id, self._now()), watched=is_success(carried.reply.status))
-            self._follower.add(job, heard=carried.heard)
+            self._follower.add(job, heard=carried.has_callback)
             if carried.ended is not None:
                 self._follower.hear_end(job, carried.ended)
         else:
             self._cooldown = after_other_ending(self._cooldown, one.attempt_id)
 
-    def hear(self, hearing: Hearing) -> None:
+    def hear(self, result: CallbackResult) -> None:
         """Take note of a call to the webhook that is in the ledger."""
-        self._calls += hearing.meaning is not Meaning.FORGED
-        tell_call(hearing)
-        if hearing.meaning is Meaning.NOTED:
-            self._carrier.hear(hearing.attempt_id)
-        job = hearing.job
-        if job is None or hearing.account_id != self._account_id:
+        self._calls += result.effect is not CallbackEffect.UNKNOWN_TOKEN
+        log_callback(result)
+        if result.effect is CallbackEffect.DEFERRED:
+            self._carrier.hear(result.attempt_id)
+        job = result.job
+        if job is None or result.account_id != self._account_id:
             return  # what another account's job does, its next run sees
-        if hearing.meaning is Meaning.ACCEPTED:
+        if result.effect is CallbackEffect.ACCEPTED:
             self._follower.add(job, heard=True)
-        if hearing.ended is not None:
-            self._follower.hear_end(job, hearing.ended)
-        elif hearing.is_live:
+        if result.ended is not None:
+            self._follower.hear_end(job, result.ended)
+        else:
             self._follower.hear(job)
-        self._is_claim_due |= hearing.meaning is Meaning.ACCEPTED
+        self._is_claim_due |= result.effect is CallbackEffect.ACCEPTED
         self._changed.set()
 
     def _cool_down(self, carried: Carried) -> None:

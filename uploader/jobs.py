@@ -9,8 +9,8 @@ from typing import Protocol
 
 from uploader import logs
 from uploader.client import JobAnswer
-from uploader.ledger.hearing import Hearing
-from uploader.ledger.outcomes import Ended, JobEnd, distrust_job, end_job, job_overdue, note_job_answer
+from uploader.ledger.callbacks import CallbackResult
+from uploader.ledger.outcomes import JobEnd, distrust_job, end_job, job_overdue, note_job_answer
 from uploader.ledger.thread import Writer
 from uploader.model import JobStatus, LiveJob, State
 from uploader.pace import Pace
@@ -22,7 +22,7 @@ from uploader.policy.durations import (
     lived_seconds,
     next_poll,
 )
-from uploader.policy.hearing import Meaning
+from uploader.policy.facts import CallbackEffect
 from uploader.policy.polling import ANOTHERS_IN_A_ROW, Pause, after_good, after_trouble, odd_seconds, wants_pause
 from uploader.policy.waits import put_off_seconds
 
@@ -154,13 +154,13 @@ class Follower:
         if self.follows(job):
             self._heard.setdefault(job.item_id, 0.0)
 
-    def hear_end(self, job: LiveJob, ended: Ended) -> None:
+    def hear_end(self, job: LiveJob, ended: JobEnd) -> None:
         """Take note that a call to the webhook told the end of a job, which is in the ledger."""
         followed = self._live[job.item_id] if self.follows(job) else replace(job, in_scope=False)
         if not self.follows(job):
             self._ended_early.add(job.job_id)
         if job.watched and ended.state is State.COMPLETED:
-            self.learn([CompletedJob(job.work, ended.job_seconds)])
+            self.learn([CompletedJob(job.work, ended.seconds)])
         self._tell_end(followed, ended)
         self._room()
         self._over(followed)
@@ -326,11 +326,12 @@ class Follower:
         lived = None
         if job.watched and status is JobStatus.COMPLETED:
             lived = lived_seconds(job.accepted_at, one.seen_live_at, now)
-        written = asyncio.shield(self._writer.call(end_job, JobEnd(job, status, now, self._hold, lived)))
+        ended = JobEnd(job, status, now, self._hold, lived)
+        written = asyncio.shield(self._writer.call(end_job, ended))
         # the end is in line for the ledger after this: the claim that takes its slot goes into the same transaction
         await asyncio.sleep(0)
         self._room()
-        ended = await written
+        await written
         if not self.follows(job):
             return  # a call was quicker
         if lived is not None:
@@ -339,9 +340,9 @@ class Follower:
         self._tell_end(job, ended)
         self._over(job)
 
-    def _tell_end(self, job: LiveJob, ended: Ended) -> None:
+    def _tell_end(self, job: LiveJob, ended: JobEnd) -> None:
         level = log.info if ended.state is State.COMPLETED else log.warning
-        level("job.ended", **_event(job), state=ended.state.value, seconds=round(ended.job_seconds, 3))
+        level("job.ended", **_event(job), state=ended.state.value, seconds=round(ended.seconds, 3))
 
     async def _write_overdue(self, job: LiveJob, answer: JobAnswer) -> None:
         reason = (
@@ -390,16 +391,16 @@ def _is_odd(answer: JobAnswer) -> bool:
     return answer.status is None and not wants_pause(answer.http_status, answer.retry_after)
 
 
-def tell_call(hearing: Hearing) -> None:
+def log_callback(result: CallbackResult) -> None:
     """Log a call to the webhook that changed something, or contradicts what is known."""
-    if hearing.job is None:
+    if result.job is None:
         return
-    event = _event(hearing.job)
-    if hearing.remark is not None:
-        log.error("append.anomaly", **event, remark=hearing.remark)
-    elif hearing.meaning is Meaning.DISTRUSTED:
+    event = _event(result.job)
+    if result.anomaly is not None:
+        log.error("append.anomaly", **event, remark=result.anomaly)
+    elif result.effect is CallbackEffect.CONTRADICTORY:
         log.warning("callback.contradictory", **event)
-    elif hearing.meaning is Meaning.ACCEPTED:
+    elif result.effect is CallbackEffect.ACCEPTED:
         log.info("callback.named_job", **event)
 
 

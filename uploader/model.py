@@ -40,6 +40,8 @@ class State(StrEnum):
 LIVE = (State.SENDING, State.SENT, State.ACCEPTED)
 # states that hold a slot, as long as ``slot_until`` is unset or ahead
 SLOTTED = (*LIVE, State.IN_DOUBT)
+# states in which an attempt is out
+UNDER_WAY = (State.SENDING, State.SENT)
 # states that hold the rest of the lane until a person has resolved them
 TROUBLED = (State.FAILED, State.REFUSED, State.IN_DOUBT)
 # states that free the lane for the next item

@@ -15,7 +15,7 @@ from tests.acceptance.batches import Row, make_rows, read_results, write_manifes
 from tests.acceptance.judging import appended, check_appended, check_job_ids, check_one_at_a_time
 from tests.acceptance.place import Place, Server, until
 from tests.integration.servers import free_port
-from uploader.policy.hearing import SIGNATURE_CHARACTERS
+from uploader.policy.callbacks import SIGNATURE_CHARACTERS
 from uploader.sandbox.entries import CallEntry, PollEntry
 
 QUICK = ("run", "m.csv", "--limit", "10", "--doubt-seconds", "2", "--json")

@@ -42,18 +42,19 @@ from uploader.client import Credentials, Expect
 from uploader.client.expectation import NEVER
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError
 from uploader.ledger import Ledger
+from uploader.ledger.callbacks import apply_callback
 from uploader.ledger.claiming import claim, mark
-from uploader.ledger.hearing import hear
 from uploader.ledger.lanes import activate_batch
 from uploader.ledger.loading import account, begin_load, load_rows
-from uploader.ledger.outcomes import settle
+from uploader.ledger.outcomes import record_reply
 from uploader.ledger.recovery import recover
 from uploader.ledger.schema import accounts, attempts, items, lanes
 from uploader.ledger.thread import LedgerThread
 from uploader.model import Claim, JobStatus, Next, Outcome, Row, State
 from uploader.pace import Pace
 from uploader.policy.brake import Brake, Phase
-from uploader.policy.hearing import Call, Meaning, token_hash
+from uploader.policy.callbacks import token_hash
+from uploader.policy.facts import Callback, CallbackEffect
 from uploader.sandbox import Faults, JobFaults, PutFaults, Sandbox, SandboxSettings
 from uploader.way_out import WayOut
 
@@ -585,11 +586,13 @@ async def test_a_call_ends_the_wait_for_an_answer(
 
     async def call(exchange: Exchange) -> None:
         await exchange.read_body()
-        told = Call("called", JobStatus.SCHEDULED)
-        hearing = await at.thread.call(hear, token_hash("secret"), told, time.time(), listening_since=0.0, hold=True)
-        assert hearing.meaning is Meaning.NOTED
-        carrier.hear(hearing.attempt_id)
-        carrier.hear(hearing.attempt_id + 1)  # of an attempt that is over by now
+        told = Callback("called", JobStatus.SCHEDULED)
+        result = await at.thread.call(
+            apply_callback, token_hash("secret"), told, time.time(), listening_since=0.0, hold=True
+        )
+        assert result.effect is CallbackEffect.DEFERRED
+        carrier.hear(result.attempt_id)
+        carrier.hear(result.attempt_id + 1)  # of an attempt that is over by now
         if says is not None:
             await exchange.answer(201, accepted(exchange) | {"jobId": says})
         await exchange.until_left()
@@ -741,7 +744,7 @@ async def test_a_connection_that_ends_while_the_mark_is_written_leaves_it_pendin
     async def note(function: Any) -> None:
         if function is mark:
             asked.set()
-        if function is settle:
+        if function is record_reply:
             settling.set()
 
     async def close_at_the_mark(exchange: Exchange) -> None:
@@ -770,7 +773,7 @@ async def test_an_outcome_that_cannot_be_written_is_written_again(
     failures = [LedgerUnavailableError("full"), LedgerUnavailableError("full")]
 
     async def fail_twice(function: Any) -> None:
-        if function is settle and failures:
+        if function is record_reply and failures:
             raise failures.pop()
 
     path = audio(tmp_path, 1000)
@@ -790,7 +793,7 @@ async def test_an_outcome_that_can_never_be_written_ends_the_run(
     monkeypatch.setattr("uploader.attempt.WRITE_AGAIN_SECONDS", (0.0,))
 
     async def fail(function: Any) -> None:
-        if function is settle:
+        if function is record_reply:
             raise LedgerUnavailableError("full")
 
     path = audio(tmp_path, 1000)
@@ -808,7 +811,7 @@ async def test_a_job_that_cannot_be_written_is_logged_whatever_the_reason(tmp_pa
     """Not for a disk that is full alone: a fault of the program reaches whoever runs the night, the jobId the log."""
 
     async def fail(function: Any) -> None:
-        if function is settle:
+        if function is record_reply:
             raise RuntimeError("a fault of ours")
 
     path = audio(tmp_path, 1000)
@@ -824,7 +827,7 @@ async def test_a_cancelled_attempt_still_writes_its_outcome(tmp_path: Path) -> N
     settling, go_on = asyncio.Event(), asyncio.Event()
 
     async def wait_at_the_outcome(function: Any) -> None:
-        if function is settle:
+        if function is record_reply:
             settling.set()
             await go_on.wait()
 
@@ -837,7 +840,7 @@ async def test_a_cancelled_attempt_still_writes_its_outcome(tmp_path: Path) -> N
             await carrying
         assert at.one(items)["state"] == "sent"
         go_on.set()
-        await at.writer.until_written(settle)
+        await at.writer.until_written(record_reply)
         assert at.one(items)["state"] == "accepted"
 
 

@@ -15,7 +15,15 @@ from uploader.ledger.claiming import Claimed, Mark, claim, mark
 from uploader.ledger.lanes import activate_batch, reweigh_lanes
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import account, begin_load, load_rows, was_begun
-from uploader.ledger.outcomes import JOBS_REMEMBERED, JobEnd, Settlement, end_job, job_overdue, settle, settle_all
+from uploader.ledger.outcomes import (
+    JOBS_REMEMBERED,
+    JobEnd,
+    ReplyRecord,
+    end_job,
+    job_overdue,
+    record_replies,
+    record_reply,
+)
 from uploader.ledger.reading import latest_completed_jobs, live_jobs, result_lines, troubles, unsent
 from uploader.ledger.recovery import rebase_deadlines, recover
 from uploader.ledger.schema import attempts, items, lanes
@@ -125,13 +133,15 @@ class Book:
         """Mark an attempt where its last chunk left, and write down its reply."""
         if reply.last_chunk_left:
             self.mark(one)
-        return self.settle(one, reply, wait)
+        return self.record(one, reply, wait)
 
-    def settle(self, one: Claim, reply: Reply, wait: float = 0.0, refusal: Refusal | None = None) -> State:
+    def record(self, one: Claim, reply: Reply, wait: float = 0.0, refusal: Refusal | None = None) -> State:
         """Write down the reply to an attempt."""
         verdict = judge(reply, one.conversation_id)
         with self.ledger.writing() as connection:
-            settle(connection, Settlement(one, verdict, reply, self.now, wait, DOUBT_SECONDS, self.hold, refusal))
+            record_reply(
+                connection, ReplyRecord(one, verdict, reply, self.now, wait, DOUBT_SECONDS, self.hold, refusal)
+            )
         return verdict.state
 
     def jobs(self) -> list[LiveJob]:
@@ -237,7 +247,7 @@ def test_an_item_goes_from_load_to_completed(book: Book) -> None:
     assert book.states(load) == "sending"
     book.mark(one)
     assert book.states(load) == "sent"
-    assert book.settle(one, accepted("j")) is State.ACCEPTED
+    assert book.record(one, accepted("j")) is State.ACCEPTED
     assert book.states(load) == "accepted"
     book.now += 5
     book.end("j")
@@ -273,7 +283,7 @@ def test_only_the_attempt_that_is_being_sent_is_marked(book: Book) -> None:
     book.mark(one)
     with pytest.raises(RuntimeError, match="its mark is refused"):
         book.mark(one)
-    book.settle(one, CUT)
+    book.record(one, CUT)
     book.claim_one()
     with pytest.raises(RuntimeError, match="its mark is refused"):
         book.mark(one)
@@ -366,14 +376,14 @@ def test_two_answers_of_one_group_with_one_job_are_told_apart(book: Book) -> Non
         book.mark(one)
     reply = accepted("same")
     with book.ledger.writing() as connection:
-        verdicts = settle_all(
+        results = record_replies(
             connection,
             [
-                Settlement(one, judge(reply, one.conversation_id), reply, book.now, 0.0, DOUBT_SECONDS, hold=True)
+                ReplyRecord(one, judge(reply, one.conversation_id), reply, book.now, 0.0, DOUBT_SECONDS, hold=True)
                 for one in claims
             ],
         )
-    assert [verdict.state for verdict in verdicts] == [State.ACCEPTED, State.IN_DOUBT]
+    assert [result.verdict.state for result in results] == [State.ACCEPTED, State.IN_DOUBT]
     assert book.states(load) == "accepted in_doubt"
 
 
@@ -441,8 +451,8 @@ def test_what_a_clock_that_was_ahead_wrote_is_of_now(book: Book) -> None:
     book.now += years
     first, second, third = book.claim(3)
     book.answer(first, LOST)
-    book.settle(second, THROTTLED, refusal=Refusal(3))
-    book.settle(third, THROTTLED, refusal=Refusal())
+    book.record(second, THROTTLED, refusal=Refusal(3))
+    book.record(third, THROTTLED, refusal=Refusal())
     book.now -= years
     with book.ledger.writing() as connection:
         recover(connection, book.now, DOUBT_SECONDS, 7200.0)
@@ -456,9 +466,9 @@ def test_a_stated_limit_lowers_the_claim_for_a_day(book: Book) -> None:
     """What a 429 stated is in force for 24 hours, and the setting again after that."""
     book.load([(one, "a.wav") for one in "cdefg"])
     one, *others = book.claim(3)
-    book.settle(one, THROTTLED, refusal=Refusal(2))
+    book.record(one, THROTTLED, refusal=Refusal(2))
     for other in others:
-        book.settle(other, CUT)
+        book.record(other, CUT)
     answered = book.look()
     assert (len(answered.claims), answered.limit.in_force, answered.limit.stated) == (2, 2, 2)
     book.now += STATED_LIMIT_BELIEVED_SECONDS + 1
@@ -473,19 +483,19 @@ def test_a_refusal_lowers_the_limit_to_what_was_live(book: Book) -> None:
     book.answer(first, accepted("1"))
     book.complete(second)
     step = JOB_SECONDS - JOB_SECONDS / JOBS_REMEMBERED  # that job took no time
-    book.settle(refused, THROTTLED, refusal=Refusal())
+    book.record(refused, THROTTLED, refusal=Refusal())
     facts = book.look().limit
     assert (facts.configured, facts.stated, facts.in_force, facts.live, facts.others) == (5, None, 2, 2, None)
     assert facts.rises_at == book.now + step
     book.now += step
     (one,) = book.claim()
-    book.settle(one, THROTTLED, refusal=Refusal())
+    book.record(one, THROTTLED, refusal=Refusal())
     waiting = book.look()
     assert (waiting.claims, waiting.wake_at) == (
         [],
         book.now + 2 * step,
     )  # the step was refused: the next one waits longer
-    book.settle(again, CUT)
+    book.record(again, CUT)
     book.now += 4 * step
     assert len(book.claim()) == 3
 
@@ -501,7 +511,7 @@ def test_what_a_job_typically_takes_is_learned(book: Book) -> None:
         book.end(job_id)
         typical += (seconds - typical) / JOBS_REMEMBERED
     first, *_ = book.claim()
-    book.settle(first, THROTTLED, refusal=Refusal())
+    book.record(first, THROTTLED, refusal=Refusal())
     assert book.look().limit.rises_at == pytest.approx(book.now + typical)
 
 
@@ -510,7 +520,7 @@ def test_a_refusal_below_what_was_stated_tells_of_others(book: Book) -> None:
     book.limit = 5
     book.load([(one, "a.wav") for one in "cdefg"])
     first, refused = book.claim(2)
-    book.settle(refused, THROTTLED, refusal=Refusal(4))
+    book.record(refused, THROTTLED, refusal=Refusal(4))
     facts = book.look(0).limit
     assert (facts.stated, facts.in_force, facts.live, facts.others) == (4, 1, 1, 3)
     book.now += JOB_SECONDS
@@ -518,7 +528,7 @@ def test_a_refusal_below_what_was_stated_tells_of_others(book: Book) -> None:
     book.now += 2 * JOB_SECONDS
     assert (book.look(0).limit.in_force, book.look(0).limit.others) == (4, None)
     assert len(book.claim()) == 3
-    book.settle(first, CUT)
+    book.record(first, CUT)
 
 
 @pytest.mark.parametrize(("boot", "moved"), [("this boot", 3600.0), ("another boot", 0.0)])
@@ -527,7 +537,7 @@ def test_a_clock_that_jumps_between_two_runs_teaches_nothing(book: Book, boot: s
     """On the same boot what was learned of the limit is as old after a jump of the wall clock as before it."""
     book.load([(one, "a.wav") for one in "cdefg"])
     (one,) = book.claim(1)
-    book.settle(one, THROTTLED, refusal=Refusal())
+    book.record(one, THROTTLED, refusal=Refusal())
     with book.ledger.writing() as connection:
         rebase_deadlines(connection, "this boot", 500.0)
         rebase_deadlines(connection, boot, 500.0 + sign * 3600.0)
@@ -540,9 +550,9 @@ def test_what_was_learned_of_the_limit_outlives_the_run(book: Book) -> None:
     """It is the ledger that knows it: the same command after a crash, or another worker, claims no more."""
     load = book.load([(one, "a.wav") for one in "cdefg"])
     first, second, refused = book.claim(3)
-    book.settle(refused, THROTTLED, refusal=Refusal())
-    book.settle(first, CUT)
-    book.settle(second, CUT)
+    book.record(refused, THROTTLED, refusal=Refusal())
+    book.record(first, CUT)
+    book.record(second, CUT)
     book.crash(load)
     assert len(book.claim()) == 2
 

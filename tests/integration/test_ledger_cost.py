@@ -14,7 +14,7 @@ from uploader.ledger.claiming import Mark, claim, mark
 from uploader.ledger.lanes import activate_batch, reweigh_lanes
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import account, begin_load, load_rows, was_begun
-from uploader.ledger.outcomes import JobEnd, Settlement, end_job, settle
+from uploader.ledger.outcomes import JobEnd, ReplyRecord, end_job, record_reply
 from uploader.ledger.reading import latest_completed_jobs, live_jobs
 from uploader.model import AudioFacts, Claim, FileSignature, JobStatus, Next, Order, Reply, Row
 from uploader.policy.limits import Refusal
@@ -85,8 +85,8 @@ def cost_of_a_life(book: Book, order: Order = Order.LONGEST_LANE_FIRST) -> dict[
             _, cost["mark"] = steps(book, lambda c: mark(c, Mark(one, "hash", book.now)))
         verdict = judge(reply, one.conversation_id)
         refusal = Refusal() if verdict.next is Next.COOL_DOWN else None
-        of = Settlement(one, verdict, reply, book.now, 1.0, DOUBT_SECONDS, book.hold, refusal)
-        _, cost[name] = steps(book, lambda c: settle(c, of))
+        record = ReplyRecord(one, verdict, reply, book.now, 1.0, DOUBT_SECONDS, book.hold, refusal)
+        _, cost[name] = steps(book, lambda c: record_reply(c, record))
 
     first, second, third, fourth = claimed(4)
     settled(first, accepted("j"), "accepted")

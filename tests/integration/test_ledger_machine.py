@@ -195,7 +195,7 @@ class LedgerMachine(RuleBasedStateMachine):
         attempt = data.draw(st.sampled_from(self.under_way))
         good = accepted(f"job-{attempt.claim.attempt_id}")
         reply = data.draw(st.sampled_from([good, good, *AFTER_THE_MARK] if attempt.marked else BEFORE_THE_MARK))
-        self.book.settle(attempt.claim, reply, wait, refusal=Refusal() if reply is THROTTLED else None)
+        self.book.record(attempt.claim, reply, wait, refusal=Refusal() if reply is THROTTLED else None)
         if reply.status in NOT_APPENDED:
             self.service.taken[self._content(attempt.claim)] -= 1
         self.under_way.remove(attempt)

@@ -27,7 +27,7 @@ def book(tmp_path: Path) -> Iterator[Book]:
 def first(book: Book) -> str:
     """The conversation that would go first now; what is claimed for that is pending again."""
     (one,) = book.claim(1)
-    book.settle(one, CUT)
+    book.record(one, CUT)
     book.check_work()
     return one.conversation_id
 

@@ -80,7 +80,7 @@ def doubtful_twins(book: Book) -> Claim:
 
 
 def test_a_job_that_an_untrusted_answer_named_does_not_stay_with_the_item(book: Book) -> None:
-    """Settled as appended without a jobId: the jobId is unknown, and may be named as another append's."""
+    """ReplyResult as appended without a jobId: the jobId is unknown, and may be named as another append's."""
     doubtful_twins(book)
     assert [line.job_id for line in book.lines(book.loads["m.csv"])] == [None, None]
     assert decide(book, first(book), Decision.APPENDED, "j1") is State.ACCEPTED

@@ -9,10 +9,9 @@ from sqlalchemy import delete, select, update
 from structlog.testing import capture_logs
 
 from tests.integration.test_ledger import CUT, DOUBT_SECONDS, LOST, NOT_FOUND, Book, accepted
-from tests.integration.test_ledger_hearing import Listening, listening_in
-from uploader.ledger.outcomes import JobEnd, Settlement, distrust_job, end_job, job_overdue, settle_all
+from tests.integration.test_ledger_callbacks import Listening, listening_in
+from uploader.ledger.outcomes import JobEnd, ReplyRecord, distrust_job, end_job, job_overdue, record_replies
 from uploader.ledger.schema import attempts, items
-from uploader.ledger.settling import settle_heard
 from uploader.model import Claim, Decision, JobStatus, LiveJob, Reply, State
 from uploader.policy.replies import judge
 
@@ -26,15 +25,14 @@ def book(tmp_path: Path) -> Iterator[Listening]:
 
 def answered(book: Book, *replies: tuple[Claim, Reply], calls: bool = False) -> list[MutableMapping[str, Any]]:
     """Write down these replies as one group, and return the anomalies that were logged."""
-    of = [
-        Settlement(one, judge(reply, one.conversation_id), reply, book.now, 0.0, DOUBT_SECONDS, book.hold)
+    records = [
+        ReplyRecord(
+            one, judge(reply, one.conversation_id), reply, book.now, 0.0, DOUBT_SECONDS, book.hold, listens=calls
+        )
         for one, reply in replies
     ]
     with capture_logs() as logged, book.ledger.writing() as connection:
-        if calls:
-            settle_heard(connection, of[0])
-        else:
-            settle_all(connection, of)
+        record_replies(connection, records)
     return [event for event in logged if event["event"] == "outcome.unmatched"]
 
 
@@ -63,9 +61,9 @@ def test_a_callback_was_quicker_than_the_reply(book: Listening, reply: Reply, ca
     load = book.load([("c", "a.wav")])
     one = book.claim_one()
     book.mark(one)
-    book.hear(one, "j")
+    book.callback(one, "j")
     book.crash(load)
-    book.hear(one, "j", "completed")
+    book.callback(one, "j", "completed")
     assert book.states(load) == "completed"
     assert answered(book, (one, reply), calls=calls) == []
     assert book.states(load) == "completed"
@@ -164,7 +162,7 @@ def test_a_callback_was_quicker_than_the_poll(book: Listening, kind: str) -> Non
     one = book.claim_one()
     book.answer(one, accepted("j"))
     (job,) = book.jobs()
-    book.hear(one, "j", "failed")
+    book.callback(one, "j", "failed")
     assert news_of(book, job, kind=kind) == []
     assert book.states(load) == "failed"
 

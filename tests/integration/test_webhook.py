@@ -11,8 +11,9 @@ import pytest
 
 from tests.integration.servers import free_port
 from uploader.errors import LedgerUnavailableError, UsageError
-from uploader.ledger.hearing import Hearing
-from uploader.policy.hearing import Call, Meaning, signed_token, token_hash
+from uploader.ledger.callbacks import CallbackResult
+from uploader.policy.callbacks import signed_token, token_hash
+from uploader.policy.facts import Callback, CallbackEffect
 from uploader.webhook import MOST_BYTES, MOST_CALLS, Listener
 
 KEY = "k"
@@ -25,14 +26,14 @@ class Ledger:
     """A ledger that knows one token, and is as slow or as full as the test says."""
 
     token: str = TOKEN
-    heard: list[Call] = field(default_factory=list)
-    told: list[Hearing] = field(default_factory=list)
+    heard: list[Callback] = field(default_factory=list)
+    told: list[CallbackResult] = field(default_factory=list)
     is_full: bool = False
     fault: Exception | None = None
     may_commit: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: int = 0
 
-    async def call(self, _function: Callable[..., Any], hashed: str, call: Call, _now: float, **_: Any) -> Any:
+    async def call(self, _function: Callable[..., Any], hashed: str, call: Callback, _now: float, **_: Any) -> Any:
         """Write a call down, once that may be."""
         self.waiting += 1
         await self.may_commit.wait()
@@ -41,9 +42,9 @@ class Ledger:
         if self.fault is not None:
             raise self.fault
         if hashed != token_hash(self.token):
-            return Hearing(Meaning.FORGED)
+            return CallbackResult(CallbackEffect.UNKNOWN_TOKEN)
         self.heard.append(call)
-        return Hearing(Meaning.ENDED)
+        return CallbackResult(CallbackEffect.ENDED)
 
 
 @asynccontextmanager
@@ -55,7 +56,7 @@ async def listening(ledger: Ledger | None = None) -> AsyncIterator[tuple[Ledger,
     port = free_port()
     writer: Any = ledger
     async with Listener(
-        "127.0.0.1", port, key=KEY, writer=writer, now=lambda: 1.0, hold=True, heard=ledger.told.append
+        "127.0.0.1", port, key=KEY, writer=writer, now=lambda: 1.0, hold=True, applied=ledger.told.append
     ):
         yield ledger, port
 
@@ -108,7 +109,8 @@ async def test_the_table_of_answers(target: str, body: bytes, status: int, writt
     """200 for what was heard and for a word that says nothing; all else is told apart by nothing but its kind."""
     async with listening() as (ledger, port):
         assert await post(port, target.replace("TOKEN", ledger.token), body) == status
-        assert (len(ledger.heard), sum(event.meaning is Meaning.ENDED for event in ledger.told)) == (written, written)
+        ended = [result for result in ledger.told if result.effect is CallbackEffect.ENDED]
+        assert (len(ledger.heard), len(ended)) == (written, written)
 
 
 @pytest.mark.parametrize("token", ["", "x", "x" * 43, TOKEN[:-1], TOKEN + "x", "x" + TOKEN[1:], "\udcff" * 60])
@@ -137,7 +139,7 @@ async def test_a_call_is_answered_once_it_is_in_the_ledger() -> None:
         assert not call.done()
         ledger.may_commit.set()
         assert await call == 200
-        assert ledger.heard == [Call("j", "completed")]  # type: ignore[arg-type] # a StrEnum equals its text
+        assert ledger.heard == [Callback("j", "completed")]  # type: ignore[arg-type] # a StrEnum equals its text
 
 
 async def test_what_could_not_be_written_is_to_come_again() -> None:
@@ -212,6 +214,6 @@ async def test_where_it_cannot_listen_is_told(host: str) -> None:
     """A port that is taken, an address of another machine, a name that is none."""
     async with listening() as (ledger, port):
         writer: Any = ledger
-        listener = Listener(host, port, key=KEY, writer=writer, now=lambda: 1.0, hold=True, heard=ledger.told.append)
+        listener = Listener(host, port, key=KEY, writer=writer, now=lambda: 1.0, hold=True, applied=ledger.told.append)
         with pytest.raises(UsageError, match="a port that is free"):
             await listener.__aenter__()

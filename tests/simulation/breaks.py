@@ -11,12 +11,14 @@ from unittest.mock import patch
 from sqlalchemy import Connection, func, select, update
 
 from uploader import attempt, results
-from uploader.ledger import claiming, heard, hearing, lanes, matching
+from uploader.ledger import callbacks, claiming, lanes, matching, outcomes
 from uploader.ledger.claiming import Mark
+from uploader.ledger.facts import apply_callbacks
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.schema import items
 from uploader.model import Next, Outcome, Reply, State, Verdict
 from uploader.policy import replies
+from uploader.policy.facts import ResolvedItem
 
 
 @contextmanager
@@ -120,19 +122,19 @@ def item_known_by_path_alone() -> Iterator[None]:
 @contextmanager
 def late_surplus_not_told() -> Iterator[None]:
     """A call that comes too late to stop a retry changes nothing: the append too many stands nowhere in the open."""
-    with patch.object(hearing, "add_remark", _say_nothing):
+    with patch.object(callbacks, "apply_callbacks", _without_anomaly):
         yield
 
 
 @contextmanager
 def surplus_beside_an_answer_not_told() -> Iterator[None]:
     """A call that came while the retry was out is forgotten once that is answered: so is the append too many."""
-    with patch.object(heard, "add_remark", _say_nothing):
+    with patch.object(outcomes, "apply_callbacks", _without_anomaly):
         yield
 
 
-def _say_nothing(_connection: Connection, _item_id: int, _remark: str) -> None:
-    return
+def _without_anomaly(connection: Connection, item_id: int, resolved: ResolvedItem) -> None:
+    apply_callbacks(connection, item_id, resolved._replace(anomaly=None))
 
 
 SIMULATED = {

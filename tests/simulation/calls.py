@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from tests.simulation.clock import Time
 from tests.simulation.world import Job, Put
 from uploader.errors import LedgerUnavailableError
-from uploader.ledger.hearing import Hearing
+from uploader.ledger.callbacks import CallbackResult
 from uploader.model import JobStatus
-from uploader.policy.hearing import Call, Meaning, token_hash
+from uploader.policy.callbacks import token_hash
+from uploader.policy.facts import Callback, CallbackEffect
 
 TRIES = 4
 TRY_AGAIN_SECONDS = 5.0
-Hear = Callable[[str, Call], Awaitable[Hearing]]
+Apply = Callable[[str, Callback], Awaitable[CallbackResult]]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class _Said:
     at: float
     number: int
     token: str = field(compare=False)
-    call: Call = field(compare=False)
+    call: Callback = field(compare=False)
     tries: int = field(compare=False, default=TRIES)
 
 
@@ -45,7 +46,7 @@ class Calls:
         self.habits = habits
         self.broken: set[str] = set()
         """Jobs of what was cut off before its last chunk."""
-        self.heard: dict[str, Meaning] = {}
+        self.heard: dict[str, CallbackEffect] = {}
         """Jobs of which a call was answered, and what the first one meant."""
         self._rng = random.Random(f"calls {seed}")
         self._time = time
@@ -67,13 +68,13 @@ class Calls:
         """Every change of the job's status is said once it comes, or later."""
         if not put.token:
             return
-        self._say(put.token, Call(job.job_id, JobStatus.SCHEDULED), job.begun_at)
+        self._say(put.token, Callback(job.job_id, JobStatus.SCHEDULED), job.begun_at)
         going = job.begun_at if job.ending == "endless" else job.begun_at + (job.ends_at - job.begun_at) / 10
-        self._say(put.token, Call(job.job_id, JobStatus.IN_PROGRESS), going)
+        self._say(put.token, Callback(job.job_id, JobStatus.IN_PROGRESS), going)
         if job.ending != "endless":
-            self._say(put.token, Call(job.job_id, JobStatus(job.ending)), job.ends_at)
+            self._say(put.token, Callback(job.job_id, JobStatus(job.ending)), job.ends_at)
 
-    async def deliver(self, hear: Hear) -> None:
+    async def deliver(self, apply: Apply) -> None:
         """Make the calls that are due, as long as somebody listens."""
         self._more = asyncio.Event()
         while True:
@@ -82,7 +83,7 @@ class Calls:
                 await self._more.wait()
             await self._until(self._on_their_way[0].at)
             if self._on_their_way and self._on_their_way[0].at <= self._time.now:
-                await self._make(heapq.heappop(self._on_their_way), hear)
+                await self._make(heapq.heappop(self._on_their_way), apply)
 
     async def _until(self, at: float) -> None:
         self._more.clear()
@@ -92,35 +93,35 @@ class Calls:
         except TimeoutError:
             return
 
-    async def _make(self, said: _Said, hear: Hear) -> None:
+    async def _make(self, said: _Said, apply: Apply) -> None:
         # whoever dies while it is answered has not answered it
         self._again(said)
         try:
-            hearing = await hear(token_hash(said.token), said.call)
+            result = await apply(token_hash(said.token), said.call)
         except LedgerUnavailableError:
             return
         self._on_their_way = [one for one in self._on_their_way if one.number != said.number]
         heapq.heapify(self._on_their_way)
-        assert (hearing.meaning is Meaning.FORGED) == (said.token == "guessed")
-        if hearing.meaning is not Meaning.FORGED:
-            self.heard.setdefault(said.call.job_id, hearing.meaning)
+        assert (result.effect is CallbackEffect.UNKNOWN_TOKEN) == (said.token == "guessed")
+        if result.effect is not CallbackEffect.UNKNOWN_TOKEN:
+            self.heard.setdefault(said.call.job_id, result.effect)
 
     def _again(self, said: _Said) -> None:
         if said.tries:
             again = _Said(self._time.now + TRY_AGAIN_SECONDS, said.number, said.token, said.call, said.tries - 1)
             heapq.heappush(self._on_their_way, again)
 
-    def _say(self, token: str, call: Call, at: float) -> None:
+    def _say(self, token: str, call: Callback, at: float) -> None:
         habits, rng = self.habits, self._rng
         if rng.random() < habits.forged:
-            self._put_on_its_way("guessed", Call(call.job_id, JobStatus.FAILED), at)
+            self._put_on_its_way("guessed", Callback(call.job_id, JobStatus.FAILED), at)
         if rng.random() < habits.lost:
             return
         late = rng.choice([30.0, 2000.0]) if rng.random() < habits.late else 0.0
         for _ in range(2 if rng.random() < habits.twice else 1):
             self._put_on_its_way(token, call, at + late)
 
-    def _put_on_its_way(self, token: str, call: Call, at: float) -> None:
+    def _put_on_its_way(self, token: str, call: Callback, at: float) -> None:
         self._said += 1
         heapq.heappush(self._on_their_way, _Said(at + self._rng.uniform(0.0, 2.0), self._said, token, call))
         self._more.set()

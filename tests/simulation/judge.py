@@ -8,8 +8,8 @@ from tests.simulation.schedule import World
 from tests.simulation.world import CUT_TAKEN, Job, Put, content_hash
 from uploader.ledger.schema import attempts, items, lanes, resolutions
 from uploader.model import ResultLine, State
+from uploader.policy.facts import CallbackEffect
 from uploader.policy.forecast import audio_seconds
-from uploader.policy.hearing import Meaning
 
 MAY_HAVE_APPENDED = "may have appended it once too often"
 """A doubt that stands in the open beside a job that is known."""
@@ -101,7 +101,7 @@ class Judge:
 
     def _was_in_doubt(self, job: Job) -> bool:
         calls = self._world.calls
-        return calls is not None and calls.heard.get(job.job_id) is Meaning.ACCEPTED
+        return calls is not None and calls.heard.get(job.job_id) is CallbackEffect.ACCEPTED
 
     def _known_job_ids(self, conversation: str) -> set[str]:
         with self._world.ledger.connect() as connection:
@@ -144,7 +144,9 @@ class Judge:
             return
         with self._world.ledger.connect() as connection:
             remarks = connection.execute(select(items.c.remark).where(items.c.remark.is_not(None))).scalars().all()
-            waiting = set(connection.execute(select(attempts.c.heard_job_id).where(attempts.c.heard_waits)).scalars())
+            waiting = set(
+                connection.execute(select(attempts.c.callback_job_id).where(attempts.c.callback_pending)).scalars()
+            )
             connection.rollback()
         told = " ".join(f"{remark} " for remark in remarks).replace(";", " ")
         for job_id in (calls.broken & calls.heard.keys()) - waiting:
@@ -173,7 +175,7 @@ class Judge:
                 )
             ).all()
             past = set(connection.execute(select(attempts.c.job_id).where(attempts.c.job_id.is_not(None))).scalars())
-            past |= set(connection.execute(select(attempts.c.heard_job_id)).scalars())
+            past |= set(connection.execute(select(attempts.c.callback_job_id)).scalars())
             past |= self._world.calls.broken if self._world.calls is not None else set()
             past |= set(connection.execute(select(resolutions.c.job_id)).scalars())
             connection.rollback()

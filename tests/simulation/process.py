@@ -14,8 +14,7 @@ from tests.simulation.world import BEFORE, CUT_TAKEN, EARLY, TOO_QUICKLY, Disk, 
 from uploader.client import Gate, JobAnswer, UploadRequest
 from uploader.client.upload import Upload, WithheldError
 from uploader.errors import LedgerUnavailableError, SourceError
-from uploader.ledger.outcomes import settle
-from uploader.ledger.settling import settle_heard
+from uploader.ledger.outcomes import record_reply
 from uploader.model import ConversationSnapshot, JobStatus, Reply
 
 P = ParamSpec("P")
@@ -61,8 +60,8 @@ class InlineWriter:
     def _apply(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         self._process.check()
         if self._disk.is_full(self._now()):
-            if function in (settle, settle_heard):
-                self._disk.keep_out(args[0].one.conversation_id, str(args[0].one.path))
+            if function is record_reply:
+                self._disk.keep_out(args[0].claim.conversation_id, str(args[0].claim.path))
             raise LedgerUnavailableError("the disk is full")
         with self._ledger.begin() as connection:
             return function(connection, *args, **kwargs)

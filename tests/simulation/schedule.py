@@ -24,7 +24,7 @@ from uploader.client import upload as upload_module
 from uploader.engine import Engine as UploadEngine
 from uploader.engine import Pool, steady_clock
 from uploader.errors import GaveUpError, SlotsHeldError, UploaderError
-from uploader.ledger.hearing import Hearing, hear
+from uploader.ledger.callbacks import CallbackResult, apply_callback
 from uploader.ledger.lanes import activate_batch
 from uploader.ledger.loading import account, begin_load, load_rows
 from uploader.ledger.reading import result_lines
@@ -33,7 +33,7 @@ from uploader.ledger.resolving import Selection, open_items, resolve
 from uploader.ledger.schema import attempts, items, lanes, resolutions
 from uploader.ledger.standing import standing
 from uploader.model import AudioFacts, Decision, FileSignature, Order, Outcome, ResultLine, Row, State
-from uploader.policy.hearing import Call
+from uploader.policy.facts import Callback
 
 TAIL_BYTES = 8
 JOB_TIMEOUT_SECONDS = 400.0
@@ -302,12 +302,13 @@ class World:
         writer = InlineWriter(process, self.ledger, self.disk, lambda: self.time.now)
         since = now()
 
-        async def heard(hashed: str, call: Call) -> Hearing:
-            hearing = await writer.call(hear, hashed, call, now(), listening_since=since, hold=self.plan.hold)
-            engine.hear(hearing)
-            return hearing
+        async def apply(hashed: str, callback: Callback) -> CallbackResult:
+            hold = self.plan.hold
+            result = await writer.call(apply_callback, hashed, callback, now(), listening_since=since, hold=hold)
+            engine.hear(result)
+            return result
 
-        await calls.deliver(heard)
+        await calls.deliver(apply)
 
     async def _watch(self) -> None:
         while True:

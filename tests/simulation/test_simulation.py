@@ -13,7 +13,7 @@ from tests.simulation.schedule import Plan, World, counts, draw_surplus
 from tests.simulation.world import Weather
 from uploader.ledger.schema import attempts
 from uploader.model import State
-from uploader.policy.hearing import Meaning
+from uploader.policy.facts import CallbackEffect
 
 pytestmark = pytest.mark.timeout(0)
 
@@ -112,8 +112,8 @@ def test_nothing_new_starts_after_the_time_that_was_set(seed: int) -> None:
 
 def test_a_service_that_takes_what_was_cut_off_is_told_of(pytestconfig: pytest.Config) -> None:
     """Calls stop the retry, or come too late for it: then the append too many stands in the open (the judge looks)."""
-    wanted = {Meaning.ACCEPTED, Meaning.SURPLUS, Meaning.NOTED}
-    heard: set[Meaning] = set()
+    wanted = {CallbackEffect.ACCEPTED, CallbackEffect.DUPLICATE_APPEND, CallbackEffect.DEFERRED}
+    heard: set[CallbackEffect] = set()
     for seed in range(21, 100):
         world = live(draw_surplus(seed))
         assert world.calls is not None

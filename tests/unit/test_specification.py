@@ -226,12 +226,12 @@ DEMANDS: tuple[Demand, ...] = (
                 "integration/test_sandbox_calls.py::test_every_change_of_the_status_is_told",
             ),
             "Every time the status of the job changes it will be notified on the Webhook Url": (
-                "unit/test_hearing.py::test_the_table_of_calls",
+                "unit/test_facts.py::test_the_table_of_callbacks",
                 "acceptance/test_webhook.py::test_a_lost_answer_is_settled_by_a_call",
                 "integration/test_webhook.py::test_a_call_is_answered_once_it_is_in_the_ledger",
             ),
             '"jobId": ID to be used with Job API, in a call': (
-                "unit/test_hearing.py::test_both_names_of_the_job_are_read_and_nothing_else",
+                "unit/test_callbacks.py::test_both_names_of_the_job_are_read_and_nothing_else",
                 "integration/test_sandbox_calls.py::test_a_job_may_be_named_id",
             ),
             "Valid statuses: scheduled, in_progress, completed, failed": (

@@ -26,7 +26,7 @@ from uploader.client import Client, Expect, TimeLimits
 from uploader.engine import Engine, Pool
 from uploader.errors import ExitCode, ResultsUnavailableError, UploaderError
 from uploader.ledger import Ledger
-from uploader.ledger.hearing import webhook_key
+from uploader.ledger.callbacks import webhook_key
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import close_repeat
 from uploader.ledger.orphans import find_orphans
@@ -43,9 +43,9 @@ from uploader.ledger.sending import ToSend, elsewhere, lanes_to_send
 from uploader.ledger.standing import Standing, keep_counts, standing
 from uploader.ledger.thread import LedgerThread
 from uploader.model import Order, State
+from uploader.policy.callbacks import signed_token
 from uploader.policy.endings import ending
 from uploader.policy.forecast import forecast_batch, pace_of
-from uploader.policy.hearing import signed_token
 from uploader.policy.waiting import Standstill
 from uploader.settings import Settings, host_and_port
 from uploader.status.summary import ManifestWarning, Summary
@@ -175,7 +175,7 @@ class BatchRun:
 
         host, port = host_and_port(self._settings.webhook)
         hold = self._settings.lanes.hold
-        return Listener(host, port, key=key, writer=thread, now=self._now, hold=hold, heard=engine.hear)
+        return Listener(host, port, key=key, writer=thread, now=self._now, hold=hold, applied=engine.hear)
 
     async def _run_engine(self, engine: Engine) -> UploaderError | None:
         wanted = self._settings.progress == "auto"

@@ -10,8 +10,8 @@ from sqlalchemy import Connection, RowMapping, and_, bindparam, func, insert, se
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.schema import attempts, batches, items, lanes, loads
 from uploader.model import Claim, LimitFacts, Order, State
+from uploader.policy.callbacks import token_hash
 from uploader.policy.forecast import audio_seconds
-from uploader.policy.hearing import token_hash
 
 # What every claim says to the ledger is built once: putting a statement together costs more than running it.
 
@@ -75,7 +75,7 @@ _BEGIN_ATTEMPTS = insert(attempts).returning(attempts.c.id, sort_by_parameter_or
 _EARLIER = attempts.alias("earlier")
 
 _EARLIER_WAS_HEARD = select(_EARLIER.c.id).where(
-    _EARLIER.c.item_id == bindparam("item"), _EARLIER.c.heard_waits, _EARLIER.c.number < bindparam("number")
+    _EARLIER.c.item_id == bindparam("item"), _EARLIER.c.callback_pending, _EARLIER.c.number < bindparam("number")
 )
 """Whether a call has told meanwhile that an earlier attempt became a job."""
 

@@ -31,6 +31,11 @@ TO_3: Sequence[str] = (
     "ALTER TABLE resolutions RENAME COLUMN settled_by TO resolved_by",
     "CREATE INDEX resolutions_item ON resolutions (item_id)",
     "CREATE INDEX resolutions_job ON resolutions (job_id)",
+    "DROP INDEX attempts_heard",
+    "ALTER TABLE attempts RENAME COLUMN heard_job_id TO callback_job_id",
+    "ALTER TABLE attempts RENAME COLUMN heard_status TO callback_status",
+    "ALTER TABLE attempts RENAME COLUMN heard_waits TO callback_pending",
+    "CREATE INDEX attempts_callback ON attempts (callback_job_id) WHERE callback_job_id IS NOT NULL",
     # so that status and recovery read nothing of earlier nights
     "ALTER TABLE batches ADD COLUMN counted JSON",
     "CREATE INDEX batches_name ON batches (name)",

@@ -1,20 +1,22 @@
-"""What came of an attempt, and of the job after it."""
+"""Records the outcomes of attempts, and the ends of their jobs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from math import inf
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Boolean, Connection, and_, bindparam, case, or_, select, union_all, update
 
+from uploader.ledger.facts import apply_callbacks, pending_callbacks
 from uploader.ledger.lanes import recompute_ready
 from uploader.ledger.limit import ACCOUNT_OF_ITEM, save_refusal
 from uploader.ledger.reading import latest_completed_jobs
 from uploader.ledger.schema import accounts, attempts, items, lanes
 from uploader.ledger.unmatched import report_job, report_outcomes
 from uploader.model import Claim, JobStatus, LiveJob, Outcome, Reply, State, Verdict
+from uploader.policy.facts import ItemFacts, ResolvedItem, resolve_item
 from uploader.policy.forecast import audio_seconds
 from uploader.policy.limits import Refusal
 from uploader.policy.replies import counts_against_file, distrust
@@ -41,7 +43,7 @@ _CLOSE_ATTEMPT = (
         reason=bindparam("because"),
         bytes_sent=bindparam("bytes"),
         job_id=case((_KEEPS_JOB, attempts.c.job_id), else_=bindparam("job")),
-        heard_waits=False,
+        callback_pending=False,
     )
 )
 
@@ -132,99 +134,22 @@ _DISTRUST_JOB = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """An item whose job ended, as told to the log. ``job_seconds`` is the job's whole life."""
-
-    item_id: int
-    state: State
-    job_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """What came of one attempt, to be written down.
-
-    ``verdict``: what its reply means. ``now``: seconds since the epoch. ``wait``: how long the lane waits before it is
-    tried again, in seconds. ``doubt_seconds``: how long doubt keeps a slot as long as no job has ended. ``hold``:
-    whether trouble holds the rest of a lane. ``refusal``: a 429 about the limit, which teaches something of it.
-    """
-
-    one: Claim
-    verdict: Verdict
-    reply: Reply
-    now: float
-    wait: float
-    doubt_seconds: float
-    hold: bool
-    refusal: Refusal | None = None
-    job_timeout_seconds: float = inf
-
-
-def settle(connection: Connection, of: Settlement) -> Verdict:
-    """Write down what came of an attempt; see ``settle_all``."""
-    return settle_all(connection, [of])[0]
-
-
-def settle_all(connection: Connection, settlements: Sequence[Settlement]) -> list[Verdict]:
-    """Write down what came of several attempts: the same as one after the other.
-
-    Returns:
-        What each means in the end: an answer with the jobId of another item is in doubt.
-    """
-    settlements = distrust_known_jobs(connection, settlements)
-    write_all(connection, settlements)
-    return [of.verdict for of in settlements]
-
-
-def distrust_known_jobs(connection: Connection, settlements: Sequence[Settlement]) -> Sequence[Settlement]:
-    """Put in doubt what was answered with a jobId that another item has, in the ledger or in this group."""
-    jobs = [of.verdict.job_id for of in settlements if of.verdict.state is State.ACCEPTED]
-    if not jobs:
-        return settlements
-    owners: dict[str | None, int] = {}
-    for job_id, item_id in connection.execute(_OWNERS, {"jobs": jobs, "item": settlements[0].one.item_id}):
-        owners.setdefault(job_id, item_id)
-    return [_distrusted(of, owners) for of in settlements]
-
-
-def _distrusted(of: Settlement, owners: dict[str | None, int]) -> Settlement:
-    """An accepted attempt, in doubt where its job has another owner, which it becomes where there is none."""
-    if of.verdict.state is not State.ACCEPTED or owners.setdefault(of.verdict.job_id, of.one.item_id) == of.one.item_id:
-        return of
-    return replace(of, verdict=distrust(of.verdict))
-
-
-def write_all(connection: Connection, settlements: Sequence[Settlement]) -> None:
-    """Write down what came of several attempts, as their verdicts say."""
-    accepted = [of for of in settlements if of.verdict.state is State.ACCEPTED]
-    if accepted:
-        # their lanes stay as they are: nothing may go behind a live item
-        _write_down(connection, accepted)
-    for of in settlements:
-        if of.verdict.state is not State.ACCEPTED:
-            is_changed = _write_down(connection, [of])
-            go_on(connection, of, is_changed=is_changed)
-
-
-@dataclass(frozen=True, slots=True)
-class JobEnd:
-    """The end of one job, to be written down.
-
-    ``status``: how it ended. ``now``: seconds since the epoch. ``hold``: whether trouble holds the rest of a lane.
-    ``lived_seconds``: the job's lifetime as far as it is known, None where it tells nothing of other jobs.
-    """
+class JobEnd(NamedTuple):
+    """The end of one job."""
 
     job: LiveJob
     status: JobStatus
+    # seconds since the epoch
     now: float
+    # trouble holds the rest of a lane
     hold: bool
+    # the job's lifetime as far as it is known, None where it tells nothing of other jobs
     lived_seconds: float | None = None
 
     @property
     def state(self) -> State:
         """The item's state after it."""
-        return State.COMPLETED if self.status is JobStatus.COMPLETED else State.FAILED
+        return resolve_item(ItemFacts(State.ACCEPTED, self.job.job_id, polled=self.status)).state
 
     @property
     def seconds(self) -> float:
@@ -232,12 +157,90 @@ class JobEnd:
         return max(self.now - self.job.accepted_at, 0.0)
 
 
-def end_job(connection: Connection, end: JobEnd) -> Ended:
+class ReplyRecord(NamedTuple):
+    """The reply to one attempt, to be recorded."""
+
+    claim: Claim
+    # of the reply by itself
+    verdict: Verdict
+    reply: Reply
+    # seconds since the epoch
+    now: float
+    # seconds before the lane is tried again
+    wait: float
+    # seconds that doubt keeps a slot as long as no job has ended
+    doubt_seconds: float
+    # trouble holds the rest of a lane
+    hold: bool
+    # a 429 about the limit
+    refusal: Refusal | None = None
+    job_timeout_seconds: float = inf
+    # the run has a webhook: callbacks may be pending
+    listens: bool = False
+
+
+class ReplyResult(NamedTuple):
+    """The recorded outcome of an attempt: the verdict after callbacks, and what they have told of its job."""
+
+    verdict: Verdict
+    has_callback: bool = False
+    ended: JobEnd | None = None
+    anomaly: str | None = None
+
+
+def record_reply(connection: Connection, record: ReplyRecord) -> ReplyResult:
+    """Record the reply to an attempt; see ``record_replies``."""
+    return record_replies(connection, [record])[0]
+
+
+def record_replies(connection: Connection, records: Sequence[ReplyRecord]) -> list[ReplyResult]:
+    """Record the replies to several attempts, one of each item: the same as one after the other.
+
+    An answer with the jobId of another item is in doubt; a callback that is pending is applied.
+    """
+    records = _distrust_known_jobs(connection, records)
+    listening = [one.claim.item_id for one in records if one.listens]
+    pending = pending_callbacks(connection, listening) if listening else {}
+    resolved = [
+        (one, resolve_item(ItemFacts.after(one.verdict, one.claim.number, pending.get(one.claim.item_id, ()))))
+        for one in records
+    ]
+    alone = {one.claim.item_id for one in records if one.verdict.state is not State.ACCEPTED} | pending.keys()
+    # the common case is one statement for each table: nothing may go behind an item that is live, so lanes stay
+    together = [(one, item) for one, item in resolved if one.claim.item_id not in alone]
+    if together:
+        _write(connection, together)
+    return [
+        _record_alone(connection, one, item) if one.claim.item_id in alone else ReplyResult(one.verdict)
+        for one, item in resolved
+    ]
+
+
+def _distrust_known_jobs(connection: Connection, records: Sequence[ReplyRecord]) -> Sequence[ReplyRecord]:
+    """Put in doubt what was answered with a jobId that another item has, in the ledger or in this group."""
+    jobs = [one.verdict.job_id for one in records if one.verdict.state is State.ACCEPTED]
+    if not jobs:
+        return records
+    owners: dict[str | None, int] = {}
+    for job_id, item_id in connection.execute(_OWNERS, {"jobs": jobs, "item": records[0].claim.item_id}):
+        owners.setdefault(job_id, item_id)
+    return [_distrusted(one, owners) for one in records]
+
+
+def _distrusted(record: ReplyRecord, owners: dict[str | None, int]) -> ReplyRecord:
+    """Put an accepted attempt in doubt where its job has another owner; where it has none, the item becomes it."""
+    job_id, item_id = record.verdict.job_id, record.claim.item_id
+    if record.verdict.state is not State.ACCEPTED or owners.setdefault(job_id, item_id) == item_id:
+        return record
+    return record._replace(verdict=distrust(record.verdict))
+
+
+def end_job(connection: Connection, end: JobEnd) -> None:
     """Record the end of a job, release its slot, and update the account's job durations."""
-    return end_jobs(connection, [end])[0]
+    end_jobs(connection, [end])
 
 
-def end_jobs(connection: Connection, ends: Sequence[JobEnd]) -> list[Ended]:
+def end_jobs(connection: Connection, ends: Sequence[JobEnd]) -> None:
     """Record the ends of several jobs: the same as one after the other."""
     # an end that was recorded before teaches nothing, which the items' states tell as long as they are the old ones
     durations = {end.job.item_id: _duration(end) for end in ends if end.job.watched}
@@ -249,7 +252,6 @@ def end_jobs(connection: Connection, ends: Sequence[JobEnd]) -> list[Ended]:
             report_job(connection, end.job, f"ended as {end.status.value}")
     for hold, same in groupby(ends, key=attrgetter("hold")):
         recompute_ready(connection, [end.job.lane_id for end in same], hold=hold)
-    return [Ended(end.job.item_id, end.state, end.seconds) for end in ends]
 
 
 def job_overdue(
@@ -321,79 +323,70 @@ def _ending(end: JobEnd) -> dict[str, Any]:
     }
 
 
-def close_attempt(connection: Connection, of: Settlement) -> None:
-    """Write down an attempt's own end, and nothing of its item."""
-    connection.execute(_CLOSE_ATTEMPT, _closing(of))
-
-
-def change_items(connection: Connection, settlements: Sequence[Settlement]) -> bool:
-    """Write down what becomes of the items alone; report an item that has moved on without an explanation.
+def _write(connection: Connection, resolved: Sequence[tuple[ReplyRecord, ResolvedItem]]) -> bool:
+    """Write outcomes of attempts and of their items; report an item that has moved on without an explanation.
 
     Returns:
         Whether each item was changed.
     """
-    changed = connection.execute(_OUTCOME, [_change(connection, of) for of in settlements])
-    if changed.rowcount == len(settlements):
+    connection.execute(_CLOSE_ATTEMPT, [_closing(one, item.attempt_verdict or one.verdict) for one, item in resolved])
+    verdicts = [(one, item.verdict or one.verdict) for one, item in resolved]
+    changed = connection.execute(_OUTCOME, [_change(connection, one, verdict) for one, verdict in verdicts])
+    if changed.rowcount == len(resolved):
         return True
-    report_outcomes(connection, [(of.one, of.verdict) for of in settlements])
+    report_outcomes(connection, [(one.claim, verdict) for one, verdict in verdicts])
     return False
 
 
-def _write_down(connection: Connection, settlements: Sequence[Settlement]) -> bool:
-    connection.execute(_CLOSE_ATTEMPT, [_closing(of) for of in settlements])
-    return change_items(connection, settlements)
+def _record_alone(connection: Connection, record: ReplyRecord, item: ResolvedItem) -> ReplyResult:
+    """Record an outcome that changes more than attempt and item: the limit, the lane, other attempts, or a job."""
+    claim, verdict = record.claim, item.verdict or record.verdict
+    is_changed = _write(connection, [(record, item)])
+    apply_callbacks(connection, claim.item_id, item)
+    if record.refusal is not None:
+        save_refusal(connection, claim.item_id, record.refusal, record.now)
+    if verdict.state is State.PENDING and is_changed:
+        until = record.now + record.wait if record.wait else 0.0
+        connection.execute(_PUT_OFF, {"lane": claim.lane_id, "until": until, "work": claim.work})
+    recompute_ready(connection, [claim.lane_id], hold=record.hold)
+    ended = None
+    if item.job_id is not None and item.job_status is not None and item.job_status.ended:
+        job = replace(claim.job(item.job_id, record.now), watched=False)
+        ended = JobEnd(job, item.job_status, record.now, record.hold)
+        end_job(connection, ended)
+    return ReplyResult(verdict, item.job_status is not None, ended, item.anomaly)
 
 
-def _closing(of: Settlement) -> dict[str, Any]:
-    """What is written down of the attempt."""
+def _closing(record: ReplyRecord, verdict: Verdict) -> dict[str, Any]:
+    """Return the parameters of an attempt's end."""
     return {
-        "attempt": of.one.attempt_id,
-        "now": of.now,
-        "outcome_is": of.verdict.outcome,
-        "status": of.reply.status,
-        "because": of.verdict.reason,
-        "bytes": of.reply.bytes_sent,
-        "job": of.verdict.job_id,
+        "attempt": record.claim.attempt_id,
+        "now": record.now,
+        "outcome_is": verdict.outcome,
+        "status": record.reply.status,
+        "because": verdict.reason,
+        "bytes": record.reply.bytes_sent,
+        "job": verdict.job_id,
     }
 
 
-def _change(connection: Connection, of: Settlement) -> dict[str, Any]:
-    """What becomes of the item."""
-    verdict, reply = of.verdict, of.reply
-    accepted, doubtful = verdict.state is State.ACCEPTED, verdict.state is State.IN_DOUBT
-    refused = verdict.state is State.REFUSED
+def _change(connection: Connection, record: ReplyRecord, verdict: Verdict) -> dict[str, Any]:
+    """Return the parameters of an item's change."""
+    accepted, refused = verdict.state is State.ACCEPTED, verdict.state is State.REFUSED
+    keeps = (record.now, record.doubt_seconds, record.job_timeout_seconds)
+    doubtful = verdict.state is State.IN_DOUBT
     return {
-        "item": of.one.item_id,
-        "number": of.one.number,
-        "now": of.now,
+        "item": record.claim.item_id,
+        "number": record.claim.number,
+        "now": record.now,
         "becomes": verdict.state,
         "because": None if accepted else verdict.reason,
-        "status": reply.status,
+        "status": record.reply.status,
         "job": verdict.job_id,
         # also the last cut-off counts, so that a count of 0 shows a refusal for the file's sake (IS_REFUSED_FOR_FILE)
-        "cut_off": int(counts_against_file(verdict, reply) or (refused and reply.status is None)),
-        "file_failed": refused and bool(reply.source_failure),
+        "cut_off": int(counts_against_file(verdict, record.reply) or (refused and record.reply.status is None)),
+        "file_failed": refused and bool(record.reply.source_failure),
         "accepted": accepted,
         "finished": refused,
-        "keeps_slot_until": (
-            slot_until(connection, of.one.item_id, of.now, of.doubt_seconds, of.job_timeout_seconds)
-            if doubtful
-            else None
-        ),
+        "keeps_slot_until": slot_until(connection, record.claim.item_id, *keeps) if doubtful else None,
     }
-
-
-def go_on(connection: Connection, of: Settlement, *, is_changed: bool) -> None:
-    """Do to limit and lane what an attempt that was not accepted does to them.
-
-    Args:
-        connection: A connection in a transaction.
-        of: What came of the attempt.
-        is_changed: Whether its item was changed: one that has moved on does not wait in its lane again.
-    """
-    if of.refusal is not None:
-        save_refusal(connection, of.one.item_id, of.refusal, of.now)
-    if of.verdict.state is State.PENDING and is_changed:
-        until = of.now + of.wait if of.wait else 0.0
-        connection.execute(_PUT_OFF, {"lane": of.one.lane_id, "until": until, "work": of.one.work})
-    recompute_ready(connection, [of.one.lane_id], hold=of.hold)

@@ -8,12 +8,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, case, select, update
 
-from uploader.ledger.heard import heard_of, take_effect
+from uploader.ledger.facts import accept_item, apply_callbacks, pending_callbacks
 from uploader.ledger.lanes import add_to_backlog
 from uploader.ledger.outcomes import slot_until
 from uploader.ledger.schema import IS_UNFINISHED, accounts, attempts, items, ledger
 from uploader.model import SLOTTED, Next, Outcome, State, Verdict
-from uploader.policy.hearing import after_hearing
+from uploader.policy.facts import WITH_JOB, AttemptFacts, ItemFacts, resolve_item
 
 SENT = Verdict(
     Outcome.IN_DOUBT,
@@ -31,12 +31,6 @@ _RECOVER = (
     .values(state=bindparam("becomes"), error=bindparam("because"), slot_until=bindparam("keeps_slot_until"))
 )
 
-_ACCEPT = (
-    update(items)
-    .where(items.c.id == bindparam("item"))
-    .values(state=State.ACCEPTED, error=None, job_id=bindparam("job"), accepted_at=bindparam("now"))
-)
-
 _CLOSE_ATTEMPT = (
     update(attempts)
     .where(attempts.c.item_id == bindparam("item"), attempts.c.ended_at.is_(None))
@@ -45,7 +39,7 @@ _CLOSE_ATTEMPT = (
         reason=bindparam("because"),
         ended_at=bindparam("now"),
         job_id=bindparam("job"),
-        heard_waits=False,
+        callback_pending=False,
     )
 )
 
@@ -96,9 +90,12 @@ def recover(
         connection.execute(_NO_FUTURE_SLOTS, {"last": now + max(job_timeout_seconds, doubt_seconds)})
     connection.execute(_NO_FUTURE_LIMITS, {"now": now})
     keeps = (doubt_seconds, job_timeout_seconds)
-    found = [_settle_left(connection, row, SENT, now, keeps) for row in _left(connection, State.SENT)]
-    found += [_settle_left(connection, row, UNSENT, now, keeps) for row in _left(connection, State.SENDING)]
-    return found.count(State.PENDING), found.count(State.IN_DOUBT)
+    states = []
+    for left_as, verdict in ((State.SENT, SENT), (State.SENDING, UNSENT)):
+        left = connection.execute(_LEFT, {"left_as": left_as}).all()
+        pending = pending_callbacks(connection, [item.id for item in left])
+        states += [_recover_item(connection, item, verdict, pending.get(item.id, ()), now, keeps) for item in left]
+    return states.count(State.PENDING), states.count(State.IN_DOUBT)
 
 
 def boot_clock() -> tuple[str, float]:
@@ -129,26 +126,29 @@ def rebase_deadlines(connection: Connection, boot_id: str, clock_offset: float) 
     connection.execute(_NOTE_CLOCK, {"boot": boot_id, "offset": clock_offset})
 
 
-def _left(connection: Connection, state: State) -> Sequence[Row[Any]]:
-    return connection.execute(_LEFT, {"left_as": state}).all()
-
-
-def _settle_left(
-    connection: Connection, item: Row[Any], verdict: Verdict, now: float, keeps: tuple[float, float]
+def _recover_item(
+    connection: Connection,
+    item: Row[Any],
+    verdict: Verdict,
+    pending: Sequence[AttemptFacts],
+    now: float,
+    keeps: tuple[float, float],
 ) -> State:
-    """Write down what is known of an attempt that a dead run left."""
-    heard = heard_of(connection, item.id, item.attempts)
-    meant = after_hearing(verdict, heard.own, heard.earlier)
-    if meant.state is State.ACCEPTED:
-        connection.execute(_ACCEPT, {"item": item.id, "job": meant.job_id, "now": now})
+    """Write the outcome of an attempt that a dead run left, and return its item's state."""
+    resolved = resolve_item(ItemFacts.after(verdict, item.attempts, pending))
+    state = resolved.state
+    if resolved.state in WITH_JOB:
+        # its end may be known, and is left to a poll: that one logs it
+        state = State.ACCEPTED
+        accept_item(connection, item.id, resolved.job_id, now)
     else:
-        until = slot_until(connection, item.id, now, *keeps) if meant.state is State.IN_DOUBT else None
-        told = {"becomes": meant.state, "because": meant.reason, "keeps_slot_until": until}
+        until = slot_until(connection, item.id, now, *keeps) if state is State.IN_DOUBT else None
+        told = {"becomes": state, "because": verdict.reason, "keeps_slot_until": until}
         connection.execute(_RECOVER, {"item": item.id, **told})
-    if meant.state is State.PENDING:
+    if state is State.PENDING:
         add_to_backlog(connection, item.id)
-    own = verdict if heard.own is None else meant
+    own = resolved.attempt_verdict or verdict
     closed = {"outcome_is": own.outcome, "because": own.reason, "now": now, "job": own.job_id}
     connection.execute(_CLOSE_ATTEMPT, {"item": item.id, **closed})
-    take_effect(connection, item.id, item.attempts, verdict, heard)
-    return meant.state
+    apply_callbacks(connection, item.id, resolved)
+    return state

@@ -257,11 +257,11 @@ attempts = Table(
     # the conversation's snapshot before the attempt ([doubt] look_before)
     Column("messages_before", Integer),
     Column("last_end_before", String),
-    # the hash of the token in its webhookUrl; what a call said, and whether that waits for the item's outcome
+    # the hash of the token in its webhookUrl; its callback, pending while the item is under way
     Column("token_hash", String),
-    Column("heard_job_id", String),
-    Column("heard_status", String),
-    Column("heard_waits", Boolean, nullable=False, default=False),
+    Column("callback_job_id", String),
+    Column("callback_status", String),
+    Column("callback_pending", Boolean, nullable=False, default=False),
     UniqueConstraint("item_id", "number"),
     Index(
         "attempts_token",
@@ -270,9 +270,9 @@ attempts = Table(
         sqlite_where=text("token_hash IS NOT NULL"),
     ),
     Index(
-        "attempts_heard",
-        "heard_job_id",
-        sqlite_where=text("heard_job_id IS NOT NULL"),
+        "attempts_callback",
+        "callback_job_id",
+        sqlite_where=text("callback_job_id IS NOT NULL"),
     ),
 )
 

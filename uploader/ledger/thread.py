@@ -14,12 +14,11 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from uploader.errors import LedgerUnavailableError
+from uploader.ledger.callbacks import apply_callback
 from uploader.ledger.claiming import claim, mark, mark_all
-from uploader.ledger.hearing import hear
 from uploader.ledger.lanes import reweigh_lanes
 from uploader.ledger.opening import Ledger
-from uploader.ledger.outcomes import end_job, end_jobs, settle, settle_all
-from uploader.ledger.settling import settle_all_heard, settle_heard
+from uploader.ledger.outcomes import end_job, end_jobs, record_replies, record_reply
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,8 +36,7 @@ Together = Callable[[Connection, list[Any]], Sequence[Any] | None]
 
 TOGETHER: dict[Callable[..., Any], Together] = {
     mark: mark_all,
-    settle: settle_all,
-    settle_heard: settle_all_heard,
+    record_reply: record_replies,
     end_job: end_jobs,
 }
 """What every item goes through: a statement for all that wait costs little more than for one.
@@ -82,7 +80,7 @@ class _Write:
         self.result = self.function(connection, *self.args, **self.kwargs)
 
 
-_TURNS: dict[Callable[..., Any], int] = {hear: 0, mark: 1, claim: 3}
+_TURNS: dict[Callable[..., Any], int] = {apply_callback: 0, mark: 1, claim: 3}
 
 
 class LedgerThread:

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from sqlalchemy import Connection, RowMapping, and_, bindparam, exists, select
 
 from uploader import logs
-from uploader.ledger.heard import add_remark
+from uploader.ledger.facts import add_anomaly
 from uploader.ledger.schema import attempts, items, resolutions
 from uploader.model import Claim, LiveJob, Outcome, State, Verdict
-from uploader.policy.hearing import WITH_JOB
+from uploader.policy.facts import WITH_JOB
 
 log = logs.get_logger()
 
@@ -37,7 +37,7 @@ def report_outcomes(connection: Connection, outcomes: Iterable[tuple[Claim, Verd
             continue
         remark = f"attempt {claim.number} ended as {verdict.outcome.value}{_as_job(verdict.job_id)} {_too_late(item)}"
         if verdict.job_id is not None:
-            add_remark(connection, claim.item_id, remark)
+            add_anomaly(connection, claim.item_id, remark)
         _log(claim, claim.number, verdict.job_id, item, remark)
 
 

@@ -16,9 +16,10 @@ from aiohttp.web_protocol import RequestHandler
 
 from uploader import logs
 from uploader.errors import LedgerUnavailableError, UsageError
-from uploader.ledger.hearing import Hearing, hear
+from uploader.ledger.callbacks import CallbackResult, apply_callback
 from uploader.ledger.thread import Writer
-from uploader.policy.hearing import Call, Meaning, is_signed, read_call, token_hash
+from uploader.policy.callbacks import is_signed, read_callback, token_hash
+from uploader.policy.facts import Callback, CallbackEffect
 from uploader.text import Sanitizer
 from uploader.webhook.connections import Connections
 
@@ -98,7 +99,7 @@ class Listener:
         writer: The ledger's writer.
         now: Returns the time in seconds since the epoch, never running backwards.
         hold: A failure holds the rest of its lane.
-        heard: Receives the result of every recorded callback.
+        applied: Receives the result of every recorded callback.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class Listener:
         writer: Writer,
         now: Callable[[], float],
         hold: bool,
-        heard: Callable[[Hearing], None],
+        applied: Callable[[CallbackResult], None],
     ) -> None:
         self._host = host
         self._port = port
@@ -118,7 +119,7 @@ class Listener:
         self._writer = writer
         self._now = now
         self._hold = hold
-        self._heard = heard
+        self._applied = applied
         self._since = now()
         self._calls = 0
         self._has_logged_unknown = False
@@ -182,14 +183,14 @@ class Listener:
             return HTTPStatus.REQUEST_TIMEOUT
         if body is None:
             return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-        read = read_call(_json(body))
+        read = read_callback(_json(body))
         if read is None:
             return HTTPStatus.BAD_REQUEST
         job_id, status = read
         if status is None:
             self._log_unknown_status(job_id)
             return HTTPStatus.OK  # a word that is not documented: to have it sent again would tell no more
-        return await self._take_turn(request.protocol, token, Call(job_id, status))
+        return await self._take_turn(request.protocol, token, Callback(job_id, status))
 
     def _log_unknown_status(self, job_id: str) -> None:
         """Log the first callback with an unknown status; the job endpoint may explain it."""
@@ -197,36 +198,38 @@ class Listener:
             self._has_logged_unknown = True
             log.warning("callback.status_unknown", jobId=job_id)
 
-    async def _take_turn(self, caller: RequestHandler, token: str, call: Call) -> HTTPStatus:
+    async def _take_turn(self, caller: RequestHandler, token: str, callback: Callback) -> HTTPStatus:
         """Record a callback, unless too many wait for the ledger."""
         if self._calls >= MOST_CALLS:
             return HTTPStatus.SERVICE_UNAVAILABLE
         self._calls += 1
         self._server.callers.begin_answer(caller)
         try:
-            return await self._write_down(token, call)
+            return await self._record(token, callback)
         finally:
             self._calls -= 1
             _close(self._server.callers.end_answer(caller))
 
-    async def _write_down(self, token: str, call: Call) -> HTTPStatus:
+    async def _record(self, token: str, callback: Callback) -> HTTPStatus:
         hashed = token_hash(token)
         try:
-            hearing = await asyncio.shield(self._hear(hashed, call))
+            result = await asyncio.shield(self._apply(hashed, callback))
         except LedgerUnavailableError:
-            fields = {"jobId": call.job_id, "status": call.status.value}
+            fields = {"jobId": callback.job_id, "status": callback.status.value}
             log.warning("callback.unwritten", **fields)
             return HTTPStatus.SERVICE_UNAVAILABLE
         except Exception:
-            log.exception("callback.failed", jobId=call.job_id)
+            log.exception("callback.failed", jobId=callback.job_id)
             return HTTPStatus.SERVICE_UNAVAILABLE
-        return HTTPStatus.NOT_FOUND if hearing.meaning is Meaning.FORGED else HTTPStatus.OK
+        return HTTPStatus.NOT_FOUND if result.effect is CallbackEffect.UNKNOWN_TOKEN else HTTPStatus.OK
 
-    async def _hear(self, hashed: str, call: Call) -> Hearing:
-        """Record a callback and pass its result on, even if the caller has disconnected meanwhile."""
-        hearing = await self._writer.call(hear, hashed, call, self._now(), listening_since=self._since, hold=self._hold)
-        self._heard(hearing)
-        return hearing
+    async def _apply(self, hashed: str, callback: Callback) -> CallbackResult:
+        """Apply a callback and pass its result on, even if the caller has disconnected meanwhile."""
+        result = await self._writer.call(
+            apply_callback, hashed, callback, self._now(), listening_since=self._since, hold=self._hold
+        )
+        self._applied(result)
+        return result
 
 
 def most_idle(open_files: int) -> int:

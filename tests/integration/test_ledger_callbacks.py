@@ -1,4 +1,4 @@
-"""The ledger's contract for calls to the webhook: what they settle, and what they leave untouched."""
+"""The ledger's contract for callbacks: what they resolve, and what they leave untouched."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,16 +25,16 @@ from tests.integration.test_ledger import (
     accepted,
     opened,
 )
+from uploader.ledger.callbacks import CallbackResult, apply_callback
 from uploader.ledger.claiming import Claimed, Mark, RetryStoppedError, claim, mark
-from uploader.ledger.hearing import Hearing, hear
 from uploader.ledger.loading import account
-from uploader.ledger.outcomes import Settlement
+from uploader.ledger.outcomes import ReplyRecord, ReplyResult, record_reply
 from uploader.ledger.reading import anomalies
 from uploader.ledger.resolving import Selection, open_items, resolve
 from uploader.ledger.schema import accounts, attempts, items, lanes
-from uploader.ledger.settling import Settled, settle_heard
 from uploader.model import LIVE, Claim, Decision, JobStatus, Next, Order, Reply, State
-from uploader.policy.hearing import Call, Meaning, token_hash
+from uploader.policy.callbacks import token_hash
+from uploader.policy.facts import Callback, CallbackEffect
 from uploader.policy.replies import judge
 
 SERVER_ERROR = Reply(connected=True, last_chunk_left=True, status=502, bytes_sent=7)
@@ -60,23 +60,24 @@ class Listening(Book):
             who = account(connection, BASE_URL)
             return claim(connection, who, wanted, self.limit, self.now, Order.MANIFEST, self.token)
 
-    def reply(self, one: Claim, reply: Reply, *, marked: bool = False) -> Settled:
+    def reply(self, one: Claim, reply: Reply, *, marked: bool = False) -> ReplyResult:
         """Mark an attempt where its last chunk left and it is not ``marked``, and write down its reply."""
         if reply.last_chunk_left and not marked:
             self.mark(one)
         with self.ledger.writing() as connection:
             verdict = judge(reply, one.conversation_id)
-            return settle_heard(connection, Settlement(one, verdict, reply, self.now, 0.0, DOUBT_SECONDS, self.hold))
+            record = ReplyRecord(one, verdict, reply, self.now, 0.0, DOUBT_SECONDS, self.hold, listens=True)
+            return record_reply(connection, record)
 
-    def hear(self, one: Claim | str, job_id: str, status: str = "in_progress") -> Hearing:
+    def callback(self, one: Claim | str, job_id: str, status: str = "in_progress") -> CallbackResult:
         """A call comes, for an attempt or with a token of its own."""
         token = one if isinstance(one, str) else one.token
         assert token is not None
         with self.ledger.writing() as connection:
-            return hear(
+            return apply_callback(
                 connection,
                 token_hash(token),
-                Call(job_id, JobStatus(status)),
+                Callback(job_id, JobStatus(status)),
                 self.now,
                 listening_since=0.0,
                 hold=self.hold,
@@ -134,14 +135,14 @@ def test_doubt_is_settled_by_a_call(book: Listening, reply: Reply) -> None:
     one = book.claim_one()
     assert book.reply(one, reply).verdict.state is State.IN_DOUBT
     assert book.states(load) == "in_doubt held"
-    heard = book.hear(one, "j")
-    assert (heard.meaning, heard.remark) == (Meaning.ACCEPTED, None)
-    assert heard.job is not None
-    assert (heard.job.job_id, heard.job.line, heard.job.in_scope) == ("j", 2, True)
+    result = book.callback(one, "j")
+    assert (result.effect, result.anomaly) == (CallbackEffect.ACCEPTED, None)
+    assert result.job is not None
+    assert (result.job.job_id, result.job.line, result.job.in_scope) == ("j", 2, True)
     assert book.states(load) == "accepted pending"
     assert (book.lines(load)[0].job_id, book.lines(load)[0].error, book.live()) == ("j", None, 1)
     assert book.claim() == []
-    assert book.hear(one, "j", "completed").meaning is Meaning.ENDED
+    assert book.callback(one, "j", "completed").effect is CallbackEffect.ENDED
     assert (book.states(load), book.live()) == ("completed pending", 0)
     assert [again.line for again in book.claim()] == [3]
 
@@ -152,8 +153,8 @@ def test_the_end_may_be_the_first_word(book: Listening, status: str, state: str)
     load = book.load([("c", "a.wav"), ("c", "b.wav")])
     one = book.claim_one()
     book.reply(one, LOST)
-    heard = book.hear(one, "j", status)
-    assert (heard.meaning, heard.ended is not None, book.live()) == (Meaning.ACCEPTED, True, 0)
+    result = book.callback(one, "j", status)
+    assert (result.effect, result.ended is not None, book.live()) == (CallbackEffect.ACCEPTED, True, 0)
     assert book.states(load) == f"{state} {'pending' if status == 'completed' else 'held'}"
 
 
@@ -163,12 +164,16 @@ def test_a_call_before_the_reply_outweighs_it(book: Listening, reply: Reply, sta
     """Heard while the attempt is out, the job is its outcome, whatever the reply was or lacked."""
     load = book.load([("c", "a.wav")])
     one = book.claim_one()
-    assert book.hear(one, "j", status).meaning is Meaning.NOTED
+    assert book.callback(one, "j", status).effect is CallbackEffect.DEFERRED
     assert book.states(load) == "sending"
-    settled = book.reply(one, reply)
-    assert (settled.verdict.state, settled.verdict.next, settled.verdict.job_id) == (State.ACCEPTED, Next.FOLLOW, "j")
+    recorded = book.reply(one, reply)
+    assert (recorded.verdict.state, recorded.verdict.next, recorded.verdict.job_id) == (
+        State.ACCEPTED,
+        Next.FOLLOW,
+        "j",
+    )
     ended = {"completed": "completed", "failed": "failed"}.get(status)
-    assert (settled.ended is not None, book.states(load)) == (ended is not None, ended or "accepted")
+    assert (recorded.ended is not None, book.states(load)) == (ended is not None, ended or "accepted")
     assert book.lines(load)[0].job_id == "j"
 
 
@@ -176,25 +181,25 @@ def test_an_answer_that_arrives_is_as_if_nothing_was_heard(book: Listening) -> N
     """Answer and call say the same: nothing is out of order, and the end is the job's end."""
     load = book.load([("c", "a.wav")])
     one = book.claim_one()
-    book.hear(one, "j", "scheduled")
-    settled = book.reply(one, accepted("j"))
-    assert (settled.verdict.job_id, settled.heard, settled.ended, settled.remark) == ("j", True, None, None)
+    book.callback(one, "j", "scheduled")
+    recorded = book.reply(one, accepted("j"))
+    assert (recorded.verdict.job_id, recorded.has_callback, recorded.ended, recorded.anomaly) == ("j", True, None, None)
     book.now += 5
-    heard = book.hear(one, "j", "completed")
-    assert heard.ended is not None
-    assert (heard.ended.job_seconds, book.states(load)) == (5.0, "completed")
+    result = book.callback(one, "j", "completed")
+    assert result.ended is not None
+    assert (result.ended.seconds, book.states(load)) == (5.0, "completed")
 
 
 def test_an_answer_with_another_job_stands_and_is_told(book: Listening) -> None:
     """Two jobIds for one upload: the answer's is followed, and the row says both."""
     load = book.load([("c", "a.wav")])
     one = book.claim_one()
-    book.hear(one, "j")
+    book.callback(one, "j")
     assert book.reply(one, accepted("k")).verdict.job_id == "k"
     assert book.said() == ["attempt 1 is job k by its answer and job j by the webhook"]
     assert book.lines(load)[0].error == book.said()[0]
-    assert book.hear(one, "j", "failed").meaning is Meaning.DISTRUSTED
-    assert book.hear(one, "k", "completed").meaning is Meaning.ENDED
+    assert book.callback(one, "j", "failed").effect is CallbackEffect.CONTRADICTORY
+    assert book.callback(one, "k", "completed").effect is CallbackEffect.ENDED
 
 
 @pytest.mark.parametrize("reply", [UNREACHABLE, CUT, THROTTLED])
@@ -204,14 +209,14 @@ def test_a_call_stops_the_retry_of_what_was_thought_cut_off(book: Listening, rep
     one = book.claim_one()
     book.reply(one, reply)
     assert book.states(load) == "pending pending"
-    heard = book.hear(one, "j")
-    assert heard.meaning is Meaning.ACCEPTED
-    assert heard.remark is not None
-    assert book.lines(load)[0].error == heard.remark
+    result = book.callback(one, "j")
+    assert result.effect is CallbackEffect.ACCEPTED
+    assert result.anomaly is not None
+    assert book.lines(load)[0].error == result.anomaly
     assert book.claim() == []
-    book.hear(one, "j", "completed")
+    book.callback(one, "j", "completed")
     assert [again.line for again in book.claim()] == [3]
-    assert book.said() == [heard.remark]
+    assert book.said() == [result.anomaly]
 
 
 def test_what_was_left_to_send_is_less_by_what_is_not_sent_again(book: Listening) -> None:
@@ -219,10 +224,10 @@ def test_what_was_left_to_send_is_less_by_what_is_not_sent_again(book: Listening
     book.load([("c", "a.wav"), ("c", "b.wav")])
     one = book.claim_one()
     book.reply(one, CUT)
-    book.hear(one, "j")
+    book.callback(one, "j")
     with book.ledger.writing() as connection:
         left = connection.execute(select(lanes.c.work_left)).scalar_one()
-    book.hear(one, "j", "completed")
+    book.callback(one, "j", "completed")
     assert left == pytest.approx(book.claim_one().work)
 
 
@@ -232,7 +237,7 @@ def test_what_another_nights_retry_had_left_is_not_this_runs(book: Listening) ->
     one = book.claim_one()
     book.reply(one, CUT)
     book.load([("d", "c.wav")], "tuesday.csv")
-    assert book.hear(one, "j").meaning is Meaning.ACCEPTED
+    assert book.callback(one, "j").effect is CallbackEffect.ACCEPTED
     book.check_work()
 
 
@@ -241,7 +246,7 @@ def test_a_refusal_that_was_none_is_accepted(book: Listening) -> None:
     load = book.load([("c", "a.wav")])
     one = book.claim_one()
     book.reply(one, NOT_FOUND)
-    assert book.hear(one, "j").meaning is Meaning.ACCEPTED
+    assert book.callback(one, "j").effect is CallbackEffect.ACCEPTED
     assert book.states(load) == "accepted"
 
 
@@ -257,14 +262,14 @@ def retried(book: Listening) -> tuple[Claim, Claim]:
 def test_a_retry_under_way_is_stopped_before_its_last_chunk(book: Listening, reply: Reply) -> None:
     """Its mark is refused, so that it is never whole; once it has come to its end, the earlier job is the item's."""
     first, second = retried(book)
-    assert book.hear(first, "j").meaning is Meaning.NOTED
+    assert book.callback(first, "j").effect is CallbackEffect.DEFERRED
     with book.ledger.writing() as connection, pytest.raises(RetryStoppedError):
         mark(connection, Mark(second, "hash", book.now))
-    settled = book.reply(second, reply)
-    assert (settled.verdict.state, settled.verdict.job_id) == (State.ACCEPTED, "j")
+    recorded = book.reply(second, reply)
+    assert (recorded.verdict.state, recorded.verdict.job_id) == (State.ACCEPTED, "j")
     (load,) = book.loads.values()
     assert (book.states(load), book.lines(load)[0].job_id, book.live()) == ("accepted pending", "j", 1)
-    book.hear(first, "j", "completed")
+    book.callback(first, "j", "completed")
     assert [again.line for again in book.claim()] == [3]
 
 
@@ -272,10 +277,10 @@ def test_a_retry_that_is_stopped_keeps_slot_and_lane_until_its_end(book: Listeni
     """The earlier attempt's job has ended: the retry's upload is still out, so nothing begins in its place."""
     book.limit = 1
     first, second = retried(book)
-    book.hear(first, "j", "completed")
+    book.callback(first, "j", "completed")
     assert (book.live(), book.claim()) == (1, [])
-    settled = book.reply(second, CUT)
-    assert settled.ended is not None
+    recorded = book.reply(second, CUT)
+    assert recorded.ended is not None
     assert [again.line for again in book.claim()] == [3]
 
 
@@ -283,14 +288,14 @@ def test_a_retry_that_is_out_and_taken_is_one_too_many(book: Listening) -> None:
     """Too late to stop it: both jobs are told, in the results and of the batch."""
     first, second = retried(book)
     book.mark(second)
-    assert book.hear(first, "j").meaning is Meaning.NOTED
+    assert book.callback(first, "j").effect is CallbackEffect.DEFERRED
     assert book.reply(second, accepted("k"), marked=True).verdict.job_id == "k"
     assert book.said() == ["appended once too often: as job j (attempt 1) beside job k"]
     (load,) = book.loads.values()
     assert (book.lines(load)[0].job_id, book.lines(load)[0].error) == ("k", book.said()[0])
-    assert book.hear(first, "j", "completed").meaning is Meaning.NOTHING
+    assert book.callback(first, "j", "completed").effect is CallbackEffect.NOTHING
     assert book.states(load) == "accepted pending"
-    book.hear(second, "k", "completed")
+    book.callback(second, "k", "completed")
     assert book.states(load) == "completed pending"
     assert book.lines(load)[0].error == book.said()[0]
 
@@ -300,9 +305,9 @@ def test_a_retry_that_was_out_and_not_taken_does_not_matter(book: Listening, rep
     """The earlier attempt's job is the item's, and it is not tried a third time."""
     first, second = retried(book)
     book.mark(second)
-    book.hear(first, "j")
-    settled = book.reply(second, reply, marked=True)
-    assert (settled.verdict.state, settled.verdict.job_id) == (State.ACCEPTED, "j")
+    book.callback(first, "j")
+    recorded = book.reply(second, reply, marked=True)
+    assert (recorded.verdict.state, recorded.verdict.job_id) == (State.ACCEPTED, "j")
     assert book.said() == ["attempt 1 was taken for cut off, and the service made job j of it"]
 
 
@@ -310,9 +315,9 @@ def test_a_retry_that_is_in_doubt_is_told(book: Listening) -> None:
     """Once it was appended for sure, and once perhaps."""
     first, second = retried(book)
     book.reply(second, LOST)
-    assert book.hear(first, "j").meaning is Meaning.ACCEPTED
+    assert book.callback(first, "j").effect is CallbackEffect.ACCEPTED
     assert book.said() == ["appended as job j; attempt 2 may have appended it once too often"]
-    assert book.hear(second, "k").meaning is Meaning.SURPLUS
+    assert book.callback(second, "k").effect is CallbackEffect.DUPLICATE_APPEND
     assert "appended once too often: as job k (attempt 2) beside job j" in book.said()[0]
 
 
@@ -322,22 +327,22 @@ def test_a_word_of_the_first_after_the_second_is_one_too_many(book: Listening, e
     first, second = retried(book)
     book.reply(second, accepted("k"))
     if ended:
-        book.hear(second, "k", "completed")
+        book.callback(second, "k", "completed")
     (load,) = book.loads.values()
     before = book.states(load)
-    heard = book.hear(first, "j")
-    assert heard.meaning is Meaning.SURPLUS
-    assert heard.remark == "appended once too often: as job j (attempt 1) beside job k"
+    result = book.callback(first, "j")
+    assert result.effect is CallbackEffect.DUPLICATE_APPEND
+    assert result.anomaly == "appended once too often: as job j (attempt 1) beside job k"
     assert book.states(load) == before
-    assert book.hear(first, "j", "completed").meaning is Meaning.NOTHING
-    assert book.said() == [heard.remark]
+    assert book.callback(first, "j", "completed").effect is CallbackEffect.NOTHING
+    assert book.said() == [result.anomaly]
 
 
 def test_a_retry_that_was_stopped_and_is_a_job_all_the_same_is_told(book: Listening) -> None:
     """The service took a part of it: that is one too many."""
     first, second = retried(book)
-    book.hear(first, "j")
-    assert book.hear(second, "k").meaning is Meaning.NOTED
+    book.callback(first, "j")
+    assert book.callback(second, "k").effect is CallbackEffect.DEFERRED
     book.reply(second, CUT)
     assert book.said()[0].endswith("appended once too often: as job j (attempt 1) beside job k")
 
@@ -345,8 +350,8 @@ def test_a_retry_that_was_stopped_and_is_a_job_all_the_same_is_told(book: Listen
 def test_calls_for_both_attempts_of_an_item_wait_for_the_retrys_end(book: Listening) -> None:
     """Heard of the retry first, then of the attempt before it: both jobs are told once the retry is over."""
     first, second = retried(book)
-    book.hear(second, "k")
-    assert book.hear(first, "j").meaning is Meaning.NOTED
+    book.callback(second, "k")
+    assert book.callback(first, "j").effect is CallbackEffect.DEFERRED
     book.reply(second, CUT)
     (load,) = book.loads.values()
     assert book.lines(load)[0].job_id == "k"
@@ -354,26 +359,26 @@ def test_calls_for_both_attempts_of_an_item_wait_for_the_retrys_end(book: Listen
 
 
 DECISIONS = [
-    (Decision.NOT_APPENDED, None, Meaning.ACCEPTED, "accepted"),
-    (Decision.APPENDED, "j", Meaning.NOTHING, "accepted"),
-    (Decision.APPENDED, "k", Meaning.SURPLUS, "accepted"),
-    (Decision.APPENDED, None, Meaning.NOTED, "completed"),
-    (Decision.DROP, None, Meaning.SURPLUS, "dropped"),
+    (Decision.NOT_APPENDED, None, CallbackEffect.ACCEPTED, "accepted"),
+    (Decision.APPENDED, "j", CallbackEffect.NOTHING, "accepted"),
+    (Decision.APPENDED, "k", CallbackEffect.DUPLICATE_APPEND, "accepted"),
+    (Decision.APPENDED, None, CallbackEffect.DEFERRED, "completed"),
+    (Decision.DROP, None, CallbackEffect.DUPLICATE_APPEND, "dropped"),
 ]
 
 
-@pytest.mark.parametrize(("decision", "job_id", "meaning", "state"), DECISIONS)
+@pytest.mark.parametrize(("decision", "job_id", "effect", "state"), DECISIONS)
 def test_a_person_was_quicker_than_the_call(
-    book: Listening, decision: Decision, job_id: str | None, meaning: Meaning, state: str
+    book: Listening, decision: Decision, job_id: str | None, effect: CallbackEffect, state: str
 ) -> None:
     """What a person decided stands; but what was appended is not sent again, and a contradiction is told."""
     load = book.load([("c", "a.wav")])
     one = book.claim_one()
     book.reply(one, LOST)
     book.resolve(decision, job_id)
-    assert book.hear(one, "j").meaning is meaning
+    assert book.callback(one, "j").effect is effect
     assert book.states(load) == state
-    assert bool(book.said()) is (meaning is Meaning.SURPLUS)
+    assert bool(book.said()) is (effect is CallbackEffect.DUPLICATE_APPEND)
 
 
 def test_a_failed_job_that_is_tried_again_is_not_brought_back_by_a_late_call(book: Listening) -> None:
@@ -381,15 +386,15 @@ def test_a_failed_job_that_is_tried_again_is_not_brought_back_by_a_late_call(boo
     load = book.load([("c", "a.wav")])
     one = book.claim_one()
     book.reply(one, accepted("j"))
-    book.hear(one, "j", "failed")
+    book.callback(one, "j", "failed")
     book.resolve(Decision.RETRY)
     before = book.everything()
-    assert book.hear(one, "j", "failed").meaning is Meaning.NOTHING
-    assert book.hear(one, "j", "completed").meaning is Meaning.NOTHING
+    assert book.callback(one, "j", "failed").effect is CallbackEffect.NOTHING
+    assert book.callback(one, "j", "completed").effect is CallbackEffect.NOTHING
     assert book.everything() == before
     again = book.claim_one()
     book.mark(again)
-    assert book.hear(one, "j", "completed").meaning is Meaning.NOTHING
+    assert book.callback(one, "j", "completed").effect is CallbackEffect.NOTHING
     book.reply(again, accepted("k"), marked=True)
     assert (book.states(load), book.said()) == ("accepted", [])
 
@@ -401,10 +406,10 @@ def test_what_was_heard_before_a_crash_is_not_forgotten(book: Listening, marked:
     one = book.claim_one()
     if marked:
         book.mark(one)
-    book.hear(one, "j")
+    book.callback(one, "j")
     assert book.crash(load) == (0, 0)
     assert (book.states(load), book.lines(load)[0].job_id) == ("accepted", "j")
-    assert book.hear(one, "j", "completed").meaning is Meaning.ENDED
+    assert book.callback(one, "j", "completed").effect is CallbackEffect.ENDED
 
 
 @pytest.mark.parametrize("marked", [False, True])
@@ -415,7 +420,7 @@ def test_a_call_after_a_crash_settles_what_it_left(book: Listening, marked: bool
     if marked:
         book.mark(one)
     assert book.crash(load) == ((0, 1) if marked else (1, 0))
-    assert book.hear(one, "j").meaning is Meaning.ACCEPTED
+    assert book.callback(one, "j").effect is CallbackEffect.ACCEPTED
     assert book.states(load) == "accepted"
 
 
@@ -423,7 +428,7 @@ def test_a_crash_after_it_was_too_late_is_told(book: Listening) -> None:
     """The retry was out when the first was heard of, and the run died: appended for sure, and perhaps twice."""
     first, second = retried(book)
     book.mark(second)
-    book.hear(first, "j")
+    book.callback(first, "j")
     (load,) = book.loads.values()
     assert book.crash(load) == (0, 0)
     assert (book.states(load), book.lines(load)[0].job_id) == ("accepted pending", "j")
@@ -436,9 +441,9 @@ def test_calls_for_another_batch_settle_as_well(book: Listening) -> None:
     one = book.claim_one()
     book.reply(one, LOST)
     book.load([("d", "b.wav")], "second.csv")
-    heard = book.hear(one, "j")
-    assert heard.job is not None
-    assert (heard.meaning, heard.job.in_scope, book.states(load)) == (Meaning.ACCEPTED, False, "accepted")
+    result = book.callback(one, "j")
+    assert result.job is not None
+    assert (result.effect, result.job.in_scope, book.states(load)) == (CallbackEffect.ACCEPTED, False, "accepted")
 
 
 def test_a_row_with_a_webhook_of_its_own_has_no_token(book: Listening) -> None:
@@ -456,9 +461,9 @@ def test_a_job_of_a_lost_answer_teaches_how_long_jobs_take(book: Listening) -> N
     one = book.claim_one()
     book.reply(one, LOST)
     book.now += 30
-    heard = book.hear(one, "j", "completed")
-    assert heard.ended is not None
-    assert heard.ended.job_seconds == 30
+    result = book.callback(one, "j", "completed")
+    assert result.ended is not None
+    assert result.ended.seconds == 30
 
 
 STATUSES = st.sampled_from(["scheduled", "in_progress", "completed", "failed"])
@@ -542,7 +547,7 @@ class CallsMachine(RuleBasedStateMachine):
     def forged_call(self, number: int, status: str) -> None:
         """Who has no token changes nothing."""
         before = self.book.everything()
-        assert self.book.hear("forged", f"job-{number}", status).meaning is Meaning.FORGED
+        assert self.book.callback("forged", f"job-{number}", status).effect is CallbackEffect.UNKNOWN_TOKEN
         assert self.book.everything() == before
 
     @invariant()
@@ -576,10 +581,10 @@ class CallsMachine(RuleBasedStateMachine):
         self.done |= set(done)
 
     def _call_twice(self, one: Claim, job_id: str, status: str) -> None:
-        self.book.hear(one, job_id, status)
+        self.book.callback(one, job_id, status)
         before = self.book.everything()
-        again = self.book.hear(one, job_id, status)
-        assert again.meaning in (Meaning.NOTHING, Meaning.DISTRUSTED)
+        again = self.book.callback(one, job_id, status)
+        assert again.effect in (CallbackEffect.NOTHING, CallbackEffect.CONTRADICTORY)
         assert self.book.everything() == before
 
 

@@ -1,0 +1,91 @@
+"""Reads the callbacks that are pending, and writes the consequences of an item's facts."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Connection, bindparam, func, select, update
+
+from uploader.ledger.schema import attempts, items
+from uploader.model import JobStatus, Outcome, State
+from uploader.policy.facts import AttemptFacts, Callback, ResolvedItem
+
+_PENDING = (
+    select(*attempts.c["id", "item_id", "number", "outcome", "callback_job_id", "callback_status"])
+    .where(attempts.c.item_id.in_(bindparam("ids", expanding=True)), attempts.c.callback_pending)
+    .order_by(attempts.c.number.desc())
+)
+
+_SAVE_CALLBACK = (
+    update(attempts)
+    .where(attempts.c.id == bindparam("attempt"))
+    .values(
+        callback_job_id=bindparam("job"), callback_status=bindparam("status"), callback_pending=bindparam("pending")
+    )
+)
+
+_APPLY = (
+    update(attempts)
+    .where(attempts.c.id == bindparam("attempt"))
+    .values(outcome=Outcome.APPLIED, job_id=attempts.c.callback_job_id, callback_pending=False)
+)
+
+_ACCEPT = (
+    update(items)
+    .where(items.c.id == bindparam("item"))
+    .values(
+        state=State.ACCEPTED,
+        job_id=bindparam("job"),
+        accepted_at=bindparam("accepted"),
+        finished_at=None,
+        slot_until=None,
+        overdue=False,
+        error=None,
+    )
+)
+
+_ADD_ANOMALY = (
+    update(items)
+    .where(items.c.id == bindparam("item"))
+    .values(remark=func.coalesce(items.c.remark + "; ", "") + bindparam("anomaly"))
+)
+
+
+def pending_callbacks(connection: Connection, item_ids: Sequence[int]) -> Mapping[int, Sequence[AttemptFacts]]:
+    """Read the attempts of these items whose callbacks are pending: by item, the latest attempt first."""
+    found: defaultdict[int, list[AttemptFacts]] = defaultdict(list)
+    for row in connection.execute(_PENDING, {"ids": item_ids}):
+        outcome = Outcome(row.outcome) if row.outcome is not None else None
+        callback = Callback(row.callback_job_id, JobStatus(row.callback_status))
+        found[row.item_id].append(AttemptFacts(row.id, row.number, outcome, callback))
+    return found
+
+
+def save_callback(connection: Connection, attempt_id: int, callback: Callback, *, pending: bool) -> None:
+    """Keep a callback with its attempt.
+
+    Args:
+        connection: A connection in a transaction.
+        attempt_id: The attempt.
+        callback: The callback.
+        pending: Whether it is applied only when the item's latest attempt has its reply.
+    """
+    told = {"attempt": attempt_id, "job": callback.job_id, "status": callback.status, "pending": pending}
+    connection.execute(_SAVE_CALLBACK, told)
+
+
+def accept_item(connection: Connection, item_id: int, job_id: str | None, accepted_at: float) -> None:
+    """Let an item be accepted as the job that a callback has named."""
+    connection.execute(_ACCEPT, {"item": item_id, "job": job_id, "accepted": accepted_at})
+
+
+def apply_callbacks(connection: Connection, item_id: int, resolved: ResolvedItem) -> None:
+    """Let the callbacks of attempts be their outcomes, and keep the anomaly with the item."""
+    for attempt_id in resolved.applied:
+        connection.execute(_APPLY, {"attempt": attempt_id})
+    if resolved.anomaly is not None:
+        add_anomaly(connection, item_id, resolved.anomaly)
+
+
+def add_anomaly(connection: Connection, item_id: int, anomaly: str) -> None:
+    """Keep an anomaly with its item, whatever becomes of the item."""
+    connection.execute(_ADD_ANOMALY, {"item": item_id, "anomaly": anomaly})

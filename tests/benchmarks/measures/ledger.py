@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from tests.benchmarks import nights
+from tests.benchmarks import former_nights
 from tests.benchmarks.bench import Bench, Server
 from tests.benchmarks.children import Used
 from tests.benchmarks.table import Row, at_most
@@ -82,20 +82,20 @@ def sandbox(bench: Bench) -> AbstractContextManager[Server]:
 def filled(bench: Bench, server: Server, count: int) -> Place:
     """A place with a ledger of so many former nights."""
     place = Place(f"{count * ITEMS_A_NIGHT} items", bench.place(f"{count}-nights"))
-    nights.fill(place.folder / "ledger.db", server.base_url, count, ITEMS_A_NIGHT)
+    former_nights.fill(place.folder / "ledger.db", server.base_url, count, ITEMS_A_NIGHT)
     with wave.open(str(place.folder / "call.wav"), "wb") as recording:
         recording.setparams((1, 2, 8000, 0, "NONE", ""))
-        recording.writeframes(bytes(nights.ITEM_BYTES - 44))
+        recording.writeframes(bytes(former_nights.ITEM_BYTES - 44))
     return place
 
 
 def write_manifest(folder: Path, name: str, number: int) -> None:
     """Some new conversations, one that every night goes on with, and some that one night began."""
-    known = [nights.conversation(1, 2 + number * ITEMS + one, ITEMS_A_NIGHT) for one in range(ITEMS // 2)]
+    known = [former_nights.conversation(1, 2 + number * ITEMS + one, ITEMS_A_NIGHT) for one in range(ITEMS // 2)]
     new = [f"{name}-{one}" for one in range(ITEMS - len(known) - 1)]
     with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(
-            [["conversationId", "audioPath"], *([one, "call.wav"] for one in (nights.DAILY, *known, *new))]
+            [["conversationId", "audioPath"], *([one, "call.wav"] for one in (former_nights.DAILY, *known, *new))]
         )
 
 

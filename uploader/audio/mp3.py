@@ -4,6 +4,7 @@ Written by hand because tinytag takes the first frames' bit rate for that of the
 that the file is too short for, and looks for frames in whatever follows a false beginning.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from uploader.audio.positioned import PositionedReader
@@ -110,33 +111,38 @@ def _by_bit_rate(file: PositionedReader, start: int, size: int, first: bytes, fr
     end = size - _LAST_TAG_BYTES if file.read(3) == b"TAG" else size
     window = _WINDOW_FRAMES * (frame.length + 1)
     last = max(start, end - window)
+    # headers are alike if they differ in no more than their padding, which is a byte, and the bit of private use
+    lengths = {first[:2] + bytes([first[2] & 0xFC | bits]): frame.length + (bits >> 1) for bits in range(4)}
     for place in range(_PLACES + 1):
         file.seek(start + (last - start) * place // _PLACES)
-        if not frame.bit_rate or not _is_all_alike(file.read(min(window, end - file.tell())), first, frame.length):
+        if not frame.bit_rate or not _is_all_alike(file.read(min(window, end - file.tell())), first[:2], lengths):
             return None
     return (end - start) * 8 / frame.bit_rate
 
 
-def _is_all_alike(part: bytes, first: bytes, length: int) -> bool:
-    """Tell whether frames with the first one's header follow each other to the end of a part of the file."""
-    at = part.find(first[:2])
+def _is_all_alike(part: bytes, sync: bytes, lengths: Mapping[bytes, int]) -> bool:
+    """Tell whether frames with such headers follow each other to the end of a part of the file."""
+    at = part.find(sync)
     while at >= 0:
-        if _chain(part, at, first, length) >= _LEAST_FRAMES:
+        if _chain(part, at, lengths) >= _LEAST_FRAMES:
             return True
-        at = part.find(first[:2], at + 1)
+        at = part.find(sync, at + 1)
     return False
 
 
-def _chain(part: bytes, at: int, first: bytes, length: int) -> int:
+def _chain(part: bytes, at: int, lengths: Mapping[bytes, int]) -> int:
     """Count the frames that follow each other to the end; 0 where another kind comes between.
 
-    Headers are alike if they differ in no more than their padding.
+    Args:
+        part: A part of the file.
+        at: Where the first of them begins.
+        lengths: The length of a frame by the first bytes of its header, of all headers that are alike.
     """
-    sync, version, rate = first[0], first[1], first[2] & 0xFC
     count, last = 0, len(part) - 3
     while at <= last:
-        if part[at] != sync or part[at + 1] != version or part[at + 2] & 0xFC != rate:
+        length = lengths.get(part[at : at + 3])
+        if length is None:
             return 0
-        at += length + (part[at + 2] >> 1 & 1)
+        at += length
         count += 1
     return count

@@ -38,7 +38,7 @@ def signature(path: str | Path) -> FileSignature:
         ValueError: The file cannot be sent; the text says why, and gives the remedy.
     """
     try:
-        found = Path(path).stat()
+        found = os.stat(path)  # noqa: PTH116 - costs less for a million
     except OSError as error:
         raise ValueError(f"the file cannot be found ({error.strerror}): correct the path or bring it back") from error
     checked = sendable(found)

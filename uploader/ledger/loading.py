@@ -357,9 +357,13 @@ def was_begun(connection: Connection, account_id: int) -> Callable[[str, str], b
     statement = _WAS_BEGUN.compile(dialect=connection.dialect)
     names, text = statement.positiontup or [], str(statement)
 
+    # the driver's own cursor: SQLAlchemy's result costs several times what the look-up does
+    cursor = connection.connection.cursor()
+
     def begun(conversation_id: str, path: str) -> bool:
         values = {**statement.params, "account": account_id, "conversation": conversation_id, "of_path": path}
-        return connection.exec_driver_sql(text, tuple([values[name] for name in names])).first() is not None
+        cursor.execute(text, tuple([values[name] for name in names]))
+        return bool(cursor.fetchall())
 
     return begun
 

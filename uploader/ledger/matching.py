@@ -26,7 +26,7 @@ from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.schema import IS_REFUSED_FOR_FILE, items
-from uploader.ledger.staging import Stage, Takes, apart, compared, found, is_listed, met, staged
+from uploader.ledger.staging import Stage, Takes, apart, bulk, compared, execute_bulk, found, is_listed, met, staged
 from uploader.model import NOTHING, FileSignature, Row, State
 from uploader.policy.identity import ContentHash, ExistingItem, Items, find, is_corrected
 
@@ -207,7 +207,7 @@ _MEND = (
     update(found).where(found.c.line == bindparam("of_line")).values(mended=True, state=State.PENDING, takes=Takes.ROW)
 )
 
-_ADD = insert(found)
+_ADD = bulk(insert(found), found.columns.keys())
 
 # all staged rows, with the states of their items
 _ALL = (
@@ -284,24 +284,23 @@ def _compare(
         row = _row(given)
         item = find(row.path, row.signature, known[lane_id], NAMED, hashes.of)
         if (content_hash := hashes.known(row.path)) is not None:
-            read.append({"of_line": row.line, "hash": content_hash})
+            read.append((row.line, content_hash))
         if item is not None:
             item.load_id = NAMED
             taken.append(_found(item, row, hashes))
         elif row.signature is None:
             lacking.append(row)
-    if taken:
-        connection.execute(_ADD, taken)
+    execute_bulk(connection, _ADD, taken)
     stage.keep_hashes(read)
     return lacking
 
 
-def _found(item: ExistingItem, row: Row, hashes: Hashes) -> dict[str, Any]:
+def _found(item: ExistingItem, row: Row, hashes: Hashes) -> tuple[int, int, str, int, bool]:
     """Return the columns of ``found`` for an item that a row names."""
     mended = is_corrected(item, row, hashes.of)
     state = State.PENDING if mended else item.state
     takes = Takes.ROW_AND_FILE if state is State.PENDING and row.signature is not None else Takes.NOTHING
-    return {"line": row.line, "item_id": item.item_id, "state": state, "takes": takes, "mended": mended}
+    return row.line, item.item_id, state.value, takes.value, mended
 
 
 def _mend_untouched(connection: Connection, hashes: Hashes) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
+from functools import lru_cache
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -12,8 +13,10 @@ from sqlalchemy import (
     Boolean,
     Column,
     Connection,
+    Dialect,
     Float,
     Index,
+    Insert,
     Integer,
     MetaData,
     String,
@@ -136,13 +139,30 @@ compared = Table(
 _INDEXES = (Index("compared_lane", compared.c.lane_id),)
 _TABLES = (staged, apart, found, met, compared)
 
+
+def bulk(statement: Insert, names: Iterable[str]) -> Insert:
+    """Build an insert of these columns, in the table's order, whose values go to the driver as they are."""
+    return statement.values({name: bindparam(name, type_=String) for name in names})
+
+
+def execute_bulk(connection: Connection, statement: Insert, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Execute an insert for many tuples: SQLAlchemy would make a dictionary of each and cost more than SQLite."""
+    if rows:
+        connection.exec_driver_sql(_text_of(statement, connection.dialect), list(rows))
+
+
+@lru_cache
+def _text_of(statement: Insert, dialect: Dialect) -> str:
+    return str(statement.compile(dialect=dialect))
+
+
 # add rows; the values are of the columns' types already
-_ADD = insert(staged).values({column.name: bindparam(column.name, type_=String) for column in staged.columns})
+_ADD = bulk(insert(staged), staged.columns.keys())
 
 _APART = ("line", "parameters", "extras", "given", "hints", "error")
 
 # add the columns that few rows have
-_ADD_APART = insert(apart).values({name: bindparam(name, type_=String) for name in _APART})
+_ADD_APART = bulk(insert(apart), _APART)
 
 # the id of the newest lane, 0 where there is none
 _NEWEST_LANE = select(func.coalesce(func.max(lanes.c.id), 0))
@@ -168,7 +188,9 @@ _REFUSE = _REFUSE.on_conflict_do_update(
 )
 
 # keep the content hash of a row's file
-_KEEP_HASH = insert_or_ignore(apart).values(line=bindparam("of_line"), content_hash=bindparam("hash"))
+_KEEP_HASH = insert_or_ignore(apart).values(
+    line=bindparam("line", type_=String), content_hash=bindparam("content_hash", type_=String)
+)
 _KEEP_HASH = _KEEP_HASH.on_conflict_do_update(
     index_elements=[apart.c.line], set_={"content_hash": _KEEP_HASH.excluded.content_hash}
 )
@@ -207,8 +229,6 @@ class Stage:
             separate: Channels are recognised, and billed, separately where a row does not say.
             hints: Stage the rows' hints, too.
         """
-        dialect = self._connection.dialect
-        add, add_apart = str(_ADD.compile(dialect=dialect)), str(_ADD_APART.compile(dialect=dialect))
         for chunk in chunks(manifest, CHUNK):
             in_lanes = self._lanes(chunk)
             values: list[tuple[Any, ...]] = []
@@ -222,9 +242,8 @@ class Stage:
                 else:
                     values.append((row.line, lane_id, row.conversation_id, row.audio_path, *_NO_FILE))
                     more.append(_wrong(row))
-            self._connection.exec_driver_sql(add, values)
-            if more:
-                self._connection.exec_driver_sql(add_apart, more)
+            execute_bulk(self._connection, _ADD, values)
+            execute_bulk(self._connection, _ADD_APART, more)
 
     def place(self) -> None:
         """Set the lanes of rows that had none when they were staged, where lanes were added since."""
@@ -242,10 +261,8 @@ class Stage:
             self._connection.execute(_REFUSE, refused)
             self._connection.execute(_WITHOUT_FILE, [{"of_line": row["of_line"]} for row in refused])
 
-    def keep_hashes(self, hashes: Sequence[Mapping[str, Any]]) -> None:
-        """Keep hashes of rows' files, as mappings with ``of_line`` and ``hash``."""
-        if hashes:
-            self._connection.execute(_KEEP_HASH, hashes)
+    def keep_hashes(self, hashes: Sequence[tuple[int, str]]) -> None:
+        """Keep hashes of rows' files, each with the row's line."""
 
     def count_conversations(self) -> int:
         """Count the conversations of the rows."""

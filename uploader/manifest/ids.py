@@ -66,6 +66,8 @@ def describe_unseen(text: str) -> str:
 
 def is_unseen(character: str) -> bool:
     """Tell whether a character is blank, a control character or invisible."""
+    if "!" <= character <= "~":
+        return False
     return unicodedata.category(character) in _HIDDEN or _INVISIBLE.match(character) is not None
 
 

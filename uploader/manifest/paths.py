@@ -69,10 +69,11 @@ def _spelling_hints(path: str, exists: Callable[[str], bool]) -> Iterator[str]:
 
 
 def _spellings(path: str) -> Iterator[tuple[str, str]]:
-    for form in ("NFC", "NFD"):
-        yield unicodedata.normalize(form, path), f"under another Unicode form of this name ({form}): write it so"
+    if not path.isascii():
+        for form in ("NFC", "NFD"):
+            yield unicodedata.normalize(form, path), f"under another Unicode form of this name ({form}): write it so"
     yield (
-        "".join(char for char in path if char == " " or not is_unseen(char)).strip(),
+        "".join([char for char in path if char == " " or not is_unseen(char)]).strip(),
         "without the invisible characters",
     )
     yield path.replace("\\", "/"), "with / in place of the backslashes"

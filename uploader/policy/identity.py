@@ -1,7 +1,7 @@
 """Decides whether a row of a manifest is an item that the ledger already knows (design: the same item)."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -57,17 +57,17 @@ class _Queue:
 
     def first(self, load_id: int, *, not_of: str = "") -> ExistingItem | None:
         """Return the first item that this load has not named and whose path is not ``not_of``."""
-        return next((item for item in self.open(load_id) if item.path != not_of), None)
-
-    def open(self, load_id: int) -> Iterator[ExistingItem]:
-        """Yield the items that this load has not named; drop the named ones in front for good."""
         if not self._is_sorted:
             self._items.sort(key=_turn)
             self._first, self._is_sorted = 0, True
         items = self._items
+        # named ones in front are skipped for good
         while self._first < len(items) and items[self._first].load_id == load_id:
             self._first += 1
-        return (item for item in islice(items, self._first, None) if item.load_id != load_id)
+        for item in islice(items, self._first, None):
+            if item.load_id != load_id and item.path != not_of:
+                return item
+        return None
 
 
 class _OnePath:

@@ -18,8 +18,8 @@ _MAIN, _TEMPORARY = MetaData(), MetaData()
 _COPIED = (accounts, batches, loads, lanes, items, rows)
 _ledger = {table.name: table.to_metadata(_MAIN, schema="main") for table in _COPIED}
 _copies = {table.name: table.to_metadata(_TEMPORARY, schema="temp") for table in _COPIED}
-# rows are looked up by item, items by lane; a load looks for nothing else
-_INDEXED = {"items_lane_state", "items_invalid", "rows_item", "lanes_active"}
+# rows are looked up by item, items by lane or by what is not over; a load looks for nothing else
+_INDEXED = {"items_lane_state", "items_unfinished", "items_invalid", "rows_item", "lanes_active"}
 
 _lanes, _items, _loads, _batches = (_ledger[name] for name in ("lanes", "items", "loads", "batches"))
 _known = select(_copies["batches"].c.id)

@@ -108,17 +108,17 @@ def adopt(
         now: The time, in seconds since the epoch.
         doubt_seconds: How long an item in doubt keeps its slot.
     """
-    told = Adoption()
+    adoption = Adoption()
     for chunk in chunks((line for line in lines if was_begun(line)), CHUNK):
         known = _found(connection, batch_id, chunk)
-        taken = [(line, known[line.line]) for line in chunk if _is_news(line, known[line.line], told)]
+        taken = [(line, known[line.line]) for line in chunk if _is_news(line, known[line.line], adoption)]
         if not taken:
             continue
         connection.execute(_TAKE, [_values(line, item, content_hash, now + doubt_seconds) for line, item in taken])
         begun = [_attempt(line, item, now) for line, item in taken if line.state is not State.DROPPED]
         if begun:
             connection.execute(_ADD_ATTEMPT, begun)
-    return told
+    return adoption
 
 
 def _found(connection: Connection, batch_id: int, chunk: Sequence[ResultLine]) -> Mapping[int, RowMapping]:
@@ -127,17 +127,17 @@ def _found(connection: Connection, batch_id: int, chunk: Sequence[ResultLine]) -
     return {item["line"]: item for item in found.mappings()}
 
 
-def _is_news(line: ResultLine, item: RowMapping, told: Adoption) -> bool:
-    """Return True where a row is more certain of its item than the ledger is; count the row in ``told``."""
+def _is_news(line: ResultLine, item: RowMapping, adoption: Adoption) -> bool:
+    """Return True where a row is more certain of its item than the ledger is; count the row in ``adoption``."""
     before = State(item["state"])
     certain = _CERTAINTY[MADE_OF[line.state]] > _CERTAINTY[before]
     if line.job_id and item["job_id"] and line.job_id != item["job_id"]:
-        told.contrary.append(
+        adoption.contrary.append(
             f"line {line.line}: the results say job {line.job_id}, the ledger {item['job_id']} ({before.value})"
         )
         return False
-    told.adopted += certain
-    told.known += not certain
+    adoption.adopted += certain
+    adoption.known += not certain
     return certain
 
 

@@ -388,8 +388,8 @@ def _find_dropped(connection: Connection) -> None:
     invalid = connection.execute(_INVALID).all()
     places = dict.fromkeys((row.lane_id, row.audio_path) for row in invalid)
     dropped = defaultdict[tuple[int, str], list[int]](list)
-    for some in chunks(places, CHUNK):
-        for item in connection.execute(_DROPPED, {"places": some}):
+    for chunk in chunks(places, CHUNK):
+        for item in connection.execute(_DROPPED, {"places": chunk}):
             dropped[item.lane_id, item.path].append(item.id)
     values = [
         {"line": row.line, "item_id": waiting.pop(), "state": State.DROPPED, "takes": Takes.NOTHING, "mended": False}

@@ -34,7 +34,7 @@ def find_orphans(connection: Connection, account_id: int, *, hold: bool) -> list
     Args:
         connection: A connection in a transaction.
         account_id: The account.
-        hold: Whether trouble holds the rest of a lane.
+        hold: An item in trouble holds the rest of its lane.
     """
     state = case((is_held(hold=hold), literal(State.HELD.value)), else_=items.c.state)
     beyond = and_(items.c.state == State.PENDING, ~IS_IN_BACKLOG)
@@ -70,7 +70,7 @@ def orphaned_by_load(connection: Connection, load: Load, *, hold: bool) -> Mappi
     Args:
         connection: The transaction of the load, its rows loaded.
         load: The load.
-        hold: Whether trouble holds the rest of a lane.
+        hold: An item in trouble holds the rest of its lane.
     """
     state = case((is_held(hold=hold), literal(State.HELD.value)), else_=items.c.state)
     before = select(func.max(loads.c.id)).where(loads.c.batch_id == load.batch_id, loads.c.id < load.load_id)

@@ -288,7 +288,7 @@ def _others_since() -> ColumnElement[bool]:
 
 
 def _is_by_hand() -> ColumnElement[bool]:
-    """Of an item: whether a person named the job that it has."""
+    """Build the condition that a person named the item's job."""
     named = select(resolutions.c.id).where(
         resolutions.c.item_id == items.c.id,
         resolutions.c.job_id == items.c.job_id,

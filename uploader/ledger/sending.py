@@ -79,7 +79,7 @@ def to_send(connection: Connection, account_id: int, batch_id: int, *, hold: boo
         connection: A connection in a transaction: on the ledger, or on the copies of a dry run.
         account_id: The batch's account.
         batch_id: The batch.
-        hold: Whether trouble holds the rest of a lane.
+        hold: An item in trouble holds the rest of its lane.
     """
     of_batch = {"account": account_id, "batch": batch_id}
     found = connection.execute(_amounts(hold=hold), of_batch).all()

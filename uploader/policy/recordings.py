@@ -78,19 +78,19 @@ def _content(facts: AudioFacts, audio_path: str, content_type: str | None) -> It
             "audioPath", audio_path, "the file holds text and no audio: was an error page saved in its place?"
         )
     elif found is None:
-        told = "the file does not begin as any audio format that is known: make sure that it can be played"
-        yield _warning("audioPath", audio_path, told)
+        remedy = "the file does not begin as any audio format that is known: make sure that it can be played"
+        yield _warning("audioPath", audio_path, remedy)
     elif promised and found not in promised:
-        told = f"the file holds {found.value} and not {_names(promised)}, as its ending says; it is sent {_sent(facts)}"
-        yield _warning("audioPath", audio_path, f"{told}: rename it, or make sure that it is the right recording")
+        remedy = f"the file holds {found.value} and not {_names(promised)}, as its ending says; it is sent {_sent(facts)}"
+        yield _warning("audioPath", audio_path, f"{remedy}: rename it, or make sure that it is the right recording")
     elif found in UNDOCUMENTED:
-        told = f"the file holds {found.value}, and nothing says that the service takes it: convert it"
-        yield _warning("audioPath", audio_path, told)
+        remedy = f"the file holds {found.value}, and nothing says that the service takes it: convert it"
+        yield _warning("audioPath", audio_path, remedy)
     elif found is AudioFormat.WAV_MP3 and content_type is None:
         yield _warning("audioPath", audio_path, f"the file holds {found.value}: it is sent {_sent(facts)}")
     if found and content_type is not None and found not in NAMED_AS.get(content_type, ()):
-        told = f"the file holds {found.value}, and is sent as {content_type} because this column says so"
-        yield _warning("contentType", content_type, f"{told}: correct it, or leave it empty")
+        remedy = f"the file holds {found.value}, and is sent as {content_type} because this column says so"
+        yield _warning("contentType", content_type, f"{remedy}: correct it, or leave it empty")
 
 
 def _sent(facts: AudioFacts) -> str:
@@ -101,12 +101,12 @@ def _length(facts: AudioFacts, audio_path: str) -> Iterator[Finding]:
     if facts.flaw is not None:
         yield _warning("audioPath", audio_path, facts.flaw.value)
     if facts.is_cut_off:
-        told = "the file is shorter than its header says: it was cut off; copy it anew, or send what there is of it"
-        yield _warning("audioPath", audio_path, told)
+        remedy = "the file is shorter than its header says: it was cut off; copy it anew, or send what there is of it"
+        yield _warning("audioPath", audio_path, remedy)
     if facts.duration_seconds is not None and facts.duration_seconds > LONGEST_SECONDS:
         hours = facts.duration_seconds / 3600
-        told = f"the recording lasts {hours:.2f} hours, and the service takes four: cut it into parts"
-        yield _warning("audioPath", audio_path, told)
+        remedy = f"the recording lasts {hours:.2f} hours, and the service takes four: cut it into parts"
+        yield _warning("audioPath", audio_path, remedy)
 
 
 def _channels(facts: AudioFacts, parameters: Mapping[str, Any]) -> Iterator[Finding]:
@@ -118,11 +118,11 @@ def _channels(facts: AudioFacts, parameters: Mapping[str, Any]) -> Iterator[Find
     lacking = sorted({channel for channel in named if not 1 <= channel <= count})
     if lacking:
         has = "one channel" if count == 1 else f"channels 1 to {count}"
-        told = f"the file has {has}: correct the channel numbers, or leave out those that it lacks"
-        yield Finding(Severity.ERROR, "channelMetadata", ", ".join(map(str, lacking)), told)
+        remedy = f"the file has {has}: correct the channel numbers, or leave out those that it lacks"
+        yield Finding(Severity.ERROR, "channelMetadata", ", ".join(map(str, lacking)), remedy)
     if count == 1 and parameters.get("enableSeparateRecognitionPerChannel") is True:
-        told = "the file has one channel, so there is nothing to separate: leave it out, or name the stereo recording"
-        yield _warning("enableSeparateRecognitionPerChannel", "true", told)
+        remedy = "the file has one channel, so there is nothing to separate: leave it out, or name the stereo recording"
+        yield _warning("enableSeparateRecognitionPerChannel", "true", remedy)
 
 
 def _channels_named(metadata: Any) -> Sequence[int]:
@@ -139,11 +139,11 @@ def _mode(facts: AudioFacts, parameters: Mapping[str, Any]) -> Iterator[Finding]
     if rate is None:
         return
     if mode == "phone" and rate >= WIDE_HERTZ:
-        told = f"the file is recorded at {rate} Hz, and phone is best for calls at 8000 Hz: consider default"
-        yield Finding(Severity.HINT, "mode", "phone", told)
+        remedy = f"the file is recorded at {rate} Hz, and phone is best for calls at 8000 Hz: consider default"
+        yield Finding(Severity.HINT, "mode", "phone", remedy)
     if mode == "default" and rate <= TELEPHONE_HERTZ:
-        told = f"the file is recorded at {rate} Hz, as phone calls are: consider phone"
-        yield Finding(Severity.HINT, "mode", str(parameters.get("mode", "")), told)
+        remedy = f"the file is recorded at {rate} Hz, as phone calls are: consider phone"
+        yield Finding(Severity.HINT, "mode", str(parameters.get("mode", "")), remedy)
 
 
 def _names(formats: frozenset[AudioFormat]) -> str:

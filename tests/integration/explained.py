@@ -24,7 +24,7 @@ EXPLAINED = ("SELECT", "UPDATE", "INSERT", "DELETE", "WITH")
 
 @dataclass
 class Explained:
-    """What one statement came to."""
+    """The plan and cost of one statement."""
 
     plan: list[str]
     steps: int = 0
@@ -64,15 +64,15 @@ class Watch:
         """Keep what a connection's last statement took."""
         statement = self.running.pop(number, None)
         if statement is not None:
-            one = self.found[statement]
-            one.steps = max(one.steps, self.counted.get(number, 0))
+            entry = self.found[statement]
+            entry.steps = max(entry.steps, self.counted.get(number, 0))
 
     def told(self) -> dict[str, Any]:
-        """Tell what was found since this was called last."""
+        """Return the statements explained since the last call."""
         for number in list(self.running):
             self.end(number)
         found, self.found = self.found, {}
-        return {statement: asdict(one) for statement, one in found.items()}
+        return {statement: asdict(entry) for statement, entry in found.items()}
 
 
 def run(words: Sequence[str]) -> int:

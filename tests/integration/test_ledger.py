@@ -47,7 +47,7 @@ _AUDIO = func.coalesce(items.c.duration_seconds, items.c.size / BYTES_PER_AUDIO_
 
 
 def accepted(job_id: str) -> Reply:
-    """The answer that an append is answered with."""
+    """Return the answer that an append is answered with."""
     return Reply(connected=True, last_chunk_left=True, status=201, answer={"jobId": job_id}, bytes_sent=7)
 
 
@@ -64,13 +64,13 @@ class Book:
     loads: dict[str, Load] = field(default_factory=dict)
 
     def file(self, name: str, content: str = "") -> Path:
-        """A recording of this name; by default its content is its name."""
+        """Write a recording of this name, by default with its name as content."""
         path = self.folder / name
         path.write_text(content or name, encoding="utf-8")
         return path
 
     def row(self, line: int, conversation_id: str, name: str, extras: Mapping[str, Any]) -> Row | InvalidRow:
-        """A row as the manifest's reader tells it: a file that is gone is right where its item was begun."""
+        """Return a row as the manifest's reader makes it: a missing file is valid where its item was begun."""
         path = self.folder / name
         if not name or (not path.exists() and not self.was_begun(conversation_id, str(path))):
             problem = Problem(line, "audioPath", name, "the file cannot be found: correct the path")
@@ -79,7 +79,7 @@ class Book:
         return Row(line, conversation_id, name, str(path), extras=extras, signature=signature)
 
     def was_begun(self, conversation_id: str, path: str) -> bool:
-        """Whether the ledger knows an item of this path that was begun."""
+        """Return True where the ledger has a begun item of this path."""
         with self.ledger.writing() as connection:
             return was_begun(connection, account(connection, BASE_URL))(conversation_id, path)
 
@@ -121,31 +121,31 @@ class Book:
 
     def claim_one(self) -> Claim:
         """Claim the one item that may go."""
-        (one,) = self.claim()
-        return one
+        (claim,) = self.claim()
+        return claim
 
-    def mark(self, one: Claim) -> None:
+    def mark(self, claim: Claim) -> None:
         """Commit that the last chunk of an attempt is about to leave."""
         with self.ledger.writing() as connection:
-            mark(connection, Mark(one, audio.content_hash(one.path) or "unread", self.now))
+            mark(connection, Mark(claim, audio.content_hash(claim.path) or "unread", self.now))
 
-    def answer(self, one: Claim, reply: Reply, wait: float = 0.0) -> State:
+    def answer(self, claim: Claim, reply: Reply, wait: float = 0.0) -> State:
         """Mark an attempt where its last chunk left, and write down its reply."""
         if reply.last_chunk_left:
-            self.mark(one)
-        return self.record(one, reply, wait)
+            self.mark(claim)
+        return self.record(claim, reply, wait)
 
-    def record(self, one: Claim, reply: Reply, wait: float = 0.0, refusal: Refusal | None = None) -> State:
+    def record(self, claim: Claim, reply: Reply, wait: float = 0.0, refusal: Refusal | None = None) -> State:
         """Write down the reply to an attempt."""
-        verdict = judge(reply, one.conversation_id)
+        verdict = judge(reply, claim.conversation_id)
         with self.ledger.writing() as connection:
             record_reply(
-                connection, ReplyRecord(one, verdict, reply, self.now, wait, DOUBT_SECONDS, self.hold, refusal)
+                connection, ReplyRecord(claim, verdict, reply, self.now, wait, DOUBT_SECONDS, self.hold, refusal)
             )
         return verdict.state
 
     def jobs(self) -> list[LiveJob]:
-        """The live jobs."""
+        """Return the live jobs."""
         with self.ledger.writing() as connection:
             return live_jobs(connection, account(connection, BASE_URL))
 
@@ -155,42 +155,42 @@ class Book:
         with self.ledger.writing() as connection:
             end_job(connection, JobEnd(job, status, self.now, self.hold, lived_seconds))
 
-    def complete(self, one: Claim, job_id: str = "") -> None:
+    def complete(self, claim: Claim, job_id: str = "") -> None:
         """Carry an item to its good end."""
-        self.answer(one, accepted(job_id or f"job-{one.attempt_id}"))
-        self.end(job_id or f"job-{one.attempt_id}")
+        self.answer(claim, accepted(job_id or f"job-{claim.attempt_id}"))
+        self.end(job_id or f"job-{claim.attempt_id}")
 
     def complete_all(self) -> list[str]:
         """Carry everything that may go to its good end; the files' names in the order in which they went."""
         went = []
         while some := self.claim(1):
-            went += [one.path.name for one in some]
+            went += [claim.path.name for claim in some]
             self.complete(some[0])
         return went
 
     def crash(self, load: Load) -> tuple[int, int]:
-        """The run dies, and the same command begins anew without loading: what was recovered."""
+        """Let the run die, and begin it anew without loading; return the recovery."""
         with self.ledger.writing() as connection:
             recovered = recover(connection, self.now, DOUBT_SECONDS)
             activate_batch(connection, load.batch_id, hold=self.hold)
         return recovered
 
     def lines(self, load: Load) -> list[ResultLine]:
-        """The results of a batch."""
+        """Return the results of a batch."""
         with self.ledger.writing() as connection:
             return list(result_lines(connection, load.batch_id, hold=self.hold))
 
     def states(self, load: Load) -> str:
-        """The states of a batch's rows, in manifest order."""
+        """Return the states of a batch's rows, in manifest order."""
         return " ".join(line.state.value for line in self.lines(load))
 
     def live(self) -> int:
-        """How many slots are taken."""
+        """Return the number of taken slots."""
         with self.ledger.writing() as connection:
             return limit_facts(connection, account(connection, BASE_URL), self.limit, self.now).live
 
     def value(self, name: str, line: int) -> Any:
-        """A column of the item that the newest load named in this line."""
+        """Return a column of the item that the newest load named in this line."""
         with self.ledger.writing() as connection:
             newest = select(items.c[name]).where(items.c.line == line).order_by(items.c.load_id.desc()).limit(1)
             return connection.execute(newest).scalar_one()
@@ -201,7 +201,7 @@ class Book:
             reweigh_lanes(connection, item_seconds)
 
     def check_work(self) -> None:
-        """What each lane keeps of what it has left is what follows from its items."""
+        """Check that the backlog of each lane is the sum over its items."""
         counted = select(items.c.lane_id, func.count().label("items"), func.sum(_AUDIO).label("audio"))
         carried = and_(items.c.state == State.PENDING, items.c.position <= lanes.c.active_until)
         with self.ledger.writing() as connection:
@@ -214,7 +214,7 @@ class Book:
             assert lane.work_left == lane.audio_left + waiting * lane.item_seconds
 
     def attempts(self) -> list[tuple[int, int, str | None]]:
-        """Item, number and outcome of every attempt."""
+        """Return item, number and outcome of every attempt."""
         with self.ledger.writing() as connection:
             found = select(attempts.c.item_id, attempts.c.number, attempts.c.outcome).order_by(attempts.c.id)
             return [(row.item_id, row.number, row.outcome) for row in connection.execute(found)]
@@ -222,7 +222,7 @@ class Book:
 
 @contextmanager
 def opened(folder: Path) -> Iterator[Book]:
-    """A new ledger in this folder, open for a run, with seven recordings beside it."""
+    """Give a new ledger in this folder, open for a run, with seven recordings beside it."""
     with Ledger.open_for_run(f"sqlite:///{folder}/ledger.db") as ledger:
         book = Book(folder, ledger)
         for name in "abcdefg":
@@ -232,22 +232,22 @@ def opened(folder: Path) -> Iterator[Book]:
 
 @pytest.fixture
 def book(tmp_path: Path) -> Iterator[Book]:
-    """A new ledger, open for a run."""
+    """Provide a new ledger, open for a run."""
     with opened(tmp_path) as made:
         yield made
 
 
 def test_an_item_goes_from_load_to_completed(book: Book) -> None:
-    """Load, claim, mark, answer, end: each step shows, and the result says all of it."""
+    """Load, claim, mark, answer and end change the item's state step by step, and the result has all of it."""
     load = book.load([("c", "a.wav")])
     assert book.states(load) == "pending"
-    one = book.claim_one()
-    assert (one.number, one.batch, one.line, one.conversation_id) == (1, "m.csv", 2, "c")
-    assert (one.path, one.size, one.content_hash) == (book.folder / "a.wav", 8, None)
+    claim = book.claim_one()
+    assert (claim.number, claim.batch, claim.line, claim.conversation_id) == (1, "m.csv", 2, "c")
+    assert (claim.path, claim.size, claim.content_hash) == (book.folder / "a.wav", 8, None)
     assert book.states(load) == "sending"
-    book.mark(one)
+    book.mark(claim)
     assert book.states(load) == "sent"
-    assert book.record(one, accepted("j")) is State.ACCEPTED
+    assert book.record(claim, accepted("j")) is State.ACCEPTED
     assert book.states(load) == "accepted"
     book.now += 5
     book.end("j")
@@ -259,44 +259,44 @@ def test_an_item_goes_from_load_to_completed(book: Book) -> None:
 
 
 def test_a_claim_is_committed_before_it_is_answered(book: Book) -> None:
-    """The intent is in the ledger, for everybody to see, before a first byte can leave."""
+    """The attempt is committed before its first byte can leave."""
     load = book.load([("c", "a.wav")])
-    one = book.claim_one()
+    claim = book.claim_one()
     with book.ledger.beside() as reader, reader.reading() as connection:
         (line,) = result_lines(connection, load.batch_id, hold=True)
         assert (line.state, line.attempts) == (State.SENDING, 1)
-    assert book.attempts() == [(one.item_id, 1, None)]
+    assert book.attempts() == [(claim.item_id, 1, None)]
 
 
 def test_a_mark_is_kept_with_the_content(book: Book) -> None:
     """The mark before the last chunk stores what is about to be appended, and when."""
     book.load([("c", "a.wav")])
-    one = book.claim_one()
-    book.mark(one)
-    assert book.value("content_hash", 2) == audio.content_hash(one.path)
+    claim = book.claim_one()
+    book.mark(claim)
+    assert book.value("content_hash", 2) == audio.content_hash(claim.path)
 
 
 def test_only_the_attempt_that_is_being_sent_is_marked(book: Book) -> None:
     """A mark that comes too late, or twice, is refused: its last chunk must not leave."""
     book.load([("c", "a.wav")])
-    one = book.claim_one()
-    book.mark(one)
+    claim = book.claim_one()
+    book.mark(claim)
     with pytest.raises(RuntimeError, match="its mark is refused"):
-        book.mark(one)
-    book.record(one, CUT)
+        book.mark(claim)
+    book.record(claim, CUT)
     book.claim_one()
     with pytest.raises(RuntimeError, match="its mark is refused"):
-        book.mark(one)
+        book.mark(claim)
 
 
 def test_the_items_of_a_lane_go_one_after_the_other(book: Book) -> None:
-    """In manifest order, each after the one before it has completed, and never two at a time."""
+    """The items of a lane go in manifest order, each after the one before it has completed."""
     load = book.load([("c", "b.wav"), ("c", "a.wav"), ("c", "c.wav")])
     for name in ("b.wav", "a.wav", "c.wav"):
-        one = book.claim_one()
-        assert one.path.name == name
+        claim = book.claim_one()
+        assert claim.path.name == name
         assert book.claim() == []
-        book.answer(one, accepted(name))
+        book.answer(claim, accepted(name))
         assert book.claim() == []
         book.end(name)
     assert book.states(load) == "completed completed completed"
@@ -305,7 +305,7 @@ def test_the_items_of_a_lane_go_one_after_the_other(book: Book) -> None:
 def test_lanes_do_not_wait_for_each_other(book: Book) -> None:
     """One item of each lane may be live at once, in manifest order."""
     book.load([("c", "a.wav"), ("c", "b.wav"), ("d", "a.wav"), ("e", "c.wav")])
-    assert [(one.conversation_id, one.path.name) for one in book.claim()] == [
+    assert [(claim.conversation_id, claim.path.name) for claim in book.claim()] == [
         ("c", "a.wav"),
         ("d", "a.wav"),
         ("e", "c.wav"),
@@ -313,8 +313,8 @@ def test_lanes_do_not_wait_for_each_other(book: Book) -> None:
 
 
 def test_no_more_is_claimed_than_wanted(book: Book) -> None:
-    """The pool's free hands bound a claim; none at all only looks."""
-    book.load([(one, "a.wav") for one in "cdefg"])
+    """A claim begins at most as many attempts as there are free workers; with none it only reads."""
+    book.load([(conversation, "a.wav") for conversation in "cdefg"])
     assert book.look(0).claims == []
     assert [len(book.claim(2)), len(book.claim(2)), len(book.claim(2))] == [2, 2, 1]
 
@@ -322,7 +322,7 @@ def test_no_more_is_claimed_than_wanted(book: Book) -> None:
 def test_no_more_is_claimed_than_the_limit(book: Book) -> None:
     """Sending, sent and accepted items hold a slot each, until their job has ended."""
     book.limit = 2
-    book.load([(one, "a.wav") for one in "cdefg"])
+    book.load([(conversation, "a.wav") for conversation in "cdefg"])
     first, second = book.claim()
     assert book.claim() == []
     book.answer(first, accepted("1"))
@@ -336,7 +336,7 @@ def test_no_more_is_claimed_than_the_limit(book: Book) -> None:
 
 
 def test_an_item_in_doubt_keeps_its_slot_for_a_while(book: Book) -> None:
-    """The job that it may have become counts until slot_until, to the moment."""
+    """An item in doubt holds its slot exactly until slot_until."""
     book.limit = 1
     load = book.load([("c", "a.wav"), ("d", "a.wav")])
     assert book.answer(book.claim_one(), LOST) is State.IN_DOUBT
@@ -372,15 +372,17 @@ def test_two_answers_of_one_group_with_one_job_are_told_apart(book: Book) -> Non
     """Outcomes that are written together are the same as one after the other: the first has the job."""
     load = book.load([("c", "a.wav"), ("d", "b.wav")])
     claims = book.claim()
-    for one in claims:
-        book.mark(one)
+    for attempt in claims:
+        book.mark(attempt)
     reply = accepted("same")
     with book.ledger.writing() as connection:
         results = record_replies(
             connection,
             [
-                ReplyRecord(one, judge(reply, one.conversation_id), reply, book.now, 0.0, DOUBT_SECONDS, hold=True)
-                for one in claims
+                ReplyRecord(
+                    attempt, judge(reply, attempt.conversation_id), reply, book.now, 0.0, DOUBT_SECONDS, hold=True
+                )
+                for attempt in claims
             ],
         )
     assert [result.verdict.state for result in results] == [State.ACCEPTED, State.IN_DOUBT]
@@ -388,7 +390,7 @@ def test_two_answers_of_one_group_with_one_job_are_told_apart(book: Book) -> Non
 
 
 def test_the_same_job_in_another_account_is_another_job(book: Book) -> None:
-    """JobIds are a service's own: two services may count alike."""
+    """JobIds are unique for one service only: two services may use the same ones."""
     load = book.load([("c", "a.wav")])
     book.complete(book.claim_one(), "job-1")
     with book.ledger.writing() as connection:
@@ -419,10 +421,10 @@ def test_doubt_lasts_three_times_what_such_a_job_takes(book: Book) -> None:
     book.limit = 3
     book.load([("c", "a.wav"), ("d", "b.wav"), ("e", "long.wav")])
     claims = book.claim()
-    for one, seconds in zip(claims[:2], (4.0, 5.0), strict=True):
-        book.answer(one, accepted(one.conversation_id))
+    for attempt, seconds in zip(claims[:2], (4.0, 5.0), strict=True):
+        book.answer(attempt, accepted(attempt.conversation_id))
         book.now += seconds
-        book.end(one.conversation_id, lived_seconds=seconds)
+        book.end(attempt.conversation_id, lived_seconds=seconds)
     book.answer(claims[2], LOST)
     assert book.value("slot_until", 4) == pytest.approx(book.now + 3 * 5.0)
 
@@ -444,9 +446,9 @@ def test_a_clock_that_jumps_between_two_runs_shortens_nothing(book: Book, boot: 
 
 
 def test_what_a_clock_that_was_ahead_wrote_is_of_now(book: Book) -> None:
-    """A limit that seems to be stated in years would be believed until then, and a slot be held as long."""
+    """Times in the future are moved to the present, or a stated limit and a slot would be kept until then."""
     book.limit = 5
-    book.load([(one, "a.wav") for one in "cdefg"])
+    book.load([(conversation, "a.wav") for conversation in "cdefg"])
     years = 4 * 365 * 86400.0
     book.now += years
     first, second, third = book.claim(3)
@@ -463,10 +465,10 @@ def test_what_a_clock_that_was_ahead_wrote_is_of_now(book: Book) -> None:
 
 
 def test_a_stated_limit_lowers_the_claim_for_a_day(book: Book) -> None:
-    """What a 429 stated is in force for 24 hours, and the setting again after that."""
-    book.load([(one, "a.wav") for one in "cdefg"])
-    one, *others = book.claim(3)
-    book.record(one, THROTTLED, refusal=Refusal(2))
+    """The limit that a 429 stated is in force for 24 hours, and the setting again after that."""
+    book.load([(conversation, "a.wav") for conversation in "cdefg"])
+    claim, *others = book.claim(3)
+    book.record(claim, THROTTLED, refusal=Refusal(2))
     for other in others:
         book.record(other, CUT)
     answered = book.look()
@@ -476,9 +478,9 @@ def test_a_stated_limit_lowers_the_claim_for_a_day(book: Book) -> None:
 
 
 def test_a_refusal_lowers_the_limit_to_what_was_live(book: Book) -> None:
-    """Without X: no more than were live beside it, one more after a job's time, and all of it in the end."""
+    """After a 429 without a number as many jobs as were live are allowed, one more after each job's time."""
     book.limit = 5
-    book.load([(one, "a.wav") for one in "cdefg"])
+    book.load([(conversation, "a.wav") for conversation in "cdefg"])
     first, second, refused, again = book.claim(4)
     book.answer(first, accepted("1"))
     book.complete(second)
@@ -488,8 +490,8 @@ def test_a_refusal_lowers_the_limit_to_what_was_live(book: Book) -> None:
     assert (facts.configured, facts.stated, facts.in_force, facts.live, facts.others) == (5, None, 2, 2, None)
     assert facts.rises_at == book.now + step
     book.now += step
-    (one,) = book.claim()
-    book.record(one, THROTTLED, refusal=Refusal())
+    (claim,) = book.claim()
+    book.record(claim, THROTTLED, refusal=Refusal())
     waiting = book.look()
     assert (waiting.claims, waiting.wake_at) == (
         [],
@@ -501,12 +503,12 @@ def test_a_refusal_lowers_the_limit_to_what_was_live(book: Book) -> None:
 
 
 def test_what_a_job_typically_takes_is_learned(book: Book) -> None:
-    """Each job moves it a little; a step of the limit is as long as that."""
-    book.load([(one, "a.wav") for one in "cdefg"])
+    """The typical job time follows each job a little, and is the step of the learned limit."""
+    book.load([(conversation, "a.wav") for conversation in "cdefg"])
     typical = JOB_SECONDS
     for job_id, seconds in (("1", 400.0), ("2", 8.0)):
-        (one,) = book.claim(1)
-        book.answer(one, accepted(job_id))
+        (claim,) = book.claim(1)
+        book.answer(claim, accepted(job_id))
         book.now += seconds
         book.end(job_id)
         typical += (seconds - typical) / JOBS_REMEMBERED
@@ -516,9 +518,9 @@ def test_what_a_job_typically_takes_is_learned(book: Book) -> None:
 
 
 def test_a_refusal_below_what_was_stated_tells_of_others(book: Book) -> None:
-    """X is 4, one of ours was live: others have three; it is told until the account is ours again."""
+    """Where 4 is stated and one job of ours was live, others have three, until our limit has risen again."""
     book.limit = 5
-    book.load([(one, "a.wav") for one in "cdefg"])
+    book.load([(conversation, "a.wav") for conversation in "cdefg"])
     first, refused = book.claim(2)
     book.record(refused, THROTTLED, refusal=Refusal(4))
     facts = book.look(0).limit
@@ -535,9 +537,9 @@ def test_a_refusal_below_what_was_stated_tells_of_others(book: Book) -> None:
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_clock_that_jumps_between_two_runs_teaches_nothing(book: Book, boot: str, moved: float, sign: int) -> None:
     """On the same boot what was learned of the limit is as old after a jump of the wall clock as before it."""
-    book.load([(one, "a.wav") for one in "cdefg"])
-    (one,) = book.claim(1)
-    book.record(one, THROTTLED, refusal=Refusal())
+    book.load([(conversation, "a.wav") for conversation in "cdefg"])
+    (claim,) = book.claim(1)
+    book.record(claim, THROTTLED, refusal=Refusal())
     with book.ledger.writing() as connection:
         rebase_deadlines(connection, "this boot", 500.0)
         rebase_deadlines(connection, boot, 500.0 + sign * 3600.0)
@@ -547,8 +549,8 @@ def test_a_clock_that_jumps_between_two_runs_teaches_nothing(book: Book, boot: s
 
 
 def test_what_was_learned_of_the_limit_outlives_the_run(book: Book) -> None:
-    """It is the ledger that knows it: the same command after a crash, or another worker, claims no more."""
-    load = book.load([(one, "a.wav") for one in "cdefg"])
+    """The learned limit is in the ledger: the command after a crash, or another worker, claims no more."""
+    load = book.load([(conversation, "a.wav") for conversation in "cdefg"])
     first, second, refused = book.claim(3)
     book.record(refused, THROTTLED, refusal=Refusal())
     book.record(first, CUT)
@@ -558,9 +560,9 @@ def test_what_was_learned_of_the_limit_outlives_the_run(book: Book) -> None:
 
 
 def test_a_limit_below_what_is_live_claims_nothing(book: Book) -> None:
-    """A limit that falls under the live jobs waits for them; it never goes below nothing."""
+    """Under a limit that has fallen below the live jobs nothing is claimed until they end."""
     book.limit = 3
-    book.load([(one, "a.wav") for one in "cdefg"])
+    book.load([(conversation, "a.wav") for conversation in "cdefg"])
     assert len(book.claim()) == 3
     book.limit = 1
     answered = book.look()
@@ -581,12 +583,12 @@ def test_a_limit_below_what_is_live_claims_nothing(book: Book) -> None:
 def test_an_outcome_is_kept_with_its_reason(book: Book, reply: Reply, state: State) -> None:
     """State, reason and status are stored with item and attempt, and shown in the results."""
     load = book.load([("c", "a.wav")])
-    one = book.claim_one()
-    book.answer(one, reply)
+    claim = book.claim_one()
+    book.answer(claim, reply)
     verdict = judge(reply, "c")
     (line,) = book.lines(load)
     assert (line.state, line.error, line.http_status) == (state, verdict.reason, reply.status)
-    assert book.attempts() == [(one.item_id, 1, verdict.outcome.value)]
+    assert book.attempts() == [(claim.item_id, 1, verdict.outcome.value)]
 
 
 def test_an_item_that_is_tried_again_counts_its_attempts(book: Book) -> None:
@@ -616,7 +618,7 @@ def test_a_lane_waits_and_then_goes_on(book: Book) -> None:
 
 @pytest.mark.parametrize("reply", [LOST, NOT_FOUND, OUR_FILE])
 def test_trouble_holds_the_rest_of_its_lane_alone(book: Book, reply: Reply) -> None:
-    """What failed, is refused or in doubt holds what stands behind it, and no other lane."""
+    """An item that failed, is refused or in doubt holds the items behind it, and no other lane."""
     load = book.load([("c", "a.wav"), ("c", "b.wav"), ("d", "a.wav"), ("d", "b.wav")])
     first, other = book.claim()
     state = book.answer(first, reply)
@@ -638,7 +640,7 @@ def test_a_failed_job_holds_its_lane(book: Book) -> None:
 
 @pytest.mark.parametrize("reply", [LOST, NOT_FOUND])
 def test_with_on_trouble_continue_a_lane_goes_on(book: Book, reply: Reply) -> None:
-    """[lanes] on_trouble = "continue": the next item goes, in order; what is in trouble stays as it is."""
+    """With [lanes] on_trouble = "continue" the next item goes, in order; the item in trouble stays as it is."""
     book.hold = False
     load = book.load([("c", "a.wav"), ("c", "b.wav"), ("c", "c.wav")])
     state = book.answer(book.claim_one(), reply)
@@ -647,7 +649,7 @@ def test_with_on_trouble_continue_a_lane_goes_on(book: Book, reply: Reply) -> No
 
 
 def test_with_on_trouble_continue_nothing_is_held(book: Book) -> None:
-    """What will go by itself is pending, not held, and still counts as unsent while another is live."""
+    """With ``continue`` an item behind trouble is pending, not held, and counts as unsent while another is live."""
     book.hold = False
     load = book.load([("c", "a.wav"), ("c", "b.wav"), ("c", "c.wav")])
     book.answer(book.claim_one(), NOT_FOUND)
@@ -668,7 +670,7 @@ def test_what_was_held_goes_once_on_trouble_is_continue(book: Book) -> None:
 
 
 def test_a_job_that_never_ends_keeps_its_lane_and_gives_its_slot_back(book: Book) -> None:
-    """Overdue: held behind it, counted as one in doubt, its slot free after slot_until; its late end counts."""
+    """An overdue job holds its lane, counts as a doubt, frees its slot after slot_until, and may still end."""
     book.limit = 1
     load = book.load([("c", "a.wav"), ("c", "b.wav"), ("d", "a.wav")])
     book.answer(book.claim_one(), accepted("j"))
@@ -702,14 +704,14 @@ def test_a_job_that_has_ended_is_not_ended_again(book: Book) -> None:
 
 
 def test_the_latest_ends_are_those_that_tell_what_jobs_take(book: Book) -> None:
-    """Completed jobs that were followed from their beginning, the latest last; failures and late finds tell nothing."""
+    """The history has the completed jobs that were followed from their acceptance, the latest last."""
     book.load([(name, "a.wav") for name in "abcde"])
     book.limit = 5
     ended = {"b": 20.0, "a": 10.0, "c": None, "e": 50.0}
     jobs = {}
-    for one in book.claim():
-        book.answer(one, accepted(one.conversation_id))
-        jobs[one.conversation_id] = next(job for job in book.jobs() if job.job_id == one.conversation_id)
+    for attempt in book.claim():
+        book.answer(attempt, accepted(attempt.conversation_id))
+        jobs[attempt.conversation_id] = next(job for job in book.jobs() if job.job_id == attempt.conversation_id)
     with book.ledger.writing() as connection:
         for name, seconds in ended.items():
             book.now += 1.0
@@ -722,26 +724,26 @@ def test_the_latest_ends_are_those_that_tell_what_jobs_take(book: Book) -> None:
 
 
 def test_before_the_mark_a_crash_means_pending(book: Book) -> None:
-    """What had not sent its last chunk is pending again, first in its lane, with its attempt told."""
+    """An item whose last chunk had not left is pending again, first in its lane, and its attempt counts."""
     load = book.load([("c", "a.wav"), ("c", "b.wav")])
-    one = book.claim_one()
+    claim = book.claim_one()
     assert book.crash(load) == (1, 0)
     assert book.states(load) == "pending pending"
     assert book.live() == 0
-    assert book.attempts() == [(one.item_id, 1, "cut off")]
+    assert book.attempts() == [(claim.item_id, 1, "cut off")]
     again = book.claim_one()
-    assert (again.item_id, again.number) == (one.item_id, 2)
+    assert (again.item_id, again.number) == (claim.item_id, 2)
 
 
 def test_after_the_mark_a_crash_means_doubt(book: Book) -> None:
-    """What may have been appended is in doubt, holds its lane, and keeps its slot until slot_until."""
+    """An item that may have been appended is in doubt, holds its lane, and keeps its slot until slot_until."""
     book.limit = 1
     load = book.load([("c", "a.wav"), ("c", "b.wav"), ("d", "a.wav")])
-    one = book.claim_one()
-    book.mark(one)
+    claim = book.claim_one()
+    book.mark(claim)
     assert book.crash(load) == (0, 1)
     assert book.states(load) == "in_doubt held pending"
-    assert book.attempts() == [(one.item_id, 1, "in doubt")]
+    assert book.attempts() == [(claim.item_id, 1, "in doubt")]
     assert book.claim() == []
     assert book.lines(load)[0].error
     book.now += DOUBT_SECONDS
@@ -785,7 +787,7 @@ def test_a_crash_ends_a_lanes_wait(book: Book) -> None:
 
 
 def test_live_jobs_say_whose_they_are(book: Book) -> None:
-    """What is needed to follow and to tell of a job is in the ledger; whether this run waits for it, too."""
+    """The ledger has all facts for following and reporting a job, and if an active batch waits for it."""
     first = book.load([("c", "a.wav")])
     book.answer(book.claim_one(), accepted("j"))
     (job,) = book.jobs()
@@ -800,7 +802,7 @@ def test_live_jobs_say_whose_they_are(book: Book) -> None:
 
 
 def test_another_batchs_lanes_are_not_carried(book: Book) -> None:
-    """A run carries its own batch's lanes; what waits elsewhere is named, not sent."""
+    """A run sends the items of its own batch's lanes alone."""
     first = book.load([("c", "a.wav"), ("d", "a.wav")])
     second = book.load([("d", "b.wav"), ("e", "a.wav")], "other.csv")
     with book.ledger.writing() as connection:
@@ -815,7 +817,7 @@ def test_another_batchs_lanes_are_not_carried(book: Book) -> None:
 
 
 def test_leftovers_go_first(book: Book) -> None:
-    """What an earlier batch left in a lane stands before the new batch's items there, and is carried with them."""
+    """Leftovers of an earlier batch stand before the new batch's items in a lane, and are sent with them."""
     book.load([("c", "a.wav"), ("c", "b.wav")], "monday.csv")
     book.complete(book.claim_one())
     second = book.load([("c", "c.wav")], "tuesday.csv")
@@ -845,7 +847,7 @@ def test_an_earlier_batchs_trouble_holds_a_later_batch(book: Book) -> None:
 
 
 def test_unsent_tells_whether_more_will_go(book: Book) -> None:
-    """Under --no-wait a run ends once nothing more will be sent: live jobs before unsent items keep it going."""
+    """Under --no-wait a run goes on as long as live jobs stand before unsent items."""
     book.load([("c", "a.wav"), ("c", "b.wav"), ("d", "a.wav")])
 
     def more() -> bool:
@@ -862,7 +864,7 @@ def test_unsent_tells_whether_more_will_go(book: Book) -> None:
 
 
 def test_the_standing_counts_every_row_once(book: Book) -> None:
-    """Counts by state, held ones apart; bytes of what was taken and of all."""
+    """A standing has counts by state, held items apart, and the bytes of appended and of all items."""
     load = book.load([("c", "a.wav"), ("c", "b.wav"), ("d", "a.wav"), ("e", "a.wav"), ("f", "a.wav")])
     first, second, third, _ = book.claim()
     book.answer(first, LOST)
@@ -876,10 +878,10 @@ def test_the_standing_counts_every_row_once(book: Book) -> None:
 
 
 def test_troubles_are_told_by_reason(book: Book) -> None:
-    """What needs a person: state, reason, how many, and the first lines."""
-    load = book.load([(one, "a.wav") for one in "cdefgh"])
-    for one, reply in zip(book.claim(), [NOT_FOUND] * 4 + [LOST, accepted("j")], strict=True):
-        book.answer(one, reply)
+    """Troubles are grouped by state and reason, with their number and the first lines."""
+    load = book.load([(conversation, "a.wav") for conversation in "cdefgh"])
+    for attempt, reply in zip(book.claim(), [NOT_FOUND] * 4 + [LOST, accepted("j")], strict=True):
+        book.answer(attempt, reply)
     with book.ledger.writing() as connection:
         refused, doubtful = troubles(connection, load.batch_id)
     assert (refused.state, refused.items, list(refused.lines)) == (State.REFUSED, 4, [2, 3, 4])
@@ -899,7 +901,10 @@ def load_elsewhere(book: Book, conversation_ids: Sequence[str]) -> Load:
             now=1.0,
             repeat=False,
         )
-        read = [book.row(line, one, "a.wav", {}) for line, one in enumerate(conversation_ids, start=2)]
+        read = [
+            book.row(line, conversation_id, "a.wav", {})
+            for line, conversation_id in enumerate(conversation_ids, start=2)
+        ]
         load_rows(connection, load, read, content_hash=audio.content_hash, probe=audio.probe)
     return load
 
@@ -917,7 +922,7 @@ def test_two_accounts_share_nothing(book: Book) -> None:
 
 @pytest.mark.parametrize("first", [None, 1])
 def test_a_run_leaves_the_lanes_of_other_accounts_as_they_are(book: Book, first: int | None) -> None:
-    """What one account's run carries is neither dropped nor counted anew nor sent along by another account's run."""
+    """A run changes, counts and sends the active lanes of its own account alone."""
     ours = book.load([("c", "a.wav"), ("d", "a.wav"), ("d", "b.wav")])
     book.reweigh_lanes(3.0)
     carried = select(lanes).where(lanes.c.account_id == ours.account_id).order_by(lanes.c.id)

@@ -16,7 +16,7 @@ from uploader.model import NOTHING, AudioFacts, FileSignature, InvalidRow, Probl
 
 @pytest.fixture(scope="module")
 def connection() -> Iterator[Connection]:
-    """A connection to stage rows on."""
+    """Provide a connection to stage rows on."""
     with without_ledger() as made:
         yield made
 
@@ -45,21 +45,21 @@ def test_the_same_path_for_the_same_conversation_is_told_with_its_lines(connecti
 @pytest.mark.parametrize(
     ("one", "other"), [("abc-1F", "ABC-1f"), ("\u00e4", "\u00c4"), ("stra\u00dfe", "STRASSE"), ("\u00e9", "e\u0301")]
 )
-def test_ids_that_differ_by_case_or_form_alone_are_told(connection: Connection, one: str, other: str) -> None:
+def test_ids_that_differ_by_case_or_form_alone_are_told(connection: Connection, spelling: str, other: str) -> None:
     """In letters of ASCII and beyond; other ids and the same id again are not."""
-    stage(connection, [("581", "a"), ("abd", "b"), (one, "c"), ("abd", "d"), (other, "e")])
+    stage(connection, [("581", "a"), ("abd", "b"), (spelling, "c"), ("abd", "d"), (other, "e")])
     (told,) = case_twins(connection)
     assert (told.line, told.column) == (4, "conversationId")
-    assert one in (told.value, told.remedy.split()[3])
+    assert spelling in (told.value, told.remedy.split()[3])
     assert other in (told.value, told.remedy.split()[3])
 
 
 def test_only_a_spoilt_id_that_rows_share_may_have_been_several(connection: Connection) -> None:
     """A conversation of several rows is no mistake by itself."""
     stage(connection, [("5.8E+15", "a"), ("x.y", "b"), ("x.y", "c"), ("5.8E+15", "d"), ("nan", "e"), ("nan", "")])
-    told = list(became_the_same(connection, lambda one: one != "x.y"))
-    assert {(one.line, one.value) for one in told} == {(2, "5.8E+15"), (6, "nan")}
-    assert {one.remedy.partition(" have")[0] for one in told} == {"lines 2, 5", "lines 6, 7"}
+    told = list(became_the_same(connection, lambda conversation_id: conversation_id != "x.y"))
+    assert {(problem.line, problem.value) for problem in told} == {(2, "5.8E+15"), (6, "nan")}
+    assert {problem.remedy.partition(" have")[0] for problem in told} == {"lines 2, 5", "lines 6, 7"}
 
 
 @given(rows=st.lists(st.tuples(st.sampled_from(["a", "A", "b", "\u00e4", "\u00c4"]), st.sampled_from(["", "x", "y"]))))
@@ -68,6 +68,6 @@ def test_the_table_finds_what_a_look_at_all_rows_finds(connection: Connection, r
     """The law in a few lines: pairs that are there more than once, and folded ids of more than one spelling."""
     stage(connection, rows)
     pairs = {row for row in rows if row[1] and rows.count(row) > 1}
-    assert {(rows[one.line - 2][0], one.value) for one in repeats(connection)} == pairs
+    assert {(rows[problem.line - 2][0], problem.value) for problem in repeats(connection)} == pairs
     spellings = [{row[0] for row in rows if row[0].lower() == letter} for letter in ("a", "b", "\u00e4")]
-    assert {one.value for one in case_twins(connection)} == {min(some) for some in spellings if len(some) > 1}
+    assert {problem.value for problem in case_twins(connection)} == {min(some) for some in spellings if len(some) > 1}

@@ -60,18 +60,18 @@ class Listening(Book):
             who = account(connection, BASE_URL)
             return claim(connection, who, wanted, self.limit, self.now, Order.MANIFEST, self.token)
 
-    def reply(self, one: Claim, reply: Reply, *, marked: bool = False) -> ReplyResult:
+    def reply(self, claim: Claim, reply: Reply, *, marked: bool = False) -> ReplyResult:
         """Mark an attempt where its last chunk left and it is not ``marked``, and write down its reply."""
         if reply.last_chunk_left and not marked:
-            self.mark(one)
+            self.mark(claim)
         with self.ledger.writing() as connection:
-            verdict = judge(reply, one.conversation_id)
-            record = ReplyRecord(one, verdict, reply, self.now, 0.0, DOUBT_SECONDS, self.hold, listens=True)
+            verdict = judge(reply, claim.conversation_id)
+            record = ReplyRecord(claim, verdict, reply, self.now, 0.0, DOUBT_SECONDS, self.hold, listens=True)
             return record_reply(connection, record)
 
-    def callback(self, one: Claim | str, job_id: str, status: str = "in_progress") -> CallbackResult:
-        """A call comes, for an attempt or with a token of its own."""
-        token = one if isinstance(one, str) else one.token
+    def callback(self, claim: Claim | str, job_id: str, status: str = "in_progress") -> CallbackResult:
+        """Apply a callback, for an attempt or with a token of its own."""
+        token = claim if isinstance(claim, str) else claim.token
         assert token is not None
         with self.ledger.writing() as connection:
             return apply_callback(
@@ -84,21 +84,21 @@ class Listening(Book):
             )
 
     def resolve(self, decision: Decision, job_id: str | None = None, state: State | None = None) -> None:
-        """A person settles the one item that needs it."""
+        """Resolve the only item that needs a person."""
         with self.ledger.writing() as connection:
             (batch,) = {load.batch_id for load in self.loads.values()}
             selection = Selection(states=[state] if state else [])
-            (one,) = open_items(connection, batch, selection, hold=self.hold)
-            resolve(connection, one, decision, job_id=job_id, note=None, who="a person", now=self.now, hold=self.hold)
+            (item,) = open_items(connection, batch, selection, hold=self.hold)
+            resolve(connection, item, decision, job_id=job_id, note=None, who="a person", now=self.now, hold=self.hold)
 
     def said(self) -> list[str]:
-        """What is to be said in the open."""
+        """Return the texts of the anomalies."""
         with self.ledger.writing() as connection:
             (batch,) = {load.batch_id for load in self.loads.values()}
-            return [one.said for one in anomalies(connection, batch)]
+            return [anomaly.said for anomaly in anomalies(connection, batch)]
 
     def everything(self) -> list[Any]:
-        """All that the ledger holds of items, attempts, lanes and the account."""
+        """Return all rows of items, attempts, lanes and the account."""
         with self.ledger.writing() as connection:
             tables = (items, attempts, lanes, accounts)
             return [tuple(row) for table in tables for row in connection.execute(select(table)).all()]
@@ -106,54 +106,54 @@ class Listening(Book):
 
 @contextmanager
 def listening_in(folder: Path) -> Iterator[Listening]:
-    """A new ledger in this folder, whose run listens."""
+    """Give a new ledger in this folder, whose run listens."""
     with opened(folder) as book:
         yield Listening(book.folder, book.ledger)
 
 
 @pytest.fixture
 def book(tmp_path: Path) -> Iterator[Listening]:
-    """A new ledger whose run listens."""
+    """Provide a new ledger whose run listens."""
     with listening_in(tmp_path) as made:
         yield made
 
 
 def test_the_token_is_committed_with_the_intent_as_a_hash(book: Listening) -> None:
-    """A call may come as soon as the first byte has left; who reads the ledger cannot make one."""
+    """A callback may come as soon as the first byte has left; a reader of the ledger cannot forge one."""
     book.load([("c", "a.wav")])
-    one = book.claim_one()
-    assert one.token == "token-0"
-    assert "token-0" not in repr(one)
+    claim = book.claim_one()
+    assert claim.token == "token-0"
+    assert "token-0" not in repr(claim)
     with book.ledger.writing() as connection:
         assert connection.execute(select(attempts.c.token_hash)).scalar_one() == token_hash("token-0")
 
 
 @pytest.mark.parametrize("reply", [LOST, SERVER_ERROR, UNREADABLE])
 def test_doubt_is_settled_by_a_call(book: Listening, reply: Reply) -> None:
-    """In doubt becomes accepted, with its jobId; the end of the job then frees lane and slot."""
+    """A callback makes an item in doubt accepted, with its jobId; the end of the job then frees lane and slot."""
     load = book.load([("c", "a.wav"), ("c", "b.wav")])
-    one = book.claim_one()
-    assert book.reply(one, reply).verdict.state is State.IN_DOUBT
+    claim = book.claim_one()
+    assert book.reply(claim, reply).verdict.state is State.IN_DOUBT
     assert book.states(load) == "in_doubt held"
-    result = book.callback(one, "j")
+    result = book.callback(claim, "j")
     assert (result.effect, result.anomaly) == (CallbackEffect.ACCEPTED, None)
     assert result.job is not None
     assert (result.job.job_id, result.job.line, result.job.in_scope) == ("j", 2, True)
     assert book.states(load) == "accepted pending"
     assert (book.lines(load)[0].job_id, book.lines(load)[0].error, book.live()) == ("j", None, 1)
     assert book.claim() == []
-    assert book.callback(one, "j", "completed").effect is CallbackEffect.ENDED
+    assert book.callback(claim, "j", "completed").effect is CallbackEffect.ENDED
     assert (book.states(load), book.live()) == ("completed pending", 0)
     assert [again.line for again in book.claim()] == [3]
 
 
 @pytest.mark.parametrize(("status", "state"), [("completed", "completed"), ("failed", "failed")])
 def test_the_end_may_be_the_first_word(book: Listening, status: str, state: str) -> None:
-    """What was lost or overtaken on the way is made up for by whichever call arrives."""
+    """Any callback that arrives makes up for those that were lost or overtaken."""
     load = book.load([("c", "a.wav"), ("c", "b.wav")])
-    one = book.claim_one()
-    book.reply(one, LOST)
-    result = book.callback(one, "j", status)
+    claim = book.claim_one()
+    book.reply(claim, LOST)
+    result = book.callback(claim, "j", status)
     assert (result.effect, result.ended is not None, book.live()) == (CallbackEffect.ACCEPTED, True, 0)
     assert book.states(load) == f"{state} {'pending' if status == 'completed' else 'held'}"
 
@@ -161,12 +161,12 @@ def test_the_end_may_be_the_first_word(book: Listening, status: str, state: str)
 @pytest.mark.parametrize("status", ["scheduled", "in_progress", "completed", "failed"])
 @pytest.mark.parametrize("reply", UNSEEN)
 def test_a_call_before_the_reply_outweighs_it(book: Listening, reply: Reply, status: str) -> None:
-    """Heard while the attempt is out, the job is its outcome, whatever the reply was or lacked."""
+    """A job that a callback names during the attempt is its outcome, whatever the reply."""
     load = book.load([("c", "a.wav")])
-    one = book.claim_one()
-    assert book.callback(one, "j", status).effect is CallbackEffect.DEFERRED
+    claim = book.claim_one()
+    assert book.callback(claim, "j", status).effect is CallbackEffect.DEFERRED
     assert book.states(load) == "sending"
-    recorded = book.reply(one, reply)
+    recorded = book.reply(claim, reply)
     assert (recorded.verdict.state, recorded.verdict.next, recorded.verdict.job_id) == (
         State.ACCEPTED,
         Next.FOLLOW,
@@ -178,80 +178,80 @@ def test_a_call_before_the_reply_outweighs_it(book: Listening, reply: Reply, sta
 
 
 def test_an_answer_that_arrives_is_as_if_nothing_was_heard(book: Listening) -> None:
-    """Answer and call say the same: nothing is out of order, and the end is the job's end."""
+    """Where answer and callback agree there is no anomaly, and the callback's end is the job's end."""
     load = book.load([("c", "a.wav")])
-    one = book.claim_one()
-    book.callback(one, "j", "scheduled")
-    recorded = book.reply(one, accepted("j"))
+    claim = book.claim_one()
+    book.callback(claim, "j", "scheduled")
+    recorded = book.reply(claim, accepted("j"))
     assert (recorded.verdict.job_id, recorded.has_callback, recorded.ended, recorded.anomaly) == ("j", True, None, None)
     book.now += 5
-    result = book.callback(one, "j", "completed")
+    result = book.callback(claim, "j", "completed")
     assert result.ended is not None
     assert (result.ended.seconds, book.states(load)) == (5.0, "completed")
 
 
 def test_an_answer_with_another_job_stands_and_is_told(book: Listening) -> None:
-    """Two jobIds for one upload: the answer's is followed, and the row says both."""
+    """Of two jobIds for one upload the answer's is followed, and the row has both."""
     load = book.load([("c", "a.wav")])
-    one = book.claim_one()
-    book.callback(one, "j")
-    assert book.reply(one, accepted("k")).verdict.job_id == "k"
+    claim = book.claim_one()
+    book.callback(claim, "j")
+    assert book.reply(claim, accepted("k")).verdict.job_id == "k"
     assert book.said() == ["attempt 1 is job k by its answer and job j by the webhook"]
     assert book.lines(load)[0].error == book.said()[0]
-    assert book.callback(one, "j", "failed").effect is CallbackEffect.CONTRADICTORY
-    assert book.callback(one, "k", "completed").effect is CallbackEffect.ENDED
+    assert book.callback(claim, "j", "failed").effect is CallbackEffect.CONTRADICTORY
+    assert book.callback(claim, "k", "completed").effect is CallbackEffect.ENDED
 
 
 @pytest.mark.parametrize("reply", [UNREACHABLE, CUT, THROTTLED])
 def test_a_call_stops_the_retry_of_what_was_thought_cut_off(book: Listening, reply: Reply) -> None:
     """The item is accepted, and its lane waits for that job instead of sending it again."""
     load = book.load([("c", "a.wav"), ("c", "b.wav")])
-    one = book.claim_one()
-    book.reply(one, reply)
+    claim = book.claim_one()
+    book.reply(claim, reply)
     assert book.states(load) == "pending pending"
-    result = book.callback(one, "j")
+    result = book.callback(claim, "j")
     assert result.effect is CallbackEffect.ACCEPTED
     assert result.anomaly is not None
     assert book.lines(load)[0].error == result.anomaly
     assert book.claim() == []
-    book.callback(one, "j", "completed")
+    book.callback(claim, "j", "completed")
     assert [again.line for again in book.claim()] == [3]
     assert book.said() == [result.anomaly]
 
 
 def test_what_was_left_to_send_is_less_by_what_is_not_sent_again(book: Listening) -> None:
-    """The longest lane goes first: one whose retry was stopped is no longer than it is."""
+    """A stopped retry leaves the backlog by which lanes are ordered."""
     book.load([("c", "a.wav"), ("c", "b.wav")])
-    one = book.claim_one()
-    book.reply(one, CUT)
-    book.callback(one, "j")
+    claim = book.claim_one()
+    book.reply(claim, CUT)
+    book.callback(claim, "j")
     with book.ledger.writing() as connection:
         left = connection.execute(select(lanes.c.work_left)).scalar_one()
-    book.callback(one, "j", "completed")
+    book.callback(claim, "j", "completed")
     assert left == pytest.approx(book.claim_one().work)
 
 
 def test_what_another_nights_retry_had_left_is_not_this_runs(book: Listening) -> None:
     """A retry is stopped in a lane that this run does not carry: there it had nothing left to send."""
     book.load([("c", "a.wav"), ("c", "b.wav")])
-    one = book.claim_one()
-    book.reply(one, CUT)
+    claim = book.claim_one()
+    book.reply(claim, CUT)
     book.load([("d", "c.wav")], "tuesday.csv")
-    assert book.callback(one, "j").effect is CallbackEffect.ACCEPTED
+    assert book.callback(claim, "j").effect is CallbackEffect.ACCEPTED
     book.check_work()
 
 
 def test_a_refusal_that_was_none_is_accepted(book: Listening) -> None:
-    """A 404, and the job runs all the same: it was appended, and nobody is asked to correct the row."""
+    """A callback after a 404 shows that the item was appended: nobody is asked to correct the row."""
     load = book.load([("c", "a.wav")])
-    one = book.claim_one()
-    book.reply(one, NOT_FOUND)
-    assert book.callback(one, "j").effect is CallbackEffect.ACCEPTED
+    claim = book.claim_one()
+    book.reply(claim, NOT_FOUND)
+    assert book.callback(claim, "j").effect is CallbackEffect.ACCEPTED
     assert book.states(load) == "accepted"
 
 
 def retried(book: Listening) -> tuple[Claim, Claim]:
-    """An item of which a first attempt was cut off, and a second one is under way."""
+    """Return an item of which a first attempt was cut off, and a second one is under way."""
     book.load([("c", "a.wav"), ("c", "b.wav")])
     first = book.claim_one()
     book.reply(first, CUT)
@@ -285,7 +285,7 @@ def test_a_retry_that_is_stopped_keeps_slot_and_lane_until_its_end(book: Listeni
 
 
 def test_a_retry_that_is_out_and_taken_is_one_too_many(book: Listening) -> None:
-    """Too late to stop it: both jobs are told, in the results and of the batch."""
+    """Where a callback comes too late to stop a retry, both jobs are reported, in the results and for the batch."""
     first, second = retried(book)
     book.mark(second)
     assert book.callback(first, "j").effect is CallbackEffect.DEFERRED
@@ -312,7 +312,7 @@ def test_a_retry_that_was_out_and_not_taken_does_not_matter(book: Listening, rep
 
 
 def test_a_retry_that_is_in_doubt_is_told(book: Listening) -> None:
-    """Once it was appended for sure, and once perhaps."""
+    """The anomaly says that the item was appended once for certain, and once perhaps."""
     first, second = retried(book)
     book.reply(second, LOST)
     assert book.callback(first, "j").effect is CallbackEffect.ACCEPTED
@@ -339,7 +339,7 @@ def test_a_word_of_the_first_after_the_second_is_one_too_many(book: Listening, e
 
 
 def test_a_retry_that_was_stopped_and_is_a_job_all_the_same_is_told(book: Listening) -> None:
-    """The service took a part of it: that is one too many."""
+    """A job of an upload that was cut off is reported as a second append."""
     first, second = retried(book)
     book.callback(first, "j")
     assert book.callback(second, "k").effect is CallbackEffect.DEFERRED
@@ -348,7 +348,7 @@ def test_a_retry_that_was_stopped_and_is_a_job_all_the_same_is_told(book: Listen
 
 
 def test_calls_for_both_attempts_of_an_item_wait_for_the_retrys_end(book: Listening) -> None:
-    """Heard of the retry first, then of the attempt before it: both jobs are told once the retry is over."""
+    """Where callbacks name first the retry's job and then the earlier attempt's, both are reported in the end."""
     first, second = retried(book)
     book.callback(second, "k")
     assert book.callback(first, "j").effect is CallbackEffect.DEFERRED
@@ -371,12 +371,12 @@ DECISIONS = [
 def test_a_person_was_quicker_than_the_call(
     book: Listening, decision: Decision, job_id: str | None, effect: CallbackEffect, state: str
 ) -> None:
-    """What a person decided stands; but what was appended is not sent again, and a contradiction is told."""
+    """A person's decision stands; but an appended item is not sent again, and a contradiction is reported."""
     load = book.load([("c", "a.wav")])
-    one = book.claim_one()
-    book.reply(one, LOST)
+    claim = book.claim_one()
+    book.reply(claim, LOST)
     book.resolve(decision, job_id)
-    assert book.callback(one, "j").effect is effect
+    assert book.callback(claim, "j").effect is effect
     assert book.states(load) == state
     assert bool(book.said()) is (effect is CallbackEffect.DUPLICATE_APPEND)
 
@@ -384,43 +384,43 @@ def test_a_person_was_quicker_than_the_call(
 def test_a_failed_job_that_is_tried_again_is_not_brought_back_by_a_late_call(book: Listening) -> None:
     """The job that failed is known: its call, late or again, does not stop what a person wanted."""
     load = book.load([("c", "a.wav")])
-    one = book.claim_one()
-    book.reply(one, accepted("j"))
-    book.callback(one, "j", "failed")
+    claim = book.claim_one()
+    book.reply(claim, accepted("j"))
+    book.callback(claim, "j", "failed")
     book.resolve(Decision.RETRY)
     before = book.everything()
-    assert book.callback(one, "j", "failed").effect is CallbackEffect.NOTHING
-    assert book.callback(one, "j", "completed").effect is CallbackEffect.NOTHING
+    assert book.callback(claim, "j", "failed").effect is CallbackEffect.NOTHING
+    assert book.callback(claim, "j", "completed").effect is CallbackEffect.NOTHING
     assert book.everything() == before
     again = book.claim_one()
     book.mark(again)
-    assert book.callback(one, "j", "completed").effect is CallbackEffect.NOTHING
+    assert book.callback(claim, "j", "completed").effect is CallbackEffect.NOTHING
     book.reply(again, accepted("k"), marked=True)
     assert (book.states(load), book.said()) == ("accepted", [])
 
 
 @pytest.mark.parametrize("marked", [False, True])
 def test_what_was_heard_before_a_crash_is_not_forgotten(book: Listening, marked: bool) -> None:
-    """The run dies with the attempt out: the item is neither sent again nor in doubt."""
+    """Where a run dies during an attempt with a job known by callback, its item is neither sent again nor in doubt."""
     load = book.load([("c", "a.wav")])
-    one = book.claim_one()
+    claim = book.claim_one()
     if marked:
-        book.mark(one)
-    book.callback(one, "j")
+        book.mark(claim)
+    book.callback(claim, "j")
     assert book.crash(load) == (0, 0)
     assert (book.states(load), book.lines(load)[0].job_id) == ("accepted", "j")
-    assert book.callback(one, "j", "completed").effect is CallbackEffect.ENDED
+    assert book.callback(claim, "j", "completed").effect is CallbackEffect.ENDED
 
 
 @pytest.mark.parametrize("marked", [False, True])
 def test_a_call_after_a_crash_settles_what_it_left(book: Listening, marked: bool) -> None:
-    """Pending again or in doubt: the next run hears of it all the same."""
+    """The next run applies callbacks for an attempt that the recovery made pending or in doubt."""
     load = book.load([("c", "a.wav")])
-    one = book.claim_one()
+    claim = book.claim_one()
     if marked:
-        book.mark(one)
+        book.mark(claim)
     assert book.crash(load) == ((0, 1) if marked else (1, 0))
-    assert book.callback(one, "j").effect is CallbackEffect.ACCEPTED
+    assert book.callback(claim, "j").effect is CallbackEffect.ACCEPTED
     assert book.states(load) == "accepted"
 
 
@@ -436,32 +436,32 @@ def test_a_crash_after_it_was_too_late_is_told(book: Listening) -> None:
 
 
 def test_calls_for_another_batch_settle_as_well(book: Listening) -> None:
-    """What is not in the present scope is settled, and is none that this run waits for."""
+    """A callback settles an item of another batch, too, and the run does not wait for it."""
     load = book.load([("c", "a.wav")], "first.csv")
-    one = book.claim_one()
-    book.reply(one, LOST)
+    claim = book.claim_one()
+    book.reply(claim, LOST)
     book.load([("d", "b.wav")], "second.csv")
-    result = book.callback(one, "j")
+    result = book.callback(claim, "j")
     assert result.job is not None
     assert (result.effect, result.job.in_scope, book.states(load)) == (CallbackEffect.ACCEPTED, False, "accepted")
 
 
 def test_a_row_with_a_webhook_of_its_own_has_no_token(book: Listening) -> None:
-    """It keeps its webhookUrl, and its job is polled."""
+    """A row with its own webhookUrl keeps it, and its job is polled."""
     book.load([("c", "a.wav"), ("d", "b.wav")])
     with book.ledger.writing() as connection:
         own = {"webhookUrl": "https://own.example"}
         connection.execute(items.update().where(items.c.line == 3).values(parameters=own))
-    assert [one.token for one in book.claim()] == ["token-0", None]
+    assert [claim.token for claim in book.claim()] == ["token-0", None]
 
 
 def test_a_job_of_a_lost_answer_teaches_how_long_jobs_take(book: Listening) -> None:
-    """It began at the mark at the latest: that, and not the first call, is its beginning."""
+    """A job's age counts from the mark, not from the first callback."""
     book.load([("c", "a.wav")])
-    one = book.claim_one()
-    book.reply(one, LOST)
+    claim = book.claim_one()
+    book.reply(claim, LOST)
     book.now += 30
-    result = book.callback(one, "j", "completed")
+    result = book.callback(claim, "j", "completed")
     assert result.ended is not None
     assert result.ended.seconds == 30
 
@@ -500,90 +500,90 @@ class CallsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.out)
     @rule()
     def mark(self) -> None:
-        """A last chunk is about to leave; where it must not, the attempt is over."""
-        one = self.out[0]
-        if one.attempt_id in self.marked:
+        """Mark an attempt; where it must not send its last chunk, end it."""
+        claim = self.out[0]
+        if claim.attempt_id in self.marked:
             return
         with suppress(RetryStoppedError), self.book.ledger.writing() as connection:
-            mark(connection, Mark(one, "hash", self.book.now))
-            self.marked.add(one.attempt_id)
+            mark(connection, Mark(claim, "hash", self.book.now))
+            self.marked.add(claim.attempt_id)
 
     @precondition(lambda self: self.out)
     @rule(before=st.sampled_from([CUT, UNREACHABLE]), after=st.sampled_from([LOST, NOT_FOUND, THROTTLED, SERVER_ERROR]))
     def reply(self, before: Reply, after: Reply) -> None:
-        """A reply that names no job."""
-        one = self.out.pop(0)
-        self.book.reply(one, after if one.attempt_id in self.marked else before, marked=True)
+        """Record a reply that names no job."""
+        claim = self.out.pop(0)
+        self.book.reply(claim, after if claim.attempt_id in self.marked else before, marked=True)
 
     @precondition(lambda self: self.out and self.out[0].attempt_id in self.marked)
     @rule()
     def answer(self) -> None:
-        """A good answer."""
-        one = self.out.pop(0)
-        self.book.reply(one, accepted(f"job-{one.attempt_id}"), marked=True)
+        """Record a good answer."""
+        claim = self.out.pop(0)
+        self.book.reply(claim, accepted(f"job-{claim.attempt_id}"), marked=True)
 
     @rule()
     def crash(self) -> None:
-        """The run dies, and begins anew."""
+        """Let the run die, and begin it anew."""
         self.out = []
         self.book.crash(self.load)
 
     @precondition(lambda self: self.begun)
     @rule(data=st.data(), status=STATUSES)
     def true_call(self, data: st.DataObject, status: str) -> None:
-        """A call for an attempt that names the job which its answer would name."""
-        one = data.draw(st.sampled_from(self.begun))
-        self._call_twice(one, f"job-{one.attempt_id}", status)
+        """Apply a callback that names the job which the attempt's answer would name."""
+        claim = data.draw(st.sampled_from(self.begun))
+        self._call_twice(claim, f"job-{claim.attempt_id}", status)
 
     @precondition(lambda self: self.begun)
     @rule(data=st.data(), number=NUMBERS, status=STATUSES)
     def any_call(self, data: st.DataObject, number: int, status: str) -> None:
-        """A call with the right token, and whatever job but one that an answer is still to name."""
-        is_answered = number <= len(self.begun) and number not in {one.attempt_id for one in self.out}
+        """Apply a callback with a valid token and any job but one that an answer is still to name."""
+        is_answered = number <= len(self.begun) and number not in {claim.attempt_id for claim in self.out}
         job_id = f"job-{number}" if is_answered else f"odd-{number}"
         self._call_twice(data.draw(st.sampled_from(self.begun)), job_id, status)
 
     @rule(number=NUMBERS, status=STATUSES)
     def forged_call(self, number: int, status: str) -> None:
-        """Who has no token changes nothing."""
+        """Send a callback without a valid token: it changes nothing."""
         before = self.book.everything()
         assert self.book.callback("forged", f"job-{number}", status).effect is CallbackEffect.UNKNOWN_TOKEN
         assert self.book.everything() == before
 
     @invariant()
     def a_job_is_one_items(self) -> None:
-        """No jobId stands in two rows."""
+        """Check that no jobId belongs to two items."""
         ids = [line.job_id for line in self.book.lines(self.load) if line.job_id]
         assert len(ids) == len(set(ids))
 
     @invariant()
     def a_lane_has_one_live_item(self) -> None:
-        """Calls let nothing go ahead of what is live."""
+        """Check that no lane has two live items."""
         states = self.book.states(self.load).split()
         assert sum(state in LIVE for state in states[:2]) <= 1
 
     @invariant()
     def what_is_left_is_counted(self) -> None:
-        """What calls settle, its lane has no longer to send; what they settle twice, it has once less."""
+        """Check the backlog: an item that callbacks settle leaves it once."""
         self.book.check_work()
 
     @invariant()
     def what_is_accepted_has_a_job(self) -> None:
-        """Whoever accepts knows the job; it can be followed."""
+        """Check that every accepted item has a job to follow."""
         assert all(line.job_id for line in self.book.lines(self.load) if line.state is State.ACCEPTED)
 
     @invariant()
     def over_is_over(self) -> None:
-        """What has ended is never sent again: who is pending or live has no job that completed."""
+        """Check that no pending or live item has a job that completed: an ended item is never sent again."""
         with self.book.ledger.writing() as connection:
             done = connection.execute(select(items.c.id).where(items.c.state == State.COMPLETED)).scalars().all()
         assert self.done <= set(done)
         self.done |= set(done)
 
-    def _call_twice(self, one: Claim, job_id: str, status: str) -> None:
-        self.book.callback(one, job_id, status)
+    def _call_twice(self, claim: Claim, job_id: str, status: str) -> None:
+        self.book.callback(claim, job_id, status)
         before = self.book.everything()
-        again = self.book.callback(one, job_id, status)
+        again = self.book.callback(claim, job_id, status)
         assert again.effect in (CallbackEffect.NOTHING, CallbackEffect.CONTRADICTORY)
         assert self.book.everything() == before
 

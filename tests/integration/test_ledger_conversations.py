@@ -15,13 +15,13 @@ from uploader.model import ConversationFacts, JobStatus, Load, State
 
 @pytest.fixture
 def book(tmp_path: Path) -> Iterator[Book]:
-    """A new ledger, open for a run."""
+    """Provide a new ledger, open for a run."""
     with opened(tmp_path) as made:
         yield made
 
 
 def found(book: Book, load: Load, page: int = 100) -> Sequence[str]:
-    """The conversations of a batch, read page by page."""
+    """Return the conversations of a batch, read page by page."""
     names: list[str] = []
     line = 0
     with book.ledger.beside() as reader:
@@ -30,12 +30,12 @@ def found(book: Book, load: Load, page: int = 100) -> Sequence[str]:
                 some = conversations(connection, load.batch_id, line, page)
             if not some:
                 return names
-            names += [one.conversation_id for one in some]
+            names += [conversation.conversation_id for conversation in some]
             line = some[-1].line
 
 
 def facts(book: Book, conversation_id: str) -> ConversationFacts:
-    """How far a conversation is."""
+    """Return the progress of a conversation."""
     with book.ledger.writing() as connection:
         lane = connection.execute(select(lanes.c.id).where(lanes.c.conversation_id == conversation_id)).scalar_one()
         return conversation_facts(connection, lane, book.now)
@@ -47,11 +47,11 @@ def test_each_conversation_with_a_completed_item_comes_once(book: Book, page: in
     rows = [("c", "a.wav"), ("d", "a.wav"), ("c", "b.wav"), ("e", "a.wav"), ("d", "b.wav"), ("f", "a.wav")]
     load = book.load(rows)
     assert found(book, load, page) == []
-    for one in book.claim():
-        if one.conversation_id == "e":
-            book.answer(one, NOT_FOUND)
-        elif one.conversation_id != "f":
-            book.complete(one)
+    for claim in book.claim():
+        if claim.conversation_id == "e":
+            book.answer(claim, NOT_FOUND)
+        elif claim.conversation_id != "f":
+            book.complete(claim)
     assert found(book, load, page) == ["c", "d"]
     book.complete_all()
     assert found(book, load, page) == ["c", "d"]
@@ -78,9 +78,9 @@ def test_a_conversation_is_counted_over_all_batches(book: Book) -> None:
     """Its completed items, when the last of them finished, and which may have a job."""
     book.load([("c", "a.wav"), ("c", "b.wav")], "first.csv")
     assert facts(book, "c") == ConversationFacts(0, None, 0)
-    one = book.claim_one()
+    claim = book.claim_one()
     assert facts(book, "c") == ConversationFacts(0, None, 1)
-    book.answer(one, accepted("j"))
+    book.answer(claim, accepted("j"))
     assert facts(book, "c") == ConversationFacts(0, None, 1)
     book.now = 1010.0
     book.end("j")

@@ -54,7 +54,7 @@ def fill(book: Book, lanes: int, items: int) -> None:
 
 
 def steps(book: Book, step: Step) -> tuple[Any, int]:
-    """What a step answers, and how many instructions SQLite's machine ran for it: the same on every machine."""
+    """Return a step's answer, and the instructions of SQLite's virtual machine, which are the same everywhere."""
     counted = 0
 
     def count() -> int:
@@ -73,19 +73,19 @@ def steps(book: Book, step: Step) -> tuple[Any, int]:
 
 
 def cost_of_a_life(book: Book, order: Order = Order.LONGEST_LANE_FIRST) -> dict[str, int]:
-    """What each step in the lives of four items costs."""
+    """Return the cost of each step in the lives of four items."""
     cost = {}
 
     def claimed(wanted: int) -> list[Claim]:
         answer, cost[f"claim {wanted}"] = steps(book, lambda c: claim(c, 1, wanted, 10, book.now, order))
         return list(answer.claims)
 
-    def settled(one: Claim, reply: Reply, name: str) -> None:
+    def settled(claim: Claim, reply: Reply, name: str) -> None:
         if reply.last_chunk_left:
-            _, cost["mark"] = steps(book, lambda c: mark(c, Mark(one, "hash", book.now)))
-        verdict = judge(reply, one.conversation_id)
+            _, cost["mark"] = steps(book, lambda c: mark(c, Mark(claim, "hash", book.now)))
+        verdict = judge(reply, claim.conversation_id)
         refusal = Refusal() if verdict.next is Next.COOL_DOWN else None
-        record = ReplyRecord(one, verdict, reply, book.now, 1.0, DOUBT_SECONDS, book.hold, refusal)
+        record = ReplyRecord(claim, verdict, reply, book.now, 1.0, DOUBT_SECONDS, book.hold, refusal)
         _, cost[name] = steps(book, lambda c: record_reply(c, record))
 
     first, second, third, fourth = claimed(4)
@@ -104,20 +104,20 @@ def cost_of_a_life(book: Book, order: Order = Order.LONGEST_LANE_FIRST) -> dict[
 
 
 def assert_flat(few: dict[str, int], many: dict[str, int]) -> None:
-    """Every step costs about the same in both."""
+    """Assert that every step costs about the same in both."""
     grown = {name: (few[name], many[name]) for name in few if many[name] > 1.5 * few[name] + 20}
     assert not grown
 
 
 @pytest.fixture(params=[True, False], ids=["hold", "continue"])
 def hold(request: pytest.FixtureRequest) -> bool:
-    """Both settings of [lanes] on_trouble."""
+    """Provide both settings of [lanes] on_trouble."""
     return bool(request.param)
 
 
 @contextmanager
 def filled(folder: Path, lanes: int, items: int, *, hold: bool) -> Iterator[Book]:
-    """A ledger of so many lanes and items."""
+    """Give a ledger of so many lanes and items."""
     folder.mkdir()
     with opened(folder) as book:
         book.hold = hold
@@ -126,19 +126,19 @@ def filled(folder: Path, lanes: int, items: int, *, hold: bool) -> Iterator[Book
 
 
 def test_the_cost_does_not_grow_with_the_lanes(tmp_path: Path, hold: bool) -> None:
-    """Thirty times as many conversations: claim, mark, outcome and end of job cost what they did."""
+    """Claim, mark, outcome and end of a job cost the same with thirty times as many conversations."""
     with filled(tmp_path / "few", FEW, 1, hold=hold) as few, filled(tmp_path / "many", MANY, 1, hold=hold) as many:
         assert_flat(cost_of_a_life(few), cost_of_a_life(many))
 
 
 def test_the_cost_does_not_grow_with_a_lane(tmp_path: Path, hold: bool) -> None:
-    """Thirty times as many items in each lane that goes."""
+    """All steps cost the same with thirty times as many items in each active lane."""
     with filled(tmp_path / "few", 4, FEW, hold=hold) as few, filled(tmp_path / "many", 4, MANY, hold=hold) as many:
         assert_flat(cost_of_a_life(few), cost_of_a_life(many))
 
 
 def test_the_cost_does_not_grow_with_the_nights_before(tmp_path: Path, hold: bool) -> None:
-    """Thirty times as many items that completed, in the same lanes and before the same items."""
+    """All steps cost the same after thirty times as many completed items in the same lanes."""
     costs = []
     for name, items in (("few", FEW), ("many", MANY)):
         with filled(tmp_path / name, 4, items, hold=hold) as book:
@@ -152,14 +152,14 @@ def test_the_cost_does_not_grow_with_the_nights_before(tmp_path: Path, hold: boo
 
 
 def test_looking_without_free_hands_costs_the_same_in_any_ledger(tmp_path: Path) -> None:
-    """While the pool is busy and slots are free, a look at what waits does not walk through all lanes."""
+    """A claim without free workers does not read all lanes."""
     with filled(tmp_path / "few", FEW, 1, hold=True) as few, filled(tmp_path / "many", MANY, 1, hold=True) as many:
         cost = [steps(book, lambda c: claim(c, 1, 0, 10, 1.0))[1] for book in (few, many)]
     assert cost[1] <= 1.5 * cost[0] + 20
 
 
 def test_looking_with_a_full_account_costs_the_same_in_any_ledger(tmp_path: Path) -> None:
-    """While all slots are taken, a look at what waits does not walk through all lanes."""
+    """A claim without free slots does not read all lanes."""
     cost = []
     with filled(tmp_path / "few", FEW, 1, hold=True) as few, filled(tmp_path / "many", MANY, 1, hold=True) as many:
         for book in (few, many):
@@ -170,7 +170,7 @@ def test_looking_with_a_full_account_costs_the_same_in_any_ledger(tmp_path: Path
 
 
 def test_a_row_costs_the_same_to_load_into_any_ledger(tmp_path: Path) -> None:
-    """Thirty times as many items in the ledger, of which the rows name none: they cost what they did."""
+    """A load costs the same with thirty times as many items in the ledger that its rows do not name."""
     cost = []
     rows = [
         Row(2 + n, f"new-{n}", "x", f"/audio/new-{n}.wav", signature=FileSignature(1000 + n, "x")) for n in range(FEW)
@@ -198,7 +198,7 @@ def test_a_row_costs_the_same_to_load_into_any_ledger(tmp_path: Path) -> None:
 
 
 def test_a_part_of_a_batch_is_chosen_once_not_once_a_lane(tmp_path: Path, hold: bool) -> None:
-    """`--first` of thirty times as many lanes: what it costs grows with them, not with their square."""
+    """The cost of `--first` grows with the number of lanes, not with its square."""
     cost = []
     with filled(tmp_path / "few", FEW, 1, hold=hold) as few, filled(tmp_path / "many", MANY, 1, hold=hold) as many:
         for book in (few, many):
@@ -208,7 +208,7 @@ def test_a_part_of_a_batch_is_chosen_once_not_once_a_lane(tmp_path: Path, hold: 
 
 
 def test_lanes_are_ordered_anew_at_a_cost_of_the_lanes_not_of_their_items(tmp_path: Path) -> None:
-    """Thirty times as many items in each lane: to order the lanes by what was learned costs what it did."""
+    """Reweighing costs the same with thirty times as many items in each lane."""
     with filled(tmp_path / "few", 4, FEW, hold=True) as few, filled(tmp_path / "many", 4, MANY, hold=True) as many:
         cost = [steps(book, lambda c: reweigh_lanes(c, 3.0))[1] for book in (few, many)]
     assert cost[1] <= 1.1 * cost[0]
@@ -216,7 +216,7 @@ def test_lanes_are_ordered_anew_at_a_cost_of_the_lanes_not_of_their_items(tmp_pa
 
 @pytest.mark.parametrize("order", Order)
 def test_no_step_of_an_item_reads_a_whole_table(tmp_path: Path, order: Order) -> None:
-    """SQLite's own plan of every statement in an item's life: by index only, and no lanes sorted in either order."""
+    """SQLite's plan of every statement in an item's life uses an index only, and sorts no lanes in either order."""
     statements: list[tuple[str, Any]] = []
 
     def keep(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
@@ -226,7 +226,9 @@ def test_no_step_of_an_item_reads_a_whole_table(tmp_path: Path, order: Order) ->
         event.listen(book.ledger._engine, "before_cursor_execute", keep)
         cost_of_a_life(book, order)
         event.remove(book.ledger._engine, "before_cursor_execute", keep)
-        explained = [one for one in statements if one[0].startswith(("SELECT", "UPDATE", "INSERT", "DELETE"))]
+        explained = [
+            statement for statement in statements if statement[0].startswith(("SELECT", "UPDATE", "INSERT", "DELETE"))
+        ]
         assert len(explained) > 10
         with book.ledger.writing() as connection:
             for statement, parameters in explained:

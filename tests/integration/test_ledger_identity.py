@@ -23,7 +23,7 @@ LANE = [("c", "a.wav"), ("c", "b.wav"), ("c", "c.wav")]
 
 @pytest.fixture
 def book(tmp_path: Path) -> Iterator[Book]:
-    """A new ledger, open for a run."""
+    """Provide a new ledger, open for a run."""
     with opened(tmp_path) as made:
         yield made
 
@@ -57,7 +57,7 @@ def test_an_overlapping_manifest_appends_the_new_rows_alone(book: Book) -> None:
 
 
 def test_a_shuffled_manifest_keeps_what_was_begun_first(book: Book) -> None:
-    """What was begun keeps its place; what is pending takes the newest manifest's order."""
+    """Begun items keep their place; pending ones take the newest manifest's order."""
     book.load(LANE)
     book.answer(book.claim_one(), CUT)
     book.load([("c", "c.wav"), ("c", "b.wav"), ("c", "a.wav")])
@@ -88,7 +88,7 @@ def test_a_copied_file_goes_once_to_each_conversation(book: Book) -> None:
     book.complete_all()
     book.file("copy.wav", "a speaks")
     book.load([("c", "copy.wav"), ("d", "copy.wav")])
-    assert [one.conversation_id for one in book.claim()] == ["d"]
+    assert [claim.conversation_id for claim in book.claim()] == ["d"]
 
 
 def test_a_re_dated_file_is_not_appended_again(book: Book) -> None:
@@ -118,9 +118,9 @@ def test_a_pending_item_takes_its_files_new_content(book: Book, content: str) ->
     book.answer(book.claim_one(), CUT)
     book.file("a.wav", content)
     load = book.load([("c", "a.wav")])
-    one = book.claim_one()
-    assert (one.number, one.size) == (2, len(content))
-    book.complete(one)
+    claim = book.claim_one()
+    assert (claim.number, claim.size) == (2, len(content))
+    book.complete(claim)
     assert book.states(load) == "completed"
     assert book.complete_all() == []
 
@@ -139,7 +139,7 @@ def test_the_second_row_with_the_same_audio_is_a_second_item(book: Book) -> None
 
 
 def test_the_second_occurrence_is_found_across_chunks(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How many rows are loaded together makes no difference."""
+    """The size of the chunks in which rows are loaded makes no difference."""
     monkeypatch.setattr(staging, "CHUNK", 2)
     monkeypatch.setattr(matching, "TOGETHER", 2)
     rows = [("c", "a.wav"), ("c", "b.wav"), ("c", "a.wav"), ("d", "a.wav"), ("c", "a.wav")]
@@ -153,8 +153,8 @@ def test_the_second_occurrence_is_found_across_chunks(book: Book, monkeypatch: p
 def test_archived_files_are_the_items_that_they_were(book: Book) -> None:
     """People archive what was sent: the rows show their results, whatever became of the items."""
     load = book.load([*LANE, ("d", "a.wav"), ("e", "b.wav")])
-    for one, reply in zip(book.claim(), [accepted("j"), LOST, NOT_FOUND], strict=True):
-        book.answer(one, reply)
+    for claim, reply in zip(book.claim(), [accepted("j"), LOST, NOT_FOUND], strict=True):
+        book.answer(claim, reply)
     before = [(line.state, line.job_id) for line in book.lines(load) if line.line not in (3, 4)]
     (book.folder / "a.wav").unlink()
     again = book.load([("e", "b.wav"), ("d", "a.wav"), ("c", "a.wav")], "other.csv")
@@ -219,7 +219,7 @@ def test_an_interrupted_repeat_is_carried_on(book: Book) -> None:
 
 
 def test_after_a_repeat_the_plain_command_appends_nothing(book: Book) -> None:
-    """What was repeated is not appended a third time by a run without --repeat."""
+    """A run without --repeat does not append repeated items a third time."""
     book.load(LANE)
     book.complete_all()
     book.load(LANE, repeat=True)
@@ -242,7 +242,7 @@ def test_what_was_appended_by_a_repeat_alone_is_not_appended_again(book: Book, n
 def test_an_interrupted_repeat_is_not_appended_again_by_a_plain_run(book: Book) -> None:
     """A first run under --repeat that was interrupted, carried on without the flag: each row goes once."""
     book.load(LANE, repeat=True)
-    went = [one.path.name for one in book.claim()]
+    went = [claim.path.name for claim in book.claim()]
     book.crash(book.loads["m.csv"])
     book.complete(book.claim_one())
     book.load(LANE)
@@ -319,7 +319,7 @@ def test_a_load_that_fails_leaves_no_trace(book: Book) -> None:
 
 
 def test_parameters_and_extras_are_the_newest_manifests(book: Book) -> None:
-    """What waits is sent as the newest load says; extras belong to the row, not to the item."""
+    """Pending items are sent with the newest load's parameters; extras belong to the row, not to the item."""
     book.load([("c", "a.wav")])
     row = book.row(2, "c", "a.wav", {"x-id": 7})
     assert isinstance(row, Row)
@@ -337,8 +337,8 @@ def test_parameters_and_extras_are_the_newest_manifests(book: Book) -> None:
         changed = row._replace(parameters={"name": "Q1"}, content_type="audio/mp3")
         loading.load_rows(connection, begun, [changed], content_hash=audio.content_hash, probe=audio.probe)
     book.run(begun)
-    one = book.claim_one()
-    assert (dict(one.parameters), one.content_type) == ({"name": "Q1"}, "audio/mp3")
+    claim = book.claim_one()
+    assert (dict(claim.parameters), claim.content_type) == ({"name": "Q1"}, "audio/mp3")
     assert book.lines(begun)[0].extras == {"x-id": 7}
 
 
@@ -366,7 +366,7 @@ def test_a_shuffled_reload_appends_each_row_once(
         while some := book.claim(1):
             went += [(some[0].conversation_id, CONTENTS[some[0].path.name])]
             book.complete(some[0])
-        assert sorted(went) == sorted((one, CONTENTS[name]) for one, name in rows)
+        assert sorted(went) == sorted((conversation, CONTENTS[name]) for conversation, name in rows)
         assert {line.state for line in book.lines(load)} == {State.COMPLETED}
 
 

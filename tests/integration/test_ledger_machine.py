@@ -60,7 +60,7 @@ class Attempt:
 
 @dataclass
 class Service:
-    """What the service has taken, as far as it is not known to be nothing: by conversation and content."""
+    """The contents that the service may have taken, by conversation and content."""
 
     taken: Counter[tuple[str, str]] = field(default_factory=Counter)
     meant: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
@@ -72,7 +72,7 @@ Table = list[dict[str, Any]]
 
 @dataclass
 class Seen:
-    """All that the ledger holds at one moment."""
+    """The rows of the ledger at one moment."""
 
     items: Table
     attempts: Table
@@ -95,7 +95,7 @@ class Seen:
 
 
 def _is_told(item: Mapping[str, Any]) -> bool:
-    """Whether the item's job is one that a person named."""
+    """Return True where a person named the item's job."""
     return item["state"] == State.ACCEPTED and str(item["job_id"]).startswith("told-")
 
 
@@ -126,19 +126,19 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @initialize(written=ROWS, hold=st.booleans())
     def begin(self, written: list[tuple[str, str]], hold: bool) -> None:
-        """The first night begins."""
+        """Begin the first night."""
         self.book.hold = hold
         self.load(written, "monday.csv", gone=set())
 
     @rule(written=ROWS, name=BATCHES, gone=st.sets(st.sampled_from(sorted(RECORDINGS))))
     def load(self, written: list[tuple[str, str]], name: str, gone: set[str]) -> None:
-        """The run ends somehow, and another manifest is loaded; of what was sent, some files are archived."""
+        """End the run somehow, load another manifest, and archive some of the sent files."""
         self._die()
-        for path in (self.book.folder / one for one in gone):
+        for path in (self.book.folder / name for name in gone):
             if self._is_over(path):
                 path.unlink(missing_ok=True)
         self.rows[name] = written
-        for meant, count in Counter((one, RECORDINGS[file]) for one, file in written).items():
+        for meant, count in Counter((conversation, RECORDINGS[file]) for conversation, file in written).items():
             self.service.meant[meant] = max(self.service.meant[meant], count)
         self.book.load(written, name)
         self.running, self.item_seconds = name, 0.0
@@ -147,12 +147,12 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(name=BATCHES, data=st.data(), gone=st.sets(st.sampled_from(sorted(RECORDINGS))))
     def load_again(self, name: str, data: st.DataObject, gone: set[str]) -> None:
-        """The run ends somehow, and its manifest is loaded again in another order, perhaps under another name."""
+        """End the run somehow, and load its manifest again in another order, perhaps under another name."""
         self.load(data.draw(st.permutations(self.rows[self.running])), name, gone)
 
     @rule(name=BATCHES, hold=st.booleans(), first=st.sampled_from([None, None, 1, 2]))
     def carry_on(self, name: str, hold: bool, first: int | None) -> None:
-        """The run ends somehow, and a batch, or the first of it, is carried on without loading it."""
+        """End the run somehow, and carry on a batch, or its first items, without loading it."""
         if name in self.rows:
             self._die()
             self.book.hold = hold
@@ -161,29 +161,29 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(item_seconds=st.sampled_from([0.25, 40.0]))
     def reweigh_lanes(self, item_seconds: float) -> None:
-        """It is learned what jobs take beside what their audio makes them take."""
+        """Reweigh the lanes by another constant time of jobs."""
         self.book.reweigh_lanes(item_seconds)
         self.item_seconds = item_seconds
 
     @rule(wanted=st.integers(1, 4))
     def claim(self, wanted: int) -> None:
-        """Attempts begin."""
+        """Begin attempts."""
         seen = self._look()
         answered = self.book.look(wanted)
         claimed, limit = answered.claims, answered.limit
-        self.under_way += [Attempt(one) for one in claimed]
+        self.under_way += [Attempt(claim) for claim in claimed]
         assert len(claimed) <= min(wanted, max(limit.in_force - limit.live, 0))
         assert 1 <= limit.in_force <= LIMIT
-        for one in claimed:
-            mine = next(item["position"] for item in seen.items if item["id"] == one.item_id)
-            ahead = {state for place, state in seen.places[one.lane_id].items() if place < mine}
+        for claim in claimed:
+            mine = next(item["position"] for item in seen.items if item["id"] == claim.item_id)
+            ahead = {state for place, state in seen.places[claim.lane_id].items() if place < mine}
             assert ahead <= {*OVER, *(() if self.book.hold else TROUBLED)}, "an item overtook another of its lane"
 
-    @precondition(lambda self: any(not one.marked for one in self.under_way))
+    @precondition(lambda self: any(not attempt.marked for attempt in self.under_way))
     @rule(data=st.data())
     def mark(self, data: st.DataObject) -> None:
-        """A last chunk leaves."""
-        attempt = data.draw(st.sampled_from([one for one in self.under_way if not one.marked]))
+        """Mark an attempt: its last chunk leaves."""
+        attempt = data.draw(st.sampled_from([candidate for candidate in self.under_way if not candidate.marked]))
         self.book.mark(attempt.claim)
         attempt.marked = True
         self.service.taken[self._content(attempt.claim)] += 1
@@ -191,7 +191,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.under_way)
     @rule(data=st.data(), wait=st.sampled_from([0.0, 60.0]))
     def answer(self, data: st.DataObject, wait: float) -> None:
-        """A reply comes, whatever it is."""
+        """Record any reply."""
         attempt = data.draw(st.sampled_from(self.under_way))
         good = accepted(f"job-{attempt.claim.attempt_id}")
         reply = data.draw(st.sampled_from([good, good, *AFTER_THE_MARK] if attempt.marked else BEFORE_THE_MARK))
@@ -202,23 +202,23 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(replies=st.lists(st.sampled_from([None, None, None, *AFTER_THE_MARK, CUT, OUR_FILE]), max_size=8))
     def go(self, replies: list[Reply | None]) -> None:
-        """One item after the other goes at once from its claim to its reply (None: to the good end of its job)."""
+        """Carry items from claim to reply, one after the other (None: to the good end of the job)."""
         for reply in replies:
             if not (claimed := self.book.claim(1)):
                 return
-            (one,) = claimed
+            (claim,) = claimed
             if reply is None or reply.last_chunk_left:
-                self.service.taken[self._content(one)] += reply is None or reply.status not in NOT_APPENDED
+                self.service.taken[self._content(claim)] += reply is None or reply.status not in NOT_APPENDED
             if reply is None:
-                self.book.complete(one)
+                self.book.complete(claim)
             else:
-                self.book.answer(one, reply)
+                self.book.answer(claim, reply)
             self.before = self._look().states
 
     @precondition(lambda self: self.book.jobs())
     @rule(data=st.data(), status=st.sampled_from([JobStatus.COMPLETED, JobStatus.COMPLETED, JobStatus.FAILED]))
     def end_job(self, data: st.DataObject, status: JobStatus) -> None:
-        """A job ends, of this run or of an earlier one."""
+        """End a job, of this run or of an earlier one."""
         self.book.end(data.draw(st.sampled_from(self.book.jobs())).job_id, status)
 
     @rule(seconds=st.sampled_from([1.0, 60.0, 1000.0]))
@@ -228,41 +228,41 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(most=st.sampled_from([0, 1, 2]))
     def keep_counts(self, most: int) -> None:
-        """A run has ended, and what is over of the batches is kept."""
+        """Keep the counts of items that are over, as at the end of a run."""
         with self.book.ledger.writing() as connection:
             keep_counts(connection, most, hold=self.book.hold)
 
     @rule(data=st.data(), decision=st.sampled_from(Decision))
     def decide(self, data: st.DataObject, decision: Decision) -> None:
-        """A person settles something that needs it; what does not fit is refused and changes nothing."""
+        """Resolve an item that needs a person; a decision that does not fit is refused and changes nothing."""
         with self.book.ledger.writing() as connection:
             found = open_items(connection, self.book.loads[self.running].batch_id, Selection(), hold=True)
         if not found:
             return
-        one = data.draw(st.sampled_from(found))
-        job_id = data.draw(st.sampled_from([None, f"told-{one.item_id}"])) if decision is Decision.APPENDED else None
+        item = data.draw(st.sampled_from(found))
+        job_id = data.draw(st.sampled_from([None, f"told-{item.item_id}"])) if decision is Decision.APPENDED else None
         try:
             with self.book.ledger.writing() as connection:
                 state = resolve(
-                    connection, one, decision, job_id=job_id, note=None, who="me", now=1.0, hold=self.book.hold
+                    connection, item, decision, job_id=job_id, note=None, who="me", now=1.0, hold=self.book.hold
                 )
         except UsageError:
             return
-        self.decided = one.item_id
-        if state is State.PENDING and one.state in (State.IN_DOUBT, State.FAILED):
-            self.service.taken[one.conversation_id, RECORDINGS[Path(one.audio_path).name]] -= 1
+        self.decided = item.item_id
+        if state is State.PENDING and item.state in (State.IN_DOUBT, State.FAILED):
+            self.service.taken[item.conversation_id, RECORDINGS[Path(item.audio_path).name]] -= 1
 
     # what holds
 
     @invariant()
     def each_content_is_taken_as_often_as_it_is_meant(self) -> None:
-        """At most once: nothing is sent again that may have been appended, whatever names it, and when."""
-        for one, count in self.service.taken.items():
-            assert count <= self.service.meant[one], f"{one}: {count} times"
+        """Check "at most once": nothing that may have been appended is sent again, whichever manifest names it."""
+        for content, count in self.service.taken.items():
+            assert count <= self.service.meant[content], f"{content}: {count} times"
 
     @invariant()
     def what_the_ledger_holds_is_right(self) -> None:
-        """Slots, lanes, states, attempts and rows, as they stand after every step."""
+        """Check slots, lanes, states, attempts and rows after every step."""
         seen = self._look()
         self._check_slots(seen)
         self._check_states(seen)
@@ -273,7 +273,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self._check_counts()
 
     def _check_slots(self, seen: Seen) -> None:
-        """Of a lane one item is live; live jobs, uploads and doubt until slot_until never exceed the limit.
+        """Check that a lane has one live item, and that jobs, uploads and doubts never exceed the limit.
 
         A job that a person named late, when its slot had gone to another and its lane had gone on, is apart.
         """
@@ -285,7 +285,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.book.live() == len(held)
 
     def _check_states(self, seen: Seen) -> None:
-        """Nothing goes back from where something may have been appended, but by a verdict or a person."""
+        """Check that an item that may have been appended goes back only by a verdict or a person."""
         for item_id, state in self.before.items():
             now = seen.states.get(item_id, state)
             allowed = BY_A_PERSON[state] if item_id == self.decided else BY_ITSELF[state]
@@ -293,16 +293,16 @@ class LedgerMachine(RuleBasedStateMachine):
         self.before, self.decided = seen.states, None
 
     def _check_attempts(self, seen: Seen) -> None:
-        """An item with n attempts has the attempts 1 to n, and all but those under way are closed."""
+        """Check that an item with n attempts has the attempts 1 to n, all closed but those under way."""
         numbers: dict[int, list[int]] = defaultdict(list)
-        for one in seen.attempts:
-            numbers[one["item_id"]].append(one["number"])
+        for row in seen.attempts:
+            numbers[row["item_id"]].append(row["number"])
         for item in seen.items:
             assert sorted(numbers[item["id"]]) == list(range(1, item["attempts"] + 1))
-        assert sum(one["outcome"] is None for one in seen.attempts) == len(self.under_way)
+        assert sum(row["outcome"] is None for row in seen.attempts) == len(self.under_way)
 
     def _check_lanes(self, seen: Seen) -> None:
-        """The position that the claim reads is the one that follows from the items themselves."""
+        """Check that the position that the claim reads follows from the items themselves."""
         for lane in seen.lanes:
             places = seen.places[lane["id"]]
             first = min((place for place, state in places.items() if state is State.PENDING), default=None)
@@ -312,13 +312,13 @@ class LedgerMachine(RuleBasedStateMachine):
             assert lane["ready_position"] == ready
 
     def _check_work(self, seen: Seen) -> None:
-        """What a lane has left, by which lanes are ordered, is the sum of what this run still has to send there."""
+        """Check that the backlog of each lane is the sum over its active pending items."""
         self.book.check_work()
         for lane in seen.lanes:
             assert lane["item_seconds"] == (self.item_seconds if lane["active_until"] else 0.0)
 
     def _check_rows(self, seen: Seen) -> None:
-        """Each row is in its batch's results once, in order, and names an item of its own with its content."""
+        """Check that each row is in its batch's results once, in order, and names its own item with its content."""
         paths = {item["id"]: Path(item["path"]).name for item in seen.items}
         for name, written in self.rows.items():
             mine = [row for row in seen.rows if row["batch_id"] == self.book.loads[name].batch_id]
@@ -330,7 +330,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert RECORDINGS[paths[row["item_id"]]] == RECORDINGS[row["audio_path"]]
 
     def _check_counts(self) -> None:
-        """What is told of a batch by its kept count is what is counted, whatever came after it was kept."""
+        """Check that a batch's kept count gives the same figures as counting its rows."""
         with self.book.ledger.reading() as connection:
             counted = {
                 load.batch_id: standing(connection, load.batch_id, hold=self.book.hold)
@@ -346,8 +346,8 @@ class LedgerMachine(RuleBasedStateMachine):
     # how it is looked at
 
     def _die(self) -> None:
-        """The run dies: what was marked is in doubt, what was not is pending again."""
-        marked = sum(one.marked for one in self.under_way)
+        """Let the run die: marked attempts are in doubt, others pending again."""
+        marked = sum(attempt.marked for attempt in self.under_way)
         unmarked = len(self.under_way) - marked
         if self.running:
             assert self.book.crash(self.book.loads[self.running]) == (unmarked, marked)
@@ -355,17 +355,17 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def _look(self) -> Seen:
         with self.book.ledger.writing() as connection:
-            tables = (select(one).order_by(*one.primary_key) for one in (items, attempts, lanes, rows))
-            return Seen(*[[dict(row) for row in connection.execute(one).mappings()] for one in tables])
+            tables = (select(table).order_by(*table.primary_key) for table in (items, attempts, lanes, rows))
+            return Seen(*[[dict(row) for row in connection.execute(query).mappings()] for query in tables])
 
     def _is_over(self, path: Path) -> bool:
-        """Whether a file is one that people archive: sent, and of no use to any item that waits."""
+        """Return True where people may archive a file: it was sent, and no pending item needs it."""
         mine = [item for item in self._look().items if item["path"] == str(path)]
         return bool(mine) and all(item["attempts"] and item["state"] != State.PENDING for item in mine)
 
     @staticmethod
-    def _content(one: Claim) -> tuple[str, str]:
-        return one.conversation_id, RECORDINGS[one.path.name]
+    def _content(claim: Claim) -> tuple[str, str]:
+        return claim.conversation_id, RECORDINGS[claim.path.name]
 
 
 TestLedgerMachine = LedgerMachine.TestCase

@@ -21,30 +21,30 @@ EARLIER = range(OLDEST, VERSION)
 
 @pytest.fixture(params=EARLIER)
 def version(request: pytest.FixtureRequest) -> int:
-    """Each earlier version that can be migrated."""
+    """Provide each earlier version that can be migrated."""
     found: int = request.param
     return found
 
 
 def url(path: Path) -> str:
-    """The address of a ledger."""
+    """Return the address of a ledger."""
     return f"sqlite:///{path}"
 
 
 def ask(path: Path, statement: str) -> list[Any]:
-    """What a statement finds in a database."""
+    """Return the rows that a statement finds in a database."""
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute(statement).fetchall()
 
 
 def dump(path: Path) -> list[str]:
-    """All that is in a database."""
+    """Return the whole content of a database as SQL."""
     with closing(sqlite3.connect(path)) as connection:
         return list(connection.iterdump())
 
 
 def clauses(statement: str) -> Iterator[str]:
-    """The parts of a CREATE TABLE between its outermost commas: columns and constraints as they are written."""
+    """Yield the parts of a CREATE TABLE between its outermost commas: columns and constraints as they are written."""
     depth, part = 0, ""
     for sign in " ".join(statement.replace('"', "").partition("(")[2].rpartition(")")[0].split()):
         depth += {"(": 1, ")": -1}.get(sign, 0)
@@ -57,7 +57,7 @@ def clauses(statement: str) -> Iterator[str]:
 
 
 def schema_of(path: Path) -> Mapping[str, object]:
-    """Every table and index; a table's columns in any order, because an added one stands last."""
+    """Return every table and index; a table's columns sorted, because an added one stands last."""
     found = ask(path, "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL")
     return {
         f"{kind} {name}": sorted(clauses(sql)) if kind == "table" else " ".join(sql.split())
@@ -68,7 +68,9 @@ def schema_of(path: Path) -> Mapping[str, object]:
 def test_every_earlier_version_has_its_fixture_and_its_step() -> None:
     """Versions are numbered without a gap, and none is migrated untried."""
     assert sorted(STEPS) == list(range(OLDEST + 1, VERSION + 1))
-    assert sorted(path.name for path in LEDGERS.glob("*.sql.gz")) == [f"version-{one}.sql.gz" for one in EARLIER]
+    assert sorted(path.name for path in LEDGERS.glob("*.sql.gz")) == [
+        f"version-{version}.sql.gz" for version in EARLIER
+    ]
 
 
 def test_a_migrated_ledger_has_the_schema_of_a_new_one(tmp_path: Path, version: int) -> None:
@@ -92,7 +94,7 @@ def test_the_comparison_of_schemas_sees_a_difference(tmp_path: Path) -> None:
         path = tmp_path / f"{number}.db"
         ask(path, f"CREATE TABLE t ({column}, CHECK (1 < 2))")
         shapes.append(schema_of(path))
-    assert all(one != other for at, one in enumerate(shapes) for other in shapes[:at])
+    assert all(shape != other for at, shape in enumerate(shapes) for other in shapes[:at])
 
 
 def test_rows_survive_a_migration(tmp_path: Path, version: int) -> None:
@@ -104,9 +106,9 @@ def test_rows_survive_a_migration(tmp_path: Path, version: int) -> None:
         "SELECT item_id, number, outcome, job_id, marked_at, ended_at FROM attempts ORDER BY item_id, number",
         "SELECT batch_id, line, item_id, conversation_id, audio_path FROM rows ORDER BY batch_id, line",
     )
-    before = [ask(path, one) for one in kept]
+    before = [ask(path, statement) for statement in kept]
     Ledger.open_for_run(url(path)).close()
-    assert [ask(path, one) for one in kept] == before
+    assert [ask(path, statement) for statement in kept] == before
     assert len(before[2]) == 300
 
 
@@ -121,7 +123,7 @@ def test_a_copy_is_made_before(tmp_path: Path, version: int) -> None:
         Ledger.open_for_run(url(path)).close()
         assert dump(tmp_path / name) == before
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
-    assert {one.name for one in tmp_path.iterdir()} == {
+    assert {file.name for file in tmp_path.iterdir()} == {
         "ledger.db",
         "ledger.db.lock",
         f"ledger.db.version-{version}",
@@ -134,7 +136,7 @@ def test_a_ledger_of_this_version_is_not_copied(tmp_path: Path) -> None:
     for _ in range(2):
         with Ledger.open_for_run(url(tmp_path / "ledger.db")) as ledger, ledger.writing():
             pass
-    assert {one.name for one in tmp_path.iterdir()} == {"ledger.db", "ledger.db.lock"}
+    assert {file.name for file in tmp_path.iterdir()} == {"ledger.db", "ledger.db.lock"}
 
 
 @pytest.mark.parametrize(

@@ -28,25 +28,25 @@ PARTIAL = {"items_unfinished", "items_remarked", "items_invalid", "lanes_active"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A service whose jobs are over at once."""
-    with sandbox(Bench(tmp_path_factory.mktemp("sandbox"))) as one:
-        yield one
+    """Provide a service whose jobs are over at once."""
+    with sandbox(Bench(tmp_path_factory.mktemp("sandbox"))) as server:
+        yield server
 
 
 def explained(bench: Bench, place: Place, server: Server) -> dict[str, dict[str, Any]]:
-    """By command: its statements with plan and instructions, on a manifest of its own."""
+    """Return the statements of each command with plan and instructions, on a manifest of its own."""
     write_manifest(place.folder, "new", 0)
     words = ("-m", "tests.integration.explained", "new", place.url)
     used = bench.run(place.folder, "commands", sys.executable, *words, server=server, environment=ENVIRONMENT).check()
     found = json.loads(used.out.read_text(encoding="utf-8"))
-    for name, one in found.items():
-        assert one["code"] in ENDED, f"{name}: {used.err.read_text(encoding='utf-8')}"
-        assert len(one["statements"]) > 1, name
-    return {name: one["statements"] for name, one in found.items()}
+    for name, entry in found.items():
+        assert entry["code"] in ENDED, f"{name}: {used.err.read_text(encoding='utf-8')}"
+        assert len(entry["statements"]) > 1, name
+    return {name: entry["statements"] for name, entry in found.items()}
 
 
 def prepare(place: Place, *, analyzed: bool) -> None:
-    """Leave something to a person, and give SQLite's planner statistics, as a person's own tool would."""
+    """Prepare items that need a person, and statistics for SQLite's planner, as a person's own tool would."""
     with closing(sqlite3.connect(place.folder / "ledger.db")) as connection:
         connection.execute("UPDATE items SET state = 'in_doubt', finished_at = NULL, job_seconds = NULL WHERE id = 7")
         connection.execute("UPDATE items SET state = 'refused', remark = 'twice', job_seconds = NULL WHERE id = 8")
@@ -56,7 +56,7 @@ def prepare(place: Place, *, analyzed: bool) -> None:
 
 
 def scans(statement: str, plan: Sequence[str]) -> Iterator[str]:
-    """Lines of a plan that read a table, or an index of all nights, from its one end to the other."""
+    """Return the lines of a plan that scan a table, or an index of all nights."""
     for line in plan:
         for table, index in SCAN.findall(line):
             # the children of a new row are looked for where a constraint is broken
@@ -67,7 +67,7 @@ def scans(statement: str, plan: Sequence[str]) -> Iterator[str]:
 
 
 def grows(statement: str, few: int, many: int) -> bool:
-    """Whether a statement runs more instructions where there were more nights.
+    """Return True where a statement runs more instructions after more nights.
 
     What insights ask of one conversation depends on what that one was appended: so does what the service makes of it.
     """
@@ -84,9 +84,9 @@ def test_no_command_reads_what_former_nights_left(tmp_path: Path, server: Server
     beside, found = (explained(bench, place, server) for place in (few, many))
     wrong = []
     for name, statements in found.items():
-        for statement, one in statements.items():
-            wrong += [f"{name}: {line}: {statement}" for line in scans(statement, one["plan"])]
-            other = beside[name].get(statement, one)
-            if grows(statement, other["steps"], one["steps"]):
-                wrong.append(f"{name}: {one['steps']} for {other['steps']}: {one['plan']}: {statement}")
-    assert not wrong, "\n\n".join(re.sub(r"\s+", " ", one) for one in wrong)
+        for statement, entry in statements.items():
+            wrong += [f"{name}: {line}: {statement}" for line in scans(statement, entry["plan"])]
+            other = beside[name].get(statement, entry)
+            if grows(statement, other["steps"], entry["steps"]):
+                wrong.append(f"{name}: {entry['steps']} for {other['steps']}: {entry['plan']}: {statement}")
+    assert not wrong, "\n\n".join(re.sub(r"\s+", " ", plan) for plan in wrong)

@@ -28,17 +28,17 @@ MOUNTS = """\
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    """Where a ledger may be made."""
+    """Provide the address of a ledger that does not exist yet."""
     return f"sqlite:///{tmp_path}/ledger.db"
 
 
 def pragma(connection: Connection, name: str) -> object:
-    """A setting of the database's connection."""
+    """Return a setting of the database's connection."""
     return connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
 
 
 def told(url: str) -> str:
-    """What is told of a ledger that cannot be used: exit 2, and the same for whoever only reads."""
+    """Return the error of a ledger that cannot be used: exit 2, and the same for readers."""
     with pytest.raises(UsageError) as refused:
         Ledger.open_for_run(url)
     assert refused.value.exit_code is ExitCode.USAGE
@@ -46,8 +46,8 @@ def told(url: str) -> str:
     return str(refused.value)
 
 
-def told_to_readers(url: str) -> str:
-    """What is told of a ledger that cannot be read: exit 2."""
+def error_for_readers(url: str) -> str:
+    """Return the error of a ledger that cannot be read: exit 2."""
     with pytest.raises(UsageError) as refused:
         Ledger.open_for_reading(url)
     return str(refused.value)
@@ -55,7 +55,7 @@ def told_to_readers(url: str) -> str:
 
 def test_a_ledger_is_made_where_there_is_none(url: str) -> None:
     """The first run makes it, and it is there for readers afterwards."""
-    assert "there is none yet" in told_to_readers(url)
+    assert "there is none yet" in error_for_readers(url)
     Ledger.open_for_run(url).close()
     with Ledger.open_for_reading(url) as again, again.reading() as connection:
         assert find_batches(connection) == []
@@ -63,8 +63,8 @@ def test_a_ledger_is_made_where_there_is_none(url: str) -> None:
 
 def test_every_commit_is_durable(url: str) -> None:
     """WAL and fully synchronous: an intent that is lost in a power cut means a second append."""
-    with Ledger.open_for_run(url) as one:
-        for way_in in (one, one.beside()):
+    with Ledger.open_for_run(url) as opened:
+        for way_in in (opened, opened.beside()):
             with way_in.writing() as connection:
                 assert pragma(connection, "journal_mode") == "wal"
                 assert pragma(connection, "synchronous") == 2
@@ -75,7 +75,7 @@ def test_the_ledger_is_its_owners_alone(tmp_path: Path, url: str) -> None:
     """0600 for the ledger and everything beside it, whatever the umask says."""
     before = os.umask(0)
     try:
-        with Ledger.open_for_run(url) as one, one.writing():
+        with Ledger.open_for_run(url) as opened, opened.writing():
             modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     finally:
         os.umask(before)
@@ -95,8 +95,8 @@ def test_what_was_written_is_there_when_it_is_opened_again(tmp_path: Path) -> No
 
 def test_a_second_run_is_told_to_wait(url: str) -> None:
     """One run per ledger at a time: exit 6; afterwards the next may."""
-    with Ledger.open_for_run(url) as one:
-        assert one.held_by_run
+    with Ledger.open_for_run(url) as opened:
+        assert opened.held_by_run
         with pytest.raises(LedgerBusyError) as refused:
             Ledger.open_for_run(url)
         assert refused.value.exit_code is ExitCode.NOT_NOW
@@ -137,19 +137,19 @@ def test_readers_work_beside_a_run(tmp_path: Path) -> None:
 
 def test_a_write_that_fails_is_rolled_back(url: str) -> None:
     """An exception in a transaction leaves nothing of it."""
-    with Ledger.open_for_run(url) as one:
-        with pytest.raises(KeyError), one.writing() as connection:  # noqa: PT012 - one transaction
+    with Ledger.open_for_run(url) as opened:
+        with pytest.raises(KeyError), opened.writing() as connection:  # noqa: PT012 - one transaction
             connection.execute(update(ledger).values(version=77))
             raise KeyError
-        with one.writing() as connection:
+        with opened.writing() as connection:
             assert connection.execute(ledger.select()).one().version == VERSION
 
 
 def test_a_newer_ledger_is_refused(url: str) -> None:
     """A schema that this uploader does not know is not touched."""
-    with Ledger.open_for_run(url) as one, one.writing() as connection:
+    with Ledger.open_for_run(url) as opened, opened.writing() as connection:
         connection.execute(update(ledger).values(version=VERSION + 1))
-    for message in (told(url), told_to_readers(url)):
+    for message in (told(url), error_for_readers(url)):
         assert f"schema version {VERSION + 1}" in message
         assert f"knows {VERSION}" in message
 
@@ -159,7 +159,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path, ur
     """Whatever else lies in the ledger's place is a usage error, and is not written to."""
     path = tmp_path / "ledger.db"
     path.write_bytes(content)
-    for message in (told(url), told_to_readers(url)):
+    for message in (told(url), error_for_readers(url)):
         assert "no ledger" in message
     assert path.read_bytes() == content
 
@@ -173,7 +173,7 @@ def test_a_database_of_something_else_is_refused_and_left_alone(tmp_path: Path, 
     other.commit()
     other.close()
     before = path.read_bytes()
-    for message in (told(url), told_to_readers(url)):
+    for message in (told(url), error_for_readers(url)):
         assert "no ledger" in message
     assert path.read_bytes() == before
 
@@ -251,8 +251,8 @@ def test_this_machines_own_list_is_understood() -> None:
 
 def test_a_ledger_that_cannot_be_written_now_says_what_to_do(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk's failure is exit 5, with the ledger's path and the cause, and nothing of the query."""
-    with Ledger.open_for_run(url) as one:
-        with pytest.raises(LedgerUnavailableError) as failed, one.writing() as connection:
+    with Ledger.open_for_run(url) as opened:
+        with pytest.raises(LedgerUnavailableError) as failed, opened.writing() as connection:
             connection.exec_driver_sql("INSERT INTO nowhere VALUES ('secret')")
         assert failed.value.exit_code is ExitCode.GAVE_UP
         assert "no such table: nowhere" in str(failed.value)

@@ -15,7 +15,7 @@ MANY, LONG = [("many", f"{name}.wav") for name in "abcd"], ("long", "long.wav")
 
 @pytest.fixture
 def book(tmp_path: Path) -> Iterator[Book]:
-    """A ledger whose longest lane goes first: four files of half a second are there, and one of ten."""
+    """Provide a ledger whose longest lane goes first: four files of half a second are there, and one of ten."""
     with opened(tmp_path) as made:
         made.order = Order.LONGEST_LANE_FIRST
         for _, name in MANY:
@@ -25,15 +25,15 @@ def book(tmp_path: Path) -> Iterator[Book]:
 
 
 def first(book: Book) -> str:
-    """The conversation that would go first now; what is claimed for that is pending again."""
-    (one,) = book.claim(1)
-    book.record(one, CUT)
+    """Return the conversation that would go first now; the claim is undone."""
+    (claim,) = book.claim(1)
+    book.record(claim, CUT)
     book.check_work()
-    return one.conversation_id
+    return claim.conversation_id
 
 
 def test_the_lane_with_the_most_audio_goes_first_as_long_as_nothing_was_learned(book: Book) -> None:
-    """Ten seconds in one file are more than two seconds in four."""
+    """Lanes are ordered by audio: ten seconds in one file are more than two seconds in four."""
     book.load([*MANY, LONG])
     assert first(book) == "long"
 
@@ -42,14 +42,14 @@ def test_the_lane_with_the_most_audio_goes_first_as_long_as_nothing_was_learned(
 def test_many_short_files_go_before_a_long_one_where_each_takes_a_while(
     book: Book, item_seconds: float, goes: str
 ) -> None:
-    """Four items count for four times the constant: beyond 8 s / 3 that is more work than the long one."""
+    """Each item adds its constant weight: beyond 8 s / 3 four short items are more work than a long one."""
     book.load([LONG, *MANY])
     book.reweigh_lanes(item_seconds)
     assert first(book) == goes
 
 
 def test_what_is_left_decides_not_what_there_was(book: Book) -> None:
-    """Every item that goes makes its lane's work less, by its audio and by what it counts for beside that."""
+    """Every item that is sent lowers its lane's work by its audio and its constant weight."""
     book.load([*MANY, LONG])
     book.reweigh_lanes(5.0)
     went = []
@@ -62,7 +62,7 @@ def test_what_is_left_decides_not_what_there_was(book: Book) -> None:
 
 
 def test_an_order_ends_with_its_run(book: Book) -> None:
-    """The next run begins with audio alone, until its own engine has looked at what was learned."""
+    """A new run orders lanes by audio alone, until its engine has reweighed them."""
     load = book.load([*MANY, LONG])
     book.reweigh_lanes(1e4)
     book.run(load)
@@ -71,41 +71,41 @@ def test_an_order_ends_with_its_run(book: Book) -> None:
 
 
 def test_lanes_that_the_run_does_not_carry_have_no_work(book: Book) -> None:
-    """What another manifest left is none of this run's business, in the order no more than in the claim."""
+    """Inactive leftovers of another manifest count neither in the order of lanes nor in the claim."""
     book.load(MANY, "monday.csv")
     book.load([LONG], "tuesday.csv")
     book.reweigh_lanes(1e4)
     book.check_work()
-    assert [one.conversation_id for one in book.claim()] == ["long"]
+    assert [claim.conversation_id for claim in book.claim()] == ["long"]
 
 
 def test_of_lanes_with_equal_work_the_manifests_first_goes_first(book: Book) -> None:
-    """Nothing is left to chance: a run that carries on goes on in the same order."""
+    """A run that carries on keeps the same order of lanes."""
     book.load([("b", "a.wav"), ("a", "b.wav"), ("c", "c.wav")])
     book.reweigh_lanes(3.0)
-    assert [one.conversation_id for one in book.claim()] == ["b", "a", "c"]
+    assert [claim.conversation_id for claim in book.claim()] == ["b", "a", "c"]
 
 
-def settled(book: Book, one: Claim, decision: Decision) -> None:
-    """A person settles an item, while the run goes on."""
+def settled(book: Book, claim: Claim, decision: Decision) -> None:
+    """Resolve an item as a person, while the run goes on."""
     (load,) = book.loads.values()
     with book.ledger.writing() as connection:
         found = next(
             found
             for found in open_items(connection, load.batch_id, Selection(), hold=book.hold)
-            if found.item_id == one.item_id
+            if found.item_id == claim.item_id
         )
         resolve(connection, found, decision, job_id=None, note=None, who="me", now=book.now, hold=book.hold)
 
 
 @pytest.mark.parametrize(("decision", "left"), [(Decision.NOT_APPENDED, 4), (Decision.DROP, 3), (Decision.APPENDED, 3)])
 def test_what_a_person_settles_beside_the_run_is_counted(book: Book, decision: Decision, left: int) -> None:
-    """What is to be sent after all is work of its lane once more; what is not, is none."""
+    """An item that a person returns joins its lane's backlog again; a dropped one leaves it."""
     book.load(MANY)
     book.reweigh_lanes(7.0)
-    one = book.claim_one()
-    book.answer(one, LOST)
-    settled(book, one, decision)
+    claim = book.claim_one()
+    book.answer(claim, LOST)
+    settled(book, claim, decision)
     book.check_work()
     assert len(book.complete_all()) == left
 

@@ -22,54 +22,54 @@ ELSEWHERE = Reply(
 
 @pytest.fixture
 def book(tmp_path: Path) -> Iterator[Book]:
-    """A new ledger, open for a run."""
+    """Provide a new ledger, open for a run."""
     with opened(tmp_path) as made:
         yield made
 
 
 def needing(book: Book, state: State) -> OpenItem:
-    """One item that needs a person, in this state."""
+    """Make an item in this state, and return it."""
     load = book.load([("c", "a.wav"), ("c", "b.wav")])
-    one = book.claim_one()
+    claim = book.claim_one()
     if state is State.FAILED:
-        book.answer(one, accepted("j"))
+        book.answer(claim, accepted("j"))
         book.end("j", JobStatus.FAILED)
     else:
-        book.answer(one, NOT_FOUND if state is State.REFUSED else LOST)
+        book.answer(claim, NOT_FOUND if state is State.REFUSED else LOST)
     assert book.states(load) == f"{state.value} held"
     return first(book)
 
 
 def first(book: Book) -> OpenItem:
-    """The first item of the batch that needs a person."""
+    """Return the first item of the batch that needs a person."""
     with book.ledger.reading() as connection:
         found = open_items(connection, book.loads["m.csv"].batch_id, Selection(), hold=book.hold)
     return found[0]
 
 
-def decide(book: Book, one: OpenItem, decision: Decision, job_id: str | None = None, note: str | None = None) -> State:
-    """Settle an item."""
+def decide(book: Book, item: OpenItem, decision: Decision, job_id: str | None = None, note: str | None = None) -> State:
+    """Resolve an item."""
     with book.ledger.writing() as connection:
-        return resolve(connection, one, decision, job_id=job_id, note=note, who="ann", now=book.now, hold=book.hold)
+        return resolve(connection, item, decision, job_id=job_id, note=note, who="ann", now=book.now, hold=book.hold)
 
 
 @pytest.mark.parametrize("state", [State.IN_DOUBT, State.REFUSED, State.FAILED])
 @pytest.mark.parametrize("decision", Decision)
 def test_a_decision_fits_its_states_or_changes_nothing(book: Book, state: State, decision: Decision) -> None:
-    """What fits settles the item, and its lane goes on; what does not fit is refused, and all stays as it was."""
-    one = needing(book, state)
+    """A decision that fits resolves the item, and its lane goes on; another is refused and changes nothing."""
+    item = needing(book, state)
     if state in RESOLVABLE[decision]:
-        settled = decide(book, one, decision)
+        settled = decide(book, item, decision)
         assert settled is book.lines(book.loads["m.csv"])[0].state
         assert "held" not in book.states(book.loads["m.csv"])
         return
     with pytest.raises(UsageError, match=f"line 2: it is {state.value}: --{decision.value} is for"):
-        decide(book, one, decision)
+        decide(book, item, decision)
     assert book.states(book.loads["m.csv"]) == f"{state.value} held"
 
 
 def doubtful_twins(book: Book) -> Claim:
-    """The same audio twice for one conversation: the first was settled as appended, the second is in doubt."""
+    """Claim two items of the same audio and conversation: the first is resolved as appended, the second in doubt."""
     book.load([("c", "a.wav"), ("c", "a.wav")])
     book.answer(book.claim_one(), ELSEWHERE)
     assert first(book).job_id == "j1"
@@ -89,8 +89,8 @@ def test_a_job_that_an_untrusted_answer_named_does_not_stay_with_the_item(book: 
 def test_a_job_belongs_to_one_append(book: Book) -> None:
     """A jobId that the ledger shows at another item is refused: it is a slip of the pen."""
     book.load([("c", "a.wav"), ("d", "b.wav")])
-    one, other = book.claim()
-    book.answer(one, ELSEWHERE)
+    claim, other = book.claim()
+    book.answer(claim, ELSEWHERE)
     book.answer(other, LOST)
     with book.ledger.reading() as connection:
         found = open_items(connection, book.loads["m.csv"].batch_id, Selection(conversations=("d",)), hold=True)
@@ -117,15 +117,15 @@ def test_a_mistyped_job_is_corrected(
     book: Book, is_noted: bool, decision: Decision, job_id: str | None, state: State
 ) -> None:
     """Listed once the service has said that it does not know the job; by line or number at any time."""
-    one = needing(book, State.IN_DOUBT)
-    decide(book, one, Decision.APPENDED, "typo")
+    item = needing(book, State.IN_DOUBT)
+    decide(book, item, Decision.APPENDED, "typo")
     assert all_open(book) == []
     (job,) = book.jobs()
     if is_noted:
         with book.ledger.writing() as connection:
             note_job_answer(connection, job, "its job: HTTP 404")
-        assert [found.item_id for found in all_open(book) if found.needs_person] == [one.item_id]
-    (mistyped,) = all_open(book, items=(one.item_id,))
+        assert [found.item_id for found in all_open(book) if found.needs_person] == [item.item_id]
+    (mistyped,) = all_open(book, items=(item.item_id,))
     assert decide(book, mistyped, decision, job_id) is state
     line = book.lines(book.loads["m.csv"])[0]
     assert (line.state, line.job_id) == (state, job_id)
@@ -135,7 +135,7 @@ def test_a_mistyped_job_is_corrected(
 
 
 def test_a_job_that_the_service_gave_is_no_persons_to_correct(book: Book) -> None:
-    """What was answered with a jobId that the service knows is nobody's slip of the pen."""
+    """A job of the service's own answer is no mistake of a person, and cannot be corrected."""
     load = book.load([("c", "a.wav")])
     book.answer(book.claim_one(), accepted("j"))
     assert all_open(book, lines=(2,)) == []
@@ -146,8 +146,8 @@ def test_a_job_that_the_service_gave_is_no_persons_to_correct(book: Book) -> Non
 def test_a_mistyped_job_stays_free_for_the_append_that_it_belongs_to(book: Book) -> None:
     """A slip of the pen named another append's job: once that is corrected, the job may be named for its own."""
     book.load([("c", "a.wav"), ("d", "b.wav")])
-    for one in book.claim():
-        book.answer(one, LOST)
+    for claim in book.claim():
+        book.answer(claim, LOST)
     of_c, of_d = all_open(book)
     decide(book, of_c, Decision.APPENDED, "job-of-d")
     with pytest.raises(UsageError, match="the ledger knows this job as another append's"):
@@ -160,14 +160,14 @@ def test_a_mistyped_job_stays_free_for_the_append_that_it_belongs_to(book: Book)
 
 
 def test_what_was_decided_is_kept_in_order(book: Book) -> None:
-    """Who, when, what, of which state, with which note; of one item, as often as it needed a person."""
-    one = needing(book, State.IN_DOUBT)
-    decide(book, one, Decision.NOT_APPENDED, note="no message came")
+    """Every decision about an item is kept with person, time, state and note."""
+    item = needing(book, State.IN_DOUBT)
+    decide(book, item, Decision.NOT_APPENDED, note="no message came")
     book.now += 60
     book.answer(book.claim_one(), NOT_FOUND)
     decide(book, first(book), Decision.DROP, note="wrong id")
     with book.ledger.reading() as connection:
-        kept = histories(connection, [one.item_id])[one.item_id]
+        kept = histories(connection, [item.item_id])[item.item_id]
     assert [(done.decision, done.from_state, done.note, done.resolved_at) for done in kept] == [
         (Decision.NOT_APPENDED, State.IN_DOUBT, "no message came", 1000.0),
         (Decision.DROP, State.REFUSED, "wrong id", 1060.0),
@@ -193,8 +193,8 @@ def test_a_line_is_one_of_the_batch_that_is_looked_at(book: Book) -> None:
     with book.ledger.reading() as connection:
         all_of_them = open_items(connection, tuesday.batch_id, Selection(), hold=True)
         by_line = open_items(connection, tuesday.batch_id, Selection(lines=(2,)), hold=True)
-    assert [(one.batch, one.own) for one in all_of_them] == [("monday.csv", False), ("tuesday.csv", True)]
-    assert [one.batch for one in by_line] == ["tuesday.csv"]
+    assert [(item.batch, item.own) for item in all_of_them] == [("monday.csv", False), ("tuesday.csv", True)]
+    assert [item.batch for item in by_line] == ["tuesday.csv"]
 
 
 def test_evidence_is_alone_as_long_as_nothing_else_went_in_its_lane(book: Book) -> None:
@@ -209,17 +209,18 @@ def test_evidence_is_alone_as_long_as_nothing_else_went_in_its_lane(book: Book) 
     assert not first(book).alone
 
 
-def told_former(book: Book) -> dict[str, str]:
-    """What the batches held before and none holds any more: states that there are, by batch."""
+def orphan_states(book: Book) -> dict[str, str]:
+    """Return the orphans' states, by batch."""
     with book.ledger.reading() as connection:
         found = find_orphans(connection, account(connection, BASE_URL), hold=book.hold)
     return {
-        one.batch: " ".join(f"{state.value}:{count}" for state, count in one.counts.items() if count) for one in found
+        item.batch: " ".join(f"{state.value}:{count}" for state, count in item.counts.items() if count)
+        for item in found
     }
 
 
 def left(book: Book, load: Load) -> int:
-    """How many items a load took the last rows of."""
+    """Return how many items a load made orphans."""
     with book.ledger.reading() as connection:
         return sum(orphaned_by_load(connection, load, hold=book.hold).values())
 
@@ -230,18 +231,18 @@ def test_what_no_batch_names_any_more_is_told_until_it_is_over_or_named_again(bo
     doubtful, completed, _ = book.claim()
     book.answer(doubtful, LOST)
     book.complete(completed)
-    assert told_former(book) == {}
+    assert orphan_states(book) == {}
     book.load([("e", "a.wav")], "tuesday.csv")
     again = book.load([("f", "a.wav")], "monday.csv")
-    assert told_former(book) == {"monday.csv": "in_doubt:1 held:1"}
+    assert orphan_states(book) == {"monday.csv": "in_doubt:1 held:1"}
     assert left(book, again) == 2
     assert left(book, book.load([("f", "a.wav")], "monday.csv")) == 0, "told once"
     book.load([("f", "a.wav")], "tuesday.csv")
-    assert set(told_former(book)) == {"monday.csv", "tuesday.csv"}
+    assert set(orphan_states(book)) == {"monday.csv", "tuesday.csv"}
     back = book.load([("c", "a.wav"), ("c", "b.wav"), ("e", "a.wav"), ("f", "a.wav")], "monday.csv")
-    assert (told_former(book), left(book, back)) == ({}, 0)
+    assert (orphan_states(book), left(book, back)) == ({}, 0)
     book.load([("c", "a.wav")], "monday.csv", repeat=True)
-    assert told_former(book)["monday.csv"] == "sending:1 in_doubt:1 held:1"
+    assert orphan_states(book)["monday.csv"] == "sending:1 in_doubt:1 held:1"
 
 
 def test_former_items_are_listed_by_their_own_batch_and_settled_by_number(book: Book) -> None:
@@ -256,14 +257,14 @@ def test_former_items_are_listed_by_their_own_batch_and_settled_by_number(book: 
             return open_items(connection, load.batch_id, selection, hold=True)
 
     doubtful, held = listed(monday, Selection())
-    assert [(one.shown_state, one.orphan, one.own) for one in (doubtful, held)] == [
+    assert [(item.shown_state, item.orphan, item.own) for item in (doubtful, held)] == [
         (State.IN_DOUBT, True, False),
         (State.HELD, True, False),
     ]
     assert listed(tuesday, Selection()) == []
     assert listed(tuesday, Selection(items=(held.item_id,))) == [held]
-    assert [one.item_id for one in listed(monday, Selection(states=(State.HELD,)))] == [held.item_id]
-    assert [one.own for one in listed(monday, Selection(states=(State.PENDING,)))] == [True]
+    assert [item.item_id for item in listed(monday, Selection(states=(State.HELD,)))] == [held.item_id]
+    assert [item.own for item in listed(monday, Selection(states=(State.PENDING,)))] == [True]
     assert decide(book, doubtful, Decision.DROP) is State.DROPPED
     assert decide(book, held, Decision.DROP) is State.DROPPED
-    assert (listed(monday, Selection()), told_former(book)) == ([], {})
+    assert (listed(monday, Selection()), orphan_states(book)) == ([], {})

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_ledger import opened
-from tests.integration.test_ledger_opening import told, told_to_readers
+from tests.integration.test_ledger_opening import error_for_readers, told
 from uploader.errors import LedgerUnavailableError, UsageError
 from uploader.ledger import Connection, Ledger, place, sidecars, sqlite
 from uploader.ledger.claiming import claim
@@ -36,13 +36,13 @@ with Ledger.open_for_run(sys.argv[1]) as ledger:
 
 
 def die_in_a_run(url: str) -> None:
-    """A run that is killed after it wrote something."""
+    """Run in a process that is killed after it wrote something."""
     code = subprocess.run([sys.executable, "-c", KILLED_RUN, url], check=False).returncode
     assert code == -signal.SIGKILL
 
 
 def accounts(path: Path) -> int:
-    """How many accounts a ledger has."""
+    """Return the number of accounts in a ledger."""
     with closing(sqlite3.connect(path)) as connection:
         (found,) = connection.execute("SELECT count(*) FROM accounts").fetchone()
     return int(found)
@@ -50,13 +50,13 @@ def accounts(path: Path) -> int:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where the ledger is."""
+    """Provide the path of the ledger."""
     return tmp_path / "ledger.db"
 
 
 @pytest.fixture
 def url(path: Path) -> str:
-    """Its address."""
+    """Provide the address of the ledger."""
     return f"sqlite:///{path}"
 
 
@@ -83,7 +83,7 @@ def test_a_ledger_that_must_exist_is_not_made(path: Path, url: str, there: bool)
         path.touch()
     with pytest.raises(UsageError, match=r"--ledger-must-exist"):
         Ledger.open_for_run(url, must_exist=True)
-    assert [one.name for one in path.parent.iterdir() if one.suffix == ".reserve"] == []
+    assert [file.name for file in path.parent.iterdir() if file.suffix == ".reserve"] == []
     assert not Ledger.exists(url)
     Ledger.open_for_run(url).close()
     Ledger.open_for_run(url, must_exist=True).close()
@@ -118,18 +118,18 @@ def test_an_ordinary_machine_is_not_bothered(url: str, monkeypatch: pytest.Monke
 
 
 def delete(path: Path) -> None:
-    """Somebody tidies up."""
-    for one in path.parent.glob("ledger.db*"):
-        one.unlink()
+    """Delete the ledger, as somebody who tidies up."""
+    for file in path.parent.glob("ledger.db*"):
+        file.unlink()
 
 
 def rename(path: Path) -> None:
-    """Somebody puts it away."""
+    """Rename the ledger."""
     path.rename(path.with_name("old.db"))
 
 
 def replace(path: Path) -> None:
-    """Somebody restores a copy over it."""
+    """Replace the ledger by a copy, as somebody who restores it."""
     other = path.with_name("other.db")
     with closing(sqlite3.connect(path)) as connection, closing(sqlite3.connect(other)) as copy:
         connection.backup(copy)
@@ -162,19 +162,19 @@ async def test_a_ledger_that_is_gone_is_noticed_before_the_next_admission(
 
 
 def complete(connection: Connection, item_id: int) -> None:
-    """What came back."""
+    """Set an item to completed."""
     connection.exec_driver_sql(f"UPDATE items SET state = 'completed' WHERE id = {item_id}")
 
 
 def delete_all_but(folder: Path, kept: Path) -> None:
     """Take everything away that a ledger may be made of."""
-    for one in folder.glob("*.db*"):
-        if one != kept and not one.name.endswith(".lock"):
-            one.unlink()
+    for file in folder.glob("*.db*"):
+        if file != kept and not file.name.endswith(".lock"):
+            file.unlink()
 
 
 def test_a_copy_without_its_log_is_refused(path: Path, url: str, tmp_path: Path) -> None:
-    """What a run that died had committed last is in the log: without it, it would be appended again."""
+    """The log has the last commits of a run that died: a copy without it would append them again."""
     Ledger.open_for_run(url).close()
     die_in_a_run(url)
     elsewhere = tmp_path / "elsewhere"
@@ -303,10 +303,10 @@ def test_what_died_while_a_ledger_was_made_is_no_ledger(path: Path, url: str, le
         assert path.stat().st_size
     else:
         path.with_name(".ledger.db.x1y2z3.new").write_bytes(b"half a ledger")
-    assert "`uploader run MANIFEST`" in told_to_readers(url)
+    assert "`uploader run MANIFEST`" in error_for_readers(url)
     with Ledger.open_for_run(url) as ledger:
         assert ledger.is_new
-    assert {one.name for one in path.parent.iterdir()} == {"ledger.db", "ledger.db.lock"}
+    assert {file.name for file in path.parent.iterdir()} == {"ledger.db", "ledger.db.lock"}
 
 
 @pytest.mark.parametrize("step", ["stamp", "sync_folder"])
@@ -325,7 +325,7 @@ def test_a_ledger_is_made_whole_or_not_at_all(
         failing.setattr(f"uploader.ledger.{'sqlite' if step == 'stamp' else 'copying'}.{step}", fail)
         with pytest.raises(LedgerUnavailableError, match="No space left"):
             Ledger.open_for_run(url)
-    assert {one.name for one in path.parent.iterdir()} <= {"ledger.db", "ledger.db.lock"}
+    assert {file.name for file in path.parent.iterdir()} <= {"ledger.db", "ledger.db.lock"}
     if path.exists():
         with Ledger.open_for_reading(url) as ledger, ledger.reading() as connection:
             assert connection.exec_driver_sql("SELECT version FROM ledger").scalar_one() == VERSION
@@ -334,7 +334,7 @@ def test_a_ledger_is_made_whole_or_not_at_all(
 
 @pytest.mark.parametrize("name", ["ledger.db.reserve", "ledger.db.lock", "ledger.db-wal", "ledger.db-shm"])
 def test_no_link_beside_the_ledger_is_followed(path: Path, url: str, name: str) -> None:
-    """Where a file of ours would be written, a symbolic link to another file is not."""
+    """A symbolic link in the place of a file beside the ledger is not followed."""
     victim = path.with_name("victim")
     victim.write_text("mine")
     path.with_name(name).symlink_to(victim)
@@ -386,7 +386,7 @@ def test_a_ledger_is_read_where_nothing_can_be_written(
         Ledger.open_for_run(url).close()
     elif left == "log alone":
         path.with_name("ledger.db-shm").unlink()
-    before = {one.name: one.read_bytes() for one in path.parent.iterdir() if not one.name.endswith("-shm")}
+    before = {file.name: file.read_bytes() for file in path.parent.iterdir() if not file.name.endswith("-shm")}
     allowed = os.access
 
     def access(asked: object, mode: int, **how: bool) -> bool:
@@ -395,7 +395,7 @@ def test_a_ledger_is_read_where_nothing_can_be_written(
     monkeypatch.setattr(os, "access", access)
     with Ledger.open_for_reading(url) as ledger, ledger.reading() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM accounts").scalar_one() == 1
-    assert {one.name: one.read_bytes() for one in path.parent.iterdir() if not one.name.endswith("-shm")} == before
+    assert {file.name: file.read_bytes() for file in path.parent.iterdir() if not file.name.endswith("-shm")} == before
 
 
 def test_who_settles_beside_a_run_has_the_ledger_from_its_first_read_on(path: Path, url: str) -> None:

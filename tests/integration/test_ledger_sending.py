@@ -32,13 +32,13 @@ ANSWERS = {"leave": accepted, "lost": LOST, "refused": NOT_FOUND, "cut": CUT}
 
 @pytest.fixture
 def book(tmp_path: Path) -> Iterator[Book]:
-    """A new ledger, open for a run."""
+    """Provide a new ledger, open for a run."""
     with opened(tmp_path) as made:
         yield made
 
 
 def from_dry_run(book: Book, name: str, rows: Rows, first: int | None, *, repeat: bool) -> tuple[ToSend, int]:
-    """What a plan says that a run would send, and in how many lanes; the ledger is left as it was."""
+    """Return what a plan says that a run would send, and in how many lanes; the ledger stays as it was."""
     read = [book.row(line, *row, {}) for line, row in enumerate(rows, start=2)]
     with book.ledger.writing() as connection:
         account_id = account(connection, BASE_URL)
@@ -57,7 +57,7 @@ def from_dry_run(book: Book, name: str, rows: Rows, first: int | None, *, repeat
 
 
 def from_ledger(book: Book, load: Load) -> ToSend:
-    """What the ledger says that the run of a batch is to send."""
+    """Return what the ledger says that the run of a batch sends."""
     with book.ledger.reading() as connection:
         return to_send(connection, load.account_id, load.batch_id, hold=book.hold)
 
@@ -65,15 +65,15 @@ def from_ledger(book: Book, load: Load) -> ToSend:
 def carry(book: Book, load: Load, endings: Sequence[str]) -> None:
     """Let the first attempts of a run end like this, one after the other; then the run dies."""
     for number, ending in enumerate(endings):
-        for one in book.claim(1):
+        for claim in book.claim(1):
             answer = ANSWERS.get(ending)
             if ending == "complete":
-                book.complete(one, f"job-{load.load_id}-{number}")
+                book.complete(claim, f"job-{load.load_id}-{number}")
             elif ending == "leave":
-                book.answer(one, accepted(f"job-{load.load_id}-{number}"))
+                book.answer(claim, accepted(f"job-{load.load_id}-{number}"))
                 book.end(f"job-{load.load_id}-{number}")
             elif isinstance(answer, Reply):
-                book.answer(one, answer)
+                book.answer(claim, answer)
     book.now += 10.0
 
 
@@ -111,7 +111,9 @@ def test_leftovers_are_named_by_their_batch(book: Book, is_held: bool) -> None:
     for name in ("e.wav", "f.wav"):
         book.file(name)
     planned, _ = from_dry_run(book, "tuesday.csv", rows, None, repeat=False)
-    assert [(one.batch, one.amount.files) for one in planned.leftovers] == ([] if is_held else [("monday.csv", 2)])
+    assert [(leftover.batch, leftover.amount.files) for leftover in planned.leftovers] == (
+        [] if is_held else [("monday.csv", 2)]
+    )
     assert (planned.own.files, planned.held, planned.later) == ((1, 1, 0) if is_held else (2, 0, 0))
     assert from_ledger(book, book.load(rows, "tuesday.csv")) == planned
 

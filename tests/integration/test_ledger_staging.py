@@ -28,26 +28,26 @@ ROWS = st.lists(st.tuples(st.sampled_from("xy"), st.sampled_from(NAMES)), min_si
 
 @pytest.fixture
 def book(tmp_path: Path) -> Iterator[Book]:
-    """A new ledger, open for a run."""
+    """Provide a new ledger, open for a run."""
     with opened(tmp_path) as made:
         yield made
 
 
 def known_of(connection: Connection) -> dict[str, list[ExistingItem]]:
-    """All items that rows may name, by conversation."""
+    """Return all items that rows may name, by conversation."""
     columns = [items.c[name] for name in ("id", "lane_id", "path", "size", "change", "content_hash", "state")]
     columns += [items.c[name] for name in ("attempts", "position", "load_id", "content_type", "parameters")]
     valid = select(lanes.c.conversation_id, *columns).join(lanes, lanes.c.id == items.c.lane_id)
     by_conversation = defaultdict(list)
     for row in connection.execute(valid.where(items.c.invalid_batch_id.is_(None))).mappings():
         more = {name: value for name, value in row.items() if name not in ("id", "conversation_id", "state")}
-        one = ExistingItem(item_id=row["id"], state=State(row["state"]), **more)
-        by_conversation[row["conversation_id"]].append(one)
+        item = ExistingItem(item_id=row["id"], state=State(row["state"]), **more)
+        by_conversation[row["conversation_id"]].append(item)
     return by_conversation
 
 
 def one_by_one(rows: Sequence[Row], known: dict[str, list[ExistingItem]]) -> dict[int, int]:
-    """The law: whose file is untouched is the one item of its path; all others are looked for in their order."""
+    """Match rows one by one, as a reference: untouched files by the only item of their path, others in order."""
     named: dict[int, int] = {}
     left = []
     for row in rows:
@@ -81,11 +81,11 @@ def test_rows_are_resolved_together_as_they_are_one_by_one(
                 elif data.draw(st.booleans()):
                     (book.folder / name).unlink(missing_ok=True)
             book.load(data.draw(ROWS), data.draw(st.sampled_from(["m.csv", "n.csv"])))
-            for one in book.claim(data.draw(st.integers(0, 3))):
+            for claim in book.claim(data.draw(st.integers(0, 3))):
                 if data.draw(st.booleans()):
-                    book.complete(one)
+                    book.complete(claim)
                 else:
-                    book.answer(one, NOT_FOUND)
+                    book.answer(claim, NOT_FOUND)
         read = [book.row(line, *row, {}) for line, row in enumerate(data.draw(ROWS), start=2)]
         rows = [row for row in read if isinstance(row, Row)]
         with book.ledger.writing() as connection:
@@ -123,8 +123,8 @@ def test_others_write_while_a_manifest_is_read(book: Book) -> None:
 def test_what_others_write_between_reading_and_writing_is_seen(book: Book) -> None:
     """A person settles an item while a manifest's rows are resolved: they are resolved anew, and nothing is lost."""
     book.load([("c", "a.wav")])
-    (one,) = book.claim()
-    book.answer(one, NOT_FOUND)
+    (claim,) = book.claim()
+    book.answer(claim, NOT_FOUND)
     book.file("b.wav", "b speaks")
     account_id = 1
     states = []

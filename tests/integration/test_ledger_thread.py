@@ -29,7 +29,7 @@ from uploader.policy.replies import judge
 
 @pytest.fixture
 def book(tmp_path: Path) -> Iterator[Book]:
-    """A new ledger, open for a run."""
+    """Provide a new ledger, open for a run."""
     with opened(tmp_path) as made:
         yield made
 
@@ -50,7 +50,7 @@ class Busy:
         """Let all these calls wait, then let the thread go on; what each of them came to."""
         first = asyncio.ensure_future(self._writer.call(self._wait))
         await asyncio.to_thread(self._inside.wait)
-        waiting = [asyncio.ensure_future(one) for one in calls]
+        waiting = [asyncio.ensure_future(call) for call in calls]
         await asyncio.sleep(0)
         self._go_on.set()
         await first
@@ -59,7 +59,7 @@ class Busy:
 
 @asynccontextmanager
 async def running(ledger: Ledger) -> AsyncIterator[LedgerThread]:
-    """A thread that writes this ledger, closed at the end."""
+    """Give a thread that writes this ledger, closed at the end."""
     writer = LedgerThread(ledger)
     try:
         yield writer
@@ -74,7 +74,7 @@ def note(connection: Connection, name: str) -> str:
 
 
 def noted(ledger: Ledger) -> list[str]:
-    """What was written down, as somebody else sees it."""
+    """Return the committed notes, as another connection sees them."""
     with ledger.beside() as reader, reader.reading() as connection:
         found = select(accounts.c.base_url).where(accounts.c.name == "x").order_by(accounts.c.id)
         return list(connection.execute(found).scalars())
@@ -92,7 +92,7 @@ class CountedLedger:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A transaction; one that fails is rolled back at its very end."""
+        """Give a transaction; one that fails is rolled back at its very end."""
         self.transactions += 1
         with self._ledger.writing() as connection:
             yield connection
@@ -100,7 +100,7 @@ class CountedLedger:
                 raise self._error
 
     def moved(self) -> None:
-        """It is where it was."""
+        """Return None: the ledger is where it was."""
 
     def make_room(self) -> None:
         """Count how often room was asked for."""
@@ -125,7 +125,7 @@ async def test_what_waits_is_written_in_one_transaction(book: Book) -> None:
 
 
 async def test_a_group_has_an_end(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flood of writes does not make everybody wait for the last of them."""
+    """A group of writes is bounded, so that no caller waits for the last of a flood."""
     monkeypatch.setattr(thread, "GROUP", 10)
     counted = CountedLedger(book.ledger)
     async with running(counted) as writer:  # type: ignore[arg-type]
@@ -172,7 +172,7 @@ async def test_a_mark_that_is_refused_fails_alone(book: Book) -> None:
 
 
 async def test_outcomes_are_written_before_claims(book: Book) -> None:
-    """What an outcome frees, a claim that came earlier already sees."""
+    """An outcome is written before a claim that came earlier, so that the claim sees the free slot."""
     book.limit = 1
     book.load([("c", "a.wav"), ("c", "b.wav")])
     book.answer(book.claim_one(), accepted("j"))
@@ -184,17 +184,17 @@ async def test_outcomes_are_written_before_claims(book: Book) -> None:
             writer.call(claim, account_id, 10, 1, book.now),
             writer.call(end_job, JobEnd(job, JobStatus.COMPLETED, book.now, hold=True)),
         )
-    assert [one.path.name for one in claimed.claims] == ["b.wav"]
+    assert [claim.path.name for claim in claimed.claims] == ["b.wav"]
 
 
 async def test_a_caller_that_is_cancelled_does_not_stop_its_write(book: Book) -> None:
-    """Who gives up waiting for an outcome has not undone it."""
+    """A cancelled caller does not undo its write."""
     async with running(book.ledger) as writer:
 
         async def give_up() -> None:
-            one = asyncio.ensure_future(writer.call(note, "a"))
+            call = asyncio.ensure_future(writer.call(note, "a"))
             await asyncio.sleep(0)
-            one.cancel()
+            call.cancel()
 
         await Busy(writer).gather(give_up(), writer.call(note, "b"))
     assert sorted(noted(book.ledger)) == ["a", "b"]
@@ -224,7 +224,7 @@ async def test_what_came_back_is_written_with_the_reserve(book: Book) -> None:
 
 
 async def test_a_transaction_that_cannot_be_committed_fails_for_all_of_it(book: Book) -> None:
-    """Nobody is told that something is written that is not; the thread goes on afterwards."""
+    """A failed commit fails all its callers; the thread goes on afterwards."""
     counted = CountedLedger(book.ledger, failing=range(10_000))
     async with running(counted) as writer:  # type: ignore[arg-type]
         for error in await asyncio.gather(writer.call(note, "a"), writer.call(note, "b"), return_exceptions=True):
@@ -264,7 +264,7 @@ async def test_a_full_disk_stops_claims_and_loses_nothing(book: Book) -> None:
 
 
 async def test_a_fault_of_ours_reaches_its_caller(book: Book) -> None:
-    """Whatever goes wrong in the thread, nobody waits for ever: the caller is told."""
+    """Any error in the thread reaches the caller, who never waits for ever."""
     counted = CountedLedger(book.ledger, failing={1}, error=RuntimeError("a fault of ours"))
     writer = LedgerThread(counted)  # type: ignore[arg-type]
     call = asyncio.ensure_future(writer.call(note, "a"))
@@ -277,7 +277,7 @@ async def test_a_fault_of_ours_reaches_its_caller(book: Book) -> None:
 
 
 async def test_arguments_by_name_arrive_too(book: Book) -> None:
-    """What is given by position and by name reaches the function as it was given."""
+    """Positional and keyword arguments reach the function."""
     load = book.load([("c", "a.wav")])
     book.answer(book.claim_one(), accepted("j"))
     (job,) = book.jobs()
@@ -290,11 +290,11 @@ TABLES = (accounts, attempts, items, lanes)
 REPLIES = (accepted("j"), LOST, accepted("k"), THROTTLED, NOT_FOUND, CUT, accepted("l"), THROTTLED)
 
 
-def record_of(one: Claim, reply: Reply, *, listens: bool = False) -> ReplyRecord:
+def record_of(claim: Claim, reply: Reply, *, listens: bool = False) -> ReplyRecord:
     """Make the record of this reply."""
-    verdict = judge(reply, one.conversation_id)
+    verdict = judge(reply, claim.conversation_id)
     refusal = Refusal() if verdict.next is Next.COOL_DOWN else None
-    record = ReplyRecord(one, verdict, reply, now=1010.0, wait=1.0, doubt_seconds=900.0, hold=True, refusal=refusal)
+    record = ReplyRecord(claim, verdict, reply, now=1010.0, wait=1.0, doubt_seconds=900.0, hold=True, refusal=refusal)
     return record._replace(listens=listens)
 
 
@@ -305,7 +305,7 @@ CUT_BEFORE = 4
 
 
 def endings(jobs: list[LiveJob]) -> list[JobEnd]:
-    """The ends of these jobs, of every kind; the first one comes again, seen later."""
+    """Return the ends of these jobs, of every kind; the first one comes again, seen later."""
     kinds = itertools.cycle([(JobStatus.COMPLETED, 4.0), (JobStatus.FAILED, None), (JobStatus.COMPLETED, None)])
     ends = [
         JobEnd(job, status, 1020.0 + job.line, True, lived) for job, (status, lived) in zip(jobs, kinds, strict=False)
@@ -314,7 +314,7 @@ def endings(jobs: list[LiveJob]) -> list[JobEnd]:
 
 
 async def written(folder: Path, *, listens: bool, together: bool) -> tuple[dict[str, list[Any]], list[Any]]:
-    """What the ledger holds once an attempt met each of these replies, and what was answered.
+    """Return the ledger's rows after an attempt met each of these replies, and the answers of the calls.
 
     ``together``: all were written down at once, not one by one. ``listens``: calls told of some of them.
     """
@@ -324,9 +324,9 @@ async def written(folder: Path, *, listens: bool, together: bool) -> tuple[dict[
         first = book.claim()
         book.reply(first[CUT_BEFORE], CUT)
         (again,) = book.claim()
-        claims = [again if one.item_id == again.item_id else one for one in first]
+        claims = [again if claim.item_id == again.item_id else claim for claim in first]
         async with running(book.ledger) as writer:
-            marks = [writer.call(mark, Mark(one, f"hash {one.line}", 1005.0)) for one in claims]
+            marks = [writer.call(mark, Mark(claim, f"hash {claim.line}", 1005.0)) for claim in claims]
             await in_turns(writer, marks, together=together)
             if listens:
                 for number, said in CALLS.items():
@@ -337,19 +337,19 @@ async def written(folder: Path, *, listens: bool, together: bool) -> tuple[dict[
                 for both in zip(claims, REPLIES, strict=True)
             ]
             answers = await in_turns(writer, ends, together=together)
-            over = [writer.call(end_job, one) for one in endings(book.jobs())]
+            over = [writer.call(end_job, ending) for ending in endings(book.jobs())]
             answers += await in_turns(writer, over, together=together)
         with book.ledger.reading() as connection:
             its_own = {items.c.path, items.c.change}
-            columns = {table.name: [one for one in table.c if one not in its_own] for table in TABLES}
+            columns = {table.name: [column for column in table.c if column not in its_own] for table in TABLES}
             return {name: list(connection.execute(select(*some))) for name, some in columns.items()}, answers
 
 
 async def in_turns(writer: LedgerThread, calls: list[Any], *, together: bool) -> list[Any]:
-    """What these calls answer, in one transaction or in one for each."""
+    """Return the answers of these calls, in one transaction or in one for each."""
     if together:
         return await Busy(writer).gather(*calls)
-    return [answer for one in calls for answer in await Busy(writer).gather(one)]
+    return [answer for call in calls for answer in await Busy(writer).gather(call)]
 
 
 @pytest.mark.parametrize("listens", [False, True])
@@ -362,15 +362,24 @@ async def test_what_is_written_together_is_what_is_written_one_by_one(tmp_path: 
     assert at_once == one_by_one
     ledger, answers = at_once
     assert len(ledger["attempts"]) == len(REPLIES) + 1
-    assert {one.state for one in ledger["items"]} >= {State.COMPLETED, State.FAILED}
+    assert {item.state for item in ledger["items"]} >= {State.COMPLETED, State.FAILED}
     answers = answers[: len(REPLIES)]
     if not listens:
-        assert {one.verdict.state for one in answers} >= {State.ACCEPTED, State.REFUSED, State.IN_DOUBT, State.PENDING}
+        assert {answer.verdict.state for answer in answers} >= {
+            State.ACCEPTED,
+            State.REFUSED,
+            State.IN_DOUBT,
+            State.PENDING,
+        }
         return
-    assert [number for number, one in enumerate(answers) if one.has_callback] == sorted({0, 1, 3, 5, CUT_BEFORE})
-    assert [number for number, one in enumerate(answers) if one.ended] == [0, 3]
+    assert [number for number, answer in enumerate(answers) if answer.has_callback] == sorted({0, 1, 3, 5, CUT_BEFORE})
+    assert [number for number, answer in enumerate(answers) if answer.ended] == [0, 3]
     assert [number for number, one in enumerate(answers) if one.anomaly] == [3, CUT_BEFORE, 5, 6]
-    assert [one.verdict.state for one in answers if not one.has_callback] == ["accepted", "accepted", "pending"]
+    assert [answer.verdict.state for answer in answers if not answer.has_callback] == [
+        "accepted",
+        "accepted",
+        "pending",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -389,12 +398,12 @@ async def test_what_waits_together_costs_no_statement_more_than_one(
     book.limit = 30
     book.load([(f"c{n}", book.file(f"{n}.wav").name) for n in range(22)])
     claims = book.claim()
-    values: list[Any] = [Mark(one, "hash", 1005.0) for one in claims]
+    values: list[Any] = [Mark(claim, "hash", 1005.0) for claim in claims]
     if function is record_reply:
-        values = [record_of(one, accepted(f"job-{one.line}"), listens=listens) for one in claims]
+        values = [record_of(claim, accepted(f"job-{claim.line}"), listens=listens) for claim in claims]
     if function is end_job:
-        for one in claims:
-            book.answer(one, accepted(f"job-{one.line}"))
+        for claim in claims:
+            book.answer(claim, accepted(f"job-{claim.line}"))
         values = [JobEnd(job, JobStatus.COMPLETED, 1010.0, hold=True) for job in book.jobs()]
     statements: list[str] = []
 
@@ -407,8 +416,8 @@ async def test_what_waits_together_costs_no_statement_more_than_one(
         for some in (values[:2], values[2:]):
             statements.clear()
             answers = await Busy(writer).gather(*[writer.call(function, value) for value in some])
-            assert [one for one in answers if isinstance(one, Exception)] == []
-            counts.append(sum(one.startswith(("SELECT", "UPDATE")) for one in statements))
+            assert [answer for answer in answers if isinstance(answer, Exception)] == []
+            counts.append(sum(statement.startswith(("SELECT", "UPDATE")) for statement in statements))
         event.remove(book.ledger._engine, "before_cursor_execute", keep)
     assert counts[0] == counts[1] <= (4 if listens else 3)
     assert book.states(book.loads["m.csv"]).split() == [becomes] * len(claims)

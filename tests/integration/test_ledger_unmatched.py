@@ -27,9 +27,9 @@ def answered(book: Book, *replies: tuple[Claim, Reply], calls: bool = False) -> 
     """Write down these replies as one group, and return the anomalies that were logged."""
     records = [
         ReplyRecord(
-            one, judge(reply, one.conversation_id), reply, book.now, 0.0, DOUBT_SECONDS, book.hold, listens=calls
+            claim, judge(reply, claim.conversation_id), reply, book.now, 0.0, DOUBT_SECONDS, book.hold, listens=calls
         )
-        for one, reply in replies
+        for claim, reply in replies
     ]
     with capture_logs() as logged, book.ledger.writing() as connection:
         record_replies(connection, records)
@@ -59,13 +59,13 @@ def attempt_jobs(book: Book) -> Sequence[str | None]:
 def test_a_callback_was_quicker_than_the_reply(book: Listening, reply: Reply, calls: bool) -> None:
     """A callback has named the job and its end: the late reply takes nothing of it back and is no anomaly."""
     load = book.load([("c", "a.wav")])
-    one = book.claim_one()
-    book.mark(one)
-    book.callback(one, "j")
+    claim = book.claim_one()
+    book.mark(claim)
+    book.callback(claim, "j")
     book.crash(load)
-    book.callback(one, "j", "completed")
+    book.callback(claim, "j", "completed")
     assert book.states(load) == "completed"
-    assert answered(book, (one, reply), calls=calls) == []
+    assert answered(book, (claim, reply), calls=calls) == []
     assert book.states(load) == "completed"
     assert attempt_jobs(book) == ["j"]
     assert book.said() == []
@@ -76,20 +76,20 @@ def test_a_callback_was_quicker_than_the_reply(book: Listening, reply: Reply, ca
 def test_an_outcome_may_be_written_twice(book: Listening, reply: Reply) -> None:
     """A commit that seemed to fail was durable: the outcome that is written once more is no anomaly."""
     load = book.load([("c", "a.wav"), ("c", "b.wav")])
-    one = book.claim_one()
-    book.answer(one, reply)
+    claim = book.claim_one()
+    book.answer(claim, reply)
     before = book.lines(load)
-    assert answered(book, (one, reply)) == []
+    assert answered(book, (claim, reply)) == []
     assert book.lines(load) == before
 
 
 def test_a_late_answer_with_a_job_is_an_anomaly_that_keeps_its_job(book: Listening) -> None:
     """The item is in doubt by a recovery, and the answer comes all the same: log, results and attempt have the job."""
     load = book.load([("c", "a.wav")])
-    one = book.claim_one()
-    book.mark(one)
+    claim = book.claim_one()
+    book.mark(claim)
     book.crash(load)
-    (event,) = answered(book, (one, accepted("job-late")))
+    (event,) = answered(book, (claim, accepted("job-late")))
     told = {"batch": "m.csv", "line": 2, "conversationId": "c", "attempt": 1, "jobId": "job-late", "state": "in_doubt"}
     assert event.items() >= (told | {"log_level": "error"}).items()
     assert book.states(load) == "in_doubt"
@@ -115,13 +115,13 @@ def test_a_late_answer_of_an_earlier_attempt_is_an_anomaly(book: Listening) -> N
 
 
 def test_a_late_refusal_of_an_item_in_doubt_is_an_anomaly_without_a_job(book: Listening) -> None:
-    """What a reply without a job says is logged, not lost; the lane's work left is not counted twice."""
+    """A late reply without a job is logged as an anomaly, and the lane's backlog is not counted twice."""
     load = book.load([("c", "a.wav"), ("c", "b.wav")])
-    one = book.claim_one()
-    book.mark(one)
+    claim = book.claim_one()
+    book.mark(claim)
     book.crash(load)
     for reply in (NOT_FOUND, CUT):
-        (event,) = answered(book, (one, reply))
+        (event,) = answered(book, (claim, reply))
         assert (event["jobId"], event["line"], event["state"]) == (None, 2, "in_doubt")
     assert book.states(load) == "in_doubt held"
     assert book.said() == []
@@ -132,26 +132,26 @@ def test_of_a_group_the_one_that_missed_is_told(book: Listening) -> None:
     """Many outcomes are written in one statement: the rest of them are written, and are no anomalies."""
     load = book.load([("c", "a.wav"), ("d", "a.wav"), ("e", "a.wav")])
     group = book.claim()
-    for one in group:
-        book.mark(one)
+    for claim in group:
+        book.mark(claim)
     with book.ledger.writing() as connection:
         connection.execute(update(items).where(items.c.id == group[1].item_id).values(state=State.IN_DOUBT))
-    (event,) = answered(book, *((one, accepted(f"job-{one.line}")) for one in group))
+    (event,) = answered(book, *((claim, accepted(f"job-{claim.line}")) for claim in group))
     assert (event["line"], event["jobId"]) == (3, "job-3")
     assert book.states(load) == "accepted in_doubt accepted"
     assert attempt_jobs(book) == ["job-2", "job-3", "job-4"]
 
 
 def test_an_outcome_of_an_item_that_is_gone_is_an_anomaly(book: Listening) -> None:
-    """Where the ledger does not even know the item, the log has the job."""
+    """The log has the job of an outcome whose item is not in the ledger."""
     book.load([("c", "a.wav")])
-    one = book.claim_one()
+    claim = book.claim_one()
     with book.ledger.writing() as connection:
         connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
         connection.execute(delete(attempts))
         connection.exec_driver_sql("DELETE FROM rows")
         connection.execute(delete(items))
-    (event,) = answered(book, (one, accepted("job-1")))
+    (event,) = answered(book, (claim, accepted("job-1")))
     assert (event["jobId"], event["state"], event["conversationId"]) == ("job-1", None, "c")
 
 
@@ -159,10 +159,10 @@ def test_an_outcome_of_an_item_that_is_gone_is_an_anomaly(book: Listening) -> No
 def test_a_callback_was_quicker_than_the_poll(book: Listening, kind: str) -> None:
     """The end that a callback has told stands, and what a poll says after it is no anomaly."""
     load = book.load([("c", "a.wav")])
-    one = book.claim_one()
-    book.answer(one, accepted("j"))
+    claim = book.claim_one()
+    book.answer(claim, accepted("j"))
     (job,) = book.jobs()
-    book.callback(one, "j", "failed")
+    book.callback(claim, "j", "failed")
     assert news_of(book, job, kind=kind) == []
     assert book.states(load) == "failed"
 

@@ -23,7 +23,7 @@ JSON = st.recursive(
 
 
 def _with_other_members(**members: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Objects with these members, and others that are the service's business."""
+    """Draw objects with these members, and others that are the service's business."""
     others = st.dictionaries(TEXT.filter(lambda name: name not in members), JSON, max_size=2)
     return st.builds(lambda other, own: {**other, **own}, others, st.fixed_dictionaries(members))
 
@@ -54,7 +54,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def parameters(draw: st.DrawFn) -> dict[str, Any]:
-    """Parameters of one row, with the switches that they need."""
+    """Draw the parameters of one row, with the switches that they need."""
     needed = {"channelMetadata": "enableSeparateRecognitionPerChannel"}
     needed["diarizationSpeakerCount"] = "enableSpeakerDiarization"
     names = draw(st.sets(st.sampled_from(sorted(VALUES))))
@@ -63,6 +63,6 @@ def parameters(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def read(path: Path, form: Format, delimiter: str = ",") -> list[Row | InvalidRow]:
-    """The rows of a manifest, its audio files not looked at."""
+    """Return the rows of a manifest, its audio files not looked at."""
     manifest = Manifest(path, "m", form, path.parent, False, lambda *_: False, delimiter=delimiter, check_files=False)
     return list(manifest.read())

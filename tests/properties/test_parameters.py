@@ -21,13 +21,13 @@ EVERYTHING = "Ä 😀 &=#%+;?/\\\"'\r\n\t\0"
 
 
 def asked(row: Row) -> str:
-    """The target of the PUT for a row, as the client writes it."""
+    """Return the target of the PUT for a row, as the client writes it."""
     request = UploadRequest(row.conversation_id, query(row.parameters, {}), None)
     return str(url_of("https://example.com", request)).removeprefix("https://example.com")
 
 
 def conversation_of(row: Row) -> str:
-    """The conversation that the service is asked for."""
+    """Return the conversation that the service is asked for."""
     return request_target.decoded(asked(row).partition("?")[0].removeprefix("/v1/process/audio/"))
 
 
@@ -38,7 +38,7 @@ def decoded(row: Row) -> dict[str, Any]:
 
 
 def as_jsonl(path: Path, conversation_id: str, values: dict[str, Any]) -> Row:
-    """The row of a JSON Lines manifest."""
+    """Return the row of a JSON Lines manifest."""
     path.write_text(
         json.dumps({"conversationId": conversation_id, "audioPath": "a.wav"} | values, ensure_ascii=False) + "\n",
         encoding="utf-8",
@@ -49,7 +49,7 @@ def as_jsonl(path: Path, conversation_id: str, values: dict[str, Any]) -> Row:
 
 
 def as_csv(path: Path, conversation_id: str, values: dict[str, Any]) -> Row:
-    """The row of a CSV manifest: JSON in the cells of whatever is no text."""
+    """Return the row of a CSV manifest: JSON in the cells of whatever is no text."""
     text = io.StringIO(newline="")
     cells = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
     writer = csv.DictWriter(text, ["conversationId", "audioPath", *TABLE], restval="")

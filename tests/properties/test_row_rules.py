@@ -60,7 +60,7 @@ DEFAULTS = st.sampled_from(
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of recordings of all kinds, links that stay and links that leave."""
+    """Provide a folder of recordings of all kinds, links that stay and links that leave."""
     folder = tmp_path_factory.mktemp("audio") / "root"
     folder.mkdir()
     for name, content in FILES.items():

@@ -23,7 +23,7 @@ from uploader.policy.facts import ResolvedItem
 
 @contextmanager
 def intent_after_the_first_byte() -> Iterator[None]:
-    """The intent is forgotten when its process dies: as if it were written after the first byte."""
+    """Forget the intent when its process dies, as if it were written after the first byte."""
 
     def forgetful(connection: Connection, now: float, doubt_seconds: float) -> tuple[int, int]:
         connection.execute(
@@ -37,7 +37,7 @@ def intent_after_the_first_byte() -> Iterator[None]:
 
 @contextmanager
 def mark_left_out() -> Iterator[None]:
-    """The last chunk leaves without a mark."""
+    """Let the last chunk leave without a mark."""
 
     def unmarked(_connection: Connection, _of: Mark) -> None:
         return
@@ -48,7 +48,7 @@ def mark_left_out() -> Iterator[None]:
 
 @contextmanager
 def bad_gateway_tried_again() -> Iterator[None]:
-    """A 502 after the last chunk is taken for "not appended"."""
+    """Take a 502 after the last chunk for "not appended"."""
     judge = replies.judge
 
     def optimistic(reply: Reply, conversation_id: str, proves_not_appended: Any = ()) -> Verdict:
@@ -63,7 +63,7 @@ def bad_gateway_tried_again() -> Iterator[None]:
 
 @contextmanager
 def slot_given_back_on_accept() -> Iterator[None]:
-    """The slot ends with the upload, not with the job."""
+    """Free the slot with the upload, not with the job."""
 
     def generous(connection: Connection, account_id: int, configured: int, now: float) -> Any:
         facts = limit_facts(connection, account_id, configured, now)
@@ -76,7 +76,7 @@ def slot_given_back_on_accept() -> Iterator[None]:
 
 @contextmanager
 def lane_ignored() -> Iterator[None]:
-    """An item may go while another of its conversation is live."""
+    """Let an item go while another of its conversation is live."""
 
     def anything(*, hold: bool) -> Any:
         return lanes._first_pending()
@@ -92,7 +92,7 @@ def lane_ignored() -> Iterator[None]:
 
 @contextmanager
 def outcome_not_shielded() -> Iterator[None]:
-    """An upload is cancelled once it has its reply, and the writing of the outcome with it."""
+    """Cancel an upload once it has its reply, and the writing of the outcome with it."""
     judge = replies.judge
 
     async def no_shield(awaitable: Any) -> Any:
@@ -110,10 +110,10 @@ def outcome_not_shielded() -> Iterator[None]:
 
 @contextmanager
 def item_known_by_path_alone() -> Iterator[None]:
-    """A renamed file is taken for a new item."""
+    """Take a renamed file for a new item."""
 
     def by_path(path: Any, _signature: Any, known: Any, load_id: int, _content_hash: Any) -> Any:
-        return next((one for queue in known.own(path).alike.values() if (one := queue.first(load_id))), None)
+        return next((item for queue in known.own(path).alike.values() if (item := queue.first(load_id))), None)
 
     with patch.object(matching, "find", by_path):
         yield
@@ -121,14 +121,14 @@ def item_known_by_path_alone() -> Iterator[None]:
 
 @contextmanager
 def late_surplus_not_told() -> Iterator[None]:
-    """A call that comes too late to stop a retry changes nothing: the append too many stands nowhere in the open."""
+    """Ignore a callback that comes too late to stop a retry: the second append is not reported."""
     with patch.object(callbacks, "apply_callbacks", _without_anomaly):
         yield
 
 
 @contextmanager
 def surplus_beside_an_answer_not_told() -> Iterator[None]:
-    """A call that came while the retry was out is forgotten once that is answered: so is the append too many."""
+    """Forget a callback that came during the retry once that is answered: the second append is not reported."""
     with patch.object(outcomes, "apply_callbacks", _without_anomaly):
         yield
 
@@ -155,7 +155,7 @@ TOLD_BY_CALLS = {break_.__name__: break_ for break_ in (late_surplus_not_told, s
 
 @contextmanager
 def results_written_in_place() -> Iterator[None]:
-    """The results are written where they stand, not beside and renamed."""
+    """Write the results in place, not beside and renamed."""
 
     @contextmanager
     def in_place(path: Path) -> Iterator[IO[str]]:

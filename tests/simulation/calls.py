@@ -21,7 +21,7 @@ Apply = Callable[[str, Callback], Awaitable[CallbackResult]]
 
 @dataclass(frozen=True)
 class Habits:
-    """How the service calls: shares of the calls. ``breaks_word``: it may take what was cut off in the middle."""
+    """The service's callback habits, as shares; ``breaks_word``: it may take an upload that was cut off."""
 
     lost: float = 0.0
     twice: float = 0.0
@@ -61,11 +61,11 @@ class Calls:
         return f"token-{self._drawn}"
 
     def takes_what_is_cut(self) -> bool:
-        """Whether the service makes a job of what comes no further."""
+        """Return True where the service makes a job of an upload that was cut off."""
         return self.habits.breaks_word and self._rng.random() < 0.5
 
     def job_begun(self, put: Put, job: Job) -> None:
-        """Every change of the job's status is said once it comes, or later."""
+        """Schedule a callback for every change of the job's status."""
         if not put.token:
             return
         self._say(put.token, Callback(job.job_id, JobStatus.SCHEDULED), job.begun_at)
@@ -100,7 +100,7 @@ class Calls:
             result = await apply(token_hash(said.token), said.call)
         except LedgerUnavailableError:
             return
-        self._on_their_way = [one for one in self._on_their_way if one.number != said.number]
+        self._on_their_way = [waiting for waiting in self._on_their_way if waiting.number != said.number]
         heapq.heapify(self._on_their_way)
         assert (result.effect is CallbackEffect.UNKNOWN_TOKEN) == (said.token == "guessed")
         if result.effect is not CallbackEffect.UNKNOWN_TOKEN:
@@ -128,7 +128,7 @@ class Calls:
 
 
 def draw_habits(seed: int) -> Habits | None:
-    """Whether the runs of a schedule listen, and how the service calls; None: nobody listens."""
+    """Draw the callback habits of a schedule; None: no run listens."""
     rng = random.Random(f"habits {seed}")
     if rng.random() < 0.5:
         return None

@@ -49,7 +49,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__(_Selector(time, dies_at_turn, most_turns))
 
     def time(self) -> float:
-        """The world's time."""
+        """Return the world's time."""
         return self._world_time.now
 
 

@@ -8,7 +8,7 @@ PER_TEST = 25
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How many schedules, and from which seed."""
+    """Add the options for the number of schedules and the first seed."""
     told = f"schedules to live through ({SCHEDULES}, nightly {NIGHTLY_SCHEDULES})"
     parser.addoption("--schedules", type=int, help=told)
     parser.addoption("--seed", type=int, default=0, help="the first schedule's seed")

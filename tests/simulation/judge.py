@@ -31,7 +31,7 @@ class Judge:
     def _begun(self, process: int, conversation: str, content: str) -> Put:
         put = self._begin(process, conversation, content)
         # an upload that became a job already is counted as that
-        self._check_limit(sum(one.job_id is None for one in self._world.service.uploading.values()))
+        self._check_limit(sum(upload.job_id is None for upload in self._world.service.uploading.values()))
         return put
 
     def _taken(self, put: Put) -> str:
@@ -60,7 +60,7 @@ class Judge:
         assert len(counted) + uploads <= world.plan.limit, told
 
     def _outlived(self) -> set[tuple[str, str]]:
-        """What is in doubt, or overdue, for longer than its slot is kept: its job may live on uncounted."""
+        """Return conversation and content of items whose slot has expired: their jobs may live on uncounted."""
         world = self._world
         now = world.wall()
         with world.ledger.connect() as connection:
@@ -73,7 +73,7 @@ class Judge:
         return {(row.conversation_id, row.content_hash) for row in found}
 
     def _check_lane(self, put: Put) -> None:
-        """Within a conversation nothing is appended while a job of ours, that nobody let go, still runs."""
+        """Check that nothing is appended to a conversation while a job of ours that nobody let go still runs."""
         world = self._world
         running = [
             job
@@ -88,7 +88,7 @@ class Judge:
         assert not running, f"{put} while {running} still run"
 
     def _may_be_one_too_many(self, job: Job) -> bool:
-        """Whether its item is known by another job, and it stands in the open that there may be one beside it."""
+        """Return True where the item has another job, and the second append is reported."""
         with self._world.ledger.connect() as connection:
             found = connection.execute(
                 select(items.c.id)
@@ -116,7 +116,7 @@ class Judge:
         return known
 
     def check_night(self) -> None:
-        """After a process ended, however it did."""
+        """Check the world after a process has ended, however it did."""
         lines = self._world.results()
         self._check_results(lines)
         self._check_nothing_lost()
@@ -126,19 +126,19 @@ class Judge:
         self._check_work()
 
     def _check_work(self) -> None:
-        """What each lane has left, by which lanes are ordered, is what follows from its items."""
+        """Check that the backlog of each lane follows from its items."""
         with self._world.ledger.connect() as connection:
             wanted = {row.id: row for row in connection.execute(select(lanes)).all()}
             waiting = connection.execute(select(items).where(items.c.state == State.PENDING)).all()
             connection.rollback()
-        carried = [one for one in waiting if one.position <= wanted[one.lane_id].active_until]
+        carried = [item for item in waiting if item.position <= wanted[item.lane_id].active_until]
         for lane_id, lane in wanted.items():
-            mine = [audio_seconds(one.size, one.duration_seconds) for one in carried if one.lane_id == lane_id]
+            mine = [audio_seconds(item.size, item.duration_seconds) for item in carried if item.lane_id == lane_id]
             assert lane.items_left == len(mine), lane
             assert abs(lane.audio_left - sum(mine)) < 1e-9, lane
 
     def _check_told(self) -> None:
-        """A job of what was thought cut off, once a call has told of it, stands in the open."""
+        """Check that a job of an upload thought cut off is reported, once a callback has named it."""
         calls = self._world.calls
         if calls is None:
             return
@@ -166,7 +166,7 @@ class Judge:
                 assert job.conversation == line.conversation_id
 
     def _check_nothing_lost(self) -> None:
-        """Per content: what the service has, the ledger must know of, as a job or as a doubt."""
+        """Check that the ledger knows every append of the service, as a job or as a doubt."""
         world = self._world
         with world.ledger.connect() as connection:
             rows = connection.execute(
@@ -194,7 +194,7 @@ class Judge:
             assert count <= open_doubt[key], f"{count} appends of {key} that the ledger takes for not made"
 
     def _check_doubt(self, lines: list[ResultLine]) -> None:
-        """An item in doubt was really undecidable from the client's side."""
+        """Check that an item in doubt was really undecidable from the client's side."""
         world = self._world
         for line in lines:
             if line.state is not State.IN_DOUBT:
@@ -211,7 +211,7 @@ class Judge:
             assert undecidable or broken_off or unwritten, f"{line} is in doubt, but its answers were clear: {puts}"
 
     def _check_order(self) -> None:
-        """Without edits and decisions, a conversation's appends come in the manifest's order."""
+        """Check that without edits and decisions a conversation's appends come in the manifest's order."""
         world = self._world
         if world.edited or not world.plan.hold or world.plan.resolves:
             return

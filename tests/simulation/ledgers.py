@@ -21,7 +21,7 @@ class MemoryLedger:
         self._template = self._raw().serialize()
 
     def fresh(self) -> Engine:
-        """The engine over an empty ledger."""
+        """Return the engine over an empty ledger."""
         self._raw().deserialize(self._template)
         return self.engine
 

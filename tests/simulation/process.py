@@ -28,7 +28,7 @@ ANSWERS = {"no jobId": 201, "no jobId untaken": 201, "broken json": 201, "other 
 
 
 class Process:
-    """Whether it lives, and which of the world's processes it is."""
+    """A process of the world, alive or dead."""
 
     def __init__(self, number: int, rng: random.Random) -> None:
         self.number = number
@@ -36,7 +36,7 @@ class Process:
         self.dead = False
 
     def check(self) -> None:
-        """Nothing of a dead process reaches anything."""
+        """Raise where the process is dead: nothing of it reaches anything."""
         if self.dead:
             raise RuntimeError("a dead process reached for the world")
 
@@ -82,7 +82,7 @@ class SimulatedFile:
         return len(self._opened.content)
 
     def verified_hash(self) -> str:
-        """The hash of the content, which did not change until its last chunk was read."""
+        """Return the hash of the content, which did not change until its last chunk was read."""
         return content_hash(self._opened.content)
 
     async def chunks(self, chunk_bytes: int) -> AsyncIterator[bytes]:
@@ -103,11 +103,11 @@ class Wire:
         self.closed = False
 
     def get_write_buffer_size(self) -> int:
-        """Nothing waits."""
+        """Return 0: nothing is buffered."""
         return 0
 
     def is_closing(self) -> bool:
-        """Whether the peer has gone."""
+        """Return True where the peer has gone."""
         return self.closed
 
 
@@ -220,7 +220,7 @@ class SimulatedClient:
             raise ConnectionResetError("cut")
 
     def _receive(self, put: Put) -> None:
-        """The service has the whole body: it takes it or not, whatever becomes of the client."""
+        """Let the service take the whole body, or not, whatever becomes of the client."""
         self._process.check()
         put.received = True
         if put.fault.startswith("429") or not self._service.has_room():
@@ -273,7 +273,7 @@ class SimulatedClient:
 
 
 def opener(disk: Disk, rng: random.Random) -> Any:
-    """Opens files of the simulated disk, as ``audio.open_source`` opens those of the real one."""
+    """Make the function that opens files of the simulated disk, as ``audio.open_source`` opens real ones."""
 
     @asynccontextmanager
     async def open_simulated(path: Path, size: int, change: str | None) -> AsyncIterator[SimulatedFile]:

@@ -21,7 +21,7 @@ def _ledger() -> MemoryLedger:
 
 
 def live(plan: Plan) -> World:
-    """Live through a schedule under the judge's eyes.
+    """Run a schedule under the judge.
 
     Raises:
         AssertionError: A promise was broken.
@@ -45,12 +45,12 @@ def _live(plan: Plan) -> World:
 
 
 def fault_of(seed: int, **changes: Any) -> str | None:
-    """What is wrong with a seed's schedule, None where nothing is; ``changes`` are parts of the plan."""
+    """Return the fault of a seed's schedule, None where there is none; ``changes`` are parts of the plan."""
     return fault_in(replace(draw(seed), **changes))
 
 
 def fault_in(plan: Plan) -> str | None:
-    """What is wrong with a schedule, None where nothing is."""
+    """Return the fault of a schedule; None where there is none."""
     try:
         live(plan)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
@@ -63,12 +63,12 @@ SWITCHES = ("edits", "rewrites", "repeats", "clock_jumps", "full_disk", "signals
 
 
 def quiet(plan: Plan) -> Plan:
-    """The same plan with nothing of what can be left out."""
+    """Return the same plan with nothing of what can be left out."""
     return replace(plan, **dict.fromkeys(SWITCHES, False))  # type: ignore[arg-type] # these parts are bools
 
 
 def shrink(seed: int) -> Plan:
-    """The smallest plan, by leaving out one thing after the other, that still breaks a promise."""
+    """Return the smallest plan, by leaving out one thing after the other, that still breaks a promise."""
     plan = draw(seed)
     simpler = [
         *({name: False} for name in SWITCHES),
@@ -95,7 +95,7 @@ def _breaks(plan: Plan) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No log of thousands of nights, and no word of what dead processes leave in memory."""
+    """Silence the log, and the warnings of what dead processes leave in memory."""
     before, hook = structlog.get_config(), sys.unraisablehook
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     sys.unraisablehook = lambda _: None

@@ -51,7 +51,7 @@ WEBHOOK_URL = "https://listener.simulated/jobs"
 
 @dataclass
 class Plan:
-    """What a schedule is made of; a shrunk one has less of it."""
+    """The parameters of a schedule; a shrunk one has less of them."""
 
     seed: int
     conversations: int = 1
@@ -178,7 +178,7 @@ class World:
         self.manifest.append((conversation, path))
 
     def live_through(self) -> None:
-        """All bad nights, then good ones until nothing is left to do."""
+        """Run all bad nights, then good ones until nothing is left to do."""
         for night in range(self.plan.nights):
             if night and self.plan.edits and self.rng.random() < 0.5:
                 self._edit()
@@ -197,17 +197,17 @@ class World:
         raise AssertionError(f"good nights do not complete the batch: {told}")
 
     def allowed(self, conversation: str, content: str) -> int:
-        """How often a content may be appended to a conversation at most."""
-        one = conversation, content
-        return sum(meant[one] for meant in self.meant) + self.tried_again[one]
+        """Return how often a content may be appended to a conversation at most."""
+        written = conversation, content
+        return sum(meant[written] for meant in self.meant) + self.tried_again[written]
 
     def results(self) -> list[ResultLine]:
-        """The results as the ledger has them."""
+        """Return the results as the ledger has them."""
         with self.ledger.begin() as connection:
             return list(result_lines(connection, self.batch_id, hold=self.plan.hold))
 
     def wall(self) -> float:
-        """The wall clock, which may jump."""
+        """Return the wall clock, which may jump."""
         return self.time.now + self.wall_offset
 
     def _calm_down(self) -> None:
@@ -219,7 +219,7 @@ class World:
             job.ending = "completed" if job.ending == "endless" else job.ending
 
     def _edit(self) -> None:
-        """A person edits the manifest: order, new rows, copies under another name, archived files."""
+        """Edit the manifest as a person: order, new rows, copies under another name, archived files."""
         self.edited = True
         rows = list(self.manifest)
         if self.rng.random() < 0.3:
@@ -236,7 +236,7 @@ class World:
                 self.manifest = [(conversation, copy) if row == (conversation, path) else row for row in rows]
 
     def _rewrite(self) -> None:
-        """Somebody puts another recording into a file's place; its size may stay."""
+        """Replace a file by another recording, perhaps of the same size."""
         self.edited = True
         _, path = self.rng.choice(self.manifest)
         old = self.disk.files[path].content
@@ -291,14 +291,14 @@ class World:
         except UploaderError as error:
             raise AssertionError(f"an ending that nothing explains: {error!r}") from error
         finally:
-            for one in (watcher, listener):
-                if one is not None:
-                    one.cancel()
+            for task in (watcher, listener):
+                if task is not None:
+                    task.cancel()
             if listener is not None and listener.done() and not listener.cancelled():
                 listener.result()
 
     async def _listen(self, calls: Calls, process: Process, engine: UploadEngine, now: Callable[[], float]) -> None:
-        """What the listener does with the calls that come."""
+        """Apply the callbacks that arrive, as the listener does."""
         writer = InlineWriter(process, self.ledger, self.disk, lambda: self.time.now)
         since = now()
 
@@ -349,7 +349,7 @@ class World:
         )
 
     def _load(self, now: Callable[[], float], *, repeat: bool) -> None:
-        """What `run` does before the engine: settle what a dead run left, load the manifest, enter its scope."""
+        """Do what `run` does before the engine: recover, load the manifest, activate the batch."""
         with self.ledger.begin() as connection:
             rebase_deadlines(connection, "boot", self.wall_offset)
             recover(connection, now(), DOUBT_SECONDS)
@@ -387,7 +387,7 @@ class World:
         return content_hash(file.content) if file else None
 
     def _mean(self) -> None:
-        """What the manifest names by now is meant, as often as it names it, by the load that is open."""
+        """Count the appends that the manifest asks for now, by the open load."""
         self.meant[-1 if self.repeat_is_open else 0] |= self._contents(self.manifest)
         for number, waiting in enumerate(self._waiting()):
             self.meant[number] |= self._contents(waiting)
@@ -396,59 +396,62 @@ class World:
         return Counter((conversation, content_hash(self.disk.files[path].content)) for conversation, path in rows)
 
     def _waiting(self) -> list[list[tuple[str, str]]]:
-        """What waits in the name of each load, unbegun: it means its path, with whatever is there by now."""
+        """Return the unbegun items of each load, as conversation and path."""
         columns = items.c.repeat_id, lanes.c.conversation_id, items.c.path
         with self.ledger.begin() as connection:
             repeat_ids = sorted({0, *connection.execute(select(items.c.repeat_id)).scalars()})
             waiting = connection.execute(
                 select(*columns).join(lanes, lanes.c.id == items.c.lane_id).where(items.c.state.in_(UNBEGUN))
             ).all()
-        return [[(one, path) for of, one, path in waiting if of == repeat_id] for repeat_id in repeat_ids]
+        return [
+            [(conversation, path) for found, conversation, path in waiting if found == repeat_id]
+            for repeat_id in repeat_ids
+        ]
 
     def _resolve(self, *, all_of_them: bool) -> None:
-        """A person settles what needs one, truthfully, in either direction."""
+        """Resolve items that need a person, truthfully, in either direction."""
         with self.ledger.begin() as connection:
             rebase_deadlines(connection, "boot", self.wall_offset)
             recover(connection, self.wall(), DOUBT_SECONDS)
             if not self.batch_id:
                 return
             found = open_items(connection, self.batch_id, Selection(), hold=self.plan.hold)
-            for one in (one for one in found if one.needs_person):
+            for item in (item for item in found if item.needs_person):
                 if not all_of_them and self.rng.random() < 0.4:
                     continue
-                self._settle(connection, one)
+                self._settle(connection, item)
 
-    def _settle(self, connection: Any, one: Any) -> None:
-        sent = connection.execute(select(items.c.content_hash).where(items.c.id == one.item_id)).scalar_one()
-        content = sent or content_hash(self.disk.files[one.audio_path].content)
-        jobs = self.service.appended(one.conversation_id, content)
+    def _settle(self, connection: Any, item: Any) -> None:
+        sent = connection.execute(select(items.c.content_hash).where(items.c.id == item.item_id)).scalar_one()
+        content = sent or content_hash(self.disk.files[item.audio_path].content)
+        jobs = self.service.appended(item.conversation_id, content)
         applied = select(attempts.c.job_id).where(attempts.c.outcome == Outcome.APPLIED)
         told = select(resolutions.c.job_id)
-        shown = select(items.c.job_id).where(items.c.id != one.item_id)
+        shown = select(items.c.job_id).where(items.c.id != item.item_id)
         known = {job_id for found in (applied, told, shown) for job_id in connection.execute(found).scalars()}
         mine = [job for job in jobs if job.job_id not in known and job.job_id not in self.waived]
         decision, job_id = Decision.DROP, None
-        if one.state is State.IN_DOUBT:
+        if item.state is State.IN_DOUBT:
             decision = Decision.APPENDED if mine else Decision.NOT_APPENDED
             if mine and (self.rng.random() < 0.5 or mine[0].ends_at > self.time.now):
                 job_id = mine[0].job_id
             elif mine:
                 self.waived.add(mine[0].job_id)
-        elif one.state is State.ACCEPTED:
+        elif item.state is State.ACCEPTED:
             decision = self.rng.choice([Decision.APPENDED, Decision.DROP])
-            self.waived.add(one.job_id)
-        elif self.rng.random() < 0.6 and one.attempts < ENOUGH_ATTEMPTS:
+            self.waived.add(item.job_id)
+        elif self.rng.random() < 0.6 and item.attempts < ENOUGH_ATTEMPTS:
             decision = Decision.RETRY
-            if one.state is State.FAILED:
-                self.tried_again[one.conversation_id, content] += 1
+            if item.state is State.FAILED:
+                self.tried_again[item.conversation_id, content] += 1
         resolve(
-            connection, one, decision, job_id=job_id, note=None, who="a person", now=self.wall(), hold=self.plan.hold
+            connection, item, decision, job_id=job_id, note=None, who="a person", now=self.wall(), hold=self.plan.hold
         )
 
 
 @contextmanager
 def _scaled_down(loop: VirtualLoop) -> Iterator[None]:
-    """Small chunks, and a throttle that reads the virtual clock: by itself it reads the machine's."""
+    """Use small chunks, and a throttle that reads the virtual clock in place of the machine's."""
     with (
         patch.object(asyncio_throttle.throttler, "time", SimpleNamespace(monotonic=loop.time)),
         patch.object(upload_module, "TAIL_BYTES", TAIL_BYTES),
@@ -457,6 +460,6 @@ def _scaled_down(loop: VirtualLoop) -> Iterator[None]:
 
 
 def counts(world: World) -> dict[State, int]:
-    """The batch's items by state."""
+    """Return the batch's items by state."""
     with world.ledger.begin() as connection:
         return dict(standing(connection, world.batch_id, hold=world.plan.hold).counts)

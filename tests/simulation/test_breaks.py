@@ -26,7 +26,7 @@ def test_a_break_is_caught(name: str) -> None:
 
 @pytest.mark.parametrize("name", TOLD_BY_CALLS)
 def test_an_append_too_many_that_is_not_told_is_caught(name: str) -> None:
-    """What calls tell of appends too many is missed by the judge where it does not stand in the open."""
+    """The judge notices where a second append that callbacks reveal is not reported."""
     with TOLD_BY_CALLS[name]():
         faults = (fault_in(draw_surplus(seed)) for seed in range(ENOUGH))
         found = next((fault for fault in faults if fault is not None), "")
@@ -34,7 +34,7 @@ def test_an_append_too_many_that_is_not_told_is_caught(name: str) -> None:
 
 
 def _survives_a_death_in_the_middle(path: Path) -> bool:
-    """Whether the snapshot of before still stands where the process died while it wrote the next one."""
+    """Return True where the old snapshot stands after the process died while writing the next one."""
     results.write(path, [], [])
     before = path.read_bytes()
 

@@ -41,7 +41,7 @@ class Endless:
         self._silent = silent
 
     async def job(self, job_id: str) -> JobAnswer:
-        """It runs."""
+        """Return that the job runs."""
         self.asked.append((self._time.now, job_id))
         if len(self.asked) <= self._silent:
             await asyncio.sleep(JOB_SECONDS)
@@ -51,7 +51,7 @@ class Endless:
         return self.answer()
 
     def answer(self) -> JobAnswer:
-        """What it says of any job."""
+        """Return the service's answer about any job."""
         return JobAnswer(JobStatus.IN_PROGRESS)
 
 
@@ -64,7 +64,7 @@ class Busy(Endless):
         self._refusal = refusal
 
     def answer(self) -> JobAnswer:
-        """Not now."""
+        """Answer that the service is unavailable."""
         return self._refusal if self._time.now < self._until else super().answer()
 
 
@@ -72,11 +72,11 @@ class NoLedger:
     """A writer that is asked for nothing."""
 
     async def call(self, _function: Callable[..., Any], *_: Any, **__: Any) -> None:
-        """Nothing ends here."""
+        """Fail: no job ends here."""
 
 
 def live(number: int, now: float, seconds: float) -> LiveJob:
-    """A job that begins now and is to take so long: a second for a second of audio."""
+    """Return a job that begins now and is to take so long: a second for a second of audio."""
     return LiveJob(number, number, f"job-{number}", "b", number, "c", 1, 1, now, in_scope=True, work=seconds)
 
 
@@ -107,8 +107,8 @@ def looked_at(
         end: Any = loop.create_future()
         loop.call_later(seconds, end.set_result, None)
         await end
-        for one in lookers:
-            one.cancel()
+        for poller in lookers:
+            poller.cancel()
 
     try:
         with _scaled_down(loop):
@@ -119,7 +119,7 @@ def looked_at(
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_the_budget_is_kept_and_used_and_nobody_starves(learned: bool) -> None:
-    """A thousand live jobs that want far more looks: in no second more than the budget, and each gets its share."""
+    """With a thousand live jobs the polls of no second exceed the budget, and each job gets its share."""
     time = Time(BEGIN)
     service = Endless(time)
     looked_at(service, time, learned=learned)
@@ -140,7 +140,7 @@ def test_the_budget_is_kept_and_used_and_nobody_starves(learned: bool) -> None:
 
 @pytest.mark.parametrize("latency", [0.6, 2.5])
 def test_slow_answers_leave_the_budget_to_be_used(latency: float) -> None:
-    """Hundreds of jobs that are due, and answers that take their time: as many requests as with quick ones."""
+    """Slow answers do not lower the number of status requests while hundreds of jobs are due."""
     time = Time(BEGIN)
     service = Endless(time, latency=latency)
     looked_at(service, time, seconds=30.0)
@@ -148,7 +148,7 @@ def test_slow_answers_leave_the_budget_to_be_used(latency: float) -> None:
 
 
 def test_answers_that_do_not_come_hold_up_no_others() -> None:
-    """Four requests hang until their time limit: all other jobs are looked at meanwhile."""
+    """While four requests hang until their time limit, all other jobs are polled."""
     time = Time(BEGIN)
     service = Endless(time, silent=4)
     looked_at(service, time, jobs=100, seconds=JOB_SECONDS)
@@ -160,7 +160,7 @@ def test_answers_that_do_not_come_hold_up_no_others() -> None:
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("jobs", [8, 200])
 def test_nobody_is_asked_for_before_a_retry_after_is_over(jobs: int, status: int, header: str) -> None:
-    """Both forms, with any status: all requests pause, not those for one job, and then all jobs are looked at again."""
+    """A Retry-After in either form, with any status, pauses all polls, not those of one job; then all go on."""
     time = Time(BEGIN)
     service = Busy(time, BEGIN + 30.0, JobAnswer(None, f"HTTP {status}", status, header))
     looked_at(service, time, jobs=jobs, seconds=60.0)
@@ -172,7 +172,7 @@ def test_nobody_is_asked_for_before_a_retry_after_is_over(jobs: int, status: int
 
 @pytest.mark.parametrize(("reason", "status"), [("HTTP 429", 429), ("HTTP 502", 502), ("no answer", None)])
 def test_pauses_grow_while_the_service_is_in_trouble(reason: str, status: int | None) -> None:
-    """Without a Retry-After each pause in a row is longer; a minute after it at the latest all is as before."""
+    """Without a Retry-After each pause in a row is longer, a minute at most; then polling is as before."""
     time = Time(BEGIN)
     service = Busy(time, BEGIN + 600.0, JobAnswer(None, reason, status))
     looked_at(service, time, jobs=8, seconds=720.0)
@@ -181,7 +181,7 @@ def test_pauses_grow_while_the_service_is_in_trouble(reason: str, status: int | 
 
 
 def waiting_for_endless(time: Time) -> Follower:
-    """A follower of jobs that never end, at this time."""
+    """Return a follower of jobs that never end, at this time."""
     return Follower(
         client=Endless(time),
         writer=cast("Writer", NoLedger()),
@@ -196,7 +196,7 @@ def waiting_for_endless(time: Time) -> Follower:
 
 
 def test_a_look_that_told_nothing_has_not_seen_the_job_live() -> None:
-    """When a job was last known to live moves with the answers that say so alone."""
+    """Only an answer that shows the job live moves the time at which it was last known to live."""
     time = Time(BEGIN)
     follower = waiting_for_endless(time)
     follower.add(live(1, BEGIN, 100.0))
@@ -210,7 +210,7 @@ def test_a_look_that_told_nothing_has_not_seen_the_job_live() -> None:
 
 
 def test_who_is_late_by_most_of_its_own_steps_goes_first() -> None:
-    """Of two that are due the one whose looks are close together; in time the other, however it is waited for."""
+    """Of two due jobs the one with the shorter interval is polled first; the other is polled in time, too."""
     time = Time(0.0)
     follower = waiting_for_endless(time)
     follower.learn([CompletedJob(10.0, 10.0)] * 20)
@@ -218,7 +218,7 @@ def test_who_is_late_by_most_of_its_own_steps_goes_first() -> None:
     follower.add(live(2, 0.0, 10.0))
     late = follower._followed[0].job.job_id
     assert late == "job-2"
-    time.now = max(one.due_at for one in follower._followed) + 1.0
+    time.now = max(followed.due_at for followed in follower._followed) + 1.0
     assert follower._is_any_due()
     assert follower._take_most_late().job.job_id == "job-2"
     assert follower._take_most_late().job.job_id == "job-1"

@@ -28,7 +28,7 @@ SHORT, LONG = 40, 600
 
 @pytest.fixture(autouse=True)
 def near_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A service that answers at once: what the wire takes is not what is measured. No log."""
+    """Provide a service that answers at once: what the wire takes is not what is measured. No log."""
     monkeypatch.setattr(process, "LATENCY_SECONDS", 0.005)
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
@@ -37,7 +37,7 @@ def near_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def world_of(seed: int) -> World:
-    """Conversations of many short files, and of a few long ones that hold more audio."""
+    """Make a world with conversations of many short files, and of a few long ones with more audio."""
     plan = Plan(seed, conversations=CONVERSATIONS, rows=0, limit=SLOTS, service_limit=SLOTS, uploads=SLOTS)
     world = World(quiet(plan), MemoryLedger())
     Judge(world)
@@ -57,11 +57,11 @@ def world_of(seed: int) -> World:
 
 
 def over_bound(world: World) -> float:
-    """Live through a night; its makespan over what no schedule can beat."""
+    """Run a night; return its makespan over the lower bound of all schedules."""
     begun, before = world.time.now, set(world.service.jobs)
     world._night(bad=False)
     assert counts(world)[State.COMPLETED] == len(world.manifest)
-    jobs = [one for name, one in world.service.jobs.items() if name not in before]
+    jobs = [job for name, job in world.service.jobs.items() if name not in before]
     lanes = defaultdict[str, float](float)
     for job in jobs:
         lanes[job.conversation] += job.ends_at - job.begun_at
@@ -79,7 +79,7 @@ def test_many_short_files_do_not_wait_for_few_long_ones(seed: int, monkeypatch: 
 
 
 def first_of_short_files(world: World) -> int:
-    """Of a night's first jobs, as many as there are slots: how many are of conversations of short files."""
+    """Return how many of a night's first jobs are of conversations of short files."""
     begun = [job.conversation for job in list(world.service.jobs.values())[-len(world.manifest) :]]
     return sum(int(conversation.rpartition("c")[2]) % 2 for conversation in begun[:SLOTS])
 

@@ -42,7 +42,7 @@ class Night:
 
 @pytest.fixture(autouse=True)
 def no_log() -> Iterator[None]:
-    """No log of long nights; what follows logs as before."""
+    """Silence the log of long nights, and restore it."""
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield
@@ -51,7 +51,7 @@ def no_log() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def claims(monkeypatch: pytest.MonkeyPatch) -> list[Claimed]:
-    """Every claim is looked at: with what it begins, no more is live than the limit in force, as it is known then."""
+    """Record every claim, and check that it never exceeds the limit in force."""
     seen: list[Claimed] = []
 
     class Checking(InlineWriter):
@@ -68,7 +68,7 @@ def claims(monkeypatch: pytest.MonkeyPatch) -> list[Claimed]:
 
 
 def world_of(seed: int, configured: int, weather: Weather, *, real: int = REAL, rows: int = 300) -> World:
-    """A world in which nothing goes wrong but what the weather says; jobs of 1 to 70 s, most of them short."""
+    """Return a world in which nothing goes wrong but what the weather says; jobs of 1 to 70 s, most of them short."""
     plan = Plan(
         seed,
         conversations=rows // 5,
@@ -89,7 +89,7 @@ def world_of(seed: int, configured: int, weather: Weather, *, real: int = REAL, 
 
 
 def share(world: World) -> None:
-    """Another client holds its slots for half of the time."""
+    """Let another client hold its slots for half of the time."""
     begin = world.time.now + PHASE_SECONDS / 2
     for _ in range(50):
         world.service.foreign += [(begin, begin + PHASE_SECONDS)] * FOREIGN
@@ -97,7 +97,7 @@ def share(world: World) -> None:
 
 
 def lived(world: World, slots: float = REAL) -> Night:
-    """Live through a night to its good end, and measure it."""
+    """Run a night to its good end, and measure it."""
     begun = world.time.now
     world._night(bad=False)
     assert counts(world)[State.COMPLETED] == world.plan.rows
@@ -110,8 +110,8 @@ def lived(world: World, slots: float = REAL) -> Night:
 
 
 @cache
-def told_night(seed: int) -> Night:
-    """The night of one who was told the limit, and has it alone."""
+def informed_night(seed: int) -> Night:
+    """Run a night whose configured limit is the true one, without other users."""
     return lived(world_of(seed, REAL, QUIET))
 
 
@@ -121,7 +121,7 @@ def test_a_limit_that_is_stated_is_learned_from_what_was_under_way(
     seed: int, latency: float, at_most: int, claims: list[Claimed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Configured 50, real 10: only uploads that were under way are refused, and the night is as long as with 10."""
-    told = told_night(seed)
+    told = informed_night(seed)
     assert told.refusals == 0
     monkeypatch.setattr(process, "LATENCY_SECONDS", latency)
     learned = lived(world_of(seed, 50, QUIET))
@@ -133,7 +133,7 @@ def test_a_limit_that_is_stated_is_learned_from_what_was_under_way(
 @pytest.mark.seeds(1, nightly=3)
 def test_a_limit_that_is_never_stated_is_learned_all_the_same(seed: int) -> None:
     """Configured 50, real 10, and no 429 says so: the first refusals find it, and few steps up are tried in vain."""
-    told = told_night(seed)
+    told = informed_night(seed)
     learned = lived(world_of(seed, 50, MUTE))
     assert 0 < learned.refusals <= UPLOADS + 6
     assert learned.over_bound <= 1.03 * told.over_bound
@@ -145,13 +145,13 @@ def test_an_account_that_is_shared_is_kept_full(
     seed: int, weather: Weather, at_most: float, claims: list[Claimed]
 ) -> None:
     """Another client holds 3 of 10 slots for half of the time: what it leaves is used, for few refusals."""
-    alone = told_night(seed)
+    alone = informed_night(seed)
     world = world_of(seed, REAL, weather)
     share(world)
     shared = lived(world, slots=REAL - FOREIGN / 2)
     assert 0 < shared.refusals <= 30
     assert shared.over_bound <= at_most * alone.over_bound
-    estimated = {one.limit.others for one in claims} - {None}
+    estimated = {claim.limit.others for claim in claims} - {None}
     assert bool(estimated) is weather.states_limit
 
 
@@ -174,7 +174,7 @@ def test_a_429_about_the_rate_slows_and_lowers_nothing(
     world = world_of(seed, REAL, Weather(put=0.2, kinds=(TOO_QUICKLY,)), rows=60)
     night = lived(world)
     assert night.refusals > 0
-    assert {one.limit.in_force for one in claims} == {REAL}
+    assert {claim.limit.in_force for claim in claims} == {REAL}
     assert night.seconds >= 500.0
     begun = [put.begun_at for put in world.service.puts]
     first = next(put for put in world.service.puts if put.answered == 429)

@@ -36,12 +36,12 @@ Scattered = Callable[[random.Random], float]
 
 
 def normally(rng: random.Random) -> float:
-    """A standard deviation of 20 %."""
+    """Draw a factor with a standard deviation of 20 %."""
     return rng.lognormvariate(0.0, SCATTER)
 
 
 def evenly(rng: random.Random) -> float:
-    """Anything up to 20 % to either side."""
+    """Draw a factor up to 20 % to either side."""
     return rng.uniform(1.0 - SCATTER, 1.0 + SCATTER)
 
 
@@ -62,7 +62,7 @@ class Night:
 
 @pytest.fixture(autouse=True)
 def near_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A service that answers as one over loopback does: what the wire takes is not what is measured. No log."""
+    """Provide a service that answers as one over loopback does: what the wire takes is not what is measured. No log."""
     monkeypatch.setattr(process, "LATENCY_SECONDS", 0.005)
     monkeypatch.setattr(schedule, "PUTS_PER_SECOND", 10.0)
     before = structlog.get_config()
@@ -77,7 +77,7 @@ Asked = tuple[str, float]
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
-    """Every status request."""
+    """Record every status request."""
     seen: list[Asked] = []
     job = SimulatedClient.job
 
@@ -90,7 +90,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
 
 
 def world_of(seed: int, scattered: Scattered, *, constant: float = SECONDS) -> World:
-    """The issue's corpus: 300 files of heavy-tailed sizes over 60 conversations, jobs of 1 to 70 s by their bytes."""
+    """Return a corpus of 300 files of heavy-tailed sizes in 60 conversations, with jobs of 1 to 70 s."""
     plan = Plan(seed, conversations=CONVERSATIONS, rows=0, limit=SLOTS, service_limit=SLOTS, uploads=16)
     world = World(quiet(plan), MemoryLedger())
     Judge(world)
@@ -109,7 +109,7 @@ def world_of(seed: int, scattered: Scattered, *, constant: float = SECONDS) -> W
 
 
 def lived(world: World, asked: list[Asked]) -> Night:
-    """Live through a night to its good end, and measure it."""
+    """Run a night to its good end, and measure it."""
     begun = world.time.now
     world._night(bad=False)
     assert counts(world)[State.COMPLETED] == len(world.manifest)
@@ -121,8 +121,8 @@ def lived(world: World, asked: list[Asked]) -> Night:
     held = select(items.c.job_id, items.c.finished_at, attempts.c.started_at).join(attempts)
     with world.ledger.begin() as connection:
         found = connection.execute(held).all()
-    late = sum(one.finished_at - world.wall_offset - jobs[one.job_id].ends_at for one in found)
-    sent = sum(jobs[one.job_id].begun_at - (one.started_at - world.wall_offset) for one in found)
+    late = sum(row.finished_at - world.wall_offset - jobs[row.job_id].ends_at for row in found)
+    sent = sum(jobs[row.job_id].begun_at - (row.started_at - world.wall_offset) for row in found)
     return Night(
         over_bound=took / max(total / SLOTS, *by_conversation.values()),
         looks=len(asked) / len(jobs),
@@ -133,7 +133,7 @@ def lived(world: World, asked: list[Asked]) -> Night:
 
 
 def early(world: World, asked: list[Asked], numbers: Iterable[int]) -> int:
-    """How often these jobs were asked for before a third of their time."""
+    """Return how often these jobs were polled before a third of their time."""
     jobs = [world.service.jobs[f"job-{number}"] for number in numbers]
     thirds = {job.job_id: job.begun_at + (job.ends_at - job.begun_at) / 3 for job in jobs}
     return sum(job_id in thirds and at < thirds[job_id] for job_id, at in asked)
@@ -151,7 +151,7 @@ def test_a_night_ends_soon_after_its_bound_for_few_looks(seed: int, scattered: S
 
 @pytest.mark.seeds(1, nightly=2)
 def test_the_part_that_every_job_takes_is_learned(seed: int, asked: list[Asked]) -> None:
-    """Where half of a typical job's time does not grow with its bytes, ends are seen as soon, for few looks more."""
+    """Ends are seen as soon, for few more polls, where half of a typical job's time is constant."""
     night = lived(world_of(seed, normally, constant=8.0), asked)
     assert night.late <= 0.025, night
     assert night.looks <= 14.0, night

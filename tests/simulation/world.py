@@ -42,9 +42,9 @@ ENDLESS_SECONDS = 3000.0
 
 @dataclass(frozen=True)
 class Weather:
-    """What goes wrong, as shares; ``outages`` are (from, to) in the world's seconds.
+    """The faults of a world, as shares; ``outages`` are (from, to) in the world's seconds.
 
-    ``states_limit``: whether a 429 about the limit says what it is.
+    ``states_limit``: a 429 about the limit states it.
     """
 
     put: float = 0.0
@@ -107,7 +107,7 @@ class Service:
     """How long the job of a content takes, where it is not drawn."""
 
     def begin(self, process: int, conversation: str, content: str) -> Put:
-        """A PUT's head arrives."""
+        """Begin a PUT, whose head has arrived."""
         fault = self._draw()
         put = Put(len(self.puts), process, conversation, content, self.time.now, fault)
         self.puts.append(put)
@@ -115,21 +115,21 @@ class Service:
         return put
 
     def over(self, put: Put) -> None:
-        """The PUT's connection is closed."""
+        """End a PUT, whose connection is closed."""
         self.uploading.pop(put.number, None)
 
     def has_room(self) -> bool:
-        """Whether the account has a free slot, as the service counts."""
+        """Return True where the account has a free slot, as the service counts."""
         now = self.time.now
         foreign = sum(begin <= now < end for begin, end in self.foreign)
         return len(self.live()) + foreign < self.limit
 
     def live(self) -> list[Job]:
-        """The jobs of ours that run now."""
+        """Return the jobs of ours that run now."""
         return [job for job in self.jobs.values() if job.ends_at > self.time.now]
 
     def take(self, put: Put) -> str:
-        """The whole body has come, and is appended."""
+        """Append a whole body as a job, and return the jobId."""
         job_id = f"job-{len(self.jobs)}"
         running = [job for job in self.jobs.values() if job.conversation == put.conversation]
         begins = max([self.time.now, *(job.ends_at for job in running if job.ending != "endless")])
@@ -153,11 +153,11 @@ class Service:
         return job_id
 
     def is_out(self) -> bool:
-        """Whether a gateway answers 502 to everything now."""
+        """Return True where a gateway answers 502 to everything now."""
         return any(begin <= self.time.now < end for begin, end in self.weather.outages)
 
     def appended(self, conversation: str, content: str) -> list[Job]:
-        """The jobs that appended this content to this conversation."""
+        """Return the jobs that appended this content to this conversation."""
         return [job for job in self.jobs.values() if (job.conversation, job.content) == (conversation, content)]
 
     def _draw(self) -> str:
@@ -192,7 +192,7 @@ class Disk:
         self._changes = 0
 
     def keep_out(self, conversation: str, path: str) -> None:
-        """An outcome cannot be written: the disk is full."""
+        """Fill the disk, so that an outcome cannot be written."""
         self.unwritten |= {(conversation, content) for content in self.history[path]}
 
     def write(self, path: str, content: bytes) -> None:
@@ -202,10 +202,10 @@ class Disk:
         self.history[path].add(content_hash(content))
 
     def is_full(self, now: float) -> bool:
-        """Whether a write to the ledger fails now."""
+        """Return True where a write to the ledger fails now."""
         return self.full_from <= now < self.full_until
 
 
 def content_hash(content: bytes) -> str:
-    """The hash of a content, as the ledger has it."""
+    """Return the hash of a content, as the ledger has it."""
     return blake3(content).hexdigest()

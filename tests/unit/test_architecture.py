@@ -49,7 +49,7 @@ SQL = re.compile(
 
 
 def part(path: Path) -> str:
-    """The module of the house that a file belongs to."""
+    """Return the module of the house that a file belongs to."""
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
@@ -57,7 +57,7 @@ FILES = [path for path in sorted(ROOT.rglob("*.py")) if part(path) != "__init__"
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and full name of everything that a file imports, wherever in it."""
+    """Yield line and full name of everything that a file imports, wherever in it."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -67,7 +67,7 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def imported_parts(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and name of every module of the house that a file imports."""
+    """Yield line and name of every module of the house that a file imports."""
     for line, name in imports(path):
         house, _, rest = name.partition(".")
         if house == "uploader" and rest:
@@ -75,19 +75,19 @@ def imported_parts(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def files(module: str) -> list[Path]:
-    """The files of one module of the house."""
+    """Return the files of one module of the house."""
     found = [path for path in FILES if part(path) == module]
     assert found, f"no such module: {module}"
     return found
 
 
 def nodes(path: Path) -> Iterator[ast.AST]:
-    """Every node of a file's syntax tree."""
+    """Yield every node of a file's syntax tree."""
     return ast.walk(ast.parse(path.read_text(encoding="utf-8")))
 
 
 def where(path: Path, node: ast.expr | ast.ExceptHandler) -> str:
-    """File and line of a finding."""
+    """Return file and line of a finding."""
     return f"{path.relative_to(ROOT)}, line {node.lineno}"
 
 

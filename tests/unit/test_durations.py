@@ -32,7 +32,7 @@ USUAL = DurationModel(constant=0.0, per_audio_second=0.5, scatter=0.2, typical_s
 
 
 def looks_until(end: float, work: float, model: DurationModel | None) -> list[float]:
-    """The ages at which a job that ends at this age is looked at; the last one sees the end."""
+    """Return the ages at which a job that ends at this age is polled; the last poll sees the end."""
     ages = [0.0]
     while ages[-1] < end:
         ages.append(ages[-1] + next_poll(PolledJob(ages[-1], work, model)).wait_seconds)
@@ -93,7 +93,7 @@ def test_looks_are_closest_where_most_jobs_end_and_grow_apart_behind() -> None:
 @given(st.floats(1.0, 1000.0), st.floats(1.1, 8.0))
 def test_a_longer_job_is_worth_more_looks(work: float, times: float) -> None:
     """Lateness costs a slot's time, not a share of the job: a longer job's looks are closer for its length."""
-    short, long = (len(looks_until(0.5 * one, one, USUAL)) for one in (work, times * work))
+    short, long = (len(looks_until(0.5 * length, length, USUAL)) for length in (work, times * work))
     assert short <= long + 1
 
 

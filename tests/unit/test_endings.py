@@ -29,7 +29,7 @@ def test_the_codes_are_those_that_scripts_depend_on() -> None:
 
 
 def ended(*states: State, overdue: int = 0, no_wait: bool = False) -> ExitCode:
-    """The code of a batch whose items are in these states."""
+    """Return the code of a batch whose items are in these states."""
     counts = {state: states.count(state) for state in State}
     return ending(counts, overdue=overdue, no_wait=no_wait, unfinished=ExitCode.GAVE_UP)
 

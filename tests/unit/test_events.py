@@ -12,7 +12,7 @@ LEVELS = {"debug", "info", "warning", "error", "exception"}
 
 
 def _written() -> Iterator[str]:
-    """The first word of every call that writes to the log, and every event that is chosen by a table of names."""
+    """Yield the first word of every call that writes to the log, and every event that is chosen by a table of names."""
     for path in ROOT.rglob("*.py"):
         if path.name == "events.py":
             continue

@@ -14,7 +14,7 @@ ITEMS = st.lists(st.tuples(st.integers(0, 5), st.floats(0.1, 100.0)), min_size=1
 
 
 def lanes_of(items: list[tuple[int, float]]) -> Lanes:
-    """Items of these conversations, whose jobs take so many seconds."""
+    """Return the lanes of items of these conversations, whose jobs take so many seconds."""
     lanes = Lanes()
     for conversation, seconds in items:
         lanes.add(conversation, 1, seconds)
@@ -38,7 +38,9 @@ def test_a_schedule_by_hand(items: list[tuple[int, float]], limit: int, expected
 
 def test_the_rate_bounds_how_fast_uploads_begin() -> None:
     """Ten lanes with room for all: the last begins nine steps after the first."""
-    assert forecast_batch(lanes_of([(one, 1.0) for one in range(10)]), 100, 2.0).seconds == pytest.approx(5.5)
+    assert forecast_batch(
+        lanes_of([(conversation, 1.0) for conversation in range(10)]), 100, 2.0
+    ).seconds == pytest.approx(5.5)
 
 
 @given(items=ITEMS, limit=st.integers(1, 8))
@@ -56,7 +58,7 @@ def test_it_keeps_the_bounds_of_every_schedule(items: list[tuple[int, float]], l
 
 @given(items=ITEMS, limit=st.integers(1, 8), times=st.lists(st.floats(0.0, 500.0), min_size=2, max_size=5))
 def test_more_time_begins_no_less(items: list[tuple[int, float]], limit: int, times: list[float]) -> None:
-    """How many items begin in a time grows with the time, up to all of them."""
+    """The number of items that begin within a time grows with the time, up to all of them."""
     begun = [forecast_batch(lanes_of(items), limit, MANY, time).begun for time in sorted(times)]
     assert all(before <= after for before, after in pairwise(begun))
     assert begun[-1] <= len(items)

@@ -22,7 +22,7 @@ class Disk:
     read: list[str] = field(default_factory=list)
 
     def content_hash(self, path: str) -> str | None:
-        """The hash of a file is its content's name here."""
+        """Return the content's name as the hash of a file."""
         self.read.append(path)
         return self.contents.get(path)
 
@@ -38,13 +38,13 @@ def known(
     size: int = 100,
     attempts: int | None = None,
 ) -> ExistingItem:
-    """An item that the ledger knows; begun, unless it is pending."""
+    """Return an item that the ledger knows; begun, unless it is pending."""
     attempts = int(state is not State.PENDING) if attempts is None else attempts
     return ExistingItem(item_id, 1, path, size, change, content, state, attempts, item_id, load_id)
 
 
 def seen(size: int = 100, change: str = "monday") -> FileSignature:
-    """What the file system says of a row's file."""
+    """Return the signature of a row's file."""
     return FileSignature(size, change)
 
 
@@ -54,12 +54,12 @@ def row(
     content_type: str | None = None,
     parameters: Mapping[str, str] | None = None,
 ) -> Row:
-    """A row that names the file."""
+    """Return a row that names the file."""
     return Row(2, "c", "a.wav", A, content_type, parameters or {}, signature=FileSignature(size, change))
 
 
 def found(path: str, signature: FileSignature | None, items: list[ExistingItem], disk: Disk) -> int | None:
-    """The item that a row of the second load names."""
+    """Return the item that a row of the second load names."""
     item = find(path, signature, Items(items), 2, disk.content_hash)
     return None if item is None else item.item_id
 
@@ -86,7 +86,7 @@ def test_another_size_is_another_item_and_is_not_read() -> None:
 
 @pytest.mark.parametrize("state", BEGUN)
 def test_a_renamed_file_is_the_same_item(state: State) -> None:
-    """What was begun is known by its content, under any name, even if the old file is gone."""
+    """A begun item is found by its content, under any name, even if the old file is gone."""
     assert found(B, seen(change="tuesday"), [known(A, state=state)], Disk({B: "speech"})) == 1
 
 
@@ -104,7 +104,7 @@ def test_a_re_dated_file_is_the_same_item(state: State) -> None:
 
 
 @pytest.mark.parametrize("size", [100, 101])
-@pytest.mark.parametrize("state", [one for one in BEGUN if one is not State.REFUSED])
+@pytest.mark.parametrize("state", [state for state in BEGUN if state is not State.REFUSED])
 def test_content_that_changed_since_its_attempt_is_another_item(state: State, size: int) -> None:
     """A file that was overwritten after it was sent is new audio under an old name."""
     assert found(A, seen(size, "tuesday"), [known(state=state)], Disk({A: "music"})) is None
@@ -166,7 +166,7 @@ def test_a_waiting_item_does_not_take_a_content_that_another_item_is() -> None:
 
 
 def test_a_recording_moved_over_another_is_the_item_that_it_was() -> None:
-    """What was appended is found by its content before a refused item is found by its path alone."""
+    """An appended item is found by its content before a refused item is found by its path alone."""
     refused = known(A, None, item_id=1, state=State.REFUSED)
     appended = known(B, "music", item_id=2)
     assert found(A, seen(change="tuesday"), [refused, appended], Disk({A: "music"})) == 2
@@ -255,19 +255,19 @@ class Night:
 
 @st.composite
 def nights(draw: st.DrawFn, *, distinct: bool = False) -> Night:
-    """Any such night; ``distinct``: no two files hold the same audio."""
+    """Draw a night; ``distinct``: no two files hold the same audio."""
     drawn = draw(st.permutations("abc") if distinct else CONTENTS)
-    contents = {f"/audio/{number}.wav": one for number, one in enumerate(drawn)}
+    contents = {f"/audio/{number}.wav": content for number, content in enumerate(drawn)}
     sent = draw(st.integers(0, len(drawn)))
     items = [
         known(
             path,
-            one if place < sent else None,
+            content if place < sent else None,
             item_id=place,
             state=draw(st.sampled_from(BEGUN)) if place < sent else State.PENDING,
-            size=SIZES[one],
+            size=SIZES[content],
         )
-        for place, (path, one) in enumerate(contents.items())
+        for place, (path, content) in enumerate(contents.items())
     ]
     return Night(contents, items, draw(st.permutations(list(contents))))
 
@@ -298,7 +298,7 @@ def test_an_archived_part_of_a_shuffled_manifest_is_found_again(night: Night, da
     """Any files of begun items may be gone: each row is still the item that its path was."""
     begun = [item.path for item in night.items if item.attempts]
     gone = frozenset(data.draw(st.sets(st.sampled_from(begun))) if begun else ())
-    disk = Disk({path: one for path, one in night.contents.items() if path not in gone})
+    disk = Disk({path: content for path, content in night.contents.items() if path not in gone})
     named = load_again(night, disk, gone)
     assert {path: item and item.path for path, item in named.items()} == {path: path for path in night.order}
 
@@ -306,7 +306,7 @@ def test_an_archived_part_of_a_shuffled_manifest_is_found_again(night: Night, da
 def find_plainly(
     path: str, signature: FileSignature | None, items: list[ExistingItem], load_id: int, disk: Mapping[str, str]
 ) -> ExistingItem | None:
-    """The law of `find`, item by item, without an index."""
+    """Find the item of a row by comparing all items, without an index: the reference for `find`."""
 
     def first(some: list[ExistingItem]) -> ExistingItem | None:
         return min(some, key=lambda item: (not item.attempts, item.position), default=None)
@@ -315,7 +315,7 @@ def find_plainly(
     own = [item for item in unnamed if item.path == path]
     if signature is None:
         begun = [item for item in own if item.attempts]
-        return first([item for item in begun if item.load_id == max(one.load_id for one in begun)])
+        return first([item for item in begun if item.load_id == max(other.load_id for other in begun)])
     alike = [item for item in own if item.size == signature.size]
     untouched = [item.content_hash for item in alike if item.change == signature.change and item.content_hash]
     ours = untouched[0] if untouched else disk.get(path)

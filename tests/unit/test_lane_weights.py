@@ -14,7 +14,7 @@ ENDS = st.lists(st.builds(CompletedJob, st.floats(1e-4, 1e5), st.floats(1e-3, 1e
 
 
 def shown_by(takes: Callable[[float], float], jobs: int = 64, scatter: float = 0.0, seed: int = 0) -> DurationHistory:
-    """What so many jobs of heavy-tailed audio have shown; ``takes``: the seconds of a job by its seconds of audio."""
+    """Return the history of so many jobs of heavy-tailed audio; ``takes``: a job's seconds by its seconds of audio."""
     rng, durations = random.Random(seed), DurationHistory()
     for work in (60.0 * rng.lognormvariate(0.0, 1.2) for _ in range(jobs)):
         durations.add([CompletedJob(work, takes(work) * rng.lognormvariate(0.0, scatter))])
@@ -32,7 +32,7 @@ def shown_by(takes: Callable[[float], float], jobs: int = 64, scatter: float = 0
     ids=["audio alone", "mostly constant", "both", "audio does not matter"],
 )
 def test_an_item_counts_for_what_every_job_takes(takes: Callable[[float], float], counts_for: float) -> None:
-    """What a job takes in any case, in seconds of audio that take as long; where none does, items are counted."""
+    """An item's weight is a job's constant time, in seconds of audio; it is bounded where audio does not matter."""
     model = shown_by(takes).model
     assert model is not None
     assert item_seconds(model) == pytest.approx(counts_for, rel=0.02, abs=0.01)

@@ -154,7 +154,7 @@ def test_what_a_refusal_teaches(
 
 @pytest.mark.parametrize(("job_seconds", "step"), [(JOB, JOB), (0.0, 1.0)])
 def test_a_step_is_a_jobs_time(job_seconds: float, step: float) -> None:
-    """What the account's jobs take, and never so little that it means a refusal a moment."""
+    """A step is the time of the account's jobs, with a minimum: each step may cost a refusal."""
     assert learn(LearnedLimit(), Refusal(), 3, job_seconds, NOW).step_seconds == step
 
 
@@ -182,7 +182,7 @@ def test_it_rises_by_one_in_each_quiet_jobs_time(steps_before_raise: int) -> Non
     ],
 )
 def test_what_others_have_live_is_estimated(learned: LearnedLimit, others: int | None) -> None:
-    """What was stated less what we are let have; unknown where nothing was stated, or nothing is missing."""
+    """Jobs of others are the stated limit less the observed one; unknown where either is missing, or they agree."""
     assert live_by_others(learned, NOW) == others
 
 
@@ -191,7 +191,7 @@ EVENTS = st.lists(st.tuples(st.none() | st.integers(1, 60), st.integers(0, 60), 
 
 
 def taught_by(events: list[tuple[int | None, int, float, float]]) -> tuple[LearnedLimit, float]:
-    """What one refusal after the other teaches, and when the last one came."""
+    """Return the limit learned from a series of refusals, and the time of the last one."""
     learned, now = LearnedLimit(), NOW
     for stated, live, job_seconds, wait in events:
         now += wait

@@ -17,7 +17,7 @@ PRINTERS = {"cli/printing.py", "cli/planning.py", "cli/batch_run.py", "cli/sandb
 
 
 def is_harmless(text: str) -> bool:
-    """Tell whether a terminal shows every character of a line unchanged."""
+    """Return True where a terminal shows every character of a line unchanged."""
     return not [char for char in text if not char.isprintable() and char not in "\n\u00a0"]
 
 

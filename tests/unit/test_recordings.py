@@ -19,13 +19,13 @@ PHONE = {"mode": "phone"}
 
 
 def speakers(*channels: Any) -> Mapping[str, Any]:
-    """The parameters of a row whose channels have speakers."""
+    """Return the parameters of a row whose channels have speakers."""
     metadata = [{"channel": channel, "speaker": {"name": "A"}} for channel in channels]
     return {"enableSeparateRecognitionPerChannel": True, "channelMetadata": metadata, "mode": "phone"}
 
 
 def brief(found: Sequence[Finding]) -> list[tuple[str, str, str]]:
-    """Severity, column and value of each finding."""
+    """Return severity, column and value of each finding."""
     return [(finding.severity.value, finding.column, finding.value) for finding in found]
 
 
@@ -135,7 +135,7 @@ def test_a_finding_names_what_is_and_what_should_be(
 
 
 def facts_of() -> st.SearchStrategy[AudioFacts]:
-    """Any facts that a probe may find."""
+    """Draw any facts that a probe may find."""
     return st.builds(
         AudioFacts,
         media_type=st.sampled_from([None, "audio/wav", "audio/mpeg"]),

@@ -27,12 +27,12 @@ OTHER_4XX = [status for status in range(400, 500) if status not in (401, 408, 42
 
 
 def answered(status: int, answer: Mapping[str, Any] | None = None, *, early: bool = False, failure: str = "") -> Reply:
-    """An answer with this status; ``early``: it came while the body was still going out."""
+    """Return an answer with this status; ``early``: it came while the body was still going out."""
     return Reply(connected=True, last_chunk_left=not early, status=status, answer=answer, failure=failure)
 
 
 def meaning(reply: Reply, proves: tuple[int, ...] = ()) -> tuple[Outcome, State, Next]:
-    """Outcome, state and what comes next of a reply."""
+    """Return outcome, state and next step of a reply."""
     verdict = judge(reply, CONVERSATION, proves)
     return verdict.outcome, verdict.state, verdict.next
 
@@ -175,7 +175,7 @@ SENT = st.builds(Reply, connected=st.just(True), last_chunk_left=st.just(True), 
 
 
 def is_trustworthy(reply: Reply) -> bool:
-    """Whether the service itself said what became of the file, by design.md, promise 1."""
+    """Return True where the answer comes from the service itself (design.md, promise 1)."""
     if reply.status is None or not 200 <= reply.status < 500:
         return False
     if reply.status >= 300:
@@ -201,7 +201,7 @@ def test_after_the_last_chunk_only_a_proof_makes_it_pending(reply: Reply, proves
 
 @given(REPLIES)
 def test_a_reply_never_ends_an_item(reply: Reply) -> None:
-    """What is over is decided by a job or a person, never by a reply."""
+    """Only a job or a person ends an item, never a reply."""
     verdict = judge(reply, CONVERSATION)
     assert verdict.state in (State.PENDING, State.ACCEPTED, State.REFUSED, State.IN_DOUBT)
     assert (verdict.state is State.ACCEPTED) == (verdict.outcome is Outcome.APPLIED) == (verdict.next is Next.FOLLOW)

@@ -23,7 +23,7 @@ COLUMNS = [
 
 
 def line(**different: Any) -> ResultLine:
-    """A line about a completed item, but for what is different."""
+    """Return a line about a completed item, with some fields changed."""
     facts: dict[str, Any] = {
         "line": 2,
         "batch": "m.csv",
@@ -60,13 +60,13 @@ UNKNOWN = {
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The lines of a results file, as any reader of CSV sees them."""
+    """Return the lines of a results file, as any reader of CSV sees them."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def read_json(path: Path) -> list[dict[str, Any]]:
-    """The lines of a results file in JSON Lines."""
+    """Return the lines of a results file in JSON Lines."""
     return [json.loads(text) for text in path.read_bytes().split(b"\n")[:-1]]
 
 
@@ -168,7 +168,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for results that are written again and again."""
+    """Provide a folder for results that are written again and again."""
     return tmp_path_factory.mktemp("results")
 
 
@@ -238,7 +238,7 @@ def test_results_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 
 
 def interrupted(error: BaseException) -> Iterator[ResultLine]:
-    """Lines that end in an exception midway."""
+    """Yield lines, and raise an exception midway."""
     yield line()
     raise error
 

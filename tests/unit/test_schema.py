@@ -16,8 +16,8 @@ def test_partial_indexes_are_partial_on_every_database(url: str) -> None:
     engine = create_mock_engine(url, lambda sql, *_: made.append(sql))
     schema.metadata.create_all(engine, checkfirst=False)
     statements = [str(sql.compile(dialect=engine.dialect)) for sql in made]
-    found = [re.search(r"INDEX (\w+) .* WHERE (.+)", one, re.DOTALL) for one in statements]
-    partial = {one[1]: one[2] for one in found if one is not None}
+    found = [re.search(r"INDEX (\w+) .* WHERE (.+)", statement, re.DOTALL) for statement in statements]
+    partial = {index[1]: index[2] for index in found if index is not None}
     assert partial["lanes_waiting"].strip() == "ready_position IS NOT NULL"
     assert partial.keys() == {
         index.name

@@ -19,7 +19,7 @@ Environment = dict[str, str]
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with an empty secrets folder in it, and an environment that has no secret."""
+    """Provide a folder with an empty secrets folder in it, and an environment that has no secret."""
     for name in os.environ:
         if name.upper().startswith("UPLOADER_"):
             monkeypatch.delenv(name)

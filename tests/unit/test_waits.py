@@ -32,7 +32,7 @@ NOW = 784_111_777.0
 
 @contextmanager
 def time_zone(name: str) -> Iterator[None]:
-    """This process's local time is another for a while."""
+    """Change this process's time zone during the test."""
     before = os.environ.get("TZ")
     os.environ["TZ"] = name
     time.tzset()
@@ -55,9 +55,9 @@ def test_backoff_stays_within_its_bounds(tries: int, base: float, cap: float, ji
 
 
 @given(TRIES, JITTER, JITTER)
-def test_the_whole_range_below_the_longest_wait_is_used(tries: int, one: float, other: float) -> None:
+def test_the_whole_range_below_the_longest_wait_is_used(tries: int, jitter: float, other: float) -> None:
     """Full jitter: more jitter waits longer, and jitter 1 waits the longest."""
-    low, high = sorted((one, other))
+    low, high = sorted((jitter, other))
     assert full_jitter(tries, 1.0, 60.0, low) <= full_jitter(tries, 1.0, 60.0, high)
     assert full_jitter(tries, 1.0, 60.0, 1.0) == min(60.0, 2.0 ** min(tries, 100))
 
@@ -129,7 +129,7 @@ def test_what_is_not_quite_a_retry_after_is_taken_for_the_wait_that_it_names(hea
 
 @pytest.mark.parametrize("header", [None, "", "soon", "nan", "--"])
 def test_a_retry_after_without_any_number_is_none(header: str | None) -> None:
-    """What says nothing is as if it were not there."""
+    """A Retry-After without a number counts as missing."""
     assert retry_after_seconds(header, NOW) is None
 
 

@@ -81,7 +81,9 @@ def _content(facts: AudioFacts, audio_path: str, content_type: str | None) -> It
         remedy = "the file does not begin as any audio format that is known: make sure that it can be played"
         yield _warning("audioPath", audio_path, remedy)
     elif promised and found not in promised:
-        remedy = f"the file holds {found.value} and not {_names(promised)}, as its ending says; it is sent {_sent(facts)}"
+        remedy = (
+            f"the file holds {found.value} and not {_names(promised)}, as its ending says; it is sent {_sent(facts)}"
+        )
         yield _warning("audioPath", audio_path, f"{remedy}: rename it, or make sure that it is the right recording")
     elif found in UNDOCUMENTED:
         remedy = f"the file holds {found.value}, and nothing says that the service takes it: convert it"

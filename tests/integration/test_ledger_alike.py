@@ -35,7 +35,7 @@ def stage(connection: Connection, rows: Sequence[tuple[str, str]]) -> None:
 
 
 def test_the_same_path_for_the_same_conversation_is_told_with_its_lines(connection: Connection) -> None:
-    """However the path is spelt; the same path for another conversation is no repeat."""
+    """A repeat is found however its path is written; the same path for another conversation is none."""
     stage(connection, [("1", "a.wav"), ("2", "a.wav"), ("1", "./a.wav"), ("1", "b.wav"), ("1", "a.wav"), ("1", "")])
     (told,) = repeats(connection)
     assert (told.line, told.column, told.value) == (2, "audioPath", "a.wav")
@@ -43,10 +43,11 @@ def test_the_same_path_for_the_same_conversation_is_told_with_its_lines(connecti
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("abc-1F", "ABC-1f"), ("\u00e4", "\u00c4"), ("stra\u00dfe", "STRASSE"), ("\u00e9", "e\u0301")]
+    ("spelling", "other"),
+    [("abc-1F", "ABC-1f"), ("\u00e4", "\u00c4"), ("stra\u00dfe", "STRASSE"), ("\u00e9", "e\u0301")],
 )
 def test_ids_that_differ_by_case_or_form_alone_are_told(connection: Connection, spelling: str, other: str) -> None:
-    """In letters of ASCII and beyond; other ids and the same id again are not."""
+    """Twins of ids are found in ASCII and beyond; other ids and equal ids are none."""
     stage(connection, [("581", "a"), ("abd", "b"), (spelling, "c"), ("abd", "d"), (other, "e")])
     (told,) = case_twins(connection)
     assert (told.line, told.column) == (4, "conversationId")
@@ -65,7 +66,7 @@ def test_only_a_spoilt_id_that_rows_share_may_have_been_several(connection: Conn
 @given(rows=st.lists(st.tuples(st.sampled_from(["a", "A", "b", "\u00e4", "\u00c4"]), st.sampled_from(["", "x", "y"]))))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_table_finds_what_a_look_at_all_rows_finds(connection: Connection, rows: list[tuple[str, str]]) -> None:
-    """The law in a few lines: pairs that are there more than once, and folded ids of more than one spelling."""
+    """Repeats and twins are those that a plain comparison of all rows finds."""
     stage(connection, rows)
     pairs = {row for row in rows if row[1] and rows.count(row) > 1}
     assert {(rows[problem.line - 2][0], problem.value) for problem in repeats(connection)} == pairs

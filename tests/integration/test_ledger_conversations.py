@@ -43,7 +43,7 @@ def facts(book: Book, conversation_id: str) -> ConversationFacts:
 
 @pytest.mark.parametrize("page", [1, 2, 100])
 def test_each_conversation_with_a_completed_item_comes_once(book: Book, page: int) -> None:
-    """In pages of any size, by its last completed line; what completed nothing does not come."""
+    """Each conversation comes once, in pages of any size, by its last completed line; those without one do not come."""
     rows = [("c", "a.wav"), ("d", "a.wav"), ("c", "b.wav"), ("e", "a.wav"), ("d", "b.wav"), ("f", "a.wav")]
     load = book.load(rows)
     assert found(book, load, page) == []
@@ -75,7 +75,7 @@ def test_an_item_that_another_batch_appended_counts_for_the_batch_that_names_it(
 
 
 def test_a_conversation_is_counted_over_all_batches(book: Book) -> None:
-    """Its completed items, when the last of them finished, and which may have a job."""
+    """The progress counts completed items and those that may have a job, and has the last finish."""
     book.load([("c", "a.wav"), ("c", "b.wav")], "first.csv")
     assert facts(book, "c") == ConversationFacts(0, None, 0)
     claim = book.claim_one()
@@ -93,7 +93,7 @@ def test_a_conversation_is_counted_over_all_batches(book: Book) -> None:
 
 
 def test_a_job_that_failed_is_over_and_appended_nothing_known(book: Book) -> None:
-    """It neither counts as completed nor as live."""
+    """A dropped item counts neither as completed nor as live."""
     book.load([("c", "a.wav")])
     book.answer(book.claim_one(), accepted("j"))
     book.end("j", JobStatus.FAILED)
@@ -101,7 +101,7 @@ def test_a_job_that_failed_is_over_and_appended_nothing_known(book: Book) -> Non
 
 
 def test_an_item_in_doubt_may_have_a_job_until_its_time(book: Book) -> None:
-    """As long as it keeps its slot its job may run; to the moment."""
+    """The job of an item in doubt may run exactly as long as it keeps its slot."""
     book.load([("c", "a.wav")])
     book.answer(book.claim_one(), LOST)
     assert facts(book, "c").live == 1
@@ -123,7 +123,7 @@ def test_a_page_costs_the_same_in_any_ledger(tmp_path: Path) -> None:
 
 
 def test_a_long_conversation_costs_by_its_length_alone(tmp_path: Path) -> None:
-    """Four times the items, four times the work, however many stand in one lane: not sixteen times."""
+    """The cost grows in proportion to the items, however many are in one lane."""
     cost = []
     for name, length in (("short", 300), ("long", 1200)):
         with filled(tmp_path / name, 1, length, hold=True) as book:

@@ -49,7 +49,7 @@ def test_another_name_appends_nothing_again(book: Book) -> None:
 
 
 def test_an_overlapping_manifest_appends_the_new_rows_alone(book: Book) -> None:
-    """Exactly what is new goes, wherever it stands among the rest."""
+    """Exactly the new rows are sent, wherever they stand among the rest."""
     book.load(LANE, "monday.csv")
     book.complete_all()
     book.load([("c", "d.wav"), ("c", "b.wav"), ("d", "b.wav"), ("c", "e.wav")], "tuesday.csv")
@@ -73,7 +73,7 @@ def test_a_new_row_before_pending_ones_goes_before_them(book: Book) -> None:
 
 
 def test_a_renamed_file_is_not_appended_again(book: Book) -> None:
-    """Content is known under any name."""
+    """A file is found by its content under any name."""
     book.load([("c", "a.wav")])
     book.complete_all()
     (book.folder / "a.wav").rename(book.folder / "renamed.wav")
@@ -92,7 +92,7 @@ def test_a_copied_file_goes_once_to_each_conversation(book: Book) -> None:
 
 
 def test_a_re_dated_file_is_not_appended_again(book: Book) -> None:
-    """A modification time that changed alone is nothing."""
+    """A new modification time alone changes nothing."""
     book.load([("c", "a.wav")])
     book.complete_all()
     os.utime(book.folder / "a.wav", (1, 1))
@@ -113,7 +113,7 @@ def test_another_content_under_the_same_name_is_appended(book: Book, content: st
 
 @pytest.mark.parametrize("content", ["a shouts", "a speaks again"])
 def test_a_pending_item_takes_its_files_new_content(book: Book, content: str) -> None:
-    """Nothing of it was appended: loaded again it is one item still, with the new size."""
+    """An unsent item whose file has changed is one item still, with the new size."""
     book.load([("c", "a.wav")])
     book.answer(book.claim_one(), CUT)
     book.file("a.wav", content)
@@ -126,7 +126,7 @@ def test_a_pending_item_takes_its_files_new_content(book: Book, content: str) ->
 
 
 def test_the_second_row_with_the_same_audio_is_a_second_item(book: Book) -> None:
-    """Twice in one manifest is meant; twice in two manifests is not."""
+    """The same audio twice in one manifest is two items, in two manifests one."""
     twice = [("c", "a.wav"), ("c", "a.wav")]
     book.load(twice, "monday.csv")
     assert book.complete_all() == ["a.wav", "a.wav"]
@@ -192,7 +192,7 @@ def test_a_second_row_of_a_gone_file_makes_no_item_without_a_file(book: Book) ->
 
 
 def test_repeat_appends_everything_once_more(book: Book) -> None:
-    """--repeat makes new items of all rows, two of them of two equal rows."""
+    """--repeat makes new items of all rows, two of two equal rows."""
     rows = [*LANE, ("c", "a.wav")]
     book.load(rows)
     book.complete_all()

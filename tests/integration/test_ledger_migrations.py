@@ -86,7 +86,7 @@ def test_a_migrated_ledger_has_the_schema_of_a_new_one(tmp_path: Path, version: 
 
 
 def test_the_comparison_of_schemas_sees_a_difference(tmp_path: Path) -> None:
-    """A type, a default, a bound of an index: each is a difference."""
+    """The comparison of schemas notices a type, a default, and a condition of an index."""
     shapes = []
     for number, column in enumerate(
         ("a INTEGER", "a INTEGER NOT NULL", "a VARCHAR", "a INTEGER, b FLOAT", "b INTEGER")
@@ -149,7 +149,7 @@ def test_a_ledger_of_this_version_is_not_copied(tmp_path: Path) -> None:
 def test_a_migration_that_fails_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str, error: type[Exception]
 ) -> None:
-    """Whatever a step did before it failed is undone, and a step that tears rows apart is a failure."""
+    """A step that fails is rolled back, and one that breaks a foreign key fails."""
     path = tmp_path / "ledger.db"
     restore(path, OLDEST, tmp_path)
     before = dump(path)

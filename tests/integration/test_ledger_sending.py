@@ -82,7 +82,7 @@ def carry(book: Book, load: Load, endings: Sequence[str]) -> None:
 def test_plan_run_and_claims_agree(
     tmp_path_factory: pytest.TempPathFactory, nights: list[tuple[str, Rows, list[str], int | None, bool]], hold: bool
 ) -> None:
-    """Whatever former nights left: a plan's figures are those of the run, and exactly that is sent."""
+    """After any nights a plan's figures are those of the run, and exactly these items are sent."""
     with opened(tmp_path_factory.mktemp("book")) as book:
         book.hold = hold
         for name in ("a.wav", "b.wav", "d.wav", "e.wav"):

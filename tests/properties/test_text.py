@@ -57,7 +57,7 @@ def test_a_sanitized_value_can_be_stored_and_repeats_no_secret(value: object, se
 
 @given(JSON, SECRETS, SECRETS, st.booleans())
 def test_what_is_known_to_be_kept_is_kept(value: object, secret: str, another: str, ascii_alone: bool) -> None:
-    """The quick look at a JSON text passes nothing that the slow one would change: no escape, no secret."""
+    """``keeps`` is True for no JSON text that ``json`` would change: no escape, no secret."""
     sanitizer = Sanitizer(secret)
     for message in (
         {"said": value},
@@ -73,7 +73,7 @@ def test_what_is_known_to_be_kept_is_kept(value: object, secret: str, another: s
 
 @given(ANY_TEXT, ANY_TEXT, SECRETS)
 def test_a_secret_is_masked_in_the_forms_in_which_services_repeat_it(before: str, after: str, secret: str) -> None:
-    """As it is, percent-encoded, and in base64."""
+    """A secret is masked as it is, percent-encoded, and in base64."""
     sanitizer = Sanitizer(secret)
     encoded = b64encode(secret.encode()).decode().rstrip("=")
     for form in (secret, quote(secret, safe=""), encoded):
@@ -95,7 +95,7 @@ def test_a_secret_that_is_found_by_chance_is_none() -> None:
 
 
 def test_the_longer_of_two_secrets_goes_whole() -> None:
-    """A token that begins with another one leaves no rest of itself."""
+    """Of a token that begins with another one no part is left."""
     sanitizer = Sanitizer("token-one")
     sanitizer.add("token-one-and-more")
     assert sanitizer.text("bad token-one-and-more, token-one") == f"bad {MASK}, {MASK}"

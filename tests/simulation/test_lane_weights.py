@@ -71,7 +71,7 @@ def over_bound(world: World) -> float:
 
 @pytest.mark.seeds(1, nightly=2)
 def test_many_short_files_do_not_wait_for_few_long_ones(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first night learns what every job takes in time to end near its bound; by audio alone it ends far later."""
+    """The first night learns the constant in time to end near its bound; by audio alone it ends far later."""
     learned = over_bound(world_of(seed))
     monkeypatch.setattr(engine, "reweigh", lambda *_: None)
     by_audio = over_bound(world_of(seed))
@@ -86,7 +86,7 @@ def first_of_short_files(world: World) -> int:
 
 @pytest.mark.seeds(1, nightly=2)
 def test_the_next_night_begins_with_what_the_last_one_showed(seed: int) -> None:
-    """The ledger hands on what jobs took: the very first claim takes the conversations with the most jobs."""
+    """The ledger keeps job durations: the next night's first claim takes the conversations with the most jobs."""
     world = world_of(seed)
     assert over_bound(world) <= 1.04
     cold = first_of_short_files(world)

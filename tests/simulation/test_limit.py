@@ -120,7 +120,7 @@ def informed_night(seed: int) -> Night:
 def test_a_limit_that_is_stated_is_learned_from_what_was_under_way(
     seed: int, latency: float, at_most: int, claims: list[Claimed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Configured 50, real 10: only uploads that were under way are refused, and the night is as long as with 10."""
+    """Configured 50, stated 10: only uploads under way are refused, and the night is as long as with 10."""
     told = informed_night(seed)
     assert told.refusals == 0
     monkeypatch.setattr(process, "LATENCY_SECONDS", latency)
@@ -132,7 +132,7 @@ def test_a_limit_that_is_stated_is_learned_from_what_was_under_way(
 
 @pytest.mark.seeds(1, nightly=3)
 def test_a_limit_that_is_never_stated_is_learned_all_the_same(seed: int) -> None:
-    """Configured 50, real 10, and no 429 says so: the first refusals find it, and few steps up are tried in vain."""
+    """Configured 50, true 10, never stated: the first refusals find it, and few raises are refused."""
     told = informed_night(seed)
     learned = lived(world_of(seed, 50, MUTE))
     assert 0 < learned.refusals <= UPLOADS + 6
@@ -144,7 +144,7 @@ def test_a_limit_that_is_never_stated_is_learned_all_the_same(seed: int) -> None
 def test_an_account_that_is_shared_is_kept_full(
     seed: int, weather: Weather, at_most: float, claims: list[Claimed]
 ) -> None:
-    """Another client holds 3 of 10 slots for half of the time: what it leaves is used, for few refusals."""
+    """Where another client holds 3 of 10 slots half of the time, the free slots are used at few refusals."""
     alone = informed_night(seed)
     world = world_of(seed, REAL, weather)
     share(world)
@@ -157,7 +157,7 @@ def test_an_account_that_is_shared_is_kept_full(
 
 @pytest.mark.seeds(1, nightly=3)
 def test_the_end_of_a_job_comes_before_the_timer(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long the cooldown is, an upload tries the room that a job has left, and where it is taken all goes on."""
+    """However long the cooldown is, one upload tries the slot that a job has freed; where it is accepted all go on."""
     monkeypatch.setattr(cooldown, "cooldown_seconds", lambda *_: 100_000.0)
     for weather in (QUIET, MUTE):
         night = lived(world_of(seed, 12, weather, rows=60))
@@ -169,7 +169,7 @@ def test_the_end_of_a_job_comes_before_the_timer(seed: int, monkeypatch: pytest.
 def test_a_429_about_the_rate_slows_and_lowers_nothing(
     seed: int, claims: list[Claimed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The limit in force stays; the cooldown is waited for, whatever ends meanwhile."""
+    """A 429 about the rate leaves the limit in force, and its cooldown is waited for, whatever ends meanwhile."""
     monkeypatch.setattr(cooldown, "cooldown_seconds", lambda *_: 500.0)
     world = world_of(seed, REAL, Weather(put=0.2, kinds=(TOO_QUICKLY,)), rows=60)
     night = lived(world)

@@ -142,7 +142,7 @@ def early(world: World, asked: list[Asked], numbers: Iterable[int]) -> int:
 @pytest.mark.parametrize("scattered", [normally, evenly])
 @pytest.mark.seeds(2, nightly=4)
 def test_a_night_ends_soon_after_its_bound_for_few_looks(seed: int, scattered: Scattered, asked: list[Asked]) -> None:
-    """Limit told, nothing known beforehand: at most 3 % above the lower bound, for at most 12 requests a job."""
+    """A first night with a known limit ends at most 3 % above the lower bound, for at most 12 requests a job."""
     night = lived(world_of(seed, scattered), asked)
     assert night.over_bound <= 1.03, night
     assert night.looks <= 12.0, night
@@ -159,7 +159,7 @@ def test_the_part_that_every_job_takes_is_learned(seed: int, asked: list[Asked])
 
 @pytest.mark.seeds(1, nightly=2)
 def test_what_one_night_showed_the_next_one_knows(seed: int, asked: list[Asked]) -> None:
-    """The ledger hands on what jobs took: the next night's first jobs are left alone until their end is plausible."""
+    """The ledger keeps job durations: the next night's first jobs are not polled before their end is plausible."""
     world = world_of(seed, normally)
     lived(world, asked)
     cold = early(world, asked, range(SLOTS))
@@ -172,7 +172,7 @@ def test_what_one_night_showed_the_next_one_knows(seed: int, asked: list[Asked])
 
 @pytest.mark.parametrize("factor", [0.25, 4.0])
 def test_a_service_that_changes_its_speed_in_the_night_is_followed(factor: float, asked: list[Asked]) -> None:
-    """After a third of the night all jobs take four times as long, or a quarter: the looks follow within few ends."""
+    """Where all jobs become four times as slow or as fast in the night, the polls follow within few ends."""
     world = world_of(0, normally)
     take = world.service.take
 

@@ -12,7 +12,7 @@ KIBIBYTE = 1024
     [(1, 1024), (2, 1024), (16, 1024), (17, 512), (32, 512), (64, 256), (100, 128), (128, 128), (1000, 128)],
 )
 def test_few_uploads_get_large_chunks_and_many_get_smaller_ones(uploads: int, kibibytes: int) -> None:
-    """The table of sizes by uploads at once."""
+    """Chunk sizes follow the table by the number of uploads."""
     assert chunk_bytes(uploads) == kibibytes * KIBIBYTE
 
 

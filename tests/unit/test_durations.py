@@ -42,7 +42,7 @@ def looks_until(end: float, work: float, model: DurationModel | None) -> list[fl
 
 @given(AGE, WORK, ENDS)
 def test_a_look_is_never_too_soon_and_never_too_far(age: float, work: float, ends: list[CompletedJob]) -> None:
-    """Whatever was learned: at least the least and at most the most from now, and so is the look after it."""
+    """Whatever the model: a poll and the one after it keep the least and the longest interval."""
     look = next_poll(PolledJob(age, work, fit(ends)))
     assert MIN_POLL_SECONDS <= look.wait_seconds <= MAX_POLL_SECONDS
     assert MIN_POLL_SECONDS <= look.step_seconds <= MAX_POLL_SECONDS
@@ -50,14 +50,14 @@ def test_a_look_is_never_too_soon_and_never_too_far(age: float, work: float, end
 
 @given(AGE, WORK)
 def test_as_long_as_nothing_is_known_a_look_comes_after_a_share_of_the_age(age: float, work: float) -> None:
-    """No job has ended, or this one's audio is not known: a share of its age, within the bounds."""
+    """Without a model, or without known audio, the interval is a share of the job's age, within the bounds."""
     plain = min(max(age * POLL_SHARE_OF_AGE, MIN_POLL_SECONDS), MAX_POLL_SECONDS)
     assert next_poll(PolledJob(age, work, None)).wait_seconds == plain
     assert next_poll(PolledJob(age, 0.0, USUAL)).wait_seconds == plain
 
 
 def test_a_clock_that_ran_backwards_is_an_age_of_nothing() -> None:
-    """A job that was accepted in the future is looked at as one that was accepted now."""
+    """A job that was accepted in the future is polled as one that was accepted now."""
     assert next_poll(PolledJob(-1e9, 100.0, USUAL)) == next_poll(PolledJob(0.0, 100.0, USUAL))
 
 
@@ -65,13 +65,13 @@ def test_a_clock_that_ran_backwards_is_an_age_of_nothing() -> None:
 def test_a_job_of_any_length_is_looked_at_a_bounded_number_of_times(
     end: float, work: float, ends: list[CompletedJob]
 ) -> None:
-    """Every step is a share of the age, or the most: hours are some hundred looks, however wrong what is expected."""
+    """Intervals grow with the age: hours are some hundred polls, however wrong the model is."""
     assert len(looks_until(end, work, fit(ends))) <= 250 + end / MAX_POLL_SECONDS
 
 
 @pytest.mark.parametrize("ratio", [0.7, 0.85, 1.0, 1.15, 1.3])
 def test_a_plausible_end_is_seen_soon_for_few_looks(ratio: float) -> None:
-    """A job of 50 s that scatters by a fifth: from its earliest plausible end on, its looks are close together."""
+    """A job of 50 s with a scatter of a fifth is polled often from its earliest plausible end on."""
     end = 50.0 * ratio
     looks = looks_until(end, 100.0, USUAL)
     assert looks[-1] - end <= 3.5
@@ -80,7 +80,7 @@ def test_a_plausible_end_is_seen_soon_for_few_looks(ratio: float) -> None:
 
 
 def test_looks_are_closest_where_most_jobs_end_and_grow_apart_behind() -> None:
-    """Before the plausible range one long wait, in it short ones, behind it a share of the age at most."""
+    """Before the plausible range there is one long wait, in it are short ones, behind it a share of the age at most."""
     looks = looks_until(200.0, 100.0, USUAL)
     gaps = {before: after - before for before, after in pairwise(looks)}
     usual = max(gap for age, gap in gaps.items() if 40.0 <= age <= 60.0)
@@ -92,20 +92,20 @@ def test_looks_are_closest_where_most_jobs_end_and_grow_apart_behind() -> None:
 
 @given(st.floats(1.0, 1000.0), st.floats(1.1, 8.0))
 def test_a_longer_job_is_worth_more_looks(work: float, times: float) -> None:
-    """Lateness costs a slot's time, not a share of the job: a longer job's looks are closer for its length."""
+    """Lateness costs a slot's time, not a share of the job: a longer job is polled more often for its length."""
     short, long = (len(looks_until(0.5 * length, length, USUAL)) for length in (work, times * work))
     assert short <= long + 1
 
 
 def test_jobs_of_a_tenth_of_a_second_are_no_more_than_a_few_looks() -> None:
-    """A local sandbox: looks do not come closer than the least."""
+    """Jobs of a local sandbox are not polled more often than the least interval allows."""
     model = fit([CompletedJob(1.0, 0.05)] * 20)
     assert looks_until(0.05, 1.0, model) == [MIN_POLL_SECONDS]
 
 
 @given(st.floats(0.0, 100.0), st.floats(0.01, 10.0), st.integers(MIN_JOBS_FOR_CONSTANT, HISTORY_SIZE))
 def test_the_constant_part_and_the_growing_part_are_told_apart(constant: float, rate: float, count: int) -> None:
-    """Jobs that take so much, and so much more for each second of audio: other lengths are foretold, too."""
+    """Constant and rate are found, so that jobs of other lengths are predicted, too."""
     ends = [
         CompletedJob(work, constant + rate * work) for work in (5.0 * 1.5 ** (place % 10) for place in range(count))
     ]
@@ -118,7 +118,7 @@ def test_the_constant_part_and_the_growing_part_are_told_apart(constant: float, 
 
 
 def test_an_outlier_changes_little() -> None:
-    """One job in twenty that took a hundred times as long moves neither what is expected nor the scatter by much."""
+    """One job in twenty that took a hundred times as long moves neither the expectation nor the scatter by much."""
     ends = [CompletedJob(10.0 + place, (10.0 + place) * (0.9 + 0.02 * (place % 11))) for place in range(40)]
     usual, model = fit(ends), fit([*ends[:20], CompletedJob(20.0, 2000.0), *ends[20:39], CompletedJob(30.0, 3000.0)])
     assert usual is not None
@@ -128,7 +128,7 @@ def test_an_outlier_changes_little() -> None:
 
 
 def test_the_latest_jobs_count_most() -> None:
-    """The service becomes three times as slow: half of the memory full of it moves the expectation there."""
+    """A service that becomes three times as slow moves the expectation once half of the history shows it."""
     fast, slow = [CompletedJob(10.0, 10.0)] * 40, [CompletedJob(10.0, 30.0)] * 30
     model = fit([*fast, *slow])
     assert model is not None
@@ -136,7 +136,7 @@ def test_the_latest_jobs_count_most() -> None:
 
 
 def test_few_ends_do_not_foretell_jobs_of_another_size() -> None:
-    """A short job alone may have taken its time for its audio or in any case: a long one is expected in between."""
+    """A single short job does not tell constant from rate: a long job is expected in between."""
     model = fit([CompletedJob(1.0, 10.0)])
     assert model is not None
     alike, other = model.expected(1.0), model.expected(100.0)
@@ -147,7 +147,7 @@ def test_few_ends_do_not_foretell_jobs_of_another_size() -> None:
 
 @given(ENDS)
 def test_whatever_ended_what_is_learned_is_a_number(ends: list[CompletedJob]) -> None:
-    """Expected seconds are above nothing and finite, the scatter within its bounds."""
+    """Expected seconds are above 0 and finite, the scatter is within its bounds."""
     model = fit(ends)
     assert (model is None) is (not ends)
     if model is not None:
@@ -159,14 +159,14 @@ def test_whatever_ended_what_is_learned_is_a_number(ends: list[CompletedJob]) ->
 
 @given(SECONDS, st.floats(0.0, 1.0))
 def test_a_job_lived_to_the_middle_between_the_looks(age: float, share: float) -> None:
-    """Between the last look that saw it live and the one that saw its end; never less than nothing."""
+    """A lifetime ends between the last poll that saw the job live and the next one; it is never negative."""
     live, begun = share * age, 1e9
     assert lived_seconds(begun, begun + live, begun + age) == pytest.approx((live + age) / 2.0, abs=1e-5)
     assert lived_seconds(begun, begun - 50.0, begun - 50.0) == 0.0
 
 
 def test_learning_does_not_drift_by_the_looks_that_see_the_ends() -> None:
-    """Generation after generation, each learned from what its own looks saw: jobs of 40 to 60 s stay at 50."""
+    """A model fitted again and again to lifetimes seen by its own polls does not drift: 40 to 60 s stay at 50."""
     durations = DurationHistory()
     for _ in range(40):
         for seconds in (40.0, 45.0, 50.0, 55.0, 60.0):
@@ -178,7 +178,7 @@ def test_learning_does_not_drift_by_the_looks_that_see_the_ends() -> None:
 
 @given(st.lists(st.integers(0, 5), max_size=60))
 def test_an_account_is_foreseen_anew_each_time_that_twice_as_much_is_known(counts: list[int]) -> None:
-    """However the ends come, it is said at most so often as their number doubles."""
+    """``add`` returns True at most as often as the number of jobs doubles."""
     durations, told = DurationHistory(), 0
     for count in counts:
         told += durations.add([CompletedJob(1.0, 1.0)] * count)
@@ -187,7 +187,7 @@ def test_an_account_is_foreseen_anew_each_time_that_twice_as_much_is_known(count
 
 
 def test_ends_that_tell_nothing_are_left_out() -> None:
-    """Audio of no length, and a job that took no time, teach nothing."""
+    """Jobs without audio or without a lifetime are left out."""
     durations = DurationHistory()
     assert not durations.add([CompletedJob(0.0, 5.0), CompletedJob(5.0, 0.0)])
     assert durations.model is None

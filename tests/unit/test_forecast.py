@@ -32,12 +32,12 @@ def lanes_of(items: list[tuple[int, float]]) -> Lanes:
     ],
 )
 def test_a_schedule_by_hand(items: list[tuple[int, float]], limit: int, expected: float) -> None:
-    """Lanes one job at a time, of those that may go the one whose item stands first in the manifest."""
+    """A lane has one job at a time; of the ready lanes the one whose item stands first in the manifest goes."""
     assert forecast_batch(lanes_of(items), limit, MANY).seconds == pytest.approx(expected)
 
 
 def test_the_rate_bounds_how_fast_uploads_begin() -> None:
-    """Ten lanes with room for all: the last begins nine steps after the first."""
+    """With ten lanes and room for all, the last begins nine intervals after the first."""
     assert forecast_batch(
         lanes_of([(conversation, 1.0) for conversation in range(10)]), 100, 2.0
     ).seconds == pytest.approx(5.5)
@@ -45,7 +45,7 @@ def test_the_rate_bounds_how_fast_uploads_begin() -> None:
 
 @given(items=ITEMS, limit=st.integers(1, 8))
 def test_it_keeps_the_bounds_of_every_schedule(items: list[tuple[int, float]], limit: int) -> None:
-    """Never below the longest lane or all work over the limit, never above both together, nor above all work."""
+    """The makespan is at least the longest lane and the work over the limit, at most their sum, or all work."""
     lanes = lanes_of(items)
     total = sum(seconds for _, seconds in items)
     longest = lanes.longest()[1]
@@ -65,7 +65,7 @@ def test_more_time_begins_no_less(items: list[tuple[int, float]], limit: int, ti
 
 
 def test_a_file_of_unknown_length_counts_by_its_size() -> None:
-    """As many bytes a second as the others have; where no other is known, as many as are assumed."""
+    """An unknown length is estimated by the bytes a second of the other items, else by the assumed ones."""
     lanes = Lanes()
     lanes.add(1, 1000, 10.0)
     lanes.add(2, 500, None)
@@ -78,7 +78,7 @@ def test_a_file_of_unknown_length_counts_by_its_size() -> None:
 
 
 def test_what_jobs_take_is_what_most_of_them_took() -> None:
-    """The middle one of what was seen: a night that was interrupted does not count for all."""
+    """The pace is a median: an interrupted night does not change it by much."""
     assert pace_of([(5.0, 10.0), (6.0, 10.0), (90000.0, 10.0)]) == pytest.approx(0.6)
     assert pace_of([(5.0, 0.0)]) is None
     assert pace_of([]) is None
@@ -98,7 +98,7 @@ def test_what_jobs_take_is_what_most_of_them_took() -> None:
 def test_live_jobs_hold_their_slots_and_lanes(
     live: list[tuple[int, float, float]], items: list[tuple[int, float]], limit: int, expected: float
 ) -> None:
-    """A job that lives holds its slot, and what follows in its conversation, for the rest of its time."""
+    """A live job holds its slot and its lane for the rest of its time."""
     lanes = Lanes()
     for conversation, seconds, age in live:
         lanes.begin_with(conversation, seconds, age)
@@ -110,7 +110,7 @@ def test_live_jobs_hold_their_slots_and_lanes(
 
 
 def test_a_live_job_of_the_batch_is_waited_for() -> None:
-    """Its end is the batch's where nothing else lasts longer; that of another batch is not."""
+    """An awaited live job is the end of the batch where nothing lasts longer; another batch's is not awaited."""
     lanes = Lanes()
     lanes.begin_with(1, 30.0, 0.0)
     lanes.begin_with(2, 20.0, 0.0)

@@ -66,19 +66,19 @@ def found(path: str, signature: FileSignature | None, items: list[ExistingItem],
 
 @pytest.mark.parametrize("state", [*BEGUN, State.PENDING])
 def test_an_untouched_file_is_known_without_reading_it(state: State) -> None:
-    """The same path, size and change is the same content, whatever became of the item; nothing is hashed."""
+    """Equal path, size and change mean equal content, whatever the item's state; nothing is hashed."""
     disk = Disk({A: "speech"})
     assert found(A, seen(), [known(state=state)], disk) == 1
     assert disk.read == []
 
 
 def test_a_row_of_a_conversation_that_knows_nothing_is_new() -> None:
-    """Without a known item there is nothing to be the same as."""
+    """Without an existing item every row is new."""
     assert found(A, seen(), [], Disk({A: "speech"})) is None
 
 
 def test_another_size_is_another_item_and_is_not_read() -> None:
-    """Hashes are taken beforehand only where a size meets one that is known."""
+    """Files are hashed beforehand only where their size equals that of an existing item."""
     disk = Disk({A: "speech", B: "music"})
     assert found(B, seen(size=101), [known(A)], disk) is None
     assert disk.read == []
@@ -97,7 +97,7 @@ def test_the_same_size_with_other_content_is_another_item() -> None:
 
 @pytest.mark.parametrize("state", BEGUN)
 def test_a_re_dated_file_is_the_same_item(state: State) -> None:
-    """A modification time that changed alone is nothing: the content is hashed and found equal."""
+    """A new modification time alone changes nothing: the content is hashed and found equal."""
     disk = Disk({A: "speech"})
     assert found(A, seen(change="tuesday"), [known(state=state)], disk) == 1
     assert disk.read == [A]
@@ -113,7 +113,7 @@ def test_content_that_changed_since_its_attempt_is_another_item(state: State, si
 @pytest.mark.parametrize("size", [100, 101])
 @pytest.mark.parametrize("state", [State.PENDING, State.REFUSED])
 def test_an_item_of_which_nothing_was_appended_takes_the_file_as_it_is_now(size: int, state: State) -> None:
-    """Its path names it, whatever the file holds by now."""
+    """An unsent item is found by its path, whatever the file's present content."""
     assert found(A, seen(size, "tuesday"), [known(state=state)], Disk({A: "music"})) == 1
 
 
@@ -138,7 +138,7 @@ def test_what_was_dropped_is_not_taken_for_another_recording(content: str | None
     ],
 )
 def test_a_refused_item_goes_again_where_its_row_mends_it(state: State, row: Row, disk: str, mended: bool) -> None:
-    """Nothing of it was appended: another recording, type or parameter is a correction; no other state is mended."""
+    """Only a refused item is corrected, by another recording, type or parameter: nothing of it was appended."""
     item = replace(known(state=state), content_type="audio/wav")
     assert is_corrected(item, row, Disk({A: disk}).content_hash) is mended
 
@@ -146,20 +146,20 @@ def test_a_refused_item_goes_again_where_its_row_mends_it(state: State, row: Row
 @pytest.mark.parametrize("change", ["monday", "tuesday"])
 @pytest.mark.parametrize("content", ["speech", None])
 def test_what_was_refused_for_its_file_goes_again_once_the_file_is_checked(change: str, content: str | None) -> None:
-    """The service did not refuse it: touched, rewritten or put back, the file that passes the check is not read."""
+    """An item refused for its file is corrected by any file that passes the check, which is not read."""
     item = replace(known(content=content, state=State.REFUSED), is_refused_for_file=True)
     disk = Disk({A: "speech"})
     assert (is_corrected(item, row(change=change), disk.content_hash), disk.read) == (True, [])
 
 
 def test_a_pending_item_that_was_tried_takes_the_file_as_it_is_now() -> None:
-    """Tried and pending again means that nothing was appended."""
+    """An item that was tried and is pending again takes new content: nothing was appended."""
     items = [known(state=State.PENDING, attempts=3)]
     assert found(A, seen(101, "tuesday"), items, Disk({A: "music"})) == 1
 
 
 def test_a_waiting_item_does_not_take_a_content_that_another_item_is() -> None:
-    """An item that a person lets try again stays what it was where its file's new content is an item already."""
+    """An item that a person retries keeps its content where its file's new content is another item already."""
     tried = known(A, "speech", item_id=1, state=State.PENDING, attempts=1)
     anew = known(A, None, item_id=2, state=State.PENDING, change="tuesday")
     assert found(A, seen(change="tuesday"), [tried, anew], Disk({A: "music"})) == 2
@@ -173,7 +173,7 @@ def test_a_recording_moved_over_another_is_the_item_that_it_was() -> None:
 
 
 def test_pending_content_under_another_name_is_compared_by_reading_both() -> None:
-    """An item whose hash is not known yet is hashed where a size meets it."""
+    """An item without a hash is hashed where a row has its size."""
     disk = Disk({A: "speech", B: "speech"})
     assert found(B, seen(), [known(A, None, state=State.PENDING)], disk) == 1
     assert set(disk.read) == {A, B}
@@ -210,7 +210,7 @@ def test_what_was_begun_is_found_before_what_was_not() -> None:
 
 @pytest.mark.parametrize("state", [*BEGUN, State.PENDING])
 def test_a_file_that_is_gone_is_the_item_that_was_begun(state: State) -> None:
-    """People archive what was sent: the path names the item then."""
+    """A row whose file was archived is the begun item of its path."""
     assert found(A, None, [known(state=state, attempts=1)], Disk({})) == 1
 
 
@@ -220,12 +220,12 @@ def test_a_file_that_is_gone_names_nothing_that_was_not_begun() -> None:
 
 
 def test_a_file_that_is_gone_is_not_looked_for_by_its_content() -> None:
-    """Another path is another file, where there is no content to compare."""
+    """Where a file is gone and another path is given, the row is a new item."""
     assert found(B, None, [known(A)], Disk({A: "speech"})) is None
 
 
 def test_a_path_that_was_used_for_several_recordings_names_the_newest() -> None:
-    """A recorder that writes call.wav every night: the gone file is the last load's, not the first one's."""
+    """Where a recorder writes call.wav every night, a gone file is the last load's item, not the first one's."""
     items = [known(item_id=1, load_id=0), known(content="music", item_id=2, load_id=1)]
     assert found(A, None, items, Disk({})) == 2
 
@@ -361,7 +361,7 @@ KNOWN = st.builds(
 def test_the_index_finds_what_a_look_at_each_item_finds(
     items: list[ExistingItem], disk: Mapping[str, str], rows: list[tuple[str, str]]
 ) -> None:
-    """Whatever a lane holds and in whatever order it is asked for: the same item, or none, for each row."""
+    """The indexed search finds the same item as a plain one, for any items and any order of rows."""
     for number, item in enumerate(items):
         item.item_id = item.position = number
     copies = [replace(item) for item in items]
@@ -377,7 +377,7 @@ def test_the_index_finds_what_a_look_at_each_item_finds(
 
 
 def test_a_lane_of_one_size_is_not_compared_pair_by_pair() -> None:
-    """Thousands of files of one size, all renamed: each file is read once, and no item is looked at again and again."""
+    """Of thousands of renamed files of one size each is read once, and the search is linear."""
     count = 3000
     items = [known(f"/old/{number}.wav", f"content {number}", item_id=number) for number in range(count)]
     disk = Disk({f"/new/{number}.wav": f"content {number}" for number in range(count)})

@@ -38,13 +38,13 @@ def test_the_parts_are_shown() -> None:
 
 @given(st.lists(st.sampled_from(NAMES)))
 def test_parts_are_chosen_by_name_in_their_own_order(names: list[str]) -> None:
-    """Whatever is named, once or more, in whatever order; nothing named is everything."""
+    """Parts come in their own order, each once, however they are named; no name means all parts."""
     assert [part.name for part in chosen(names)] == [name for name in NAMES if name in names or not names]
 
 
 @pytest.mark.parametrize(("name", "told"), [("topicz", "did you mean topics?"), ("", "there are members, messages")])
 def test_an_unknown_part_is_told_with_those_that_there_are(name: str, told: str) -> None:
-    """A mistyped part is not passed over."""
+    """A mistyped part is an error."""
     with pytest.raises(UsageError, match=told.replace("?", r"\?")):
         chosen(["messages", name])
 
@@ -66,7 +66,7 @@ def test_a_file_is_planned_whole_and_nothing_outdated_stays(
 
 @given(st.text())
 def test_a_file_name_is_safe_in_any_folder(conversation_id: str) -> None:
-    """One part of a path, not hidden, of plain characters, and no longer than file systems take."""
+    """A file name is one path component, not hidden, of plain characters, and not longer than file systems take."""
     name = file_name(conversation_id)
     assert PurePosixPath(name).parts == (name,)
     assert name.isascii()
@@ -79,7 +79,7 @@ def test_a_file_name_is_safe_in_any_folder(conversation_id: str) -> None:
     st.lists(st.text() | st.text("aA%2f/~._-Éé", max_size=4) | st.text("aA", min_size=150, max_size=200), unique=True)
 )
 def test_no_two_conversations_share_a_file(conversation_ids: list[str]) -> None:
-    """Not where capitals are as good as small letters, and not where names are too long."""
+    """File names differ also where the file system ignores letter case, and where names are too long."""
     assert len({file_name(conversation).casefold() for conversation in conversation_ids}) == len(conversation_ids)
 
 

@@ -40,7 +40,7 @@ def test_an_item_counts_for_what_every_job_takes(takes: Callable[[float], float]
 
 @pytest.mark.parametrize("jobs", [0, 1, MIN_JOBS_FOR_CONSTANT - 1])
 def test_too_few_jobs_change_nothing(jobs: int) -> None:
-    """As long as the constant cannot be told, lanes are ordered by their audio."""
+    """Before the constant is known, lanes are ordered by their audio."""
     assert reweigh(LaneWeights(), shown_by(lambda work: 20.0 + 0.2 * work, jobs)) is None
 
 
@@ -49,13 +49,13 @@ def test_too_few_jobs_change_nothing(jobs: int) -> None:
     [(0.0, True), (10.0, True), (80.0, False), (100.0, False), (130.0, False), (1000.0, True), (1e4, True)],
 )
 def test_the_order_changes_where_that_is_material(in_force: float, anew: bool) -> None:
-    """An item counts for 100 s of audio, the typical one has about 80: what is nearly right stays."""
+    """Weights that are nearly right stay in force."""
     found = reweigh(LaneWeights(in_force), shown_by(lambda work: 20.0 + 0.2 * work))
     assert (found is not None) is anew
 
 
 def test_an_order_stands_until_twice_as_many_jobs_have_ended() -> None:
-    """It costs something for every lane: even what is quite wrong is mended so many times alone."""
+    """New weights cost a write for every lane: even wrong ones are changed only as often as the jobs double."""
     durations = shown_by(lambda work: 20.0 + 0.2 * work)
     assert reweigh(LaneWeights(0.0, completed=33), durations) is None
     found = reweigh(LaneWeights(0.0, completed=32), durations)
@@ -66,7 +66,7 @@ def test_an_order_stands_until_twice_as_many_jobs_have_ended() -> None:
 
 @given(ENDS, st.floats(0.0, MAX_ITEM_SECONDS))
 def test_what_is_decided_stands_by_the_same_knowledge(completed: list[CompletedJob], in_force: float) -> None:
-    """Whatever jobs have shown: within bounds, and with nothing new to know nothing is decided anew."""
+    """Weights are within their bounds, and without new jobs they are not decided again."""
     durations = DurationHistory()
     durations.add(completed)
     found = reweigh(LaneWeights(in_force), durations)
@@ -79,7 +79,7 @@ def test_what_is_decided_stands_by_the_same_knowledge(completed: list[CompletedJ
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("constant", [0.0, 1.0, 8.0, 20.0, 200.0])
 def test_a_long_night_has_a_handful_of_orders(constant: float, seed: int) -> None:
-    """Ten thousand jobs that scatter widely: what they show wavers, the order is not made anew with it."""
+    """With ten thousand jobs that scatter widely, the lanes are ordered anew a few times only."""
     rng, durations, in_force, times = random.Random(seed), DurationHistory(), LaneWeights(), 0
     for work in (60.0 * rng.lognormvariate(0.0, 1.2) for _ in range(10_000)):
         durations.add([CompletedJob(work, (constant + 0.2 * work) * rng.lognormvariate(0.0, 0.4))])

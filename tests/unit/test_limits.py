@@ -43,13 +43,13 @@ def test_the_specified_text_states_its_limit(limit: int, place: str, form: str) 
     ],
 )
 def test_a_text_without_a_number_states_no_limit(text: str) -> None:
-    """A 429 can be a rate limit, or state nothing: then nothing is learnt from its text."""
+    """A 429 about a rate, or without a number, states no limit."""
     assert stated_limit(text) is None
 
 
 @given(st.text())
 def test_no_text_breaks_anything(text: str) -> None:
-    """Whatever a stranger writes is a limit of at least 1, or none."""
+    """Any text states a limit of at least 1, or none."""
     stated = stated_limit(text)
     assert stated is None or stated >= 1
 
@@ -68,7 +68,7 @@ def test_a_stated_limit_is_believed_for_a_day(configured: int, stated: int, stat
 
 @given(LIMITS, LIMITS, TIMES)
 def test_after_a_day_a_stated_limit_is_forgotten(configured: int, stated: int, stated_at: float) -> None:
-    """An account that was upgraded is full again the night after."""
+    """The stated limit is forgotten after a day, so that an upgraded account is full again the night after."""
     later = stated_at + STATED_LIMIT_BELIEVED_SECONDS + 1
     assert limit_in_force(configured, LearnedLimit(stated, stated_at), later) == configured
 
@@ -77,13 +77,13 @@ def test_after_a_day_a_stated_limit_is_forgotten(configured: int, stated: int, s
 def test_the_limit_in_force_never_exceeds_the_configured_one(
     configured: int, stated: int, stated_at: float, now: float
 ) -> None:
-    """Whatever was stated, whenever, whatever the clock does: never above the setting."""
+    """The limit in force is never above the configured one, whatever was stated and whatever the clock does."""
     assert 1 <= limit_in_force(configured, LearnedLimit(stated, stated_at), now) <= configured
 
 
 @given(LIMITS, TIMES)
 def test_without_a_statement_the_setting_stands(configured: int, now: float) -> None:
-    """No 429 yet: the configured limit."""
+    """Without a 429 the configured limit is in force."""
     assert limit_in_force(configured, LearnedLimit(), now) == configured
 
 
@@ -109,7 +109,7 @@ def test_without_a_statement_the_setting_stands(configured: int, now: float) -> 
     ],
 )
 def test_a_429_is_about_the_limit_or_about_the_rate(text: str, refusal: Refusal | None) -> None:
-    """By its words: one about the rate teaches nothing of the limit; one that says neither is taken for the limit."""
+    """A 429 about the rate changes no limit; a text about neither is taken for the limit."""
     assert refusal_in(text) == refusal
 
 
@@ -147,7 +147,7 @@ CONFIGURED, JOB, NOW = 50, 30.0, 1000.0
 def test_what_a_refusal_teaches(
     learned: LearnedLimit, refusal: Refusal, live: int, in_force: int, steps_before_raise: int
 ) -> None:
-    """The limit drops to what was live; a step up that is refused at once makes the next one wait twice as long."""
+    """A refusal drops the limit to the live jobs; a raise that is refused at once doubles the wait for the next one."""
     observed = learn(learned, refusal, live, JOB, NOW)
     assert (limit_in_force(CONFIGURED, observed, NOW), observed.steps_before_raise) == (in_force, steps_before_raise)
 
@@ -160,7 +160,7 @@ def test_a_step_is_a_jobs_time(job_seconds: float, step: float) -> None:
 
 @pytest.mark.parametrize("steps_before_raise", [1, 2, MAX_STEPS_BEFORE_RAISE])
 def test_it_rises_by_one_in_each_quiet_jobs_time(steps_before_raise: int) -> None:
-    """Not before patience is over, then by one each, to the moment that is foretold, up to what it may be."""
+    """The limit rises by one a step after ``steps_before_raise``, at the foretold moments, up to the other limits."""
     learned, seen = LearnedLimit(None, None, 7, NOW, JOB, steps_before_raise), []
     now: float | None = NOW
     while now is not None:
@@ -203,7 +203,7 @@ def taught_by(events: list[tuple[int | None, int, float, float]]) -> tuple[Learn
 def test_it_stays_between_one_and_what_it_may_be(
     events: list[tuple[int | None, int, float, float]], configured: int, later: float
 ) -> None:
-    """Whatever is refused, and when: never below 1, never above the setting, never above what is believed."""
+    """After any refusals the limit is at least 1, and never above the configured or the stated one."""
     learned, now = taught_by(events)
     in_force = limit_in_force(configured, learned, now + later)
     assert 1 <= in_force <= min(configured, learned.stated or configured)
@@ -211,7 +211,7 @@ def test_it_stays_between_one_and_what_it_may_be(
 
 @given(EVENTS, st.integers(1, 60))
 def test_a_quiet_account_comes_back(events: list[tuple[int | None, int, float, float]], configured: int) -> None:
-    """Without a 429 it never falls, and reaches what it may be by steps of one, each foretold, none of them at once."""
+    """Without a 429 the limit never falls, and rises by single foretold steps to the other limits."""
     learned, now = taught_by(events)
     learned = LearnedLimit(learned.stated, now, learned.observed, learned.observed_at, min(learned.step_seconds, 60.0))
     may_be = min(configured, learned.stated or configured)
@@ -225,7 +225,7 @@ def test_a_quiet_account_comes_back(events: list[tuple[int | None, int, float, f
 
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_refusals_in_a_row_do_not_swing(real: int, refusals: int) -> None:
-    """An account that allows so many, always full: it is found, then only ever one step above it is tried, rarely."""
+    """The true limit of a full account is found; after that only one job more is tried, and rarely."""
     learned = LearnedLimit()
     for live in range(min(CONFIGURED, real + refusals) - 1, real - 1, -1):
         learned = learn(learned, Refusal(), live, JOB, NOW)

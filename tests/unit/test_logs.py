@@ -23,7 +23,7 @@ def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_a_machine_gets_a_line_of_json_for_each_event(capsys: pytest.CaptureFixture[str]) -> None:
-    """Facts, name, level and the time in UTC; what is no JSON is told as Python shows it, in one line."""
+    """A JSON line has fields, name, level and the time in UTC; values that are not JSON are written by their repr."""
     logs.configure("auto", "info")
     logs.get_logger().warning("attempt", line=7, jobId=None, note="gr\u00fc\u00df\ndich", path=Path("x"))
     [line] = capsys.readouterr().err.splitlines()
@@ -43,7 +43,7 @@ def test_a_person_gets_a_line_of_words(capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize(("level", "events"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
 def test_what_is_below_the_level_is_not_written(capsys: pytest.CaptureFixture[str], level: str, events: int) -> None:
-    """Each level has those above it, too."""
+    """A level includes the levels above it."""
     logs.configure("json", level)
     log = logs.get_logger()
     for write in (log.debug, log.info, log.warning, log.error):
@@ -55,7 +55,7 @@ def test_what_is_below_the_level_is_not_written(capsys: pytest.CaptureFixture[st
 def test_a_fault_is_told_with_its_traceback_and_no_local_variable(
     capsys: pytest.CaptureFixture[str], form: str
 ) -> None:
-    """Paths, parameters and secrets are among local variables."""
+    """A traceback shows no local variables: paths, parameters and secrets are among them."""
     logs.configure("json" if form == "json" else "text", "info")
     private = "a secret"
     try:

@@ -42,7 +42,7 @@ async def test_who_comes_first_goes_first_and_nobody_polls_beside() -> None:
 
 
 async def test_a_waiter_that_gives_up_does_not_block_the_next() -> None:
-    """A cancelled wait gives the turn on."""
+    """A cancelled wait passes its turn on."""
     pace = Pace(10.0)
     pace._throttle = cast("Throttler", Watched())
     waiters = [asyncio.ensure_future(pace.wait()) for _ in range(3)]
@@ -55,7 +55,7 @@ async def test_a_waiter_that_gives_up_does_not_block_the_next() -> None:
 
 @pytest.mark.parametrize("per_second", [0.01, 0.5, 1.0, 1.9, 7.0, 10.0, 333.3, 100_000.0])
 def test_the_throttle_is_set_to_the_rate(per_second: float) -> None:
-    """Requests per period is exactly the rate; what is let through at once is no more than a second's."""
+    """Requests per period are exactly the rate; a burst is at most a second's requests."""
     throttle = Pace(per_second)._throttle
     assert throttle.rate_limit / throttle.period == pytest.approx(per_second)
     assert 1 <= throttle.rate_limit <= max(1.0, per_second)

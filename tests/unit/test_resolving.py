@@ -22,5 +22,5 @@ FEW, MANY = ConversationSnapshot(3, "t1"), ConversationSnapshot(4, "t2")
 def test_a_conversation_that_grew_is_proof_of_what_alone_can_have_made_it_grow(
     before: ConversationSnapshot | None, now: ConversationSnapshot | None, alone: bool, proof: bool
 ) -> None:
-    """More messages than before the attempt, and nothing else of ours that can have brought them."""
+    """An append is proved by new messages since the attempt that no other item of ours can have brought."""
     assert proves_append(before, now, alone=alone) is proof

@@ -11,7 +11,7 @@ from uploader.ledger import schema
 
 @pytest.mark.parametrize("url", ["postgresql+psycopg://", "sqlite://"])
 def test_partial_indexes_are_partial_on_every_database(url: str) -> None:
-    """A full index in the place of a partial one is slower on one database, and the wrong one on the other."""
+    """Both databases have the same partial indexes: a full one would be slower, or mislead the planner."""
     made: list[Any] = []
     engine = create_mock_engine(url, lambda sql, *_: made.append(sql))
     schema.metadata.create_all(engine, checkfirst=False)

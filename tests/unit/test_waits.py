@@ -48,7 +48,7 @@ def time_zone(name: str) -> Iterator[None]:
 
 @given(TRIES, st.floats(0.01, 100), st.floats(0.01, 1000), JITTER)
 def test_backoff_stays_within_its_bounds(tries: int, base: float, cap: float, jitter: float) -> None:
-    """A wait is above nothing, and never above the cap nor above base x 2^tries."""
+    """A wait is above 0, and never above the cap nor above base x 2^tries."""
     wait = full_jitter(tries, base, cap, jitter)
     assert 0 < wait <= cap
     assert wait <= base * 2.0 ** min(tries, 1000)
@@ -69,7 +69,7 @@ def test_backoff_doubles_up_to_its_cap() -> None:
 
 @given(st.integers(1, 10_000), JITTER)
 def test_a_retry_never_waits_beyond_its_cap(attempts: int, jitter: float) -> None:
-    """An item waits between nothing and a minute, after the first attempt at most a second."""
+    """An item waits up to a minute, after the first attempt at most a second."""
     assert 0 < retry_seconds(attempts, jitter) <= RETRY_CAP_SECONDS
     assert retry_seconds(1, jitter) <= 1.0
 
@@ -123,7 +123,7 @@ def test_an_http_date_is_in_utc_wherever_we_are(zone: str, header: str) -> None:
     ],
 )
 def test_what_is_not_quite_a_retry_after_is_taken_for_the_wait_that_it_names(header: str, seconds: float) -> None:
-    """Fractions are rounded up, dates of other standards read; where it is no time, the longest number counts."""
+    """Fractions are rounded up, dates of other standards read; in any other text the largest number counts."""
     assert retry_after_seconds(header, NOW) == seconds
 
 
@@ -135,7 +135,7 @@ def test_a_retry_after_without_any_number_is_none(header: str | None) -> None:
 
 @given(st.text(), st.floats(0, 1e11))
 def test_no_header_breaks_anything(header: str, now: float) -> None:
-    """Whatever a stranger writes, the wait is none or within its cap."""
+    """Of any text the wait is None or within its cap."""
     seconds = retry_after_seconds(header, now)
     assert seconds is None or 0 <= seconds <= RETRY_AFTER_CAP_SECONDS
 
@@ -159,7 +159,7 @@ def test_a_cooldown_honours_the_header_and_never_falls_below_the_backoff(
 
 
 def test_as_long_as_no_job_has_ended_doubt_keeps_its_slot_for_doubt_seconds() -> None:
-    """Nothing shown, nothing learnt: the setting stands."""
+    """Without completed jobs a doubt keeps its slot as long as the setting says."""
     assert doubt_slot_seconds(10**9, [], 900.0, 3600.0) == 900.0
 
 
@@ -183,7 +183,7 @@ ENDS = [CompletedJob(60.0, 15.0), CompletedJob(600.0, 60.0), CompletedJob(120.0,
 def test_doubt_keeps_its_slot_three_times_as_long_as_the_job_may_live(
     work: float, ends: list[CompletedJob], most: float, seconds: float
 ) -> None:
-    """slot_until: three times what a job of that length takes by those that have finished."""
+    """A doubt keeps its slot three times as long as a job of its length takes by the completed ones."""
     assert doubt_slot_seconds(work, ends, 900.0, most) == pytest.approx(seconds)
 
 
@@ -201,5 +201,5 @@ def test_a_longer_recording_in_doubt_never_gives_its_slot_back_earlier(
 
 @given(st.integers(1, 100), JITTER, st.integers(0, 3600))
 def test_a_retry_waits_as_long_as_it_was_asked_to(attempts: int, jitter: float, asked: int) -> None:
-    """An item that was not taken keeps the Retry-After that came with it, and never waits less than by itself."""
+    """An item that was not taken waits for its Retry-After, and never less than its own backoff."""
     assert retry_seconds(attempts, jitter, str(asked), NOW) == max(retry_seconds(attempts, jitter), asked)

@@ -79,8 +79,8 @@ class JobStatus(StrEnum):
         return self in (JobStatus.COMPLETED, JobStatus.FAILED)
 
 
+# column, value and remedy of a possible improvement: without the line, so that equal hints of rows are shared
 Hint = tuple[str, str, str]
-"""Column, value and remedy of what could be better: a problem without its line, so that rows alike share one."""
 
 
 class Row(NamedTuple):

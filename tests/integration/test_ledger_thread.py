@@ -374,7 +374,7 @@ async def test_what_is_written_together_is_what_is_written_one_by_one(tmp_path: 
         return
     assert [number for number, answer in enumerate(answers) if answer.has_callback] == sorted({0, 1, 3, 5, CUT_BEFORE})
     assert [number for number, answer in enumerate(answers) if answer.ended] == [0, 3]
-    assert [number for number, one in enumerate(answers) if one.anomaly] == [3, CUT_BEFORE, 5, 6]
+    assert [number for number, answer in enumerate(answers) if answer.anomaly] == [3, CUT_BEFORE, 5, 6]
     assert [answer.verdict.state for answer in answers if not answer.has_callback] == [
         "accepted",
         "accepted",

@@ -47,7 +47,7 @@ def written(path: Path, content: str | bytes) -> str:
 
 @pytest.mark.parametrize("way", GIVEN)
 def test_a_secret_is_found_wherever_it_may_be(place: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    """In the environment, in a file that it names, in the folder; without the line end that came along."""
+    """Secrets are read from the environment, from a file that it names, or from the folder, without the line end."""
     for name, value in GIVEN[way](place).items():
         monkeypatch.setenv(name, value)
     assert secrets.find(["app_id", "app_secret"], os.environ) == {"app_secret": SECRET}
@@ -134,7 +134,7 @@ WRONG: dict[str, tuple[Give, list[str]]] = {
 def test_a_secret_that_cannot_be_read_is_told_without_it(
     place: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    """A usage error that names variable, file and remedy, and never what is in the file."""
+    """A wrong source is a usage error that names variable, file and remedy, and never the file's content."""
     give, words = WRONG[case]
     for name, value in give(place).items():
         monkeypatch.setenv(name, value)
@@ -184,7 +184,7 @@ def test_a_ready_token_wins(
 def test_what_is_missing_is_named(
     place: Path, monkeypatch: pytest.MonkeyPatch, environment: Mapping[str, str], words: list[str]
 ) -> None:
-    """Of the two that belong together the one that is missing is told."""
+    """Where one of the two credentials is set, the error names the missing one."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError) as message:
@@ -234,7 +234,7 @@ def test_a_ledgers_password_is_never_shown(place: Path, monkeypatch: pytest.Monk
 
 
 def test_a_ledgers_address_may_come_from_a_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that the environment names, or one in the secrets folder; a flag outranks both."""
+    """The ledger's address may come from a named file or from the secrets folder; a flag outranks both."""
     written(place / "secrets" / "uploader_ledger", "sqlite:////of/the/folder.db\n")
     assert load({}, None).ledger == "sqlite:////of/the/folder.db"
     monkeypatch.setenv("UPLOADER_LEDGER_FILE", written(place / "url", "sqlite:////of/the/file.db\n"))
@@ -243,7 +243,7 @@ def test_a_ledgers_address_may_come_from_a_file(place: Path, monkeypatch: pytest
 
 
 def test_a_password_in_a_base_url_is_not_repeated(place: Path) -> None:
-    """The address is refused, and told without the login in it."""
+    """An address with a password is refused, and shown without its login."""
     with pytest.raises(UsageError, match="base-url") as message:
         load({"base_url": f"https://user:{SECRET}@host"}, None)
     assert SECRET not in str(message.value)

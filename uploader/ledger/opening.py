@@ -46,6 +46,7 @@ from uploader.settings import default_ledger
 
 log = logs.get_logger()
 
+# errors of a path at which no file will ever be made: the remedy is another path
 _NO_PLACE = frozenset(
     {
         errno.ENOENT,
@@ -58,7 +59,6 @@ _NO_PLACE = frozenset(
         errno.EINVAL,
     }
 )
-"""Why a file cannot be made that will be the same tomorrow: another one is to be named."""
 
 
 class Doubted(Enum):

@@ -235,10 +235,10 @@ IS_REFUSED_FOR_FILE = and_(
     items.c.cut_offs == literal_column("0"),
 )
 
+# of an item: its job is overdue, or has no known status (``error`` says so)
 IS_JOB_UNCERTAIN = and_(
     items.c.state == literal_column(repr(State.ACCEPTED.value)), or_(items.c.overdue, items.c.error.is_not(None))
 )
-"""Of an item: whether its job is overdue, or the service gives it no status that is known (what ``error`` says)."""
 
 attempts = Table(
     "attempts",
@@ -293,13 +293,13 @@ resolutions = Table(
 
 _later = resolutions.alias("later")
 
+# of a resolution that names a job: a later one of its item names another job, or none
 IS_CORRECTED = exists().where(
     _later.c.item_id == resolutions.c.item_id,
     _later.c.id > resolutions.c.id,
     _later.c.from_state == literal_column(repr(State.ACCEPTED.value)),
     func.coalesce(_later.c.job_id, "") != resolutions.c.job_id,
 )
-"""Of a resolution that names a job: whether a person has taken that back by now."""
 
 rows = Table(
     "rows",

@@ -146,7 +146,8 @@ def bulk(statement: Insert, names: Iterable[str]) -> Insert:
 
 
 def execute_bulk(connection: Connection, statement: Insert, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Execute an insert for many tuples: SQLAlchemy would make a dictionary of each and cost more than SQLite."""
+    """Insert many tuples by the driver."""
+    # SQLAlchemy would make a dictionary of each, and cost more than SQLite
     if rows:
         connection.exec_driver_sql(_text_of(statement, connection.dialect), list(rows))
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from uploader.model import FileSignature, Row, State
 
+# the hash of a file's content by its path; None where it cannot be read
 ContentHash = Callable[[str], str | None]
-"""Hashes a file's content; None where it cannot be read."""
 
 
 @dataclass(slots=True)

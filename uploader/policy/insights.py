@@ -21,7 +21,7 @@ NOT_FINAL = frozenset([401, 408, 425, 429])
 class Kept(NamedTuple):
     """The metadata in a file of insights."""
 
-    # what was completed when it was fetched, as the file has it
+    # the completed items at the time of fetching, as the file has them
     completed: Mapping[str, Any]
     # the parts that it has
     members: Collection[str]

@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from tests.unit import recordings
 from uploader import logs
@@ -30,6 +31,7 @@ BASE_URL = "https://service.example"
 LANE = 4
 """So many rows a conversation has."""
 ONE_SIZE = 20_000
+COLD, COLD_ROWS, COLD_SECONDS = "each file opens in 1 ms", 10_000, 0.001
 Pair = tuple[str, str]
 Content = Callable[[int], bytes]
 
@@ -192,6 +194,20 @@ def one_conversation(ground: Ground) -> None:
     ground.load(place, rows, "one conversation, one size: all known")
 
 
+def cold(ground: Ground, rows: Sequence[Pair]) -> None:
+    """A disk, or a server of files, that takes its time for the first opening of each file."""
+    opening, opened = os.open, set()
+
+    def slowly(path: str, *more: int) -> int:
+        if path not in opened:
+            opened.add(path)
+            time.sleep(COLD_SECONDS)
+        return opening(path, *more)
+
+    with mock.patch("os.open", slowly):
+        ground.load(ground.ledger("cold"), rows[:COLD_ROWS], COLD)
+
+
 def main(count: int) -> None:
     """Go through all kinds, and tell."""
     os.environ["UPLOADER_ACCESS_TOKEN"] = "t"
@@ -200,6 +216,7 @@ def main(count: int) -> None:
     ground = Ground(Path.cwd(), count)
     rows = ground.files("calls", wave_of, count)
     peer(ground, rows)
+    cold(ground, rows)
     nights(ground, rows)
     one_conversation(ground)
     for name, content in (("mp3", _mp3), ("ogg", _ogg)):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from uploader.errors import UsageError
+from uploader.manifest.ahead import read_ahead
 from uploader.manifest.files import Format, lines
 from uploader.manifest.formats import HeaderError, RawRow, read_csv, read_jsonl
 from uploader.manifest.rules import Examine, RowRules, WasBegun
@@ -44,7 +45,8 @@ class Manifest:
             UsageError: The file cannot be read at all.
         """
         rows = 0
-        for raw in self._raw_rows():
+        raw_rows = self._raw_rows()
+        for raw in read_ahead(raw_rows, self._rules.warm) if self.examine and self.check_files else raw_rows:
             rows += 1
             row = self._rules.check(raw)
             if row.extras:

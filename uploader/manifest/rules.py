@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -117,6 +118,13 @@ class RowRules:
             hints,
             seen.facts,
         )
+
+    def warm(self, raw: RawRow) -> None:
+        """Examine a row's file for the sake of the kernel's cache alone: ``check`` then need not wait for the disk."""
+        audio_path = raw.values.get("audioPath")
+        if self.examine is not None and _is_plain_path(audio_path):
+            with suppress(OSError, ValueError):
+                self.examine(self._resolve(audio_path), follow=not self.confined)
 
     def full(self, raw: RawRow, seen: _FileFacts | None = None) -> Row | InvalidRow:
         """Check any row against all rules; ``seen``: facts of its file that were read already."""

@@ -13,8 +13,8 @@ from uploader.audio import Source, open_source
 from uploader.client import Gate, UploadRequest
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, SourceError
 from uploader.ledger.claiming import Mark, RetryStoppedError, mark
+from uploader.ledger.conversations import save_snapshot
 from uploader.ledger.outcomes import JobEnd, ReplyRecord, ReplyResult, record_reply
-from uploader.ledger.resolving import save_snapshot
 from uploader.ledger.thread import Writer
 from uploader.model import Claim, ConversationSnapshot, Next, Reply, Verdict
 from uploader.pace import Pace

@@ -451,3 +451,5 @@ class Load(NamedTuple):
     account_id: int
     # 0, or the load of the ``--repeat`` whose items the batch names
     repeat_id: int
+    # no manifest was loaded as this batch before
+    is_first: bool = False

@@ -39,8 +39,7 @@ class Imports(NamedTuple):
 SQL = {"sqlalchemy", "asyncio", "ssl", "importlib.metadata"}
 HELP = {"cli", "errors", "logs", "parameters", "policy", "secrets", "settings"}
 READS = HELP | {"ledger", "model", "results", "status", "text", "toml"}
-AUDIO = {"aiofiles", "blake3", "tinytag"}
-RUN = {"click", "platformdirs", *SQL, *AUDIO, "aiohttp", "asyncio_throttle"}
+RUN = {"click", "platformdirs", *SQL, "aiohttp", "asyncio_throttle", "blake3"}
 RUN_PARTS = READS | {
     *("attempt", "audio", "client", "engine", "jobs", "manifest", "pace", "way_out"),
 }
@@ -58,7 +57,7 @@ TABLE = {
     "status": Imports({"click", "platformdirs", *SQL}, READS),
     "results": Imports({"click", "platformdirs", *SQL}, READS),
     "resolve": Imports({"click", "platformdirs", *SQL}, READS),
-    "plan m.csv": Imports({"click", "platformdirs", *SQL, *AUDIO}, READS | {"audio", "manifest"}),
+    "plan m.csv": Imports({"click", "platformdirs", *SQL, "blake3"}, READS | {"audio", "manifest"}),
     "run m.csv --log-level error": Imports(RUN, RUN_PARTS),
     "run m.csv": Imports(RUN | {"structlog"}, RUN_PARTS),
 }

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
-from tinytag import TinyTag, TinyTagException
-
 from uploader.audio.mp3 import Mp3Facts, read_mp3
 from uploader.audio.ogg import read_ogg
 from uploader.audio.opening import WITHOUT_WAITING
@@ -129,6 +127,8 @@ def _by_tinytag(file: BinaryIO, size: int, kind: AudioFormat) -> AudioFacts:
     flaw = mpeg_4_flaw(file, size) if kind is AudioFormat.MPEG_4 else None
     if flaw is not None:
         return AudioFacts(format=kind, flaw=flaw)
+    from tinytag import TinyTag, TinyTagException  # noqa: PLC0415 - most recordings are WAV or MP3
+
     file.seek(0)
     try:
         # by the open file, not by its name: tinytag would believe the ending

@@ -10,8 +10,6 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import aiofiles.os
-from aiofiles.threadpool import wrap
 from blake3 import blake3
 
 from uploader.audio.opening import WITHOUT_WAITING, lies_in, open_cached, open_without_waiting
@@ -192,11 +190,11 @@ class Source(NamedTuple):
         if self.audio.is_nowait:
             self.audio.close()
         else:
-            await wrap(self.audio).close()
+            await _in_threads(self.audio).close()
 
     async def _fill(self, buffer: memoryview) -> None:
         try:
-            filled = await wrap(self.audio).readinto(buffer)
+            filled = await _in_threads(self.audio).readinto(buffer)
         except OSError as error:
             raise _unreadable(error) from error
         if filled < len(buffer):
@@ -266,9 +264,22 @@ def _open_cached(path: Path, checked: _Expected) -> Source | None:
     return _source(audio, path, checked)
 
 
-@aiofiles.os.wrap
-def _open_in_thread(path: Path, checked: _Expected) -> Source:
+def _in_threads(audio: AudioFile) -> Any:
+    """Wrap an open file so that its methods run in aiofiles' threads."""
+    from aiofiles.threadpool import wrap  # noqa: PLC0415 - a plan opens no file to be sent
+
+    return wrap(audio)
+
+
+async def _open_in_thread(path: Path, checked: _Expected) -> Source:
     """Open a file in one of aiofiles' threads, compare it with the ledger's facts, and read it if it is small."""
+    from aiofiles.os import wrap  # noqa: PLC0415 - as above
+
+    source: Source = await wrap(_open)(path, checked)
+    return source
+
+
+def _open(path: Path, checked: _Expected) -> Source:
     try:
         # a FIFO put in the file's place would block the opening for ever
         audio = AudioFile(path, open_without_waiting)

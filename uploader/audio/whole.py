@@ -2,12 +2,13 @@
 
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from typing import BinaryIO
-
-from tinytag import TinyTag
+from typing import TYPE_CHECKING, BinaryIO
 
 from uploader.audio.sniffing import HEAD_BYTES, id3_bytes
 from uploader.model import AudioFormat, Flaw
+
+if TYPE_CHECKING:
+    from tinytag import TinyTag
 
 _MOST_ATOMS = 64
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -19,7 +20,7 @@ _UNKNOWN, _CUT_OFF, _WHOLE = None, False, True
 Answer = bool | None
 
 
-def is_whole(kind: AudioFormat, file: BinaryIO, size: int, tag: TinyTag) -> Answer:
+def is_whole(kind: AudioFormat, file: BinaryIO, size: int, tag: "TinyTag") -> Answer:
     """Tell whether the file holds the duration that its header claims.
 
     Args:
@@ -52,7 +53,7 @@ def mpeg_4_flaw(file: BinaryIO, size: int) -> Flaw | None:
     return None if names & {b"mdat", b"moof"} else Flaw.NO_AUDIO
 
 
-def _aiff(file: BinaryIO, size: int, tag: TinyTag) -> Answer:
+def _aiff(file: BinaryIO, size: int, tag: "TinyTag") -> Answer:
     """Compare the size in the form's header, and the samples where they are not compressed."""
     file.seek(4)
     announced = int.from_bytes(file.read(4), "big") + 8
@@ -64,7 +65,7 @@ def _aiff(file: BinaryIO, size: int, tag: TinyTag) -> Answer:
     return _WHOLE if tag.is_lossless and sound <= size else _UNKNOWN
 
 
-def _mpeg_4(file: BinaryIO, size: int, _tag: TinyTag) -> Answer:
+def _mpeg_4(file: BinaryIO, size: int, _tag: "TinyTag") -> Answer:
     """Check that the atoms fill the file; the header does not count fragments."""
     at = 0
     for _ in range(_MOST_ATOMS):
@@ -81,7 +82,7 @@ def _mpeg_4(file: BinaryIO, size: int, _tag: TinyTag) -> Answer:
     return _UNKNOWN
 
 
-def _wma(file: BinaryIO, size: int, _tag: TinyTag) -> Answer:
+def _wma(file: BinaryIO, size: int, _tag: "TinyTag") -> Answer:
     """Compare the file's size in its properties (ASF, 3.2), which a broadcast leaves out."""
     file.seek(0)
     head = file.read(_ASF_HEAD_BYTES)
@@ -95,7 +96,7 @@ def _wma(file: BinaryIO, size: int, _tag: TinyTag) -> Answer:
     return _CUT_OFF if announced > size else _WHOLE
 
 
-def _flac(file: BinaryIO, size: int, tag: TinyTag) -> Answer:
+def _flac(file: BinaryIO, size: int, tag: "TinyTag") -> Answer:
     """Check the header of the last frame (FLAC, 9.1): at most one block's samples may follow it."""
     file.seek(0)
     start = id3_bytes(file.read(HEAD_BYTES))
@@ -144,7 +145,7 @@ def _crc8(content: bytes) -> int:
     return crc
 
 
-_CHECKS: Mapping[AudioFormat, Callable[[BinaryIO, int, TinyTag], Answer]] = {
+_CHECKS: Mapping[AudioFormat, Callable[[BinaryIO, int, "TinyTag"], Answer]] = {
     AudioFormat.AIFF: _aiff,
     AudioFormat.FLAC: _flac,
     AudioFormat.MPEG_4: _mpeg_4,

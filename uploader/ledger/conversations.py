@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, and_, case, func, or_, select
+from sqlalchemy import Connection, and_, case, func, or_, select, update
 
-from uploader.ledger.schema import items, lanes, rows
-from uploader.model import LIVE, ConversationFacts, State
+from uploader.ledger.schema import attempts, items, lanes, rows
+from uploader.model import LIVE, ConversationFacts, ConversationSnapshot, State
 
 
 class Conversation(NamedTuple):
@@ -80,3 +80,12 @@ def conversation_facts(connection: Connection, lane_id: int, now: float) -> Conv
         ).where(items.c.lane_id == lane_id)
     ).one()
     return ConversationFacts(**row._mapping)  # noqa: SLF001 - SQLAlchemy's own name for a public thing
+
+
+def save_snapshot(connection: Connection, attempt_id: int, sight: ConversationSnapshot) -> None:
+    """Save the snapshot of a conversation that was taken before an attempt."""
+    connection.execute(
+        update(attempts)
+        .where(attempts.c.id == attempt_id)
+        .values(messages_before=sight.messages, last_end_before=sight.last_end)
+    )

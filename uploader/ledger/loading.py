@@ -41,7 +41,12 @@ _ADD_ACCOUNT = insert_or_ignore(accounts).on_conflict_do_nothing()
 _ACCOUNT = select(accounts.c.id).where(accounts.c.base_url == bindparam("url"), accounts.c.name == bindparam("named"))
 
 # make a batch unless it exists
-_ADD_BATCH = insert_or_ignore(batches).values(repeat_id=0, extra_columns=[]).on_conflict_do_nothing()
+_ADD_BATCH = (
+    insert_or_ignore(batches)
+    .values(repeat_id=0, extra_columns=[])
+    .on_conflict_do_nothing()
+    .execution_options(preserve_rowcount=True)
+)
 
 # a batch by its name
 _BATCH = select(batches.c.id, batches.c.repeat_id, batches.c.repeat_open).where(
@@ -214,6 +219,9 @@ _WAS_BEGUN = (
     .limit(1)
 )
 
+# a row that names an item of the ledger, if there is one
+_ANY_FOUND = select(found.c.line).limit(1)
+
 # invalid rows whose conversation can be read
 _INVALID = (
     select(staged.c.line, staged.c.lane_id, staged.c.audio_path)
@@ -267,7 +275,7 @@ def begin_load(
         now: The time, in seconds since the epoch.
         repeat: Make new items of all rows (``--repeat``).
     """
-    connection.execute(_ADD_BATCH, {"account_id": account_id, "name": name, "ran_at": now})
+    is_first = connection.execute(_ADD_BATCH, {"account_id": account_id, "name": name, "ran_at": now}).rowcount > 0
     batch = connection.execute(_BATCH, {"account": account_id, "named": name}).one()
     load_id: int = connection.execute(_ADD_LOAD, {"batch_id": batch.id, "loaded_at": now}).scalar_one()
     repeat_id = 0
@@ -276,9 +284,10 @@ def begin_load(
         repeat_id = batch.repeat_id if batch.repeat_open else load_id
     about = {"from": manifest, "to": str(results), "extras": list(extra_columns), "now": now}
     connection.execute(_SAVE_LOAD, about | {"batch": batch.id, "meant": repeat_id, "repeats": repeat})
-    connection.execute(_FORGET_ROWS, {"batch": batch.id})
-    connection.execute(_FORGET_INVALID, {"batch": batch.id})
-    return Load(load_id, batch.id, account_id, repeat_id)
+    if not is_first:
+        connection.execute(_FORGET_ROWS, {"batch": batch.id})
+        connection.execute(_FORGET_INVALID, {"batch": batch.id})
+    return Load(load_id, batch.id, account_id, repeat_id, is_first)
 
 
 def load_rows(
@@ -347,8 +356,11 @@ def merge(connection: Connection, load: Load) -> None:
         "first_position": load.load_id * POSITIONS_PER_LOAD,
         "first_id": connection.execute(_FIRST_FREE_ID).scalar_one(),
     }
-    for statement in (_ADD_ITEMS, _NAME, _MEND, _TAKE, _TAKE_WITH_FILE, _ADD_ROWS):
-        connection.execute(statement, values)
+    connection.execute(_ADD_ITEMS, values)
+    if connection.execute(_ANY_FOUND).first() is not None:
+        for statement in (_NAME, _MEND, _TAKE, _TAKE_WITH_FILE):
+            connection.execute(statement, values)
+    connection.execute(_ADD_ROWS, values)
 
 
 def was_begun(connection: Connection, account_id: int) -> Callable[[str, str], bool]:

@@ -112,6 +112,7 @@ _FIND_UNTOUCHED = (
         .order_by(staged.c.line),
     )
     .on_conflict_do_nothing()
+    .execution_options(preserve_rowcount=True)
 )
 
 _is_new = ~exists().where(found.c.line == staged.c.line)
@@ -238,11 +239,12 @@ def resolve_rows(connection: Connection, stage: Stage, repeat_id: int, hashes: H
     """
     stage.place()
     which = {"repeat_id": repeat_id}
-    if repeat_id == NEW_REPEAT:
+    # every item has a lane: where all rows are of new conversations, they name none
+    if repeat_id == NEW_REPEAT or not stage.meets_lanes:
         connection.execute(_COMPARE_GONE)
     else:
-        connection.execute(_FIND_UNTOUCHED, which)
-        _mend_untouched(connection, hashes)
+        if connection.execute(_FIND_UNTOUCHED, which).rowcount:
+            _mend_untouched(connection, hashes)
         connection.execute(_MEET, which)
         connection.execute(_COMPARE, which)
     lacking: list[Row] = []

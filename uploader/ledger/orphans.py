@@ -72,6 +72,8 @@ def orphaned_by_load(connection: Connection, load: Load, *, hold: bool) -> Mappi
         load: The load.
         hold: An item in trouble holds the rest of its lane.
     """
+    if load.is_first:
+        return {}
     state = case((is_held(hold=hold), literal(State.HELD.value)), else_=items.c.state)
     before = select(func.max(loads.c.id)).where(loads.c.batch_id == load.batch_id, loads.c.id < load.load_id)
     # count the unfinished items without a row that the batch's previous load named last

@@ -15,6 +15,9 @@ from uploader.ledger.schema import IS_UNFINISHED, accounts, attempts, items, led
 from uploader.model import SLOTTED, Next, Outcome, State, Verdict
 from uploader.policy.facts import WITH_JOB, AttemptFacts, ItemFacts, resolve_item
 
+LEAST_JUMP_SECONDS = 0.5
+"""A clock that is kept right by small steps has not jumped."""
+
 SENT = Verdict(
     Outcome.IN_DOUBT,
     State.IN_DOUBT,
@@ -120,6 +123,8 @@ def rebase_deadlines(connection: Connection, boot_id: str, clock_offset: float) 
     known = connection.execute(_CLOCK).one()
     if boot_id and known.boot_id == boot_id and known.clock_offset is not None:
         jumped = clock_offset - known.clock_offset
+        if abs(jumped) < LEAST_JUMP_SECONDS:
+            return  # not saved either, so that a clock that drifts is noticed once it has come as far
         connection.execute(_MOVE_SLOTS, {"jumped": jumped})
         connection.execute(_MOVE_JOBS, {"jumped": jumped})
         connection.execute(_MOVE_LIMITS, {"jumped": jumped})

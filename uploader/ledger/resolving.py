@@ -236,15 +236,6 @@ def held_items(connection: Connection, lane_ids: Collection[int], *, hold: bool)
     return held
 
 
-def save_snapshot(connection: Connection, attempt_id: int, sight: ConversationSnapshot) -> None:
-    """Save the snapshot of a conversation before an attempt."""
-    connection.execute(
-        update(attempts)
-        .where(attempts.c.id == attempt_id)
-        .values(messages_before=sight.messages, last_end_before=sight.last_end)
-    )
-
-
 def histories(connection: Connection, item_ids: Sequence[int]) -> Mapping[int, Sequence[Resolution]]:
     """Return the earlier decisions about items, in order, by item id; items without one are left out."""
     found: defaultdict[int, list[Resolution]] = defaultdict(list)

@@ -210,6 +210,8 @@ class Stage:
             connection: A connection in a transaction.
             account_id: The account of the rows' lanes; None where the ledger has none.
         """
+        # a row stands in a lane that the ledger has
+        self.meets_lanes = False
         self._connection = connection
         self._account_id = account_id
         for table in _TABLES:
@@ -232,6 +234,7 @@ class Stage:
         """
         for chunk in chunks(manifest, CHUNK):
             in_lanes = self._lanes(chunk)
+            self.meets_lanes = self.meets_lanes or bool(in_lanes)
             values: list[tuple[Any, ...]] = []
             more: list[tuple[Any, ...]] = []
             for row in chunk:
@@ -252,6 +255,7 @@ class Stage:
         if newest != self._newest_lane:
             self._connection.execute(_PLACE, {"account": self._account_id})
             self._newest_lane = newest
+            self.meets_lanes = True
 
     def refuse(self, lacking: Iterable[InvalidRow]) -> None:
         """Make rows invalid that were staged as valid."""

@@ -53,6 +53,8 @@ _ADD_ANOMALY = (
 def pending_callbacks(connection: Connection, item_ids: Sequence[int]) -> Mapping[int, Sequence[AttemptFacts]]:
     """Read the attempts of these items whose callbacks are pending: by item, the latest attempt first."""
     found: defaultdict[int, list[AttemptFacts]] = defaultdict(list)
+    if not item_ids:
+        return found
     for row in connection.execute(_PENDING, {"ids": item_ids}):
         outcome = Outcome(row.outcome) if row.outcome is not None else None
         callback = Callback(row.callback_job_id, JobStatus(row.callback_status))

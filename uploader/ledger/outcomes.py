@@ -22,13 +22,11 @@ from uploader.policy.limits import Refusal
 from uploader.policy.replies import counts_against_file, distrust
 from uploader.policy.waits import doubt_slot_seconds
 
+# the typical duration is a running mean in which each new job weighs as much as one of so many; it starts from a
+# default, not from the first job: the first to end are the short ones
 JOBS_REMEMBERED = 16.0
-"""What a job typically takes is a mean in which each new one weighs as much as one of so many.
 
-It starts from a default, not from the first job: the first to end are the short ones.
-"""
-
-# What every outcome says to the ledger is built once: putting a statement together costs more than running it.
+# The statements of every outcome are built once: building one costs more than running it.
 
 # a reply does not take back that a callback has named the attempt's job
 _KEEPS_JOB = and_(attempts.c.outcome == Outcome.APPLIED, bindparam("outcome_is") != Outcome.APPLIED.value)
@@ -109,7 +107,7 @@ _LEARN = (
 
 _ITEM = select(*items.c["account_id", "size", "duration_seconds"]).where(items.c.id == bindparam("item"))
 
-# which of these jobs are another item's: the latest job of an item that is not in doubt, and what it was before
+# the items that these jobs belong to: by an item that is not in doubt, or by an applied attempt
 _OWNERS = union_all(
     select(items.c.job_id, items.c.id.label("item_id")).where(
         items.c.job_id.in_(bindparam("jobs", expanding=True)),
@@ -199,8 +197,7 @@ def record_replies(connection: Connection, records: Sequence[ReplyRecord]) -> li
     An answer with the jobId of another item is in doubt; a callback that is pending is applied.
     """
     records = _distrust_known_jobs(connection, records)
-    listening = [one.claim.item_id for one in records if one.listens]
-    pending = pending_callbacks(connection, listening) if listening else {}
+    pending = pending_callbacks(connection, [one.claim.item_id for one in records if one.listens])
     resolved = [
         (one, resolve_item(ItemFacts.after(one.verdict, one.claim.number, pending.get(one.claim.item_id, ()))))
         for one in records
@@ -242,8 +239,12 @@ def end_job(connection: Connection, end: JobEnd) -> None:
 
 def end_jobs(connection: Connection, ends: Sequence[JobEnd]) -> None:
     """Record the ends of several jobs: the same as one after the other."""
-    # an end that was recorded before teaches nothing, which the items' states tell as long as they are the old ones
-    durations = {end.job.item_id: _duration(end) for end in ends if end.job.watched}
+    # before the items' states change: an end that was recorded before teaches nothing
+    durations = {
+        end.job.item_id: {"item": end.job.item_id, "job": end.job.job_id, "seconds": end.seconds}
+        for end in ends
+        if end.job.watched
+    }
     if durations:
         connection.execute(_LEARN, list(durations.values()))
     changed = connection.execute(_JOB_ENDED, [_ending(end) for end in ends])
@@ -264,9 +265,9 @@ def job_overdue(
     job_timeout_seconds: float = inf,
     is_live: bool = False,
 ) -> None:
-    """Write down that a job did not end in time: it keeps its lane.
+    """Record that a job did not end in time: it holds its lane.
 
-    One that the service says is live keeps its slot, too; any other gives it back as an item in doubt does.
+    A job that the service calls live keeps its slot, too; any other gives it back as an item in doubt does.
     """
     until = None if is_live else slot_until(connection, job.item_id, now, doubt_seconds, job_timeout_seconds)
     told = {"item": job.item_id, "job": job.job_id, "because": reason, "keeps_slot_until": until}
@@ -275,7 +276,7 @@ def job_overdue(
 
 
 def note_job_answer(connection: Connection, job: LiveJob, reason: str | None) -> None:
-    """Write down what the service says of a live job in place of a status; None: its status is known again."""
+    """Record the service's answer about a live job in place of a status; None once its status is known again."""
     connection.execute(_NOTE_ANSWER, {"item": job.item_id, "job": job.job_id, "because": reason})
 
 
@@ -289,7 +290,7 @@ def distrust_job(
     job_timeout_seconds: float,
     hold: bool,
 ) -> None:
-    """Put an accepted item in doubt: nothing that the service says of its job can be believed."""
+    """Put an accepted item in doubt: the service's answers are about another job."""
     keeps = slot_until(connection, job.item_id, now, doubt_seconds, job_timeout_seconds)
     told = {"item": job.item_id, "job": job.job_id, "because": reason, "keeps_slot_until": keeps}
     if not connection.execute(_DISTRUST_JOB, told).rowcount:
@@ -300,15 +301,11 @@ def distrust_job(
 def slot_until(
     connection: Connection, item_id: int, now: float, doubt_seconds: float, job_timeout_seconds: float = inf
 ) -> float:
-    """Until when an item in doubt keeps its slot, in seconds since the epoch."""
+    """Return the time until which an item in doubt keeps its slot, in seconds since the epoch."""
     item = connection.execute(_ITEM, {"item": item_id}).one()
     work = audio_seconds(item.size, item.duration_seconds)
     ends = latest_completed_jobs(connection, item.account_id)
     return now + doubt_slot_seconds(work, ends, doubt_seconds, job_timeout_seconds)
-
-
-def _duration(end: JobEnd) -> dict[str, Any]:
-    return {"item": end.job.item_id, "job": end.job.job_id, "seconds": end.seconds}
 
 
 def _ending(end: JobEnd) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a run that died left behind, and a wall clock that jumped meanwhile."""
+"""Recovers what a dead run left under way, and moves deadlines by a jump of the wall clock."""
 
 import time
 from collections.abc import Sequence
@@ -81,13 +81,13 @@ _NO_FUTURE_LIMITS = update(accounts).values(
 def recover(
     connection: Connection, now: float, doubt_seconds: float, job_timeout_seconds: float = inf
 ) -> tuple[int, int]:
-    """Settle what a run that died left behind: before the mark it is pending again, after it in doubt.
+    """Resolve what a dead run left under way: pending again before the admission, in doubt after it.
 
-    What a call to the webhook had named the job of meanwhile is accepted. What a clock that was ahead dated into the
-    future is of now: else it would be believed, or waited for, until that time has come.
+    An item whose job a callback has named is accepted. Times of a clock that was ahead become now: else they would be
+    believed, or waited for, until they have come.
 
     Returns:
-        How many items are pending again, and how many are in doubt.
+        The number of items that are pending again, and of those in doubt.
     """
     if job_timeout_seconds < inf:
         connection.execute(_NO_FUTURE_SLOTS, {"last": now + max(job_timeout_seconds, doubt_seconds)})
@@ -102,22 +102,22 @@ def recover(
 
 
 def boot_clock() -> tuple[str, float]:
-    """Which boot of the machine this is, and how far the wall clock is ahead of its steady clock, in seconds."""
+    """Return the id of the machine's boot, and the seconds that the wall clock is ahead of its steady clock."""
     try:
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
-        return "", 0.0  # no such thing outside Linux: then the wall clock is believed
+        return "", 0.0  # there is no boot id outside Linux: the wall clock is believed
     return boot_id, time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def rebase_deadlines(connection: Connection, boot_id: str, clock_offset: float) -> None:
-    """Move what is still waited for by how far the wall clock jumped since the last run on this boot.
+    """Move deadlines and ages by the jump of the wall clock since the last run on this boot.
 
-    Deadlines of slots stay as far ahead, and live jobs and what was learned of the limit as old, as they are.
+    Deadlines of slots stay as far ahead, and live jobs and the learned limit as old, as they are.
 
     Args:
         connection: A connection in a transaction.
-        boot_id: Which boot of the machine this is.
+        boot_id: The id of the machine's boot.
         clock_offset: Wall clock less steady clock, in seconds, now.
     """
     known = connection.execute(_CLOCK).one()

@@ -66,6 +66,8 @@ class ItemFacts(NamedTuple):
     @classmethod
     def after(cls, verdict: Verdict, latest: int, pending: Sequence[AttemptFacts]) -> Self:
         """Add a verdict on the latest attempt to the callbacks that were pending."""
+        if not pending:
+            return cls(verdict.state, verdict.job_id, latest, (), verdict)
         answered = verdict.job_id if verdict.state is State.ACCEPTED else None
         own = [one._replace(outcome=verdict.outcome, job_id=answered) for one in pending if one.number == latest]
         others = [one for one in pending if one.number != latest]
@@ -95,6 +97,8 @@ def resolve_item(item: ItemFacts) -> ResolvedItem:
     A trusted answer outranks callbacks. The first callback for an attempt says which job it became; from then on only
     the end of that very job counts.
     """
+    if not item.attempts and item.polled is None:
+        return ResolvedItem(item.state, item.job_id, CallbackEffect.NOTHING)
     has_arrived = item.verdict is None and item.polled is None
     effect = _effect_without_change(item, item.attempts[0]) if has_arrived else None
     if effect is not None:

@@ -5,25 +5,25 @@ import random
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any, Protocol
 
 from uploader import logs, parameters
 from uploader.audio import Source, open_source
-from uploader.client import Gate, UploadRequest
+from uploader.client import Admission, UploadRequest
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, SourceError
-from uploader.ledger.claiming import Mark, RetryStoppedError, mark
+from uploader.flow import FlowControl
 from uploader.ledger.conversations import save_snapshot
 from uploader.ledger.outcomes import JobEnd, ReplyRecord, ReplyResult, record_reply
 from uploader.ledger.thread import Writer
 from uploader.model import Claim, ConversationSnapshot, Next, Reply, Verdict
 from uploader.pace import Pace
-from uploader.policy.brake import after_attempt
 from uploader.policy.callbacks import address_of
+from uploader.policy.flow import AttemptEnded
 from uploader.policy.limits import Refusal, refusal_in
-from uploader.policy.replies import judge, loggable_reason, refuse_after_cut_offs
+from uploader.policy.replies import excuse_early_429, judge, loggable_reason, refuse_after_cut_offs
 from uploader.policy.waits import retry_seconds
-from uploader.way_out import NEVER, Leave, WayOut
 
 log = logs.get_logger()
 
@@ -38,7 +38,7 @@ class Uploads(Protocol):
         """Look at what a conversation holds now."""
         ...
 
-    async def upload(self, request: UploadRequest, source: Source, gate: Gate) -> Reply:
+    async def upload(self, request: UploadRequest, source: Source, gate: Admission) -> Reply:
         """Append a file to a conversation."""
         ...
 
@@ -61,26 +61,25 @@ class Rules:
     job_timeout_seconds: float
     hold: bool
     look_before: bool = False
-    until: float | None = None
-    """Seconds since the epoch: nothing new starts after it (None: there is no such time)."""
     webhook_url: str | None = None
     """The public address of the listener, None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
-class Carried:
-    """What came of an attempt. ``seconds``: from its beginning to its reply."""
+class AttemptResult:
+    """An attempt that has its reply."""
 
     claim: Claim
     reply: Reply
     verdict: Verdict
+    # from its beginning to its reply
     seconds: float
+    # a callback named its job already
     has_callback: bool = False
-    """Whether a call to the webhook told of its job already."""
+    # the end of its job, where a callback told of that, too
     ended: JobEnd | None = None
-    """The end of its job, where a call told of that, too."""
+    # what must be reported of it
     anomaly: str | None = None
-    """What is to be said of it in the open."""
 
     @property
     def refusal(self) -> Refusal | None:
@@ -88,80 +87,98 @@ class Carried:
         return refusal_in(self.reply.message) if self.verdict.next is Next.COOL_DOWN else None
 
 
-class LastChunk:
-    """What stands before the last chunk of one attempt (a ``Gate``)."""
+class AttemptAdmission:
+    """The admission of one attempt, as the client meets it."""
 
-    def __init__(self, claim: Claim, way_out: WayOut, writer: Writer, now: Callable[[], float]) -> None:
-        self.failure: Exception | None = None
+    def __init__(self, claim: Claim, flow: FlowControl, now: Callable[[], float]) -> None:
         self._claim = claim
-        self._way_out = way_out
-        self._writer = writer
+        self._flow = flow
         self._now = now
-        self._clock = asyncio.get_running_loop().time
-        self._held: Leave | None = None
-        self._left_at = 0.0
-        self._called_at = NEVER
+        self._begun_at = now()
+        # when it asked for its admission, and when that wait was over
+        self._asked_at: float | None = None
+        self._waited_until = 0.0
+        self._answer: asyncio.Future[str] | None = None
+        self._callback_at = inf
 
-    async def may_leave(self, content_hash: str) -> bool:
-        """Wait for leave, with the mark committed; a content that is not the one that was planned is refused."""
+    def ask(self, content_hash: str) -> "asyncio.Future[str]":
+        """Ask for slot and turn; the answer is why the last chunk must not leave, empty where it may.
+
+        Raises:
+            SourceError: The content is not the one that was planned.
+        """
         if self._claim.content_hash not in (None, content_hash):
             raise SourceError("the file's content changed after its manifest was loaded")
-        return await self._mark(content_hash) and await self._go()
+        self._asked_at = self._now()
+        self._answer = self._flow.ask(self._claim, content_hash)
+        return self._answer
 
-    async def _mark(self, content_hash: str) -> bool:
-        if not await self._way_out.to_mark.take():
-            return False
-        self._held, begun = self._way_out.to_mark, self._clock()
-        try:
-            await self._writer.call(mark, Mark(self._claim, content_hash, self._now()))
-        except RetryStoppedError:
-            return False
-        except Exception as error:  # noqa: BLE001 - aiohttp would turn it into a broken connection
-            self.failure = error
-            return False
-        self._way_out.marked(self._clock() - begun)
-        return True
+    def withdraw(self) -> None:
+        """Note that nobody waits for the answer any longer."""
+        self._flow.withdraw(self._claim)
+        self._waited_until = self._now()
 
-    async def _go(self) -> bool:
-        if not await self._way_out.to_go.take():
-            return False
-        self._way_out.to_mark.taken -= 1
-        self._held, self._left_at = self._way_out.to_go, self._clock()
-        return True
+    @property
+    def failure(self) -> BaseException | None:
+        """The fault of ours that kept the attempt from its admission."""
+        return self._answer.exception() if self._answer is not None and self._is_answered else None
 
-    def until_stopped(self) -> AbstractAsyncContextManager[None]:
-        """A wait before anything is sent."""
-        return self._way_out.until_stopped()
+    @property
+    def _is_answered(self) -> bool:
+        return self._answer is not None and self._answer.done() and not self._answer.cancelled()
+
+    @property
+    def _is_admitted(self) -> bool:
+        return self._answer is not None and self._is_answered and not self.failure and not self._answer.result()
+
+    def interruptible(self) -> AbstractAsyncContextManager[None]:
+        """Build a scope before anything is sent."""
+        return self._flow.interruptible()
 
     def moved(self, count: int) -> None:
         """Count bytes."""
-        self._way_out.bytes_moved += count
+        self._flow.bytes_moved += count
 
     def is_stopping(self) -> bool:
-        """Whether nothing new is to start."""
-        return self._way_out.is_stopping
+        """Tell whether nothing new is to start."""
+        return self._flow.state.is_stopping()
 
     def must_cut(self) -> bool:
-        """Whether the run ends."""
-        return self._way_out.must_cut
+        """Tell whether the run ends."""
+        return self._flow.state.must_cut(self._now())
 
     def why_not_to_wait(self) -> str:
-        """The run ends at once, or there is nothing left that an answer could tell."""
-        if self._way_out.must_not_wait:
+        """Return why the answer is not waited for: the run ends at once, or a callback has told all that it could."""
+        now = self._now()
+        if self._flow.state.must_not_wait(now):
             return "the uploader was stopped before an answer came"
-        return "no answer came" if self._clock() - self._called_at >= CALLED_SECONDS else ""
+        return "no answer came" if now - self._callback_at >= CALLED_SECONDS else ""
 
-    def called(self) -> None:
-        """A call to the webhook has named the attempt's job."""
-        self._called_at = min(self._called_at, self._clock())
+    def callback_came(self) -> None:
+        """Note that a callback has named the attempt's job."""
+        self._callback_at = min(self._callback_at, self._now())
 
-    def over(self, verdict: Verdict, reply: Reply, jitter: float) -> None:
-        """The attempt has its reply, and the reply its meaning."""
-        brake = after_attempt(self._way_out.brake, verdict, reply, self._claim.lane_id, self._now(), jitter)
-        self._way_out.answered(brake, self._held, self._clock() - self._left_at)
+    def over(self, result: "AttemptResult", jitter: float) -> None:
+        """Tell the flow what came of the attempt: it counts before the next last chunk is admitted."""
+        now, asked_at = self._now(), self._asked_at
+        self._flow.ended(
+            AttemptEnded(
+                attempt_id=self._claim.attempt_id,
+                lane_id=self._claim.lane_id,
+                verdict=result.verdict,
+                reply=result.reply,
+                jitter=jitter,
+                is_about_limit=result.reply.status == 429 and refusal_in(result.reply.message) is not None,
+                was_ahead=self._claim.is_ahead,
+                sent_seconds=0.0 if asked_at is None else asked_at - self._begun_at,
+                waited_seconds=0.0 if asked_at is None else self._waited_until - asked_at,
+                answer_seconds=now - self._waited_until if self._is_admitted else 0.0,
+                unanswered_wanted=self._flow.unanswered_wanted,
+            )
+        )
 
 
-class Carrier:
+class AttemptRunner:
     """Carries items: opens the source, sends it, judges the reply, writes down the outcome."""
 
     def __init__(
@@ -170,7 +187,7 @@ class Carrier:
         client: Uploads,
         writer: Writer,
         pace: Pace,
-        way_out: WayOut,
+        flow: FlowControl,
         rules: Rules,
         now: Callable[[], float],
         rng: random.Random,
@@ -180,18 +197,18 @@ class Carrier:
         self._client = client
         self._writer = writer
         self._pace = pace
-        self._way_out = way_out
+        self._flow = flow
         self._rules = rules
         self._now = now
         self._rng = rng
-        self._out: dict[int, LastChunk] = {}
+        self._under_way: dict[int, AttemptAdmission] = {}
 
-    def hear(self, attempt_id: int) -> None:
-        """Take note that a call to the webhook has named the job of an attempt that may be out."""
-        if attempt_id in self._out:
-            self._out[attempt_id].called()
+    def callback_came(self, attempt_id: int) -> None:
+        """Note that a callback has named the job of an attempt that may be under way."""
+        if attempt_id in self._under_way:
+            self._under_way[attempt_id].callback_came()
 
-    async def carry(self, claim: Claim) -> Carried:
+    async def run(self, claim: Claim) -> AttemptResult:
         """Carry an item whose attempt is committed.
 
         Raises:
@@ -199,45 +216,45 @@ class Carrier:
             LedgerUnavailableError: The outcome, or the mark, could not be written.
         """
         begun = self._now()
-        gate = self._out[claim.attempt_id] = LastChunk(claim, self._way_out, self._writer, self._now)
-        failure: Exception | None = None
+        admission = self._under_way[claim.attempt_id] = AttemptAdmission(claim, self._flow, self._now)
+        failure: BaseException | None = None
         try:
-            reply = await self._send(claim, gate)
+            reply = await self._send(claim, admission)
         except (CredentialsError, GaveUpError) as error:
             failure, reply = error, Reply(failure=str(error), withheld=True)
         finally:
-            del self._out[claim.attempt_id]
-        carried = Carried(claim, reply, self._judge(claim, reply), self._now() - begun)
-        gate.over(carried.verdict, reply, self._rng.random())
-        recorded = await asyncio.shield(self._write_down(carried))
-        carried = replace(
-            carried,
+            del self._under_way[claim.attempt_id]
+        result = AttemptResult(claim, reply, self._judge(claim, reply), self._now() - begun)
+        admission.over(result, self._rng.random())
+        recorded = await asyncio.shield(self._write_down(result))
+        result = replace(
+            result,
             verdict=recorded.verdict,
             has_callback=recorded.has_callback,
             ended=recorded.ended,
             anomaly=recorded.anomaly,
         )
-        _tell(carried)
-        failure = failure or gate.failure
+        _tell(result)
+        failure = failure or admission.failure
         if failure is not None:
             raise failure
-        return carried
+        return result
 
-    async def _send(self, claim: Claim, gate: LastChunk) -> Reply:
+    async def _send(self, claim: Claim, admission: AttemptAdmission) -> Reply:
         try:
-            async with self._way_out.until_held_back():
+            async with self._flow.interruptible_by_429():
                 await self._pace.wait()
                 await self._look_before(claim)
         except TimeoutError:
-            why = "stopped" if self._way_out.must_cut else "the account's limit was met"
+            why = "stopped" if self._flow.state.must_cut(self._now()) else "the account's limit was met"
             return Reply(failure=f"{why} before it was sent", withheld=True)
-        if self._rules.until is not None and self._now() >= self._rules.until:
+        if self._flow.state.is_late(self._now()):
             return Reply(failure="the time is over: nothing new starts", withheld=True)
         query = parameters.query(claim.parameters, {**self._rules.defaults, **self._webhook(claim)})
         request = UploadRequest(claim.conversation_id, query, claim.content_type, claim.token or "")
         try:
             async with self._open_source(claim.path, claim.size, claim.change) as source:
-                return await self._client.upload(request, source, gate)
+                return await self._client.upload(request, source, admission)
         except SourceError as error:
             return Reply(source_failure=str(error))
 
@@ -255,66 +272,68 @@ class Carrier:
 
     def _judge(self, claim: Claim, reply: Reply) -> Verdict:
         verdict = judge(reply, claim.conversation_id, self._rules.proves_not_appended)
+        if claim.is_ahead:
+            verdict = excuse_early_429(verdict, reply)
         return refuse_after_cut_offs(verdict, reply, claim.cut_offs, self._rules.max_attempts)
 
-    async def _write_down(self, carried: Carried) -> ReplyResult:
+    async def _write_down(self, result: AttemptResult) -> ReplyResult:
         """Write the outcome, again and again for a while: what came back must not be lost."""
         for wait in (*WRITE_AGAIN_SECONDS, None):
             try:
-                return await self._record(carried)
+                return await self._record(result)
             except Exception as error:
-                _tell_unwritten(carried)
+                _tell_unwritten(result)
                 if wait is None or not isinstance(error, LedgerUnavailableError):
                     raise
                 await asyncio.sleep(wait)
         raise AssertionError("the last try returns or raises")
 
-    async def _record(self, carried: Carried) -> ReplyResult:
-        claim, verdict, now = carried.claim, carried.verdict, self._now()
+    async def _record(self, result: AttemptResult) -> ReplyResult:
+        claim, verdict, now = result.claim, result.verdict, self._now()
         wait = 0.0
-        if verdict.next is Next.AGAIN and not carried.reply.withheld:
-            wait = retry_seconds(claim.number, self._rng.random(), carried.reply.retry_after, now)
+        if verdict.next is Next.AGAIN and not result.reply.withheld:
+            wait = retry_seconds(claim.number - claim.unadmitted, self._rng.random(), result.reply.retry_after, now)
         rules = self._rules
         record = ReplyRecord(
             claim,
             verdict,
-            carried.reply,
+            result.reply,
             now,
             wait,
             rules.doubt_seconds,
             rules.hold,
-            carried.refusal,
+            result.refusal,
             rules.job_timeout_seconds,
             listens=rules.webhook_url is not None,
         )
         return await self._writer.call(record_reply, record)
 
 
-def _event(carried: Carried) -> dict[str, Any]:
-    claim = carried.claim
+def _event(result: AttemptResult) -> dict[str, Any]:
+    claim = result.claim
     return {
         "batch": claim.batch,
         "line": claim.line,
         "conversationId": claim.conversation_id,
         "attempt": claim.number,
-        "jobId": carried.verdict.job_id,
-        "outcome": carried.verdict.outcome.value,
-        "state": carried.verdict.state.value,
-        "httpStatus": carried.reply.status,
-        "bytes": carried.reply.bytes_sent,
-        "seconds": round(carried.seconds, 3),
+        "jobId": result.verdict.job_id,
+        "outcome": result.verdict.outcome.value,
+        "state": result.verdict.state.value,
+        "httpStatus": result.reply.status,
+        "bytes": result.reply.bytes_sent,
+        "seconds": round(result.seconds, 3),
     }
 
 
-def _tell(carried: Carried) -> None:
-    event = _event(carried)
-    if carried.anomaly is not None:
-        log.error("append.anomaly", **event, remark=carried.anomaly)
-    if carried.verdict.next is Next.FOLLOW:
+def _tell(result: AttemptResult) -> None:
+    event = _event(result)
+    if result.anomaly is not None:
+        log.error("append.anomaly", **event, remark=result.anomaly)
+    if result.verdict.next is Next.FOLLOW:
         log.info("attempt.ended", **event)
     else:
-        log.warning("attempt.ended", **event, reason=loggable_reason(carried.verdict, carried.reply))
+        log.warning("attempt.ended", **event, reason=loggable_reason(result.verdict, result.reply))
 
 
-def _tell_unwritten(carried: Carried) -> None:
-    log.error("outcome.unwritten", **_event(carried), reason=loggable_reason(carried.verdict, carried.reply))
+def _tell_unwritten(result: AttemptResult) -> None:
+    log.error("outcome.unwritten", **_event(result), reason=loggable_reason(result.verdict, result.reply))

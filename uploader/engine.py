@@ -1,4 +1,4 @@
-"""Starts attempts while lanes and slots allow, and stops cleanly; the only place that creates tasks."""
+"""Begins attempts while lanes and slots allow, and stops cleanly; the only place that creates tasks."""
 
 import asyncio
 import random
@@ -8,51 +8,47 @@ from math import inf
 from typing import Any, Protocol
 
 from uploader import logs
-from uploader.attempt import Carried, Carrier, OpenSource, Rules, Uploads
+from uploader.attempt import AttemptResult, AttemptRunner, OpenSource, Rules, Uploads
 from uploader.audio import open_source
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, SlotsHeldError, UploaderError
-from uploader.jobs import Follower, Jobs, log_callback
+from uploader.flow import FlowControl
+from uploader.jobs import JobPoller, Jobs, log_callback
 from uploader.ledger.callbacks import CallbackResult
-from uploader.ledger.claiming import Claimed, claim
+from uploader.ledger.claiming import NOTHING_AHEAD, Ahead, ClaimResult, claim, need_slot_first
 from uploader.ledger.lanes import reweigh_lanes
 from uploader.ledger.limit import limit_facts, slot_holders
 from uploader.ledger.reading import last_doubt, latest_completed_jobs, live_jobs, unsent
 from uploader.ledger.thread import Writer
 from uploader.model import Claim, LimitFacts, Next, Order, State
 from uploader.pace import Pace
-from uploader.policy.brake import TROUBLED_LANES, Phase, after_429, after_probe, reason_to_give_up
+from uploader.policy import caps
+from uploader.policy.ahead import TRIAL_SECONDS, blind_slots, check_seconds, horizon_seconds, lanes_ahead, slots_ahead
+from uploader.policy.breaker import BreakerState, reason_to_give_up
 from uploader.policy.callbacks import is_webhook_silent
-from uploader.policy.cooldown import (
-    Cooldown,
-    after_accepted,
-    after_claim,
-    after_end_of_job,
-    after_other_ending,
-    after_throttle,
-    gives_up_at,
-    note_alone,
-)
 from uploader.policy.facts import CallbackEffect
+from uploader.policy.flow import UNANSWERED, Flow, JobEnded, LimitMet, ProbeAnswered, RunEnds, SendAhead, StopAsked
 from uploader.policy.lane_weights import LaneWeights, reweigh
-from uploader.policy.polling import looks_at_once
+from uploader.policy.polling import polls_at_once
 from uploader.policy.replies import is_success, loggable_reason
 from uploader.policy.waiting import Standstill, format_holders, standstill
 from uploader.results import rfc3339
-from uploader.way_out import WayOut
 
 log = logs.get_logger()
 
-LOOK_AGAIN_SECONDS = 30.0
+RECHECK_SECONDS = 30.0
+"""After so long the ledger is asked again: `uploader resolve` may have changed something beside the run."""
 LISTEN_ON_SECONDS = 10.0
-"""How long a run that listens waits for a word of its latest doubt, when there is nothing else to do."""
+"""A run that listens waits so long for a callback about its latest doubt, when there is nothing else to do."""
 CUT_SHARE_OF_GRACE = 0.75
 """Uploads are cut after this share of the grace time: what is left is for answers and results."""
+NEED_SLOT_FIRST_SECONDS = 24 * 3600.0
+"""For so long no body of an account is sent ahead, once the service or a gateway has shown that it does not bear it."""
 
 
 _BREAKER_EVENTS = {
-    Phase.OFF: "breaker.closed",
-    Phase.PROBING: "breaker.opened",
-    Phase.TRIAL: "breaker.half_open",
+    BreakerState.CLOSED: "breaker.closed",
+    BreakerState.OPEN: "breaker.opened",
+    BreakerState.HALF_OPEN: "breaker.half_open",
 }
 
 
@@ -60,34 +56,40 @@ class Service(Uploads, Jobs, Protocol):
     """The client, as far as the engine needs it."""
 
     async def authorise(self) -> str:
-        """Fetch the first token; tells why there is none yet."""
+        """Fetch the first token; return why there is none yet."""
         ...
 
     async def is_there(self, job_id: str) -> bool:
-        """Whether the service itself answers."""
+        """Tell whether the service itself answers."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """How much at once: ``limit`` jobs of the account, ``uploads`` at a time, ``rate`` PUTs a second.
+    """How much at once. What is None follows the account."""
 
-    ``order`` says which lane goes first. ``unanswered`` uploads may wait for their answer.
-    """
-
+    # the account's concurrent jobs, as configured
     limit: int
-    uploads: int
-    rate: float
-    polls_per_second: float
+    # uploads under way
+    uploads: int | None
+    # PUTs and status requests begun in a second
+    rate: float | None
+    polls_per_second: float | None
     grace_seconds: float
     give_up_seconds: float
     no_wait: bool
     order: Order = Order.LONGEST_LANE_FIRST
-    unanswered: int = TROUBLED_LANES
+    # last chunks that may be out without an answer
+    unanswered: int | None = None
+    sends_ahead: bool = True
+    # how long an attempt waits for its admission
+    ahead_seconds: float = 20.0
+    # nothing new starts from this time on, in seconds since the epoch
+    until: float | None = None
 
 
 class Engine:
-    """Runs the lanes that the ledger has in scope to their end.
+    """Carries the lanes of the active batch to their end.
 
     Args:
         client: The service.
@@ -96,7 +98,7 @@ class Engine:
         pool: How much at once.
         rules: What the settings say of attempts.
         now: Seconds since the epoch, never running backwards and never jumping.
-        chance: Where jitter comes from.
+        rng: The random source of jitter.
         new_token: Draws the secret of an attempt's ``webhookUrl``, where there is a listener.
         sources: Opens the audio files.
     """
@@ -114,16 +116,14 @@ class Engine:
         new_token: Callable[[], str],
         sources: OpenSource = open_source,
     ) -> None:
-        self.way_out = WayOut(pool.unanswered)
-        self.limit = LimitFacts(pool.limit, None, pool.limit, 0)
         self.throttled = 0
-        self._calls = 0
-        self._told_silence = False
+        self.standstill: Standstill | None = None
+        self._callbacks = 0
+        self._silence_is_logged = False
         self._client = client
         self._writer = writer
         self._account_id = account_id
         self._hold = rules.hold
-        self._until = rules.until
         # a webhookUrl of [parameters] is every row's own
         listens = rules.webhook_url is not None and "webhookUrl" not in rules.defaults
         self._new_token = new_token if listens else None
@@ -132,62 +132,87 @@ class Engine:
         self._now = now
         self._rng = rng
         self._changed = asyncio.Event()
+        # something happened that may let a claim find more than the last one did
         self._is_claim_due = True
-        """Whether something happened that may let a claim find more than the last one did."""
+        # the last claim began as many attempts as it was allowed to
         self._lacks_hands = False
-        """Whether the last claim began as many attempts as it was allowed to."""
-        self._under_way: set[asyncio.Task[None]] = set()
+        # the last claim found no more lanes that may begin, beside those of which it was told that their turn is near
+        self._lacks_lanes = False
+        self._lanes_told: frozenset[int] = frozenset()
+        # the attempts under way, and when each began
+        self._under_way: dict[asyncio.Task[None], tuple[float, Claim]] = {}
         self._failure: BaseException | None = None
-        self._told_phase = Phase.OFF
-        self.standstill: Standstill | None = None
-        self._told_standstill: Standstill | None = None
+        self._logged_breaker = BreakerState.CLOSED
+        self._logged_standstill: Standstill | None = None
         self._last_429 = ""
         self._stopping = False
-        self._cooldown = Cooldown()
         self._lane_weights = LaneWeights()
-        self._carrier = Carrier(
+        self._put_pace = Pace(pool.rate or caps.LEAST_PUTS_PER_SECOND)
+        self._poll_pace = Pace(pool.polls_per_second or caps.LEAST_POLLS_PER_SECOND)
+        self._poller = JobPoller(
             client=client,
             writer=writer,
-            pace=Pace(pool.rate),
-            way_out=self.way_out,
+            pace=self._poll_pace,
+            now=now,
+            doubt_seconds=rules.doubt_seconds,
+            timeout_seconds=rules.job_timeout_seconds,
+            hold=rules.hold,
+            room=self._job_has_ended,
+            ended=self._job_is_over,
+        )
+        self.flow = FlowControl(
+            writer=writer,
+            account_id=account_id,
+            limit=pool.limit,
+            order=pool.order,
+            hold=rules.hold,
+            ahead_seconds=pool.ahead_seconds,
+            flow=Flow(
+                ahead=SendAhead(is_on=pool.sends_ahead),
+                unanswered=pool.unanswered or UNANSWERED,
+                unanswered_is_fixed=pool.unanswered is not None,
+                late_at=inf if pool.until is None else pool.until,
+            ),
+            now=now,
+            is_lane_live=self._poller.is_lane_live,
+        )
+        self._runner = AttemptRunner(
+            client=client,
+            writer=writer,
+            pace=self._put_pace,
+            flow=self.flow,
             rules=rules,
             now=now,
             rng=rng,
             sources=sources,
         )
-        self._follower = Follower(
-            client=client,
-            writer=writer,
-            pace=Pace(pool.polls_per_second),
-            now=now,
-            doubt_seconds=rules.doubt_seconds,
-            timeout_seconds=rules.job_timeout_seconds,
-            hold=rules.hold,
-            room=self._take_note_of_room,
-            ended=self._take_note_of_end,
-        )
 
-    async def run(self, beside: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()) -> None:
+    @property
+    def limit(self) -> LimitFacts:
+        """The account's limit and slots, as the latest claim or admission found them."""
+        return self.flow.limit
+
+    async def run(self, background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()) -> None:
         """Carry everything in scope as far as it goes.
 
         Args:
-            beside: What runs along as long as the engine does: progress, results.
+            background: Functions that run along as long as the engine does: progress, results.
 
         Raises:
             UploaderError: Why it ended early; everything that was under way is written down.
         """
-        lookers = looks_at_once(self._pool.polls_per_second)
-        helpers = [self._start(self._follower.hand_out())]
-        helpers += [self._start(self._follower.look_around()) for _ in range(lookers)]
-        helpers += [self._start(one()) for one in beside]
+        pollers = polls_at_once(self._pool.polls_per_second)
+        helpers = [self._start(self._poller.hand_out()), self._start(self.flow.run())]
+        helpers += [self._start(self._poller.poll_jobs()) for _ in range(pollers)]
+        helpers += [self._start(function()) for function in background]
         try:
             await self._work()
         except UploaderError as error:
             self._fail(error)
         finally:
             await self._drain()
-            for one in helpers:
-                one.cancel()
+            for helper in helpers:
+                helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
         if self._failure is not None:
             raise self._failure
@@ -200,32 +225,36 @@ class Engine:
         """
         self._stopping = True
         grace = max(self._pool.grace_seconds - reserve_seconds, self._pool.grace_seconds / 4)
-        self.way_out.close_after(grace * CUT_SHARE_OF_GRACE, grace)
+        self._close_after(grace * CUT_SHARE_OF_GRACE, grace)
         self._changed.set()
 
+    def _close_after(self, cut_seconds: float, end_seconds: float) -> None:
+        now = self._now()
+        self.flow.apply(StopAsked(now + cut_seconds, now + end_seconds))
+
     async def _work(self) -> None:
-        self._follower.learn(await self._writer.call(latest_completed_jobs, self._account_id))
+        self._poller.learn(await self._writer.call(latest_completed_jobs, self._account_id))
         for job in await self._writer.call(live_jobs, self._account_id):
-            self._follower.add(job, soon=True)
+            self._poller.add(job, soon=True)
         await self._authorise()
-        claimed = Claimed([], self.limit, waiting=True)
+        found = ClaimResult([], self.limit, waiting=True)
         while not self._ending:
             self._changed.clear()
             if self._is_claim_due:
                 self._is_claim_due = False
-                claimed = await self._start_attempts()
-            over = await self._is_over(claimed) and not await self._listens_on()
+                found = await self._begin_attempts()
+            over = await self._is_over(found) and not await self._listens_on()
             # what changed while the ledger was asked may have made more to do
             if over and not self._changed.is_set():
                 return
-            self._look_at_silence()
-            await self._look_at_standstill(claimed)
-            await self._wait_until(self._wake_at(claimed))
+            self._check_silence()
+            await self._check_standstill(found)
+            await self._wait(self._wake_at(found))
 
     async def _authorise(self) -> None:
         """Fetch the first token before anything is claimed: wrong credentials end the run here."""
         try:
-            async with self.way_out.until_stopped():
+            async with self.flow.interruptible():
                 missing = await self._client.authorise()
         except TimeoutError:
             return
@@ -236,49 +265,83 @@ class Engine:
     def _ending(self) -> bool:
         return self._stopping or self._failure is not None
 
-    async def _start_attempts(self) -> Claimed:
+    async def _begin_attempts(self) -> ClaimResult:
         if self._is_probe_due():
             await self._probe()
         pool = self._pool
         if pool.order is Order.LONGEST_LANE_FIRST:
             await self._reweigh_lanes()
         hands = self._free_hands()
-        claimed = await self._writer.call(
-            claim, self._account_id, hands, pool.limit, self._now(), pool.order, self._new_token
+        ahead = self._ahead()
+        found = await self._writer.call(
+            claim, self._account_id, hands, pool.limit, self._now(), pool.order, self._new_token, ahead
         )
-        self._lacks_hands = len(claimed.claims) == hands
-        self.limit = replace(claimed.limit, live=claimed.limit.live + len(claimed.claims))
-        for one in claimed.claims:
-            self._cooldown = after_claim(self._cooldown, one.attempt_id, self._now())
-            self._under_way.add(self._start(self._carry(one)))
-        return claimed
+        self._lacks_hands = len(found.claims) == hands
+        self._lacks_lanes, self._lanes_told = found.lacks_lanes, frozenset(ahead.lanes)
+        self._follow_account(found.limit)
+        self.flow.update_limit(found.limit)
+        for claimed in found.claims:
+            self._under_way[self._start(self._carry(claimed))] = (self._now(), claimed)
+        return found
+
+    def _follow_account(self, limit: LimitFacts) -> None:
+        """Let the rates that no person has set follow the account's limit and its jobs."""
+        model = self._poller.durations.model
+        job_seconds = None if model is None else model.typical_seconds
+        if self._pool.rate is None:
+            self._put_pace.adjust(caps.put_rate(limit.in_force, job_seconds), caps.put_burst(limit.in_force))
+        if self._pool.polls_per_second is None:
+            self._poll_pace.adjust(caps.poll_rate(limit.in_force, job_seconds, self._poller.followed))
+
+    def _ahead(self) -> Ahead:
+        """Foresee the slots and lanes that are free by the time that a body has gone out."""
+        state = self.flow.state
+        if not state.may_send_ahead() or self.limit.needs_slot_first or state.throttle.backoff.is_on(self._now()):
+            return NOTHING_AHEAD
+        horizon, model = horizon_seconds(state.lead), self._poller.durations.model
+        ends = self._poller.ends_within(horizon)
+        if model is None:
+            slots = blind_slots(self.limit.in_force, self._travel_seconds(), was_cut=state.ahead.was_cut)
+        else:
+            slots = slots_ahead(ends.values(), self.limit.in_force, model, horizon)
+        lanes = lanes_ahead(ends)
+        trials = [begun for begun, claimed in self._under_way.values() if claimed.is_ahead]
+        if state.ahead.is_confirmed or (trials and self._now() - min(trials) >= TRIAL_SECONDS):
+            return Ahead(slots, lanes)
+        # one body tries whether the service bears it
+        return Ahead(min(slots, 1), lanes[: 0 if trials else 1])
+
+    def _travel_seconds(self) -> float:
+        """Return what bodies are seen to take: before the first answer, how long the oldest has been under way."""
+        if self.flow.state.lead.is_learned:
+            return self.flow.state.lead.seconds
+        return self._now() - min((begun for begun, _ in self._under_way.values()), default=inf)
 
     async def _reweigh_lanes(self) -> None:
         """Order the lanes anew once jobs have shown that they take a while whatever their audio, or no longer do."""
-        anew = reweigh(self._lane_weights, self._follower.durations)
-        if anew is not None:
-            self._lane_weights = anew
-            await self._writer.call(reweigh_lanes, anew.item_seconds)
+        weights = reweigh(self._lane_weights, self._poller.durations)
+        if weights is not None:
+            self._lane_weights = weights
+            await self._writer.call(reweigh_lanes, weights.item_seconds)
+
+    def _free_hands(self) -> int:
+        state = self.flow.state
+        free = max(0, state.breaker.attempts_allowed(self._pool.uploads or caps.UPLOADS) - len(self._under_way))
+        return state.attempts_allowed(free, len(self._under_way) - len(self.flow.unanswered), self._now())
 
     @property
     def _is_late(self) -> bool:
-        return self._until is not None and self._now() >= self._until
+        return self.flow.state.is_late(self._now())
 
-    def _free_hands(self) -> int:
-        if self._is_late:
-            return 0
-        free = max(0, self.way_out.brake.attempts_allowed(self._pool.uploads) - len(self._under_way))
-        return self._cooldown.attempts_allowed(free, self._now())
-
-    async def _is_over(self, claimed: Claimed) -> bool:
-        if self._under_way or (claimed.waiting and not self._is_late):
+    async def _is_over(self, found: ClaimResult) -> bool:
+        if self._under_way or (found.waiting and not self._is_late):
             return False
-        if not self._follower.in_scope or (self._is_late and self._pool.no_wait):
+        if not self._poller.in_scope or (self._is_late and self._pool.no_wait):
             return True
         return self._pool.no_wait and not await self._writer.call(unsent, self._account_id, hold=self._hold)
 
     async def _listens_on(self) -> bool:
-        """Whether a call may still settle a doubt of just now, where nothing else is to be waited for."""
+        """Tell whether a callback may still settle a doubt of just now, where nothing else is to be waited for."""
         if self._new_token is None:
             return False
         doubt = await self._writer.call(last_doubt, self._account_id)
@@ -286,131 +349,164 @@ class Engine:
         self._listens_until = None if doubt is None else min(doubt, self._now()) + LISTEN_ON_SECONDS
         return self._listens_until is not None and self._now() < self._listens_until
 
-    def _look_at_silence(self) -> None:
+    def _check_silence(self) -> None:
         """End the run where only jobs are left to wait for, and the service does not answer about them.
 
         Raises:
             GaveUpError: No status request was answered for too long.
         """
-        since, patience = self._follower.silent_since, self._pool.give_up_seconds
+        since, patience = self._poller.silent_since, self._pool.give_up_seconds
         if since is None or self._under_way or self._now() < since + patience:
             return
         raise GaveUpError(
             f"no status request had a good answer for {patience:g} s (give_up_seconds), and nothing else could go on: "
-            f"{self._follower.silence}: nothing is lost; run the same command again when the service answers"
+            f"{self._poller.silence}: nothing is lost; run the same command again when the service answers"
         )
 
-    async def _look_at_standstill(self, claimed: Claimed) -> None:
-        """Tell a long wait that nothing visible explains; end the run where waiting is in vain.
+    async def _check_standstill(self, found: ClaimResult) -> None:
+        """Log a long wait that nothing visible explains; end the run where waiting is in vain.
 
         Raises:
             SlotsHeldError: Nothing can move before a person has settled what holds the slots.
             GaveUpError: Nothing but 429s came for too long.
         """
-        now = self._now()
+        now, state = self._now(), self.flow.state
         self.standstill = None
-        if self._under_way or self._is_late or not claimed.waiting or self._is_claim_due:
+        if self._under_way or self._is_late or not found.waiting or self._is_claim_due:
             return
-        if now >= gives_up_at(self._cooldown, self._pool.give_up_seconds):
+        if now >= state.gives_up_at(self._pool.give_up_seconds):
             raise GaveUpError(
                 f"for {self._pool.give_up_seconds:g} s (give_up_seconds) nothing but 429s was answered while nothing "
                 f"of ours was live; the last: {self._last_429}: nothing is lost; run the same command again later"
             )
-        full = claimed.limit.live >= claimed.limit.in_force and not self._follower.follows_any
-        found = standstill(self.way_out.brake, self._cooldown, now, full=full, frees_at=claimed.wake_at)
-        if found is None or not found.is_worth_telling(now):
+        full = not found.limit.free and not self._poller.follows_any
+        reason = standstill(state, now, full=full, frees_at=found.wake_at)
+        if reason is None or not reason.is_worth_telling(now):
             return
-        if found.is_in_vain(now) and not await self._listens_on():
+        if reason.is_in_vain(now) and not await self._listens_on():
             holders = await self._writer.call(slot_holders, self._account_id, now)
-            raise SlotsHeldError(format_holders(holders, claimed.limit.in_force))
-        self.standstill = found
-        if found != self._told_standstill:
-            self._told_standstill = found
-            log.warning("run.waits", waitsFor=found.reason, until=rfc3339(found.until if found.until < inf else None))
+            raise SlotsHeldError(format_holders(holders, found.limit.in_force))
+        self.standstill = reason
+        if reason != self._logged_standstill:
+            self._logged_standstill = reason
+            until = reason.until if reason.until < inf else None
+            log.warning("run.waits", waitsFor=reason.reason, until=rfc3339(until))
 
-    def _wake_at(self, claimed: Claimed) -> float | None:
-        times = [claimed.wake_at] if claimed.wake_at is not None else []
-        if self._listens_until is not None and self._listens_until > self._now():
+    def _wake_at(self, found: ClaimResult) -> float:
+        now, state = self._now(), self.flow.state
+        times = [found.wake_at] if found.wake_at is not None else []
+        if self._listens_until is not None and self._listens_until > now:
             times.append(self._listens_until)
-        if self._until is not None and not self._is_late:
-            times.append(self._until)
-        if claimed.waiting and self._cooldown.is_on(self._now()):
-            times.append(min(self._cooldown.until, gives_up_at(self._cooldown, self._pool.give_up_seconds)))
-        if self._follower.silent_since is not None and not self._under_way:
-            times.append(self._follower.silent_since + self._pool.give_up_seconds)
-        if claimed.waiting:
-            times.append(self._now() + LOOK_AGAIN_SECONDS)  # `uploader resolve` may have changed something beside us
-        if self.way_out.brake.phase is Phase.PROBING and not self._under_way and not self._is_late:
-            times.append(self.way_out.brake.probe_at)
-        return min(times, default=None)
+        if not self._is_late:
+            times.append(state.late_at)
+        if found.waiting and state.throttle.backoff.is_on(now):
+            times.append(min(state.throttle.backoff.until, state.gives_up_at(self._pool.give_up_seconds)))
+        if self._poller.silent_since is not None and not self._under_way:
+            times.append(self._poller.silent_since + self._pool.give_up_seconds)
+        if found.waiting:
+            times.append(now + RECHECK_SECONDS)
+        if state.breaker.state is BreakerState.OPEN and not self._under_way and not self._is_late:
+            times.append(state.breaker.probe_at)
+        return min(times, default=inf)
 
-    async def _wait_until(self, at: float | None) -> None:
-        try:
-            async with asyncio.timeout(None if at is None else max(at - self._now(), 0.0)):
-                await self._changed.wait()
-        except TimeoutError:
+    async def _wait(self, until: float) -> None:
+        """Wait for a change, for a time, or until foresight lets an attempt begin."""
+        while True:
+            look_seconds = self._look_seconds()
+            wait = max(min(until - self._now(), look_seconds), 0.0)
+            try:
+                async with asyncio.timeout(None if wait == inf else wait):
+                    await self._changed.wait()
+            except TimeoutError:
+                if self._now() < until and not (look_seconds < inf and self._finds_ahead()):
+                    continue
+                self._is_claim_due = True
+            return
+
+    def _look_seconds(self) -> float:
+        """Return after how long time alone may let an attempt begin; infinite where it cannot."""
+        state = self.flow.state
+        if not state.may_send_ahead() or self.limit.needs_slot_first or not self._free_hands():
+            return inf
+        if self._lacks_lanes and self._poller.live_lanes <= self._lanes_told:
+            return inf
+        lead = horizon_seconds(state.lead)
+        if self._poller.durations.model is not None:
+            return max(self._poller.ends_plausible_in(lead), check_seconds(lead))
+        # the first bodies show how long bodies travel
+        return check_seconds(lead) if self._under_way and not state.lead.is_learned else inf
+
+    def _finds_ahead(self) -> bool:
+        """Tell whether a claim would find more than the last one, by what is foreseen by now."""
+        ahead, limit = self._ahead(), self.limit
+        sending = len(self._under_way) - len(self.flow.unanswered)
+        room = limit.in_force - limit.live - sending + ahead.slots
+        return room > 0 and (not self._lacks_lanes or bool(set(ahead.lanes) - self._lanes_told))
+
+    async def _carry(self, claimed: Claim) -> None:
+        result = await self._runner.run(claimed)
+        self._check_breaker()
+        self._after_attempt(result)
+        if result.verdict.next is Next.COOL_DOWN:
+            self.throttled += 1
+            self.flow.cancel_unstarted()
+            self._last_429 = loggable_reason(result.verdict, result.reply)
+            await self._log_limit(result.reply.retry_after)
+        await self._check_ahead()
+
+    def _after_attempt(self, result: AttemptResult) -> None:
+        verdict, claimed = result.verdict, result.claim
+        if verdict.next is not Next.FOLLOW or verdict.job_id is None:
             self._is_claim_due = True
+            self.flow.slot_may_be_free()
+            return
+        # where the answer was lost and a callback named the job, nobody knows when it began
+        job = replace(claimed.job(verdict.job_id, self._now()), watched=is_success(result.reply.status))
+        self._poller.add(job, callback_came=result.has_callback)
+        if result.ended is not None:
+            self._poller.apply_callback_end(job, result.ended)
 
-    async def _carry(self, one: Claim) -> None:
-        carried = await self._carrier.carry(one)
-        self._look_at_brake()
-        self._take_note(carried)
-        if carried.verdict.next is Next.COOL_DOWN:
-            self._last_429 = loggable_reason(carried.verdict, carried.reply)
-            await self._tell_limit(carried.reply.retry_after)
+    async def _check_ahead(self) -> None:
+        """Remember, and log, that the service or a gateway does not bear bodies that are sent ahead."""
+        refusal = self.flow.state.ahead.refusal
+        if not refusal or self.limit.needs_slot_first:
+            return
+        until = self._now() + NEED_SLOT_FIRST_SECONDS
+        await self._writer.call(need_slot_first, self._account_id, until, refusal)
+        self.flow.update_limit(replace(self.limit, needs_slot_first=True))
+        log.warning("account.needs_slot_first", reason=refusal, until=rfc3339(until))
 
-    def _take_note(self, carried: Carried) -> None:
-        verdict, one = carried.verdict, carried.claim
-        self._is_claim_due |= verdict.next is not Next.FOLLOW
-        if verdict.next is Next.COOL_DOWN:
-            self._cool_down(carried)
-        elif verdict.next is Next.FOLLOW and verdict.job_id is not None:
-            self._cooldown = after_accepted(self._cooldown, one.attempt_id)
-            # where the answer was lost and a call told of the job, nobody knows when it began
-            job = replace(one.job(verdict.job_id, self._now()), watched=is_success(carried.reply.status))
-            self._follower.add(job, heard=carried.has_callback)
-            if carried.ended is not None:
-                self._follower.hear_end(job, carried.ended)
-        else:
-            self._cooldown = after_other_ending(self._cooldown, one.attempt_id)
-
-    def hear(self, result: CallbackResult) -> None:
-        """Take note of a call to the webhook that is in the ledger."""
-        self._calls += result.effect is not CallbackEffect.UNKNOWN_TOKEN
+    def apply_callback(self, result: CallbackResult) -> None:
+        """Go on from a callback that is in the ledger."""
+        self._callbacks += result.effect is not CallbackEffect.UNKNOWN_TOKEN
         log_callback(result)
         if result.effect is CallbackEffect.DEFERRED:
-            self._carrier.hear(result.attempt_id)
+            self._runner.callback_came(result.attempt_id)
         job = result.job
         if job is None or result.account_id != self._account_id:
-            return  # what another account's job does, its next run sees
+            return  # a job of another account is followed by its next run
         if result.effect is CallbackEffect.ACCEPTED:
-            self._follower.add(job, heard=True)
+            self._poller.add(job, callback_came=True)
         if result.ended is not None:
-            self._follower.hear_end(job, result.ended)
+            self._poller.apply_callback_end(job, result.ended)
         else:
-            self._follower.hear(job)
-        self._is_claim_due |= result.effect is CallbackEffect.ACCEPTED
+            self._poller.callback_came(job)
+        if result.effect is CallbackEffect.ACCEPTED:
+            self._is_claim_due = True
+            self.flow.slot_may_be_free()
         self._changed.set()
 
-    def _cool_down(self, carried: Carried) -> None:
-        """One cooldown for the account, not one per file."""
-        self.throttled += 1
-        header, about_limit = carried.reply.retry_after, carried.refusal is not None
-        jitter = self._rng.random()
-        self._cooldown = after_throttle(self._cooldown, header, self._now(), jitter, about_limit=about_limit)
-        self.way_out.hold_back()
-
-    async def _tell_limit(self, retry_after: str | None) -> None:
-        """Tell what is known of the limit once a 429 has taught something of it."""
+    async def _log_limit(self, retry_after: str | None) -> None:
+        """Log what is known of the limit once a 429 has taught something of it."""
         now = self._now()
         holders = await self._writer.call(slot_holders, self._account_id, now)
-        alone = not any(one.state in (State.ACCEPTED, State.IN_DOUBT) for one in holders)
-        self._cooldown = note_alone(self._cooldown, now, alone=alone)
-        self.way_out.set_brake(after_429(self.way_out.brake, alone=alone))
+        alone = not any(holder.state in (State.ACCEPTED, State.IN_DOUBT) for holder in holders)
+        self.flow.apply(LimitMet(alone))
         facts = await self._writer.call(limit_facts, self._account_id, self._pool.limit, now)
+        self.flow.update_limit(facts)
         log.warning(
             "account.throttled",
-            seconds=round(max(self._cooldown.until - now, 0.0), 3),
+            seconds=round(max(self.flow.state.throttle.backoff.until - now, 0.0), 3),
             configured=facts.configured,
             stated=facts.stated,
             inForce=facts.in_force,
@@ -419,56 +515,56 @@ class Engine:
             retryAfter=retry_after,
         )
 
-    def _take_note_of_room(self) -> None:
-        """A job of ours has ended, and a claim that is made from now on finds that in the ledger."""
-        self._cooldown = after_end_of_job(self._cooldown)
+    def _job_has_ended(self) -> None:
+        """Claim and admit: a job of ours has ended, and the ledger has that in line before them."""
+        self.flow.apply(JobEnded())
+        self.flow.slot_may_be_free()
         self._is_claim_due = True
         self._changed.set()
 
-    def _take_note_of_end(self) -> None:
+    def _job_is_over(self) -> None:
         """A job of ours is followed no more."""
-        self._look_at_webhook()
-        if not self._follower.in_scope:
+        self._check_webhook()
+        if not self._poller.in_scope:
             self._changed.set()
 
     @property
     def is_webhook_silent(self) -> bool:
-        """Whether nothing is heard of jobs that were to call."""
-        return is_webhook_silent(self._follower.ended_unheard, self._calls)
+        """Tell whether no callback came of jobs that were to call."""
+        return is_webhook_silent(self._poller.ended_without_callback, self._callbacks)
 
-    def _look_at_webhook(self) -> None:
-        """Tell once that nobody calls: the night is polled, as if there were no listener."""
-        if self.is_webhook_silent and not self._told_silence:
-            self._told_silence = True
+    def _check_webhook(self) -> None:
+        """Log once that no callbacks come: the night is polled, as if there were no listener."""
+        if self.is_webhook_silent and not self._silence_is_logged:
+            self._silence_is_logged = True
             log.warning(
                 "webhook.silent",
-                jobs=self._follower.ended_unheard,
+                jobs=self._poller.ended_without_callback,
                 remedy="see that the service reaches --webhook-url, and that POSTs there come to --webhook",
             )
 
     def _is_probe_due(self) -> bool:
-        brake = self.way_out.brake
-        due = brake.phase is Phase.PROBING and not self._under_way and self._now() >= brake.probe_at
+        breaker = self.flow.state.breaker
+        due = breaker.state is BreakerState.OPEN and not self._under_way and self._now() >= breaker.probe_at
         return due and not self._is_late
 
     async def _probe(self) -> None:
         try:
-            async with self.way_out.until_stopped():
-                good = await self._client.is_there(self._follower.example or "probe")
+            async with self.flow.interruptible():
+                good = await self._client.is_there(self._poller.any_job_id or "probe")
         except TimeoutError:
             return
         log.warning("breaker.probed", answers=good)
-        brake = after_probe(self.way_out.brake, good=good, now=self._now(), jitter=self._rng.random())
-        self.way_out.set_brake(brake)
-        self._look_at_brake()
+        self.flow.apply(ProbeAnswered(good, self._rng.random()))
+        self._check_breaker()
 
-    def _look_at_brake(self) -> None:
-        """Tell when the brake goes on or off, and end the run where it has been on for too long."""
-        brake = self.way_out.brake
-        if brake.phase is not self._told_phase:
-            self._told_phase = brake.phase
-            log.warning(_BREAKER_EVENTS[brake.phase], lanesInTrouble=len(brake.troubled))
-        reason = reason_to_give_up(brake, self._pool.give_up_seconds)
+    def _check_breaker(self) -> None:
+        """Log where the breaker opens or closes, and end the run where it has been open for too long."""
+        breaker = self.flow.state.breaker
+        if breaker.state is not self._logged_breaker:
+            self._logged_breaker = breaker.state
+            log.warning(_BREAKER_EVENTS[breaker.state], lanesInTrouble=len(breaker.failing_lanes))
+        reason = reason_to_give_up(breaker, self._pool.give_up_seconds)
         if reason is not None:
             self._fail(GaveUpError(reason))
 
@@ -478,7 +574,7 @@ class Engine:
         return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._under_way.discard(task)
+        self._under_way.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
         self._is_claim_due |= self._lacks_hands
@@ -494,9 +590,10 @@ class Engine:
 
     async def _drain(self) -> None:
         """Let what is under way come to its end; without credentials or a good answer nothing is cut."""
+        self.flow.apply(RunEnds())
         patient = isinstance(self._failure, (CredentialsError, GaveUpError))
         if isinstance(self._failure, LedgerUnavailableError) or (self._failure is not None and not patient):
-            self.way_out.close_after(0.0, self._pool.grace_seconds)
+            self._close_after(0.0, self._pool.grace_seconds)
         while self._under_way:
             await asyncio.wait(self._under_way)
 

@@ -2,6 +2,7 @@
 
 # the meaning of each event, for people
 EVENTS = {
+    "account.needs_slot_first": "the service, or a gateway, bears no bodies that are sent ahead: none is for a day",
     "account.throttled": "a 429: sending pauses",
     "append.anomaly": "the service appended more than it should have, or out of order",
     "attempt.ended": "an attempt at an item has ended",

@@ -2,7 +2,9 @@
 
 import asyncio
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Protocol
@@ -14,21 +16,24 @@ from uploader.ledger.outcomes import JobEnd, distrust_job, end_job, job_overdue,
 from uploader.ledger.thread import Writer
 from uploader.model import JobStatus, LiveJob, State
 from uploader.pace import Pace
+from uploader.policy.backoff import Backoff, after_failure, after_success
 from uploader.policy.durations import (
     MIN_POLL_SECONDS,
     CompletedJob,
     DurationHistory,
     PolledJob,
+    ends_within,
     lived_seconds,
     next_poll,
+    plausible_ages,
 )
 from uploader.policy.facts import CallbackEffect
-from uploader.policy.polling import ANOTHERS_IN_A_ROW, Pause, after_good, after_trouble, odd_seconds, wants_pause
+from uploader.policy.polling import ANOTHERS_IN_A_ROW, PAUSE_BASE_SECONDS, PAUSE_CAP_SECONDS, odd_seconds, wants_pause
 from uploader.policy.waits import put_off_seconds
 
 log = logs.get_logger()
 
-LOOKS_TOGETHER_SECONDS = 0.01
+POLL_SPACING_SECONDS = 0.01
 """The least time from one round of looks to the next one."""
 
 
@@ -41,14 +46,14 @@ class Jobs(Protocol):
 
 
 @dataclass(order=True, slots=True)
-class _Followed:
+class _PolledEntry:
     """A live job, when the next look at it is due, and how long after that one the next would be."""
 
     due_at: float
     step_seconds: float = field(compare=False)
     seen_live_at: float = field(compare=False)
     job: LiveJob = field(compare=False)
-    is_lost_sight_of: bool = field(compare=False, default=False)
+    is_unseen: bool = field(compare=False, default=False)
     """Whether the last look told nothing: the job may have ended long before the look that sees its end."""
     odd_in_a_row: int = field(compare=False, default=0)
     """How many of the last answers had no status that we know."""
@@ -56,11 +61,11 @@ class _Followed:
     """How many of the last answers were about another job."""
 
 
-class Follower:
+class JobPoller:
     """Looks at live jobs when they are due, and writes down their ends.
 
     ``in_scope`` counts the jobs that the present run waits for; ``durations`` is what the account's ended jobs show;
-    ``ended_unheard`` counts the jobs that were to call the webhook, and of which polling told the end.
+    ``ended_without_callback`` counts the jobs that were to call the webhook, and of which polling told the end.
     ``room`` is called when a job's end is in line for the ledger, ``ended`` when the job is followed no more.
     """
 
@@ -78,7 +83,7 @@ class Follower:
         ended: Callable[[], None],
     ) -> None:
         self.in_scope = 0
-        self.ended_unheard = 0
+        self.ended_without_callback = 0
         self.silent_since: float | None = None
         """Since when no status request has had a good answer, in seconds since the epoch; None while they have."""
         self.silence = ""
@@ -93,19 +98,21 @@ class Follower:
         self._hold = hold
         self._room = room
         self._ended = ended
-        self._followed: list[_Followed] = []
+        self._followed: list[_PolledEntry] = []
         """A heap: what is due first stands first."""
-        self._due: list[_Followed] = []
+        self._due: list[_PolledEntry] = []
         """What is due and waits for its request."""
         self._live: dict[int, LiveJob] = {}
-        self._heard: dict[int, float] = {}
+        # how many of them each lane has
+        self._lanes: Counter[int] = Counter()
+        self._callback_came: dict[int, float] = {}
         """Jobs of which calls to the webhook told, and until when the look that is due is put off for that."""
         self._ended_early: set[str] = set()
         """Jobs of whose end a call told before their answer was taken note of."""
-        self._told: dict[int, str] = {}
+        self._logged_odd: dict[int, str] = {}
         """What was told of a live job, by item, in place of a status."""
-        self._pause = Pause()
-        self._free_lookers: list[asyncio.Future[_Followed]] = []
+        self._backoff = Backoff()
+        self._idle_pollers: list[asyncio.Future[_PolledEntry]] = []
         """Lookers that wait for a job."""
         self._changed = asyncio.Event()
         """Whether there may be something to hand out before the time that is waited for."""
@@ -118,22 +125,58 @@ class Follower:
         return bool(self._live)
 
     @property
-    def example(self) -> str | None:
+    def any_job_id(self) -> str | None:
         """The jobId of some live job, None where none is known."""
         return next((one.job.job_id for one in (*self._due[:1], *self._followed[:1])), None)
+
+    @property
+    def live_lanes(self) -> AbstractSet[int]:
+        """The lanes of the jobs that are known to live."""
+        return self._lanes.keys()
+
+    @property
+    def followed(self) -> int:
+        """The number of jobs that are followed."""
+        return len(self._live)
+
+    def is_lane_live(self, lane_id: int) -> bool:
+        """Tell whether a job of a lane is known to live."""
+        return lane_id in self._lanes
+
+    def ends_within(self, seconds: float) -> dict[int, float]:
+        """Estimate for each lane with a live job how likely its job ends within so many seconds."""
+        now, model = self._now(), self.durations.model
+        if model is None:
+            return {}
+        return {
+            job.lane_id: ends_within(now - job.accepted_at, job.work, model, seconds) for job in self._live.values()
+        }
+
+    def ends_plausible_in(self, lead_seconds: float) -> float:
+        """Return in how many seconds a live job is within a lead of its plausible ends; infinite where none will be."""
+        now, model = self._now(), self.durations.model
+        waits = [inf]
+        if model is None:
+            return inf
+        for job in self._live.values():
+            earliest, latest = plausible_ages(job.work, model)
+            age = now - job.accepted_at
+            if age < latest:
+                waits.append(max(earliest - lead_seconds - age, 0.0))
+        return min(waits)
 
     def learn(self, ends: Iterable[CompletedJob]) -> None:
         """Learn from ended jobs of the account, the latest last, when to look at those that live."""
         if self.durations.add(ends):
-            self._foresee_anew()
+            self._reschedule_all()
 
-    def add(self, job: LiveJob, *, soon: bool = False, heard: bool = False) -> None:
+    def add(self, job: LiveJob, *, soon: bool = False, callback_came: bool = False) -> None:
         """Follow one more job.
 
         Args:
             job: The job.
             soon: It may have ended long ago.
-            heard: A call to the webhook told of it.
+            callback_came: A call to the webhook told of it.
         """
         if job.job_id in self._ended_early:
             self._ended_early.discard(job.job_id)
@@ -141,27 +184,29 @@ class Follower:
         self.in_scope += job.in_scope
         # a clock that was set back would make a job of tomorrow, looked at without a pause
         job = replace(job, accepted_at=min(job.accepted_at, self._now()))
+        if job.item_id not in self._live:
+            self._lanes[job.lane_id] += 1
         self._live[job.item_id] = job
-        if heard:
-            self.hear(job)
-        one = self._foresee(job, job.accepted_at)
+        if callback_came:
+            self.callback_came(job)
+        one = self._schedule(job, job.accepted_at)
         if soon:
             one.due_at = self._now()
         self._follow(one)
 
-    def hear(self, job: LiveJob) -> None:
+    def callback_came(self, job: LiveJob) -> None:
         """Take note of a call to the webhook: that this job ends will be told, too."""
         if self.follows(job):
-            self._heard.setdefault(job.item_id, 0.0)
+            self._callback_came.setdefault(job.item_id, 0.0)
 
-    def hear_end(self, job: LiveJob, ended: JobEnd) -> None:
+    def apply_callback_end(self, job: LiveJob, ended: JobEnd) -> None:
         """Take note that a call to the webhook told the end of a job, which is in the ledger."""
         followed = self._live[job.item_id] if self.follows(job) else replace(job, in_scope=False)
         if not self.follows(job):
             self._ended_early.add(job.job_id)
         if job.watched and ended.state is State.COMPLETED:
             self.learn([CompletedJob(job.work, ended.seconds)])
-        self._tell_end(followed, ended)
+        self._log_end(followed, ended)
         self._room()
         self._over(followed)
         self._due = [one for one in self._due if self.follows(one.job)]
@@ -171,30 +216,30 @@ class Follower:
         followed = self._live.get(job.item_id)
         return followed is not None and followed.job_id == job.job_id
 
-    async def look_around(self) -> None:
+    async def poll_jobs(self) -> None:
         """Look at one job after the other, as they are handed out; runs until it is cancelled."""
         while True:
-            given: asyncio.Future[_Followed] = asyncio.get_running_loop().create_future()
-            if not self._free_lookers:
+            given: asyncio.Future[_PolledEntry] = asyncio.get_running_loop().create_future()
+            if not self._idle_pollers:
                 self._changed.set()
-            self._free_lookers.append(given)
-            await self._look(await given)
+            self._idle_pollers.append(given)
+            await self._poll(await given)
 
     async def hand_out(self) -> None:
-        """Hand the jobs that come due to the lookers that are free; runs until it is cancelled."""
+        """Hand the jobs that come due to the pollers that are free; runs until it is cancelled."""
         while True:
-            while not self._may_look():
-                await self._until_due()
+            while not self._may_poll():
+                await self._wait_until_due()
             await self._pace.wait()
             # what has come due while the pace was waited for may matter more
-            if self._may_look():
+            if self._may_poll():
                 self._handed_out_at = self._now()
-                given = self._free_lookers.pop()
+                given = self._idle_pollers.pop()
                 if not given.done():
-                    given.set_result(self._take_most_late())
+                    given.set_result(self._pop_most_overdue())
 
-    def _may_look(self) -> bool:
-        return self._is_any_due() and bool(self._free_lookers) and not self._pause.is_on(self._now())
+    def _may_poll(self) -> bool:
+        return self._is_any_due() and bool(self._idle_pollers) and not self._backoff.is_on(self._now())
 
     def _is_any_due(self) -> bool:
         now = self._now()
@@ -209,21 +254,21 @@ class Follower:
                 heapq.heappush(self._followed, one)
         return bool(self._due)
 
-    def _put_off(self, one: _Followed, now: float) -> float:
-        """When to look at a job that is due: the end of one that was heard of is left to a call, once for each look."""
-        until = self._heard.get(one.job.item_id)
+    def _put_off(self, one: _PolledEntry, now: float) -> float:
+        """Return when to poll a due job: once for each poll, a job whose callbacks come is left to them."""
+        until = self._callback_came.get(one.job.item_id)
         if until is None or 0.0 < until <= now:
             return one.due_at
-        self._heard[one.job.item_id] = until or now + put_off_seconds(now - one.job.accepted_at)
-        return self._heard[one.job.item_id]
+        self._callback_came[one.job.item_id] = until or now + put_off_seconds(now - one.job.accepted_at)
+        return self._callback_came[one.job.item_id]
 
-    def _take_most_late(self) -> _Followed:
+    def _pop_most_overdue(self) -> _PolledEntry:
         """The job that is late by most of its own steps: where requests are short, all steps grow alike."""
         now = self._now()
         late = [(now - one.due_at) / one.step_seconds for one in self._due]
         return self._due.pop(late.index(max(late)))
 
-    async def _until_due(self) -> None:
+    async def _wait_until_due(self) -> None:
         self._changed.clear()
         self._wakes_at = self._next_due_at()
         try:
@@ -234,16 +279,16 @@ class Follower:
 
     def _next_due_at(self) -> float:
         """When something can be handed out next; infinite where nothing is to be before something changes."""
-        if not self._free_lookers or not (self._due or self._followed):
+        if not self._idle_pollers or not (self._due or self._followed):
             return inf
         nearest = self._now() if self._due else self._followed[0].due_at
         # where many come due, those go together that do within a few milliseconds
-        return max(nearest, self._pause.until, self._handed_out_at + LOOKS_TOGETHER_SECONDS)
+        return max(nearest, self._backoff.until, self._handed_out_at + POLL_SPACING_SECONDS)
 
-    async def _look(self, one: _Followed) -> None:
+    async def _poll(self, one: _PolledEntry) -> None:
         job = one.job
         answer = await self._client.job(job.job_id)
-        self._pause_after(answer)
+        self._back_off(answer)
         if not self.follows(job):
             return  # a call was quicker
         if answer.status is not None and answer.status.ended:
@@ -253,31 +298,33 @@ class Follower:
         elif answer.is_anothers and one.anothers_in_a_row + 1 >= ANOTHERS_IN_A_ROW:
             await self._write_distrusted(job, answer)
         else:
-            await self._tell_odd(job, answer)
-            if job.item_id in self._heard:
-                self._heard[job.item_id] = 0.0
-            self._follow(self._after_look(one, answer))
+            await self._log_odd(job, answer)
+            if job.item_id in self._callback_came:
+                self._callback_came[job.item_id] = 0.0
+            self._follow(self._after_poll(one, answer))
 
-    def _pause_after(self, answer: JobAnswer) -> None:
+    def _back_off(self, answer: JobAnswer) -> None:
         """One pause of all requests, not one for each job, where the service wants none or gives no answer."""
-        before, now = self._pause, self._now()
+        before, now = self._backoff, self._now()
         if answer.status is None and wants_pause(answer.http_status, answer.retry_after):
-            self._pause = after_trouble(before, answer.retry_after, now)
+            self._backoff = after_failure(
+                before, now, base=PAUSE_BASE_SECONDS, cap=PAUSE_CAP_SECONDS, retry_after=answer.retry_after
+            )
             if self.silent_since is None and answer.http_status != 429:
                 self.silent_since, self.silence = now, answer.reason
                 self._room()  # whoever waits may have to give up without another event
         else:
-            self._pause = after_good(before, now)
+            self._backoff = after_success(before, now)
             self.silent_since = None
-        if self._pause.is_on(now) and not before.is_on(now):
-            seconds = round(self._pause.until - now, 3)
+        if self._backoff.is_on(now) and not before.is_on(now):
+            seconds = round(self._backoff.until - now, 3)
             log.info("polls.paused", seconds=seconds, reason=answer.reason)
 
-    def _after_look(self, one: _Followed, answer: JobAnswer) -> _Followed:
+    def _after_poll(self, one: _PolledEntry, answer: JobAnswer) -> _PolledEntry:
         now = self._now()
-        following = self._foresee(one.job, now)
+        following = self._schedule(one.job, now)
         if answer.status is None:
-            following.is_lost_sight_of = True
+            following.is_unseen = True
             following.seen_live_at = one.seen_live_at
         if _is_odd(answer):
             following.odd_in_a_row = one.odd_in_a_row + 1
@@ -287,41 +334,41 @@ class Follower:
             following.due_at = max(following.due_at, min(now + following.step_seconds, overdue_at))
         return following
 
-    async def _tell_odd(self, job: LiveJob, answer: JobAnswer) -> None:
+    async def _log_odd(self, job: LiveJob, answer: JobAnswer) -> None:
         """Tell and write down what stands in place of a status, once, and that there is one again."""
         if _is_odd(answer):
-            if self._told.get(job.item_id) != answer.reason:
-                self._told[job.item_id] = answer.reason
+            if self._logged_odd.get(job.item_id) != answer.reason:
+                self._logged_odd[job.item_id] = answer.reason
                 log.warning("job.status_unknown", **_event(job), said=answer.reason)
                 await asyncio.shield(self._writer.call(note_job_answer, job, f"its job: {answer.reason}"))
-        elif answer.status is not None and self._told.pop(job.item_id, None) is not None:
+        elif answer.status is not None and self._logged_odd.pop(job.item_id, None) is not None:
             await asyncio.shield(self._writer.call(note_job_answer, job, None))
 
-    def _foresee(self, job: LiveJob, seen_live_at: float) -> _Followed:
+    def _schedule(self, job: LiveJob, seen_live_at: float) -> _PolledEntry:
         look = next_poll(PolledJob(seen_live_at - job.accepted_at, job.work, self.durations.model))
-        return _Followed(seen_live_at + look.wait_seconds, look.step_seconds, seen_live_at, job)
+        return _PolledEntry(seen_live_at + look.wait_seconds, look.step_seconds, seen_live_at, job)
 
-    def _foresee_anew(self) -> None:
+    def _reschedule_all(self) -> None:
         """What was foreseen while less was known is foreseen again."""
         now = self._now()
         for one in self._followed:
             if one.odd_in_a_row:
                 continue  # what is foreseen of jobs says nothing of when this one will be known again
-            due = self._foresee(one.job, one.seen_live_at)
+            due = self._schedule(one.job, one.seen_live_at)
             # who may look at once shall not wait for the news
             one.due_at = max(due.due_at, now + MIN_POLL_SECONDS) if one.due_at > now else one.due_at
             one.step_seconds = due.step_seconds
         heapq.heapify(self._followed)
         self._changed.set()
 
-    def _follow(self, one: _Followed) -> None:
+    def _follow(self, one: _PolledEntry) -> None:
         heapq.heappush(self._followed, one)
         if one.due_at < self._wakes_at:
             self._changed.set()
 
-    async def _write_end(self, one: _Followed, status: JobStatus) -> None:
+    async def _write_end(self, one: _PolledEntry, status: JobStatus) -> None:
         job, now = one.job, self._now()
-        if one.is_lost_sight_of:
+        if one.is_unseen:
             job = replace(job, watched=False)
         lived = None
         if job.watched and status is JobStatus.COMPLETED:
@@ -336,11 +383,11 @@ class Follower:
             return  # a call was quicker
         if lived is not None:
             self.learn([CompletedJob(job.work, lived)])
-        self.ended_unheard += job.calls
-        self._tell_end(job, ended)
+        self.ended_without_callback += job.calls
+        self._log_end(job, ended)
         self._over(job)
 
-    def _tell_end(self, job: LiveJob, ended: JobEnd) -> None:
+    def _log_end(self, job: LiveJob, ended: JobEnd) -> None:
         level = log.info if ended.state is State.COMPLETED else log.warning
         level("job.ended", **_event(job), state=ended.state.value, seconds=round(ended.seconds, 3))
 
@@ -381,8 +428,11 @@ class Follower:
         self.in_scope -= job.in_scope
         if self.follows(job):
             del self._live[job.item_id]
-            self._heard.pop(job.item_id, None)
-        self._told.pop(job.item_id, None)
+            self._lanes[job.lane_id] -= 1
+            if not self._lanes[job.lane_id]:
+                del self._lanes[job.lane_id]
+            self._callback_came.pop(job.item_id, None)
+        self._logged_odd.pop(job.item_id, None)
         self._ended()
 
 

@@ -62,6 +62,9 @@ class _Log:
         """Return the logger's attribute; an event below the level does not import structlog."""
         if self.config is not None and LEVELS.get(name, LEVELS["error"]) < self.config.least:
             return _discard_event
+        if self.config is None:
+            # a program that configures structlog itself may do so again
+            return getattr(_logger(None), name)
         if self._logger is None:
             self._logger = _logger(self.config)
         return getattr(self._logger, name)

@@ -19,7 +19,7 @@ class State(StrEnum):
     SENDING = "sending"
     """Its attempt is committed, its last chunk is not admitted: after a crash it is pending again."""
     SENT = "sent"
-    """The mark before the last chunk is committed, no answer yet: after a crash it is in doubt."""
+    """Admitted, no answer yet: after a crash it is in doubt."""
     ACCEPTED = "accepted"
     """The service answered with a jobId; the job is running."""
     COMPLETED = "completed"
@@ -36,8 +36,8 @@ class State(StrEnum):
     """A person decided that it shall not be appended."""
 
 
-# states in which the service may be at work on the item, or is about to be
-LIVE = (State.SENDING, State.SENT, State.ACCEPTED)
+# states in which the service may be at work on the item
+LIVE = (State.SENT, State.ACCEPTED)
 # states that hold a slot, as long as ``slot_until`` is unset or ahead
 SLOTTED = (*LIVE, State.IN_DOUBT)
 # states in which an attempt is out
@@ -239,6 +239,10 @@ class Claim:
     work: float = 0.0
     # the secret in its webhookUrl; None where the job is only polled
     token: str | None = field(default=None, repr=False)
+    # how many of the attempts before it do not count: they were cut before their admission
+    unadmitted: int = 0
+    # it began before a slot, or its turn in the lane, was free for it
+    is_ahead: bool = False
 
     def job(self, job_id: str, accepted_at: float) -> "LiveJob":
         """Return the live job of an accepted attempt."""
@@ -415,6 +419,15 @@ class LimitFacts:
     doubtful_until: float | None = None
     # the first moment at which a slot that is held for a time only is free; None where there is none
     expires_at: float | None = None
+    # attempts under way that have no admission yet
+    sending: int = 0
+    # an attempt takes its slot before its first byte: the service, or a gateway, does not bear the wait
+    needs_slot_first: bool = False
+
+    @property
+    def free(self) -> int:
+        """Return how many slots may be taken now."""
+        return max(self.in_force - self.live, 0)
 
     @property
     def room_at(self) -> float | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.acceptance.batches import Row
 from uploader.sandbox import Journal
-from uploader.sandbox.entries import JobEntry, PutBegun, PutEntry
+from uploader.sandbox.entries import JobEntry, PutEntry
 
 Lanes = Mapping[str, Sequence[str]]
 
@@ -42,18 +42,16 @@ def check_limit(journal: Journal, limit: int) -> None:
 
 
 def check_one_at_a_time(journal: Journal) -> None:
-    """No PUT began in a conversation before the job before it there had ended."""
-    busy: dict[str, str] = {}
+    """No last chunk came in a conversation before the job before it there had ended."""
+    live: dict[str, str] = {}
     for entry in journal.entries:
-        if isinstance(entry, PutBegun):
-            assert entry.conversation_id not in busy, f"{entry} began behind {busy[entry.conversation_id]}"
-            busy[entry.conversation_id] = f"PUT {entry.number}"
-        elif isinstance(entry, PutEntry) and entry.job_id is None:
-            del busy[entry.conversation_id]
+        if isinstance(entry, PutEntry) and entry.sha256 is not None and entry.job_id is None:
+            assert entry.conversation_id not in live, f"{entry} came behind {live[entry.conversation_id]}"
         elif isinstance(entry, JobEntry) and entry.event == "job-begun":
-            busy[entry.conversation_id] = entry.job_id
+            assert entry.conversation_id not in live, f"{entry} came behind {live[entry.conversation_id]}"
+            live[entry.conversation_id] = entry.job_id
         elif isinstance(entry, JobEntry):
-            del busy[entry.conversation_id]
+            del live[entry.conversation_id]
 
 
 def check_job_ids(journal: Journal, results: Iterable[Mapping[str, Any]]) -> None:
@@ -86,10 +84,10 @@ def check_interrupted(journal: Journal, rows: Sequence[Row], results: Sequence[M
 
 
 def check_attempts(journal: Journal, results: Iterable[Mapping[str, Any]]) -> None:
-    """Every PUT was an attempt that the ledger knew of before: none was sent behind its back."""
+    """Every whole PUT is an attempt that the ledger knew of before; what was cut before its admission counts not."""
     known: dict[str, int] = {}
     for line in results:
         known[line["conversationId"]] = known.get(line["conversationId"], 0) + int(line["attempts"])
-    for put in journal.begun_puts():
-        known[put.conversation_id] -= 1
+    for put in journal.puts():
+        known[put.conversation_id] -= put.sha256 is not None
     assert [conversation for conversation, left in known.items() if left < 0] == []

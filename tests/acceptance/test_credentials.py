@@ -69,7 +69,8 @@ def test_a_secret_that_was_taken_away_ends_with_3_and_loses_nothing(place: Place
     assert ending.code == 3, ending.err
     assert "UPLOADER_APP_SECRET" in ending.out
     ended = Counter(entry.status for entry in server.journal.entries if isinstance(entry, PutEntry))
-    assert set(ended) <= {201, 401}
+    # what waited for its slot was cut before its last chunk
+    assert set(ended) <= {201, 401, None}
     assert sum(ended.values()) == len(server.journal.begun_puts())
     by_status = Counter(statuses(place.path("m.results.csv")))
     assert by_status["completed"] + by_status["accepted"] == ended[201]

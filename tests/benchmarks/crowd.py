@@ -19,7 +19,7 @@ from statistics import median
 from uploader import logs, results
 from uploader.attempt import Rules
 from uploader.audio import Source
-from uploader.client import Gate, JobAnswer, UploadRequest
+from uploader.client import Admission, JobAnswer, UploadRequest
 from uploader.engine import Engine, Pool, steady_clock
 from uploader.ledger import Ledger
 from uploader.ledger.lanes import activate_batch
@@ -93,14 +93,16 @@ class Service:
         """Its jobs are at work."""
         return JobAnswer(JobStatus.IN_PROGRESS)
 
-    async def upload(self, request: UploadRequest, source: Source, gate: Gate) -> Reply:
+    async def upload(self, request: UploadRequest, source: Source, admission: Admission) -> Reply:
         """Append."""
-        if not await gate.may_leave(f"{request.conversation_id:0>64}"):
-            return Reply(connected=True, withheld=True)
+        reason = await admission.ask(f"{request.conversation_id:0>64}")
+        admission.withdraw()
+        if reason:
+            return Reply(connected=True, withheld=True, failure=reason)
         self._left -= 1
         if not self._left:
             self.stop()
-        gate.moved(source.size)
+        admission.moved(source.size)
         answer = {"conversationId": request.conversation_id, "jobId": f"job-of-{request.conversation_id}"}
         return Reply(connected=True, last_chunk_left=True, status=201, answer=answer, bytes_sent=source.size)
 
@@ -134,7 +136,7 @@ def loaded(ledger: Ledger, count: int, costs: Costs) -> Load:
 
 
 async def carry(ledger: Ledger, account_id: int, items: int, costs: Costs) -> None:
-    """Claim, mark and settle so many items; then end their jobs."""
+    """Claim, admit and settle so many items; then end their jobs."""
     service, now, thread = Service(items), steady_clock(time.time, time.monotonic), LedgerThread(ledger)
     pool = Pool(
         limit=2 * items,

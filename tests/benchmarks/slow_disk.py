@@ -24,15 +24,20 @@ from uploader.client import Client, Credentials, TimeLimits, UploadRequest
 READ_SECONDS = 0.05
 
 
-class OpenGate:
-    """Lets every last chunk leave at once (a ``Gate``)."""
+class AlwaysAdmitted:
+    """Lets every last chunk leave at once (an ``Admission``)."""
 
-    async def may_leave(self, _content_hash: str) -> bool:
-        """Give leave."""
-        return True
+    def ask(self, _content_hash: str) -> "asyncio.Future[str]":
+        """Let it leave."""
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        answer.set_result("")
+        return answer
+
+    def withdraw(self) -> None:
+        """Nobody waits."""
 
     @asynccontextmanager
-    async def until_stopped(self) -> AsyncIterator[None]:
+    async def interruptible(self) -> AsyncIterator[None]:
         """Stop nothing."""
         yield
 
@@ -76,7 +81,7 @@ async def main(files: list[tuple[Path, int]]) -> None:
 
 async def _upload(client: Client, path: Path, size: int) -> int | None:
     async with open_source(path, size) as source:
-        reply = await client.upload(UploadRequest(path.stem, (), None), source, OpenGate())
+        reply = await client.upload(UploadRequest(path.stem, (), None), source, AlwaysAdmitted())
         return reply.status
 
 

@@ -324,11 +324,13 @@ class Server:
 
 @dataclass
 class Watched:
-    """A gate that keeps what it was asked, and does at it what a test wants."""
+    """An admission that keeps what it was asked, and does meanwhile what a test wants."""
 
-    at_gate: Callable[[], Awaitable[bool]] | None = None
+    # returns why the last chunk must not leave, empty where it may
+    on_admission: Callable[[], Awaitable[str]] | None = None
     on_moved: Callable[[], None] | None = None
     hashes: list[str] = field(default_factory=list)
+    answer: "asyncio.Future[str] | None" = None
     moved_bytes: int = 0
     stopping: bool = False
     cut: bool = False
@@ -336,14 +338,24 @@ class Watched:
     _looks_left: int = 0
     _looked: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def may_leave(self, content_hash: str) -> bool:
-        """Keep the hash; leave is given unless the test says otherwise."""
+    def ask(self, content_hash: str) -> "asyncio.Future[str]":
+        """Keep the hash; admit unless the test says otherwise."""
         self.hashes.append(content_hash)
-        return True if self.at_gate is None else await self.at_gate()
+        if self.on_admission is not None:
+            self.answer = asyncio.ensure_future(self.on_admission())
+        else:
+            self.answer = asyncio.get_running_loop().create_future()
+            self.answer.set_result("")
+        return self.answer
+
+    def withdraw(self) -> None:
+        """Let the test's own wait end."""
+        if self.answer is not None:
+            self.answer.cancel()
 
     @asynccontextmanager
-    async def until_stopped(self) -> AsyncIterator[None]:
-        """Nothing stops the waits before the upload."""
+    async def interruptible(self) -> AsyncIterator[None]:
+        """Interrupt no wait before the upload."""
         yield
 
     def moved(self, count: int) -> None:

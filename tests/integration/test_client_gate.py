@@ -53,11 +53,11 @@ async def test_the_last_chunk_waits_for_leave(
     unknown = authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(unknown.bundle))
 
-    async def give_leave() -> bool:
+    async def give_leave() -> str:
         await server.until(lambda: sum(put.received for put in server.puts()) == gate.moved_bytes)
         await client.is_there("x")  # there and back again: what was on its way has arrived
         at_gate.append(sum(put.received for put in server.puts()))
-        return True
+        return ""
 
     gate = Watched(give_leave)
     async with Server(tls=unknown.tls() if tls else None) as server, speaking(server.base_url) as client:
@@ -123,10 +123,10 @@ async def test_leave_is_asked_once_all_else_has_left_our_buffers(
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_without_leave_the_last_chunk_stays(tmp_path: Path, size: int) -> None:
-    """Leave that is not given: the server never has the whole, one PUT at most, and the reply says withheld."""
+    """Leave that is not given: the server never has the whole, one PUT at most, and the reply says withheld and why."""
 
-    async def give_no_leave() -> bool:
-        return False
+    async def give_no_leave() -> str:
+        return "the time is over"
 
     gate = Watched(give_no_leave)
     async with Server() as server:
@@ -136,13 +136,14 @@ async def test_without_leave_the_last_chunk_stays(tmp_path: Path, size: int) -> 
     assert (reply.withheld, reply.last_chunk_left, reply.status, reply.source_failure) == (True, False, None, "")
     verdict = judge(reply, "c")
     assert (verdict.outcome, verdict.state) == (Outcome.CUT_OFF, State.PENDING)
+    assert "the time is over" in verdict.reason
 
 
 @pytest.mark.parametrize("size", [1, SMALL, LARGE])
 async def test_a_refusal_at_the_gate_is_the_files_fault(tmp_path: Path, size: int) -> None:
     """A content that is not the planned one: its reason becomes the reply's, and the last chunk stays."""
 
-    async def refuse() -> bool:
+    async def refuse() -> str:
         raise SourceError("this is another recording")
 
     async with Server() as server:
@@ -260,10 +261,10 @@ async def test_an_upload_is_cut_at_the_gate(tmp_path: Path) -> None:
     """A stop while the last chunk waits for leave ends the wait; leave that comes later sends nothing."""
     given = asyncio.Event()
 
-    async def wait_for_leave() -> bool:
+    async def wait_for_leave() -> str:
         gate.cut = True
         await given.wait()
-        return True
+        return ""
 
     gate = Watched(wait_for_leave)
     async with Server() as server:

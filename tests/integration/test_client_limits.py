@@ -108,9 +108,9 @@ async def test_a_slow_upload_that_moves_is_no_stall(tmp_path: Path) -> None:
 async def test_the_wait_at_the_gate_is_no_stall(tmp_path: Path) -> None:
     """However long the last chunk waits for leave: that no byte moves then is nobody's fault."""
 
-    async def give_leave_late() -> bool:
+    async def give_leave_late() -> str:
         await gate.looked_at(ceil(2 * 0.5 / TICK_SECONDS))
-        return True
+        return ""
 
     gate = Watched(give_leave_late)
     async with Server() as server:

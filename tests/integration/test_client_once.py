@@ -28,7 +28,7 @@ from tests.integration.servers import (
 )
 from uploader.client import Credentials
 from uploader.client.connection import ConnectionEndedError, under_way
-from uploader.client.upload import Upload
+from uploader.client.upload import TAIL_BYTES, Upload
 from uploader.model import Outcome, State
 from uploader.policy.replies import judge
 
@@ -266,20 +266,21 @@ async def test_the_last_chunk_never_follows_an_early_answer(tmp_path: Path, stat
 async def test_an_answer_that_comes_at_the_gate_ends_the_wait(tmp_path: Path) -> None:
     """A refusal while the last chunk waits for leave is told at once; leave that is given later sends nothing."""
     path = audio(tmp_path, 300 * 1024)
-    given = asyncio.Event()
+    given, asked = asyncio.Event(), asyncio.Event()
     gate = Watched()
 
-    async def wait_for_leave() -> bool:
+    async def wait_for_leave() -> str:
+        asked.set()
         await given.wait()
-        return True
+        return ""
 
     async def early(exchange: Exchange) -> None:
-        await exchange.read_body(exchange.request.length - 16 * 1024)
-        await exchange.server.until(lambda: bool(gate.hashes))
+        await exchange.read_body(exchange.request.length - TAIL_BYTES)
+        await asked.wait()
         await exchange.answer(500)
         await exchange.until_left()
 
-    gate.at_gate = wait_for_leave
+    gate.on_admission = wait_for_leave
     async with Server(early) as server:
         async with speaking(server.base_url) as client:
             reply = await send(client, path, gate)
@@ -296,17 +297,17 @@ async def test_a_connection_that_ends_at_the_gate_is_cut_off(tmp_path: Path, end
     given = asyncio.Event()
     gate = Watched()
 
-    async def wait_for_leave() -> bool:
+    async def wait_for_leave() -> str:
         await server.tell()
         await given.wait()
-        return True
+        return ""
 
     async def end_at_the_gate(exchange: Exchange) -> None:
         await exchange.server.until(lambda: bool(gate.hashes))
         await exchange.read_body(gate.moved_bytes)
         end(exchange)
 
-    gate.at_gate = wait_for_leave
+    gate.on_admission = wait_for_leave
     async with Server(end_at_the_gate) as server:
         async with speaking(server.base_url) as client:
             reply = await send(client, path, gate)
@@ -354,13 +355,13 @@ async def test_a_server_that_closes_at_once_is_cut_off(tmp_path: Path) -> None:
 async def test_leave_for_a_connection_that_has_ended_sends_nothing(tmp_path: Path) -> None:
     """Leave that is given in the very moment in which the connection ends: the last chunk has not left."""
 
-    async def give_leave_at_the_end() -> bool:
+    async def give_leave_at_the_end() -> str:
         upload = under_way.get()
         assert isinstance(upload, Upload)
         exchange_over.set()
         while not upload._transport.is_closing():  # noqa: ASYNC110 - the moment itself is what is tested
             await asyncio.sleep(0)
-        return True
+        return ""
 
     async def reset_at_the_gate(exchange: Exchange) -> None:
         await exchange_over.wait()

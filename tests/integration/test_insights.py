@@ -270,7 +270,7 @@ async def test_what_is_appended_meanwhile_leaves_a_conversation_out(book: Book) 
     book.load([("c", "a.wav"), ("c", "b.wav")])
 
     async def begin(exchange: Exchange) -> None:
-        book.claim()
+        book.admit(book.claim_one())
         await exchange.answer(200, {})
 
     async with Server(get=in_turn(always(200, {}), begin, always(200, {}))) as server:

@@ -1,4 +1,4 @@
-"""The ledger's contract: claim, mark, outcome, end of the job, and what a crash leaves."""
+"""The ledger's contract: claim, admission, outcome, end of the job, and what a crash leaves."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,16 @@ from sqlalchemy import and_, func, select, update
 
 from uploader import audio
 from uploader.ledger import Ledger
-from uploader.ledger.claiming import Claimed, Mark, claim, mark
+from uploader.ledger.claiming import (
+    NOTHING_AHEAD,
+    Admission,
+    AdmissionResult,
+    Ahead,
+    ClaimResult,
+    admit,
+    claim,
+    need_slot_first,
+)
 from uploader.ledger.lanes import activate_batch, reweigh_lanes
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import account, begin_load, load_rows, was_begun
@@ -29,7 +38,20 @@ from uploader.ledger.recovery import rebase_deadlines, recover
 from uploader.ledger.schema import attempts, items, lanes
 from uploader.ledger.sending import elsewhere, lanes_to_send, to_send
 from uploader.ledger.standing import standing
-from uploader.model import Claim, InvalidRow, JobStatus, LiveJob, Load, Order, Problem, Reply, ResultLine, Row, State
+from uploader.model import (
+    Claim,
+    InvalidRow,
+    JobStatus,
+    LimitFacts,
+    LiveJob,
+    Load,
+    Order,
+    Problem,
+    Reply,
+    ResultLine,
+    Row,
+    State,
+)
 from uploader.policy.durations import CompletedJob
 from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
 from uploader.policy.limits import JOB_SECONDS, STATED_LIMIT_BELIEVED_SECONDS, Refusal
@@ -110,30 +132,38 @@ class Book:
         with self.ledger.writing() as connection:
             activate_batch(connection, load.batch_id, hold=self.hold, first=first)
 
-    def look(self, wanted: int = 100) -> Claimed:
+    def look(self, wanted: int = 100, ahead: Ahead = NOTHING_AHEAD) -> ClaimResult:
         """Claim, and see all that is answered."""
         with self.ledger.writing() as connection:
-            return claim(connection, account(connection, BASE_URL), wanted, self.limit, self.now, self.order)
+            who = account(connection, BASE_URL)
+            return claim(connection, who, wanted, self.limit, self.now, self.order, ahead=ahead)
 
-    def claim(self, wanted: int = 100) -> list[Claim]:
+    def claim(self, wanted: int = 100, ahead: Ahead = NOTHING_AHEAD) -> list[Claim]:
         """Claim as many items as may go."""
-        return list(self.look(wanted).claims)
+        return list(self.look(wanted, ahead).claims)
 
     def claim_one(self) -> Claim:
         """Claim the one item that may go."""
         (claim,) = self.claim()
         return claim
 
-    def mark(self, claim: Claim) -> None:
-        """Commit that the last chunk of an attempt is about to leave."""
+    def ask(self, *waiting: Claim, room: int = 100) -> AdmissionResult:
+        """Ask for the admission of attempts that wait for it."""
+        asked = [Admission(one, audio.content_hash(one.path) or "unread") for one in waiting]
         with self.ledger.writing() as connection:
-            mark(connection, Mark(claim, audio.content_hash(claim.path) or "unread", self.now))
+            who = account(connection, BASE_URL)
+            return admit(connection, who, asked, room, self.limit, self.now, order=self.order, hold=self.hold)
 
-    def answer(self, claim: Claim, reply: Reply, wait: float = 0.0) -> State:
-        """Mark an attempt where its last chunk left, and write down its reply."""
+    def admit(self, one: Claim) -> None:
+        """Admit an attempt whose turn has come, and which finds a slot."""
+        found = self.ask(one)
+        assert found.admitted == {one.attempt_id}, found
+
+    def answer(self, one: Claim, reply: Reply, wait: float = 0.0) -> State:
+        """Admit an attempt where its last chunk left, and write down its reply."""
         if reply.last_chunk_left:
-            self.mark(claim)
-        return self.record(claim, reply, wait)
+            self.admit(one)
+        return self.record(one, reply, wait)
 
     def record(self, claim: Claim, reply: Reply, wait: float = 0.0, refusal: Refusal | None = None) -> State:
         """Write down the reply to an attempt."""
@@ -184,10 +214,14 @@ class Book:
         """Return the states of a batch's rows, in manifest order."""
         return " ".join(line.state.value for line in self.lines(load))
 
-    def live(self) -> int:
-        """Return the number of taken slots."""
+    def limit_facts(self) -> LimitFacts:
+        """What is known of the account's limit and slots."""
         with self.ledger.writing() as connection:
-            return limit_facts(connection, account(connection, BASE_URL), self.limit, self.now).live
+            return limit_facts(connection, account(connection, BASE_URL), self.limit, self.now)
+
+    def live(self) -> int:
+        """How many slots are taken."""
+        return self.limit_facts().live
 
     def value(self, name: str, line: int) -> Any:
         """Return a column of the item that the newest load named in this line."""
@@ -238,14 +272,14 @@ def book(tmp_path: Path) -> Iterator[Book]:
 
 
 def test_an_item_goes_from_load_to_completed(book: Book) -> None:
-    """Load, claim, mark, answer and end change the item's state step by step, and the result has all of it."""
+    """Load, claim, admission, answer, end: each step shows, and the result says all of it."""
     load = book.load([("c", "a.wav")])
     assert book.states(load) == "pending"
     claim = book.claim_one()
     assert (claim.number, claim.batch, claim.line, claim.conversation_id) == (1, "m.csv", 2, "c")
     assert (claim.path, claim.size, claim.content_hash) == (book.folder / "a.wav", 8, None)
     assert book.states(load) == "sending"
-    book.mark(claim)
+    book.admit(claim)
     assert book.states(load) == "sent"
     assert book.record(claim, accepted("j")) is State.ACCEPTED
     assert book.states(load) == "accepted"
@@ -268,25 +302,27 @@ def test_a_claim_is_committed_before_it_is_answered(book: Book) -> None:
     assert book.attempts() == [(claim.item_id, 1, None)]
 
 
-def test_a_mark_is_kept_with_the_content(book: Book) -> None:
-    """The mark before the last chunk stores what is about to be appended, and when."""
+def test_an_admission_is_kept_with_the_content(book: Book) -> None:
+    """The admission before the last chunk stores what is about to be appended."""
     book.load([("c", "a.wav")])
-    claim = book.claim_one()
-    book.mark(claim)
-    assert book.value("content_hash", 2) == audio.content_hash(claim.path)
+    one = book.claim_one()
+    book.admit(one)
+    assert book.value("content_hash", 2) == audio.content_hash(one.path)
 
 
-def test_only_the_attempt_that_is_being_sent_is_marked(book: Book) -> None:
-    """A mark that comes too late, or twice, is refused: its last chunk must not leave."""
-    book.load([("c", "a.wav")])
-    claim = book.claim_one()
-    book.mark(claim)
-    with pytest.raises(RuntimeError, match="its mark is refused"):
-        book.mark(claim)
-    book.record(claim, CUT)
-    book.claim_one()
-    with pytest.raises(RuntimeError, match="its mark is refused"):
-        book.mark(claim)
+def test_only_the_attempt_that_is_being_sent_is_admitted(book: Book) -> None:
+    """An admission that is asked for too late, or twice, is refused: its last chunk must not leave."""
+    load = book.load([("c", "a.wav")])
+    one = book.claim_one()
+    book.admit(one)
+    refused = book.ask(one)
+    assert (refused.admitted, list(refused.withdrawn)) == (frozenset(), [one.attempt_id])
+    assert "does not have it as being sent any more" in refused.withdrawn[one.attempt_id]
+    book.record(one, CUT)
+    again = book.claim_one()
+    assert list(book.ask(one).withdrawn) == [one.attempt_id]
+    assert book.states(load) == "sending"
+    book.admit(again)
 
 
 def test_the_items_of_a_lane_go_one_after_the_other(book: Book) -> None:
@@ -320,7 +356,7 @@ def test_no_more_is_claimed_than_wanted(book: Book) -> None:
 
 
 def test_no_more_is_claimed_than_the_limit(book: Book) -> None:
-    """Sending, sent and accepted items hold a slot each, until their job has ended."""
+    """Where nothing is foreseen, as much begins as there is room beside what is sent and what lives."""
     book.limit = 2
     book.load([(conversation, "a.wav") for conversation in "cdefg"])
     first, second = book.claim()
@@ -332,7 +368,7 @@ def test_no_more_is_claimed_than_the_limit(book: Book) -> None:
     book.answer(second, NOT_FOUND)
     (fourth,) = book.claim()
     assert (third.conversation_id, fourth.conversation_id) == ("e", "f")
-    assert book.live() == 2
+    assert (book.live(), book.limit_facts().sending) == (0, 2)
 
 
 def test_an_item_in_doubt_keeps_its_slot_for_a_while(book: Book) -> None:
@@ -347,7 +383,8 @@ def test_an_item_in_doubt_keeps_its_slot_for_a_while(book: Book) -> None:
     assert (waiting.limit.doubtful, waiting.limit.doubtful_until) == (1, waiting.wake_at)
     book.now = waiting.wake_at
     assert book.claim_one().conversation_id == "d"
-    assert (book.look().limit.live, book.look().limit.doubtful, book.look().limit.doubtful_until) == (1, 0, None)
+    facts = book.look().limit
+    assert (facts.live, facts.sending, facts.doubtful, facts.doubtful_until) == (0, 1, 0, None)
     assert book.states(load) == "in_doubt sending"
 
 
@@ -372,8 +409,8 @@ def test_two_answers_of_one_group_with_one_job_are_told_apart(book: Book) -> Non
     """Outcomes that are written together are the same as one after the other: the first has the job."""
     load = book.load([("c", "a.wav"), ("d", "b.wav")])
     claims = book.claim()
-    for attempt in claims:
-        book.mark(attempt)
+    for one in claims:
+        book.admit(one)
     reply = accepted("same")
     with book.ledger.writing() as connection:
         results = record_replies(
@@ -465,10 +502,12 @@ def test_what_a_clock_that_was_ahead_wrote_is_of_now(book: Book) -> None:
 
 
 def test_a_stated_limit_lowers_the_claim_for_a_day(book: Book) -> None:
-    """The limit that a 429 stated is in force for 24 hours, and the setting again after that."""
-    book.load([(conversation, "a.wav") for conversation in "cdefg"])
-    claim, *others = book.claim(3)
-    book.record(claim, THROTTLED, refusal=Refusal(2))
+    """What a 429 stated is in force for 24 hours, and the setting again after that."""
+    book.load([(one, "a.wav") for one in "cdefg"])
+    one, *others = book.claim(3)
+    for claimed in (one, *others):
+        book.admit(claimed)
+    book.record(one, THROTTLED, refusal=Refusal(2))
     for other in others:
         book.record(other, CUT)
     answered = book.look()
@@ -482,6 +521,7 @@ def test_a_refusal_lowers_the_limit_to_what_was_live(book: Book) -> None:
     book.limit = 5
     book.load([(conversation, "a.wav") for conversation in "cdefg"])
     first, second, refused, again = book.claim(4)
+    book.admit(again)
     book.answer(first, accepted("1"))
     book.complete(second)
     step = JOB_SECONDS - JOB_SECONDS / JOBS_REMEMBERED  # that job took no time
@@ -522,6 +562,7 @@ def test_a_refusal_below_what_was_stated_tells_of_others(book: Book) -> None:
     book.limit = 5
     book.load([(conversation, "a.wav") for conversation in "cdefg"])
     first, refused = book.claim(2)
+    book.admit(first)
     book.record(refused, THROTTLED, refusal=Refusal(4))
     facts = book.look(0).limit
     assert (facts.stated, facts.in_force, facts.live, facts.others) == (4, 1, 1, 3)
@@ -552,6 +593,8 @@ def test_what_was_learned_of_the_limit_outlives_the_run(book: Book) -> None:
     """The learned limit is in the ledger: the command after a crash, or another worker, claims no more."""
     load = book.load([(conversation, "a.wav") for conversation in "cdefg"])
     first, second, refused = book.claim(3)
+    for one in (first, second):
+        book.admit(one)
     book.record(refused, THROTTLED, refusal=Refusal())
     book.record(first, CUT)
     book.record(second, CUT)
@@ -592,16 +635,16 @@ def test_an_outcome_is_kept_with_its_reason(book: Book, reply: Reply, state: Sta
 
 
 def test_an_item_that_is_tried_again_counts_its_attempts(book: Book) -> None:
-    """Attempts are numbered without a gap, cut-offs among them are counted apart, our own cuts are not."""
+    """Attempts are numbered without a gap, cut-offs among them are counted apart, and our own cuts count for nobody."""
     load = book.load([("c", "a.wav")])
     for reply in (CUT, UNREACHABLE, Reply(connected=True, withheld=True), CUT, THROTTLED):
         book.answer(book.claim_one(), reply)
     last = book.claim_one()
-    assert (last.number, last.cut_offs) == (6, 2)
+    assert (last.number, last.cut_offs, last.unadmitted) == (6, 2, 1)
     book.complete(last)
     assert [number for _, number, _ in book.attempts()] == [1, 2, 3, 4, 5, 6]
     (line,) = book.lines(load)
-    assert (line.state, line.attempts, line.error) == (State.COMPLETED, 6, None)
+    assert (line.state, line.attempts, line.error) == (State.COMPLETED, 5, None)
 
 
 def test_a_lane_waits_and_then_goes_on(book: Book) -> None:
@@ -614,6 +657,151 @@ def test_a_lane_waits_and_then_goes_on(book: Book) -> None:
     assert (answered.claims, answered.waiting, answered.wake_at) == ([], True, 1030.0)
     book.now = 1030.0
     assert book.claim_one().conversation_id == "c"
+
+
+def test_an_attempt_holds_no_slot_before_its_admission(book: Book) -> None:
+    """What is sent ahead is none of the account's jobs; the admission takes the slot, and finds one free or waits."""
+    book.limit = 2
+    load = book.load([(one, "a.wav") for one in "cdefg"])
+    book.answer(book.claim(1)[0], accepted("j"))
+    claims = book.claim(ahead=Ahead(slots=2))
+    assert [one.is_ahead for one in claims] == [False, True, True]
+    facts = book.limit_facts()
+    assert (facts.live, facts.sending, facts.free) == (1, 3, 1)
+    found = book.ask(*claims)
+    assert (set(found.admitted), dict(found.withdrawn)) == ({claims[0].attempt_id}, {})
+    assert (found.limit.live, found.limit.free) == (2, 0)
+    assert book.ask(*claims[1:]).admitted == frozenset()
+    assert book.states(load) == "accepted sent sending sending pending"
+    book.end("j")
+    assert book.ask(*claims[1:]).admitted == {claims[1].attempt_id}
+    assert book.live() == 2
+
+
+def test_no_more_are_admitted_than_asked_for(book: Book) -> None:
+    """So many last chunks may be out without an answer, however many slots are free; none at all only looks."""
+    load = book.load([(one, "a.wav") for one in "cde"])
+    claims = book.claim()
+    assert book.ask(*claims, room=0).admitted == frozenset()
+    assert book.ask(*claims, room=2).admitted == {one.attempt_id for one in claims[:2]}
+    assert book.states(load) == "sent sent sending"
+
+
+def test_the_next_of_a_lane_is_sent_ahead_and_admitted_after_the_one_before_it(book: Book) -> None:
+    """Its body may travel while the job before it lives; its last chunk leaves once that has completed, not before."""
+    load = book.load([("c", "a.wav"), ("c", "b.wav"), ("c", "c.wav")])
+    first = book.claim_one()
+    book.answer(first, accepted("j"))
+    assert book.claim() == []
+    due = Ahead(lanes=[first.lane_id])
+    (second,) = book.claim(ahead=due)
+    assert (second.path.name, second.is_ahead) == ("b.wav", True)
+    assert book.claim(ahead=due) == []
+    waits = book.ask(second)
+    assert (waits.admitted, waits.withdrawn) == (frozenset(), {})
+    assert book.states(load) == "accepted sending pending"
+    book.end("j")
+    book.admit(second)
+    assert book.states(load) == "completed sent pending"
+
+
+def test_nothing_is_sent_ahead_of_an_attempt_or_of_a_job_that_does_not_end(book: Book) -> None:
+    """One attempt of a lane at most waits, and behind an overdue job none begins, whatever is foreseen."""
+    book.load([("c", "a.wav"), ("c", "b.wav")])
+    first = book.claim_one()
+    due = Ahead(slots=5, lanes=[first.lane_id])
+    assert book.claim(ahead=due) == []
+    book.answer(first, accepted("j"))
+    (job,) = book.jobs()
+    with book.ledger.writing() as connection:
+        job_overdue(connection, job, "late", book.now, DOUBT_SECONDS)
+    assert book.claim(ahead=due) == []
+
+
+@pytest.mark.parametrize(("order", "goes"), [(Order.MANIFEST, "short"), (Order.LONGEST_LANE_FIRST, "long")])
+def test_of_those_that_wait_the_one_with_the_most_work_left_is_admitted_first(
+    book: Book, order: Order, goes: str
+) -> None:
+    """The order of the claim is that of the admission, too: a slot goes to the lane that has the most left."""
+    book.order = order
+    book.load([("short", "a.wav"), ("long", "b.wav"), ("long", "c.wav")])
+    claims = book.claim()
+    (admitted,) = book.ask(*claims, room=1).admitted
+    assert [one.conversation_id for one in claims if one.attempt_id == admitted] == [goes]
+
+
+@pytest.mark.parametrize("reply", [LOST, NOT_FOUND])
+def test_trouble_withdraws_what_waits_behind_it(book: Book, reply: Reply) -> None:
+    """A lane that is held admits none of those that were sent ahead in it; told to go on, it does."""
+    load = book.load([("c", "a.wav"), ("c", "b.wav")])
+    first = book.claim_one()
+    book.admit(first)
+    (second,) = book.claim(ahead=Ahead(lanes=[first.lane_id]))
+    state = book.record(first, reply)
+    refused = book.ask(second)
+    assert (refused.admitted, list(refused.withdrawn)) == (frozenset(), [second.attempt_id])
+    assert "needs a person" in refused.withdrawn[second.attempt_id]
+    assert book.states(load) == f"{state.value} sending"
+    book.hold = False
+    book.admit(second)
+
+
+def test_where_uploads_count_an_attempt_has_its_slot_from_its_claim_on(book: Book) -> None:
+    """A service that counts uploads as jobs: nothing is sent ahead, and what is sent counts, until the day is over."""
+    book.limit = 2
+    book.load([(one, "a.wav") for one in "cdefg"])
+    with book.ledger.writing() as connection:
+        need_slot_first(connection, account(connection, BASE_URL), book.now + 60.0, "a 429 before the last chunk")
+    first, second = book.claim(ahead=Ahead(slots=3))
+    assert [first.is_ahead, second.is_ahead] == [False, False]
+    facts = book.limit_facts()
+    assert (facts.needs_slot_first, facts.live, facts.sending, facts.free) == (True, 2, 2, 0)
+    assert book.claim(ahead=Ahead(slots=3)) == []
+    assert book.ask(first, second).admitted == {first.attempt_id, second.attempt_id}
+    assert book.live() == 2
+    book.now += 60.0
+    assert (book.limit_facts().needs_slot_first, book.live()) == (False, 2)
+    assert len(book.claim(ahead=Ahead(slots=3))) == 3
+
+
+def test_where_uploads_count_a_refusal_counts_them(book: Book) -> None:
+    """The limit that a 429 without a number teaches is what was live beside it, uploads that count as jobs included."""
+    book.limit = 4
+    book.load([(one, "a.wav") for one in "cdefg"])
+    with book.ledger.writing() as connection:
+        need_slot_first(connection, account(connection, BASE_URL), book.now + 60.0, "a 429 before the last chunk")
+    refused = book.claim()[-1]
+    book.record(refused, Reply(connected=True, status=429), refusal=Refusal())
+    assert book.limit_facts().in_force == 3
+
+
+def test_what_was_sent_ahead_before_uploads_counted_waits_for_a_slot(book: Book) -> None:
+    """A body that waits beside a full account when uploads are seen to count is not admitted above the limit."""
+    book.limit = 1
+    book.load([("c", "a.wav"), ("d", "a.wav")])
+    first = book.claim_one()
+    book.answer(first, accepted("j"))
+    (second,) = book.claim(ahead=Ahead(slots=1))
+    with book.ledger.writing() as connection:
+        need_slot_first(connection, account(connection, BASE_URL), book.now + 60.0, "a 429 before the last chunk")
+    assert book.ask(second).admitted == frozenset()
+    book.end("j")
+    book.admit(second)
+
+
+@pytest.mark.parametrize("hold", [True, False])
+def test_an_item_that_is_to_be_sent_again_withdraws_the_one_behind_it(book: Book, hold: bool) -> None:
+    """The next of its lane was sent ahead, and the one before it was cut off: they go again in their order."""
+    book.hold = hold
+    book.load([("c", "a.wav"), ("c", "b.wav")])
+    first = book.claim_one()
+    book.admit(first)
+    (second,) = book.claim(ahead=Ahead(lanes=[first.lane_id]))
+    book.record(first, THROTTLED)
+    found = book.ask(second)
+    assert (set(found.admitted), list(found.withdrawn)) == (set(), [second.attempt_id])
+    book.record(second, Reply(connected=True, withheld=True, failure=found.withdrawn[second.attempt_id]))
+    assert book.complete_all() == ["a.wav", "b.wav"]
 
 
 @pytest.mark.parametrize("reply", [LOST, NOT_FOUND, OUR_FILE])
@@ -723,8 +911,8 @@ def test_the_latest_ends_are_those_that_tell_what_jobs_take(book: Book) -> None:
         assert latest_completed_jobs(connection, 2) == []
 
 
-def test_before_the_mark_a_crash_means_pending(book: Book) -> None:
-    """An item whose last chunk had not left is pending again, first in its lane, and its attempt counts."""
+def test_before_its_admission_a_crash_means_pending(book: Book) -> None:
+    """What had not been admitted is pending again, first in its lane; its attempt counts for nobody."""
     load = book.load([("c", "a.wav"), ("c", "b.wav")])
     claim = book.claim_one()
     assert book.crash(load) == (1, 0)
@@ -732,15 +920,17 @@ def test_before_the_mark_a_crash_means_pending(book: Book) -> None:
     assert book.live() == 0
     assert book.attempts() == [(claim.item_id, 1, "cut off")]
     again = book.claim_one()
-    assert (again.item_id, again.number) == (claim.item_id, 2)
+    assert (again.item_id, again.number, again.unadmitted) == (claim.item_id, 2, 1)
+    book.complete(again)
+    assert [line.attempts for line in book.lines(load)] == [1, 0]
 
 
-def test_after_the_mark_a_crash_means_doubt(book: Book) -> None:
-    """An item that may have been appended is in doubt, holds its lane, and keeps its slot until slot_until."""
+def test_after_its_admission_a_crash_means_doubt(book: Book) -> None:
+    """What may have been appended is in doubt, holds its lane, and keeps its slot until slot_until."""
     book.limit = 1
     load = book.load([("c", "a.wav"), ("c", "b.wav"), ("d", "a.wav")])
     claim = book.claim_one()
-    book.mark(claim)
+    book.admit(claim)
     assert book.crash(load) == (0, 1)
     assert book.states(load) == "in_doubt held pending"
     assert book.attempts() == [(claim.item_id, 1, "in doubt")]
@@ -769,7 +959,7 @@ def test_a_second_crash_finds_nothing_more(book: Book) -> None:
     """To recover twice is to recover once."""
     load = book.load([("c", "a.wav"), ("d", "a.wav")])
     first, _ = book.claim()
-    book.mark(first)
+    book.admit(first)
     assert book.crash(load) == (1, 1)
     before = book.lines(load)
     book.now += 60

@@ -1,7 +1,7 @@
 """The ledger's contract for callbacks: what they resolve, and what they leave untouched."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +26,7 @@ from tests.integration.test_ledger import (
     opened,
 )
 from uploader.ledger.callbacks import CallbackResult, apply_callback
-from uploader.ledger.claiming import Claimed, Mark, RetryStoppedError, claim, mark
+from uploader.ledger.claiming import NOTHING_AHEAD, Ahead, ClaimResult, claim
 from uploader.ledger.loading import account
 from uploader.ledger.outcomes import ReplyRecord, ReplyResult, record_reply
 from uploader.ledger.reading import anomalies
@@ -54,16 +54,16 @@ class Listening(Book):
         self.drawn.append(f"token-{len(self.drawn)}")
         return self.drawn[-1]
 
-    def look(self, wanted: int = 100) -> Claimed:
+    def look(self, wanted: int = 100, ahead: Ahead = NOTHING_AHEAD) -> ClaimResult:
         """Claim, with tokens."""
         with self.ledger.writing() as connection:
             who = account(connection, BASE_URL)
-            return claim(connection, who, wanted, self.limit, self.now, Order.MANIFEST, self.token)
+            return claim(connection, who, wanted, self.limit, self.now, Order.MANIFEST, self.token, ahead)
 
     def reply(self, claim: Claim, reply: Reply, *, marked: bool = False) -> ReplyResult:
         """Mark an attempt where its last chunk left and it is not ``marked``, and write down its reply."""
         if reply.last_chunk_left and not marked:
-            self.mark(claim)
+            self.admit(claim)
         with self.ledger.writing() as connection:
             verdict = judge(reply, claim.conversation_id)
             record = ReplyRecord(claim, verdict, reply, self.now, 0.0, DOUBT_SECONDS, self.hold, listens=True)
@@ -119,7 +119,7 @@ def book(tmp_path: Path) -> Iterator[Listening]:
 
 
 def test_the_token_is_committed_with_the_intent_as_a_hash(book: Listening) -> None:
-    """A callback may come as soon as the first byte has left; a reader of the ledger cannot forge one."""
+    """A callback may come as soon as the first byte has left; a reader of the ledger cannot forge claim."""
     book.load([("c", "a.wav")])
     claim = book.claim_one()
     assert claim.token == "token-0"
@@ -260,13 +260,14 @@ def retried(book: Listening) -> tuple[Claim, Claim]:
 
 @pytest.mark.parametrize("reply", [CUT, UNREACHABLE, Reply(connected=True, status=429)])
 def test_a_retry_under_way_is_stopped_before_its_last_chunk(book: Listening, reply: Reply) -> None:
-    """Its mark is refused, so that it is never whole; once it has come to its end, the earlier job is the item's."""
+    """It is not admitted, so that it is never whole; once it has come to its end, the earlier job is the item's."""
     first, second = retried(book)
     assert book.callback(first, "j").effect is CallbackEffect.DEFERRED
-    with book.ledger.writing() as connection, pytest.raises(RetryStoppedError):
-        mark(connection, Mark(second, "hash", book.now))
-    recorded = book.reply(second, reply)
-    assert (recorded.verdict.state, recorded.verdict.job_id) == (State.ACCEPTED, "j")
+    stopped = book.ask(second)
+    assert not stopped.admitted
+    assert "earlier attempt" in stopped.withdrawn[second.attempt_id]
+    settled = book.reply(second, reply)
+    assert (settled.verdict.state, settled.verdict.job_id) == (State.ACCEPTED, "j")
     (load,) = book.loads.values()
     assert (book.states(load), book.lines(load)[0].job_id, book.live()) == ("accepted pending", "j", 1)
     book.callback(first, "j", "completed")
@@ -278,16 +279,16 @@ def test_a_retry_that_is_stopped_keeps_slot_and_lane_until_its_end(book: Listeni
     book.limit = 1
     first, second = retried(book)
     book.callback(first, "j", "completed")
-    assert (book.live(), book.claim()) == (1, [])
-    recorded = book.reply(second, CUT)
-    assert recorded.ended is not None
+    assert (book.limit_facts().sending, book.claim()) == (1, [])
+    settled = book.reply(second, CUT)
+    assert settled.ended is not None
     assert [again.line for again in book.claim()] == [3]
 
 
 def test_a_retry_that_is_out_and_taken_is_one_too_many(book: Listening) -> None:
     """Where a callback comes too late to stop a retry, both jobs are reported, in the results and for the batch."""
     first, second = retried(book)
-    book.mark(second)
+    book.admit(second)
     assert book.callback(first, "j").effect is CallbackEffect.DEFERRED
     assert book.reply(second, accepted("k"), marked=True).verdict.job_id == "k"
     assert book.said() == ["appended once too often: as job j (attempt 1) beside job k"]
@@ -304,10 +305,10 @@ def test_a_retry_that_is_out_and_taken_is_one_too_many(book: Listening) -> None:
 def test_a_retry_that_was_out_and_not_taken_does_not_matter(book: Listening, reply: Reply) -> None:
     """The earlier attempt's job is the item's, and it is not tried a third time."""
     first, second = retried(book)
-    book.mark(second)
+    book.admit(second)
     book.callback(first, "j")
-    recorded = book.reply(second, reply, marked=True)
-    assert (recorded.verdict.state, recorded.verdict.job_id) == (State.ACCEPTED, "j")
+    settled = book.reply(second, reply, marked=True)
+    assert (settled.verdict.state, settled.verdict.job_id) == (State.ACCEPTED, "j")
     assert book.said() == ["attempt 1 was taken for cut off, and the service made job j of it"]
 
 
@@ -393,7 +394,7 @@ def test_a_failed_job_that_is_tried_again_is_not_brought_back_by_a_late_call(boo
     assert book.callback(claim, "j", "completed").effect is CallbackEffect.NOTHING
     assert book.everything() == before
     again = book.claim_one()
-    book.mark(again)
+    book.admit(again)
     assert book.callback(claim, "j", "completed").effect is CallbackEffect.NOTHING
     book.reply(again, accepted("k"), marked=True)
     assert (book.states(load), book.said()) == ("accepted", [])
@@ -405,7 +406,7 @@ def test_what_was_heard_before_a_crash_is_not_forgotten(book: Listening, marked:
     load = book.load([("c", "a.wav")])
     claim = book.claim_one()
     if marked:
-        book.mark(claim)
+        book.admit(claim)
     book.callback(claim, "j")
     assert book.crash(load) == (0, 0)
     assert (book.states(load), book.lines(load)[0].job_id) == ("accepted", "j")
@@ -418,7 +419,7 @@ def test_a_call_after_a_crash_settles_what_it_left(book: Listening, marked: bool
     load = book.load([("c", "a.wav")])
     claim = book.claim_one()
     if marked:
-        book.mark(claim)
+        book.admit(claim)
     assert book.crash(load) == ((0, 1) if marked else (1, 0))
     assert book.callback(claim, "j").effect is CallbackEffect.ACCEPTED
     assert book.states(load) == "accepted"
@@ -427,7 +428,7 @@ def test_a_call_after_a_crash_settles_what_it_left(book: Listening, marked: bool
 def test_a_crash_after_it_was_too_late_is_told(book: Listening) -> None:
     """The retry was out when the first was heard of, and the run died: appended for sure, and perhaps twice."""
     first, second = retried(book)
-    book.mark(second)
+    book.admit(second)
     book.callback(first, "j")
     (load,) = book.loads.values()
     assert book.crash(load) == (0, 0)
@@ -499,14 +500,13 @@ class CallsMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.out)
     @rule()
-    def mark(self) -> None:
-        """Mark an attempt; where it must not send its last chunk, end it."""
-        claim = self.out[0]
-        if claim.attempt_id in self.marked:
+    def admit(self) -> None:
+        """A last chunk is about to leave; where it must not, it stays."""
+        one = self.out[0]
+        if one.attempt_id in self.marked:
             return
-        with suppress(RetryStoppedError), self.book.ledger.writing() as connection:
-            mark(connection, Mark(claim, "hash", self.book.now))
-            self.marked.add(claim.attempt_id)
+        if self.book.ask(one).admitted:
+            self.marked.add(one.attempt_id)
 
     @precondition(lambda self: self.out)
     @rule(before=st.sampled_from([CUT, UNREACHABLE]), after=st.sampled_from([LOST, NOT_FOUND, THROTTLED, SERVER_ERROR]))

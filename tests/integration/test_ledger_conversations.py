@@ -78,9 +78,11 @@ def test_a_conversation_is_counted_over_all_batches(book: Book) -> None:
     """The progress counts completed items and those that may have a job, and has the last finish."""
     book.load([("c", "a.wav"), ("c", "b.wav")], "first.csv")
     assert facts(book, "c") == ConversationFacts(0, None, 0)
-    claim = book.claim_one()
+    one = book.claim_one()
+    assert facts(book, "c") == ConversationFacts(0, None, 0)
+    book.admit(one)
     assert facts(book, "c") == ConversationFacts(0, None, 1)
-    book.answer(claim, accepted("j"))
+    book.record(one, accepted("j"))
     assert facts(book, "c") == ConversationFacts(0, None, 1)
     book.now = 1010.0
     book.end("j")

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, event, text
 
 from tests.integration.test_ledger import BASE_URL, CUT, DOUBT_SECONDS, LOST, THROTTLED, Book, accepted, opened
-from uploader.ledger.claiming import Mark, claim, mark
+from uploader.ledger.claiming import Admission, Ahead, admit, claim
 from uploader.ledger.lanes import activate_batch, reweigh_lanes
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import account, begin_load, load_rows, was_begun
@@ -82,7 +82,11 @@ def cost_of_a_life(book: Book, order: Order = Order.LONGEST_LANE_FIRST) -> dict[
 
     def settled(claim: Claim, reply: Reply, name: str) -> None:
         if reply.last_chunk_left:
-            _, cost["mark"] = steps(book, lambda c: mark(c, Mark(claim, "hash", book.now)))
+            asked = [Admission(claim, "hash")]
+            found, cost["admission"] = steps(
+                book, lambda c: admit(c, 1, asked, 5, 10, book.now, order=order, hold=book.hold)
+            )
+            assert found.admitted == {claim.attempt_id}
         verdict = judge(reply, claim.conversation_id)
         refusal = Refusal() if verdict.next is Next.COOL_DOWN else None
         record = ReplyRecord(claim, verdict, reply, book.now, 1.0, DOUBT_SECONDS, book.hold, refusal)
@@ -93,6 +97,8 @@ def cost_of_a_life(book: Book, order: Order = Order.LONGEST_LANE_FIRST) -> dict[
     settled(second, LOST, "in doubt")
     settled(third, CUT, "cut off")
     settled(fourth, THROTTLED, "throttled")
+    ahead = Ahead(slots=5, lanes=[first.lane_id])
+    _, cost["claim ahead"] = steps(book, lambda c: claim(c, 1, 2, 10, book.now, order, ahead=ahead))
     (job,), cost["live jobs"] = steps(book, lambda c: live_jobs(c, 1))
     ended: Step = lambda c: end_job(c, JobEnd(job, JobStatus.COMPLETED, book.now, book.hold, 5.0))  # noqa: E731
     _, cost["job ended"] = steps(book, ended)
@@ -126,7 +132,7 @@ def filled(folder: Path, lanes: int, items: int, *, hold: bool) -> Iterator[Book
 
 
 def test_the_cost_does_not_grow_with_the_lanes(tmp_path: Path, hold: bool) -> None:
-    """Claim, mark, outcome and end of a job cost the same with thirty times as many conversations."""
+    """Thirty times as many conversations: claim, admission, outcome and end of job cost what they did."""
     with filled(tmp_path / "few", FEW, 1, hold=hold) as few, filled(tmp_path / "many", MANY, 1, hold=hold) as many:
         assert_flat(cost_of_a_life(few), cost_of_a_life(many))
 

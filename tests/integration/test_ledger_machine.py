@@ -1,4 +1,4 @@
-"""The ledger under any order of loads, claims, marks, outcomes, crashes, decisions and batches."""
+"""The ledger under any order of loads, claims, admissions, outcomes, crashes, decisions and batches."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -13,9 +13,23 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import select
 
-from tests.integration.test_ledger import CUT, LOST, NOT_FOUND, OUR_FILE, THROTTLED, UNREACHABLE, Book, accepted
+from tests.integration.test_ledger import (
+    BASE_URL,
+    CUT,
+    DOUBT_SECONDS,
+    LOST,
+    NOT_FOUND,
+    OUR_FILE,
+    THROTTLED,
+    UNREACHABLE,
+    Book,
+    accepted,
+)
 from uploader.errors import UsageError
 from uploader.ledger import Ledger
+from uploader.ledger.claiming import Ahead, need_slot_first
+from uploader.ledger.loading import account
+from uploader.ledger.outcomes import job_overdue
 from uploader.ledger.resolving import Selection, open_items, resolve
 from uploader.ledger.schema import attempts, items, lanes, rows
 from uploader.ledger.standing import Standing, keep_counts, standing, standings, unfinished
@@ -28,8 +42,9 @@ RECORDINGS = {"a.wav": "one", "b.wav": "one", "c.wav": "two", "d.wav": "six", "e
 
 ROWS = st.lists(st.tuples(st.sampled_from("xyz"), st.sampled_from(sorted(RECORDINGS))), min_size=1, max_size=6)
 BATCHES = st.sampled_from(["monday.csv", "tuesday.csv"])
-BEFORE_THE_MARK = [CUT, UNREACHABLE, OUR_FILE, Reply(connected=True, withheld=True), Reply(connected=True, status=503)]
-AFTER_THE_MARK = [LOST, NOT_FOUND, THROTTLED, Reply(connected=True, last_chunk_left=True, status=502)]
+WITHHELD = Reply(connected=True, withheld=True)
+BEFORE_ADMISSION = [CUT, UNREACHABLE, OUR_FILE, WITHHELD, WITHHELD, Reply(connected=True, status=503)]
+AFTER_ADMISSION = [LOST, NOT_FOUND, THROTTLED, Reply(connected=True, last_chunk_left=True, status=502)]
 NOT_APPENDED = (404, 429)
 """Replies after the last chunk that prove that nothing was appended."""
 
@@ -39,6 +54,8 @@ BY_ITSELF = dict.fromkeys(State, NOTHING) | {
     State.SENDING: {State.SENT, State.PENDING, State.REFUSED},
     State.SENT: {State.ACCEPTED, State.PENDING, State.REFUSED, State.IN_DOUBT},
     State.ACCEPTED: {State.COMPLETED, State.FAILED},
+    # where a new load finds the file that was the fault mended
+    State.REFUSED: {State.PENDING},
 }
 """What may become of an item in one step, with nobody's help."""
 BY_A_PERSON = dict.fromkeys(State, NOTHING) | {
@@ -52,10 +69,11 @@ BY_A_PERSON = dict.fromkeys(State, NOTHING) | {
 
 @dataclass
 class Attempt:
-    """An attempt under way. ``marked``: its last chunk has left, so the service may have the file."""
+    """An attempt under way."""
 
     claim: Claim
-    marked: bool = False
+    # its last chunk has left, so the service may have the file
+    admitted: bool = False
 
 
 @dataclass
@@ -111,6 +129,8 @@ class LedgerMachine(RuleBasedStateMachine):
             self.book.file(name, content)
         self.service = Service()
         self.under_way: list[Attempt] = []
+        # how many attempts of an item were cut by us, or by a crash, before their admission
+        self.unadmitted: Counter[int] = Counter()
         self.rows: dict[str, list[tuple[str, str]]] = {}
         self.running = ""
         self.before: Mapping[int, State] = {}
@@ -165,28 +185,49 @@ class LedgerMachine(RuleBasedStateMachine):
         self.book.reweigh_lanes(item_seconds)
         self.item_seconds = item_seconds
 
-    @rule(wanted=st.integers(1, 4))
-    def claim(self, wanted: int) -> None:
-        """Begin attempts."""
+    @rule(wanted=st.integers(1, 4), slots=st.integers(0, 2), is_due=st.booleans())
+    def claim(self, wanted: int, slots: int, is_due: bool) -> None:
+        """Attempts begin, some of them ahead: before a slot is free, or while the job before them lives."""
         seen = self._look()
-        answered = self.book.look(wanted)
-        claimed, limit = answered.claims, answered.limit
-        self.under_way += [Attempt(claim) for claim in claimed]
-        assert len(claimed) <= min(wanted, max(limit.in_force - limit.live, 0))
+        limit = self.book.limit_facts()
+        busy = {item["lane_id"] for item in seen.items if item["state"] in LIVE}
+        claimed = self.book.claim(wanted, Ahead(slots, sorted(busy) if is_due else []))
+        self.under_way += [Attempt(one) for one in claimed]
+        free = limit.in_force - sum(item["state"] == State.SENDING or self._holds(item) for item in seen.items)
+        ahead = 0 if limit.needs_slot_first else slots
+        assert len(claimed) <= min(wanted, max(free + ahead, 0))
         assert 1 <= limit.in_force <= LIMIT
-        for claim in claimed:
-            mine = next(item["position"] for item in seen.items if item["id"] == claim.item_id)
-            ahead = {state for place, state in seen.places[claim.lane_id].items() if place < mine}
-            assert ahead <= {*OVER, *(() if self.book.hold else TROUBLED)}, "an item overtook another of its lane"
+        for one in claimed:
+            assert one.is_ahead or one.lane_id not in busy
+            live = LIVE if one.is_ahead and is_due and not limit.needs_slot_first else ()
+            assert self._before(seen, one) <= {*self._passable(), *live}, "an item overtook another of its lane"
 
-    @precondition(lambda self: any(not attempt.marked for attempt in self.under_way))
-    @rule(data=st.data())
-    def mark(self, data: st.DataObject) -> None:
-        """Mark an attempt: its last chunk leaves."""
-        attempt = data.draw(st.sampled_from([candidate for candidate in self.under_way if not candidate.marked]))
-        self.book.mark(attempt.claim)
-        attempt.marked = True
-        self.service.taken[self._content(attempt.claim)] += 1
+    @precondition(lambda self: any(not one.admitted for one in self.under_way))
+    @rule(data=st.data(), room=st.integers(1, 3))
+    def admit(self, data: st.DataObject, room: int) -> None:
+        """Attempts ask for their admission: as many as have slot and turn get it, and their last chunks leave."""
+        asking = st.lists(
+            st.sampled_from([one for one in self.under_way if not one.admitted]), min_size=1, unique_by=id
+        )
+        waiting = {one.claim.attempt_id: one for one in data.draw(asking)}
+        seen, limit = self._look(), self.book.limit_facts()
+        found = self.book.ask(*(one.claim for one in waiting.values()), room=room)
+        free = limit.in_force - sum(self._holds(item) for item in seen.items)
+        due = [one for one, of in waiting.items() if self._before(seen, of.claim) <= self._passable()]
+        assert found.admitted <= {*due}, "admitted before the item before it has completed"
+        assert len(found.admitted) == max(min(room, free, len(due)), 0)
+        for one, of in waiting.items():
+            before = self._before(seen, of.claim)
+            assert (one in found.withdrawn) == bool(before & {State.PENDING, *(TROUBLED if self.book.hold else ())})
+        for one in found.admitted:
+            waiting[one].admitted = True
+            self.service.taken[self._content(waiting[one].claim)] += 1
+
+    @rule(seconds=st.sampled_from([1.0, 1000.0]))
+    def need_slot_first(self, seconds: float) -> None:
+        """The service is seen to count uploads as jobs."""
+        with self.book.ledger.writing() as connection:
+            need_slot_first(connection, account(connection, BASE_URL), self.book.now + seconds, "a 429")
 
     @precondition(lambda self: self.under_way)
     @rule(data=st.data(), wait=st.sampled_from([0.0, 60.0]))
@@ -194,17 +235,18 @@ class LedgerMachine(RuleBasedStateMachine):
         """Record any reply."""
         attempt = data.draw(st.sampled_from(self.under_way))
         good = accepted(f"job-{attempt.claim.attempt_id}")
-        reply = data.draw(st.sampled_from([good, good, *AFTER_THE_MARK] if attempt.marked else BEFORE_THE_MARK))
+        reply = data.draw(st.sampled_from([good, good, *AFTER_ADMISSION] if attempt.admitted else BEFORE_ADMISSION))
+        self.unadmitted[attempt.claim.item_id] += reply is WITHHELD
         self.book.record(attempt.claim, reply, wait, refusal=Refusal() if reply is THROTTLED else None)
         if reply.status in NOT_APPENDED:
             self.service.taken[self._content(attempt.claim)] -= 1
         self.under_way.remove(attempt)
 
-    @rule(replies=st.lists(st.sampled_from([None, None, None, *AFTER_THE_MARK, CUT, OUR_FILE]), max_size=8))
+    @rule(replies=st.lists(st.sampled_from([None, None, None, *AFTER_ADMISSION, CUT, OUR_FILE]), max_size=8))
     def go(self, replies: list[Reply | None]) -> None:
         """Carry items from claim to reply, one after the other (None: to the good end of the job)."""
         for reply in replies:
-            if not (claimed := self.book.claim(1)):
+            if not self._may_go() or not (claimed := self.book.claim(1)):
                 return
             (claim,) = claimed
             if reply is None or reply.last_chunk_left:
@@ -220,6 +262,15 @@ class LedgerMachine(RuleBasedStateMachine):
     def end_job(self, data: st.DataObject, status: JobStatus) -> None:
         """End a job, of this run or of an earlier one."""
         self.book.end(data.draw(st.sampled_from(self.book.jobs())).job_id, status)
+
+    @precondition(lambda self: self.book.jobs())
+    @rule(data=st.data(), is_live=st.booleans())
+    def overdue(self, data: st.DataObject, is_live: bool) -> None:
+        """A job does not end in time."""
+        job = data.draw(st.sampled_from(self.book.jobs()))
+        if not next(item["overdue"] for item in self._look().items if item["id"] == job.item_id):
+            with self.book.ledger.writing() as connection:
+                job_overdue(connection, job, "it did not end", self.book.now, DOUBT_SECONDS, is_live=is_live)
 
     @rule(seconds=st.sampled_from([1.0, 60.0, 1000.0]))
     def pass_time(self, seconds: float) -> None:
@@ -273,16 +324,21 @@ class LedgerMachine(RuleBasedStateMachine):
         self._check_counts()
 
     def _check_slots(self, seen: Seen) -> None:
-        """Check that a lane has one live item, and that jobs, uploads and doubts never exceed the limit.
+        """Of a lane one item is live, and one is sent; live jobs and doubt until slot_until never exceed the limit.
+
+        What is being sent holds no slot, but where the service counts uploads as jobs.
 
         A job that a person named late, when its slot had gone to another and its lane had gone on, is apart.
         """
         live = Counter(item["lane_id"] for item in seen.items if item["state"] in LIVE and not _is_told(item))
         assert set(live.values()) <= {1}
-        slotted = [item for item in seen.items if item["state"] in SLOTTED]
-        held = [item for item in slotted if item["slot_until"] is None or item["slot_until"] > self.book.now]
+        sending = Counter(item["lane_id"] for item in seen.items if item["state"] == State.SENDING)
+        assert set(sending.values()) <= {1}
+        held = [item for item in seen.items if self._holds(item)]
         assert sum(not _is_told(item) for item in held) <= LIMIT
-        assert self.book.live() == len(held)
+        facts = self.book.limit_facts()
+        assert facts.sending == sum(sending.values())
+        assert facts.live == len(held) + (facts.sending if facts.needs_slot_first else 0)
 
     def _check_states(self, seen: Seen) -> None:
         """Check that an item that may have been appended goes back only by a verdict or a person."""
@@ -293,13 +349,14 @@ class LedgerMachine(RuleBasedStateMachine):
         self.before, self.decided = seen.states, None
 
     def _check_attempts(self, seen: Seen) -> None:
-        """Check that an item with n attempts has the attempts 1 to n, all closed but those under way."""
+        """An item with n attempts has the attempts 1 to n; all but those under way are closed, our own cuts known."""
         numbers: dict[int, list[int]] = defaultdict(list)
         for row in seen.attempts:
             numbers[row["item_id"]].append(row["number"])
         for item in seen.items:
             assert sorted(numbers[item["id"]]) == list(range(1, item["attempts"] + 1))
-        assert sum(row["outcome"] is None for row in seen.attempts) == len(self.under_way)
+            assert item["unadmitted"] == self.unadmitted[item["id"]]
+        assert sum(one["outcome"] is None for one in seen.attempts) == len(self.under_way)
 
     def _check_lanes(self, seen: Seen) -> None:
         """Check that the position that the claim reads follows from the items themselves."""
@@ -307,9 +364,11 @@ class LedgerMachine(RuleBasedStateMachine):
             places = seen.places[lane["id"]]
             first = min((place for place, state in places.items() if state is State.PENDING), default=None)
             trouble = first and any(state in TROUBLED and place < first for place, state in places.items())
-            blocked = any(state in LIVE for state in places.values()) or (self.book.hold and trouble)
+            overdue = any(item["overdue"] for item in seen.items if item["lane_id"] == lane["id"])
+            blocked = State.SENDING in places.values() or overdue or (self.book.hold and trouble)
             ready = None if blocked or first is None or first > lane["active_until"] else first
             assert lane["ready_position"] == ready
+            assert lane["is_busy"] == any(state in LIVE for state in places.values())
 
     def _check_work(self, seen: Seen) -> None:
         """Check that the backlog of each lane is the sum over its active pending items."""
@@ -346,12 +405,31 @@ class LedgerMachine(RuleBasedStateMachine):
     # how it is looked at
 
     def _die(self) -> None:
-        """Let the run die: marked attempts are in doubt, others pending again."""
-        marked = sum(attempt.marked for attempt in self.under_way)
-        unmarked = len(self.under_way) - marked
+        """The run dies: what was admitted is in doubt, what was not is pending again."""
+        unadmitted = [one.claim.item_id for one in self.under_way if not one.admitted]
         if self.running:
-            assert self.book.crash(self.book.loads[self.running]) == (unmarked, marked)
+            again = (len(unadmitted), len(self.under_way) - len(unadmitted))
+            assert self.book.crash(self.book.loads[self.running]) == again
+            self.unadmitted.update(unadmitted)
         self.under_way = []
+
+    def _holds(self, item: Mapping[str, Any]) -> bool:
+        """Tell whether an item holds a slot."""
+        return item["state"] in SLOTTED and (item["slot_until"] is None or item["slot_until"] > self.book.now)
+
+    def _passable(self) -> set[State]:
+        """Return the states in which an item lets the next one of its lane follow."""
+        return {*OVER, *(() if self.book.hold else TROUBLED)}
+
+    @staticmethod
+    def _before(seen: Seen, one: Claim) -> set[State]:
+        """Return the states of the items before one in its lane."""
+        mine = next(item["position"] for item in seen.items if item["id"] == one.item_id)
+        return {state for place, state in seen.places[one.lane_id].items() if place < mine}
+
+    def _may_go(self) -> bool:
+        """Tell whether a slot is free that no attempt under way is to have."""
+        return self.book.limit_facts().free > sum(not one.admitted for one in self.under_way)
 
     def _look(self) -> Seen:
         with self.book.ledger.writing() as connection:

@@ -16,13 +16,16 @@ from tests.integration.test_ledger import CUT, LOST, NOT_FOUND, THROTTLED, Book,
 from tests.integration.test_ledger_callbacks import listening_in
 from uploader.errors import LedgerUnavailableError
 from uploader.ledger import Ledger, thread
-from uploader.ledger.claiming import Mark, claim, mark
+from uploader.ledger.callbacks import apply_callback
+from uploader.ledger.claiming import Admission, AdmissionResult, Ahead, admit, claim
 from uploader.ledger.lanes import reweigh_lanes
 from uploader.ledger.loading import account
 from uploader.ledger.outcomes import JobEnd, ReplyRecord, end_job, record_reply
 from uploader.ledger.schema import accounts, attempts, items, lanes
 from uploader.ledger.thread import LedgerThread
-from uploader.model import Claim, JobStatus, LiveJob, Next, Reply, State
+from uploader.model import Claim, JobStatus, LiveJob, Next, Order, Reply, State
+from uploader.policy.callbacks import token_hash
+from uploader.policy.facts import Callback
 from uploader.policy.limits import Refusal
 from uploader.policy.replies import judge
 
@@ -155,20 +158,43 @@ async def test_one_bad_write_fails_alone(book: Book) -> None:
     assert noted(book.ledger) == ["a", "b", "c"]
 
 
-async def test_a_mark_that_is_refused_fails_alone(book: Book) -> None:
-    """An attempt that is over cannot be marked, and nobody else pays for it."""
+async def admitted(writer: LedgerThread, *claims: Claim, limit: int = 100) -> AdmissionResult:
+    """Ask for the admission of attempts, as the flow does."""
+    asked = [Admission(one, f"hash {one.line}") for one in claims]
+    return await writer.call(admit, 1, asked, len(asked), limit, 1005.0, order=Order.MANIFEST, hold=True)
+
+
+async def test_an_attempt_that_is_over_is_withdrawn_alone(book: Book) -> None:
+    """What the ledger does not have as being sent any more is not admitted, and nobody else pays for it."""
     load = book.load([("c", "a.wav"), ("d", "a.wav")])
     first, second = book.claim()
     book.crash(load)
     again, _ = book.claim()
     async with running(book.ledger) as writer:
-        answers = await Busy(writer).gather(
-            writer.call(mark, Mark(first, "hash", 1.0)), writer.call(mark, Mark(again, "hash", 1.0))
-        )
-    assert isinstance(answers[0], RuntimeError)
-    assert answers[1] is None
+        found = await admitted(writer, first, again)
+    assert (set(found.admitted), list(found.withdrawn)) == ({again.attempt_id}, [first.attempt_id])
     assert book.states(load) == "sent sending"
     assert second.item_id != again.item_id
+
+
+async def test_what_callbacks_say_and_outcomes_free_comes_before_admissions(tmp_path: Path) -> None:
+    """Of one group an admission sees the job of an earlier attempt, and the slot that an outcome gives back."""
+    with listening_in(tmp_path) as book:
+        book.limit = 1
+        load = book.load([("c", "a.wav"), ("d", "b.wav")])
+        (first,) = book.claim(1)
+        book.reply(first, CUT)
+        (again, other) = book.claim(2, Ahead(slots=1))
+        book.admit(other)
+        token, told = token_hash(first.token or ""), Callback("j", JobStatus.IN_PROGRESS)
+        async with running(book.ledger) as writer:
+            asked, *_ = await Busy(writer).gather(
+                admitted(writer, again, limit=1),
+                writer.call(record_reply, record_of(other, NOT_FOUND)),
+                writer.call(apply_callback, token, told, 1.0, listening_since=0.0, hold=True),
+            )
+        assert list(asked.withdrawn) == [again.attempt_id]
+        assert (asked.limit.free, book.states(load)) == (1, "sending refused")
 
 
 async def test_outcomes_are_written_before_claims(book: Book) -> None:
@@ -326,8 +352,7 @@ async def written(folder: Path, *, listens: bool, together: bool) -> tuple[dict[
         (again,) = book.claim()
         claims = [again if claim.item_id == again.item_id else claim for claim in first]
         async with running(book.ledger) as writer:
-            marks = [writer.call(mark, Mark(claim, f"hash {claim.line}", 1005.0)) for claim in claims]
-            await in_turns(writer, marks, together=together)
+            await admitted(writer, *claims)
             if listens:
                 for number, said in CALLS.items():
                     book.callback(claims[number], *said)
@@ -354,7 +379,7 @@ async def in_turns(writer: LedgerThread, calls: list[Any], *, together: bool) ->
 
 @pytest.mark.parametrize("listens", [False, True])
 async def test_what_is_written_together_is_what_is_written_one_by_one(tmp_path: Path, listens: bool) -> None:
-    """Marks, outcomes and ends of all kinds: ledger and answers are the same, in one statement or in many."""
+    """Outcomes and ends of all kinds: ledger and answers are the same, in one statement or in many."""
     folders = [tmp_path / "at-once", tmp_path / "one-by-one"]
     for folder in folders:
         folder.mkdir()
@@ -384,23 +409,16 @@ async def test_what_is_written_together_is_what_is_written_one_by_one(tmp_path: 
 
 @pytest.mark.parametrize(
     ("function", "listens", "becomes"),
-    [
-        (mark, False, "sent"),
-        (record_reply, False, "accepted"),
-        (record_reply, True, "accepted"),
-        (end_job, False, "completed"),
-    ],
+    [(record_reply, False, "accepted"), (record_reply, True, "accepted"), (end_job, False, "completed")],
 )
 async def test_what_waits_together_costs_no_statement_more_than_one(
     book: Book, function: Any, listens: bool, becomes: str
 ) -> None:
-    """Marks, outcomes and ends of jobs that wait are the same few statements, whether they are two or twenty."""
+    """Outcomes and ends of jobs that wait are the same few statements, whether they are two or twenty."""
     book.limit = 30
     book.load([(f"c{n}", book.file(f"{n}.wav").name) for n in range(22)])
     claims = book.claim()
-    values: list[Any] = [Mark(claim, "hash", 1005.0) for claim in claims]
-    if function is record_reply:
-        values = [record_of(claim, accepted(f"job-{claim.line}"), listens=listens) for claim in claims]
+    values: list[Any] = [record_of(claim, accepted(f"job-{claim.line}"), listens=listens) for claim in claims]
     if function is end_job:
         for claim in claims:
             book.answer(claim, accepted(f"job-{claim.line}"))
@@ -421,3 +439,25 @@ async def test_what_waits_together_costs_no_statement_more_than_one(
         event.remove(book.ledger._engine, "before_cursor_execute", keep)
     assert counts[0] == counts[1] <= (4 if listens else 3)
     assert book.states(book.loads["m.csv"]).split() == [becomes] * len(claims)
+
+
+async def test_attempts_that_wait_are_admitted_by_the_same_few_statements(book: Book) -> None:
+    """Two or twenty: one look at all of them, and one statement for each kind of change."""
+    book.limit = 30
+    load = book.load([(f"c{n}", book.file(f"{n}.wav").name) for n in range(22)])
+    claims = book.claim()
+    statements: list[str] = []
+
+    def keep(_: object, __: object, statement: str, *___: object) -> None:
+        statements.append(statement)
+
+    async with running(book.ledger) as writer:
+        event.listen(book.ledger._engine, "before_cursor_execute", keep)
+        counts = []
+        for some in (claims[:2], claims[2:]):
+            statements.clear()
+            assert (await admitted(writer, *some)).admitted == {one.attempt_id for one in some}
+            counts.append(sum(one.startswith(("SELECT", "UPDATE")) for one in statements))
+        event.remove(book.ledger._engine, "before_cursor_execute", keep)
+    assert counts[0] == counts[1] <= 6
+    assert book.states(load).split() == ["sent"] * len(claims)

@@ -60,7 +60,7 @@ def test_a_callback_was_quicker_than_the_reply(book: Listening, reply: Reply, ca
     """A callback has named the job and its end: the late reply takes nothing of it back and is no anomaly."""
     load = book.load([("c", "a.wav")])
     claim = book.claim_one()
-    book.mark(claim)
+    book.admit(claim)
     book.callback(claim, "j")
     book.crash(load)
     book.callback(claim, "j", "completed")
@@ -87,7 +87,7 @@ def test_a_late_answer_with_a_job_is_an_anomaly_that_keeps_its_job(book: Listeni
     """The item is in doubt by a recovery, and the answer comes all the same: log, results and attempt have the job."""
     load = book.load([("c", "a.wav")])
     claim = book.claim_one()
-    book.mark(claim)
+    book.admit(claim)
     book.crash(load)
     (event,) = answered(book, (claim, accepted("job-late")))
     told = {"batch": "m.csv", "line": 2, "conversationId": "c", "attempt": 1, "jobId": "job-late", "state": "in_doubt"}
@@ -118,7 +118,7 @@ def test_a_late_refusal_of_an_item_in_doubt_is_an_anomaly_without_a_job(book: Li
     """A late reply without a job is logged as an anomaly, and the lane's backlog is not counted twice."""
     load = book.load([("c", "a.wav"), ("c", "b.wav")])
     claim = book.claim_one()
-    book.mark(claim)
+    book.admit(claim)
     book.crash(load)
     for reply in (NOT_FOUND, CUT):
         (event,) = answered(book, (claim, reply))
@@ -132,8 +132,8 @@ def test_of_a_group_the_one_that_missed_is_told(book: Listening) -> None:
     """Many outcomes are written in one statement: the rest of them are written, and are no anomalies."""
     load = book.load([("c", "a.wav"), ("d", "a.wav"), ("e", "a.wav")])
     group = book.claim()
-    for claim in group:
-        book.mark(claim)
+    for one in group:
+        book.admit(one)
     with book.ledger.writing() as connection:
         connection.execute(update(items).where(items.c.id == group[1].item_id).values(state=State.IN_DOUBT))
     (event,) = answered(book, *((claim, accepted(f"job-{claim.line}")) for claim in group))

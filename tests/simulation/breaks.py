@@ -10,9 +10,10 @@ from unittest.mock import patch
 
 from sqlalchemy import Connection, func, select, update
 
-from uploader import attempt, results
-from uploader.ledger import callbacks, claiming, lanes, matching, outcomes
-from uploader.ledger.claiming import Mark
+from uploader import attempt, flow, results
+from uploader.jobs import JobPoller
+from uploader.ledger import callbacks, claiming, matching, outcomes
+from uploader.ledger.claiming import AdmissionResult
 from uploader.ledger.facts import apply_callbacks
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.schema import items
@@ -36,13 +37,55 @@ def intent_after_the_first_byte() -> Iterator[None]:
 
 
 @contextmanager
-def mark_left_out() -> Iterator[None]:
-    """Let the last chunk leave without a mark."""
+def admission_left_out() -> Iterator[None]:
+    """Let the last chunk leave without an admission in the ledger."""
 
-    def unmarked(_connection: Connection, _of: Mark) -> None:
-        return
+    def unwritten(
+        connection: Connection, account_id: int, waiting: Any, room: int, configured: int, now: float, **_: Any
+    ) -> AdmissionResult:
+        admitted = [admission.claim.attempt_id for admission in waiting[:room]]
+        return AdmissionResult(
+            frozenset(admitted), {}, frozenset(), limit_facts(connection, account_id, configured, now)
+        )
 
-    with patch.object(attempt, "mark", unmarked):
+    with patch.object(flow, "admit", unwritten):
+        yield
+
+
+@contextmanager
+def admitted_without_a_slot() -> Iterator[None]:
+    """An admission does not ask whether a slot is free."""
+
+    def generous(connection: Connection, account_id: int, configured: int, now: float) -> Any:
+        return replace(limit_facts(connection, account_id, configured, now), live=0)
+
+    with patch.object(claiming, "limit_facts", generous):
+        yield
+
+
+@contextmanager
+def admitted_before_the_predecessor_completed() -> Iterator[None]:
+    """An admission does not ask whether the item before it in its lane has completed."""
+    with patch.object(claiming, "is_turn_due", lambda _row: True), patch.object(JobPoller, "is_lane_live", _no_lane):
+        yield
+
+
+def _no_lane(_poller: Any, _lane_id: int) -> bool:
+    return False
+
+
+@contextmanager
+def cut_wait_counted_as_doubt() -> Iterator[None]:
+    """An attempt that was cut while it waited for its admission is taken for one that may have been appended."""
+    judge = replies.judge
+
+    def fearful(reply: Reply, conversation_id: str, proves_not_appended: Any = ()) -> Verdict:
+        verdict = judge(reply, conversation_id, proves_not_appended)
+        if reply.withheld and reply.bytes_sent:
+            return Verdict(Outcome.IN_DOUBT, State.IN_DOUBT, Next.SETTLE, verdict.reason)
+        return verdict
+
+    with patch.object(attempt, "judge", fearful):
         yield
 
 
@@ -72,22 +115,6 @@ def slot_given_back_on_accept() -> Iterator[None]:
 
     with patch.object(claiming, "limit_facts", generous):
         yield
-
-
-@contextmanager
-def lane_ignored() -> Iterator[None]:
-    """Let an item go while another of its conversation is live."""
-
-    def anything(*, hold: bool) -> Any:
-        return lanes._first_pending()
-
-    with patch.object(lanes, "_ready_position", anything):
-        lanes._recompute_ready.cache_clear()
-        try:
-            yield
-        finally:
-            lanes._recompute_ready.cache_clear()
-    lanes._recompute_ready.cache_clear()
 
 
 @contextmanager
@@ -141,10 +168,12 @@ SIMULATED = {
     break_.__name__: break_
     for break_ in (
         intent_after_the_first_byte,
-        mark_left_out,
+        admission_left_out,
+        admitted_without_a_slot,
+        admitted_before_the_predecessor_completed,
+        cut_wait_counted_as_doubt,
         bad_gateway_tried_again,
         slot_given_back_on_accept,
-        lane_ignored,
         outcome_not_shielded,
         item_known_by_path_alone,
     )

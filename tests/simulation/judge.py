@@ -22,17 +22,10 @@ class Judge:
     def __init__(self, world: World) -> None:
         self._world = world
         self._take = world.service.take
-        self._begin = world.service.begin
         self._broken: Counter[tuple[str, str]] = Counter()
-        # every upload and every append is looked at as it happens
+        # every last chunk and every append is checked as it comes
         world.service.take = self._taken  # type: ignore[method-assign]
-        world.service.begin = self._begun  # type: ignore[method-assign]
-
-    def _begun(self, process: int, conversation: str, content: str) -> Put:
-        put = self._begin(process, conversation, content)
-        # an upload that became a job already is counted as that
-        self._check_limit(sum(upload.job_id is None for upload in self._world.service.uploading.values()))
-        return put
+        world.service.last_chunk_came = self._check_room
 
     def _taken(self, put: Put) -> str:
         self._check_lane(put)
@@ -41,7 +34,6 @@ class Judge:
             self._world.waived.add(job_id)  # nobody can know of it, as long as no call has told
             self._broken[put.conversation, put.content] += 1
         self._check_once(put)
-        self._check_limit(0)
         return job_id
 
     def _check_once(self, put: Put) -> None:
@@ -50,14 +42,15 @@ class Judge:
         allowed = world.allowed(put.conversation, put.content) + self._broken[put.conversation, put.content]
         assert done <= allowed, f"appended {done} times, {allowed} meant: {put}"
 
-    def _check_limit(self, uploads: int) -> None:
+    def _check_room(self, put: Put) -> None:
+        """A last chunk leaves only where the account has a slot for it, whether the service then takes it or not."""
         world = self._world
         counted = [job for job in world.service.live() if job.job_id not in world.waived]
-        if len(counted) + uploads > world.plan.limit:
+        if len(counted) >= world.plan.limit:
             outlived = self._outlived()
             counted = [job for job in counted if (job.conversation, job.content) not in outlived]
-        told = f"{len(counted)} jobs and {uploads} uploads are live, the limit is {world.plan.limit}"
-        assert len(counted) + uploads <= world.plan.limit, told
+        told = f"{put} beside {len(counted)} live jobs, the limit is {world.plan.limit}"
+        assert len(counted) < world.plan.limit, told
 
     def _outlived(self) -> set[tuple[str, str]]:
         """Return conversation and content of items whose slot has expired: their jobs may live on uncounted."""
@@ -206,7 +199,8 @@ class Judge:
                 if put.conversation == line.conversation_id and put.content in contents
             ]
             undecidable = [put for put in puts if put.received and not put.trusted]
-            broken_off = [put for put in puts if put.process in world.died or put.answered is None]
+            # a body that was cut before its last chunk came was provably not appended
+            broken_off = [put for put in puts if put.process in world.died or (put.received and put.answered is None)]
             unwritten = any((line.conversation_id, content) in world.disk.unwritten for content in contents)
             assert undecidable or broken_off or unwritten, f"{line} is in doubt, but its answers were clear: {puts}"
 

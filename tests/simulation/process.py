@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from math import inf
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -11,7 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from tests.simulation.calls import Calls
 from tests.simulation.world import BEFORE, CUT_TAKEN, EARLY, TOO_QUICKLY, Disk, Put, Service, content_hash
-from uploader.client import Gate, JobAnswer, UploadRequest
+from uploader.client import Admission, JobAnswer, UploadRequest
 from uploader.client.upload import Upload, WithheldError
 from uploader.errors import LedgerUnavailableError, SourceError
 from uploader.ledger.outcomes import record_reply
@@ -102,6 +103,9 @@ class Wire:
     def __init__(self) -> None:
         self.closed = False
 
+    def get_extra_info(self, _name: str) -> None:
+        """There is no socket."""
+
     def get_write_buffer_size(self) -> int:
         """Return 0: nothing is buffered."""
         return 0
@@ -149,7 +153,7 @@ class SimulatedClient:
             return JobAnswer(JobStatus.IN_PROGRESS)
         return JobAnswer(JobStatus(job.ending))
 
-    async def upload(self, request: UploadRequest, source: Any, gate: Gate) -> Reply:
+    async def upload(self, request: UploadRequest, source: Any, admission: Admission) -> Reply:
         """Send one PUT."""
         await self._latency()
         content = content_hash(source._opened.content)
@@ -160,13 +164,15 @@ class SimulatedClient:
         try:
             if put.fault in BEFORE:
                 return Reply(failure=put.fault)
-            return await self._send(request, source, gate, put)
+            return await self._send(request, source, admission, put)
         finally:
             if not self._process.dead:
                 self._service.over(put)
 
-    async def _send(self, request: UploadRequest, source: Any, gate: Gate, put: Put) -> Reply:
-        upload = Upload(source, gate, stall_seconds=30.0, answer_seconds=self._answer_seconds, chunk_bytes=CHUNK_BYTES)
+    async def _send(self, request: UploadRequest, source: Any, admission: Admission, put: Put) -> Reply:
+        upload = Upload(
+            source, admission, stall_seconds=30.0, answer_seconds=self._answer_seconds, chunk_bytes=CHUNK_BYTES
+        )
         wire = Wire()
         upload.connected(wire, None)
         try:
@@ -193,7 +199,10 @@ class SimulatedClient:
         breaks_at = self._process.rng.randrange(4) if put.fault in (*EARLY, CUT_TAKEN) else -1
         body: Any = upload.body()
         count = 0
-        async for _ in body:
+        while (piece := await self._next_piece(body, put, wire)) is not None:
+            if isinstance(piece, int):
+                await body.aclose()
+                return piece
             if upload.last_chunk_left:
                 break  # nothing awaits between the last chunk's leaving and its arrival: it is out
             if count == breaks_at:
@@ -205,6 +214,29 @@ class SimulatedClient:
             await self._latency()
         self._receive(put)
         return None
+
+    async def _next_piece(self, body: Any, put: Put, wire: Wire) -> bytes | int | None:
+        """Take the next piece of a body; a status where a gateway ends the wait for it, None at the end."""
+        weather = self._service.weather
+        coming = asyncio.ensure_future(anext(body, None))
+        try:
+            done, _ = await asyncio.wait(
+                {coming}, timeout=None if weather.bears_seconds == inf else weather.bears_seconds
+            )
+        except asyncio.CancelledError:
+            coming.cancel()
+            await asyncio.wait({coming})
+            raise
+        if done:
+            piece: bytes | None = coming.result()
+            return piece
+        wire.closed = not weather.cuts_with_408
+        coming.cancel()
+        await asyncio.wait({coming})
+        put.fault = "gateway"
+        if weather.cuts_with_408:
+            return 408
+        raise ConnectionResetError("the gateway closed the connection")
 
     async def _break(self, put: Put, wire: Wire) -> None:
         if put.fault == "stall":
@@ -223,6 +255,7 @@ class SimulatedClient:
         """Let the service take the whole body, or not, whatever becomes of the client."""
         self._process.check()
         put.received = True
+        self._service.last_chunk_came(put)
         if put.fault.startswith("429") or not self._service.has_room():
             put.fault = put.fault if put.fault.startswith("429") else "429"
             return

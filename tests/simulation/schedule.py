@@ -4,8 +4,9 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from tests.simulation.clock import ProcessDied, Time, VirtualLoop, bury
 from tests.simulation.ledgers import MemoryLedger
 from tests.simulation.process import InlineWriter, Process, SimulatedClient, opener
 from tests.simulation.world import BEFORE, EARLY, LATE, Disk, Service, Weather, content_hash
+from uploader import engine as engine_module
 from uploader.attempt import Rules
 from uploader.client import upload as upload_module
 from uploader.engine import Engine as UploadEngine
@@ -73,16 +75,39 @@ class Plan:
     calls: Habits | None = None
     """How the service calls the webhookUrls; None: nobody listens."""
     order: Order = Order.LONGEST_LANE_FIRST
+    # rates and uploads follow the account
+    auto: bool = False
+    sends_ahead: bool = True
+    # whatever may be sent ahead is, however long its turn is away
+    eager: bool = False
     weather: Weather = field(default_factory=Weather)
 
 
 def draw(seed: int) -> Plan:
     """Draw a schedule; whether its runs listen, and how the service calls, from a stream of its own."""
-    plan = replace(_draw(seed), calls=draw_habits(seed))
+    plan = _draw_flow(replace(_draw(seed), calls=draw_habits(seed)))
     if plan.calls is not None and plan.calls.breaks_word:
         # what was taken of a file that was cut off has no hash: no copy of it is known again
         return replace(plan, edits=False, rewrites=False, repeats=False)
     return plan
+
+
+def _draw_flow(plan: Plan) -> Plan:
+    """Draw the ways of the service and the gateway with bodies that are sent ahead, from a stream of their own."""
+    rng = random.Random(f"flow {plan.seed}")
+    weather = replace(
+        plan.weather,
+        counts_uploads=rng.random() < 0.15,
+        bears_seconds=rng.choice([inf, inf, inf, 1.5, 6.0]),
+        cuts_with_408=rng.random() < 0.5,
+    )
+    return replace(
+        plan,
+        auto=rng.random() < 0.5,
+        sends_ahead=rng.random() < 0.9,
+        eager=rng.random() < 0.6,
+        weather=weather,
+    )
 
 
 def draw_surplus(seed: int) -> Plan:
@@ -262,7 +287,7 @@ class World:
     def _run(self, process: Process, dies_at: int | None, *, bad: bool, signalled: bool) -> None:
         loop = VirtualLoop(self.time, dies_at)
         try:
-            with _scaled_down(loop):
+            with _scaled_down(loop), _eager() if self.plan.eager else nullcontext():
                 loop.run_until_complete(self._process(process, loop, bad=bad, signalled=signalled))
         except ProcessDied:
             process.dead = True
@@ -305,7 +330,7 @@ class World:
         async def apply(hashed: str, callback: Callback) -> CallbackResult:
             hold = self.plan.hold
             result = await writer.call(apply_callback, hashed, callback, now(), listening_since=since, hold=hold)
-            engine.hear(result)
+            engine.apply_callback(result)
             return result
 
         await calls.deliver(apply)
@@ -324,13 +349,15 @@ class World:
             account_id=self.account_id,
             pool=Pool(
                 limit=plan.limit,
-                uploads=plan.uploads,
-                rate=PUTS_PER_SECOND,
-                polls_per_second=30.0,
+                uploads=None if plan.auto else plan.uploads,
+                rate=None if plan.auto else PUTS_PER_SECOND,
+                polls_per_second=None if plan.auto else 30.0,
                 grace_seconds=8.0,
                 give_up_seconds=1800.0,
                 no_wait=no_wait,
                 order=plan.order,
+                sends_ahead=plan.sends_ahead,
+                until=None if self.until_seconds is None else now() + self.until_seconds,
             ),
             rules=Rules(
                 defaults={},
@@ -339,7 +366,6 @@ class World:
                 doubt_seconds=DOUBT_SECONDS,
                 job_timeout_seconds=JOB_TIMEOUT_SECONDS,
                 hold=plan.hold,
-                until=None if self.until_seconds is None else now() + self.until_seconds,
                 webhook_url=WEBHOOK_URL if self.calls is not None else None,
             ),
             new_token=self.calls.draw_token if self.calls is not None else str,
@@ -455,6 +481,17 @@ def _scaled_down(loop: VirtualLoop) -> Iterator[None]:
     with (
         patch.object(asyncio_throttle.throttler, "time", SimpleNamespace(monotonic=loop.time)),
         patch.object(upload_module, "TAIL_BYTES", TAIL_BYTES),
+    ):
+        yield
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    """Send ahead whatever may be, so that many attempts wait for their admission."""
+    with (
+        patch.object(engine_module, "slots_ahead", lambda _ends, in_force, _jobs, _horizon: in_force),
+        patch.object(engine_module, "blind_slots", lambda in_force, _travel, **_: in_force),
+        patch.object(engine_module, "lanes_ahead", list),
     ):
         yield
 

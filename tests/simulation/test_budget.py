@@ -13,12 +13,12 @@ from tests.simulation.clock import Time, VirtualLoop, bury
 from tests.simulation.schedule import _scaled_down
 from uploader.client import JobAnswer
 from uploader.client.service import JOB_SECONDS
-from uploader.jobs import Follower
+from uploader.jobs import JobPoller
 from uploader.ledger.thread import Writer
 from uploader.model import JobStatus, LiveJob
 from uploader.pace import Pace
 from uploader.policy.durations import CompletedJob
-from uploader.policy.polling import looks_at_once
+from uploader.policy.polling import polls_at_once
 
 pytestmark = pytest.mark.timeout(0)
 
@@ -87,7 +87,7 @@ def looked_at(
     rng, loop = random.Random(1), VirtualLoop(time)
 
     async def look() -> None:
-        follower = Follower(
+        poller = JobPoller(
             client=service,
             writer=cast("Writer", NoLedger()),
             pace=Pace(PER_SECOND),
@@ -99,16 +99,16 @@ def looked_at(
             ended=lambda: None,
         )
         if learned:
-            follower.learn(CompletedJob(work, work * rng.lognormvariate(0.0, 0.2)) for work in range(1, 60))
+            poller.learn(CompletedJob(work, work * rng.lognormvariate(0.0, 0.2)) for work in range(1, 60))
         for number in range(jobs):
-            follower.add(live(number, loop.time(), rng.uniform(1.0, 120.0)))
-        works = [follower.hand_out(), *(follower.look_around() for _ in range(looks_at_once(PER_SECOND)))]
-        lookers = [loop.create_task(work) for work in works]
+            poller.add(live(number, loop.time(), rng.uniform(1.0, 120.0)))
+        works = [poller.hand_out(), *(poller.poll_jobs() for _ in range(polls_at_once(PER_SECOND)))]
+        pollers = [loop.create_task(work) for work in works]
         end: Any = loop.create_future()
         loop.call_later(seconds, end.set_result, None)
         await end
-        for poller in lookers:
-            poller.cancel()
+        for one in pollers:
+            one.cancel()
 
     try:
         with _scaled_down(loop):
@@ -180,9 +180,9 @@ def test_pauses_grow_while_the_service_is_in_trouble(reason: str, status: int | 
     assert len({job_id for at, job_id in service.asked if at >= BEGIN + 600.0}) == 8
 
 
-def waiting_for_endless(time: Time) -> Follower:
-    """Return a follower of jobs that never end, at this time."""
-    return Follower(
+def waiting_for_endless(time: Time) -> JobPoller:
+    """A poller of jobs that never end, at this time."""
+    return JobPoller(
         client=Endless(time),
         writer=cast("Writer", NoLedger()),
         pace=Pace(PER_SECOND),
@@ -198,27 +198,27 @@ def waiting_for_endless(time: Time) -> Follower:
 def test_a_look_that_told_nothing_has_not_seen_the_job_live() -> None:
     """Only an answer that shows the job live moves the time at which it was last known to live."""
     time = Time(BEGIN)
-    follower = waiting_for_endless(time)
-    follower.add(live(1, BEGIN, 100.0))
+    poller = waiting_for_endless(time)
+    poller.add(live(1, BEGIN, 100.0))
     time.now += 50.0
-    told = follower._after_look(follower._followed[0], JobAnswer(JobStatus.IN_PROGRESS))
+    told = poller._after_poll(poller._followed[0], JobAnswer(JobStatus.IN_PROGRESS))
     time.now += 50.0
-    untold = follower._after_look(told, JobAnswer(None, "HTTP 404", 404))
-    assert (told.seen_live_at, told.is_lost_sight_of) == (BEGIN + 50.0, False)
-    assert (untold.seen_live_at, untold.is_lost_sight_of) == (BEGIN + 50.0, True)
+    untold = poller._after_poll(told, JobAnswer(None, "HTTP 404", 404))
+    assert (told.seen_live_at, told.is_unseen) == (BEGIN + 50.0, False)
+    assert (untold.seen_live_at, untold.is_unseen) == (BEGIN + 50.0, True)
     assert untold.due_at > time.now
 
 
 def test_who_is_late_by_most_of_its_own_steps_goes_first() -> None:
     """Of two due jobs the one with the shorter interval is polled first; the other is polled in time, too."""
     time = Time(0.0)
-    follower = waiting_for_endless(time)
-    follower.learn([CompletedJob(10.0, 10.0)] * 20)
-    follower.add(live(1, 0.0, 100.0))
-    follower.add(live(2, 0.0, 10.0))
-    late = follower._followed[0].job.job_id
+    poller = waiting_for_endless(time)
+    poller.learn([CompletedJob(10.0, 10.0)] * 20)
+    poller.add(live(1, 0.0, 100.0))
+    poller.add(live(2, 0.0, 10.0))
+    late = poller._followed[0].job.job_id
     assert late == "job-2"
-    time.now = max(followed.due_at for followed in follower._followed) + 1.0
-    assert follower._is_any_due()
-    assert follower._take_most_late().job.job_id == "job-2"
-    assert follower._take_most_late().job.job_id == "job-1"
+    time.now = max(one.due_at for one in poller._followed) + 1.0
+    assert poller._is_any_due()
+    assert poller._pop_most_overdue().job.job_id == "job-2"
+    assert poller._pop_most_overdue().job.job_id == "job-1"

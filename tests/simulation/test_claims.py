@@ -21,7 +21,7 @@ SLOTS, CONVERSATIONS, FILES = 6, 30, 4
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_full_account_is_claimed_for_when_a_job_ends(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    """Each end is followed by a claim in the same moment, and nothing else that goes well asks for one."""
+    """Each end is followed by a claim in the same moment; beside that, only the foresight of ends asks for one."""
     written: list[tuple[Callable[..., Any], float]] = []
     plan = Plan(seed, conversations=CONVERSATIONS, rows=0, limit=SLOTS, service_limit=SLOTS, uploads=2 * SLOTS)
     world = World(quiet(plan), MemoryLedger())
@@ -43,4 +43,4 @@ def test_a_full_account_is_claimed_for_when_a_job_ends(monkeypatch: pytest.Monke
     claims = [at for function, at in written if function is claim]
     assert len(ends) == CONVERSATIONS * FILES
     assert set(ends) <= set(claims)
-    assert len(claims) <= len(ends) + 3
+    assert len(claims) <= 1.2 * len(ends)

@@ -18,9 +18,10 @@ from tests.simulation.process import InlineWriter
 from tests.simulation.run import quiet
 from tests.simulation.schedule import Plan, World, counts
 from tests.simulation.world import TOO_QUICKLY, Weather, content_hash
-from uploader.ledger.claiming import Claimed
+from uploader.ledger.claiming import AdmissionResult, ClaimResult
 from uploader.model import Order, State
-from uploader.policy import cooldown
+from uploader.policy import flow
+from uploader.policy.backoff import Backoff
 
 pytestmark = pytest.mark.timeout(0)
 
@@ -50,16 +51,17 @@ def no_log() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def claims(monkeypatch: pytest.MonkeyPatch) -> list[Claimed]:
-    """Record every claim, and check that it never exceeds the limit in force."""
-    seen: list[Claimed] = []
+def claims(monkeypatch: pytest.MonkeyPatch) -> list[ClaimResult]:
+    """Every admission is looked at: no more is live after it than the limit in force, as it is known then."""
+    seen: list[ClaimResult] = []
 
     class Checking(InlineWriter):
         async def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             found = await super().call(function, *args, **kwargs)
-            if isinstance(found, Claimed):
+            if isinstance(found, ClaimResult):
                 seen.append(found)
-                assert not found.claims or found.limit.live + len(found.claims) <= found.limit.in_force
+            if isinstance(found, AdmissionResult):
+                assert not found.admitted or found.limit.live <= found.limit.in_force
             return found
 
     monkeypatch.setattr(schedule, "InlineWriter", Checking)
@@ -109,6 +111,15 @@ def lived(world: World, slots: float = REAL) -> Night:
     return Night(took / bound, sum(put.answered == 429 for put in world.service.puts), took)
 
 
+def pausing(seconds: float) -> Callable[..., Backoff]:
+    """Make pauses of so many seconds, which go on where one is on."""
+
+    def pause(backoff: Backoff, now: float, **_: Any) -> Backoff:
+        return backoff if backoff.is_on(now) else Backoff(now + seconds, backoff.failures + 1)
+
+    return pause
+
+
 @cache
 def informed_night(seed: int) -> Night:
     """Run a night whose configured limit is the true one, without other users."""
@@ -118,7 +129,7 @@ def informed_night(seed: int) -> Night:
 @pytest.mark.parametrize(("latency", "at_most"), [(0.02, 12), (0.4, UPLOADS)], ids=["quick", "slow"])
 @pytest.mark.seeds(1, nightly=3)
 def test_a_limit_that_is_stated_is_learned_from_what_was_under_way(
-    seed: int, latency: float, at_most: int, claims: list[Claimed], monkeypatch: pytest.MonkeyPatch
+    seed: int, latency: float, at_most: int, claims: list[ClaimResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Configured 50, stated 10: only uploads under way are refused, and the night is as long as with 10."""
     told = informed_night(seed)
@@ -142,7 +153,7 @@ def test_a_limit_that_is_never_stated_is_learned_all_the_same(seed: int) -> None
 @pytest.mark.parametrize(("weather", "at_most"), [(QUIET, 1.15), (MUTE, 1.25)], ids=["stated", "never stated"])
 @pytest.mark.seeds(1, nightly=3)
 def test_an_account_that_is_shared_is_kept_full(
-    seed: int, weather: Weather, at_most: float, claims: list[Claimed]
+    seed: int, weather: Weather, at_most: float, claims: list[ClaimResult]
 ) -> None:
     """Where another client holds 3 of 10 slots half of the time, the free slots are used at few refusals."""
     alone = informed_night(seed)
@@ -157,8 +168,8 @@ def test_an_account_that_is_shared_is_kept_full(
 
 @pytest.mark.seeds(1, nightly=3)
 def test_the_end_of_a_job_comes_before_the_timer(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long the cooldown is, one upload tries the slot that a job has freed; where it is accepted all go on."""
-    monkeypatch.setattr(cooldown, "cooldown_seconds", lambda *_: 100_000.0)
+    """However long the pause is, an upload tries the room that a job has left, and where it is taken all goes on."""
+    monkeypatch.setattr(flow, "after_failure", pausing(100_000.0))
     for weather in (QUIET, MUTE):
         night = lived(world_of(seed, 12, weather, rows=60))
         assert night.refusals > 0
@@ -167,10 +178,10 @@ def test_the_end_of_a_job_comes_before_the_timer(seed: int, monkeypatch: pytest.
 
 @pytest.mark.seeds(1, nightly=3)
 def test_a_429_about_the_rate_slows_and_lowers_nothing(
-    seed: int, claims: list[Claimed], monkeypatch: pytest.MonkeyPatch
+    seed: int, claims: list[ClaimResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A 429 about the rate leaves the limit in force, and its cooldown is waited for, whatever ends meanwhile."""
-    monkeypatch.setattr(cooldown, "cooldown_seconds", lambda *_: 500.0)
+    """The limit in force stays; the pause is waited for, whatever ends meanwhile."""
+    monkeypatch.setattr(flow, "after_failure", pausing(500.0))
     world = world_of(seed, REAL, Weather(put=0.2, kinds=(TOO_QUICKLY,)), rows=60)
     night = lived(world)
     assert night.refusals > 0

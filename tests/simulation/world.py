@@ -4,6 +4,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 
 from blake3 import blake3
 
@@ -54,6 +55,11 @@ class Weather:
     foreign: float = 0.0
     outages: tuple[tuple[float, float], ...] = ()
     states_limit: bool = True
+    # an upload counts as a job from its head on
+    counts_uploads: bool = False
+    # a gateway ends a connection on which no byte of the body comes for so long, with a 408 or without an answer
+    bears_seconds: float = inf
+    cuts_with_408: bool = False
     kinds: tuple[str, ...] = (*BEFORE, *EARLY, *LATE)
 
 
@@ -101,6 +107,8 @@ class Service:
     jobs: dict[str, Job] = field(default_factory=dict)
     foreign: list[tuple[float, float]] = field(default_factory=list)
     uploading: dict[int, Put] = field(default_factory=dict)
+    last_chunk_came: Callable[[Put], None] = lambda _put: None
+    """Whom to tell of a last chunk."""
     told: Callable[[Put, Job], None] = lambda _put, _job: None
     """Whom to tell of a job that begins."""
     job_seconds: dict[str, float] = field(default_factory=dict)
@@ -109,6 +117,10 @@ class Service:
     def begin(self, process: int, conversation: str, content: str) -> Put:
         """Begin a PUT, whose head has arrived."""
         fault = self._draw()
+        if self.weather.counts_uploads and not self.has_room(
+            sum(put.job_id is None for put in self.uploading.values())
+        ):
+            fault = "early 429"
         put = Put(len(self.puts), process, conversation, content, self.time.now, fault)
         self.puts.append(put)
         self.uploading[put.number] = put
@@ -118,11 +130,11 @@ class Service:
         """End a PUT, whose connection is closed."""
         self.uploading.pop(put.number, None)
 
-    def has_room(self) -> bool:
+    def has_room(self, uploads: int = 0) -> bool:
         """Return True where the account has a free slot, as the service counts."""
         now = self.time.now
         foreign = sum(begin <= now < end for begin, end in self.foreign)
-        return len(self.live()) + foreign < self.limit
+        return len(self.live()) + foreign + uploads < self.limit
 
     def live(self) -> list[Job]:
         """Return the jobs of ours that run now."""

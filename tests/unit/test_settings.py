@@ -61,7 +61,10 @@ def test_without_any_source_the_defaults_stand(sources: Loader) -> None:
     """The defaults of design.md's table."""
     settings = sources()
     assert settings.base_url == "https://api.symbl.ai"
-    assert (settings.limit, settings.uploads, settings.rate) == (2, 16, 10.0)
+    assert settings.limit == 2
+    assert (settings.send_ahead, settings.ahead_seconds) == ("auto", 20.0)
+    follows = (settings.uploads, settings.rate, settings.doubt.unanswered, settings.jobs.polls_per_second)
+    assert follows == ("auto", "auto", "auto", "auto")
     assert (settings.doubt_seconds, settings.give_up_seconds, settings.grace_seconds) == (900.0, 1800.0, 8.0)
     assert (settings.on_invalid, settings.lanes.on_trouble) == ("refuse", "hold")
     assert settings.replies.proves_not_appended == ()
@@ -89,6 +92,14 @@ def test_each_source_outranks_those_below_it(sources: Loader, least: int, most: 
     assert sources(**given).limit == 3 + max(least, most)
 
 
+@pytest.mark.parametrize("setting", ["uploads", "rate"])
+def test_a_number_that_a_person_sets_is_kept_and_auto_takes_it_back(sources: Loader, setting: str) -> None:
+    """What follows the account does so unless it is set; the word auto outranks a file's number."""
+    file = f"{setting} = 7"
+    assert getattr(sources(file=file), setting) == 7
+    assert getattr(sources(file=file, flags={setting: " AUTO "}), setting) == "auto"
+
+
 def test_tables_are_read_from_file_and_environment(sources: Loader) -> None:
     """A table's key has its own variable, which outranks the file's and leaves the other tables alone."""
     file = '[lanes]\non_trouble = "hold"\n[replies]\nproves_not_appended = [500, 503]\n[parameters]\nname = "Q1"\n'
@@ -106,6 +117,8 @@ def test_tables_are_read_from_file_and_environment(sources: Loader) -> None:
             ["uploader.toml", "line 1: limit = 0", "write a whole number from 1 to 100000"],
         ),
         ({"environment": {"UPLOADER_LIMIT": "many"}}, ["environment UPLOADER_LIMIT", "'many'", "write a whole number"]),
+        ({"flags": {"rate": "some"}}, ["--rate", "'some'", "write a number above 0, 100000 at most, or auto"]),
+        ({"file": "uploads = 0"}, ["uploads = 0", "write a whole number from 1 to 1000, or auto"]),
         ({"flags": {"give_up_seconds": "-1"}}, ["--give-up-seconds", "'-1'", "write a number above 0, 604800 at most"]),
         ({"secrets": {"uploader_limit": "many"}}, ["secrets folder", "limit", "'many'", "write a whole number"]),
         (

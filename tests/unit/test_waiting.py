@@ -5,37 +5,36 @@ from math import inf
 import pytest
 
 from uploader.model import SlotHolder, State
-from uploader.policy.brake import Brake, Phase
-from uploader.policy.cooldown import Cooldown, after_accepted, gives_up_at, note_alone
+from uploader.policy.backoff import Backoff
+from uploader.policy.breaker import BreakerState, CircuitBreaker
+from uploader.policy.flow import Flow, Throttle
 from uploader.policy.waiting import LINES_TOLD, Standstill, format_holders, standstill
 
 NOW = 1000.0
-PROBING = Brake(phase=Phase.PROBING, probe_at=1030.0)
-PAUSED = Cooldown(until=1090.0)
+OPEN = CircuitBreaker(state=BreakerState.OPEN, probing=Backoff(until=1030.0))
+PAUSED = Throttle(Backoff(until=1090.0))
 
 
 @pytest.mark.parametrize(
-    ("brake", "cooldown", "full", "frees_at", "until"),
+    ("flow", "full", "frees_at", "until"),
     [
-        pytest.param(Brake(), Cooldown(), False, None, None, id="nothing stands in the way"),
-        pytest.param(PROBING, PAUSED, True, 1500.0, 1030.0, id="the breaker before all else"),
-        pytest.param(Brake(), PAUSED, True, 1500.0, 1090.0, id="a pause after a 429"),
-        pytest.param(Brake(), Cooldown(until=NOW), True, 1500.0, 1500.0, id="a slot in doubt"),
-        pytest.param(Brake(), Cooldown(), True, None, inf, id="a slot that no time gives back"),
+        pytest.param(Flow(), False, None, None, id="nothing stands in the way"),
+        pytest.param(Flow(OPEN, PAUSED), True, 1500.0, 1030.0, id="the breaker before all else"),
+        pytest.param(Flow(throttle=PAUSED), True, 1500.0, 1090.0, id="a pause after a 429"),
+        pytest.param(Flow(throttle=Throttle(Backoff(until=NOW))), True, 1500.0, 1500.0, id="a slot in doubt"),
+        pytest.param(Flow(), True, None, inf, id="a slot that no time gives back"),
     ],
 )
-def test_what_is_waited_for_and_until_when(
-    brake: Brake, cooldown: Cooldown, full: bool, frees_at: float | None, until: float | None
-) -> None:
+def test_what_is_waited_for_and_until_when(flow: Flow, full: bool, frees_at: float | None, until: float | None) -> None:
     """One reason, the one that would still hold if the others were gone, and its end."""
-    found = standstill(brake, cooldown, NOW, full=full, frees_at=frees_at)
+    found = standstill(flow, NOW, full=full, frees_at=frees_at)
     assert (None if found is None else found.until) == until
 
 
 @pytest.mark.parametrize(("ahead", "told", "vain"), [(60.0, False, False), (61.0, True, False), (601.0, True, True)])
 def test_a_long_wait_is_told_and_a_very_long_one_ends_the_run(ahead: float, told: bool, vain: bool) -> None:
     """More than a minute is told; where only held slots are lacking, and for more than ten, waiting is in vain."""
-    found = standstill(Brake(), Cooldown(), NOW, full=True, frees_at=NOW + ahead)
+    found = standstill(Flow(), NOW, full=True, frees_at=NOW + ahead)
     assert found is not None
     assert (found.is_worth_telling(NOW), found.is_in_vain(NOW)) == (told, vain)
     assert not Standstill("a pause", NOW + ahead).is_in_vain(NOW)
@@ -47,13 +46,3 @@ def test_who_holds_the_slots_is_told_with_line_state_and_job() -> None:
     told = format_holders([holder, SlotHolder("n.csv", 3, "c-2", State.ACCEPTED, None, None)], 2)
     assert "m.csv line 17, c-1: in doubt, job job-9; n.csv line 3, c-2: accepted: settle" in told
     assert f"and {30 - LINES_TOLD} more" in format_holders([holder] * 30, 30)
-
-
-def test_429s_count_as_no_good_answer_while_nothing_of_ours_is_live() -> None:
-    """The time runs from the first of them, ends with a job of ours or an accepted upload, and then begins anew."""
-    first = note_alone(Cooldown(), 100.0, alone=True)
-    later = note_alone(first, 150.0, alone=True)
-    assert gives_up_at(Cooldown(), 60.0) == inf
-    assert (gives_up_at(first, 60.0), gives_up_at(later, 60.0)) == (160.0, 160.0)
-    assert gives_up_at(note_alone(later, 155.0, alone=False), 60.0) == inf
-    assert gives_up_at(after_accepted(later, 7), 60.0) == inf

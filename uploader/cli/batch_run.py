@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime
 from math import inf
 from pathlib import Path
+from typing import Literal, TypeVar
 
 from uploader import logs, results
 from uploader.attempt import Rules
@@ -43,6 +44,7 @@ from uploader.ledger.sending import ToSend, elsewhere, lanes_to_send
 from uploader.ledger.standing import Standing, keep_counts, standing
 from uploader.ledger.thread import LedgerThread
 from uploader.model import Order, State
+from uploader.policy import caps
 from uploader.policy.callbacks import signed_token
 from uploader.policy.endings import ending
 from uploader.policy.forecast import forecast_batch, pace_of
@@ -52,6 +54,8 @@ from uploader.status.summary import ManifestWarning, Summary
 from uploader.status.view import View
 
 log = logs.get_logger()
+
+N = TypeVar("N", int, float)
 
 # the length of a random ``webhookUrl`` token, in bytes
 TOKEN_BYTES = 32
@@ -74,6 +78,11 @@ def _format_wait(found: Standstill | None) -> str:
     if found is None:
         return ""
     return f"waits until {datetime.fromtimestamp(found.until).astimezone():%H:%M}" if found.until < inf else "waits"
+
+
+def _number(value: N | Literal["auto"]) -> N | None:
+    """Return a number that a person has set; None where it follows the account."""
+    return None if value == "auto" else value
 
 
 class BatchRun:
@@ -113,7 +122,7 @@ class BatchRun:
         limits = TimeLimits(self._settings.connect_seconds, self._settings.stall_seconds, self._settings.answer_seconds)
         keeps = self._settings.connections == "kept"
         expect = Expect(self._settings.expect_above_bytes, self._settings.expect_seconds, keeps)
-        uploads = min(self._settings.uploads, self._settings.limit)
+        uploads = _number(self._settings.uploads) or caps.UPLOADS
         failure: UploaderError | None = None
         try:
             target = self._target
@@ -135,14 +144,17 @@ class BatchRun:
         settings = self._settings
         pool = Pool(
             limit=settings.limit,
-            uploads=settings.uploads,
-            rate=settings.rate,
-            polls_per_second=settings.jobs.polls_per_second,
+            uploads=_number(settings.uploads),
+            rate=_number(settings.rate),
+            polls_per_second=_number(settings.jobs.polls_per_second),
             grace_seconds=settings.grace_seconds,
             give_up_seconds=settings.give_up_seconds,
             no_wait=settings.no_wait,
             order=Order(settings.schedule.order),
-            unanswered=settings.doubt.unanswered,
+            unanswered=_number(settings.doubt.unanswered),
+            sends_ahead=settings.send_ahead == "auto",
+            ahead_seconds=settings.ahead_seconds,
+            until=self._until,
         )
         rules = Rules(
             defaults=config_parameters(settings),
@@ -152,7 +164,6 @@ class BatchRun:
             job_timeout_seconds=settings.job_timeout_seconds,
             hold=settings.lanes.hold,
             look_before=settings.doubt.look_before,
-            until=self._until,
             webhook_url=self._settings.webhook_url,
         )
         return Engine(
@@ -175,14 +186,14 @@ class BatchRun:
 
         host, port = host_and_port(self._settings.webhook)
         hold = self._settings.lanes.hold
-        return Listener(host, port, key=key, writer=thread, now=self._now, hold=hold, applied=engine.hear)
+        return Listener(host, port, key=key, writer=thread, now=self._now, hold=hold, applied=engine.apply_callback)
 
     async def _run_engine(self, engine: Engine) -> UploaderError | None:
         wanted = self._settings.progress == "auto"
         view = View(
             read=self._standing,
             limit=lambda: engine.limit,
-            bytes_moved=lambda: engine.way_out.bytes_moved,
+            bytes_moved=lambda: engine.flow.bytes_moved,
             snapshot=self._snapshot,
             seconds_left=lambda: self._forecast_seconds(engine.limit.in_force),
             waits=lambda: _format_wait(engine.standstill),
@@ -193,7 +204,7 @@ class BatchRun:
         self._slots = SlotWatch(lambda: engine.limit, self._is_lane_ready)
         try:
             with view:
-                await engine.run(beside=(*view.helpers, self._slots.watch))
+                await engine.run((*view.helpers, self._slots.watch))
         except UploaderError as error:
             return error
         return None
@@ -228,7 +239,7 @@ class BatchRun:
             left = lanes_to_send(connection, self._batch.account_id, live, self._now(), hold=self._settings.lanes.hold)
             pace = pace_of(jobs_seen(connection, account_id))
         left.set_job_seconds(pace or assumed.job_seconds_per_audio_second, assumed.audio_bytes_per_second)
-        return forecast_batch(left, limit, self._settings.rate, order=Order(assumed.order)).seconds
+        return forecast_batch(left, limit, self._settings.puts_per_second, order=Order(assumed.order)).seconds
 
     def _is_lane_ready(self) -> bool:
         with self._reader.reading() as connection:
@@ -271,7 +282,7 @@ class BatchRun:
                 batch=self._batch.name,
                 exit_code=self._exit_code(found, failure),
                 standing=found,
-                bytes_sent=engine.way_out.bytes_moved,
+                bytes_sent=engine.flow.bytes_moved,
                 seconds=time.monotonic() - self._begun,
                 results=str(self._path),
                 ledger=self._ledger.path,

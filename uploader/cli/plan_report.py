@@ -198,7 +198,7 @@ def forecast_plan(
         seen=pace is not None,
         assumed_bytes_per_second=assumed.audio_bytes_per_second,
         forecasts=[
-            forecast_batch(work.lanes, count, settings.rate, within, Order(assumed.order))
+            forecast_batch(work.lanes, count, settings.puts_per_second, within, Order(assumed.order))
             for count in sorted({*LIMITS, settings.limit, limit.in_force})
         ],
         limit=limit,

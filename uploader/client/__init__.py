@@ -4,6 +4,15 @@ from uploader.client.expectation import Expect
 from uploader.client.puts import TimeLimits, UploadRequest
 from uploader.client.service import Client, JobAnswer
 from uploader.client.token import Credentials, CredentialsSource
-from uploader.client.upload import Gate
+from uploader.client.upload import Admission
 
-__all__ = ["Client", "Credentials", "CredentialsSource", "Expect", "Gate", "JobAnswer", "TimeLimits", "UploadRequest"]
+__all__ = [
+    "Admission",
+    "Client",
+    "Credentials",
+    "CredentialsSource",
+    "Expect",
+    "JobAnswer",
+    "TimeLimits",
+    "UploadRequest",
+]

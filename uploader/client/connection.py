@@ -1,8 +1,11 @@
 """Connections to the service: proxies and CA bundles from the environment, and never a second PUT."""
 
 import asyncio
+import fcntl
 import os
 import ssl
+import sys
+import termios
 from base64 import b64encode
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -120,6 +123,17 @@ def layers(transport: Any) -> tuple[Any, ...]:
         found.append(transport)
         transport = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
     return tuple(found)
+
+
+def unacknowledged(transport: Any) -> int:
+    """Count the bytes that the kernel has taken and the peer's has not acknowledged; 0 where that cannot be told."""
+    socket = None if transport is None or transport.is_closing() else transport.get_extra_info("socket")
+    if socket is None or sys.platform != "linux":
+        return 0
+    try:
+        return int.from_bytes(fcntl.ioctl(socket.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0  # the connection has ended: whoever writes next is told
 
 
 async def send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:

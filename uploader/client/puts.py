@@ -22,7 +22,7 @@ from uploader.client.connection import (
 from uploader.client.expectation import Expect, Expectation
 from uploader.client.recording import Received, receiving
 from uploader.client.token import Token
-from uploader.client.upload import Gate, Upload
+from uploader.client.upload import Admission, Upload
 from uploader.model import Reply
 from uploader.policy.chunks import chunk_bytes
 from uploader.text import Sanitizer
@@ -99,19 +99,19 @@ class Puts:
         """Whether a body of so many bytes is one not to be sent in vain."""
         return self._expectation.is_long(size)
 
-    async def send(self, request: UploadRequest, source: Source, gate: Gate, token: Token) -> Reply:
+    async def send(self, request: UploadRequest, source: Source, admission: Admission, token: Token) -> Reply:
         """Send a file.
 
         After a 417 to a head that asked leave for its body, which has not begun, the head is sent again without; after
         a connection that was used before has come to its end, it is sent again on a new one.
         """
-        upload = self._begun(source, gate)
+        upload = self._begun(source, admission)
         reply = await self._put(request, source, upload, token)
-        if upload.met_a_closed_connection and reply.status in (None, 408) and not gate.is_stopping():
-            upload = self._begun(source, gate)
+        if upload.met_a_closed_connection and reply.status in (None, 408) and not admission.is_stopping():
+            upload = self._begun(source, admission)
             reply = await self._put(request, source, upload, token, anew=True)
         if reply.status == 417 and upload.asks_leave and not reply.last_chunk_left:
-            reply = await self._put_unasked(request, source, gate, upload, token)
+            reply = await self._put_unasked(request, source, admission, upload, token)
         return reply
 
     def _session(self, connector: UploadConnector) -> aiohttp.ClientSession:
@@ -123,11 +123,11 @@ class Puts:
             auto_decompress=True,
         )
 
-    def _begun(self, source: Source, gate: Gate) -> Upload:
+    def _begun(self, source: Source, admission: Admission) -> Upload:
         limits = self._limits
         return Upload(
             source,
-            gate,
+            admission,
             stall_seconds=limits.stall,
             answer_seconds=limits.answer,
             chunk_bytes=self._chunk_bytes,
@@ -135,14 +135,14 @@ class Puts:
         )
 
     async def _put_unasked(
-        self, request: UploadRequest, source: Source, gate: Gate, refused: Upload, token: Token
+        self, request: UploadRequest, source: Source, admission: Admission, refused: Upload, token: Token
     ) -> Reply:
         """Send without Expect what was refused for it, if of its body provably nothing has left."""
         self._expectation.refused()
-        refused.withheld = gate.is_stopping()
+        refused.withheld = admission.is_stopping()
         if refused.has_begun or refused.withheld:
             return _without_answer(refused, "the service takes no Expect: 100-continue (HTTP 417)")
-        return await self._put(request, source, self._begun(source, gate), token)
+        return await self._put(request, source, self._begun(source, admission), token)
 
     async def _put(
         self, request: UploadRequest, source: Source, upload: Upload, token: Token, *, anew: bool = False

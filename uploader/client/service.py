@@ -15,7 +15,7 @@ from uploader.client.expectation import Expect
 from uploader.client.puts import ANSWER_MOST_BYTES, LOCATION_CHARACTERS, Puts, TimeLimits, UploadRequest
 from uploader.client.recording import Received, receiving
 from uploader.client.token import CredentialsSource, Token, Tokens, TokenUnavailableError
-from uploader.client.upload import Gate
+from uploader.client.upload import Admission
 from uploader.model import Answer, ConversationSnapshot, JobStatus, Reply
 from uploader.policy.polling import job_said
 from uploader.text import Sanitizer
@@ -123,25 +123,25 @@ class Client:
             return str(error)
         return ""
 
-    async def upload(self, request: UploadRequest, source: Source, gate: Gate) -> Reply:
+    async def upload(self, request: UploadRequest, source: Source, admission: Admission) -> Reply:
         """Append a file to a conversation: one PUT (put-audio.md, API Endpoint), its body sent at most once.
 
         Args:
             request: The conversation and the parameters.
             source: The open file.
-            gate: What stands before the last chunk.
+            admission: What stands before the last chunk.
 
         Raises:
             CredentialsError: The service does not take the credentials; nothing was sent.
         """
         try:
-            async with gate.until_stopped():
+            async with admission.interruptible():
                 token = await self._tokens.get(LONG_BODY_SECONDS if self._puts.is_long(source.size) else 0.0)
         except TokenUnavailableError as error:
             return Reply(failure=str(error), retry_after=error.retry_after)
         except TimeoutError:
             return Reply(failure="stopped before it was sent", withheld=True)
-        reply = await self._puts.send(request, source, gate, token)
+        reply = await self._puts.send(request, source, admission, token)
         if reply.status == 401:
             self._tokens.refused(token, "PUT")
         elif reply.status is not None:

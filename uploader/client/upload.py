@@ -6,41 +6,50 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from uploader.audio import PIECE_BYTES, Source
-from uploader.client.connection import layers
+from uploader.client.connection import layers, unacknowledged
 from uploader.client.expectation import NEVER, Expectation, Leave
 from uploader.errors import SourceError
 
-TAIL_BYTES = 16 * 1024
-"""The last chunk is small: the less of a file can be in doubt, the later it leaves."""
+TAIL_BYTES = 1024
+"""The last chunk is small: on a slow line, too, it arrives at once when its slot is free."""
+UNACKNOWLEDGED_BYTES = 16 * 1024
+"""The rest has arrived but for so much: the peer's acknowledgement of a whole short body would cost a round trip."""
 TICK_SECONDS = 0.25
-FLUSH_POLL_SECONDS = 0.005
+KEEP_ALIVE_SECONDS = 4.0
+"""A body that waits for its admission sends a byte so often: gateways end a request of which nothing comes (nginx and
+AWS's load balancers after 60 s, hardened ones after 10 s), or whose body is not there in 20 s (Apache, by default)."""
+FLUSH_POLL_SECONDS, MAX_FLUSH_POLL_SECONDS = 0.005, 0.05
 
 
-class Gate(Protocol):
-    """What stands before the last chunk, and may end an upload early."""
+class Admission(Protocol):
+    """The admission of an upload's last chunk, and the reasons to end the upload early."""
 
-    async def may_leave(self, content_hash: str) -> bool:
-        """Wait for leave, commit the mark; False where the last chunk must not leave."""
+    def ask(self, content_hash: str) -> "asyncio.Future[str]":
+        """Ask for slot and turn; the answer is why the last chunk must not leave, empty where it may."""
         ...
 
-    def until_stopped(self) -> AbstractAsyncContextManager[None]:
-        """A wait before anything is sent, which a stop ends with a TimeoutError."""
+    def withdraw(self) -> None:
+        """Note that nobody waits for the answer any longer."""
+        ...
+
+    def interruptible(self) -> AbstractAsyncContextManager[None]:
+        """Build a scope before anything is sent, which a stop ends with a TimeoutError."""
         ...
 
     def moved(self, count: int) -> None:
-        """Take note that so many bytes more were handed to the connection."""
+        """Count bytes that were handed to the connection."""
         ...
 
     def is_stopping(self) -> bool:
-        """Whether an upload whose body has not begun is not to begin it."""
+        """Tell whether an upload whose body has not begun is not to begin it."""
         ...
 
     def must_cut(self) -> bool:
-        """Whether an upload whose last chunk has not left is to be cut now."""
+        """Tell whether an upload whose last chunk has not left is to be cut now."""
         ...
 
     def why_not_to_wait(self) -> str:
-        """Why an answer is not to be waited for any longer; empty where it is."""
+        """Return why an answer is not to be waited for any longer; empty where it is."""
         ...
 
 
@@ -54,7 +63,7 @@ class Upload:
     def __init__(
         self,
         source: Source,
-        gate: Gate,
+        admission: Admission,
         *,
         stall_seconds: float,
         answer_seconds: float,
@@ -67,7 +76,7 @@ class Upload:
         self.source_failure = ""
         self.failure = ""
         self._source = source
-        self._gate = gate
+        self._admission = admission
         self._stall_seconds = stall_seconds
         self._answer_seconds = answer_seconds
         self._chunk_bytes = chunk_bytes
@@ -79,7 +88,7 @@ class Upload:
         self._is_on_used = False
         self._is_over = False
         self._yielded = 0
-        self._at_gate = False
+        self._is_waiting = False
         self._progress = (-1, self._loop.time())
         self._next_look: asyncio.TimerHandle | None = None
 
@@ -134,8 +143,8 @@ class Upload:
         except SourceError as error:
             self.source_failure = str(error)
             raise
-        except WithheldError:
-            self.withheld = True
+        except WithheldError as error:
+            self.withheld, self.failure = True, str(error)
             raise
 
     def watch(self, timeout: asyncio.Timeout) -> None:
@@ -165,16 +174,16 @@ class Upload:
                     yield self._counted(piece)
                 await self._until_flushed(self._layers[:1])  # the next chunk takes this one's place in memory
                 continue
-            tail = min(TAIL_BYTES, (len(chunk) + 1) // 2)
-            for piece in _pieces(chunk[:-tail]):
+            tail = min(TAIL_BYTES, len(chunk))
+            # a body of one chunk is withheld whole: its head goes ahead, with nothing
+            for piece in _pieces(chunk[:-tail]) if len(chunk) > tail else (chunk[:0],):
                 yield self._counted(piece)
-            await self._pass_gate()
-            self.last_chunk_left = True
-            yield self._counted(chunk[-tail:])
+            async for piece in self._await_admission(chunk[-tail:]):
+                yield self._counted(piece)
 
     def _counted(self, piece: memoryview) -> memoryview:
         self._yielded += len(piece)
-        self._gate.moved(len(piece))
+        self._admission.moved(len(piece))
         return piece
 
     async def _until_flushed(self, layers: Sequence[Any]) -> None:
@@ -182,18 +191,36 @@ class Upload:
         while self._buffered(layers):  # noqa: ASYNC110
             await asyncio.sleep(FLUSH_POLL_SECONDS)
 
-    async def _pass_gate(self) -> None:
+    async def _until_acknowledged(self) -> None:
+        """Wait until the peer has all but a little of what the kernel has taken: a slow line's queue is long."""
+        pause = FLUSH_POLL_SECONDS
+        while unacknowledged(self._transport) > UNACKNOWLEDGED_BYTES:
+            await asyncio.sleep(pause)
+            pause = min(2.0 * pause, MAX_FLUSH_POLL_SECONDS)
+
+    async def _await_admission(self, tail: memoryview) -> AsyncIterator[memoryview]:
+        """Yield the last chunk once it is admitted; while it waits, a byte of it now and then keeps the line open."""
         await self._until_flushed(self._layers)
+        await self._until_acknowledged()
         self._check_connection()
-        self._at_gate = True
+        self._is_waiting = True
+        answer = self._admission.ask(self._source.verified_hash())
         try:
-            may_leave = await self._gate.may_leave(self._source.verified_hash())
+            while not (await asyncio.wait({answer}, timeout=KEEP_ALIVE_SECONDS))[0]:
+                # a body that is withheld whole stays whole
+                if self._yielded and len(tail) > 1:
+                    yield tail[:1]
+                    tail = tail[1:]
         finally:
-            self._at_gate = False
+            self._admission.withdraw()
+            self._is_waiting = False
             self._progress = (-1, self._loop.time())
-        if not may_leave:
-            raise WithheldError("the last chunk was withheld")
+        # aiohttp would take any other exception for a broken connection
+        if reason := "the ledger could not be written" if answer.exception() else answer.result():
+            raise WithheldError(reason)
         self._check_connection()
+        self.last_chunk_left = True
+        yield tail
 
     def _check_connection(self) -> None:
         if self._transport is None or self._transport.is_closing():
@@ -209,18 +236,18 @@ class Upload:
         return self._stop() or self._standstill()
 
     def _stop(self) -> str:
-        if not self.last_chunk_left and self._gate.must_cut():
+        if not self.last_chunk_left and self._admission.must_cut():
             self.withheld = True
             return "stopped before its last chunk"
-        if self._leave.is_awaited and self._gate.is_stopping():
+        if self._leave.is_awaited and self._admission.is_stopping():
             self.withheld = True
             return "stopped before its body was sent"
-        return self._gate.why_not_to_wait() if self.last_chunk_left else ""
+        return self._admission.why_not_to_wait() if self.last_chunk_left else ""
 
     def _standstill(self) -> str:
         if self._leave.is_lost:
             return "no leave came for the body on a connection that was used before"
-        if self._transport is None or self._at_gate or self._leave.is_awaited:
+        if self._transport is None or self._is_waiting or self._leave.is_awaited:
             return ""
         sent, now = self.bytes_sent, self._loop.time()
         if sent != self._progress[0]:

@@ -1,25 +1,32 @@
-"""The claim of an attempt and the mark before its last chunk."""
+"""Decide which items begin next, and which of those that are being sent may send their last chunk."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, bindparam, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, func, insert, or_, select, update
 
+from uploader.ledger.lanes import recompute_ready
 from uploader.ledger.limit import limit_facts
-from uploader.ledger.schema import attempts, batches, items, lanes, loads
-from uploader.model import Claim, LimitFacts, Order, State
+from uploader.ledger.schema import accounts, attempts, batches, is_in_state, items, lanes, loads
+from uploader.model import TROUBLED, Claim, LimitFacts, Order, State
 from uploader.policy.callbacks import token_hash
 from uploader.policy.forecast import audio_seconds
 
-# What every claim says to the ledger is built once: putting a statement together costs more than running it.
+# so many of an item's bodies at most are sent ahead and then cut
+WAITS_IN_VAIN = 3
 
+# Every statement is built once: building one costs more than running it.
+
+# the first item of each lane that may begin: its turn has come, or the job before it is foreseen to end in time
 _FOUND = (
     select(
         *items.c["id", "lane_id", "line", "path", "size", "change", "content_hash", "content_type", "parameters"],
-        *items.c["duration_seconds", "attempts", "cut_offs"],
+        *items.c["duration_seconds", "attempts", "cut_offs", "unadmitted"],
         lanes.c.conversation_id,
+        lanes.c.is_busy,
         batches.c.name.label("batch"),
     )
     .join_from(
@@ -36,6 +43,11 @@ _FOUND = (
     .where(
         lanes.c.account_id == bindparam("account_id"),
         lanes.c.ready_position.is_not(None),
+        # an item that waited in vain again and again waits for its turn before it begins
+        or_(
+            lanes.c.is_busy.is_(False),
+            and_(lanes.c.id.in_(bindparam("due_lanes", expanding=True)), items.c.unadmitted < WAITS_IN_VAIN),
+        ),
         lanes.c.not_before <= bindparam("now"),
     )
     .limit(bindparam("room"))
@@ -46,12 +58,18 @@ _READY = {
     Order.LONGEST_LANE_FIRST: _FOUND.order_by(lanes.c.work_left.desc(), lanes.c.ready_position),
 }
 
+# a lane whose turn has come, or comes after a wait
 _WAITING = (
     select(lanes.c.id)
-    .where(lanes.c.account_id == bindparam("account_id"), lanes.c.ready_position.is_not(None))
+    .where(
+        lanes.c.account_id == bindparam("account_id"),
+        lanes.c.ready_position.is_not(None),
+        lanes.c.is_busy.is_(False),
+    )
     .limit(1)
 )
 
+# the earliest end of a lane's wait
 _WAIT_ENDS = select(func.min(lanes.c.not_before)).where(
     lanes.c.account_id == bindparam("account_id"),
     lanes.c.ready_position.is_not(None),
@@ -64,7 +82,7 @@ _BEGIN = (
     .values(state=State.SENDING, attempts=items.c.attempts + 1, slot_until=None, finished_at=None)
 )
 
-_TAKE_LANE = (
+_TAKE_FROM_LANE = (
     update(lanes)
     .where(lanes.c.id == bindparam("lane"))
     .values(ready_position=None, audio_left=lanes.c.audio_left - bindparam("work"), items_left=lanes.c.items_left - 1)
@@ -72,44 +90,83 @@ _TAKE_LANE = (
 
 _BEGIN_ATTEMPTS = insert(attempts).returning(attempts.c.id, sort_by_parameter_order=True)
 
-_EARLIER = attempts.alias("earlier")
+_earlier = attempts.alias("earlier")
 
-_EARLIER_WAS_HEARD = select(_EARLIER.c.id).where(
-    _EARLIER.c.item_id == bindparam("item"), _EARLIER.c.callback_pending, _EARLIER.c.number < bindparam("number")
+# an earlier attempt of the item of which a callback has said meanwhile that it became a job
+_IS_APPENDED_ALREADY = (
+    select(_earlier.c.id)
+    .where(_earlier.c.item_id == items.c.id, _earlier.c.callback_pending, _earlier.c.number < attempts.c.number)
+    .correlate(items, attempts)
+    .exists()
 )
-"""Whether a call has told meanwhile that an earlier attempt became a job."""
 
-_MARK = (
+_ADMIT = (
     update(items)
     .where(
         items.c.id == bindparam("item"),
         items.c.state == State.SENDING,
         items.c.attempts == bindparam("number"),
-        ~_EARLIER_WAS_HEARD.exists(),
     )
     .values(state=State.SENT, content_hash=bindparam("hash"))
 )
 
-_MARK_ATTEMPT = update(attempts).where(attempts.c.id == bindparam("attempt")).values(marked_at=bindparam("now"))
+_ADMIT_ATTEMPT = update(attempts).where(attempts.c.id == bindparam("attempt")).values(marked_at=bindparam("now"))
 
-
-class RetryStoppedError(Exception):
-    """A mark is refused because an earlier attempt turned out to have been appended: the last chunk must not leave."""
+# the service or a gateway does not bear a body that is sent ahead
+_NEED_SLOT_FIRST = (
+    update(accounts)
+    .where(accounts.c.id == bindparam("account"))
+    .values(no_ahead_until=bindparam("until"), no_ahead_reason=bindparam("because"))
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """The answer to a claim.
+class Ahead:
+    """What is foreseen to be free by the time that a body has gone out."""
 
-    ``waiting`` says that some lane has an item that may go, now or later, for want of time or a slot; where all hands
-    got something to do, nobody looks whether there is more. ``wake_at`` is when that may be, in seconds since the
-    epoch (None: not before something else happens).
-    """
+    # slots, beside those that are free now
+    slots: int = 0
+    # lanes whose live job is foreseen to have ended
+    lanes: Sequence[int] = ()
+
+
+NOTHING_AHEAD = Ahead()
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimResult:
+    """The attempts that begin, and what is left to begin."""
 
     claims: Sequence[Claim]
     limit: LimitFacts
+    # some lane has an item whose turn has come, or comes after a wait; not looked for where as many began as wanted
     waiting: bool
+    # when that may be, in seconds since the epoch; None: not before something else happens
     wake_at: float | None = None
+    # more might have begun, had more lanes had an item that may
+    lacks_lanes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """An attempt whose body has gone out but for its last chunk."""
+
+    claim: Claim
+    # of the whole content, in hexadecimal
+    content_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionResult:
+    """What came of the attempts that waited, by their ids."""
+
+    # they may send their last chunk now
+    admitted: frozenset[int]
+    # they never may, with the reason
+    withdrawn: Mapping[int, str]
+    # the item before them in their lane has not completed
+    behind: frozenset[int]
+    limit: LimitFacts
 
 
 def claim(
@@ -120,93 +177,214 @@ def claim(
     now: float,
     order: Order = Order.MANIFEST,
     new_token: Callable[[], str] | None = None,
-) -> Claimed:
-    """Decide who is next, and commit the intent: slot free, lane order, item, attempt, in one transaction.
+    ahead: Ahead = NOTHING_AHEAD,
+) -> ClaimResult:
+    """Choose the items that begin next, and commit an attempt for each, in one transaction. No slot is taken.
 
-    Its cost depends on the limit and on ``wanted``, never on how many items the ledger holds.
+    The cost depends on the limit and on ``wanted``, never on how many items the ledger holds.
 
     Args:
         connection: A connection in a transaction.
-        account_id: The account whose slots are taken.
+        account_id: The account.
         wanted: The most attempts to begin; 0 only looks.
         configured_limit: The limit of the settings.
         now: The time, in seconds since the epoch.
-        order: Which of the lanes that may go goes first.
+        order: Which lane goes first.
         new_token: Draws the secret for the webhookUrl of an attempt whose row has none; None: there is no listener.
+        ahead: What is foreseen to be free; of no effect where attempts need their slot first.
     """
     limit = limit_facts(connection, account_id, configured_limit, now)
-    room = min(wanted, limit.in_force - limit.live)
-    ready = _ready(connection, account_id, room, now, order) if room > 0 else []
-    claims = _begin(connection, ready, [_token(item, new_token) for item in ready], now)
+    if limit.needs_slot_first:
+        ahead, free = NOTHING_AHEAD, limit.free
+    else:
+        free = limit.in_force - limit.live - limit.sending
+    room = min(wanted, free + ahead.slots)
+    ready = _ready(connection, account_id, room, now, order, ahead.lanes) if room > 0 else []
+    ready = [item for place, item in enumerate(ready) if place < free or item["unadmitted"] < WAITS_IN_VAIN]
+    claims = _begin(connection, ready, [_token(item, new_token) for item in ready], free, now)
     if len(claims) == wanted > 0:
-        return Claimed(claims, limit, waiting=True)
-    waiting = _is_waiting(connection, account_id)
+        return ClaimResult(claims, limit, waiting=True)
+    waiting = connection.execute(_WAITING, {"account_id": account_id}).first() is not None
     wake_at = None
-    if waiting and wanted > 0:
-        full = limit.live + len(claims) >= limit.in_force
-        wake_at = limit.room_at if full else _wait_ends(connection, account_id, now)
-    return Claimed(claims, limit, waiting, wake_at)
+    if wanted > 0:
+        full = len(claims) >= free
+        if waiting and full:
+            wake_at = limit.room_at
+        elif not full:
+            wake_at = connection.execute(_WAIT_ENDS, {"account_id": account_id, "now": now}).scalar_one()
+    return ClaimResult(claims, limit, waiting, wake_at, lacks_lanes=len(claims) < room)
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """The mark of one attempt.
+def admit(
+    connection: Connection,
+    account_id: int,
+    waiting: Sequence[Admission],
+    room: int,
+    configured_limit: int,
+    now: float,
+    *,
+    order: Order,
+    hold: bool,
+) -> AdmissionResult:
+    """Take slot and turn for as many of the waiting attempts as may go: from now on a crash means doubt.
 
-    ``content_hash``: that of the whole content, in hexadecimal. ``now``: seconds since the epoch.
+    An attempt is admitted where it is still the item's latest, no earlier attempt turned out to be a job, the item
+    before it in its lane has completed, and a slot is free; the lane with the most work left goes first.
+
+    Args:
+        connection: A connection in a transaction.
+        account_id: The account of all of them.
+        waiting: The attempts that wait.
+        room: The most to admit.
+        configured_limit: The limit of the settings.
+        now: The time, in seconds since the epoch.
+        order: Which lane goes first.
+        hold: Whether trouble holds the rest of a lane.
     """
-
-    one: Claim
-    content_hash: str
-    now: float
-
-
-def mark(connection: Connection, of: Mark) -> None:
-    """Commit that the last chunk is about to leave: from now on a crash means doubt.
-
-    Raises:
-        RetryStoppedError: An earlier attempt turned out to have been appended.
-    """
-    try:
-        mark_all(connection, [of])
-    except RuntimeError:
-        which = {"item": of.one.item_id, "number": of.one.number}
-        if connection.execute(_EARLIER_WAS_HEARD, which).first() is not None:
-            raise RetryStoppedError from None
-        raise
-
-
-def mark_all(connection: Connection, marks: Sequence[Mark]) -> None:
-    """Commit several marks; where one of them is refused, the transaction is to be rolled back."""
-    changed = connection.execute(
-        _MARK, [{"item": of.one.item_id, "number": of.one.number, "hash": of.content_hash} for of in marks]
+    limit = limit_facts(connection, account_id, configured_limit, now)
+    # where uploads count, those that wait have a slot since their claim, but for those that were sent ahead before
+    admitted_before = limit.live - (limit.sending if limit.needs_slot_first else 0)
+    room = min(room, limit.in_force - admitted_before)
+    found = {
+        row.id: row
+        for row in connection.execute(
+            _waiting_attempts(hold=hold), {"attempts": [admission.claim.attempt_id for admission in waiting]}
+        )
+    }
+    withdrawn = {
+        admission.claim.attempt_id: reason
+        for admission in waiting
+        if (reason := _reason_to_withdraw(found.get(admission.claim.attempt_id))) is not None
+    }
+    due = [
+        admission
+        for admission in waiting
+        if admission.claim.attempt_id not in withdrawn and is_turn_due(found[admission.claim.attempt_id])
+    ]
+    due.sort(key=lambda admission: _rank(found[admission.claim.attempt_id], order))
+    admitted = due[: max(room, 0)]
+    _take_slots(connection, admitted, now, hold=hold)
+    taken = len(admitted) * (not limit.needs_slot_first)
+    return AdmissionResult(
+        frozenset(admission.claim.attempt_id for admission in admitted),
+        withdrawn,
+        frozenset(found) - withdrawn.keys() - {admission.claim.attempt_id for admission in due},
+        replace(limit, live=limit.live + taken),
     )
-    if changed.rowcount != len(marks):
-        which = " or ".join(f"item {of.one.item_id} is not being sent by attempt {of.one.number}" for of in marks)
-        raise RuntimeError(f"{which}: its mark is refused")
-    connection.execute(_MARK_ATTEMPT, [{"attempt": of.one.attempt_id, "now": of.now} for of in marks])
 
 
-def _ready(connection: Connection, account_id: int, room: int, now: float, order: Order) -> Sequence[RowMapping]:
-    found = connection.execute(_READY[order], {"account_id": account_id, "room": room, "now": now})
+def need_slot_first(connection: Connection, account_id: int, until: float, reason: str) -> None:
+    """Remember that attempts of an account take their slot before their first byte.
+
+    Args:
+        connection: A connection in a transaction.
+        account_id: The account.
+        until: Until when, in seconds since the epoch.
+        reason: The answer that showed it.
+    """
+    connection.execute(_NEED_SLOT_FIRST, {"account": account_id, "until": until, "because": reason})
+
+
+@cache
+def _waiting_attempts(*, hold: bool) -> Select[Any]:
+    """Select attempts that wait for their admission, and all that decides on it."""
+    return (
+        select(
+            attempts.c.id,
+            items.c.position,
+            lanes.c.is_busy,
+            lanes.c.work_left,
+            and_(items.c.state == State.SENDING, items.c.attempts == attempts.c.number).label("is_open"),
+            _IS_APPENDED_ALREADY.label("is_appended_already"),
+            _is_any_before([State.PENDING, *TROUBLED] if hold else [State.PENDING]).label("is_held"),
+        )
+        .join(items, items.c.id == attempts.c.item_id)
+        .join(lanes, lanes.c.id == items.c.lane_id)
+        .where(attempts.c.id.in_(bindparam("attempts", expanding=True)))
+    )
+
+
+def _is_any_before(states: Sequence[State]) -> Any:
+    """Build the condition that an item before this one in its lane is in one of these states."""
+    before = items.alias("before")
+    return (
+        select(before.c.id)
+        .where(
+            before.c.lane_id == items.c.lane_id,
+            is_in_state(before.c.state, states),
+            before.c.position < items.c.position,
+        )
+        .correlate(items)
+        .exists()
+    )
+
+
+def _reason_to_withdraw(row: Any) -> str | None:
+    if row is None or not row.is_open:
+        return "the ledger does not have it as being sent any more"
+    if row.is_appended_already:
+        return "the webhook named the job of an earlier attempt"
+    return "an item before it in its conversation needs a person, or is to be sent first" if row.is_held else None
+
+
+def is_turn_due(row: Any) -> bool:
+    """Tell whether the item before a waiting one in its lane has completed."""
+    return not row.is_busy
+
+
+def _rank(row: Any, order: Order) -> tuple[float, int]:
+    return (-row.work_left if order is Order.LONGEST_LANE_FIRST else 0.0, row.position)
+
+
+def _take_slots(connection: Connection, admitted: Sequence[Admission], now: float, *, hold: bool) -> None:
+    if not admitted:
+        return
+    changed = connection.execute(
+        _ADMIT,
+        [
+            {
+                "item": admission.claim.item_id,
+                "number": admission.claim.number,
+                "hash": admission.content_hash,
+            }
+            for admission in admitted
+        ],
+    )
+    if changed.rowcount != len(admitted):
+        raise RuntimeError(f"{len(admitted)} attempts are to be admitted, and {changed.rowcount} are being sent")
+    connection.execute(_ADMIT_ATTEMPT, [{"attempt": admission.claim.attempt_id, "now": now} for admission in admitted])
+    # the next items of these lanes may be sent ahead from now on
+    recompute_ready(connection, [admission.claim.lane_id for admission in admitted], hold=hold)
+
+
+def _ready(
+    connection: Connection, account_id: int, room: int, now: float, order: Order, due_lanes: Sequence[int]
+) -> Sequence[RowMapping]:
+    found = connection.execute(
+        _READY[order], {"account_id": account_id, "room": room, "now": now, "due_lanes": list(due_lanes)}
+    )
     return found.mappings().all()
 
 
 def _token(item: RowMapping, new_token: Callable[[], str] | None) -> str | None:
-    """A row with a webhookUrl of its own keeps it."""
+    """Draw an attempt's token; a row with a webhookUrl of its own keeps it."""
     return new_token() if new_token is not None and "webhookUrl" not in item["parameters"] else None
 
 
 def _begin(
-    connection: Connection, ready: Sequence[RowMapping], tokens: Sequence[str | None], now: float
+    connection: Connection, ready: Sequence[RowMapping], tokens: Sequence[str | None], free: int, now: float
 ) -> list[Claim]:
     if not ready:
         return []
     connection.execute(_BEGIN, [{"item": item["id"]} for item in ready])
-    connection.execute(_TAKE_LANE, [{"lane": item["lane_id"], "work": _work_of(item)} for item in ready])
+    connection.execute(_TAKE_FROM_LANE, [{"lane": item["lane_id"], "work": _work_of(item)} for item in ready])
     begun = connection.execute(
         _BEGIN_ATTEMPTS, [_intent(item, token, now) for item, token in zip(ready, tokens, strict=True)]
     )
-    return [_claim(item, attempt.id, token) for item, attempt, token in zip(ready, begun.all(), tokens, strict=True)]
+    return [
+        _claim(item, attempt.id, token, is_ahead=item["is_busy"] or place >= free)
+        for place, (item, attempt, token) in enumerate(zip(ready, begun.all(), tokens, strict=True))
+    ]
 
 
 def _intent(item: RowMapping, token: str | None, now: float) -> dict[str, Any]:
@@ -218,7 +396,7 @@ def _intent(item: RowMapping, token: str | None, now: float) -> dict[str, Any]:
     }
 
 
-def _claim(item: RowMapping, attempt_id: int, token: str | None) -> Claim:
+def _claim(item: RowMapping, attempt_id: int, token: str | None, *, is_ahead: bool) -> Claim:
     return Claim(
         attempt_id=attempt_id,
         token=token,
@@ -236,17 +414,10 @@ def _claim(item: RowMapping, attempt_id: int, token: str | None) -> Claim:
         content_hash=item["content_hash"],
         content_type=item["content_type"],
         parameters=item["parameters"],
+        unadmitted=item["unadmitted"],
+        is_ahead=is_ahead,
     )
 
 
 def _work_of(item: RowMapping) -> float:
     return audio_seconds(item["size"], item["duration_seconds"])
-
-
-def _is_waiting(connection: Connection, account_id: int) -> bool:
-    return connection.execute(_WAITING, {"account_id": account_id}).first() is not None
-
-
-def _wait_ends(connection: Connection, account_id: int, now: float) -> float | None:
-    earliest: float | None = connection.execute(_WAIT_ENDS, {"account_id": account_id, "now": now}).scalar_one()
-    return earliest

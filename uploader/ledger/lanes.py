@@ -118,7 +118,7 @@ def _choose(*, hold: bool) -> Update:
 
 
 def recompute_ready(connection: Connection, lane_ids: Sequence[int], *, hold: bool) -> None:
-    """Recompute the item of these lanes that may go, after one of their items has changed.
+    """Recompute the item of these lanes that may begin, after one of their items has changed.
 
     Args:
         connection: A connection in a transaction.
@@ -179,6 +179,7 @@ def _make_ready(*, hold: bool) -> Update:
         .where(IS_ACTIVE_OF_ACCOUNT)
         .values(
             ready_position=_ready_position(hold=hold),
+            is_busy=_is_busy(),
             audio_left=_of_lane(func.coalesce(func.sum(_seconds), 0.0)),
             items_left=_of_lane(func.count()),
         )
@@ -253,13 +254,30 @@ def _exists_before(position: ColumnElement[int] | None, states: Collection[State
 def _recompute_ready(*, hold: bool) -> Update:
     # cached: compiling the statement costs more than running it
     # lane by lane: an IN would be compiled anew for every number of lanes
-    return update(lanes).where(lanes.c.id == bindparam("lane")).values(ready_position=_ready_position(hold=hold))
+    return (
+        update(lanes)
+        .where(lanes.c.id == bindparam("lane"))
+        .values(ready_position=_ready_position(hold=hold), is_busy=_is_busy())
+    )
 
 
 @cache
 def _ready_position(*, hold: bool) -> ColumnElement[int | None]:
     first = _first_pending()
-    blocked = _exists_before(None, LIVE)
+    # one attempt of a lane at most waits for its admission, and a job that does not end lets nothing follow it
+    blocked = or_(_exists_before(None, [State.SENDING]), _is_overdue())
     if hold:
         blocked = or_(blocked, _exists_before(first, TROUBLED))
     return case((blocked, None), (first > lanes.c.active_until, None), else_=first)
+
+
+def _is_busy() -> ColumnElement[bool]:
+    """Build the condition that an item of the lane is admitted or its job lives."""
+    return _exists_before(None, LIVE)
+
+
+def _is_overdue() -> ColumnElement[bool]:
+    """Build the condition that a job of the lane did not end in time."""
+    other = items.alias()
+    condition = (other.c.lane_id == lanes.c.id, other.c.state == State.ACCEPTED, other.c.overdue)
+    return select(other.c.id).where(*condition).correlate(lanes).exists()

@@ -11,7 +11,7 @@ from uploader.policy.limits import LearnedLimit, Refusal, learn, limit_in_force,
 # the limit of an account as it is stored
 _ACCOUNT = select(
     *accounts.c["configured_limit", "stated_limit", "stated_at", "observed_limit", "observed_at"],
-    *accounts.c["step_seconds", "steps_before_raise", "typical_job_seconds"],
+    *accounts.c["step_seconds", "steps_before_raise", "typical_job_seconds", "no_ahead_until"],
 ).where(accounts.c.id == bindparam("account_id"))
 
 # the same, with the row locked: refusals of two workers add up, one after the other
@@ -22,10 +22,14 @@ ACCOUNT_OF_ITEM = select(items.c.account_id).where(items.c.id == bindparam("item
 
 _OF_DOUBT = case((items.c.state == State.IN_DOUBT, func.coalesce(items.c.slot_until, 0.0)))
 
-# the taken slots of an account: their number, those of items in doubt, and when the first and the last expire
+_IS_SENDING = items.c.state == State.SENDING
+
+# the taken slots of an account, the attempts that are sent towards one, the slots of items in doubt, and when the first
+# and the last of these expire
 _TAKEN = (
     select(
-        func.count().label("slots"),
+        func.count(case((_IS_SENDING, None), else_=1)).label("slots"),
+        func.count(case((_IS_SENDING, 1))).label("sending"),
         func.count(_OF_DOUBT).label("doubtful"),
         func.max(_OF_DOUBT).label("doubtful_until"),
         func.min(items.c.slot_until).label("expires_at"),
@@ -34,7 +38,7 @@ _TAKEN = (
     .where(
         IS_UNFINISHED,
         items.c.account_id == bindparam("account_id"),
-        is_in_state(items.c.state, SLOTTED),
+        is_in_state(items.c.state, [State.SENDING, *SLOTTED]),
         or_(items.c.slot_until.is_(None), items.c.slot_until > bindparam("now")),
     )
 )
@@ -87,11 +91,14 @@ def limit_facts(connection: Connection, account_id: int, configured: int | None,
     configured = configured or account.configured_limit or 1
     learned = _learned(account)
     taken = _taken(connection, account_id, now)
+    needs_slot_first = account.no_ahead_until > now
     return LimitFacts(
         configured=configured,
         stated=learned.stated,
         in_force=limit_in_force(configured, learned, now),
-        live=taken.slots,
+        live=taken.slots + (taken.sending if needs_slot_first else 0),
+        sending=taken.sending,
+        needs_slot_first=needs_slot_first,
         others=live_by_others(learned, now),
         rises_at=rises_at(configured, learned, now),
         doubtful=taken.doubtful,
@@ -106,7 +113,9 @@ def slot_holders(connection: Connection, account_id: int, now: float) -> list[Sl
     return [SlotHolder(**{**row, "state": State(row["state"])}) for row in found]
 
 
-def save_refusal(connection: Connection, item_id: int, refusal: Refusal, now: float) -> None:
+def save_refusal(
+    connection: Connection, item_id: int, refusal: Refusal, now: float, *, counts_uploads: bool = False
+) -> None:
     """Lower the learned limit after a 429, once the refused item has given its slot back.
 
     Args:
@@ -114,10 +123,13 @@ def save_refusal(connection: Connection, item_id: int, refusal: Refusal, now: fl
         item_id: The refused item.
         refusal: The 429.
         now: The time, in seconds since the epoch.
+        counts_uploads: The 429 came before the last chunk: the service counts uploads as jobs.
     """
     account_id = connection.execute(ACCOUNT_OF_ITEM, {"item": item_id}).scalar_one()
     account = connection.execute(_ACCOUNT_LOCKED, {"account_id": account_id}).one()
-    live: int = _taken(connection, account_id, now).slots
+    taken = _taken(connection, account_id, now)
+    # where uploads count, those that were under way beside the refused one were live, too
+    live: int = taken.slots + (taken.sending if counts_uploads or account.no_ahead_until > now else 0)
     learned = learn(_learned(account), refusal, live, account.typical_job_seconds, now)
     connection.execute(_SAVE_LEARNED, {"account_id": account_id, **_columns(learned)})
 

@@ -49,6 +49,11 @@ TO_3: Sequence[str] = (
         "CREATE INDEX items_unfinished ON items (account_id, state, slot_until) "
         "WHERE state NOT IN ('completed', 'dropped')"
     ),
+    # claim and admission are two transactions
+    "ALTER TABLE lanes ADD COLUMN is_busy BOOLEAN DEFAULT false NOT NULL",
+    "ALTER TABLE items ADD COLUMN unadmitted INTEGER DEFAULT 0 NOT NULL",
+    "ALTER TABLE accounts ADD COLUMN no_ahead_until FLOAT DEFAULT 0 NOT NULL",
+    "ALTER TABLE accounts ADD COLUMN no_ahead_reason VARCHAR",
 )
 
 # the statements that migrate a ledger to a version from the one before it; a released version's never change

@@ -59,6 +59,7 @@ _OUTCOME = (
         job_id=bindparam("job"),
         http_status=bindparam("status"),
         cut_offs=case((bindparam("file_failed", type_=Boolean), 0), else_=items.c.cut_offs + bindparam("cut_off")),
+        unadmitted=items.c.unadmitted + bindparam("withdrawn"),
         accepted_at=case((bindparam("accepted", type_=Boolean), bindparam("now")), else_=items.c.accepted_at),
         finished_at=case((bindparam("finished", type_=Boolean), bindparam("now")), else_=items.c.finished_at),
         slot_until=bindparam("keeps_slot_until"),
@@ -122,6 +123,9 @@ _OWNERS = union_all(
         items.c.account_id == ACCOUNT_OF_ITEM.scalar_subquery(),
     ),
 )
+
+# nothing is sent ahead of a job that does not end
+_BLOCK_LANE = update(lanes).where(lanes.c.id == bindparam("lane")).values(ready_position=None)
 
 _NOTE_ANSWER = update(items).where(_HAS_JOB).values(error=bindparam("because"))
 
@@ -271,7 +275,9 @@ def job_overdue(
     """
     until = None if is_live else slot_until(connection, job.item_id, now, doubt_seconds, job_timeout_seconds)
     told = {"item": job.item_id, "job": job.job_id, "because": reason, "keeps_slot_until": until}
-    if not connection.execute(_JOB_OVERDUE, told).rowcount:
+    if connection.execute(_JOB_OVERDUE, told).rowcount:
+        connection.execute(_BLOCK_LANE, {"lane": job.lane_id})
+    else:
         report_job(connection, job, "did not end in time")
 
 
@@ -341,7 +347,8 @@ def _record_alone(connection: Connection, record: ReplyRecord, item: ResolvedIte
     is_changed = _write(connection, [(record, item)])
     apply_callbacks(connection, claim.item_id, item)
     if record.refusal is not None:
-        save_refusal(connection, claim.item_id, record.refusal, record.now)
+        is_early = not record.reply.last_chunk_left
+        save_refusal(connection, claim.item_id, record.refusal, record.now, counts_uploads=is_early)
     if verdict.state is State.PENDING and is_changed:
         until = record.now + record.wait if record.wait else 0.0
         connection.execute(_PUT_OFF, {"lane": claim.lane_id, "until": until, "work": claim.work})
@@ -383,6 +390,8 @@ def _change(connection: Connection, record: ReplyRecord, verdict: Verdict) -> di
         # also the last cut-off counts, so that a count of 0 shows a refusal for the file's sake (IS_REFUSED_FOR_FILE)
         "cut_off": int(counts_against_file(verdict, record.reply) or (refused and record.reply.status is None)),
         "file_failed": refused and bool(record.reply.source_failure),
+        # an attempt that we cut before its admission counts neither for a person nor towards max_attempts
+        "withdrawn": int(record.reply.withheld and not record.reply.last_chunk_left),
         "accepted": accepted,
         "finished": refused,
         "keeps_slot_until": slot_until(connection, record.claim.item_id, *keeps) if doubtful else None,

@@ -172,7 +172,7 @@ def _results(*, hold: bool) -> Select[Any]:
             rows.c.audio_path,
             items.c.job_id,
             shown_state(hold=hold).label("state"),
-            func.coalesce(items.c.attempts, 0).label("attempts"),
+            func.coalesce(items.c.attempts - items.c.unadmitted, 0).label("attempts"),
             items.c.http_status,
             _error_text().label("error"),
             items.c.size,
@@ -289,7 +289,12 @@ def is_lane_ready(connection: Connection, account_id: int, now: float) -> bool:
     """Return True where a lane has an item that may go as soon as a slot is free."""
     found = connection.execute(
         select(lanes.c.id)
-        .where(lanes.c.account_id == account_id, lanes.c.ready_position.is_not(None), lanes.c.not_before <= now)
+        .where(
+            lanes.c.account_id == account_id,
+            lanes.c.ready_position.is_not(None),
+            lanes.c.is_busy.is_(False),
+            lanes.c.not_before <= now,
+        )
         .limit(1)
     )
     return found.first() is not None
@@ -431,7 +436,10 @@ def jobs_seen(connection: Connection, account_id: int, most: int = 1000) -> list
         .subquery()
     )
     found = connection.execute(
-        select((latest.c.finished_at - attempts.c.started_at).label("took"), latest.c.duration_seconds)
+        select(
+            (latest.c.finished_at - func.coalesce(attempts.c.marked_at, attempts.c.started_at)).label("took"),
+            latest.c.duration_seconds,
+        )
         .join(attempts, and_(attempts.c.item_id == latest.c.id, attempts.c.number == latest.c.attempts))
         .where(latest.c.duration_seconds.is_not(None), attempts.c.outcome == Outcome.APPLIED)
     )

@@ -31,7 +31,12 @@ _LEFT = select(*items.c["id", "attempts"]).where(IS_UNFINISHED, items.c.state ==
 _RECOVER = (
     update(items)
     .where(items.c.id == bindparam("item"))
-    .values(state=bindparam("becomes"), error=bindparam("because"), slot_until=bindparam("keeps_slot_until"))
+    .values(
+        state=bindparam("becomes"),
+        error=bindparam("because"),
+        slot_until=bindparam("keeps_slot_until"),
+        unadmitted=items.c.unadmitted + bindparam("withdrawn"),
+    )
 )
 
 _CLOSE_ATTEMPT = (
@@ -148,7 +153,12 @@ def _recover_item(
         accept_item(connection, item.id, resolved.job_id, now)
     else:
         until = slot_until(connection, item.id, now, *keeps) if state is State.IN_DOUBT else None
-        told = {"becomes": state, "because": verdict.reason, "keeps_slot_until": until}
+        told = {
+            "becomes": state,
+            "because": verdict.reason,
+            "keeps_slot_until": until,
+            "withdrawn": int(verdict is UNSENT),
+        }
         connection.execute(_RECOVER, {"item": item.id, **told})
     if state is State.PENDING:
         add_to_backlog(connection, item.id)

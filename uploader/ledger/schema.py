@@ -69,6 +69,10 @@ accounts = Table(
     Column("step_seconds", Float, nullable=False, default=JOB_SECONDS),
     Column("steps_before_raise", Integer, nullable=False, default=1),
     Column("typical_job_seconds", Float, nullable=False, default=JOB_SECONDS),
+    # until when an attempt needs its slot before its first byte, and why: the service, or a gateway, refused a body
+    # that was sent ahead
+    Column("no_ahead_until", Float, nullable=False, default=0.0, server_default=text("0")),
+    Column("no_ahead_reason", String),
     UniqueConstraint("base_url", "name"),
 )
 
@@ -111,8 +115,10 @@ lanes = Table(
     Column("conversation_id", String, nullable=False),
     # the last position of the active batches' items; 0: the lane is inactive
     Column("active_until", BigInteger, nullable=False, default=0),
-    # the position of the item that may go now, None where none may: with it a claim's cost is flat
+    # the position of the item whose attempt may begin now, None where none may: it makes the claim's cost flat
     Column("ready_position", BigInteger),
+    # an item of the lane is admitted or its job lives: the next one may be sent ahead, and is not admitted yet
+    Column("is_busy", Boolean, nullable=False, default=False, server_default=text("false")),
     Column("not_before", Float, nullable=False, default=0.0),
     # the backlog, active items that are pending: seconds of audio, and items
     Column("audio_left", Float, nullable=False, default=0.0),
@@ -173,6 +179,8 @@ items = Table(
     Column("state", String, nullable=False),
     Column("attempts", Integer, nullable=False, default=0),
     Column("cut_offs", Integer, nullable=False, default=0),
+    # how many of its attempts were cut by us, or by a crash, before their admission: they do not count
+    Column("unadmitted", Integer, nullable=False, default=0, server_default=text("0")),
     Column("http_status", Integer),
     Column("error", String),
     Column("job_id", String),

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from uploader.errors import LedgerUnavailableError
 from uploader.ledger.callbacks import apply_callback
-from uploader.ledger.claiming import claim, mark, mark_all
+from uploader.ledger.claiming import admit, claim
 from uploader.ledger.lanes import reweigh_lanes
 from uploader.ledger.opening import Ledger
 from uploader.ledger.outcomes import end_job, end_jobs, record_replies, record_reply
@@ -35,7 +35,6 @@ A write that comes after a pause is committed at once.
 Together = Callable[[Connection, list[Any]], Sequence[Any] | None]
 
 TOGETHER: dict[Callable[..., Any], Together] = {
-    mark: mark_all,
     record_reply: record_replies,
     end_job: end_jobs,
 }
@@ -67,20 +66,20 @@ class _Write:
 
     @property
     def turn(self) -> int:
-        """Marks stand together, after what calls say, which may stop them; claims see what outcomes free."""
+        """Admissions and claims see what callbacks say and what outcomes free."""
         return _TURNS.get(self.function, 2)
 
     @property
     def is_outcome(self) -> bool:
         """Whether it writes down what came back."""
-        return self.function not in (mark, claim, reweigh_lanes)
+        return self.function not in (admit, claim, reweigh_lanes)
 
     def apply(self, connection: Connection) -> None:
         """Carry it out alone."""
         self.result = self.function(connection, *self.args, **self.kwargs)
 
 
-_TURNS: dict[Callable[..., Any], int] = {apply_callback: 0, mark: 1, claim: 3}
+_TURNS: dict[Callable[..., Any], int] = {apply_callback: 0, admit: 3, claim: 4}
 
 
 class LedgerThread:

@@ -44,6 +44,8 @@ OUTLIER_MADS = 3.0
 OUTLIER_FRACTION = 0.02
 # the range of plausible ends, in scatters to either side
 RANGE_SCATTERS = 4.0
+# a job that ends within so many scatters of its expected end surprises nobody
+PLAUSIBLE_SCATTERS = 2.0
 GRID_INTERVALS = 120
 
 
@@ -104,6 +106,26 @@ def next_poll(job: PolledJob) -> NextPoll:
     age = max(job.age, 0.0)
     wait = _wait(age, job)
     return NextPoll(wait, _wait(age + wait, job))
+
+
+def ends_within(age: float, work: float, model: DurationModel, seconds: float) -> float:
+    """Estimate how likely a job that lives ends within so many seconds, by the model.
+
+    Args:
+        age: The job's age, in seconds.
+        work: Its seconds of audio.
+        model: The model of the account's jobs.
+        seconds: From now on.
+    """
+    expected, scatter = model.expected(work)
+    alive = _survival(age / expected, scatter)
+    return 1.0 - _survival((age + seconds) / expected, scatter) / alive
+
+
+def plausible_ages(work: float, model: DurationModel) -> tuple[float, float]:
+    """Return the ages, in seconds, between which a job with so many seconds of audio plausibly ends."""
+    expected, scatter = model.expected(work)
+    return expected * exp(-PLAUSIBLE_SCATTERS * scatter), expected * exp(PLAUSIBLE_SCATTERS * scatter)
 
 
 def lived_seconds(accepted_at: float, seen_live_at: float, seen_ended_at: float) -> float:
@@ -275,6 +297,12 @@ def _steps_of(scatter: float) -> _Steps:
     heights = ((root + following) / 2.0 for root, following in pairwise(roots))
     areas = (width * height for width, height in zip(widths, heights, strict=True))
     return _Steps(ratios, list(accumulate(areas, initial=0.0)))
+
+
+def _survival(ratio: float, scatter: float) -> float:
+    """Return the share of jobs that live on at a ratio of their expected seconds; a few never end."""
+    alive = erfc(log(ratio) / scatter / sqrt(2.0)) / 2.0 if ratio > 0.0 else 1.0
+    return alive + OUTLIER_FRACTION
 
 
 def _hazard(scatters: float) -> float:

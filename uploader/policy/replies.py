@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Any
 
 from uploader.model import Next, Outcome, Reply, State, Verdict
+from uploader.policy.limits import refusal_in
 
 # the documentation's texts of the statuses (put-audio.md, Example API Call)
 DOCUMENTED = {
@@ -56,6 +57,13 @@ def refuse_after_cut_offs(verdict: Verdict, reply: Reply, cut_offs: int, most: i
     what = "cut off before its last chunk" if reply.status is None else "answered as not taken"
     reason = f"{what} {cut_offs + 1} times (max_attempts); the last time: {verdict.reason}"
     return Verdict(Outcome.REFUSED, State.REFUSED, Next.SETTLE, reason)
+
+
+def excuse_early_429(verdict: Verdict, reply: Reply) -> Verdict:
+    """Let a body that was sent ahead be tried again where a 429 came before its last chunk: it came too early."""
+    if reply.status != 429 or reply.last_chunk_left or refusal_in(reply.message) is None:
+        return verdict
+    return _again(Outcome.NOT_SENT, f"sent before its slot was free: {describe(reply)}")
 
 
 def counts_against_file(verdict: Verdict, reply: Reply) -> bool:

@@ -5,8 +5,8 @@ from math import inf
 from typing import NamedTuple
 
 from uploader.model import SlotHolder
-from uploader.policy.brake import Brake, Phase
-from uploader.policy.cooldown import Cooldown
+from uploader.policy.breaker import BreakerState
+from uploader.policy.flow import Flow
 
 LINES_TOLD = 20
 FOR_SLOTS = "slots that are held by items in doubt or by jobs that did not end in time"
@@ -36,22 +36,19 @@ class Standstill(NamedTuple):
         return self.until - now > TOLD_SECONDS
 
 
-def standstill(
-    brake: Brake, cooldown: Cooldown, now: float, *, full: bool, frees_at: float | None
-) -> Standstill | None:
+def standstill(flow: Flow, now: float, *, full: bool, frees_at: float | None) -> Standstill | None:
     """Tell why no attempt begins although a lane may go; None where nothing but a lane's own wait keeps it.
 
     Args:
-        brake: The circuit breaker.
-        cooldown: The account's pause after a 429.
+        flow: The account's flow.
         now: The time, in seconds since the epoch.
         full: Whether all slots are taken, and by no job whose end may be seen.
         frees_at: When a slot comes free by the mere passing of time, None where none does.
     """
-    if brake.phase is Phase.PROBING:
-        return Standstill("the service gives no good answer: it is asked again whether it does", brake.probe_at)
-    if cooldown.is_on(now):
-        return Standstill("the pause that a 429 asked for", cooldown.until)
+    if flow.breaker.state is BreakerState.OPEN:
+        return Standstill("the service gives no good answer: it is asked again whether it does", flow.breaker.probe_at)
+    if flow.throttle.backoff.is_on(now):
+        return Standstill("the pause that a 429 asked for", flow.throttle.backoff.until)
     if full:
         return Standstill(FOR_SLOTS, inf if frees_at is None else frees_at)
     return None

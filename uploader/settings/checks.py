@@ -8,6 +8,9 @@ from typing import Any
 # converts the value of a flag, a variable or the config file; raises UnfitError where it does not fit
 Check = Callable[[Any], Any]
 
+AUTO = "auto"
+"""The value of a number that follows the account."""
+
 _TRUE = frozenset({"1", "on", "t", "true", "y", "yes"})
 _FALSE = frozenset({"0", "off", "f", "false", "n", "no"})
 
@@ -99,6 +102,20 @@ def choice(*choices: str | int) -> Check:
         return value
 
     return check
+
+
+def auto_or(check: Check) -> Check:
+    """Accept the word auto, or what another check accepts."""
+
+    def check_auto(value: Any) -> Any:
+        if isinstance(value, str) and value.strip().lower() == AUTO:
+            return AUTO
+        try:
+            return check(value)
+        except UnfitError as error:
+            raise UnfitError(f"{error}, or auto", value) from error
+
+    return check_auto
 
 
 def listing(entry: Check) -> Check:

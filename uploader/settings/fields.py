@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from uploader.settings.addresses import (
 )
 from uploader.settings.checks import (
     Secret,
+    auto_or,
     choice,
     mapping,
     number,
@@ -107,15 +109,33 @@ class Settings:
         commands="run plan",
         meaning="the account's concurrent jobs",
     )
-    uploads: int = setting(
-        whole_number(least=1, most=1000),
-        16,
-        metavar="N",
+    uploads: int | Literal["auto"] = setting(
+        auto_or(whole_number(least=1, most=1000)),
+        "auto",
+        metavar="N|auto",
         commands="run",
-        meaning="uploads at once, never above the limit",
+        meaning="uploads under way at once; auto: as many as keep the slots full within the memory, at most 64",
     )
-    rate: float = setting(
-        number(above=0, most=100_000), 10.0, metavar="N", commands="run", meaning="PUT requests started per second"
+    rate: float | Literal["auto"] = setting(
+        auto_or(number(above=0, most=100_000)),
+        "auto",
+        metavar="N|auto",
+        commands="run",
+        meaning="PUT requests started per second; auto: 10, or as many as the limit and the jobs' seconds ask for",
+    )
+    send_ahead: Literal["auto", "off"] = setting(
+        choice("auto", "off"),
+        "auto",
+        metavar="auto|off",
+        commands="run",
+        meaning="auto: bodies go out before their slot is free, and only the last chunk waits for it; off: they do not",
+    )
+    ahead_seconds: float = setting(
+        seconds,
+        20.0,
+        metavar="S",
+        commands="run",
+        meaning="how long a body that was sent ahead waits for its slot before the uploader cuts it and sends it later",
     )
     audio_root: Path | None = setting(
         path,
@@ -342,6 +362,11 @@ class Settings:
     given: frozenset[str] = field(default=frozenset(), compare=False)
     # names the flag, variable or file that gave a setting, for messages
     source: Callable[[str], str] = field(default=str, compare=False)
+
+    @property
+    def puts_per_second(self) -> float:
+        """The rate that a forecast reckons with; where it follows the account, it holds nothing back."""
+        return inf if self.rate == "auto" else self.rate
 
     @property
     def summary_is_served(self) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
-from uploader.settings.checks import Check, choice, listing, mapping, number, switch, text, whole_number
+from uploader.settings.checks import Check, auto_or, choice, listing, mapping, number, switch, text, whole_number
 
 
 class Setting(NamedTuple):
@@ -90,11 +90,11 @@ class Doubt:
         meaning="doubt is resolved by a person alone, or also by `uploader resolve --look` where its snapshots prove "
         "the append",
     )
-    unanswered: int = setting(
-        whole_number(least=1),
-        5,
+    unanswered: int | Literal["auto"] = setting(
+        auto_or(whole_number(least=1)),
+        "auto",
         meaning="uploads that may wait for their answer at once: so many items at most are in doubt when a gateway "
-        "dies; where answers take seconds, a higher number keeps the account full",
+        "dies; auto: 5 while answers are quick, and more only where slow answers leave slots idle",
     )
 
 
@@ -102,8 +102,11 @@ class Doubt:
 class Jobs:
     """``[jobs]``: the polling of live jobs."""
 
-    polls_per_second: float = setting(
-        number(above=0, most=1000), 30.0, meaning="status requests per second, for the whole account"
+    polls_per_second: float | Literal["auto"] = setting(
+        auto_or(number(above=0, most=1000)),
+        "auto",
+        meaning="status requests per second, for the whole account; auto: 30, or as many as the limit and the jobs' "
+        "seconds ask for",
     )
 
 

@@ -1,0 +1,274 @@
+"""Holds the account's one flow of uploads, and the attempts that wait for their admission."""
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from math import inf
+from types import TracebackType
+
+from uploader.ledger.claiming import Admission, AdmissionResult, admit
+from uploader.ledger.thread import Writer
+from uploader.model import Claim, LimitFacts, Order
+from uploader.policy.flow import AttemptAdmitted, AttemptEnded, Event, Flow, reduce
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """An attempt at the gate."""
+
+    admission: Admission
+    # why it is not admitted; empty where it is
+    answer: "asyncio.Future[str]"
+    # when it is cut by us, in seconds since the epoch
+    until: float
+    # the ledger has found that its turn has not come
+    is_behind: bool = False
+
+
+class FlowControl:
+    """The flow of one account's uploads: its state, and those who wait in it.
+
+    Args:
+        writer: The ledger's writer.
+        account_id: The account.
+        limit: The configured limit of concurrent jobs.
+        order: Which lane goes first.
+        hold: Whether trouble holds the rest of a lane.
+        ahead_seconds: How long an attempt waits for its admission.
+        flow: The state to begin with.
+        now: Seconds since the epoch, never running backwards and never jumping.
+        is_lane_live: Tells whether a job of a lane is known to live: its next item is not admitted yet.
+    """
+
+    def __init__(
+        self,
+        *,
+        writer: Writer,
+        account_id: int,
+        limit: int,
+        order: Order,
+        hold: bool,
+        ahead_seconds: float,
+        flow: Flow,
+        now: Callable[[], float],
+        is_lane_live: Callable[[int], bool],
+    ) -> None:
+        self.state = flow
+        self.bytes_moved = 0
+        # the attempts whose last chunk is out, or is about to leave, by their ids, with their lanes
+        self.unanswered: dict[int, int] = {}
+        # what the latest claim or admission found
+        self.limit = LimitFacts(limit, None, limit, 0)
+        self._writer = writer
+        self._account_id = account_id
+        self._order = order
+        self._hold = hold
+        self._ahead_seconds = ahead_seconds
+        self._now = now
+        self._is_lane_live = is_lane_live
+        self._waiting: dict[int, _Waiting] = {}
+        self._changed = asyncio.Event()
+        # whether a slot may be free, as far as is known: else nobody asks the ledger
+        self._may_be_free = True
+        self._stoppable: set[asyncio.Timeout] = set()
+        self._unstarted: set[asyncio.Timeout] = set()
+
+    def apply(self, event: Event) -> None:
+        """Take the state from one to the next, and see who may go on."""
+        self.state = reduce(self.state, event, self._now())
+        if self.state.is_stopping():
+            self._end_all(self._stoppable)
+        self._changed.set()
+
+    def slot_may_be_free(self) -> None:
+        """A job has ended, or an attempt has given its slot back, and the ledger is about to have that."""
+        self._may_be_free = True
+        self._changed.set()
+
+    def update_limit(self, limit: LimitFacts) -> None:
+        """Take what a claim found; where slots are free, those who wait are looked at."""
+        self.limit = limit
+        if limit.free:
+            self.slot_may_be_free()
+
+    @property
+    def waiting(self) -> int:
+        """Count the attempts that wait for their admission."""
+        return len(self._waiting)
+
+    @property
+    def unanswered_wanted(self) -> int:
+        """Count the last chunks that would be out, were their number not bounded: idle slots may have one each."""
+        return len(self.unanswered) + self.limit.free
+
+    def ask(self, claim: Claim, content_hash: str) -> "asyncio.Future[str]":
+        """Ask for slot and turn of an attempt; ``withdraw`` ends the wait.
+
+        Returns:
+            Why the last chunk must not leave, empty where it may; LedgerUnavailableError where the admission could not
+            be written.
+        """
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        if reason := self.state.reason_not_to_admit(self._now()):
+            answer.set_result(reason)
+            return answer
+        self._waiting[claim.attempt_id] = _Waiting(
+            Admission(claim, content_hash), answer, self._now() + self._ahead_seconds
+        )
+        self._changed.set()
+        return answer
+
+    def withdraw(self, claim: Claim) -> None:
+        """Forget an attempt that does not wait any longer."""
+        self._waiting.pop(claim.attempt_id, None)
+
+    def ended(self, event: AttemptEnded) -> None:
+        """Take the reply of an attempt: it counts before the next last chunk is admitted."""
+        self.unanswered.pop(event.attempt_id, None)
+        self.apply(event)
+
+    def interruptible(self) -> "Interruptible":
+        """Build a scope before anything is sent, which a stop ends with a TimeoutError."""
+        return Interruptible(self._stoppable, is_over=self.state.is_stopping())
+
+    def interruptible_by_429(self) -> "Interruptible":
+        """Build a scope before anything is sent, which a stop, or ``cancel_unstarted``, ends with a TimeoutError."""
+        return Interruptible(self._stoppable, self._unstarted, is_over=self.state.is_stopping())
+
+    def cancel_unstarted(self) -> None:
+        """End the attempts that have sent nothing yet: another one met a 429, as they would."""
+        self._end_all(self._unstarted)
+
+    async def run(self) -> None:
+        """Admit whoever may go, until cancelled."""
+        while True:
+            await self._until_changed()
+            # a slot is free and the turn has come: such an attempt waits for the answers to others alone
+            self._end_waits({admission.claim.attempt_id for admission in self._due()} if self._has_room else set())
+            due = self._due()
+            room = self.state.admissions_allowed(len(self.unanswered), self._now())
+            if due and room > 0 and self._has_room:
+                await self._admit(due, room)
+
+    @property
+    def _has_room(self) -> bool:
+        """Tell whether a slot may be free, as far as is known; an attempt may have its slot from its claim on."""
+        return self._may_be_free or self.limit.free > 0 or self.limit.needs_slot_first
+
+    async def _until_changed(self) -> None:
+        wake_at = self._wake_at()
+        try:
+            async with asyncio.timeout(None if wake_at == inf else max(wake_at - self._now(), 0.0)):
+                await self._changed.wait()
+        except TimeoutError:
+            self._may_be_free = True
+        self._changed.clear()
+
+    def _wake_at(self) -> float:
+        """Return when, without another event, something changes for those who wait."""
+        if not self._waiting:
+            return inf
+        times = [waiting.until for waiting in self._waiting.values()]
+        times += [self.state.late_at, self.state.cut_at, self.state.throttle.backoff.until]
+        times += [self.limit.room_at] if self.limit.room_at is not None else []
+        now = self._now()
+        return min((at for at in times if at > now), default=inf)
+
+    def _end_waits(self, due: Collection[int]) -> None:
+        """Cut the attempts that have waited for too long, or are not to wait any longer, but for those due."""
+        now = self._now()
+        for attempt_id, waiting in self._waiting.items():
+            reason = self.state.reason_not_to_admit(now)
+            if attempt_id not in due or waiting.is_behind:
+                reason = reason or self.state.reason_not_to_wait(now)
+                if now >= waiting.until:
+                    reason = reason or f"its turn did not come within {self._ahead_seconds:g} s"
+            if reason and not waiting.answer.done():
+                waiting.answer.set_result(reason)
+
+    def _due(self) -> list[Admission]:
+        """List the attempts that wait, without those whose lane is known to have a live job."""
+        busy = set(self.unanswered.values())
+        return [
+            waiting.admission
+            for waiting in self._waiting.values()
+            if not waiting.answer.done()
+            and (lane_id := waiting.admission.claim.lane_id) not in busy
+            and not self._is_lane_live(lane_id)
+        ]
+
+    async def _admit(self, due: list[Admission], room: int) -> None:
+        self._may_be_free = False
+        try:
+            result = await self._writer.call(
+                admit,
+                self._account_id,
+                due,
+                room,
+                self.limit.configured,
+                self._now(),
+                order=self._order,
+                hold=self._hold,
+            )
+        except Exception as error:  # noqa: BLE001 - it is each waiting attempt's, and is raised there
+            for admission in due:
+                if (waiting := self._still(admission.claim.attempt_id)) is not None:
+                    waiting.answer.set_exception(error)
+            return
+        self._take(result)
+        if len(result.admitted) < room:
+            # the others lack their slot or their turn, which the ledger alone knows for sure
+            self._end_waits(set())
+
+    def _take(self, result: AdmissionResult) -> None:
+        self.limit = result.limit
+        # a stop, or an open breaker, may have come while the admission was written
+        reason = self.state.reason_not_to_admit(self._now())
+        for attempt_id in result.admitted:
+            # one that has broken off meanwhile, or is not to go, gives its slot back with its outcome
+            if (waiting := self._still(attempt_id)) is not None:
+                if not reason:
+                    self.unanswered[attempt_id] = waiting.admission.claim.lane_id
+                    self.apply(AttemptAdmitted(attempt_id))
+                waiting.answer.set_result(reason)
+        for attempt_id, reason in result.withdrawn.items():
+            if (waiting := self._still(attempt_id)) is not None:
+                waiting.answer.set_result(reason)
+        for attempt_id, waiting in self._waiting.items():
+            waiting.is_behind = attempt_id in result.behind
+        # others may go as well; where none was admitted, asking again at once would not change that
+        if result.admitted or self.state.reason_not_to_wait(self._now()):
+            self._changed.set()
+
+    def _still(self, attempt_id: int) -> _Waiting | None:
+        """Find an attempt that still waits."""
+        waiting = self._waiting.get(attempt_id)
+        return None if waiting is None or waiting.answer.done() else waiting
+
+    def _end_all(self, scopes: "set[asyncio.Timeout]") -> None:
+        now = asyncio.get_running_loop().time()
+        for scope in scopes:
+            scope.reschedule(now)
+
+
+class Interruptible:
+    """A scope that whoever holds one of the sets can end, with a TimeoutError."""
+
+    def __init__(self, *sets: "set[asyncio.Timeout]", is_over: bool) -> None:
+        self._sets = sets
+        self._is_over = is_over
+
+    async def __aenter__(self) -> None:
+        """Enter, unless the time for it is over."""
+        now = asyncio.get_running_loop().time()
+        self._timeout = await asyncio.timeout_at(now if self._is_over else None).__aenter__()
+        for scopes in self._sets:
+            scopes.add(self._timeout)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave."""
+        for scopes in self._sets:
+            scopes.discard(self._timeout)
+        await self._timeout.__aexit__(kind, error, trace)

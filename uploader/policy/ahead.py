@@ -1,0 +1,102 @@
+"""Foresight for bodies that are sent ahead: the slots and lanes that are free by the time a body has arrived."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from uploader.policy.durations import DurationModel
+
+LIKELY = 0.5
+"""A lane's job that ends with this probability while a body travels lets the next one of its lane begin."""
+STEPS_SECONDS = 0.05
+"""The claim and the admission take so long beside the body's travel."""
+FIRST_LEAD_SECONDS = 0.5
+"""The lead as long as no body has been answered."""
+MAX_LEAD_SECONDS = 10.0
+"""However long bodies travel: an attempt that begins earlier may wait for longer than its connection bears."""
+LATE_SHARE, LATE_SECONDS = 0.25, 0.05
+"""An answer that takes longer than the quickest one by this share and these seconds came late for its body's travel."""
+SLOW_SECONDS = 1.0
+"""Bodies that travel for longer are sent ahead although no job has ended yet: waiting for the first end costs more."""
+TRIAL_SECONDS = 1.0
+"""A body that was sent ahead and is not refused for so long lets others follow."""
+MEMORY = 1 / 32
+"""The weight of a body that had arrived in time: the lead shrinks slowly, until bodies come late again."""
+FLOOR_GROWTH = 1.02
+CHECKS_WITHIN_HORIZON = 8.0
+MIN_CHECK_SECONDS, MAX_CHECK_SECONDS = 0.02, 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """How long before its turn an attempt begins, so that its body has arrived by then.
+
+    What is in the buffers of the kernel, of a proxy or of a gateway counts as gone out on this side: that it had not
+    arrived shows in answers that come later than those to bodies that had a long lead.
+    """
+
+    seconds: float = FIRST_LEAD_SECONDS
+    # the quickest answer to a body that had the whole lead; None before the first
+    floor: float | None = None
+    is_learned: bool = False
+
+
+def after_answer(lead: Lead, sent_seconds: float, waited_seconds: float, answer_seconds: float) -> Lead:
+    """Learn from an accepted upload how long before its turn an attempt begins.
+
+    Args:
+        lead: The lead before.
+        sent_seconds: From its claim to its last chunk.
+        waited_seconds: Then to its admission.
+        answer_seconds: Then to its answer.
+    """
+    floor = lead.floor
+    if sent_seconds + waited_seconds >= min(lead.seconds, MAX_LEAD_SECONDS) and lead.is_learned:
+        floor = answer_seconds if floor is None else min(answer_seconds, floor * FLOOR_GROWTH)
+    quickest = floor or 0.0
+    is_late = answer_seconds > quickest * (1.0 + LATE_SHARE) + LATE_SECONDS
+    # as long as no body had the whole lead, all of the answer's time may be the body's travel
+    needed = sent_seconds + (waited_seconds + answer_seconds - quickest if is_late else 0.0)
+    seconds = (
+        needed if needed > lead.seconds or not lead.is_learned else lead.seconds + (needed - lead.seconds) * MEMORY
+    )
+    return Lead(min(seconds, MAX_LEAD_SECONDS), floor, is_learned=True)
+
+
+def horizon_seconds(lead: Lead) -> float:
+    """Return how far ahead slots and lanes are foreseen."""
+    return lead.seconds + STEPS_SECONDS
+
+
+def check_seconds(horizon: float) -> float:
+    """Return after how long, without an event, to look anew whether an attempt is to begin."""
+    return min(max(horizon / CHECKS_WITHIN_HORIZON, MIN_CHECK_SECONDS), MAX_CHECK_SECONDS)
+
+
+def blind_slots(in_force: int, travel_seconds: float, *, was_cut: bool) -> int:
+    """Count the bodies that may be sent ahead while no job has shown how long jobs take.
+
+    Args:
+        in_force: The limit in force.
+        travel_seconds: What bodies are seen to take.
+        was_cut: A body has been cut after it had waited for too long: jobs are long.
+    """
+    return in_force if travel_seconds >= SLOW_SECONDS and not was_cut else 0
+
+
+def slots_ahead(ends: Collection[float], in_force: int, jobs: DurationModel, horizon: float) -> int:
+    """Count the slots that are foreseen to come free within the horizon, beside those that are free now.
+
+    Args:
+        ends: For each live job the probability that it ends within the horizon.
+        in_force: The limit in force.
+        jobs: The model of the account's jobs.
+        horizon: In seconds.
+    """
+    # where bodies take longer than jobs, the jobs that follow the live ones end within the horizon, too
+    following = in_force * max(horizon / jobs.typical_seconds - 1.0, 0.0)
+    return int(sum(ends) + following + 0.5)
+
+
+def lanes_ahead(ends: Mapping[int, float]) -> list[int]:
+    """List the lanes whose live job is foreseen to end within the horizon, by the probability for each."""
+    return [lane_id for lane_id, probability in ends.items() if probability >= LIKELY]

@@ -34,7 +34,7 @@ WRITE_AGAIN_SECONDS = (0.2, 0.5, 1.0, 2.0)
 class Uploads(Protocol):
     """Who can send one PUT: the client, or what a simulation puts in its place."""
 
-    async def sight(self, conversation_id: str) -> ConversationSnapshot | None:
+    async def snapshot(self, conversation_id: str) -> ConversationSnapshot | None:
         """Look at what a conversation holds now."""
         ...
 
@@ -147,7 +147,7 @@ class AttemptAdmission:
         """Tell whether the run ends."""
         return self._flow.state.must_cut(self._now())
 
-    def why_not_to_wait(self) -> str:
+    def reason_not_to_wait(self) -> str:
         """Return why the answer is not waited for: the run ends at once, or a callback has told all that it could."""
         now = self._now()
         if self._flow.state.must_not_wait(now):
@@ -266,9 +266,9 @@ class AttemptRunner:
     async def _look_before(self, claim: Claim) -> None:
         """Note what the conversation holds, as evidence should the attempt end in doubt."""
         if self._rules.look_before:
-            sight = await self._client.sight(claim.conversation_id)
-            if sight is not None:
-                await self._writer.call(save_snapshot, claim.attempt_id, sight)
+            snapshot = await self._client.snapshot(claim.conversation_id)
+            if snapshot is not None:
+                await self._writer.call(save_snapshot, claim.attempt_id, snapshot)
 
     def _judge(self, claim: Claim, reply: Reply) -> Verdict:
         verdict = judge(reply, claim.conversation_id, self._rules.proves_not_appended)

@@ -59,7 +59,7 @@ class Service(Uploads, Jobs, Protocol):
         """Fetch the first token; return why there is none yet."""
         ...
 
-    async def is_there(self, job_id: str) -> bool:
+    async def ping(self, job_id: str) -> bool:
         """Tell whether the service itself answers."""
         ...
 
@@ -336,7 +336,7 @@ class Engine:
     async def _is_over(self, found: ClaimResult) -> bool:
         if self._under_way or (found.waiting and not self._is_late):
             return False
-        if not self._poller.in_scope or (self._is_late and self._pool.no_wait):
+        if not self._poller.active_jobs or (self._is_late and self._pool.no_wait):
             return True
         return self._pool.no_wait and not await self._writer.call(unsent, self._account_id, hold=self._hold)
 
@@ -461,7 +461,7 @@ class Engine:
             self.flow.slot_may_be_free()
             return
         # where the answer was lost and a callback named the job, nobody knows when it began
-        job = replace(claimed.job(verdict.job_id, self._now()), watched=is_success(result.reply.status))
+        job = replace(claimed.job(verdict.job_id, self._now()), has_known_start=is_success(result.reply.status))
         self._poller.add(job, callback_came=result.has_callback)
         if result.ended is not None:
             self._poller.apply_callback_end(job, result.ended)
@@ -525,7 +525,7 @@ class Engine:
     def _job_is_over(self) -> None:
         """A job of ours is followed no more."""
         self._check_webhook()
-        if not self._poller.in_scope:
+        if not self._poller.active_jobs:
             self._changed.set()
 
     @property
@@ -551,7 +551,7 @@ class Engine:
     async def _probe(self) -> None:
         try:
             async with self.flow.interruptible():
-                good = await self._client.is_there(self._poller.any_job_id or "probe")
+                good = await self._client.ping(self._poller.any_job_id or "probe")
         except TimeoutError:
             return
         log.warning("breaker.probed", answers=good)
@@ -598,7 +598,7 @@ class Engine:
             await asyncio.wait(self._under_way)
 
 
-async def side_by_side(works: Sequence[Coroutine[Any, Any, None]]) -> None:
+async def run_concurrently(works: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Do several works at once, until all are done; the first failure ends the others, and is raised."""
     try:
         async with asyncio.TaskGroup() as group:

@@ -12,7 +12,7 @@ from typing import Protocol
 from uploader import logs
 from uploader.client import JobAnswer
 from uploader.ledger.callbacks import CallbackResult
-from uploader.ledger.outcomes import JobEnd, distrust_job, end_job, job_overdue, note_job_answer
+from uploader.ledger.outcomes import JobEnd, distrust_job, end_job, job_overdue, save_job_answer
 from uploader.ledger.thread import Writer
 from uploader.model import JobStatus, LiveJob, State
 from uploader.pace import Pace
@@ -64,7 +64,7 @@ class _PolledEntry:
 class JobPoller:
     """Looks at live jobs when they are due, and writes down their ends.
 
-    ``in_scope`` counts the jobs that the present run waits for; ``durations`` is what the account's ended jobs show;
+    ``active_jobs`` counts the jobs that the present run waits for; ``durations`` is what the account's ended jobs show;
     ``ended_without_callback`` counts the jobs that were to call the webhook, and of which polling told the end.
     ``room`` is called when a job's end is in line for the ledger, ``ended`` when the job is followed no more.
     """
@@ -82,7 +82,7 @@ class JobPoller:
         room: Callable[[], None],
         ended: Callable[[], None],
     ) -> None:
-        self.in_scope = 0
+        self.active_jobs = 0
         self.ended_without_callback = 0
         self.silent_since: float | None = None
         """Since when no status request has had a good answer, in seconds since the epoch; None while they have."""
@@ -181,7 +181,7 @@ class JobPoller:
         if job.job_id in self._ended_early:
             self._ended_early.discard(job.job_id)
             return
-        self.in_scope += job.in_scope
+        self.active_jobs += job.is_active
         # a clock that was set back would make a job of tomorrow, looked at without a pause
         job = replace(job, accepted_at=min(job.accepted_at, self._now()))
         if job.item_id not in self._live:
@@ -201,10 +201,10 @@ class JobPoller:
 
     def apply_callback_end(self, job: LiveJob, ended: JobEnd) -> None:
         """Take note that a call to the webhook told the end of a job, which is in the ledger."""
-        followed = self._live[job.item_id] if self.follows(job) else replace(job, in_scope=False)
+        followed = self._live[job.item_id] if self.follows(job) else replace(job, is_active=False)
         if not self.follows(job):
             self._ended_early.add(job.job_id)
-        if job.watched and ended.state is State.COMPLETED:
+        if job.has_known_start and ended.state is State.COMPLETED:
             self.learn([CompletedJob(job.work, ended.seconds)])
         self._log_end(followed, ended)
         self._room()
@@ -340,9 +340,9 @@ class JobPoller:
             if self._logged_odd.get(job.item_id) != answer.reason:
                 self._logged_odd[job.item_id] = answer.reason
                 log.warning("job.status_unknown", **_event(job), said=answer.reason)
-                await asyncio.shield(self._writer.call(note_job_answer, job, f"its job: {answer.reason}"))
+                await asyncio.shield(self._writer.call(save_job_answer, job, f"its job: {answer.reason}"))
         elif answer.status is not None and self._logged_odd.pop(job.item_id, None) is not None:
-            await asyncio.shield(self._writer.call(note_job_answer, job, None))
+            await asyncio.shield(self._writer.call(save_job_answer, job, None))
 
     def _schedule(self, job: LiveJob, seen_live_at: float) -> _PolledEntry:
         look = next_poll(PolledJob(seen_live_at - job.accepted_at, job.work, self.durations.model))
@@ -369,9 +369,9 @@ class JobPoller:
     async def _write_end(self, one: _PolledEntry, status: JobStatus) -> None:
         job, now = one.job, self._now()
         if one.is_unseen:
-            job = replace(job, watched=False)
+            job = replace(job, has_known_start=False)
         lived = None
-        if job.watched and status is JobStatus.COMPLETED:
+        if job.has_known_start and status is JobStatus.COMPLETED:
             lived = lived_seconds(job.accepted_at, one.seen_live_at, now)
         ended = JobEnd(job, status, now, self._hold, lived)
         written = asyncio.shield(self._writer.call(end_job, ended))
@@ -425,7 +425,7 @@ class JobPoller:
             self._over(job)
 
     def _over(self, job: LiveJob) -> None:
-        self.in_scope -= job.in_scope
+        self.active_jobs -= job.is_active
         if self.follows(job):
             del self._live[job.item_id]
             self._lanes[job.lane_id] -= 1

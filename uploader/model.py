@@ -256,7 +256,7 @@ class Claim:
             attempt=self.number,
             size=self.size,
             accepted_at=accepted_at,
-            in_scope=True,
+            is_active=True,
             work=self.work,
             calls=self.token is not None,
         )
@@ -277,11 +277,11 @@ class LiveJob:
     # seconds since the epoch
     accepted_at: float
     # an active batch waits for it
-    in_scope: bool
+    is_active: bool
     # seconds of audio, as far as is known
     work: float = 0.0
     # followed from its acceptance, so that its end tells a job's duration
-    watched: bool = True
+    has_known_start: bool = True
     # the service was given our webhook for it, in this run
     calls: bool = False
 

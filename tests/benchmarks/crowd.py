@@ -81,11 +81,11 @@ class Service:
         """There is a token."""
         return ""
 
-    async def is_there(self, _: str) -> bool:
+    async def ping(self, _: str) -> bool:
         """It answers."""
         return True
 
-    async def sight(self, _: str) -> ConversationSnapshot | None:
+    async def snapshot(self, _: str) -> ConversationSnapshot | None:
         """It shows nothing."""
         return None
 

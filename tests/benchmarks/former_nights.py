@@ -135,7 +135,7 @@ def _insert(connection: Connection, account_id: int, nights: int, items_a_night:
                 "item_id": _n,
                 "number": 1,
                 "started_at": begun,
-                "marked_at": begun,
+                "admitted_at": begun,
                 "ended_at": begun + 1.0,
                 "outcome": Outcome.APPLIED.value,
                 "http_status": 201,

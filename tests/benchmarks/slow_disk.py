@@ -52,7 +52,7 @@ class AlwaysAdmitted:
         """Go on."""
         return False
 
-    def why_not_to_wait(self) -> str:
+    def reason_not_to_wait(self) -> str:
         """Wait."""
         return ""
 

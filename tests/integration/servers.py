@@ -323,7 +323,7 @@ class Server:
 
 
 @dataclass
-class Watched:
+class RecordingAdmission:
     """An admission that keeps what it was asked, and does meanwhile what a test wants."""
 
     # returns why the last chunk must not leave, empty where it may
@@ -373,7 +373,7 @@ class Watched:
         self._look()
         return self.cut
 
-    def why_not_to_wait(self) -> str:
+    def reason_not_to_wait(self) -> str:
         """What the test says."""
         self._look()
         return "the uploader was stopped before an answer came" if self.not_wait else ""
@@ -412,18 +412,25 @@ def asking(conversation: str = "c", query: Sequence[tuple[str, str]] = (), kind:
     return UploadRequest(conversation, query, kind)
 
 
-async def send(client: Client, path: Path, gate: Watched | None = None, request: UploadRequest | None = None) -> Reply:
+async def send(
+    client: Client, path: Path, admission: RecordingAdmission | None = None, request: UploadRequest | None = None
+) -> Reply:
     """Upload a file as an attempt does."""
     async with open_source(path, size_of(path)) as source:
-        return await client.upload(request or asking(), source, gate or Watched())
+        return await client.upload(request or asking(), source, admission or RecordingAdmission())
 
 
 async def send_once(
-    server: Server, path: Path, gate: Watched | None = None, *, stall: float = 20.0, answer: float = 20.0
+    server: Server,
+    path: Path,
+    admission: RecordingAdmission | None = None,
+    *,
+    stall: float = 20.0,
+    answer: float = 20.0,
 ) -> Reply:
     """Upload a file with a client of its own, and wait until all that it did has reached the server's journal."""
     async with speaking(server.base_url, stall=stall, answer=answer) as client:
-        reply = await send(client, path, gate)
+        reply = await send(client, path, admission)
     await server.settled()
     return reply
 

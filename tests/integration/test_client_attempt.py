@@ -266,7 +266,7 @@ async def test_an_accepted_upload_is_written_down(tmp_path: Path) -> None:
     assert item["content_hash"] == blake3(path.read_bytes()).hexdigest()
     assert (item["accepted_at"], item["finished_at"], item["attempts"]) == (attempt["ended_at"], None, 1)
     assert (attempt["outcome"], attempt["job_id"], attempt["bytes_sent"]) == ("applied", "job-1", 300_000)
-    assert attempt["started_at"] <= attempt["marked_at"] <= attempt["ended_at"]
+    assert attempt["started_at"] <= attempt["admitted_at"] <= attempt["ended_at"]
 
 
 async def test_the_token_is_taken_when_the_wait_for_the_pace_is_over(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ async def test_the_token_is_taken_when_the_wait_for_the_pace_is_over(tmp_path: P
         assert [put.all("authorization") for put in server.puts()] == [["Bearer second"]] * 2
 
 
-async def test_the_first_signal_ends_the_wait_for_leave(tmp_path: Path) -> None:
+async def test_the_first_signal_ends_the_wait_for_100_continue(tmp_path: Path) -> None:
     """An upload that has not begun does not begin in the time of grace: no byte left, and the item is pending."""
     expect = Expect(above_bytes=1000, seconds=3600.0)
     async with Server(Exchange.until_left) as server:
@@ -301,11 +301,11 @@ async def test_the_first_signal_ends_the_wait_for_leave(tmp_path: Path) -> None:
         await server.settled()
         assert [put.received for put in server.puts()] == [0]
     assert (verdict.outcome, item["state"], item["attempts"]) == (Outcome.CUT_OFF, "pending", 1)
-    assert (attempt["marked_at"], attempt["bytes_sent"]) == (None, 0)
+    assert (attempt["admitted_at"], attempt["bytes_sent"]) == (None, 0)
 
 
 async def test_a_refusal_to_the_head_is_judged_as_any_other(tmp_path: Path) -> None:
-    """A 429 that came in place of leave: throttled, pending, nothing marked, and no byte of the file was sent."""
+    """A 429 that came in place of 100 Continue: throttled, pending, not admitted, and no byte of the file was sent."""
     expect = Expect(above_bytes=1000, seconds=3600.0)
 
     async def refuse(exchange: Exchange) -> None:
@@ -319,7 +319,7 @@ async def test_a_refusal_to_the_head_is_judged_as_any_other(tmp_path: Path) -> N
         await server.settled()
         assert [put.received for put in server.puts()] == [0]
     assert (carried.verdict.outcome, carried.verdict.next) == (Outcome.THROTTLED, Next.COOL_DOWN)
-    assert (item["state"], attempt["marked_at"], attempt["bytes_sent"]) == ("pending", None, 0)
+    assert (item["state"], attempt["admitted_at"], attempt["bytes_sent"]) == ("pending", None, 0)
     assert limit["stated_limit"] == 7
 
 
@@ -331,11 +331,11 @@ async def test_the_admission_is_in_the_ledger_before_the_last_chunk_leaves(tmp_p
     async def look_at(function: Any) -> None:
         if function is admit:
             got = sum(put.received for put in server.puts())
-            seen.append((got, at.one(items)["state"], at.one(attempts)["marked_at"] is not None))
+            seen.append((got, at.one(items)["state"], at.one(attempts)["admitted_at"] is not None))
 
     async def look_into_the_ledger(exchange: Exchange) -> None:
         await exchange.read_body()
-        seen.append((exchange.request.received, at.one(items)["state"], at.one(attempts)["marked_at"] is not None))
+        seen.append((exchange.request.received, at.one(items)["state"], at.one(attempts)["admitted_at"] is not None))
         await exchange.answer(201, accepted(exchange))
 
     path = audio(tmp_path, size)
@@ -358,7 +358,7 @@ async def test_a_lost_answer_is_in_doubt(tmp_path: Path, script: Script) -> None
     assert (item["state"], item["job_id"], item["cut_offs"]) == ("in_doubt", None, 0)
     assert before + DOUBT_SECONDS <= item["slot_until"] <= time.time() + DOUBT_SECONDS
     assert attempt["outcome"] == "in doubt"
-    assert attempt["marked_at"] is not None
+    assert attempt["admitted_at"] is not None
     assert item["error"]
 
 
@@ -385,7 +385,7 @@ async def test_an_upload_that_was_cut_off_is_pending_again(tmp_path: Path) -> No
         assert len(server.puts()) == 1
     assert (carried.verdict.outcome, carried.verdict.next) == (Outcome.CUT_OFF, Next.AGAIN)
     assert (item["state"], item["cut_offs"], item["slot_until"]) == ("pending", 1, None)
-    assert (attempt["outcome"], attempt["marked_at"]) == ("cut off", None)
+    assert (attempt["outcome"], attempt["admitted_at"]) == ("cut off", None)
     assert lane["not_before"] > attempt["ended_at"]
 
 
@@ -533,7 +533,7 @@ async def test_a_stop_cuts_an_upload_before_its_last_chunk(tmp_path: Path) -> No
         item, lane, attempt = at.one(items), at.one(lanes), at.one(attempts)
         server.let_go.set()
     assert (carried.reply.withheld, carried.verdict.outcome) == (True, Outcome.CUT_OFF)
-    assert (item["state"], item["cut_offs"], lane["not_before"], attempt["marked_at"]) == ("pending", 0, 0.0, None)
+    assert (item["state"], item["cut_offs"], lane["not_before"], attempt["admitted_at"]) == ("pending", 0, 0.0, None)
 
 
 class NoTurn(Pace):
@@ -684,7 +684,7 @@ async def test_without_its_admission_the_last_chunk_stays(tmp_path: Path, size: 
             item, attempt = at.one(items), at.one(attempts)
         await server.settled()
         assert [put.whole for put in server.puts()] in ([], [False])
-    assert (item["state"], item["cut_offs"], attempt["marked_at"]) == ("pending", 0, None)
+    assert (item["state"], item["cut_offs"], attempt["admitted_at"]) == ("pending", 0, None)
 
 
 async def test_a_stop_that_comes_with_the_admission_keeps_the_last_chunk(tmp_path: Path) -> None:
@@ -702,7 +702,7 @@ async def test_a_stop_that_comes_with_the_admission_keeps_the_last_chunk(tmp_pat
         await server.settled()
         assert [put.whole for put in server.puts()] == [False]
     assert (carried.reply.withheld, carried.reply.last_chunk_left) == (True, False)
-    assert attempt["marked_at"] is not None
+    assert attempt["admitted_at"] is not None
     assert (item["state"], item["cut_offs"]) == ("pending", 0)
 
 
@@ -750,7 +750,7 @@ async def test_as_long_as_the_admission_is_not_durable_the_last_chunk_stays(tmp_
         blocked = asyncio.create_task(at.thread.call(lambda connection: release.wait(GUARD_SECONDS)))
         carrying = asyncio.create_task(at.carry(one))
         await asked.wait()
-        await at.client.is_there("x")  # there and back again: what was on its way has arrived
+        await at.client.ping("x")  # there and back again: what was on its way has arrived
         before = server.puts()[0].received
         release.set()
         await asyncio.gather(blocked, carrying)
@@ -903,10 +903,10 @@ async def test_only_so_many_last_chunks_are_out_without_an_answer(tmp_path: Path
 
     async with Server(answer_late) as server, desk(server.base_url, *paths) as at:
         uploads = asyncio.gather(*(at.carry(one) for one in await at.claims(8)))
-        at_gate = 100_000 - 16 * 1024
-        await server.until(lambda: len(server.puts()) == 8 and min(put.received for put in server.puts()) >= at_gate)
+        arrived = 100_000 - 16 * 1024
+        await server.until(lambda: len(server.puts()) == 8 and min(put.received for put in server.puts()) >= arrived)
         await server.until(lambda: whole() == 5)
-        await at.client.is_there("x")  # there and back again: what was on its way has arrived
+        await at.client.ping("x")  # there and back again: what was on its way has arrived
         assert whole() == 5
         assert sorted(item["state"] for item in at.rows(items)) == ["sending"] * 3 + ["sent"] * 5
         server.let_go.set()
@@ -930,7 +930,7 @@ async def test_a_body_sent_ahead_leaves_whole_once_a_slot_is_free(tmp_path: Path
     paths = [audio(tmp_path, 100_000, f"{n}.wav", n) for n in range(2)]
     async with Server(append) as server, desk(server.base_url, *paths, limit=1, ahead_seconds=3600.0) as at:
         carrying = await begun_ahead(at, server)
-        await at.client.is_there("x")  # there and back again: what was on its way has arrived
+        await at.client.ping("x")  # there and back again: what was on its way has arrived
         assert [(put.whole, item["state"]) for put, item in zip(server.puts(), at.rows(items), strict=True)] == [
             (True, "accepted"),
             (False, "sending"),
@@ -954,7 +954,7 @@ async def test_a_body_that_waited_too_long_is_cut_and_counts_for_nobody(tmp_path
     assert (result.reply.withheld, result.verdict.outcome) == (True, Outcome.CUT_OFF)
     assert "its turn did not come within 0.1 s" in result.verdict.reason
     assert (item["state"], item["attempts"], item["unadmitted"], item["cut_offs"]) == ("pending", 1, 1, 0)
-    assert (attempt["marked_at"], lane["not_before"]) == (None, 0.0)
+    assert (attempt["admitted_at"], lane["not_before"]) == (None, 0.0)
 
 
 async def test_a_crash_while_bodies_wait_leaves_no_doubt(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Connections that are used again: only with leave for the body, and whatever the server does with them meanwhile."""
+"""Connections that are used again: only with 100 Continue, and whatever the server does with them meanwhile."""
 
 import asyncio
 import gc
@@ -11,9 +11,9 @@ import pytest
 from tests.integration.servers import (
     MEBIBYTE,
     Exchange,
+    RecordingAdmission,
     Script,
     Server,
-    Watched,
     accept,
     audio,
     authority,
@@ -25,7 +25,7 @@ from tests.integration.servers import (
     speaking,
 )
 from uploader.client import Expect
-from uploader.client.expectation import MISSES_IN_A_ROW, NEVER
+from uploader.client.expectation import NEVER, TIMEOUTS_IN_A_ROW
 from uploader.model import Outcome, Reply, State
 from uploader.policy.replies import judge
 
@@ -36,8 +36,8 @@ SOON = Expect(above_bytes=MEBIBYTE, seconds=0.1)
 SIZES = [20_000, 300_000, 2 * MEBIBYTE]
 
 
-def with_leave(then: Script = accept) -> Script:
-    """Give leave, then do something else."""
+def with_continue(then: Script = accept) -> Script:
+    """Send 100 Continue, then do something else."""
 
     async def script(exchange: Exchange) -> None:
         await exchange.send(CONTINUE)
@@ -57,7 +57,7 @@ async def reset(exchange: Exchange) -> None:
 
 
 async def say_nothing(exchange: Exchange) -> None:
-    """Neither give leave nor answer, and count what comes all the same."""
+    """Neither send 100 Continue nor answer, and count what comes all the same."""
     await exchange.until_left()
 
 
@@ -68,11 +68,11 @@ async def time_out(exchange: Exchange) -> None:
 
 
 async def sent(
-    server: Server, paths: Sequence[Path], expect: Expect = LONG, gate: Watched | None = None
+    server: Server, paths: Sequence[Path], expect: Expect = LONG, admission: RecordingAdmission | None = None
 ) -> list[Reply]:
     """Upload files one after the other by one client; then see every connection to its end."""
     async with speaking(server.base_url, stall=5.0, expect=expect) as client:
-        replies = [await send(client, path, gate) for path in paths]
+        replies = [await send(client, path, admission) for path in paths]
     server.let_go.set()
     await server.settled()
     return replies
@@ -95,14 +95,14 @@ def connections_of_puts(server: Server) -> list[int]:
 
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("size", SIZES)
-async def test_with_leave_uploads_share_a_connection(
+async def test_with_100_continue_uploads_share_a_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, tls: bool
 ) -> None:
-    """A service that gives leave gets one upload after the other on one connection, short ones too; all ask."""
+    """A service that sends 100 Continue gets all uploads on one connection, short ones too; each expects it."""
     unknown = authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(unknown.bundle))
     paths = recordings(tmp_path, size)
-    async with Server(with_leave(), tls=unknown.tls() if tls else None) as server:
+    async with Server(with_continue(), tls=unknown.tls() if tls else None) as server:
         replies = await sent(server, paths)
         assert whole(server) == [path.read_bytes() for path in paths]
         assert [put.all("expect") for put in server.puts()] == [["100-continue"]] * 3
@@ -111,7 +111,7 @@ async def test_with_leave_uploads_share_a_connection(
 
 
 @pytest.mark.parametrize("expect", [SOON, Expect(above_bytes=MEBIBYTE, seconds=3600.0, keeps_connections=False)])
-async def test_without_leave_each_upload_has_a_connection_of_its_own(tmp_path: Path, expect: Expect) -> None:
+async def test_without_100_continue_each_upload_has_its_own_connection(tmp_path: Path, expect: Expect) -> None:
     """A service that gives none is tried once at most, and a connection never carries a second upload."""
     paths = recordings(tmp_path, 20_000)
     async with Server(accept) as server:
@@ -122,7 +122,7 @@ async def test_without_leave_each_upload_has_a_connection_of_its_own(tmp_path: P
     assert [reply.status for reply in replies] == [201] * 3
 
 
-async def test_one_upload_tries_whether_leave_is_given(tmp_path: Path) -> None:
+async def test_one_upload_tries_expect_before_the_others(tmp_path: Path) -> None:
     """Of short uploads that begin at once a single one asks: the others lose no time with a service that is silent."""
     paths = recordings(tmp_path, 20_000, 8)
     async with Server(accept) as server:
@@ -139,31 +139,31 @@ async def test_one_upload_tries_whether_leave_is_given(tmp_path: Path) -> None:
 async def test_a_used_connection_that_ends_at_the_head_costs_nothing(tmp_path: Path, end: Script, size: int) -> None:
     """The race with a server that closes what was idle: the head goes again on a new connection, each body once."""
     paths = recordings(tmp_path, size)
-    gate = Watched()
-    async with Server(in_turn(with_leave(), end, with_leave())) as server:
-        replies = await sent(server, paths, gate=gate)
+    admission = RecordingAdmission()
+    async with Server(in_turn(with_continue(), end, with_continue())) as server:
+        replies = await sent(server, paths, admission=admission)
         assert whole(server) == [path.read_bytes() for path in paths]
         assert [put.received for put in server.puts()] == [size, 0, size, size]
         first, again, anew, _ = connections_of_puts(server)
         assert first == again != anew
     assert [(reply.status, reply.bytes_sent) for reply in replies] == [(201, size)] * 3
-    assert len(gate.hashes) == 3
+    assert len(admission.hashes) == 3
 
 
-async def test_no_body_leaves_on_a_used_connection_without_leave(tmp_path: Path) -> None:
-    """A used connection on which no leave comes may be dead: no byte leaves on it, a new one carries the body."""
+async def test_no_body_leaves_on_a_used_connection_without_100_continue(tmp_path: Path) -> None:
+    """A used connection on which no 100 Continue comes may be closed: no byte leaves on it, a new one follows."""
     paths = recordings(tmp_path, 20_000, 2)
-    async with Server(in_turn(with_leave(), say_nothing, with_leave())) as server:
+    async with Server(in_turn(with_continue(), say_nothing, with_continue())) as server:
         replies = await sent(server, paths, SOON)
         assert whole(server) == [path.read_bytes() for path in paths]
         assert [put.received for put in server.puts()] == [20_000, 0, 20_000]
     assert [reply.status for reply in replies] == [201, 201]
 
 
-async def test_who_stops_giving_leave_is_asked_no_more(tmp_path: Path) -> None:
+async def test_a_service_that_stops_sending_100_continue_is_asked_no_more(tmp_path: Path) -> None:
     """After so many waits in vain every upload has a new connection, and asks no more."""
-    paths = recordings(tmp_path, 20_000, MISSES_IN_A_ROW + 3)
-    async with Server(in_turn(with_leave(), accept)) as server:
+    paths = recordings(tmp_path, 20_000, TIMEOUTS_IN_A_ROW + 3)
+    async with Server(in_turn(with_continue(), accept)) as server:
         replies = await sent(server, paths, SOON)
         assert sorted(whole(server)) == sorted(path.read_bytes() for path in paths)
         assert [put.all("expect") for put in server.puts()[-2:]] == [[], []]
@@ -172,7 +172,7 @@ async def test_who_stops_giving_leave_is_asked_no_more(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("said", [CONTINUE, b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"])
 async def test_what_comes_unasked_on_an_idle_connection_is_nobodys_answer(tmp_path: Path, said: bytes) -> None:
-    """A server that says something between two uploads: it is taken neither for leave nor for an answer."""
+    """A server that says something between two uploads: it is taken neither for a 100 nor for an answer."""
     answered, has_said = asyncio.Event(), asyncio.Event()
 
     async def accept_and_say(exchange: Exchange) -> None:
@@ -182,12 +182,12 @@ async def test_what_comes_unasked_on_an_idle_connection_is_nobodys_answer(tmp_pa
         has_said.set()
 
     paths = recordings(tmp_path, 20_000, 2)
-    async with Server(in_turn(with_leave(accept_and_say), with_leave())) as server:
+    async with Server(in_turn(with_continue(accept_and_say), with_continue())) as server:
         async with speaking(server.base_url, expect=LONG) as client:
             first = await send(client, paths[0])
             answered.set()
             await has_said.wait()
-            await client.is_there("x")  # there and back again: what was on its way has arrived
+            await client.ping("x")  # there and back again: what was on its way has arrived
             second = await send(client, paths[1])
         await server.settled()
         assert whole(server) == [path.read_bytes() for path in paths]
@@ -202,7 +202,7 @@ async def test_a_refusal_to_the_head_is_told(tmp_path: Path, status: int) -> Non
     408 on a used connection alone is no refusal: it is what some servers say to a connection that was idle.
     """
     paths = recordings(tmp_path, 20_000, 3)
-    async with Server(in_turn(with_leave(), always_at_head(status), with_leave())) as server:
+    async with Server(in_turn(with_continue(), always_at_head(status), with_continue())) as server:
         replies = await sent(server, paths)
         assert [put.received for put in server.puts() if not put.whole] == [0]
         first, refused, *others = connections_of_puts(server)
@@ -226,7 +226,7 @@ async def test_a_lost_answer_on_a_used_connection_is_in_doubt(
 ) -> None:
     """Once the body has left the used connection is as any other: sent once, never again, in doubt."""
     paths = recordings(tmp_path, size, 2)
-    async with Server(in_turn(with_leave(), with_leave(end))) as server:
+    async with Server(in_turn(with_continue(), with_continue(end))) as server:
         replies = await sent(server, paths)
         assert whole(server) == [path.read_bytes() for path in paths]
         assert len(server.puts()) == 2
@@ -235,10 +235,10 @@ async def test_a_lost_answer_on_a_used_connection_is_in_doubt(
     assert judge(replies[1], "c").state is State.IN_DOUBT
 
 
-async def test_a_connection_that_ends_with_leave_cuts_the_upload_off(tmp_path: Path) -> None:
-    """Leave, and then the end: the body has begun, so that nothing is sent again within this attempt."""
+async def test_a_connection_that_ends_after_100_continue_cuts_the_upload_off(tmp_path: Path) -> None:
+    """A 100, and then the end: the body has begun, so that nothing is sent again within this attempt."""
     paths = recordings(tmp_path, 8 * MEBIBYTE, 2)
-    async with Server(in_turn(with_leave(), with_leave(reset))) as server:
+    async with Server(in_turn(with_continue(), with_continue(reset))) as server:
         replies = await sent(server, paths)
         assert len(server.puts()) == 2
     assert judge(replies[1], "c").outcome is Outcome.CUT_OFF
@@ -246,14 +246,14 @@ async def test_a_connection_that_ends_with_leave_cuts_the_upload_off(tmp_path: P
 
 async def test_after_a_stop_nothing_goes_again(tmp_path: Path) -> None:
     """A stop, then a used connection that ends at the head: no head follows, and the item is pending."""
-    gate = Watched()
+    admission = RecordingAdmission()
 
     async def stop_then_end(exchange: Exchange) -> None:
-        gate.stopping = True
+        admission.stopping = True
         exchange.hang_up()
 
-    async with Server(in_turn(with_leave(), stop_then_end)) as server:
-        replies = await sent(server, recordings(tmp_path, 20_000, 2), gate=gate)
+    async with Server(in_turn(with_continue(), stop_then_end)) as server:
+        replies = await sent(server, recordings(tmp_path, 20_000, 2), admission=admission)
         assert len(server.puts()) == 2
     assert judge(replies[1], "c").state is State.PENDING
 

@@ -29,7 +29,7 @@ READY = Credentials(access_token="ready")
 async def asked(script: Script, job_id: str = "job-1") -> tuple[JobAnswer, bool, list[Request]]:
     """What a job's status, and a probe, come to against a script; and the GETs that arrived."""
     async with Server(get=script) as server, speaking(server.base_url) as client:
-        return await client.job(job_id), await client.is_there(job_id), server.gets()
+        return await client.job(job_id), await client.ping(job_id), server.gets()
 
 
 @pytest.mark.parametrize("status", JobStatus)
@@ -146,7 +146,7 @@ async def test_a_job_id_is_one_segment_of_the_path(job_id: str) -> None:
 async def test_nobody_there_is_told(tmp_path: Path) -> None:
     """A closed port: no status, a reason, and nobody there."""
     async with speaking(f"http://127.0.0.1:{free_port()}", READY) as client:
-        answer, there = await client.job("x"), await client.is_there("x")
+        answer, there = await client.job("x"), await client.ping("x")
     assert (answer.status, there) == (None, False)
     assert answer.reason
 

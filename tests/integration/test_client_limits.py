@@ -10,8 +10,8 @@ from tests.integration.servers import (
     CREDENTIALS,
     MEBIBYTE,
     Exchange,
+    RecordingAdmission,
     Server,
-    Watched,
     accept,
     audio,
     authority,
@@ -50,14 +50,14 @@ async def test_a_stalled_body_ends_before_its_last_chunk(
     """A server that stops reading ends the upload, as cut off: its last chunk has not left, and the reply says why."""
     unknown = authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(unknown.bundle))
-    gate = Watched()
+    admission = RecordingAdmission()
     async with Server(stop_reading, tls=unknown.tls() if tls else None) as server:
         async with speaking(server.base_url, stall=0.5) as client:
-            reply = await send(client, audio(tmp_path, LARGE), gate)
+            reply = await send(client, audio(tmp_path, LARGE), admission)
         server.let_go.set()
         await server.settled()
         assert [put.whole for put in server.puts()] == [False]
-    assert (reply.connected, reply.last_chunk_left, reply.status, gate.hashes) == (True, False, None, [])
+    assert (reply.connected, reply.last_chunk_left, reply.status, admission.hashes) == (True, False, None, [])
     assert "no byte moved for 0.5 s" in reply.failure
     assert not reply.withheld
     assert 0 < reply.bytes_sent < LARGE
@@ -105,16 +105,16 @@ async def test_a_slow_upload_that_moves_is_no_stall(tmp_path: Path) -> None:
     assert (reply.status, reply.last_chunk_left, reply.failure) == (201, True, "")
 
 
-async def test_the_wait_at_the_gate_is_no_stall(tmp_path: Path) -> None:
-    """However long the last chunk waits for leave: that no byte moves then is nobody's fault."""
+async def test_the_wait_for_the_admission_is_no_stall(tmp_path: Path) -> None:
+    """However long the last chunk waits for its admission: that no byte moves then is no stall."""
 
-    async def give_leave_late() -> str:
-        await gate.looked_at(ceil(2 * 0.5 / TICK_SECONDS))
+    async def admit_late() -> str:
+        await admission.looked_at(ceil(2 * 0.5 / TICK_SECONDS))
         return ""
 
-    gate = Watched(give_leave_late)
+    admission = RecordingAdmission(admit_late)
     async with Server() as server:
-        reply = await send_once(server, audio(tmp_path, MEBIBYTE), gate, stall=0.5, answer=60.0)
+        reply = await send_once(server, audio(tmp_path, MEBIBYTE), admission, stall=0.5, answer=60.0)
     assert (reply.status, reply.failure) == (201, "")
 
 
@@ -124,11 +124,11 @@ async def test_a_port_where_nobody_listens_is_not_connected(
     tmp_path: Path, credentials: Credentials, size: int
 ) -> None:
     """A refused connection: nothing was sent, the item may be tried again, and the reply names the cause."""
-    gate = Watched()
+    admission = RecordingAdmission()
     async with speaking(f"http://127.0.0.1:{free_port()}", credentials) as client:
-        reply = await send(client, audio(tmp_path, size), gate)
+        reply = await send(client, audio(tmp_path, size), admission)
     assert (reply.connected, reply.last_chunk_left, reply.status, reply.bytes_sent) == (False, False, None, 0)
-    assert (gate.hashes, gate.moved_bytes) == ([], 0)
+    assert (admission.hashes, admission.moved_bytes) == ([], 0)
     assert "refused" in reply.failure
     assert judge(reply, "c").outcome is Outcome.NOT_SENT
 

@@ -12,9 +12,9 @@ from tests.integration.servers import (
     DONE,
     MEBIBYTE,
     Exchange,
+    RecordingAdmission,
     Script,
     Server,
-    Watched,
     accept,
     audio,
     clean_environment,  # noqa: F401 - a fixture
@@ -208,9 +208,9 @@ async def test_a_server_that_closes_within_the_body_cuts_it_off(
     tmp_path: Path, most: int, end: Callable[[Exchange], None]
 ) -> None:
     """A connection that ends before the last chunk left: one PUT, and the item can be sent again."""
-    gate = Watched()
+    admission = RecordingAdmission()
     async with Server(ended_after(most, end)) as server:
-        reply = await send_once(server, audio(tmp_path, BIG), gate)
+        reply = await send_once(server, audio(tmp_path, BIG), admission)
         assert len(server.puts()) == 1
         assert server.puts()[0].received < BIG
     assert (reply.connected, reply.last_chunk_left, reply.status) == (True, False, None)
@@ -263,13 +263,13 @@ async def test_the_last_chunk_never_follows_an_early_answer(tmp_path: Path, stat
     assert not (size == BIG and reply.last_chunk_left)
 
 
-async def test_an_answer_that_comes_at_the_gate_ends_the_wait(tmp_path: Path) -> None:
-    """A refusal while the last chunk waits for leave is told at once; leave that is given later sends nothing."""
+async def test_an_answer_before_the_admission_ends_the_wait(tmp_path: Path) -> None:
+    """A refusal during the wait for the admission is the reply at once; a later admission sends nothing."""
     path = audio(tmp_path, 300 * 1024)
     given, asked = asyncio.Event(), asyncio.Event()
-    gate = Watched()
+    admission = RecordingAdmission()
 
-    async def wait_for_leave() -> str:
+    async def wait_for_release() -> str:
         asked.set()
         await given.wait()
         return ""
@@ -280,10 +280,10 @@ async def test_an_answer_that_comes_at_the_gate_ends_the_wait(tmp_path: Path) ->
         await exchange.answer(500)
         await exchange.until_left()
 
-    gate.on_admission = wait_for_leave
+    admission.on_admission = wait_for_release
     async with Server(early) as server:
         async with speaking(server.base_url) as client:
-            reply = await send(client, path, gate)
+            reply = await send(client, path, admission)
             given.set()
         await server.settled()
         assert [put.whole for put in server.puts()] == [False]
@@ -291,26 +291,28 @@ async def test_an_answer_that_comes_at_the_gate_ends_the_wait(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("end", [Exchange.hang_up, Exchange.reset])
-async def test_a_connection_that_ends_at_the_gate_is_cut_off(tmp_path: Path, end: Callable[[Exchange], None]) -> None:
-    """A connection that ends while the last chunk waits for leave: nothing was appended, and nothing follows."""
+async def test_a_connection_that_ends_before_the_admission_is_cut_off(
+    tmp_path: Path, end: Callable[[Exchange], None]
+) -> None:
+    """A connection that ends during the wait for the admission: nothing was appended, and nothing follows."""
     path = audio(tmp_path, 300 * 1024)
     given = asyncio.Event()
-    gate = Watched()
+    admission = RecordingAdmission()
 
-    async def wait_for_leave() -> str:
+    async def wait_for_release() -> str:
         await server.tell()
         await given.wait()
         return ""
 
-    async def end_at_the_gate(exchange: Exchange) -> None:
-        await exchange.server.until(lambda: bool(gate.hashes))
-        await exchange.read_body(gate.moved_bytes)
+    async def end_before_admission(exchange: Exchange) -> None:
+        await exchange.server.until(lambda: bool(admission.hashes))
+        await exchange.read_body(admission.moved_bytes)
         end(exchange)
 
-    gate.on_admission = wait_for_leave
-    async with Server(end_at_the_gate) as server:
+    admission.on_admission = wait_for_release
+    async with Server(end_before_admission) as server:
         async with speaking(server.base_url) as client:
-            reply = await send(client, path, gate)
+            reply = await send(client, path, admission)
             given.set()
         await server.settled()
         assert [put.whole for put in server.puts()] == [False]
@@ -325,7 +327,7 @@ async def test_the_session_itself_sends_nothing_again(script: Script, body: byte
     async with Server(script) as server:
         async with speaking(server.base_url) as client:
             with pytest.raises(ConnectionEndedError):
-                await client._puts._without.put(f"{server.base_url}/v1/process/audio/c", data=body)
+                await client._upload_client._fresh.put(f"{server.base_url}/v1/process/audio/c", data=body)
         await server.settled()
         assert len(server.puts()) == server.connections == 1
 
@@ -352,10 +354,10 @@ async def test_a_server_that_closes_at_once_is_cut_off(tmp_path: Path) -> None:
     assert judge(reply, "c").state is State.PENDING
 
 
-async def test_leave_for_a_connection_that_has_ended_sends_nothing(tmp_path: Path) -> None:
-    """Leave that is given in the very moment in which the connection ends: the last chunk has not left."""
+async def test_an_admission_on_a_closed_connection_sends_nothing(tmp_path: Path) -> None:
+    """An admission in the moment in which the connection ends: the last chunk has not left."""
 
-    async def give_leave_at_the_end() -> str:
+    async def admit_at_the_end() -> str:
         upload = under_way.get()
         assert isinstance(upload, Upload)
         exchange_over.set()
@@ -363,13 +365,13 @@ async def test_leave_for_a_connection_that_has_ended_sends_nothing(tmp_path: Pat
             await asyncio.sleep(0)
         return ""
 
-    async def reset_at_the_gate(exchange: Exchange) -> None:
+    async def reset_before_admission(exchange: Exchange) -> None:
         await exchange_over.wait()
         exchange.reset()
 
     exchange_over = asyncio.Event()
-    async with Server(reset_at_the_gate) as server:
-        reply = await send_once(server, audio(tmp_path, 100_000), Watched(give_leave_at_the_end))
+    async with Server(reset_before_admission) as server:
+        reply = await send_once(server, audio(tmp_path, 100_000), RecordingAdmission(admit_at_the_end))
         assert len(server.puts()) == 1
     assert (reply.connected, reply.last_chunk_left, reply.status) == (True, False, None)
     assert judge(reply, "c").outcome is Outcome.CUT_OFF

@@ -15,9 +15,9 @@ from tests.integration.servers import (
     MEBIBYTE,
     Authority,
     Exchange,
+    RecordingAdmission,
     Script,
     Server,
-    Watched,
     accept,
     audio,
     authority,
@@ -132,14 +132,14 @@ def resolve_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_certificate_of_an_unknown_authority_is_not_connected(tmp_path: Path, unknown: Authority) -> None:
     """Neither token nor audio goes to a server that cannot prove who it is."""
-    gate = Watched()
+    admission = RecordingAdmission()
     async with Server(tls=unknown.tls()) as server:
         async with speaking(server.base_url, READY) as client:
-            reply = await send(client, audio(tmp_path, 1000), gate)
+            reply = await send(client, audio(tmp_path, 1000), admission)
         assert server.requests == []
     assert (reply.connected, reply.last_chunk_left, reply.status) == (False, False, None)
     assert "certificate" in reply.failure.lower()
-    assert (gate.hashes, gate.moved_bytes) == ([], 0)
+    assert (admission.hashes, admission.moved_bytes) == ([], 0)
     assert judge(reply, "c").outcome is Outcome.NOT_SENT
 
 
@@ -205,7 +205,7 @@ async def test_the_service_is_reached_through_the_proxy(
         monkeypatch.setenv(variable, proxy.url)
         async with speaking(f"https://{NAME}") as client:
             reply = await send(client, path)
-            there = await client.is_there("x")
+            there = await client.ping("x")
         assert [bytes(put.body) for put in server.puts()] == [path.read_bytes()]
         assert (len(server.token_requests()), len(server.gets())) == (1, 1)
         assert {one for request in server.requests for one in request.all("host")} == {NAME}
@@ -262,7 +262,7 @@ async def test_what_the_proxy_refuses_was_not_sent(
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         async with speaking(f"https://{NAME}", credentials) as client:
             reply = await send(client, audio(tmp_path, 1000))
-            assert not await client.is_there("x")
+            assert not await client.ping("x")
         assert server.requests == []
     assert (reply.connected, reply.last_chunk_left, reply.status) == (False, False, None)
     assert judge(reply, "c").outcome is Outcome.NOT_SENT

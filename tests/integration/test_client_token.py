@@ -14,9 +14,9 @@ from tests.integration.servers import (
     CREDENTIALS,
     TOKEN_PATH,
     Exchange,
+    RecordingAdmission,
     Script,
     Server,
-    Watched,
     accept,
     always,
     audio,
@@ -220,16 +220,16 @@ async def test_only_refusals_in_a_row_count(tmp_path: Path, other: Script) -> No
 @pytest.mark.parametrize("status", [400, 401, 403])
 async def test_wrong_credentials_send_nothing(tmp_path: Path, status: int) -> None:
     """A token endpoint that refuses the credentials ends it before the first upload, and names what to check."""
-    gate = Watched()
+    admission = RecordingAdmission()
     async with Server(token=always(status, {"message": "no"})) as server, speaking(server.base_url) as client:
         with pytest.raises(CredentialsError, match="UPLOADER_APP_SECRET"):
             await client.authorise()
         with pytest.raises(CredentialsError, match="UPLOADER_APP_ID"):
-            await send(client, audio(tmp_path, 1000), gate)
+            await send(client, audio(tmp_path, 1000), admission)
         with pytest.raises(CredentialsError):
             await client.job("x")
         assert server.puts() == server.gets() == []
-    assert gate.hashes == []
+    assert admission.hashes == []
 
 
 @pytest.mark.parametrize("status", [404, 405, 410, 301])
@@ -262,11 +262,11 @@ NO_TOKENS = {
 @pytest.mark.parametrize("name", NO_TOKENS)
 async def test_without_a_token_nothing_was_sent(tmp_path: Path, name: str) -> None:
     """A token endpoint out of order is no fault of the file: not connected, said why, and good again later."""
-    path, gate = audio(tmp_path, 1000), Watched()
+    path, admission = audio(tmp_path, 1000), RecordingAdmission()
     token = in_turn(NO_TOKENS[name], NO_TOKENS[name], NO_TOKENS[name], issue("good"))
     async with Server(token=token) as server, speaking(server.base_url) as client:
         assert await client.authorise()
-        reply = await send(client, path, gate)
+        reply = await send(client, path, admission)
         assert server.puts() == []
         answer = await client.job("x")
         assert server.gets() == []
@@ -275,7 +275,7 @@ async def test_without_a_token_nothing_was_sent(tmp_path: Path, name: str) -> No
     assert "token" in reply.failure
     assert judge(reply, "c").outcome is Outcome.NOT_SENT
     assert (answer.status, bool(answer.reason)) == (None, True)
-    assert (gate.hashes, later.status) == ([], 201)
+    assert (admission.hashes, later.status) == ([], 201)
 
 
 @pytest.mark.parametrize(

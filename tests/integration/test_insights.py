@@ -25,7 +25,7 @@ from tests.integration.servers import (
 )
 from tests.integration.test_ledger import Book, accepted, opened
 from uploader.client import Credentials
-from uploader.engine import side_by_side
+from uploader.engine import run_concurrently
 from uploader.errors import CredentialsError, GaveUpError, UsageError
 from uploader.insights import Fetcher, Report, RetryingReader
 from uploader.ledger.reading import find_batches
@@ -81,7 +81,7 @@ async def fetch(
                 again=again,
                 now=lambda: book.now,
             )
-            await side_by_side([fetcher.fetch_all() for _ in range(3)])
+            await run_concurrently([fetcher.fetch_all() for _ in range(3)])
             return fetcher.report
 
 

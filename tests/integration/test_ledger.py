@@ -181,7 +181,7 @@ class Book:
 
     def end(self, job_id: str, status: JobStatus = JobStatus.COMPLETED, lived_seconds: float | None = None) -> None:
         """End a live job."""
-        (job,) = [replace(job, watched=True) for job in self.jobs() if job.job_id == job_id]
+        (job,) = [replace(job, has_known_start=True) for job in self.jobs() if job.job_id == job_id]
         with self.ledger.writing() as connection:
             end_job(connection, JobEnd(job, status, self.now, self.hold, lived_seconds))
 
@@ -982,13 +982,13 @@ def test_live_jobs_say_whose_they_are(book: Book) -> None:
     book.answer(book.claim_one(), accepted("j"))
     (job,) = book.jobs()
     assert (job.job_id, job.batch, job.line, job.conversation_id) == ("j", "m.csv", 2, "c")
-    assert (job.attempt, job.size, job.accepted_at, job.in_scope) == (1, 8, 1000.0, True)
+    assert (job.attempt, job.size, job.accepted_at, job.is_active) == (1, 8, 1000.0, True)
     book.load([("d", "a.wav")], "other.csv")
     (job,) = book.jobs()
-    assert not job.in_scope
+    assert not job.is_active
     book.run(first)
     (job,) = book.jobs()
-    assert job.in_scope
+    assert job.is_active
 
 
 def test_another_batchs_lanes_are_not_carried(book: Book) -> None:

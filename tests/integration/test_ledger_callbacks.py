@@ -138,7 +138,7 @@ def test_doubt_is_settled_by_a_call(book: Listening, reply: Reply) -> None:
     result = book.callback(claim, "j")
     assert (result.effect, result.anomaly) == (CallbackEffect.ACCEPTED, None)
     assert result.job is not None
-    assert (result.job.job_id, result.job.line, result.job.in_scope) == ("j", 2, True)
+    assert (result.job.job_id, result.job.line, result.job.is_active) == ("j", 2, True)
     assert book.states(load) == "accepted pending"
     assert (book.lines(load)[0].job_id, book.lines(load)[0].error, book.live()) == ("j", None, 1)
     assert book.claim() == []
@@ -444,7 +444,7 @@ def test_calls_for_another_batch_settle_as_well(book: Listening) -> None:
     book.load([("d", "b.wav")], "second.csv")
     result = book.callback(claim, "j")
     assert result.job is not None
-    assert (result.effect, result.job.in_scope, book.states(load)) == (CallbackEffect.ACCEPTED, False, "accepted")
+    assert (result.effect, result.job.is_active, book.states(load)) == (CallbackEffect.ACCEPTED, False, "accepted")
 
 
 def test_a_row_with_a_webhook_of_its_own_has_no_token(book: Listening) -> None:

@@ -438,4 +438,4 @@ def test_a_trial_without_anything_pending_still_follows_what_runs(book: Book) ->
     book.answer(book.claim_one(), accepted("j"))
     with book.ledger.writing() as connection:
         activate_batch(connection, load.batch_id, hold=True, first=5)
-    assert [job.in_scope for job in book.jobs()] == [True]
+    assert [job.is_active for job in book.jobs()] == [True]

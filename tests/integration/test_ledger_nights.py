@@ -22,7 +22,7 @@ ENDED = (0, 1, 4)
 SCAN = re.compile(r"^SCAN (?:main\.)?([\w.]+)(?: USING (?:COVERING )?INDEX (\w+))?")
 SMALL = re.compile(r"accounts|ledger|staged|apart|found|met|temp\.\w+|compared|groups|CONSTANT|anon_\d+")
 """Tables that former nights do not fill, and what a statement has put together before."""
-PARTIAL = {"items_unfinished", "items_remarked", "items_invalid", "lanes_active"}
+PARTIAL = {"items_unfinished", "items_anomaly", "items_invalid", "lanes_active"}
 """Indexes that hold what is not over, or is to be told."""
 
 
@@ -49,7 +49,7 @@ def prepare(place: Place, *, analyzed: bool) -> None:
     """Prepare items that need a person, and statistics for SQLite's planner, as a person's own tool would."""
     with closing(sqlite3.connect(place.folder / "ledger.db")) as connection:
         connection.execute("UPDATE items SET state = 'in_doubt', finished_at = NULL, job_seconds = NULL WHERE id = 7")
-        connection.execute("UPDATE items SET state = 'refused', remark = 'twice', job_seconds = NULL WHERE id = 8")
+        connection.execute("UPDATE items SET state = 'refused', anomaly = 'twice', job_seconds = NULL WHERE id = 8")
         if analyzed:
             connection.execute("ANALYZE")
         connection.commit()

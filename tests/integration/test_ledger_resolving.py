@@ -10,7 +10,7 @@ from tests.integration.test_ledger import BASE_URL, LOST, NOT_FOUND, Book, accep
 from uploader.errors import UsageError
 from uploader.ledger.loading import account
 from uploader.ledger.orphans import find_orphans, orphaned_by_load
-from uploader.ledger.outcomes import JobEnd, end_job, note_job_answer
+from uploader.ledger.outcomes import JobEnd, end_job, save_job_answer
 from uploader.ledger.resolving import OpenItem, Selection, histories, open_items, resolve
 from uploader.model import Claim, Decision, JobStatus, Load, Reply, State
 from uploader.policy.resolving import RESOLVABLE
@@ -123,7 +123,7 @@ def test_a_mistyped_job_is_corrected(
     (job,) = book.jobs()
     if is_noted:
         with book.ledger.writing() as connection:
-            note_job_answer(connection, job, "its job: HTTP 404")
+            save_job_answer(connection, job, "its job: HTTP 404")
         assert [found.item_id for found in all_open(book) if found.needs_person] == [item.item_id]
     (mistyped,) = all_open(book, items=(item.item_id,))
     assert decide(book, mistyped, decision, job_id) is state

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 from tests.properties.manifests import IDS, VALUES, parameters, read
 from uploader.client import UploadRequest
-from uploader.client.puts import url_of
+from uploader.client.upload_client import url_of
 from uploader.model import Row
 from uploader.parameters import TABLE, Encoding, query
 from uploader.sandbox import parameters as judge

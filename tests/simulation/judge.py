@@ -87,7 +87,7 @@ class Judge:
                 select(items.c.id)
                 .join(lanes, lanes.c.id == items.c.lane_id)
                 .where(lanes.c.conversation_id == job.conversation, items.c.content_hash == job.content)
-                .where(items.c.job_id != job.job_id, items.c.remark.contains(MAY_HAVE_APPENDED))
+                .where(items.c.job_id != job.job_id, items.c.anomaly.contains(MAY_HAVE_APPENDED))
             ).first()
             connection.rollback()
         return found is not None
@@ -136,12 +136,12 @@ class Judge:
         if calls is None:
             return
         with self._world.ledger.connect() as connection:
-            remarks = connection.execute(select(items.c.remark).where(items.c.remark.is_not(None))).scalars().all()
+            anomalies = connection.execute(select(items.c.anomaly).where(items.c.anomaly.is_not(None))).scalars().all()
             waiting = set(
                 connection.execute(select(attempts.c.callback_job_id).where(attempts.c.callback_pending)).scalars()
             )
             connection.rollback()
-        told = " ".join(f"{remark} " for remark in remarks).replace(";", " ")
+        told = " ".join(f"{anomaly} " for anomaly in anomalies).replace(";", " ")
         for job_id in (calls.broken & calls.heard.keys()) - waiting:
             assert f"job {job_id} " in told, f"nobody is told of {job_id}: {told}"
 
@@ -163,7 +163,7 @@ class Judge:
         world = self._world
         with world.ledger.connect() as connection:
             rows = connection.execute(
-                select(lanes.c.conversation_id, *items.c["content_hash", "state", "job_id", "remark"]).join(
+                select(lanes.c.conversation_id, *items.c["content_hash", "state", "job_id", "anomaly"]).join(
                     lanes, lanes.c.id == items.c.lane_id
                 )
             ).all()
@@ -177,7 +177,7 @@ class Judge:
             for row in rows
             if row.state in (State.SENT, State.IN_DOUBT, State.DROPPED)
             or (row.state == State.COMPLETED and row.job_id is None)
-            or MAY_HAVE_APPENDED in (row.remark or "")
+            or MAY_HAVE_APPENDED in (row.anomaly or "")
         )
         known = past | {row.job_id for row in rows if row.job_id}
         unknown = Counter(

@@ -129,12 +129,12 @@ class SimulatedClient:
         await self._latency()
         return ""
 
-    async def sight(self, _conversation_id: str) -> ConversationSnapshot | None:
+    async def snapshot(self, _conversation_id: str) -> ConversationSnapshot | None:
         """Look at a conversation."""
         await self._latency()
         return None
 
-    async def is_there(self, _job_id: str) -> bool:
+    async def ping(self, _job_id: str) -> bool:
         """Probe."""
         await self._latency()
         return not self._service.is_out()

@@ -77,7 +77,7 @@ class NoLedger:
 
 def live(number: int, now: float, seconds: float) -> LiveJob:
     """Return a job that begins now and is to take so long: a second for a second of audio."""
-    return LiveJob(number, number, f"job-{number}", "b", number, "c", 1, 1, now, in_scope=True, work=seconds)
+    return LiveJob(number, number, f"job-{number}", "b", number, "c", 1, 1, now, is_active=True, work=seconds)
 
 
 def looked_at(

@@ -1,4 +1,4 @@
-"""What is remembered of a service's way with ``Expect: 100-continue``."""
+"""A service's support of ``Expect: 100-continue``, as its answers show it."""
 
 from collections.abc import Callable
 from operator import methodcaller
@@ -6,125 +6,125 @@ from operator import methodcaller
 import pytest
 
 from uploader.client import expectation
-from uploader.client.expectation import Expect, Expectation
+from uploader.client.expectation import ContinueSupport, Expect
 
 SIZE, NOW, MINUTE = 1001, 5000.0, 60.0
-HONOURED, REFUSED, OVER = Expectation.honoured, Expectation.refused, Expectation.over
-MISSED, TRIED = methodcaller("missed", NOW), methodcaller("tried", NOW)
+CONFIRMED, REFUSED, ENDED = ContinueSupport.confirmed, ContinueSupport.refused, ContinueSupport.wait_ended
+TIMED_OUT, BEGAN = methodcaller("timed_out", NOW), methodcaller("wait_began", NOW)
 
 
 @pytest.mark.parametrize(
-    ("seen", "is_worth_asking"),
+    ("events", "should_expect"),
     [
         ([], True),
-        ([HONOURED], True),
-        ([MISSED], False),
-        ([MISSED, MISSED], False),
-        ([HONOURED, MISSED], True),
-        ([HONOURED, MISSED, MISSED], True),
-        ([HONOURED, MISSED, MISSED, MISSED], False),
-        ([HONOURED, MISSED, MISSED, HONOURED, MISSED, MISSED], True),
-        ([MISSED, HONOURED], True),
+        ([CONFIRMED], True),
+        ([TIMED_OUT], False),
+        ([TIMED_OUT, TIMED_OUT], False),
+        ([CONFIRMED, TIMED_OUT], True),
+        ([CONFIRMED, TIMED_OUT, TIMED_OUT], True),
+        ([CONFIRMED, TIMED_OUT, TIMED_OUT, TIMED_OUT], False),
+        ([CONFIRMED, TIMED_OUT, TIMED_OUT, CONFIRMED, TIMED_OUT, TIMED_OUT], True),
+        ([TIMED_OUT, CONFIRMED], True),
         ([REFUSED], False),
-        ([HONOURED, REFUSED], False),
-        ([REFUSED, HONOURED], False),
+        ([CONFIRMED, REFUSED], False),
+        ([REFUSED, CONFIRMED], False),
     ],
 )
-def test_who_is_asked_again(seen: list[Callable[[Expectation], None]], is_worth_asking: bool) -> None:
-    """One that never gave leave is asked once; one that did, until three waits in a row were in vain; 417 ends it.
+def test_timeouts_end_the_use_of_expect(events: list[Callable[[ContinueSupport], None]], should_expect: bool) -> None:
+    """A service that never sent a 100 is asked once; one that did, until three timeouts in a row; 417 ends it.
 
-    As far as the same moment goes; what comes later is told below.
+    All at the same moment: retries have tests of their own.
     """
-    known = Expectation(Expect(above_bytes=1000, seconds=1.0))
-    for see in seen:
-        see(known)
-    assert known.is_worth_asking(SIZE, NOW) is is_worth_asking
+    support = ContinueSupport(Expect(above_bytes=1000, seconds=1.0))
+    for record in events:
+        record(support)
+    assert support.should_expect(SIZE, NOW) is should_expect
 
 
-@pytest.mark.parametrize(("size", "is_worth_asking"), [(0, False), (1000, False), (1001, True)])
-def test_short_bodies_do_not_ask(size: int, is_worth_asking: bool) -> None:
-    """The size itself is short as yet; so it is where connections are not kept."""
+@pytest.mark.parametrize(("size", "should_expect"), [(0, False), (1000, False), (1001, True)])
+def test_short_bodies_do_not_wait(size: int, should_expect: bool) -> None:
+    """A body of exactly the size is short; where connections are not kept, short bodies do not wait."""
     fresh = Expect(above_bytes=1000, seconds=1.0, keeps_connections=False)
-    assert Expectation(fresh).is_worth_asking(size, NOW) is is_worth_asking
+    assert ContinueSupport(fresh).should_expect(size, NOW) is should_expect
 
 
 @pytest.mark.parametrize(
-    ("seen", "is_worth_asking"),
+    ("events", "should_expect"),
     [
         ([], True),
-        ([TRIED], False),
-        ([TRIED, OVER], True),
-        ([TRIED, HONOURED], True),
-        ([TRIED, HONOURED, TRIED], True),
-        ([TRIED, MISSED, OVER], False),
-        ([TRIED, HONOURED, MISSED, MISSED, MISSED], False),
+        ([BEGAN], False),
+        ([BEGAN, ENDED], True),
+        ([BEGAN, CONFIRMED], True),
+        ([BEGAN, CONFIRMED, BEGAN], True),
+        ([BEGAN, TIMED_OUT, ENDED], False),
+        ([BEGAN, CONFIRMED, TIMED_OUT, TIMED_OUT, TIMED_OUT], False),
         ([REFUSED], False),
     ],
 )
-def test_short_bodies_ask_where_leave_is_given(
-    seen: list[Callable[[Expectation], None]], is_worth_asking: bool
+def test_short_bodies_wait_where_100_continue_comes(
+    events: list[Callable[[ContinueSupport], None]], should_expect: bool
 ) -> None:
-    """For a connection that may be used again: one tries it first, and the others follow once leave was given."""
-    known = Expectation(Expect(above_bytes=1000, seconds=1.0))
-    for see in seen:
-        see(known)
-    assert known.is_worth_asking(1000, NOW) is is_worth_asking
+    """Short bodies wait for the connection's sake: one tries first, the others follow once a 100 came."""
+    support = ContinueSupport(Expect(above_bytes=1000, seconds=1.0))
+    for record in events:
+        record(support)
+    assert support.should_expect(1000, NOW) is should_expect
 
 
 def test_a_wait_that_could_not_be_ended_never_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an aiohttp that keeps its wait for the 100 elsewhere nobody is asked."""
-    monkeypatch.setattr(expectation, "CAN_GO_ON", False)
-    assert not Expectation(Expect(above_bytes=1000, seconds=1.0)).is_worth_asking(SIZE, NOW)
+    """With an aiohttp that keeps its future of the 100 elsewhere, no upload waits."""
+    monkeypatch.setattr(expectation, "CAN_END_WAIT", False)
+    assert not ContinueSupport(Expect(above_bytes=1000, seconds=1.0)).should_expect(SIZE, NOW)
 
 
-@pytest.mark.parametrize("seen", [[MISSED], [MISSED, MISSED], [HONOURED, MISSED, MISSED, MISSED]])
-def test_who_gave_no_leave_is_asked_again_now_and_then(seen: list[Callable[[Expectation], None]]) -> None:
-    """By one upload after a minute, and, where that is in vain, after two more, and four: few waits in a night."""
-    known, asked = Expectation(Expect(above_bytes=1000, seconds=1.0)), []
-    for see in seen:
-        see(known)
+@pytest.mark.parametrize("events", [[TIMED_OUT], [TIMED_OUT, TIMED_OUT], [CONFIRMED, TIMED_OUT, TIMED_OUT, TIMED_OUT]])
+def test_expect_is_retried_after_growing_times(events: list[Callable[[ContinueSupport], None]]) -> None:
+    """One upload retries after a minute, and after each timeout twice as late: few waits in a night."""
+    support, asked = ContinueSupport(Expect(above_bytes=1000, seconds=1.0)), []
+    for record in events:
+        record(support)
     for second in range(8 * 3600):
         now = NOW + second
-        if known.is_worth_asking(SIZE, now):
-            known.tried(now)
-            assert not known.is_worth_asking(SIZE, now)
-            known.missed(now)
-            known.over()
+        if support.should_expect(SIZE, now):
+            support.wait_began(now)
+            assert not support.should_expect(SIZE, now)
+            support.timed_out(now)
+            support.wait_ended()
             asked.append(second)
     assert asked[:4] == [MINUTE, 3 * MINUTE, 7 * MINUTE, 15 * MINUTE]
     assert len(asked) < 16
 
 
-def test_a_leave_that_comes_again_is_found() -> None:
-    """One slow leave is no reason to send a night's bodies in vain: the next one that comes in time has all ask."""
-    known = Expectation(Expect(above_bytes=1000, seconds=1.0))
-    known.missed(NOW)
-    known.tried(NOW + MINUTE)
-    assert not known.is_worth_asking(SIZE, NOW + MINUTE)
-    known.honoured()
-    assert known.is_worth_asking(SIZE, NOW + MINUTE)
+def test_a_100_continue_that_comes_again_restores_expect() -> None:
+    """One slow 100 does not end the use of Expect: the next one in time has every upload wait again."""
+    support = ContinueSupport(Expect(above_bytes=1000, seconds=1.0))
+    support.timed_out(NOW)
+    support.wait_began(NOW + MINUTE)
+    assert not support.should_expect(SIZE, NOW + MINUTE)
+    support.confirmed()
+    assert support.should_expect(SIZE, NOW + MINUTE)
     for _ in range(3):
-        known.missed(NOW + MINUTE)
-    assert not known.is_worth_asking(SIZE, NOW + 2 * MINUTE - 1.0)
-    assert known.is_worth_asking(SIZE, NOW + 2 * MINUTE)
+        support.timed_out(NOW + MINUTE)
+    assert not support.should_expect(SIZE, NOW + 2 * MINUTE - 1.0)
+    assert support.should_expect(SIZE, NOW + 2 * MINUTE)
 
 
-def test_who_refused_the_question_is_not_asked_again() -> None:
-    """A 417 says what the service thinks of it: no time changes that."""
-    known = Expectation(Expect(above_bytes=1000, seconds=1.0))
-    known.missed(NOW)
-    known.refused()
-    assert not known.is_worth_asking(SIZE, NOW + 24 * 3600.0)
+def test_a_417_ends_expect_for_good() -> None:
+    """After a 417 no upload waits again, however much time passes."""
+    support = ContinueSupport(Expect(above_bytes=1000, seconds=1.0))
+    support.timed_out(NOW)
+    support.refused()
+    assert not support.should_expect(SIZE, NOW + 24 * 3600.0)
 
 
-@pytest.mark.parametrize(("keeps_connections", "is_worth_asking"), [(True, True), (False, False)])
-def test_short_bodies_ask_again_for_connections_alone(keeps_connections: bool, is_worth_asking: bool) -> None:
-    """As with the first question of all."""
-    known = Expectation(Expect(above_bytes=1000, seconds=1.0, keeps_connections=keeps_connections))
-    known.missed(NOW)
-    assert known.is_worth_asking(1000, NOW + MINUTE) is is_worth_asking
+@pytest.mark.parametrize(("keeps_connections", "should_expect"), [(True, True), (False, False)])
+def test_short_bodies_retry_only_where_connections_are_kept(keeps_connections: bool, should_expect: bool) -> None:
+    """Short bodies retry for the connection's sake alone, as the first one did."""
+    support = ContinueSupport(Expect(above_bytes=1000, seconds=1.0, keeps_connections=keeps_connections))
+    support.timed_out(NOW)
+    assert support.should_expect(1000, NOW + MINUTE) is should_expect
 
 
-def test_the_aiohttp_that_is_installed_can_go_on() -> None:
-    """Where this fails, no upload asks leave any more: find where aiohttp waits for the 100 now."""
-    assert expectation.CAN_GO_ON
+def test_the_wait_of_the_installed_aiohttp_can_be_ended() -> None:
+    """Where this fails, Expect is never used: find the future in which aiohttp waits for the 100 now."""
+    assert expectation.CAN_END_WAIT

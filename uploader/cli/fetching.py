@@ -17,7 +17,7 @@ from uploader.cli.printing import print_json, print_lines
 from uploader.cli.signals import stop_signals
 from uploader.cli.target import credentials
 from uploader.client import Client, TimeLimits
-from uploader.engine import side_by_side, steady_clock
+from uploader.engine import run_concurrently, steady_clock
 from uploader.errors import ExitCode, UploaderError, UsageError
 from uploader.insights import Fetcher, Report, RetryingReader, folder_for_insights
 from uploader.ledger import Ledger
@@ -135,7 +135,7 @@ class _Fetching:
                 async with asyncio.timeout(None) as until_signal:
                     self._listen(until_signal)
                     over = asyncio.Event()
-                    await side_by_side([self._fetch_all(fetcher, over), self._show_progress(fetcher.report, over)])
+                    await run_concurrently([self._fetch_all(fetcher, over), self._show_progress(fetcher.report, over)])
             except TimeoutError:
                 log.warning("run.stopping")
             except UploaderError as error:
@@ -158,7 +158,7 @@ class _Fetching:
         return {} if counts[State.COMPLETED] else counts
 
     async def _fetch_all(self, fetcher: Fetcher, over: asyncio.Event) -> None:
-        await side_by_side([fetcher.fetch_all() for _ in range(FETCHERS)])
+        await run_concurrently([fetcher.fetch_all() for _ in range(FETCHERS)])
         over.set()
 
     async def _show_progress(self, report: Report, over: asyncio.Event) -> None:

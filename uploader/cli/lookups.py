@@ -27,7 +27,7 @@ def read_snapshots(
 
     async def read_all() -> dict[str, ConversationSnapshot | None]:
         async with _client(settings, base_url) as client:
-            return {conversation: await client.sight(conversation) for conversation in conversations}
+            return {conversation: await client.snapshot(conversation) for conversation in conversations}
 
     return asyncio.run(read_all())
 

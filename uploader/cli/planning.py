@@ -194,8 +194,8 @@ def _load_dry(
     load = load_copies(connection, settings.base_url, name, now, repeat=settings.repeat)
     activate_batch(connection, load.batch_id, hold=hold, first=settings.first)
     work.sending = to_send(connection, load.account_id, load.batch_id, hold=hold)
-    awaited = {job.item_id for job in live_jobs(connection, load.account_id) if job.in_scope}
-    live = [replace(job, in_scope=job.item_id in awaited) for job in live]
+    awaited = {job.item_id for job in live_jobs(connection, load.account_id) if job.is_active}
+    live = [replace(job, is_active=job.item_id in awaited) for job in live]
     work.lanes = lanes_to_send(connection, load.account_id, live, now, hold=hold, under_way=False)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-from uploader.client.connection import told
+from uploader.client.connection import format_error
 from uploader.client.recording import FIRST_BYTES
 from uploader.text import Sanitizer, storable
 
@@ -49,7 +49,7 @@ async def read_body(response: aiohttp.ClientResponse, most_bytes: int, sanitizer
             if len(raw) > most_bytes:
                 return Body(failure="the answer is too long to be one of the service's")
     except (aiohttp.ClientError, OSError) as error:
-        failure = f"the answer broke off after {len(raw)} bytes ({told(error)})"
+        failure = f"the answer broke off after {len(raw)} bytes ({format_error(error)})"
     try:
         # a body that broke off may be whole all the same, where its length was wrong
         value = json.loads(raw)

@@ -27,28 +27,28 @@ from uploader.policy.replies import phrase_of
 from uploader.settings import is_loopback
 
 CA_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+# shorter than servers commonly keep an idle connection: that saves a head sent in vain
 KEPT_SECONDS = 4.0
-"""Shorter than servers commonly keep a connection that is idle: it saves a head sent in vain."""
 
 
 class ConnectionEndedError(Exception):
-    """The connection broke after it stood; not one of the errors after which aiohttp sends again."""
+    """The end of an established connection, as an error after which aiohttp does not send again."""
 
 
 class Connected(Protocol):
-    """Who wants to know the transport of its connection, once there is one."""
+    """The receiver of a new request's transport."""
 
-    def connected(self, transport: Any, leave: "asyncio.Future[bool] | None", *, is_used: bool) -> None:
-        """Take note of the transport, of what aiohttp waits on where it was told to, and whether it is new."""
+    def connected(self, transport: Any, continue_future: "asyncio.Future[bool] | None", *, is_reused: bool) -> None:
+        """Take the transport, and aiohttp's future of the 100 Continue where it waits for one."""
         ...
 
 
+# the upload of this task: aiohttp hands a connection to nobody but the connector
 under_way: ContextVar[Connected | None] = ContextVar("under_way", default=None)
-"""The upload of this task: aiohttp shows a connection to nobody else than the connector."""
 
 
 class ServiceConnector(aiohttp.TCPConnector):
-    """Opens connections that keep the first bytes of what they receive, and tells a proxy's refusal of our login."""
+    """A connector whose connections record what they receive, and which reports a proxy's refusal of the login."""
 
     def __init__(self, **how: Any) -> None:
         super().__init__(**how)
@@ -75,10 +75,10 @@ class ServiceConnector(aiohttp.TCPConnector):
 
 
 class UploadConnector(ServiceConnector):
-    """Tells every upload its connection's transport.
+    """A connector that hands every upload its connection's transport.
 
-    A connection that the server closed silently would break the next PUT on it, after the fact: so each upload has
-    a new one, unless it is one that waits for leave before it sends its body.
+    A kept connection that the server has closed silently would break the next PUT on it: so each upload has a new one,
+    unless it waits for 100 Continue before its body.
 
     Args:
         ssl_context: The certificates that are trusted.
@@ -91,20 +91,20 @@ class UploadConnector(ServiceConnector):
         self._used: WeakSet[asyncio.BaseTransport] = WeakSet()
 
     async def connect(self, req: ClientRequest, traces: Any, timeout: aiohttp.ClientTimeout) -> Connection:  # noqa: ASYNC109 - aiohttp's signature
-        """Connect, and tell the upload under way."""
-        connection = await self._silent(req, traces, timeout)
+        """Connect, and hand the transport to the upload under way."""
+        connection = await self._connect_silent(req, traces, timeout)
         upload = under_way.get()
         transport = connection.transport
         if upload is not None and transport is not None:
-            # what is written shall be in the kernel's hands before more is read, and be counted by then; with a
-            # limit of 0, asyncio's TLS would take an empty buffer for a full one, and pause for ever
+            # the kernel takes what is written before more is read, so that it is counted by then; with a limit of 0
+            # asyncio's TLS would take an empty buffer for a full one, and pause for ever
             transport.set_write_buffer_limits(high=1, low=0)
-            upload.connected(transport, getattr(req, "_continue", None), is_used=transport in self._used)
+            upload.connected(transport, getattr(req, "_continue", None), is_reused=transport in self._used)
             self._used.add(transport)
         return connection
 
-    async def _silent(self, req: ClientRequest, traces: Any, timeout: aiohttp.ClientTimeout) -> Connection:  # noqa: ASYNC109 - aiohttp's signature
-        """Connect; leave alone a kept connection on which the server has said something that nobody asked for."""
+    async def _connect_silent(self, req: ClientRequest, traces: Any, timeout: aiohttp.ClientTimeout) -> Connection:  # noqa: ASYNC109 - aiohttp's signature
+        """Connect; close a kept connection on which the server has sent something unasked."""
         while True:
             connection = await super().connect(req, traces, timeout)
             if connection.protocol is None or not connection.protocol.should_close:
@@ -126,14 +126,14 @@ def layers(transport: Any) -> tuple[Any, ...]:
 
 
 def unacknowledged(transport: Any) -> int:
-    """Count the bytes that the kernel has taken and the peer's has not acknowledged; 0 where that cannot be told."""
+    """Count the bytes that the kernel has taken and the peer has not acknowledged; 0 where that is unknown."""
     socket = None if transport is None or transport.is_closing() else transport.get_extra_info("socket")
     if socket is None or sys.platform != "linux":
         return 0
     try:
         return int.from_bytes(fcntl.ioctl(socket.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
     except OSError:
-        return 0  # the connection has ended: whoever writes next is told
+        return 0  # the connection has ended: the next write fails
 
 
 async def send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
@@ -143,11 +143,11 @@ async def send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandl
     except aiohttp.ClientConnectorError:
         raise  # not connected, so nothing was sent
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise ConnectionEndedError(told(error)) from error
+        raise ConnectionEndedError(format_error(error)) from error
 
 
-def told(error: BaseException) -> str:
-    """Say in a few words what a network error was, without addresses of requests in it."""
+def format_error(error: BaseException) -> str:
+    """Format a network error in a few words, without the request's address."""
     inner: BaseException = error
     while isinstance(inner.__cause__, OSError):
         inner = inner.__cause__
@@ -165,16 +165,16 @@ def told(error: BaseException) -> str:
 
 
 def route_to(base_url: str, proxy: Mapping[str, Any]) -> str:
-    """Name the host that is spoken to, and the proxy between: a failure may be either's."""
+    """Name the host, and the proxy before it: a failure may be either's."""
     host = _host_and_port(URL(base_url))
     return f"{host} through the proxy {_host_and_port(proxy['proxy'])}" if proxy else host
 
 
 def ssl_context(base_url: str) -> ssl.SSLContext | bool:
-    """The system's CA certificates, or those that the usual environment variables name; True for aiohttp's own.
+    """Build the TLS context of the certificates that the usual environment variables name; True: aiohttp's own.
 
     Raises:
-        UsageError: A variable names what is not there, or a bundle that has no certificate.
+        UsageError: A variable names a missing path, or a bundle without a certificate.
     """
     # reading the system's certificates takes 20 ms, and aiohttp has done it as it was imported
     if URL(base_url).scheme == "http" or not any(os.environ.get(name) for name in CA_VARIABLES):
@@ -182,11 +182,11 @@ def ssl_context(base_url: str) -> ssl.SSLContext | bool:
     for variable in CA_VARIABLES[:2]:
         named = os.environ.get(variable)
         # SSL_CERT_DIR is a list
-        if named and not any(os.access(one, os.R_OK) for one in (named, *named.split(os.pathsep)) if one):
+        if named and not any(os.access(path, os.R_OK) for path in (named, *named.split(os.pathsep)) if path):
             raise UsageError(
                 f"environment {variable}: {named}: there is nothing that can be read: correct it, or unset it"
             )
-    context = ssl.create_default_context()  # reads SSL_CERT_FILE and SSL_CERT_DIR by itself, and is silent of failures
+    context = ssl.create_default_context()  # reads SSL_CERT_FILE and SSL_CERT_DIR by itself, and ignores failures
     for variable in CA_VARIABLES[2:]:
         bundle = os.environ.get(variable)
         if bundle:
@@ -195,12 +195,12 @@ def ssl_context(base_url: str) -> ssl.SSLContext | bool:
 
 
 def proxy_for(base_url: str) -> dict[str, Any]:
-    """The proxy that the environment names for the service, as keyword arguments of a request.
+    """Return the proxy that the environment names for the service, as keyword arguments of a request.
 
-    aiohttp's own way also reads ``~/.netrc``, and then refuses our Authorization header.
+    aiohttp's ``trust_env`` also reads ``~/.netrc``, and then refuses the Authorization header.
 
     Raises:
-        UsageError: What it names is no HTTP proxy.
+        UsageError: The environment names something else than an HTTP proxy.
     """
     url = URL(base_url)
     host = url.host or ""
@@ -228,12 +228,13 @@ def _trust(context: ssl.SSLContext, variable: str, bundle: Path) -> None:
             context.load_verify_locations(cafile=bundle)
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"environment {variable}: {bundle}: no CA certificates can be read there ({told(error)}): name a PEM file"
+            f"environment {variable}: {bundle}: no CA certificates can be read there ({format_error(error)}): "
+            "name a PEM file"
         ) from error
 
 
 def _proxy(named: str) -> URL:
-    """Read a proxy's address; a wrong one is told without the login that may stand in it."""
+    """Parse a proxy's address; the error for a wrong one does not repeat the login in it."""
     wrong = UsageError("the proxy that the environment names (HTTPS_PROXY, …) is none: write it as http://HOST:PORT")
     try:
         proxy = URL(named)

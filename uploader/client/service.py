@@ -10,12 +10,18 @@ from yarl import URL
 
 from uploader.audio import Source
 from uploader.client.answers import read_body, retry_after_of
-from uploader.client.connection import ServiceConnector, proxy_for, route_to, ssl_context, told
+from uploader.client.connection import ServiceConnector, format_error, proxy_for, route_to, ssl_context
 from uploader.client.expectation import Expect
-from uploader.client.puts import ANSWER_MOST_BYTES, LOCATION_CHARACTERS, Puts, TimeLimits, UploadRequest
 from uploader.client.recording import Received, receiving
 from uploader.client.token import CredentialsSource, Token, Tokens, TokenUnavailableError
 from uploader.client.upload import Admission
+from uploader.client.upload_client import (
+    ANSWER_MOST_BYTES,
+    LOCATION_CHARACTERS,
+    TimeLimits,
+    UploadClient,
+    UploadRequest,
+)
 from uploader.model import Answer, ConversationSnapshot, JobStatus, Reply
 from uploader.policy.polling import job_said
 from uploader.text import Sanitizer
@@ -81,12 +87,12 @@ class Client:
         context = ssl_context(self._base_url)
         self._proxy = proxy_for(self._base_url)
         self._route = route_to(self._base_url, self._proxy)
-        self._asking = aiohttp.ClientSession(
+        self._session = aiohttp.ClientSession(
             connector=ServiceConnector(ssl=context),
             timeout=self._timeouts[GET_SECONDS],
             cookie_jar=aiohttp.DummyCookieJar(),
         )
-        self._puts = Puts(
+        self._upload_client = UploadClient(
             self._base_url,
             self._proxy,
             context,
@@ -97,7 +103,7 @@ class Client:
             self._route,
         )
         self._tokens = Tokens(
-            self._asking, self._base_url, self._credentials, self._proxy, self._now, self._sanitizer, self._route
+            self._session, self._base_url, self._credentials, self._proxy, self._now, self._sanitizer, self._route
         )
         return self
 
@@ -105,8 +111,8 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the sessions."""
-        await self._puts.close()
-        await self._asking.close()
+        await self._upload_client.close()
+        await self._session.close()
 
     async def authorise(self) -> str:
         """Fetch the first token, so that wrong credentials are told before anything is sent.
@@ -136,12 +142,12 @@ class Client:
         """
         try:
             async with admission.interruptible():
-                token = await self._tokens.get(LONG_BODY_SECONDS if self._puts.is_long(source.size) else 0.0)
+                token = await self._tokens.get(LONG_BODY_SECONDS if self._upload_client.is_long(source.size) else 0.0)
         except TokenUnavailableError as error:
             return Reply(failure=str(error), retry_after=error.retry_after)
         except TimeoutError:
             return Reply(failure="stopped before it was sent", withheld=True)
-        reply = await self._puts.send(request, source, admission, token)
+        reply = await self._upload_client.send(request, source, admission, token)
         if reply.status == 401:
             self._tokens.refused(token, "PUT")
         elif reply.status is not None:
@@ -160,7 +166,7 @@ class Client:
             return JobAnswer(said)
         return JobAnswer(None, said.reason, answer.status, answer.retry_after, said.is_anothers)
 
-    async def sight(self, conversation_id: str) -> ConversationSnapshot | None:
+    async def snapshot(self, conversation_id: str) -> ConversationSnapshot | None:
         """Look at what a conversation holds now (its messages); None where that cannot be told.
 
         Raises:
@@ -186,7 +192,7 @@ class Client:
         path = f"/v1/conversations/{quote(conversation_id, safe='')}" + (f"/{part}" if part else "")
         return await self._ask(path, CONVERSATION_MOST_BYTES)
 
-    async def is_there(self, job_id: str) -> bool:
+    async def ping(self, job_id: str) -> bool:
         """Ask anything that changes nothing: whether the service itself answers, whatever it says.
 
         Raises:
@@ -211,12 +217,12 @@ class Client:
             return Answer(failure=str(error))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             came, _ = received.describe()
-            cause = f"an answer that cannot be read: {came}" if came else told(error)
+            cause = f"an answer that cannot be read: {came}" if came else format_error(error)
             return Answer(failure=f"{cause} ({self._route})")
         return answer
 
     async def _ask_once(self, path: str, token: Token, most_bytes: int, seconds: float) -> Answer:
-        async with self._asking.get(
+        async with self._session.get(
             URL(self._base_url + path, encoded=True),
             headers={"Authorization": f"Bearer {token.value}"},
             allow_redirects=False,

@@ -12,7 +12,7 @@ import aiohttp
 from yarl import URL
 
 from uploader.client.answers import Body, read_body, retry_after_of
-from uploader.client.connection import told
+from uploader.client.connection import format_error
 from uploader.client.recording import Received, receiving
 from uploader.errors import CredentialsError, GaveUpError
 from uploader.policy.replies import phrase_of
@@ -223,7 +223,7 @@ class Tokens:
                 # the answer is the secret, so it is read as it is, and nothing of it is kept
                 body = await read_body(response, ANSWER_MOST_BYTES, Sanitizer())
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise TokenUnavailableError(f"no token: {told(error)} ({self._route})") from error
+            raise TokenUnavailableError(f"no token: {format_error(error)} ({self._route})") from error
         found = _read(body)
         if found is None:
             reason = body.failure or "the answer has no accessToken that could be used"

@@ -1,4 +1,4 @@
-"""One PUT's body under way: chunks, the wait before the last one, and the watch over its progress."""
+"""The body of one PUT: its chunks, the wait for the last one's admission, and the watch over its progress."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -7,17 +7,18 @@ from typing import Any, Protocol
 
 from uploader.audio import PIECE_BYTES, Source
 from uploader.client.connection import layers, unacknowledged
-from uploader.client.expectation import NEVER, Expectation, Leave
+from uploader.client.expectation import NEVER, ContinueSupport, ContinueWait
 from uploader.errors import SourceError
 
+# the last chunk is small, so that it arrives at once when its slot is free, on a slow line too
 TAIL_BYTES = 1024
-"""The last chunk is small: on a slow line, too, it arrives at once when its slot is free."""
+# unacknowledged bytes allowed before the last chunk: waiting for all of a short body would cost a round trip
 UNACKNOWLEDGED_BYTES = 16 * 1024
-"""The rest has arrived but for so much: the peer's acknowledgement of a whole short body would cost a round trip."""
+# between two checks of the progress
 TICK_SECONDS = 0.25
+# a body that waits for its admission sends a byte so often: gateways end a request of which nothing comes (nginx and
+# AWS's load balancers after 60 s, hardened ones after 10 s), or whose body is not there in 20 s (Apache, by default)
 KEEP_ALIVE_SECONDS = 4.0
-"""A body that waits for its admission sends a byte so often: gateways end a request of which nothing comes (nginx and
-AWS's load balancers after 60 s, hardened ones after 10 s), or whose body is not there in 20 s (Apache, by default)."""
 FLUSH_POLL_SECONDS, MAX_FLUSH_POLL_SECONDS = 0.005, 0.05
 
 
@@ -25,11 +26,11 @@ class Admission(Protocol):
     """The admission of an upload's last chunk, and the reasons to end the upload early."""
 
     def ask(self, content_hash: str) -> "asyncio.Future[str]":
-        """Ask for slot and turn; the answer is why the last chunk must not leave, empty where it may."""
+        """Ask for slot and turn; the future's result is the reason to withhold the last chunk, or empty."""
         ...
 
     def withdraw(self) -> None:
-        """Note that nobody waits for the answer any longer."""
+        """End the wait for the answer."""
         ...
 
     def interruptible(self) -> AbstractAsyncContextManager[None]:
@@ -41,15 +42,15 @@ class Admission(Protocol):
         ...
 
     def is_stopping(self) -> bool:
-        """Tell whether an upload whose body has not begun is not to begin it."""
+        """Tell whether no body begins any more."""
         ...
 
     def must_cut(self) -> bool:
-        """Tell whether an upload whose last chunk has not left is to be cut now."""
+        """Tell whether an upload whose last chunk has not left ends now."""
         ...
 
-    def why_not_to_wait(self) -> str:
-        """Return why an answer is not to be waited for any longer; empty where it is."""
+    def reason_not_to_wait(self) -> str:
+        """Return the reason to end the wait for an answer; empty where it goes on."""
         ...
 
 
@@ -58,7 +59,7 @@ class WithheldError(Exception):
 
 
 class Upload:
-    """The body of one PUT and all that is known of its progress."""
+    """The body of one PUT, and its progress."""
 
     def __init__(
         self,
@@ -68,7 +69,7 @@ class Upload:
         stall_seconds: float,
         answer_seconds: float,
         chunk_bytes: int,
-        expectation: Expectation | None = None,
+        support: ContinueSupport | None = None,
     ) -> None:
         self.has_begun = False
         self.last_chunk_left = False
@@ -81,62 +82,67 @@ class Upload:
         self._answer_seconds = answer_seconds
         self._chunk_bytes = chunk_bytes
         self._loop = asyncio.get_running_loop()
-        self._leave = Leave(expectation or Expectation(NEVER), source.size, self._loop.time)
+        self._continue_wait = ContinueWait(support or ContinueSupport(NEVER), source.size, self._loop.time)
         self._transport: Any = None
         self._layers: tuple[Any, ...] = ()
         self._is_connected = False
-        self._is_on_used = False
+        self._is_reused = False
         self._is_over = False
         self._yielded = 0
         self._is_waiting = False
         self._progress = (-1, self._loop.time())
-        self._next_look: asyncio.TimerHandle | None = None
+        self._next_check: asyncio.TimerHandle | None = None
 
-    def connected(self, transport: Any, leave: asyncio.Future[bool] | None, *, is_used: bool = False) -> None:
-        """Take note of the connection's transport, and of the wait for leave that begins now.
+    def connected(
+        self, transport: Any, continue_future: asyncio.Future[bool] | None, *, is_reused: bool = False
+    ) -> None:
+        """Take the connection's transport, and begin the wait for 100 Continue.
 
-        ``is_used``: the connection has carried another upload before.
+        Args:
+            transport: The transport that is written to.
+            continue_future: aiohttp's future of the 100; None where it does not wait for one.
+            is_reused: The connection has carried another upload before.
         """
         self._transport = transport
         self._layers = layers(transport)
         self._is_connected = True
-        self._is_on_used = is_used
+        self._is_reused = is_reused
         self._progress = (-1, self._loop.time())
-        self._leave.asked(leave, is_on_used=is_used)
+        self._continue_wait.begin(continue_future, is_reused=is_reused)
 
     def answered(self, status: int) -> None:
-        """Take note that the answer's head is there."""
-        self._leave.answered(status)
+        """Record that the answer's head has come."""
+        self._continue_wait.answered(status)
 
     @property
-    def asks_leave(self) -> bool:
-        """Whether its head is sent with ``Expect: 100-continue``."""
-        return self._leave.is_asked
+    def expects_continue(self) -> bool:
+        """Tell whether the head is sent with ``Expect: 100-continue``."""
+        return self._continue_wait.is_expected
 
     @property
-    def met_a_closed_connection(self) -> bool:
-        """Whether all that there is to tell may be the used connection's fault; nothing of the body has left, nor will.
+    def may_retry_connection(self) -> bool:
+        """Tell whether a reused connection may have ended the upload; nothing of the body has left, nor will.
 
-        Servers close connections when they like, and some say 408 as they do.
+        Servers close idle connections at any time, some with a 408.
         """
-        return self._is_on_used and self._is_over and not self.has_begun and not self.withheld
+        return self._is_reused and self._is_over and not self.has_begun and not self.withheld
 
     @property
     def is_connected(self) -> bool:
-        """Whether a connection ever stood."""
+        """Tell whether a connection was ever established."""
         return self._is_connected
 
     @property
     def bytes_sent(self) -> int:
-        """Bytes that the kernel took."""
+        """Count the body's bytes that the kernel has taken."""
         return max(self._yielded - self._buffered(self._layers), 0)
 
     async def body(self) -> AsyncIterator[memoryview]:
-        """The file in pieces; the last one only once the rest has gone and the mark is committed."""
+        """Yield the file in pieces; the last one only once the rest has gone and the admission is committed."""
         if self._is_over:
             raise ConnectionResetError("the upload was over before its body began")
         self.has_begun = True
-        self._leave.given()
+        self._continue_wait.body_began()
         try:
             async for piece in self._chunks():
                 yield piece
@@ -148,22 +154,22 @@ class Upload:
             raise
 
     def watch(self, timeout: asyncio.Timeout) -> None:
-        """Look at the progress now and then, and end ``timeout`` where there is none."""
-        self._leave.look()
+        """Check the progress every ``TICK_SECONDS``, and expire ``timeout`` where there is none."""
+        self._continue_wait.check_timeout()
         self.failure = self._fault()
         if self.failure:
             timeout.reschedule(self._loop.time())
         else:
-            self._next_look = self._loop.call_later(TICK_SECONDS, self.watch, timeout)
+            self._next_check = self._loop.call_later(TICK_SECONDS, self.watch, timeout)
 
     def stop_watching(self) -> None:
-        """The request is over, however it ended."""
+        """End the watch with its request, however that ended."""
         self._is_over = True
-        # timers that asyncio has cancelled, and keeps for a while, know this upload: a TLS transport is large
+        # asyncio keeps cancelled timers for a while, and these refer to this upload: a TLS transport is large
         self._yielded, self._transport, self._layers = self.bytes_sent, None, ()
-        self._leave.over()
-        if self._next_look is not None:
-            self._next_look.cancel()
+        self._continue_wait.close()
+        if self._next_check is not None:
+            self._next_check.cancel()
 
     async def _chunks(self) -> AsyncIterator[memoryview]:
         read = 0
@@ -172,7 +178,7 @@ class Upload:
             if read < self._source.size:
                 for piece in _pieces(chunk):
                     yield self._counted(piece)
-                await self._until_flushed(self._layers[:1])  # the next chunk takes this one's place in memory
+                await self._wait_until_flushed(self._layers[:1])  # the next chunk reuses this one's memory
                 continue
             tail = min(TAIL_BYTES, len(chunk))
             # a body of one chunk is withheld whole: its head goes ahead, with nothing
@@ -186,28 +192,28 @@ class Upload:
         self._admission.moved(len(piece))
         return piece
 
-    async def _until_flushed(self, layers: Sequence[Any]) -> None:
-        # asyncio tells the connection's protocol when its buffer is empty, and nobody else
+    async def _wait_until_flushed(self, layers: Sequence[Any]) -> None:
+        # only the connection's protocol is notified when the buffer is empty, so that this one polls
         while self._buffered(layers):  # noqa: ASYNC110
             await asyncio.sleep(FLUSH_POLL_SECONDS)
 
-    async def _until_acknowledged(self) -> None:
-        """Wait until the peer has all but a little of what the kernel has taken: a slow line's queue is long."""
+    async def _wait_until_acknowledged(self) -> None:
+        """Wait until the peer has acknowledged all but a little: on a slow line the kernel's queue is long."""
         pause = FLUSH_POLL_SECONDS
         while unacknowledged(self._transport) > UNACKNOWLEDGED_BYTES:
             await asyncio.sleep(pause)
             pause = min(2.0 * pause, MAX_FLUSH_POLL_SECONDS)
 
     async def _await_admission(self, tail: memoryview) -> AsyncIterator[memoryview]:
-        """Yield the last chunk once it is admitted; while it waits, a byte of it now and then keeps the line open."""
-        await self._until_flushed(self._layers)
-        await self._until_acknowledged()
+        """Yield the last chunk once it is admitted; during the wait, single bytes of it keep the connection open."""
+        await self._wait_until_flushed(self._layers)
+        await self._wait_until_acknowledged()
         self._check_connection()
         self._is_waiting = True
         answer = self._admission.ask(self._source.verified_hash())
         try:
             while not (await asyncio.wait({answer}, timeout=KEEP_ALIVE_SECONDS))[0]:
-                # a body that is withheld whole stays whole
+                # a body of a single chunk is withheld whole
                 if self._yielded and len(tail) > 1:
                     yield tail[:1]
                     tail = tail[1:]
@@ -215,7 +221,7 @@ class Upload:
             self._admission.withdraw()
             self._is_waiting = False
             self._progress = (-1, self._loop.time())
-        # aiohttp would take any other exception for a broken connection
+        # any exception ends the connection; this one is recognised as the upload's own
         if reason := "the ledger could not be written" if answer.exception() else answer.result():
             raise WithheldError(reason)
         self._check_connection()
@@ -232,22 +238,22 @@ class Upload:
         return sum(layer.get_write_buffer_size() for layer in layers)
 
     def _fault(self) -> str:
-        """Tell why the upload is to be ended now; empty where it is not."""
+        """Return the reason to end the upload now; empty where there is none."""
         return self._stop() or self._standstill()
 
     def _stop(self) -> str:
         if not self.last_chunk_left and self._admission.must_cut():
             self.withheld = True
             return "stopped before its last chunk"
-        if self._leave.is_awaited and self._admission.is_stopping():
+        if self._continue_wait.is_waiting and self._admission.is_stopping():
             self.withheld = True
             return "stopped before its body was sent"
-        return self._admission.why_not_to_wait() if self.last_chunk_left else ""
+        return self._admission.reason_not_to_wait() if self.last_chunk_left else ""
 
     def _standstill(self) -> str:
-        if self._leave.is_lost:
-            return "no leave came for the body on a connection that was used before"
-        if self._transport is None or self._is_waiting or self._leave.is_awaited:
+        if self._continue_wait.has_failed:
+            return "no 100 Continue came on a connection that was used before"
+        if self._transport is None or self._is_waiting or self._continue_wait.is_waiting:
             return ""
         sent, now = self.bytes_sent, self._loop.time()
         if sent != self._progress[0]:

@@ -162,7 +162,7 @@ def _attempt(line: ResultLine, item: RowMapping, now: float) -> dict[str, Any]:
         "item_id": item["id"],
         "number": max(line.attempts, 1),
         "started_at": at,
-        "marked_at": at,
+        "admitted_at": at,
         "ended_at": at,
         "outcome": Outcome.IN_DOUBT if MADE_OF[line.state] is State.IN_DOUBT else Outcome.APPLIED,
         "http_status": line.http_status,

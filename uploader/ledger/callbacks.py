@@ -15,14 +15,14 @@ from uploader.policy.replies import is_success
 
 _ATTEMPT = (
     select(
-        *attempts.c["id", "number", "outcome", "job_id", "marked_at", "http_status"],
+        *attempts.c["id", "number", "outcome", "job_id", "admitted_at", "http_status"],
         *attempts.c["callback_job_id", "callback_status", "callback_pending"],
         *items.c["account_id", "lane_id", "state", "line", "size", "duration_seconds", "accepted_at"],
         items.c.id.label("item_id"),
         items.c.job_id.label("items_job_id"),
         items.c.attempts.label("latest"),
         lanes.c.conversation_id,
-        (lanes.c.active_until >= items.c.position).label("in_scope"),
+        (lanes.c.active_until >= items.c.position).label("is_active"),
         batches.c.name.label("batch"),
     )
     .join(items, items.c.id == attempts.c.item_id)
@@ -102,13 +102,13 @@ def apply_callback(
     if resolved.effect is CallbackEffect.ACCEPTED:
         accept_item(connection, job.item_id, job.job_id, job.accepted_at)
         if item.state is State.PENDING:
-            counted = {"work": job.work, "count": 1} if job.in_scope else {"work": 0.0, "count": 0}
+            counted = {"work": job.work, "count": 1} if job.is_active else {"work": 0.0, "count": 0}
             connection.execute(_TAKE_FROM_LANE, {"lane": job.lane_id, **counted})
         recompute_ready(connection, [job.lane_id], hold=hold)
     ended = None
     if resolved.job_status is not None and resolved.job_status.ended:
         # a callback arrives when the job ends, so its lifetime is exact
-        is_exact = job.watched and callback.status is JobStatus.COMPLETED
+        is_exact = job.has_known_start and callback.status is JobStatus.COMPLETED
         ended = JobEnd(job, callback.status, now, hold, max(now - job.accepted_at, 0.0) if is_exact else None)
         end_job(connection, ended)
     return CallbackResult(resolved.effect, job, ended, resolved.anomaly, found["account_id"], found["id"])
@@ -139,8 +139,8 @@ def _job(found: RowMapping, callback: Callback, now: float, listening_since: flo
     """Return the job that a callback names; unless its answer came, it began at the admission at the earliest."""
     # the answer of an accepted item tells when the job began, a status that proves no success does not
     answered = found["state"] == State.ACCEPTED and is_success(found["http_status"])
-    began = found["accepted_at"] if answered else found["marked_at"]
-    watched = began is not None and listening_since <= began <= now
+    began = found["accepted_at"] if answered else found["admitted_at"]
+    has_known_start = began is not None and listening_since <= began <= now
     return LiveJob(
         item_id=found["item_id"],
         lane_id=found["lane_id"],
@@ -150,8 +150,8 @@ def _job(found: RowMapping, callback: Callback, now: float, listening_since: flo
         conversation_id=found["conversation_id"],
         attempt=found["number"],
         size=found["size"] or 0,
-        accepted_at=began if watched else now,
-        in_scope=bool(found["in_scope"]),
+        accepted_at=began if has_known_start else now,
+        is_active=bool(found["is_active"]),
         work=audio_seconds(found["size"], found["duration_seconds"]),
-        watched=watched,
+        has_known_start=has_known_start,
     )

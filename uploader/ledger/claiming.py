@@ -110,7 +110,7 @@ _ADMIT = (
     .values(state=State.SENT, content_hash=bindparam("hash"))
 )
 
-_ADMIT_ATTEMPT = update(attempts).where(attempts.c.id == bindparam("attempt")).values(marked_at=bindparam("now"))
+_ADMIT_ATTEMPT = update(attempts).where(attempts.c.id == bindparam("attempt")).values(admitted_at=bindparam("now"))
 
 # the service or a gateway does not bear a body that is sent ahead
 _NEED_SLOT_FIRST = (

@@ -82,10 +82,10 @@ def conversation_facts(connection: Connection, lane_id: int, now: float) -> Conv
     return ConversationFacts(**row._mapping)  # noqa: SLF001 - SQLAlchemy's own name for a public thing
 
 
-def save_snapshot(connection: Connection, attempt_id: int, sight: ConversationSnapshot) -> None:
+def save_snapshot(connection: Connection, attempt_id: int, snapshot: ConversationSnapshot) -> None:
     """Save the snapshot of a conversation that was taken before an attempt."""
     connection.execute(
         update(attempts)
         .where(attempts.c.id == attempt_id)
-        .values(messages_before=sight.messages, last_end_before=sight.last_end)
+        .values(messages_before=snapshot.messages, last_end_before=snapshot.last_end)
     )

@@ -46,7 +46,7 @@ _ACCEPT = (
 _ADD_ANOMALY = (
     update(items)
     .where(items.c.id == bindparam("item"))
-    .values(remark=func.coalesce(items.c.remark + "; ", "") + bindparam("anomaly"))
+    .values(anomaly=func.coalesce(items.c.anomaly + "; ", "") + bindparam("anomaly"))
 )
 
 

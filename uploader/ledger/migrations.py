@@ -35,6 +35,10 @@ TO_3: Sequence[str] = (
     "ALTER TABLE attempts RENAME COLUMN heard_job_id TO callback_job_id",
     "ALTER TABLE attempts RENAME COLUMN heard_status TO callback_status",
     "ALTER TABLE attempts RENAME COLUMN heard_waits TO callback_pending",
+    "ALTER TABLE attempts RENAME COLUMN marked_at TO admitted_at",
+    "DROP INDEX items_remarked",
+    "ALTER TABLE items RENAME COLUMN remark TO anomaly",
+    "CREATE INDEX items_anomaly ON items (anomaly) WHERE anomaly IS NOT NULL",
     "CREATE INDEX attempts_callback ON attempts (callback_job_id) WHERE callback_job_id IS NOT NULL",
     # so that status and recovery read nothing of earlier nights
     "ALTER TABLE batches ADD COLUMN counted JSON",

@@ -247,7 +247,7 @@ def end_jobs(connection: Connection, ends: Sequence[JobEnd]) -> None:
     durations = {
         end.job.item_id: {"item": end.job.item_id, "job": end.job.job_id, "seconds": end.seconds}
         for end in ends
-        if end.job.watched
+        if end.job.has_known_start
     }
     if durations:
         connection.execute(_LEARN, list(durations.values()))
@@ -281,7 +281,7 @@ def job_overdue(
         report_job(connection, job, "did not end in time")
 
 
-def note_job_answer(connection: Connection, job: LiveJob, reason: str | None) -> None:
+def save_job_answer(connection: Connection, job: LiveJob, reason: str | None) -> None:
     """Record the service's answer about a live job in place of a status; None once its status is known again."""
     connection.execute(_NOTE_ANSWER, {"item": job.item_id, "job": job.job_id, "because": reason})
 
@@ -355,7 +355,7 @@ def _record_alone(connection: Connection, record: ReplyRecord, item: ResolvedIte
     recompute_ready(connection, [claim.lane_id], hold=record.hold)
     ended = None
     if item.job_id is not None and item.job_status is not None and item.job_status.ended:
-        job = replace(claim.job(item.job_id, record.now), watched=False)
+        job = replace(claim.job(item.job_id, record.now), has_known_start=False)
         ended = JobEnd(job, item.job_status, record.now, record.hold)
         end_job(connection, ended)
     return ReplyResult(verdict, item.job_status is not None, ended, item.anomaly)

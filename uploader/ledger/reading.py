@@ -57,7 +57,7 @@ _LIVE_JOBS = (
         items.c.size,
         items.c.duration_seconds,
         items.c.accepted_at,
-        (lanes.c.active_until >= items.c.position).label("in_scope"),
+        (lanes.c.active_until >= items.c.position).label("is_active"),
     )
     .join(lanes, lanes.c.id == items.c.lane_id)
     .join(loads, loads.c.id == items.c.load_id)
@@ -234,9 +234,9 @@ def live_jobs(connection: Connection, account_id: int) -> list[LiveJob]:
     return [_live_job(**row) for row in found]
 
 
-def _live_job(*, in_scope: object, size: int, duration_seconds: float | None, **row: Any) -> LiveJob:
+def _live_job(*, is_active: object, size: int, duration_seconds: float | None, **row: Any) -> LiveJob:
     work = audio_seconds(size, duration_seconds)
-    return LiveJob(**row, size=size, in_scope=bool(in_scope), work=work, watched=False)
+    return LiveJob(**row, size=size, is_active=bool(is_active), work=work, has_known_start=False)
 
 
 def latest_completed_jobs(connection: Connection, account_id: int, most: int = HISTORY_SIZE) -> list[CompletedJob]:
@@ -404,14 +404,14 @@ class Anomaly(NamedTuple):
 
 def anomalies(connection: Connection, *batch_ids: int) -> list[Anomaly]:
     """Return the anomalies of the items of some batches."""
-    remarked = select(items.c.id).where(items.c.remark.is_not(None))
+    with_anomaly = select(items.c.id).where(items.c.anomaly.is_not(None))
     found = connection.execute(
-        select(batches.c.name.label("batch"), rows.c.line, rows.c.conversation_id, items.c.remark.label("said"))
+        select(batches.c.name.label("batch"), rows.c.line, rows.c.conversation_id, items.c.anomaly.label("said"))
         .select_from(rows)
         .join(items, items.c.id == rows.c.item_id)
         .join(batches, batches.c.id == rows.c.batch_id)
         # few items have an anomaly: the sum keeps SQLite from reading all rows of these batches instead
-        .where(rows.c.item_id.in_(remarked), rows.c.batch_id.op("+")(0).in_(batch_ids))
+        .where(rows.c.item_id.in_(with_anomaly), rows.c.batch_id.op("+")(0).in_(batch_ids))
         .order_by(batches.c.id.desc(), rows.c.line)
     )
     return [Anomaly(**row) for row in found.mappings()]
@@ -437,7 +437,7 @@ def jobs_seen(connection: Connection, account_id: int, most: int = 1000) -> list
     )
     found = connection.execute(
         select(
-            (latest.c.finished_at - func.coalesce(attempts.c.marked_at, attempts.c.started_at)).label("took"),
+            (latest.c.finished_at - func.coalesce(attempts.c.admitted_at, attempts.c.started_at)).label("took"),
             latest.c.duration_seconds,
         )
         .join(attempts, and_(attempts.c.item_id == latest.c.id, attempts.c.number == latest.c.attempts))
@@ -467,5 +467,5 @@ def unknown_job_ids(connection: Connection, job_ids: Collection[str]) -> set[str
 def _error_text() -> ColumnElement[str]:
     """Build the error of a row, joined with its item's anomaly."""
     error = func.coalesce(items.c.error, rows.c.error)
-    both = case((error.is_(None), items.c.remark), else_=error + "; " + items.c.remark)
-    return case((items.c.remark.is_(None), error), else_=both)
+    both = case((error.is_(None), items.c.anomaly), else_=error + "; " + items.c.anomaly)
+    return case((items.c.anomaly.is_(None), error), else_=both)

@@ -192,7 +192,7 @@ items = Table(
     # the job did not end within job_timeout_seconds
     Column("overdue", Boolean, nullable=False, default=False),
     # an anomaly that is reported whatever the item's state, such as a second append
-    Column("remark", String),
+    Column("anomaly", String),
     Index("items_lane_state", "lane_id", "state", "position"),
     # partial on purpose: with a full index and statistics SQLite's planner would scan the table instead
     Index(
@@ -211,9 +211,9 @@ items = Table(
         sqlite_where=text("job_seconds IS NOT NULL"),
     ),
     Index(
-        "items_remarked",
-        "remark",
-        sqlite_where=text("remark IS NOT NULL"),
+        "items_anomaly",
+        "anomaly",
+        sqlite_where=text("anomaly IS NOT NULL"),
     ),
     Index("items_job", "job_id", sqlite_where=text("job_id IS NOT NULL")),
     # partial on purpose: with a full index SQLite's planner would use it for IS NULL
@@ -255,7 +255,7 @@ attempts = Table(
     Column("item_id", ForeignKey("items.id"), nullable=False),
     Column("number", Integer, nullable=False),
     Column("started_at", Float, nullable=False),
-    Column("marked_at", Float),
+    Column("admitted_at", Float),
     Column("ended_at", Float),
     Column("outcome", String),
     Column("http_status", Integer),

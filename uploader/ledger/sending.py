@@ -140,7 +140,7 @@ def lanes_to_send(
     base = min(base, first) if first is not None else base
     for job in live:
         found.begin_with(job.lane_id - base, job.work, max(now - job.accepted_at, 0.0))
-        if job.in_scope:
+        if job.is_active:
             found.wait_for(job.lane_id - base)
     for row in connection.execute(_ENTERED, of_account) if under_way else ():
         found.begin_with(row.lane_id - base, audio_seconds(row.size, row.duration_seconds), 0.0)

@@ -25,7 +25,7 @@ _FOUND = (
 
 
 def report_outcomes(connection: Connection, outcomes: Iterable[tuple[Claim, Verdict]]) -> None:
-    """Report each outcome that its item does not show, and keep its jobId as a remark of the item.
+    """Report each outcome that its item does not show, and keep its jobId as the item's anomaly.
 
     Args:
         connection: The transaction that has written the outcomes, of which fewer items were changed than there are.
@@ -35,10 +35,10 @@ def report_outcomes(connection: Connection, outcomes: Iterable[tuple[Claim, Verd
         item = connection.execute(_FOUND, {"item": claim.item_id, "number": claim.number}).mappings().first()
         if _shows(item, claim.number, verdict):
             continue
-        remark = f"attempt {claim.number} ended as {verdict.outcome.value}{_as_job(verdict.job_id)} {_too_late(item)}"
+        anomaly = f"attempt {claim.number} ended as {verdict.outcome.value}{_as_job(verdict.job_id)} {_too_late(item)}"
         if verdict.job_id is not None:
-            add_anomaly(connection, claim.item_id, remark)
-        _log(claim, claim.number, verdict.job_id, item, remark)
+            add_anomaly(connection, claim.item_id, anomaly)
+        _log(claim, claim.number, verdict.job_id, item, anomaly)
 
 
 def report_job(connection: Connection, job: LiveJob, what: str) -> None:
@@ -76,14 +76,14 @@ def _too_late(item: RowMapping | None) -> str:
     return f"when its item was {item['state']} by attempt {item['attempts']}{_as_job(item['job_id'])}"
 
 
-def _log(of: Claim | LiveJob, attempt: int, job_id: str | None, item: RowMapping | None, remark: str) -> None:
+def _log(source: Claim | LiveJob, attempt: int, job_id: str | None, item: RowMapping | None, anomaly: str) -> None:
     log.error(
         "outcome.unmatched",
-        batch=of.batch,
-        line=of.line,
-        conversationId=of.conversation_id,
+        batch=source.batch,
+        line=source.line,
+        conversationId=source.conversation_id,
         attempt=attempt,
         jobId=job_id,
         state=item["state"] if item is not None else None,
-        remark=remark,
+        remark=anomaly,
     )

@@ -15,11 +15,11 @@ from uploader.client.answers import Body, first_words, read_body, retry_after_of
 from uploader.client.connection import (
     ConnectionEndedError,
     UploadConnector,
+    format_error,
     send_once,
-    told,
     under_way,
 )
-from uploader.client.expectation import Expect, Expectation
+from uploader.client.expectation import ContinueSupport, Expect
 from uploader.client.recording import Received, receiving
 from uploader.client.token import Token
 from uploader.client.upload import Admission, Upload
@@ -27,46 +27,46 @@ from uploader.model import Reply
 from uploader.policy.chunks import chunk_bytes
 from uploader.text import Sanitizer
 
+# the longest answer to a PUT, or of the job endpoint, in bytes
 ANSWER_MOST_BYTES = 256 * 1024
-"""An answer to a PUT, or of the job endpoint, is short."""
-
+# the most that is kept of a Location header
 LOCATION_CHARACTERS = 200
-"""So much of an address that an answer leads to is kept."""
 
 
 class TimeLimits(NamedTuple):
-    """Seconds to connect, for an upload of which no byte moves, and for the answer after the last chunk."""
+    """The time limits of an upload, in seconds."""
 
     connect: float = 30.0
+    # without a byte that moves
     stall: float = 60.0
+    # for the answer, after the last chunk
     answer: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class UploadRequest:
-    """What one PUT says beside its body. ``content_type`` None: the service detects the format.
-
-    ``secret``: what stands in the query and must not be repeated in what is kept of the answer.
-    """
+    """The head of one PUT."""
 
     conversation_id: str
     query: Sequence[tuple[str, str]]
+    # None: the service detects the format
     content_type: str | None
+    # a part of the query that must not appear in what is kept of the answer
     secret: str = field(default="", repr=False)
 
 
-class Puts:
-    """Sends uploads to one service.
+class UploadClient:
+    """The client of the upload endpoint: one PUT per call, through a session of new and one of reused connections.
 
     Args:
-        base_url: Where it is.
-        proxy: The keyword arguments of a request that lead through a proxy.
-        context: The certificates that are trusted.
-        limits: Seconds.
-        expect: Which bodies wait for leave, and how long.
-        uploads: How many there are to be at once.
-        sanitizer: Makes text of answers such that it can be stored.
-        route: Names the host, and the proxy between, for failures.
+        base_url: The service's base URL.
+        proxy: The proxy, as keyword arguments of a request.
+        context: The trusted certificates.
+        limits: The time limits.
+        expect: The use of ``Expect: 100-continue``.
+        uploads: The most uploads at once; they share the memory for chunks.
+        sanitizer: Masks secrets in answers, and makes their text storable.
+        route: The host, and the proxy before it, for messages of failures.
     """
 
     def __init__(
@@ -85,33 +85,32 @@ class Puts:
         self._base_url = base_url
         self._proxy = proxy
         self._limits = limits
-        self._expectation = Expectation(expect)
+        self._continue_support = ContinueSupport(expect)
         self._chunk_bytes = chunk_bytes(uploads)
-        self._without = self._session(UploadConnector(context, keeps=False))
-        self._with_leave = self._session(UploadConnector(context, keeps=expect.keeps_connections))
+        self._fresh = self._session(UploadConnector(context, keeps=False))
+        self._reusing = self._session(UploadConnector(context, keeps=expect.keeps_connections))
 
     async def close(self) -> None:
-        """Close the sessions."""
-        await self._without.close()
-        await self._with_leave.close()
+        """Close both sessions."""
+        await self._fresh.close()
+        await self._reusing.close()
 
     def is_long(self, size: int) -> bool:
-        """Whether a body of so many bytes is one not to be sent in vain."""
-        return self._expectation.is_long(size)
+        """Tell whether a body of this size, in bytes, is too long to be sent in vain."""
+        return self._continue_support.is_long(size)
 
     async def send(self, request: UploadRequest, source: Source, admission: Admission, token: Token) -> Reply:
-        """Send a file.
+        """Send a file: its body at most once.
 
-        After a 417 to a head that asked leave for its body, which has not begun, the head is sent again without; after
-        a connection that was used before has come to its end, it is sent again on a new one.
+        A head alone is sent again: without Expect after a 417, on a new connection after a reused one has ended.
         """
-        upload = self._begun(source, admission)
+        upload = self._new_upload(source, admission)
         reply = await self._put(request, source, upload, token)
-        if upload.met_a_closed_connection and reply.status in (None, 408) and not admission.is_stopping():
-            upload = self._begun(source, admission)
-            reply = await self._put(request, source, upload, token, anew=True)
-        if reply.status == 417 and upload.asks_leave and not reply.last_chunk_left:
-            reply = await self._put_unasked(request, source, admission, upload, token)
+        if upload.may_retry_connection and reply.status in (None, 408) and not admission.is_stopping():
+            upload = self._new_upload(source, admission)
+            reply = await self._put(request, source, upload, token, is_fresh=True)
+        if reply.status == 417 and upload.expects_continue and not reply.last_chunk_left:
+            reply = await self._put_without_expect(request, source, admission, upload, token)
         return reply
 
     def _session(self, connector: UploadConnector) -> aiohttp.ClientSession:
@@ -123,7 +122,7 @@ class Puts:
             auto_decompress=True,
         )
 
-    def _begun(self, source: Source, admission: Admission) -> Upload:
+    def _new_upload(self, source: Source, admission: Admission) -> Upload:
         limits = self._limits
         return Upload(
             source,
@@ -131,24 +130,24 @@ class Puts:
             stall_seconds=limits.stall,
             answer_seconds=limits.answer,
             chunk_bytes=self._chunk_bytes,
-            expectation=self._expectation,
+            support=self._continue_support,
         )
 
-    async def _put_unasked(
+    async def _put_without_expect(
         self, request: UploadRequest, source: Source, admission: Admission, refused: Upload, token: Token
     ) -> Reply:
-        """Send without Expect what was refused for it, if of its body provably nothing has left."""
-        self._expectation.refused()
+        """Send without Expect after a 417, if provably nothing of the body has left."""
+        self._continue_support.refused()
         refused.withheld = admission.is_stopping()
         if refused.has_begun or refused.withheld:
             return _without_answer(refused, "the service takes no Expect: 100-continue (HTTP 417)")
-        return await self._put(request, source, self._begun(source, admission), token)
+        return await self._put(request, source, self._new_upload(source, admission), token)
 
     async def _put(
-        self, request: UploadRequest, source: Source, upload: Upload, token: Token, *, anew: bool = False
+        self, request: UploadRequest, source: Source, upload: Upload, token: Token, *, is_fresh: bool = False
     ) -> Reply:
-        """Send a head, and then perhaps a body; ``anew``: on a new connection, whatever it asks."""
-        session = self._with_leave if upload.asks_leave and not anew else self._without
+        """Send one request; ``is_fresh``: on a new connection, even if it expects 100 Continue."""
+        session = self._reusing if upload.expects_continue and not is_fresh else self._fresh
         marker = under_way.set(upload)
         received = Received()
         receiving.set(received)
@@ -161,14 +160,14 @@ class Puts:
                     headers=_headers(request, source.size, token),
                     skip_auto_headers=["Content-Type"],
                     allow_redirects=False,
-                    expect100=upload.asks_leave,
+                    expect100=upload.expects_continue,
                     **self._proxy,
                 ) as response:
                     upload.answered(response.status)
                     body = await read_body(response, ANSWER_MOST_BYTES, self._sanitizer, request.secret)
                     return self._reply(upload, response, body, request.secret, received)
         except (aiohttp.ClientError, ConnectionEndedError, OSError, TimeoutError) as error:
-            return self._without_status(upload, received, upload.failure or told_end(error), request.secret)
+            return self._without_status(upload, received, upload.failure or format_end(error), request.secret)
         finally:
             upload.stop_watching()
             under_way.reset(marker)
@@ -193,22 +192,22 @@ class Puts:
         )
 
     def _without_status(self, upload: Upload, received: Received, failure: str, secret: str) -> Reply:
-        """What is known of a request that ended without an answer that can be read."""
+        """Build the reply of a request that ended without a readable answer."""
         came, first = received.describe()
         words = first_words(first, self._sanitizer, secret)
         return _without_answer(upload, f"{failure} ({self._route})")._replace(unreadable=came, words=words)
 
 
 def url_of(base_url: str, request: UploadRequest) -> URL:
-    """Where a file is PUT (put-audio.md, API Endpoint): everything in path and query percent-encoded."""
+    """Build the address of a PUT (put-audio.md, API Endpoint): path and query percent-encoded."""
     path = f"/v1/process/audio/{quote(request.conversation_id, safe='')}"
     query = "?" + urlencode(request.query, quote_via=quote, safe="") if request.query else ""
     return URL(base_url + path + query, encoded=True)
 
 
-def told_end(error: BaseException) -> str:
-    """Say how a connection ended, from the error that it ended with."""
-    return str(error) if isinstance(error, ConnectionEndedError) else told(error)
+def format_end(error: BaseException) -> str:
+    """Format the error that a request ended with."""
+    return str(error) if isinstance(error, ConnectionEndedError) else format_error(error)
 
 
 def _headers(request: UploadRequest, size: int, token: Token) -> dict[str, str]:

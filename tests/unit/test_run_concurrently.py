@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from uploader.engine import side_by_side
+from uploader.engine import run_concurrently
 from uploader.errors import GaveUpError
 
 
@@ -15,7 +15,7 @@ async def test_all_are_done_at_once() -> None:
     async def wait() -> None:
         await meet.wait()
 
-    await side_by_side([wait() for _ in range(3)])
+    await run_concurrently([wait() for _ in range(3)])
     assert meet.n_waiting == 0
 
 
@@ -33,5 +33,5 @@ async def test_the_first_failure_ends_the_others_and_is_raised() -> None:
             ended.append("cancelled")
 
     with pytest.raises(GaveUpError, match="no answer"):
-        await side_by_side([go_on(), fail(), go_on()])
+        await run_concurrently([go_on(), fail(), go_on()])
     assert ended == ["cancelled"] * 2

@@ -1,4 +1,4 @@
-"""The last chunk: it leaves only with leave, after the whole content is known, and never of a file that changed."""
+"""The last chunk: it leaves only once admitted, after the whole content is known, and never of a changed file."""
 
 import asyncio
 import os
@@ -14,8 +14,8 @@ from blake3 import blake3
 from tests.integration.servers import (
     MEBIBYTE,
     Exchange,
+    RecordingAdmission,
     Server,
-    Watched,
     accept,
     audio,
     authority,
@@ -44,29 +44,29 @@ SMALL, LARGE = 20_000, MEBIBYTE
 
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("size", SIZES)
-async def test_the_last_chunk_waits_for_leave(
+async def test_the_last_chunk_waits_for_its_admission(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, tls: bool
 ) -> None:
-    """Leave is asked once, with the hash of the whole content; until it is given the server lacks some of it."""
+    """Admission is asked for once, with the hash of the whole content; before it the server lacks some of the body."""
     path = audio(tmp_path, size)
-    at_gate: list[int] = []
+    before_admission: list[int] = []
     unknown = authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(unknown.bundle))
 
-    async def give_leave() -> str:
-        await server.until(lambda: sum(put.received for put in server.puts()) == gate.moved_bytes)
-        await client.is_there("x")  # there and back again: what was on its way has arrived
-        at_gate.append(sum(put.received for put in server.puts()))
+    async def admit() -> str:
+        await server.until(lambda: sum(put.received for put in server.puts()) == admission.moved_bytes)
+        await client.ping("x")  # there and back again: what was on its way has arrived
+        before_admission.append(sum(put.received for put in server.puts()))
         return ""
 
-    gate = Watched(give_leave)
+    admission = RecordingAdmission(admit)
     async with Server(tls=unknown.tls() if tls else None) as server, speaking(server.base_url) as client:
-        reply = await send(client, path, gate)
+        reply = await send(client, path, admission)
         assert [bytes(put.body) for put in server.puts()] == [path.read_bytes()]
-    assert gate.hashes == [blake3(path.read_bytes()).hexdigest()]
-    assert len(at_gate) == 1
-    assert at_gate[0] < size
-    assert (reply.status, reply.last_chunk_left, gate.moved_bytes) == (201, True, size)
+    assert admission.hashes == [blake3(path.read_bytes()).hexdigest()]
+    assert len(before_admission) == 1
+    assert before_admission[0] < size
+    assert (reply.status, reply.last_chunk_left, admission.moved_bytes) == (201, True, size)
 
 
 @pytest.mark.parametrize("tls", [False, True])
@@ -77,25 +77,25 @@ async def test_what_the_connection_still_holds_is_not_overwritten(
 
     async def read_in_fits(exchange: Exchange) -> None:
         for _ in range(8):
-            await gate.looked_at(1)
+            await admission.looked_at(1)
             await exchange.read_body(exchange.request.received + MEBIBYTE)
         await accept(exchange)
 
-    path, gate = audio(tmp_path, 16 * MEBIBYTE + 70_000), Watched()
+    path, admission = audio(tmp_path, 16 * MEBIBYTE + 70_000), RecordingAdmission()
     unknown = authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(unknown.bundle))
     async with Server(read_in_fits, tls=unknown.tls() if tls else None) as server:
-        reply = await send_once(server, path, gate)
-        assert [blake3(put.body).hexdigest() for put in server.puts()] == gate.hashes
-    assert gate.hashes == [blake3(path.read_bytes()).hexdigest()]
+        reply = await send_once(server, path, admission)
+        assert [blake3(put.body).hexdigest() for put in server.puts()] == admission.hashes
+    assert admission.hashes == [blake3(path.read_bytes()).hexdigest()]
     assert reply.status == 201
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_leave_is_asked_once_all_else_has_left_our_buffers(
+async def test_admission_is_asked_for_once_the_buffers_are_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: bool
 ) -> None:
-    """As long as the kernel takes no more of what goes before the last chunk, encrypted or not, leave is not asked."""
+    """As long as the kernel takes no more of what goes before the last chunk, no admission is asked for."""
     asked_too_early: list[bool] = []
     connect = UploadConnector.connect
 
@@ -106,33 +106,33 @@ async def test_leave_is_asked_once_all_else_has_left_our_buffers(
         return connection
 
     async def read_late(exchange: Exchange) -> None:
-        await gate.looked_at(2)
-        asked_too_early.append(bool(gate.hashes))
+        await admission.looked_at(2)
+        asked_too_early.append(bool(admission.hashes))
         await accept(exchange)
 
     monkeypatch.setattr(UploadConnector, "connect", connect_narrowly)
-    unknown, gate = authority(tmp_path), Watched()
+    unknown, admission = authority(tmp_path), RecordingAdmission()
     monkeypatch.setenv("SSL_CERT_FILE", str(unknown.bundle))
     # more than narrow buffers take, and no more than is written at once
     path = audio(tmp_path, PIECE_BYTES)
     async with Server(read_late, tls=unknown.tls() if tls else None, kernel_bytes=16 * 1024) as server:
-        reply = await send_once(server, path, gate)
+        reply = await send_once(server, path, admission)
     assert asked_too_early == [False]
-    assert (reply.status, len(gate.hashes)) == (201, 1)
+    assert (reply.status, len(admission.hashes)) == (201, 1)
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_without_leave_the_last_chunk_stays(tmp_path: Path, size: int) -> None:
-    """Leave that is not given: the server never has the whole, one PUT at most, and the reply says withheld and why."""
+async def test_without_admission_the_last_chunk_is_withheld(tmp_path: Path, size: int) -> None:
+    """Without its admission the server never has the whole body: one PUT at most, and the reason in the reply."""
 
-    async def give_no_leave() -> str:
+    async def withhold() -> str:
         return "the time is over"
 
-    gate = Watched(give_no_leave)
+    admission = RecordingAdmission(withhold)
     async with Server() as server:
-        reply = await send_once(server, audio(tmp_path, size), gate)
+        reply = await send_once(server, audio(tmp_path, size), admission)
         assert [put.whole for put in server.puts()] in ([], [False])
-    assert len(gate.hashes) == 1
+    assert len(admission.hashes) == 1
     assert (reply.withheld, reply.last_chunk_left, reply.status, reply.source_failure) == (True, False, None, "")
     verdict = judge(reply, "c")
     assert (verdict.outcome, verdict.state) == (Outcome.CUT_OFF, State.PENDING)
@@ -140,16 +140,18 @@ async def test_without_leave_the_last_chunk_stays(tmp_path: Path, size: int) -> 
 
 
 @pytest.mark.parametrize("size", [1, SMALL, LARGE])
-async def test_a_refusal_at_the_gate_is_the_files_fault(tmp_path: Path, size: int) -> None:
+async def test_an_admission_refused_for_the_file_is_the_files_fault(tmp_path: Path, size: int) -> None:
     """A content that is not the planned one: its reason becomes the reply's, and the last chunk stays."""
 
-    async def refuse() -> str:
-        raise SourceError("this is another recording")
+    class RefusingAdmission(RecordingAdmission):
+        def ask(self, content_hash: str) -> "asyncio.Future[str]":
+            raise SourceError(f"this is another recording: {content_hash}")
 
     async with Server() as server:
-        reply = await send_once(server, audio(tmp_path, size), Watched(refuse))
+        reply = await send_once(server, audio(tmp_path, size), RefusingAdmission())
         assert [put.whole for put in server.puts()] in ([], [False])
-    assert (reply.source_failure, reply.last_chunk_left, reply.withheld) == ("this is another recording", False, False)
+    assert (reply.last_chunk_left, reply.withheld) == (False, False)
+    assert reply.source_failure.startswith("this is another recording")
     assert judge(reply, "c").state is State.REFUSED
 
 
@@ -187,14 +189,14 @@ async def test_a_file_that_changes_before_it_is_read_is_not_sent(
 ) -> None:
     """A file that is another one by the time it is read: refused with that reason, its last chunk never leaves."""
     path = audio(tmp_path, size)
-    gate = Watched()
+    admission = RecordingAdmission()
     async with Server() as server:
         async with speaking(server.base_url) as client, open_source(path, size) as source:
             change(path)
-            reply = await client.upload(ask(), source, gate)
+            reply = await client.upload(ask(), source, admission)
         await server.settled()
         assert [put.whole for put in server.puts()] in ([], [False])
-    assert_refused(reply, gate, word)
+    assert_refused(reply, admission, word)
 
 
 @pytest.mark.parametrize(("change", "word"), CHANGES)
@@ -205,20 +207,20 @@ async def test_a_file_that_changes_while_it_is_sent_is_refused(
     path = audio(tmp_path, LARGE)
 
     def change_once() -> None:
-        gate.on_moved = None
+        admission.on_moved = None
         change(path)
 
-    gate = Watched(on_moved=change_once)
+    admission = RecordingAdmission(on_moved=change_once)
     async with Server() as server:
-        reply = await send_once(server, path, gate)
+        reply = await send_once(server, path, admission)
         assert [put.whole for put in server.puts()] == [False]
-    assert_refused(reply, gate, word)
+    assert_refused(reply, admission, word)
 
 
-def assert_refused(reply: Reply, gate: Watched, word: str) -> None:
-    """The file's change is the reply's reason, and leave was never asked."""
+def assert_refused(reply: Reply, admission: RecordingAdmission, word: str) -> None:
+    """The file's change is the reply's reason, and no admission was asked for."""
     assert word in reply.source_failure
-    assert (reply.last_chunk_left, reply.status, gate.hashes) == (False, None, [])
+    assert (reply.last_chunk_left, reply.status, admission.hashes) == (False, None, [])
     assert judge(reply, "c").state is State.REFUSED
 
 
@@ -228,12 +230,12 @@ async def test_a_file_that_is_archived_while_it_is_sent_is_sent(tmp_path: Path) 
     content = path.read_bytes()
 
     def archive_once() -> None:
-        gate.on_moved = None
+        admission.on_moved = None
         path.rename(tmp_path / "archived.wav").unlink()
 
-    gate = Watched(on_moved=archive_once)
+    admission = RecordingAdmission(on_moved=archive_once)
     async with Server() as server:
-        reply = await send_once(server, path, gate)
+        reply = await send_once(server, path, admission)
         assert [bytes(put.body) for put in server.puts()] == [content]
     assert (reply.status, reply.source_failure) == (201, "")
 
@@ -243,13 +245,13 @@ async def test_an_upload_is_cut_on_request(tmp_path: Path) -> None:
 
     async def stop_reading(exchange: Exchange) -> None:
         await exchange.read_body(100_000)
-        gate.cut = True
+        admission.cut = True
         await exchange.server.let_go.wait()
 
-    gate = Watched()
+    admission = RecordingAdmission()
     async with Server(stop_reading) as server:
         async with speaking(server.base_url) as client:
-            reply = await send(client, audio(tmp_path, 16 * MEBIBYTE), gate)
+            reply = await send(client, audio(tmp_path, 16 * MEBIBYTE), admission)
             server.let_go.set()
         await server.settled()
         assert [put.whole for put in server.puts()] == [False]
@@ -257,19 +259,19 @@ async def test_an_upload_is_cut_on_request(tmp_path: Path) -> None:
     assert judge(reply, "c").state is State.PENDING
 
 
-async def test_an_upload_is_cut_at_the_gate(tmp_path: Path) -> None:
-    """A stop while the last chunk waits for leave ends the wait; leave that comes later sends nothing."""
+async def test_an_upload_is_cut_while_it_waits_for_its_admission(tmp_path: Path) -> None:
+    """A stop ends the wait for an admission; an admission that comes later sends nothing."""
     given = asyncio.Event()
 
-    async def wait_for_leave() -> str:
-        gate.cut = True
+    async def wait_for_release() -> str:
+        admission.cut = True
         await given.wait()
         return ""
 
-    gate = Watched(wait_for_leave)
+    admission = RecordingAdmission(wait_for_release)
     async with Server() as server:
         async with speaking(server.base_url) as client:
-            reply = await send(client, audio(tmp_path, LARGE), gate)
+            reply = await send(client, audio(tmp_path, LARGE), admission)
             given.set()
         await server.settled()
         assert [put.whole for put in server.puts()] == [False]
@@ -281,13 +283,13 @@ async def test_after_the_last_chunk_a_stop_waits_for_the_answer(tmp_path: Path) 
 
     async def answer_late(exchange: Exchange) -> None:
         await exchange.read_body()
-        gate.cut = True
-        await gate.looked_at()
+        admission.cut = True
+        await admission.looked_at()
         await accept(exchange)
 
-    gate = Watched()
+    admission = RecordingAdmission()
     async with Server(answer_late) as server:
-        reply = await send_once(server, audio(tmp_path, LARGE), gate)
+        reply = await send_once(server, audio(tmp_path, LARGE), admission)
     assert (reply.status, reply.withheld, reply.last_chunk_left) == (201, False, True)
 
 
@@ -296,12 +298,12 @@ async def test_no_answer_is_waited_for_at_the_very_end(tmp_path: Path) -> None:
 
     async def never_answer(exchange: Exchange) -> None:
         await exchange.read_body()
-        gate.not_wait = True
+        admission.not_wait = True
         await exchange.until_left()
 
-    gate = Watched()
+    admission = RecordingAdmission()
     async with Server(never_answer) as server:
-        reply = await send_once(server, audio(tmp_path, LARGE), gate)
+        reply = await send_once(server, audio(tmp_path, LARGE), admission)
         assert [put.whole for put in server.puts()] == [True]
     assert (reply.status, reply.withheld, reply.last_chunk_left) == (None, False, True)
     assert "stopped" in reply.failure

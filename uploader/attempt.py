@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from math import inf
@@ -24,6 +24,7 @@ from uploader.policy.flow import AttemptEnded
 from uploader.policy.limits import Refusal, refusal_in
 from uploader.policy.replies import excuse_early_429, judge, loggable_reason, refuse_after_cut_offs
 from uploader.policy.waits import retry_seconds
+from uploader.settings import Settings
 
 log = logs.get_logger()
 
@@ -48,21 +49,6 @@ CALLED_SECONDS = 5.0
 
 OpenSource = Callable[[Path, int, str | None], AbstractAsyncContextManager[Source]]
 """Opens the file at a path, of this size in bytes and this ``FileSignature.change`` (None: not known)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What the settings say of attempts. ``defaults``: the config's parameters."""
-
-    defaults: Mapping[str, Any]
-    proves_not_appended: Collection[int]
-    max_attempts: int
-    doubt_seconds: float
-    job_timeout_seconds: float
-    hold: bool
-    look_before: bool = False
-    webhook_url: str | None = None
-    """The public address of the listener, None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +174,8 @@ class AttemptRunner:
         writer: Writer,
         pace: Pace,
         flow: FlowControl,
-        rules: Rules,
+        settings: Settings,
+        defaults: Mapping[str, Any],
         now: Callable[[], float],
         rng: random.Random,
         sources: OpenSource = open_source,
@@ -198,7 +185,8 @@ class AttemptRunner:
         self._writer = writer
         self._pace = pace
         self._flow = flow
-        self._rules = rules
+        self._settings = settings
+        self._defaults = defaults
         self._now = now
         self._rng = rng
         self._under_way: dict[int, AttemptAdmission] = {}
@@ -250,7 +238,7 @@ class AttemptRunner:
             return Reply(failure=f"{why} before it was sent", withheld=True)
         if self._flow.state.is_late(self._now()):
             return Reply(failure="the time is over: nothing new starts", withheld=True)
-        query = parameters.query(claim.parameters, {**self._rules.defaults, **self._webhook(claim)})
+        query = parameters.query(claim.parameters, {**self._defaults, **self._webhook(claim)})
         request = UploadRequest(claim.conversation_id, query, claim.content_type, claim.token or "")
         try:
             async with self._open_source(claim.path, claim.size, claim.change) as source:
@@ -259,22 +247,22 @@ class AttemptRunner:
             return Reply(source_failure=str(error))
 
     def _webhook(self, claim: Claim) -> dict[str, str]:
-        if claim.token is None or self._rules.webhook_url is None:
+        if claim.token is None or self._settings.webhook_url is None:
             return {}
-        return {"webhookUrl": address_of(self._rules.webhook_url, claim.token)}
+        return {"webhookUrl": address_of(self._settings.webhook_url, claim.token)}
 
     async def _look_before(self, claim: Claim) -> None:
         """Note what the conversation holds, as evidence should the attempt end in doubt."""
-        if self._rules.look_before:
+        if self._settings.doubt.look_before:
             snapshot = await self._client.snapshot(claim.conversation_id)
             if snapshot is not None:
                 await self._writer.call(save_snapshot, claim.attempt_id, snapshot)
 
     def _judge(self, claim: Claim, reply: Reply) -> Verdict:
-        verdict = judge(reply, claim.conversation_id, self._rules.proves_not_appended)
+        verdict = judge(reply, claim.conversation_id, self._settings.replies.proves_not_appended)
         if claim.is_ahead:
             verdict = excuse_early_429(verdict, reply)
-        return refuse_after_cut_offs(verdict, reply, claim.cut_offs, self._rules.max_attempts)
+        return refuse_after_cut_offs(verdict, reply, claim.cut_offs, self._settings.max_attempts)
 
     async def _write_down(self, result: AttemptResult) -> ReplyResult:
         """Write the outcome, again and again for a while: what came back must not be lost."""
@@ -293,18 +281,18 @@ class AttemptRunner:
         wait = 0.0
         if verdict.next is Next.AGAIN and not result.reply.withheld:
             wait = retry_seconds(claim.number - claim.unadmitted, self._rng.random(), result.reply.retry_after, now)
-        rules = self._rules
+        settings = self._settings
         record = ReplyRecord(
             claim,
             verdict,
             result.reply,
             now,
             wait,
-            rules.doubt_seconds,
-            rules.hold,
+            settings.doubt_seconds,
+            settings.lanes.hold,
             result.refusal,
-            rules.job_timeout_seconds,
-            listens=rules.webhook_url is not None,
+            settings.job_timeout_seconds,
+            listens=settings.webhook_url is not None,
         )
         return await self._writer.call(record_reply, record)
 

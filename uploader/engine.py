@@ -3,12 +3,12 @@
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 from typing import Any, Protocol
 
-from uploader import logs
-from uploader.attempt import AttemptResult, AttemptRunner, OpenSource, Rules, Uploads
+from uploader import logs, parameters
+from uploader.attempt import AttemptResult, AttemptRunner, OpenSource, Uploads
 from uploader.audio import open_source
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, SlotsHeldError, UploaderError
 from uploader.flow import FlowControl
@@ -32,6 +32,7 @@ from uploader.policy.polling import polls_at_once
 from uploader.policy.replies import is_success, loggable_reason
 from uploader.policy.waiting import Standstill, format_holders, standstill
 from uploader.results import rfc3339
+from uploader.settings import Settings, unless_auto
 
 log = logs.get_logger()
 
@@ -64,30 +65,6 @@ class Service(Uploads, Jobs, Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """How much at once. What is None follows the account."""
-
-    # the account's concurrent jobs, as configured
-    limit: int
-    # uploads under way
-    uploads: int | None
-    # PUTs and status requests begun in a second
-    rate: float | None
-    polls_per_second: float | None
-    grace_seconds: float
-    give_up_seconds: float
-    no_wait: bool
-    order: Order = Order.LONGEST_LANE_FIRST
-    # last chunks that may be out without an answer
-    unanswered: int | None = None
-    sends_ahead: bool = True
-    # how long an attempt waits for its admission
-    ahead_seconds: float = 20.0
-    # nothing new starts from this time on, in seconds since the epoch
-    until: float | None = None
-
-
 class Engine:
     """Carries the lanes of the active batch to their end.
 
@@ -95,11 +72,11 @@ class Engine:
         client: The service.
         writer: The ledger's writer.
         account_id: The account.
-        pool: How much at once.
-        rules: What the settings say of attempts.
+        settings: The settings; what is ``auto`` in them follows the account.
         now: Seconds since the epoch, never running backwards and never jumping.
         rng: The random source of jitter.
         new_token: Draws the secret of an attempt's ``webhookUrl``, where there is a listener.
+        until: Nothing new starts from this time on, in seconds since the epoch.
         sources: Opens the audio files.
     """
 
@@ -109,11 +86,11 @@ class Engine:
         client: Service,
         writer: Writer,
         account_id: int,
-        pool: Pool,
-        rules: Rules,
+        settings: Settings,
         now: Callable[[], float],
         rng: random.Random,
         new_token: Callable[[], str],
+        until: float | None = None,
         sources: OpenSource = open_source,
     ) -> None:
         self.throttled = 0
@@ -123,12 +100,18 @@ class Engine:
         self._client = client
         self._writer = writer
         self._account_id = account_id
-        self._hold = rules.hold
+        self._settings = settings
+        self._hold = settings.lanes.hold
+        # None: follows the account
+        self._uploads = unless_auto(settings.uploads)
+        self._rate = unless_auto(settings.rate)
+        self._polls_per_second = unless_auto(settings.jobs.polls_per_second)
+        self._order = Order(settings.schedule.order)
         # a webhookUrl of [parameters] is every row's own
-        listens = rules.webhook_url is not None and "webhookUrl" not in rules.defaults
+        defaults = parameters.check_config(settings.parameters, settings.extra_parameters, settings.file)
+        listens = settings.webhook_url is not None and "webhookUrl" not in defaults
         self._new_token = new_token if listens else None
         self._listens_until: float | None = None
-        self._pool = pool
         self._now = now
         self._rng = rng
         self._changed = asyncio.Event()
@@ -147,31 +130,26 @@ class Engine:
         self._last_429 = ""
         self._stopping = False
         self._lane_weights = LaneWeights()
-        self._put_pace = Pace(pool.rate or caps.LEAST_PUTS_PER_SECOND)
-        self._poll_pace = Pace(pool.polls_per_second or caps.LEAST_POLLS_PER_SECOND)
+        self._put_pace = Pace(self._rate or caps.LEAST_PUTS_PER_SECOND)
+        self._poll_pace = Pace(self._polls_per_second or caps.LEAST_POLLS_PER_SECOND)
         self._poller = JobPoller(
             client=client,
             writer=writer,
             pace=self._poll_pace,
             now=now,
-            doubt_seconds=rules.doubt_seconds,
-            timeout_seconds=rules.job_timeout_seconds,
-            hold=rules.hold,
+            settings=settings,
             room=self._job_has_ended,
             ended=self._job_is_over,
         )
         self.flow = FlowControl(
             writer=writer,
             account_id=account_id,
-            limit=pool.limit,
-            order=pool.order,
-            hold=rules.hold,
-            ahead_seconds=pool.ahead_seconds,
+            settings=settings,
             flow=Flow(
-                ahead=SendAhead(is_on=pool.sends_ahead),
-                unanswered=pool.unanswered or UNANSWERED,
-                unanswered_is_fixed=pool.unanswered is not None,
-                late_at=inf if pool.until is None else pool.until,
+                ahead=SendAhead(is_on=settings.send_ahead == "auto"),
+                unanswered=unless_auto(settings.doubt.unanswered) or UNANSWERED,
+                unanswered_is_fixed=settings.doubt.unanswered != "auto",
+                late_at=inf if until is None else until,
             ),
             now=now,
             is_lane_live=self._poller.is_lane_live,
@@ -181,7 +159,8 @@ class Engine:
             writer=writer,
             pace=self._put_pace,
             flow=self.flow,
-            rules=rules,
+            settings=settings,
+            defaults=defaults,
             now=now,
             rng=rng,
             sources=sources,
@@ -201,7 +180,7 @@ class Engine:
         Raises:
             UploaderError: Why it ended early; everything that was under way is written down.
         """
-        pollers = polls_at_once(self._pool.polls_per_second)
+        pollers = polls_at_once(self._polls_per_second)
         helpers = [self._start(self._poller.hand_out()), self._start(self.flow.run())]
         helpers += [self._start(self._poller.poll_jobs()) for _ in range(pollers)]
         helpers += [self._start(function()) for function in background]
@@ -224,7 +203,7 @@ class Engine:
             reserve_seconds: What the grace time must leave for the results.
         """
         self._stopping = True
-        grace = max(self._pool.grace_seconds - reserve_seconds, self._pool.grace_seconds / 4)
+        grace = max(self._settings.grace_seconds - reserve_seconds, self._settings.grace_seconds / 4)
         self._close_after(grace * CUT_SHARE_OF_GRACE, grace)
         self._changed.set()
 
@@ -268,13 +247,12 @@ class Engine:
     async def _begin_attempts(self) -> ClaimResult:
         if self._is_probe_due():
             await self._probe()
-        pool = self._pool
-        if pool.order is Order.LONGEST_LANE_FIRST:
+        if self._order is Order.LONGEST_LANE_FIRST:
             await self._reweigh_lanes()
         hands = self._free_hands()
         ahead = self._ahead()
         found = await self._writer.call(
-            claim, self._account_id, hands, pool.limit, self._now(), pool.order, self._new_token, ahead
+            claim, self._account_id, hands, self._settings.limit, self._now(), self._order, self._new_token, ahead
         )
         self._lacks_hands = len(found.claims) == hands
         self._lacks_lanes, self._lanes_told = found.lacks_lanes, frozenset(ahead.lanes)
@@ -288,9 +266,9 @@ class Engine:
         """Let the rates that no person has set follow the account's limit and its jobs."""
         model = self._poller.durations.model
         job_seconds = None if model is None else model.typical_seconds
-        if self._pool.rate is None:
+        if self._rate is None:
             self._put_pace.adjust(caps.put_rate(limit.in_force, job_seconds), caps.put_burst(limit.in_force))
-        if self._pool.polls_per_second is None:
+        if self._polls_per_second is None:
             self._poll_pace.adjust(caps.poll_rate(limit.in_force, job_seconds, self._poller.followed))
 
     def _ahead(self) -> Ahead:
@@ -326,7 +304,7 @@ class Engine:
 
     def _free_hands(self) -> int:
         state = self.flow.state
-        free = max(0, state.breaker.attempts_allowed(self._pool.uploads or caps.UPLOADS) - len(self._under_way))
+        free = max(0, state.breaker.attempts_allowed(self._uploads or caps.UPLOADS) - len(self._under_way))
         return state.attempts_allowed(free, len(self._under_way) - len(self.flow.unanswered), self._now())
 
     @property
@@ -336,9 +314,9 @@ class Engine:
     async def _is_over(self, found: ClaimResult) -> bool:
         if self._under_way or (found.waiting and not self._is_late):
             return False
-        if not self._poller.active_jobs or (self._is_late and self._pool.no_wait):
+        if not self._poller.active_jobs or (self._is_late and self._settings.no_wait):
             return True
-        return self._pool.no_wait and not await self._writer.call(unsent, self._account_id, hold=self._hold)
+        return self._settings.no_wait and not await self._writer.call(unsent, self._account_id, hold=self._hold)
 
     async def _listens_on(self) -> bool:
         """Tell whether a callback may still settle a doubt of just now, where nothing else is to be waited for."""
@@ -355,7 +333,7 @@ class Engine:
         Raises:
             GaveUpError: No status request was answered for too long.
         """
-        since, patience = self._poller.silent_since, self._pool.give_up_seconds
+        since, patience = self._poller.silent_since, self._settings.give_up_seconds
         if since is None or self._under_way or self._now() < since + patience:
             return
         raise GaveUpError(
@@ -374,10 +352,11 @@ class Engine:
         self.standstill = None
         if self._under_way or self._is_late or not found.waiting or self._is_claim_due:
             return
-        if now >= state.gives_up_at(self._pool.give_up_seconds):
+        if now >= state.gives_up_at(self._settings.give_up_seconds):
             raise GaveUpError(
-                f"for {self._pool.give_up_seconds:g} s (give_up_seconds) nothing but 429s was answered while nothing "
-                f"of ours was live; the last: {self._last_429}: nothing is lost; run the same command again later"
+                f"for {self._settings.give_up_seconds:g} s (give_up_seconds) nothing but 429s was answered while "
+                f"nothing of ours was live; the last: {self._last_429}: nothing is lost; run the same command again "
+                "later"
             )
         full = not found.limit.free and not self._poller.follows_any
         reason = standstill(state, now, full=full, frees_at=found.wake_at)
@@ -400,9 +379,9 @@ class Engine:
         if not self._is_late:
             times.append(state.late_at)
         if found.waiting and state.throttle.backoff.is_on(now):
-            times.append(min(state.throttle.backoff.until, state.gives_up_at(self._pool.give_up_seconds)))
+            times.append(min(state.throttle.backoff.until, state.gives_up_at(self._settings.give_up_seconds)))
         if self._poller.silent_since is not None and not self._under_way:
-            times.append(self._poller.silent_since + self._pool.give_up_seconds)
+            times.append(self._poller.silent_since + self._settings.give_up_seconds)
         if found.waiting:
             times.append(now + RECHECK_SECONDS)
         if state.breaker.state is BreakerState.OPEN and not self._under_way and not self._is_late:
@@ -502,7 +481,7 @@ class Engine:
         holders = await self._writer.call(slot_holders, self._account_id, now)
         alone = not any(holder.state in (State.ACCEPTED, State.IN_DOUBT) for holder in holders)
         self.flow.apply(LimitMet(alone))
-        facts = await self._writer.call(limit_facts, self._account_id, self._pool.limit, now)
+        facts = await self._writer.call(limit_facts, self._account_id, self._settings.limit, now)
         self.flow.update_limit(facts)
         log.warning(
             "account.throttled",
@@ -564,7 +543,7 @@ class Engine:
         if breaker.state is not self._logged_breaker:
             self._logged_breaker = breaker.state
             log.warning(_BREAKER_EVENTS[breaker.state], lanesInTrouble=len(breaker.failing_lanes))
-        reason = reason_to_give_up(breaker, self._pool.give_up_seconds)
+        reason = reason_to_give_up(breaker, self._settings.give_up_seconds)
         if reason is not None:
             self._fail(GaveUpError(reason))
 
@@ -593,7 +572,7 @@ class Engine:
         self.flow.apply(RunEnds())
         patient = isinstance(self._failure, (CredentialsError, GaveUpError))
         if isinstance(self._failure, LedgerUnavailableError) or (self._failure is not None and not patient):
-            self._close_after(0.0, self._pool.grace_seconds)
+            self._close_after(0.0, self._settings.grace_seconds)
         while self._under_way:
             await asyncio.wait(self._under_way)
 

@@ -10,6 +10,7 @@ from uploader.ledger.claiming import Admission, AdmissionResult, admit
 from uploader.ledger.thread import Writer
 from uploader.model import Claim, LimitFacts, Order
 from uploader.policy.flow import AttemptAdmitted, AttemptEnded, Event, Flow, reduce
+from uploader.settings import Settings
 
 
 @dataclass(slots=True)
@@ -31,10 +32,7 @@ class FlowControl:
     Args:
         writer: The ledger's writer.
         account_id: The account.
-        limit: The configured limit of concurrent jobs.
-        order: Which lane goes first.
-        hold: Whether trouble holds the rest of a lane.
-        ahead_seconds: How long an attempt waits for its admission.
+        settings: The settings.
         flow: The state to begin with.
         now: Seconds since the epoch, never running backwards and never jumping.
         is_lane_live: Tells whether a job of a lane is known to live: its next item is not admitted yet.
@@ -45,10 +43,7 @@ class FlowControl:
         *,
         writer: Writer,
         account_id: int,
-        limit: int,
-        order: Order,
-        hold: bool,
-        ahead_seconds: float,
+        settings: Settings,
         flow: Flow,
         now: Callable[[], float],
         is_lane_live: Callable[[int], bool],
@@ -58,12 +53,12 @@ class FlowControl:
         # the attempts whose last chunk is out, or is about to leave, by their ids, with their lanes
         self.unanswered: dict[int, int] = {}
         # what the latest claim or admission found
-        self.limit = LimitFacts(limit, None, limit, 0)
+        self.limit = LimitFacts(settings.limit, None, settings.limit, 0)
         self._writer = writer
         self._account_id = account_id
-        self._order = order
-        self._hold = hold
-        self._ahead_seconds = ahead_seconds
+        self._order = Order(settings.schedule.order)
+        self._hold = settings.lanes.hold
+        self._ahead_seconds = settings.ahead_seconds
         self._now = now
         self._is_lane_live = is_lane_live
         self._waiting: dict[int, _Waiting] = {}

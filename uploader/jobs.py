@@ -30,6 +30,7 @@ from uploader.policy.durations import (
 from uploader.policy.facts import CallbackEffect
 from uploader.policy.polling import ANOTHERS_IN_A_ROW, PAUSE_BASE_SECONDS, PAUSE_CAP_SECONDS, odd_seconds, wants_pause
 from uploader.policy.waits import put_off_seconds
+from uploader.settings import Settings
 
 log = logs.get_logger()
 
@@ -76,9 +77,7 @@ class JobPoller:
         writer: Writer,
         pace: Pace,
         now: Callable[[], float],
-        doubt_seconds: float,
-        timeout_seconds: float,
-        hold: bool,
+        settings: Settings,
         room: Callable[[], None],
         ended: Callable[[], None],
     ) -> None:
@@ -93,9 +92,9 @@ class JobPoller:
         self._writer = writer
         self._pace = pace
         self._now = now
-        self._doubt_seconds = doubt_seconds
-        self._timeout_seconds = timeout_seconds
-        self._hold = hold
+        self._doubt_seconds = settings.doubt_seconds
+        self._timeout_seconds = settings.job_timeout_seconds
+        self._hold = settings.lanes.hold
         self._room = room
         self._ended = ended
         self._followed: list[_PolledEntry] = []

@@ -17,10 +17,9 @@ from pathlib import Path
 from statistics import median
 
 from uploader import logs, results
-from uploader.attempt import Rules
 from uploader.audio import Source
 from uploader.client import Admission, JobAnswer, UploadRequest
-from uploader.engine import Engine, Pool, steady_clock
+from uploader.engine import Engine, steady_clock
 from uploader.ledger import Ledger
 from uploader.ledger.lanes import activate_batch
 from uploader.ledger.loading import account, begin_load, load_rows
@@ -29,6 +28,8 @@ from uploader.ledger.reading import live_jobs, result_lines
 from uploader.ledger.standing import standing
 from uploader.ledger.thread import LedgerThread
 from uploader.model import AudioFacts, ConversationSnapshot, FileSignature, JobStatus, Load, Reply, Row
+from uploader.settings import Settings
+from uploader.settings.tables import Jobs
 
 UPLOADS = 64
 ROUNDS = 3
@@ -138,22 +139,19 @@ def loaded(ledger: Ledger, count: int, costs: Costs) -> Load:
 async def carry(ledger: Ledger, account_id: int, items: int, costs: Costs) -> None:
     """Claim, admit and settle so many items; then end their jobs."""
     service, now, thread = Service(items), steady_clock(time.time, time.monotonic), LedgerThread(ledger)
-    pool = Pool(
+    settings = Settings(
         limit=2 * items,
         uploads=UPLOADS,
         rate=1e6,
-        polls_per_second=1.0,
-        grace_seconds=8.0,
-        give_up_seconds=1800.0,
+        jobs=Jobs(polls_per_second=1.0),
         no_wait=True,
+        job_timeout_seconds=1e6,
     )
-    rules = Rules({}, (), max_attempts=5, doubt_seconds=900.0, job_timeout_seconds=1e6, hold=True)
     engine = Engine(
         client=service,
         writer=thread,
         account_id=account_id,
-        pool=pool,
-        rules=rules,
+        settings=settings,
         now=now,
         rng=random.Random(1),
         new_token=str,

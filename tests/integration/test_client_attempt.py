@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import pytest
 from blake3 import blake3
@@ -38,7 +38,7 @@ from tests.integration.servers import (
 )
 from uploader import attempt
 from uploader import audio as sources
-from uploader.attempt import AttemptResult, AttemptRunner, Rules
+from uploader.attempt import AttemptResult, AttemptRunner
 from uploader.client import Credentials, Expect
 from uploader.client.expectation import NEVER
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError
@@ -53,13 +53,15 @@ from uploader.ledger.reading import live_jobs
 from uploader.ledger.recovery import recover
 from uploader.ledger.schema import accounts, attempts, items, lanes
 from uploader.ledger.thread import LedgerThread
-from uploader.model import Claim, JobStatus, Next, Order, Outcome, Row, State
+from uploader.model import Claim, JobStatus, Next, Outcome, Row, State
 from uploader.pace import Pace
 from uploader.policy.breaker import BreakerState, CircuitBreaker
 from uploader.policy.callbacks import token_hash
 from uploader.policy.facts import Callback, CallbackEffect
 from uploader.policy.flow import Flow, StopAsked
 from uploader.sandbox import Faults, JobFaults, PutFaults, Sandbox, SandboxSettings
+from uploader.settings import Settings
+from uploader.settings.tables import Doubt, Replies, Schedule
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -72,14 +74,13 @@ LIMIT_TEXT = (
     "need more concurrent jobs than this limit, please contact us at support@symbl.ai"
 )
 READY = Credentials(access_token="ready")
-RULES: dict[str, Any] = {
-    "defaults": {},
-    "proves_not_appended": (),
-    "max_attempts": 10,
-    "doubt_seconds": DOUBT_SECONDS,
-    "job_timeout_seconds": 3600.0,
-    "hold": True,
-}
+SETTINGS = Settings(
+    limit=100,
+    max_attempts=10,
+    doubt_seconds=DOUBT_SECONDS,
+    job_timeout_seconds=3600.0,
+    schedule=Schedule(order="manifest"),
+)
 
 
 @dataclass
@@ -91,7 +92,7 @@ class Desk:
     account_id: int
     client: Any
     writer: "Between"
-    rules: Rules
+    settings: Settings
     flow: FlowControl
     pace: Pace = field(default_factory=lambda: Pace(1000.0))
 
@@ -122,7 +123,8 @@ class Desk:
             writer=self.writer,
             pace=self.pace,
             flow=self.flow,
-            rules=self.rules,
+            settings=self.settings,
+            defaults={},
             now=time.time,
             rng=random.Random(1),
         )
@@ -148,23 +150,19 @@ async def desk(
     before: Before | None = None,
     answer: float = 20.0,
     parameters: dict[str, Any] | None = None,
-    limit: int = 100,
-    ahead_seconds: float = 20.0,
     late_at: float = inf,
-    **rules: Any,
+    **changes: Any,
 ) -> AsyncIterator[Desk]:
     """A ledger with an item for each file, each in a conversation of its own, and a client for the service."""
     with Ledger.open_for_run(f"sqlite:///{paths[0].parent / 'ledger.db'}") as ledger:
         account_id = load(ledger, base_url, paths, parameters or {})
         thread = LedgerThread(ledger)
         writer = Between(thread, before)
+        settings = replace(SETTINGS, **changes)
         flow = FlowControl(
             writer=writer,
             account_id=account_id,
-            limit=limit,
-            order=Order.MANIFEST,
-            hold=True,
-            ahead_seconds=ahead_seconds,
+            settings=settings,
             flow=Flow(late_at=late_at),
             now=time.time,
             is_lane_live=lambda _: False,
@@ -172,7 +170,7 @@ async def desk(
         admitting = asyncio.create_task(flow.run())
         try:
             async with speaking(base_url, credentials, answer=answer, now=now, expect=expect) as client:
-                yield Desk(ledger, thread, account_id, client, writer, Rules(**RULES | rules), flow)
+                yield Desk(ledger, thread, account_id, client, writer, settings, flow)
         finally:
             admitting.cancel()
             thread.close()
@@ -363,10 +361,13 @@ async def test_a_lost_answer_is_in_doubt(tmp_path: Path, script: Script) -> None
 
 
 @pytest.mark.parametrize("status", [500, 503])
-async def test_what_a_person_vouches_for_is_sent_again(tmp_path: Path, status: int) -> None:
+async def test_what_a_person_vouches_for_is_sent_again(tmp_path: Path, status: Literal[500, 503]) -> None:
     """A status that the settings take as proof that nothing was appended: pending again, and sent again."""
     script, path = in_turn(always(status), append), audio(tmp_path, 1000)
-    async with Server(script) as server, desk(server.base_url, path, proves_not_appended=(status,)) as at:
+    async with (
+        Server(script) as server,
+        desk(server.base_url, path, replies=Replies(proves_not_appended=(status,))) as at,
+    ):
         first = await at.carry()
         state = at.one(items)["state"]
         assert await at.claims() == []
@@ -650,7 +651,7 @@ async def test_a_stop_does_not_wait_for_a_token(tmp_path: Path) -> None:
 async def test_a_stop_does_not_wait_for_a_look(tmp_path: Path) -> None:
     """A look at the conversation that hangs must not keep a stop from ending either."""
     path = audio(tmp_path, 1000)
-    async with Server(get=silent) as server, desk(server.base_url, path, look_before=True) as at:
+    async with Server(get=silent) as server, desk(server.base_url, path, doubt=Doubt(look_before=True)) as at:
         carrying = asyncio.create_task(at.carry())
         await server.until(lambda: len(server.gets()) == 1)
         at.stop(0.0, 0.0)

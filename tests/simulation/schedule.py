@@ -21,10 +21,9 @@ from tests.simulation.ledgers import MemoryLedger
 from tests.simulation.process import InlineWriter, Process, SimulatedClient, opener
 from tests.simulation.world import BEFORE, EARLY, LATE, Disk, Service, Weather, content_hash
 from uploader import engine as engine_module
-from uploader.attempt import Rules
 from uploader.client import upload as upload_module
 from uploader.engine import Engine as UploadEngine
-from uploader.engine import Pool, steady_clock
+from uploader.engine import steady_clock
 from uploader.errors import GaveUpError, SlotsHeldError, UploaderError
 from uploader.ledger.callbacks import CallbackResult, apply_callback
 from uploader.ledger.lanes import activate_batch
@@ -36,6 +35,8 @@ from uploader.ledger.schema import attempts, items, lanes, resolutions
 from uploader.ledger.standing import standing
 from uploader.model import AudioFacts, Decision, FileSignature, Order, Outcome, ResultLine, Row, State
 from uploader.policy.facts import Callback
+from uploader.settings import Settings
+from uploader.settings.tables import Jobs, Lanes, Schedule
 
 TAIL_BYTES = 8
 JOB_TIMEOUT_SECONDS = 400.0
@@ -347,27 +348,21 @@ class World:
             client=SimulatedClient(process, self.service, answer_seconds=60.0, calls=self.calls),
             writer=InlineWriter(process, self.ledger, self.disk, lambda: self.time.now),
             account_id=self.account_id,
-            pool=Pool(
+            settings=Settings(
                 limit=plan.limit,
-                uploads=None if plan.auto else plan.uploads,
-                rate=None if plan.auto else PUTS_PER_SECOND,
-                polls_per_second=None if plan.auto else 30.0,
-                grace_seconds=8.0,
-                give_up_seconds=1800.0,
+                uploads="auto" if plan.auto else plan.uploads,
+                rate="auto" if plan.auto else PUTS_PER_SECOND,
+                jobs=Jobs(polls_per_second="auto" if plan.auto else 30.0),
                 no_wait=no_wait,
-                order=plan.order,
-                sends_ahead=plan.sends_ahead,
-                until=None if self.until_seconds is None else now() + self.until_seconds,
-            ),
-            rules=Rules(
-                defaults={},
-                proves_not_appended=(),
+                schedule=Schedule(order=plan.order.value),
+                send_ahead="auto" if plan.sends_ahead else "off",
                 max_attempts=10,
                 doubt_seconds=DOUBT_SECONDS,
                 job_timeout_seconds=JOB_TIMEOUT_SECONDS,
-                hold=plan.hold,
+                lanes=Lanes(on_trouble="hold" if plan.hold else "continue"),
                 webhook_url=WEBHOOK_URL if self.calls is not None else None,
             ),
+            until=None if self.until_seconds is None else now() + self.until_seconds,
             new_token=self.calls.draw_token if self.calls is not None else str,
             now=now,
             rng=process.rng,

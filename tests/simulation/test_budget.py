@@ -19,6 +19,7 @@ from uploader.model import JobStatus, LiveJob
 from uploader.pace import Pace
 from uploader.policy.durations import CompletedJob
 from uploader.policy.polling import polls_at_once
+from uploader.settings import Settings
 
 pytestmark = pytest.mark.timeout(0)
 
@@ -92,9 +93,7 @@ def looked_at(
             writer=cast("Writer", NoLedger()),
             pace=Pace(PER_SECOND),
             now=loop.time,
-            doubt_seconds=1.0,
-            timeout_seconds=1e6,
-            hold=True,
+            settings=Settings(job_timeout_seconds=1e6),
             room=lambda: None,
             ended=lambda: None,
         )
@@ -187,9 +186,7 @@ def waiting_for_endless(time: Time) -> JobPoller:
         writer=cast("Writer", NoLedger()),
         pace=Pace(PER_SECOND),
         now=lambda: time.now,
-        doubt_seconds=1.0,
-        timeout_seconds=1e6,
-        hold=True,
+        settings=Settings(job_timeout_seconds=1e6),
         room=lambda: None,
         ended=lambda: None,
     )

@@ -16,7 +16,7 @@ from uploader.errors import LedgerUnavailableError
 from uploader.flow import FlowControl
 from uploader.ledger.claiming import Admission, AdmissionResult, admit
 from uploader.ledger.thread import Writer
-from uploader.model import Claim, LimitFacts, Order, Reply
+from uploader.model import Claim, LimitFacts, Reply
 from uploader.policy.backoff import Backoff
 from uploader.policy.breaker import LANES_TO_OPEN, BreakerState, CircuitBreaker
 from uploader.policy.flow import (
@@ -35,6 +35,8 @@ from uploader.policy.flow import (
     reduce,
 )
 from uploader.policy.replies import excuse_early_429, judge
+from uploader.settings import Settings
+from uploader.settings.tables import Schedule
 
 NOW, WANTED = 1000.0, 8
 GOOD = Reply(connected=True, last_chunk_left=True, status=201, answer={"jobId": "j"})
@@ -404,10 +406,7 @@ async def place(slots: int, ahead_seconds: float = 3600.0, live: Sequence[int] =
     flow = FlowControl(
         writer=cast("Writer", ledger),
         account_id=1,
-        limit=slots,
-        order=Order.MANIFEST,
-        hold=True,
-        ahead_seconds=ahead_seconds,
+        settings=Settings(limit=slots, ahead_seconds=ahead_seconds, schedule=Schedule(order="manifest")),
         flow=Flow(CircuitBreaker(refusal=None)),
         now=loop.time,
         is_lane_live=lambda lane: lane in live,

@@ -12,19 +12,14 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime
 from math import inf
 from pathlib import Path
-from typing import Literal, TypeVar
 
 from uploader import logs, results
-from uploader.attempt import Rules
 from uploader.audio import SourceOpener
-from uploader.cli.preparing import (
-    config_parameters,
-)
 from uploader.cli.signals import NAMES, stop_signals
 from uploader.cli.target import Target
 from uploader.cli.watching import SlotWatch
 from uploader.client import Client, Expect, TimeLimits
-from uploader.engine import Engine, Pool
+from uploader.engine import Engine
 from uploader.errors import ExitCode, ResultsUnavailableError, UploaderError
 from uploader.ledger import Ledger
 from uploader.ledger.callbacks import webhook_key
@@ -49,13 +44,11 @@ from uploader.policy.callbacks import signed_token
 from uploader.policy.endings import ending
 from uploader.policy.forecast import forecast_batch, pace_of
 from uploader.policy.waiting import Standstill
-from uploader.settings import Settings, host_and_port
+from uploader.settings import Settings, host_and_port, unless_auto
 from uploader.status.summary import ManifestWarning, Summary
 from uploader.status.view import View
 
 log = logs.get_logger()
-
-N = TypeVar("N", int, float)
 
 # the length of a random ``webhookUrl`` token, in bytes
 TOKEN_BYTES = 32
@@ -78,11 +71,6 @@ def _format_wait(found: Standstill | None) -> str:
     if found is None:
         return ""
     return f"waits until {datetime.fromtimestamp(found.until).astimezone():%H:%M}" if found.until < inf else "waits"
-
-
-def _number(value: N | Literal["auto"]) -> N | None:
-    """Return a number that a person has set; None where it follows the account."""
-    return None if value == "auto" else value
 
 
 class BatchRun:
@@ -122,7 +110,7 @@ class BatchRun:
         limits = TimeLimits(self._settings.connect_seconds, self._settings.stall_seconds, self._settings.answer_seconds)
         keeps = self._settings.connections == "kept"
         expect = Expect(self._settings.expect_above_bytes, self._settings.expect_seconds, keeps)
-        uploads = _number(self._settings.uploads) or caps.UPLOADS
+        uploads = unless_auto(self._settings.uploads) or caps.UPLOADS
         failure: UploaderError | None = None
         try:
             target = self._target
@@ -141,37 +129,12 @@ class BatchRun:
             return webhook_key(connection)
 
     def _engine(self, client: Client, thread: LedgerThread, key: str) -> Engine:
-        settings = self._settings
-        pool = Pool(
-            limit=settings.limit,
-            uploads=_number(settings.uploads),
-            rate=_number(settings.rate),
-            polls_per_second=_number(settings.jobs.polls_per_second),
-            grace_seconds=settings.grace_seconds,
-            give_up_seconds=settings.give_up_seconds,
-            no_wait=settings.no_wait,
-            order=Order(settings.schedule.order),
-            unanswered=_number(settings.doubt.unanswered),
-            sends_ahead=settings.send_ahead == "auto",
-            ahead_seconds=settings.ahead_seconds,
-            until=self._until,
-        )
-        rules = Rules(
-            defaults=config_parameters(settings),
-            proves_not_appended=settings.replies.proves_not_appended,
-            max_attempts=settings.max_attempts,
-            doubt_seconds=settings.doubt_seconds,
-            job_timeout_seconds=settings.job_timeout_seconds,
-            hold=settings.lanes.hold,
-            look_before=settings.doubt.look_before,
-            webhook_url=self._settings.webhook_url,
-        )
         return Engine(
             client=client,
             writer=thread,
             account_id=self._batch.account_id,
-            pool=pool,
-            rules=rules,
+            settings=self._settings,
+            until=self._until,
             now=self._now,
             rng=random.Random(),  # noqa: S311 - jitter, no secret
             new_token=lambda: signed_token(secrets.token_urlsafe(TOKEN_BYTES), key),

@@ -1,7 +1,7 @@
 """All settings, each checked once, with its unit in its name."""
 
 from uploader.settings.addresses import DOCUMENTED_BASE_URL, default_ledger, host_and_port, is_loopback
-from uploader.settings.fields import ENVIRONMENT_PREFIX, FAR, SECRETS, Settings
+from uploader.settings.fields import ENVIRONMENT_PREFIX, FAR, SECRETS, Settings, unless_auto
 from uploader.settings.tables import Setting, settings_of
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "host_and_port",
     "is_loopback",
     "settings_of",
+    "unless_auto",
 ]

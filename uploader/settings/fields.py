@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from uploader import secrets
 from uploader.settings.addresses import (
@@ -39,6 +39,14 @@ SECRETS = secrets.CREDENTIALS
 FAR = "A far sandbox"
 
 seconds = number(above=0, most=7 * 86400)
+
+
+N = TypeVar("N", int, float)
+
+
+def unless_auto(value: N | Literal["auto"]) -> N | None:
+    """Return a number that a person has set; None where it follows the account."""
+    return None if value == "auto" else value
 
 
 @dataclass(frozen=True, kw_only=True)

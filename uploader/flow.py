@@ -94,7 +94,9 @@ class FlowControl:
     @property
     def unanswered_wanted(self) -> int:
         """Count the last chunks that would be out, were their number not bounded: idle slots may have one each."""
-        return len(self.unanswered) + self.limit.free
+        # those that took their slot before their first byte idle in it while they wait
+        idle = self.limit.free + (self.waiting if self.limit.needs_slot_first else 0)
+        return len(self.unanswered) + idle
 
     def ask(self, claim: Claim, content_hash: str) -> "asyncio.Future[str]":
         """Ask for slot and turn of an attempt; ``withdraw`` ends the wait.
@@ -120,6 +122,8 @@ class FlowControl:
     def ended(self, event: AttemptEnded) -> None:
         """Take the reply of an attempt: it counts before the next last chunk is admitted."""
         self.unanswered.pop(event.attempt_id, None)
+        # an admission that is being written is none of an attempt that has ended: its permit would never come back
+        self._waiting.pop(event.attempt_id, None)
         self.apply(event)
 
     def interruptible(self) -> "Interruptible":

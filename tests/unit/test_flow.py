@@ -98,7 +98,7 @@ def test_while_a_429_pauses_one_at_a_time_tries_the_room(
     throttle: Throttle, events: Sequence[Event], allowed: int
 ) -> None:
     """None begins or is admitted, but one where the end of a job of ours may have left room."""
-    flow = after(Flow(CircuitBreaker(refusal=None), throttle, unanswered=WANTED), *events)
+    flow = after(Flow(CircuitBreaker(refusal=None), throttle, unanswered=WANTED, unanswered_is_fixed=True), *events)
     assert flow.attempts_allowed(WANTED, 0, NOW) == allowed
     assert flow.admissions_allowed(0, NOW) == allowed
     # one that waits already will try it: no other begins for that
@@ -207,6 +207,11 @@ def test_five_failing_lanes_open_the_breaker_and_one_attempt_tries_it_again() ->
         pytest.param([ended(GOOD, answer_seconds=5.0, unanswered_wanted=3)], UNANSWERED, id="slow ones, none idle"),
         pytest.param([ended(GOOD, answer_seconds=5.0, unanswered_wanted=40), ended(LOST)], UNANSWERED, id="a doubt"),
         pytest.param([ended(CUT, answer_seconds=5.0, unanswered_wanted=40)], UNANSWERED, id="no good answer"),
+        pytest.param(
+            [ended(GOOD, answer_seconds=5.0, unanswered_wanted=40), *[ended(GOOD, answer_seconds=0.01)] * 40],
+            UNANSWERED,
+            id="a slow one, then quick ones",
+        ),
     ],
 )
 def test_unanswered_last_chunks_grow_only_where_slow_answers_leave_slots_idle(
@@ -461,6 +466,31 @@ async def test_who_goes_away_takes_no_turn(while_written: bool) -> None:
         assert at.tasks[6].cancelled()
         assert at.answers()[6] == ""
         assert 6 not in at.flow.unanswered
+
+
+async def test_an_attempt_that_has_ended_keeps_no_permit_of_an_admission_under_way() -> None:
+    """Its reply may come while its admission is written, before it has withdrawn: its lane is free for the next."""
+    async with place(100) as at:
+        at.ledger.gate.clear()
+        await at.ask(1)
+        at.flow.ended(ended(CUT, 1))
+        at.ledger.gate.set()
+        await settled()
+        assert at.flow.unanswered == {}
+
+
+async def test_bodies_that_wait_in_their_slots_let_unanswered_last_chunks_grow() -> None:
+    """Where uploads count as jobs, no slot is free: those that have one and wait for others' answers are idle."""
+    async with place(100) as at:
+        await at.ask(*range(1, 41))
+        at.flow.update_limit(replace(at.flow.limit, in_force=40, live=40, sending=35, needs_slot_first=True))
+        assert at.flow.unanswered_wanted == 40
+        await at.reply(1)
+        at.flow.update_limit(replace(at.flow.limit, in_force=40, live=40, sending=34, needs_slot_first=True))
+        wanted = at.flow.unanswered_wanted
+        at.flow.ended(ended(GOOD, 2, answer_seconds=5.0, unanswered_wanted=wanted))
+        await settled()
+        assert at.flow.waiting == 0
 
 
 async def test_an_open_breaker_and_a_stop_end_the_waits_at_once() -> None:

@@ -324,12 +324,15 @@ def _lead(lead: Lead, event: AttemptEnded) -> Lead:
 
 
 def _unanswered(flow: Flow, event: AttemptEnded) -> int:
-    """Return how many last chunks may be out: more only where slow answers leave slots idle, 5 after a doubt."""
+    """Return how many last chunks may be out: more only while slow answers leave slots idle, 5 after a doubt."""
     if flow.unanswered_is_fixed:
         return flow.unanswered
     if event.verdict.outcome is Outcome.IN_DOUBT:
         return UNANSWERED
     is_good = event.verdict.outcome is Outcome.APPLIED and not flow.breaker.failing_lanes
-    if is_good and event.answer_seconds > QUICK_ANSWER_SECONDS:
+    if not is_good:
+        return flow.unanswered
+    if event.answer_seconds > QUICK_ANSWER_SECONDS:
         return max(flow.unanswered, event.unanswered_wanted)
-    return flow.unanswered
+    # one slow answer among quick ones is no reason to have many in doubt for the rest of the night
+    return max(flow.unanswered - 1, UNANSWERED)

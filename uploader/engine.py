@@ -281,7 +281,9 @@ class Engine:
         if model is None:
             slots = blind_slots(self.limit.in_force, self._travel_seconds(), was_cut=state.ahead.was_cut)
         else:
-            slots = slots_ahead(ends.values(), self.limit.in_force, model, horizon)
+            # an attempt behind a live job takes that job's slot, and none that is free for the other lanes
+            sure = ends.keys() & ({claimed.lane_id for _, claimed in self._under_way.values()})
+            slots = slots_ahead((ends | dict.fromkeys(sure, 1.0)).values(), self.limit.in_force, model, horizon)
         lanes = lanes_ahead(ends)
         trials = [begun for begun, claimed in self._under_way.values() if claimed.is_ahead]
         if state.ahead.is_confirmed or (trials and self._now() - min(trials) >= TRIAL_SECONDS):

@@ -2,7 +2,6 @@
 
 import asyncio
 import heapq
-from collections import Counter
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -102,8 +101,8 @@ class JobPoller:
         self._due: list[_PolledEntry] = []
         """What is due and waits for its request."""
         self._live: dict[int, LiveJob] = {}
-        # how many of them each lane has
-        self._lanes: Counter[int] = Counter()
+        # by lane, the items whose job lives and whose end is not being written
+        self._lanes: dict[int, set[int]] = {}
         self._callback_came: dict[int, float] = {}
         """Jobs of which calls to the webhook told, and until when the look that is due is put off for that."""
         self._ended_early: set[str] = set()
@@ -148,7 +147,9 @@ class JobPoller:
         if model is None:
             return {}
         return {
-            job.lane_id: ends_within(now - job.accepted_at, job.work, model, seconds) for job in self._live.values()
+            job.lane_id: ends_within(now - job.accepted_at, job.work, model, seconds)
+            for job in self._live.values()
+            if self.is_lane_live(job.lane_id)
         }
 
     def ends_plausible_in(self, lead_seconds: float) -> float:
@@ -158,6 +159,8 @@ class JobPoller:
         if model is None:
             return inf
         for job in self._live.values():
+            if not self.is_lane_live(job.lane_id):
+                continue
             earliest, latest = plausible_ages(job.work, model)
             age = now - job.accepted_at
             if age < latest:
@@ -183,8 +186,7 @@ class JobPoller:
         self.active_jobs += job.is_active
         # a clock that was set back would make a job of tomorrow, looked at without a pause
         job = replace(job, accepted_at=min(job.accepted_at, self._now()))
-        if job.item_id not in self._live:
-            self._lanes[job.lane_id] += 1
+        self._lanes.setdefault(job.lane_id, set()).add(job.item_id)
         self._live[job.item_id] = job
         if callback_came:
             self.callback_came(job)
@@ -376,6 +378,8 @@ class JobPoller:
         written = asyncio.shield(self._writer.call(end_job, ended))
         # the end is in line for the ledger after this: the claim that takes its slot goes into the same transaction
         await asyncio.sleep(0)
+        # an end that is in line is none to come: it would be foreseen beside the slot that it frees
+        self._leave_lane(job)
         self._room()
         await written
         if not self.follows(job):
@@ -427,12 +431,16 @@ class JobPoller:
         self.active_jobs -= job.is_active
         if self.follows(job):
             del self._live[job.item_id]
-            self._lanes[job.lane_id] -= 1
-            if not self._lanes[job.lane_id]:
-                del self._lanes[job.lane_id]
+            self._leave_lane(job)
             self._callback_came.pop(job.item_id, None)
         self._logged_odd.pop(job.item_id, None)
         self._ended()
+
+    def _leave_lane(self, job: LiveJob) -> None:
+        in_lane = self._lanes.get(job.lane_id, set())
+        in_lane.discard(job.item_id)
+        if not in_lane:
+            self._lanes.pop(job.lane_id, None)
 
 
 def _is_odd(answer: JobAnswer) -> bool:

@@ -28,7 +28,8 @@ class Judge:
         world.service.last_chunk_came = self._check_room
 
     def _taken(self, put: Put) -> str:
-        self._check_lane(put)
+        if put.fault != CUT_TAKEN or put.received:
+            self._check_lane(put)  # of a service that takes what was cut off, a body sent ahead may come out of turn
         job_id = self._take(put)
         if put.fault == CUT_TAKEN and not put.received:
             self._world.waived.add(job_id)  # nobody can know of it, as long as no call has told

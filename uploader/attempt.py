@@ -28,7 +28,7 @@ from uploader.settings import Settings
 
 log = logs.get_logger()
 
-WRITE_AGAIN_SECONDS = (0.2, 0.5, 1.0, 2.0)
+RETRY_WRITE_SECONDS = (0.2, 0.5, 1.0, 2.0)
 """How often, after what waits, an outcome that could not be written is written again."""
 
 
@@ -39,12 +39,12 @@ class Uploads(Protocol):
         """Look at what a conversation holds now."""
         ...
 
-    async def upload(self, request: UploadRequest, source: Source, gate: Admission) -> Reply:
+    async def upload(self, request: UploadRequest, source: Source, admission: Admission) -> Reply:
         """Append a file to a conversation."""
         ...
 
 
-CALLED_SECONDS = 5.0
+ANSWER_AFTER_CALLBACK_SECONDS = 5.0
 """How long an answer is still waited for once a call to the webhook has named the attempt's job."""
 
 OpenSource = Callable[[Path, int, str | None], AbstractAsyncContextManager[Source]]
@@ -138,13 +138,13 @@ class AttemptAdmission:
         now = self._now()
         if self._flow.state.must_not_wait(now):
             return "the uploader was stopped before an answer came"
-        return "no answer came" if now - self._callback_at >= CALLED_SECONDS else ""
+        return "no answer came" if now - self._callback_at >= ANSWER_AFTER_CALLBACK_SECONDS else ""
 
-    def callback_came(self) -> None:
+    def callback_received(self) -> None:
         """Note that a callback has named the attempt's job."""
         self._callback_at = min(self._callback_at, self._now())
 
-    def over(self, result: "AttemptResult", jitter: float) -> None:
+    def report(self, result: "AttemptResult", jitter: float) -> None:
         """Tell the flow what came of the attempt: it counts before the next last chunk is admitted."""
         now, asked_at = self._now(), self._asked_at
         self._flow.ended(
@@ -191,10 +191,10 @@ class AttemptRunner:
         self._rng = rng
         self._under_way: dict[int, AttemptAdmission] = {}
 
-    def callback_came(self, attempt_id: int) -> None:
+    def callback_received(self, attempt_id: int) -> None:
         """Note that a callback has named the job of an attempt that may be under way."""
         if attempt_id in self._under_way:
-            self._under_way[attempt_id].callback_came()
+            self._under_way[attempt_id].callback_received()
 
     async def run(self, claim: Claim) -> AttemptResult:
         """Carry an item whose attempt is committed.
@@ -213,8 +213,8 @@ class AttemptRunner:
         finally:
             del self._under_way[claim.attempt_id]
         result = AttemptResult(claim, reply, self._judge(claim, reply), self._now() - begun)
-        admission.over(result, self._rng.random())
-        recorded = await asyncio.shield(self._write_down(result))
+        admission.report(result, self._rng.random())
+        recorded = await asyncio.shield(self._record_with_retries(result))
         result = replace(
             result,
             verdict=recorded.verdict,
@@ -222,7 +222,7 @@ class AttemptRunner:
             ended=recorded.ended,
             anomaly=recorded.anomaly,
         )
-        _tell(result)
+        _log_result(result)
         failure = failure or admission.failure
         if failure is not None:
             raise failure
@@ -232,7 +232,7 @@ class AttemptRunner:
         try:
             async with self._flow.interruptible_by_429():
                 await self._pace.wait()
-                await self._look_before(claim)
+                await self._save_snapshot(claim)
         except TimeoutError:
             why = "stopped" if self._flow.state.must_cut(self._now()) else "the account's limit was met"
             return Reply(failure=f"{why} before it was sent", withheld=True)
@@ -251,7 +251,7 @@ class AttemptRunner:
             return {}
         return {"webhookUrl": address_of(self._settings.webhook_url, claim.token)}
 
-    async def _look_before(self, claim: Claim) -> None:
+    async def _save_snapshot(self, claim: Claim) -> None:
         """Note what the conversation holds, as evidence should the attempt end in doubt."""
         if self._settings.doubt.look_before:
             snapshot = await self._client.snapshot(claim.conversation_id)
@@ -264,13 +264,13 @@ class AttemptRunner:
             verdict = excuse_early_429(verdict, reply)
         return refuse_after_cut_offs(verdict, reply, claim.cut_offs, self._settings.max_attempts)
 
-    async def _write_down(self, result: AttemptResult) -> ReplyResult:
+    async def _record_with_retries(self, result: AttemptResult) -> ReplyResult:
         """Write the outcome, again and again for a while: what came back must not be lost."""
-        for wait in (*WRITE_AGAIN_SECONDS, None):
+        for wait in (*RETRY_WRITE_SECONDS, None):
             try:
                 return await self._record(result)
             except Exception as error:
-                _tell_unwritten(result)
+                _log_unwritten(result)
                 if wait is None or not isinstance(error, LedgerUnavailableError):
                     raise
                 await asyncio.sleep(wait)
@@ -313,7 +313,7 @@ def _event(result: AttemptResult) -> dict[str, Any]:
     }
 
 
-def _tell(result: AttemptResult) -> None:
+def _log_result(result: AttemptResult) -> None:
     event = _event(result)
     if result.anomaly is not None:
         log.error("append.anomaly", **event, remark=result.anomaly)
@@ -323,5 +323,5 @@ def _tell(result: AttemptResult) -> None:
         log.warning("attempt.ended", **event, reason=loggable_reason(result.verdict, result.reply))
 
 
-def _tell_unwritten(result: AttemptResult) -> None:
+def _log_unwritten(result: AttemptResult) -> None:
     log.error("outcome.unwritten", **_event(result), reason=loggable_reason(result.verdict, result.reply))

@@ -96,7 +96,7 @@ class Engine:
         self.throttled = 0
         self.standstill: Standstill | None = None
         self._callbacks = 0
-        self._silence_is_logged = False
+        self._is_webhook_silence_logged = False
         self._client = client
         self._writer = writer
         self._account_id = account_id
@@ -118,10 +118,10 @@ class Engine:
         # something happened that may let a claim find more than the last one did
         self._is_claim_due = True
         # the last claim began as many attempts as it was allowed to
-        self._lacks_hands = False
+        self._was_claim_full = False
         # the last claim found no more lanes that may begin, beside those of which it was told that their turn is near
         self._lacks_lanes = False
-        self._lanes_told: frozenset[int] = frozenset()
+        self._due_lanes: frozenset[int] = frozenset()
         # the attempts under way, and when each began
         self._under_way: dict[asyncio.Task[None], tuple[float, Claim]] = {}
         self._failure: BaseException | None = None
@@ -138,8 +138,8 @@ class Engine:
             pace=self._poll_pace,
             now=now,
             settings=settings,
-            room=self._job_has_ended,
-            ended=self._job_is_over,
+            on_job_ended=self._on_job_ended,
+            on_job_removed=self._on_job_removed,
         )
         self.flow = FlowControl(
             writer=writer,
@@ -181,7 +181,7 @@ class Engine:
             UploaderError: Why it ended early; everything that was under way is written down.
         """
         pollers = polls_at_once(self._polls_per_second)
-        helpers = [self._start(self._poller.hand_out()), self._start(self.flow.run())]
+        helpers = [self._start(self._poller.dispatch()), self._start(self.flow.run())]
         helpers += [self._start(self._poller.poll_jobs()) for _ in range(pollers)]
         helpers += [self._start(function()) for function in background]
         try:
@@ -222,11 +222,11 @@ class Engine:
             if self._is_claim_due:
                 self._is_claim_due = False
                 found = await self._begin_attempts()
-            over = await self._is_over(found) and not await self._listens_on()
+            over = await self._is_finished(found) and not await self._awaits_callback()
             # what changed while the ledger was asked may have made more to do
             if over and not self._changed.is_set():
                 return
-            self._check_silence()
+            self._check_poll_failures()
             await self._check_standstill(found)
             await self._wait(self._wake_at(found))
 
@@ -249,27 +249,27 @@ class Engine:
             await self._probe()
         if self._order is Order.LONGEST_LANE_FIRST:
             await self._reweigh_lanes()
-        hands = self._free_hands()
+        wanted = self._attempts_wanted()
         ahead = self._ahead()
         found = await self._writer.call(
-            claim, self._account_id, hands, self._settings.limit, self._now(), self._order, self._new_token, ahead
+            claim, self._account_id, wanted, self._settings.limit, self._now(), self._order, self._new_token, ahead
         )
-        self._lacks_hands = len(found.claims) == hands
-        self._lacks_lanes, self._lanes_told = found.lacks_lanes, frozenset(ahead.lanes)
-        self._follow_account(found.limit)
+        self._was_claim_full = len(found.claims) == wanted
+        self._lacks_lanes, self._due_lanes = found.lacks_lanes, frozenset(ahead.lanes)
+        self._adjust_rates(found.limit)
         self.flow.update_limit(found.limit)
         for claimed in found.claims:
-            self._under_way[self._start(self._carry(claimed))] = (self._now(), claimed)
+            self._under_way[self._start(self._run_attempt(claimed))] = (self._now(), claimed)
         return found
 
-    def _follow_account(self, limit: LimitFacts) -> None:
+    def _adjust_rates(self, limit: LimitFacts) -> None:
         """Let the rates that no person has set follow the account's limit and its jobs."""
         model = self._poller.durations.model
         job_seconds = None if model is None else model.typical_seconds
         if self._rate is None:
             self._put_pace.adjust(caps.put_rate(limit.in_force, job_seconds), caps.put_burst(limit.in_force))
         if self._polls_per_second is None:
-            self._poll_pace.adjust(caps.poll_rate(limit.in_force, job_seconds, self._poller.followed))
+            self._poll_pace.adjust(caps.poll_rate(limit.in_force, job_seconds, self._poller.live_count))
 
     def _ahead(self) -> Ahead:
         """Foresee the slots and lanes that are free by the time that a body has gone out."""
@@ -304,7 +304,7 @@ class Engine:
             self._lane_weights = weights
             await self._writer.call(reweigh_lanes, weights.item_seconds)
 
-    def _free_hands(self) -> int:
+    def _attempts_wanted(self) -> int:
         state = self.flow.state
         free = max(0, state.breaker.attempts_allowed(self._uploads or caps.UPLOADS) - len(self._under_way))
         return state.attempts_allowed(free, len(self._under_way) - len(self.flow.unanswered), self._now())
@@ -313,14 +313,14 @@ class Engine:
     def _is_late(self) -> bool:
         return self.flow.state.is_late(self._now())
 
-    async def _is_over(self, found: ClaimResult) -> bool:
+    async def _is_finished(self, found: ClaimResult) -> bool:
         if self._under_way or (found.waiting and not self._is_late):
             return False
         if not self._poller.active_jobs or (self._is_late and self._settings.no_wait):
             return True
         return self._settings.no_wait and not await self._writer.call(unsent, self._account_id, hold=self._hold)
 
-    async def _listens_on(self) -> bool:
+    async def _awaits_callback(self) -> bool:
         """Tell whether a callback may still settle a doubt of just now, where nothing else is to be waited for."""
         if self._new_token is None:
             return False
@@ -329,18 +329,18 @@ class Engine:
         self._listens_until = None if doubt is None else min(doubt, self._now()) + LISTEN_ON_SECONDS
         return self._listens_until is not None and self._now() < self._listens_until
 
-    def _check_silence(self) -> None:
+    def _check_poll_failures(self) -> None:
         """End the run where only jobs are left to wait for, and the service does not answer about them.
 
         Raises:
             GaveUpError: No status request was answered for too long.
         """
-        since, patience = self._poller.silent_since, self._settings.give_up_seconds
-        if since is None or self._under_way or self._now() < since + patience:
+        since, limit_seconds = self._poller.failing_since, self._settings.give_up_seconds
+        if since is None or self._under_way or self._now() < since + limit_seconds:
             return
         raise GaveUpError(
-            f"no status request had a good answer for {patience:g} s (give_up_seconds), and nothing else could go on: "
-            f"{self._poller.silence}: nothing is lost; run the same command again when the service answers"
+            f"no status request had a good answer for {limit_seconds:g} s (give_up_seconds), and nothing else could go on: "
+            f"{self._poller.failure}: nothing is lost; run the same command again when the service answers"
         )
 
     async def _check_standstill(self, found: ClaimResult) -> None:
@@ -360,11 +360,11 @@ class Engine:
                 f"nothing of ours was live; the last: {self._last_429}: nothing is lost; run the same command again "
                 "later"
             )
-        full = not found.limit.free and not self._poller.follows_any
+        full = not found.limit.free and not self._poller.has_live_jobs
         reason = standstill(state, now, full=full, frees_at=found.wake_at)
-        if reason is None or not reason.is_worth_telling(now):
+        if reason is None or not reason.is_worth_logging(now):
             return
-        if reason.is_in_vain(now) and not await self._listens_on():
+        if reason.is_in_vain(now) and not await self._awaits_callback():
             holders = await self._writer.call(slot_holders, self._account_id, now)
             raise SlotsHeldError(format_holders(holders, found.limit.in_force))
         self.standstill = reason
@@ -382,8 +382,8 @@ class Engine:
             times.append(state.late_at)
         if found.waiting and state.throttle.backoff.is_on(now):
             times.append(min(state.throttle.backoff.until, state.gives_up_at(self._settings.give_up_seconds)))
-        if self._poller.silent_since is not None and not self._under_way:
-            times.append(self._poller.silent_since + self._settings.give_up_seconds)
+        if self._poller.failing_since is not None and not self._under_way:
+            times.append(self._poller.failing_since + self._settings.give_up_seconds)
         if found.waiting:
             times.append(now + RECHECK_SECONDS)
         if state.breaker.state is BreakerState.OPEN and not self._under_way and not self._is_late:
@@ -393,23 +393,23 @@ class Engine:
     async def _wait(self, until: float) -> None:
         """Wait for a change, for a time, or until foresight lets an attempt begin."""
         while True:
-            look_seconds = self._look_seconds()
-            wait = max(min(until - self._now(), look_seconds), 0.0)
+            recheck_seconds = self._recheck_seconds()
+            wait = max(min(until - self._now(), recheck_seconds), 0.0)
             try:
                 async with asyncio.timeout(None if wait == inf else wait):
                     await self._changed.wait()
             except TimeoutError:
-                if self._now() < until and not (look_seconds < inf and self._finds_ahead()):
+                if self._now() < until and not (recheck_seconds < inf and self._would_claim_more()):
                     continue
                 self._is_claim_due = True
             return
 
-    def _look_seconds(self) -> float:
+    def _recheck_seconds(self) -> float:
         """Return after how long time alone may let an attempt begin; infinite where it cannot."""
         state = self.flow.state
-        if not state.may_send_ahead() or self.limit.needs_slot_first or not self._free_hands():
+        if not state.may_send_ahead() or self.limit.needs_slot_first or not self._attempts_wanted():
             return inf
-        if self._lacks_lanes and self._poller.live_lanes <= self._lanes_told:
+        if self._lacks_lanes and self._poller.live_lanes <= self._due_lanes:
             return inf
         lead = horizon_seconds(state.lead)
         if self._poller.durations.model is not None:
@@ -417,14 +417,14 @@ class Engine:
         # the first bodies show how long bodies travel
         return check_seconds(lead) if self._under_way and not state.lead.is_learned else inf
 
-    def _finds_ahead(self) -> bool:
+    def _would_claim_more(self) -> bool:
         """Tell whether a claim would find more than the last one, by what is foreseen by now."""
         ahead, limit = self._ahead(), self.limit
         sending = len(self._under_way) - len(self.flow.unanswered)
         room = limit.in_force - limit.live - sending + ahead.slots
-        return room > 0 and (not self._lacks_lanes or bool(set(ahead.lanes) - self._lanes_told))
+        return room > 0 and (not self._lacks_lanes or bool(set(ahead.lanes) - self._due_lanes))
 
-    async def _carry(self, claimed: Claim) -> None:
+    async def _run_attempt(self, claimed: Claim) -> None:
         result = await self._runner.run(claimed)
         self._check_breaker()
         self._after_attempt(result)
@@ -443,7 +443,7 @@ class Engine:
             return
         # where the answer was lost and a callback named the job, nobody knows when it began
         job = replace(claimed.job(verdict.job_id, self._now()), has_known_start=is_success(result.reply.status))
-        self._poller.add(job, callback_came=result.has_callback)
+        self._poller.add(job, callback_received=result.has_callback)
         if result.ended is not None:
             self._poller.apply_callback_end(job, result.ended)
 
@@ -462,16 +462,16 @@ class Engine:
         self._callbacks += result.effect is not CallbackEffect.UNKNOWN_TOKEN
         log_callback(result)
         if result.effect is CallbackEffect.DEFERRED:
-            self._runner.callback_came(result.attempt_id)
+            self._runner.callback_received(result.attempt_id)
         job = result.job
         if job is None or result.account_id != self._account_id:
             return  # a job of another account is followed by its next run
         if result.effect is CallbackEffect.ACCEPTED:
-            self._poller.add(job, callback_came=True)
+            self._poller.add(job, callback_received=True)
         if result.ended is not None:
             self._poller.apply_callback_end(job, result.ended)
         else:
-            self._poller.callback_came(job)
+            self._poller.callback_received(job)
         if result.effect is CallbackEffect.ACCEPTED:
             self._is_claim_due = True
             self.flow.slot_may_be_free()
@@ -496,14 +496,14 @@ class Engine:
             retryAfter=retry_after,
         )
 
-    def _job_has_ended(self) -> None:
+    def _on_job_ended(self) -> None:
         """Claim and admit: a job of ours has ended, and the ledger has that in line before them."""
         self.flow.apply(JobEnded())
         self.flow.slot_may_be_free()
         self._is_claim_due = True
         self._changed.set()
 
-    def _job_is_over(self) -> None:
+    def _on_job_removed(self) -> None:
         """A job of ours is followed no more."""
         self._check_webhook()
         if not self._poller.active_jobs:
@@ -516,8 +516,8 @@ class Engine:
 
     def _check_webhook(self) -> None:
         """Log once that no callbacks come: the night is polled, as if there were no listener."""
-        if self.is_webhook_silent and not self._silence_is_logged:
-            self._silence_is_logged = True
+        if self.is_webhook_silent and not self._is_webhook_silence_logged:
+            self._is_webhook_silence_logged = True
             log.warning(
                 "webhook.silent",
                 jobs=self._poller.ended_without_callback,
@@ -551,14 +551,14 @@ class Engine:
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._on_task_done)
         return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._under_way.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
-        self._is_claim_due |= self._lacks_hands
+        self._is_claim_due |= self._was_claim_full
         # an accepted upload alone lets nothing begin: the run goes on when its job ends
         if self._is_claim_due or self._ending or not self._under_way:
             self._changed.set()

@@ -27,7 +27,13 @@ from uploader.policy.durations import (
     plausible_ages,
 )
 from uploader.policy.facts import CallbackEffect
-from uploader.policy.polling import ANOTHERS_IN_A_ROW, PAUSE_BASE_SECONDS, PAUSE_CAP_SECONDS, odd_seconds, wants_pause
+from uploader.policy.polling import (
+    OTHER_JOB_ANSWERS,
+    PAUSE_BASE_SECONDS,
+    PAUSE_CAP_SECONDS,
+    unknown_status_seconds,
+    wants_pause,
+)
 from uploader.policy.waits import put_off_seconds
 from uploader.settings import Settings
 
@@ -46,7 +52,7 @@ class Jobs(Protocol):
 
 
 @dataclass(order=True, slots=True)
-class _PolledEntry:
+class _ScheduledPoll:
     """A live job, when the next look at it is due, and how long after that one the next would be."""
 
     due_at: float
@@ -55,9 +61,9 @@ class _PolledEntry:
     job: LiveJob = field(compare=False)
     is_unseen: bool = field(compare=False, default=False)
     """Whether the last look told nothing: the job may have ended long before the look that sees its end."""
-    odd_in_a_row: int = field(compare=False, default=0)
+    unknown_in_a_row: int = field(compare=False, default=0)
     """How many of the last answers had no status that we know."""
-    anothers_in_a_row: int = field(compare=False, default=0)
+    other_job_in_a_row: int = field(compare=False, default=0)
     """How many of the last answers were about another job."""
 
 
@@ -77,14 +83,14 @@ class JobPoller:
         pace: Pace,
         now: Callable[[], float],
         settings: Settings,
-        room: Callable[[], None],
-        ended: Callable[[], None],
+        on_job_ended: Callable[[], None],
+        on_job_removed: Callable[[], None],
     ) -> None:
         self.active_jobs = 0
         self.ended_without_callback = 0
-        self.silent_since: float | None = None
+        self.failing_since: float | None = None
         """Since when no status request has had a good answer, in seconds since the epoch; None while they have."""
-        self.silence = ""
+        self.failure = ""
         """What the first of them was answered."""
         self.durations = DurationHistory()
         self._client = client
@@ -94,38 +100,38 @@ class JobPoller:
         self._doubt_seconds = settings.doubt_seconds
         self._timeout_seconds = settings.job_timeout_seconds
         self._hold = settings.lanes.hold
-        self._room = room
-        self._ended = ended
-        self._followed: list[_PolledEntry] = []
+        self._on_job_ended = on_job_ended
+        self._on_job_removed = on_job_removed
+        self._scheduled: list[_ScheduledPoll] = []
         """A heap: what is due first stands first."""
-        self._due: list[_PolledEntry] = []
+        self._due: list[_ScheduledPoll] = []
         """What is due and waits for its request."""
         self._live: dict[int, LiveJob] = {}
         # by lane, the items whose job lives and whose end is not being written
         self._lanes: dict[int, set[int]] = {}
-        self._callback_came: dict[int, float] = {}
+        self._postponed: dict[int, float] = {}
         """Jobs of which calls to the webhook told, and until when the look that is due is put off for that."""
         self._ended_early: set[str] = set()
         """Jobs of whose end a call told before their answer was taken note of."""
-        self._logged_odd: dict[int, str] = {}
+        self._logged_answers: dict[int, str] = {}
         """What was told of a live job, by item, in place of a status."""
         self._backoff = Backoff()
-        self._idle_pollers: list[asyncio.Future[_PolledEntry]] = []
+        self._idle_pollers: list[asyncio.Future[_ScheduledPoll]] = []
         """Lookers that wait for a job."""
         self._changed = asyncio.Event()
         """Whether there may be something to hand out before the time that is waited for."""
         self._wakes_at = 0.0
-        self._handed_out_at = 0.0
+        self._dispatched_at = 0.0
 
     @property
-    def follows_any(self) -> bool:
+    def has_live_jobs(self) -> bool:
         """Whether the end of some job may still be seen."""
         return bool(self._live)
 
     @property
     def any_job_id(self) -> str | None:
         """The jobId of some live job, None where none is known."""
-        return next((one.job.job_id for one in (*self._due[:1], *self._followed[:1])), None)
+        return next((entry.job.job_id for entry in (*self._due[:1], *self._scheduled[:1])), None)
 
     @property
     def live_lanes(self) -> AbstractSet[int]:
@@ -133,7 +139,7 @@ class JobPoller:
         return self._lanes.keys()
 
     @property
-    def followed(self) -> int:
+    def live_count(self) -> int:
         """The number of jobs that are followed."""
         return len(self._live)
 
@@ -172,7 +178,7 @@ class JobPoller:
         if self.durations.add(ends):
             self._reschedule_all()
 
-    def add(self, job: LiveJob, *, soon: bool = False, callback_came: bool = False) -> None:
+    def add(self, job: LiveJob, *, soon: bool = False, callback_received: bool = False) -> None:
         """Follow one more job.
 
         Args:
@@ -188,45 +194,45 @@ class JobPoller:
         job = replace(job, accepted_at=min(job.accepted_at, self._now()))
         self._lanes.setdefault(job.lane_id, set()).add(job.item_id)
         self._live[job.item_id] = job
-        if callback_came:
-            self.callback_came(job)
-        one = self._schedule(job, job.accepted_at)
+        if callback_received:
+            self.callback_received(job)
+        entry = self._schedule(job, job.accepted_at)
         if soon:
-            one.due_at = self._now()
-        self._follow(one)
+            entry.due_at = self._now()
+        self._push(entry)
 
-    def callback_came(self, job: LiveJob) -> None:
+    def callback_received(self, job: LiveJob) -> None:
         """Take note of a call to the webhook: that this job ends will be told, too."""
-        if self.follows(job):
-            self._callback_came.setdefault(job.item_id, 0.0)
+        if self.is_live(job):
+            self._postponed.setdefault(job.item_id, 0.0)
 
     def apply_callback_end(self, job: LiveJob, ended: JobEnd) -> None:
         """Take note that a call to the webhook told the end of a job, which is in the ledger."""
-        followed = self._live[job.item_id] if self.follows(job) else replace(job, is_active=False)
-        if not self.follows(job):
+        live = self._live[job.item_id] if self.is_live(job) else replace(job, is_active=False)
+        if not self.is_live(job):
             self._ended_early.add(job.job_id)
         if job.has_known_start and ended.state is State.COMPLETED:
             self.learn([CompletedJob(job.work, ended.seconds)])
-        self._log_end(followed, ended)
-        self._room()
-        self._over(followed)
-        self._due = [one for one in self._due if self.follows(one.job)]
+        self._log_end(live, ended)
+        self._on_job_ended()
+        self._remove(live)
+        self._due = [entry for entry in self._due if self.is_live(entry.job)]
 
-    def follows(self, job: LiveJob) -> bool:
+    def is_live(self, job: LiveJob) -> bool:
         """Whether a job is followed: it is not where a call has told of its end."""
-        followed = self._live.get(job.item_id)
-        return followed is not None and followed.job_id == job.job_id
+        live = self._live.get(job.item_id)
+        return live is not None and live.job_id == job.job_id
 
     async def poll_jobs(self) -> None:
         """Look at one job after the other, as they are handed out; runs until it is cancelled."""
         while True:
-            given: asyncio.Future[_PolledEntry] = asyncio.get_running_loop().create_future()
+            assigned: asyncio.Future[_ScheduledPoll] = asyncio.get_running_loop().create_future()
             if not self._idle_pollers:
                 self._changed.set()
-            self._idle_pollers.append(given)
-            await self._poll(await given)
+            self._idle_pollers.append(assigned)
+            await self._poll(await assigned)
 
-    async def hand_out(self) -> None:
+    async def dispatch(self) -> None:
         """Hand the jobs that come due to the pollers that are free; runs until it is cancelled."""
         while True:
             while not self._may_poll():
@@ -234,39 +240,39 @@ class JobPoller:
             await self._pace.wait()
             # what has come due while the pace was waited for may matter more
             if self._may_poll():
-                self._handed_out_at = self._now()
-                given = self._idle_pollers.pop()
-                if not given.done():
-                    given.set_result(self._pop_most_overdue())
+                self._dispatched_at = self._now()
+                assigned = self._idle_pollers.pop()
+                if not assigned.done():
+                    assigned.set_result(self._pop_most_overdue())
 
     def _may_poll(self) -> bool:
         return self._is_any_due() and bool(self._idle_pollers) and not self._backoff.is_on(self._now())
 
     def _is_any_due(self) -> bool:
         now = self._now()
-        while self._followed and self._followed[0].due_at <= now:
-            one = heapq.heappop(self._followed)
-            if not self.follows(one.job):
+        while self._scheduled and self._scheduled[0].due_at <= now:
+            entry = heapq.heappop(self._scheduled)
+            if not self.is_live(entry.job):
                 continue
-            one.due_at = self._put_off(one, now)
-            if one.due_at <= now:
-                self._due.append(one)
+            entry.due_at = self._postponed_until(entry, now)
+            if entry.due_at <= now:
+                self._due.append(entry)
             else:
-                heapq.heappush(self._followed, one)
+                heapq.heappush(self._scheduled, entry)
         return bool(self._due)
 
-    def _put_off(self, one: _PolledEntry, now: float) -> float:
+    def _postponed_until(self, entry: _ScheduledPoll, now: float) -> float:
         """Return when to poll a due job: once for each poll, a job whose callbacks come is left to them."""
-        until = self._callback_came.get(one.job.item_id)
+        until = self._postponed.get(entry.job.item_id)
         if until is None or 0.0 < until <= now:
-            return one.due_at
-        self._callback_came[one.job.item_id] = until or now + put_off_seconds(now - one.job.accepted_at)
-        return self._callback_came[one.job.item_id]
+            return entry.due_at
+        self._postponed[entry.job.item_id] = until or now + put_off_seconds(now - entry.job.accepted_at)
+        return self._postponed[entry.job.item_id]
 
-    def _pop_most_overdue(self) -> _PolledEntry:
+    def _pop_most_overdue(self) -> _ScheduledPoll:
         """The job that is late by most of its own steps: where requests are short, all steps grow alike."""
         now = self._now()
-        late = [(now - one.due_at) / one.step_seconds for one in self._due]
+        late = [(now - entry.due_at) / entry.step_seconds for entry in self._due]
         return self._due.pop(late.index(max(late)))
 
     async def _wait_until_due(self) -> None:
@@ -280,29 +286,29 @@ class JobPoller:
 
     def _next_due_at(self) -> float:
         """When something can be handed out next; infinite where nothing is to be before something changes."""
-        if not self._idle_pollers or not (self._due or self._followed):
+        if not self._idle_pollers or not (self._due or self._scheduled):
             return inf
-        nearest = self._now() if self._due else self._followed[0].due_at
+        nearest = self._now() if self._due else self._scheduled[0].due_at
         # where many come due, those go together that do within a few milliseconds
-        return max(nearest, self._backoff.until, self._handed_out_at + POLL_SPACING_SECONDS)
+        return max(nearest, self._backoff.until, self._dispatched_at + POLL_SPACING_SECONDS)
 
-    async def _poll(self, one: _PolledEntry) -> None:
-        job = one.job
+    async def _poll(self, entry: _ScheduledPoll) -> None:
+        job = entry.job
         answer = await self._client.job(job.job_id)
         self._back_off(answer)
-        if not self.follows(job):
+        if not self.is_live(job):
             return  # a call was quicker
         if answer.status is not None and answer.status.ended:
-            await self._write_end(one, answer.status)
+            await self._write_end(entry, answer.status)
         elif self._now() - job.accepted_at >= self._timeout_seconds:
             await self._write_overdue(job, answer)
-        elif answer.is_anothers and one.anothers_in_a_row + 1 >= ANOTHERS_IN_A_ROW:
+        elif answer.names_other_job and entry.other_job_in_a_row + 1 >= OTHER_JOB_ANSWERS:
             await self._write_distrusted(job, answer)
         else:
-            await self._log_odd(job, answer)
-            if job.item_id in self._callback_came:
-                self._callback_came[job.item_id] = 0.0
-            self._follow(self._after_poll(one, answer))
+            await self._log_unknown_status(job, answer)
+            if job.item_id in self._postponed:
+                self._postponed[job.item_id] = 0.0
+            self._push(self._after_poll(entry, answer))
 
     def _back_off(self, answer: JobAnswer) -> None:
         """One pause of all requests, not one for each job, where the service wants none or gives no answer."""
@@ -311,84 +317,84 @@ class JobPoller:
             self._backoff = after_failure(
                 before, now, base=PAUSE_BASE_SECONDS, cap=PAUSE_CAP_SECONDS, retry_after=answer.retry_after
             )
-            if self.silent_since is None and answer.http_status != 429:
-                self.silent_since, self.silence = now, answer.reason
-                self._room()  # whoever waits may have to give up without another event
+            if self.failing_since is None and answer.http_status != 429:
+                self.failing_since, self.failure = now, answer.reason
+                self._on_job_ended()  # whoever waits may have to give up without another event
         else:
             self._backoff = after_success(before, now)
-            self.silent_since = None
+            self.failing_since = None
         if self._backoff.is_on(now) and not before.is_on(now):
             seconds = round(self._backoff.until - now, 3)
             log.info("polls.paused", seconds=seconds, reason=answer.reason)
 
-    def _after_poll(self, one: _PolledEntry, answer: JobAnswer) -> _PolledEntry:
+    def _after_poll(self, entry: _ScheduledPoll, answer: JobAnswer) -> _ScheduledPoll:
         now = self._now()
-        following = self._schedule(one.job, now)
+        following = self._schedule(entry.job, now)
         if answer.status is None:
             following.is_unseen = True
-            following.seen_live_at = one.seen_live_at
-        if _is_odd(answer):
-            following.odd_in_a_row = one.odd_in_a_row + 1
-            following.anothers_in_a_row = one.anothers_in_a_row + 1 if answer.is_anothers else 0
-            following.step_seconds = max(following.step_seconds, odd_seconds(following.odd_in_a_row))
-            overdue_at = max(one.job.accepted_at + self._timeout_seconds, now)
+            following.seen_live_at = entry.seen_live_at
+        if _has_unknown_status(answer):
+            following.unknown_in_a_row = entry.unknown_in_a_row + 1
+            following.other_job_in_a_row = entry.other_job_in_a_row + 1 if answer.names_other_job else 0
+            following.step_seconds = max(following.step_seconds, unknown_status_seconds(following.unknown_in_a_row))
+            overdue_at = max(entry.job.accepted_at + self._timeout_seconds, now)
             following.due_at = max(following.due_at, min(now + following.step_seconds, overdue_at))
         return following
 
-    async def _log_odd(self, job: LiveJob, answer: JobAnswer) -> None:
+    async def _log_unknown_status(self, job: LiveJob, answer: JobAnswer) -> None:
         """Tell and write down what stands in place of a status, once, and that there is one again."""
-        if _is_odd(answer):
-            if self._logged_odd.get(job.item_id) != answer.reason:
-                self._logged_odd[job.item_id] = answer.reason
+        if _has_unknown_status(answer):
+            if self._logged_answers.get(job.item_id) != answer.reason:
+                self._logged_answers[job.item_id] = answer.reason
                 log.warning("job.status_unknown", **_event(job), said=answer.reason)
                 await asyncio.shield(self._writer.call(save_job_answer, job, f"its job: {answer.reason}"))
-        elif answer.status is not None and self._logged_odd.pop(job.item_id, None) is not None:
+        elif answer.status is not None and self._logged_answers.pop(job.item_id, None) is not None:
             await asyncio.shield(self._writer.call(save_job_answer, job, None))
 
-    def _schedule(self, job: LiveJob, seen_live_at: float) -> _PolledEntry:
-        look = next_poll(PolledJob(seen_live_at - job.accepted_at, job.work, self.durations.model))
-        return _PolledEntry(seen_live_at + look.wait_seconds, look.step_seconds, seen_live_at, job)
+    def _schedule(self, job: LiveJob, seen_live_at: float) -> _ScheduledPoll:
+        poll = next_poll(PolledJob(seen_live_at - job.accepted_at, job.work, self.durations.model))
+        return _ScheduledPoll(seen_live_at + poll.wait_seconds, poll.step_seconds, seen_live_at, job)
 
     def _reschedule_all(self) -> None:
         """What was foreseen while less was known is foreseen again."""
         now = self._now()
-        for one in self._followed:
-            if one.odd_in_a_row:
+        for entry in self._scheduled:
+            if entry.unknown_in_a_row:
                 continue  # what is foreseen of jobs says nothing of when this one will be known again
-            due = self._schedule(one.job, one.seen_live_at)
+            due = self._schedule(entry.job, entry.seen_live_at)
             # who may look at once shall not wait for the news
-            one.due_at = max(due.due_at, now + MIN_POLL_SECONDS) if one.due_at > now else one.due_at
-            one.step_seconds = due.step_seconds
-        heapq.heapify(self._followed)
+            entry.due_at = max(due.due_at, now + MIN_POLL_SECONDS) if entry.due_at > now else entry.due_at
+            entry.step_seconds = due.step_seconds
+        heapq.heapify(self._scheduled)
         self._changed.set()
 
-    def _follow(self, one: _PolledEntry) -> None:
-        heapq.heappush(self._followed, one)
-        if one.due_at < self._wakes_at:
+    def _push(self, entry: _ScheduledPoll) -> None:
+        heapq.heappush(self._scheduled, entry)
+        if entry.due_at < self._wakes_at:
             self._changed.set()
 
-    async def _write_end(self, one: _PolledEntry, status: JobStatus) -> None:
-        job, now = one.job, self._now()
-        if one.is_unseen:
+    async def _write_end(self, entry: _ScheduledPoll, status: JobStatus) -> None:
+        job, now = entry.job, self._now()
+        if entry.is_unseen:
             job = replace(job, has_known_start=False)
         lived = None
         if job.has_known_start and status is JobStatus.COMPLETED:
-            lived = lived_seconds(job.accepted_at, one.seen_live_at, now)
+            lived = lived_seconds(job.accepted_at, entry.seen_live_at, now)
         ended = JobEnd(job, status, now, self._hold, lived)
         written = asyncio.shield(self._writer.call(end_job, ended))
         # the end is in line for the ledger after this: the claim that takes its slot goes into the same transaction
         await asyncio.sleep(0)
         # an end that is in line is none to come: it would be foreseen beside the slot that it frees
         self._leave_lane(job)
-        self._room()
+        self._on_job_ended()
         await written
-        if not self.follows(job):
+        if not self.is_live(job):
             return  # a call was quicker
         if lived is not None:
             self.learn([CompletedJob(job.work, lived)])
         self.ended_without_callback += job.calls
         self._log_end(job, ended)
-        self._over(job)
+        self._remove(job)
 
     def _log_end(self, job: LiveJob, ended: JobEnd) -> None:
         level = log.info if ended.state is State.COMPLETED else log.warning
@@ -399,19 +405,19 @@ class JobPoller:
             f"the job did not end within {self._timeout_seconds:g} s (job_timeout_seconds); last seen as "
             f"{answer.status.value if answer.status else answer.reason or 'unknown'}"
         )
-        is_live = answer.status is not None
+        keeps_slot = answer.status is not None
         timeout = self._timeout_seconds
         overdue = self._writer.call(
-            job_overdue, job, reason, self._now(), self._doubt_seconds, job_timeout_seconds=timeout, is_live=is_live
+            job_overdue, job, reason, self._now(), self._doubt_seconds, job_timeout_seconds=timeout, is_live=keeps_slot
         )
         await asyncio.shield(overdue)
-        if self.follows(job):
+        if self.is_live(job):
             log.warning("job.overdue", **_event(job), reason=reason)
-            self._room()
-            self._over(job)
+            self._on_job_ended()
+            self._remove(job)
 
     async def _write_distrusted(self, job: LiveJob, answer: JobAnswer) -> None:
-        reason = f"of its job the service gives, {ANOTHERS_IN_A_ROW} times in a row, {answer.reason}"
+        reason = f"of its job the service gives, {OTHER_JOB_ANSWERS} times in a row, {answer.reason}"
         distrusted = self._writer.call(
             distrust_job,
             job,
@@ -422,19 +428,19 @@ class JobPoller:
             hold=self._hold,
         )
         await asyncio.shield(distrusted)
-        if self.follows(job):
+        if self.is_live(job):
             log.warning("job.distrusted", **_event(job), state=State.IN_DOUBT.value, reason=reason)
-            self._room()
-            self._over(job)
+            self._on_job_ended()
+            self._remove(job)
 
-    def _over(self, job: LiveJob) -> None:
+    def _remove(self, job: LiveJob) -> None:
         self.active_jobs -= job.is_active
-        if self.follows(job):
+        if self.is_live(job):
             del self._live[job.item_id]
             self._leave_lane(job)
-            self._callback_came.pop(job.item_id, None)
-        self._logged_odd.pop(job.item_id, None)
-        self._ended()
+            self._postponed.pop(job.item_id, None)
+        self._logged_answers.pop(job.item_id, None)
+        self._on_job_removed()
 
     def _leave_lane(self, job: LiveJob) -> None:
         in_lane = self._lanes.get(job.lane_id, set())
@@ -443,7 +449,7 @@ class JobPoller:
             self._lanes.pop(job.lane_id, None)
 
 
-def _is_odd(answer: JobAnswer) -> bool:
+def _has_unknown_status(answer: JobAnswer) -> bool:
     """Tell whether an answer came that has no status that we know, and no trouble of the service explains that."""
     return answer.status is None and not wants_pause(answer.http_status, answer.retry_after)
 

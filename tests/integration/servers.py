@@ -66,7 +66,7 @@ class Request:
 
     def all(self, name: str) -> list[str]:
         """Every value that a header field has."""
-        return [value for one, value in self.fields if one == name]
+        return [value for key, value in self.fields if key == name]
 
     @property
     def length(self) -> int:
@@ -234,15 +234,15 @@ class Server:
 
     def puts(self) -> list[Request]:
         """The PUTs whose heads arrived, over all connections, in order."""
-        return [one for one in self.requests if one.method == "PUT"]
+        return [request for request in self.requests if request.method == "PUT"]
 
     def gets(self) -> list[Request]:
         """The GETs."""
-        return [one for one in self.requests if one.method == "GET"]
+        return [request for request in self.requests if request.method == "GET"]
 
     def token_requests(self) -> list[Request]:
         """What reached the token endpoint."""
-        return [one for one in self.requests if one.method == "POST"]
+        return [request for request in self.requests if request.method == "POST"]
 
     async def __aenter__(self) -> Self:
         """Listen."""

@@ -104,12 +104,12 @@ class Desk:
 
     async def claim(self) -> Claim:
         """Begin one attempt."""
-        [one] = await self.claims()
-        return one
+        [claimed] = await self.claims()
+        return claimed
 
-    async def carry(self, one: Claim | None = None) -> AttemptResult:
+    async def carry(self, claimed: Claim | None = None) -> AttemptResult:
         """Carry an item to its outcome."""
-        return await self.runner().run(one or await self.claim())
+        return await self.runner().run(claimed or await self.claim())
 
     def stop(self, cut_seconds: float, end_seconds: float) -> None:
         """Cut uploads after so many seconds, and wait for no answer after so many."""
@@ -129,7 +129,7 @@ class Desk:
             rng=random.Random(1),
         )
 
-    def one(self, table: Any) -> RowMapping:
+    def only_row(self, table: Any) -> RowMapping:
         """The only row of a table, as the ledger's file has it now."""
         [row] = self.rows(table)
         return row
@@ -257,7 +257,7 @@ async def test_an_accepted_upload_is_written_down(tmp_path: Path) -> None:
     path = audio(tmp_path, 300_000)
     async with Server(append) as server, desk(server.base_url, path) as at:
         carried = await at.carry()
-        item, attempt = at.one(items), at.one(attempts)
+        item, attempt = at.only_row(items), at.only_row(attempts)
         assert [bytes(put.body) for put in server.puts()] == [path.read_bytes()]
     assert (carried.verdict.outcome, carried.verdict.next) == (Outcome.APPLIED, Next.FOLLOW)
     assert (item["state"], item["job_id"], item["http_status"], item["error"]) == ("accepted", "job-1", 201, None)
@@ -281,8 +281,8 @@ async def test_the_token_is_taken_when_the_wait_for_the_pace_is_over(tmp_path: P
     async with Server(append, token=token) as server, desk(server.base_url, *paths, now=lambda: seconds) as at:
         await at.client.authorise()
         at.pace = Slow(1.0)
-        for one in await at.claims(2):
-            await at.carry(one)
+        for claimed in await at.claims(2):
+            await at.carry(claimed)
         assert [put.all("authorization") for put in server.puts()] == [["Bearer second"]] * 2
 
 
@@ -295,7 +295,7 @@ async def test_the_first_signal_ends_the_wait_for_100_continue(tmp_path: Path) -
             await server.until(lambda: len(server.puts()) == 1)
             at.stop(3600.0, 3600.0)
             verdict = (await carried).verdict
-            item, attempt = at.one(items), at.one(attempts)
+            item, attempt = at.only_row(items), at.only_row(attempts)
         await server.settled()
         assert [put.received for put in server.puts()] == [0]
     assert (verdict.outcome, item["state"], item["attempts"]) == (Outcome.CUT_OFF, "pending", 1)
@@ -313,7 +313,7 @@ async def test_a_refusal_to_the_head_is_judged_as_any_other(tmp_path: Path) -> N
     async with Server(refuse) as server:
         async with desk(server.base_url, audio(tmp_path, 300_000), expect=expect) as at:
             carried = await at.carry()
-            item, attempt, limit = at.one(items), at.one(attempts), at.one(accounts)
+            item, attempt, limit = at.only_row(items), at.only_row(attempts), at.only_row(accounts)
         await server.settled()
         assert [put.received for put in server.puts()] == [0]
     assert (carried.verdict.outcome, carried.verdict.next) == (Outcome.THROTTLED, Next.COOL_DOWN)
@@ -329,11 +329,13 @@ async def test_the_admission_is_in_the_ledger_before_the_last_chunk_leaves(tmp_p
     async def look_at(function: Any) -> None:
         if function is admit:
             got = sum(put.received for put in server.puts())
-            seen.append((got, at.one(items)["state"], at.one(attempts)["admitted_at"] is not None))
+            seen.append((got, at.only_row(items)["state"], at.only_row(attempts)["admitted_at"] is not None))
 
     async def look_into_the_ledger(exchange: Exchange) -> None:
         await exchange.read_body()
-        seen.append((exchange.request.received, at.one(items)["state"], at.one(attempts)["admitted_at"] is not None))
+        seen.append(
+            (exchange.request.received, at.only_row(items)["state"], at.only_row(attempts)["admitted_at"] is not None)
+        )
         await exchange.answer(201, accepted(exchange))
 
     path = audio(tmp_path, size)
@@ -349,7 +351,7 @@ async def test_a_lost_answer_is_in_doubt(tmp_path: Path, script: Script) -> None
     before = time.time()
     async with Server(script) as server, desk(server.base_url, audio(tmp_path, 300_000)) as at:
         carried = await at.carry()
-        item, attempt = at.one(items), at.one(attempts)
+        item, attempt = at.only_row(items), at.only_row(attempts)
         assert await at.claims() == []
         assert len(server.puts()) == 1
     assert (carried.verdict.outcome, carried.verdict.next) == (Outcome.IN_DOUBT, Next.SETTLE)
@@ -369,11 +371,11 @@ async def test_what_a_person_vouches_for_is_sent_again(tmp_path: Path, status: L
         desk(server.base_url, path, replies=Replies(proves_not_appended=(status,))) as at,
     ):
         first = await at.carry()
-        state = at.one(items)["state"]
+        state = at.only_row(items)["state"]
         assert await at.claims() == []
         [again] = await at.claims(later=3600.0)
         await at.carry(again)
-        assert at.one(items)["state"] == "accepted"
+        assert at.only_row(items)["state"] == "accepted"
         assert len(server.puts()) == 2
     assert (first.verdict.outcome, state) == (Outcome.NOT_SENT, "pending")
 
@@ -382,7 +384,7 @@ async def test_an_upload_that_was_cut_off_is_pending_again(tmp_path: Path) -> No
     """Cut off before the last chunk: pending after a wait, one more cut-off, no admission, no slot in doubt."""
     async with Server(closed_in_the_body) as server, desk(server.base_url, audio(tmp_path, 8 * MEBIBYTE)) as at:
         carried = await at.carry()
-        item, attempt, lane = at.one(items), at.one(attempts), at.one(lanes)
+        item, attempt, lane = at.only_row(items), at.only_row(attempts), at.only_row(lanes)
         assert len(server.puts()) == 1
     assert (carried.verdict.outcome, carried.verdict.next) == (Outcome.CUT_OFF, Next.AGAIN)
     assert (item["state"], item["cut_offs"], item["slot_until"]) == ("pending", 1, None)
@@ -395,7 +397,7 @@ async def test_an_upload_that_is_cut_off_again_and_again_is_refused(tmp_path: Pa
     path = audio(tmp_path, 8 * MEBIBYTE)
     async with Server(closed_in_the_body) as server, desk(server.base_url, path, max_attempts=1) as at:
         carried = await at.carry()
-        item = at.one(items)
+        item = at.only_row(items)
     assert (carried.verdict.outcome, item["state"], item["attempts"]) == (Outcome.REFUSED, "refused", 1)
     assert (item["cut_offs"], "max_attempts" in item["error"]) == (1, True)
 
@@ -405,7 +407,7 @@ async def test_a_429_states_the_limit(tmp_path: Path) -> None:
     script = always(429, {"statusCode": 429, "message": LIMIT_TEXT}, Retry_After="3")
     async with Server(script) as server, desk(server.base_url, audio(tmp_path, 1000)) as at:
         carried = await at.carry()
-        item, attempt, account_row = at.one(items), at.one(attempts), at.one(accounts)
+        item, attempt, account_row = at.only_row(items), at.only_row(attempts), at.only_row(accounts)
         assert len(await at.claims()) == 1
     assert (carried.verdict.outcome, carried.verdict.next) == (Outcome.THROTTLED, Next.COOL_DOWN)
     assert carried.reply.retry_after == "3"
@@ -418,16 +420,16 @@ async def test_a_429_about_the_rate_states_no_limit(tmp_path: Path) -> None:
     text = "You have sent too many requests, 100 of them, too quickly."
     async with Server(always(429, {"message": text})) as server, desk(server.base_url, audio(tmp_path, 10)) as at:
         await at.carry()
-        assert (at.one(items)["state"], at.one(accounts)["stated_limit"]) == ("pending", None)
+        assert (at.only_row(items)["state"], at.only_row(accounts)["stated_limit"]) == ("pending", None)
 
 
 async def test_a_401_is_pending_and_goes_with_a_new_token(tmp_path: Path) -> None:
     """A refused token appended nothing: the item is pending, and its next attempt has another token."""
     async with Server(in_turn(always(401), append)) as server, desk(server.base_url, audio(tmp_path, 1000)) as at:
         first = await at.carry()
-        state, cut_offs = at.one(items)["state"], at.one(items)["cut_offs"]
+        state, cut_offs = at.only_row(items)["state"], at.only_row(items)["cut_offs"]
         await at.carry()
-        item = at.one(items)
+        item = at.only_row(items)
         assert [put.all("authorization") for put in server.puts()] == [["Bearer token-1"], ["Bearer token-2"]]
     assert (first.verdict.next, state, cut_offs) == (Next.RENEW_TOKEN, "pending", 0)
     assert (item["state"], item["attempts"]) == ("accepted", 2)
@@ -439,7 +441,7 @@ async def test_a_refusal_is_written_down_with_its_words(tmp_path: Path, status: 
     script = always(status, {"message": "so it is"})
     async with Server(script) as server, desk(server.base_url, audio(tmp_path, 1000)) as at:
         carried = await at.carry()
-        item, attempt = at.one(items), at.one(attempts)
+        item, attempt = at.only_row(items), at.only_row(attempts)
     assert (carried.verdict.outcome, carried.verdict.next) == (Outcome.REFUSED, Next.SETTLE)
     assert (item["state"], item["http_status"], item["slot_until"]) == ("refused", status, None)
     assert (item["finished_at"], attempt["outcome"]) == (attempt["ended_at"], "refused")
@@ -451,7 +453,7 @@ async def test_a_404_has_the_documented_words(tmp_path: Path) -> None:
     """An unknown conversation is refused in the words of the documentation."""
     async with Server(always(404)) as server, desk(server.base_url, audio(tmp_path, 1000)) as at:
         await at.carry()
-        assert "The conversation and/or it's metadata you asked could not be found" in at.one(items)["error"]
+        assert "The conversation and/or it's metadata you asked could not be found" in at.only_row(items)["error"]
 
 
 async def test_a_closed_port_is_not_sent(tmp_path: Path) -> None:
@@ -459,7 +461,7 @@ async def test_a_closed_port_is_not_sent(tmp_path: Path) -> None:
     base_url = f"http://127.0.0.1:{free_port()}"
     async with desk(base_url, audio(tmp_path, 1000), credentials=READY) as at:
         carried = await at.carry()
-        item, lane = at.one(items), at.one(lanes)
+        item, lane = at.only_row(items), at.only_row(lanes)
     assert carried.verdict.outcome is Outcome.NOT_SENT
     assert (item["state"], item["cut_offs"], item["http_status"]) == ("pending", 0, None)
     assert lane["not_before"] > 0
@@ -495,7 +497,7 @@ async def test_a_file_that_is_not_the_planned_one_is_refused(tmp_path: Path, cha
     async with Server() as server, desk(server.base_url, path) as at:
         change(path)
         carried = await at.carry()
-        item = at.one(items)
+        item = at.only_row(items)
         assert server.puts() == []
     assert (carried.verdict.outcome, item["state"]) == (Outcome.REFUSED, "refused")
     assert item["error"] == carried.reply.source_failure
@@ -513,9 +515,9 @@ async def test_another_recording_under_the_same_name_is_refused(
         before = path.stat()
         audio(tmp_path, 300_000, seed=2)
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-        one = await at.claim()
-        carried = await at.carry(one if known else replace(one, change=None))
-        item = at.one(items)
+        claimed = await at.claim()
+        carried = await at.carry(claimed if known else replace(claimed, change=None))
+        item = at.only_row(items)
     assert [put.whole for put in server.puts()] == puts
     assert (carried.verdict.outcome, item["state"]) == (Outcome.REFUSED, "refused")
     assert word in item["error"]
@@ -531,7 +533,7 @@ async def test_a_stop_cuts_an_upload_before_its_last_chunk(tmp_path: Path) -> No
 
     async with Server(stop_reading) as server, desk(server.base_url, audio(tmp_path, 16 * MEBIBYTE)) as at:
         carried = await at.carry()
-        item, lane, attempt = at.one(items), at.one(lanes), at.one(attempts)
+        item, lane, attempt = at.only_row(items), at.only_row(lanes), at.only_row(attempts)
         server.let_go.set()
     assert (carried.reply.withheld, carried.verdict.outcome) == (True, Outcome.CUT_OFF)
     assert (item["state"], item["cut_offs"], lane["not_before"], attempt["admitted_at"]) == ("pending", 0, 0.0, None)
@@ -559,7 +561,7 @@ async def test_a_stop_lets_nothing_begin(tmp_path: Path) -> None:
         at.stop(0.0, 60.0)
         carried = await ended(carrying)
         assert server.requests == []
-        assert at.one(items)["state"] == "pending"
+        assert at.only_row(items)["state"] == "pending"
     assert carried.reply.withheld
 
 
@@ -572,7 +574,7 @@ async def test_a_429_lets_nothing_begin_that_still_waits(tmp_path: Path) -> None
         at.flow.cancel_unstarted()
         carried = await ended(carrying)
         assert server.requests == []
-        assert (at.one(items)["state"], at.one(items)["cut_offs"]) == ("pending", 0)
+        assert (at.only_row(items)["state"], at.only_row(items)["cut_offs"]) == ("pending", 0)
         assert not at.flow.state.is_stopping()
     assert (carried.reply.withheld, carried.refusal) == (True, None)
     assert "limit was met" in carried.verdict.reason
@@ -588,7 +590,7 @@ async def test_a_stop_waits_for_the_answer_to_what_has_left(tmp_path: Path) -> N
 
     async with Server(stop_then_answer) as server, desk(server.base_url, audio(tmp_path, 1000)) as at:
         await at.carry()
-        assert at.one(items)["state"] == "accepted"
+        assert at.only_row(items)["state"] == "accepted"
 
 
 async def test_a_stop_ends_the_wait_for_an_answer(tmp_path: Path) -> None:
@@ -601,7 +603,7 @@ async def test_a_stop_ends_the_wait_for_an_answer(tmp_path: Path) -> None:
 
     async with Server(stop_and_say_nothing) as server, desk(server.base_url, audio(tmp_path, 1000)) as at:
         await at.carry()
-        assert at.one(items)["state"] == "in_doubt"
+        assert at.only_row(items)["state"] == "in_doubt"
 
 
 @pytest.mark.parametrize(("patience", "says", "known_as"), [(0.0, None, "called"), (60.0, "answered", "answered")])
@@ -616,8 +618,8 @@ async def test_a_call_ends_the_wait_for_an_answer(
         told, secret = Callback("called", JobStatus.SCHEDULED), token_hash("secret")
         found = await at.thread.call(apply_callback, secret, told, time.time(), listening_since=0.0, hold=True)
         assert found.effect is CallbackEffect.DEFERRED
-        runner.callback_came(found.attempt_id)
-        runner.callback_came(found.attempt_id + 1)  # of an attempt that is over by now
+        runner.callback_received(found.attempt_id)
+        runner.callback_received(found.attempt_id + 1)  # of an attempt that is over by now
         if says is not None:
             await exchange.answer(201, accepted(exchange) | {"jobId": says})
         await exchange.until_left()
@@ -625,9 +627,9 @@ async def test_a_call_ends_the_wait_for_an_answer(
     address: dict[str, Any] = {"webhook_url": "http://127.0.0.1/jobs"}
     async with Server(call) as server, desk(server.base_url, audio(tmp_path, 1000), **address) as at:
         runner = at.runner()
-        [one] = (await at.thread.call(claim, at.account_id, 1, 100, time.time(), new_token=lambda: "secret")).claims
-        await runner.run(one)
-        assert (at.one(items)["state"], at.one(items)["job_id"]) == ("accepted", known_as)
+        [claimed] = (await at.thread.call(claim, at.account_id, 1, 100, time.time(), new_token=lambda: "secret")).claims
+        await runner.run(claimed)
+        assert (at.only_row(items)["state"], at.only_row(items)["job_id"]) == ("accepted", known_as)
 
 
 async def silent(exchange: Exchange) -> None:
@@ -643,7 +645,7 @@ async def test_a_stop_does_not_wait_for_a_token(tmp_path: Path) -> None:
         await server.until(lambda: len(server.token_requests()) == 1)
         at.stop(0.0, 0.0)
         carried = await ended(carrying)
-        assert at.one(items)["state"] == "pending"
+        assert at.only_row(items)["state"] == "pending"
         assert server.puts() == []
     assert not carried.reply.last_chunk_left
 
@@ -656,7 +658,7 @@ async def test_a_stop_does_not_wait_for_a_look(tmp_path: Path) -> None:
         await server.until(lambda: len(server.gets()) == 1)
         at.stop(0.0, 0.0)
         await ended(carrying)
-        assert at.one(items)["state"] == "pending"
+        assert at.only_row(items)["state"] == "pending"
         assert server.puts() == []
 
 
@@ -682,7 +684,7 @@ async def test_without_its_admission_the_last_chunk_stays(tmp_path: Path, size: 
         async with desk(server.base_url, path, before=fail_the_admission) as at:
             with pytest.raises(LedgerUnavailableError, match="disk is full"):
                 await at.carry()
-            item, attempt = at.one(items), at.one(attempts)
+            item, attempt = at.only_row(items), at.only_row(attempts)
         await server.settled()
         assert [put.whole for put in server.puts()] in ([], [False])
     assert (item["state"], item["cut_offs"], attempt["admitted_at"]) == ("pending", 0, None)
@@ -699,7 +701,7 @@ async def test_a_stop_that_comes_with_the_admission_keeps_the_last_chunk(tmp_pat
     async with Server(append) as server:
         async with desk(server.base_url, path, before=stop_at_the_admission) as at:
             carried = await at.carry()
-            item, attempt = at.one(items), at.one(attempts)
+            item, attempt = at.only_row(items), at.only_row(attempts)
         await server.settled()
         assert [put.whole for put in server.puts()] == [False]
     assert (carried.reply.withheld, carried.reply.last_chunk_left) == (True, False)
@@ -718,7 +720,7 @@ async def test_a_breaker_that_opens_with_the_admission_keeps_the_last_chunk(tmp_
     async with Server(append) as server:
         async with desk(server.base_url, path, before=open_at_the_admission) as at:
             await at.carry()
-            item = at.one(items)
+            item = at.only_row(items)
         await server.settled()
         assert [put.whole for put in server.puts()] == [False]
     assert (item["state"], item["cut_offs"]) == ("pending", 0)
@@ -729,9 +731,9 @@ async def test_an_attempt_that_is_withdrawn_keeps_the_last_chunk(tmp_path: Path)
     path = audio(tmp_path, 300_000)
     async with Server(append) as server:
         async with desk(server.base_url, path) as at:
-            one = await at.claim()
+            claimed = await at.claim()
             await at.thread.call(recover, time.time(), DOUBT_SECONDS)
-            assert "as being sent any more" in (await at.carry(one)).verdict.reason
+            assert "as being sent any more" in (await at.carry(claimed)).verdict.reason
         await server.settled()
         assert [put.whole for put in server.puts()] == [False]
 
@@ -747,16 +749,16 @@ async def test_as_long_as_the_admission_is_not_durable_the_last_chunk_stays(tmp_
             asked.set()
 
     async with Server(append) as server, desk(server.base_url, path, before=note) as at:
-        one = await at.claim()
+        claimed = await at.claim()
         blocked = asyncio.create_task(at.thread.call(lambda connection: release.wait(GUARD_SECONDS)))
-        carrying = asyncio.create_task(at.carry(one))
+        carrying = asyncio.create_task(at.carry(claimed))
         await asked.wait()
         await at.client.ping("x")  # there and back again: what was on its way has arrived
         before = server.puts()[0].received
         release.set()
         await asyncio.gather(blocked, carrying)
         assert before < server.puts()[0].received == size_of(path)
-        assert at.one(items)["state"] == "accepted"
+        assert at.only_row(items)["state"] == "accepted"
 
 
 async def test_a_connection_that_ends_while_the_admission_is_written_leaves_it_pending(tmp_path: Path) -> None:
@@ -778,13 +780,13 @@ async def test_a_connection_that_ends_while_the_admission_is_written_leaves_it_p
 
     path = audio(tmp_path, 300_000)
     async with Server(close_at_the_admission) as server, desk(server.base_url, path, before=note) as at:
-        one = await at.claim()
+        claimed = await at.claim()
         blocked = asyncio.create_task(at.thread.call(lambda connection: release.wait(GUARD_SECONDS)))
-        carrying = asyncio.create_task(at.carry(one))
+        carrying = asyncio.create_task(at.carry(claimed))
         await settling.wait()
         release.set()
         await asyncio.gather(blocked, carrying)
-        item = at.one(items)
+        item = at.only_row(items)
     assert [put.whole for put in server.puts()] == [False]
     assert (item["state"], item["cut_offs"]) == ("pending", 1)
 
@@ -804,7 +806,7 @@ async def test_an_outcome_that_cannot_be_written_is_written_again(
     with capture_logs() as logged:
         async with Server(append) as server, desk(server.base_url, path, before=fail_twice) as at:
             await at.carry()
-            item = at.one(items)
+            item = at.only_row(items)
     assert (item["state"], item["job_id"]) == ("accepted", "job-1")
     unwritten = [event for event in logged if event["log_level"] == "error"]
     assert [event["jobId"] for event in unwritten] == ["job-1", "job-1"]
@@ -826,7 +828,7 @@ async def test_an_outcome_that_can_never_be_written_ends_the_run(
             with pytest.raises(LedgerUnavailableError):
                 await at.carry()
             found = await at.thread.call(recover, time.time(), DOUBT_SECONDS)
-            state = at.one(items)["state"]
+            state = at.only_row(items)["state"]
     assert (found, state) == ((0, 1), "in_doubt")
     assert "job-1" in [event.get("jobId") for event in logged]
 
@@ -862,10 +864,10 @@ async def test_a_cancelled_attempt_still_writes_its_outcome(tmp_path: Path) -> N
         carrying.cancel()
         with pytest.raises(asyncio.CancelledError):
             await carrying
-        assert at.one(items)["state"] == "sent"
+        assert at.only_row(items)["state"] == "sent"
         go_on.set()
         await at.writer.until_written(record_reply)
-        assert at.one(items)["state"] == "accepted"
+        assert at.only_row(items)["state"] == "accepted"
 
 
 @pytest.mark.parametrize(
@@ -876,7 +878,7 @@ async def test_without_credentials_the_item_is_pending(tmp_path: Path, token: Sc
     async with Server(token=token) as server, desk(server.base_url, audio(tmp_path, 1000)) as at:
         with pytest.raises(error):
             await at.carry()
-        item, lane = at.one(items), at.one(lanes)
+        item, lane = at.only_row(items), at.only_row(lanes)
         assert server.puts() == []
     assert (item["state"], item["cut_offs"], lane["not_before"]) == ("pending", 0, 0.0)
 
@@ -886,8 +888,8 @@ async def test_a_token_endpoint_out_of_order_is_not_sent(tmp_path: Path) -> None
     script = in_turn(always(503), issue("t"))
     async with Server(append, token=script) as server, desk(server.base_url, audio(tmp_path, 1000)) as at:
         carried = await at.carry()
-        assert (carried.verdict.outcome, at.one(items)["state"]) == (Outcome.NOT_SENT, "pending")
-        assert at.one(lanes)["not_before"] > 0
+        assert (carried.verdict.outcome, at.only_row(items)["state"]) == (Outcome.NOT_SENT, "pending")
+        assert at.only_row(lanes)["not_before"] > 0
 
 
 async def test_only_so_many_last_chunks_are_out_without_an_answer(tmp_path: Path) -> None:
@@ -903,7 +905,7 @@ async def test_only_so_many_last_chunks_are_out_without_an_answer(tmp_path: Path
         await exchange.answer(201, accepted(exchange))
 
     async with Server(answer_late) as server, desk(server.base_url, *paths) as at:
-        uploads = asyncio.gather(*(at.carry(one) for one in await at.claims(8)))
+        uploads = asyncio.gather(*(at.carry(claimed) for claimed in await at.claims(8)))
         arrived = 100_000 - 16 * 1024
         await server.until(lambda: len(server.puts()) == 8 and min(put.received for put in server.puts()) >= arrived)
         await server.until(lambda: whole() == 5)
@@ -919,9 +921,9 @@ async def test_only_so_many_last_chunks_are_out_without_an_answer(tmp_path: Path
 async def begun_ahead(at: Desk, server: Server) -> "asyncio.Task[AttemptResult]":
     """Fill the one slot, and send another body up to its last chunk."""
     await at.carry()
-    (one,) = await at.claims(ahead=Ahead(slots=1))
-    assert one.is_ahead
-    carrying = asyncio.create_task(at.carry(one))
+    (claimed,) = await at.claims(ahead=Ahead(slots=1))
+    assert claimed.is_ahead
+    carrying = asyncio.create_task(at.carry(claimed))
     await server.until(lambda: len(server.puts()) == 2 and server.puts()[1].received >= 100_000 - 16 * 1024)
     return carrying
 
@@ -991,12 +993,12 @@ async def test_a_connection_that_ends_while_it_waits_blocks_nobody(tmp_path: Pat
 
     async with Server(script) as server, desk(server.base_url, *paths) as at:
         claims = await at.claims(11)
-        held = asyncio.gather(*(at.carry(one) for one in claims[:5]))
+        held = asyncio.gather(*(at.carry(claimed) for claimed in claims[:5]))
         await server.until(lambda: whole(range(2, 7)) == 5)
         cut_off = await at.carry(claims[5])
         first.set()
         await held
-        later = asyncio.gather(*(at.carry(one) for one in claims[6:]))
+        later = asyncio.gather(*(at.carry(claimed) for claimed in claims[6:]))
         await server.until(lambda: whole(range(8, 13)) == 5)
         second.set()
         await later
@@ -1067,7 +1069,7 @@ async def test_the_sandbox_and_the_ledger_agree(
     async with Sandbox(settings) as sandbox:
         async with desk(sandbox.base_url, audio(tmp_path, size), credentials=credentials) as at:
             await at.carry()
-            item = at.one(items)
+            item = at.only_row(items)
         assert len(sandbox.journal.begun_puts()) == 1
         jobs = [put.job_id for put in sandbox.journal.appended()]
     assert (State(item["state"]), len(jobs)) == (State(state), appended)
@@ -1079,7 +1081,7 @@ async def test_an_upload_whose_turn_comes_too_late_does_not_begin(tmp_path: Path
     """`--until` holds for who was claimed before it and waited for the rate: nothing is sent, the item is pending."""
     async with Server(append) as server, desk(server.base_url, audio(tmp_path, 1000), late_at=time.time()) as at:
         carried = await at.carry()
-        item = at.one(items)
+        item = at.only_row(items)
         assert server.puts() == []
     assert carried.verdict.next is Next.AGAIN
     assert (item["state"], item["cut_offs"]) == ("pending", 0)

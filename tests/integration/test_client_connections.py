@@ -268,7 +268,7 @@ async def test_a_connection_that_is_over_takes_no_memory(tmp_path: Path, monkeyp
     try:
         async with Server(accept, tls=unknown.tls()) as server:
             await sent(server, [path] * 20, NEVER)
-            left = [one for one in gc.get_objects() if isinstance(one, SSLProtocol) and not one._server_side]
+            left = [found for found in gc.get_objects() if isinstance(found, SSLProtocol) and not found._server_side]
             assert len(set(connections_of_puts(server))) == 20
     finally:
         gc.enable()

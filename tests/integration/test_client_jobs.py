@@ -38,7 +38,7 @@ async def test_the_four_statuses_are_told(status: JobStatus) -> None:
     answer, there, gets = await asked(always(200, {"id": "job-1", "status": status.value}))
     assert (answer, there) == (JobAnswer(status), True)
     assert [get.line for get in gets] == ["GET /v1/job/job-1 HTTP/1.1"] * 2
-    assert {one for get in gets for one in get.all("authorization")} == {"Bearer token-1"}
+    assert {value for get in gets for value in get.all("authorization")} == {"Bearer token-1"}
 
 
 @pytest.mark.parametrize(

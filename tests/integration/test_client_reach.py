@@ -208,7 +208,7 @@ async def test_the_service_is_reached_through_the_proxy(
             there = await client.ping("x")
         assert [bytes(put.body) for put in server.puts()] == [path.read_bytes()]
         assert (len(server.token_requests()), len(server.gets())) == (1, 1)
-        assert {one for request in server.requests for one in request.all("host")} == {NAME}
+        assert {value for request in server.requests for value in request.all("host")} == {NAME}
     assert (reply.status, there) == (201, True)
     assert set(proxy.lines) == {f"CONNECT {NAME}:443 HTTP/1.1"}
     assert b"the-token" not in b"".join(proxy.heads)
@@ -237,8 +237,8 @@ async def test_the_proxy_gets_its_login_and_the_service_does_not(
         async with speaking(f"https://{NAME}") as client:
             reply = await send(client, audio(tmp_path, 1000))
         assert reply.status == 201
-        assert [one for request in server.requests for one in request.all("proxy-authorization")] == []
-        assert [one for request in server.puts() for one in request.all("authorization")] == ["Bearer token-1"]
+        assert [value for request in server.requests for value in request.all("proxy-authorization")] == []
+        assert [value for request in server.puts() for value in request.all("authorization")] == ["Bearer token-1"]
     expected = b"Proxy-Authorization: Basic " + base64.b64encode(b"us@er:pass:/word")
     assert all(expected in head for head in proxy.heads)
     assert proxy.heads

@@ -80,7 +80,7 @@ FORMS: dict[str, Callable[[str], str]] = {
 async def test_a_secret_that_the_service_repeats_comes_no_further(tmp_path: Path, form: str, kind: str) -> None:
     """Token, app id, app secret and an attempt's own secret, in whatever part of an answer: a mask in its place."""
     secrets = [TOKEN, CREDENTIALS.app_id, CREDENTIALS.app_secret, "secret-of-the-attempt"]
-    said = " ".join(FORMS[form](one) for one in secrets)
+    said = " ".join(FORMS[form](secret) for secret in secrets)
     script = {
         "message": always(400, {"message": said}),
         "page": always(400, f"sorry: {said}".encode()),
@@ -96,7 +96,7 @@ async def test_a_secret_that_the_service_repeats_comes_no_further(tmp_path: Path
         job, other = await client.job("x"), await client.conversation("c")
     # the attempt's secret is no business of other requests
     shown = repr(reply) + repr([job, other]).replace(FORMS[form]("secret-of-the-attempt"), "")
-    assert [one for one in secrets if FORMS[form](one) in shown] == []
+    assert [secret for secret in secrets if FORMS[form](secret) in shown] == []
     assert "…" in repr(reply)
 
 
@@ -152,5 +152,5 @@ async def test_where_a_job_answer_leads_is_told_and_not_followed() -> None:
     async with Server(get=always(307, Location="/v1/job2/x")) as server, speaking(server.base_url) as client:
         answer: Answer = await client.conversation("c")
         assert "leads to /v1/job2/x" in (await client.job("x")).reason
-        assert [one.target for one in server.gets()] == ["/v1/conversations/c", "/v1/job/x"]
+        assert [request.target for request in server.gets()] == ["/v1/conversations/c", "/v1/job/x"]
     assert (answer.status, "leads to /v1/job2/x" in answer.failure) == (307, True)

@@ -51,7 +51,7 @@ class Clock:
 
 def bearers(server: Server) -> list[str]:
     """The tokens of the PUTs, in order."""
-    return [one.removeprefix("Bearer ") for put in server.puts() for one in put.all("authorization")]
+    return [value.removeprefix("Bearer ") for put in server.puts() for value in put.all("authorization")]
 
 
 async def refused(exchange: Exchange) -> None:

@@ -149,21 +149,21 @@ class Book:
 
     def ask(self, *waiting: Claim, room: int = 100) -> AdmissionResult:
         """Ask for the admission of attempts that wait for it."""
-        asked = [Admission(one, audio.content_hash(one.path) or "unread") for one in waiting]
+        asked = [Admission(claimed, audio.content_hash(claimed.path) or "unread") for claimed in waiting]
         with self.ledger.writing() as connection:
             who = account(connection, BASE_URL)
             return admit(connection, who, asked, room, self.limit, self.now, order=self.order, hold=self.hold)
 
-    def admit(self, one: Claim) -> None:
+    def admit(self, claimed: Claim) -> None:
         """Admit an attempt whose turn has come, and which finds a slot."""
-        found = self.ask(one)
-        assert found.admitted == {one.attempt_id}, found
+        found = self.ask(claimed)
+        assert found.admitted == {claimed.attempt_id}, found
 
-    def answer(self, one: Claim, reply: Reply, wait: float = 0.0) -> State:
+    def answer(self, claimed: Claim, reply: Reply, wait: float = 0.0) -> State:
         """Admit an attempt where its last chunk left, and write down its reply."""
         if reply.last_chunk_left:
-            self.admit(one)
-        return self.record(one, reply, wait)
+            self.admit(claimed)
+        return self.record(claimed, reply, wait)
 
     def record(self, claim: Claim, reply: Reply, wait: float = 0.0, refusal: Refusal | None = None) -> State:
         """Write down the reply to an attempt."""
@@ -305,22 +305,22 @@ def test_a_claim_is_committed_before_it_is_answered(book: Book) -> None:
 def test_an_admission_is_kept_with_the_content(book: Book) -> None:
     """The admission before the last chunk stores what is about to be appended."""
     book.load([("c", "a.wav")])
-    one = book.claim_one()
-    book.admit(one)
-    assert book.value("content_hash", 2) == audio.content_hash(one.path)
+    claimed = book.claim_one()
+    book.admit(claimed)
+    assert book.value("content_hash", 2) == audio.content_hash(claimed.path)
 
 
 def test_only_the_attempt_that_is_being_sent_is_admitted(book: Book) -> None:
     """An admission that is asked for too late, or twice, is refused: its last chunk must not leave."""
     load = book.load([("c", "a.wav")])
-    one = book.claim_one()
-    book.admit(one)
-    refused = book.ask(one)
-    assert (refused.admitted, list(refused.withdrawn)) == (frozenset(), [one.attempt_id])
-    assert "does not have it as being sent any more" in refused.withdrawn[one.attempt_id]
-    book.record(one, CUT)
+    claimed = book.claim_one()
+    book.admit(claimed)
+    refused = book.ask(claimed)
+    assert (refused.admitted, list(refused.withdrawn)) == (frozenset(), [claimed.attempt_id])
+    assert "does not have it as being sent any more" in refused.withdrawn[claimed.attempt_id]
+    book.record(claimed, CUT)
     again = book.claim_one()
-    assert list(book.ask(one).withdrawn) == [one.attempt_id]
+    assert list(book.ask(claimed).withdrawn) == [claimed.attempt_id]
     assert book.states(load) == "sending"
     book.admit(again)
 
@@ -409,8 +409,8 @@ def test_two_answers_of_one_group_with_one_job_are_told_apart(book: Book) -> Non
     """Outcomes that are written together are the same as one after the other: the first has the job."""
     load = book.load([("c", "a.wav"), ("d", "b.wav")])
     claims = book.claim()
-    for one in claims:
-        book.admit(one)
+    for claimed in claims:
+        book.admit(claimed)
     reply = accepted("same")
     with book.ledger.writing() as connection:
         results = record_replies(
@@ -503,11 +503,11 @@ def test_what_a_clock_that_was_ahead_wrote_is_of_now(book: Book) -> None:
 
 def test_a_stated_limit_lowers_the_claim_for_a_day(book: Book) -> None:
     """What a 429 stated is in force for 24 hours, and the setting again after that."""
-    book.load([(one, "a.wav") for one in "cdefg"])
-    one, *others = book.claim(3)
-    for claimed in (one, *others):
+    book.load([(conversation, "a.wav") for conversation in "cdefg"])
+    claimed, *others = book.claim(3)
+    for claimed in (claimed, *others):
         book.admit(claimed)
-    book.record(one, THROTTLED, refusal=Refusal(2))
+    book.record(claimed, THROTTLED, refusal=Refusal(2))
     for other in others:
         book.record(other, CUT)
     answered = book.look()
@@ -593,8 +593,8 @@ def test_what_was_learned_of_the_limit_outlives_the_run(book: Book) -> None:
     """The learned limit is in the ledger: the command after a crash, or another worker, claims no more."""
     load = book.load([(conversation, "a.wav") for conversation in "cdefg"])
     first, second, refused = book.claim(3)
-    for one in (first, second):
-        book.admit(one)
+    for claimed in (first, second):
+        book.admit(claimed)
     book.record(refused, THROTTLED, refusal=Refusal())
     book.record(first, CUT)
     book.record(second, CUT)
@@ -662,10 +662,10 @@ def test_a_lane_waits_and_then_goes_on(book: Book) -> None:
 def test_an_attempt_holds_no_slot_before_its_admission(book: Book) -> None:
     """What is sent ahead is none of the account's jobs; the admission takes the slot, and finds one free or waits."""
     book.limit = 2
-    load = book.load([(one, "a.wav") for one in "cdefg"])
+    load = book.load([(conversation, "a.wav") for conversation in "cdefg"])
     book.answer(book.claim(1)[0], accepted("j"))
     claims = book.claim(ahead=Ahead(slots=2))
-    assert [one.is_ahead for one in claims] == [False, True, True]
+    assert [claimed.is_ahead for claimed in claims] == [False, True, True]
     facts = book.limit_facts()
     assert (facts.live, facts.sending, facts.free) == (1, 3, 1)
     found = book.ask(*claims)
@@ -680,10 +680,10 @@ def test_an_attempt_holds_no_slot_before_its_admission(book: Book) -> None:
 
 def test_no_more_are_admitted_than_asked_for(book: Book) -> None:
     """So many last chunks may be out without an answer, however many slots are free; none at all only looks."""
-    load = book.load([(one, "a.wav") for one in "cde"])
+    load = book.load([(conversation, "a.wav") for conversation in "cde"])
     claims = book.claim()
     assert book.ask(*claims, room=0).admitted == frozenset()
-    assert book.ask(*claims, room=2).admitted == {one.attempt_id for one in claims[:2]}
+    assert book.ask(*claims, room=2).admitted == {claimed.attempt_id for claimed in claims[:2]}
     assert book.states(load) == "sent sent sending"
 
 
@@ -727,7 +727,7 @@ def test_of_those_that_wait_the_one_with_the_most_work_left_is_admitted_first(
     book.load([("short", "a.wav"), ("long", "b.wav"), ("long", "c.wav")])
     claims = book.claim()
     (admitted,) = book.ask(*claims, room=1).admitted
-    assert [one.conversation_id for one in claims if one.attempt_id == admitted] == [goes]
+    assert [claimed.conversation_id for claimed in claims if claimed.attempt_id == admitted] == [goes]
 
 
 @pytest.mark.parametrize("reply", [LOST, NOT_FOUND])
@@ -749,7 +749,7 @@ def test_trouble_withdraws_what_waits_behind_it(book: Book, reply: Reply) -> Non
 def test_where_uploads_count_an_attempt_has_its_slot_from_its_claim_on(book: Book) -> None:
     """A service that counts uploads as jobs: nothing is sent ahead, and what is sent counts, until the day is over."""
     book.limit = 2
-    book.load([(one, "a.wav") for one in "cdefg"])
+    book.load([(conversation, "a.wav") for conversation in "cdefg"])
     with book.ledger.writing() as connection:
         need_slot_first(connection, account(connection, BASE_URL), book.now + 60.0, "a 429 before the last chunk")
     first, second = book.claim(ahead=Ahead(slots=3))
@@ -767,7 +767,7 @@ def test_where_uploads_count_an_attempt_has_its_slot_from_its_claim_on(book: Boo
 def test_where_uploads_count_a_refusal_counts_them(book: Book) -> None:
     """The limit that a 429 without a number teaches is what was live beside it, uploads that count as jobs included."""
     book.limit = 4
-    book.load([(one, "a.wav") for one in "cdefg"])
+    book.load([(conversation, "a.wav") for conversation in "cdefg"])
     with book.ledger.writing() as connection:
         need_slot_first(connection, account(connection, BASE_URL), book.now + 60.0, "a 429 before the last chunk")
     refused = book.claim()[-1]

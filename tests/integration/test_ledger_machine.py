@@ -192,34 +192,38 @@ class LedgerMachine(RuleBasedStateMachine):
         limit = self.book.limit_facts()
         busy = {item["lane_id"] for item in seen.items if item["state"] in LIVE}
         claimed = self.book.claim(wanted, Ahead(slots, sorted(busy) if is_due else []))
-        self.under_way += [Attempt(one) for one in claimed]
+        self.under_way += [Attempt(found) for found in claimed]
         free = limit.in_force - sum(item["state"] == State.SENDING or self._holds(item) for item in seen.items)
         ahead = 0 if limit.needs_slot_first else slots
         assert len(claimed) <= min(wanted, max(free + ahead, 0))
         assert 1 <= limit.in_force <= LIMIT
-        for one in claimed:
+        for claimed in claimed:
             assert one.is_ahead or one.lane_id not in busy
             live = LIVE if one.is_ahead and is_due and not limit.needs_slot_first else ()
             assert self._before(seen, one) <= {*self._passable(), *live}, "an item overtook another of its lane"
 
-    @precondition(lambda self: any(not one.admitted for one in self.under_way))
+    @precondition(lambda self: any(not attempt.admitted for attempt in self.under_way))
     @rule(data=st.data(), room=st.integers(1, 3))
     def admit(self, data: st.DataObject, room: int) -> None:
         """Attempts ask for their admission: as many as have slot and turn get it, and their last chunks leave."""
         asking = st.lists(
-            st.sampled_from([one for one in self.under_way if not one.admitted]), min_size=1, unique_by=id
+            st.sampled_from([attempt for attempt in self.under_way if not attempt.admitted]), min_size=1, unique_by=id
         )
-        waiting = {one.claim.attempt_id: one for one in data.draw(asking)}
+        waiting = {attempt.claim.attempt_id: attempt for attempt in data.draw(asking)}
         seen, limit = self._look(), self.book.limit_facts()
-        found = self.book.ask(*(one.claim for one in waiting.values()), room=room)
+        found = self.book.ask(*(attempt.claim for attempt in waiting.values()), room=room)
         free = limit.in_force - sum(self._holds(item) for item in seen.items)
-        due = [one for one, of in waiting.items() if self._before(seen, of.claim) <= self._passable()]
+        due = [
+            attempt_id
+            for attempt_id, attempt in waiting.items()
+            if self._before(seen, attempt.claim) <= self._passable()
+        ]
         assert found.admitted <= {*due}, "admitted before the item before it has completed"
         assert len(found.admitted) == max(min(room, free, len(due)), 0)
-        for one, of in waiting.items():
+        for attempt_id, attempt in waiting.items():
             before = self._before(seen, of.claim)
             assert (one in found.withdrawn) == bool(before & {State.PENDING, *(TROUBLED if self.book.hold else ())})
-        for one in found.admitted:
+        for attempt_id in found.admitted:
             waiting[one].admitted = True
             self.service.taken[self._content(waiting[one].claim)] += 1
 
@@ -356,7 +360,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for item in seen.items:
             assert sorted(numbers[item["id"]]) == list(range(1, item["attempts"] + 1))
             assert item["unadmitted"] == self.unadmitted[item["id"]]
-        assert sum(one["outcome"] is None for one in seen.attempts) == len(self.under_way)
+        assert sum(row["outcome"] is None for row in seen.attempts) == len(self.under_way)
 
     def _check_lanes(self, seen: Seen) -> None:
         """Check that the position that the claim reads follows from the items themselves."""
@@ -406,7 +410,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def _die(self) -> None:
         """The run dies: what was admitted is in doubt, what was not is pending again."""
-        unadmitted = [one.claim.item_id for one in self.under_way if not one.admitted]
+        unadmitted = [attempt.claim.item_id for attempt in self.under_way if not attempt.admitted]
         if self.running:
             again = (len(unadmitted), len(self.under_way) - len(unadmitted))
             assert self.book.crash(self.book.loads[self.running]) == again
@@ -422,14 +426,14 @@ class LedgerMachine(RuleBasedStateMachine):
         return {*OVER, *(() if self.book.hold else TROUBLED)}
 
     @staticmethod
-    def _before(seen: Seen, one: Claim) -> set[State]:
+    def _before(seen: Seen, claimed: Claim) -> set[State]:
         """Return the states of the items before one in its lane."""
         mine = next(item["position"] for item in seen.items if item["id"] == one.item_id)
         return {state for place, state in seen.places[one.lane_id].items() if place < mine}
 
     def _may_go(self) -> bool:
         """Tell whether a slot is free that no attempt under way is to have."""
-        return self.book.limit_facts().free > sum(not one.admitted for one in self.under_way)
+        return self.book.limit_facts().free > sum(not attempt.admitted for attempt in self.under_way)
 
     def _look(self) -> Seen:
         with self.book.ledger.writing() as connection:

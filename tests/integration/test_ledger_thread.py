@@ -160,7 +160,7 @@ async def test_one_bad_write_fails_alone(book: Book) -> None:
 
 async def admitted(writer: LedgerThread, *claims: Claim, limit: int = 100) -> AdmissionResult:
     """Ask for the admission of attempts, as the flow does."""
-    asked = [Admission(one, f"hash {one.line}") for one in claims]
+    asked = [Admission(claimed, f"hash {claimed.line}") for claimed in claims]
     return await writer.call(admit, 1, asked, len(asked), limit, 1005.0, order=Order.MANIFEST, hold=True)
 
 
@@ -456,8 +456,8 @@ async def test_attempts_that_wait_are_admitted_by_the_same_few_statements(book: 
         counts = []
         for some in (claims[:2], claims[2:]):
             statements.clear()
-            assert (await admitted(writer, *some)).admitted == {one.attempt_id for one in some}
-            counts.append(sum(one.startswith(("SELECT", "UPDATE")) for one in statements))
+            assert (await admitted(writer, *some)).admitted == {claimed.attempt_id for claimed in some}
+            counts.append(sum(statement.startswith(("SELECT", "UPDATE")) for statement in statements))
         event.remove(book.ledger._engine, "before_cursor_execute", keep)
     assert counts[0] == counts[1] <= 6
     assert book.states(load).split() == ["sent"] * len(claims)

@@ -132,7 +132,7 @@ def test_of_a_group_the_one_that_missed_is_told(book: Listening) -> None:
     """Many outcomes are written in one statement: the rest of them are written, and are no anomalies."""
     load = book.load([("c", "a.wav"), ("d", "a.wav"), ("e", "a.wav")])
     group = book.claim()
-    for one in group:
+    for claimed in group:
         book.admit(one)
     with book.ledger.writing() as connection:
         connection.execute(update(items).where(items.c.id == group[1].item_id).values(state=State.IN_DOUBT))

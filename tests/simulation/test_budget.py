@@ -94,19 +94,19 @@ def looked_at(
             pace=Pace(PER_SECOND),
             now=loop.time,
             settings=Settings(job_timeout_seconds=1e6),
-            room=lambda: None,
-            ended=lambda: None,
+            on_job_ended=lambda: None,
+            on_job_removed=lambda: None,
         )
         if learned:
             poller.learn(CompletedJob(work, work * rng.lognormvariate(0.0, 0.2)) for work in range(1, 60))
         for number in range(jobs):
             poller.add(live(number, loop.time(), rng.uniform(1.0, 120.0)))
-        works = [poller.hand_out(), *(poller.poll_jobs() for _ in range(polls_at_once(PER_SECOND)))]
+        works = [poller.dispatch(), *(poller.poll_jobs() for _ in range(polls_at_once(PER_SECOND)))]
         pollers = [loop.create_task(work) for work in works]
         end: Any = loop.create_future()
         loop.call_later(seconds, end.set_result, None)
         await end
-        for one in pollers:
+        for poller_task in pollers:
             one.cancel()
 
     try:
@@ -187,8 +187,8 @@ def waiting_for_endless(time: Time) -> JobPoller:
         pace=Pace(PER_SECOND),
         now=lambda: time.now,
         settings=Settings(job_timeout_seconds=1e6),
-        room=lambda: None,
-        ended=lambda: None,
+        on_job_ended=lambda: None,
+        on_job_removed=lambda: None,
     )
 
 
@@ -198,7 +198,7 @@ def test_a_look_that_told_nothing_has_not_seen_the_job_live() -> None:
     poller = waiting_for_endless(time)
     poller.add(live(1, BEGIN, 100.0))
     time.now += 50.0
-    told = poller._after_poll(poller._followed[0], JobAnswer(JobStatus.IN_PROGRESS))
+    told = poller._after_poll(poller._scheduled[0], JobAnswer(JobStatus.IN_PROGRESS))
     time.now += 50.0
     untold = poller._after_poll(told, JobAnswer(None, "HTTP 404", 404))
     assert (told.seen_live_at, told.is_unseen) == (BEGIN + 50.0, False)
@@ -213,9 +213,9 @@ def test_who_is_late_by_most_of_its_own_steps_goes_first() -> None:
     poller.learn([CompletedJob(10.0, 10.0)] * 20)
     poller.add(live(1, 0.0, 100.0))
     poller.add(live(2, 0.0, 10.0))
-    late = poller._followed[0].job.job_id
+    late = poller._scheduled[0].job.job_id
     assert late == "job-2"
-    time.now = max(one.due_at for one in poller._followed) + 1.0
+    time.now = max(entry.due_at for entry in poller._scheduled) + 1.0
     assert poller._is_any_due()
     assert poller._pop_most_overdue().job.job_id == "job-2"
     assert poller._pop_most_overdue().job.job_id == "job-1"

@@ -76,7 +76,7 @@ def test_the_table_of_callbacks(item: ItemFacts, effect: CallbackEffect, state: 
     assert (resolved.effect, resolved.state) == (effect, state)
     is_named = effect is CallbackEffect.ACCEPTED
     assert (resolved.job_id, list(resolved.applied)) == (("j", [1]) if is_named else (item.job_id, []))
-    assert resolve_item(item._replace(is_anothers=True)).effect is CallbackEffect.CONTRADICTORY
+    assert resolve_item(item._replace(names_other_job=True)).effect is CallbackEffect.CONTRADICTORY
 
 
 @given(
@@ -89,7 +89,7 @@ def test_the_job_of_another_item_is_never_taken(
     state: State, job_id: str | None, attempt: AttemptFacts, status: JobStatus
 ) -> None:
     """A jobId belongs to one item, whatever a callback says: it changes nothing."""
-    item = told(state, attempt, Callback("j", status), job_id)._replace(is_anothers=True)
+    item = told(state, attempt, Callback("j", status), job_id)._replace(names_other_job=True)
     resolved = resolve_item(item)
     assert resolved == (state, job_id, CallbackEffect.CONTRADICTORY, None, None, (), None, None)
 

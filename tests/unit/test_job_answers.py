@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from uploader.model import Answer, JobStatus
-from uploader.policy.polling import ODD_CAP_SECONDS, NoStatus, job_said, odd_seconds
+from uploader.policy.polling import UNKNOWN_STATUS_CAP_SECONDS, NoStatus, read_job_answer, unknown_status_seconds
 
 JOB = "9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d"
 
@@ -14,7 +14,7 @@ JOB = "9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d"
 @pytest.mark.parametrize("named", [{}, {"id": JOB}, {"id": JOB.upper()}, {"jobId": JOB}, {"id": 7}, {"id": None}])
 def test_letter_case_and_blanks_of_a_status_do_not_matter(word: str, named: dict[str, Any]) -> None:
     """One of the four words, however it is written, in an answer about this job or about none."""
-    assert job_said(Answer(200, {**named, "status": word}), JOB) is JobStatus.COMPLETED
+    assert read_job_answer(Answer(200, {**named, "status": word}), JOB) is JobStatus.COMPLETED
 
 
 @pytest.mark.parametrize(
@@ -35,19 +35,19 @@ def test_letter_case_and_blanks_of_a_status_do_not_matter(word: str, named: dict
 )
 def test_an_answer_without_a_known_status_says_what_it_had_in_its_place(answer: Answer, words: str) -> None:
     """Any other word, or none: the word itself, or the status's meaning and what the service says."""
-    said = job_said(answer, JOB)
+    said = read_job_answer(answer, JOB)
     assert isinstance(said, NoStatus)
     assert words in said.reason
-    assert not said.is_anothers
+    assert not said.names_other_job
 
 
 @pytest.mark.parametrize("named", [{"id": "someone-else"}, {"jobId": JOB[:-1]}, {"id": 1001}])
 @pytest.mark.parametrize("status", ["completed", "failed", "in_progress"])
 def test_an_answer_about_another_job_is_not_believed(named: dict[str, Any], status: str) -> None:
     """Whatever it says of the other job, it says nothing of this one."""
-    said = job_said(Answer(200, {**named, "status": status}), JOB)
+    said = read_job_answer(Answer(200, {**named, "status": status}), JOB)
     assert isinstance(said, NoStatus)
-    assert said.is_anothers
+    assert said.names_other_job
     assert str(next(iter(named.values()))) in said.reason
 
 
@@ -56,10 +56,10 @@ def test_an_answer_about_another_job_is_not_believed(named: dict[str, Any], stat
 )
 def test_an_answer_that_names_the_job_is_believed_whatever_else_it_names(named: dict[str, Any]) -> None:
     """A gateway's record may have an id of its own beside the jobId; a job is not distrusted for that."""
-    assert job_said(Answer(200, {**named, "status": "completed"}), JOB) is JobStatus.COMPLETED
+    assert read_job_answer(Answer(200, {**named, "status": "completed"}), JOB) is JobStatus.COMPLETED
 
 
 def test_a_job_of_which_nothing_is_learned_is_asked_for_less_and_less() -> None:
     """The waits double up to a cap: no job is forgotten, and none is polled as closely as a live one."""
-    assert [odd_seconds(one) for one in (1, 2, 3)] == [2.0, 4.0, 8.0]
-    assert odd_seconds(1000) == ODD_CAP_SECONDS
+    assert [unknown_status_seconds(count) for count in (1, 2, 3)] == [2.0, 4.0, 8.0]
+    assert unknown_status_seconds(1000) == UNKNOWN_STATUS_CAP_SECONDS

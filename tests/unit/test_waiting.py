@@ -8,7 +8,7 @@ from uploader.model import SlotHolder, State
 from uploader.policy.backoff import Backoff
 from uploader.policy.breaker import BreakerState, CircuitBreaker
 from uploader.policy.flow import Flow, Throttle
-from uploader.policy.waiting import LINES_TOLD, Standstill, format_holders, standstill
+from uploader.policy.waiting import HOLDERS_LISTED, Standstill, format_holders, standstill
 
 NOW = 1000.0
 OPEN = CircuitBreaker(state=BreakerState.OPEN, probing=Backoff(until=1030.0))
@@ -36,7 +36,7 @@ def test_a_long_wait_is_told_and_a_very_long_one_ends_the_run(ahead: float, told
     """More than a minute is told; where only held slots are lacking, and for more than ten, waiting is in vain."""
     found = standstill(Flow(), NOW, full=True, frees_at=NOW + ahead)
     assert found is not None
-    assert (found.is_worth_telling(NOW), found.is_in_vain(NOW)) == (told, vain)
+    assert (found.is_worth_logging(NOW), found.is_in_vain(NOW)) == (told, vain)
     assert not Standstill("a pause", NOW + ahead).is_in_vain(NOW)
 
 
@@ -45,4 +45,4 @@ def test_who_holds_the_slots_is_told_with_line_state_and_job() -> None:
     holder = SlotHolder("m.csv", 17, "c-1", State.IN_DOUBT, "job-9", None)
     told = format_holders([holder, SlotHolder("n.csv", 3, "c-2", State.ACCEPTED, None, None)], 2)
     assert "m.csv line 17, c-1: in doubt, job job-9; n.csv line 3, c-2: accepted: settle" in told
-    assert f"and {30 - LINES_TOLD} more" in format_holders([holder] * 30, 30)
+    assert f"and {30 - HOLDERS_LISTED} more" in format_holders([holder] * 30, 30)

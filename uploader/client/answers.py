@@ -33,7 +33,7 @@ class Body(NamedTuple):
         return self.value if isinstance(self.value, dict) else None
 
 
-async def read_body(response: aiohttp.ClientResponse, most_bytes: int, sanitizer: Sanitizer, secret: str = "") -> Body:
+async def read_body(response: aiohttp.ClientResponse, max_bytes: int, sanitizer: Sanitizer, secret: str = "") -> Body:
     """Read the body of an answer.
 
     Args:
@@ -46,7 +46,7 @@ async def read_body(response: aiohttp.ClientResponse, most_bytes: int, sanitizer
     try:
         async for chunk in _chunks(response.content):
             raw += chunk
-            if len(raw) > most_bytes:
+            if len(raw) > max_bytes:
                 return Body(failure="the answer is too long to be one of the service's")
     except (aiohttp.ClientError, OSError) as error:
         failure = f"the answer broke off after {len(raw)} bytes ({format_error(error)})"

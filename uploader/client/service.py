@@ -23,7 +23,7 @@ from uploader.client.upload_client import (
     UploadRequest,
 )
 from uploader.model import Answer, ConversationSnapshot, JobStatus, Reply
-from uploader.policy.polling import job_said
+from uploader.policy.polling import read_job_answer
 from uploader.text import Sanitizer
 
 CONVERSATION_MOST_BYTES = 64 * 1024 * 1024
@@ -39,14 +39,14 @@ class JobAnswer(NamedTuple):
     """What the job endpoint said. ``status`` None: no answer, or one without a status that we know.
 
     ``http_status`` and ``retry_after`` are those of an answer without a status; ``http_status`` None: none came.
-    ``reason`` says what came in place of a status. ``is_anothers``: it is about another job.
+    ``reason`` says what came in place of a status. ``names_other_job``: it is about another job.
     """
 
     status: JobStatus | None
     reason: str = ""
     http_status: int | None = None
     retry_after: str | None = None
-    is_anothers: bool = False
+    names_other_job: bool = False
 
 
 class Client:
@@ -151,7 +151,7 @@ class Client:
         if reply.status == 401:
             self._tokens.refused(token, "PUT")
         elif reply.status is not None:
-            self._tokens.taken(token, "PUT")
+            self._tokens.accepted(token, "PUT")
         return reply
 
     async def job(self, job_id: str) -> JobAnswer:
@@ -160,11 +160,11 @@ class Client:
         Raises:
             CredentialsError: The service does not take the credentials.
         """
-        answer = await self._ask(_job_path(job_id), ANSWER_MOST_BYTES, JOB_SECONDS)
-        said = job_said(answer, job_id)
-        if isinstance(said, JobStatus):
-            return JobAnswer(said)
-        return JobAnswer(None, said.reason, answer.status, answer.retry_after, said.is_anothers)
+        answer = await self._get(_job_path(job_id), ANSWER_MOST_BYTES, JOB_SECONDS)
+        status = read_job_answer(answer, job_id)
+        if isinstance(status, JobStatus):
+            return JobAnswer(status)
+        return JobAnswer(None, status.reason, answer.status, answer.retry_after, status.names_other_job)
 
     async def snapshot(self, conversation_id: str) -> ConversationSnapshot | None:
         """Look at what a conversation holds now (its messages); None where that cannot be told.
@@ -176,7 +176,7 @@ class Client:
         messages = answer.body.get("messages") if isinstance(answer.body, dict) else None
         if answer.status != 200 or answer.failure or not isinstance(messages, list):
             return None
-        ends = [one.get("endTime") for one in messages if isinstance(one, dict)]
+        ends = [message.get("endTime") for message in messages if isinstance(message, dict)]
         return ConversationSnapshot(len(messages), max((end for end in ends if isinstance(end, str)), default=None))
 
     async def conversation(self, conversation_id: str, part: str = "") -> Answer:
@@ -190,7 +190,7 @@ class Client:
             CredentialsError: The service does not take the credentials.
         """
         path = f"/v1/conversations/{quote(conversation_id, safe='')}" + (f"/{part}" if part else "")
-        return await self._ask(path, CONVERSATION_MOST_BYTES)
+        return await self._get(path, CONVERSATION_MOST_BYTES)
 
     async def ping(self, job_id: str) -> bool:
         """Ask anything that changes nothing: whether the service itself answers, whatever it says.
@@ -198,19 +198,19 @@ class Client:
         Raises:
             CredentialsError: The service does not take the credentials.
         """
-        answer = await self._ask(_job_path(job_id), ANSWER_MOST_BYTES)
+        answer = await self._get(_job_path(job_id), ANSWER_MOST_BYTES)
         return answer.status is not None and answer.status < 500
 
-    async def _ask(self, path: str, most_bytes: int, seconds: float = GET_SECONDS) -> Answer:
+    async def _get(self, path: str, max_bytes: int, seconds: float = GET_SECONDS) -> Answer:
         """GET with a token; after a 401 once more with a new one."""
         answer, received = Answer(), Received()
         receiving.set(received)
         try:
             for _ in range(2):
                 token = await self._tokens.get()
-                answer = await self._ask_once(path, token, most_bytes, seconds)
+                answer = await self._get_once(path, token, max_bytes, seconds)
                 if answer.status != 401:
-                    self._tokens.taken(token, "GET")
+                    self._tokens.accepted(token, "GET")
                     break
                 self._tokens.refused(token, "GET")
         except TokenUnavailableError as error:
@@ -221,7 +221,7 @@ class Client:
             return Answer(failure=f"{cause} ({self._route})")
         return answer
 
-    async def _ask_once(self, path: str, token: Token, most_bytes: int, seconds: float) -> Answer:
+    async def _get_once(self, path: str, token: Token, max_bytes: int, seconds: float) -> Answer:
         async with self._session.get(
             URL(self._base_url + path, encoded=True),
             headers={"Authorization": f"Bearer {token.value}"},
@@ -229,12 +229,12 @@ class Client:
             timeout=self._timeouts[seconds],
             **self._proxy,
         ) as response:
-            body = await read_body(response, most_bytes, self._sanitizer)
-            leads = self._where_it_leads(response) if response.status >= 300 else ""
-            failure = ": ".join(part for part in (body.failure, body.words, leads) if part)
+            body = await read_body(response, max_bytes, self._sanitizer)
+            location = self._format_location(response) if response.status >= 300 else ""
+            failure = ": ".join(part for part in (body.failure, body.words, location) if part)
             return Answer(response.status, body.value, retry_after_of(response), failure)
 
-    def _where_it_leads(self, response: aiohttp.ClientResponse) -> str:
+    def _format_location(self, response: aiohttp.ClientResponse) -> str:
         location = self._sanitizer.text(response.headers.get("Location", ""))[:LOCATION_CHARACTERS]
         return f"it leads to {location}, which is not followed" if location else ""
 

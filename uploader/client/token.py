@@ -117,7 +117,7 @@ class Tokens:
         self._token: Token | None = None
         self._serial = 0
         self._not_before = 0.0
-        self._trouble = ""
+        self._unavailable_reason = ""
         self._refused: Counter[str] = Counter()
 
     async def get(self, lasting: float = 0.0) -> Token:
@@ -133,9 +133,9 @@ class Tokens:
         """
         async with self._lock:
             if self._token is None or self._now() >= self._token.renew_at:
-                self._token = await self._renewed()
+                self._token = await self._renew()
             elif self._token.is_short(self._now(), lasting):
-                self._token = await self._renewed_early(self._token)
+                self._token = await self._renew_early(self._token)
             return self._token
 
     def refused(self, token: Token, method: str) -> None:
@@ -144,7 +144,7 @@ class Tokens:
             self._token = None
             self._refused[method] += 1
 
-    def taken(self, token: Token, method: str) -> None:
+    def accepted(self, token: Token, method: str) -> None:
         """Take note of an answer that was no 401.
 
         Of a token that was refused since it says nothing; and who may ask may perhaps not upload.
@@ -156,28 +156,28 @@ class Tokens:
     def _is_current(self, token: Token) -> bool:
         return self._token is not None and token.serial == self._token.serial
 
-    async def _renewed_early(self, token: Token) -> Token:
+    async def _renew_early(self, token: Token) -> Token:
         """Another token, or, where there is none, this one, which is good as yet and not changed early again."""
         try:
-            return await self._renewed()
+            return await self._renew()
         except (TokenUnavailableError, CredentialsError, GaveUpError):
             return replace(token, seconds=0.0)
 
-    async def _renewed(self) -> Token:
+    async def _renew(self) -> Token:
         try:
-            return await self._made(await self._read())
+            return await self._new_token(await self._read())
         except CredentialsError as error:
-            return await self._made(await self._rotated(error))
+            return await self._new_token(await self._wait_for_rotation(error))
 
     async def _read(self) -> Credentials:
-        given = await asyncio.to_thread(self._credentials.read)
-        self._sanitizer.add(given.app_id, given.app_secret, given.access_token or "")
-        if given != self._used:
-            self._used = given
+        credentials = await asyncio.to_thread(self._credentials.read)
+        self._sanitizer.add(credentials.app_id, credentials.app_secret, credentials.access_token or "")
+        if credentials != self._used:
+            self._used = credentials
             self._refused.clear()
-        return given
+        return credentials
 
-    async def _rotated(self, refusal: CredentialsError) -> Credentials:
+    async def _wait_for_rotation(self, refusal: CredentialsError) -> Credentials:
         """Wait for other credentials than those used last; the refusal is raised again where none come."""
         before = self._used
         if not self._were_good or not self._credentials.may_change or before == self._given_up:
@@ -191,30 +191,30 @@ class Tokens:
         self._given_up = before
         raise refusal
 
-    async def _made(self, given: Credentials) -> Token:
-        if max(self._refused.values(), default=0) >= (1 if given.access_token else REFUSALS_IN_A_ROW):
-            raise CredentialsError(_told_refusal(given))
+    async def _new_token(self, credentials: Credentials) -> Token:
+        if max(self._refused.values(), default=0) >= (1 if credentials.access_token else REFUSALS_IN_A_ROW):
+            raise CredentialsError(_format_refusal(credentials))
         self._serial += 1
-        if given.access_token:
-            if not _fits_a_header(given.access_token):
+        if credentials.access_token:
+            if not _fits_a_header(credentials.access_token):
                 raise CredentialsError("UPLOADER_ACCESS_TOKEN holds a line end or another control character: mend it")
-            return Token(given.access_token, math.inf, self._serial)
-        value, lifetime = await self._fetch(given)
+            return Token(credentials.access_token, math.inf, self._serial)
+        value, lifetime = await self._fetch(credentials)
         if lifetime < LEAST_SECONDS:
             # the service hands out the token that it has, with what is left of it: let that end
             await asyncio.sleep(LEAST_SECONDS + lifetime)
-            value, lifetime = await self._fetch(given)
+            value, lifetime = await self._fetch(credentials)
         margin = min(RENEW_SECONDS, lifetime * RENEW_SHARE)
         now = self._now()
         # one that still ends at once serves those who wait all the same: a 401 costs less than a request each
         renew_at = now + max(lifetime - margin, LEAST_SECONDS / 2)
         return Token(value, renew_at, self._serial, now + lifetime, lifetime)
 
-    async def _fetch(self, given: Credentials) -> tuple[str, float]:
+    async def _fetch(self, credentials: Credentials) -> tuple[str, float]:
         if self._now() < self._not_before:
             left = str(math.ceil(self._not_before - self._now()))
-            raise TokenUnavailableError(f"{self._trouble}; it is asked again as its Retry-After says", left)
-        wanted = {"type": "application", "appId": given.app_id, "appSecret": given.app_secret}
+            raise TokenUnavailableError(f"{self._unavailable_reason}; it is asked again as its Retry-After says", left)
+        wanted = {"type": "application", "appId": credentials.app_id, "appSecret": credentials.app_secret}
         receiving.set(Received())
         try:
             async with self._session.post(self._url, json=wanted, allow_redirects=False, **self._proxy) as response:
@@ -236,25 +236,25 @@ class Tokens:
         error = _refusal(response.status, self._route)
         wait = retry_after_seconds(retry_after_of(response), self._now())
         if isinstance(error, TokenUnavailableError) and wait is not None:
-            self._not_before, self._trouble = self._now() + wait, str(error)
+            self._not_before, self._unavailable_reason = self._now() + wait, str(error)
             error.retry_after = str(math.ceil(wait))
         return error
 
 
-def _told_refusal(given: Credentials) -> str:
-    if not given.access_token:
+def _format_refusal(credentials: Credentials) -> str:
+    if not credentials.access_token:
         return (
             f"the service refused {REFUSALS_IN_A_ROW} new tokens in a row (HTTP 401): check that "
             "UPLOADER_APP_ID and UPLOADER_APP_SECRET belong to the account of this base URL"
         )
-    told = "the service refuses the access token (HTTP 401): it has ended or is wrong; set a new one in"
-    if given.app_id and given.app_secret:
+    text = "the service refuses the access token (HTTP 401): it has ended or is wrong; set a new one in"
+    if credentials.app_id and credentials.app_secret:
         return (
-            f"{told} UPLOADER_ACCESS_TOKEN, or unset that, so that UPLOADER_APP_ID and UPLOADER_APP_SECRET, which "
+            f"{text} UPLOADER_ACCESS_TOKEN, or unset that, so that UPLOADER_APP_ID and UPLOADER_APP_SECRET, which "
             "are set too, fetch one and renew it"
         )
     return (
-        f"{told} UPLOADER_ACCESS_TOKEN, or UPLOADER_APP_ID and UPLOADER_APP_SECRET in its place, so that it is "
+        f"{text} UPLOADER_ACCESS_TOKEN, or UPLOADER_APP_ID and UPLOADER_APP_SECRET in its place, so that it is "
         "renewed by itself"
     )
 
@@ -278,10 +278,10 @@ def _read(body: Body) -> tuple[str, float] | None:
     return (token, _lifetime(answer.get("expiresIn"))) if _fits_a_header(token) else None
 
 
-def _lifetime(told: Any) -> float:
+def _lifetime(text: Any) -> float:
     """Read ``expiresIn``; what is no sensible number of seconds is taken for a day, and a 401 renews the token."""
     try:
-        seconds = math.nan if isinstance(told, bool) else float(told)
+        seconds = math.nan if isinstance(text, bool) else float(text)
     except (TypeError, ValueError, OverflowError):
         return ASSUMED_SECONDS
     return seconds if 0.0 <= seconds <= MOST_SECONDS else ASSUMED_SECONDS

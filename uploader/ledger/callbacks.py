@@ -131,7 +131,7 @@ def _facts(connection: Connection, found: RowMapping, callback: Callback) -> Ite
         job_id=found["items_job_id"],
         latest=found["latest"],
         attempts=[attempt],
-        is_anothers=connection.execute(_OF_ANOTHER, which).first() is not None,
+        names_other_job=connection.execute(_OF_ANOTHER, which).first() is not None,
     )
 
 

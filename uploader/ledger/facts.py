@@ -71,8 +71,8 @@ def save_callback(connection: Connection, attempt_id: int, callback: Callback, *
         callback: The callback.
         pending: Whether it is applied only when the item's latest attempt has its reply.
     """
-    told = {"attempt": attempt_id, "job": callback.job_id, "status": callback.status, "pending": pending}
-    connection.execute(_SAVE_CALLBACK, told)
+    values = {"attempt": attempt_id, "job": callback.job_id, "status": callback.status, "pending": pending}
+    connection.execute(_SAVE_CALLBACK, values)
 
 
 def accept_item(connection: Connection, item_id: int, job_id: str | None, accepted_at: float) -> None:

@@ -127,7 +127,7 @@ _OWNERS = union_all(
 # nothing is sent ahead of a job that does not end
 _BLOCK_LANE = update(lanes).where(lanes.c.id == bindparam("lane")).values(ready_position=None)
 
-_NOTE_ANSWER = update(items).where(_HAS_JOB).values(error=bindparam("because"))
+_SAVE_ANSWER = update(items).where(_HAS_JOB).values(error=bindparam("because"))
 
 _DISTRUST_JOB = (
     update(items)
@@ -201,31 +201,34 @@ def record_replies(connection: Connection, records: Sequence[ReplyRecord]) -> li
     An answer with the jobId of another item is in doubt; a callback that is pending is applied.
     """
     records = _distrust_known_jobs(connection, records)
-    pending = pending_callbacks(connection, [one.claim.item_id for one in records if one.listens])
+    pending = pending_callbacks(connection, [record.claim.item_id for record in records if record.listens])
     resolved = [
-        (one, resolve_item(ItemFacts.after(one.verdict, one.claim.number, pending.get(one.claim.item_id, ()))))
-        for one in records
+        (
+            record,
+            resolve_item(ItemFacts.after(record.verdict, record.claim.number, pending.get(record.claim.item_id, ()))),
+        )
+        for record in records
     ]
-    alone = {one.claim.item_id for one in records if one.verdict.state is not State.ACCEPTED} | pending.keys()
+    alone = {record.claim.item_id for record in records if record.verdict.state is not State.ACCEPTED} | pending.keys()
     # the common case is one statement for each table: nothing may go behind an item that is live, so lanes stay
-    together = [(one, item) for one, item in resolved if one.claim.item_id not in alone]
+    together = [(record, item) for record, item in resolved if record.claim.item_id not in alone]
     if together:
         _write(connection, together)
     return [
-        _record_alone(connection, one, item) if one.claim.item_id in alone else ReplyResult(one.verdict)
-        for one, item in resolved
+        _record_alone(connection, record, item) if record.claim.item_id in alone else ReplyResult(record.verdict)
+        for record, item in resolved
     ]
 
 
 def _distrust_known_jobs(connection: Connection, records: Sequence[ReplyRecord]) -> Sequence[ReplyRecord]:
     """Put in doubt what was answered with a jobId that another item has, in the ledger or in this group."""
-    jobs = [one.verdict.job_id for one in records if one.verdict.state is State.ACCEPTED]
+    jobs = [record.verdict.job_id for record in records if record.verdict.state is State.ACCEPTED]
     if not jobs:
         return records
     owners: dict[str | None, int] = {}
     for job_id, item_id in connection.execute(_OWNERS, {"jobs": jobs, "item": records[0].claim.item_id}):
         owners.setdefault(job_id, item_id)
-    return [_distrusted(one, owners) for one in records]
+    return [_distrusted(record, owners) for record in records]
 
 
 def _distrusted(record: ReplyRecord, owners: dict[str | None, int]) -> ReplyRecord:
@@ -274,8 +277,8 @@ def job_overdue(
     A job that the service calls live keeps its slot, too; any other gives it back as an item in doubt does.
     """
     until = None if is_live else slot_until(connection, job.item_id, now, doubt_seconds, job_timeout_seconds)
-    told = {"item": job.item_id, "job": job.job_id, "because": reason, "keeps_slot_until": until}
-    if connection.execute(_JOB_OVERDUE, told).rowcount:
+    values = {"item": job.item_id, "job": job.job_id, "because": reason, "keeps_slot_until": until}
+    if connection.execute(_JOB_OVERDUE, values).rowcount:
         connection.execute(_BLOCK_LANE, {"lane": job.lane_id})
     else:
         report_job(connection, job, "did not end in time")
@@ -283,7 +286,7 @@ def job_overdue(
 
 def save_job_answer(connection: Connection, job: LiveJob, reason: str | None) -> None:
     """Record the service's answer about a live job in place of a status; None once its status is known again."""
-    connection.execute(_NOTE_ANSWER, {"item": job.item_id, "job": job.job_id, "because": reason})
+    connection.execute(_SAVE_ANSWER, {"item": job.item_id, "job": job.job_id, "because": reason})
 
 
 def distrust_job(
@@ -298,8 +301,8 @@ def distrust_job(
 ) -> None:
     """Put an accepted item in doubt: the service's answers are about another job."""
     keeps = slot_until(connection, job.item_id, now, doubt_seconds, job_timeout_seconds)
-    told = {"item": job.item_id, "job": job.job_id, "because": reason, "keeps_slot_until": keeps}
-    if not connection.execute(_DISTRUST_JOB, told).rowcount:
+    values = {"item": job.item_id, "job": job.job_id, "because": reason, "keeps_slot_until": keeps}
+    if not connection.execute(_DISTRUST_JOB, values).rowcount:
         report_job(connection, job, "could not be believed")
     recompute_ready(connection, [job.lane_id], hold=hold)
 
@@ -308,7 +311,7 @@ def slot_until(
     connection: Connection, item_id: int, now: float, doubt_seconds: float, job_timeout_seconds: float = inf
 ) -> float:
     """Return the time until which an item in doubt keeps its slot, in seconds since the epoch."""
-    item = connection.execute(_ITEM, {"item": item_id}).one()
+    item = connection.execute(_ITEM, {"item": item_id}).record()
     work = audio_seconds(item.size, item.duration_seconds)
     ends = latest_completed_jobs(connection, item.account_id)
     return now + doubt_slot_seconds(work, ends, doubt_seconds, job_timeout_seconds)
@@ -332,12 +335,14 @@ def _write(connection: Connection, resolved: Sequence[tuple[ReplyRecord, Resolve
     Returns:
         Whether each item was changed.
     """
-    connection.execute(_CLOSE_ATTEMPT, [_closing(one, item.attempt_verdict or one.verdict) for one, item in resolved])
-    verdicts = [(one, item.verdict or one.verdict) for one, item in resolved]
-    changed = connection.execute(_OUTCOME, [_change(connection, one, verdict) for one, verdict in verdicts])
+    connection.execute(
+        _CLOSE_ATTEMPT, [_closing(record, item.attempt_verdict or record.verdict) for record, item in resolved]
+    )
+    verdicts = [(record, item.verdict or record.verdict) for record, item in resolved]
+    changed = connection.execute(_OUTCOME, [_change(connection, record, verdict) for record, verdict in verdicts])
     if changed.rowcount == len(resolved):
         return True
-    report_outcomes(connection, [(one.claim, verdict) for one, verdict in verdicts])
+    report_outcomes(connection, [(record.claim, verdict) for record, verdict in verdicts])
     return False
 
 

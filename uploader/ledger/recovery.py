@@ -53,7 +53,7 @@ _CLOSE_ATTEMPT = (
 
 _CLOCK = select(ledger.c.boot_id, ledger.c.clock_offset)
 
-_NOTE_CLOCK = update(ledger).values(boot_id=bindparam("boot"), clock_offset=bindparam("offset"))
+_SAVE_CLOCK = update(ledger).values(boot_id=bindparam("boot"), clock_offset=bindparam("offset"))
 
 _MOVE_SLOTS = (
     update(items)
@@ -133,7 +133,7 @@ def rebase_deadlines(connection: Connection, boot_id: str, clock_offset: float) 
         connection.execute(_MOVE_SLOTS, {"jumped": jumped})
         connection.execute(_MOVE_JOBS, {"jumped": jumped})
         connection.execute(_MOVE_LIMITS, {"jumped": jumped})
-    connection.execute(_NOTE_CLOCK, {"boot": boot_id, "offset": clock_offset})
+    connection.execute(_SAVE_CLOCK, {"boot": boot_id, "offset": clock_offset})
 
 
 def _recover_item(

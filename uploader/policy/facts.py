@@ -61,7 +61,7 @@ class ItemFacts(NamedTuple):
     verdict: Verdict | None = None
     polled: JobStatus | None = None
     # the callback that has just arrived names a job of another item
-    is_anothers: bool = False
+    names_other_job: bool = False
 
     @classmethod
     def after(cls, verdict: Verdict, latest: int, pending: Sequence[AttemptFacts]) -> Self:
@@ -69,8 +69,12 @@ class ItemFacts(NamedTuple):
         if not pending:
             return cls(verdict.state, verdict.job_id, latest, (), verdict)
         answered = verdict.job_id if verdict.state is State.ACCEPTED else None
-        own = [one._replace(outcome=verdict.outcome, job_id=answered) for one in pending if one.number == latest]
-        others = [one for one in pending if one.number != latest]
+        own = [
+            attempt._replace(outcome=verdict.outcome, job_id=answered)
+            for attempt in pending
+            if attempt.number == latest
+        ]
+        others = [attempt for attempt in pending if attempt.number != latest]
         return cls(verdict.state, verdict.job_id, latest, own + others, verdict)
 
 
@@ -107,13 +111,15 @@ def resolve_item(item: ItemFacts) -> ResolvedItem:
     state, job_id = item.state, item.job_id
     if followed is not None:
         state, job_id = State.ACCEPTED, followed.callback.job_id
-    duplicates = [one for one in item.attempts if one.callback.job_id != job_id]
-    status = next((one.callback.status for one in item.attempts if one not in duplicates), item.polled)
+    duplicates = [attempt for attempt in item.attempts if attempt.callback.job_id != job_id]
+    status = next((attempt.callback.status for attempt in item.attempts if attempt not in duplicates), item.polled)
     if state is State.ACCEPTED and status is not None and status.ended:
         state = State.COMPLETED if status is JobStatus.COMPLETED else State.FAILED
-    own = [one for one in item.attempts if one.number == item.latest and not has_arrived]
+    own = [attempt for attempt in item.attempts if attempt.number == item.latest and not has_arrived]
     # an append too many whose callback comes late keeps the outcome of its reply
-    others = [one for one in item.attempts if one not in own] if followed is not None or not has_arrived else []
+    others = (
+        [attempt for attempt in item.attempts if attempt not in own] if followed is not None or not has_arrived else []
+    )
     verdict = _named_by_callback(item.verdict, job_id) if followed is not None else None
     return ResolvedItem(
         state=state,
@@ -121,21 +127,23 @@ def resolve_item(item: ItemFacts) -> ResolvedItem:
         effect=_effect(followed, duplicates),
         verdict=verdict,
         attempt_verdict=verdict if own else None,
-        applied=[one.attempt_id for one in others],
+        applied=[attempt.attempt_id for attempt in others],
         anomaly="; ".join(_anomalies(item, followed, duplicates, job_id)) or None,
         job_status=status,
     )
 
 
-def _effect_without_change(item: ItemFacts, one: AttemptFacts) -> CallbackEffect | None:
+def _effect_without_change(item: ItemFacts, attempt: AttemptFacts) -> CallbackEffect | None:
     """Return the effect of a callback that leaves its item as it is, None where the item is to be resolved anew."""
-    if item.is_anothers or one.job_id not in (None, one.callback.job_id):
+    if item.names_other_job or attempt.job_id not in (None, attempt.callback.job_id):
         return CallbackEffect.CONTRADICTORY
-    if item.state in WITH_JOB and item.job_id == one.callback.job_id:
-        ends = item.state is State.ACCEPTED and one.callback.status.ended
+    if item.state in WITH_JOB and item.job_id == attempt.callback.job_id:
+        ends = item.state is State.ACCEPTED and attempt.callback.status.ended
         return None if ends else CallbackEffect.NOTHING
-    if one.job_id is not None:
-        is_news = one.pending_status is not None and _RANKS[one.callback.status] > _RANKS[one.pending_status]
+    if attempt.job_id is not None:
+        is_news = (
+            attempt.pending_status is not None and _RANKS[attempt.callback.status] > _RANKS[attempt.pending_status]
+        )
         return CallbackEffect.DEFERRED if is_news else CallbackEffect.NOTHING
     # what is under way comes to its end first: it has its turn in the lane; and of what a person said to be appended
     # nobody knows as which job
@@ -167,11 +175,11 @@ def _anomalies(
             yield f"appended as job {job_id}; attempt {item.latest} may have appended it once too often"
         elif outcome is not None and outcome not in (Outcome.APPLIED, Outcome.IN_DOUBT):
             yield f"attempt {number} was taken for {outcome.value}, and the service made job {job_id} of it"
-    for one in duplicates:
-        other = one.callback.job_id
-        if one.job_id is not None:
-            yield f"attempt {one.number} is job {one.job_id} by its answer and job {other} by the webhook"
+    for attempt in duplicates:
+        other = attempt.callback.job_id
+        if attempt.job_id is not None:
+            yield f"attempt {attempt.number} is job {attempt.job_id} by its answer and job {other} by the webhook"
         elif item.state is State.DROPPED and job_id is None:
-            yield f"appended as job {other} (attempt {one.number}) although it was dropped"
+            yield f"appended as job {other} (attempt {attempt.number}) although it was dropped"
         else:
-            yield f"appended once too often: as job {other} (attempt {one.number}) beside job {job_id}"
+            yield f"appended once too often: as job {other} (attempt {attempt.number}) beside job {job_id}"

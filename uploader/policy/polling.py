@@ -11,9 +11,9 @@ LATENCY_SECONDS = 3.0
 MIN_POLLS_AT_ONCE = 4
 MAX_POLLS_AT_ONCE = 90
 """A session has a hundred connections, of which some are left for tokens."""
-ODD_BASE_SECONDS, ODD_CAP_SECONDS = 2.0, 300.0
+UNKNOWN_STATUS_BASE_SECONDS, UNKNOWN_STATUS_CAP_SECONDS = 2.0, 300.0
 """A job whose answers have no status that we know is asked for after 2, 4, 8, … seconds."""
-ANOTHERS_IN_A_ROW = 3
+OTHER_JOB_ANSWERS = 3
 """So many answers in a row about another job, and nothing is believed of this one any more."""
 WORD_CHARACTERS = 80
 LEAST_ID_CHARACTERS = 4
@@ -26,10 +26,10 @@ class NoStatus(NamedTuple):
     """What an answer of the job endpoint said in place of a status that we know."""
 
     reason: str
-    is_anothers: bool = False
+    names_other_job: bool = False
 
 
-def job_said(answer: Answer, job_id: str) -> JobStatus | NoStatus:
+def read_job_answer(answer: Answer, job_id: str) -> JobStatus | NoStatus:
     """Read an answer of the job endpoint (facts.md, Job).
 
     Args:
@@ -44,16 +44,16 @@ def job_said(answer: Answer, job_id: str) -> JobStatus | NoStatus:
         said = members.get("message")
         words = said if isinstance(said, str) else answer.failure or "no status in it"
         return NoStatus(f"HTTP {answer.status} {phrase_of(answer.status)}: {words}"[: 2 * WORD_CHARACTERS])
-    named = [one for one in map(id_in, (members.get("id"), members.get("jobId"))) if one is not None]
-    others = [one for one in named if len(one) >= LEAST_ID_CHARACTERS]
+    named = [name for name in map(id_in, (members.get("id"), members.get("jobId"))) if name is not None]
+    others = [name for name in named if len(name) >= LEAST_ID_CHARACTERS]
     if others and job_id.lower() not in map(str.lower, named):
-        return NoStatus(f"an answer about another job, '{others[0][:WORD_CHARACTERS]}'", is_anothers=True)
+        return NoStatus(f"an answer about another job, '{others[0][:WORD_CHARACTERS]}'", names_other_job=True)
     return JobStatus.read(word) or NoStatus(f"the unknown status '{word[:WORD_CHARACTERS]}'")
 
 
-def odd_seconds(in_a_row: int) -> float:
+def unknown_status_seconds(in_a_row: int) -> float:
     """How long a job waits for its next look after so many answers in a row that had no status that we know."""
-    return min(ODD_CAP_SECONDS, ODD_BASE_SECONDS * 2.0 ** min(in_a_row - 1, 30))
+    return min(UNKNOWN_STATUS_CAP_SECONDS, UNKNOWN_STATUS_BASE_SECONDS * 2.0 ** min(in_a_row - 1, 30))
 
 
 def polls_at_once(per_second: float | None) -> int:

@@ -8,9 +8,9 @@ from uploader.model import SlotHolder
 from uploader.policy.breaker import BreakerState
 from uploader.policy.flow import Flow
 
-LINES_TOLD = 20
+HOLDERS_LISTED = 20
 FOR_SLOTS = "slots that are held by items in doubt or by jobs that did not end in time"
-TOLD_SECONDS = 60.0
+LOG_AFTER_SECONDS = 60.0
 """A longer wait is told: what for, and until when."""
 SLOT_WAIT_SECONDS = 600.0
 """Where nothing else can move, a slot that is held for doubt is waited for so long at most."""
@@ -31,9 +31,9 @@ class Standstill(NamedTuple):
         """Whether the run had better end: what holds the slots gives none back soon."""
         return self.is_for_slots and self.until - now > SLOT_WAIT_SECONDS
 
-    def is_worth_telling(self, now: float) -> bool:
+    def is_worth_logging(self, now: float) -> bool:
         """Whether it lasts so long that a person would wonder."""
-        return self.until - now > TOLD_SECONDS
+        return self.until - now > LOG_AFTER_SECONDS
 
 
 def standstill(flow: Flow, now: float, *, full: bool, frees_at: float | None) -> Standstill | None:
@@ -56,14 +56,14 @@ def standstill(flow: Flow, now: float, *, full: bool, frees_at: float | None) ->
 
 def format_holders(holders: Sequence[SlotHolder], limit: int) -> str:
     """Say that nothing can move, and what holds the slots: line, state and job of each."""
-    told = [_format_holder(one) for one in holders[:LINES_TOLD]]
-    more = [f"and {len(holders) - LINES_TOLD} more"] if len(holders) > LINES_TOLD else []
+    listed = [_format_holder(holder) for holder in holders[:HOLDERS_LISTED]]
+    more = [f"and {len(holders) - HOLDERS_LISTED} more"] if len(holders) > HOLDERS_LISTED else []
     return (
         f"all {limit} slots are held by items in doubt or by jobs that did not end in time, so that nothing more can "
-        f"be sent: {'; '.join(told + more)}: settle them (`uploader resolve`), then run the same command again"
+        f"be sent: {'; '.join(listed + more)}: settle them (`uploader resolve`), then run the same command again"
     )
 
 
-def _format_holder(one: SlotHolder) -> str:
-    job = f", job {one.job_id}" if one.job_id else ""
-    return f"{one.batch} line {one.line}, {one.conversation_id}: {one.state.value.replace('_', ' ')}{job}"
+def _format_holder(holder: SlotHolder) -> str:
+    job = f", job {holder.job_id}" if holder.job_id else ""
+    return f"{holder.batch} line {holder.line}, {holder.conversation_id}: {holder.state.value.replace('_', ' ')}{job}"

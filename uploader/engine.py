@@ -339,8 +339,8 @@ class Engine:
         if since is None or self._under_way or self._now() < since + limit_seconds:
             return
         raise GaveUpError(
-            f"no status request had a good answer for {limit_seconds:g} s (give_up_seconds), and nothing else could go on: "
-            f"{self._poller.failure}: nothing is lost; run the same command again when the service answers"
+            f"no status request had a good answer for {limit_seconds:g} s (give_up_seconds), and nothing else could go "
+            f"on: {self._poller.failure}: nothing is lost; run the same command again when the service answers"
         )
 
     async def _check_standstill(self, found: ClaimResult) -> None:

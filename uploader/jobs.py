@@ -183,8 +183,8 @@ class JobPoller:
 
         Args:
             job: The job.
-            soon: It may have ended long ago.
-            callback_came: A call to the webhook told of it.
+            soon: Poll it at once: it may have ended long ago.
+            callback_received: A callback has named it.
         """
         if job.job_id in self._ended_early:
             self._ended_early.discard(job.job_id)

@@ -611,7 +611,7 @@ async def test_a_call_ends_the_wait_for_an_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: float, says: str | None, known_as: str
 ) -> None:
     """Once a call has named the job, an answer is waited for a little longer only; one that comes by then counts."""
-    monkeypatch.setattr(attempt, "CALLED_SECONDS", patience)
+    monkeypatch.setattr(attempt, "ANSWER_AFTER_CALLBACK_SECONDS", patience)
 
     async def call(exchange: Exchange) -> None:
         await exchange.read_body()
@@ -795,7 +795,7 @@ async def test_an_outcome_that_cannot_be_written_is_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that is full for a moment: the jobId is logged in full, and is in the ledger in the end."""
-    monkeypatch.setattr("uploader.attempt.WRITE_AGAIN_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("uploader.attempt.RETRY_WRITE_SECONDS", (0.0, 0.0))
     failures = [LedgerUnavailableError("full"), LedgerUnavailableError("full")]
 
     async def fail_twice(function: Any) -> None:
@@ -816,7 +816,7 @@ async def test_an_outcome_that_can_never_be_written_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that stays full: the jobId is in the log, and the next run finds the item in doubt."""
-    monkeypatch.setattr("uploader.attempt.WRITE_AGAIN_SECONDS", (0.0,))
+    monkeypatch.setattr("uploader.attempt.RETRY_WRITE_SECONDS", (0.0,))
 
     async def fail(function: Any) -> None:
         if function is record_reply:

@@ -504,10 +504,10 @@ def test_what_a_clock_that_was_ahead_wrote_is_of_now(book: Book) -> None:
 def test_a_stated_limit_lowers_the_claim_for_a_day(book: Book) -> None:
     """What a 429 stated is in force for 24 hours, and the setting again after that."""
     book.load([(conversation, "a.wav") for conversation in "cdefg"])
-    claimed, *others = book.claim(3)
-    for claimed in (claimed, *others):
+    first, *others = book.claim(3)
+    for claimed in (first, *others):
         book.admit(claimed)
-    book.record(claimed, THROTTLED, refusal=Refusal(2))
+    book.record(first, THROTTLED, refusal=Refusal(2))
     for other in others:
         book.record(other, CUT)
     answered = book.look()

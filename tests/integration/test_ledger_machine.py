@@ -197,10 +197,10 @@ class LedgerMachine(RuleBasedStateMachine):
         ahead = 0 if limit.needs_slot_first else slots
         assert len(claimed) <= min(wanted, max(free + ahead, 0))
         assert 1 <= limit.in_force <= LIMIT
-        for claimed in claimed:
-            assert one.is_ahead or one.lane_id not in busy
-            live = LIVE if one.is_ahead and is_due and not limit.needs_slot_first else ()
-            assert self._before(seen, one) <= {*self._passable(), *live}, "an item overtook another of its lane"
+        for begun in claimed:
+            assert begun.is_ahead or begun.lane_id not in busy
+            live = LIVE if begun.is_ahead and is_due and not limit.needs_slot_first else ()
+            assert self._before(seen, begun) <= {*self._passable(), *live}, "an item overtook another of its lane"
 
     @precondition(lambda self: any(not attempt.admitted for attempt in self.under_way))
     @rule(data=st.data(), room=st.integers(1, 3))
@@ -221,11 +221,13 @@ class LedgerMachine(RuleBasedStateMachine):
         assert found.admitted <= {*due}, "admitted before the item before it has completed"
         assert len(found.admitted) == max(min(room, free, len(due)), 0)
         for attempt_id, attempt in waiting.items():
-            before = self._before(seen, of.claim)
-            assert (one in found.withdrawn) == bool(before & {State.PENDING, *(TROUBLED if self.book.hold else ())})
+            before = self._before(seen, attempt.claim)
+            assert (attempt_id in found.withdrawn) == bool(
+                before & {State.PENDING, *(TROUBLED if self.book.hold else ())}
+            )
         for attempt_id in found.admitted:
-            waiting[one].admitted = True
-            self.service.taken[self._content(waiting[one].claim)] += 1
+            waiting[attempt_id].admitted = True
+            self.service.taken[self._content(waiting[attempt_id].claim)] += 1
 
     @rule(seconds=st.sampled_from([1.0, 1000.0]))
     def need_slot_first(self, seconds: float) -> None:
@@ -428,8 +430,8 @@ class LedgerMachine(RuleBasedStateMachine):
     @staticmethod
     def _before(seen: Seen, claimed: Claim) -> set[State]:
         """Return the states of the items before one in its lane."""
-        mine = next(item["position"] for item in seen.items if item["id"] == one.item_id)
-        return {state for place, state in seen.places[one.lane_id].items() if place < mine}
+        mine = next(item["position"] for item in seen.items if item["id"] == claimed.item_id)
+        return {state for place, state in seen.places[claimed.lane_id].items() if place < mine}
 
     def _may_go(self) -> bool:
         """Tell whether a slot is free that no attempt under way is to have."""

@@ -133,7 +133,7 @@ def test_of_a_group_the_one_that_missed_is_told(book: Listening) -> None:
     load = book.load([("c", "a.wav"), ("d", "a.wav"), ("e", "a.wav")])
     group = book.claim()
     for claimed in group:
-        book.admit(one)
+        book.admit(claimed)
     with book.ledger.writing() as connection:
         connection.execute(update(items).where(items.c.id == group[1].item_id).values(state=State.IN_DOUBT))
     (event,) = answered(book, *((claim, accepted(f"job-{claim.line}")) for claim in group))

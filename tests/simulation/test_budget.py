@@ -107,7 +107,7 @@ def looked_at(
         loop.call_later(seconds, end.set_result, None)
         await end
         for poller_task in pollers:
-            one.cancel()
+            poller_task.cancel()
 
     try:
         with _scaled_down(loop):

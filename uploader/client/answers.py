@@ -38,7 +38,7 @@ async def read_body(response: aiohttp.ClientResponse, max_bytes: int, sanitizer:
 
     Args:
         response: The answer, its head read.
-        most_bytes: A longer body is none of the service's.
+        max_bytes: The longest body that the service may send.
         sanitizer: Makes its text such that it can be stored.
         secret: One more secret that it must not repeat.
     """

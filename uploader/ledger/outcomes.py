@@ -16,7 +16,7 @@ from uploader.ledger.reading import latest_completed_jobs
 from uploader.ledger.schema import accounts, attempts, items, lanes
 from uploader.ledger.unmatched import report_job, report_outcomes
 from uploader.model import Claim, JobStatus, LiveJob, Outcome, Reply, State, Verdict
-from uploader.policy.facts import ItemFacts, ResolvedItem, resolve_item
+from uploader.policy.facts import AttemptFacts, ItemFacts, ResolvedItem, resolve_item
 from uploader.policy.forecast import audio_seconds
 from uploader.policy.limits import Refusal
 from uploader.policy.replies import counts_against_file, distrust
@@ -202,13 +202,7 @@ def record_replies(connection: Connection, records: Sequence[ReplyRecord]) -> li
     """
     records = _distrust_known_jobs(connection, records)
     pending = pending_callbacks(connection, [record.claim.item_id for record in records if record.listens])
-    resolved = [
-        (
-            record,
-            resolve_item(ItemFacts.after(record.verdict, record.claim.number, pending.get(record.claim.item_id, ()))),
-        )
-        for record in records
-    ]
+    resolved = [(record, _resolve(record, pending.get(record.claim.item_id, ()))) for record in records]
     alone = {record.claim.item_id for record in records if record.verdict.state is not State.ACCEPTED} | pending.keys()
     # the common case is one statement for each table: nothing may go behind an item that is live, so lanes stay
     together = [(record, item) for record, item in resolved if record.claim.item_id not in alone]
@@ -218,6 +212,10 @@ def record_replies(connection: Connection, records: Sequence[ReplyRecord]) -> li
         _record_alone(connection, record, item) if record.claim.item_id in alone else ReplyResult(record.verdict)
         for record, item in resolved
     ]
+
+
+def _resolve(record: ReplyRecord, pending: Sequence[AttemptFacts]) -> ResolvedItem:
+    return resolve_item(ItemFacts.after(record.verdict, record.claim.number, pending))
 
 
 def _distrust_known_jobs(connection: Connection, records: Sequence[ReplyRecord]) -> Sequence[ReplyRecord]:
@@ -311,7 +309,7 @@ def slot_until(
     connection: Connection, item_id: int, now: float, doubt_seconds: float, job_timeout_seconds: float = inf
 ) -> float:
     """Return the time until which an item in doubt keeps its slot, in seconds since the epoch."""
-    item = connection.execute(_ITEM, {"item": item_id}).record()
+    item = connection.execute(_ITEM, {"item": item_id}).one()
     work = audio_seconds(item.size, item.duration_seconds)
     ends = latest_completed_jobs(connection, item.account_id)
     return now + doubt_slot_seconds(work, ends, doubt_seconds, job_timeout_seconds)
@@ -335,9 +333,8 @@ def _write(connection: Connection, resolved: Sequence[tuple[ReplyRecord, Resolve
     Returns:
         Whether each item was changed.
     """
-    connection.execute(
-        _CLOSE_ATTEMPT, [_closing(record, item.attempt_verdict or record.verdict) for record, item in resolved]
-    )
+    closings = [_closing(record, item.attempt_verdict or record.verdict) for record, item in resolved]
+    connection.execute(_CLOSE_ATTEMPT, closings)
     verdicts = [(record, item.verdict or record.verdict) for record, item in resolved]
     changed = connection.execute(_OUTCOME, [_change(connection, record, verdict) for record, verdict in verdicts])
     if changed.rowcount == len(resolved):

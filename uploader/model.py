@@ -423,6 +423,9 @@ class LimitFacts:
     sending: int = 0
     # an attempt takes its slot before its first byte: the service, or a gateway, does not bear the wait
     needs_slot_first: bool = False
+    # until when, and the answer that showed it
+    slot_first_until: float | None = None
+    slot_first_reason: str | None = None
 
     @property
     def free(self) -> int:

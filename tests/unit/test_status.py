@@ -12,7 +12,7 @@ from uploader.errors import ExitCode
 from uploader.ledger.reading import BatchFacts, Trouble
 from uploader.ledger.standing import Standing, Tally
 from uploader.model import LimitFacts, State
-from uploader.status.formatting import format_limit, limit_json
+from uploader.status.formatting import format_limit, format_slot_first, limit_json
 from uploader.status.overview import Overview
 from uploader.status.summary import Summary
 from uploader.status.view import View
@@ -63,6 +63,24 @@ def summary(counts: Mapping[State, int], exit_code: ExitCode = ExitCode.DONE, by
 def test_the_limit_is_told_with_what_follows_from_it(limit: LimitFacts, told: str) -> None:
     """A stated limit below the configured one is a remedy; hints of 429s are worded as a guess; else plain figures."""
     assert told in format_limit(limit)
+
+
+def test_an_account_that_bears_no_bodies_ahead_is_told() -> None:
+    """Until when, and the answer that showed it, to a person and to a machine; nothing where bodies are sent ahead."""
+    limit = replace(
+        LimitFacts(4, None, 4, 0),
+        needs_slot_first=True,
+        slot_first_until=QUARTER_TO_FOUR,
+        slot_first_reason="a 429 came",
+    )
+    told = format_slot_first(limit)
+    assert told.startswith("no body is sent before its slot is free until ")
+    assert "03:45, which takes longer: a 429 came" in told
+    found = limit_json(limit)
+    assert (found["needsSlotFirst"], found["needsSlotFirstReason"]) == (True, "a 429 came")
+    assert found["needsSlotFirstUntil"] is not None
+    assert format_slot_first(LimitFacts(4, None, 4, 0)) == ""
+    assert limit_json(LimitFacts(4, None, 4, 0))["needsSlotFirst"] is False
 
 
 def test_slots_of_doubt_are_told_apart_from_jobs_that_live() -> None:

@@ -11,7 +11,7 @@ from uploader.policy.limits import LearnedLimit, Refusal, learn, limit_in_force,
 # the limit of an account as it is stored
 _ACCOUNT = select(
     *accounts.c["configured_limit", "stated_limit", "stated_at", "observed_limit", "observed_at"],
-    *accounts.c["step_seconds", "steps_before_raise", "typical_job_seconds", "no_ahead_until"],
+    *accounts.c["step_seconds", "steps_before_raise", "typical_job_seconds", "no_ahead_until", "no_ahead_reason"],
 ).where(accounts.c.id == bindparam("account_id"))
 
 # the same, with the row locked: refusals of two workers add up, one after the other
@@ -99,6 +99,8 @@ def limit_facts(connection: Connection, account_id: int, configured: int | None,
         live=taken.slots + (taken.sending if needs_slot_first else 0),
         sending=taken.sending,
         needs_slot_first=needs_slot_first,
+        slot_first_until=account.no_ahead_until if needs_slot_first else None,
+        slot_first_reason=account.no_ahead_reason if needs_slot_first else None,
         others=live_by_others(learned, now),
         rises_at=rises_at(configured, learned, now),
         doubtful=taken.doubtful,

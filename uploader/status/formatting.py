@@ -37,6 +37,9 @@ def limit_json(limit: LimitFacts) -> dict[str, int | str | None]:
         "liveByOthers": limit.others,
         "heldForDoubt": limit.doubtful,
         "heldForDoubtUntil": rfc3339(limit.doubtful_until) if limit.doubtful_until is not None else None,
+        "needsSlotFirst": limit.needs_slot_first,
+        "needsSlotFirstUntil": rfc3339(limit.slot_first_until) if limit.slot_first_until is not None else None,
+        "needsSlotFirstReason": limit.slot_first_reason,
     }
 
 
@@ -95,6 +98,15 @@ def format_limit(limit: LimitFacts) -> str:
     jobs = limit.live - limit.doubtful
     in_force = format_count(limit.in_force, "concurrent job")
     return f"{in_force} in force ({_format_limit_reasons(limit)}); {jobs} live now{doubt}"
+
+
+def format_slot_first(limit: LimitFacts) -> str:
+    """Format why no body is sent before its slot is free, and until when by the local clock; empty where they are."""
+    if not limit.needs_slot_first:
+        return ""
+    until = limit.slot_first_until
+    end = f" until {datetime.fromtimestamp(until).astimezone():%a %H:%M}" if until is not None else ""
+    return f"no body is sent before its slot is free{end}, which takes longer: {limit.slot_first_reason}"
 
 
 def _format_limit_reasons(limit: LimitFacts) -> str:

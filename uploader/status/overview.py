@@ -22,6 +22,7 @@ from uploader.status.formatting import (
     format_counts,
     format_limit,
     format_orphans,
+    format_slot_first,
     format_trouble,
     limit_json,
     orphans_json,
@@ -99,6 +100,11 @@ class Overview:
         return [
             f"ledger {self.ledger}" + (": a run is on" if self.busy else ""),
             *(f"limit  {self._where(base_url)}{format_limit(limit)}" for base_url, limit in self.limits),
+            *(
+                f"       {self._where(base_url)}{format_slot_first(limit)}"
+                for base_url, limit in self.limits
+                if limit.needs_slot_first
+            ),
             *self._format_batches(),
             *self._format_jobs(),
             *self._format_orphans(),

@@ -25,6 +25,7 @@ from uploader.status.formatting import (
     format_limit,
     format_orphans,
     format_rows,
+    format_slot_first,
     format_trouble,
     from_here,
     leftover_json,
@@ -154,6 +155,7 @@ class Summary:
             yield "held", f"{format_count(held, 'item')}, to keep the order: {waits}"
         yield "billed", format_billed(self.standing)
         yield "limit", format_limit(self.limit)
+        yield "", format_slot_first(self.limit)
         yield "waited", self._format_wait()
         yield "webhook", WEBHOOK_SILENT if self.webhook_silent else ""
         yield "results", from_here(self.results) if self.results else ""

@@ -83,7 +83,7 @@ class AttemptAdmission:
         self._begun_at = now()
         # when it asked for its admission, and when that wait was over
         self._asked_at: float | None = None
-        self._waited_until = 0.0
+        self._waited_until: float | None = None
         self._answer: asyncio.Future[str] | None = None
         self._callback_at = inf
 
@@ -147,6 +147,8 @@ class AttemptAdmission:
     def report(self, result: "AttemptResult", jitter: float) -> None:
         """Tell the flow what came of the attempt: it counts before the next last chunk is admitted."""
         now, asked_at = self._now(), self._asked_at
+        # a connection that breaks is known before the body, which is cancelled for that, has left the gate
+        waited_until = now if self._waited_until is None else self._waited_until
         self._flow.ended(
             AttemptEnded(
                 attempt_id=self._claim.attempt_id,
@@ -157,8 +159,8 @@ class AttemptAdmission:
                 is_about_limit=result.reply.status == 429 and refusal_in(result.reply.message) is not None,
                 was_ahead=self._claim.is_ahead,
                 sent_seconds=0.0 if asked_at is None else asked_at - self._begun_at,
-                waited_seconds=0.0 if asked_at is None else self._waited_until - asked_at,
-                answer_seconds=now - self._waited_until if self._is_admitted else 0.0,
+                waited_seconds=0.0 if asked_at is None else waited_until - asked_at,
+                answer_seconds=now - waited_until if self._is_admitted else 0.0,
                 unanswered_wanted=self._flow.unanswered_wanted,
             )
         )

@@ -128,6 +128,8 @@ class Engine:
         self._logged_breaker = BreakerState.CLOSED
         self._logged_standstill: Standstill | None = None
         self._last_429 = ""
+        # it is in the ledger that bodies are not to be sent ahead
+        self._is_refusal_saved = False
         self._stopping = False
         self._lane_weights = LaneWeights()
         self._put_pace = Pace(self._rate or caps.LEAST_PUTS_PER_SECOND)
@@ -284,12 +286,16 @@ class Engine:
             # an attempt behind a live job takes that job's slot, and none that is free for the other lanes
             sure = ends.keys() & ({claimed.lane_id for _, claimed in self._under_way.values()})
             slots = slots_ahead((ends | dict.fromkeys(sure, 1.0)).values(), self.limit.in_force, model, horizon)
-        lanes = lanes_ahead(ends)
-        trials = [begun for begun, claimed in self._under_way.values() if claimed.is_ahead]
-        if state.ahead.is_confirmed or (trials and self._now() - min(trials) >= TRIAL_SECONDS):
+        lanes, trial_until = lanes_ahead(ends), self._trial_until()
+        if state.ahead.is_confirmed or (trial_until is not None and self._now() >= trial_until):
             return Ahead(slots, lanes)
         # one body tries whether the service bears it
-        return Ahead(min(slots, 1), lanes[: 0 if trials else 1])
+        return Ahead(min(slots, 1), lanes[: 1 if trial_until is None else 0])
+
+    def _trial_until(self) -> float | None:
+        """Return from when on others may follow the first body that is sent ahead; None where none is."""
+        begun = [begun for begun, claimed in self._under_way.values() if claimed.is_ahead]
+        return min(begun) + TRIAL_SECONDS if begun else None
 
     def _travel_seconds(self) -> float:
         """Return what bodies are seen to take: before the first answer, how long the oldest has been under way."""
@@ -414,8 +420,9 @@ class Engine:
         lead = horizon_seconds(state.lead)
         if self._poller.durations.model is not None:
             return max(self._poller.ends_plausible_in(lead), check_seconds(lead))
-        # the first bodies show how long bodies travel
-        return check_seconds(lead) if self._under_way and not state.lead.is_learned else inf
+        # the first bodies show how long bodies travel, and the first one ahead that others may follow it
+        is_trial_on = not state.ahead.is_confirmed and self._now() < (self._trial_until() or 0.0)
+        return check_seconds(lead) if is_trial_on or (self._under_way and not state.lead.is_learned) else inf
 
     def _would_claim_more(self) -> bool:
         """Tell whether a claim would find more than the last one, by what is foreseen by now."""
@@ -450,8 +457,10 @@ class Engine:
     async def _check_ahead(self) -> None:
         """Remember, and log, that the service or a gateway does not bear bodies that are sent ahead."""
         refusal = self.flow.state.ahead.refusal
-        if not refusal or self.limit.needs_slot_first:
+        if not refusal or self._is_refusal_saved or self.limit.needs_slot_first:
             return
+        # several uploads may meet it at once
+        self._is_refusal_saved = True
         until = self._now() + NEED_SLOT_FIRST_SECONDS
         await self._writer.call(need_slot_first, self._account_id, until, refusal)
         self.flow.update_limit(replace(self.limit, needs_slot_first=True))

@@ -264,6 +264,16 @@ def test_a_body_that_came_too_early_is_no_failure_of_the_service() -> None:
     assert after(early, ended(EARLY_429, **EARLY)).throttle == Throttle()
 
 
+def test_bodies_that_are_cut_while_they_wait_open_no_breaker() -> None:
+    """A gateway cuts at once all that wait: that says nothing of the service's health, also once it is learned."""
+    flow = after(Flow(), *(ended(CUT, attempt, was_ahead=True, **LONG) for attempt in range(10)))
+    assert flow.ahead.refusal
+    assert flow.breaker == Flow().breaker
+    # whoever begins with a slot, and is cut all the same, has met a failure
+    cuts = [ended(CUT, attempt, **LONG) for attempt in range(LANES_TO_OPEN)]
+    assert after(flow, *cuts).breaker.state is BreakerState.OPEN
+
+
 def test_sending_ahead_is_confirmed_by_an_accepted_upload_that_was_ahead() -> None:
     """Until then one body at a time tries it."""
     assert not after(Flow(), ended(GOOD)).ahead.is_confirmed

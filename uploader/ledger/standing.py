@@ -224,7 +224,7 @@ def _sums() -> Sequence[ColumnElement[Any]]:
     return (
         func.count(),
         func.coalesce(func.sum(items.c.size), 0),
-        func.coalesce(func.sum(items.c.attempts), 0),
+        func.coalesce(func.sum(items.c.attempts - items.c.unadmitted), 0),
         func.coalesce(func.sum(items.c.billed_seconds), 0.0),
         func.coalesce(func.sum(case((is_of_unknown_length, 1), else_=0)), 0),
         func.coalesce(func.sum(case((items.c.overdue, 1), else_=0)), 0),

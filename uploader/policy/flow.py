@@ -241,7 +241,8 @@ def reduce(  # noqa: PLR0911, C901 - one branch for each kind of event
 
 def _after_attempt(flow: Flow, event: AttemptEnded, now: float) -> Flow:
     ahead = _after_sent_ahead(flow.ahead, event)
-    if ahead.refusal and not flow.ahead.refusal and event.verdict.next is not Next.COOL_DOWN:
+    is_learned = bool(ahead.refusal and not flow.ahead.refusal)
+    if (is_learned or (event.was_ahead and _refusal_of_wait(event))) and event.verdict.next is not Next.COOL_DOWN:
         # the answer says that the body came too early, and nothing of the limit or of the service's health
         throttle = _after_other_ending(flow.throttle, event.attempt_id)
         return replace(flow, ahead=ahead, throttle=throttle)

@@ -1,6 +1,7 @@
 """Time limits: to connect, for a body of which no byte moves, and for the answer."""
 
 import asyncio
+import socket
 from math import ceil
 from pathlib import Path
 
@@ -102,6 +103,23 @@ async def test_a_slow_upload_that_moves_is_no_stall(tmp_path: Path) -> None:
 
     async with Server(read_slowly) as server:
         reply = await send_once(server, audio(tmp_path, LARGE), stall=2.5, answer=2.5)
+    assert (reply.status, reply.last_chunk_left, reply.failure) == (201, True, "")
+
+
+async def test_a_slow_line_that_moves_is_no_stall(tmp_path: Path) -> None:
+    """What the kernel has taken still moves while the peer takes it: a slow line may need longer than the limit."""
+    size, limit = MEBIBYTE, 1.0
+
+    async def read_slowly(exchange: Exchange) -> None:
+        connection: socket.socket = exchange.writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+        for _ in range(64):
+            await exchange.read_body(exchange.request.received + size // 64)
+            await asyncio.sleep(2.5 * limit / 64)  # what is tested: all these pauses are longer than the limit
+        await accept(exchange)
+
+    async with Server(read_slowly) as server:
+        reply = await send_once(server, audio(tmp_path, size), stall=limit, answer=60.0)
     assert (reply.status, reply.last_chunk_left, reply.failure) == (201, True, "")
 
 

@@ -256,9 +256,10 @@ class Upload:
             return "no 100 Continue came on a connection that was used before"
         if self._transport is None or self._is_waiting or self._continue_wait.is_waiting:
             return ""
-        sent, now = self.bytes_sent, self._loop.time()
-        if sent != self._progress[0]:
-            self._progress = (sent, now)
+        # the kernel takes a short body at once: on a slow line it moves only as the peer acknowledges it
+        moved, now = self.bytes_sent - unacknowledged(self._transport), self._loop.time()
+        if moved != self._progress[0]:
+            self._progress = (moved, now)
         still = now - self._progress[1]
         waits_for_answer = self.last_chunk_left and not self._buffered(self._layers)
         limit = self._answer_seconds if waits_for_answer else self._stall_seconds

@@ -459,7 +459,7 @@ class Engine:
         refusal = self.flow.state.ahead.refusal
         if not refusal or self._is_refusal_saved or self.limit.needs_slot_first:
             return
-        # several uploads may meet it at once
+        # several uploads may meet it at once, and the run may outlast the day
         self._is_refusal_saved = True
         until = self._now() + NEED_SLOT_FIRST_SECONDS
         await self._writer.call(need_slot_first, self._account_id, until, refusal)

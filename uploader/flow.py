@@ -142,8 +142,10 @@ class FlowControl:
         """Admit whoever may go, until cancelled."""
         while True:
             await self._until_changed()
-            # a slot is free and the turn has come: such an attempt waits for the answers to others alone
-            self._end_waits({admission.claim.attempt_id for admission in self._due()} if self._has_room else set())
+            # a slot is free and the turn has come: such an attempt waits for the answers to others alone, unless a 429
+            # pauses them all, perhaps for an hour
+            is_next = self._has_room and not self.state.throttle.backoff.is_on(self._now())
+            self._end_waits({admission.claim.attempt_id for admission in self._due()} if is_next else set())
             due = self._due()
             room = self.state.admissions_allowed(len(self.unanswered), self._now())
             if due and room > 0 and self._has_room:

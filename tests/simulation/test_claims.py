@@ -10,7 +10,9 @@ from tests.simulation.judge import Judge
 from tests.simulation.ledgers import MemoryLedger
 from tests.simulation.run import quiet
 from tests.simulation.schedule import Plan, World, counts
-from uploader.ledger.claiming import ClaimResult, claim
+from tests.simulation.world import Weather
+from uploader import engine
+from uploader.ledger.claiming import ClaimResult, claim, need_slot_first
 from uploader.ledger.outcomes import end_job
 from uploader.model import State
 
@@ -50,3 +52,30 @@ def test_a_full_account_is_claimed_for_when_a_job_ends(monkeypatch: pytest.Monke
     assert len(claims) <= 1.4 * len(ends)
     # foresight asks the ledger where it has an attempt to begin
     assert len(set(empty) - set(ends)) <= 2
+
+
+def test_one_refusal_of_bodies_sent_ahead_counts_for_one_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that outlasts what was remembered of the service remembers it no second time without a new answer."""
+    written: list[float] = []
+    weather = Weather(counts_uploads=True)
+    plan = Plan(1, conversations=12, rows=0, limit=2, service_limit=2, auto=True, eager=True, weather=weather)
+    world = World(quiet(plan), MemoryLedger())
+    Judge(world)
+    for number in range(36):
+        path = f"/audio/{number}.wav"
+        world.disk.write(path, f"{number:0100}".encode())
+        world.manifest.append((f"c{number % 12}", path))
+    apply = process.InlineWriter._apply
+
+    def noted(self: process.InlineWriter, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if function is need_slot_first:
+            written.append(world.time.now)
+        return apply(self, function, *args, **kwargs)
+
+    monkeypatch.setattr(process.InlineWriter, "_apply", noted)
+    monkeypatch.setattr(engine, "NEED_SLOT_FIRST_SECONDS", 60.0)
+    begun_at = world.time.now
+    world._night(bad=False)
+    assert counts(world)[State.COMPLETED] == len(world.manifest)
+    assert world.time.now - begun_at > 2 * 60.0
+    assert len(written) == 1

@@ -29,6 +29,7 @@ from uploader.policy.flow import (
     JobEnded,
     LimitMet,
     ProbeAnswered,
+    RunEnds,
     SendAhead,
     StopAsked,
     Throttle,
@@ -558,6 +559,22 @@ async def test_one_that_waits_for_others_answers_alone_is_not_cut() -> None:
         assert at.answers() == [""] * 5 + [None]
         await at.reply(1)
         assert at.answers()[5] == ""
+
+
+@pytest.mark.parametrize("ends", ["the run", "the time", "the wait"])
+async def test_one_that_waits_for_a_pause_to_end_waits_no_longer_than_others(ends: str) -> None:
+    """A 429 may ask for an hour: neither an open connection nor the end of a run waits for that."""
+    async with place(2, ahead_seconds=0.01 if ends == "the wait" else 3600.0) as at:
+        now = asyncio.get_running_loop().time()
+        at.flow.state = replace(at.flow.state, throttle=Throttle(Backoff(now + 3600.0, 1)))
+        await at.ask(1)
+        if ends == "the time":
+            at.flow.state = replace(at.flow.state, late_at=now)
+        if ends == "the run":
+            at.flow.apply(RunEnds())
+        at.flow.slot_may_be_free()
+        assert await asyncio.wait_for(at.tasks[1], 60.0) != ""
+        assert at.ledger.taken == 0
 
 
 async def test_what_the_ledger_withdraws_is_told_why() -> None:

@@ -130,4 +130,5 @@ def doubt_slot_seconds(work: float, jobs: Sequence[CompletedJob], unseen_seconds
     longest, constant = max(job.seconds for job in jobs), min(job.seconds for job in jobs)
     # the time that every job takes, however short, does not grow with its audio
     growth = max(((job.seconds - constant) / job.work for job in jobs if job.work > 0), default=0.0)
-    return min(DOUBT_FACTOR * min(constant + growth * work, longest), most_seconds)
+    grown = growth * work if work > 0 else 0.0  # a job of next to no audio makes the growth infinite
+    return min(DOUBT_FACTOR * min(constant + grown, longest), most_seconds)

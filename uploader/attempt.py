@@ -77,6 +77,7 @@ class AttemptAdmission:
     """The admission of one attempt, as the client meets it."""
 
     def __init__(self, claim: Claim, flow: FlowControl, now: Callable[[], float]) -> None:
+        self.lane_id = claim.lane_id
         self._claim = claim
         self._flow = flow
         self._now = now
@@ -103,6 +104,11 @@ class AttemptAdmission:
         """Note that nobody waits for the answer any longer."""
         self._flow.withdraw(self._claim)
         self._waited_until = self._now()
+
+    @property
+    def has_asked(self) -> bool:
+        """Tell whether all but the last chunk has gone out."""
+        return self._asked_at is not None
 
     @property
     def failure(self) -> BaseException | None:
@@ -191,7 +197,13 @@ class AttemptRunner:
         self._defaults = defaults
         self._now = now
         self._rng = rng
+        # attempts that wait for the rate of requests
+        self.paced = 0
         self._under_way: dict[int, AttemptAdmission] = {}
+
+    def travelling(self) -> list[int]:
+        """List the lanes of the attempts whose body has not gone out, those that wait for the rate included."""
+        return [admission.lane_id for admission in self._under_way.values() if not admission.has_asked]
 
     def callback_received(self, attempt_id: int) -> None:
         """Note that a callback has named the job of an attempt that may be under way."""
@@ -233,7 +245,7 @@ class AttemptRunner:
     async def _send(self, claim: Claim, admission: AttemptAdmission) -> Reply:
         try:
             async with self._flow.interruptible_by_429():
-                await self._pace.wait()
+                await self._await_pace()
                 await self._save_snapshot(claim)
         except TimeoutError:
             why = "stopped" if self._flow.state.must_cut(self._now()) else "the account's limit was met"
@@ -247,6 +259,16 @@ class AttemptRunner:
                 return await self._client.upload(request, source, admission)
         except SourceError as error:
             return Reply(source_failure=str(error))
+
+    async def _await_pace(self) -> None:
+        begun = self._now()
+        self.paced += 1
+        try:
+            await self._pace.wait()
+        finally:
+            self.paced -= 1
+        if self._now() > begun:
+            self._flow.changed()
 
     def _webhook(self, claim: Claim) -> dict[str, str]:
         if claim.token is None or self._settings.webhook_url is None:

@@ -27,6 +27,7 @@ from uploader.policy.breaker import BreakerState, reason_to_give_up
 from uploader.policy.callbacks import is_webhook_silent
 from uploader.policy.facts import CallbackEffect
 from uploader.policy.flow import UNANSWERED, Flow, JobEnded, LimitMet, ProbeAnswered, RunEnds, SendAhead, StopAsked
+from uploader.policy.held_back import HeldBack, SlotFacts, SlotMeter, slot_uses
 from uploader.policy.lane_weights import LaneWeights, reweigh
 from uploader.policy.polling import polls_at_once
 from uploader.policy.replies import is_success, loggable_reason
@@ -95,6 +96,7 @@ class Engine:
     ) -> None:
         self.throttled = 0
         self.standstill: Standstill | None = None
+        self.meter = SlotMeter()
         self._callbacks = 0
         self._is_webhook_silence_logged = False
         self._client = client
@@ -117,6 +119,9 @@ class Engine:
         self._changed = asyncio.Event()
         # something happened that may let a claim find more than the last one did
         self._is_claim_due = True
+        self._is_claiming = False
+        # the last claim left a lane that may go
+        self._is_lane_ready = False
         # the last claim began as many attempts as it was allowed to
         self._was_claim_full = False
         # the last claim found no more lanes that may begin, beside those of which it was told that their turn is near
@@ -155,6 +160,7 @@ class Engine:
             ),
             now=now,
             is_lane_live=self._poller.is_lane_live,
+            measure=self._measure,
         )
         self._runner = AttemptRunner(
             client=client,
@@ -253,16 +259,52 @@ class Engine:
             await self._reweigh_lanes()
         wanted = self._attempts_wanted()
         ahead = self._ahead()
+        self._is_claiming = True
         found = await self._writer.call(
             claim, self._account_id, wanted, self._settings.limit, self._now(), self._order, self._new_token, ahead
         )
+        self._is_claiming = False
+        self._is_lane_ready, self.flow.has_more = found.waiting and not found.lacks_lanes, found.has_more
         self._was_claim_full = len(found.claims) == wanted
         self._lacks_lanes, self._due_lanes = found.lacks_lanes, frozenset(ahead.lanes)
         self._adjust_rates(found.limit)
         self.flow.update_limit(found.limit)
         for claimed in found.claims:
             self._under_way[self._start(self._run_attempt(claimed))] = (self._now(), claimed)
+        # the slots are measured once these attempts have begun
+        self.flow.changed()
         return found
+
+    def held_back(self) -> HeldBack | None:
+        """Return what has held the run back so far; None before anything was to be sent."""
+        self._measure()
+        return self.meter.held_back()
+
+    def _measure(self) -> None:
+        """Take note of what each slot does now."""
+        now, flow, limit = self._now(), self.flow, self.limit
+        travelling = self._runner.travelling()
+        if not (flow.has_more or travelling or flow.waiting) or self._ending or self._is_late:
+            self.meter.update({}, now, waits=False)
+            return
+        due = flow.due
+        is_lane_ready = self._is_lane_ready
+        # where attempts have their slot from their claim on, the service has no job of those under way
+        taken = limit.live - (limit.sending if limit.needs_slot_first else 0)
+        facts = SlotFacts(
+            in_force=limit.in_force,
+            busy=taken - limit.doubtful,
+            doubtful=limit.doubtful,
+            due=due,
+            unanswered=len(flow.unanswered),
+            paced=self._runner.paced,
+            travelling=max(sum(map(flow.is_turn_near, travelling)) - self._runner.paced, 0),
+            is_lane_ready=is_lane_ready,
+            uploads_free=max((self._uploads or caps.UPLOADS) - len(self._under_way), 0),
+            hands_free=self._attempts_wanted(),
+            is_claiming=self._is_claiming or self._is_claim_due,
+        )
+        self.meter.update(slot_uses(flow.state, facts, now), now, waits=due > 0 or is_lane_ready)
 
     def _adjust_rates(self, limit: LimitFacts) -> None:
         """Let the rates that no person has set follow the account's limit and its jobs."""

@@ -36,6 +36,7 @@ class FlowControl:
         flow: The state to begin with.
         now: Seconds since the epoch, never running backwards and never jumping.
         is_lane_live: Tells whether a job of a lane is known to live: its next item is not admitted yet.
+        measure: Called after each change of the flow.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class FlowControl:
         flow: Flow,
         now: Callable[[], float],
         is_lane_live: Callable[[int], bool],
+        measure: Callable[[], None] = lambda: None,
     ) -> None:
         self.state = flow
         self.bytes_moved = 0
@@ -54,6 +56,8 @@ class FlowControl:
         self.unanswered: dict[int, int] = {}
         # what the latest claim or admission found
         self.limit = LimitFacts(settings.limit, None, settings.limit, 0)
+        # a lane has an item whose attempt has not begun, as the latest claim or admission found
+        self.has_more = False
         self._writer = writer
         self._account_id = account_id
         self._order = Order(settings.schedule.order)
@@ -61,6 +65,7 @@ class FlowControl:
         self._ahead_seconds = settings.ahead_seconds
         self._now = now
         self._is_lane_live = is_lane_live
+        self._measure = measure
         self._waiting: dict[int, _Waiting] = {}
         self._changed = asyncio.Event()
         # whether a slot may be free, as far as is known: else nobody asks the ledger
@@ -75,13 +80,17 @@ class FlowControl:
             self._end_all(self._stoppable)
         self._changed.set()
 
+    def changed(self) -> None:
+        """An attempt goes on: those who wait are looked at."""
+        self._changed.set()
+
     def slot_may_be_free(self) -> None:
         """A job has ended, or an attempt has given its slot back, and the ledger is about to have that."""
         self._may_be_free = True
         self._changed.set()
 
     def update_limit(self, limit: LimitFacts) -> None:
-        """Take what a claim found; where slots are free, those who wait are looked at."""
+        """Take the limit as it was found; where slots are free, those who wait are looked at."""
         self.limit = limit
         if limit.free:
             self.slot_may_be_free()
@@ -90,6 +99,15 @@ class FlowControl:
     def waiting(self) -> int:
         """Count the attempts that wait for their admission."""
         return len(self._waiting)
+
+    @property
+    def due(self) -> int:
+        """Count the attempts that wait for their admission and whose turn has come, as far as is known."""
+        return len(self._due())
+
+    def is_turn_near(self, lane_id: int) -> bool:
+        """Tell whether no attempt or job of a lane is known to be before the next one."""
+        return not self._is_lane_live(lane_id) and lane_id not in self.unanswered.values()
 
     @property
     def unanswered_wanted(self) -> int:
@@ -142,6 +160,7 @@ class FlowControl:
         """Admit whoever may go, until cancelled."""
         while True:
             await self._until_changed()
+            self._measure()
             # a slot is free and the turn has come: such an attempt waits for the answers to others alone, unless a 429
             # pauses them all, perhaps for an hour
             is_next = self._has_room and not self.state.throttle.backoff.is_on(self._now())
@@ -150,6 +169,7 @@ class FlowControl:
             room = self.state.admissions_allowed(len(self.unanswered), self._now())
             if due and room > 0 and self._has_room:
                 await self._admit(due, room)
+                self._measure()
 
     @property
     def _has_room(self) -> bool:
@@ -222,7 +242,7 @@ class FlowControl:
             self._end_waits(set())
 
     def _take(self, result: AdmissionResult) -> None:
-        self.limit = result.limit
+        self.limit, self.has_more = result.limit, result.has_more
         # a stop, or an open breaker, may have come while the admission was written
         reason = self.state.reason_not_to_admit(self._now())
         for attempt_id in result.admitted:

@@ -1,62 +1,16 @@
-"""What a night waited for: how long no slot was free for conversations that were ready, and how that is told."""
+"""How the summary tells that the night waited for slots, and for callbacks that did not come."""
 
-import asyncio
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from uploader.cli import watching
-from uploader.cli.watching import SlotWatch
-from uploader.errors import ExitCode, LedgerUnavailableError
+from uploader.errors import ExitCode
 from uploader.ledger.standing import Standing, Tally
 from uploader.model import LimitFacts, State
 from uploader.status.summary import Summary
 
-FULL = LimitFacts(configured=2, stated=None, in_force=2, live=2)
 FREE = LimitFacts(configured=2, stated=None, in_force=2, live=1)
-LOOKS = 5
-
-
-def unreadable() -> bool:
-    """A ledger that cannot be read now."""
-    raise LedgerUnavailableError("the disk is full")
-
-
-async def watched(limit: LimitFacts, is_ready: Callable[[], bool], monkeypatch: pytest.MonkeyPatch) -> float:
-    """The seconds that are counted in some looks."""
-    monkeypatch.setattr(watching, "POLL_SECONDS", 0.0)
-    looks = 0
-    enough = asyncio.Event()
-
-    def look() -> LimitFacts:
-        nonlocal looks
-        looks += 1
-        if looks == LOOKS:
-            enough.set()
-        return limit
-
-    watch = SlotWatch(look, is_ready)
-    watching_task = asyncio.create_task(watch.watch())
-    await enough.wait()
-    watching_task.cancel()
-    with suppress(asyncio.CancelledError):
-        await watching_task
-    return watch.seconds
-
-
-@pytest.mark.parametrize(
-    ("limit", "is_ready", "counted"),
-    [(FULL, lambda: True, True), (FULL, lambda: False, False), (FULL, unreadable, False), (FREE, lambda: True, False)],
-    ids=["full and ready", "nobody waits", "unknown", "a slot is free"],
-)
-async def test_only_what_waits_for_a_slot_is_counted(
-    limit: LimitFacts, is_ready: Callable[[], bool], counted: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No slot free, and a conversation that could go on: both at once, or it was not the limit."""
-    assert (await watched(limit, is_ready, monkeypatch) > 0) is counted
 
 
 def summary(slot_wait_seconds: float, throttled: int) -> Summary:

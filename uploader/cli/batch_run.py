@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime
+from itertools import chain, repeat
 from math import inf
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from uploader import logs, results
 from uploader.audio import SourceOpener
 from uploader.cli.signals import NAMES, stop_signals
 from uploader.cli.target import Target
-from uploader.cli.watching import SlotWatch
 from uploader.client import Client, Expect, TimeLimits
 from uploader.engine import Engine
 from uploader.errors import ExitCode, ResultsUnavailableError, UploaderError
@@ -29,14 +29,13 @@ from uploader.ledger.orphans import find_orphans
 from uploader.ledger.reading import (
     BatchFacts,
     anomalies,
-    is_lane_ready,
     jobs_seen,
     live_jobs,
     result_lines,
     troubles,
 )
 from uploader.ledger.sending import ToSend, elsewhere, lanes_to_send
-from uploader.ledger.standing import Standing, keep_counts, standing
+from uploader.ledger.standing import Standing, keep_counts, save_held_back, standing
 from uploader.ledger.thread import LedgerThread
 from uploader.model import Order, State
 from uploader.policy import caps
@@ -44,11 +43,16 @@ from uploader.policy.callbacks import signed_token
 from uploader.policy.endings import ending
 from uploader.policy.forecast import forecast_batch, pace_of
 from uploader.policy.waiting import Standstill
+from uploader.results import rfc3339
 from uploader.settings import Settings, host_and_port, unless_auto
+from uploader.status.formatting import held_back_json
 from uploader.status.summary import ManifestWarning, Summary
 from uploader.status.view import View
 
 log = logs.get_logger()
+
+# how often what holds the run back is written into the ledger
+HELD_BACK_SECONDS = 10.0
 
 # the length of a random ``webhookUrl`` token, in bytes
 TOKEN_BYTES = 32
@@ -100,7 +104,6 @@ class BatchRun:
         self._is_final = False
         self._snapshot_seconds = 0.0
         self._signal: ExitCode | None = None
-        self._slots: SlotWatch | None = None
         self._begun = time.monotonic()
         self._until = until
 
@@ -118,7 +121,8 @@ class BatchRun:
                 key = self._webhook_key()
                 engine = self._engine(client, thread, key)
                 async with self._listener(engine, thread, key):
-                    failure = await self._run_engine(engine)
+                    failure = await self._run_engine(engine, thread)
+                    await self._save_held_back(engine, thread)
         finally:
             thread.close()
         failure = await asyncio.to_thread(self._write_final_results) or failure or self._ledger.moved()
@@ -151,7 +155,7 @@ class BatchRun:
         hold = self._settings.lanes.hold
         return Listener(host, port, key=key, writer=thread, now=self._now, hold=hold, applied=engine.apply_callback)
 
-    async def _run_engine(self, engine: Engine) -> UploaderError | None:
+    async def _run_engine(self, engine: Engine, thread: LedgerThread) -> UploaderError | None:
         wanted = self._settings.progress == "auto"
         view = View(
             read=self._standing,
@@ -164,13 +168,30 @@ class BatchRun:
             lines=wanted,
         )
         self._listen(engine)
-        self._slots = SlotWatch(lambda: engine.limit, self._is_lane_ready)
+
+        async def keep_held_back() -> None:
+            # a run that is new is asked for soon
+            for seconds in chain((1.0,), repeat(HELD_BACK_SECONDS)):
+                await asyncio.sleep(seconds)
+                await self._save_held_back(engine, thread)
+
         try:
             with view:
-                await engine.run((*view.helpers, self._slots.watch))
+                await engine.run((*view.helpers, keep_held_back))
         except UploaderError as error:
             return error
         return None
+
+    async def _save_held_back(self, engine: Engine, thread: LedgerThread) -> None:
+        """Write into the ledger, for `uploader status`, what has held the run back and what it waits for."""
+        wait = engine.standstill
+        waits: dict[str, str | None] = {"waitsFor": None, "waitsUntil": None}
+        if wait is not None:
+            waits = {"waitsFor": wait.reason, "waitsUntil": rfc3339(wait.until) if wait.until < inf else None}
+        try:
+            await thread.call(save_held_back, self._batch.batch_id, {**held_back_json(engine.held_back()), **waits})
+        except UploaderError:
+            return  # a ledger that cannot be written now is the engine's to tell
 
     def _listen(self, engine: Engine) -> None:
         loop = asyncio.get_running_loop()
@@ -203,10 +224,6 @@ class BatchRun:
             pace = pace_of(jobs_seen(connection, account_id))
         left.set_job_seconds(pace or assumed.job_seconds_per_audio_second, assumed.audio_bytes_per_second)
         return forecast_batch(left, limit, self._settings.puts_per_second, order=Order(assumed.order)).seconds
-
-    def _is_lane_ready(self) -> bool:
-        with self._reader.reading() as connection:
-            return is_lane_ready(connection, self._batch.account_id, self._now())
 
     def _snapshot(self) -> None:
         """Write the results as they are now; log an error and leave it to the next snapshot."""
@@ -251,7 +268,8 @@ class BatchRun:
                 ledger=self._ledger.path,
                 limit=limit_facts(connection, self._batch.account_id, self._settings.limit, self._now()),
                 throttled=engine.throttled,
-                slot_wait_seconds=self._slots.seconds if self._slots is not None else 0.0,
+                slot_wait_seconds=engine.meter.full_seconds,
+                held_back=engine.held_back(),
                 warnings=self._warnings,
                 carried=self._sending.leftovers,
                 elsewhere=elsewhere(connection, self._batch.account_id, self._batch.batch_id),

@@ -69,6 +69,13 @@ _WAITING = (
     .limit(1)
 )
 
+# a lane that has an item to send, be its turn now or after the job before it
+_MORE = (
+    select(lanes.c.id)
+    .where(lanes.c.account_id == bindparam("account_id"), lanes.c.ready_position.is_not(None))
+    .limit(1)
+)
+
 # the earliest end of a lane's wait
 _WAIT_ENDS = select(func.min(lanes.c.not_before)).where(
     lanes.c.account_id == bindparam("account_id"),
@@ -145,6 +152,8 @@ class ClaimResult:
     wake_at: float | None = None
     # more might have begun, had more lanes had an item that may
     lacks_lanes: bool = False
+    # some lane has an item left to begin, be its turn now or after the job before it
+    has_more: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +176,8 @@ class AdmissionResult:
     # the item before them in their lane has not completed
     behind: frozenset[int]
     limit: LimitFacts
+    # some lane has an item left to begin
+    has_more: bool = True
 
 
 def claim(
@@ -212,7 +223,8 @@ def claim(
             wake_at = limit.room_at
         elif not full:
             wake_at = connection.execute(_WAIT_ENDS, {"account_id": account_id, "now": now}).scalar_one()
-    return ClaimResult(claims, limit, waiting, wake_at, lacks_lanes=len(claims) < room)
+    has_more = waiting or _has_more(connection, account_id)
+    return ClaimResult(claims, limit, waiting, wake_at, lacks_lanes=len(claims) < room, has_more=has_more)
 
 
 def admit(
@@ -269,8 +281,13 @@ def admit(
         frozenset(admission.claim.attempt_id for admission in admitted),
         withdrawn,
         frozenset(found) - withdrawn.keys() - {admission.claim.attempt_id for admission in due},
-        replace(limit, live=limit.live + taken),
+        replace(limit, live=limit.live + taken, sending=max(limit.sending - len(admitted), 0)),
+        _has_more(connection, account_id),
     )
+
+
+def _has_more(connection: Connection, account_id: int) -> bool:
+    return connection.execute(_MORE, {"account_id": account_id}).first() is not None
 
 
 def need_slot_first(connection: Connection, account_id: int, until: float, reason: str) -> None:

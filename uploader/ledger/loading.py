@@ -391,8 +391,10 @@ def save_configured_limit(connection: Connection, account_id: int, configured: i
 
 
 def save_run(connection: Connection, batch_id: int, results: Path, now: float) -> None:
-    """Store the time and the results file of a batch's run."""
-    connection.execute(update(batches).where(batches.c.id == batch_id).values(ran_at=now, results=str(results)))
+    """Store the time and the results file of a batch's run, which nothing has held back yet."""
+    connection.execute(
+        update(batches).where(batches.c.id == batch_id).values(ran_at=now, results=str(results), held_back=None)
+    )
 
 
 def _find_dropped(connection: Connection) -> None:

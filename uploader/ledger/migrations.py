@@ -58,6 +58,8 @@ TO_3: Sequence[str] = (
     "ALTER TABLE items ADD COLUMN unadmitted INTEGER DEFAULT 0 NOT NULL",
     "ALTER TABLE accounts ADD COLUMN no_ahead_until FLOAT DEFAULT 0 NOT NULL",
     "ALTER TABLE accounts ADD COLUMN no_ahead_reason VARCHAR",
+    # what held a batch's latest run back
+    "ALTER TABLE batches ADD COLUMN held_back JSON",
 )
 
 # the statements that migrate a ledger to a version from the one before it; a released version's never change

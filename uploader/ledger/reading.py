@@ -86,6 +86,8 @@ class BatchFacts(NamedTuple):
     extra_columns: Sequence[str]
     # seconds since the epoch
     ran_at: float
+    # what held its latest run back, as JSON; None where that is not known
+    held_back: Mapping[str, Any] | None = None
 
 
 class Trouble(NamedTuple):
@@ -128,6 +130,7 @@ def find_batches(
         batches.c.results,
         batches.c.extra_columns,
         batches.c.ran_at,
+        batches.c.held_back,
     ).join(accounts, accounts.c.id == batches.c.account_id)
     if name is not None:
         found = found.where(batches.c.name == name)
@@ -283,21 +286,6 @@ def last_doubt(connection: Connection, account_id: int) -> float | None:
         )
     ).scalar_one()
     return found
-
-
-def is_lane_ready(connection: Connection, account_id: int, now: float) -> bool:
-    """Return True where a lane has an item that may go as soon as a slot is free."""
-    found = connection.execute(
-        select(lanes.c.id)
-        .where(
-            lanes.c.account_id == account_id,
-            lanes.c.ready_position.is_not(None),
-            lanes.c.is_busy.is_(False),
-            lanes.c.not_before <= now,
-        )
-        .limit(1)
-    )
-    return found.first() is not None
 
 
 def troubles(connection: Connection, batch_id: int | None = None, examples: int = 3) -> list[Trouble]:

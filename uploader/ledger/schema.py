@@ -93,6 +93,8 @@ batches = Table(
     Column("ran_at", Float, nullable=False),
     # the count by state of its rows that are over (standing.keep_counts), so that status need not count them
     Column("counted", JSON(none_as_null=True)),
+    # what held its latest run back, and what that run waits for (policy.held_back, as JSON)
+    Column("held_back", JSON(none_as_null=True)),
     UniqueConstraint("account_id", "name"),
     Index("batches_name", "name"),
     Index("batches_ran_at", "ran_at"),

@@ -168,6 +168,11 @@ def keep_counts(connection: Connection, most: int, *, hold: bool) -> None:
             connection.execute(update(batches).where(batches.c.id == batch_id).values(counted=counted))
 
 
+def save_held_back(connection: Connection, batch_id: int, found: Mapping[str, Any]) -> None:
+    """Store what has held a batch's run back so far, and what that run waits for, as JSON."""
+    connection.execute(update(batches).where(batches.c.id == batch_id).values(held_back=found))
+
+
 def _kept(connection: Connection, batch_id: int, left: Standing) -> Standing | None:
     """Return a batch's standing by its kept count; None where there is none, or it is not right any more.
 

@@ -19,6 +19,7 @@ from uploader.ledger.claiming import admit, claim
 from uploader.ledger.lanes import reweigh_lanes
 from uploader.ledger.opening import Ledger
 from uploader.ledger.outcomes import end_job, end_jobs, record_replies, record_reply
+from uploader.ledger.standing import save_held_back
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -72,7 +73,7 @@ class _Write:
     @property
     def is_outcome(self) -> bool:
         """Whether it writes down what came back."""
-        return self.function not in (admit, claim, reweigh_lanes)
+        return self.function not in (admit, claim, reweigh_lanes, save_held_back)
 
     def apply(self, connection: Connection) -> None:
         """Carry it out alone."""

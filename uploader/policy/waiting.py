@@ -11,16 +11,19 @@ from uploader.policy.flow import Flow
 HOLDERS_LISTED = 20
 FOR_SLOTS = "slots that are held by items in doubt or by jobs that did not end in time"
 LOG_AFTER_SECONDS = 60.0
-"""A longer wait is told: what for, and until when."""
+"""A longer wait, or a longer series of waits, is logged: its reason and its end."""
 SLOT_WAIT_SECONDS = 600.0
 """Where nothing else can move, a slot that is held for doubt is waited for so long at most."""
 
 
 class Standstill(NamedTuple):
-    """Why nothing is sent. ``until``: seconds since the epoch, infinite where no time will end it."""
+    """Why nothing is sent; times are seconds since the epoch."""
 
     reason: str
+    # infinite where no time will end it
     until: float
+    # the beginning of a series of such waits
+    since: float = inf
 
     @property
     def is_for_slots(self) -> bool:
@@ -33,7 +36,7 @@ class Standstill(NamedTuple):
 
     def is_worth_logging(self, now: float) -> bool:
         """Whether it lasts so long that a person would wonder."""
-        return self.until - now > LOG_AFTER_SECONDS
+        return self.until - now > LOG_AFTER_SECONDS or now - self.since > LOG_AFTER_SECONDS
 
 
 def standstill(flow: Flow, now: float, *, full: bool, frees_at: float | None) -> Standstill | None:
@@ -45,10 +48,13 @@ def standstill(flow: Flow, now: float, *, full: bool, frees_at: float | None) ->
         full: Whether all slots are taken, and by no job whose end may be seen.
         frees_at: When a slot comes free by the mere passing of time, None where none does.
     """
-    if flow.breaker.state is BreakerState.OPEN:
-        return Standstill("the service gives no good answer: it is asked again whether it does", flow.breaker.probe_at)
-    if flow.throttle.backoff.is_on(now):
-        return Standstill("the pause that a 429 asked for", flow.throttle.backoff.until)
+    breaker, throttle = flow.breaker, flow.throttle
+    if breaker.state is BreakerState.OPEN:
+        reason = "the service gives no good answer: it is asked again whether it does"
+        return Standstill(reason, breaker.probe_at, inf if breaker.since is None else breaker.since)
+    if throttle.backoff.is_on(now):
+        since = inf if throttle.alone_since is None else throttle.alone_since
+        return Standstill("the pause that a 429 asked for", throttle.backoff.until, since)
     if full:
         return Standstill(FOR_SLOTS, inf if frees_at is None else frees_at)
     return None

@@ -11,6 +11,7 @@ from uploader.ledger.reading import Anomaly, Trouble
 from uploader.ledger.sending import Amount, Leftover
 from uploader.ledger.standing import Standing
 from uploader.model import LimitFacts, State
+from uploader.policy.held_back import HeldBack, SlotUse
 from uploader.results import rfc3339
 
 # the remedy for items that no batch references any more
@@ -18,6 +19,20 @@ ORPHANS_REMEDY = (
     "no run sends these for themselves: put their rows back and run again, or settle or drop them; a job every night "
     "needs a name for each night (--batch, or a dated file name)"
 )
+# the least share of the slots' time that is worth a person's attention
+LEAST_SHARE = 0.01
+CAUSES = {
+    SlotUse.DOUBT: "items in doubt",
+    SlotUse.LANES: "lack of conversations that may go",
+    SlotUse.UPLINK: "the uplink",
+    SlotUse.ANSWERS: "answers",
+    SlotUse.UNANSWERED: "the cap unanswered",
+    SlotUse.UPLOADS: "the cap uploads",
+    SlotUse.RATE: "the cap rate",
+    SlotUse.LEDGER: "the ledger's disk",
+    SlotUse.BACKOFF: "pauses after 429s",
+    SlotUse.BREAKER: "the circuit breaker",
+}
 # the most anomalies in the text report
 ANOMALIES_SHOWN = 20
 
@@ -41,6 +56,27 @@ def limit_json(limit: LimitFacts) -> dict[str, int | str | None]:
         "needsSlotFirstUntil": rfc3339(limit.slot_first_until) if limit.slot_first_until is not None else None,
         "needsSlotFirstReason": limit.slot_first_reason,
     }
+
+
+def held_back_json(found: HeldBack | None) -> dict[str, Any]:
+    """Return the shares of the slots' time as JSON, their keys those of every report."""
+    return {
+        "slotsBusy": None if found is None else round(found.busy, 4),
+        "heldBackBy": {} if found is None else {cause: round(share, 4) for cause, share in found.causes.items()},
+    }
+
+
+def format_held_back(shown: Mapping[str, Any]) -> str:
+    """Format shares as ``held_back_json`` returns them; empty where none are known."""
+    if shown["slotsBusy"] is None:
+        return ""
+    causes = [
+        f"{share:.0%} by {CAUSES[SlotUse(cause)]}".replace("%", " %")
+        for cause, share in shown["heldBackBy"].items()
+        if share >= LEAST_SHARE
+    ]
+    busy = f"slots were busy {shown['slotsBusy']:.0%} of the time".replace("%", " %")
+    return f"{', '.join(causes) or 'by the limit alone'}; {busy}"
 
 
 def counts_json(counts: Mapping[State, int]) -> dict[str, int]:

@@ -20,10 +20,12 @@ from uploader.status.formatting import (
     format_anomalies,
     format_count,
     format_counts,
+    format_held_back,
     format_limit,
     format_orphans,
     format_slot_first,
     format_trouble,
+    held_back_json,
     limit_json,
     orphans_json,
     resolve_command,
@@ -86,6 +88,7 @@ class Overview:
                     "items": standing.items,
                     "counts": counts_json(standing.counts),
                     "overdue": standing.overdue,
+                    **self._run_json(facts),
                 }
                 for facts, standing in self.batches
             ],
@@ -117,6 +120,11 @@ class Overview:
         unfinished = ExitCode.NOT_NOW if self.busy else ExitCode.GAVE_UP
         return ending(standing.counts, overdue=standing.overdue, no_wait=self.no_wait, unfinished=unfinished)
 
+    def _run_json(self, facts: BatchFacts) -> dict[str, Any]:
+        """Return what has held a batch's latest run back, and what it waits for while it is on, as JSON."""
+        shown = {**held_back_json(None), "waitsFor": None, "waitsUntil": None, **(facts.held_back or {})}
+        return shown if self.busy else {**shown, "waitsFor": None, "waitsUntil": None}
+
     def _where(self, base_url: str) -> str:
         """Format a service's prefix; empty where the ledger has one service."""
         return f"{base_url}: " if len(self.limits) > 1 else ""
@@ -126,6 +134,12 @@ class Overview:
             text = f"{format_count(standing.items, 'item')}: {format_counts(standing.counts)}"
             service = f" ({facts.base_url})" if len(self.limits) > 1 else ""
             yield f"batch  {facts.name}{service}: {text}"
+            run = self._run_json(facts)
+            if held_back := format_held_back(run):
+                yield f"       held back {held_back}"
+            if run["waitsFor"] is not None:
+                until = f", until {run['waitsUntil']}" if run["waitsUntil"] is not None else ""
+                yield f"       sending waits for {run['waitsFor']}{until}"
             yield from (f"       {format_orphans(group)}" for group in self.orphans if group.batch_id == facts.batch_id)
 
     def _format_jobs(self) -> Iterator[str]:

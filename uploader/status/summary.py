@@ -12,6 +12,7 @@ from uploader.ledger.reading import Anomaly, Trouble
 from uploader.ledger.sending import Leftover
 from uploader.ledger.standing import Standing
 from uploader.model import TROUBLED, LimitFacts, State
+from uploader.policy.held_back import HeldBack
 from uploader.status.formatting import (
     ORPHANS_REMEDY,
     anomaly_json,
@@ -21,6 +22,7 @@ from uploader.status.formatting import (
     format_bytes,
     format_count,
     format_counts,
+    format_held_back,
     format_leftover,
     format_limit,
     format_orphans,
@@ -28,6 +30,7 @@ from uploader.status.formatting import (
     format_slot_first,
     format_trouble,
     from_here,
+    held_back_json,
     leftover_json,
     limit_json,
     orphans_json,
@@ -75,9 +78,11 @@ class Summary:
     # leftovers of other batches: before the run's own items in their lanes, and in other lanes
     carried: Sequence[Leftover] = ()
     elsewhere: Sequence[Leftover] = ()
-    # the part of ``seconds`` in which conversations were ready and no slot was free
     warnings: Sequence[ManifestWarning] = ()
+    # the part of ``seconds`` in which conversations were ready and no slot was free
     slot_wait_seconds: float = 0.0
+    # None where nothing was to be sent
+    held_back: HeldBack | None = None
     # jobs with a ``webhookUrl`` had to be polled, and no callback has come
     webhook_silent: bool = False
     # the run used the internal sandbox; its ledger is gone
@@ -110,6 +115,7 @@ class Summary:
             "limit": limit_json(self.limit),
             "throttled": self.throttled,
             "slotWaitSeconds": round(self.slot_wait_seconds, 3),
+            **held_back_json(self.held_back),
             "webhookSilent": self.webhook_silent,
             "leftoversCarried": [leftover_json(leftover) for leftover in self.carried],
             "leftovers": sum(leftover.amount.files for leftover in self.elsewhere),
@@ -157,6 +163,7 @@ class Summary:
         yield "limit", format_limit(self.limit)
         yield "", format_slot_first(self.limit)
         yield "waited", self._format_wait()
+        yield "held back", format_held_back(held_back_json(self.held_back))
         yield "webhook", WEBHOOK_SILENT if self.webhook_silent else ""
         yield "results", from_here(self.results) if self.results else ""
         yield "ledger", "(the sandbox's, thrown away)" if self.rehearsal else str(self.ledger)

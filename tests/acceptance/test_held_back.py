@@ -1,0 +1,95 @@
+"""What held the night back: a night that lacks one thing names it first, in summary, status and plan."""
+
+import json
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.acceptance.batches import Row, record, sound, write_manifest
+from tests.acceptance.place import Place, until
+
+QUICK = ("--job-seconds", "0.1", "--job-seconds-per-mebibyte", "0")
+
+
+def shares(found: dict[str, Any]) -> dict[str, float]:
+    """The shares of a report, which are the whole with the slots' busy time."""
+    held_back: dict[str, float] = found["heldBackBy"]
+    assert sum(held_back.values()) + found["slotsBusy"] == pytest.approx(1.0, abs=0.001)
+    return held_back
+
+
+def largest(found: dict[str, Any]) -> str:
+    """The cause with the largest share of a report."""
+    held_back = shares(found)
+    return max(held_back, key=held_back.__getitem__)
+
+
+def in_lanes(place: Place, conversations: int, size: int = 10_000) -> None:
+    """Make a manifest of twelve recordings of a size in so many conversations."""
+    draw = Random(1)
+    names = [f"{number}.wav" for number in range(12)]
+    rows = [
+        Row(f"c-{number % conversations}", name, record(place, name, sound(draw, size)))
+        for number, name in enumerate(names)
+    ]
+    write_manifest(place, "m.csv", rows)
+
+
+@pytest.mark.parametrize(
+    ("lanes", "sandbox", "run", "cause"),
+    [
+        pytest.param(1, (), (), "lanes", id="one conversation"),
+        pytest.param(12, ("--uplink", "131072"), (), "uplink", id="a slow line"),
+        pytest.param(12, ("--answer-seconds", "0.5"), ("unanswered", "1"), "unanswered", id="a person's cap on doubt"),
+        pytest.param(12, (), ("rate", "4"), "rate", id="a person's cap on PUTs a second"),
+        pytest.param(12, ("--uplink", "131072"), ("uploads", "1"), "uploads", id="a person's cap on uploads"),
+    ],
+)
+def test_what_a_night_lacks_is_its_first_cause(
+    place: Place, lanes: int, sandbox: tuple[str, ...], run: tuple[str, ...], cause: str
+) -> None:
+    """The summary names it, in text and JSON, and `status` afterwards has the same figures."""
+    in_lanes(place, lanes, size=200_000 if sandbox[:1] == ("--uplink",) else 10_000)
+    place.use(place.serve("--limit", "8", *QUICK, *sandbox))
+    names = {"unanswered": "UPLOADER_DOUBT__UNANSWERED", "rate": "UPLOADER_RATE", "uploads": "UPLOADER_UPLOADS"}
+    environment = {names[run[0]]: run[1]} if run else {}
+    ending = place.run("run", "m.csv", "--limit", "8", "--json", environment=environment)
+    assert ending.code == 0, ending.err
+    assert largest(ending.summary) == cause
+    batch = json.loads(place.run("status", "--json").out)["batches"][0]
+    assert largest(batch) == cause
+    assert " % of the time" in place.run("status").out
+
+
+def test_a_full_account_is_held_back_by_nothing(place: Place) -> None:
+    """Where jobs take far longer than all else, the slots are busy, and the wait for them is told in seconds."""
+    in_lanes(place, 12)
+    place.use(place.serve("--limit", "2", "--job-seconds", "1", "--job-seconds-per-mebibyte", "0"))
+    found = place.run("run", "m.csv", "--limit", "2", "--json").summary
+    shares(found)
+    assert found["slotsBusy"] > 0.8
+    assert found["slotWaitSeconds"] > 0.5 * found["seconds"]
+    again = place.run("run", "m.csv", "--limit", "2", "--json").summary
+    assert (again["heldBackBy"], again["slotsBusy"]) == ({}, None), "nothing was to be sent"
+
+
+def test_status_tells_it_while_the_run_is_on(place: Place) -> None:
+    """Another process sees the shares so far and, while doubts hold all slots, what is waited for and until when."""
+    in_lanes(place, 12)
+    place.use(place.serve("--limit", "8", faults="[put]\nlost_before = 1.0"))
+    running = place.start("run", "m.csv", "--limit", "3", "--doubt-seconds", "300")
+
+    def batch() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(place.run("status", "--json").out)["batches"][0]
+        return found
+
+    until(lambda: batch()["waitsFor"] is not None, "the wait is told")
+    found = batch()
+    assert found["waitsFor"].startswith("slots that are held by items in doubt")
+    assert found["waitsUntil"].endswith("Z")
+    assert largest(found) == "doubt"
+    assert f"until {found['waitsUntil']}" in place.run("status").out
+    assert running.stop().code == 143
+    after = batch()
+    assert (after["waitsFor"], after["waitsUntil"], largest(after)) == (None, None, "doubt")

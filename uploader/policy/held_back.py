@@ -1,0 +1,146 @@
+"""Decides what each slot of the account does, and why it idles; adds that up over a run."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from operator import itemgetter
+
+from uploader.policy.breaker import BreakerState
+from uploader.policy.flow import Flow
+
+
+class SlotUse(StrEnum):
+    """A slot's use: busy, or the cause that holds it back."""
+
+    # a job of ours lives, or a last chunk is out
+    BUSY = "busy"
+    # held for an item in doubt
+    DOUBT = "doubt"
+    # no conversation may go
+    LANES = "lanes"
+    # the body of an attempt whose turn has come is under way
+    UPLINK = "uplink"
+    # as many last chunks are out as may be: the number follows the account, or a person has set it
+    ANSWERS = "answers"
+    UNANSWERED = "unanswered"
+    # as many attempts are under way as may be
+    UPLOADS = "uploads"
+    # as many PUTs begin in a second as may
+    RATE = "rate"
+    # a claim or an admission is being written
+    LEDGER = "ledger"
+    # the pause after a 429
+    BACKOFF = "backoff"
+    BREAKER = "breaker"
+
+
+@dataclass(frozen=True, slots=True)
+class SlotFacts:
+    """All that decides what the account's slots do at a moment, beside its flow."""
+
+    in_force: int
+    # slots taken by jobs and by last chunks without an answer, and those held for items in doubt
+    busy: int
+    doubtful: int = 0
+    # attempts whose turn has come and that wait for their admission
+    due: int = 0
+    # last chunks that are out
+    unanswered: int = 0
+    # attempts whose turn has come: those that wait for the rate, and those whose body has not gone out
+    paced: int = 0
+    travelling: int = 0
+    # a lane may go that has no attempt
+    is_lane_ready: bool = False
+    # attempts that may begin, by the cap on uploads, and by all that is known of the service
+    uploads_free: int = 0
+    hands_free: int = 0
+    # a claim is due, or being written
+    is_claiming: bool = False
+
+
+def slot_uses(flow: Flow, facts: SlotFacts, now: float) -> Mapping[SlotUse, int]:
+    """Count the slots by their use: as many as the limit in force.
+
+    Args:
+        flow: The account's flow.
+        facts: The slots and attempts.
+        now: The time, in seconds since the epoch.
+    """
+    may_go = flow.admissions_allowed(facts.unanswered, now)
+    # what stands nearest to a slot explains it first
+    claims: list[tuple[SlotUse, int]] = [
+        (SlotUse.DOUBT, facts.doubtful),
+        (SlotUse.BUSY, facts.busy),
+        (SlotUse.BREAKER, facts.in_force if flow.breaker.state is not BreakerState.CLOSED else 0),
+        (SlotUse.BACKOFF, facts.in_force if flow.throttle.backoff.is_on(now) else 0),
+        (SlotUse.LEDGER, min(facts.due, may_go)),
+        (SlotUse.UNANSWERED if flow.unanswered_is_fixed else SlotUse.ANSWERS, max(facts.due - may_go, 0)),
+        (SlotUse.RATE, facts.paced),
+        (SlotUse.UPLINK, facts.travelling),
+        (_not_begun(facts), facts.in_force),
+    ]
+    uses: Counter[SlotUse] = Counter()
+    left = facts.in_force
+    for use, slots in claims:
+        uses[use] += min(slots, left)
+        left -= min(slots, left)
+    return +uses
+
+
+def _not_begun(facts: SlotFacts) -> SlotUse:
+    """Return why no attempt has begun for a slot."""
+    if not facts.is_lane_ready:
+        return SlotUse.LANES
+    if not facts.uploads_free:
+        return SlotUse.UPLOADS
+    if not facts.hands_free:
+        # until the first good answer few attempts are under way
+        return SlotUse.ANSWERS
+    return SlotUse.LEDGER if facts.is_claiming else SlotUse.LANES
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBack:
+    """Shares of the slots' time while something was left to send: busy, and idle by cause."""
+
+    busy: float
+    # by the causes' names; together with ``busy`` they are 1
+    causes: Mapping[str, float]
+
+
+class SlotMeter:
+    """The sum over time of what the account's slots did."""
+
+    def __init__(self) -> None:
+        # seconds in which no slot was idle, and an attempt or a lane waited for one
+        self.full_seconds = 0.0
+        self._seconds = dict.fromkeys(SlotUse, 0.0)
+        self._uses: Mapping[SlotUse, int] = {}
+        self._is_full = False
+        self._since = 0.0
+
+    def update(self, uses: Mapping[SlotUse, int], now: float, *, waits: bool) -> None:
+        """Count the time up to now, and take what holds from now on.
+
+        Args:
+            uses: The slots by their use; none where nothing is left to send.
+            now: The time, in seconds; never running backwards.
+            waits: An attempt, or a lane, waits for a slot.
+        """
+        seconds = now - self._since
+        for use, slots in self._uses.items():
+            self._seconds[use] += slots * seconds
+        if self._is_full:
+            self.full_seconds += seconds
+        self._uses, self._since = uses, now
+        self._is_full = waits and not uses.keys() - {SlotUse.BUSY, SlotUse.DOUBT}
+
+    def held_back(self) -> HeldBack | None:
+        """Return the shares up to the last update; None before any time was counted."""
+        total = sum(self._seconds.values())
+        if not total:
+            return None
+        shares = {use.value: seconds / total for use, seconds in self._seconds.items() if seconds}
+        busy = shares.pop(SlotUse.BUSY.value, 0.0)
+        return HeldBack(busy, dict(sorted(shares.items(), key=itemgetter(1), reverse=True)))

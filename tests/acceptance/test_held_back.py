@@ -84,6 +84,7 @@ def test_status_tells_it_while_the_run_is_on(place: Place) -> None:
         found: dict[str, Any] = json.loads(place.run("status", "--json").out)["batches"][0]
         return found
 
+    until(lambda: place.run("status").code != 2, "the batch is loaded")
     until(lambda: batch()["waitsFor"] is not None, "the wait is told")
     found = batch()
     assert found["waitsFor"].startswith("slots that are held by items in doubt")

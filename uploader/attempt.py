@@ -1,4 +1,4 @@
-"""Carries one item once."""
+"""Runs one attempt: opens the source, sends it, judges the reply, records the outcome."""
 
 import asyncio
 import random
@@ -28,15 +28,15 @@ from uploader.settings import Settings
 
 log = logs.get_logger()
 
+# the waits, in seconds, before an outcome that could not be written is written again
 RETRY_WRITE_SECONDS = (0.2, 0.5, 1.0, 2.0)
-"""How often, after what waits, an outcome that could not be written is written again."""
 
 
 class Uploads(Protocol):
-    """Who can send one PUT: the client, or what a simulation puts in its place."""
+    """The upload calls of the service: the client's, or a simulation's."""
 
     async def snapshot(self, conversation_id: str) -> ConversationSnapshot | None:
-        """Look at what a conversation holds now."""
+        """Take a snapshot of a conversation; None where that fails."""
         ...
 
     async def upload(self, request: UploadRequest, source: Source, admission: Admission) -> Reply:
@@ -44,37 +44,37 @@ class Uploads(Protocol):
         ...
 
 
+# the longest wait for an answer, in seconds, after a callback has named the attempt's job
 ANSWER_AFTER_CALLBACK_SECONDS = 5.0
-"""How long an answer is still waited for once a call to the webhook has named the attempt's job."""
 
+# opens the file at a path, of this size in bytes and this ``FileSignature.change`` (None: not known)
 OpenSource = Callable[[Path, int, str | None], AbstractAsyncContextManager[Source]]
-"""Opens the file at a path, of this size in bytes and this ``FileSignature.change`` (None: not known)."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptResult:
-    """An attempt that has its reply."""
+    """The result of one attempt."""
 
     claim: Claim
     reply: Reply
     verdict: Verdict
-    # from its beginning to its reply
+    # from the attempt's beginning to its reply
     seconds: float
-    # a callback named its job already
+    # a callback has named the attempt's job
     has_callback: bool = False
-    # the end of its job, where a callback told of that, too
+    # the job's end, if a callback has brought it already
     ended: JobEnd | None = None
-    # what must be reported of it
+    # to be reported
     anomaly: str | None = None
 
     @property
     def refusal(self) -> Refusal | None:
-        """The 429 that it met, where that is about the limit of concurrent jobs."""
+        """The 429 about the limit of concurrent jobs, if there was one."""
         return refusal_in(self.reply.message) if self.verdict.next is Next.COOL_DOWN else None
 
 
 class AttemptAdmission:
-    """The admission of one attempt, as the client meets it."""
+    """The admission of one attempt, in the form that the client asks for."""
 
     def __init__(self, claim: Claim, flow: FlowControl, now: Callable[[], float]) -> None:
         self.lane_id = claim.lane_id
@@ -82,14 +82,14 @@ class AttemptAdmission:
         self._flow = flow
         self._now = now
         self._begun_at = now()
-        # when it asked for its admission, and when that wait was over
+        # the times of the request for admission and of the end of that wait
         self._asked_at: float | None = None
         self._waited_until: float | None = None
         self._answer: asyncio.Future[str] | None = None
         self._callback_at = inf
 
     def ask(self, content_hash: str) -> "asyncio.Future[str]":
-        """Ask for slot and turn; the answer is why the last chunk must not leave, empty where it may.
+        """Ask for slot and turn; the future's result is the reason to withhold the last chunk, or empty.
 
         Raises:
             SourceError: The content is not the one that was planned.
@@ -101,7 +101,7 @@ class AttemptAdmission:
         return self._answer
 
     def withdraw(self) -> None:
-        """Note that nobody waits for the answer any longer."""
+        """End the wait for the answer."""
         self._flow.withdraw(self._claim)
         self._waited_until = self._now()
 
@@ -112,7 +112,7 @@ class AttemptAdmission:
 
     @property
     def failure(self) -> BaseException | None:
-        """The fault of ours that kept the attempt from its admission."""
+        """The error of the ledger that prevented the admission, if there was one."""
         return self._answer.exception() if self._answer is not None and self._is_answered else None
 
     @property
@@ -124,34 +124,34 @@ class AttemptAdmission:
         return self._answer is not None and self._is_answered and not self.failure and not self._answer.result()
 
     def interruptible(self) -> AbstractAsyncContextManager[None]:
-        """Build a scope before anything is sent."""
+        """Build a scope that a stop ends, for the time before anything is sent."""
         return self._flow.interruptible()
 
     def moved(self, count: int) -> None:
-        """Count bytes."""
+        """Count bytes that were handed to the connection."""
         self._flow.bytes_moved += count
 
     def is_stopping(self) -> bool:
-        """Tell whether nothing new is to start."""
+        """Tell whether no body begins any more."""
         return self._flow.state.is_stopping()
 
     def must_cut(self) -> bool:
-        """Tell whether the run ends."""
+        """Tell whether an upload whose last chunk has not left ends now."""
         return self._flow.state.must_cut(self._now())
 
     def reason_not_to_wait(self) -> str:
-        """Return why the answer is not waited for: the run ends at once, or a callback has told all that it could."""
+        """Return the reason to end the wait for an answer: the end of the run, or a callback that has named the job."""
         now = self._now()
         if self._flow.state.must_not_wait(now):
             return "the uploader was stopped before an answer came"
         return "no answer came" if now - self._callback_at >= ANSWER_AFTER_CALLBACK_SECONDS else ""
 
     def callback_received(self) -> None:
-        """Note that a callback has named the attempt's job."""
+        """Record that a callback has named the attempt's job."""
         self._callback_at = min(self._callback_at, self._now())
 
     def report(self, result: "AttemptResult", jitter: float) -> None:
-        """Tell the flow what came of the attempt: it counts before the next last chunk is admitted."""
+        """Report the attempt's end to the flow, so that it counts before the next admission."""
         now, asked_at = self._now(), self._asked_at
         # a connection that breaks is known before the body, which is cancelled for that, has left the gate
         waited_until = now if self._waited_until is None else self._waited_until
@@ -173,7 +173,7 @@ class AttemptAdmission:
 
 
 class AttemptRunner:
-    """Carries items: opens the source, sends it, judges the reply, writes down the outcome."""
+    """The runner of attempts of one account."""
 
     def __init__(
         self,
@@ -206,16 +206,16 @@ class AttemptRunner:
         return [admission.lane_id for admission in self._under_way.values() if not admission.has_asked]
 
     def callback_received(self, attempt_id: int) -> None:
-        """Note that a callback has named the job of an attempt that may be under way."""
+        """Record that a callback has named the job of an attempt, if that is under way."""
         if attempt_id in self._under_way:
             self._under_way[attempt_id].callback_received()
 
     async def run(self, claim: Claim) -> AttemptResult:
-        """Carry an item whose attempt is committed.
+        """Run an attempt that is committed to the ledger, and record its outcome.
 
         Raises:
             CredentialsError: The service does not take the credentials; the item is pending again.
-            LedgerUnavailableError: The outcome, or the mark, could not be written.
+            LedgerUnavailableError: The outcome, or the admission, could not be written.
         """
         begun = self._now()
         admission = self._under_way[claim.attempt_id] = AttemptAdmission(claim, self._flow, self._now)
@@ -276,7 +276,7 @@ class AttemptRunner:
         return {"webhookUrl": address_of(self._settings.webhook_url, claim.token)}
 
     async def _save_snapshot(self, claim: Claim) -> None:
-        """Note what the conversation holds, as evidence should the attempt end in doubt."""
+        """Save a snapshot of the conversation, as evidence should the attempt end in doubt."""
         if self._settings.doubt.look_before:
             snapshot = await self._client.snapshot(claim.conversation_id)
             if snapshot is not None:
@@ -289,7 +289,7 @@ class AttemptRunner:
         return refuse_after_cut_offs(verdict, reply, claim.cut_offs, self._settings.max_attempts)
 
     async def _record_with_retries(self, result: AttemptResult) -> ReplyResult:
-        """Write the outcome, again and again for a while: what came back must not be lost."""
+        """Record the outcome, with retries: an answer that came must not be lost."""
         for wait in (*RETRY_WRITE_SECONDS, None):
             try:
                 return await self._record(result)

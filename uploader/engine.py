@@ -1,4 +1,4 @@
-"""Begins attempts while lanes and slots allow, and stops cleanly; the only place that creates tasks."""
+"""The engine: begins attempts while lanes and slots allow, and stops cleanly. Only this module creates tasks."""
 
 import asyncio
 import random
@@ -37,14 +37,14 @@ from uploader.settings import Settings, unless_auto
 
 log = logs.get_logger()
 
+# seconds between two looks into the ledger: `uploader resolve` may have changed something beside the run
 RECHECK_SECONDS = 30.0
-"""After so long the ledger is asked again: `uploader resolve` may have changed something beside the run."""
+# seconds that a run with a listener waits for a callback about its latest doubt, with nothing else to do
 LISTEN_ON_SECONDS = 10.0
-"""A run that listens waits so long for a callback about its latest doubt, when there is nothing else to do."""
+# the share of the grace time after which uploads are cut; the rest is for answers and results
 CUT_SHARE_OF_GRACE = 0.75
-"""Uploads are cut after this share of the grace time: what is left is for answers and results."""
+# seconds without bodies sent ahead, after the service or a gateway has refused one for that
 NEED_SLOT_FIRST_SECONDS = 24 * 3600.0
-"""For so long no body of an account is sent ahead, once the service or a gateway has shown that it does not bear it."""
 
 
 _BREAKER_EVENTS = {
@@ -55,7 +55,7 @@ _BREAKER_EVENTS = {
 
 
 class Service(Uploads, Jobs, Protocol):
-    """The client, as far as the engine needs it."""
+    """The service's calls that the engine makes."""
 
     async def authorise(self) -> str:
         """Fetch the first token; return why there is none yet."""
@@ -67,7 +67,7 @@ class Service(Uploads, Jobs, Protocol):
 
 
 class Engine:
-    """Carries the lanes of the active batch to their end.
+    """The control loop of one account: claims, runs attempts, polls jobs, and ends when nothing can go on.
 
     Args:
         client: The service.
@@ -180,13 +180,13 @@ class Engine:
         return self.flow.limit
 
     async def run(self, background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()) -> None:
-        """Carry everything in scope as far as it goes.
+        """Run until the active batch is over, or nothing of it can go on.
 
         Args:
-            background: Functions that run along as long as the engine does: progress, results.
+            background: Functions that run as long as the engine does, such as progress and results.
 
         Raises:
-            UploaderError: Why it ended early; everything that was under way is written down.
+            UploaderError: The reason for an early end; all attempts that were under way are recorded.
         """
         pollers = polls_at_once(self._polls_per_second)
         helpers = [self._start(self._poller.dispatch()), self._start(self.flow.run())]
@@ -208,7 +208,7 @@ class Engine:
         """Start nothing new; cut what cannot end within the grace time (the first signal).
 
         Args:
-            reserve_seconds: What the grace time must leave for the results.
+            reserve_seconds: The part of the grace time that the results need.
         """
         self._stopping = True
         grace = max(self._settings.grace_seconds - reserve_seconds, self._settings.grace_seconds / 4)
@@ -231,7 +231,7 @@ class Engine:
                 self._is_claim_due = False
                 found = await self._begin_attempts()
             over = await self._is_finished(found) and not await self._awaits_callback()
-            # what changed while the ledger was asked may have made more to do
+            # an event during the ledger's answer may have made more to do
             if over and not self._changed.is_set():
                 return
             self._check_poll_failures()
@@ -316,7 +316,7 @@ class Engine:
             self._poll_pace.adjust(caps.poll_rate(limit.in_force, job_seconds, self._poller.live_count))
 
     def _ahead(self) -> Ahead:
-        """Foresee the slots and lanes that are free by the time that a body has gone out."""
+        """Predict the slots and lanes that are free by the time that a body has been sent."""
         state = self.flow.state
         if not state.may_send_ahead() or self.limit.needs_slot_first or state.throttle.backoff.is_on(self._now()):
             return NOTHING_AHEAD
@@ -331,22 +331,22 @@ class Engine:
         lanes, trial_until = lanes_ahead(ends), self._trial_until()
         if state.ahead.is_confirmed or (trial_until is not None and self._now() >= trial_until):
             return Ahead(slots, lanes)
-        # one body tries whether the service bears it
+        # a single body tries it first
         return Ahead(min(slots, 1), lanes[: 1 if trial_until is None else 0])
 
     def _trial_until(self) -> float | None:
-        """Return from when on others may follow the first body that is sent ahead; None where none is."""
+        """Return the time from which others may follow the first body sent ahead; None where none is under way."""
         begun = [begun for begun, claimed in self._under_way.values() if claimed.is_ahead]
         return min(begun) + TRIAL_SECONDS if begun else None
 
     def _travel_seconds(self) -> float:
-        """Return what bodies are seen to take: before the first answer, how long the oldest has been under way."""
+        """Return the time that bodies take: before the first answer, the age of the oldest attempt."""
         if self.flow.state.lead.is_learned:
             return self.flow.state.lead.seconds
         return self._now() - min((begun for begun, _ in self._under_way.values()), default=inf)
 
     async def _reweigh_lanes(self) -> None:
-        """Order the lanes anew once jobs have shown that they take a while whatever their audio, or no longer do."""
+        """Recompute the lanes' order once the constant part of jobs' durations has changed enough."""
         weights = reweigh(self._lane_weights, self._poller.durations)
         if weights is not None:
             self._lane_weights = weights
@@ -369,16 +369,16 @@ class Engine:
         return self._settings.no_wait and not await self._writer.call(unsent, self._account_id, hold=self._hold)
 
     async def _awaits_callback(self) -> bool:
-        """Tell whether a callback may still settle a doubt of just now, where nothing else is to be waited for."""
+        """Tell whether a callback may still resolve the latest doubt, with nothing else to wait for."""
         if self._new_token is None:
             return False
         doubt = await self._writer.call(last_doubt, self._account_id)
-        # a clock that was set back would make a doubt of tomorrow
+        # after a clock that was set back the doubt would seem to lie in the future
         self._listens_until = None if doubt is None else min(doubt, self._now()) + LISTEN_ON_SECONDS
         return self._listens_until is not None and self._now() < self._listens_until
 
     def _check_poll_failures(self) -> None:
-        """End the run where only jobs are left to wait for, and the service does not answer about them.
+        """End the run where only jobs are left, and no status request is answered.
 
         Raises:
             GaveUpError: No status request was answered for too long.
@@ -392,10 +392,10 @@ class Engine:
         )
 
     async def _check_standstill(self, found: ClaimResult) -> None:
-        """Log a long wait that nothing visible explains; end the run where waiting is in vain.
+        """Log a long wait without visible reason; end the run where waiting is in vain.
 
         Raises:
-            SlotsHeldError: Nothing can move before a person has settled what holds the slots.
+            SlotsHeldError: Nothing can be sent before a person has resolved the items that hold the slots.
             GaveUpError: Nothing but 429s came for too long.
         """
         now, state = self._now(), self.flow.state
@@ -439,7 +439,7 @@ class Engine:
         return min(times, default=inf)
 
     async def _wait(self, until: float) -> None:
-        """Wait for a change, for a time, or until foresight lets an attempt begin."""
+        """Wait for an event, for a time, or until the prediction lets an attempt begin."""
         while True:
             recheck_seconds = self._recheck_seconds()
             wait = max(min(until - self._now(), recheck_seconds), 0.0)
@@ -453,7 +453,7 @@ class Engine:
             return
 
     def _recheck_seconds(self) -> float:
-        """Return after how long time alone may let an attempt begin; infinite where it cannot."""
+        """Return the seconds after which an attempt may begin without an event; infinite where none may."""
         state = self.flow.state
         if not state.may_send_ahead() or self.limit.needs_slot_first or not self._attempts_wanted():
             return inf
@@ -462,12 +462,12 @@ class Engine:
         lead = horizon_seconds(state.lead)
         if self._poller.durations.model is not None:
             return max(self._poller.ends_plausible_in(lead), check_seconds(lead))
-        # the first bodies show how long bodies travel, and the first one ahead that others may follow it
+        # the first bodies show how long bodies take, and the first one ahead that others may follow
         is_trial_on = not state.ahead.is_confirmed and self._now() < (self._trial_until() or 0.0)
         return check_seconds(lead) if is_trial_on or (self._under_way and not state.lead.is_learned) else inf
 
     def _would_claim_more(self) -> bool:
-        """Tell whether a claim would find more than the last one, by what is foreseen by now."""
+        """Tell whether a claim would find more than the last one, by the present prediction."""
         ahead, limit = self._ahead(), self.limit
         sending = len(self._under_way) - len(self.flow.unanswered)
         room = limit.in_force - limit.live - sending + ahead.slots
@@ -490,14 +490,14 @@ class Engine:
             self._is_claim_due = True
             self.flow.slot_may_be_free()
             return
-        # where the answer was lost and a callback named the job, nobody knows when it began
+        # where the answer was lost and a callback named the job, the time of its start is unknown
         job = replace(claimed.job(verdict.job_id, self._now()), has_known_start=is_success(result.reply.status))
         self._poller.add(job, callback_received=result.has_callback)
         if result.ended is not None:
             self._poller.apply_callback_end(job, result.ended)
 
     async def _check_ahead(self) -> None:
-        """Remember, and log, that the service or a gateway does not bear bodies that are sent ahead."""
+        """Save and log that the service or a gateway refuses bodies that are sent ahead."""
         refusal = self.flow.state.ahead.refusal
         if not refusal or self._is_refusal_saved or self.limit.needs_slot_first:
             return
@@ -509,14 +509,14 @@ class Engine:
         log.warning("account.needs_slot_first", reason=refusal, until=rfc3339(until))
 
     def apply_callback(self, result: CallbackResult) -> None:
-        """Go on from a callback that is in the ledger."""
+        """Continue after a callback that is in the ledger."""
         self._callbacks += result.effect is not CallbackEffect.UNKNOWN_TOKEN
         log_callback(result)
         if result.effect is CallbackEffect.DEFERRED:
             self._runner.callback_received(result.attempt_id)
         job = result.job
         if job is None or result.account_id != self._account_id:
-            return  # a job of another account is followed by its next run
+            return  # a job of another account is polled by that account's next run
         if result.effect is CallbackEffect.ACCEPTED:
             self._poller.add(job, callback_received=True)
         if result.ended is not None:
@@ -529,7 +529,7 @@ class Engine:
         self._changed.set()
 
     async def _log_limit(self, retry_after: str | None) -> None:
-        """Log what is known of the limit once a 429 has taught something of it."""
+        """Log the limit after a 429 that is about it."""
         now = self._now()
         holders = await self._writer.call(slot_holders, self._account_id, now)
         alone = not any(holder.state in (State.ACCEPTED, State.IN_DOUBT) for holder in holders)
@@ -548,14 +548,14 @@ class Engine:
         )
 
     def _on_job_ended(self) -> None:
-        """Claim and admit: a job of ours has ended, and the ledger has that in line before them."""
+        """Claim and admit: a job has ended, and its end is queued for the ledger before them."""
         self.flow.apply(JobEnded())
         self.flow.slot_may_be_free()
         self._is_claim_due = True
         self._changed.set()
 
     def _on_job_removed(self) -> None:
-        """A job of ours is followed no more."""
+        """End the wait for jobs once none is left that the run waits for."""
         self._check_webhook()
         if not self._poller.active_jobs:
             self._changed.set()
@@ -591,7 +591,7 @@ class Engine:
         self._check_breaker()
 
     def _check_breaker(self) -> None:
-        """Log where the breaker opens or closes, and end the run where it has been open for too long."""
+        """Log the breaker's changes, and end the run where failures have lasted for too long."""
         breaker = self.flow.state.breaker
         if breaker.state is not self._logged_breaker:
             self._logged_breaker = breaker.state
@@ -615,13 +615,13 @@ class Engine:
             self._changed.set()
 
     def _fail(self, error: BaseException) -> None:
-        """Keep the first reason to end; the others follow from it."""
+        """Keep the first error as the run's; later ones follow from it."""
         if self._failure is None:
             self._failure = error
         self._changed.set()
 
     async def _drain(self) -> None:
-        """Let what is under way come to its end; without credentials or a good answer nothing is cut."""
+        """Wait for the attempts under way; after a lack of credentials or good answers none is cut."""
         self.flow.apply(RunEnds())
         patient = isinstance(self._failure, (CredentialsError, GaveUpError))
         if isinstance(self._failure, LedgerUnavailableError) or (self._failure is not None and not patient):
@@ -631,7 +631,7 @@ class Engine:
 
 
 async def run_concurrently(works: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Do several works at once, until all are done; the first failure ends the others, and is raised."""
+    """Run coroutines concurrently until all are done; the first error cancels the others and is raised."""
     try:
         async with asyncio.TaskGroup() as group:
             for work in works:
@@ -641,6 +641,6 @@ async def run_concurrently(works: Sequence[Coroutine[Any, Any, None]]) -> None:
 
 
 def steady_clock(wall: Callable[[], float], steady: Callable[[], float]) -> Callable[[], float]:
-    """Seconds since the epoch that follow a steady clock: a wall clock that jumps shortens no wait."""
+    """Build a clock of seconds since the epoch that follows a steady clock: no jump shortens a wait."""
     offset = wall() - steady()
     return lambda: offset + steady()

@@ -1,4 +1,4 @@
-"""Holds the account's one flow of uploads, and the attempts that wait for their admission."""
+"""Flow control: the state of an account's flow of uploads, and the queue of attempts that wait for admission."""
 
 import asyncio
 from collections.abc import Callable, Collection
@@ -15,27 +15,27 @@ from uploader.settings import Settings
 
 @dataclass(slots=True)
 class _Waiting:
-    """An attempt at the gate."""
+    """An attempt that waits for its admission."""
 
     admission: Admission
-    # why it is not admitted; empty where it is
+    # the reason not to admit it; empty: admitted
     answer: "asyncio.Future[str]"
-    # when it is cut by us, in seconds since the epoch
+    # the end of its wait, in seconds since the epoch
     until: float
-    # the ledger has found that its turn has not come
+    # by the ledger its turn has not come
     is_behind: bool = False
 
 
 class FlowControl:
-    """The flow of one account's uploads: its state, and those who wait in it.
+    """The flow control of one account's uploads.
 
     Args:
         writer: The ledger's writer.
         account_id: The account.
         settings: The settings.
-        flow: The state to begin with.
+        flow: The initial state.
         now: Seconds since the epoch, never running backwards and never jumping.
-        is_lane_live: Tells whether a job of a lane is known to live: its next item is not admitted yet.
+        is_lane_live: Tells whether a job of a lane lives, so that its next item is not admitted yet.
         measure: Called after each change of the flow.
     """
 
@@ -74,23 +74,23 @@ class FlowControl:
         self._unstarted: set[asyncio.Timeout] = set()
 
     def apply(self, event: Event) -> None:
-        """Take the state from one to the next, and see who may go on."""
+        """Apply an event to the state, and let the attempts that wait be looked through."""
         self.state = reduce(self.state, event, self._now())
         if self.state.is_stopping():
             self._end_all(self._stoppable)
         self._changed.set()
 
     def changed(self) -> None:
-        """An attempt goes on: those who wait are looked at."""
+        """Let the attempts that wait be looked through, after one has gone on."""
         self._changed.set()
 
     def slot_may_be_free(self) -> None:
-        """A job has ended, or an attempt has given its slot back, and the ledger is about to have that."""
+        """Let the ledger be asked again: a job or an attempt has freed a slot, and that is queued for the ledger."""
         self._may_be_free = True
         self._changed.set()
 
     def update_limit(self, limit: LimitFacts) -> None:
-        """Take the limit as it was found; where slots are free, those who wait are looked at."""
+        """Take the limit as it was found; where slots are free, let the ledger be asked again."""
         self.limit = limit
         if limit.free:
             self.slot_may_be_free()
@@ -111,7 +111,7 @@ class FlowControl:
 
     @property
     def unanswered_wanted(self) -> int:
-        """Count the last chunks that would be out, were their number not bounded: idle slots may have one each."""
+        """Count the last chunks that would be unanswered without a bound: one more for each free slot."""
         # those that took their slot before their first byte idle in it while they wait
         idle = self.limit.free + (self.waiting if self.limit.needs_slot_first else 0)
         return len(self.unanswered) + idle
@@ -120,8 +120,8 @@ class FlowControl:
         """Ask for slot and turn of an attempt; ``withdraw`` ends the wait.
 
         Returns:
-            Why the last chunk must not leave, empty where it may; LedgerUnavailableError where the admission could not
-            be written.
+            The reason to withhold the last chunk, or empty; LedgerUnavailableError where the admission could not be
+            written.
         """
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         if reason := self.state.reason_not_to_admit(self._now()):
@@ -134,7 +134,7 @@ class FlowControl:
         return answer
 
     def withdraw(self, claim: Claim) -> None:
-        """Forget an attempt that does not wait any longer."""
+        """Withdraw an attempt that waits no longer."""
         self._waiting.pop(claim.attempt_id, None)
 
     def ended(self, event: AttemptEnded) -> None:
@@ -153,16 +153,16 @@ class FlowControl:
         return Interruptible(self._stoppable, self._unstarted, is_over=self.state.is_stopping())
 
     def cancel_unstarted(self) -> None:
-        """End the attempts that have sent nothing yet: another one met a 429, as they would."""
+        """Cancel the attempts that have sent nothing yet: after a 429 they would meet one too."""
         self._end_all(self._unstarted)
 
     async def run(self) -> None:
-        """Admit whoever may go, until cancelled."""
+        """Admit attempts as slots and turns come, until cancelled."""
         while True:
             await self._until_changed()
             self._measure()
-            # a slot is free and the turn has come: such an attempt waits for the answers to others alone, unless a 429
-            # pauses them all, perhaps for an hour
+            # attempts with a free slot and their turn wait only for answers to others, so that their wait is not ended,
+            # unless a 429 pauses them all, perhaps for an hour
             is_next = self._has_room and not self.state.throttle.backoff.is_on(self._now())
             self._end_waits({admission.claim.attempt_id for admission in self._due()} if is_next else set())
             due = self._due()
@@ -186,7 +186,7 @@ class FlowControl:
         self._changed.clear()
 
     def _wake_at(self) -> float:
-        """Return when, without another event, something changes for those who wait."""
+        """Return the time at which, without an event, something changes for attempts that wait."""
         if not self._waiting:
             return inf
         times = [waiting.until for waiting in self._waiting.values()]
@@ -196,7 +196,7 @@ class FlowControl:
         return min((at for at in times if at > now), default=inf)
 
     def _end_waits(self, due: Collection[int]) -> None:
-        """Cut the attempts that have waited for too long, or are not to wait any longer, but for those due."""
+        """End the waits that have taken too long, or are pointless now, but for attempts that are due."""
         now = self._now()
         for attempt_id, waiting in self._waiting.items():
             reason = self.state.reason_not_to_admit(now)
@@ -243,10 +243,10 @@ class FlowControl:
 
     def _take(self, result: AdmissionResult) -> None:
         self.limit, self.has_more = result.limit, result.has_more
-        # a stop, or an open breaker, may have come while the admission was written
+        # a stop, or an open breaker, may have come during the transaction
         reason = self.state.reason_not_to_admit(self._now())
         for attempt_id in result.admitted:
-            # one that has broken off meanwhile, or is not to go, gives its slot back with its outcome
+            # an attempt that has ended meanwhile, or must not go, frees its slot with its outcome
             if (waiting := self._still(attempt_id)) is not None:
                 if not reason:
                     self.unanswered[attempt_id] = waiting.admission.claim.lane_id
@@ -257,12 +257,12 @@ class FlowControl:
                 waiting.answer.set_result(reason)
         for attempt_id, waiting in self._waiting.items():
             waiting.is_behind = attempt_id in result.behind
-        # others may go as well; where none was admitted, asking again at once would not change that
+        # more may be admitted; after an answer without any, asking again at once would change nothing
         if result.admitted or self.state.reason_not_to_wait(self._now()):
             self._changed.set()
 
     def _still(self, attempt_id: int) -> _Waiting | None:
-        """Find an attempt that still waits."""
+        """Return an attempt if it still waits."""
         waiting = self._waiting.get(attempt_id)
         return None if waiting is None or waiting.answer.done() else waiting
 
@@ -273,14 +273,14 @@ class FlowControl:
 
 
 class Interruptible:
-    """A scope that whoever holds one of the sets can end, with a TimeoutError."""
+    """A scope that can be ended through each of its sets, with a TimeoutError."""
 
     def __init__(self, *sets: "set[asyncio.Timeout]", is_over: bool) -> None:
         self._sets = sets
         self._is_over = is_over
 
     async def __aenter__(self) -> None:
-        """Enter, unless the time for it is over."""
+        """Enter the scope; it ends at once if ``is_over``."""
         now = asyncio.get_running_loop().time()
         self._timeout = await asyncio.timeout_at(now if self._is_over else None).__aenter__()
         for scopes in self._sets:
@@ -289,7 +289,7 @@ class Interruptible:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave."""
+        """Leave the scope."""
         for scopes in self._sets:
             scopes.discard(self._timeout)
         await self._timeout.__aexit__(kind, error, trace)

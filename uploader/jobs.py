@@ -39,40 +39,47 @@ from uploader.settings import Settings
 
 log = logs.get_logger()
 
+# the least time between two rounds of polls, in seconds
 POLL_SPACING_SECONDS = 0.01
-"""The least time from one round of looks to the next one."""
 
 
 class Jobs(Protocol):
-    """Who can be asked for a job: the client, or what a simulation puts in its place."""
+    """The job endpoint: the client's, or a simulation's."""
 
     async def job(self, job_id: str) -> JobAnswer:
-        """Ask how a job is."""
+        """Ask for a job's status."""
         ...
 
 
 @dataclass(order=True, slots=True)
 class _ScheduledPoll:
-    """A live job, when the next look at it is due, and how long after that one the next would be."""
+    """A live job with the time of its next poll, ordered by that time; times in seconds since the epoch."""
 
     due_at: float
+    # the interval to the poll after that
     step_seconds: float = field(compare=False)
+    # the latest poll that showed the job live
     seen_live_at: float = field(compare=False)
     job: LiveJob = field(compare=False)
+    # the latest poll brought no status: the job may have ended long before the poll that shows its end
     is_unseen: bool = field(compare=False, default=False)
-    """Whether the last look told nothing: the job may have ended long before the look that sees its end."""
+    # the latest answers in a row without a known status
     unknown_in_a_row: int = field(compare=False, default=0)
-    """How many of the last answers had no status that we know."""
+    # the latest answers in a row about another job
     other_job_in_a_row: int = field(compare=False, default=0)
-    """How many of the last answers were about another job."""
 
 
 class JobPoller:
-    """Looks at live jobs when they are due, and writes down their ends.
+    """The poller of an account's live jobs: polls each when it is due, and records its end.
 
-    ``active_jobs`` counts the jobs that the present run waits for; ``durations`` is what the account's ended jobs show;
-    ``ended_without_callback`` counts the jobs that were to call the webhook, and of which polling told the end.
-    ``room`` is called when a job's end is in line for the ledger, ``ended`` when the job is followed no more.
+    Args:
+        client: The job endpoint.
+        writer: The ledger's writer.
+        pace: The rate of status requests.
+        now: Seconds since the epoch, never running backwards and never jumping.
+        settings: The settings.
+        on_job_ended: Called once a job's end is queued for the ledger, or a slot may be free otherwise.
+        on_job_removed: Called when a job is polled no more.
     """
 
     def __init__(
@@ -86,12 +93,15 @@ class JobPoller:
         on_job_ended: Callable[[], None],
         on_job_removed: Callable[[], None],
     ) -> None:
+        # the jobs that the present run waits for
         self.active_jobs = 0
+        # the jobs with our webhookUrl whose end came by polling
         self.ended_without_callback = 0
+        # the first failure since the last good answer to a status request, in seconds since the epoch
         self.failing_since: float | None = None
-        """Since when no status request has had a good answer, in seconds since the epoch; None while they have."""
+        # the reason of that failure
         self.failure = ""
-        """What the first of them was answered."""
+        # the durations of the account's completed jobs
         self.durations = DurationHistory()
         self._client = client
         self._writer = writer
@@ -102,35 +112,35 @@ class JobPoller:
         self._hold = settings.lanes.hold
         self._on_job_ended = on_job_ended
         self._on_job_removed = on_job_removed
+        # a heap by due time
         self._scheduled: list[_ScheduledPoll] = []
-        """A heap: what is due first stands first."""
+        # the polls that are due and wait for a request
         self._due: list[_ScheduledPoll] = []
-        """What is due and waits for its request."""
         self._live: dict[int, LiveJob] = {}
         # by lane, the items whose job lives and whose end is not being written
         self._lanes: dict[int, set[int]] = {}
+        # by item, the time to which a poll is postponed because callbacks come; 0: from its next due time on
         self._postponed: dict[int, float] = {}
-        """Jobs of which calls to the webhook told, and until when the look that is due is put off for that."""
+        # the jobs whose end a callback brought before their answer was recorded
         self._ended_early: set[str] = set()
-        """Jobs of whose end a call told before their answer was taken note of."""
+        # by item, the logged answer of its job that had no known status
         self._logged_answers: dict[int, str] = {}
-        """What was told of a live job, by item, in place of a status."""
         self._backoff = Backoff()
+        # the pollers that wait for a job
         self._idle_pollers: list[asyncio.Future[_ScheduledPoll]] = []
-        """Lookers that wait for a job."""
+        # something may be due before the time that is waited for
         self._changed = asyncio.Event()
-        """Whether there may be something to hand out before the time that is waited for."""
         self._wakes_at = 0.0
         self._dispatched_at = 0.0
 
     @property
     def has_live_jobs(self) -> bool:
-        """Whether the end of some job may still be seen."""
+        """Tell whether any job is polled."""
         return bool(self._live)
 
     @property
     def any_job_id(self) -> str | None:
-        """The jobId of some live job, None where none is known."""
+        """The jobId of some live job, None where there is none."""
         return next((entry.job.job_id for entry in (*self._due[:1], *self._scheduled[:1])), None)
 
     @property
@@ -140,7 +150,7 @@ class JobPoller:
 
     @property
     def live_count(self) -> int:
-        """The number of jobs that are followed."""
+        """The number of jobs that are polled."""
         return len(self._live)
 
     def is_lane_live(self, lane_id: int) -> bool:
@@ -174,12 +184,12 @@ class JobPoller:
         return min(waits)
 
     def learn(self, ends: Iterable[CompletedJob]) -> None:
-        """Learn from ended jobs of the account, the latest last, when to look at those that live."""
+        """Add completed jobs of the account, the latest last, and reschedule the polls by them."""
         if self.durations.add(ends):
             self._reschedule_all()
 
     def add(self, job: LiveJob, *, soon: bool = False, callback_received: bool = False) -> None:
-        """Follow one more job.
+        """Add a job.
 
         Args:
             job: The job.
@@ -190,7 +200,7 @@ class JobPoller:
             self._ended_early.discard(job.job_id)
             return
         self.active_jobs += job.is_active
-        # a clock that was set back would make a job of tomorrow, looked at without a pause
+        # after a clock that was set back the job would seem to begin in the future, and be polled without a pause
         job = replace(job, accepted_at=min(job.accepted_at, self._now()))
         self._lanes.setdefault(job.lane_id, set()).add(job.item_id)
         self._live[job.item_id] = job
@@ -202,12 +212,12 @@ class JobPoller:
         self._push(entry)
 
     def callback_received(self, job: LiveJob) -> None:
-        """Take note of a call to the webhook: that this job ends will be told, too."""
+        """Record that callbacks come for a job: its end is expected by callback, too."""
         if self.is_live(job):
             self._postponed.setdefault(job.item_id, 0.0)
 
     def apply_callback_end(self, job: LiveJob, ended: JobEnd) -> None:
-        """Take note that a call to the webhook told the end of a job, which is in the ledger."""
+        """Remove a job whose end came by callback and is in the ledger."""
         live = self._live[job.item_id] if self.is_live(job) else replace(job, is_active=False)
         if not self.is_live(job):
             self._ended_early.add(job.job_id)
@@ -219,12 +229,12 @@ class JobPoller:
         self._due = [entry for entry in self._due if self.is_live(entry.job)]
 
     def is_live(self, job: LiveJob) -> bool:
-        """Whether a job is followed: it is not where a call has told of its end."""
+        """Tell whether a job is polled; not once a callback has brought its end."""
         live = self._live.get(job.item_id)
         return live is not None and live.job_id == job.job_id
 
     async def poll_jobs(self) -> None:
-        """Look at one job after the other, as they are handed out; runs until it is cancelled."""
+        """Poll one job after the other, as they are dispatched, until cancelled."""
         while True:
             assigned: asyncio.Future[_ScheduledPoll] = asyncio.get_running_loop().create_future()
             if not self._idle_pollers:
@@ -233,12 +243,12 @@ class JobPoller:
             await self._poll(await assigned)
 
     async def dispatch(self) -> None:
-        """Hand the jobs that come due to the pollers that are free; runs until it is cancelled."""
+        """Dispatch the jobs that are due to idle pollers, until cancelled."""
         while True:
             while not self._may_poll():
                 await self._wait_until_due()
             await self._pace.wait()
-            # what has come due while the pace was waited for may matter more
+            # a poll that has come due during the wait for the pace may be more overdue
             if self._may_poll():
                 self._dispatched_at = self._now()
                 assigned = self._idle_pollers.pop()
@@ -270,7 +280,7 @@ class JobPoller:
         return self._postponed[entry.job.item_id]
 
     def _pop_most_overdue(self) -> _ScheduledPoll:
-        """The job that is late by most of its own steps: where requests are short, all steps grow alike."""
+        """Pop the most overdue job, measured in its own intervals: a tight budget stretches all intervals alike."""
         now = self._now()
         late = [(now - entry.due_at) / entry.step_seconds for entry in self._due]
         return self._due.pop(late.index(max(late)))
@@ -285,11 +295,11 @@ class JobPoller:
             return
 
     def _next_due_at(self) -> float:
-        """When something can be handed out next; infinite where nothing is to be before something changes."""
+        """Return the next time to dispatch a poll; infinite where none is before an event."""
         if not self._idle_pollers or not (self._due or self._scheduled):
             return inf
         nearest = self._now() if self._due else self._scheduled[0].due_at
-        # where many come due, those go together that do within a few milliseconds
+        # polls that are due within a few milliseconds of each other are dispatched together
         return max(nearest, self._backoff.until, self._dispatched_at + POLL_SPACING_SECONDS)
 
     async def _poll(self, entry: _ScheduledPoll) -> None:
@@ -297,7 +307,7 @@ class JobPoller:
         answer = await self._client.job(job.job_id)
         self._back_off(answer)
         if not self.is_live(job):
-            return  # a call was quicker
+            return  # a callback was quicker
         if answer.status is not None and answer.status.ended:
             await self._write_end(entry, answer.status)
         elif self._now() - job.accepted_at >= self._timeout_seconds:
@@ -311,7 +321,7 @@ class JobPoller:
             self._push(self._after_poll(entry, answer))
 
     def _back_off(self, answer: JobAnswer) -> None:
-        """One pause of all requests, not one for each job, where the service wants none or gives no answer."""
+        """Pause all status requests at once where the service asks for it or does not answer."""
         before, now = self._backoff, self._now()
         if answer.status is None and wants_pause(answer.http_status, answer.retry_after):
             self._backoff = after_failure(
@@ -319,7 +329,7 @@ class JobPoller:
             )
             if self.failing_since is None and answer.http_status != 429:
                 self.failing_since, self.failure = now, answer.reason
-                self._on_job_ended()  # whoever waits may have to give up without another event
+                self._on_job_ended()  # the run may have to give up without another event
         else:
             self._backoff = after_success(before, now)
             self.failing_since = None
@@ -342,7 +352,7 @@ class JobPoller:
         return following
 
     async def _log_unknown_status(self, job: LiveJob, answer: JobAnswer) -> None:
-        """Tell and write down what stands in place of a status, once, and that there is one again."""
+        """Log and save an answer without a known status once; clear it once the status is known again."""
         if _has_unknown_status(answer):
             if self._logged_answers.get(job.item_id) != answer.reason:
                 self._logged_answers[job.item_id] = answer.reason
@@ -356,13 +366,13 @@ class JobPoller:
         return _ScheduledPoll(seen_live_at + poll.wait_seconds, poll.step_seconds, seen_live_at, job)
 
     def _reschedule_all(self) -> None:
-        """What was foreseen while less was known is foreseen again."""
+        """Reschedule all polls by the present model of durations."""
         now = self._now()
         for entry in self._scheduled:
             if entry.unknown_in_a_row:
-                continue  # what is foreseen of jobs says nothing of when this one will be known again
+                continue  # its interval follows the answers without a status, not the model
             due = self._schedule(entry.job, entry.seen_live_at)
-            # who may look at once shall not wait for the news
+            # a poll that is due at once stays so
             entry.due_at = max(due.due_at, now + MIN_POLL_SECONDS) if entry.due_at > now else entry.due_at
             entry.step_seconds = due.step_seconds
         heapq.heapify(self._scheduled)
@@ -382,14 +392,14 @@ class JobPoller:
             lived = lived_seconds(job.accepted_at, entry.seen_live_at, now)
         ended = JobEnd(job, status, now, self._hold, lived)
         written = asyncio.shield(self._writer.call(end_job, ended))
-        # the end is in line for the ledger after this: the claim that takes its slot goes into the same transaction
+        # the end is queued for the ledger after this, so that the claim of its slot goes into the same transaction
         await asyncio.sleep(0)
         # an end that is in line is none to come: it would be foreseen beside the slot that it frees
         self._leave_lane(job)
         self._on_job_ended()
         await written
         if not self.is_live(job):
-            return  # a call was quicker
+            return  # a callback was quicker
         if lived is not None:
             self.learn([CompletedJob(job.work, lived)])
         self.ended_without_callback += job.calls
@@ -450,12 +460,12 @@ class JobPoller:
 
 
 def _has_unknown_status(answer: JobAnswer) -> bool:
-    """Tell whether an answer came that has no status that we know, and no trouble of the service explains that."""
+    """Tell whether an answer has no known status without a failure of the service that explains it."""
     return answer.status is None and not wants_pause(answer.http_status, answer.retry_after)
 
 
 def log_callback(result: CallbackResult) -> None:
-    """Log a call to the webhook that changed something, or contradicts what is known."""
+    """Log a callback that had an effect, or contradicts the ledger."""
     if result.job is None:
         return
     event = _event(result.job)

@@ -26,8 +26,8 @@ from uploader.model import Reply
 
 READ_BYTES = 64 * 1024
 LONGEST_HEAD = 64 * 1024
+# a condition that does not come true by then never will: the test fails in place of hanging
 GUARD_SECONDS = 60.0
-"""A condition that does not come true by then never will: the test fails in place of hanging."""
 MEBIBYTE = 1024 * 1024
 CREDENTIALS = Credentials(app_id="the-app-id", app_secret="the-app-secret")
 TOKEN_PATH = "/oauth2/token:generate"

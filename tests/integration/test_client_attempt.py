@@ -65,8 +65,8 @@ from uploader.settings.tables import Doubt, Replies, Schedule
 
 P = ParamSpec("P")
 T = TypeVar("T")
+# what a test wants to come before a function of the ledger
 Before = Callable[[Any], Awaitable[None]]
-"""What a test wants to come before a function of the ledger."""
 
 DOUBT_SECONDS = 900.0
 LIMIT_TEXT = (

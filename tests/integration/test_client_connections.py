@@ -30,8 +30,8 @@ from uploader.model import Outcome, Reply, State
 from uploader.policy.replies import judge
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+# whoever waits this long in a test fails it
 LONG = Expect(above_bytes=MEBIBYTE, seconds=3600.0)
-"""Whoever waits this long in a test fails it."""
 SOON = Expect(above_bytes=MEBIBYTE, seconds=0.1)
 SIZES = [20_000, 300_000, 2 * MEBIBYTE]
 

@@ -33,8 +33,8 @@ from uploader.model import Outcome, State
 from uploader.policy.replies import judge
 
 SIZES = [1, 1000, 300 * 1024, 3 * MEBIBYTE]
+# more than the kernels of both sides hold: what the server did not read, the client knows not to have left
 BIG = 32 * MEBIBYTE
-"""More than the kernels of both sides hold: what the server did not read, the client knows not to have left."""
 TRIES = 10
 
 

@@ -33,8 +33,8 @@ from uploader.errors import CredentialsError, UsageError
 from uploader.model import Outcome, State
 from uploader.policy.replies import judge
 
+# a host that no name server knows; the proxy does
 NAME = "api.uploads.invalid"
-"""A host that no name server knows; the proxy does."""
 READY = Credentials(access_token="ready")
 VARIABLES = ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]
 

@@ -39,8 +39,8 @@ from uploader.policy.replies import judge
 
 SERVER_ERROR = Reply(connected=True, last_chunk_left=True, status=502, bytes_sent=7)
 UNREADABLE = Reply(connected=True, last_chunk_left=True, status=201, answer=None, bytes_sent=7)
+# replies after which nobody knows of a job
 UNSEEN = (UNREACHABLE, CUT, THROTTLED, NOT_FOUND, LOST, SERVER_ERROR, UNREADABLE)
-"""Replies after which nobody knows of a job."""
 
 
 @dataclass

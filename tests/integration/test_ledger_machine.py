@@ -37,18 +37,19 @@ from uploader.model import LIVE, OVER, SLOTTED, TROUBLED, Claim, Decision, JobSt
 from uploader.policy.limits import Refusal
 
 LIMIT = 2
+# contents by file: two files are equal, and three contents have the same size
 RECORDINGS = {"a.wav": "one", "b.wav": "one", "c.wav": "two", "d.wav": "six", "e.wav": "fourteen"}
-"""Contents by file: two files are equal, and three contents have the same size."""
 
 ROWS = st.lists(st.tuples(st.sampled_from("xyz"), st.sampled_from(sorted(RECORDINGS))), min_size=1, max_size=6)
 BATCHES = st.sampled_from(["monday.csv", "tuesday.csv"])
 WITHHELD = Reply(connected=True, withheld=True)
 BEFORE_ADMISSION = [CUT, UNREACHABLE, OUR_FILE, WITHHELD, WITHHELD, Reply(connected=True, status=503)]
 AFTER_ADMISSION = [LOST, NOT_FOUND, THROTTLED, Reply(connected=True, last_chunk_left=True, status=502)]
+# replies after the last chunk that prove that nothing was appended
 NOT_APPENDED = (404, 429)
-"""Replies after the last chunk that prove that nothing was appended."""
 
 NOTHING: frozenset[State] = frozenset()
+# what may become of an item in one step, with nobody's help
 BY_ITSELF = dict.fromkeys(State, NOTHING) | {
     State.PENDING: {State.SENDING},
     State.SENDING: {State.SENT, State.PENDING, State.REFUSED},
@@ -57,14 +58,13 @@ BY_ITSELF = dict.fromkeys(State, NOTHING) | {
     # where a new load finds the file that was the fault mended
     State.REFUSED: {State.PENDING},
 }
-"""What may become of an item in one step, with nobody's help."""
+# what a person may make of an item
 BY_A_PERSON = dict.fromkeys(State, NOTHING) | {
     State.PENDING: {State.DROPPED},
     State.IN_DOUBT: {State.PENDING, State.ACCEPTED, State.COMPLETED, State.DROPPED},
     State.REFUSED: {State.PENDING, State.DROPPED},
     State.FAILED: {State.PENDING, State.DROPPED},
 }
-"""What a person may make of an item."""
 
 
 @dataclass
@@ -81,8 +81,8 @@ class Service:
     """The contents that the service may have taken, by conversation and content."""
 
     taken: Counter[tuple[str, str]] = field(default_factory=Counter)
+    # how often the manifests mean a content for a conversation: the most of any one manifest
     meant: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
-    """How often the manifests mean a content for a conversation: the most of any one manifest."""
 
 
 Table = list[dict[str, Any]]

@@ -15,15 +15,15 @@ from tests.benchmarks.bench import Bench, Server
 from tests.benchmarks.measures.ledger import ENVIRONMENT, Place, filled, sandbox, write_manifest
 
 NIGHTS = 20
+# what statements differ by that are written in groups; to read 20,000 rows takes more than ten times as many
 SLACK = 200
-"""What statements differ by that are written in groups; to read 20,000 rows takes more than ten times as many."""
+# how commands end where an item of a former night is refused, another in doubt
 ENDED = (0, 1, 4)
-"""How commands end where an item of a former night is refused, another in doubt."""
 SCAN = re.compile(r"^SCAN (?:main\.)?([\w.]+)(?: USING (?:COVERING )?INDEX (\w+))?")
+# tables that former nights do not fill, and what a statement has put together before
 SMALL = re.compile(r"accounts|ledger|staged|apart|found|met|temp\.\w+|compared|groups|CONSTANT|anon_\d+")
-"""Tables that former nights do not fill, and what a statement has put together before."""
+# indexes that hold what is not over, or is to be told
 PARTIAL = {"items_unfinished", "items_anomaly", "items_invalid", "lanes_active"}
-"""Indexes that hold what is not over, or is to be told."""
 
 
 @pytest.fixture(scope="module")

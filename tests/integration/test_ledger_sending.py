@@ -19,6 +19,7 @@ from uploader.model import Load, Reply
 
 Rows = Sequence[tuple[str, str]]
 NAMES = ("monday.csv", "tuesday.csv")
+# a batch's name, its rows, how its first attempts end, its --first, and whether it is a --repeat
 NIGHT = st.tuples(
     st.sampled_from(NAMES),
     st.lists(st.tuples(st.sampled_from("cde"), st.sampled_from(["a.wav", "b.wav", "d.wav", "e.wav"])), max_size=6),
@@ -26,7 +27,6 @@ NIGHT = st.tuples(
     st.none() | st.integers(1, 3),
     st.booleans(),
 )
-"""A batch's name, its rows, how its first attempts end, its --first, and whether it is a --repeat."""
 ANSWERS = {"leave": accepted, "lost": LOST, "refused": NOT_FOUND, "cut": CUT}
 
 

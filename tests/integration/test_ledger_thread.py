@@ -324,10 +324,10 @@ def record_of(claim: Claim, reply: Reply, *, listens: bool = False) -> ReplyReco
     return record._replace(listens=listens)
 
 
+# of which attempts a call told before their reply came, and what
 CALLS = {0: ("j", "completed"), 1: ("m", "in_progress"), 3: ("n", "failed"), 5: ("o", "scheduled"), 6: ("p", "failed")}
-"""Of which attempts a call told before their reply came, and what."""
+# of an earlier attempt of this one a call told, too
 CUT_BEFORE = 4
-"""Of an earlier attempt of this one a call told, too."""
 
 
 def endings(jobs: list[LiveJob]) -> list[JobEnd]:

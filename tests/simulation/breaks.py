@@ -178,8 +178,8 @@ SIMULATED = {
         item_known_by_path_alone,
     )
 }
+# what only a schedule in which calls tell of appends too many can show
 TOLD_BY_CALLS = {break_.__name__: break_ for break_ in (late_surplus_not_told, surplus_beside_an_answer_not_told)}
-"""What only a schedule in which calls tell of appends too many can show."""
 
 
 @contextmanager

@@ -44,10 +44,10 @@ class Calls:
 
     def __init__(self, habits: Habits, time: Time, seed: int) -> None:
         self.habits = habits
+        # jobs of what was cut off before its last chunk
         self.broken: set[str] = set()
-        """Jobs of what was cut off before its last chunk."""
+        # jobs of which a call was answered, and what the first one meant
         self.heard: dict[str, CallbackEffect] = {}
-        """Jobs of which a call was answered, and what the first one meant."""
         self._rng = random.Random(f"calls {seed}")
         self._time = time
         self._on_their_way: list[_Said] = []

@@ -3,8 +3,8 @@
 import pytest
 
 SCHEDULES, NIGHTLY_SCHEDULES = 250, 10_000
+# so many schedules are one test: what the processes of a test run share out among them
 PER_TEST = 25
-"""So many schedules are one test: what the processes of a test run share out among them."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

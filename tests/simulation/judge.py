@@ -11,8 +11,8 @@ from uploader.model import ResultLine, State
 from uploader.policy.facts import CallbackEffect
 from uploader.policy.forecast import audio_seconds
 
+# a doubt that stands in the open beside a job that is known
 MAY_HAVE_APPENDED = "may have appended it once too often"
-"""A doubt that stands in the open beside a job that is known."""
 NOT_APPENDED = (State.PENDING, State.SENDING, State.REFUSED, State.HELD)
 
 

@@ -21,10 +21,10 @@ from uploader.model import ConversationSnapshot, JobStatus, Reply
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# small chunks: a file of a few hundred bytes has several
 CHUNK_BYTES = 64
-"""Small chunks: a file of a few hundred bytes has several."""
+# the most that a step of the wire takes: an upload has several
 LATENCY_SECONDS = 0.4
-"""The most that a step of the wire takes: an upload has several."""
 ANSWERS = {"no jobId": 201, "no jobId untaken": 201, "broken json": 201, "other conversation": 201}
 
 

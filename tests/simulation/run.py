@@ -58,8 +58,8 @@ def fault_in(plan: Plan) -> str | None:
     return None
 
 
+# parts of a plan that can be left out
 SWITCHES = ("edits", "rewrites", "repeats", "clock_jumps", "full_disk", "signals", "resolves", "kills", "no_wait")
-"""Parts of a plan that can be left out."""
 
 
 def quiet(plan: Plan) -> Plan:

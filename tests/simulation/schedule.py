@@ -41,12 +41,12 @@ from uploader.settings.tables import Jobs, Lanes, Schedule
 TAIL_BYTES = 8
 JOB_TIMEOUT_SECONDS = 400.0
 DOUBT_SECONDS = 150.0
+# in so many a batch is to be complete: what a person settles in one goes in the next, item by item of a lane
 MOST_GOOD_NIGHTS = 40
-"""In so many a batch is to be complete: what a person settles in one goes in the next, item by item of a lane."""
+# a person drops what was refused or failed so often
 ENOUGH_ATTEMPTS = 8
-"""A person drops what was refused or failed so often."""
+# what is in none of these was appended, may have been, or shall not be: its content is what it was
 UNBEGUN = (State.PENDING, State.SENDING, State.REFUSED)
-"""What is in none of these was appended, may have been, or shall not be: its content is what it was."""
 PUTS_PER_SECOND = 20.0
 BASE_URL = "https://simulated"
 WEBHOOK_URL = "https://listener.simulated/jobs"
@@ -73,8 +73,8 @@ class Plan:
     resolves: bool = True
     rewrites: bool = True
     repeats: bool = True
+    # how the service calls the webhookUrls; None: nobody listens
     calls: Habits | None = None
-    """How the service calls the webhookUrls; None: nobody listens."""
     order: Order = Order.LONGEST_LANE_FIRST
     # rates and uploads follow the account
     auto: bool = False
@@ -180,15 +180,15 @@ class World:
         self.processes = 0
         self.died: set[int] = set()
         self.edited = False
+        # how long after its begin a night starts nothing new
         self.until_seconds: float | None = None
-        """How long after its begin a night starts nothing new."""
+        # how often a content is meant for a conversation at most: without ``--repeat``, and by each of these
         self.meant: list[Counter[tuple[str, str]]] = [Counter()]
-        """How often a content is meant for a conversation at most: without ``--repeat``, and by each of these."""
         self.repeat_is_open = False
+        # how often a person had what failed sent once more
         self.tried_again: Counter[tuple[str, str]] = Counter()
-        """How often a person had what failed sent once more."""
+        # jobs that a person let go, alive or not
         self.waived: set[str] = set()
-        """Jobs that a person let go, alive or not."""
         self.watchers: list[Callable[[World], None]] = []
         for number in range(plan.rows):
             self._add_row(number)

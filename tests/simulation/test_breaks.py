@@ -12,8 +12,8 @@ from tests.simulation.schedule import draw_surplus
 from uploader import results
 from uploader.model import ResultLine
 
+# so many schedules are tried at most before a break counts as not caught
 ENOUGH = 400
-"""So many schedules are tried at most before a break counts as not caught."""
 
 
 @pytest.mark.parametrize("name", SIMULATED)

@@ -12,8 +12,8 @@ from tests.simulation.world import content_hash
 from uploader.model import Order, State
 from uploader.policy.forecast import Lanes, forecast_batch
 
+# uploads take time, and an end is seen at the next look: a tenth of a job's age later
 LATE_SHARE = 0.15
-"""Uploads take time, and an end is seen at the next look: a tenth of a job's age later."""
 
 
 @pytest.mark.parametrize("limit", [1, 3, 10])

@@ -15,8 +15,8 @@ from uploader.model import Reply, State
 
 LIMIT_MET = "Maximum number of concurrent jobs reached. Please wait for some requests to complete."
 RESET = Reply(connected=True, failure="connection reset")
+# longer than give_up_seconds
 FULL_SECONDS = 2400.0
-"""Longer than give_up_seconds."""
 
 
 @pytest.mark.parametrize("ours", [True, False])

@@ -14,8 +14,8 @@ from uploader.model import State
 pytestmark = pytest.mark.timeout(0)
 
 JOB_SECONDS, OUTLIER_SECONDS = 8.0, 100.0
+# so many jobs have ended when the outlier begins
 OUTLIER = 10
-"""So many jobs have ended when the outlier begins."""
 
 
 def _world(seed: int, limit: int, conversations: int) -> World:

@@ -20,10 +20,10 @@ from uploader.model import State
 pytestmark = pytest.mark.timeout(0)
 
 SLOTS, CONVERSATIONS = 20, 60
+# what a job takes in any case, and for each byte: about 1 s more for a short file, and 24 s for a long one
 CONSTANT, SECONDS_PER_BYTE, SCATTER = 20.0, 0.04, 0.2
-"""What a job takes in any case, and for each byte: about 1 s more for a short file, and 24 s for a long one."""
+# mean bytes of a file; half of the conversations have some ten short ones, half one to three long ones
 SHORT, LONG = 40, 600
-"""Mean bytes of a file; half of the conversations have some ten short ones, half one to three long ones."""
 
 
 @pytest.fixture(autouse=True)

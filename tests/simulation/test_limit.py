@@ -26,8 +26,8 @@ from uploader.policy.backoff import Backoff
 pytestmark = pytest.mark.timeout(0)
 
 REAL, UPLOADS = 10, 16
+# so many slots are held by another client, for so long out of twice as long
 FOREIGN, PHASE_SECONDS = 3, 60.0
-"""So many slots are held by another client, for so long out of twice as long."""
 QUIET = Weather()
 MUTE = Weather(states_limit=False)
 

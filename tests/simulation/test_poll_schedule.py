@@ -24,15 +24,15 @@ from uploader.model import State
 pytestmark = pytest.mark.timeout(0)
 
 SLOTS, FILES, CONVERSATIONS = 10, 300, 60
+# a file's mean size: a thousandth of the benchmark's, for the simulated disk is kept in memory
 BYTES = 126
-"""A file's mean size: a thousandth of the benchmark's, for the simulated disk is kept in memory."""
+# what a job takes in any case, and for each byte (40 s for a mebibyte of the benchmark's): most take 1 to 70 s
 SECONDS, SECONDS_PER_BYTE, SCATTER = 0.6, 0.038, 0.2
-"""What a job takes in any case, and for each byte (40 s for a mebibyte of the benchmark's): most take 1 to 70 s."""
+# of the logarithms of the sizes, and of how often a conversation comes
 SIZES_SIGMA, LANES_SIGMA = 1.2, 0.5
-"""Of the logarithms of the sizes, and of how often a conversation comes."""
 
+# by what a job's seconds per byte are off: 1 is not at all
 Scattered = Callable[[random.Random], float]
-"""By what a job's seconds per byte are off: 1 is not at all."""
 
 
 def normally(rng: random.Random) -> float:
@@ -71,8 +71,8 @@ def near_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     structlog.configure(**before)
 
 
+# the jobId of a status request, and when it was made
 Asked = tuple[str, float]
-"""The jobId of a status request, and when it was made."""
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from uploader.policy.facts import CallbackEffect
 
 pytestmark = pytest.mark.timeout(0)
 
+# seeds that found a fault once, and which: of ours, or of the judge's
 REGRESSIONS = {
     85: "a refused item did not hold its lane: the subquery for the first pending item looked at every lane",
     34: "a jobId that a person had named was forgotten when its failed item was tried again",
@@ -28,22 +29,21 @@ REGRESSIONS = {
     100292: "the judge: the same, the file rewritten while the repeat ran",
     240793: "the judge: an outcome that a full disk kept out is known by its content: its row has another path",
 }
-"""Seeds that found a fault once, and which: of ours, or of the judge's."""
 
 
+# the same of nights with a listener
 REGRESSIONS_WITH_CALLS = {
     301868: "a retry under way gave its slot to another when a call had told the end of the attempt before it",
     7702693: "the judge: a body sent ahead that was cut, and taken by a service that breaks its word, is out of turn",
 }
-"""The same of nights with a listener."""
 
 
+# the same of nights with appends too many
 REGRESSIONS_WITH_SURPLUS = {
     70: "the judge: that an attempt may have appended it once too often is a doubt that stands in the open",
     469: "the judge: what may have been appended once too often may run on while the lane goes on",
     313: "two attempts had become jobs by the time the third was over: of the first of them nobody was told",
 }
-"""The same of nights with appends too many."""
 
 
 @pytest.mark.parametrize("seed", REGRESSIONS_WITH_SURPLUS, ids=str)

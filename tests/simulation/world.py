@@ -10,8 +10,8 @@ from blake3 import blake3
 
 from tests.simulation.clock import Time
 
+# cut off in the middle, and a job made of what came: a service that breaks its word
 CUT_TAKEN = "cut taken"
-"""Cut off in the middle, and a job made of what came: a service that breaks its word."""
 EARLY = ("early 401", "early 404", "early 429", "early 500", "early 503", "cut", "stall")
 LATE = (
     "lost",
@@ -35,8 +35,8 @@ LATE = (
     "429 without X",
     "302",
 )
+# A 429 about the rate of requests
 TOO_QUICKLY = "429 too quickly"
-"""A 429 about the rate of requests."""
 BEFORE = ("not connected", "no token")
 ENDLESS_SECONDS = 3000.0
 
@@ -89,10 +89,10 @@ class Put:
     received: bool = False
     job_id: str | None = None
     answered: int | None = None
+    # the last segment of its webhookUrl's path
     token: str = ""
-    """The last segment of its webhookUrl's path."""
+    # what the client got was an answer that leaves no doubt
     trusted: bool = False
-    """Whether what the client got was an answer that leaves no doubt."""
 
 
 @dataclass
@@ -107,12 +107,12 @@ class Service:
     jobs: dict[str, Job] = field(default_factory=dict)
     foreign: list[tuple[float, float]] = field(default_factory=list)
     uploading: dict[int, Put] = field(default_factory=dict)
+    # whom to tell of a last chunk
     last_chunk_came: Callable[[Put], None] = lambda _put: None
-    """Whom to tell of a last chunk."""
+    # whom to tell of a job that begins
     told: Callable[[Put, Job], None] = lambda _put, _job: None
-    """Whom to tell of a job that begins."""
+    # how long the job of a content takes, where it is not drawn
     job_seconds: dict[str, float] = field(default_factory=dict)
-    """How long the job of a content takes, where it is not drawn."""
 
     def begin(self, process: int, conversation: str, content: str) -> Put:
         """Begin a PUT, whose head has arrived."""
@@ -197,10 +197,10 @@ class Disk:
         self.files: dict[str, File] = {}
         self.full_from = float("inf")
         self.full_until = float("inf")
+        # conversations and contents of items whose reply came, and could not be written to the ledger
         self.unwritten: set[tuple[str, str]] = set()
-        """Conversations and contents of items whose reply came, and could not be written to the ledger."""
+        # the hashes of all that a path ever held
         self.history: defaultdict[str, set[str]] = defaultdict(set)
-        """The hashes of all that a path ever held."""
         self._changes = 0
 
     def keep_out(self, conversation: str, path: str) -> None:

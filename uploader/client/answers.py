@@ -1,4 +1,4 @@
-"""Reads what came back: JSON in text that can be stored, and words for what cannot be read."""
+"""The bodies of answers: JSON with storable text, or a few words of anything else."""
 
 import html
 import json
@@ -12,19 +12,19 @@ from uploader.client.connection import format_error
 from uploader.client.recording import FIRST_BYTES
 from uploader.text import Sanitizer, storable
 
+# the most that is kept of an answer that is no JSON
 FIRST_CHARACTERS = 120
-"""So much is told of an answer that is no JSON."""
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
 
 
 class Body(NamedTuple):
-    """The body of an answer as JSON of any type; ``failure`` says why there is none, or that it is not whole.
+    """The body of an answer."""
 
-    ``words`` are those of a body that is no JSON: a page's title, or its first characters.
-    """
-
+    # the JSON, of any type
     value: Any = None
+    # the reason that there is no JSON, or that the body is incomplete
     failure: str = ""
+    # of a body that is no JSON: a page's title, or the first characters
     words: str = ""
 
     @property
@@ -39,8 +39,8 @@ async def read_body(response: aiohttp.ClientResponse, max_bytes: int, sanitizer:
     Args:
         response: The answer, its head read.
         max_bytes: The longest body that the service may send.
-        sanitizer: Makes its text such that it can be stored.
-        secret: One more secret that it must not repeat.
+        sanitizer: Masks secrets, and makes text storable.
+        secret: One more secret to mask.
     """
     raw, failure = bytearray(), ""
     try:
@@ -51,7 +51,7 @@ async def read_body(response: aiohttp.ClientResponse, max_bytes: int, sanitizer:
     except (aiohttp.ClientError, OSError) as error:
         failure = f"the answer broke off after {len(raw)} bytes ({format_error(error)})"
     try:
-        # a body that broke off may be whole all the same, where its length was wrong
+        # a body that broke off may be complete where only its stated length was wrong
         value = json.loads(raw)
         return Body(value if sanitizer.keeps(raw, secret) else sanitizer.json(value, secret), failure)
     except (ValueError, RecursionError):
@@ -60,7 +60,7 @@ async def read_body(response: aiohttp.ClientResponse, max_bytes: int, sanitizer:
 
 
 async def _chunks(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """What there is to be read; most answers are short, and whole by the time that their head is read."""
+    """Yield the body in chunks; most answers are short and complete once their head is read."""
     if content.is_eof():
         yield content.read_nowait()
         return
@@ -69,7 +69,7 @@ async def _chunks(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
 
 
 def first_words(text: str, sanitizer: Sanitizer, secret: str = "") -> str:
-    """A page's title, or the first characters of what is none."""
+    """Return a page's title, or the first characters of any other text."""
     title = _TITLE.search(text)
     found = " ".join((html.unescape(title[1]) if title else text).split())
     shown = sanitizer.text(found, secret)[:FIRST_CHARACTERS]
@@ -79,7 +79,7 @@ def first_words(text: str, sanitizer: Sanitizer, secret: str = "") -> str:
 
 
 def retry_after_of(response: aiohttp.ClientResponse) -> str | None:
-    """The Retry-After headers of an answer, all of them: a gateway may add one of its own."""
+    """Join all Retry-After headers of an answer: a gateway may add one of its own."""
     if "Retry-After" not in response.headers:
         return None
     return storable(", ".join(response.headers.getall("Retry-After"))) or None

@@ -1,4 +1,4 @@
-"""The service's calls: append audio, ask for a job, for a conversation, ask whether it is there."""
+"""The client of one account's service: uploads, jobs, conversations and a health probe."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -26,39 +26,39 @@ from uploader.model import Answer, ConversationSnapshot, JobStatus, Reply
 from uploader.policy.polling import read_job_answer
 from uploader.text import Sanitizer
 
+# a long conversation has many messages: the longest answer, in bytes
 CONVERSATION_MOST_BYTES = 64 * 1024 * 1024
-"""A long conversation has many messages."""
 GET_SECONDS = 60.0
+# jobs are polled again and again: no longer wait for an answer
 JOB_SECONDS = 20.0
-"""A job is asked for again and again: an answer that takes longer is not waited for."""
+# a long body may take so long, and a gateway may check the token only after it
 LONG_BODY_SECONDS = 600.0
-"""A long body may take as long, and a gateway may look at the token only behind it."""
 
 
 class JobAnswer(NamedTuple):
-    """What the job endpoint said. ``status`` None: no answer, or one without a status that we know.
+    """An answer of the job endpoint."""
 
-    ``http_status`` and ``retry_after`` are those of an answer without a status; ``http_status`` None: none came.
-    ``reason`` says what came in place of a status. ``names_other_job``: it is about another job.
-    """
-
+    # None: no answer, or none with a known status
     status: JobStatus | None
+    # of an answer without a known status: a description of what came
     reason: str = ""
+    # of an answer without a known status; None: no answer came
     http_status: int | None = None
     retry_after: str | None = None
+    # the answer is about another job
     names_other_job: bool = False
 
 
 class Client:
-    """Speaks with one account's service. Use it as a context manager.
+    """The client of one account's service, a context manager.
 
     Args:
-        base_url: Where it is.
-        credentials: Where id and secret, or a ready token, come from.
-        limits: Seconds.
+        base_url: The service's base URL.
+        credentials: The source of id and secret, or of a ready token.
+        limits: The time limits of uploads.
         now: Seconds since the epoch.
-        expect: Which bodies wait for leave, and how long.
-        uploads: How many there are to be at once: they share the memory for chunks.
+        expect: The use of ``Expect: 100-continue``.
+        uploads: The most uploads at once; they share the memory for chunks.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Client:
         }
 
     async def __aenter__(self) -> Self:
-        """Open the sessions: for uploads, and for everything that may be asked twice."""
+        """Open the sessions: for uploads, and for requests that may be repeated."""
         context = ssl_context(self._base_url)
         self._proxy = proxy_for(self._base_url)
         self._route = route_to(self._base_url, self._proxy)
@@ -115,10 +115,10 @@ class Client:
         await self._session.close()
 
     async def authorise(self) -> str:
-        """Fetch the first token, so that wrong credentials are told before anything is sent.
+        """Fetch the first token, so that wrong credentials are reported before anything is sent.
 
         Returns:
-            Why there is none yet; empty where there is one.
+            The reason that there is none yet; empty where there is one.
 
         Raises:
             CredentialsError: The service does not take the credentials.
@@ -135,7 +135,7 @@ class Client:
         Args:
             request: The conversation and the parameters.
             source: The open file.
-            admission: What stands before the last chunk.
+            admission: The admission of the last chunk.
 
         Raises:
             CredentialsError: The service does not take the credentials; nothing was sent.
@@ -155,7 +155,7 @@ class Client:
         return reply
 
     async def job(self, job_id: str) -> JobAnswer:
-        """Ask how a job is (the job endpoint).
+        """Fetch the status of a job (the job endpoint).
 
         Raises:
             CredentialsError: The service does not take the credentials.
@@ -167,7 +167,7 @@ class Client:
         return JobAnswer(None, status.reason, answer.status, answer.retry_after, status.names_other_job)
 
     async def snapshot(self, conversation_id: str) -> ConversationSnapshot | None:
-        """Look at what a conversation holds now (its messages); None where that cannot be told.
+        """Take a snapshot of a conversation's messages; None where that fails.
 
         Raises:
             CredentialsError: The service does not take the credentials.
@@ -180,11 +180,11 @@ class Client:
         return ConversationSnapshot(len(messages), max((end for end in ends if isinstance(end, str)), default=None))
 
     async def conversation(self, conversation_id: str, part: str = "") -> Answer:
-        """Ask for a conversation, or for what the service made of it.
+        """Fetch a conversation, or one part of its results.
 
         Args:
             conversation_id: The conversation.
-            part: What stands under it in the path (``messages``, ``trackers-detected``); empty for itself.
+            part: The last segment of the path (``messages``, ``trackers-detected``); empty: the conversation itself.
 
         Raises:
             CredentialsError: The service does not take the credentials.
@@ -193,7 +193,7 @@ class Client:
         return await self._get(path, CONVERSATION_MOST_BYTES)
 
     async def ping(self, job_id: str) -> bool:
-        """Ask anything that changes nothing: whether the service itself answers, whatever it says.
+        """Probe the service with a GET; any answer below 500 counts.
 
         Raises:
             CredentialsError: The service does not take the credentials.
@@ -202,7 +202,7 @@ class Client:
         return answer.status is not None and answer.status < 500
 
     async def _get(self, path: str, max_bytes: int, seconds: float = GET_SECONDS) -> Answer:
-        """GET with a token; after a 401 once more with a new one."""
+        """Send a GET with a token; after a 401 once more with a new one."""
         answer, received = Answer(), Received()
         receiving.set(received)
         try:

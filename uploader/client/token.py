@@ -1,4 +1,4 @@
-"""The access token: fetched, renewed before it ends and after a 401, never shown."""
+"""The access token: fetched, renewed before it expires and after a 401, never shown."""
 
 import asyncio
 import math
@@ -21,23 +21,23 @@ from uploader.text import Sanitizer
 
 PATH = "/oauth2/token:generate"
 ANSWER_MOST_BYTES = 64 * 1024
+# a token with less left is not used: the service is asked again once it has expired
 LEAST_SECONDS = 1.0
-"""A token with less left is not worth a request: the service is asked again when it has ended."""
+# the assumed lifetime where an answer states none: that of the documented sample (facts.md, Token)
 ASSUMED_SECONDS = 86400.0
-"""What a token is taken to last where its answer does not say: what the documented sample says (facts.md, Token)."""
+# a longer lifetime is not believed
 MOST_SECONDS = 366 * 86400.0
-"""A longer life is a figure of something else."""
 RENEW_SECONDS = 60.0
 RENEW_SHARE = 0.1
+# the waits, in seconds, for a file of rotated credentials, once the service refuses those in use
 ROTATION_SECONDS = (0.5, 1.0, 2.0, 4.0)
-"""How long, where the service takes our credentials no more, a file is given to hold new ones."""
+# tokens refused in a row that mean wrong credentials
 REFUSALS_IN_A_ROW = 3
-"""So many tokens refused in a row: the service does not take the credentials."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a token is fetched with, or a ready token."""
+    """Application id and secret, or a ready token."""
 
     app_id: str = field(default="", repr=False)
     app_secret: str = field(default="", repr=False)
@@ -46,20 +46,20 @@ class Credentials:
     may_change: ClassVar[bool] = False
 
     def read(self) -> Self:
-        """These themselves: credentials that stay what they are."""
+        """Return these credentials, which never change."""
         return self
 
 
 class CredentialsSource(Protocol):
-    """Where credentials come from: they are read anew for every token, so that rotated ones are taken up."""
+    """A source of credentials, read for every token, so that rotated ones are used."""
 
     @property
     def may_change(self) -> bool:
-        """Whether a rotated secret may still come: from a file, that is."""
+        """Tell whether rotated credentials may come, as from a file."""
         ...
 
     def read(self) -> Credentials:
-        """Read them as they are now.
+        """Read the present credentials.
 
         Raises:
             CredentialsError: They cannot be read.
@@ -68,7 +68,7 @@ class CredentialsSource(Protocol):
 
 
 class TokenUnavailableError(Exception):
-    """No token can be had now; it may be later: ``retry_after`` says in how many seconds, where that is known."""
+    """A temporary lack of a token; ``retry_after``: the seconds until the next try, if known."""
 
     def __init__(self, reason: str, retry_after: str | None = None) -> None:
         super().__init__(reason)
@@ -77,21 +77,23 @@ class TokenUnavailableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token. ``renew_at`` and ``ends_at`` are on the clock of ``Tokens``; ``seconds``: what was left when it came."""
+    """An access token."""
 
     value: str = field(repr=False)
+    # seconds on the clock of ``Tokens``
     renew_at: float
     serial: int
     ends_at: float = math.inf
+    # its lifetime when it came
     seconds: float = math.inf
 
     def is_short(self, now: float, lasting: float) -> bool:
-        """Whether it ends within so many seconds, and another one may last longer."""
+        """Tell whether the token expires within ``lasting`` seconds, and another one may last longer."""
         return self.seconds > lasting > self.ends_at - now
 
 
 class Tokens:
-    """Hands out the token; one request fetches it for all who wait."""
+    """The account's token; one request fetches it for all callers that wait."""
 
     def __init__(
         self,
@@ -121,11 +123,11 @@ class Tokens:
         self._refused: Counter[str] = Counter()
 
     async def get(self, lasting: float = 0.0) -> Token:
-        """The token to use now.
+        """Return the token to use now.
 
         Args:
-            lasting: For so many seconds it shall be good, where the service has such a one: it hands out the
-                same again as long as that lives, so a shorter one is not changed, and a longer one is tried once.
+            lasting: The seconds that it should still be valid. The service returns the same token as long as that
+                lives, so that a longer one is asked for once.
 
         Raises:
             CredentialsError: The service does not take the credentials.
@@ -139,16 +141,13 @@ class Tokens:
             return self._token
 
     def refused(self, token: Token, method: str) -> None:
-        """Take note of a 401: the token is not used again."""
+        """Record a 401: the token is not used again."""
         if self._is_current(token):
             self._token = None
             self._refused[method] += 1
 
     def accepted(self, token: Token, method: str) -> None:
-        """Take note of an answer that was no 401.
-
-        Of a token that was refused since it says nothing; and who may ask may perhaps not upload.
-        """
+        """Record an answer other than 401, for this method alone: GET may be allowed where PUT is not."""
         if self._is_current(token):
             self._refused[method] = 0
             self._were_good = True
@@ -157,7 +156,7 @@ class Tokens:
         return self._token is not None and token.serial == self._token.serial
 
     async def _renew_early(self, token: Token) -> Token:
-        """Another token, or, where there is none, this one, which is good as yet and not changed early again."""
+        """Fetch another token; return this one where that fails: it is still valid, and not renewed early again."""
         try:
             return await self._renew()
         except (TokenUnavailableError, CredentialsError, GaveUpError):
@@ -178,7 +177,7 @@ class Tokens:
         return credentials
 
     async def _wait_for_rotation(self, refusal: CredentialsError) -> Credentials:
-        """Wait for other credentials than those used last; the refusal is raised again where none come."""
+        """Wait for other credentials than those used last; raise the refusal again where none come."""
         before = self._used
         if not self._were_good or not self._credentials.may_change or before == self._given_up:
             raise refusal
@@ -201,12 +200,12 @@ class Tokens:
             return Token(credentials.access_token, math.inf, self._serial)
         value, lifetime = await self._fetch(credentials)
         if lifetime < LEAST_SECONDS:
-            # the service hands out the token that it has, with what is left of it: let that end
+            # the service returns its present token with what is left of it: let that expire
             await asyncio.sleep(LEAST_SECONDS + lifetime)
             value, lifetime = await self._fetch(credentials)
         margin = min(RENEW_SECONDS, lifetime * RENEW_SHARE)
         now = self._now()
-        # one that still ends at once serves those who wait all the same: a 401 costs less than a request each
+        # a token that expires at once still serves the callers that wait: a 401 costs less than a request each
         renew_at = now + max(lifetime - margin, LEAST_SECONDS / 2)
         return Token(value, renew_at, self._serial, now + lifetime, lifetime)
 
@@ -220,7 +219,7 @@ class Tokens:
             async with self._session.post(self._url, json=wanted, allow_redirects=False, **self._proxy) as response:
                 if response.status >= 300:
                     raise self._refusal(response)
-                # the answer is the secret, so it is read as it is, and nothing of it is kept
+                # the answer is the secret: it is read unmasked, and nothing of it is kept
                 body = await read_body(response, ANSWER_MOST_BYTES, Sanitizer())
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise TokenUnavailableError(f"no token: {format_error(error)} ({self._route})") from error
@@ -232,7 +231,7 @@ class Tokens:
         return found
 
     def _refusal(self, response: aiohttp.ClientResponse) -> Exception:
-        """Tell what a refusal means; where it says when to ask again, nobody asks before."""
+        """Build the error for a refusal; its Retry-After holds for all later requests."""
         error = _refusal(response.status, self._route)
         wait = retry_after_seconds(retry_after_of(response), self._now())
         if isinstance(error, TokenUnavailableError) and wait is not None:
@@ -271,7 +270,7 @@ def _refusal(status: int, route: str) -> Exception:
 
 
 def _read(body: Body) -> tuple[str, float] | None:
-    """The token and the seconds that it lasts, None where there is none that a header can carry."""
+    """Read the token and its lifetime in seconds; None where there is none that a header can carry."""
     answer = body.members or {}
     token = answer.get("accessToken")
     token = token.strip() if isinstance(token, str) else ""
@@ -279,7 +278,7 @@ def _read(body: Body) -> tuple[str, float] | None:
 
 
 def _lifetime(text: Any) -> float:
-    """Read ``expiresIn``; what is no sensible number of seconds is taken for a day, and a 401 renews the token."""
+    """Read ``expiresIn``; any value that is no sensible number counts as a day, since a 401 renews the token."""
     try:
         seconds = math.nan if isinstance(text, bool) else float(text)
     except (TypeError, ValueError, OverflowError):

@@ -13,6 +13,7 @@ from uploader.policy.facts import AttemptFacts, Callback, CallbackEffect, ItemFa
 from uploader.policy.forecast import audio_seconds
 from uploader.policy.replies import is_success
 
+# the attempt of a token, with its item, lane and batch
 _ATTEMPT = (
     select(
         *attempts.c["id", "number", "outcome", "job_id", "admitted_at", "http_status"],

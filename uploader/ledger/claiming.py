@@ -1,4 +1,4 @@
-"""Decide which items begin next, and which of those that are being sent may send their last chunk."""
+"""Claims and admissions: the items that begin next, and the attempts that may send their last chunk."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from uploader.model import TROUBLED, Claim, LimitFacts, Order, State
 from uploader.policy.callbacks import token_hash
 from uploader.policy.forecast import audio_seconds
 
-# so many of an item's bodies at most are sent ahead and then cut
+# the most bodies of an item that are sent ahead and then cut
 WAITS_IN_VAIN = 3
 
 # Every statement is built once: building one costs more than running it.
@@ -53,6 +53,7 @@ _FOUND = (
     .limit(bindparam("room"))
 )
 
+# the order in which lanes with a ready item go
 _READY = {
     Order.MANIFEST: _FOUND.order_by(lanes.c.ready_position),
     Order.LONGEST_LANE_FIRST: _FOUND.order_by(lanes.c.work_left.desc(), lanes.c.ready_position),
@@ -83,18 +84,21 @@ _WAIT_ENDS = select(func.min(lanes.c.not_before)).where(
     lanes.c.not_before > bindparam("now"),
 )
 
+# begin the item's next attempt
 _BEGIN = (
     update(items)
     .where(items.c.id == bindparam("item"))
     .values(state=State.SENDING, attempts=items.c.attempts + 1, slot_until=None, finished_at=None)
 )
 
+# take the item out of what its lane has left; the lane's next ready item is computed at the admission
 _TAKE_FROM_LANE = (
     update(lanes)
     .where(lanes.c.id == bindparam("lane"))
     .values(ready_position=None, audio_left=lanes.c.audio_left - bindparam("work"), items_left=lanes.c.items_left - 1)
 )
 
+# the intent of each attempt, durable before its first byte; returns the ids in the order of the rows
 _BEGIN_ATTEMPTS = insert(attempts).returning(attempts.c.id, sort_by_parameter_order=True)
 
 _earlier = attempts.alias("earlier")
@@ -107,6 +111,7 @@ _IS_APPENDED_ALREADY = (
     .exists()
 )
 
+# the admission of items whose latest attempt is this one, with the hash of the content that is appended
 _ADMIT = (
     update(items)
     .where(
@@ -117,6 +122,7 @@ _ADMIT = (
     .values(state=State.SENT, content_hash=bindparam("hash"))
 )
 
+# the time of the admission
 _ADMIT_ATTEMPT = update(attempts).where(attempts.c.id == bindparam("attempt")).values(admitted_at=bindparam("now"))
 
 # the service or a gateway does not bear a body that is sent ahead
@@ -129,11 +135,11 @@ _NEED_SLOT_FIRST = (
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """What is foreseen to be free by the time that a body has gone out."""
+    """The slots and lanes that are predicted to be free by the time that a body has been sent."""
 
     # slots, beside those that are free now
     slots: int = 0
-    # lanes whose live job is foreseen to have ended
+    # lanes whose live job is predicted to have ended
     lanes: Sequence[int] = ()
 
 
@@ -142,7 +148,7 @@ NOTHING_AHEAD = Ahead()
 
 @dataclass(frozen=True, slots=True)
 class ClaimResult:
-    """The attempts that begin, and what is left to begin."""
+    """The attempts that begin, and the prospect of further ones."""
 
     claims: Sequence[Claim]
     limit: LimitFacts
@@ -167,7 +173,7 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionResult:
-    """What came of the attempts that waited, by their ids."""
+    """The result for the attempts that waited, by their ids."""
 
     # they may send their last chunk now
     admitted: frozenset[int]
@@ -202,7 +208,7 @@ def claim(
         now: The time, in seconds since the epoch.
         order: Which lane goes first.
         new_token: Draws the secret for the webhookUrl of an attempt whose row has none; None: there is no listener.
-        ahead: What is foreseen to be free; of no effect where attempts need their slot first.
+        ahead: The prediction; of no effect where attempts need their slot first.
     """
     limit = limit_facts(connection, account_id, configured_limit, now)
     if limit.needs_slot_first:
@@ -251,7 +257,7 @@ def admit(
         configured_limit: The limit of the settings.
         now: The time, in seconds since the epoch.
         order: Which lane goes first.
-        hold: Whether trouble holds the rest of a lane.
+        hold: Trouble holds the rest of a lane.
     """
     limit = limit_facts(connection, account_id, configured_limit, now)
     # where uploads count, those that wait have a slot since their claim, but for those that were sent ahead before
@@ -291,7 +297,7 @@ def _has_more(connection: Connection, account_id: int) -> bool:
 
 
 def need_slot_first(connection: Connection, account_id: int, until: float, reason: str) -> None:
-    """Remember that attempts of an account take their slot before their first byte.
+    """Save that attempts of an account take their slot before their first byte.
 
     Args:
         connection: A connection in a transaction.

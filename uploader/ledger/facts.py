@@ -9,12 +9,14 @@ from uploader.ledger.schema import attempts, items
 from uploader.model import JobStatus, Outcome, State
 from uploader.policy.facts import AttemptFacts, Callback, ResolvedItem
 
+# the pending callbacks of items, the latest attempt first
 _PENDING = (
     select(*attempts.c["id", "item_id", "number", "outcome", "callback_job_id", "callback_status"])
     .where(attempts.c.item_id.in_(bindparam("ids", expanding=True)), attempts.c.callback_pending)
     .order_by(attempts.c.number.desc())
 )
 
+# keep a callback with its attempt
 _SAVE_CALLBACK = (
     update(attempts)
     .where(attempts.c.id == bindparam("attempt"))
@@ -23,12 +25,14 @@ _SAVE_CALLBACK = (
     )
 )
 
+# let an attempt's callback be its outcome
 _APPLY = (
     update(attempts)
     .where(attempts.c.id == bindparam("attempt"))
     .values(outcome=Outcome.APPLIED, job_id=attempts.c.callback_job_id, callback_pending=False)
 )
 
+# accept an item as the job that a callback has named
 _ACCEPT = (
     update(items)
     .where(items.c.id == bindparam("item"))
@@ -43,6 +47,7 @@ _ACCEPT = (
     )
 )
 
+# append a text to an item's anomaly
 _ADD_ANOMALY = (
     update(items)
     .where(items.c.id == bindparam("item"))

@@ -31,6 +31,7 @@ JOBS_REMEMBERED = 16.0
 # a reply does not take back that a callback has named the attempt's job
 _KEEPS_JOB = and_(attempts.c.outcome == Outcome.APPLIED, bindparam("outcome_is") != Outcome.APPLIED.value)
 
+# the end of an attempt; one that a callback has named as a job keeps outcome and job
 _CLOSE_ATTEMPT = (
     update(attempts)
     .where(attempts.c.id == bindparam("attempt"))
@@ -45,6 +46,7 @@ _CLOSE_ATTEMPT = (
     )
 )
 
+# the outcome of an item whose latest attempt is this one
 _OUTCOME = (
     update(items)
     .where(
@@ -66,6 +68,7 @@ _OUTCOME = (
     )
 )
 
+# return the item to its lane, which waits until a time
 _PUT_OFF = (
     update(lanes)
     .where(lanes.c.id == bindparam("lane"))
@@ -79,6 +82,7 @@ _PUT_OFF = (
 # an item whose jobId a person corrected does not end by its former job
 _HAS_JOB = and_(items.c.id == bindparam("item"), items.c.state == State.ACCEPTED, items.c.job_id == bindparam("job"))
 
+# the end of an item's job
 _JOB_ENDED = (
     update(items)
     .where(_HAS_JOB)
@@ -92,6 +96,7 @@ _JOB_ENDED = (
     )
 )
 
+# mark the item's job as overdue, once
 _JOB_OVERDUE = (
     update(items)
     .where(_HAS_JOB, items.c.overdue.is_(False))
@@ -100,12 +105,14 @@ _JOB_OVERDUE = (
 
 _typical = accounts.c.typical_job_seconds
 
+# move the account's typical job time a little towards a job's seconds
 _LEARN = (
     update(accounts)
     .where(accounts.c.id == ACCOUNT_OF_ITEM.where(_HAS_JOB).scalar_subquery())
     .values(typical_job_seconds=_typical + (bindparam("seconds") - _typical) / JOBS_REMEMBERED)
 )
 
+# the facts by which a doubt about the item keeps its slot
 _ITEM = select(*items.c["account_id", "size", "duration_seconds"]).where(items.c.id == bindparam("item"))
 
 # the items that these jobs belong to: by an item that is not in doubt, or by an applied attempt
@@ -127,8 +134,10 @@ _OWNERS = union_all(
 # nothing is sent ahead of a job that does not end
 _BLOCK_LANE = update(lanes).where(lanes.c.id == bindparam("lane")).values(ready_position=None)
 
+# the service's answer in place of a status, as the item's error
 _SAVE_ANSWER = update(items).where(_HAS_JOB).values(error=bindparam("because"))
 
+# put the accepted item in doubt
 _DISTRUST_JOB = (
     update(items)
     .where(_HAS_JOB)

@@ -1,4 +1,4 @@
-"""Recovers what a dead run left under way, and moves deadlines by a jump of the wall clock."""
+"""Recovery of attempts that a dead run left under way, and of deadlines after a jump of the wall clock."""
 
 import time
 from collections.abc import Sequence
@@ -15,19 +15,23 @@ from uploader.ledger.schema import IS_UNFINISHED, accounts, attempts, items, led
 from uploader.model import SLOTTED, Next, Outcome, State, Verdict
 from uploader.policy.facts import WITH_JOB, AttemptFacts, ItemFacts, resolve_item
 
+# smaller steps are the clock's ordinary correction, in seconds
 LEAST_JUMP_SECONDS = 0.5
-"""A clock that is kept right by small steps has not jumped."""
 
+# the verdict on an attempt that was admitted
 SENT = Verdict(
     Outcome.IN_DOUBT,
     State.IN_DOUBT,
     Next.SETTLE,
     "the run ended after the last chunk left and before an answer came",
 )
+# the verdict on an attempt that was not
 UNSENT = Verdict(Outcome.CUT_OFF, State.PENDING, Next.AGAIN, "the run ended before the last chunk left")
 
+# the items that a dead run left in this state
 _LEFT = select(*items.c["id", "attempts"]).where(IS_UNFINISHED, items.c.state == bindparam("left_as"))
 
+# the item's state after its attempt was cut by the end of a run
 _RECOVER = (
     update(items)
     .where(items.c.id == bindparam("item"))
@@ -39,6 +43,7 @@ _RECOVER = (
     )
 )
 
+# the outcome of the item's open attempt
 _CLOSE_ATTEMPT = (
     update(attempts)
     .where(attempts.c.item_id == bindparam("item"), attempts.c.ended_at.is_(None))
@@ -51,32 +56,39 @@ _CLOSE_ATTEMPT = (
     )
 )
 
+# the boot and the clock offset of the latest run
 _CLOCK = select(ledger.c.boot_id, ledger.c.clock_offset)
 
+# save the boot and the clock offset of this run
 _SAVE_CLOCK = update(ledger).values(boot_id=bindparam("boot"), clock_offset=bindparam("offset"))
 
+# move the times until which doubts keep their slots
 _MOVE_SLOTS = (
     update(items)
     .where(IS_UNFINISHED, items.c.state.in_(SLOTTED), items.c.slot_until.is_not(None))
     .values(slot_until=items.c.slot_until + bindparam("jumped"))
 )
 
+# move the starts of live jobs
 _MOVE_JOBS = (
     update(items)
     .where(IS_UNFINISHED, items.c.state == State.ACCEPTED)
     .values(accepted_at=items.c.accepted_at + bindparam("jumped"))
 )
 
+# move the times of the stated and the learned limit
 _MOVE_LIMITS = update(accounts).values(
     stated_at=accounts.c.stated_at + bindparam("jumped"), observed_at=accounts.c.observed_at + bindparam("jumped")
 )
 
+# no doubt keeps its slot for longer than one of now would
 _NO_FUTURE_SLOTS = (
     update(items)
     .where(IS_UNFINISHED, items.c.state.in_(SLOTTED), items.c.slot_until > bindparam("last"))
     .values(slot_until=bindparam("last"))
 )
 
+# limits that seem to be learned in the future count as learned now
 _NO_FUTURE_LIMITS = update(accounts).values(
     stated_at=case((accounts.c.stated_at > bindparam("now"), bindparam("now")), else_=accounts.c.stated_at),
     observed_at=case((accounts.c.observed_at > bindparam("now"), bindparam("now")), else_=accounts.c.observed_at),
@@ -129,7 +141,7 @@ def rebase_deadlines(connection: Connection, boot_id: str, clock_offset: float) 
     if boot_id and known.boot_id == boot_id and known.clock_offset is not None:
         jumped = clock_offset - known.clock_offset
         if abs(jumped) < LEAST_JUMP_SECONDS:
-            return  # not saved either, so that a clock that drifts is noticed once it has come as far
+            return  # not saved either, so that a slow drift counts once it adds up to a jump
         connection.execute(_MOVE_SLOTS, {"jumped": jumped})
         connection.execute(_MOVE_JOBS, {"jumped": jumped})
         connection.execute(_MOVE_LIMITS, {"jumped": jumped})
@@ -148,18 +160,18 @@ def _recover_item(
     resolved = resolve_item(ItemFacts.after(verdict, item.attempts, pending))
     state = resolved.state
     if resolved.state in WITH_JOB:
-        # its end may be known, and is left to a poll: that one logs it
+        # an end that is known is left to the next poll, which logs it
         state = State.ACCEPTED
         accept_item(connection, item.id, resolved.job_id, now)
     else:
         until = slot_until(connection, item.id, now, *keeps) if state is State.IN_DOUBT else None
-        told = {
+        values = {
             "becomes": state,
             "because": verdict.reason,
             "keeps_slot_until": until,
             "withdrawn": int(verdict is UNSENT),
         }
-        connection.execute(_RECOVER, {"item": item.id, **told})
+        connection.execute(_RECOVER, {"item": item.id, **values})
     if state is State.PENDING:
         add_to_backlog(connection, item.id)
     own = resolved.attempt_verdict or verdict

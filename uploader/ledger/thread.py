@@ -1,4 +1,4 @@
-"""The one thread that writes the ledger while a run is on: what is waiting goes in one transaction."""
+"""The only thread that writes the ledger during a run: all waiting writes share one transaction."""
 
 import asyncio
 import threading
@@ -24,30 +24,25 @@ from uploader.ledger.standing import save_held_back
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# the most writes in one transaction
 GROUP = 256
-"""The most writes in one transaction."""
+# the least seconds between the begins of two transactions, so that fewer commits carry many writes; after a pause a
+# write is committed at once
 COMMIT_SPACING_SECONDS = 0.01
-"""The least time from one transaction's begin to the next one's: where many writes come, fewer commits carry them.
-
-A write that comes after a pause is committed at once.
-"""
 
 
 Together = Callable[[Connection, list[Any]], Sequence[Any] | None]
 
+# the functions that every item passes, each with the function for several values at once, whose statements cost little
+# more than for one; that returns a result for each value, in order, or None
 TOGETHER: dict[Callable[..., Any], Together] = {
     record_reply: record_replies,
     end_job: end_jobs,
 }
-"""What every item goes through: a statement for all that wait costs little more than for one.
-
-Each takes what is to be written as one value, and its twin several of them; that answers a result for each, in their
-order, or None where none has any.
-"""
 
 
 class Writer(Protocol):
-    """Whoever carries out the ledger's functions, each in a transaction that is durable when it returns."""
+    """The executor of the ledger's functions, each in a transaction that is durable when the call returns."""
 
     async def call(self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``function`` with a connection and these arguments; its exceptions are the caller's."""
@@ -67,16 +62,16 @@ class _Write:
 
     @property
     def turn(self) -> int:
-        """Admissions and claims see what callbacks say and what outcomes free."""
+        """Order writes so that admissions and claims see the callbacks and outcomes of their transaction."""
         return _TURNS.get(self.function, 2)
 
     @property
     def is_outcome(self) -> bool:
-        """Whether it writes down what came back."""
+        """Tell whether the write records an answer, so that it may use the last reserve of a full disk."""
         return self.function not in (admit, claim, reweigh_lanes, save_held_back)
 
     def apply(self, connection: Connection) -> None:
-        """Carry it out alone."""
+        """Run the write alone."""
         self.result = self.function(connection, *self.args, **self.kwargs)
 
 
@@ -84,7 +79,7 @@ _TURNS: dict[Callable[..., Any], int] = {apply_callback: 0, admit: 3, claim: 4}
 
 
 class LedgerThread:
-    """Writes the ledger in a thread of its own, in groups, and wakes the callers once all is durable."""
+    """The ledger's writing thread: commits writes in groups, and wakes the callers once these are durable."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -105,13 +100,13 @@ class LedgerThread:
         loop = asyncio.get_running_loop()
         write = _Write(function, args, kwargs, loop.create_future())
         self._waiting.append(write)
-        # what else the loop has in hand at this moment may have something to write, too
+        # tasks that are ready in the loop may have more to write
         loop.call_soon(self._woken.set)
         answer: T = await write.answer
         return answer
 
     def close(self) -> None:
-        """End the thread once everything that waits is written."""
+        """End the thread once all waiting writes are committed."""
         self._is_closing = True
         self._woken.set()
         self._thread.join()
@@ -120,12 +115,12 @@ class LedgerThread:
         while group := self._gather():
             try:
                 self._commit(sorted(group, key=attrgetter("turn")))
-            except Exception as error:  # noqa: BLE001 - it is the callers': a dead thread would leave them waiting
+            except Exception as error:  # noqa: BLE001 - raised at the callers: a dead thread would leave them waiting
                 _fail(group, error)
             _answer(group)
 
     def _gather(self) -> list[_Write]:
-        """Wait for a write, then take all that wait; none where the end has come."""
+        """Wait for a write, then take all that wait; return none where the thread is closing."""
         while not self._waiting:
             if self._is_closing:
                 return []
@@ -138,7 +133,7 @@ class LedgerThread:
         return [self._waiting.popleft() for _ in range(min(len(self._waiting), GROUP))]
 
     def _commit(self, group: list[_Write]) -> None:
-        """Commit a group; where the disk is full, no new claim, but what came back with the last reserve."""
+        """Commit a group; on a full disk only answers, from the last reserve."""
         if self._full is None and not all(write.is_outcome for write in group):
             self._full = self._ledger.moved()
         if self._full is not None:
@@ -155,7 +150,7 @@ class LedgerThread:
         self._commit_outcomes(group, error)
 
     def _commit_outcomes(self, group: list[_Write], full: LedgerUnavailableError) -> None:
-        """The reserve is for what came back: no new attempt, and no last chunk more, may eat of it."""
+        """Commit the answers of a group with the reserve; fail its claims and admissions."""
         _fail([write for write in group if not write.is_outcome], full)
         outcomes = [write for write in group if write.is_outcome]
         if outcomes:
@@ -169,12 +164,12 @@ class LedgerThread:
                 with self._ledger.writing() as connection:
                     for write in group:
                         _apply(connection, write)
-        except Exception as error:  # noqa: BLE001 - a thread that died of it would leave its callers waiting
+        except Exception as error:  # noqa: BLE001 - raised at the callers: a dead thread would leave them waiting
             return error
         return None
 
     def _commit_together(self, group: list[_Write]) -> bool:
-        """Commit a group as one; False, and nothing is written, where one of its writes has a fault of its own."""
+        """Commit a group as one; return False, with nothing written, where one write has a fault of its own."""
         try:
             with self._ledger.writing() as connection:
                 _apply_together(connection, group)
@@ -184,7 +179,7 @@ class LedgerThread:
 
 
 class _WriteFaultError(Exception):
-    """One write of a group fails by its own fault: the group is to be written one by one."""
+    """The fault of a single write in a group, which is then written one by one."""
 
 
 def _fail(group: list[_Write], error: Exception | None) -> None:
@@ -228,7 +223,7 @@ def _apply(connection: Connection, write: _Write) -> None:
         if not _is_fault_of_the_write(error):
             raise
         write.error = error
-    except Exception as error:  # noqa: BLE001 - it is the caller's, and is raised there
+    except Exception as error:  # noqa: BLE001 - raised at the caller
         write.error = error
 
 
@@ -238,7 +233,7 @@ def _is_fault_of_the_write(error: DBAPIError) -> bool:
 
 
 def _answer(group: list[_Write]) -> None:
-    """Wake the callers, those of one loop all at once."""
+    """Wake the callers, those of one event loop together."""
     for loop, writes in groupby(group, key=lambda write: write.answer.get_loop()):
         loop.call_soon_threadsafe(_wake, list(writes))
 
@@ -246,7 +241,7 @@ def _answer(group: list[_Write]) -> None:
 def _wake(writes: list[_Write]) -> None:
     for write in writes:
         if write.answer.done():
-            continue  # the caller was cancelled; the write stands all the same
+            continue  # the caller was cancelled; the write stays committed
         if write.error is not None:
             write.answer.set_exception(write.error)
         else:

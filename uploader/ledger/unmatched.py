@@ -12,6 +12,7 @@ from uploader.policy.facts import WITH_JOB
 
 log = logs.get_logger()
 
+# an item and one of its attempts, as they are now
 _FOUND = (
     select(
         *items.c["state", "attempts", "job_id"],

@@ -1,26 +1,26 @@
-"""Foresight for bodies that are sent ahead: the slots and lanes that are free by the time a body has arrived."""
+"""Prediction for bodies that are sent ahead: the slots and lanes that are free by the time a body has arrived."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from uploader.policy.durations import DurationModel
 
+# a lane's job that ends with this probability while a body travels lets the next one of its lane begin
 LIKELY = 0.5
-"""A lane's job that ends with this probability while a body travels lets the next one of its lane begin."""
+# seconds of claim and admission beside the body's travel
 STEPS_SECONDS = 0.05
-"""The claim and the admission take so long beside the body's travel."""
+# the lead before the first body is answered, in seconds
 FIRST_LEAD_SECONDS = 0.5
-"""The lead as long as no body has been answered."""
+# an attempt that begins earlier may wait for longer than its connection lives, however long bodies take
 MAX_LEAD_SECONDS = 10.0
-"""However long bodies travel: an attempt that begins earlier may wait for longer than its connection bears."""
+# an answer that takes longer than the quickest one by this share and these seconds came late for its body's travel
 LATE_SHARE, LATE_SECONDS = 0.25, 0.05
-"""An answer that takes longer than the quickest one by this share and these seconds came late for its body's travel."""
+# slower bodies are sent ahead before any job has ended: waiting for the first end would cost more
 SLOW_SECONDS = 1.0
-"""Bodies that travel for longer are sent ahead although no job has ended yet: waiting for the first end costs more."""
+# seconds without a refusal after which a first body sent ahead lets others follow
 TRIAL_SECONDS = 1.0
-"""A body that was sent ahead and is not refused for so long lets others follow."""
+# the weight of a body that had arrived in time: the lead shrinks slowly, until bodies come late again
 MEMORY = 1 / 32
-"""The weight of a body that had arrived in time: the lead shrinks slowly, until bodies come late again."""
 FLOOR_GROWTH = 1.02
 CHECKS_WITHIN_HORIZON = 8.0
 MIN_CHECK_SECONDS, MAX_CHECK_SECONDS = 0.02, 0.5

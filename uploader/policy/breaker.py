@@ -7,10 +7,10 @@ from uploader.model import Next, Outcome, Reply, Verdict
 from uploader.policy.backoff import Backoff, after_failure
 from uploader.policy.replies import NOTHING_TAKEN, loggable_reason
 
+# failing lanes in a row that open the breaker
 LANES_TO_OPEN = 5
-"""So many failing lanes in a row open the breaker."""
+# first answers, all the same refusal, that end the run
 SAME_REFUSALS = 20
-"""So many first answers that are all the same refusal end the run."""
 PROBE_BASE_SECONDS = 2.0
 PROBE_CAP_SECONDS = 60.0
 

@@ -3,17 +3,17 @@
 from math import ceil
 
 LEAST_PUTS_PER_SECOND = 10.0
+# PUTs for each slot in the time of a job: some are refused, or cut and sent again
 PUTS_PER_SLOT = 2.0
-"""So many PUTs may begin in the time of a job for each slot: some are refused, or cut and sent again."""
 LEAST_POLLS_PER_SECOND = 30.0
 POLLS_PER_JOB = 12.0
+# seconds in which jobs that an earlier run left are polled once, as far as the rate below allows
 LEFT_OVER_SECONDS = 30.0
-"""Jobs that an earlier run left are polled within so long, as far as the rate below allows."""
 MOST_LEFT_OVER_POLLS = 300.0
+# the assumed seconds of a job before the first has ended
 UNKNOWN_SECONDS = 2.0
-"""What a job is taken to take as long as none has ended."""
+# uploads at once: enough to keep the slots full within the memory for chunks (policy.chunks)
 UPLOADS = 64
-"""As many as keep the slots full within the memory that chunks may take (policy.chunks)."""
 
 
 def put_rate(limit: int, job_seconds: float | None) -> float:

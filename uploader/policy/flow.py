@@ -14,14 +14,14 @@ from uploader.policy.backoff import Backoff, after_failure
 from uploader.policy.breaker import BreakerState, CircuitBreaker
 
 THROTTLE_BASE_SECONDS, THROTTLE_CAP_SECONDS = 1.0, 60.0
+# unanswered last chunks while answers are quick: the most items that come into doubt together
 UNANSWERED = 5
-"""So many last chunks may be out without an answer while answers are quick: so many items at most come into doubt."""
+# slower answers leave slots idle while last chunks wait for their turn
 QUICK_ANSWER_SECONDS = 0.1
-"""Slower answers leave slots idle while last chunks wait for their turn."""
+# a connection that ends after a shorter wait for admission does not count against such waits
 SHORT_WAIT_SECONDS = 1.0
-"""A connection that breaks after a shorter wait for its admission says nothing of the wait."""
+# bodies lost to a service or gateway that ends such waits, before none is sent ahead
 CUTS_TO_REFUSE = 2
-"""So many bodies are lost at most to a service, or a gateway, that does not bear the wait."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Decides how many status requests are under way at once, and how all of them pause where the service wants none."""
+"""Status requests: the reading of their answers, their concurrency, and the pause of all of them."""
 
 from math import ceil
 from typing import NamedTuple
@@ -6,24 +6,24 @@ from typing import NamedTuple
 from uploader.model import Answer, JobStatus
 from uploader.policy.replies import id_in, is_success, phrase_of
 
+# answers up to this slow leave the whole rate usable
 LATENCY_SECONDS = 3.0
-"""The budget can be used up as long as an answer takes no longer than this."""
 MIN_POLLS_AT_ONCE = 4
+# a session has a hundred connections; some are left for tokens
 MAX_POLLS_AT_ONCE = 90
-"""A session has a hundred connections, of which some are left for tokens."""
+# a job whose answers have no known status is polled after 2, 4, 8, … seconds
 UNKNOWN_STATUS_BASE_SECONDS, UNKNOWN_STATUS_CAP_SECONDS = 2.0, 300.0
-"""A job whose answers have no status that we know is asked for after 2, 4, 8, … seconds."""
+# so many answers in a row about another job put the item in doubt
 OTHER_JOB_ANSWERS = 3
-"""So many answers in a row about another job, and nothing is believed of this one any more."""
 WORD_CHARACTERS = 80
+# a shorter ``id`` in an answer numbers a record; it names no job
 LEAST_ID_CHARACTERS = 4
-"""What is shorter in an answer's ``id`` numbers a record; it names no job."""
 PAUSE_BASE_SECONDS = 0.5
 PAUSE_CAP_SECONDS = 60.0
 
 
 class NoStatus(NamedTuple):
-    """What an answer of the job endpoint said in place of a status that we know."""
+    """An answer of the job endpoint without a known status."""
 
     reason: str
     names_other_job: bool = False
@@ -52,15 +52,15 @@ def read_job_answer(answer: Answer, job_id: str) -> JobStatus | NoStatus:
 
 
 def unknown_status_seconds(in_a_row: int) -> float:
-    """How long a job waits for its next look after so many answers in a row that had no status that we know."""
+    """Return the seconds to the next poll after so many answers in a row without a known status."""
     return min(UNKNOWN_STATUS_CAP_SECONDS, UNKNOWN_STATUS_BASE_SECONDS * 2.0 ** min(in_a_row - 1, 30))
 
 
 def polls_at_once(per_second: float | None) -> int:
-    """Count the status requests that may be under way at once, so that slow answers leave the budget to be used.
+    """Count the status requests that may be under way at once, so that slow answers leave the whole rate usable.
 
     Args:
-        per_second: The budget; None where it follows the account.
+        per_second: The rate; None where it follows the account.
     """
     if per_second is None:
         return MAX_POLLS_AT_ONCE
@@ -68,7 +68,7 @@ def polls_at_once(per_second: float | None) -> int:
 
 
 def wants_pause(http_status: int | None, retry_after: str | None) -> bool:
-    """Whether an answer that told nothing of its job asks for fewer requests, or shows that the service has trouble.
+    """Tell whether an answer without a status asks for fewer requests, or shows a failure of the service.
 
     Args:
         http_status: The answer's, None where none came.

@@ -1,4 +1,4 @@
-"""Decides what a run that sends nothing waits for, whether that is worth telling, and when waiting is in vain."""
+"""The standstill of a run that sends nothing: its reason, its end, and whether waiting is in vain."""
 
 from collections.abc import Sequence
 from math import inf
@@ -10,43 +10,43 @@ from uploader.policy.flow import Flow
 
 HOLDERS_LISTED = 20
 FOR_SLOTS = "slots that are held by items in doubt or by jobs that did not end in time"
+# a longer wait, or series of waits, is logged, in seconds
 LOG_AFTER_SECONDS = 60.0
-"""A longer wait, or a longer series of waits, is logged: its reason and its end."""
+# the longest wait for a slot that is held by a doubt, with nothing else to do, in seconds
 SLOT_WAIT_SECONDS = 600.0
-"""Where nothing else can move, a slot that is held for doubt is waited for so long at most."""
 
 
 class Standstill(NamedTuple):
-    """Why nothing is sent; times are seconds since the epoch."""
+    """The reason that nothing is sent; times are seconds since the epoch."""
 
     reason: str
-    # infinite where no time will end it
+    # infinite where no time ends it
     until: float
     # the beginning of a series of such waits
     since: float = inf
 
     @property
     def is_for_slots(self) -> bool:
-        """Whether nothing but slots is lacking."""
+        """Tell whether only slots are lacking."""
         return self.reason == FOR_SLOTS
 
     def is_in_vain(self, now: float) -> bool:
-        """Whether the run had better end: what holds the slots gives none back soon."""
+        """Tell whether the run should end: no slot is freed soon."""
         return self.is_for_slots and self.until - now > SLOT_WAIT_SECONDS
 
     def is_worth_logging(self, now: float) -> bool:
-        """Whether it lasts so long that a person would wonder."""
+        """Tell whether the wait is long enough to be logged."""
         return self.until - now > LOG_AFTER_SECONDS or now - self.since > LOG_AFTER_SECONDS
 
 
 def standstill(flow: Flow, now: float, *, full: bool, frees_at: float | None) -> Standstill | None:
-    """Tell why no attempt begins although a lane may go; None where nothing but a lane's own wait keeps it.
+    """Return the reason that no attempt begins although a lane is ready; None where only a lane's own wait delays it.
 
     Args:
         flow: The account's flow.
         now: The time, in seconds since the epoch.
-        full: Whether all slots are taken, and by no job whose end may be seen.
-        frees_at: When a slot comes free by the mere passing of time, None where none does.
+        full: All slots are taken, and by no job that is polled.
+        frees_at: Earliest time a slot frees without an event, in seconds since the epoch; None where none does.
     """
     breaker, throttle = flow.breaker, flow.throttle
     if breaker.state is BreakerState.OPEN:
@@ -61,7 +61,7 @@ def standstill(flow: Flow, now: float, *, full: bool, frees_at: float | None) ->
 
 
 def format_holders(holders: Sequence[SlotHolder], limit: int) -> str:
-    """Say that nothing can move, and what holds the slots: line, state and job of each."""
+    """Format the message that all slots are held: line, state and job of each holder."""
     listed = [_format_holder(holder) for holder in holders[:HOLDERS_LISTED]]
     more = [f"and {len(holders) - HOLDERS_LISTED} more"] if len(holders) > HOLDERS_LISTED else []
     return (

@@ -165,7 +165,7 @@ class JobPoller:
         return {
             job.lane_id: ends_within(now - job.accepted_at, job.work, model, seconds)
             for job in self._live.values()
-            if self.is_lane_live(job.lane_id)
+            if job.lane_id in self._lanes
         }
 
     def ends_plausible_in(self, lead_seconds: float) -> float:
@@ -175,7 +175,7 @@ class JobPoller:
         if model is None:
             return inf
         for job in self._live.values():
-            if not self.is_lane_live(job.lane_id):
+            if job.lane_id not in self._lanes:
                 continue
             earliest, latest = plausible_ages(job.work, model)
             age = now - job.accepted_at

@@ -90,6 +90,13 @@ def cut_wait_counted_as_doubt() -> Iterator[None]:
 
 
 @contextmanager
+def waits_never_cut() -> Iterator[None]:
+    """An attempt waits for its admission until its turn comes, or the run is over."""
+    with patch.object(flow.FlowControl, "_end_waits", lambda *_: None):
+        yield
+
+
+@contextmanager
 def bad_gateway_tried_again() -> Iterator[None]:
     """Take a 502 after the last chunk for "not appended"."""
     judge = replies.judge
@@ -172,6 +179,7 @@ SIMULATED = {
         admitted_without_a_slot,
         admitted_before_the_predecessor_completed,
         cut_wait_counted_as_doubt,
+        waits_never_cut,
         bad_gateway_tried_again,
         slot_given_back_on_accept,
         outcome_not_shielded,

@@ -2,12 +2,12 @@
 
 from collections import Counter
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
-from tests.simulation.schedule import World
+from tests.simulation.schedule import AHEAD_SECONDS, ANSWER_SECONDS, World
 from tests.simulation.world import CUT_TAKEN, Job, Put, content_hash
 from uploader.ledger.schema import attempts, items, lanes, resolutions
-from uploader.model import ResultLine, State
+from uploader.model import SLOTTED, ResultLine, State
 from uploader.policy.facts import CallbackEffect
 from uploader.policy.forecast import audio_seconds
 
@@ -25,7 +25,9 @@ class Judge:
         self._broken: Counter[tuple[str, str]] = Counter()
         # every last chunk and every append is checked as it comes
         world.service.take = self._taken  # type: ignore[method-assign]
-        world.service.last_chunk_came = self._check_room
+        world.service.last_chunk_came = self._check_last_chunk
+        self._over = world.service.over
+        world.service.over = self._ended  # type: ignore[method-assign]
 
     def _taken(self, put: Put) -> str:
         if put.fault != CUT_TAKEN or put.received:
@@ -36,6 +38,37 @@ class Judge:
             self._broken[put.conversation, put.content] += 1
         self._check_once(put)
         return job_id
+
+    def _ended(self, put: Put) -> None:
+        self._over(put)
+        now = self._world.time.now
+        if put.asked_at is not None:
+            waited = (put.received_at or now) - put.asked_at
+            # one whose turn has come waits for the answers to others, too
+            assert waited <= AHEAD_SECONDS + ANSWER_SECONDS + 1.0, f"waited for {waited:.1f} s: {put}"
+
+    def _check_last_chunk(self, put: Put) -> None:
+        self._check_room(put)
+        with self._world.ledger.connect() as connection:
+            item = select(items.c.id).join(lanes, lanes.c.id == items.c.lane_id)
+            admitted = connection.execute(
+                item.where(
+                    lanes.c.conversation_id == put.conversation,
+                    items.c.content_hash == put.content,
+                    items.c.state == State.SENT,
+                )
+            ).first()
+            slots = connection.execute(
+                item.where(
+                    items.c.state.in_(SLOTTED),
+                    or_(items.c.slot_until.is_(None), items.c.slot_until > self._world.wall()),
+                )
+            ).all()
+            connection.rollback()
+        assert admitted is not None, f"its admission is not in the ledger: {put}"
+        # a callback, or a person, may name the job of a doubt whose slot has been given to another since
+        plan = self._world.plan
+        assert len(slots) <= plan.limit or plan.calls is not None or plan.resolves, f"{len(slots)} slots taken: {put}"
 
     def _check_once(self, put: Put) -> None:
         world = self._world
@@ -190,6 +223,15 @@ class Judge:
     def _check_doubt(self, lines: list[ResultLine]) -> None:
         """Check that an item in doubt was really undecidable from the client's side."""
         world = self._world
+        with world.ledger.connect() as connection:
+            is_admitted = (attempts.c.item_id == items.c.id) & attempts.c.admitted_at.is_not(None)
+            unadmitted = connection.execute(
+                select(items.c.id).where(
+                    items.c.state == State.IN_DOUBT, ~select(attempts.c.id).where(is_admitted).exists()
+                )
+            ).all()
+            connection.rollback()
+        assert not unadmitted, f"in doubt, and never admitted: {unadmitted}"
         for line in lines:
             if line.state is not State.IN_DOUBT:
                 continue

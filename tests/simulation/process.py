@@ -173,6 +173,13 @@ class SimulatedClient:
         upload = Upload(
             source, admission, stall_seconds=30.0, answer_seconds=self._answer_seconds, chunk_bytes=CHUNK_BYTES
         )
+        ask = admission.ask
+
+        def noted(content_hash: str) -> "asyncio.Future[str]":
+            put.asked_at = self._service.time.now
+            return ask(content_hash)
+
+        admission.ask = noted  # type: ignore[method-assign]
         wire = Wire()
         upload.connected(wire, None)
         try:
@@ -254,7 +261,7 @@ class SimulatedClient:
     def _receive(self, put: Put) -> None:
         """Let the service take the whole body, or not, whatever becomes of the client."""
         self._process.check()
-        put.received = True
+        put.received, put.received_at = True, self._service.time.now
         self._service.last_chunk_came(put)
         if put.fault.startswith("429") or not self._service.has_room():
             put.fault = put.fault if put.fault.startswith("429") else "429"

@@ -39,6 +39,7 @@ from uploader.settings import Settings
 from uploader.settings.tables import Jobs, Lanes, Schedule
 
 TAIL_BYTES = 8
+AHEAD_SECONDS, ANSWER_SECONDS = 20.0, 60.0
 JOB_TIMEOUT_SECONDS = 400.0
 DOUBT_SECONDS = 150.0
 # in so many a batch is to be complete: what a person settles in one goes in the next, item by item of a lane
@@ -345,7 +346,7 @@ class World:
     def _engine(self, process: Process, now: Callable[[], float], *, no_wait: bool) -> UploadEngine:
         plan = self.plan
         return UploadEngine(
-            client=SimulatedClient(process, self.service, answer_seconds=60.0, calls=self.calls),
+            client=SimulatedClient(process, self.service, answer_seconds=ANSWER_SECONDS, calls=self.calls),
             writer=InlineWriter(process, self.ledger, self.disk, lambda: self.time.now),
             account_id=self.account_id,
             settings=Settings(
@@ -355,6 +356,7 @@ class World:
                 jobs=Jobs(polls_per_second="auto" if plan.auto else 30.0),
                 no_wait=no_wait,
                 schedule=Schedule(order=plan.order.value),
+                ahead_seconds=AHEAD_SECONDS,
                 send_ahead="auto" if plan.sends_ahead else "off",
                 max_attempts=10,
                 doubt_seconds=DOUBT_SECONDS,

@@ -34,6 +34,7 @@ REGRESSIONS = {
 # the same of nights with a listener
 REGRESSIONS_WITH_CALLS = {
     301868: "a retry under way gave its slot to another when a call had told the end of the attempt before it",
+    4: "a peer that took no byte of a body that waited for its admission kept it waiting without an end",
     7702693: "the judge: a body sent ahead that was cut, and taken by a service that breaks its word, is out of turn",
 }
 

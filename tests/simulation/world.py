@@ -87,6 +87,9 @@ class Put:
     begun_at: float
     fault: str
     received: bool = False
+    # when its admission was asked for, and when its last chunk came
+    asked_at: float | None = None
+    received_at: float | None = None
     job_id: str | None = None
     answered: int | None = None
     # the last segment of its webhookUrl's path

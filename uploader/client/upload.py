@@ -210,24 +210,30 @@ class Upload:
         await self._wait_until_flushed(self._layers)
         await self._wait_until_acknowledged()
         self._check_connection()
-        self._is_waiting = True
         answer = self._admission.ask(self._source.verified_hash())
         try:
-            while not (await asyncio.wait({answer}, timeout=KEEP_ALIVE_SECONDS))[0]:
+            while not await self._is_answered(answer):
                 # a body of a single chunk is withheld whole
                 if self._yielded and len(tail) > 1:
                     yield tail[:1]
                     tail = tail[1:]
         finally:
             self._admission.withdraw()
-            self._is_waiting = False
-            self._progress = (-1, self._loop.time())
         # any exception ends the connection; this one is recognised as the upload's own
         if reason := "the ledger could not be written" if answer.exception() else answer.result():
             raise WithheldError(reason)
         self._check_connection()
         self.last_chunk_left = True
         yield tail
+
+    async def _is_answered(self, answer: "asyncio.Future[str]") -> bool:
+        # a peer that does not take the byte in between is a standstill as ever
+        self._is_waiting = True
+        try:
+            return bool((await asyncio.wait({answer}, timeout=KEEP_ALIVE_SECONDS))[0])
+        finally:
+            self._is_waiting = False
+            self._progress = (-1, self._loop.time())
 
     def _check_connection(self) -> None:
         if self._transport is None or self._transport.is_closing():

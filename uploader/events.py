@@ -61,8 +61,8 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("lanesInTrouble", "pendingAgain", "inDoubt", "fromVersion", "toVersion", "heldForDoubt"), int),
     **dict.fromkeys(("heldForDoubtUntil", "said", "retryAfter"), str),
     **dict.fromkeys(("bytesPerSecond", "secondsLeft"), int),
-    **dict.fromkeys(("seconds", "billedMinutes"), (int, float)),
+    **dict.fromkeys(("seconds", "billedMinutes", "slotsBusy"), (int, float)),
     **dict.fromkeys(("answers",), bool),
-    **dict.fromkeys(("counts", "batches"), dict),
+    **dict.fromkeys(("counts", "batches", "heldBackBy"), dict),
     **dict.fromkeys(("exception",), list),
 }

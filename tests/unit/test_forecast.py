@@ -43,6 +43,28 @@ def test_the_rate_bounds_how_fast_uploads_begin() -> None:
     ).seconds == pytest.approx(5.5)
 
 
+@pytest.mark.parametrize(
+    ("items", "limit", "rate", "busy", "causes"),
+    [
+        ([(1, 10.0)], 1, MANY, None, {}),  # all begins at once
+        ([(1, 10.0), (1, 10.0), (2, 5.0)], 2, MANY, 0.75, {"lanes": 0.25}),  # 2 has no more, 1 is one after the other
+        ([(1, 10.0), (2, 10.0), (3, 10.0)], 2, MANY, 1.0, {}),  # 3 waits for a slot
+        ([(1, 10.0), (2, 10.0), (3, 10.0)], 3, 0.5, 0.5, {"rate": 0.5}),  # 0, 2 and 4 s
+    ],
+)
+def test_it_foresees_what_holds_the_slots_back(
+    items: list[tuple[int, float]], limit: int, rate: float, busy: float | None, causes: dict[str, float]
+) -> None:
+    """Too few conversations that may go, or a person's rate; until the last item begins, all else is busy."""
+    found = forecast_batch(lanes_of(items), limit, rate).held_back
+    if busy is None:
+        assert found is None
+        return
+    assert found is not None
+    assert found.busy == pytest.approx(busy, abs=1e-6)
+    assert {cause: share for cause, share in found.causes.items() if share > 1e-6} == pytest.approx(causes)
+
+
 @given(items=ITEMS, limit=st.integers(1, 8))
 def test_it_keeps_the_bounds_of_every_schedule(items: list[tuple[int, float]], limit: int) -> None:
     """The makespan is at least the longest lane and the work over the limit, at most their sum, or all work."""

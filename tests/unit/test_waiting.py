@@ -1,5 +1,6 @@
 """What a run that sends nothing waits for: tables."""
 
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -38,6 +39,17 @@ def test_a_long_wait_is_told_and_a_very_long_one_ends_the_run(ahead: float, told
     assert found is not None
     assert (found.is_worth_logging(NOW), found.is_in_vain(NOW)) == (told, vain)
     assert not Standstill("a pause", NOW + ahead).is_in_vain(NOW)
+
+
+@pytest.mark.parametrize(("ago", "told"), [(60.0, False), (61.0, True)])
+def test_a_series_of_short_waits_is_told_after_a_minute(ago: float, told: bool) -> None:
+    """An open breaker probes at least every minute: that nothing is sent shows by how long it has not been."""
+    is_open = replace(OPEN, since=NOW - ago)
+    alone = replace(PAUSED, backoff=Backoff(until=NOW + 5.0), alone_since=NOW - ago)
+    for flow in (Flow(is_open), Flow(throttle=alone)):
+        found = standstill(flow, NOW, full=False, frees_at=None)
+        assert found is not None
+        assert found.is_worth_logging(NOW) is told
 
 
 def test_who_holds_the_slots_is_told_with_line_state_and_job() -> None:

@@ -16,8 +16,10 @@ from uploader.status.formatting import (
     format_count,
     format_counts,
     format_duration,
+    format_held_back,
     format_leftover,
     format_rows,
+    held_back_json,
     leftover_json,
     limit_json,
 )
@@ -78,6 +80,7 @@ class PlanReport:
             "limitKnown": {**limit_json(self.limit), "by": self._limit_by},
             "seconds": round(self._own.seconds, 3),
             "finish": self._at(self._own.seconds).isoformat(timespec="seconds"),
+            **held_back_json(self._own.held_back),
             "forecasts": [self._forecast_json(forecast) for forecast in self.forecasts],
             "until": self._until_json(),
         }
@@ -113,6 +116,7 @@ class PlanReport:
         end, takes = self._at(self._own.seconds), format_duration(self._own.seconds)
         limit = f"the limit of {self.limit.in_force}{self._format_limit_reason()}"
         yield "finish", f"{end:%a %Y-%m-%d %H:%M}, in {takes}, at {limit}"
+        yield "held back", format_held_back(held_back_json(self._own.held_back), "are busy")
         if self.until is not None:
             yield "until", f"{self.until:%a %H:%M}: {self._format_until()}"
         yield "jobs", self._format_pace()

@@ -55,6 +55,7 @@ from uploader.ledger.staging import Stage
 from uploader.manifest import Manifest
 from uploader.model import InvalidRow, Row, State
 from uploader.settings import Settings, is_loopback
+from uploader.status.formatting import held_back_json
 from uploader.status.summary import ManifestWarning, Summary
 
 log = logs.get_logger()
@@ -72,7 +73,8 @@ def run_batch(settings: Settings, manifest: str | None, *, as_json: bool) -> Exi
         logs.bind(batch=batch)
     summary = asyncio.run(_run(settings, manifest))
     counts = {state.value: count for state, count in summary.standing.counts.items() if count}
-    log.info("run.ended", exitCode=int(summary.exit_code), reason=summary.ending(), counts=counts)
+    shares = held_back_json(summary.held_back)
+    log.info("run.ended", exitCode=int(summary.exit_code), reason=summary.ending(), counts=counts, **shares)
     if as_json:
         print_json(summary.as_json())
     else:

@@ -2,11 +2,12 @@
 
 import heapq
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
 from uploader.model import Order
+from uploader.policy.held_back import HeldBack, SlotUse
 
 END_OF_LANE = -1
 _PART = 1 << 16
@@ -172,6 +173,8 @@ class Forecast(NamedTuple):
     # items whose job begins within the time allowed, and the end of the last of them
     begun: int
     begun_end_seconds: float
+    # the causes that a forecast can tell; None where no time passes until the last item begins
+    held_back: HeldBack | None
 
 
 def forecast_batch(
@@ -201,6 +204,9 @@ def forecast_batch(
     heapq.heapify(running)
     last = max((lanes.seconds[place] for place in lanes.awaited), default=0.0)
     now, may_begin_at, begun, begun_end = 0.0, 0.0, 0, 0.0
+    # items that have not begun, and the seconds that slots idle meanwhile
+    left, last_begin = len(turns) - len(running), 0.0
+    idle = {SlotUse.LANES: 0.0, SlotUse.RATE: 0.0}
     while ready or running or next_head is not None:
         may_go = bool(ready) or next_head is not None
         if may_go and len(running) < limit and (not running or may_begin_at <= running[0][0]):
@@ -208,7 +214,9 @@ def forecast_batch(
                 place = turns[heapq.heappop(ready)]
             else:
                 place, next_head = turns[next_head], next(heads, None)
-            now = max(now, may_begin_at)
+            idle[SlotUse.RATE] += max(may_begin_at - now, 0.0) * (limit - len(running))
+            left, now = left - 1, max(now, may_begin_at)
+            last_begin = now
             may_begin_at = now + 1.0 / per_second
             end = now + lanes.seconds[place]
             last = max(last, end)
@@ -216,11 +224,22 @@ def forecast_batch(
             if now < within_seconds:
                 begun, begun_end = begun + 1, max(begun_end, end)
         else:
+            if left:
+                cause = SlotUse.RATE if may_go else SlotUse.LANES
+                idle[cause] += (running[0][0] - now) * max(limit - len(running), 0)
             now, place = heapq.heappop(running)
             following = lanes.following[place]
             if following != END_OF_LANE:
                 heapq.heappush(ready, turn_of[following])
-    return Forecast(limit, last, begun, begun_end)
+    return Forecast(limit, last, begun, begun_end, _held_back(idle, limit * last_begin))
+
+
+def _held_back(idle: Mapping[SlotUse, float], slot_seconds: float) -> HeldBack | None:
+    """Turn idle seconds into shares of all slots' seconds until the last item begins."""
+    if not slot_seconds:
+        return None
+    causes = {cause.value: seconds / slot_seconds for cause, seconds in idle.items() if seconds}
+    return HeldBack(1.0 - sum(causes.values()), causes)
 
 
 def _inverse(turns: Sequence[int]) -> Sequence[int]:

@@ -66,7 +66,7 @@ def held_back_json(found: HeldBack | None) -> dict[str, Any]:
     }
 
 
-def format_held_back(shown: Mapping[str, Any]) -> str:
+def format_held_back(shown: Mapping[str, Any], busy: str = "were busy") -> str:
     """Format shares as ``held_back_json`` returns them; empty where none are known."""
     if shown["slotsBusy"] is None:
         return ""
@@ -75,8 +75,8 @@ def format_held_back(shown: Mapping[str, Any]) -> str:
         for cause, share in shown["heldBackBy"].items()
         if share >= LEAST_SHARE
     ]
-    busy = f"slots were busy {shown['slotsBusy']:.0%} of the time".replace("%", " %")
-    return f"{', '.join(causes) or 'by the limit alone'}; {busy}"
+    share = f"{shown['slotsBusy']:.0%}".replace("%", " %")
+    return f"{', '.join(causes) or 'by the limit alone'}; slots {busy} {share} of the time"
 
 
 def counts_json(counts: Mapping[State, int]) -> dict[str, int]:

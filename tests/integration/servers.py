@@ -45,37 +45,37 @@ class Request:
 
     @property
     def line(self) -> str:
-        """The request line."""
+        """Return the request line."""
         return self.head.split(b"\r\n", 1)[0].decode("latin-1")
 
     @property
     def method(self) -> str:
-        """The method."""
+        """Return the method."""
         return self.line.split(" ")[0]
 
     @property
     def target(self) -> str:
-        """The request's target, as it came."""
+        """Return the request's target, as it came."""
         return self.line.split(" ")[1]
 
     @property
     def fields(self) -> list[tuple[str, str]]:
-        """Every header field: its name in lower case, its value as it came."""
+        """List all header fields: names in lower case, values as they came."""
         lines = self.head.decode("latin-1").split("\r\n")[1:-2]
         return [(name.lower(), value.strip(" ")) for name, _, value in (line.partition(":") for line in lines)]
 
     def all(self, name: str) -> list[str]:
-        """Every value that a header field has."""
+        """List all values of a header field."""
         return [value for key, value in self.fields if key == name]
 
     @property
     def length(self) -> int:
-        """The announced length of the body."""
+        """Return the announced length of the body."""
         return int((self.all("content-length") or ["0"])[0])
 
     @property
     def whole(self) -> bool:
-        """Whether all of the body has arrived."""
+        """Tell whether all of the body has arrived."""
         return self.received == self.length
 
 
@@ -137,7 +137,7 @@ def _named(fields: dict[str, str]) -> dict[str, str]:
 
 
 def head_of(status: int, fields: dict[str, str]) -> bytes:
-    """An answer's head."""
+    """Format an answer's head."""
     lines = [f"HTTP/1.1 {status} Whatever", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
     return "\r\n".join(lines).encode()
 
@@ -150,7 +150,7 @@ async def accept(exchange: Exchange) -> None:
 
 
 def always(status: int, answer: Any = None, **fields: str) -> Script:
-    """A script that reads the body and then gives one and the same answer."""
+    """Build a script that reads the body and gives a fixed answer."""
 
     async def script(exchange: Exchange) -> None:
         await exchange.read_body()
@@ -160,7 +160,7 @@ def always(status: int, answer: Any = None, **fields: str) -> Script:
 
 
 def in_turn(*scripts: Script) -> Script:
-    """A script that plays another one for each request; the last one for all that follow."""
+    """Build a script that plays one script per request, and the last one for all later requests."""
     left = list(scripts)
 
     async def script(exchange: Exchange) -> None:
@@ -170,7 +170,7 @@ def in_turn(*scripts: Script) -> Script:
 
 
 def issue(token: str, seconds: float = 86400) -> Script:
-    """A token endpoint's script that hands out this token."""
+    """Build a token endpoint's script that returns this token."""
     return always(200, {"accessToken": token, "expiresIn": seconds})
 
 
@@ -229,19 +229,19 @@ class Server:
 
     @property
     def base_url(self) -> str:
-        """Where it listens."""
+        """Return the server's base URL."""
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     def puts(self) -> list[Request]:
-        """The PUTs whose heads arrived, over all connections, in order."""
+        """List the PUTs whose heads arrived, over all connections, in order."""
         return [request for request in self.requests if request.method == "PUT"]
 
     def gets(self) -> list[Request]:
-        """The GETs."""
+        """List the GETs."""
         return [request for request in self.requests if request.method == "GET"]
 
     def token_requests(self) -> list[Request]:
-        """What reached the token endpoint."""
+        """List the requests to the token endpoint."""
         return [request for request in self.requests if request.method == "POST"]
 
     async def __aenter__(self) -> Self:
@@ -324,7 +324,7 @@ class Server:
 
 @dataclass
 class RecordingAdmission:
-    """An admission that keeps what it was asked, and does meanwhile what a test wants."""
+    """An admission that records its requests, and runs a test's functions meanwhile."""
 
     # returns why the last chunk must not leave, empty where it may
     on_admission: Callable[[], Awaitable[str]] | None = None
@@ -335,8 +335,8 @@ class RecordingAdmission:
     stopping: bool = False
     cut: bool = False
     not_wait: bool = False
-    _looks_left: int = 0
-    _looked: asyncio.Event = field(default_factory=asyncio.Event)
+    _checks_left: int = 0
+    _checked: asyncio.Event = field(default_factory=asyncio.Event)
 
     def ask(self, content_hash: str) -> "asyncio.Future[str]":
         """Keep the hash; admit unless the test says otherwise."""
@@ -365,30 +365,30 @@ class RecordingAdmission:
             self.on_moved()
 
     def is_stopping(self) -> bool:
-        """What the test says."""
+        """Return the test's value."""
         return self.stopping
 
     def must_cut(self) -> bool:
-        """What the test says."""
-        self._look()
+        """Return the test's value."""
+        self._count_check()
         return self.cut
 
     def reason_not_to_wait(self) -> str:
-        """What the test says."""
-        self._look()
+        """Return the test's value."""
+        self._count_check()
         return "the uploader was stopped before an answer came" if self.not_wait else ""
 
-    async def looked_at(self, times: int = 3) -> None:
-        """Wait until the client has looked so many times more whether it has to end the upload."""
-        self._looks_left = times
-        self._looked.clear()
+    async def wait_for_checks(self, times: int = 3) -> None:
+        """Wait until the client has checked so many times more for a reason to end the upload."""
+        self._checks_left = times
+        self._checked.clear()
         async with asyncio.timeout(GUARD_SECONDS):
-            await self._looked.wait()
+            await self._checked.wait()
 
-    def _look(self) -> None:
-        self._looks_left -= 1
-        if self._looks_left <= 0:
-            self._looked.set()
+    def _count_check(self) -> None:
+        self._checks_left -= 1
+        if self._checks_left <= 0:
+            self._checked.set()
 
 
 @asynccontextmanager
@@ -402,13 +402,13 @@ async def speaking(
     now: Callable[[], float] = time.monotonic,
     expect: Expect = NEVER,
 ) -> AsyncIterator[Client]:
-    """The client under test."""
+    """Open the client under test."""
     async with Client(base_url, credentials, TimeLimits(connect, stall, answer), now, expect) as client:
         yield client
 
 
 def asking(conversation: str = "c", query: Sequence[tuple[str, str]] = (), kind: str | None = None) -> UploadRequest:
-    """What a PUT says beside its body."""
+    """Build the head of a PUT."""
     return UploadRequest(conversation, query, kind)
 
 
@@ -428,7 +428,7 @@ async def send_once(
     stall: float = 20.0,
     answer: float = 20.0,
 ) -> Reply:
-    """Upload a file with a client of its own, and wait until all that it did has reached the server's journal."""
+    """Upload a file with its own client, and wait until the server's journal is complete."""
     async with speaking(server.base_url, stall=stall, answer=answer) as client:
         reply = await send(client, path, admission)
     await server.settled()
@@ -436,12 +436,12 @@ async def send_once(
 
 
 def size_of(path: Path) -> int:
-    """A file's size."""
+    """Return a file's size."""
     return path.stat().st_size
 
 
 def audio(folder: Path, size: int, name: str = "a.wav", seed: int = 1) -> Path:
-    """A file of so many bytes of which no two stretches are alike."""
+    """Write a file of this size, without two equal stretches."""
     path = folder / name
     path.write_bytes(random.Random(seed).randbytes(size))
     return path
@@ -455,7 +455,7 @@ class Authority:
     bundle: Path
 
     def tls(self, *names: str) -> ssl.SSLContext:
-        """What a server of these names needs to speak TLS."""
+        """Build the TLS context of a server of these names."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.authority.issue_cert(*(names or ("127.0.0.1",))).configure_cert(context)
         return context
@@ -481,7 +481,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def free_port() -> int:
-    """A port of loopback at which nobody listens."""
+    """Return a free port of loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -529,7 +529,7 @@ async def _upload_and_measure(base_url: str, small: Path, large: Path) -> None:
 
 
 def peak_kibibytes() -> int:
-    """The most memory that this process ever had resident.
+    """Return the peak resident memory of this process.
 
     Not ``ru_maxrss``: it is handed on from the process that started this one, so a big test run would hide a rise.
     """

@@ -77,7 +77,7 @@ async def test_what_the_connection_still_holds_is_not_overwritten(
 
     async def read_in_fits(exchange: Exchange) -> None:
         for _ in range(8):
-            await admission.looked_at(1)
+            await admission.wait_for_checks(1)
             await exchange.read_body(exchange.request.received + MEBIBYTE)
         await accept(exchange)
 
@@ -106,7 +106,7 @@ async def test_admission_is_asked_for_once_the_buffers_are_empty(
         return connection
 
     async def read_late(exchange: Exchange) -> None:
-        await admission.looked_at(2)
+        await admission.wait_for_checks(2)
         asked_too_early.append(bool(admission.hashes))
         await accept(exchange)
 
@@ -218,7 +218,7 @@ async def test_a_file_that_changes_while_it_is_sent_is_refused(
 
 
 def assert_refused(reply: Reply, admission: RecordingAdmission, word: str) -> None:
-    """The file's change is the reply's reason, and no admission was asked for."""
+    """Check that the file's change is the reply's reason, and that no admission was asked for."""
     assert word in reply.source_failure
     assert (reply.last_chunk_left, reply.status, admission.hashes) == (False, None, [])
     assert judge(reply, "c").state is State.REFUSED
@@ -284,7 +284,7 @@ async def test_after_the_last_chunk_a_stop_waits_for_the_answer(tmp_path: Path) 
     async def answer_late(exchange: Exchange) -> None:
         await exchange.read_body()
         admission.cut = True
-        await admission.looked_at()
+        await admission.wait_for_checks()
         await accept(exchange)
 
     admission = RecordingAdmission()

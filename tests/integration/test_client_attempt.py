@@ -85,7 +85,7 @@ SETTINGS = Settings(
 
 @dataclass
 class Desk:
-    """Everything that an attempt needs, and a look into the ledger beside it."""
+    """The parts that an attempt needs, and a reader of its ledger."""
 
     ledger: Ledger
     thread: LedgerThread
@@ -108,7 +108,7 @@ class Desk:
         return claimed
 
     async def carry(self, claimed: Claim | None = None) -> AttemptResult:
-        """Carry an item to its outcome."""
+        """Run an attempt to its outcome."""
         return await self.runner().run(claimed or await self.claim())
 
     def stop(self, cut_seconds: float, end_seconds: float) -> None:
@@ -117,7 +117,7 @@ class Desk:
         self.flow.apply(StopAsked(now + cut_seconds, now + end_seconds))
 
     def runner(self) -> AttemptRunner:
-        """Build what carries items."""
+        """Build the runner of attempts."""
         return AttemptRunner(
             client=self.client,
             writer=self.writer,
@@ -130,12 +130,12 @@ class Desk:
         )
 
     def only_row(self, table: Any) -> RowMapping:
-        """The only row of a table, as the ledger's file has it now."""
+        """Read the only row of a table from the ledger's file."""
         [row] = self.rows(table)
         return row
 
     def rows(self, table: Any) -> Sequence[RowMapping]:
-        """All rows of a table, as the ledger's file has them now."""
+        """Read all rows of a table from the ledger's file."""
         with self.ledger.beside() as beside, beside.reading() as connection:
             return connection.execute(select(table).order_by(table.c.id)).mappings().all()
 
@@ -153,7 +153,7 @@ async def desk(
     late_at: float = inf,
     **changes: Any,
 ) -> AsyncIterator[Desk]:
-    """A ledger with an item for each file, each in a conversation of its own, and a client for the service."""
+    """Build a ledger with an item for each file, each in its own conversation, and a client."""
     with Ledger.open_for_run(f"sqlite:///{paths[0].parent / 'ledger.db'}") as ledger:
         account_id = load(ledger, base_url, paths, parameters or {})
         thread = LedgerThread(ledger)
@@ -177,7 +177,7 @@ async def desk(
 
 
 def load(ledger: Ledger, base_url: str, paths: Sequence[Path], parameters: dict[str, Any]) -> int:
-    """Load a manifest of these files; tells the account."""
+    """Load a manifest of these files; return the account."""
     with ledger.writing() as connection:
         account_id = account(connection, base_url)
         begun = begin_load(
@@ -207,7 +207,7 @@ def load(ledger: Ledger, base_url: str, paths: Sequence[Path], parameters: dict[
 
 
 def accepted(exchange: Exchange) -> dict[str, str]:
-    """The documented answer, for the conversation that was asked for."""
+    """Build the documented answer for the conversation of a request."""
     conversation = exchange.request.target.rpartition("/")[2].partition("?")[0]
     # one for each file: a jobId that another item has is not believed
     return DONE | {"conversationId": conversation, "jobId": f"job-{int(conversation.rpartition('-')[2]) - 1}"}
@@ -341,7 +341,7 @@ async def test_the_admission_is_in_the_ledger_before_the_last_chunk_leaves(tmp_p
     path = audio(tmp_path, size)
     async with Server(look_into_the_ledger) as server, desk(server.base_url, path, before=look_at) as at:
         await at.carry()
-    assert [(state, marked) for _, state, marked in seen] == [("sending", False), ("sent", True)]
+    assert [(state, admitted) for _, state, admitted in seen] == [("sending", False), ("sent", True)]
     assert seen[0][0] < seen[1][0] == size
 
 
@@ -468,24 +468,24 @@ async def test_a_closed_port_is_not_sent(tmp_path: Path) -> None:
 
 
 def gone(path: Path) -> None:
-    """The file is archived."""
+    """Archive the file."""
     path.unlink()
 
 
 def longer(path: Path) -> None:
-    """The file has grown."""
+    """Let the file grow."""
     with path.open("ab") as file:
         file.write(b"x")
 
 
 def folder(path: Path) -> None:
-    """A folder has the file's name now."""
+    """Put a folder in the file's place."""
     path.unlink()
     path.mkdir()
 
 
 def fifo(path: Path) -> None:
-    """A FIFO has the file's name now."""
+    """Put a FIFO in the file's place."""
     path.unlink()
     os.mkfifo(path)
 
@@ -663,7 +663,7 @@ async def test_a_stop_does_not_wait_for_a_look(tmp_path: Path) -> None:
 
 
 async def ended(carrying: "asyncio.Task[AttemptResult]") -> AttemptResult:
-    """What came of an attempt that was told to end."""
+    """Return the result of an attempt that was asked to end."""
     done, _ = await asyncio.wait([carrying], timeout=10.0)
     if not done:
         carrying.cancel()

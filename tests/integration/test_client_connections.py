@@ -57,7 +57,7 @@ async def reset(exchange: Exchange) -> None:
 
 
 async def say_nothing(exchange: Exchange) -> None:
-    """Neither send 100 Continue nor answer, and count what comes all the same."""
+    """Send neither 100 Continue nor an answer, and count what comes."""
     await exchange.until_left()
 
 
@@ -79,12 +79,12 @@ async def sent(
 
 
 def recordings(folder: Path, size: int, count: int = 3) -> list[Path]:
-    """So many files, each with another content."""
+    """Write so many files, each with another content."""
     return [audio(folder, size, name=f"{number}.wav", seed=number) for number in range(count)]
 
 
 def whole(server: Server) -> list[bytes]:
-    """The bodies that came whole, in order."""
+    """List the complete bodies, in order."""
     return [bytes(put.body) for put in server.puts() if put.whole]
 
 

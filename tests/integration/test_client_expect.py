@@ -171,7 +171,7 @@ async def test_nothing_leaves_while_an_answer_is_read(tmp_path: Path) -> None:
 
     async def answer_slowly(exchange: Exchange) -> None:
         await exchange.send(head_of(429, {"Content-Length": str(len(whole))}))
-        await admission.looked_at(ceil(3 * SOON.seconds / TICK_SECONDS) + 2)
+        await admission.wait_for_checks(ceil(3 * SOON.seconds / TICK_SECONDS) + 2)
         await exchange.send(whole)
         await exchange.until_left()
 
@@ -311,7 +311,7 @@ async def test_a_stop_lets_a_body_that_has_begun_go_on(tmp_path: Path) -> None:
         await exchange.send(CONTINUE)
         await exchange.read_body(1)
         admission.stopping = True
-        await admission.looked_at()
+        await admission.wait_for_checks()
         await accept(exchange)
 
     admission = RecordingAdmission()
@@ -338,7 +338,7 @@ async def test_the_wait_for_100_continue_is_no_stall(tmp_path: Path) -> None:
     """The watch over the body's progress begins with the body: it does not end a longer wait for 100 Continue."""
 
     async def continue_late(exchange: Exchange) -> None:
-        await admission.looked_at(ceil(2 * 0.5 / TICK_SECONDS))
+        await admission.wait_for_checks(ceil(2 * 0.5 / TICK_SECONDS))
         await exchange.send(CONTINUE)
         await accept(exchange)
 

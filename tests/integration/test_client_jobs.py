@@ -1,4 +1,4 @@
-"""What may be asked twice: a job's status, and whether the service is there."""
+"""Requests that may be repeated: a job's status, and the health probe."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ READY = Credentials(access_token="ready")
 
 
 async def asked(script: Script, job_id: str = "job-1") -> tuple[JobAnswer, bool, list[Request]]:
-    """What a job's status, and a probe, come to against a script; and the GETs that arrived."""
+    """Return a job's status and a probe's result against a script, and the GETs that arrived."""
     async with Server(get=script) as server, speaking(server.base_url) as client:
         return await client.job(job_id), await client.ping(job_id), server.gets()
 

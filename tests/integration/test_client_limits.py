@@ -127,7 +127,7 @@ async def test_the_wait_for_the_admission_is_no_stall(tmp_path: Path) -> None:
     """However long the last chunk waits for its admission: that no byte moves then is no stall."""
 
     async def admit_late() -> str:
-        await admission.looked_at(ceil(2 * 0.5 / TICK_SECONDS))
+        await admission.wait_for_checks(ceil(2 * 0.5 / TICK_SECONDS))
         return ""
 
     admission = RecordingAdmission(admit_late)

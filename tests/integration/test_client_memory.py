@@ -20,7 +20,7 @@ MOST_KIBIBYTES = 64 * 1024
 
 @asynccontextmanager
 async def running(function: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """One of the functions of ``servers``, in a process of its own."""
+    """Run one of the functions of ``servers`` in its own process."""
     code = f"import sys; from tests.integration import servers; servers.{function}(*sys.argv[1:])"
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, *arguments, cwd=ROOT, stdin=PIPE, stdout=PIPE
@@ -34,7 +34,7 @@ async def running(function: str, *arguments: str) -> AsyncIterator[asyncio.subpr
 
 
 async def line_of(process: asyncio.subprocess.Process) -> str:
-    """The next line that a process prints."""
+    """Read the next line that a process prints."""
     assert process.stdout is not None
     line = await process.stdout.readline()
     assert line, "the process ended without a word"

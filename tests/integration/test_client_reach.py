@@ -1,4 +1,4 @@
-"""How the client reaches the service: certificates, proxies, and what of the environment it leaves alone."""
+"""The client's way to the service: certificates, proxies, and the environment."""
 
 import asyncio
 import base64
@@ -41,13 +41,13 @@ VARIABLES = ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]
 
 @pytest.fixture
 def unknown(tmp_path: Path) -> Authority:
-    """A certificate authority that nobody knows yet."""
+    """Make a certificate authority that is not trusted."""
     return authority(tmp_path)
 
 
 @pytest.fixture
 def known(unknown: Authority, monkeypatch: pytest.MonkeyPatch) -> Authority:
-    """The same, known by the environment."""
+    """Trust the authority by the environment."""
     monkeypatch.setenv("SSL_CERT_FILE", str(unknown.bundle))
     return unknown
 
@@ -65,12 +65,12 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Its address, as the environment names it."""
+        """Return the proxy's address, as the environment names it."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def lines(self) -> list[str]:
-        """The request lines."""
+        """List the request lines."""
         return [head.split(b"\r\n")[0].decode() for head in self.heads]
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What answers say, as text that can be stored and shown: half characters, NUL, secrets, and what is no HTTP."""
+"""The text of answers, storable and printable: half characters, NUL, secrets, and bytes that are not HTTP."""
 
 import json
 from base64 import b64encode
@@ -31,7 +31,7 @@ WHOLE = b'{"conversationId": "c", "jobId": "job-of-this-answer"}'
 
 
 def raw(answer: bytes) -> Script:
-    """A script that reads the body, and then sends bytes as they are and hangs up."""
+    """Build a script that reads the body, sends raw bytes and hangs up."""
 
     async def script(exchange: Exchange) -> None:
         await exchange.read_body()
@@ -42,7 +42,7 @@ def raw(answer: bytes) -> Script:
 
 
 async def reply_to(script: Script, tmp_path: Path) -> Reply:
-    """What an upload to a server with this script is answered."""
+    """Return the reply of an upload to a server with this script."""
     async with Server(script, token=issue(TOKEN)) as server, speaking(server.base_url) as client:
         return await send(client, audio(tmp_path, 1000))
 

@@ -45,12 +45,12 @@ class Clock:
     seconds: float = 1000.0
 
     def __call__(self) -> float:
-        """What it shows."""
+        """Return the time."""
         return self.seconds
 
 
 def bearers(server: Server) -> list[str]:
-    """The tokens of the PUTs, in order."""
+    """List the tokens of the PUTs, in order."""
     return [value.removeprefix("Bearer ") for put in server.puts() for value in put.all("authorization")]
 
 
@@ -376,7 +376,7 @@ class Changing:
     on_read: Callable[[int], None] = lambda _: None
 
     def read(self) -> Credentials:
-        """What they are now."""
+        """Read the present credentials."""
         self.reads += 1
         self.on_read(self.reads)
         return self.credentials
@@ -384,12 +384,12 @@ class Changing:
 
 @pytest.fixture
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rotation is waited for as often as ever, and not as long."""
+    """Shorten the waits for a rotation, not their number."""
     monkeypatch.setattr("uploader.client.token.ROTATION_SECONDS", (0.01,) * 4)
 
 
 def only(secret: str) -> Script:
-    """A token endpoint that takes one secret, and hands out a token by its name."""
+    """Build a token endpoint that takes one secret and returns a token of its name."""
 
     async def script(exchange: Exchange) -> None:
         await exchange.read_body()
@@ -590,7 +590,7 @@ async def test_no_secret_is_ever_shown(
 
 
 async def shown_by_an_upload(client: Client, path: Path) -> list[str]:
-    """All that an upload and a poll show of themselves."""
+    """Collect the output of an upload and a poll."""
     try:
         reply: Reply = await send(client, path)
         answer = await client.job("x")

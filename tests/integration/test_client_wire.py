@@ -1,4 +1,4 @@
-"""What the client says on the wire, byte for byte."""
+"""The client's requests on the wire, byte for byte."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ SIZES = [
 
 
 async def put_of(tmp_path: Path, request: UploadRequest, base_path: str = "") -> Request:
-    """The one PUT that an upload makes."""
+    """Return the one PUT of an upload."""
     async with Server(token=issue("the-token")) as server:
         async with speaking(server.base_url + base_path) as client:
             await send(client, audio(tmp_path, 1000), request=request)

@@ -215,12 +215,12 @@ class Book:
         return " ".join(line.state.value for line in self.lines(load))
 
     def limit_facts(self) -> LimitFacts:
-        """What is known of the account's limit and slots."""
+        """Read the account's limit and slots."""
         with self.ledger.writing() as connection:
             return limit_facts(connection, account(connection, BASE_URL), self.limit, self.now)
 
     def live(self) -> int:
-        """How many slots are taken."""
+        """Count the slots that are taken."""
         return self.limit_facts().live
 
     def value(self, name: str, line: int) -> Any:

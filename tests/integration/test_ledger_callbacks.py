@@ -60,9 +60,9 @@ class Listening(Book):
             who = account(connection, BASE_URL)
             return claim(connection, who, wanted, self.limit, self.now, Order.MANIFEST, self.token, ahead)
 
-    def reply(self, claim: Claim, reply: Reply, *, marked: bool = False) -> ReplyResult:
-        """Mark an attempt where its last chunk left and it is not ``marked``, and write down its reply."""
-        if reply.last_chunk_left and not marked:
+    def reply(self, claim: Claim, reply: Reply, *, admitted: bool = False) -> ReplyResult:
+        """Admit an attempt whose last chunk left, unless it is ``admitted``, and record its reply."""
+        if reply.last_chunk_left and not admitted:
             self.admit(claim)
         with self.ledger.writing() as connection:
             verdict = judge(reply, claim.conversation_id)
@@ -290,7 +290,7 @@ def test_a_retry_that_is_out_and_taken_is_one_too_many(book: Listening) -> None:
     first, second = retried(book)
     book.admit(second)
     assert book.callback(first, "j").effect is CallbackEffect.DEFERRED
-    assert book.reply(second, accepted("k"), marked=True).verdict.job_id == "k"
+    assert book.reply(second, accepted("k"), admitted=True).verdict.job_id == "k"
     assert book.said() == ["appended once too often: as job j (attempt 1) beside job k"]
     (load,) = book.loads.values()
     assert (book.lines(load)[0].job_id, book.lines(load)[0].error) == ("k", book.said()[0])
@@ -307,7 +307,7 @@ def test_a_retry_that_was_out_and_not_taken_does_not_matter(book: Listening, rep
     first, second = retried(book)
     book.admit(second)
     book.callback(first, "j")
-    settled = book.reply(second, reply, marked=True)
+    settled = book.reply(second, reply, admitted=True)
     assert (settled.verdict.state, settled.verdict.job_id) == (State.ACCEPTED, "j")
     assert book.said() == ["attempt 1 was taken for cut off, and the service made job j of it"]
 
@@ -396,16 +396,16 @@ def test_a_failed_job_that_is_tried_again_is_not_brought_back_by_a_late_call(boo
     again = book.claim_one()
     book.admit(again)
     assert book.callback(claim, "j", "completed").effect is CallbackEffect.NOTHING
-    book.reply(again, accepted("k"), marked=True)
+    book.reply(again, accepted("k"), admitted=True)
     assert (book.states(load), book.said()) == ("accepted", [])
 
 
-@pytest.mark.parametrize("marked", [False, True])
-def test_what_was_heard_before_a_crash_is_not_forgotten(book: Listening, marked: bool) -> None:
+@pytest.mark.parametrize("admitted", [False, True])
+def test_a_callback_before_a_crash_is_not_forgotten(book: Listening, admitted: bool) -> None:
     """Where a run dies during an attempt with a job known by callback, its item is neither sent again nor in doubt."""
     load = book.load([("c", "a.wav")])
     claim = book.claim_one()
-    if marked:
+    if admitted:
         book.admit(claim)
     book.callback(claim, "j")
     assert book.crash(load) == (0, 0)
@@ -413,14 +413,14 @@ def test_what_was_heard_before_a_crash_is_not_forgotten(book: Listening, marked:
     assert book.callback(claim, "j", "completed").effect is CallbackEffect.ENDED
 
 
-@pytest.mark.parametrize("marked", [False, True])
-def test_a_call_after_a_crash_settles_what_it_left(book: Listening, marked: bool) -> None:
+@pytest.mark.parametrize("admitted", [False, True])
+def test_a_callback_after_a_crash_resolves_its_attempt(book: Listening, admitted: bool) -> None:
     """The next run applies callbacks for an attempt that the recovery made pending or in doubt."""
     load = book.load([("c", "a.wav")])
     claim = book.claim_one()
-    if marked:
+    if admitted:
         book.admit(claim)
-    assert book.crash(load) == ((0, 1) if marked else (1, 0))
+    assert book.crash(load) == ((0, 1) if admitted else (1, 0))
     assert book.callback(claim, "j").effect is CallbackEffect.ACCEPTED
     assert book.states(load) == "accepted"
 
@@ -457,7 +457,7 @@ def test_a_row_with_a_webhook_of_its_own_has_no_token(book: Listening) -> None:
 
 
 def test_a_job_of_a_lost_answer_teaches_how_long_jobs_take(book: Listening) -> None:
-    """A job's age counts from the mark, not from the first callback."""
+    """A job's age counts from the admission, not from the first callback."""
     book.load([("c", "a.wav")])
     claim = book.claim_one()
     book.reply(claim, LOST)
@@ -482,7 +482,7 @@ class CallsMachine(RuleBasedStateMachine):
         self.book.limit = 2
         self.load = self.book.load([("c", "a.wav"), ("c", "b.wav"), ("d", "c.wav")])
         self.out: list[Claim] = []
-        self.marked: set[int] = set()
+        self.admitted: set[int] = set()
         self.begun: list[Claim] = []
         self.done: set[int] = set()
 
@@ -501,26 +501,26 @@ class CallsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.out)
     @rule()
     def admit(self) -> None:
-        """A last chunk is about to leave; where it must not, it stays."""
-        one = self.out[0]
-        if one.attempt_id in self.marked:
+        """Ask for the admission of a last chunk; without it the chunk stays."""
+        claimed = self.out[0]
+        if claimed.attempt_id in self.admitted:
             return
-        if self.book.ask(one).admitted:
-            self.marked.add(one.attempt_id)
+        if self.book.ask(claimed).admitted:
+            self.admitted.add(claimed.attempt_id)
 
     @precondition(lambda self: self.out)
     @rule(before=st.sampled_from([CUT, UNREACHABLE]), after=st.sampled_from([LOST, NOT_FOUND, THROTTLED, SERVER_ERROR]))
     def reply(self, before: Reply, after: Reply) -> None:
         """Record a reply that names no job."""
         claim = self.out.pop(0)
-        self.book.reply(claim, after if claim.attempt_id in self.marked else before, marked=True)
+        self.book.reply(claim, after if claim.attempt_id in self.admitted else before, admitted=True)
 
-    @precondition(lambda self: self.out and self.out[0].attempt_id in self.marked)
+    @precondition(lambda self: self.out and self.out[0].attempt_id in self.admitted)
     @rule()
     def answer(self) -> None:
         """Record a good answer."""
         claim = self.out.pop(0)
-        self.book.reply(claim, accepted(f"job-{claim.attempt_id}"), marked=True)
+        self.book.reply(claim, accepted(f"job-{claim.attempt_id}"), admitted=True)
 
     @rule()
     def crash(self) -> None:

@@ -1,4 +1,4 @@
-"""What the ledger says of conversations: which a batch completed something in, and how far each is."""
+"""The ledger's conversations: those in which a batch completed an item, and the progress of each."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -99,12 +99,12 @@ class Seen:
 
     @cached_property
     def states(self) -> Mapping[int, State]:
-        """The states of all items but the invalid ones, which come and go with their manifest."""
+        """List the states of all items but the invalid ones, which come and go with their manifest."""
         return {item["id"]: State(item["state"]) for item in self.items if item["invalid_batch_id"] is None}
 
     @cached_property
     def places(self) -> Mapping[int, Mapping[int, State]]:
-        """The states of all items, by lane and position; no two items stand at one place."""
+        """Map the states of all items by lane and position; no two items have one place."""
         found: dict[int, dict[int, State]] = defaultdict(dict)
         for item in self.items:
             assert item["position"] not in found[item["lane_id"]]
@@ -231,7 +231,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([1.0, 1000.0]))
     def need_slot_first(self, seconds: float) -> None:
-        """The service is seen to count uploads as jobs."""
+        """Record that the service counts uploads as jobs."""
         with self.book.ledger.writing() as connection:
             need_slot_first(connection, account(connection, BASE_URL), self.book.now + seconds, "a 429")
 
@@ -272,7 +272,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.book.jobs())
     @rule(data=st.data(), is_live=st.booleans())
     def overdue(self, data: st.DataObject, is_live: bool) -> None:
-        """A job does not end in time."""
+        """Let a job be overdue."""
         job = data.draw(st.sampled_from(self.book.jobs()))
         if not next(item["overdue"] for item in self._look().items if item["id"] == job.item_id):
             with self.book.ledger.writing() as connection:
@@ -330,7 +330,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self._check_counts()
 
     def _check_slots(self, seen: Seen) -> None:
-        """Of a lane one item is live, and one is sent; live jobs and doubt until slot_until never exceed the limit.
+        """Check that a lane has one live and one sent item, and that jobs and doubts never exceed the limit.
 
         What is being sent holds no slot, but where the service counts uploads as jobs.
 
@@ -355,7 +355,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.before, self.decided = seen.states, None
 
     def _check_attempts(self, seen: Seen) -> None:
-        """An item with n attempts has the attempts 1 to n; all but those under way are closed, our own cuts known."""
+        """Check that an item with n attempts has the attempts 1 to n, closed unless under way."""
         numbers: dict[int, list[int]] = defaultdict(list)
         for row in seen.attempts:
             numbers[row["item_id"]].append(row["number"])
@@ -411,7 +411,7 @@ class LedgerMachine(RuleBasedStateMachine):
     # how it is looked at
 
     def _die(self) -> None:
-        """The run dies: what was admitted is in doubt, what was not is pending again."""
+        """Let the run die: admitted attempts come into doubt, the others are pending again."""
         unadmitted = [attempt.claim.item_id for attempt in self.under_way if not attempt.admitted]
         if self.running:
             again = (len(unadmitted), len(self.under_way) - len(unadmitted))

@@ -1,4 +1,4 @@
-"""What a person's decision does to an item in the ledger."""
+"""The effect of a person's decision on an item."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -140,7 +140,7 @@ def replace(path: Path) -> None:
 async def test_a_ledger_that_is_gone_is_noticed_before_the_next_admission(
     tmp_path: Path, slip: Callable[[Path], None]
 ) -> None:
-    """No claim and no mark after it; what came back is still written, and all is kept beside as a whole ledger."""
+    """No claim and no admission after it; answers are still recorded, and a copy beside keeps the whole ledger."""
     with opened(tmp_path) as book:
         book.load([("c", "a.wav"), ("c", "b.wav")])
         first = book.claim_one()

@@ -1,4 +1,4 @@
-"""What a run sends: the same from a dry run, from the ledger, and from the claims that follow."""
+"""The items that a run sends: the same by a dry run, by the ledger, and by the claims that follow."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -38,7 +38,7 @@ def book(tmp_path: Path) -> Iterator[Book]:
 
 
 class Busy:
-    """Keeps the thread in a write of its own, so that what comes meanwhile waits together."""
+    """A write that keeps the thread busy, so that later writes wait together."""
 
     def __init__(self, writer: LedgerThread) -> None:
         self._writer = writer

@@ -26,7 +26,7 @@ class Ledger:
     """A ledger that knows one token, and is as slow or as full as the test says."""
 
     token: str = TOKEN
-    heard: list[Callback] = field(default_factory=list)
+    callbacks: list[Callback] = field(default_factory=list)
     told: list[CallbackResult] = field(default_factory=list)
     is_full: bool = False
     fault: Exception | None = None
@@ -43,7 +43,7 @@ class Ledger:
             raise self.fault
         if hashed != token_hash(self.token):
             return CallbackResult(CallbackEffect.UNKNOWN_TOKEN)
-        self.heard.append(call)
+        self.callbacks.append(call)
         return CallbackResult(CallbackEffect.ENDED)
 
 
@@ -110,7 +110,7 @@ async def test_the_table_of_answers(target: str, body: bytes, status: int, writt
     async with listening() as (ledger, port):
         assert await post(port, target.replace("TOKEN", ledger.token), body) == status
         ended = [result for result in ledger.told if result.effect is CallbackEffect.ENDED]
-        assert (len(ledger.heard), len(ended)) == (written, written)
+        assert (len(ledger.callbacks), len(ended)) == (written, written)
 
 
 @pytest.mark.parametrize("token", ["", "x", "x" * 43, TOKEN[:-1], TOKEN + "x", "x" + TOKEN[1:], "\udcff" * 60])
@@ -128,7 +128,7 @@ async def test_only_a_post_is_a_call(method: str) -> None:
     """A browser that was given the address changes nothing."""
     async with listening() as (ledger, port):
         assert await post(port, f"/{ledger.token}", GOOD, method) == 405
-        assert ledger.heard == []
+        assert ledger.callbacks == []
 
 
 async def test_a_call_is_answered_once_it_is_in_the_ledger() -> None:
@@ -139,7 +139,7 @@ async def test_a_call_is_answered_once_it_is_in_the_ledger() -> None:
         assert not call.done()
         ledger.may_commit.set()
         assert await call == 200
-        assert ledger.heard == [Callback("j", "completed")]  # type: ignore[arg-type] # a StrEnum equals its text
+        assert ledger.callbacks == [Callback("j", "completed")]  # type: ignore[arg-type] # a StrEnum equals its text
 
 
 async def test_what_could_not_be_written_is_to_come_again() -> None:
@@ -169,7 +169,7 @@ async def test_a_caller_that_goes_away_is_heard_all_the_same() -> None:
         writer.transport.abort()
         ledger.may_commit.set()
         await until(lambda: bool(ledger.told))
-        assert [call.job_id for call in ledger.heard] == ["j"]
+        assert [call.job_id for call in ledger.callbacks] == ["j"]
 
 
 async def test_more_calls_than_can_be_taken_are_to_come_again() -> None:

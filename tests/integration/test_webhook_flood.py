@@ -73,7 +73,7 @@ async def test_real_calls_are_heard_in_a_crowd(text: bytes) -> None:
                 assert await post(port, f"/{TOKEN}") == 200
             await until(lambda: closed(ends) >= MANY - MOST)
             assert await post(port, f"/{TOKEN}") == 200
-        assert len(ledger.heard) == 4
+        assert len(ledger.callbacks) == 4
 
 
 async def test_a_crowd_that_comes_while_calls_are_answered_drives_out_none_of_them() -> None:
@@ -99,7 +99,7 @@ async def test_a_connection_that_is_known_outlives_strangers() -> None:
         writer.write(HEAD + GOOD)
         assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
         writer.close()
-        assert len(ledger.heard) == 3
+        assert len(ledger.callbacks) == 3
 
 
 @pytest.mark.parametrize(

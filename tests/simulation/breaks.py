@@ -54,7 +54,7 @@ def admission_left_out() -> Iterator[None]:
 
 @contextmanager
 def admitted_without_a_slot() -> Iterator[None]:
-    """An admission does not ask whether a slot is free."""
+    """Let an admission skip the check for a free slot."""
 
     def generous(connection: Connection, account_id: int, configured: int, now: float) -> Any:
         return replace(limit_facts(connection, account_id, configured, now), live=0)
@@ -65,7 +65,7 @@ def admitted_without_a_slot() -> Iterator[None]:
 
 @contextmanager
 def admitted_before_the_predecessor_completed() -> Iterator[None]:
-    """An admission does not ask whether the item before it in its lane has completed."""
+    """Let an admission skip the check of the item before it in its lane."""
     with patch.object(claiming, "is_turn_due", lambda _row: True), patch.object(JobPoller, "is_lane_live", _no_lane):
         yield
 
@@ -76,7 +76,7 @@ def _no_lane(_poller: Any, _lane_id: int) -> bool:
 
 @contextmanager
 def cut_wait_counted_as_doubt() -> Iterator[None]:
-    """An attempt that was cut while it waited for its admission is taken for one that may have been appended."""
+    """Let an attempt that was cut before its admission count as one that may have been appended."""
     judge = replies.judge
 
     def fearful(reply: Reply, conversation_id: str, proves_not_appended: Any = ()) -> Verdict:

@@ -47,7 +47,7 @@ class Calls:
         # jobs of what was cut off before its last chunk
         self.broken: set[str] = set()
         # jobs of which a call was answered, and what the first one meant
-        self.heard: dict[str, CallbackEffect] = {}
+        self.effects: dict[str, CallbackEffect] = {}
         self._rng = random.Random(f"calls {seed}")
         self._time = time
         self._on_their_way: list[_Said] = []
@@ -104,7 +104,7 @@ class Calls:
         heapq.heapify(self._on_their_way)
         assert (result.effect is CallbackEffect.UNKNOWN_TOKEN) == (said.token == "guessed")
         if result.effect is not CallbackEffect.UNKNOWN_TOKEN:
-            self.heard.setdefault(said.call.job_id, result.effect)
+            self.effects.setdefault(said.call.job_id, result.effect)
 
     def _again(self, said: _Said) -> None:
         if said.tries:

@@ -21,7 +21,7 @@ class Time:
 
 
 class _Selector(selectors.SelectSelector):
-    """Passes the time that the loop would wait; kills the process at the turn that was drawn."""
+    """A selector that passes the time of the loop's waits, and kills the process at the drawn turn."""
 
     def __init__(self, time: Time, dies_at_turn: int | None, most_turns: int) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ NOT_APPENDED = (State.PENDING, State.SENDING, State.REFUSED, State.HELD)
 
 
 class Judge:
-    """Watches a world from outside."""
+    """The judge of a world, from outside."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -77,7 +77,7 @@ class Judge:
         assert done <= allowed, f"appended {done} times, {allowed} meant: {put}"
 
     def _check_room(self, put: Put) -> None:
-        """A last chunk leaves only where the account has a slot for it, whether the service then takes it or not."""
+        """Check that the account has a slot for a last chunk that leaves, whether the service takes it or not."""
         world = self._world
         counted = [job for job in world.service.live() if job.job_id not in world.waived]
         if len(counted) >= world.plan.limit:
@@ -128,7 +128,7 @@ class Judge:
 
     def _was_in_doubt(self, job: Job) -> bool:
         calls = self._world.calls
-        return calls is not None and calls.heard.get(job.job_id) is CallbackEffect.ACCEPTED
+        return calls is not None and calls.effects.get(job.job_id) is CallbackEffect.ACCEPTED
 
     def _known_job_ids(self, conversation: str) -> set[str]:
         with self._world.ledger.connect() as connection:
@@ -176,7 +176,7 @@ class Judge:
             )
             connection.rollback()
         told = " ".join(f"{anomaly} " for anomaly in anomalies).replace(";", " ")
-        for job_id in (calls.broken & calls.heard.keys()) - waiting:
+        for job_id in (calls.broken & calls.effects.keys()) - waiting:
             assert f"job {job_id} " in told, f"nobody is told of {job_id}: {told}"
 
     def _check_results(self, lines: list[ResultLine]) -> None:

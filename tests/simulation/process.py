@@ -104,7 +104,7 @@ class Wire:
         self.closed = False
 
     def get_extra_info(self, _name: str) -> None:
-        """There is no socket."""
+        """Return nothing: there is no socket."""
 
     def get_write_buffer_size(self) -> int:
         """Return 0: nothing is buffered."""

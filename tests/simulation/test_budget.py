@@ -180,7 +180,7 @@ def test_pauses_grow_while_the_service_is_in_trouble(reason: str, status: int | 
 
 
 def waiting_for_endless(time: Time) -> JobPoller:
-    """A poller of jobs that never end, at this time."""
+    """Build a poller of jobs that never end, at this time."""
     return JobPoller(
         client=Endless(time),
         writer=cast("Writer", NoLedger()),

@@ -1,4 +1,4 @@
-"""When the ledger is asked for more to do: where something may have come of it, and in line with what it comes of."""
+"""The engine's claims: made after events that may let one find more, and queued behind these."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the plan foresees is what the engine does."""
+"""The plan's forecast is the engine's result."""
 
 import random
 

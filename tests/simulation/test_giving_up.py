@@ -31,7 +31,7 @@ def test_429s_beside_a_live_job_of_ours_are_no_time_without_a_good_answer(
     begun, met = world.time.now, list[float]()
 
     class Scripted(SimulatedClient):
-        """Lets the first conversation go, and the other one meet a broken connection, 429s, and another one."""
+        """A service that accepts one conversation, and answers the other by a cut, 429s, and a cut."""
 
         async def upload(self, request: Any, source: Any, gate: Any) -> Reply:
             if request.conversation_id == first and ours:

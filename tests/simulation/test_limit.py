@@ -52,7 +52,7 @@ def no_log() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def claims(monkeypatch: pytest.MonkeyPatch) -> list[ClaimResult]:
-    """Every admission is looked at: no more is live after it than the limit in force, as it is known then."""
+    """Check that no more is live after an admission than the limit in force by then."""
     seen: list[ClaimResult] = []
 
     class Checking(InlineWriter):

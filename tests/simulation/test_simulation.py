@@ -81,7 +81,7 @@ def test_a_gateway_that_is_down_for_ten_minutes_costs_at_most_six_items(
 ) -> None:
     """502 to everything for ten minutes: at most six items in doubt, and the night goes on by itself to its end."""
     monkeypatch.setattr(schedule, "JOB_TIMEOUT_SECONDS", 21600.0)  # the default: longer than the outage
-    # slots are no reason to wait: only the brake is
+    # slots are no reason to wait: only the breaker is
     plan = Plan(seed, conversations=1000, rows=120, limit=100, service_limit=100, uploads=8)
     world = World(quiet(replace(plan, weather=Weather(outages=((3.0, 603.0),)))), MemoryLedger())
     Judge(world)

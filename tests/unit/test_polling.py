@@ -1,4 +1,4 @@
-"""How many status requests are under way at once, and how they pause."""
+"""The concurrency of status requests, and their pauses."""
 
 import pytest
 

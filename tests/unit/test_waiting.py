@@ -1,4 +1,4 @@
-"""What a run that sends nothing waits for: tables."""
+"""The standstill of a run that sends nothing: tables."""
 
 from dataclasses import replace
 from math import inf

@@ -28,7 +28,7 @@ MIN_CHECK_SECONDS, MAX_CHECK_SECONDS = 0.02, 0.5
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """How long before its turn an attempt begins, so that its body has arrived by then.
+    """The time before its turn at which an attempt begins, so that its body has arrived by then.
 
     What is in the buffers of the kernel, of a proxy or of a gateway counts as gone out on this side: that it had not
     arrived shows in answers that come later than those to bodies that had a long lead.

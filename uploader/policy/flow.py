@@ -41,7 +41,7 @@ class Throttle:
 
 @dataclass(frozen=True, slots=True)
 class SendAhead:
-    """What is known of sending bodies before their slot is free."""
+    """The sending of bodies before their slot is free, and the refusals of it."""
 
     is_on: bool = True
     # an attempt that was sent ahead was accepted: until then one at a time tries it

@@ -26,7 +26,7 @@ class Connections(Generic[T]):
 
     @property
     def idle(self) -> list[T]:
-        """The idle connections, strangers before known ones, each by age."""
+        """List the idle connections, strangers before known ones, each by age."""
         return [*self._strangers, *self._known]
 
     def __len__(self) -> int:

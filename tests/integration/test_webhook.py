@@ -106,7 +106,7 @@ async def until(condition: Callable[[], bool]) -> None:
     ],
 )
 async def test_the_table_of_answers(target: str, body: bytes, status: int, written: int) -> None:
-    """200 for what was heard and for a word that says nothing; all else is told apart by nothing but its kind."""
+    """A recorded callback and one with an unknown status get 200; all others are told apart by their kind alone."""
     async with listening() as (ledger, port):
         assert await post(port, target.replace("TOKEN", ledger.token), body) == status
         ended = [result for result in ledger.told if result.effect is CallbackEffect.ENDED]

@@ -1,4 +1,4 @@
-"""The listener among callers that keep it waiting: real calls are heard all the same."""
+"""The listener among callers that keep it waiting: genuine callbacks are recorded all the same."""
 
 import asyncio
 from asyncio import StreamReader, StreamWriter

@@ -115,11 +115,11 @@ def test_nothing_new_starts_after_the_time_that_was_set(seed: int) -> None:
 def test_a_service_that_takes_what_was_cut_off_is_told_of(pytestconfig: pytest.Config) -> None:
     """Calls stop the retry, or come too late for it: then the append too many stands in the open (the judge looks)."""
     wanted = {CallbackEffect.ACCEPTED, CallbackEffect.DUPLICATE_APPEND, CallbackEffect.DEFERRED}
-    heard: set[CallbackEffect] = set()
+    effects: set[CallbackEffect] = set()
     for seed in range(21, 100):
         world = live(draw_surplus(seed))
         assert world.calls is not None
-        heard |= set(world.calls.heard.values())
-        if heard >= wanted and not pytestconfig.getoption("--nightly"):
+        effects |= set(world.calls.effects.values())
+        if effects >= wanted and not pytestconfig.getoption("--nightly"):
             break
-    assert heard >= wanted
+    assert effects >= wanted

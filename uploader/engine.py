@@ -283,28 +283,31 @@ class Engine:
     def _measure(self) -> None:
         """Take note of what each slot does now."""
         now, flow, limit = self._now(), self.flow, self.limit
-        travelling = self._runner.travelling()
-        if not (flow.has_more or travelling or flow.waiting) or self._ending or self._is_late:
+        is_any_left = flow.has_more or flow.waiting or self._runner.travelling()
+        if not is_any_left or self._ending or self._is_late:
             self.meter.update({}, now, waits=False)
             return
-        due = flow.due
-        is_lane_ready = self._is_lane_ready
         # where attempts have their slot from their claim on, the service has no job of those under way
         taken = limit.live - (limit.sending if limit.needs_slot_first else 0)
-        facts = SlotFacts(
-            in_force=limit.in_force,
-            busy=taken - limit.doubtful,
-            doubtful=limit.doubtful,
-            due=due,
+        facts = SlotFacts(limit.in_force, taken - limit.doubtful, limit.doubtful)
+        if taken < limit.in_force:
+            facts = self._idle_facts(facts)
+        self.meter.update(slot_uses(flow.state, facts, now), now, waits=self._is_lane_ready or flow.due > 0)
+
+    def _idle_facts(self, facts: SlotFacts) -> SlotFacts:
+        """Add all that explains why slots are idle."""
+        flow, paced = self.flow, self._runner.paced
+        return replace(
+            facts,
+            due=flow.due,
             unanswered=len(flow.unanswered),
-            paced=self._runner.paced,
-            travelling=max(sum(map(flow.is_turn_near, travelling)) - self._runner.paced, 0),
-            is_lane_ready=is_lane_ready,
+            paced=paced,
+            travelling=max(sum(map(flow.is_turn_near, self._runner.travelling())) - paced, 0),
+            is_lane_ready=self._is_lane_ready,
             uploads_free=max((self._uploads or caps.UPLOADS) - len(self._under_way), 0),
             hands_free=self._attempts_wanted(),
             is_claiming=self._is_claiming or self._is_claim_due,
         )
-        self.meter.update(slot_uses(flow.state, facts, now), now, waits=due > 0 or is_lane_ready)
 
     def _adjust_rates(self, limit: LimitFacts) -> None:
         """Let the rates that no person has set follow the account's limit and its jobs."""

@@ -62,6 +62,24 @@ def test_what_a_night_lacks_is_its_first_cause(
     assert " % of the time" in place.run("status").out
 
 
+@pytest.mark.parametrize(
+    ("faults", "limit", "cause"),
+    [
+        pytest.param("[put]\nthrottled = 1.0", 20, "backoff", id="429s alone"),
+        pytest.param("[put]\nstatus_502 = 1.0\ntaken = 0.0", 20, "breaker", id="502s alone"),
+        pytest.param("[put]\nslow_answer = 1.0\nslow_seconds = 3.0", 8, "answers", id="slow answers"),
+    ],
+)
+def test_a_service_in_trouble_is_the_first_cause(place: Place, faults: str, limit: int, cause: str) -> None:
+    """Whether the run ends well or gives up: the pause after a 429, the breaker, last chunks without an answer."""
+    in_lanes(place, 12)
+    place.use(place.serve("--limit", "20", *QUICK, faults=faults))
+    ending = place.run("run", "m.csv", "--limit", str(limit), "--give-up-seconds", "5", "--json")
+    assert ending.code == (0 if cause == "answers" else 5), ending.err
+    assert largest(ending.summary) == cause
+    assert ending.events("run.ended")[0]["heldBackBy"] == ending.summary["heldBackBy"]
+
+
 def test_a_full_account_is_held_back_by_nothing(place: Place) -> None:
     """Where jobs take far longer than all else, the slots are busy, and the wait for them is told in seconds."""
     in_lanes(place, 12)

@@ -67,7 +67,7 @@ def slot_uses(flow: Flow, facts: SlotFacts, now: float) -> Mapping[SlotUse, int]
         facts: The slots and attempts.
         now: The time, in seconds since the epoch.
     """
-    may_go = flow.admissions_allowed(facts.unanswered, now)
+    may_go = flow.admissions_allowed(facts.unanswered, now) if facts.due else 0
     # what stands nearest to a slot explains it first
     claims: list[tuple[SlotUse, int]] = [
         (SlotUse.DOUBT, facts.doubtful),
@@ -83,9 +83,10 @@ def slot_uses(flow: Flow, facts: SlotFacts, now: float) -> Mapping[SlotUse, int]
     uses: Counter[SlotUse] = Counter()
     left = facts.in_force
     for use, slots in claims:
-        uses[use] += min(slots, left)
-        left -= min(slots, left)
-    return +uses
+        if taken := min(slots, left):
+            uses[use] += taken
+            left -= taken
+    return uses
 
 
 def _not_begun(facts: SlotFacts) -> SlotUse:

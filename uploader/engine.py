@@ -316,7 +316,8 @@ class Engine:
         if self._rate is None:
             self._put_pace.adjust(caps.put_rate(limit.in_force, job_seconds), caps.put_burst(limit.in_force))
         if self._polls_per_second is None:
-            self._poll_pace.adjust(caps.poll_rate(limit.in_force, job_seconds, self._poller.live_count))
+            rate = caps.poll_rate(limit.in_force, job_seconds, self._poller.live_count)
+            self._poll_pace.adjust(rate, caps.poll_burst(limit.in_force))
 
     def _ahead(self) -> Ahead:
         """Predict the slots and lanes that are free by the time that a body has been sent."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,10 @@ from uploader.settings import Settings
 
 log = logs.get_logger()
 
+# the weight of a new answer in the seconds that a status request takes
+ANSWER_WEIGHT = 1 / 8
+# so many polls of a job at most are sent before the first of them is answered
+MAX_OVERLAPS = 3
 # the least time between two rounds of polls, in seconds
 POLL_SPACING_SECONDS = 0.01
 
@@ -126,6 +131,12 @@ class JobPoller:
         # by item, the logged answer of its job that had no known status
         self._logged_answers: dict[int, str] = {}
         self._backoff = Backoff()
+        # seconds that a status request takes to be answered
+        self._answer_seconds = 0.0
+        # how many status requests of each item's job wait for their answer
+        self._unanswered: Counter[int] = Counter()
+        # the items whose end is being written
+        self._ending: set[int] = set()
         # the pollers that wait for a job
         self._idle_pollers: list[asyncio.Future[_ScheduledPoll]] = []
         # something may be due before the time that is waited for
@@ -303,11 +314,15 @@ class JobPoller:
         return max(nearest, self._backoff.until, self._dispatched_at + POLL_SPACING_SECONDS)
 
     async def _poll(self, entry: _ScheduledPoll) -> None:
-        job = entry.job
+        job, sent_at = entry.job, self._now()
+        self._unanswered[job.item_id] += 1
+        following = self._overlap(entry, sent_at)
         answer = await self._client.job(job.job_id)
+        self._unanswered[job.item_id] -= 1
+        self._answer_seconds += (self._now() - sent_at - self._answer_seconds) * ANSWER_WEIGHT
         self._back_off(answer)
-        if not self.is_live(job):
-            return  # a callback was quicker
+        if not self.is_live(job) or job.item_id in self._ending:
+            return  # a callback, or another poll of the job, was quicker
         if answer.status is not None and answer.status.ended:
             await self._write_end(entry, answer.status)
         elif self._now() - job.accepted_at >= self._timeout_seconds:
@@ -318,7 +333,21 @@ class JobPoller:
             await self._log_unknown_status(job, answer)
             if job.item_id in self._postponed:
                 self._postponed[job.item_id] = 0.0
-            self._push(self._after_poll(entry, answer))
+            if following is None:
+                self._push(self._after_poll(entry, answer))
+            elif answer.status is not None:
+                following.seen_live_at, following.is_unseen = max(following.seen_live_at, sent_at), False
+
+    def _overlap(self, entry: _ScheduledPoll, now: float) -> _ScheduledPoll | None:
+        """Let the next poll of a job be sent before this one is answered, where it is due earlier on a long line."""
+        if self._unanswered[entry.job.item_id] > MAX_OVERLAPS or entry.is_unseen or entry.unknown_in_a_row:
+            return None
+        following = self._schedule(entry.job, now)
+        if following.due_at >= now + self._answer_seconds:
+            return None
+        following.seen_live_at = entry.seen_live_at
+        self._push(following)
+        return following
 
     def _back_off(self, answer: JobAnswer) -> None:
         """Pause all status requests at once where the service asks for it or does not answer."""
@@ -391,6 +420,7 @@ class JobPoller:
         if job.has_known_start and status is JobStatus.COMPLETED:
             lived = lived_seconds(job.accepted_at, entry.seen_live_at, now)
         ended = JobEnd(job, status, now, self._hold, lived)
+        self._ending.add(job.item_id)
         written = asyncio.shield(self._writer.call(end_job, ended))
         # the end is queued for the ledger after this, so that the claim of its slot goes into the same transaction
         await asyncio.sleep(0)
@@ -447,6 +477,8 @@ class JobPoller:
         self.active_jobs -= job.is_active
         if self.is_live(job):
             del self._live[job.item_id]
+            self._ending.discard(job.item_id)
+            self._unanswered.pop(job.item_id, None)
             self._leave_lane(job)
             self._postponed.pop(job.item_id, None)
         self._logged_answers.pop(job.item_id, None)

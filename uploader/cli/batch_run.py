@@ -153,7 +153,16 @@ class BatchRun:
 
         host, port = host_and_port(self._settings.webhook)
         hold = self._settings.lanes.hold
-        return Listener(host, port, key=key, writer=thread, now=self._now, hold=hold, applied=engine.apply_callback)
+        return Listener(
+            host,
+            port,
+            key=key,
+            writer=thread,
+            now=self._now,
+            hold=hold,
+            applied=engine.apply_callback,
+            ending=engine.flow.slot_may_be_free,
+        )
 
     async def _run_engine(self, engine: Engine, thread: LedgerThread) -> UploaderError | None:
         wanted = self._settings.progress == "auto"

@@ -31,6 +31,11 @@ def put_burst(limit: int) -> int:
     return max(ceil(LEAST_PUTS_PER_SECOND), limit)
 
 
+def poll_burst(limit: int) -> int:
+    """Return how many status requests may begin at once: jobs that began together end together."""
+    return max(ceil(LEAST_POLLS_PER_SECOND), ceil(POLLS_PER_JOB * limit))
+
+
 def poll_rate(limit: int, job_seconds: float | None, followed: int = 0) -> float:
     """Return how many status requests a second may begin.
 

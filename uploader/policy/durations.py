@@ -14,7 +14,7 @@ from math import erfc, exp, hypot, inf, log, pi, sqrt
 from typing import NamedTuple
 
 # the shortest interval between polls of a job: a request costs more than the slot's time that it would save
-MIN_POLL_SECONDS = 0.08
+MIN_POLL_SECONDS = 0.02
 # the longest interval: a service that has become faster is noticed after so long
 MAX_POLL_SECONDS = 300.0
 # the interval as a share of the job's age, where no model exists or the job has outlived the model's range

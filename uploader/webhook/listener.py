@@ -100,6 +100,7 @@ class Listener:
         now: Returns the time in seconds since the epoch, never running backwards.
         hold: A failure holds the rest of its lane.
         applied: Receives the result of every recorded callback.
+        ending: Called when the end of a job is in line for the ledger.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Listener:
         now: Callable[[], float],
         hold: bool,
         applied: Callable[[CallbackResult], None],
+        ending: Callable[[], None] = lambda: None,
     ) -> None:
         self._host = host
         self._port = port
@@ -120,6 +122,7 @@ class Listener:
         self._now = now
         self._hold = hold
         self._applied = applied
+        self._ending = ending
         self._since = now()
         self._calls = 0
         self._has_logged_unknown = False
@@ -225,9 +228,16 @@ class Listener:
 
     async def _apply(self, hashed: str, callback: Callback) -> CallbackResult:
         """Apply a callback and pass its result on, even if the caller has disconnected meanwhile."""
-        result = await self._writer.call(
-            apply_callback, hashed, callback, self._now(), listening_since=self._since, hold=self._hold
+        written = asyncio.shield(
+            self._writer.call(
+                apply_callback, hashed, callback, self._now(), listening_since=self._since, hold=self._hold
+            )
         )
+        if callback.status.ended:
+            # the callback is in line for the ledger after this: an admission that takes its slot goes with it
+            await asyncio.sleep(0)
+            self._ending()
+        result = await written
         self._applied(result)
         return result
 

@@ -19,6 +19,7 @@ from uploader.pace import Pace
 from uploader.policy.backoff import Backoff, after_failure, after_success
 from uploader.policy.durations import (
     MIN_POLL_SECONDS,
+    MIN_POLL_SECONDS_AUTO,
     CompletedJob,
     DurationHistory,
     PolledJob,
@@ -130,6 +131,9 @@ class JobPoller:
         self._ended_early: set[str] = set()
         # by item, the logged answer of its job that had no known status
         self._logged_answers: dict[int, str] = {}
+        # a budget that a person has set is shared out by fewer polls of each job
+        self._is_budget_auto = settings.jobs.polls_per_second == "auto"
+        self._min_seconds = MIN_POLL_SECONDS_AUTO if self._is_budget_auto else MIN_POLL_SECONDS
         self._backoff = Backoff()
         # seconds that a status request takes to be answered
         self._answer_seconds = 0.0
@@ -340,7 +344,9 @@ class JobPoller:
 
     def _overlap(self, entry: _ScheduledPoll, now: float) -> _ScheduledPoll | None:
         """Let the next poll of a job be sent before this one is answered, where it is due earlier on a long line."""
-        if self._unanswered[entry.job.item_id] > MAX_OVERLAPS or entry.is_unseen or entry.unknown_in_a_row:
+        if not self._is_budget_auto or entry.is_unseen or entry.unknown_in_a_row:
+            return None
+        if self._unanswered[entry.job.item_id] > MAX_OVERLAPS:
             return None
         following = self._schedule(entry.job, now)
         if following.due_at >= now + self._answer_seconds:
@@ -391,7 +397,7 @@ class JobPoller:
             await asyncio.shield(self._writer.call(save_job_answer, job, None))
 
     def _schedule(self, job: LiveJob, seen_live_at: float) -> _ScheduledPoll:
-        poll = next_poll(PolledJob(seen_live_at - job.accepted_at, job.work, self.durations.model))
+        poll = next_poll(PolledJob(seen_live_at - job.accepted_at, job.work, self.durations.model, self._min_seconds))
         return _ScheduledPoll(seen_live_at + poll.wait_seconds, poll.step_seconds, seen_live_at, job)
 
     def _reschedule_all(self) -> None:
@@ -402,7 +408,7 @@ class JobPoller:
                 continue  # its interval follows the answers without a status, not the model
             due = self._schedule(entry.job, entry.seen_live_at)
             # a poll that is due at once stays so
-            entry.due_at = max(due.due_at, now + MIN_POLL_SECONDS) if entry.due_at > now else entry.due_at
+            entry.due_at = max(due.due_at, now + self._min_seconds) if entry.due_at > now else entry.due_at
             entry.step_seconds = due.step_seconds
         heapq.heapify(self._scheduled)
         self._changed.set()

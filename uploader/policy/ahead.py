@@ -94,7 +94,7 @@ def slots_ahead(ends: Collection[float], in_force: int, jobs: DurationModel, hor
     """
     # where bodies take longer than jobs, the jobs that follow the live ones end within the horizon, too
     following = in_force * max(horizon / jobs.typical_seconds - 1.0, 0.0)
-    return int(sum(ends) + following + 0.8)
+    return int(sum(ends) + following + 0.5)
 
 
 def lanes_ahead(ends: Mapping[int, float]) -> list[int]:

@@ -14,7 +14,9 @@ from math import erfc, exp, hypot, inf, log, pi, sqrt
 from typing import NamedTuple
 
 # the shortest interval between polls of a job: a request costs more than the slot's time that it would save
-MIN_POLL_SECONDS = 0.02
+MIN_POLL_SECONDS = 0.08
+# the same where the budget of polls follows the account
+MIN_POLL_SECONDS_AUTO = 0.02
 # the longest interval: a service that has become faster is noticed after so long
 MAX_POLL_SECONDS = 300.0
 # the interval as a share of the job's age, where no model exists or the job has outlived the model's range
@@ -90,6 +92,8 @@ class PolledJob(NamedTuple):
     work: float
     # None before any job of the account has completed
     model: DurationModel | None
+    # the shortest interval
+    min_seconds: float = MIN_POLL_SECONDS
 
 
 class NextPoll(NamedTuple):
@@ -247,17 +251,17 @@ def _median(values: Sequence[float], weights: Sequence[float]) -> float:
 def _wait(age: float, job: PolledJob) -> float:
     """Return the seconds from a poll at this age to the next one."""
     if job.model is None or job.work <= 0.0:
-        return _within_bounds(age * POLL_SHARE_OF_AGE)
+        return _within_bounds(age * POLL_SHARE_OF_AGE, job.min_seconds)
     expected, scatter = job.model.expected(job.work)
     steps, ratio = _steps_of(_rounded(scatter)), age / expected
     wait = steps.after(ratio, sqrt(2.0 * POLL_COST * job.model.typical_seconds / expected)) - ratio
     least = ratio * scatter / MAX_POLLS_PER_SCATTER
     most = steps.ratios[-1] - ratio if ratio < 1.0 else ratio * POLL_SHARE_OF_AGE
-    return _within_bounds(min(max(wait, least), most) * expected)
+    return _within_bounds(min(max(wait, least), most) * expected, job.min_seconds)
 
 
-def _within_bounds(seconds: float) -> float:
-    return min(max(seconds, MIN_POLL_SECONDS), MAX_POLL_SECONDS)
+def _within_bounds(seconds: float, min_seconds: float) -> float:
+    return min(max(seconds, min_seconds), MAX_POLL_SECONDS)
 
 
 def _rounded(scatter: float) -> float:

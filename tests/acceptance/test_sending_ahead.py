@@ -222,9 +222,9 @@ def test_a_service_that_counts_uploads_is_learned_at_two_bodies(place: Place) ->
 def test_a_gateway_with_a_short_patience_is_borne(place: Place) -> None:
     """A byte now and then keeps a waiting upload's connection open for longer than the gateway bears silence."""
     rows = make(place, [64 * KIB] * 10 + [32 * KIB] * 10, 20)
-    # jobs of 7 s: the bodies behind them wait for twice what the gateway bears
+    # jobs of 7 s: the bodies behind them wait for longer than the gateway bears
     server = place.serve(
-        "--limit", "10", "--uplink", str(UPLINK), "--job-seconds-per-mebibyte", "112", "--idle-cut", "2"
+        "--limit", "10", "--uplink", str(UPLINK), "--job-seconds-per-mebibyte", "112", "--idle-cut", "3"
     )
     place.use(server)
     ending = place.run("run", "m.csv", "--limit", "10", "--json")

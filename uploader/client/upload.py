@@ -19,7 +19,7 @@ TICK_SECONDS = 0.25
 # a body that waits for its admission sends a byte so often: gateways end a request of which nothing comes (nginx and
 # AWS's load balancers after 60 s, hardened ones after 10 s or less), or whose body is not there in 20 s (Apache, by
 # default); they cut all that wait at once, so that learning it costs more than these bytes
-KEEP_ALIVE_SECONDS = 1.0
+KEEP_ALIVE_SECONDS = 2.0
 FLUSH_POLL_SECONDS, MAX_FLUSH_POLL_SECONDS = 0.005, 0.05
 
 

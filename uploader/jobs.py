@@ -322,8 +322,7 @@ class JobPoller:
         self._unanswered[job.item_id] += 1
         following = self._overlap(entry, sent_at)
         answer = await self._client.job(job.job_id)
-        self._unanswered[job.item_id] -= 1
-        self._answer_seconds += (self._now() - sent_at - self._answer_seconds) * ANSWER_WEIGHT
+        self._count_answer(job, self._now() - sent_at)
         self._back_off(answer)
         if not self.is_live(job) or job.item_id in self._ending:
             return  # a callback, or another poll of the job, was quicker
@@ -341,6 +340,14 @@ class JobPoller:
                 self._push(self._after_poll(entry, answer))
             elif answer.status is not None:
                 following.seen_live_at, following.is_unseen = max(following.seen_live_at, sent_at), False
+
+    def _count_answer(self, job: LiveJob, seconds: float) -> None:
+        """Count a request of a job as answered, after so many seconds."""
+        self._unanswered[job.item_id] -= 1
+        # an answer may come after the job's removal: nothing of the job is kept then
+        if not self._unanswered[job.item_id]:
+            del self._unanswered[job.item_id]
+        self._answer_seconds += (seconds - self._answer_seconds) * ANSWER_WEIGHT
 
     def _overlap(self, entry: _ScheduledPoll, now: float) -> _ScheduledPoll | None:
         """Let the next poll of a job be sent before this one is answered, where it is due earlier on a long line."""
@@ -484,7 +491,6 @@ class JobPoller:
         if self.is_live(job):
             del self._live[job.item_id]
             self._ending.discard(job.item_id)
-            self._unanswered.pop(job.item_id, None)
             self._leave_lane(job)
             self._postponed.pop(job.item_id, None)
         self._logged_answers.pop(job.item_id, None)

@@ -192,6 +192,35 @@ def waiting_for_endless(time: Time) -> JobPoller:
     )
 
 
+class Ended(Endless):
+    """A service whose jobs have all completed, and that answers all polls but the first once the end is recorded."""
+
+    def __init__(self, time: Time) -> None:
+        super().__init__(time)
+        self.recorded = asyncio.Event()
+
+    async def job(self, job_id: str) -> JobAnswer:
+        """Answer that the job has completed."""
+        self.asked.append((0.0, job_id))
+        if len(self.asked) > 1:
+            await self.recorded.wait()
+        return JobAnswer(JobStatus.COMPLETED)
+
+
+async def test_polls_of_a_job_that_overlap_leave_nothing_behind() -> None:
+    """A poll is answered after another one has brought the job's end: one end is recorded, nothing is kept of it."""
+    time = Time(BEGIN)
+    poller = waiting_for_endless(time)
+    service = poller._client = Ended(time)
+    poller._on_job_removed = service.recorded.set
+    poller.add(live(1, BEGIN, 10.0))
+    entry = poller._scheduled[0]
+    await asyncio.gather(poller._poll(entry), poller._poll(entry))
+    assert len(service.asked) == 2
+    assert (poller.live_count, poller.active_jobs) == (0, 0)
+    assert (len(poller._unanswered), len(poller._ending)) == (0, 0)
+
+
 def test_a_look_that_told_nothing_has_not_seen_the_job_live() -> None:
     """Only an answer that shows the job live moves the time at which it was last known to live."""
     time = Time(BEGIN)

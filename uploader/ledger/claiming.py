@@ -263,37 +263,22 @@ def admit(
     # where uploads count, those that wait have a slot since their claim, but for those that were sent ahead before
     admitted_before = limit.live - (limit.sending if limit.needs_slot_first else 0)
     room = min(room, limit.in_force - admitted_before)
-    found = {
-        row.id: row
-        for row in connection.execute(
-            _waiting_attempts(hold=hold), {"attempts": [admission.claim.attempt_id for admission in waiting]}
-        )
-    }
-    withdrawn = {
-        admission.claim.attempt_id: reason
-        for admission in waiting
-        if (reason := _reason_to_withdraw(found.get(admission.claim.attempt_id))) is not None
-    }
-    due = [
-        admission
-        for admission in waiting
-        if admission.claim.attempt_id not in withdrawn and is_turn_due(found[admission.claim.attempt_id])
-    ]
-    due.sort(key=lambda admission: _rank(found[admission.claim.attempt_id], order))
+    asked = {admission.claim.attempt_id: admission for admission in waiting}
+    found = {row.id: row for row in connection.execute(_waiting_attempts(hold=hold), {"attempts": list(asked)})}
+    reasons = {attempt_id: _reason_to_withdraw(found.get(attempt_id)) for attempt_id in asked}
+    withdrawn = {attempt_id: reason for attempt_id, reason in reasons.items() if reason is not None}
+    due = [attempt_id for attempt_id in asked.keys() - withdrawn.keys() if is_turn_due(found[attempt_id])]
+    due.sort(key=lambda attempt_id: _rank(found[attempt_id], order))
     admitted = due[: max(room, 0)]
-    _take_slots(connection, admitted, now, hold=hold)
+    _take_slots(connection, [asked[attempt_id] for attempt_id in admitted], now, hold=hold)
     taken = len(admitted) * (not limit.needs_slot_first)
     return AdmissionResult(
-        frozenset(admission.claim.attempt_id for admission in admitted),
+        frozenset(admitted),
         withdrawn,
-        frozenset(found) - withdrawn.keys() - {admission.claim.attempt_id for admission in due},
+        frozenset(asked) - withdrawn.keys() - set(due),
         replace(limit, live=limit.live + taken, sending=max(limit.sending - len(admitted), 0)),
         _has_more(connection, account_id),
     )
-
-
-def _has_more(connection: Connection, account_id: int) -> bool:
-    return connection.execute(_MORE, {"account_id": account_id}).first() is not None
 
 
 def need_slot_first(connection: Connection, account_id: int, until: float, reason: str) -> None:
@@ -340,6 +325,10 @@ def _is_any_before(states: Sequence[State]) -> Any:
         .correlate(items)
         .exists()
     )
+
+
+def _has_more(connection: Connection, account_id: int) -> bool:
+    return connection.execute(_MORE, {"account_id": account_id}).first() is not None
 
 
 def _reason_to_withdraw(row: Any) -> str | None:

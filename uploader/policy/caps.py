@@ -23,7 +23,7 @@ def put_rate(limit: int, job_seconds: float | None) -> float:
         limit: The limit in force.
         job_seconds: What a typical job of the account takes; None before the first has ended.
     """
-    return max(LEAST_PUTS_PER_SECOND, PUTS_PER_SLOT * limit / max(job_seconds or UNKNOWN_SECONDS, 0.01))
+    return max(LEAST_PUTS_PER_SECOND, _rate(PUTS_PER_SLOT, limit, job_seconds))
 
 
 def put_burst(limit: int) -> int:
@@ -48,5 +48,10 @@ def poll_rate(limit: int, job_seconds: float | None, followed: int = 0) -> float
     return max(
         LEAST_POLLS_PER_SECOND,
         min(left_over, MOST_LEFT_OVER_POLLS),
-        POLLS_PER_JOB * limit / max(job_seconds or UNKNOWN_SECONDS, 0.01),
+        _rate(POLLS_PER_JOB, limit, job_seconds),
     )
+
+
+def _rate(per_job: float, limit: int, job_seconds: float | None) -> float:
+    """Return the rate, per second, of so many requests for each job where all slots are full."""
+    return per_job * limit / max(job_seconds or UNKNOWN_SECONDS, 0.01)

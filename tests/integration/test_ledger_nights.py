@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, event, insert
 
 from tests.benchmarks.bench import Bench, Server
 from tests.benchmarks.measures.ledger import ENVIRONMENT, Place, filled, sandbox, write_manifest
+from uploader.ledger import schema
+from uploader.ledger.claiming import claim
 
 NIGHTS = 20
 # what statements differ by that are written in groups; to read 20,000 rows takes more than ten times as many
@@ -90,3 +93,30 @@ def test_no_command_reads_what_former_nights_left(tmp_path: Path, server: Server
             if grows(statement, other["steps"], entry["steps"]):
                 wrong.append(f"{name}: {entry['steps']} for {other['steps']}: {entry['plan']}: {statement}")
     assert not wrong, "\n\n".join(re.sub(r"\s+", " ", plan) for plan in wrong)
+
+
+@pytest.mark.parametrize("ready", [0, 3])
+def test_a_claim_scans_no_lanes_whatever_statistics_say(ready: int) -> None:
+    """With statistics of 2,000 lanes that have nothing ready, or three that have, a claim searches its indexes."""
+    engine = create_engine("sqlite://")
+    plans: list[str] = []
+    with engine.connect() as connection:
+        schema.metadata.create_all(connection)
+        connection.execute(insert(schema.accounts), [{"id": 1, "base_url": "http://localhost", "name": "default"}])
+        lanes = [
+            {"id": one, "account_id": 1, "conversation_id": f"c{one}", "ready_position": one if one <= ready else None}
+            for one in range(1, 2_001)
+        ]
+        connection.execute(insert(schema.lanes), lanes)
+        connection.exec_driver_sql("ANALYZE")
+
+        def explain(_: object, cursor: Any, statement: str, parameters: Any, *__: object) -> None:
+            if statement.startswith("SELECT"):
+                rows = cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
+                plans.extend(f"{row[3]}: {statement}" for row in rows)
+
+        event.listen(engine, "before_cursor_execute", explain)
+        # positions without an item, so that nothing begins and all questions are asked
+        claim(connection, 1, 5, 10, now=1.0)
+    assert any("lanes_ready" in plan for plan in plans)
+    assert [plan for plan in plans if plan.startswith("SCAN lanes")] == []

@@ -48,6 +48,8 @@ TO_3: Sequence[str] = (
     "DROP INDEX lanes_wanted",
     "ALTER TABLE lanes RENAME COLUMN wanted_until TO active_until",
     "CREATE INDEX lanes_active ON lanes (active_until) WHERE active_until <> 0",
+    "DROP INDEX lanes_ready",
+    "CREATE INDEX lanes_ready ON lanes (account_id, ready_position) WHERE ready_position IS NOT NULL",
     "DROP INDEX items_account_state",
     (
         "CREATE INDEX items_unfinished ON items (account_id, state, slot_until) "

@@ -130,7 +130,13 @@ lanes = Table(
     # the lane with the most goes first
     Column("work_left", Float, Computed("audio_left + items_left * item_seconds", persisted=True), nullable=False),
     UniqueConstraint("account_id", "conversation_id"),
-    Index("lanes_ready", "account_id", "ready_position"),
+    # partial like those below: a planner that has counted many lanes without a ready item would rather scan them all
+    Index(
+        "lanes_ready",
+        "account_id",
+        "ready_position",
+        sqlite_where=text("ready_position IS NOT NULL"),
+    ),
     Index(
         "lanes_waiting",
         "account_id",

@@ -329,6 +329,8 @@ class Answer(NamedTuple):
     retry_after: str | None = None
     # the reason why nothing came back, or why the body could not be read
     failure: str = ""
+    # the Date header
+    date: str | None = None
 
 
 class Next(StrEnum):

@@ -266,6 +266,30 @@ def insights(
     _end(lambda settings: fetch_insights(settings, folder, only, again=again, as_json=as_json), config, flags)
 
 
+@cli.command(epilog=environment_help())
+@click.option("--offline", is_flag=True, help="check this machine alone: fetch no token, and compare no clock")
+@settings_options("doctor")
+@click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="the checks as JSON")
+def doctor(config: Path | None, *, offline: bool, as_json: bool, **flags: Any) -> None:
+    """Check all that a run needs, and tell the remedies.
+
+    The checks are those of secrets (their source, never their value), ledger, results, free disk space, proxy, CA
+    certificates, token and clock: a line each. Nothing is sent but a request for a token, and a GET that changes
+    nothing.
+
+    Exits 0 where a run can begin, else with the code that the run would end with: 2 secrets, ledger, files or
+    environment; 3 the service does not take the credentials; 5 the service is out of reach, or the disk is full; 6 a
+    run is at work.
+
+    \b
+    Example:
+      uploader doctor --config nightly.toml
+    """  # noqa: D301 - click wants the character that this escape stands for
+    from uploader.cli.doctor import diagnose  # noqa: PLC0415 - see run
+
+    _end(lambda settings: diagnose(settings, offline=offline, as_json=as_json), config, flags)
+
+
 @cli.group(context_settings={"max_content_width": 110})
 def ledger() -> None:
     """Check, copy, migrate and restore the ledger.

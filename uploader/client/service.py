@@ -33,6 +33,8 @@ GET_SECONDS = 60.0
 JOB_SECONDS = 20.0
 # a long body may take so long, and a gateway may check the token only after it
 LONG_BODY_SECONDS = 600.0
+# the id of no job
+NO_JOB = "00000000-0000-0000-0000-000000000000"
 
 
 class JobAnswer(NamedTuple):
@@ -201,6 +203,14 @@ class Client:
         answer = await self._get(_job_path(job_id), ANSWER_MOST_BYTES)
         return answer.status is not None and answer.status < 500
 
+    async def probe(self) -> Answer:
+        """Fetch the status of a job that does not exist: any answer but a 401 shows that the token is taken.
+
+        Raises:
+            CredentialsError: The service does not take the credentials.
+        """
+        return await self._get(_job_path(NO_JOB), ANSWER_MOST_BYTES, JOB_SECONDS)
+
     async def _get(self, path: str, max_bytes: int, seconds: float = GET_SECONDS) -> Answer:
         """Send a GET with a token; after a 401 once more with a new one."""
         answer, received = Answer(), Received()
@@ -232,7 +242,7 @@ class Client:
             body = await read_body(response, max_bytes, self._sanitizer)
             location = self._format_location(response) if response.status >= 300 else ""
             failure = ": ".join(part for part in (body.failure, body.words, location) if part)
-            return Answer(response.status, body.value, retry_after_of(response), failure)
+            return Answer(response.status, body.value, retry_after_of(response), failure, response.headers.get("Date"))
 
     def _format_location(self, response: aiohttp.ClientResponse) -> str:
         location = self._sanitizer.text(response.headers.get("Location", ""))[:LOCATION_CHARACTERS]

@@ -30,11 +30,23 @@ class Examination(NamedTuple):
     damage: str
     # the reason to doubt that it knows all that was appended; empty where there is none
     doubt: str
+    # when its first and its latest manifest were loaded; None: none was
+    first_load_at: float | None
+    last_load_at: float | None
 
 
 def read_mark(connection: Connection) -> Mark:
     """Read the ledger's mark."""
     return Mark(*connection.execute(select(schema.ledger.c.runs, schema.ledger.c.in_use)).one())
+
+
+def read_loads(connection: Connection) -> tuple[float | None, float | None]:
+    """Read when the first and the latest manifest were loaded, in seconds since the epoch."""
+    # by the ids, which are in order: two look-ups
+    loads = schema.loads.c
+    ends = (select(loads.loaded_at).order_by(order).limit(1) for order in (loads.id, loads.id.desc()))
+    first, last = (connection.execute(statement).scalar() for statement in ends)
+    return first, last
 
 
 def damage(connection: Connection, *, whole: bool) -> str:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from uploader import logs
 from uploader.errors import LedgerBusyError, LedgerUnavailableError, UsageError
 from uploader.ledger import schema
-from uploader.ledger.checking import Examination, damage, doubt, read_mark
+from uploader.ledger.checking import Examination, damage, doubt, read_loads, read_mark
 from uploader.ledger.copying import copy_beside, copy_ledger
 from uploader.ledger.place import check_outlives_container, check_place
 from uploader.ledger.sidecars import (
@@ -199,14 +199,20 @@ class Ledger:
         """True where a run holds the ledger's lock at this moment."""
         return is_locked(self.path)
 
-    def examine(self) -> Examination:
-        """Examine a ledger that is open for reading: the whole database, and signs of a lost part."""
-        with translate_errors(self.path), self._engine.connect() as connection:  # a damaged one may not commit
-            broken = damage(connection, whole=True)
-            mark = read_mark(connection)
+    def examine(self, *, whole: bool = True) -> Examination:
+        """Examine a ledger that is open for reading, for damage and for signs of a lost part.
+
+        Args:
+            whole: Read the whole database; else as a run does, which does so where the last run did not close it.
+        """
         busy = self.held_by_run
+        with translate_errors(self.path), self._engine.connect() as connection:  # a damaged one may not commit
+            mark = read_mark(connection)
+            is_read = whole or (mark.in_use and not busy)
+            broken = damage(connection, whole=whole) if is_read else ""
+            loads = (None, None) if broken else read_loads(connection)
         reason = "" if busy else doubt(self.path, mark, read_count_beside(self.path), has_log=self._had_log)
-        return Examination(mark, busy, broken, reason)
+        return Examination(mark, busy, broken, reason, *loads)
 
     def copy_to(self, target: Path) -> None:
         """Copy the ledger while others use it.

@@ -48,7 +48,7 @@ def retry_after_seconds(header: str | None, now: float) -> float | None:
     text = header.strip()
     found = _seconds(text)
     if found is None:
-        at = _date(text)
+        at = http_date(text)
         found = at - now if at is not None else _longest_number(text)
     return None if found is None else min(max(found, 0.0), RETRY_AFTER_CAP_SECONDS)
 
@@ -62,7 +62,7 @@ def _seconds(text: str) -> float | None:
     return None if isnan(found) else found if isinf(found) else float(ceil(found))
 
 
-def _date(text: str) -> float | None:
+def http_date(text: str) -> float | None:
     """Read an HTTP date or an ISO 8601 date, as seconds since the epoch."""
     for read in (parsedate_to_datetime, datetime.fromisoformat):
         try:

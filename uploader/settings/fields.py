@@ -57,19 +57,19 @@ class Settings:
         text_as(ledger_address),
         default_ledger,
         metavar="URL",
-        commands="run plan status results resolve insights ledger adopt",
+        commands="run plan status results resolve insights ledger adopt doctor",
         meaning="the durable memory of all appends, as sqlite:////path; one for all nights and manifests",
     )
     ledger_must_exist: bool = setting(
         switch,
         False,
-        commands="run",
+        commands="run doctor",
         meaning="refuse to make a ledger where there is none: for every night but the first",
     )
     new_ledger: bool = setting(
         switch,
         False,
-        commands="run",
+        commands="run doctor",
         meaning="make a ledger even on a container's own file system, which goes with the container",
     )
     batch: str | None = setting(
@@ -90,21 +90,21 @@ class Settings:
         path,
         None,
         metavar="FILE",
-        commands="run results",
+        commands="run results doctor",
         meaning="the results file, CSV or JSON Lines by its ending .csv or .jsonl (MANIFEST.results.csv)",
     )
     summary: Path | None = setting(
         path,
         None,
         metavar="FILE",
-        commands="run",
+        commands="run doctor",
         meaning="the closing summary as JSON, written after the final results: its presence means that they are final",
     )
     base_url: str = setting(
         text_as(service_address),
         DOCUMENTED_BASE_URL,
         metavar="URL",
-        commands="run plan resolve insights adopt",
+        commands="run plan resolve insights adopt doctor",
         meaning="the service; https unless it is on this machine",
     )
     app_id: Secret | None = setting(secret, None, meaning="the application's id, for a token")
@@ -264,21 +264,21 @@ class Settings:
         choice("auto", "text", "json"),
         "auto",
         metavar="auto|text|json",
-        commands="run plan status results resolve insights ledger adopt sandbox",
+        commands="run plan status results resolve insights ledger adopt doctor sandbox",
         meaning="logs on standard error: text on a terminal, else JSON lines",
     )
     log_level: Literal["auto", "debug", "info", "warning", "error"] = setting(
         choice("auto", "debug", "info", "warning", "error"),
         "auto",
         metavar="LEVEL",
-        commands="run plan status results resolve insights ledger adopt sandbox",
+        commands="run plan status results resolve insights ledger adopt doctor sandbox",
         meaning="the least level that is logged: debug, info, warning or error; auto: warning on a terminal, else info",
     )
     log_file: Path | None = setting(
         path,
         None,
         metavar="FILE",
-        commands="run plan status results resolve insights ledger adopt sandbox",
+        commands="run plan status results resolve insights ledger adopt doctor sandbox",
         meaning="write the log to this file as well, as JSON lines from level info on (or from --log-level)",
     )
     give_up_seconds: float = setting(
@@ -306,7 +306,7 @@ class Settings:
         seconds,
         30.0,
         metavar="S",
-        commands="run insights",
+        commands="run insights doctor",
         meaning="time limit to connect to the service, TLS included",
     )
     stall_seconds: float = setting(

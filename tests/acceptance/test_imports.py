@@ -41,7 +41,7 @@ HELP = {"cli", "errors", "logs", "parameters", "policy", "secrets", "settings"}
 READS = HELP | {"ledger", "model", "results", "status", "text", "toml"}
 RUN = {"click", "platformdirs", *SQL, "aiohttp", "asyncio_throttle", "blake3"}
 RUN_PARTS = READS | {
-    *("attempt", "audio", "client", "engine", "flow", "jobs", "manifest", "pace"),
+    *("attempt", "audio", "certificates", "client", "engine", "flow", "jobs", "manifest", "pace"),
 }
 
 # the exact set of heavy modules that each command imports; an addition costs every user of the command

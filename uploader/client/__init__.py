@@ -1,5 +1,6 @@
 """Speaks the service's HTTP and turns whatever happens into a reply."""
 
+import uploader.certificates  # noqa: F401 - before all that imports aiohttp
 from uploader.client.expectation import Expect
 from uploader.client.service import Client, JobAnswer
 from uploader.client.token import Credentials, CredentialsSource

@@ -171,14 +171,13 @@ def route_to(base_url: str, proxy: Mapping[str, Any]) -> str:
 
 
 def ssl_context(base_url: str) -> ssl.SSLContext | bool:
-    """Build the TLS context of the certificates that the usual environment variables name; True: aiohttp's own.
+    """Build the TLS context of the certificates that the usual environment variables name; True without TLS.
 
     Raises:
         UsageError: A variable names a missing path, or a bundle without a certificate.
     """
-    # reading the system's certificates takes 20 ms, and aiohttp has done it as it was imported
-    if URL(base_url).scheme == "http" or not any(os.environ.get(name) for name in CA_VARIABLES):
-        return True
+    if URL(base_url).scheme == "http":
+        return True  # reading the system's certificates takes 20 ms
     for variable in CA_VARIABLES[:2]:
         named = os.environ.get(variable)
         # SSL_CERT_DIR is a list
@@ -187,6 +186,7 @@ def ssl_context(base_url: str) -> ssl.SSLContext | bool:
                 f"environment {variable}: {named}: there is nothing that can be read: correct it, or unset it"
             )
     context = ssl.create_default_context()  # reads SSL_CERT_FILE and SSL_CERT_DIR by itself, and ignores failures
+    context.set_alpn_protocols(["http/1.1"])
     for variable in CA_VARIABLES[2:]:
         bundle = os.environ.get(variable)
         if bundle:

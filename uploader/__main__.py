@@ -1,6 +1,9 @@
 """The command `uploader`, and ``python -m uploader``."""
 
+import atexit
 import gc
+import os
+import sys
 
 
 def main() -> None:
@@ -8,13 +11,25 @@ def main() -> None:
     # what imports make stays to the end: looking through it for garbage, again and again, is a tenth of a start;
     # a command collects as ever once it begins its work (cli/commands.py)
     gc.disable()
+    codes: list[int] = []
+    # registered first, so that it is the last thing of this process
+    atexit.register(_leave, codes)
     from uploader.cli import main as run  # noqa: PLC0415 - as just said
 
     try:
         run()
-    finally:
-        # the interpreter looks through everything once more as it ends, and all of it ends with the process anyway
-        gc.freeze()
+    except SystemExit as end:
+        if isinstance(end.code, int):
+            codes.append(end.code)
+        raise
+
+
+def _leave(codes: list[int]) -> None:
+    """End the process with a code, without freeing each of its objects: all of them end with it (10 ms)."""
+    if codes:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(codes[0])
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ from tests.acceptance.batches import make_rows, write_manifest
 from tests.acceptance.place import Place, Server
 
 SHOWN = """
-import atexit, sys
-atexit.register(lambda: print(*sys.modules, sep="\\n", file=open("modules.txt", "w")))
+import sys
 sys.argv[0] = "uploader"
 from uploader.__main__ import main
-main()
+try:
+    main()
+finally:
+    print(*sys.modules, sep="\\n", file=open("modules.txt", "w"))
 """
 
 # modules that take time to import: the project's libraries, and heavy ones of the standard library

@@ -2,9 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
-from functools import cache, reduce
-from typing import Any
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, and_, bindparam, case, func, literal, select, update
 from sqlalchemy.sql.elements import ColumnElement
@@ -17,8 +17,7 @@ from uploader.model import OVER, State
 ANY_ACCOUNT = items.c.account_id.in_(select(accounts.c.id))
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(NamedTuple):
     """The number of items of one state, and their sums."""
 
     items: int = 0
@@ -29,9 +28,10 @@ class Tally:
     unknown_lengths: int = 0
     overdue: int = 0
 
-    def __add__(self, other: "Tally") -> "Tally":
-        """Add two tallies, figure by figure."""
-        return Tally(*(figure + added for figure, added in zip(astuple(self), astuple(other), strict=True)))
+    @classmethod
+    def total(cls, tallies: Iterable["Tally"]) -> "Tally":
+        """Add up tallies, figure by figure."""
+        return cls(*map(sum, zip(*tallies, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,11 @@ class Standing:
     def __add__(self, other: "Standing") -> "Standing":
         """Add two standings, state by state."""
         states = {*self.tallies, *other.tallies}
-        return Standing({state: self.of(state) + other.of(state) for state in State if state in states})
+        return Standing({state: Tally.total((self.of(state), other.of(state))) for state in State if state in states})
 
     def of(self, *states: State) -> Tally:
         """Return the tally of some states together."""
-        return reduce(Tally.__add__, (self.tallies[state] for state in states if state in self.tallies), Tally())
+        return Tally.total(self.tallies[state] for state in states if state in self.tallies)
 
     @property
     def counts(self) -> Mapping[State, int]:
@@ -91,9 +91,17 @@ class Standing:
         """The number of all items."""
         return self.of(*State).items
 
+    @property
+    def is_over(self) -> bool:
+        """True where every item is completed or dropped."""
+        return all(state in OVER for state in self.tallies)
+
 
 # of a batch whose items are all over: no unfinished items
 NOTHING = Standing({})
+
+# of a batch: the id of its newest load
+_NEWEST_LOAD = select(func.max(loads.c.id)).where(loads.c.batch_id == batches.c.id).scalar_subquery()
 
 
 def shown_state(*, hold: bool) -> ColumnElement[str]:
@@ -144,10 +152,9 @@ def standings(
         left: The unfinished items, as ``unfinished`` returned them in the same transaction.
         hold: An item in trouble holds the rest of its lane.
     """
-    return {
-        batch_id: _kept(connection, batch_id, left.get(batch_id, NOTHING)) or standing(connection, batch_id, hold=hold)
-        for batch_id in batch_ids
-    }
+    batch_ids = list(batch_ids)
+    kept = _kept(connection, batch_ids, left)
+    return {batch_id: kept.get(batch_id) or standing(connection, batch_id, hold=hold) for batch_id in batch_ids}
 
 
 def keep_counts(connection: Connection, most: int, *, hold: bool) -> None:
@@ -160,12 +167,13 @@ def keep_counts(connection: Connection, most: int, *, hold: bool) -> None:
     """
     left = unfinished(connection, hold=hold)
     latest = select(batches.c.id).order_by(batches.c.ran_at.desc(), batches.c.id.desc()).limit(most)
-    for batch_id in {*left, *connection.execute(latest).scalars()}:
-        if _kept(connection, batch_id, left.get(batch_id, NOTHING)) is None:
-            found = standing(connection, batch_id, hold=hold)
-            over = {state: astuple(found.of(state)) for state in OVER if found.of(state).items}
-            counted = {"load": _newest_load(connection, batch_id), "rows": found.items, "over": over}
-            connection.execute(update(batches).where(batches.c.id == batch_id).values(counted=counted))
+    batch_ids = {*left, *connection.execute(latest).scalars()}
+    for batch_id in batch_ids - _kept(connection, batch_ids, left).keys():
+        found = standing(connection, batch_id, hold=hold)
+        over = {state: list(tally) for state, tally in found.tallies.items() if state in OVER}
+        newest = connection.execute(select(_NEWEST_LOAD).where(batches.c.id == batch_id)).scalar_one()
+        counted = {"load": newest, "rows": found.items, "over": over}
+        connection.execute(update(batches).where(batches.c.id == batch_id).values(counted=counted))
 
 
 def save_held_back(connection: Connection, batch_id: int, found: Mapping[str, Any]) -> None:
@@ -173,24 +181,22 @@ def save_held_back(connection: Connection, batch_id: int, found: Mapping[str, An
     connection.execute(update(batches).where(batches.c.id == batch_id).values(held_back=found))
 
 
-def _kept(connection: Connection, batch_id: int, left: Standing) -> Standing | None:
-    """Return a batch's standing by its kept count; None where there is none, or it is not right any more.
+def _kept(connection: Connection, batch_ids: Iterable[int], left: Mapping[int, Standing]) -> dict[int, Standing]:
+    """Return the standings of some batches by their kept counts, without those that have none that is right.
 
-    An item that is over stays so, and only a load changes a batch's rows. So the count is right where no load came
-    since and as many rows are over as were then.
+    An item that is over stays so, and only a load changes a batch's rows. So a count is right where no load came since
+    and as many rows are over as were then.
     """
-    counted = connection.execute(select(batches.c.counted).where(batches.c.id == batch_id)).scalar_one()
-    if counted is None or counted["load"] != _newest_load(connection, batch_id):
-        return None
-    over = Standing({State(state): Tally(*figures) for state, figures in counted["over"].items()})
-    return over + left if over.items + left.items == counted["rows"] else None
-
-
-def _newest_load(connection: Connection, batch_id: int) -> int | None:
-    newest: int | None = connection.execute(
-        select(func.max(loads.c.id)).where(loads.c.batch_id == batch_id)
-    ).scalar_one()
-    return newest
+    kept = {}
+    counts = select(batches.c.id, batches.c.counted, _NEWEST_LOAD).where(batches.c.id.in_(batch_ids))
+    for batch_id, counted, newest_load in connection.execute(counts):
+        if counted is None or counted["load"] != newest_load:
+            continue
+        over = Standing({State(state): Tally(*figures) for state, figures in counted["over"].items()})
+        found = over + left.get(batch_id, NOTHING)
+        if found.items == counted["rows"]:
+            kept[batch_id] = found
+    return kept
 
 
 @cache
@@ -238,8 +244,7 @@ def _sums() -> Sequence[ColumnElement[Any]]:
 
 def _standing(found: Iterable[Sequence[Any]]) -> Standing:
     """Make the standing of rows that end with a state and the figures of its tally."""
-    tallies: dict[State, Tally] = {}
+    tallies: defaultdict[State, list[Tally]] = defaultdict(list)
     for *_, state, count, size, attempts, billed, unknown, overdue in found:
-        tally = Tally(count, size, attempts, billed, unknown, overdue)
-        tallies[State(state)] = tallies.get(State(state), Tally()) + tally
-    return Standing(tallies)
+        tallies[State(state)].append(Tally(count, size, attempts, billed, unknown, overdue))
+    return Standing({state: Tally.total(of_state) for state, of_state in tallies.items()})

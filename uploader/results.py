@@ -169,29 +169,31 @@ def write(path: Path, lines: Iterable[ResultLine], extra_columns: Sequence[str])
                 file.write(json.dumps(_public(line, extra_columns), ensure_ascii=False) + "\n")
 
 
-def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Write rows as a manifest that can be corrected and run.
+def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]], form: str, delimiter: str = ",") -> None:
+    """Write rows as a manifest, atomically.
 
     Args:
-        path: The file, CSV or JSON Lines by its extension.
+        path: The file.
         rows: Columns and values of each row.
-        folder: The folder that relative audio paths start from; they are written as absolute ones.
+        form: ``csv`` or ``jsonl``.
+        delimiter: The delimiter of CSV.
 
     Raises:
         ResultsUnavailableError: It cannot be written now.
     """
-    placed = [dict(row) | {"audioPath": str(folder / row["audioPath"])} for row in rows]
     with _replacing(path) as file:
-        if path.suffix.lower() == ".csv":
-            columns = dict.fromkeys(name for row in placed for name in row) or {
-                "conversationId": None,
-                "audioPath": None,
-            }
-            writer = csv.DictWriter(_Lines(file), list(columns), restval="")
-            writer.writeheader()
-            writer.writerows({name: _cell(value) for name, value in row.items()} for row in placed)
-        else:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in placed)
+        write_rows(file, rows, form, delimiter)
+
+
+def write_rows(file: IO[str], rows: Sequence[Mapping[str, Any]], form: str, delimiter: str = ",") -> None:
+    """Write rows as a manifest; see ``write_manifest``."""
+    if form == "csv":
+        columns = dict.fromkeys(("conversationId", "audioPath")) | dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(_Lines(file), list(columns), restval="", delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    else:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

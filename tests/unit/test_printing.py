@@ -21,7 +21,15 @@ def is_harmless(text: str) -> bool:
     return not [char for char in text if not char.isprintable() and char not in "\n\u00a0"]
 
 
-@pytest.mark.parametrize("say", [lambda: print_lines([NASTY]), lambda: print_error(NASTY), lambda: print_json([NASTY])])
+@pytest.mark.parametrize(
+    "say",
+    [
+        lambda: print_lines([NASTY]),
+        lambda: print_lines([NASTY], is_aside=True),
+        lambda: print_error(NASTY),
+        lambda: print_json([NASTY]),
+    ],
+)
 def test_what_is_printed_moves_no_cursor_and_fakes_no_line(
     say: Callable[[], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

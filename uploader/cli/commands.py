@@ -267,6 +267,47 @@ def insights(
 
 
 @cli.command(epilog=environment_help())
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--output", type=click.Path(path_type=Path), metavar="FILE", help="the manifest  [default: standard output]"
+)
+@click.option("--replace", "replaces", is_flag=True, help="replace FILE where it exists")
+@click.option("--follow-links", is_flag=True, help="follow symbolic links; else they are left out")
+@settings_options("manifest")
+@click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="the report as JSON")
+def manifest(
+    folder: Path,
+    config: Path | None,
+    *,
+    output: Path | None,
+    replaces: bool,
+    follow_links: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Write a manifest of a folder of recordings.
+
+    The pattern is that of the paths below FOLDER. It names the columns: {conversationId}, and any other column of a
+    manifest. Recordings are known by their content, else by their ending; a row is checked as `run` checks it. The
+    order is that of the names, with part 2 before part 10. The report lists all that was left out (on standard error
+    where the manifest goes to standard output).
+
+    Exits 0 where every recording in FOLDER is in the manifest, 1 where one was left out (a path that does not match, a
+    symbolic link, a name or an id that is not allowed), 2 where none matches: then nothing is written.
+
+    \b
+    Examples:
+      uploader manifest calls --output monday.csv
+      uploader manifest calls --pattern '{}/{conversationId}_{x-part}.wav' --output monday.csv
+      uploader manifest calls --pattern '**/{conversationId:[0-9]{16}}*' --output monday.csv
+    """  # noqa: D301 - click wants the character that this escape stands for
+    from uploader.cli.listing import Listing, write_folder_manifest  # noqa: PLC0415 - see run
+
+    listing = Listing(folder, output, replaces, follow_links, as_json)
+    _end(lambda settings: write_folder_manifest(settings, listing), config, flags)
+
+
+@cli.command(epilog=environment_help())
 @click.option("--offline", is_flag=True, help="check this machine alone: fetch no token, and compare no clock")
 @settings_options("doctor")
 @click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="the checks as JSON")

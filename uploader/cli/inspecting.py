@@ -100,7 +100,10 @@ def write_open_rows(settings: Settings, path: Path) -> ExitCode:
     with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
         batch = named_batch(connection, settings, ledger.path)
         rows = list(open_rows(connection, batch.batch_id, hold=settings.lanes.hold))
-    results.write_manifest(path, [row.cells for row in rows], settings.audio_root or Path(batch.manifest or "").parent)
+    # relative paths start at another folder in the new manifest
+    folder = settings.audio_root or Path(batch.manifest or "").parent
+    placed = [dict(row.cells) | {"audioPath": str(folder / row.cells["audioPath"])} for row in rows]
+    results.write_manifest(path, placed, path.suffix.lower().removeprefix("."))
     print_lines(_format_open_rows(path, batch, rows))
     return ExitCode.DONE
 

@@ -149,22 +149,30 @@ class Settings:
         path,
         None,
         metavar="DIR",
-        commands="run plan adopt",
+        commands="run plan adopt manifest",
         meaning="the base of relative audio paths, which no path may leave (the manifest's folder, unconfined)",
     )
     format: Literal["csv", "jsonl"] | None = setting(
         choice("csv", "jsonl"),
         None,
         metavar="csv|jsonl",
-        commands="run plan",
+        commands="run plan manifest",
         meaning="the manifest's format (by its ending; needed for standard input, -)",
     )
     delimiter: str = setting(
         text_as(delimiter_of),
         ",",
         metavar="CHARACTER",
-        commands="run plan",
+        commands="run plan manifest",
         meaning="the delimiter of a CSV manifest: one character, or tab",
+    )
+    pattern: str = setting(
+        some_text,
+        "{conversationId}/**",
+        metavar="PATTERN",
+        commands="manifest",
+        meaning="the paths of the recordings in a folder: {conversationId}, {} and * stand for a part of a name, ** "
+        "for folders, {COLUMN} for a column, {COLUMN:REGEX} for what matches",
     )
     on_invalid: Literal["refuse", "skip"] = setting(
         choice("refuse", "skip"),
@@ -264,21 +272,21 @@ class Settings:
         choice("auto", "text", "json"),
         "auto",
         metavar="auto|text|json",
-        commands="run plan status results resolve insights ledger adopt doctor sandbox",
+        commands="run plan status results resolve insights ledger adopt doctor manifest sandbox",
         meaning="logs on standard error: text on a terminal, else JSON lines",
     )
     log_level: Literal["auto", "debug", "info", "warning", "error"] = setting(
         choice("auto", "debug", "info", "warning", "error"),
         "auto",
         metavar="LEVEL",
-        commands="run plan status results resolve insights ledger adopt doctor sandbox",
+        commands="run plan status results resolve insights ledger adopt doctor manifest sandbox",
         meaning="the least level that is logged: debug, info, warning or error; auto: warning on a terminal, else info",
     )
     log_file: Path | None = setting(
         path,
         None,
         metavar="FILE",
-        commands="run plan status results resolve insights ledger adopt doctor sandbox",
+        commands="run plan status results resolve insights ledger adopt doctor manifest sandbox",
         meaning="write the log to this file as well, as JSON lines from level info on (or from --log-level)",
     )
     give_up_seconds: float = setting(

@@ -28,12 +28,12 @@ def test_the_documented_parts_are_there() -> None:
 
 
 def test_the_parts_are_shown() -> None:
-    """The config file names those that can be chosen, the README the members of a file."""
+    """The config file names those that can be chosen, the guide the members of a file."""
     root = Path(__file__).parents[2]
     shown = " ".join((root / "config" / "uploader.toml").read_text(encoding="utf-8").replace("#", " ").split())
     assert f"{', '.join(NAMES)}. None named" in shown
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    assert [part.member for part in PARTS if f"`{part.member}`" not in readme] == []
+    guide = (root / "uploader" / "docs" / "insights.md").read_text(encoding="utf-8")
+    assert [part.member for part in PARTS if f"`{part.member}`" not in guide] == []
 
 
 @given(st.lists(st.sampled_from(NAMES)))

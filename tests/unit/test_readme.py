@@ -1,4 +1,4 @@
-"""The README names what there is, and nothing else."""
+"""README and guides name what there is, and nothing else."""
 
 import re
 from pathlib import Path
@@ -10,11 +10,28 @@ from click.testing import CliRunner
 from tests.benchmarks.__main__ import main as benchmarks
 from uploader import parameters
 from uploader.cli.commands import cli
+from uploader.errors import ExitCode
 from uploader.manifest import columns
+from uploader.model import State
+from uploader.policy.held_back import SlotUse
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "uploader" / "docs").glob("*.md"))}
+PAGES = "\n".join([README, *GUIDES.values()])
 # flags of other programs that the README shows: docker's, curl's and the tests' own
-OTHERS = {"--rm", "--schedules", "--seed", "--kills", "--nightly", "--real-start", "--parallel", "--retry"}
+OTHERS = {
+    "--rm",
+    "--time",
+    "--help",
+    "--schedules",
+    "--seed",
+    "--kills",
+    "--nightly",
+    "--real-start",
+    "--parallel",
+    "--retry",
+}
 BENCHMARKS = {name for option in benchmarks.params for name in option.opts}
 GROUPS = {name: command for name, command in cli.commands.items() if isinstance(command, click.Group)}
 # every command by its words, those of groups too
@@ -26,13 +43,13 @@ OPTIONS = {name for command in COMMANDS.values() for option in command.params fo
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_is_shown(command: str) -> None:
-    """The README shows every command."""
-    assert f"uploader {command}" in README
+    """README or guides show every command."""
+    assert f"uploader {command}" in PAGES
 
 
 def test_every_flag_that_is_shown_exists() -> None:
-    """A flag in the README is one that some command takes."""
-    shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README))
+    """A flag in README and guides is one that some command takes."""
+    shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGES))
     assert shown - OPTIONS - BENCHMARKS - OTHERS == set()
 
 
@@ -52,18 +69,18 @@ def test_help_shows_its_examples_as_they_are_typed(command: str) -> None:
     assert not re.search(r"uploader \w.*  uploader ", shown)
 
 
-def test_the_readme_has_every_parameter() -> None:
-    """The README's table says of each parameter what the one table says: name, rule and meaning, in its order."""
-    shown = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", README.partition("| parameter |")[2], re.MULTILINE)
+def test_the_guide_has_every_parameter() -> None:
+    """The guide's table says of each parameter what the one table says: name, rule and meaning, in its order."""
+    shown = re.findall(
+        r"^\| `(\w+)` \| (.+) \| (.+) \|$", GUIDES["manifest"].partition("| parameter |")[2], re.MULTILINE
+    )
     expected = [(parameter.name, parameter.rule, parameter.meaning) for parameter in parameters.TABLE.values()]
     assert shown[: len(expected)] == expected
 
 
-def test_the_readme_has_every_column() -> None:
+def test_the_guide_has_every_column() -> None:
     """And what stands beside them in a manifest."""
-    shown = re.findall(
-        r"^\| `(\S+)` \|", README.partition("## The manifest")[2].partition("| parameter |")[0], re.MULTILINE
-    )
+    shown = re.findall(r"^\| `(\S+)` \|", GUIDES["manifest"].partition("| parameter |")[0], re.MULTILINE)
     assert shown == [*columns.OWN_COLUMNS, "x-…"]
 
 
@@ -86,3 +103,23 @@ def test_the_list_of_commands_breaks_off_in_no_sentence() -> None:
     )
     assert [line.split()[0] for line in output] == sorted(cli.commands)
     assert [line for line in output if line.endswith("...")] == []
+
+
+@pytest.mark.parametrize("page", [README, GUIDES["exit-codes"]])
+def test_every_exit_code_is_told(page: str) -> None:
+    """The tables have each code once, in order, and none beside."""
+    shown = re.findall(r"^\| ([0-9, ]+) \|", page, re.MULTILINE)
+    assert [int(code) for codes in shown for code in codes.split(", ")] == [int(code) for code in ExitCode]
+
+
+def test_every_cause_of_an_idle_slot_is_told() -> None:
+    """The guide's table has the causes that reports name."""
+    shown = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", GUIDES["limit"].partition("| cause |")[2], re.MULTILINE)
+    named = {name for cell in shown for name in re.findall(r"`(\w+)`", cell)}
+    assert named == {use.value for use in SlotUse} - {SlotUse.BUSY.value}
+
+
+def test_every_state_is_told() -> None:
+    """The guide's table has the states that results may have, held among them."""
+    shown = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", GUIDES["doubt"].partition("| status |")[2], re.MULTILINE)
+    assert {name for cell in shown for name in re.findall(r"`(\w+)`", cell)} == {state.value for state in State}

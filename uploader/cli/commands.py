@@ -444,7 +444,7 @@ def upgrade(config: Path | None, **flags: Any) -> None:
     type=click.Path(path_type=Path),
     help="read the application's secret from this file; a change of the file rotates it, and ends the token",
 )
-@click.option("--faults", type=click.Path(path_type=Path), help="a TOML file of faults to play (see the README)")
+@click.option("--faults", type=click.Path(path_type=Path), help="a TOML file of faults to play (see `help sandbox`)")
 @click.option("--journal", type=click.Path(path_type=Path), help="write a journal of all requests, as JSON Lines")
 @click.option("--certificate", type=click.Path(path_type=Path), help="serve TLS with this certificate (PEM)")
 @click.option("--key", type=click.Path(path_type=Path), help="the certificate's key (PEM)")
@@ -478,6 +478,26 @@ def sandbox(config: Path | None, **given: Any) -> None:
 
     flags = {name: given.pop(name) for name, setting in settings_of(Settings).items() if "sandbox" in setting.commands}
     _end(lambda settings: serve_sandbox(settings, **given), config, flags)
+
+
+@cli.command(name="help", context_settings={"ignore_unknown_options": True})
+@click.argument("words", nargs=-1, metavar="[TOPIC]")
+def show_guide(words: tuple[str, ...]) -> None:
+    """Show a guide, or the list of guides.
+
+    On a terminal the guide is shown by the pager ($PAGER). TOPIC may be a command, too.
+
+    \b
+    Example:
+      uploader help doubt
+    """  # noqa: D301 - click wants the character that this escape stands for
+    from uploader.cli.guides import show_help  # noqa: PLC0415 - see run
+
+    try:
+        show_help(cli, words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _nobody_reads()
 
 
 def main() -> None:

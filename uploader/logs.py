@@ -251,7 +251,10 @@ def configure(form: Form, level: str, file: Path | None = None) -> None:
 
 def _open(file: Path) -> IO[str]:
     try:
-        return file.open("a", encoding="utf-8")
+        # an opening that waits for the reader of a named pipe could wait for ever
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        os.set_blocking(descriptor, True)
+        return os.fdopen(descriptor, "a", encoding="utf-8")
     except OSError as error:
         raise UsageError(f"log file {file}: it cannot be written ({error.strerror}): name another") from error
 

@@ -97,6 +97,8 @@ def read_lines(path: Path) -> Iterator[ResultLine]:
     Raises:
         UsageError: It cannot be read, or has no results of the uploader.
     """
+    if path.exists() and not path.is_file():
+        raise UsageError(f"results {path}: this is no file: name one")  # they are read more than once
     try:
         with path.open(encoding="utf-8", newline="") as file:
             for line in _read(path, file):

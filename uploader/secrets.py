@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from uploader import pipes
+
 PREFIX = "UPLOADER_"
 # the secrets folder of a container; ``UPLOADER_SECRETS_DIR`` names another
 FOLDER = Path("/run/secrets")
@@ -125,8 +127,7 @@ def _checked(value: str, name: str, source: str) -> str:
 
 def _read(path: Path, source: str) -> str:
     try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
+        content = pipes.read(path, MOST_BYTES)
         value = content.decode("utf-8").strip()
     except OSError as error:
         raise ValueError(f"{source}: {error.strerror}: name a file that can be read") from error

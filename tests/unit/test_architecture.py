@@ -38,6 +38,7 @@ ROWS = {
     "secrets": 0,
     "text": 0,
     "toml": 0,
+    "pipes": -1,
 }
 
 # the package itself, its version and `python -m uploader`: no parts of the house

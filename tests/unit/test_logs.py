@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 import structlog
 
 from uploader import logs
+from uploader.errors import UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -83,3 +85,10 @@ def test_a_log_that_cannot_be_written_does_no_harm(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "stderr", Full())
     logs.configure("json", "info")
     logs.get_logger().info("attempt")
+
+
+def test_a_log_file_that_is_a_pipe_without_a_reader_is_told(tmp_path: Path) -> None:
+    """It is refused by its name, and not waited for for ever."""
+    os.mkfifo(tmp_path / "log")
+    with pytest.raises(UsageError, match=r"log file .*log: it cannot be written .*: name another"):
+        logs.configure("json", "info", tmp_path / "log")

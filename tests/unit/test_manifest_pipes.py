@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from uploader.cli import preparing
 from uploader.cli.preparing import manifest_file
 from uploader.errors import UsageError
+from uploader.manifest.files import lines
 from uploader.settings import Settings
 
 CONTENT = b"conversationId,audioPath\n1,a.wav\n"
@@ -32,7 +32,7 @@ def test_an_unnamed_pipe_is_read_as_a_file() -> None:
 
 def test_a_pipe_whose_writer_takes_its_time_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pipe with a writer is waited for, however long the writer takes."""
-    monkeypatch.setattr(preparing, "PIPE_SECONDS", 0.01)
+    monkeypatch.setattr("uploader.pipes.PIPE_SECONDS", 0.01)
     read, write = os.pipe()
     has_waited = threading.Event()
     set_blocking = os.set_blocking
@@ -66,7 +66,7 @@ def test_a_named_pipe_is_read_by_its_ending(tmp_path: Path) -> None:
 
 def test_a_named_pipe_that_nobody_writes_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its own name: it does not hang, and it is not said to be empty."""
-    monkeypatch.setattr(preparing, "PIPE_SECONDS", 0.01)
+    monkeypatch.setattr("uploader.pipes.PIPE_SECONDS", 0.01)
     path = tmp_path / "m.csv"
     os.mkfifo(path)
     with pytest.raises(UsageError, match=rf"manifest {path}: this is a pipe, and nobody writes to it"):
@@ -78,6 +78,13 @@ def test_closed_standard_input_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(UsageError, match="manifest -: standard input is closed"):
         read_twice("-")
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="only Linux has a file that cannot be read")
+def test_a_manifest_that_cannot_be_read_is_to_blame_itself() -> None:
+    """An error of the disk is told of the manifest, and not of a stream that the uploader writes."""
+    with pytest.raises(UsageError, match="manifest m: Input/output error: name a file that can be read"):
+        list(lines(Path("/proc/self/mem"), "m"))
 
 
 @pytest.mark.parametrize("name", ["/dev/null", "/dev/zero"])

@@ -349,3 +349,10 @@ def test_a_place_that_bears_no_results_is_told_before_anything_is_sent(tmp_path:
 def test_times_are_rfc_3339_in_utc(seconds: float | None, text: str | None) -> None:
     """A time is told in UTC with milliseconds; unknown stays unknown."""
     assert results.rfc3339(seconds) == text
+
+
+def test_results_to_adopt_that_are_no_file_are_refused(tmp_path: Path) -> None:
+    """A pipe can be read once alone, and might never be written."""
+    os.mkfifo(tmp_path / "r.csv")
+    with pytest.raises(UsageError, match=r"results .*r\.csv: this is no file: name one"):
+        list(results.read_lines(tmp_path / "r.csv"))

@@ -45,6 +45,12 @@ def written(path: Path, content: str | bytes) -> str:
     return str(path)
 
 
+def fifo(path: Path) -> str:
+    """Make a named pipe, and say where it is."""
+    os.mkfifo(path)
+    return str(path)
+
+
 @pytest.mark.parametrize("way", GIVEN)
 def test_a_secret_is_found_wherever_it_may_be(place: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     """Secrets are read from the environment, from a file that it names, or from the folder, without the line end."""
@@ -95,6 +101,10 @@ WRONG: dict[str, tuple[Give, list[str]]] = {
         lambda place: {"UPLOADER_APP_SECRET_FILE": str(place)},
         ["UPLOADER_APP_SECRET_FILE", "Is a directory", "name a file that can be read"],
     ),
+    "a pipe without a writer": (
+        lambda place: {"UPLOADER_APP_SECRET_FILE": fifo(place / "pipe")},
+        ["UPLOADER_APP_SECRET_FILE", "nobody writes to it", "name a file that can be read"],
+    ),
     "an empty file": (
         lambda place: {"UPLOADER_APP_SECRET_FILE": written(place / "file", " \n")},
         ["UPLOADER_APP_SECRET_FILE", "file", "empty"],
@@ -135,6 +145,7 @@ def test_a_secret_that_cannot_be_read_is_told_without_it(
     place: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
     """A wrong source is a usage error that names variable, file and remedy, and never the file's content."""
+    monkeypatch.setattr("uploader.pipes.PIPE_SECONDS", 0.01)
     give, words = WRONG[case]
     for name, value in give(place).items():
         monkeypatch.setenv(name, value)

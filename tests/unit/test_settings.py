@@ -362,6 +362,30 @@ def test_a_config_file_that_cannot_be_read_is_told(sources: Loader, tmp_path: Pa
         load({}, tmp_path / name)
 
 
+def test_a_config_file_that_is_a_pipe_without_a_writer_is_told(
+    sources: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused by its name, and not waited for for ever."""
+    monkeypatch.setattr("uploader.pipes.PIPE_SECONDS", 0.01)
+    path = tmp_path / "pipe.toml"
+    os.mkfifo(path)
+    with pytest.raises(UsageError, match=r"config file .*pipe\.toml: this is a pipe, and nobody writes to it"):
+        load({}, path)
+
+
+def test_a_config_file_without_an_end_is_told(sources: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device is not read into memory for ever."""
+    monkeypatch.setattr("uploader.settings.loading.MOST_CONFIG_BYTES", 1000)
+    with pytest.raises(UsageError, match=r"config file /dev/zero: it has more than 1000 bytes"):
+        load({}, Path("/dev/zero"))
+
+
+def test_a_file_of_the_secrets_folder_that_cannot_be_read_is_told(sources: Loader, tmp_path: Path) -> None:
+    """A folder in a setting's place is a usage error, and not the fault of a stream."""
+    (tmp_path / "secrets" / "uploader_limit").mkdir()
+    assert "uploader_limit: Is a directory: make it readable" in told(sources)
+
+
 @pytest.mark.parametrize(
     ("value", "kept"),
     [

@@ -1,18 +1,16 @@
 """The steps of `run` and `plan` before the first request: open and check the manifest, check the results path."""
 
-import os
-import select
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from uploader import audio, parameters, results
+from uploader import audio, parameters, pipes, results
 from uploader.cli.findings import Findings
 from uploader.errors import UsageError
 from uploader.ledger import Connection, Ledger
@@ -27,8 +25,6 @@ from uploader.settings import Settings
 from uploader.status.formatting import format_count, format_leftover
 
 STANDARD_INPUT = "-"
-# the time that a named pipe may lack a writer
-PIPE_SECONDS = 5.0
 
 
 class ManifestFile(NamedTuple):
@@ -100,7 +96,7 @@ def manifest_file(argument: str, settings: Settings) -> Iterator[ManifestFile]:
         form, copy = settings.format, partial(shutil.copyfileobj, sys.stdin.buffer)
     elif path.is_fifo():
         form = settings.format or format_of(path)
-        copy = partial(_copy_pipe, path)
+        copy = partial(pipes.copy, path)
     else:
         if path.exists() and not path.is_dir() and not path.is_file():
             raise UsageError(f"manifest {argument}: this is neither a file nor a pipe: name one")
@@ -114,30 +110,8 @@ def manifest_file(argument: str, settings: Settings) -> Iterator[ManifestFile]:
             copy(kept)
             kept.flush()
         except OSError as error:
-            raise UsageError(f"manifest {argument}: it cannot be read and kept: {error.strerror}") from error
+            raise UsageError(f"manifest {argument}: {error.strerror}: name one that can be read and kept") from error
         yield ManifestFile(argument, Path(kept.name), form, is_piped=True)
-
-
-def _copy_pipe(path: Path, kept: IO[bytes]) -> None:
-    """Copy a pipe's content into a file.
-
-    Raises:
-        UsageError: The pipe has no writer.
-        OSError: The pipe cannot be read, or the copy cannot be written.
-    """
-    # an opening that waits for a writer could wait for ever
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as source:
-        asked = select.poll()
-        asked.register(descriptor, select.POLLIN)
-        if not asked.poll(PIPE_SECONDS * 1000):
-            with suppress(BlockingIOError):  # there is a writer that has not written yet
-                first = os.read(descriptor, 1)
-                if not first:
-                    raise UsageError(f"manifest {path}: this is a pipe, and nobody writes to it: start the writer")
-                kept.write(first)
-        os.set_blocking(descriptor, True)
-        shutil.copyfileobj(source, kept)
 
 
 def batch_name(settings: Settings, manifest: str | None) -> str:

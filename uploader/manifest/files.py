@@ -85,18 +85,18 @@ def lines(path: Path, name: str) -> Iterator[str]:
     """
     check_file(path, name)
     number = 0
-    with _unpacked(path, name) as file:
-        try:
+    try:
+        with _unpacked(path, name) as file:
             for block in _blocks(file):
                 if not number:
                     _check_start(block, name)
                 yield from _decoded(block, number, name)
                 number += block.count(b"\n")
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            where = f"manifest {name}, after line {number}" if number else f"manifest {name}"
-            raise UsageError(f"{where}: this gzip file is broken ({error}): pack it anew") from error
-        except OSError as error:
-            raise UsageError(f"manifest {name}: {error.strerror or error}: name a file that can be read") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        where = f"manifest {name}, after line {number}" if number else f"manifest {name}"
+        raise UsageError(f"{where}: this gzip file is broken ({error}): pack it anew") from error
+    except OSError as error:
+        raise UsageError(f"manifest {name}: {error.strerror or error}: name a file that can be read") from error
 
 
 def _blocks(file: io.BufferedIOBase) -> Iterator[bytes]:

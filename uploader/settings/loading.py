@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from uploader import secrets, toml
+from uploader import pipes, secrets, toml
 from uploader.errors import UsageError
 from uploader.settings.checks import UnfitError
 from uploader.settings.fields import ENVIRONMENT_PREFIX, SECRETS, Settings
@@ -17,6 +17,8 @@ from uploader.settings.tables import settings_of
 from uploader.text import storable
 from uploader.toml import DEEPEST, check_bounds
 
+# a config file has fewer, and a device without an end has more
+MOST_CONFIG_BYTES = 16 * 1024 * 1024
 # the least similarity (0 to 1) of a variable's name and a setting's that counts as a typing error
 _NEAR = 0.7
 _NAMING_FILES = ("HOME", "XDG_STATE_HOME")
@@ -180,7 +182,9 @@ def _from_folder(sources: _Sources) -> dict[str, Any]:
         if file.name.lower() == name or name not in settings_of(Settings) or name in secrets.FROM_FILES:
             continue
         try:
-            given = _with((name,), file.read_text(encoding="utf-8").strip(), given, sources)
+            given = _with((name,), pipes.read(file, secrets.MOST_BYTES).decode("utf-8").strip(), given, sources)
+        except OSError as error:
+            raise UsageError(f"secrets folder: {file}: {error.strerror}: make it readable, or take it out") from error
         except UnicodeDecodeError as error:
             raise UsageError(
                 f"secrets folder {sources.folder}: a file in it is no UTF-8 text: {error.reason}"
@@ -251,7 +255,11 @@ def _check_ledger_address(address: Any, source: str) -> None:
 
 def _read_file(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
+        # some editors begin a file with a byte order mark
+        content = pipes.read(path, MOST_CONFIG_BYTES)
+        if len(content) > MOST_CONFIG_BYTES:
+            raise UsageError(f"config file {path}: it has more than {MOST_CONFIG_BYTES} bytes: name another")
+        return content.decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"config file {path}: {error.strerror}: name one that can be read") from error
     except UnicodeDecodeError as error:

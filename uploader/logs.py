@@ -18,7 +18,8 @@ if TYPE_CHECKING:  # a command that logs nothing does not import it
     import structlog
 
 Form = Literal["auto", "text", "json"]
-LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_MUTED = "muted"
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, _MUTED: 50}
 
 # fields that every event of this context has: run, host, batch
 _BOUND: ContextVar[Mapping[str, Any]] = ContextVar("bound", default=MappingProxyType({}))
@@ -247,6 +248,17 @@ def configure(form: Form, level: str, file: Path | None = None) -> None:
     shown = level if not is_auto else "warning" if sys.stderr.isatty() else "info"
     opened = _open(file) if file is not None else None
     _log.configure(_Config(form, shown, opened, "info" if is_auto else level))
+
+
+def is_text() -> bool:
+    """Return True where standard error gets text, not JSON."""
+    return _log.config is not None and _log.config.is_text
+
+
+def mute() -> None:
+    """Write no further event to standard error; the log file still gets each."""
+    if _log.config is not None:
+        _log.configure(_log.config._replace(level=_MUTED))
 
 
 def _open(file: Path) -> IO[str]:

@@ -48,7 +48,8 @@ def place(place: Place) -> Place:
 def _check_refused(ending: Ending, server: Server, *words: str) -> None:
     """The command ended with 2, said all these words, and sent nothing."""
     assert ending.code == 2, ending.err
-    message = "\n".join(line for line in ending.err.splitlines() if not line.startswith("{"))
+    plain = [line for line in ending.err.splitlines() if not line.startswith("{")]
+    message = "\n".join([*(event["reason"] for event in ending.events("run.ended")), *plain])
     assert [word for word in words if word not in message] == [], message
     assert ending.out == ""
     assert server.journal.entries == []

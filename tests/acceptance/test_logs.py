@@ -147,6 +147,7 @@ def test_the_log_alone_tells_why_a_run_ended(place: Place, server: Server) -> No
         [ended] = refused.events("run.ended")
         assert (refused.code, ended["exitCode"], ended.get("batch")) == (2, 2, batch)
         assert ended["reason"]
+        assert refused.err.count(json.dumps(ended["reason"])[1:-1]) == 1, "it is told twice"
         assert "missing.wav" not in ended["reason"]
         assert (refused.summary["exitCode"], refused.summary["batch"]) == (2, batch)
         assert refused.summary["reason"].startswith(ended["reason"])

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
-from uploader.ledger.alike import became_the_same, case_twins, repeats
+from uploader.ledger.alike import became_the_same, case_twins, repeats, rounded
 from uploader.ledger.sqlite import without_ledger
 from uploader.ledger.staging import Stage
 from uploader.model import NOTHING, AudioFacts, FileSignature, InvalidRow, Problem, Row
@@ -61,6 +61,25 @@ def test_only_a_spoilt_id_that_rows_share_may_have_been_several(connection: Conn
     told = list(became_the_same(connection, lambda conversation_id: conversation_id != "x.y"))
     assert {(problem.line, problem.value) for problem in told} == {(2, "5.8E+15"), (6, "nan")}
     assert {problem.remedy.partition(" have")[0] for problem in told} == {"lines 2, 5", "lines 6, 7"}
+
+
+@pytest.mark.parametrize(
+    ("ids", "is_told"),
+    [
+        (["5815170693595130", "5815170693595140", "5815170693595000", "nan"], True),
+        (["58151706935951300", "581517069359514000", "5815170693595000", "5815170693595130"], True),
+        (["5815170693595130", "5815170693595140", "5815170693595000", "5815170693595136"], False),
+        (["5815170693595130", "5815170693595130", "5815170693595140"], False),
+        (["100", "200", "300"], False),
+    ],
+)
+def test_ids_that_a_spreadsheet_rounded_to_15_digits_are_told(
+    connection: Connection, ids: list[str], is_told: bool
+) -> None:
+    """Three numbers and more that all end in zeros from the 16th digit on are no accident; one exact id shows it."""
+    stage(connection, [(conversation_id, f"{number}.wav") for number, conversation_id in enumerate(ids)])
+    told = [(problem.line, problem.value) for problem in rounded(connection)]
+    assert told == ([(2, ids[0])] if is_told else [])
 
 
 @given(rows=st.lists(st.tuples(st.sampled_from(["a", "A", "b", "\u00e4", "\u00c4"]), st.sampled_from(["", "x", "y"]))))

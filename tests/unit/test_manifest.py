@@ -134,13 +134,13 @@ def test_all_that_is_wrong_with_a_header_is_told_at_once(folder: Path) -> None:
     assert "colour: unknown column" in str(refused.value)
 
 
-@pytest.mark.parametrize(("cells", "number"), [("c", 1), ("c,a.wav,Q1,more", 4)])
-def test_a_row_of_the_wrong_width_is_invalid(folder: Path, cells: str, number: int) -> None:
+@pytest.mark.parametrize(("cells", "number"), [("c", "1 cell"), ("c,a.wav,Q1,more", "4 cells")])
+def test_a_row_of_the_wrong_width_is_invalid(folder: Path, cells: str, number: str) -> None:
     """Short and long rows are told with both widths, once, and keep the conversation that they name."""
     (row,) = read(folder, f"conversationId,audioPath,name\n{cells}\n")
     assert isinstance(row, InvalidRow)
     assert [str(problem) for problem in row.problems] == [
-        f"line 2: the row has {number} cells, the header 3: give each column one"
+        f"line 2: the row has {number}, the header 3: give each column one"
     ]
     assert row.conversation_id == "c"
 
@@ -229,6 +229,7 @@ def test_a_number_of_thousands_of_digits_is_invalid(folder: Path) -> None:
     """A number that Python declines to read is a wrong line, not a fault."""
     rows = read(folder, '{"conversationId":"c","audioPath":"a.wav","x-n":' + "1" * 5000 + "}\n", "jsonl")
     assert {where[0] for where in problems(rows)} == {1}
+    assert f"{'1' * 40}… is too large a number: mend the line" in told(rows)
 
 
 @pytest.mark.parametrize("column", ["conversationId", "audioPath", "name", "x-id"])

@@ -98,6 +98,9 @@ def test_a_plain_id_is_taken_without_a_word(conversation_id: str) -> None:
             (value, "address")
             for value in ("https://api.symbl.ai/v1/conversations/581", "/v1/conversations/581", "www.h")
         ),
+        *((value, "percent-encoded") for value in ("a%2Fb", "581%20", "%35%38%31")),
+        *((value, "ASCII") for value in ("\uff15\uff18\uff11", "\u0665\u0668", "58\u0661")),
+        *((value, "which no id has") for value in ("5" * 501, "a" * 9000)),
         *((value, "placeholder") for value in ("{{id}}", "${ID}", "<conversationId>", "[id]", "%ID%")),
     ],
 )
@@ -125,7 +128,7 @@ def test_a_line_of_separators_alone_is_skipped(tmp_path: Path, line: str) -> Non
         (",conversationId,audioPath\n0,1,a\n", "line 1, column 1: it has no name: are these a program's row numbers"),
         ("conversationId,,audioPath\n1,,a\n", "line 1, column 2: it has no name: take the column out"),
         ("sep=;\nconversationId;audioPath\n1;a\n", "a spreadsheet's own: take it out, and say --delimiter ';'"),
-        ("SEP=\t\nconversationId\taudioPath\n1\ta\n", "a spreadsheet's own: take it out, and say --delimiter"),
+        ("SEP=\t\nconversationId\taudioPath\n1\ta\n", "a spreadsheet's own: take it out, and say --delimiter tab"),
         ("conversationId,audioPath\r1,a\r", "carriage return alone"),
         ('conversationId,audioPath\n1,"a\n2,b\n', "line 2: a quote opens here and is not closed"),
         (b"PK\x03\x04\x14\0\x06\0", "this is a workbook or a zip archive"),

@@ -177,6 +177,17 @@ def test_a_status_after_a_run_that_died_says_what_to_type(state: State, busy: bo
     assert (command in "\n".join(found.as_lines())) is (exit_code is ExitCode.GAVE_UP)
 
 
+@pytest.mark.parametrize(("busy", "exit_code"), [(False, ExitCode.IN_DOUBT), (True, ExitCode.NOT_NOW)])
+def test_a_status_exits_as_a_run_that_finds_all_slots_held(busy: bool, exit_code: ExitCode) -> None:
+    """Pending items behind slots that only a person can free: 4, and no run to type; another service's wait: 5."""
+    waiting = ("my night.csv", standing({State.PENDING: 2, State.ACCEPTED: 2}))
+    found = replace(overview(waiting, busy=busy), stuck=["https://api.symbl.ai"])
+    assert (found.exit_code, found.as_json()["batches"][0]["exitCode"]) == (exit_code, exit_code)
+    assert "no run is on" not in "\n".join(found.as_lines())
+    if not busy:
+        assert replace(found, stuck=["https://other"]).exit_code is ExitCode.GAVE_UP
+
+
 def test_what_carries_a_batch_on_has_the_limit_that_it_ran_with() -> None:
     """Typed as it stands, the command of `status` does not go back to the default limit."""
     text = "\n".join(overview(("m.csv", standing({State.PENDING: 1}))).as_lines())

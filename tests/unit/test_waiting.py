@@ -5,11 +5,11 @@ from math import inf
 
 import pytest
 
-from uploader.model import SlotHolder, State
+from uploader.model import LimitFacts, SlotHolder, State
 from uploader.policy.backoff import Backoff
 from uploader.policy.breaker import BreakerState, CircuitBreaker
 from uploader.policy.flow import Flow, Throttle
-from uploader.policy.waiting import HOLDERS_LISTED, Standstill, format_holders, standstill
+from uploader.policy.waiting import HOLDERS_LISTED, Standstill, are_held_in_vain, format_holders, standstill
 
 NOW = 1000.0
 OPEN = CircuitBreaker(state=BreakerState.OPEN, probing=Backoff(until=1030.0))
@@ -58,3 +58,23 @@ def test_who_holds_the_slots_is_told_with_line_state_and_job() -> None:
     told = format_holders([holder, SlotHolder("n.csv", 3, "c-2", State.ACCEPTED, None, None)], 2)
     assert "m.csv line 17, c-1: in doubt, job job-9; n.csv line 3, c-2: accepted: settle" in told
     assert f"and {30 - HOLDERS_LISTED} more" in format_holders([holder] * 30, 30)
+    assert format_holders([holder], 1).startswith("the only slot is held by")
+
+
+@pytest.mark.parametrize(
+    ("in_force", "live", "until", "frees_at", "vain"),
+    [
+        pytest.param(2, 2, NOW + 900, NOW + 900, True, id="nothing is free for long"),
+        pytest.param(2, 2, NOW + 900, None, True, id="nothing is ever free"),
+        pytest.param(2, 2, NOW + 900, NOW + 300, False, id="a slot is free in five minutes"),
+        pytest.param(3, 2, NOW + 900, NOW + 900, False, id="a slot is free"),
+        pytest.param(2, 2, None, NOW + 900, False, id="a live job, which ends by itself"),
+    ],
+)
+def test_a_run_is_of_no_use_while_all_slots_are_held(
+    in_force: int, live: int, until: float | None, frees_at: float | None, vain: bool
+) -> None:
+    """Status exits as a run would, which ends at once where all its slots are held for more than ten minutes."""
+    holders = [SlotHolder("m.csv", line, "c", State.IN_DOUBT, None, until) for line in range(2, 2 + live)]
+    limit = LimitFacts(in_force, None, in_force, live, expires_at=frees_at)
+    assert are_held_in_vain(limit, holders, NOW) is vain

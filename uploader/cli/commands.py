@@ -509,9 +509,11 @@ def main() -> None:
     try:
         code = cli.main(prog_name="uploader", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
         words = sys.argv[1:]
-        _report_failure(words[0] if words else "", error.format_message(), ExitCode.USAGE, as_json="--json" in words)
+        command = words[0] if words else ""
+        if command != "run" or logs.is_text():
+            error.show()
+        _report_failure(command, error.format_message(), ExitCode.USAGE, as_json="--json" in words)
         code = error.exit_code
     except click.Abort:
         code = int(ExitCode.INTERRUPTED)
@@ -551,7 +553,6 @@ def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[
         sys.stdout.flush()
     except UploaderError as error:
         reason, code = str(error), error.exit_code
-        _print_error(reason)
     except BrokenPipeError:
         _nobody_reads()
         # a run may have been cut short; a command that only prints has printed all that its reader wanted
@@ -563,10 +564,10 @@ def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[
     except Exception:  # noqa: BLE001 - the one place that reports a fault of the uploader, with traceback and exit code
         logs.get_logger().exception("fault")
         reason, code = "a fault of the uploader itself; nothing is lost: run the same command again", ExitCode.FAULT
-        _print_error(reason)
     if reason:
         context = click.get_current_context()
         _report_failure(context.info_name or "", reason, code, as_json=bool(context.params.get("as_json")))
+        _print_failure(context.info_name or "", reason)
     logs.close()
     sys.exit(int(code))
 
@@ -579,6 +580,8 @@ def _report_failure(command: str, reason: str, code: ExitCode, *, as_json: bool)
     if command == "run":
         # the first line alone: rows and their paths may stand below it
         first = reason.partition("\n")[0]
+        if logs.is_text():
+            logs.mute()  # standard error has the reason already
         logs.get_logger().error("run.ended", exitCode=int(code), reason=first, counts={})
     if as_json:
         failure: dict[str, Any] = {
@@ -594,10 +597,14 @@ def _report_failure(command: str, reason: str, code: ExitCode, *, as_json: bool)
             sys.stdout.flush()
 
 
-def _print_error(text: str) -> None:
+def _print_failure(command: str, reason: str) -> None:
+    """Print a failure for people, unless the log has it already on the same stream."""
     from uploader.cli.printing import print_error  # noqa: PLC0415 - see run
 
-    print_error(text)
+    # a log in JSON has the first line in its last event; the rows below it stand nowhere else
+    shown = f"uploader: {reason}" if command != "run" or logs.is_text() else reason.partition("\n")[2]
+    if shown:
+        print_error(shown)
 
 
 def _nobody_reads() -> None:

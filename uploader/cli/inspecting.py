@@ -9,7 +9,7 @@ from uploader import results
 from uploader.cli.printing import print_json, print_lines
 from uploader.errors import ExitCode, UsageError
 from uploader.ledger import Connection, Ledger
-from uploader.ledger.limit import limit_facts
+from uploader.ledger.limit import limit_facts, slot_holders
 from uploader.ledger.orphans import find_orphans
 from uploader.ledger.reading import (
     BatchFacts,
@@ -23,6 +23,7 @@ from uploader.ledger.reading import (
     troubles,
 )
 from uploader.ledger.standing import standings, unfinished
+from uploader.policy.waiting import are_held_in_vain
 from uploader.settings import Settings
 from uploader.status.formatting import format_count
 from uploader.status.overview import Overview
@@ -44,20 +45,23 @@ def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
         not_over = {*left, *(group.batch_id for group in orphans)}
         shown = _shown(connection, not_over, settings.last) if named is None else [latest]
         counted = standings(connection, [batch.batch_id for batch in shown], left, hold=hold)
+        limits = {account_id: limit_facts(connection, account_id, None, now) for account_id in _first(latest, services)}
         overview = Overview(
             ledger=ledger.path,
             busy=ledger.held_by_run,
             no_wait=settings.no_wait,
             batch=latest,
             batches=[(batch, counted[batch.batch_id]) for batch in shown],
-            limits=[
-                (services[account_id], limit_facts(connection, account_id, None, now))
-                for account_id in _first(latest, services)
-            ],
-            jobs=[job for account_id in _first(latest, services) for job in live_jobs(connection, account_id)],
+            limits=[(services[account_id], limit) for account_id, limit in limits.items()],
+            jobs=[job for account_id in limits for job in live_jobs(connection, account_id)],
             troubles=troubles(connection, named),
             anomalies=anomalies(connection, *counted),
             orphans=orphans,
+            stuck=[
+                services[account_id]
+                for account_id, limit in limits.items()
+                if are_held_in_vain(limit, slot_holders(connection, account_id, now), now)
+            ],
         )
     if as_json:
         print_json(overview.as_json())

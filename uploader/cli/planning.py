@@ -126,7 +126,7 @@ def plan_manifest(settings: Settings, manifest: str, options: PlanOptions) -> Ex
         else:
             print_lines(_as_lines(manifest, check, plan_report))
     if cost:
-        print_error(cost)  # the report stands on standard output already
+        print_error(f"uploader: {cost}")  # the report stands on standard output already
     return code
 
 

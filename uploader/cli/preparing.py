@@ -14,7 +14,7 @@ from uploader import audio, parameters, pipes, results
 from uploader.cli.findings import Findings
 from uploader.errors import UsageError
 from uploader.ledger import Connection, Ledger
-from uploader.ledger.alike import became_the_same, case_twins, repeats
+from uploader.ledger.alike import became_the_same, case_twins, repeats, rounded
 from uploader.ledger.reading import unknown_job_ids
 from uploader.ledger.sending import ToSend
 from uploader.ledger.staging import CHUNK, chunks
@@ -162,6 +162,7 @@ def add_alike(check: ManifestCheck, connection: Connection) -> None:
     """Add the findings that only a comparison of staged rows shows."""
     check.warnings.add(repeats(connection))
     check.warnings.add(case_twins(connection))
+    check.warnings.add(rounded(connection))
     if any(column == "conversationId" for column, _ in check.warnings.kinds):
         check.warnings.add(became_the_same(connection, spoilt))
 

@@ -25,5 +25,5 @@ def print_json(value: Any, *, is_aside: bool = False) -> None:
 
 
 def print_error(text: str) -> None:
-    """Print an error message to standard error, each of its lines escaped."""
-    sys.stderr.write("".join(f"{printable(line)}\n" for line in f"uploader: {text}".split("\n")))
+    """Print a text to standard error, each of its lines escaped."""
+    sys.stderr.write("".join(f"{printable(line)}\n" for line in text.split("\n")))

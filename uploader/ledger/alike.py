@@ -1,5 +1,6 @@
 """Finds staged rows that are likely mistakes when they are compared: repeats, and ids that are nearly the same."""
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterator
 
@@ -48,6 +49,18 @@ _TWINS = (
     .having(func.min(staged.c.conversation_id) != func.max(staged.c.conversation_id))
 )
 
+# numbers of more digits than a spreadsheet keeps: from the 16th on it writes zeros
+_ROUNDED = re.compile("[0-9]{15}0+")
+# fewer ids may end in zeros by chance
+_LEAST_ROUNDED = 3
+_FIRST = select(staged.c.conversation_id, staged.c.line).limit(1000)
+_long = func.length(staged.c.conversation_id) > 15
+_EXACT = select(staged.c.line).where(
+    _long,
+    staged.c.conversation_id.op("NOT GLOB")("*[^0-9]*"),
+    func.substr(staged.c.conversation_id, 16).op("GLOB")("*[1-9]*"),
+)
+
 # ids of several rows that a program may have spoilt: short, with odd characters, or in exponent notation
 _SHARED = (
     select(staged.c.conversation_id, _lines)
@@ -90,6 +103,22 @@ def became_the_same(connection: Connection, is_spoilt: Callable[[str], object]) 
             first, listed = _format_lines(lines)
             remedy = f"lines {listed} have become the same conversation: take their ids from their source again"
             yield Problem(first, "conversationId", conversation_id, remedy)
+
+
+def rounded(connection: Connection) -> Iterator[Problem]:
+    """Yield a problem where all long numbers among the ids end in zeros, as a spreadsheet rounds them to 15 digits."""
+    found: dict[str, int] = {}
+    for conversation_id, line in connection.execute(_FIRST):
+        if _ROUNDED.fullmatch(conversation_id):
+            found.setdefault(conversation_id, line)
+    if len(found) < _LEAST_ROUNDED or connection.execute(_EXACT.limit(1)).first() is not None:
+        return
+    remedy = (
+        "all ids of more than 15 digits end in zeros, as where a spreadsheet rounded them: format the column as text, "
+        "and take the ids from their source again"
+    )
+    conversation_id, line = next(iter(found.items()))
+    yield Problem(line, "conversationId", conversation_id, remedy)
 
 
 def _format_lines(lines: str) -> tuple[int, str]:

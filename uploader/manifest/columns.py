@@ -19,7 +19,7 @@ _KNOWN = frozenset(KNOWN_COLUMNS)
 # delimiters in common use, each with its spelling for ``--delimiter``
 _DELIMITERS = {";": "';'", "\t": "tab", "|": "'|'", ",": ","}
 # the line before the header in which Excel names the delimiter
-_SEPARATOR = re.compile("sep=(.?)", re.IGNORECASE | re.DOTALL)
+_SEPARATOR = re.compile(r" *sep=(.?)\s*", re.IGNORECASE | re.DOTALL)
 # an id or a path: no column's name is a number or has a path's characters
 _DATA = re.compile(r"[/\\.]|^[0-9]+$")
 
@@ -67,6 +67,15 @@ def header_problems(columns: Sequence[str], delimiter: str, line: int) -> Iterat
         yield Problem(line, shown(column), "", "the column stands there twice: keep one")
 
 
+def separator_line(cell: str, delimiter: str) -> str:
+    """Explain that a line with this first cell only names the delimiter, as Excel's do; empty where it does not."""
+    separator = _SEPARATOR.fullmatch(cell)
+    if separator is None:
+        return ""
+    named = separator[1] or delimiter
+    return f"this line is a spreadsheet's own: take it out, and say --delimiter {_DELIMITERS.get(named, repr(named))}"
+
+
 def _missing_header(columns: Sequence[str], delimiter: str) -> str:
     """Explain that the first line is a row, not a header; empty where it names a known column or has no id or path."""
     is_named = any(is_known(column) or "did you mean" in unknown(column) for column in columns)
@@ -76,10 +85,7 @@ def _missing_header(columns: Sequence[str], delimiter: str) -> str:
 
 
 def _other_separator(columns: Sequence[str], delimiter: str) -> str:
-    """Explain that the delimiter is another one, or that the line only names the delimiter."""
-    separator = _SEPARATOR.fullmatch(columns[0])
-    if separator is not None:
-        return f"this line is a spreadsheet's own: take it out, and say --delimiter '{separator[1] or delimiter}'"
+    """Explain that the delimiter is another one."""
     other = _delimiter_of(columns, delimiter)
     if other is None:
         return ""

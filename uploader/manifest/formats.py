@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from uploader import parameters
 from uploader.errors import UsageError
-from uploader.manifest.columns import REQUIRED, header_problems, is_extra, is_known, shown, unknown
+from uploader.manifest.columns import REQUIRED, header_problems, is_extra, is_known, separator_line, shown, unknown
 from uploader.manifest.ids import is_unseen, named
 from uploader.model import Problem
 
@@ -48,7 +48,7 @@ def read_csv(lines: Iterator[str], name: str, delimiter: str) -> Iterator[RawRow
             elif header is not None:
                 yield header.row(line, cells)
             else:
-                header = _Header([cell.strip() for cell in cells], delimiter, line, name)
+                header = _Header(cells, delimiter, line, name)
             line = reader.line_num + 1
     except csv.Error as error:
         raise UsageError(f"manifest {name}, {_describe_broken(str(error), line, reader.line_num)}") from error
@@ -82,9 +82,11 @@ def read_jsonl(lines: Iterator[str], name: str) -> Iterator[RawRow]:
 class _Header:
     """A CSV header. An empty cell means "not set"; empty ``x-`` cells are kept for the results."""
 
-    def __init__(self, columns: list[str], delimiter: str, line: int, name: str) -> None:
-        problems = list(header_problems(columns, delimiter, line))
-        if problems:
+    def __init__(self, cells: list[str], delimiter: str, line: int, name: str) -> None:
+        columns = [cell.strip() for cell in cells]
+        remedy = separator_line(cells[0], delimiter)
+        named = [Problem(line, "", shown(cells[0]), remedy)] if remedy else []
+        if problems := named or list(header_problems(columns, delimiter, line)):
             raise HeaderError(name, problems)
         self._columns = columns
         self._kept = frozenset(column for column in columns if column in REQUIRED or is_extra(column))
@@ -98,7 +100,8 @@ class _Header:
             return RawRow(line, {}, [Problem(line, "", cells[0], _HEADER_AGAIN)], is_text=True)
         if len(cells) == len(self._columns):
             return RawRow(line, values, (), True)
-        remedy = f"the row has {len(cells)} cells, the header {len(self._columns)}: give each column one"
+        count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
+        remedy = f"the row has {count}, the header {len(self._columns)}: give each column one"
         return RawRow(line, values, [Problem(line, "", "", remedy)], is_text=True)
 
 

@@ -12,6 +12,8 @@ QUOTES = "'\"`\u00b4\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u00ab\u00bb"
 _HIDDEN = frozenset(["Cc", "Cf", "Co", "Cs", "Zl", "Zp", "Zs"])
 _WORDS = "nan|null|none|nil|nat|na|n/a|undefined|missing|empty|inf(?:inity)?|true|false|<na>|-+"
 _LONGEST_WORD = 9
+# no service's id has more characters; with 8 KB of them, gateways refuse the address
+LONGEST = 500
 _SPOILT = re.compile(
     r"""
     (?P<formula> =.* )
@@ -20,6 +22,8 @@ _SPOILT = re.compile(
     | (?P<error> \#.* )
     | (?P<address> .*/.* | (?i:www\.).* )
     | (?P<scientific> [+-]?[0-9]+(?:[.,][0-9]*)?[eE][+-][0-9]+ | [+-]?[0-9]*[.,][0-9]+[eE][0-9]+ )
+    | (?P<percent> .*%[0-9A-Fa-f]{2}.* )
+    | (?P<digits> \d+ )
     | (?P<decimal> [+-]?[0-9]+(?:[.,'\u2019][0-9]+)+ )
     | (?P<placeholder> [<{$%\[(].*[>}%\])] )
     """.replace("WORDS", _WORDS).replace("QUOTES", QUOTES),
@@ -32,6 +36,8 @@ _SPOILT_REMEDIES = {
     "word": "this is a program's word for a value that is missing, and no id: write the id",
     "error": "this is a spreadsheet's error or mark, and no id: write the id",
     "address": "this looks like an address or a path and no id: write the id alone",
+    "percent": "it is percent-encoded, as ids in addresses are: write it decoded",
+    "digits": "its digits look like 0 to 9 and are others: write it in ASCII",
     "scientific": f"this looks like an id that a spreadsheet rounded to a number in scientific notation: {_NUMBER}",
     "decimal": f"this looks like an id that a program wrote as a number, with decimals or separators: {_NUMBER}",
     "placeholder": "this looks like a placeholder that was never filled in: write the id",
@@ -48,7 +54,10 @@ def problem(conversation_id: str) -> str:
 
 def spoilt(conversation_id: str) -> str:
     """Explain how a spreadsheet or a program most likely changed an id; empty where the id looks sound."""
-    if conversation_id.isalnum() and (len(conversation_id) > _LONGEST_WORD or conversation_id.isdigit()):
+    if len(conversation_id) > LONGEST:
+        return f"this has {len(conversation_id)} characters, which no id has: write the id alone"
+    is_plain = conversation_id.isascii() and conversation_id.isalnum()
+    if is_plain and (len(conversation_id) > _LONGEST_WORD or conversation_id.isdigit()):
         return ""  # as most ids: none of the kinds has letters and digits alone, but for the words
     found = _SPOILT.fullmatch(conversation_id)
     return _SPOILT_REMEDIES[found.lastgroup or ""] if found else ""

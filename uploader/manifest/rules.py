@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Protocol, TypeGuard
 from uploader import audio, parameters
 from uploader.manifest.columns import REQUIRED, is_extra
 from uploader.manifest.formats import RawRow
+from uploader.manifest.ids import LONGEST, spoilt
 from uploader.manifest.ids import problem as id_problem
-from uploader.manifest.ids import spoilt
 from uploader.manifest.paths import likely
 from uploader.model import NOTHING, AudioFacts, FileSignature, Hint, InvalidRow, Problem, Row
 from uploader.policy import recordings
@@ -297,7 +297,7 @@ class RowRules:
 
 def _is_plain(conversation_id: Any) -> TypeGuard[str]:
     """Tell whether an id has no problem and no warning."""
-    if type(conversation_id) is not str or not conversation_id.isascii():
+    if type(conversation_id) is not str or not conversation_id.isascii() or len(conversation_id) > LONGEST:
         return False
     # most ids are numbers, which nothing is to be said of
     return conversation_id.isdigit() or (

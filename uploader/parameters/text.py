@@ -84,9 +84,18 @@ def _finite(text: str) -> float:
     return number
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:  # Python reads none of thousands of digits
+        raise ValueError(f"{text[:40]}… is too large a number") from error
+
+
 def _no_number(word: str) -> NoReturn:
     raise ValueError(f"no JSON: {word} is no number")
 
 
-_FROM_JSON = json.JSONDecoder(object_pairs_hook=_members, parse_float=_finite, parse_constant=_no_number)
+_FROM_JSON = json.JSONDecoder(
+    object_pairs_hook=_members, parse_float=_finite, parse_int=_whole, parse_constant=_no_number
+)
 _TO_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import NamedTuple
 
-from uploader.model import SlotHolder
+from uploader.model import LimitFacts, SlotHolder
 from uploader.policy.breaker import BreakerState
 from uploader.policy.flow import Flow
 
@@ -60,13 +60,26 @@ def standstill(flow: Flow, now: float, *, full: bool, frees_at: float | None) ->
     return None
 
 
+def are_held_in_vain(limit: LimitFacts, holders: Sequence[SlotHolder], now: float) -> bool:
+    """Tell whether a run would end at once, because no slot is free, and none is soon.
+
+    Args:
+        limit: The account's limit.
+        holders: The items that hold its slots.
+        now: The time, in seconds since the epoch.
+    """
+    full = not limit.free and bool(holders) and all(holder.until is not None for holder in holders)
+    return full and Standstill(FOR_SLOTS, inf if limit.room_at is None else limit.room_at).is_in_vain(now)
+
+
 def format_holders(holders: Sequence[SlotHolder], limit: int) -> str:
     """Format the message that all slots are held: line, state and job of each holder."""
     listed = [_format_holder(holder) for holder in holders[:HOLDERS_LISTED]]
     more = [f"and {len(holders) - HOLDERS_LISTED} more"] if len(holders) > HOLDERS_LISTED else []
+    slots = "the only slot is" if limit == 1 else f"all {limit} slots are"
     return (
-        f"all {limit} slots are held by items in doubt or by jobs that did not end in time, so that nothing more can "
-        f"be sent: {'; '.join(listed + more)}: settle them (`uploader resolve`), then run the same command again"
+        f"{slots} held by items in doubt or by jobs that did not end in time, so that nothing more can be sent: "
+        f"{'; '.join(listed + more)}: settle them (`uploader resolve`), then run the same command again"
     )
 
 

@@ -1,6 +1,6 @@
 """The overview that `uploader status` shows of a ledger."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from pathlib import Path
@@ -59,11 +59,17 @@ class Overview:
     anomalies: Sequence[Anomaly] = ()
     # orphans of the batches
     orphans: Sequence[Orphans] = ()
+    # base URLs of the services where all slots are held in vain
+    stuck: Collection[str] = ()
 
     @cached_property
     def exit_code(self) -> ExitCode:
         """The exit code of a run of all shown batches; orphans count as needing a person."""
-        found = self._code(reduce(Standing.__add__, (standing for _, standing in self.batches), NOTHING))
+        standing = reduce(Standing.__add__, (standing for _, standing in self.batches), NOTHING)
+        # a run could go on with some batch, or else is of no use before a person has resolved what holds the slots
+        some = ExitCode.GAVE_UP in [self._code(facts, standing) for facts, standing in self.batches]
+        unfinished = ExitCode.NOT_NOW if self.busy else ExitCode.GAVE_UP if some else ExitCode.IN_DOUBT
+        found = ending(standing.counts, overdue=standing.overdue, no_wait=self.no_wait, unfinished=unfinished)
         if found is not ExitCode.DONE or not self.orphans:
             return found
         is_in_doubt = any(group.counts[State.IN_DOUBT] for group in self.orphans)
@@ -84,7 +90,7 @@ class Overview:
                     "baseUrl": facts.base_url,
                     "ranAt": rfc3339(facts.ran_at),
                     "results": facts.results,
-                    "exitCode": int(self._code(standing)),
+                    "exitCode": int(self._code(facts, standing)),
                     "items": standing.items,
                     "counts": counts_json(standing.counts),
                     "overdue": standing.overdue,
@@ -116,8 +122,9 @@ class Overview:
             *self._format_anomalies(),
         ]
 
-    def _code(self, standing: Standing) -> ExitCode:
-        unfinished = ExitCode.NOT_NOW if self.busy else ExitCode.GAVE_UP
+    def _code(self, facts: BatchFacts, standing: Standing) -> ExitCode:
+        is_stuck = facts.base_url in self.stuck
+        unfinished = ExitCode.NOT_NOW if self.busy else ExitCode.IN_DOUBT if is_stuck else ExitCode.GAVE_UP
         return ending(standing.counts, overdue=standing.overdue, no_wait=self.no_wait, unfinished=unfinished)
 
     def _run_json(self, facts: BatchFacts) -> dict[str, Any]:
@@ -163,9 +170,7 @@ class Overview:
 
     def _format_next(self) -> Iterator[str]:
         """Format the commands that carry on waiting batches while no run is on."""
-        waiting = (
-            [] if self.busy else [facts for facts, standing in self.batches if self._code(standing) is ExitCode.GAVE_UP]
-        )
+        waiting = [facts for facts, standing in self.batches if self._code(facts, standing) is ExitCode.GAVE_UP]
         for facts in waiting[:COMMANDS_SHOWN]:
             yield f"no run is on, and {facts.name} is not over: type its `uploader run …` again, or"
             limit = dict(self.limits)[facts.base_url].configured

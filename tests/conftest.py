@@ -2,10 +2,16 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.postgres import Database, LedgerDatabase
 
 settings.register_profile("untimed", deadline=None)  # a slow machine is no finding
 settings.load_profile("untimed")
@@ -49,3 +55,47 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         begun[folder] += 1
     order = sorted(range(len(items)), key=places.__getitem__)
     items[:] = [items[number] for number in order]
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """Provide the address of a PostgreSQL server, one for all processes of the tests."""
+    from tests.postgres import running_server  # noqa: PLC0415 - most runs of single tests have no use for it
+
+    with running_server(os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid4().hex)) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def _ledger_database(postgres_server: str) -> Iterator["LedgerDatabase"]:
+    from tests.postgres import LedgerDatabase  # noqa: PLC0415 - as above
+
+    database = LedgerDatabase(postgres_server)
+    yield database
+    database.drop()
+
+
+@pytest.fixture
+def postgres_url(_ledger_database: "LedgerDatabase") -> str:
+    """Provide the address of a PostgreSQL ledger in which nothing was ever done."""
+    _ledger_database.empty()
+    return _ledger_database.url
+
+
+@pytest.fixture
+def new_database(postgres_server: str) -> Iterator["Database"]:
+    """Provide a PostgreSQL database without any table."""
+    from tests.postgres import Database  # noqa: PLC0415 - as above
+
+    database = Database(postgres_server)
+    yield database
+    database.drop()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Provide the address of a new ledger, on each database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/ledger.db"
+    address: str = request.getfixturevalue("postgres_url")
+    return address

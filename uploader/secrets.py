@@ -89,6 +89,11 @@ def without_login(address: str) -> str:
     return _PASSWORD.sub("…", _LOGIN.sub("…@", address))
 
 
+def is_without_login(address: str) -> bool:
+    """Return True where ``without_login`` has taken something out of an address."""
+    return "…" in address
+
+
 def _find(name: str, environment: Mapping[str, str], inside: Path | None) -> str | None:
     value, named = (environment.get(variable(name) + ending, "").strip() for ending in ("", "_FILE"))
     if value and named:

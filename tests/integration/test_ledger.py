@@ -255,9 +255,9 @@ class Book:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[Book]:
-    """Give a new ledger in this folder, open for a run, with seven recordings beside it."""
-    with Ledger.open_for_run(f"sqlite:///{folder}/ledger.db") as ledger:
+def opened(folder: Path, url: str = "") -> Iterator[Book]:
+    """Give a new ledger, by default in this folder, open for a run, with seven recordings in the folder."""
+    with Ledger.open_for_run(url or f"sqlite:///{folder}/ledger.db") as ledger:
         book = Book(folder, ledger)
         for name in "abcdefg":
             book.file(f"{name}.wav", f"{name} speaks")
@@ -265,9 +265,9 @@ def opened(folder: Path) -> Iterator[Book]:
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Iterator[Book]:
-    """Provide a new ledger, open for a run."""
-    with opened(tmp_path) as made:
+def book(tmp_path: Path, database_url: str) -> Iterator[Book]:
+    """Provide a new ledger on each database, open for a run."""
+    with opened(tmp_path, database_url) as made:
         yield made
 
 

@@ -48,6 +48,14 @@ def test_another_name_appends_nothing_again(book: Book) -> None:
     assert book.states(second) == "completed completed completed"
 
 
+def test_a_hash_that_a_load_took_is_kept(book: Book) -> None:
+    """A new file that had to be read beside one of its size is not read again the next night."""
+    book.load([("c", "a.wav")])
+    book.complete_all()
+    book.load([("c", "b.wav")], "tuesday.csv")
+    assert book.value("content_hash", 2) == audio.content_hash(book.folder / "b.wav")
+
+
 def test_an_overlapping_manifest_appends_the_new_rows_alone(book: Book) -> None:
     """Exactly the new rows are sent, wherever they stand among the rest."""
     book.load(LANE, "monday.csv")

@@ -18,9 +18,10 @@ from tests.integration.test_ledger_opening import error_for_readers, told
 from uploader.errors import LedgerUnavailableError, UsageError
 from uploader.ledger import Connection, Ledger, place, sidecars, sqlite
 from uploader.ledger.claiming import claim
-from uploader.ledger.opening import Doubted
+from uploader.ledger.database import Doubted
 from uploader.ledger.reading import find_batches
 from uploader.ledger.schema import VERSION
+from uploader.ledger.sqlite_ledger import SqliteLedger
 from uploader.ledger.thread import LedgerThread
 from uploader.settings.addresses import ledger_address
 
@@ -146,7 +147,7 @@ async def test_a_ledger_that_is_gone_is_noticed_before_the_next_admission(
         first = book.claim_one()
         thread = LedgerThread(book.ledger)
         try:
-            slip(book.ledger.path)
+            slip(tmp_path / "ledger.db")
             with pytest.raises(LedgerUnavailableError, match="deleted, renamed or replaced while this run used it"):
                 await thread.call(claim, 1, 1, 10, book.now)
             await thread.call(complete, first.item_id)
@@ -230,7 +231,7 @@ def test_a_run_that_cannot_begin_after_a_crash_keeps_nobody_from_going_on(
 
     die_in_a_run(url)
     with monkeypatch.context() as patched:
-        patched.setattr(Ledger, "_count_run", fail)
+        patched.setattr(SqliteLedger, "_count_run", fail)
         with pytest.raises(LedgerUnavailableError):
             Ledger.open_for_run(url)
     Ledger.open_for_run(url).close()

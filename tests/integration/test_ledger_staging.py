@@ -16,7 +16,6 @@ from uploader.ledger import Ledger
 from uploader.ledger.loading import account, begin_load, merge, resolve
 from uploader.ledger.matching import NAMED, Hashes
 from uploader.ledger.schema import accounts, items, lanes
-from uploader.ledger.sqlite import written_together
 from uploader.ledger.staging import Stage, found
 from uploader.model import InvalidRow, Row, State
 from uploader.policy.identity import ExistingItem, Items, find, is_untouched
@@ -104,7 +103,7 @@ def test_others_write_while_a_manifest_is_read(book: Book) -> None:
     """Rows are read, probed and staged without a lock: whoever settles something beside it does not wait."""
     book.file("a.wav")
     book.file("b.wav")
-    with Ledger.open_beside_run(f"sqlite:///{book.ledger.path}") as beside, book.ledger.staging() as connection:
+    with Ledger.open_beside_run(f"sqlite:///{book.ledger.address}") as beside, book.ledger.staging() as connection:
 
         def rows() -> Iterator[Row | InvalidRow]:
             yield book.row(2, "c", "a.wav", {})
@@ -128,7 +127,7 @@ def test_what_others_write_between_reading_and_writing_is_seen(book: Book) -> No
     book.file("b.wav", "b speaks")
     account_id = 1
     states = []
-    with Ledger.open_beside_run(f"sqlite:///{book.ledger.path}") as beside, book.ledger.staging() as connection:
+    with Ledger.open_beside_run(f"sqlite:///{book.ledger.address}") as beside, book.ledger.staging() as connection:
         with connection.begin():
             stage = Stage(connection, account_id)
             row = book.row(2, "c", "a.wav", {})
@@ -153,7 +152,7 @@ def test_what_others_write_between_reading_and_writing_is_seen(book: Book) -> No
             merge(connection, load)
             book.loads["m.csv"] = load
 
-        written_together(connection, step)
+        book.ledger.written_together(connection, step)
     assert states == [State.REFUSED, State.DROPPED]
     assert book.states(book.loads["m.csv"]) == "dropped"
 

@@ -185,10 +185,9 @@ def test_the_engine_is_seen_to_create_tasks() -> None:
 def test_the_project_names_the_libraries_that_it_imports_and_no_other() -> None:
     """An import without a dependency breaks the next install; a dependency without an import is dead weight."""
     project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    named = {
-        re.split(r"[<>=!~\[; ]", requirement, maxsplit=1)[0].replace("-", "_")
-        for requirement in project["dependencies"]
-    }
+    extras = project["optional-dependencies"]
+    used = [*project["dependencies"], *(name for extra in extras.keys() - {"test", "dev"} for name in extras[extra])]
+    named = {re.split(r"[<>=!~\[; ]", requirement, maxsplit=1)[0].replace("-", "_") for requirement in used}
     imported = {name.split(".")[0] for path in FILES for _, name in imports(path)} - {"uploader"}
     assert imported - sys.stdlib_module_names == named | {"yarl"}  # a part of aiohttp's own interface
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from uploader.errors import UsageError
-from uploader.ledger.opening import ledger_path
+from uploader.ledger.sqlite_ledger import ledger_path
 from uploader.parameters import wrong_parameters
 from uploader.settings import SECRETS, Settings, default_ledger, settings_of
 from uploader.settings.loading import CheckParameters, load, unknown_environment

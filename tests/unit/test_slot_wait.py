@@ -1,7 +1,6 @@
 """How the summary tells that the night waited for slots, and for callbacks that did not come."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -22,7 +21,7 @@ def summary(slot_wait_seconds: float, throttled: int) -> Summary:
         bytes_sent=1,
         seconds=100.0,
         results=None,
-        ledger=Path("/ledger.db"),
+        ledger="/ledger.db",
         limit=FREE,
         throttled=throttled,
         troubles=(),

@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 
@@ -35,7 +34,7 @@ def summary(counts: Mapping[State, int], exit_code: ExitCode = ExitCode.DONE, by
         bytes_sent=bytes_sent,
         seconds=2.0,
         results=None,
-        ledger=Path("/ledger.db"),
+        ledger="/ledger.db",
         limit=LimitFacts(configured=2, stated=None, in_force=2, live=0),
         throttled=0,
         troubles=(),
@@ -146,7 +145,7 @@ def overview(*standings: tuple[str, Standing], busy: bool = False, troubles: Seq
         for number, (name, found) in enumerate(standings, start=1)
     ]
     return Overview(
-        ledger=Path("/ledger.db"),
+        ledger="/ledger.db",
         busy=busy,
         no_wait=False,
         batch=batches[0][0],

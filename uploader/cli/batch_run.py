@@ -274,7 +274,7 @@ class BatchRun:
                 bytes_sent=engine.flow.bytes_moved,
                 seconds=time.monotonic() - self._begun,
                 results=str(self._path),
-                ledger=self._ledger.path,
+                ledger=self._ledger.address,
                 limit=limit_facts(connection, self._batch.account_id, self._settings.limit, self._now()),
                 throttled=engine.throttled,
                 slot_wait_seconds=engine.meter.full_seconds,

@@ -20,11 +20,11 @@ from uploader.client import Client, TimeLimits
 from uploader.client.connection import CA_VARIABLES, proxy_for, route_to, ssl_context
 from uploader.errors import ExitCode, UploaderError, UsageError
 from uploader.ledger import Ledger
-from uploader.ledger.opening import ledger_path
 from uploader.ledger.place import MOUNTS, check_outlives_container, check_place, file_system
 from uploader.ledger.schema import VERSION
 from uploader.ledger.sidecars import RESERVE_BYTES
 from uploader.ledger.sqlite import marked_version
+from uploader.ledger.sqlite_ledger import ledger_path
 from uploader.model import Answer
 from uploader.policy.waits import http_date
 from uploader.results import rfc3339

@@ -1,7 +1,6 @@
 """Formats the evidence on items that need a person, as JSON and as text."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from uploader.ledger.resolving import OpenItem, Resolution, fits
@@ -88,7 +87,7 @@ class Evidence(NamedTuple):
         return f" -> {self.settled.value}{released}"
 
 
-def as_lines(batch: str | None, ledger: Path, evidence: Sequence[Evidence], *, with_snapshot: bool) -> list[str]:
+def as_lines(batch: str | None, ledger: str, evidence: Sequence[Evidence], *, with_snapshot: bool) -> list[str]:
     """Format all items as text, followed by the commands to type next.
 
     Args:
@@ -135,7 +134,7 @@ def _format_heading(evidence: Sequence[Evidence]) -> str:
     )
 
 
-def _format_next(batch: str | None, ledger: Path, evidence: Sequence[Evidence]) -> Iterator[str]:
+def _format_next(batch: str | None, ledger: str, evidence: Sequence[Evidence]) -> Iterator[str]:
     """Format the commands that continue after items were resolved."""
     settled = [entry for entry in evidence if entry.settled is not None]
     yield "run the batch again, with the options that it had (--config, --limit and so on): it carries on"
@@ -151,7 +150,7 @@ def _format_next(batch: str | None, ledger: Path, evidence: Sequence[Evidence]) 
         yield f"items that no manifest names are {_SENT_AGAIN}"
 
 
-def _format_choices(batch: str | None, ledger: Path, found: Sequence[OpenItem]) -> Iterator[str]:
+def _format_choices(batch: str | None, ledger: str, found: Sequence[OpenItem]) -> Iterator[str]:
     """Format the decisions that fit at least one of the items."""
     if not found:
         return

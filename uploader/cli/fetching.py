@@ -225,7 +225,7 @@ class _Fetching:
 
 def _batch(settings: Settings, ledger: Ledger) -> BatchFacts:
     with ledger.reading() as connection:
-        return named_batch(connection, settings, ledger.path, service_of(settings))
+        return named_batch(connection, settings, ledger.address, service_of(settings))
 
 
 def _default_folder(batch: BatchFacts) -> Path:

@@ -36,7 +36,7 @@ def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
     """Show what the ledger holds, and exit as `run` would for all batches, or for the named one."""
     hold, now = settings.lanes.hold, time.time()
     with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
-        latest = named_batch(connection, settings, ledger.path)
+        latest = named_batch(connection, settings, ledger.address)
         named = latest.batch_id if settings.batch is not None else None
         services = find_accounts(connection)
         left = unfinished(connection, hold=hold)
@@ -47,7 +47,7 @@ def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
         counted = standings(connection, [batch.batch_id for batch in shown], left, hold=hold)
         limits = {account_id: limit_facts(connection, account_id, None, now) for account_id in _first(latest, services)}
         overview = Overview(
-            ledger=ledger.path,
+            ledger=ledger.address,
             busy=ledger.held_by_run,
             no_wait=settings.no_wait,
             batch=latest,
@@ -84,7 +84,7 @@ def _first(latest: BatchFacts, services: Mapping[int, str]) -> list[int]:
 def write_results(settings: Settings) -> ExitCode:
     """Write the results file of a batch from the ledger."""
     with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
-        batch = named_batch(connection, settings, ledger.path)
+        batch = named_batch(connection, settings, ledger.address)
         path = settings.results or Path(batch.results or "")
         results.check_path(path)
         if path.exists():
@@ -102,7 +102,7 @@ def write_open_rows(settings: Settings, path: Path) -> ExitCode:
     if path.exists():
         raise UsageError(f"manifest {path}: it exists: name a new file, or move that one away")
     with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
-        batch = named_batch(connection, settings, ledger.path)
+        batch = named_batch(connection, settings, ledger.address)
         rows = list(open_rows(connection, batch.batch_id, hold=settings.lanes.hold))
     # relative paths start at another folder in the new manifest
     folder = settings.audio_root or Path(batch.manifest or "").parent
@@ -128,7 +128,7 @@ def _format_open_rows(path: Path, batch: BatchFacts, rows: Sequence[OpenRow]) ->
     yield f"  uploader run {shlex.quote(str(path))}"
 
 
-def named_batch(connection: Connection, settings: Settings, ledger: Path, base_url: str | None = None) -> BatchFacts:
+def named_batch(connection: Connection, settings: Settings, ledger: str, base_url: str | None = None) -> BatchFacts:
     """Find the batch that the settings name, else the one that ran last.
 
     Args:

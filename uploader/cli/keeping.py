@@ -14,9 +14,8 @@ from uploader.cli.printing import print_json, print_lines
 from uploader.errors import ExitCode, UsageError
 from uploader.ledger import Ledger
 from uploader.ledger.adopting import Adoption, adopt, was_begun
-from uploader.ledger.checking import Examination
+from uploader.ledger.database import Doubted, Examination
 from uploader.ledger.loading import account, begin_load, load_rows
-from uploader.ledger.opening import Doubted
 from uploader.ledger.schema import VERSION
 from uploader.model import AudioFacts, FileSignature, Row
 from uploader.sandbox import JOB_ID_PREFIX
@@ -33,9 +32,9 @@ def check_ledger(settings: Settings, *, accept: bool, as_json: bool) -> ExitCode
         found = ledger.examine()
         code = ExitCode.NEEDS_PERSON if found.damage or found.doubt else ExitCode.DONE
         if as_json:
-            print_json(_examination_json(ledger.path, found, code))
+            print_json(_examination_json(ledger.address, found, code))
         else:
-            print_lines(_format_examination(ledger.path, found))
+            print_lines(_format_examination(ledger.address, found))
     return code
 
 
@@ -51,7 +50,7 @@ def upgrade_ledger(settings: Settings) -> ExitCode:
     """Migrate the ledger to this version's schema, as the next run would."""
     _must_exist(settings)
     with closing(Ledger.open_for_run(settings.ledger)) as ledger:
-        print_lines([f"ledger {ledger.path}: schema version {VERSION}"])
+        print_lines([f"ledger {ledger.address}: schema version {VERSION}"])
     return ExitCode.DONE
 
 
@@ -155,12 +154,12 @@ def _must_exist(settings: Settings) -> None:
         raise UsageError(f"ledger {settings.ledger}: there is none yet: `uploader run MANIFEST` makes it")
 
 
-def _examination_json(path: Path, found: Examination, code: ExitCode) -> dict[str, Any]:
+def _examination_json(address: str, found: Examination, code: ExitCode) -> dict[str, Any]:
     return {
-        "ledger": str(path),
+        "ledger": address,
         "exitCode": int(code),
         "schemaVersion": VERSION,
-        "bytes": path.stat().st_size,
+        "bytes": found.size,
         "runs": found.mark.runs,
         "running": found.busy,
         "lastRunEnded": found.busy or not found.mark.in_use,
@@ -169,8 +168,8 @@ def _examination_json(path: Path, found: Examination, code: ExitCode) -> dict[st
     }
 
 
-def _format_examination(path: Path, found: Examination) -> Iterator[str]:
-    yield f"ledger {path}"
+def _format_examination(address: str, found: Examination) -> Iterator[str]:
+    yield f"ledger {address}"
     run = "none; the last run closed the ledger"
     if found.busy:
         run = "a run is at work on it"
@@ -183,7 +182,7 @@ def _format_examination(path: Path, found: Examination) -> Iterator[str]:
     yield from format_rows(
         [
             ("schema", f"version {VERSION}"),
-            ("size", f"{format_bytes(path.stat().st_size)}, {format_count(found.mark.runs, 'run')} so far"),
+            ("size", f"{format_bytes(found.size)}, {format_count(found.mark.runs, 'run')} so far"),
             ("database", found.damage or "whole"),
             ("run", run),
             ("doubt", found.doubt or ""),

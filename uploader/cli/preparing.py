@@ -260,7 +260,7 @@ def check_known_results(path: Path, ledger: Ledger, *, sandbox: bool) -> None:
 
 def _format_lost_ledger(path: Path, ledger: Ledger, unknown: Iterable[str]) -> str:
     return (
-        f"results {path}: the ledger {ledger.path} does not know its jobIds ({min(unknown)}, …): these rows were "
+        f"results {path}: the ledger {ledger.address} does not know its jobIds ({min(unknown)}, …): these rows were "
         "appended under another ledger, and would be appended again. Name that ledger with --ledger; if it is lost, "
         "`uploader ledger adopt RESULTS` takes them back; or, if these results are of no concern to this run, name "
         "other results with --results or move the file away. Nothing was sent"

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 from uploader.cli.evidence import Evidence, as_lines, format_line, format_origin
@@ -32,7 +31,7 @@ from uploader.ledger.resolving import (
 from uploader.model import ConversationSnapshot, Decision, State
 from uploader.policy.resolving import proves_append
 from uploader.settings import Settings
-from uploader.status.formatting import format_count, resolve_command
+from uploader.status.formatting import format_count, ledger_option, resolve_command
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +74,11 @@ def resolve_items(settings: Settings, request: ResolveRequest, *, as_json: bool)
         with ledger.reading() as connection:
             left = _open(connection, settings, snapshot.batch_id, Selection())
             still_held = held_items(connection, {item.lane_id for item in snapshot.found}, hold=settings.lanes.hold)
-            elsewhere = list(_format_elsewhere(connection, settings, ledger.path))
-    evidence = _evidence(snapshot, request, ledger.path, snapshots, resolved, still_held)
+            elsewhere = list(_format_elsewhere(connection, settings, ledger.address))
+    evidence = _evidence(snapshot, request, ledger.address, snapshots, resolved, still_held)
     name = snapshot.latest.name if snapshot.batch_id is not None else None
     report_lines = (
-        as_lines(name, ledger.path, evidence, with_snapshot=request.with_snapshots)
+        as_lines(name, ledger.address, evidence, with_snapshot=request.with_snapshots)
         if evidence or not snapshot.lines
         else []
     )
@@ -96,7 +95,7 @@ def _read_snapshot(settings: Settings, ledger: Ledger, request: ResolveRequest) 
     """Read the selected items with their history and the held items behind them."""
     hold = settings.lanes.hold
     with ledger.reading() as connection:
-        latest = named_batch(connection, settings, ledger.path, service_of(settings))
+        latest = named_batch(connection, settings, ledger.address, service_of(settings))
         batch_id = latest.batch_id if settings.batch is not None else None
         found = _open(connection, settings, batch_id, request.selection)
         return ResolveSnapshot(
@@ -105,7 +104,7 @@ def _read_snapshot(settings: Settings, ledger: Ledger, request: ResolveRequest) 
             found,
             past=histories(connection, [item.item_id for item in found]),
             held=held_items(connection, {item.lane_id for item in found}, hold=hold),
-            lines=_describe_lines(connection, settings, latest, request, found, ledger.path),
+            lines=_describe_lines(connection, settings, latest, request, found, ledger.address),
         )
 
 
@@ -114,7 +113,7 @@ def _open(connection: Connection, settings: Settings, batch_id: int | None, chos
     return open_items(connection, batch_id, chosen, hold=hold, base_url=service_of(settings))
 
 
-def _format_elsewhere(connection: Connection, settings: Settings, ledger: Path) -> Iterator[str]:
+def _format_elsewhere(connection: Connection, settings: Settings, ledger: str) -> Iterator[str]:
     """Name the services that a base URL leaves out although they have items that need a person."""
     chosen = service_of(settings)
     if chosen is None:
@@ -124,14 +123,14 @@ def _format_elsewhere(connection: Connection, settings: Settings, ledger: Path) 
     if counts:
         yield f"only items of {chosen} were looked at ({settings.source('base_url')}); others need a person, too:"
     for base_url, count in sorted(counts.items()):
-        command = ["uploader", "resolve", "--base-url", base_url, "--ledger", f"sqlite:///{ledger}"]
+        command = ["uploader", "resolve", "--base-url", base_url, *ledger_option(ledger)]
         yield f"  {format_count(count, 'item')} of {base_url}: {shlex.join(command)}"
 
 
 def _evidence(
     snapshot: ResolveSnapshot,
     request: ResolveRequest,
-    ledger: Path,
+    ledger: str,
     snapshots: Mapping[str, ConversationSnapshot | None],
     resolved: Mapping[int, State],
     still_held: Mapping[int, int],
@@ -158,7 +157,7 @@ def _describe_lines(
     batch: BatchFacts,
     request: ResolveRequest,
     found: Sequence[OpenItem],
-    ledger: Path,
+    ledger: str,
 ) -> list[str]:
     """Describe named lines that select no item, taken for lines of the latest batch.
 
@@ -193,11 +192,11 @@ def _released(
     return Counter(last[lane] for lane in freed if lane in last)
 
 
-def _command(snapshot: ResolveSnapshot, ledger: Path, item: OpenItem, request: ResolveRequest) -> str:
+def _command(snapshot: ResolveSnapshot, ledger: str, item: OpenItem, request: ResolveRequest) -> str:
     return _command_in(snapshot.latest.name if snapshot.batch_id is not None else item.batch, ledger, item, request)
 
 
-def _command_in(batch: str, ledger: Path, item: OpenItem, request: ResolveRequest) -> str:
+def _command_in(batch: str, ledger: str, item: OpenItem, request: ResolveRequest) -> str:
     """Format the command that resolves an item as requested, or shows it where the decision does not fit."""
     words = ["--item", str(item.item_id)]
     if request.decision is not None and fits(item, request.decision):
@@ -288,14 +287,14 @@ def _settle(
     if not request.selection.names_any:
         raise UsageError("say which items: --line, --item, --conversation, --state, --reply, --since or --until")
     meant = [item for item in snapshot.found if _is_meant(item, request.selection)]
-    if reason := _why_not(snapshot, meant, request, ledger.path):
+    if reason := _why_not(snapshot, meant, request, ledger.address):
         raise UsageError(reason)
     with ledger.writing() as connection:
         how = _record(settings, request.job_id, request.note)
         return {item.item_id: resolve(connection, item, decision, **how) for item in meant}
 
 
-def _why_not(snapshot: ResolveSnapshot, meant: Sequence[OpenItem], request: ResolveRequest, ledger: Path) -> str:
+def _why_not(snapshot: ResolveSnapshot, meant: Sequence[OpenItem], request: ResolveRequest, ledger: str) -> str:
     """Explain why none of the selected items is resolved; empty where some are."""
     strays = {item.item_id for item in meant if item.row_batch_id not in (None, snapshot.latest.batch_id)}
     if snapshot.batch_id is None and request.selection.lines and strays - set(request.selection.items):

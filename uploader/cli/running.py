@@ -50,7 +50,6 @@ from uploader.ledger.orphans import orphaned_by_load
 from uploader.ledger.reading import BatchFacts, find_batches
 from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
 from uploader.ledger.sending import ToSend, to_send
-from uploader.ledger.sqlite import written_together
 from uploader.ledger.staging import Stage
 from uploader.manifest import Manifest
 from uploader.model import InvalidRow, Row, State
@@ -91,7 +90,7 @@ async def _run(settings: Settings, manifest: str | None) -> Summary:
     async with _target(settings) as target:
         with ExitStack() as stack:
             ledger = stack.enter_context(_ledger(settings))
-            begun = {"baseUrl": target.base_url, "limit": settings.limit, "ledger": str(ledger.path)}
+            begun = {"baseUrl": target.base_url, "limit": settings.limit, "ledger": ledger.address}
             log.info("run.begun", version=__version__, **begun)
             summary_file.forget(settings)
             now = steady_clock(time.time, time.monotonic)
@@ -260,7 +259,7 @@ def _load(
             (batch,) = find_batches(connection, name, ids=[begun.batch_id])
             return batch, sending
 
-        return written_together(connection, load)
+        return ledger.written_together(connection, load)
 
 
 def _wanted_rows(settings: Settings, reader: Manifest, check: ManifestCheck) -> Iterator[Row | InvalidRow]:

@@ -6,6 +6,6 @@ All SQL is in this package, as plain functions over a connection in a transactio
 
 from sqlalchemy import Connection
 
-from uploader.ledger.opening import Ledger
+from uploader.ledger.database import Ledger
 
 __all__ = ["Connection", "Ledger"]

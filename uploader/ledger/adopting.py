@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, bindparam, select, update
-from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
+from uploader.ledger.dialects import insert_or_ignore
 from uploader.ledger.schema import attempts, items, rows
 from uploader.ledger.staging import chunks
 from uploader.model import Outcome, ResultLine, State
@@ -70,7 +70,7 @@ _TAKE = (
 )
 
 # add an attempt unless the item has one of its number
-_ADD_ATTEMPT = insert_or_ignore(attempts).on_conflict_do_nothing()
+_ADD_ATTEMPT = insert_or_ignore(attempts)
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from sqlalchemy import Connection, case, func, select
 from sqlalchemy.sql.functions import GenericFunction
 
-from uploader.ledger.sqlite import driver
+from uploader.ledger.database import driver
 from uploader.ledger.staging import staged
 from uploader.model import Problem
 

@@ -1,52 +1,13 @@
 """Checks a ledger for damage, and for signs that a crash, a copy or a restore has lost a part of it."""
 
 from pathlib import Path
-from typing import NamedTuple
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from uploader.ledger import schema
+from uploader.ledger.database import Mark
 from uploader.ledger.sidecars import RunCount
 from uploader.ledger.sqlite import HOW_TO_MEND, log_path
-
-
-class Mark(NamedTuple):
-    """The mark of its use in a ledger."""
-
-    # how many runs have used it
-    runs: int
-    # the last run has not closed it
-    in_use: bool
-
-
-class Examination(NamedTuple):
-    """The result of an examination of a ledger."""
-
-    mark: Mark
-    # a run holds its lock
-    busy: bool
-    # empty where there is none
-    damage: str
-    # the reason to doubt that it knows all that was appended; empty where there is none
-    doubt: str
-    # when its first and its latest manifest were loaded; None: none was
-    first_load_at: float | None
-    last_load_at: float | None
-
-
-def read_mark(connection: Connection) -> Mark:
-    """Read the ledger's mark."""
-    return Mark(*connection.execute(select(schema.ledger.c.runs, schema.ledger.c.in_use)).one())
-
-
-def read_loads(connection: Connection) -> tuple[float | None, float | None]:
-    """Read when the first and the latest manifest were loaded, in seconds since the epoch."""
-    # by the ids, which are in order: two look-ups
-    loads = schema.loads.c
-    ends = (select(loads.loaded_at).order_by(order).limit(1) for order in (loads.id, loads.id.desc()))
-    first, last = (connection.execute(statement).scalar() for statement in ends)
-    return first, last
 
 
 def damage(connection: Connection, *, whole: bool) -> str:

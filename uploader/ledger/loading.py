@@ -25,9 +25,9 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 from sqlalchemy.sql.elements import ColumnElement
 
+from uploader.ledger.dialects import insert_or_ignore
 from uploader.ledger.matching import NEW_REPEAT, Hashes, resolve_rows
 from uploader.ledger.schema import POSITIONS_PER_LOAD, accounts, batches, items, lanes, loads, rows
 from uploader.ledger.staging import CHUNK, AudioProbe, Stage, Takes, apart, chunks, found, is_listed, staged
@@ -35,18 +35,13 @@ from uploader.model import InvalidRow, Load, Problem, Row, State
 from uploader.policy.identity import ContentHash
 
 # make an account unless it exists
-_ADD_ACCOUNT = insert_or_ignore(accounts).on_conflict_do_nothing()
+_ADD_ACCOUNT = insert_or_ignore(accounts)
 
 # the id of an account
 _ACCOUNT = select(accounts.c.id).where(accounts.c.base_url == bindparam("url"), accounts.c.name == bindparam("named"))
 
 # make a batch unless it exists
-_ADD_BATCH = (
-    insert_or_ignore(batches)
-    .values(repeat_id=0, extra_columns=[])
-    .on_conflict_do_nothing()
-    .execution_options(preserve_rowcount=True)
-)
+_ADD_BATCH = insert_or_ignore(batches).values(repeat_id=0, extra_columns=[]).execution_options(preserve_rowcount=True)
 
 # a batch by its name
 _BATCH = select(batches.c.id, batches.c.repeat_id, batches.c.repeat_open).where(
@@ -77,15 +72,11 @@ _FORGET_ROWS = delete(rows).where(rows.c.batch_id == bindparam("batch"))
 _FORGET_INVALID = delete(items).where(items.c.invalid_batch_id == bindparam("batch"))
 
 # add a lane for each new conversation
-_ADD_LANES = (
-    insert_or_ignore(lanes)
-    .from_select(
-        ["account_id", "conversation_id"],
-        select(bindparam("account", type_=Integer), staged.c.conversation_id)
-        .where(staged.c.lane_id.is_(None), staged.c.conversation_id != "")
-        .distinct(),
-    )
-    .on_conflict_do_nothing()
+_ADD_LANES = insert_or_ignore(lanes).from_select(
+    ["account_id", "conversation_id"],
+    select(bindparam("account", type_=Integer), staged.c.conversation_id)
+    .where(staged.c.lane_id.is_(None), staged.c.conversation_id != "")
+    .distinct(),
 )
 
 _lane = func.coalesce(

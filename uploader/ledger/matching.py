@@ -22,11 +22,11 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 from sqlalchemy.sql.elements import ColumnElement
 
+from uploader.ledger.dialects import execute_bulk, insert_or_ignore
 from uploader.ledger.schema import IS_REFUSED_FOR_FILE, items
-from uploader.ledger.staging import Stage, Takes, apart, bulk, compared, execute_bulk, found, is_listed, met, staged
+from uploader.ledger.staging import Stage, Takes, apart, compared, found, is_listed, met, staged
 from uploader.model import NOTHING, FileSignature, Row, State
 from uploader.policy.identity import ContentHash, ExistingItem, Items, find, is_corrected
 
@@ -111,7 +111,6 @@ _FIND_UNTOUCHED = (
         )
         .order_by(staged.c.line),
     )
-    .on_conflict_do_nothing()
     .execution_options(preserve_rowcount=True)
 )
 
@@ -208,8 +207,6 @@ _MEND = (
     update(found).where(found.c.line == bindparam("of_line")).values(mended=True, state=State.PENDING, takes=Takes.ROW)
 )
 
-_ADD = bulk(insert(found), found.columns.keys())
-
 # all staged rows, with the states of their items
 _ALL = (
     select(
@@ -292,7 +289,7 @@ def _compare(
             taken.append(_found(item, row, hashes))
         elif row.signature is None:
             lacking.append(row)
-    execute_bulk(connection, _ADD, taken)
+    execute_bulk(connection, found, found.columns.keys(), taken)
     stage.keep_hashes(read)
     return lacking
 

@@ -12,6 +12,9 @@ OLDEST = 2
 # the application id in the header of an SQLite file ("upld"); ledgers have it since version 3
 APPLICATION_ID = 0x75706C64
 
+# the comment on the table ``ledger`` of a PostgreSQL database, which marks it in the same way
+MARK = "ledger of the uploader"
+
 TO_3: Sequence[str] = (
     # Changes of tables and indexes since version 2 go here, each as one statement that SQLite and PostgreSQL both
     # take. A column that is added NOT NULL needs the same server_default in schema.py.
@@ -80,3 +83,5 @@ def stamp(connection: Connection) -> None:
     """Mark the database as a ledger."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+    else:
+        connection.exec_driver_sql(f"COMMENT ON TABLE ledger IS '{MARK}'")

@@ -37,6 +37,9 @@ VERSION = 3
 # an item's position is its load times this, plus its line: later loads stand behind earlier ones
 POSITIONS_PER_LOAD = 2**32
 
+# a number that the database gives; SQLite gives one to columns of this one type alone, and has 64 bits in any
+ID = BigInteger().with_variant(Integer, "sqlite")
+
 metadata = MetaData()
 
 ledger = Table(
@@ -57,7 +60,7 @@ ledger = Table(
 accounts = Table(
     "accounts",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", ID, primary_key=True),
     Column("base_url", String, nullable=False),
     Column("name", String, nullable=False),
     Column("configured_limit", Integer),
@@ -79,7 +82,7 @@ accounts = Table(
 batches = Table(
     "batches",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", ID, primary_key=True),
     Column("account_id", ForeignKey("accounts.id"), nullable=False),
     Column("name", String, nullable=False),
     Column("manifest", String),
@@ -87,7 +90,7 @@ batches = Table(
     # the manifest's x- columns, in its order
     Column("extra_columns", JSON, nullable=False),
     # 0, or the load of the --repeat whose items this batch names
-    Column("repeat_id", Integer, nullable=False),
+    Column("repeat_id", ID, nullable=False),
     # a --repeat that is incomplete: the same command carries it on
     Column("repeat_open", Boolean, nullable=False, default=False),
     Column("ran_at", Float, nullable=False),
@@ -103,7 +106,7 @@ batches = Table(
 loads = Table(
     "loads",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", ID, primary_key=True),
     Column("batch_id", ForeignKey("batches.id"), nullable=False),
     Column("loaded_at", Float, nullable=False),
     Index("loads_batch", "batch_id"),
@@ -112,7 +115,7 @@ loads = Table(
 lanes = Table(
     "lanes",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", ID, primary_key=True),
     Column("account_id", ForeignKey("accounts.id"), nullable=False),
     Column("conversation_id", String, nullable=False),
     # the last position of the active batches' items; 0: the lane is inactive
@@ -165,14 +168,14 @@ _UNFINISHED = f"state NOT IN ({', '.join(repr(state.value) for state in OVER)})"
 items = Table(
     "items",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", ID, primary_key=True),
     Column("account_id", ForeignKey("accounts.id"), nullable=False),
     Column("lane_id", ForeignKey("lanes.id"), nullable=False),
     Column("first_batch_id", ForeignKey("batches.id"), nullable=False),
     Column("load_id", ForeignKey("loads.id"), nullable=False),
     Column("line", Integer, nullable=False),
     Column("position", BigInteger, nullable=False),
-    Column("repeat_id", Integer, nullable=False),
+    Column("repeat_id", ID, nullable=False),
     # set where the row was invalid: the item holds its lane, and goes when its batch is loaded anew
     Column("invalid_batch_id", ForeignKey("batches.id")),
     Column("path", String, nullable=False),
@@ -259,7 +262,7 @@ IS_JOB_UNCERTAIN = and_(
 attempts = Table(
     "attempts",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", ID, primary_key=True),
     Column("item_id", ForeignKey("items.id"), nullable=False),
     Column("number", Integer, nullable=False),
     Column("started_at", Float, nullable=False),
@@ -295,7 +298,7 @@ attempts = Table(
 resolutions = Table(
     "resolutions",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", ID, primary_key=True),
     Column("item_id", ForeignKey("items.id"), nullable=False),
     Column("resolved_at", Float, nullable=False),
     Column("resolved_by", String, nullable=False),

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -167,11 +167,6 @@ def written_together(connection: Connection, step: Callable[[], T]) -> T:
                 raise
     with connection.execution_options(begin="BEGIN IMMEDIATE").begin():
         return step()
-
-
-def driver(connection: Connection) -> Any:
-    """Return the driver's own connection, also of a detached one."""
-    return connection.connection.dbapi_connection
 
 
 def make(path: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
-from functools import lru_cache
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -13,10 +12,8 @@ from sqlalchemy import (
     Boolean,
     Column,
     Connection,
-    Dialect,
     Float,
     Index,
-    Insert,
     Integer,
     MetaData,
     String,
@@ -24,14 +21,13 @@ from sqlalchemy import (
     bindparam,
     delete,
     func,
-    insert,
     select,
     update,
 )
-from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql.elements import ColumnElement
 
+from uploader.ledger.dialects import execute_bulk, insert_or_ignore
 from uploader.ledger.schema import items, lanes
 from uploader.model import AudioFacts, InvalidRow, Problem, Row
 from uploader.policy.billing import SEPARATE, billed_seconds
@@ -140,30 +136,7 @@ _INDEXES = (Index("compared_lane", compared.c.lane_id),)
 _TABLES = (staged, apart, found, met, compared)
 
 
-def bulk(statement: Insert, names: Iterable[str]) -> Insert:
-    """Build an insert of these columns, in the table's order, whose values go to the driver as they are."""
-    return statement.values({name: bindparam(name, type_=String) for name in names})
-
-
-def execute_bulk(connection: Connection, statement: Insert, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert many tuples by the driver."""
-    # SQLAlchemy would make a dictionary of each, and cost more than SQLite
-    if rows:
-        connection.exec_driver_sql(_text_of(statement, connection.dialect), list(rows))
-
-
-@lru_cache
-def _text_of(statement: Insert, dialect: Dialect) -> str:
-    return str(statement.compile(dialect=dialect))
-
-
-# add rows; the values are of the columns' types already
-_ADD = bulk(insert(staged), staged.columns.keys())
-
 _APART = ("line", "parameters", "extras", "given", "hints", "error")
-
-# add the columns that few rows have
-_ADD_APART = bulk(insert(apart), _APART)
 
 # the id of the newest lane, 0 where there is none
 _NEWEST_LANE = select(func.coalesce(func.max(lanes.c.id), 0))
@@ -180,21 +153,18 @@ _PLACE = update(staged).where(staged.c.lane_id.is_(None), staged.c.conversation_
 # make a row invalid: it has no path
 _WITHOUT_FILE = update(staged).where(staged.c.line == bindparam("of_line")).values(path=None)
 
+# make room for the columns of a row that few rows have
+_ADD_APART = insert_or_ignore(apart).values(line=bindparam("of_line"))
+
 # set the problems of a row and the columns to be corrected
-_REFUSE = insert_or_ignore(apart).values(
-    line=bindparam("of_line"), given=bindparam("new_given"), error=bindparam("new_error")
-)
-_REFUSE = _REFUSE.on_conflict_do_update(
-    index_elements=[apart.c.line], set_={"given": _REFUSE.excluded.given, "error": _REFUSE.excluded.error}
+_REFUSE = (
+    update(apart)
+    .where(apart.c.line == bindparam("of_line"))
+    .values(given=bindparam("new_given"), error=bindparam("new_error"))
 )
 
 # keep the content hash of a row's file
-_KEEP_HASH = insert_or_ignore(apart).values(
-    line=bindparam("line", type_=String), content_hash=bindparam("content_hash", type_=String)
-)
-_KEEP_HASH = _KEEP_HASH.on_conflict_do_update(
-    index_elements=[apart.c.line], set_={"content_hash": _KEEP_HASH.excluded.content_hash}
-)
+_KEEP_HASH = update(apart).where(apart.c.line == bindparam("of_line")).values(content_hash=bindparam("new_hash"))
 
 # the number of conversations in the rows
 _CONVERSATIONS = select(func.count(staged.c.conversation_id.distinct())).where(staged.c.conversation_id != "")
@@ -246,8 +216,8 @@ class Stage:
                 else:
                     values.append((row.line, lane_id, row.conversation_id, row.audio_path, *_NO_FILE))
                     more.append(_wrong(row))
-            execute_bulk(self._connection, _ADD, values)
-            execute_bulk(self._connection, _ADD_APART, more)
+            execute_bulk(self._connection, staged, staged.columns.keys(), values)
+            execute_bulk(self._connection, apart, _APART, more)
 
     def place(self) -> None:
         """Set the lanes of rows that had none when they were staged, where lanes were added since."""
@@ -263,11 +233,17 @@ class Stage:
             {"of_line": row.line, "new_error": format_problems(row), "new_given": dict(row.given)} for row in lacking
         ]
         if refused:
+            self._connection.execute(_ADD_APART, [{"of_line": row["of_line"]} for row in refused])
             self._connection.execute(_REFUSE, refused)
             self._connection.execute(_WITHOUT_FILE, [{"of_line": row["of_line"]} for row in refused])
 
     def keep_hashes(self, hashes: Sequence[tuple[int, str]]) -> None:
         """Keep hashes of rows' files, each with the row's line."""
+        if hashes:
+            self._connection.execute(_ADD_APART, [{"of_line": line} for line, _ in hashes])
+            self._connection.execute(
+                _KEEP_HASH, [{"of_line": line, "new_hash": content_hash} for line, content_hash in hashes]
+            )
 
     def count_conversations(self) -> int:
         """Count the conversations of the rows."""

@@ -16,8 +16,8 @@ from sqlalchemy.exc import DBAPIError
 from uploader.errors import LedgerUnavailableError
 from uploader.ledger.callbacks import apply_callback
 from uploader.ledger.claiming import admit, claim
+from uploader.ledger.database import Ledger
 from uploader.ledger.lanes import reweigh_lanes
-from uploader.ledger.opening import Ledger
 from uploader.ledger.outcomes import end_job, end_jobs, record_replies, record_reply
 from uploader.ledger.standing import save_held_back
 

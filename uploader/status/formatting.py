@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from uploader import secrets
 from uploader.ledger.orphans import Orphans
 from uploader.ledger.reading import Anomaly, Trouble
 from uploader.ledger.sending import Amount, Leftover
@@ -194,9 +195,16 @@ def from_here(path: str) -> str:
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
-def resolve_command(batch: str, ledger: Path, *words: str) -> str:
+def ledger_option(ledger: str) -> list[str]:
+    """Return the words that name a ledger in a command; none where its address has a login, which is not shown."""
+    if ledger.startswith("/"):
+        return ["--ledger", f"sqlite:///{ledger}"]
+    return [] if secrets.is_without_login(ledger) else ["--ledger", ledger]
+
+
+def resolve_command(batch: str, ledger: str, *words: str) -> str:
     """Format the command that resolves items of a batch. ``words``: the selection and the decision."""
-    return shlex.join(["uploader", "resolve", "--batch", batch, "--ledger", f"sqlite:///{ledger}", *words])
+    return shlex.join(["uploader", "resolve", "--batch", batch, *ledger_option(ledger), *words])
 
 
 def orphans_json(group: Orphans) -> dict[str, Any]:
@@ -210,9 +218,9 @@ def format_orphans(group: Orphans) -> str:
     return f"{items} that a manifest of this name held before and holds no more: {format_counts(group.counts)}"
 
 
-def run_command(batch: str, base_url: str, ledger: Path, limit: int | None = None) -> str:
+def run_command(batch: str, base_url: str, ledger: str, limit: int | None = None) -> str:
     """Format the command that carries on a batch, to which its other options are added."""
-    words = ["uploader", "run", "--batch", batch, "--base-url", base_url, "--ledger", f"sqlite:///{ledger}"]
+    words = ["uploader", "run", "--batch", batch, "--base-url", base_url, *ledger_option(ledger)]
     return shlex.join([*words, *(["--limit", str(limit)] if limit is not None else [])])
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
-from pathlib import Path
 from typing import Any
 
 from uploader.errors import ExitCode
@@ -42,7 +41,7 @@ JOBS_SHOWN = 10
 class Overview:
     """A ledger's batches, live jobs, limits and items that need a person."""
 
-    ledger: Path
+    ledger: str
     # a run holds the ledger
     busy: bool
     # accepted is over
@@ -78,7 +77,7 @@ class Overview:
     def as_json(self) -> dict[str, Any]:
         """Return the overview as the JSON object of ``--json``."""
         return {
-            "ledger": str(self.ledger),
+            "ledger": self.ledger,
             "running": self.busy,
             "exitCode": int(self.exit_code),
             "batch": self.batch.name,

@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from uploader.errors import ExitCode
@@ -67,7 +66,7 @@ class Summary:
     bytes_sent: int
     seconds: float
     results: str | None
-    ledger: Path
+    ledger: str
     limit: LimitFacts
     throttled: int
     troubles: Sequence[Trouble]
@@ -110,7 +109,7 @@ class Summary:
             "bytesSent": self.bytes_sent,
             "seconds": round(self.seconds, 3),
             "results": self.results,
-            "ledger": str(self.ledger),
+            "ledger": self.ledger,
             "newLedger": self.is_new_ledger,
             "limit": limit_json(self.limit),
             "throttled": self.throttled,
@@ -166,7 +165,7 @@ class Summary:
         yield "held back", format_held_back(held_back_json(self.held_back))
         yield "webhook", WEBHOOK_SILENT if self.webhook_silent else ""
         yield "results", from_here(self.results) if self.results else ""
-        yield "ledger", "(the sandbox's, thrown away)" if self.rehearsal else str(self.ledger)
+        yield "ledger", "(the sandbox's, thrown away)" if self.rehearsal else self.ledger
         yield "", "a new ledger: nothing is known of earlier nights" if self.is_new_ledger else ""
         for leftover in self.carried:
             yield (

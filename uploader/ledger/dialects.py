@@ -1,0 +1,54 @@
+"""Statements that SQLite and PostgreSQL spell in two ways, behind one name each."""
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Connection, Dialect, Insert, Table
+from sqlalchemy.ext.compiler import compiles
+
+from uploader.ledger.database import driver
+
+
+class _InsertOrIgnore(Insert):
+    inherit_cache = True
+
+
+def insert_or_ignore(table: Table) -> Insert:
+    """Build an insert that leaves out rows which a unique key has already; it returns nothing."""
+    return _InsertOrIgnore(table).inline()
+
+
+@compiles(_InsertOrIgnore)
+def _compile(statement: Insert, compiler: Any, **options: Any) -> str:
+    # SQLAlchemy has a construct of its own for each database; both take these words
+    return f"{compiler.visit_insert(statement, **options)} ON CONFLICT DO NOTHING"
+
+
+def execute_bulk(connection: Connection, table: Table, names: Iterable[str], rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert many tuples of a table's columns by the driver, which takes the values as they are."""
+    # SQLAlchemy would make a dictionary of each, and cost more than the database
+    if not rows:
+        return
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(_insert_text(table, tuple(names), connection.dialect), list(rows))
+        return
+    copying = _copy_text(table, tuple(names), connection.dialect)
+    with driver(connection).cursor() as cursor, cursor.copy(copying) as copy:
+        for row in rows:
+            copy.write_row(row)
+
+
+@lru_cache
+def _insert_text(table: Table, names: tuple[str, ...], dialect: Dialect) -> str:
+    marks = ", ".join("?" * len(names))
+    return f"INSERT INTO {table.name} ({_listed(names, dialect)}) VALUES ({marks})"  # noqa: S608 - names of ours
+
+
+@lru_cache
+def _copy_text(table: Table, names: tuple[str, ...], dialect: Dialect) -> str:
+    return f"COPY {table.name} ({_listed(names, dialect)}) FROM STDIN"
+
+
+def _listed(names: Iterable[str], dialect: Dialect) -> str:
+    return ", ".join(map(dialect.identifier_preparer.quote, names))

@@ -1,0 +1,324 @@
+"""The ledger in a PostgreSQL database, which many hosts reach."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+from typing import Self, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, func, insert, select, text, update
+from sqlalchemy.exc import DBAPIError, ProgrammingError
+from sqlalchemy.pool import QueuePool
+
+from uploader.errors import LedgerBusyError, LedgerUnavailableError, UsageError
+from uploader.ledger import schema
+from uploader.ledger.database import Doubted, Examination, Ledger, has_batch, read_loads, read_mark
+from uploader.ledger.migrations import MARK, STEPS, migrate, stamp
+from uploader.ledger.sqlite import KEY_BYTES
+from uploader.secrets import without_login
+
+try:
+    import psycopg
+except ImportError as error:
+    raise UsageError(
+        "ledger: for a postgresql:// address the uploader needs its driver: pip install 'uploader[postgres]'"
+    ) from error
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 10
+# the keys of advisory locks: the one run that works on the ledger, and whoever makes or migrates its tables
+RUN_LOCK = 0x75706C64_72756E
+SCHEMA_LOCK = 0x75706C64_736368
+
+# the server's words for an address that it was reached at and will never take
+_REFUSED = re.compile(
+    r"authentication failed|no password supplied|no pg_hba\.conf entry|(?:role|user|database) \".*\" does not exist"
+    r"|permission denied for database|is not permitted to log in"
+)
+
+# lock the accounts, always in the same order
+_LOCK_ACCOUNTS = select(schema.accounts.c.id).order_by(schema.accounts.c.id).with_for_update(key_share=True)
+
+# the version that the table of a ledger is marked with, and whether it is
+_MARKED = text("SELECT to_regclass('ledger') IS NOT NULL, obj_description(to_regclass('ledger'), 'pg_class')")
+
+# a session that holds the lock of the run
+_HOLDER = text(
+    "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    " AND (classid::bigint << 32) + objid::bigint = :key"
+).bindparams(key=RUN_LOCK)
+
+
+class PostgresLedger(Ledger):
+    """An open ledger in a PostgreSQL database."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(without_login(url), _engine(url))
+        self._url = url
+        # connections without transactions, and with those that read
+        self._plain = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        # the session that holds the lock of the run
+        self._lock: Connection | None = None
+        # the number of this run; None where the ledger is not open for a run
+        self._runs: int | None = None
+        self._readers: list[PostgresLedger] = []
+
+    @classmethod
+    def for_run(cls, url: str, *, must_exist: bool, on_container: bool, doubted: Doubted) -> Self:
+        """Open the ledger for the one run that may write; make a missing one, migrate an older one."""
+        del on_container, doubted  # of files
+        opened = cls(url)
+        try:
+            with opened.translated_errors():
+                opened._take_lock()
+                opened.is_new = not opened._prepare(must_exist=must_exist)
+                opened._count_run()
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    @classmethod
+    def beside_run(cls, url: str) -> Self:
+        """Open an existing ledger for writing while a run holds it."""
+        return cls.for_reading(url)
+
+    @classmethod
+    def for_reading(cls, url: str) -> Self:
+        """Open an existing ledger beside a run or without one."""
+        opened = cls(url)
+        try:
+            with opened.translated_errors(), opened.begin_reading() as connection:
+                opened._check_current(_marked_version(connection))
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    @classmethod
+    def is_there(cls, url: str) -> bool:
+        """Return True where there is a ledger that holds a batch."""
+        opened = cls(url)
+        try:
+            with opened.translated_errors(), opened.begin_reading() as connection:
+                version = _marked_version(connection)
+                return version is not None and (version < schema.VERSION or has_batch(connection))
+        finally:
+            opened.close()
+
+    def beside(self) -> "PostgresLedger":
+        """Open the same ledger once more, for reading while a run writes; it is closed with this one."""
+        reader = PostgresLedger(self._url)
+        self._readers.append(reader)
+        return reader
+
+    @contextmanager
+    def translated_errors(self) -> Iterator[None]:
+        """Turn errors of the database in the block into a LedgerUnavailableError."""
+        try:
+            yield
+        except (DBAPIError, psycopg.Error) as error:
+            raise self._unavailable(error) from error
+
+    @contextmanager
+    def begin_writing(self) -> Iterator[Connection]:
+        """Begin a transaction with the accounts locked."""
+        with self._engine.begin() as connection:
+            self._lock_accounts(connection)
+            yield connection
+
+    def begin_reading(self) -> AbstractContextManager[Connection]:
+        """Begin a transaction that reads one state."""
+        return self._reader.begin()
+
+    def written_together(self, connection: Connection, step: Callable[[], T]) -> T:
+        """Run a step as one transaction, with the accounts locked."""
+        with connection.begin():
+            self._lock_accounts(connection)
+            return step()
+
+    @property
+    def held_by_run(self) -> bool:
+        """True where a run holds the ledger's lock at this moment."""
+        with self.translated_errors(), self._plain.connect() as connection:
+            return connection.execute(_HOLDER).first() is not None
+
+    def examine(self, *, whole: bool = True) -> Examination:
+        """Read the ledger's mark; the server looks after its own files."""
+        del whole
+        busy = self.held_by_run
+        with self.reading() as connection:
+            size: int = connection.execute(select(func.pg_database_size(func.current_database()))).scalar_one()
+            return Examination(read_mark(connection), busy, "", "", size, *read_loads(connection))
+
+    def copy_to(self, target: Path) -> None:
+        """Refuse: a server's databases are copied by its own tools."""
+        raise UsageError(
+            f"{target}: a ledger on a PostgreSQL server is copied by the server's own tools: pg_dump --format=custom "
+            f"--file={target} DATABASE"
+        )
+
+    def moved(self) -> LedgerUnavailableError | None:
+        """Return None: a database cannot be renamed or dropped while it is used."""
+        return None
+
+    def discard_if_empty(self) -> None:
+        """Do nothing: a ledger without a batch counts as none."""
+
+    def make_room(self) -> None:
+        """Do nothing: the disk is the server's."""
+
+    def close(self) -> None:
+        """Close the connections, and release the lock of the run."""
+        for reader in self._readers:
+            reader.close()
+        if self._runs is not None:
+            with suppress(LedgerUnavailableError), self.writing() as connection:
+                connection.execute(update(schema.ledger).values(in_use=False))
+            self._runs = None
+        if self._lock is not None:
+            # its session ends, and with it the lock
+            self._lock.detach()
+            self._lock.close()
+            self._lock = None
+        self._engine.dispose()
+
+    def _take_lock(self) -> None:
+        """Take the lock of the run for the length of a session of its own.
+
+        Raises:
+            LedgerBusyError: Another run holds it.
+        """
+        self._lock = self._plain.connect()
+        if not self._lock.execute(select(func.pg_try_advisory_lock(RUN_LOCK))).scalar_one():
+            raise LedgerBusyError(
+                f"ledger {self.address}: another run holds it: wait for its end (`uploader status` shows how far it "
+                "is), or give this run a ledger of its own only if it is for another account"
+            )
+
+    def _prepare(self, *, must_exist: bool) -> bool:
+        """Make missing tables, migrate older ones while others wait; return True where the ledger holds a batch."""
+        with self._engine.begin() as connection:
+            connection.execute(select(func.pg_advisory_xact_lock(SCHEMA_LOCK)))
+            version = _marked_version(connection)
+            if version is None:
+                self._check_making(must_exist=must_exist)
+                self._make(connection)
+                return False
+            self._check_known(version)
+            for target in range(version + 1, schema.VERSION + 1):
+                migrate(connection, target)
+            if not has_batch(connection):
+                self._check_making(must_exist=must_exist)
+                return False
+        return True
+
+    def _check_making(self, *, must_exist: bool) -> None:
+        if must_exist:
+            raise UsageError(
+                f"ledger {self.address}: there is none, and --ledger-must-exist forbids to make one: restore it, or "
+                "leave that option out for the first night. Nothing was sent"
+            )
+
+    def _make(self, connection: Connection) -> None:
+        """Make the tables of a new ledger."""
+        try:
+            schema.metadata.create_all(connection, checkfirst=False)
+        except ProgrammingError as error:
+            raise UsageError(
+                f"ledger {self.address}: its tables cannot be made ({_reason(error)}): give the ledger a database of "
+                "its own, in which its user may create tables"
+            ) from error
+        connection.execute(insert(schema.ledger).values(version=schema.VERSION, webhook_key=token_hex(KEY_BYTES)))
+        stamp(connection)
+
+    def _count_run(self) -> None:
+        """Count this run; a run before it that is still alive can write nothing from then on."""
+        with self._engine.begin() as connection:
+            self._lock_accounts(connection)
+            counted = update(schema.ledger).values(runs=schema.ledger.c.runs + 1, in_use=True)
+            self._runs = connection.execute(counted.returning(schema.ledger.c.runs)).scalar_one()
+
+    def _lock_accounts(self, connection: Connection) -> None:
+        """Lock the accounts in a statement of its own, so that later ones see all that was committed before.
+
+        Raises:
+            LedgerUnavailableError: Another run has begun since this one did, as a lost session frees its lock.
+        """
+        connection.execute(_LOCK_ACCOUNTS)
+        if self._runs is None:
+            return
+        runs = connection.execute(select(schema.ledger.c.runs)).scalar_one()
+        if runs != self._runs:
+            raise LedgerUnavailableError(
+                f"ledger {self.address}: another run has taken it while this one could not be reached: nothing more "
+                "is sent"
+            )
+
+    def _check_known(self, version: int) -> None:
+        if version > schema.VERSION:
+            raise UsageError(
+                f"ledger {self.address}: it has schema version {version}, this uploader knows {schema.VERSION}: use "
+                "the newer uploader that wrote it"
+            )
+        if version < min(STEPS) - 1:
+            raise UsageError(f"ledger {self.address}: it has schema version {version}, which cannot be migrated")
+
+    def _check_current(self, version: int | None) -> None:
+        if version is None:
+            raise UsageError(f"ledger {self.address}: there is none yet: `uploader run MANIFEST` makes it")
+        self._check_known(version)
+        if version < schema.VERSION:
+            raise UsageError(
+                f"ledger {self.address}: it has schema version {version}, this uploader reads {schema.VERSION}: "
+                "`uploader ledger upgrade` migrates it, and so does the next `uploader run`"
+            )
+
+    def _unavailable(self, error: BaseException) -> UsageError | LedgerUnavailableError:
+        """Return the error for people, without the address's login."""
+        reason = _reason(error)
+        if _REFUSED.search(reason):
+            return UsageError(
+                f"ledger {self.address}: {reason}: correct user, password and database in UPLOADER_LEDGER. Nothing was "
+                "sent"
+            )
+        return LedgerUnavailableError(
+            f"ledger {self.address}: {reason}: nothing more is sent; see to the server and the way to it, then run the "
+            "same command again"
+        )
+
+
+def _engine(url: str) -> Engine:
+    """Make the pool of a ledger's connections."""
+    return create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: psycopg.connect(url, connect_timeout=CONNECT_SECONDS, application_name="uploader"),
+        poolclass=QueuePool,
+        hide_parameters=True,  # paths and parameters are among them, and errors reach the log
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of the driver's own words."""
+    return str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+
+
+def _marked_version(connection: Connection) -> int | None:
+    """Read the schema version of a ledger; None where there is none.
+
+    Raises:
+        UsageError: The database belongs to another program.
+    """
+    is_there, mark = connection.execute(_MARKED).one()
+    if not is_there:
+        return None
+    if mark != MARK:
+        raise UsageError(
+            "ledger: the database has a table of that name that is not the uploader's: name another database"
+        )
+    version: int = connection.execute(select(schema.ledger.c.version)).scalar_one()
+    return version

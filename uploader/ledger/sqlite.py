@@ -177,6 +177,8 @@ def make(path: Path) -> None:
         with new_file(path, replace=True) as file:
             unfinished = create_engine("sqlite://", creator=lambda: connect(file, "rw"), poolclass=NullPool)
             with unfinished.begin() as connection:
+                # else the driver commits each table by itself, and the disk is waited for as often
+                connection.exec_driver_sql("BEGIN")
                 schema.metadata.create_all(connection)
                 connection.execute(
                     insert(schema.ledger).values(version=schema.VERSION, webhook_key=token_hex(KEY_BYTES))

@@ -13,9 +13,10 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from tests.postgres import Database, LedgerDatabase
 
-settings.register_profile("untimed", deadline=None)  # a slow machine is no finding
-settings.load_profile("untimed")
-settings.register_profile("nightly", deadline=None, max_examples=10 * settings().max_examples)
+# no deadline: a slow machine is no finding
+settings.register_profile("default run", deadline=None, max_examples=50)
+settings.register_profile("nightly", deadline=None, max_examples=1000)
+settings.load_profile("default run")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Nightly, whatever is drawn is drawn ten times as often."""
+    """Nightly, whatever is drawn is drawn twenty times as often."""
     if config.getoption("--nightly"):
         settings.load_profile("nightly")
 

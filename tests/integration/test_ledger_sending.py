@@ -78,7 +78,9 @@ def carry(book: Book, load: Load, endings: Sequence[str]) -> None:
 
 
 @given(nights=st.lists(NIGHT, min_size=2, max_size=4), hold=st.booleans())
-@settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(
+    max_examples=settings().max_examples // 7, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
+)
 def test_plan_run_and_claims_agree(
     tmp_path_factory: pytest.TempPathFactory, nights: list[tuple[str, Rows, list[str], int | None, bool]], hold: bool
 ) -> None:

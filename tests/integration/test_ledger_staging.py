@@ -65,7 +65,7 @@ def one_by_one(rows: Sequence[Row], known: dict[str, list[ExistingItem]]) -> dic
     return named
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=settings().max_examples // 2, deadline=None)
 @given(data=st.data())
 def test_rows_are_resolved_together_as_they_are_one_by_one(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

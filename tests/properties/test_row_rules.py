@@ -80,7 +80,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     check_files=st.sampled_from(["examine", "signature", "not"]),
     is_text=st.booleans(),
 )
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=4 * settings().max_examples)
 def test_the_quick_check_says_what_the_full_one_says(
     root: Path, rows: list[dict[str, Any]], defaults: Mapping[str, Any], confined: bool, check_files: str, is_text: bool
 ) -> None:
@@ -116,7 +116,7 @@ HEADERS = st.builds(
 
 
 @given(content=HEADERS, changed=st.none() | st.tuples(st.integers(0, 50), st.integers(0, 255)))
-@settings(max_examples=400)
+@settings(max_examples=4 * settings().max_examples)
 def test_a_plain_wave_header_is_read_as_any_other(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, changed: tuple[int, int] | None
 ) -> None:

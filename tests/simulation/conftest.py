@@ -2,9 +2,10 @@
 
 import pytest
 
-SCHEDULES, NIGHTLY_SCHEDULES = 250, 10_000
+# test_breaks.py: each safeguard that is taken away is noticed within the first seven
+SCHEDULES, NIGHTLY_SCHEDULES = 75, 10_000
 # so many schedules are one test: what the processes of a test run share out among them
-PER_TEST = 25
+PER_TEST = 15
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -17,7 +17,7 @@ LATE_SHARE = 0.15
 
 
 @pytest.mark.parametrize("limit", [1, 3, 10])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.seeds(1, nightly=3)
 @pytest.mark.parametrize("order", Order)
 def test_the_engine_ends_when_the_forecast_says(seed: int, limit: int, order: Order) -> None:
     """The real engine and ledger over jobs of known length: never before the forecast, and soon after it."""

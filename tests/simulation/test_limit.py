@@ -20,7 +20,7 @@ from tests.simulation.schedule import Plan, World, counts
 from tests.simulation.world import TOO_QUICKLY, Weather, content_hash
 from uploader.ledger.claiming import AdmissionResult, ClaimResult
 from uploader.model import Order, State
-from uploader.policy import flow
+from uploader.policy import ahead, flow
 from uploader.policy.backoff import Backoff
 
 pytestmark = pytest.mark.timeout(0)
@@ -66,10 +66,12 @@ def claims(monkeypatch: pytest.MonkeyPatch) -> list[ClaimResult]:
 
     monkeypatch.setattr(schedule, "InlineWriter", Checking)
     monkeypatch.setattr(schedule, "PUTS_PER_SECOND", 10.0)
+    # looks for bodies to send ahead: every 0.02 s of jobs of some 10 s they are most of the simulation's work
+    monkeypatch.setattr(ahead, "MIN_CHECK_SECONDS", 0.1)
     return seen
 
 
-def world_of(seed: int, configured: int, weather: Weather, *, real: int = REAL, rows: int = 300) -> World:
+def world_of(seed: int, configured: int, weather: Weather, *, real: int = REAL, rows: int = 150) -> World:
     """Return a world in which nothing goes wrong but what the weather says; jobs of 1 to 70 s, most of them short."""
     plan = Plan(
         seed,

@@ -343,7 +343,7 @@ def test_a_file_that_cannot_be_read_has_no_facts(tmp_path: Path) -> None:
 BEGINNINGS = st.sampled_from([content[:64] for content, _ in WHOLE.values()]) | st.binary(max_size=64)
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2 * settings().max_examples, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300), BEGINNINGS, st.binary(max_size=2000))
 def test_no_content_is_too_broken_to_be_probed(tmp_path: Path, before: bytes, beginning: bytes, rest: bytes) -> None:
     """Whatever bytes a file has, probing ends with facts that make sense: no negative or endless duration."""
@@ -354,7 +354,7 @@ def test_no_content_is_too_broken_to_be_probed(tmp_path: Path, before: bytes, be
         assert found.sample_rate is None or found.sample_rate > 0
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2 * settings().max_examples, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from([kind for kind in WHOLE if WHOLE[kind][1].duration_seconds]),
     share=st.floats(0.0, 0.97),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader import results
@@ -172,7 +172,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("results")
 
 
-@settings(max_examples=50)
 @given(st.lists(st.builds(line, audio_path=TEXT, error=TEXT, extras=st.fixed_dictionaries({"x-a": TEXT})), max_size=3))
 def test_any_text_is_read_back_equal(folder: Path, lines: list[ResultLine]) -> None:
     """Commas, quotes, newlines and any script survive both formats."""
@@ -194,7 +193,6 @@ def test_an_extra_that_is_no_text_is_json_in_csv(tmp_path: Path, value: Any) -> 
     assert read_csv(tmp_path / "r.csv")[0]["x-a"] == json.dumps(value, ensure_ascii=False)
 
 
-@settings(max_examples=50)
 @given(st.lists(st.none() | TEXT.filter(bool)), st.sampled_from(["r.csv", "r.jsonl"]))
 def test_the_job_ids_are_read_back(folder: Path, ids: list[str | None], name: str) -> None:
     """Whatever jobIds were written, all of them are found again, and nothing else."""

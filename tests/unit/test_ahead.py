@@ -6,10 +6,12 @@ from hypothesis import strategies as st
 
 from uploader.policy.ahead import (
     FIRST_LEAD_SECONDS,
+    MARGIN_SECONDS,
     MAX_CHECK_SECONDS,
     MAX_LEAD_SECONDS,
     MIN_CHECK_SECONDS,
     SLOW_SECONDS,
+    STEPS_SECONDS,
     Lead,
     after_answer,
     blind_slots,
@@ -71,8 +73,14 @@ def test_the_lead_stays_within_its_bounds(answers: list[tuple[float, float, floa
 
 
 def test_before_any_answer_the_horizon_is_a_guess() -> None:
-    """Half a second, and the claim and the admission beside it."""
-    assert FIRST_LEAD_SECONDS < horizon_seconds(Lead()) < 2 * FIRST_LEAD_SECONDS
+    """Half a second, the margin, and the claim and the admission beside it."""
+    assert FIRST_LEAD_SECONDS < horizon_seconds(Lead()) - MARGIN_SECONDS < 2 * FIRST_LEAD_SECONDS
+
+
+@pytest.mark.parametrize(("lead", "margin"), [(0.005, 0.005), (0.2, 0.2), (4.0, MARGIN_SECONDS)])
+def test_a_body_begins_earlier_than_its_travel_asks_for(lead: float, margin: float) -> None:
+    """The margin is as long as the travel, half a second at most: jobs end a little before they are foreseen to."""
+    assert horizon_seconds(Lead(lead)) == pytest.approx(lead + margin + STEPS_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -99,10 +107,10 @@ def test_the_next_of_a_lane_is_begun_once_its_job_is_more_likely_to_end_than_not
 
 @pytest.mark.parametrize(
     ("travel", "was_cut", "slots"),
-    [(SLOW_SECONDS, False, 10), (SLOW_SECONDS, True, 0), (SLOW_SECONDS / 2, False, 0)],
+    [(SLOW_SECONDS, False, 20), (SLOW_SECONDS, True, 0), (SLOW_SECONDS / 2, False, 1), (0.0, True, 0)],
 )
-def test_slow_bodies_are_sent_ahead_though_no_job_has_ended(travel: float, was_cut: bool, slots: int) -> None:
-    """As many as there are slots, until one of them was cut for waiting too long: jobs are long, too."""
+def test_bodies_are_sent_ahead_though_no_job_has_ended(travel: float, was_cut: bool, slots: int) -> None:
+    """Slow bodies fill all slots twice, one quick body tries it, until one was cut for waiting too long."""
     assert blind_slots(10, travel, was_cut=was_cut) == slots
 
 

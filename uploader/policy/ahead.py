@@ -9,6 +9,9 @@ from uploader.policy.durations import DurationModel
 LIKELY = 0.5
 # seconds of claim and admission beside the body's travel
 STEPS_SECONDS = 0.05
+# a body begins earlier than its travel asks for, by as much again, these seconds at most: a wait costs next to
+# nothing, a late body costs its slot's time
+MARGIN_SECONDS = 0.5
 # the lead before the first body is answered, in seconds
 FIRST_LEAD_SECONDS = 0.5
 # an attempt that begins earlier may wait for longer than its connection lives, however long bodies take
@@ -64,7 +67,7 @@ def after_answer(lead: Lead, sent_seconds: float, waited_seconds: float, answer_
 
 def horizon_seconds(lead: Lead) -> float:
     """Return how far ahead slots and lanes are foreseen."""
-    return lead.seconds + STEPS_SECONDS
+    return lead.seconds + min(lead.seconds, MARGIN_SECONDS) + STEPS_SECONDS
 
 
 def check_seconds(horizon: float) -> float:
@@ -75,12 +78,17 @@ def check_seconds(horizon: float) -> float:
 def blind_slots(in_force: int, travel_seconds: float, *, was_cut: bool) -> int:
     """Count the bodies that may be sent ahead while no job has shown how long jobs take.
 
+    Where bodies are slow, half of them wait by the time that the first jobs end, and half are on their way. Elsewhere
+    a single one tries whether the service bears it, so that others may follow as soon as the first job has ended.
+
     Args:
         in_force: The limit in force.
         travel_seconds: What bodies are seen to take.
         was_cut: A body has been cut after it had waited for too long: jobs are long.
     """
-    return in_force if travel_seconds >= SLOW_SECONDS and not was_cut else 0
+    if was_cut:
+        return 0
+    return 2 * in_force if travel_seconds >= SLOW_SECONDS else 1
 
 
 def slots_ahead(ends: Collection[float], in_force: int, jobs: DurationModel, horizon: float) -> int:

@@ -404,7 +404,8 @@ class JobPoller:
             await asyncio.shield(self._writer.call(save_job_answer, job, None))
 
     def _schedule(self, job: LiveJob, seen_live_at: float) -> _ScheduledPoll:
-        poll = next_poll(PolledJob(seen_live_at - job.accepted_at, job.work, self.durations.model, self._min_seconds))
+        age, live = seen_live_at - job.accepted_at, len(self._live) if self._is_budget_auto else 1
+        poll = next_poll(PolledJob(age, job.work, self.durations.model, self._min_seconds, live))
         return _ScheduledPoll(seen_live_at + poll.wait_seconds, poll.step_seconds, seen_live_at, job)
 
     def _reschedule_all(self) -> None:

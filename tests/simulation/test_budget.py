@@ -20,6 +20,7 @@ from uploader.pace import Pace
 from uploader.policy.durations import CompletedJob
 from uploader.policy.polling import polls_at_once
 from uploader.settings import Settings
+from uploader.settings.tables import Jobs
 
 pytestmark = pytest.mark.timeout(0)
 
@@ -93,7 +94,7 @@ def looked_at(
             writer=cast("Writer", NoLedger()),
             pace=Pace(PER_SECOND),
             now=loop.time,
-            settings=Settings(job_timeout_seconds=1e6),
+            settings=Settings(job_timeout_seconds=1e6, jobs=Jobs(polls_per_second=PER_SECOND)),
             on_job_ended=lambda: None,
             on_job_removed=lambda: None,
         )

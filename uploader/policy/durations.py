@@ -21,8 +21,11 @@ MIN_POLL_SECONDS_AUTO = 0.02
 MAX_POLL_SECONDS = 300.0
 # the interval as a share of the job's age, where no model exists or the job has outlived the model's range
 POLL_SHARE_OF_AGE = 0.15
+# where no model exists and more jobs than these live, each is polled less often: the first end tells of all of them
+MANY_JOBS = 50
+MAX_POLL_SHARE_OF_AGE = 0.5
 # the cost of a poll, as a share of the time that a typical job holds its slot
-POLL_COST = 0.0008
+POLL_COST = 0.0012
 # the most polls within one scatter of the expected end, however long a job is
 MAX_POLLS_PER_SCATTER = 16.0
 
@@ -94,6 +97,8 @@ class PolledJob(NamedTuple):
     model: DurationModel | None
     # the shortest interval
     min_seconds: float = MIN_POLL_SECONDS
+    # jobs of the account that live, this one included
+    live: int = 1
 
 
 class NextPoll(NamedTuple):
@@ -251,7 +256,9 @@ def _median(values: Sequence[float], weights: Sequence[float]) -> float:
 def _wait(age: float, job: PolledJob) -> float:
     """Return the seconds from a poll at this age to the next one."""
     if job.model is None or job.work <= 0.0:
-        return _within_bounds(age * POLL_SHARE_OF_AGE, job.min_seconds)
+        more = sqrt(max(job.live / MANY_JOBS, 1.0)) if job.model is None else 1.0
+        share = min(POLL_SHARE_OF_AGE * more, MAX_POLL_SHARE_OF_AGE)
+        return _within_bounds(age * share, job.min_seconds)
     expected, scatter = job.model.expected(job.work)
     steps, ratio = _steps_of(_rounded(scatter)), age / expected
     wait = steps.after(ratio, sqrt(2.0 * POLL_COST * job.model.typical_seconds / expected)) - ratio

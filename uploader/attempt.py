@@ -15,7 +15,7 @@ from uploader.client import Admission, UploadRequest
 from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, SourceError
 from uploader.flow import FlowControl
 from uploader.ledger.conversations import save_snapshot
-from uploader.ledger.outcomes import JobEnd, ReplyRecord, ReplyResult, record_reply
+from uploader.ledger.outcomes import ReplyRecord, ReplyResult, record_reply
 from uploader.ledger.thread import Writer
 from uploader.model import Claim, ConversationSnapshot, Next, Reply, Verdict
 from uploader.pace import Pace
@@ -57,15 +57,15 @@ class AttemptResult:
 
     claim: Claim
     reply: Reply
-    verdict: Verdict
     # from the attempt's beginning to its reply
     seconds: float
-    # a callback has named the attempt's job
-    has_callback: bool = False
-    # the job's end, if a callback has brought it already
-    ended: JobEnd | None = None
-    # to be reported
-    anomaly: str | None = None
+    # the outcome: by the reply alone until it is in the ledger
+    recorded: ReplyResult
+
+    @property
+    def verdict(self) -> Verdict:
+        """The meaning of the reply, and of what callbacks have said of its job."""
+        return self.recorded.verdict
 
     @property
     def refusal(self) -> Refusal | None:
@@ -107,7 +107,7 @@ class AttemptAdmission:
 
     @property
     def has_asked(self) -> bool:
-        """Tell whether all but the last chunk has gone out."""
+        """Return True where all but the last chunk has gone out."""
         return self._asked_at is not None
 
     @property
@@ -132,11 +132,11 @@ class AttemptAdmission:
         self._flow.bytes_moved += count
 
     def is_stopping(self) -> bool:
-        """Tell whether no body begins any more."""
+        """Return True where no body begins any more."""
         return self._flow.state.is_stopping()
 
     def must_cut(self) -> bool:
-        """Tell whether an upload whose last chunk has not left ends now."""
+        """Return True where an upload whose last chunk has not left ends now."""
         return self._flow.state.must_cut(self._now())
 
     def reason_not_to_wait(self) -> str:
@@ -226,16 +226,9 @@ class AttemptRunner:
             failure, reply = error, Reply(failure=str(error), withheld=True)
         finally:
             del self._under_way[claim.attempt_id]
-        result = AttemptResult(claim, reply, self._judge(claim, reply), self._now() - begun)
+        result = AttemptResult(claim, reply, self._now() - begun, ReplyResult(self._judge(claim, reply)))
         admission.report(result, self._rng.random())
-        recorded = await asyncio.shield(self._record_with_retries(result))
-        result = replace(
-            result,
-            verdict=recorded.verdict,
-            has_callback=recorded.has_callback,
-            ended=recorded.ended,
-            anomaly=recorded.anomaly,
-        )
+        result = replace(result, recorded=await asyncio.shield(self._record_with_retries(result)))
         _log_result(result)
         failure = failure or admission.failure
         if failure is not None:
@@ -339,8 +332,8 @@ def _event(result: AttemptResult) -> dict[str, Any]:
 
 def _log_result(result: AttemptResult) -> None:
     event = _event(result)
-    if result.anomaly is not None:
-        log.error("append.anomaly", **event, remark=result.anomaly)
+    if result.recorded.anomaly is not None:
+        log.error("append.anomaly", **event, remark=result.recorded.anomaly)
     if result.verdict.next is Next.FOLLOW:
         log.info("attempt.ended", **event)
     else:

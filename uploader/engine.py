@@ -62,7 +62,7 @@ class Service(Uploads, Jobs, Protocol):
         ...
 
     async def ping(self, job_id: str) -> bool:
-        """Tell whether the service itself answers."""
+        """Return True where the service itself answers."""
         ...
 
 
@@ -359,7 +359,8 @@ class Engine:
     def _attempts_wanted(self) -> int:
         state = self.flow.state
         free = max(0, state.breaker.attempts_allowed(self._uploads or caps.UPLOADS) - len(self._under_way))
-        return state.attempts_allowed(free, len(self._under_way) - len(self.flow.unanswered), self._now())
+        unadmitted = sum(self.flow.is_turn_near(claimed.lane_id) for _, claimed in self._under_way.values())
+        return state.attempts_allowed(free, unadmitted, self._now())
 
     @property
     def _is_late(self) -> bool:
@@ -373,7 +374,7 @@ class Engine:
         return self._settings.no_wait and not await self._writer.call(unsent, self._account_id, hold=self._hold)
 
     async def _awaits_callback(self) -> bool:
-        """Tell whether a callback may still resolve the latest doubt, with nothing else to wait for."""
+        """Return True where a callback may still resolve the latest doubt, with nothing else to wait for."""
         if self._new_token is None:
             return False
         doubt = await self._writer.call(last_doubt, self._account_id)
@@ -471,7 +472,7 @@ class Engine:
         return check_seconds(lead) if is_trial_on or (self._under_way and not state.lead.is_learned) else inf
 
     def _would_claim_more(self) -> bool:
-        """Tell whether a claim would find more than the last one, by the present prediction."""
+        """Return True where a claim would find more than the last one, by the present prediction."""
         ahead, limit = self._ahead(), self.limit
         sending = len(self._under_way) - len(self.flow.unanswered)
         room = limit.in_force - limit.live - sending + ahead.slots
@@ -496,9 +497,9 @@ class Engine:
             return
         # where the answer was lost and a callback named the job, the time of its start is unknown
         job = replace(claimed.job(verdict.job_id, self._now()), has_known_start=is_success(result.reply.status))
-        self._poller.add(job, callback_received=result.has_callback)
-        if result.ended is not None:
-            self._poller.apply_callback_end(job, result.ended)
+        self._poller.add(job, callback_received=result.recorded.has_callback)
+        if result.recorded.ended is not None:
+            self._poller.apply_callback_end(job, result.recorded.ended)
 
     async def _check_ahead(self) -> None:
         """Save and log that the service or a gateway refuses bodies that are sent ahead."""
@@ -566,7 +567,7 @@ class Engine:
 
     @property
     def is_webhook_silent(self) -> bool:
-        """Tell whether no callback came of jobs that were to call."""
+        """Return True where no callback came of jobs that were to call."""
         return is_webhook_silent(self._poller.ended_without_callback, self._callbacks)
 
     def _check_webhook(self) -> None:

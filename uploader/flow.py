@@ -35,7 +35,7 @@ class FlowControl:
         settings: The settings.
         flow: The initial state.
         now: Seconds since the epoch, never running backwards and never jumping.
-        is_lane_live: Tells whether a job of a lane lives, so that its next item is not admitted yet.
+        is_lane_live: Returns True where a job of a lane lives, so that its next item is not admitted yet.
         measure: Called after each change of the flow.
     """
 
@@ -68,7 +68,7 @@ class FlowControl:
         self._measure = measure
         self._waiting: dict[int, _Waiting] = {}
         self._changed = asyncio.Event()
-        # whether a slot may be free, as far as is known: else nobody asks the ledger
+        # a slot may be free, as far as is known: else nobody asks the ledger
         self._may_be_free = True
         self._stoppable: set[asyncio.Timeout] = set()
         self._unstarted: set[asyncio.Timeout] = set()
@@ -106,7 +106,7 @@ class FlowControl:
         return len(self._due())
 
     def is_turn_near(self, lane_id: int) -> bool:
-        """Tell whether no attempt or job of a lane is known to be before the next one."""
+        """Return True where no attempt or job of a lane is known to be before the next one."""
         return not self._is_lane_live(lane_id) and lane_id not in self.unanswered.values()
 
     @property
@@ -164,8 +164,9 @@ class FlowControl:
             # attempts with a free slot and their turn wait only for answers to others, so that their wait is not ended,
             # unless a 429 pauses them all, perhaps for an hour
             is_next = self._has_room and not self.state.throttle.backoff.is_on(self._now())
-            self._end_waits({admission.claim.attempt_id for admission in self._due()} if is_next else set())
             due = self._due()
+            self._end_waits({admission.claim.attempt_id for admission in due} if is_next else set())
+            due = [admission for admission in due if self._still(admission.claim.attempt_id) is not None]
             room = self.state.admissions_allowed(len(self.unanswered), self._now())
             if due and room > 0 and self._has_room:
                 await self._admit(due, room)
@@ -173,7 +174,7 @@ class FlowControl:
 
     @property
     def _has_room(self) -> bool:
-        """Tell whether a slot may be free, as far as is known; an attempt may have its slot from its claim on."""
+        """Return True where a slot may be free, as far as is known; an attempt may have its slot from its claim on."""
         return self._may_be_free or self.limit.free > 0 or self.limit.needs_slot_first
 
     async def _until_changed(self) -> None:

@@ -150,7 +150,7 @@ class JobPoller:
 
     @property
     def has_live_jobs(self) -> bool:
-        """Tell whether any job is polled."""
+        """Return True where any job is polled."""
         return bool(self._live)
 
     @property
@@ -169,7 +169,7 @@ class JobPoller:
         return len(self._live)
 
     def is_lane_live(self, lane_id: int) -> bool:
-        """Tell whether a job of a lane is known to live."""
+        """Return True where a job of a lane is known to live."""
         return lane_id in self._lanes
 
     def ends_within(self, seconds: float) -> dict[int, float]:
@@ -244,7 +244,7 @@ class JobPoller:
         self._due = [entry for entry in self._due if self.is_live(entry.job)]
 
     def is_live(self, job: LiveJob) -> bool:
-        """Tell whether a job is polled; not once a callback has brought its end."""
+        """Return True where a job is polled; not once a callback has brought its end."""
         live = self._live.get(job.item_id)
         return live is not None and live.job_id == job.job_id
 
@@ -505,7 +505,7 @@ class JobPoller:
 
 
 def _has_unknown_status(answer: JobAnswer) -> bool:
-    """Tell whether an answer has no known status without a failure of the service that explains it."""
+    """Return True where an answer has no known status without a failure of the service that explains it."""
     return answer.status is None and not wants_pause(answer.http_status, answer.retry_after)
 
 

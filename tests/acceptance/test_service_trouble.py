@@ -133,7 +133,8 @@ def test_a_service_that_dies_while_its_jobs_are_waited_for_is_given_up(place: Pl
     write_manifest(place, "m.csv", rows)
     server = place.serve("--limit", "2", "--job-seconds", "3600")
     place.use(server)
-    running = place.start("run", "m.csv", "--limit", "2", "--give-up-seconds", "2")
+    # a body that is sent ahead would meet the failure, too
+    running = place.start("run", "m.csv", "--limit", "2", "--give-up-seconds", "2", "--send-ahead", "off")
     until(lambda: running.err.read_text("utf-8").count('"event": "attempt.ended"') == 2, "the slots are held")
     server.running.stop(signal.SIGKILL)
     ending = running.wait()

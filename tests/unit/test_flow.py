@@ -196,7 +196,10 @@ def test_five_failing_lanes_open_the_breaker_and_one_attempt_tries_it_again() ->
         1,
         0,
     )
-    assert after(half, ended(GOOD, 9)).admissions_allowed(0, NOW) == UNANSWERED
+    assert not half.may_send_ahead(), "the attempt that tries it waits for no job"
+    good = after(half, ended(GOOD, 9))
+    assert good.admissions_allowed(0, NOW) == UNANSWERED
+    assert good.may_send_ahead()
     assert after(half, ended(WITHHELD, 9)).breaker == half.breaker
 
 

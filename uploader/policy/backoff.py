@@ -15,7 +15,7 @@ class Backoff:
     failures: int = 0
 
     def is_on(self, now: float) -> bool:
-        """Tell whether requests pause."""
+        """Return True where requests pause."""
         return now < self.until
 
 

@@ -122,7 +122,7 @@ def reason_to_give_up(breaker: CircuitBreaker, give_up_seconds: float) -> str | 
 
 
 def is_failure(verdict: Verdict, reply: Reply) -> bool:
-    """Tell whether a reply is a failure of the service, or of what is between."""
+    """Return True where a reply is a failure of the service, or of what is between."""
     no_answer = reply.status is None or reply.status >= 500 or reply.status in NOTHING_TAKEN
     return verdict.outcome is Outcome.IN_DOUBT or no_answer
 

@@ -18,7 +18,7 @@ SIGNATURE_CHARACTERS = 16
 
 
 def is_webhook_silent(ended: int, callbacks: int) -> bool:
-    """Tell whether the listener seems out of the service's reach.
+    """Return True where the listener seems out of the service's reach.
 
     Args:
         ended: The number of jobs that were given its address and whose end was seen by polling.
@@ -57,7 +57,7 @@ def signed_token(secret: str, key: str) -> str:
 
 
 def is_signed(token: str, key: str) -> bool:
-    """Tell whether a token is signed with this key."""
+    """Return True where a token is signed with this key."""
     secret, signature = token[:-SIGNATURE_CHARACTERS], token[-SIGNATURE_CHARACTERS:]
     return hmac.compare_digest(_encoded(signature), _signature(secret, key).encode())
 

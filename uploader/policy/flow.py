@@ -74,19 +74,19 @@ class Flow:
     is_ending: bool = False
 
     def is_stopping(self) -> bool:
-        """Tell whether a time to cut uploads is set, be it now or to come."""
+        """Return True where a time to cut uploads is set, be it now or to come."""
         return self.cut_at < inf
 
     def must_cut(self, now: float) -> bool:
-        """Tell whether uploads whose last chunk has not left are to be cut."""
+        """Return True where uploads whose last chunk has not left are to be cut."""
         return now >= self.cut_at
 
     def must_not_wait(self, now: float) -> bool:
-        """Tell whether answers are not to be waited for."""
+        """Return True where answers are not to be waited for."""
         return now >= self.end_at
 
     def is_late(self, now: float) -> bool:
-        """Tell whether nothing new starts any more."""
+        """Return True where nothing new starts any more."""
         return now >= self.late_at
 
     def reason_not_to_admit(self, now: float) -> str:
@@ -110,7 +110,7 @@ class Flow:
 
         Args:
             wanted: How many shall be under way, less those that are.
-            unadmitted: How many of these have no admission yet.
+            unadmitted: How many of these have no admission yet, though no job is before them in their lane.
             now: The time.
         """
         if self.is_late(now) or self.is_stopping() or self.is_ending:
@@ -131,8 +131,9 @@ class Flow:
         return allowed
 
     def may_send_ahead(self) -> bool:
-        """Tell whether bodies may go out before their slot is free."""
-        return self.ahead.is_on and not self.ahead.refusal
+        """Return True where bodies may go out before their slot is free."""
+        # the one upload that tries a service after an outage shall not wait for a job
+        return self.ahead.is_on and not self.ahead.refusal and self.breaker.state is BreakerState.CLOSED
 
     def gives_up_at(self, give_up_seconds: float) -> float:
         """Return when 429s, with nothing of ours live, have been all that came for too long; infinite where not."""

@@ -68,7 +68,7 @@ def polls_at_once(per_second: float | None) -> int:
 
 
 def wants_pause(http_status: int | None, retry_after: str | None) -> bool:
-    """Tell whether an answer without a status asks for fewer requests, or shows a failure of the service.
+    """Return True where an answer without a status asks for fewer requests, or shows a failure of the service.
 
     Args:
         http_status: The answer's, None where none came.

@@ -27,15 +27,15 @@ class Standstill(NamedTuple):
 
     @property
     def is_for_slots(self) -> bool:
-        """Tell whether only slots are lacking."""
+        """Return True where only slots are lacking."""
         return self.reason == FOR_SLOTS
 
     def is_in_vain(self, now: float) -> bool:
-        """Tell whether the run should end: no slot is freed soon."""
+        """Return True where the run should end: no slot is freed soon."""
         return self.is_for_slots and self.until - now > SLOT_WAIT_SECONDS
 
     def is_worth_logging(self, now: float) -> bool:
-        """Tell whether the wait is long enough to be logged."""
+        """Return True where the wait is long enough to be logged."""
         return self.until - now > LOG_AFTER_SECONDS or now - self.since > LOG_AFTER_SECONDS
 
 

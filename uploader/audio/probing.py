@@ -53,7 +53,8 @@ def examine(path: str, *, follow: bool = True) -> tuple[FileSignature, AudioFact
         return signature(path), AudioFacts()  # says in words why it cannot be opened
     try:
         found = os.fstat(descriptor)
-        return sendable(found), _read(descriptor, found.st_size, path)
+        checked = sendable(found)
+        return checked, _read(descriptor, checked[0], path)
     finally:
         os.close(descriptor)
 
@@ -64,7 +65,9 @@ def _read(descriptor: int, size: int, path: str | Path) -> AudioFacts:
         plain = plain_wave(head, size)
         if plain is not None:
             channels, rate, seconds = plain
-            return AudioFacts("audio/wav", round(seconds, 3) or None, channels, rate, AudioFormat.WAV)
+            # a third of the cost of AudioFacts(...), for a million files
+            facts = ("audio/wav", round(seconds, 3) or None, channels, rate, AudioFormat.WAV, False, None)
+            return tuple.__new__(AudioFacts, facts)
         file = PositionedReader(descriptor, size, head)
         kind = sniff(file.head, _after_tag(file))
         if kind is None:

@@ -351,7 +351,8 @@ def _unreadable(error: OSError) -> SourceError:
 
 
 def _signature(found: os.stat_result) -> FileSignature:
-    return FileSignature(found.st_size, f"{found.st_mtime_ns}:{found.st_ctime_ns}:{found.st_ino}")
+    # a third of the cost of FileSignature(...), for a million files
+    return tuple.__new__(FileSignature, (found.st_size, f"{found.st_mtime_ns}:{found.st_ctime_ns}:{found.st_ino}"))
 
 
 def _modified(signature: FileSignature) -> tuple[int, str]:

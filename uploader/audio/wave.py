@@ -6,6 +6,7 @@ that is cut off nor a header that was never finished.
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from uploader.audio.positioned import PositionedReader
@@ -21,9 +22,10 @@ _BLOCK_TAGS = (0x02, 0x11, 0x31)
 _NOT_FINISHED = 0x7FFFF000
 _MOST_CHUNKS = 64
 _AGREEING = 0.02
-# the commonest header: RIFF, WAVE, 16 bytes of format, then the data
-_PLAIN = struct.Struct("<4s4x8sIHHIIHH4sI")
-_PLAIN_BYTES = _PLAIN.size
+# the commonest header without its two sizes: RIFF, WAVE, 16 bytes of format, then the data
+_PLAIN = struct.Struct("<4s8sIHHIIHH4s")
+_PLAIN_BYTES = 44
+_KINDS_KEPT = 256
 # the most bytes behind the data that are not taken for sound which the header lacks
 _SLACK_BYTES = 64
 # the most zeros behind the data that are taken for the padding of a disk sector
@@ -94,19 +96,27 @@ def plain_wave(head: bytes, size: int) -> tuple[int, int, float] | None:
     Returns:
         Channels, sample rate and duration in seconds.
     """
-    if len(head) < _PLAIN_BYTES:
+    plain = _plain_format(head[:4] + head[8:40])
+    data = int.from_bytes(head[40:_PLAIN_BYTES], "little")
+    if plain is None or not 0 < data <= size - _PLAIN_BYTES <= data + _SLACK_BYTES:
         return None
-    riff, form, length, tag, channels, rate, _, block, bits, name, data = _PLAIN.unpack_from(head)
+    channels, rate, byte_rate = plain
+    return channels, rate, data / byte_rate
+
+
+@lru_cache(_KINDS_KEPT)
+def _plain_format(header: bytes) -> tuple[int, int, int] | None:
+    """Parse the constant part of the commonest header: channels, sample rate and bytes a second; None if it is another.
+
+    Cached, because the recordings of one system differ in their sizes alone.
+    """
+    if len(header) < _PLAIN.size:
+        return None
+    riff, form, length, tag, channels, rate, _, block, bits, name = _PLAIN.unpack(header)
     is_plain = riff == b"RIFF" and form == b"WAVEfmt " and length == 16 and name == b"data" and tag == 1
-    is_whole = (
-        0 < data <= size - _PLAIN_BYTES <= data + _SLACK_BYTES
-        and channels
-        and rate
-        and block * 8 == channels * ((bits + 7) // 8 * 8)
-    )
-    if not is_plain or not is_whole or not block:
+    if not is_plain or not block * rate or block * 8 != channels * _whole_bytes(bits):
         return None
-    return channels, rate, data / (block * rate)
+    return channels, rate, block * rate
 
 
 def _block_seconds(there: int, block: int, chunks: _Chunks, rate: int) -> float:

@@ -272,7 +272,8 @@ def _count(check: ManifestCheck, row: Row | InvalidRow) -> None:
         check.invalid += 1
         check.problems.add(row.problems)
     elif row.signature is not None:
-        check.size += row.signature.size
+        check.size += row.signature[0]
     elif check.files_checked:
         check.gone += 1
-    check.warnings.add(row.warnings)
+    if row.warnings:
+        check.warnings.add(row.warnings)

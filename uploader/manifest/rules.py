@@ -45,9 +45,9 @@ class _Usual(NamedTuple):
 
     parameters: Mapping[str, Any]
     content_type: str | None
-    # the part of the parameters that the checks of a recording depend on; None: not cacheable
-    kind: tuple[Any, ...]
     merged: Mapping[str, Any]
+    # the hints of recordings of rows like this, None where there is more than a hint; by the facts they depend on
+    hints: dict[Any, tuple[Hint, ...] | None]
 
 
 class _FileFacts(NamedTuple):
@@ -79,7 +79,7 @@ class RowRules:
     check_files: bool = True
     examine: Examine | None = None
     _usual: dict[Any, _Usual | None] = field(default_factory=dict, init=False, repr=False)
-    _hints: dict[Any, tuple[Hint, ...] | None] = field(default_factory=dict, init=False, repr=False)
+    _hints: dict[Any, dict[Any, tuple[Hint, ...] | None]] = field(default_factory=dict, init=False, repr=False)
     _inside: dict[str, bool] = field(default_factory=dict, init=False, repr=False)
 
     def check(self, raw: RawRow) -> Row | InvalidRow:
@@ -88,9 +88,9 @@ class RowRules:
         Most rows have no finding and take a quick way, at a fraction of the cost of ``full``. Any doubt falls back on
         ``full``, which gives the same answer for every row.
         """
-        values = raw.values
+        line, values, problems, _ = raw
         conversation_id, audio_path = values.get("conversationId"), values.get("audioPath")
-        if raw.problems or not _is_plain(conversation_id) or not _is_plain_path(audio_path):
+        if problems or not _is_plain(conversation_id) or not _is_plain_path(audio_path):
             return self.full(raw)
         usual = self._bare if len(values) == len(REQUIRED) else self._usual_of(raw)
         path = os.path.normpath(audio_path if audio_path[0] == "/" else self._prefix + audio_path)
@@ -99,25 +99,16 @@ class RowRules:
         if self.check_files and self.examine is None:
             return self.full(raw)
         try:
-            seen = self._read_facts(conversation_id, path, follow=not self.confined)
+            signature, facts, problem = seen = self._read_facts(conversation_id, path, follow=not self.confined)
         except OSError:
             return self.full(raw)
-        hints = self._hints_of(seen.facts, path, usual) if seen.facts is not None else ()
-        if seen.problem or hints is None:
+        hints = self._hints_of(facts, path, usual) if facts is not None else ()
+        if problem or hints is None:
             return self.full(raw, seen)
-        return Row(
-            raw.line,
-            conversation_id,
-            audio_path,
-            path,
-            usual.content_type,
-            usual.parameters,
-            {name: value for name, value in values.items() if is_extra(name)} if len(values) > 2 else NOTHING,
-            seen.signature,
-            (),
-            hints,
-            seen.facts,
-        )
+        extras = {name: value for name, value in values.items() if is_extra(name)} if len(values) > 2 else NOTHING
+        given = (line, conversation_id, audio_path, path, usual.content_type, usual.parameters, extras)
+        # a third of the cost of Row(...), for a million rows
+        return tuple.__new__(Row, (*given, signature, (), hints, facts))
 
     def warm(self, raw: RawRow) -> None:
         """Examine a row's file for the sake of the kernel's cache alone: ``check`` then need not wait for the disk."""
@@ -195,7 +186,9 @@ class RowRules:
         merged = {**self.defaults, **values}
         metadata = merged.get("channelMetadata")
         kind = (content_type, merged.get("mode"), merged.get(SEPARATE), metadata and json.dumps(metadata))
-        return _Usual(values or NOTHING, content_type, kind, merged)
+        if kind not in self._hints and len(self._hints) >= _KEPT:
+            self._hints.clear()
+        return _Usual(values or NOTHING, content_type, merged, self._hints.setdefault(kind, {}))
 
     def _read_facts(self, conversation_id: str, path: str, *, follow: bool = True) -> _FileFacts:
         """Read a row's file facts; a file that is gone is valid where its item was begun before.
@@ -208,7 +201,7 @@ class RowRules:
         try:
             if self.examine is None:
                 return _FileFacts(audio.signature(path), None)
-            return _FileFacts(*self.examine(path, follow=follow))
+            return tuple.__new__(_FileFacts, (*self.examine(path, follow=follow), ""))
         except ValueError as error:
             if conversation_id and self.was_begun(conversation_id, path):
                 return _UNSEEN  # sent files get archived, with all kinds of things in their place
@@ -216,17 +209,18 @@ class RowRules:
 
     def _hints_of(self, facts: AudioFacts, path: str, usual: _Usual) -> tuple[Hint, ...] | None:
         """Return a recording's hints by a cache; None where there is more than a hint."""
-        media_type, seconds, *shown = facts
+        seconds = facts[1]
         is_long = seconds is not None and seconds > recordings.LONGEST_SECONDS
         # a name that begins with the dot is a hidden file's, which has no suffix
-        kind = (media_type, *shown, is_long, path[path.rfind(".") - 1 :], usual.kind)
-        if kind in self._hints:
-            return self._hints[kind]
+        kind = (facts[0], facts[2:], is_long, path[path.rfind(".") - 1 :])
+        known = usual.hints
+        if kind in known:
+            return known[kind]
         found = recordings.findings(facts, path, usual.content_type, usual.merged)
         hints = _hints_in(found)
-        if len(self._hints) >= _KEPT:
-            self._hints.clear()
-        self._hints[kind] = told = hints if len(hints) == len(found) else None
+        if len(known) >= _KEPT:
+            known.clear()
+        known[kind] = told = hints if len(hints) == len(found) else None
         return told
 
     def _is_plainly_inside(self, path: str) -> bool:

@@ -172,14 +172,20 @@ def remove_from_backlog(connection: Connection, item_id: int) -> None:
 @cache
 def _make_ready(*, hold: bool) -> Update:
     """Build the statement that sets the item that may go, and the backlog, of each active lane."""
-    # lane by lane: grouped, SQLite would read the items of all lanes that there ever were; and both at once, as each
+    # lane by lane: grouped, SQLite would read the items of all lanes that there ever were; and all at once, as each
     # update of a lane changes its entries in several indexes
+    # most lanes have nothing but pending items, and need no look for others
+    begun = [state for state in State if state not in (*OVER, State.PENDING, State.HELD)]
+    ready = case(
+        (lanes.c.id.in_(_lanes_with(begun)), _ready_position(hold=hold)),
+        else_=_of_lane(func.min(items.c.position)),
+    )
     return (
         update(lanes)
         .where(IS_ACTIVE_OF_ACCOUNT)
         .values(
-            ready_position=_ready_position(hold=hold),
-            is_busy=_is_busy(),
+            ready_position=ready,
+            is_busy=lanes.c.id.in_(_lanes_with(LIVE)),
             audio_left=_of_lane(func.coalesce(func.sum(_seconds), 0.0)),
             items_left=_of_lane(func.count()),
         )
@@ -212,14 +218,22 @@ def is_held_of_many(*, hold: bool) -> ColumnElement[bool]:
     Args:
         hold: An item in trouble holds the rest of its lane.
     """
-    other = items.alias("in_trouble")
-    # read once a statement, by the partial index of unfinished items; then most items need no look into their lane
-    in_trouble = select(other.c.lane_id).where(
-        is_unfinished(other.c.state),
-        other.c.account_id == bindparam("account"),
-        or_(is_in_state(other.c.state, TROUBLED), and_(other.c.state == State.ACCEPTED, other.c.overdue)),
+    # most items need no look into their lane
+    return and_(items.c.lane_id.in_(lanes_in_trouble()), is_held(hold=hold))
+
+
+def lanes_in_trouble() -> Select[tuple[int]]:
+    """Select the lanes of the account ``account`` with an item that may hold others, and some without."""
+    return _lanes_with([*TROUBLED, State.ACCEPTED])
+
+
+def _lanes_with(states: Collection[State]) -> Select[tuple[int]]:
+    """Select the lanes of the account ``account`` with items in some of the states that are not over."""
+    # it depends on nothing of the statement around it, which reads it once, by the partial index of unfinished items
+    other = items.alias()
+    return select(other.c.lane_id).where(
+        is_unfinished(other.c.state), other.c.account_id == bindparam("account"), is_in_state(other.c.state, states)
     )
-    return and_(items.c.lane_id.in_(in_trouble), is_held(hold=hold))
 
 
 def waiting_lanes(batch_id: int) -> Select[tuple[int]]:

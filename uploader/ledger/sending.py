@@ -4,12 +4,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import starmap
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, bindparam, case, func, literal_column, select
+from sqlalchemy import Connection, Select, and_, bindparam, case, func, literal_column, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.lanes import IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, is_held_of_many
+from uploader.ledger.lanes import IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, is_held_of_many, lanes_in_trouble
 from uploader.ledger.schema import IS_UNFINISHED, batches, items, lanes, loads, rows
 from uploader.model import LiveJob, State
 from uploader.policy.forecast import Lanes, audio_seconds
@@ -82,14 +83,16 @@ def to_send(connection: Connection, account_id: int, batch_id: int, *, hold: boo
         hold: An item in trouble holds the rest of its lane.
     """
     of_batch = {"account": account_id, "batch": batch_id}
-    found = connection.execute(_amounts(hold=hold), of_batch).all()
-    amounts = defaultdict[tuple[bool, str], Amount](Amount)
-    for is_own, batch, *figures in found:
-        amounts[is_own, batch] += Amount(*figures)
-    own = sum((amount for (is_own, _), amount in amounts.items() if is_own), Amount())
-    left = connection.execute(_left_out(hold=hold), of_batch).one()
-    leftovers = [Leftover(name, amount) for (is_own, name), amount in amounts.items() if not is_own]
-    return ToSend(own, leftovers, held=left.held, later=left.pending - left.held - own.files)
+    # where no lane is in trouble, as on most nights, nothing is held
+    hold = hold and connection.execute(_IN_TROUBLE, of_batch).first() is not None
+    pending, held, backlog, *figures = connection.execute(_own(hold=hold), of_batch).one()
+    own = Amount(*figures)
+    leftovers = defaultdict[str, Amount](Amount)
+    # on most nights the lanes have no backlog but the batch's own, and nobody else's items are looked for
+    if connection.execute(_BACKLOG, of_batch).scalar_one() > backlog:
+        for batch, *others in connection.execute(_leftovers(hold=hold), of_batch):
+            leftovers[batch] += Amount(*others)
+    return ToSend(own, list(starmap(Leftover, leftovers.items())), held=held, later=pending - held - own.files)
 
 
 def elsewhere(connection: Connection, account_id: int, batch_id: int) -> list[Leftover]:
@@ -183,38 +186,62 @@ _ENTERED = (
 )
 
 
+# a lane of an account whose trouble holds its pending items
+_IN_TROUBLE = lanes_in_trouble().limit(1)
+
+# the pending items of an account's active lanes
+_BACKLOG = select(func.coalesce(func.sum(lanes.c.items_left), 0)).where(IS_ACTIVE_OF_ACCOUNT)
+
+
 @cache
-def _amounts(*, hold: bool) -> Select[Any]:
-    """Build the statement that sums up the items to send: own ones, and leftovers by the batch that named them last."""
-    own = _is_own().label("own")
-    # by the load first: the names of its batch need not be looked up for each item
-    sums = (
-        select(own, items.c.load_id, *_SUMS)
-        .select_from(items)
+def _own(*, hold: bool) -> Select[Any]:
+    """Build the statement that counts a batch's pending, held and active items, and sums up those to send."""
+    own = (
+        select(
+            *items.c["size", "duration_seconds", "billed_seconds"],
+            IS_IN_BACKLOG.label("is_active"),
+            # as a value and no condition, SQLite would look into the lanes of all items
+            case((is_held_of_many(hold=hold), literal_column("1")), else_=literal_column("0")).label("held"),
+        )
+        .select_from(rows)
+        .join(items, items.c.id == rows.c.item_id)
         .join(lanes, lanes.c.id == items.c.lane_id)
-        .where(IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, ~is_held_of_many(hold=hold))
-        .group_by(own, items.c.load_id)
+        .where(rows.c.batch_id == bindparam("batch"), items.c.state == State.PENDING)
         .subquery()
     )
-    is_own, load_id, *figures = sums.c
+    is_held = own.c.held == literal_column("1")
+    is_sent = and_(own.c.is_active, ~is_held)
+    is_of_unknown_length = and_(is_sent, own.c.billed_seconds.is_(None))
+    figures: tuple[ColumnElement[Any], ...] = (
+        func.count(),
+        *(func.count(case((condition, 1))) for condition in (is_held, own.c.is_active, is_sent)),
+        func.coalesce(func.sum(case((is_sent, own.c.size))), 0),
+        func.coalesce(func.sum(case((is_sent, own.c.duration_seconds))), 0.0),
+        func.coalesce(func.sum(case((is_sent, own.c.billed_seconds))), 0.0),
+        func.count(case((is_of_unknown_length, 1))),
+    )
+    return select(*figures)
+
+
+@cache
+def _leftovers(*, hold: bool) -> Select[Any]:
+    """Build the statement that sums up the items to send that are not the batch's own, by the batch of their load."""
+    # by the load first: the names of its batch need not be looked up for each item
+    sums = (
+        select(items.c.load_id, *_SUMS)
+        .select_from(items)
+        .join(lanes, lanes.c.id == items.c.lane_id)
+        .where(IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, ~is_held_of_many(hold=hold), ~_is_own())
+        .group_by(items.c.load_id)
+        .subquery()
+    )
+    load_id, *figures = sums.c
     return (
-        select(is_own, batches.c.name.label("batch"), *figures)
+        select(batches.c.name, *figures)
         .select_from(sums)
         .join(loads, loads.c.id == load_id)
         .join(batches, batches.c.id == loads.c.batch_id)
         .order_by(batches.c.id)
-    )
-
-
-@cache
-def _left_out(*, hold: bool) -> Select[Any]:
-    """Build the statement that counts all pending items of a batch, and those of them that are held."""
-    held = func.coalesce(func.sum(case((is_held_of_many(hold=hold), 1), else_=0)), 0)
-    return (
-        select(func.count().label("pending"), held.label("held"))
-        .select_from(rows)
-        .join(items, items.c.id == rows.c.item_id)
-        .where(rows.c.batch_id == bindparam("batch"), items.c.state == State.PENDING)
     )
 
 

@@ -58,6 +58,8 @@ from uploader.policy.limits import JOB_SECONDS, STATED_LIMIT_BELIEVED_SECONDS, R
 from uploader.policy.replies import judge
 
 BASE_URL = "https://service.example"
+# the law is of SQLite's files, or the fault that shows it is
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 DOUBT_SECONDS = 900.0
 LOST = Reply(connected=True, last_chunk_left=True, failure="reset", bytes_sent=7)
 CUT = Reply(connected=True, failure="reset", bytes_sent=3)

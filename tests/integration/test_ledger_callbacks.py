@@ -105,16 +105,16 @@ class Listening(Book):
 
 
 @contextmanager
-def listening_in(folder: Path) -> Iterator[Listening]:
+def listening_in(folder: Path, url: str = "") -> Iterator[Listening]:
     """Give a new ledger in this folder, whose run listens."""
-    with opened(folder) as book:
+    with opened(folder, url) as book:
         yield Listening(book.folder, book.ledger)
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Iterator[Listening]:
+def book(tmp_path: Path, database_url: str) -> Iterator[Listening]:
     """Provide a new ledger whose run listens."""
-    with listening_in(tmp_path) as made:
+    with listening_in(tmp_path, database_url) as made:
         yield made
 
 

@@ -14,9 +14,9 @@ from uploader.model import ConversationFacts, JobStatus, Load, State
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Iterator[Book]:
+def book(tmp_path: Path, database_url: str) -> Iterator[Book]:
     """Provide a new ledger, open for a run."""
-    with opened(tmp_path) as made:
+    with opened(tmp_path, database_url) as made:
         yield made
 
 

@@ -22,9 +22,9 @@ LANE = [("c", "a.wav"), ("c", "b.wav"), ("c", "c.wav")]
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Iterator[Book]:
+def book(tmp_path: Path, database_url: str) -> Iterator[Book]:
     """Provide a new ledger, open for a run."""
-    with opened(tmp_path) as made:
+    with opened(tmp_path, database_url) as made:
         yield made
 
 

@@ -14,9 +14,9 @@ MANY, LONG = [("many", f"{name}.wav") for name in "abcd"], ("long", "long.wav")
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Iterator[Book]:
+def book(tmp_path: Path, database_url: str) -> Iterator[Book]:
     """Provide a ledger whose longest lane goes first: four files of half a second are there, and one of ten."""
-    with opened(tmp_path) as made:
+    with opened(tmp_path, database_url) as made:
         made.order = Order.LONGEST_LANE_FIRST
         for _, name in MANY:
             made.file(name, f"{name} ".ljust(int(0.5 * BYTES_PER_AUDIO_SECOND)))

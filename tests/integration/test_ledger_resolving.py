@@ -21,9 +21,9 @@ ELSEWHERE = Reply(
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Iterator[Book]:
+def book(tmp_path: Path, database_url: str) -> Iterator[Book]:
     """Provide a new ledger, open for a run."""
-    with opened(tmp_path) as made:
+    with opened(tmp_path, database_url) as made:
         yield made
 
 
@@ -211,7 +211,7 @@ def test_evidence_is_alone_as_long_as_nothing_else_went_in_its_lane(book: Book) 
 
 def orphan_states(book: Book) -> dict[str, str]:
     """Return the orphans' states, by batch."""
-    with book.ledger.reading() as connection:
+    with book.ledger.writing() as connection:
         found = find_orphans(connection, account(connection, BASE_URL), hold=book.hold)
     return {
         item.batch: " ".join(f"{state.value}:{count}" for state, count in item.counts.items() if count)

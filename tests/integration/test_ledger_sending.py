@@ -31,9 +31,9 @@ ANSWERS = {"leave": accepted, "lost": LOST, "refused": NOT_FOUND, "cut": CUT}
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Iterator[Book]:
+def book(tmp_path: Path, database_url: str) -> Iterator[Book]:
     """Provide a new ledger, open for a run."""
-    with opened(tmp_path) as made:
+    with opened(tmp_path, database_url) as made:
         yield made
 
 

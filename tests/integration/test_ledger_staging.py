@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, select, update
 
-from tests.integration.test_ledger import BASE_URL, NOT_FOUND, Book, opened
+from tests.integration.test_ledger import BASE_URL, NOT_FOUND, Book, on_sqlite, opened
 from uploader import audio
 from uploader.ledger import Ledger
 from uploader.ledger.loading import account, begin_load, merge, resolve
@@ -26,9 +26,9 @@ ROWS = st.lists(st.tuples(st.sampled_from("xy"), st.sampled_from(NAMES)), min_si
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Iterator[Book]:
+def book(tmp_path: Path, database_url: str) -> Iterator[Book]:
     """Provide a new ledger, open for a run."""
-    with opened(tmp_path) as made:
+    with opened(tmp_path, database_url) as made:
         yield made
 
 
@@ -99,26 +99,28 @@ def test_rows_are_resolved_together_as_they_are_one_by_one(
         assert {row.line for row in lacking} == gone - expected.keys()
 
 
-def test_others_write_while_a_manifest_is_read(book: Book) -> None:
+def test_others_write_while_a_manifest_is_read(book: Book, database_url: str) -> None:
     """Rows are read, probed and staged without a lock: whoever settles something beside it does not wait."""
     book.file("a.wav")
     book.file("b.wav")
-    with Ledger.open_beside_run(f"sqlite:///{book.ledger.address}") as beside, book.ledger.staging() as connection:
+    at_once = "PRAGMA busy_timeout = 0" if database_url.startswith("sqlite") else "SET lock_timeout = 1"
+    with Ledger.open_beside_run(database_url) as beside, book.ledger.staging() as connection:
 
         def rows() -> Iterator[Row | InvalidRow]:
             yield book.row(2, "c", "a.wav", {})
             with beside.writing() as other:
-                other.exec_driver_sql("PRAGMA busy_timeout = 0")
+                other.exec_driver_sql(at_once)
                 account(other, "https://beside.example")
             yield book.row(3, "c", "b.wav", {})
 
         with connection.begin():
             Stage(connection, None).add(rows(), audio.probe, separate=False)
         with beside.writing() as other:
-            other.exec_driver_sql("PRAGMA busy_timeout = 0")
+            other.exec_driver_sql(at_once)
             assert other.execute(select(accounts.c.base_url)).scalar_one() == "https://beside.example"
 
 
+@on_sqlite
 def test_what_others_write_between_reading_and_writing_is_seen(book: Book) -> None:
     """A person settles an item while a manifest's rows are resolved: they are resolved anew, and nothing is lost."""
     book.load([("c", "a.wav")])
@@ -157,6 +159,7 @@ def test_what_others_write_between_reading_and_writing_is_seen(book: Book) -> No
     assert book.states(book.loads["m.csv"]) == "dropped"
 
 
+@on_sqlite
 def test_a_load_that_ends_early_leaves_nothing_behind(book: Book) -> None:
     """Staged rows are the connection's alone: the ledger is as before, and holds none of their tables."""
     before = book.load([("c", "a.wav")])

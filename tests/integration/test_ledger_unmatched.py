@@ -11,15 +11,15 @@ from structlog.testing import capture_logs
 from tests.integration.test_ledger import CUT, DOUBT_SECONDS, LOST, NOT_FOUND, Book, accepted
 from tests.integration.test_ledger_callbacks import Listening, listening_in
 from uploader.ledger.outcomes import JobEnd, ReplyRecord, distrust_job, end_job, job_overdue, record_replies
-from uploader.ledger.schema import attempts, items
+from uploader.ledger.schema import attempts, items, rows
 from uploader.model import Claim, Decision, JobStatus, LiveJob, Reply, State
 from uploader.policy.replies import judge
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Iterator[Listening]:
+def book(tmp_path: Path, database_url: str) -> Iterator[Listening]:
     """Make a ledger whose run listens."""
-    with listening_in(tmp_path) as made:
+    with listening_in(tmp_path, database_url) as made:
         yield made
 
 
@@ -147,9 +147,8 @@ def test_an_outcome_of_an_item_that_is_gone_is_an_anomaly(book: Listening) -> No
     book.load([("c", "a.wav")])
     claim = book.claim_one()
     with book.ledger.writing() as connection:
-        connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
         connection.execute(delete(attempts))
-        connection.exec_driver_sql("DELETE FROM rows")
+        connection.execute(delete(rows))
         connection.execute(delete(items))
     (event,) = answered(book, (claim, accepted("job-1")))
     assert (event["jobId"], event["state"], event["conversationId"]) == ("job-1", None, "c")

@@ -6,7 +6,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Select,
+    and_,
+    bindparam,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from uploader.ledger.lanes import recompute_ready
 from uploader.ledger.limit import limit_facts
@@ -20,44 +33,66 @@ WAITS_IN_VAIN = 3
 
 # Every statement is built once: building one costs more than running it.
 
-# the first item of each lane that may begin: its turn has come, or the job before it is foreseen to end in time
-_FOUND = (
-    select(
-        *items.c["id", "lane_id", "line", "path", "size", "change", "content_hash", "content_type", "parameters"],
-        *items.c["duration_seconds", "attempts", "cut_offs", "unadmitted"],
-        lanes.c.conversation_id,
-        lanes.c.is_busy,
-        batches.c.name.label("batch"),
+# the first item of a lane, which has not yet waited in vain again and again: from then on it waits for its turn
+_MAY_GO_AHEAD = (
+    exists()
+    .where(
+        items.c.lane_id == lanes.c.id,
+        items.c.state == State.PENDING,
+        items.c.position == lanes.c.ready_position,
+        items.c.unadmitted < WAITS_IN_VAIN,
     )
-    .join_from(
-        lanes,
-        items,
-        and_(
-            items.c.lane_id == lanes.c.id,
-            items.c.state == State.PENDING,
-            items.c.position == lanes.c.ready_position,
-        ),
-    )
-    .join(loads, loads.c.id == items.c.load_id)
-    .join(batches, batches.c.id == loads.c.batch_id)
+    .correlate(lanes)
+)
+
+# the lanes whose first item may begin: its turn has come, or the job before it is foreseen to end in time
+_READY_LANES = (
+    select(*lanes.c["id", "conversation_id", "is_busy", "ready_position", "work_left"])
     .where(
         lanes.c.account_id == bindparam("account_id"),
         lanes.c.ready_position.is_not(None),
-        # an item that waited in vain again and again waits for its turn before it begins
         or_(
             lanes.c.is_busy.is_(False),
-            and_(lanes.c.id.in_(bindparam("due_lanes", expanding=True)), items.c.unadmitted < WAITS_IN_VAIN),
+            and_(lanes.c.id.in_(bindparam("due_lanes", expanding=True)), _MAY_GO_AHEAD),
         ),
-        lanes.c.not_before <= bindparam("now"),
+        # the sum keeps planners on the index of the order: by that of the waits they would sort all ready lanes
+        lanes.c.not_before.op("+")(0.0) <= bindparam("now"),
     )
     .limit(bindparam("room"))
 )
 
-# the order in which lanes with a ready item go
-_READY = {
-    Order.MANIFEST: _FOUND.order_by(lanes.c.ready_position),
-    Order.LONGEST_LANE_FIRST: _FOUND.order_by(lanes.c.work_left.desc(), lanes.c.ready_position),
-}
+
+def _first_items(*, by_work: bool) -> Select[Any]:
+    """Build the statement of the items that begin next, in the order in which lanes go."""
+
+    def order(lane: Any) -> list[ColumnElement[Any]]:
+        return [lane.c.work_left.desc(), lane.c.ready_position] if by_work else [lane.c.ready_position]
+
+    # few lanes first: PostgreSQL's planner would join all ready lanes with their items, and then sort them
+    ready = _READY_LANES.order_by(*order(lanes)).cte("ready")
+    return (
+        select(
+            *items.c["id", "lane_id", "line", "path", "size", "change", "content_hash", "content_type", "parameters"],
+            *items.c["duration_seconds", "attempts", "cut_offs", "unadmitted"],
+            *ready.c["conversation_id", "is_busy"],
+            batches.c.name.label("batch"),
+        )
+        .join_from(
+            ready,
+            items,
+            and_(
+                items.c.lane_id == ready.c.id,
+                items.c.state == State.PENDING,
+                items.c.position == ready.c.ready_position,
+            ),
+        )
+        .join(loads, loads.c.id == items.c.load_id)
+        .join(batches, batches.c.id == loads.c.batch_id)
+        .order_by(*order(ready))
+    )
+
+
+_READY = {Order.MANIFEST: _first_items(by_work=False), Order.LONGEST_LANE_FIRST: _first_items(by_work=True)}
 
 # a lane whose turn has come, or comes after a wait
 _WAITING = (
@@ -87,7 +122,7 @@ _WAIT_ENDS = select(func.min(lanes.c.not_before)).where(
 # begin the item's next attempt
 _BEGIN = (
     update(items)
-    .where(items.c.id == bindparam("item"))
+    .where(items.c.id == bindparam("item"), items.c.state == State.PENDING, items.c.attempts == bindparam("number"))
     .values(state=State.SENDING, attempts=items.c.attempts + 1, slot_until=None, finished_at=None)
 )
 
@@ -388,14 +423,16 @@ def _begin(
 ) -> list[Claim]:
     if not ready:
         return []
-    connection.execute(_BEGIN, [{"item": item["id"]} for item in ready])
+    begun = connection.execute(_BEGIN, [{"item": item["id"], "number": item["attempts"]} for item in ready])
+    if begun.rowcount != len(ready):
+        raise RuntimeError(f"{len(ready)} items are to begin, and {begun.rowcount} are pending")
     connection.execute(_TAKE_FROM_LANE, [{"lane": item["lane_id"], "work": _work_of(item)} for item in ready])
-    begun = connection.execute(
+    intents = connection.execute(
         _BEGIN_ATTEMPTS, [_intent(item, token, now) for item, token in zip(ready, tokens, strict=True)]
     )
     return [
         _claim(item, attempt.id, token, is_ahead=item["is_busy"] or place >= free)
-        for place, (item, attempt, token) in enumerate(zip(ready, begun.all(), tokens, strict=True))
+        for place, (item, attempt, token) in enumerate(zip(ready, intents.all(), tokens, strict=True))
     ]
 
 

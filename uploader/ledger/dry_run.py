@@ -3,10 +3,11 @@
 The copies have the names of the ledger's tables and hide them on their connection; the ledger itself is only read.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Table, TableClause, case, column, insert, select, table
+from sqlalchemy import Connection, Table, TableClause, case, column, func, insert, select, table
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from uploader.ledger.loading import account, begin_load, merge
@@ -15,30 +16,35 @@ from uploader.ledger.staging import found, staged
 from uploader.model import OVER, Load, State
 
 _COPIED = (accounts, batches, loads, lanes, items, rows)
-_AS_COPIES = {"schema_translate_map": {None: "temp"}}
 # rows are looked up by item, items by lane or by what is not over; a load looks for nothing else
 _INDEXED = {"items_lane_state", "items_unfinished", "items_invalid", "rows_item", "lanes_active"}
 
 
 def _named(copied: Table, schema: str) -> TableClause:
-    """Name one of the ledger's tables (``main``), which its copy hides, or that copy (``temp``)."""
+    """Name one of the ledger's tables, which its copy hides, by the schema that it is in."""
     columns = (column(one.name, one.type) for one in copied.columns)
     return table(copied.name, *columns, schema=schema)
 
 
-_accounts, _batches, _loads, _lanes, _items = (_named(one, "main") for one in (accounts, batches, loads, lanes, items))
-_copied_batches, _copied_loads, _copied_items = (_named(one, "temp") for one in (batches, loads, items))
+def _schemas(connection: Connection) -> tuple[str, str]:
+    """Return the names of the schemas of the ledger's tables and of temporary ones."""
+    if connection.dialect.name == "sqlite":
+        return "main", "temp"
+    return connection.execute(select(func.current_schema())).scalar_one(), "pg_temp"
+
+
 _touched = select(staged.c.lane_id).where(staged.c.lane_id.is_not(None))
 
 
 def make_copies(connection: Connection) -> None:
     """Make empty copies; a plan without a ledger loads into them."""
+    _, temporary = _schemas(connection)
+    as_copies = {"schema_translate_map": {None: temporary}}
     for copied in _COPIED:
-        made = CreateTable(copied, include_foreign_key_constraints=[])
-        connection.execute(made, execution_options=_AS_COPIES)
+        connection.execute(CreateTable(copied, include_foreign_key_constraints=[]), execution_options=as_copies)
         for index in copied.indexes:
             if index.name in _INDEXED:
-                connection.execute(CreateIndex(index), execution_options=_AS_COPIES)
+                connection.execute(CreateIndex(index), execution_options=as_copies)
 
 
 def copy_tables(connection: Connection, name: str, *, is_run_on: bool) -> None:
@@ -49,23 +55,42 @@ def copy_tables(connection: Connection, name: str, *, is_run_on: bool) -> None:
         name: The batch's name.
         is_run_on: A run holds the ledger, so that its attempts under way are not in doubt.
     """
+    schema, temporary = _schemas(connection)
+    kept_accounts, kept_batches, kept_loads, kept_lanes, kept_items = (
+        _named(one, schema) for one in (accounts, batches, loads, lanes, items)
+    )
+    copied_batches, copied_loads, copied_items = (_named(one, temporary) for one in (batches, loads, items))
     make_copies(connection)
     # attempts under way as the next run's recovery will leave them
     recovered = {State.SENDING: State.PENDING} | ({} if is_run_on else {State.SENT: State.IN_DOUBT})
-    state = case(*((_items.c.state == left, becomes) for left, becomes in recovered.items()), else_=_items.c.state)
-    _copy(connection, accounts, _accounts)
-    _copy(connection, lanes, _lanes, _lanes.c.id.in_(_touched))
-    _copy(connection, items, _items, _items.c.lane_id.in_(_touched), _items.c.state.not_in(OVER), state=state)
+    state = case(
+        *((kept_items.c.state == left, becomes) for left, becomes in recovered.items()), else_=kept_items.c.state
+    )
+    _copy(connection, accounts, kept_accounts)
+    _copy(connection, lanes, kept_lanes, kept_lanes.c.id.in_(_touched))
+    _copy(
+        connection, items, kept_items, kept_items.c.lane_id.in_(_touched), kept_items.c.state.not_in(OVER), state=state
+    )
     # of the items that are over only those that rows name, which keep their ids: others are neither sent nor in the way
-    _copy(connection, items, _items, _items.c.id.in_(select(found.c.item_id)), _items.c.state.in_(OVER))
+    _copy(connection, items, kept_items, kept_items.c.id.in_(select(found.c.item_id)), kept_items.c.state.in_(OVER))
     # few, and each by its id: a join might read all loads
-    for load_id in connection.execute(select(_copied_items.c.load_id).distinct()).scalars().all():
-        _copy(connection, loads, _loads, _loads.c.id == load_id)
-    _copy(connection, batches, _batches, _batches.c.name == name)
-    known = select(_copied_batches.c.id)
-    missing = select(_copied_loads.c.batch_id).where(_copied_loads.c.batch_id.not_in(known)).distinct()
+    for load_id in connection.execute(select(copied_items.c.load_id).distinct()).scalars().all():
+        _copy(connection, loads, kept_loads, kept_loads.c.id == load_id)
+    _copy(connection, batches, kept_batches, kept_batches.c.name == name)
+    known = select(copied_batches.c.id)
+    missing = select(copied_loads.c.batch_id).where(copied_loads.c.batch_id.not_in(known)).distinct()
     for batch_id in connection.execute(missing).scalars().all():
-        _copy(connection, batches, _batches, _batches.c.id == batch_id)
+        _copy(connection, batches, kept_batches, kept_batches.c.id == batch_id)
+    if connection.dialect.name != "sqlite":
+        _number_on(connection, [kept_accounts, kept_batches, kept_loads, kept_lanes])
+
+
+def _number_on(connection: Connection, tables: Iterable[TableClause]) -> None:
+    """Let the ids of copies go on behind the ledger's own, as they do by themselves on SQLite."""
+    for copied in tables:
+        newest = connection.execute(select(func.max(copied.c.id))).scalar_one()
+        if newest is not None:
+            connection.execute(select(func.setval(f"pg_temp.{copied.name}_id_seq", newest)))
 
 
 def load_copies(connection: Connection, base_url: str, name: str, now: float, *, repeat: bool) -> Load:

@@ -9,7 +9,6 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Connection,
-    Integer,
     ScalarSelect,
     Update,
     and_,
@@ -29,7 +28,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.dialects import insert_or_ignore
 from uploader.ledger.matching import NEW_REPEAT, Hashes, resolve_rows
-from uploader.ledger.schema import POSITIONS_PER_LOAD, accounts, batches, items, lanes, loads, rows
+from uploader.ledger.schema import ITEMS_PER_LOAD, POSITIONS_PER_LOAD, accounts, batches, items, lanes, loads, rows
 from uploader.ledger.staging import CHUNK, AudioProbe, Stage, Takes, apart, chunks, found, is_listed, staged
 from uploader.model import InvalidRow, Load, Problem, Row, State
 from uploader.policy.identity import ContentHash
@@ -74,7 +73,7 @@ _FORGET_INVALID = delete(items).where(items.c.invalid_batch_id == bindparam("bat
 # add a lane for each new conversation
 _ADD_LANES = insert_or_ignore(lanes).from_select(
     ["account_id", "conversation_id"],
-    select(bindparam("account", type_=Integer), staged.c.conversation_id)
+    select(bindparam("account", type_=BigInteger), staged.c.conversation_id)
     .where(staged.c.lane_id.is_(None), staged.c.conversation_id != "")
     .distinct(),
 )
@@ -88,11 +87,8 @@ _lane = func.coalesce(
 )
 _is_invalid = apart.c.error.is_not(None)
 _beside = staged.outerjoin(apart, apart.c.line == staged.c.line)
-_new_id = bindparam("first_id", type_=Integer) + staged.c.line
+_new_id = bindparam("first_id", type_=BigInteger) + staged.c.line
 _new_position = bindparam("first_position", type_=BigInteger) + staged.c.line
-
-# a new item's id is this plus its line: a line that names an existing item leaves a gap
-_FIRST_FREE_ID = select(func.coalesce(func.max(items.c.id), 0) + 1)
 
 # columns of a row's file
 _FILE = ("path", "size", "change")
@@ -102,14 +98,14 @@ _parameters = func.coalesce(apart.c.parameters, literal_column("'{}'"))
 
 _ITEM = {
     "id": _new_id,
-    "account_id": bindparam("account", type_=Integer),
+    "account_id": bindparam("account", type_=BigInteger),
     "lane_id": _lane,
-    "first_batch_id": bindparam("batch", type_=Integer),
-    "load_id": bindparam("load", type_=Integer),
+    "first_batch_id": bindparam("batch", type_=BigInteger),
+    "load_id": bindparam("load", type_=BigInteger),
     "line": staged.c.line,
     "position": _new_position,
-    "repeat_id": bindparam("repeat_id", type_=Integer),
-    "invalid_batch_id": case((_is_invalid, bindparam("batch", type_=Integer))),
+    "repeat_id": bindparam("repeat_id", type_=BigInteger),
+    "invalid_batch_id": case((_is_invalid, bindparam("batch", type_=BigInteger))),
     "path": func.coalesce(staged.c.path, staged.c.audio_path),
     **{name: staged.c[name] for name in ("size", "change", *_SENT)},
     "content_hash": apart.c.content_hash,
@@ -180,7 +176,7 @@ _TAKE_WITH_FILE = _taking(
 )
 
 _ROW = {
-    "batch_id": bindparam("batch", type_=Integer),
+    "batch_id": bindparam("batch", type_=BigInteger),
     "line": staged.c.line,
     "item_id": case((staged.c.conversation_id != "", func.coalesce(found.c.item_id, _new_id))),
     "conversation_id": staged.c.conversation_id,
@@ -345,7 +341,7 @@ def merge(connection: Connection, load: Load) -> None:
         "load": load.load_id,
         "repeat_id": load.repeat_id,
         "first_position": load.load_id * POSITIONS_PER_LOAD,
-        "first_id": connection.execute(_FIRST_FREE_ID).scalar_one(),
+        "first_id": load.load_id * ITEMS_PER_LOAD,
     }
     connection.execute(_ADD_ITEMS, values)
     if connection.execute(_ANY_FOUND).first() is not None:
@@ -358,14 +354,14 @@ def was_begun(connection: Connection, account_id: int) -> Callable[[str, str], b
     """Make the predicate that an item of a conversation and path was begun, so that its file may be gone."""
     # compiled once: the predicate may be called for every row
     statement = _WAS_BEGUN.compile(dialect=connection.dialect)
-    names, text = statement.positiontup or [], str(statement)
+    names, text = statement.positiontup, str(statement)
 
     # the driver's own cursor: SQLAlchemy's result costs several times what the look-up does
     cursor = connection.connection.cursor()
 
     def begun(conversation_id: str, path: str) -> bool:
         values = {**statement.params, "account": account_id, "conversation": conversation_id, "of_path": path}
-        cursor.execute(text, tuple([values[name] for name in names]))
+        cursor.execute(text, values if names is None else tuple([values[name] for name in names]))
         return bool(cursor.fetchall())
 
     return begun

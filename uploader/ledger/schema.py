@@ -37,6 +37,9 @@ VERSION = 3
 # an item's position is its load times this, plus its line: later loads stand behind earlier ones
 POSITIONS_PER_LOAD = 2**32
 
+# an item's id is the load that made it times this, plus its line: no two loads meet, whoever they run beside
+ITEMS_PER_LOAD = 10**9
+
 # a number that the database gives; SQLite gives one to columns of this one type alone, and has 64 bits in any
 ID = BigInteger().with_variant(Integer, "sqlite")
 

@@ -28,7 +28,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.dialects import execute_bulk, insert_or_ignore
-from uploader.ledger.schema import items, lanes
+from uploader.ledger.schema import ID, items, lanes
 from uploader.model import AudioFacts, InvalidRow, Problem, Row
 from uploader.policy.billing import SEPARATE, billed_seconds
 
@@ -47,7 +47,7 @@ staged = Table(
     _metadata,
     Column("line", Integer, primary_key=True),
     # None: there is no such lane yet
-    Column("lane_id", Integer),
+    Column("lane_id", ID),
     Column("conversation_id", String, nullable=False),
     Column("audio_path", String, nullable=False),
     # None: the row is invalid
@@ -96,7 +96,7 @@ found = Table(
     "found",
     _metadata,
     Column("line", Integer, primary_key=True),
-    Column("item_id", Integer, nullable=False, unique=True),
+    Column("item_id", ID, nullable=False, unique=True),
     # the state in which the load leaves the item
     Column("state", String, nullable=False),
     Column("takes", Integer, nullable=False),
@@ -116,7 +116,7 @@ def is_listed(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
 met = Table(
     "met",
     _metadata,
-    Column("lane_id", Integer, primary_key=True),
+    Column("lane_id", ID, primary_key=True),
     Column("size", BigInteger, primary_key=True),
     prefixes=_TEMPORARY,
 )
@@ -126,7 +126,7 @@ compared = Table(
     "compared",
     _metadata,
     Column("line", Integer, primary_key=True),
-    Column("lane_id", Integer, nullable=False),
+    Column("lane_id", ID, nullable=False),
     Column("path", String, nullable=False),
     Column("size", BigInteger),
     prefixes=_TEMPORARY,

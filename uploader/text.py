@@ -1,5 +1,6 @@
 """Sanitizes text from outside: storable in ledger and files, harmless to terminals, without the uploader's secrets."""
 
+import json
 import re
 import unicodedata
 from base64 import b64encode, urlsafe_b64encode
@@ -28,6 +29,21 @@ def printable(text: str) -> str:
     return "".join(
         _escape(character) if unicodedata.category(character) in _HIDDEN else character for character in text
     )
+
+
+def read_json(raw: bytes | bytearray) -> Any:
+    """Parse JSON from outside, also where bytes in it are no text, or a number is too long for Python.
+
+    Such bytes become halves of surrogate pairs, which ``Sanitizer.json`` escapes; such a number becomes its text.
+
+    Raises:
+        ValueError: The bytes are no JSON.
+        RecursionError: It is nested too deep.
+    """
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return _TOLERANT.decode(raw.decode(json.detect_encoding(raw), "surrogateescape"))
 
 
 class Sanitizer:
@@ -92,6 +108,16 @@ def _forms(secret: str) -> Iterator[str]:
 
     forms: Iterable[str] = (secret, quote(raw, safe=""), quote_plus(raw), html.escape(secret), *in_base64)
     yield from map(storable, forms)
+
+
+def _whole(text: str) -> int | str:
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+_TOLERANT = json.JSONDecoder(parse_int=_whole)
 
 
 def _escape_match(found: re.Match[str]) -> str:

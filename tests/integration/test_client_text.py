@@ -58,6 +58,15 @@ async def test_what_no_database_can_hold_is_shown_in_its_place(tmp_path: Path, s
     repr(reply).encode()
 
 
+@pytest.mark.parametrize("beside", ['"note": "Z\u00fcrich"'.encode("latin-1"), b'"cost": 1' + b"0" * 5000])
+async def test_what_python_declines_to_read_hides_no_job_id(tmp_path: Path, beside: bytes) -> None:
+    """A byte that is no UTF-8, or a number of thousands of digits, in a member that nobody asks for."""
+    reply = await reply_to(always(201, b'{"jobId": "j-1", "conversationId": "c", %s}' % beside), tmp_path)
+    assert judge(reply, "c").job_id == "j-1"
+    assert judge(reply, "c").outcome is Outcome.APPLIED
+    repr(reply).encode()
+
+
 async def test_insights_and_jobs_pass_the_same_edge() -> None:
     """Every GET, too: nothing that cannot be stored comes out of the client."""
     script = always(200, f'{{"status": {HALF}, "messages": [{{"text": {HALF}}}]}}'.encode())

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploader.text import LEAST_SECRET_CHARACTERS, MASK, Sanitizer, printable, storable
+from uploader.text import LEAST_SECRET_CHARACTERS, MASK, Sanitizer, printable, read_json, storable
 
 # lone surrogates and NUL, too, which no UTF-8 and no database can hold
 ANY_TEXT = st.text(st.characters(categories=None) | st.sampled_from("\x00\x1b\r\n\x85\u202e\ud83d\udcff"))
@@ -43,6 +43,23 @@ def test_a_printable_text_is_one_line_that_no_terminal_obeys(text: str) -> None:
     assert len(shown.splitlines()) <= 1
     assert printable(shown) == shown
     shown.encode()
+
+
+@given(JSON, st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32-be"]))
+def test_json_is_read_in_any_of_its_encodings(value: object, encoding: str) -> None:
+    """Whatever JSON holds comes back, the halves of characters that it escapes included."""
+    assert read_json(json.dumps([value]).encode(encoding)) == [value]
+
+
+@given(st.binary(max_size=6), st.integers(0, 6000))
+def test_json_around_what_python_declines_is_read(raw: bytes, digits: int) -> None:
+    """Bytes that are no text, and a number of thousands of digits, do not hide the members beside them."""
+    kept = bytes(byte for byte in raw if byte >= 0x20 and byte not in b'"\\')
+    value = read_json(b'{"jobId": "j-1", "note": "Z%sz", "n": 1%s}' % (kept, b"0" * digits))
+    assert value["jobId"] == "j-1"
+    assert value["note"].encode(errors="surrogateescape") == b"Z%sz" % kept
+    assert str(value["n"]) == "1" + "0" * digits if digits > 4000 else value["n"] == 10**digits
+    json.dumps(Sanitizer().json(value), ensure_ascii=False).encode()
 
 
 @given(JSON, SECRETS)

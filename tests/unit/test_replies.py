@@ -18,6 +18,8 @@ WITHOUT_JOB: list[Mapping[str, Any] | None] = [
     {},
     {"conversationId": CONVERSATION},
     {"jobId": ""},
+    {"jobId": " \u00a0"},
+    {"jobId": ".."},
     {"jobId": None},
     {"jobId": True},
     {"jobId": ["9b1deb4d"]},

@@ -1,7 +1,6 @@
 """The bodies of answers: JSON with storable text, or a few words of anything else."""
 
 import html
-import json
 import re
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ import aiohttp
 
 from uploader.client.connection import format_error
 from uploader.client.recording import FIRST_BYTES
-from uploader.text import Sanitizer, storable
+from uploader.text import Sanitizer, read_json, storable
 
 # the most that is kept of an answer that is no JSON
 FIRST_CHARACTERS = 120
@@ -52,7 +51,7 @@ async def read_body(response: aiohttp.ClientResponse, max_bytes: int, sanitizer:
         failure = f"the answer broke off after {len(raw)} bytes ({format_error(error)})"
     try:
         # a body that broke off may be complete where only its stated length was wrong
-        value = json.loads(raw)
+        value = read_json(raw)
         return Body(value if sanitizer.keeps(raw, secret) else sanitizer.json(value, secret), failure)
     except (ValueError, RecursionError):
         words = first_words(raw[:FIRST_BYTES].decode("utf-8", "backslashreplace"), sanitizer, secret)

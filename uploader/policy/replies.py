@@ -18,6 +18,8 @@ DOCUMENTED = {
 }
 # statuses of a request that was not processed, however much of it was received (RFC 9110, 15.5.9; RFC 8470, 5.2)
 NOTHING_TAKEN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY)
+# of blanks alone, or what an address cannot hold: no job could be asked for
+_NO_ID = ("", ".", "..")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
@@ -86,7 +88,8 @@ def is_success(status: int | None) -> bool:
 
 def job_id(reply: Reply) -> str | None:
     """Return the jobId of an answer (put-audio.md, Response); None where it has none that can be used."""
-    return id_in((reply.answer or {}).get("jobId"))
+    found = id_in((reply.answer or {}).get("jobId"))
+    return None if found is None or found.strip() in _NO_ID else found
 
 
 def id_in(value: Any) -> str | None:

@@ -1,7 +1,6 @@
 """The HTTP server for callbacks, with its limits on time, size and connections."""
 
 import asyncio
-import json
 import logging
 import os
 import resource
@@ -20,7 +19,7 @@ from uploader.ledger.callbacks import CallbackResult, apply_callback
 from uploader.ledger.thread import Writer
 from uploader.policy.callbacks import is_signed, read_callback, token_hash
 from uploader.policy.facts import Callback, CallbackEffect
-from uploader.text import Sanitizer
+from uploader.text import Sanitizer, read_json
 from uploader.webhook.connections import Connections
 
 log = logs.get_logger()
@@ -274,7 +273,7 @@ async def _body(request: web.BaseRequest) -> bytes | None:
 
 def _json(body: bytes) -> Any:
     try:
-        return Sanitizer().json(json.loads(body))
+        return Sanitizer().json(read_json(body))
     except (ValueError, RecursionError):
         return None
 

@@ -59,6 +59,8 @@ class AttemptResult:
     reply: Reply
     # from the attempt's beginning to its reply
     seconds: float
+    # of these, the seconds of the upload and its answer, without those in which it waited for slot and turn
+    upload_seconds: float
     # the outcome: by the reply alone until it is in the ledger
     recorded: ReplyResult
 
@@ -82,6 +84,8 @@ class AttemptAdmission:
         self._flow = flow
         self._now = now
         self._begun_at = now()
+        # the time at which the request may begin
+        self._upload_begun_at: float | None = None
         # the times of the request for admission and of the end of that wait
         self._asked_at: float | None = None
         self._waited_until: float | None = None
@@ -123,6 +127,22 @@ class AttemptAdmission:
     def _is_admitted(self) -> bool:
         return self._answer is not None and self._is_answered and not self.failure and not self._answer.result()
 
+    @property
+    def upload_seconds(self) -> float:
+        """The seconds of the upload and of its answer so far, without those in which it waited for slot and turn."""
+        if self._upload_begun_at is None:
+            return 0.0
+        return max(self._now() - self._upload_begun_at - self._waited_seconds(self._now()), 0.0)
+
+    def upload_begins(self) -> None:
+        """Record that nothing of ours stands before the request any more."""
+        self._upload_begun_at = self._now()
+
+    def _waited_seconds(self, now: float) -> float:
+        # a connection that breaks is known before the body, which is cancelled for that, has left the gate
+        until = now if self._waited_until is None else self._waited_until
+        return 0.0 if self._asked_at is None else until - self._asked_at
+
     def interruptible(self) -> AbstractAsyncContextManager[None]:
         """Build a scope that a stop ends, for the time before anything is sent."""
         return self._flow.interruptible()
@@ -153,7 +173,6 @@ class AttemptAdmission:
     def report(self, result: "AttemptResult", jitter: float) -> None:
         """Report the attempt's end to the flow, so that it counts before the next admission."""
         now, asked_at = self._now(), self._asked_at
-        # a connection that breaks is known before the body, which is cancelled for that, has left the gate
         waited_until = now if self._waited_until is None else self._waited_until
         self._flow.ended(
             AttemptEnded(
@@ -165,7 +184,7 @@ class AttemptAdmission:
                 is_about_limit=result.reply.status == 429 and refusal_in(result.reply.message) is not None,
                 was_ahead=self._claim.is_ahead,
                 sent_seconds=0.0 if asked_at is None else asked_at - self._begun_at,
-                waited_seconds=0.0 if asked_at is None else waited_until - asked_at,
+                waited_seconds=self._waited_seconds(now),
                 answer_seconds=now - waited_until if self._is_admitted else 0.0,
                 unanswered_wanted=self._flow.unanswered_wanted,
             )
@@ -226,7 +245,8 @@ class AttemptRunner:
             failure, reply = error, Reply(failure=str(error), withheld=True)
         finally:
             del self._under_way[claim.attempt_id]
-        result = AttemptResult(claim, reply, self._now() - begun, ReplyResult(self._judge(claim, reply)))
+        outcome = ReplyResult(self._judge(claim, reply))
+        result = AttemptResult(claim, reply, self._now() - begun, admission.upload_seconds, outcome)
         admission.report(result, self._rng.random())
         result = replace(result, recorded=await asyncio.shield(self._record_with_retries(result)))
         _log_result(result)
@@ -249,6 +269,7 @@ class AttemptRunner:
         request = UploadRequest(claim.conversation_id, query, claim.content_type, claim.token or "")
         try:
             async with self._open_source(claim.path, claim.size, claim.change) as source:
+                admission.upload_begins()
                 return await self._client.upload(request, source, admission)
         except SourceError as error:
             return Reply(source_failure=str(error))

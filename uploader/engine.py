@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from math import inf
@@ -19,7 +20,7 @@ from uploader.ledger.lanes import reweigh_lanes
 from uploader.ledger.limit import limit_facts, slot_holders
 from uploader.ledger.reading import last_doubt, latest_completed_jobs, live_jobs, unsent
 from uploader.ledger.thread import Writer
-from uploader.model import Claim, LimitFacts, Next, Order, State
+from uploader.model import Claim, LimitFacts, Next, Order, Outcome, State
 from uploader.pace import Pace
 from uploader.policy import caps
 from uploader.policy.ahead import TRIAL_SECONDS, blind_slots, check_seconds, horizon_seconds, lanes_ahead, slots_ahead
@@ -28,6 +29,7 @@ from uploader.policy.callbacks import is_webhook_silent
 from uploader.policy.facts import CallbackEffect
 from uploader.policy.flow import UNANSWERED, Flow, JobEnded, LimitMet, ProbeAnswered, RunEnds, SendAhead, StopAsked
 from uploader.policy.held_back import HeldBack, SlotFacts, SlotMeter, slot_uses
+from uploader.policy.histogram import UPLOAD_BOUNDS, Histogram
 from uploader.policy.lane_weights import LaneWeights, reweigh
 from uploader.policy.polling import polls_at_once
 from uploader.policy.replies import is_success, loggable_reason
@@ -97,7 +99,10 @@ class Engine:
         self.throttled = 0
         self.standstill: Standstill | None = None
         self.meter = SlotMeter()
-        self._callbacks = 0
+        # for metrics: the attempts by outcome, the callbacks by effect, and how long uploads took
+        self.attempts: Counter[Outcome] = Counter()
+        self.callbacks: Counter[CallbackEffect] = Counter()
+        self.upload_seconds = Histogram(UPLOAD_BOUNDS)
         self._is_webhook_silence_logged = False
         self._client = client
         self._writer = writer
@@ -274,6 +279,16 @@ class Engine:
         # the slots are measured once these attempts have begun
         self.flow.changed()
         return found
+
+    @property
+    def status_requests(self) -> int:
+        """The number of status requests of jobs so far."""
+        return self._poller.requests
+
+    @property
+    def job_seconds(self) -> Histogram:
+        """The lifetimes of the jobs whose end was seen."""
+        return self._poller.job_seconds
 
     def held_back(self) -> HeldBack | None:
         """Return what has held the run back so far; None before anything was to be sent."""
@@ -480,6 +495,8 @@ class Engine:
 
     async def _run_attempt(self, claimed: Claim) -> None:
         result = await self._runner.run(claimed)
+        self.attempts[result.verdict.outcome] += 1
+        self.upload_seconds.observe(result.upload_seconds)
         self._check_breaker()
         self._after_attempt(result)
         if result.verdict.next is Next.COOL_DOWN:
@@ -515,7 +532,7 @@ class Engine:
 
     def apply_callback(self, result: CallbackResult) -> None:
         """Continue after a callback that is in the ledger."""
-        self._callbacks += result.effect is not CallbackEffect.UNKNOWN_TOKEN
+        self.callbacks[result.effect] += 1
         log_callback(result)
         if result.effect is CallbackEffect.DEFERRED:
             self._runner.callback_received(result.attempt_id)
@@ -568,7 +585,8 @@ class Engine:
     @property
     def is_webhook_silent(self) -> bool:
         """Return True where no callback came of jobs that were to call."""
-        return is_webhook_silent(self._poller.ended_without_callback, self._callbacks)
+        known = self.callbacks.total() - self.callbacks[CallbackEffect.UNKNOWN_TOKEN]
+        return is_webhook_silent(self._poller.ended_without_callback, known)
 
     def _check_webhook(self) -> None:
         """Log once that no callbacks come: the night is polled, as if there were no listener."""

@@ -31,6 +31,8 @@ EVENTS = {
     "leftovers.carried": "pending items of other batches stand before this batch's own: they are sent, too",
     "manifest.unknown_lengths": "files of unknown length are not in the billed minutes that are allowed",
     "manifest.warned": "`count` rows, the first on this line, have a warning; `uploader plan` tells all",
+    "metrics.unwritten": "the metrics file could not be written",
+    "notify.failed": "a notification (--notify) was not taken",
     "outcome.unmatched": "an outcome found its item in a state that does not fit: a jobId in it stays as a remark",
     "outcome.unwritten": "an outcome could not be written to the ledger",
     "polls.paused": "status requests pause",

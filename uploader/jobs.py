@@ -29,6 +29,7 @@ from uploader.policy.durations import (
     plausible_ages,
 )
 from uploader.policy.facts import CallbackEffect
+from uploader.policy.histogram import JOB_BOUNDS, Histogram
 from uploader.policy.polling import (
     OTHER_JOB_ANSWERS,
     PAUSE_BASE_SECONDS,
@@ -118,6 +119,9 @@ class JobPoller:
         self._hold = settings.lanes.hold
         self._on_job_ended = on_job_ended
         self._on_job_removed = on_job_removed
+        # for metrics: the status requests so far, and the lifetimes of the jobs whose end was seen
+        self.requests = 0
+        self.job_seconds = Histogram(JOB_BOUNDS)
         # a heap by due time
         self._scheduled: list[_ScheduledPoll] = []
         # the polls that are due and wait for a request
@@ -238,7 +242,7 @@ class JobPoller:
             self._ended_early.add(job.job_id)
         if job.has_known_start and ended.state is State.COMPLETED:
             self.learn([CompletedJob(job.work, ended.seconds)])
-        self._log_end(live, ended)
+        self._report_end(live, ended)
         self._on_job_ended()
         self._remove(live)
         self._due = [entry for entry in self._due if self.is_live(entry.job)]
@@ -321,6 +325,7 @@ class JobPoller:
         job, sent_at = entry.job, self._now()
         self._unanswered[job.item_id] += 1
         following = self._overlap(entry, sent_at)
+        self.requests += 1
         answer = await self._client.job(job.job_id)
         self._count_answer(job, self._now() - sent_at)
         self._back_off(answer)
@@ -447,10 +452,11 @@ class JobPoller:
         if lived is not None:
             self.learn([CompletedJob(job.work, lived)])
         self.ended_without_callback += job.calls
-        self._log_end(job, ended)
+        self._report_end(job, ended)
         self._remove(job)
 
-    def _log_end(self, job: LiveJob, ended: JobEnd) -> None:
+    def _report_end(self, job: LiveJob, ended: JobEnd) -> None:
+        self.job_seconds.observe(ended.seconds)
         level = log.info if ended.state is State.COMPLETED else log.warning
         level("job.ended", **_event(job), state=ended.state.value, seconds=round(ended.seconds, 3))
 

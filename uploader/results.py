@@ -208,6 +208,16 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         file.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text, atomically.
+
+    Raises:
+        ResultsUnavailableError: It cannot be written now.
+    """
+    with _replacing(path) as file:
+        file.write(text)
+
+
 def rfc3339(seconds: float | None) -> str | None:
     """Format a time in seconds since the epoch as RFC 3339 in UTC; None stays None."""
     if seconds is None:

@@ -12,8 +12,10 @@ FOLDER = Path("/run/secrets")
 FOLDER_VARIABLE = "UPLOADER_SECRETS_DIR"
 # settings that are secret: neither flags nor keys of the config file
 CREDENTIALS = ("app_id", "app_secret", "access_token")
+# settings whose values are never shown; the address of a notification may have a secret in it
+HIDDEN = (*CREDENTIALS, "notify")
 # settings that ``UPLOADER_…_FILE`` may name a file for; the ledger's address may have a password in it
-FROM_FILES = (*CREDENTIALS, "ledger")
+FROM_FILES = (*HIDDEN, "ledger")
 MOST_BYTES = 64 * 1024
 _QUOTES = "'\"`\u2018\u2019\u201c\u201d\u201e"
 # the part before a token where a header was copied whole

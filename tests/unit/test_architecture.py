@@ -21,6 +21,7 @@ ROWS = {
     "jobs": 4,
     "insights": 4,
     "webhook": 4,
+    "notify": 4,
     "client": 3,
     "ledger": 3,
     "manifest": 3,

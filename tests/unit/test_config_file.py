@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from uploader import parameters
-from uploader.settings import SECRETS, Settings, settings_of
+from uploader.settings import SECRETS, Secret, Settings, settings_of
 from uploader.settings.loading import load
 
 PATH = Path(__file__).parents[2] / "config" / "uploader.toml"
@@ -85,4 +85,5 @@ def test_the_examples_are_right(shown: Shown, tmp_path: Path, monkeypatch: pytes
     parameters.check_config(settings.parameters, settings.extra_parameters, "all.toml")
     for (table, name), (value, commented) in shown.items():
         if commented and table not in OPEN_TABLES:
-            assert str(getattr(getattr(settings, table) if table else settings, name)) == str(value)
+            taken = getattr(getattr(settings, table) if table else settings, name)
+            assert str(taken.get_secret_value() if isinstance(taken, Secret) else taken) == str(value)

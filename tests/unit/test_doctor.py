@@ -155,7 +155,7 @@ def test_a_sound_ledger_is_described(place: Path, capsys: pytest.CaptureFixture[
     assert ledger["fileSystem"] or sys.platform != "linux"
 
 
-@pytest.mark.parametrize("option", ["results", "summary"])
+@pytest.mark.parametrize("option", ["results", "summary", "metrics"])
 def test_a_file_that_cannot_be_written_is_a_fault(place: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
     """A folder that is missing is told with its path; exit 2."""
     code, checks = diagnosed(settings_in(place, **{option: place / "gone" / "r.csv"}), capsys)

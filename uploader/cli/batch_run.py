@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime
+from functools import partial
 from itertools import chain, repeat
 from math import inf
 from pathlib import Path
 
 from uploader import logs, results
 from uploader.audio import SourceOpener
+from uploader.cli.reporting import RunReporter
 from uploader.cli.signals import NAMES, stop_signals
 from uploader.cli.target import Target
 from uploader.client import Client, Expect, TimeLimits
@@ -28,6 +30,7 @@ from uploader.ledger.loading import close_repeat
 from uploader.ledger.orphans import find_orphans
 from uploader.ledger.reading import (
     BatchFacts,
+    Trouble,
     anomalies,
     jobs_seen,
     live_jobs,
@@ -46,6 +49,7 @@ from uploader.policy.waiting import Standstill
 from uploader.results import rfc3339
 from uploader.settings import Settings, host_and_port, unless_auto
 from uploader.status.formatting import held_back_json
+from uploader.status.metrics import RunFigures
 from uploader.status.summary import ManifestWarning, Summary
 from uploader.status.view import View
 
@@ -61,12 +65,18 @@ TOKEN_BYTES = 32
 ENDED = (ExitCode.DONE, ExitCode.NEEDS_PERSON, ExitCode.IN_DOUBT, ExitCode.NOT_NOW)
 
 
-def without_until(words: Sequence[str]) -> list[str]:
-    """Remove ``--until`` from a command's words; typed again after that time, it would mean tomorrow's."""
-    kept = [word for word in words if not word.startswith("--until=")]
-    if "--until" in kept:
-        at = kept.index("--until")
-        del kept[at : at + 2]
+# options that the command that carries on has not: ``--until`` would mean tomorrow's time then, and the address of
+# ``--notify`` is not to be shown
+NOT_AGAIN = ("--until", "--notify")
+
+
+def words_again(words: Sequence[str]) -> list[str]:
+    """Return the words of the command that carries on."""
+    kept = [word for word in words if not word.startswith(tuple(f"{option}=" for option in NOT_AGAIN))]
+    for option in NOT_AGAIN:
+        while option in kept:
+            at = kept.index(option)
+            del kept[at : at + 2]
     return kept
 
 
@@ -89,6 +99,7 @@ class BatchRun:
         sending: ToSend,
         now: Callable[[], float],
         until: float | None,
+        reporter: RunReporter,
         warnings: Sequence[ManifestWarning] = (),
     ) -> None:
         self._settings = settings
@@ -97,6 +108,7 @@ class BatchRun:
         self._batch = batch
         self._sending = sending
         self._warnings = warnings
+        self._reporter = reporter
         self._now = now
         self._path = Path(batch.results or "")
         self._reader = ledger.beside()
@@ -126,7 +138,9 @@ class BatchRun:
         finally:
             thread.close()
         failure = await asyncio.to_thread(self._write_final_results) or failure or self._ledger.moved()
-        return self._sum_up(engine, failure)
+        summary = self._sum_up(engine, failure)
+        await self._reporter.end(summary, self._figures(summary.standing, engine, thread))
+        return summary
 
     def _webhook_key(self) -> str:
         with self._reader.reading() as connection:
@@ -184,12 +198,37 @@ class BatchRun:
                 await asyncio.sleep(seconds)
                 await self._save_held_back(engine, thread)
 
+        async def figures() -> RunFigures:
+            engine.held_back()  # measures the slots up to now
+            return self._figures(await asyncio.to_thread(self._standing), engine, thread)
+
+        async def watch() -> None:
+            await self._reporter.watch(figures, partial(asyncio.to_thread, self._troubles))
+
         try:
             with view:
-                await engine.run((*view.helpers, keep_held_back))
+                await engine.run((*view.helpers, keep_held_back, watch))
         except UploaderError as error:
             return error
         return None
+
+    def _troubles(self) -> Sequence[Trouble]:
+        with self._reader.reading() as connection:
+            return troubles(connection, self._batch.batch_id)
+
+    def _figures(self, standing: Standing, engine: Engine, thread: LedgerThread) -> RunFigures:
+        return RunFigures(
+            items=standing,
+            limit=engine.limit,
+            bytes_sent=engine.flow.bytes_moved,
+            attempts=engine.attempts,
+            callbacks=engine.callbacks,
+            status_requests=engine.status_requests,
+            slot_seconds=engine.meter.seconds,
+            job_seconds=engine.job_seconds,
+            upload_seconds=engine.upload_seconds,
+            write_seconds=thread.write_seconds,
+        )
 
     async def _save_held_back(self, engine: Engine, thread: LedgerThread) -> None:
         """Write into the ledger, for `uploader status`, what has held the run back and what it waits for."""
@@ -291,7 +330,7 @@ class BatchRun:
                 is_new_ledger=self._ledger.is_new and not self._settings.sandbox,
                 run=logs.bound().get("run"),
                 reason=str(failure or "") or self._format_choice(found),
-                again=("uploader", *without_until(sys.argv[1:])),
+                again=("uploader", *words_again(sys.argv[1:])),
             )
         if summary.exit_code in ENDED:
             with self._ledger.writing() as connection:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -243,9 +244,9 @@ def check_files(settings: Settings) -> Iterator[Check]:
     else:
         path = settings.results
         yield _checked("results", lambda: _writable_results(path))
-    if settings.summary is not None:
-        summary = settings.summary
-        yield _checked("summary", lambda: _writable(summary, "summary"))
+    for name, file in (("summary", settings.summary), ("metrics", settings.metrics)):
+        if file is not None:
+            yield _checked(name, partial(_writable, file, name))
     # the log's file is open by now: where it could not be, the command has said so
     yield Check("log", "standard error" if settings.log_file is None else f"standard error, and {settings.log_file}")
 
@@ -311,12 +312,13 @@ def check_certificates(base_url: str) -> Check:
     """
     if urlsplit(base_url).scheme == "http":
         return Check("ca", "not needed: plain http on this machine")
-    ssl_context(base_url)
+    context = ssl_context(base_url)
     named = [f"{variable}={os.environ[variable]}" for variable in CA_VARIABLES if os.environ.get(variable)]
     if named:
         return Check("ca", f"the system's certificates, with {', '.join(named)}")
     paths = ssl.get_default_verify_paths()
-    if not ssl.create_default_context().cert_store_stats()["x509_ca"] and not _has_files(paths.capath):
+    is_empty = isinstance(context, ssl.SSLContext) and not context.cert_store_stats()["x509_ca"]
+    if is_empty and not _has_files(paths.capath):
         return Check(
             "ca",
             "the system has no CA certificates: install them (the package ca-certificates), or name a PEM file in "

@@ -29,6 +29,7 @@ from uploader.cli.preparing import (
     results_path,
 )
 from uploader.cli.printing import print_json, print_lines
+from uploader.cli.reporting import RunReporter
 from uploader.cli.target import Target, check_far, credentials, far_options
 from uploader.client import Credentials
 from uploader.engine import steady_clock
@@ -68,9 +69,15 @@ def run_batch(settings: Settings, manifest: str | None, *, as_json: bool) -> Exi
         raise UsageError("name a MANIFEST to append, or --batch NAME to carry on a batch that was loaded before")
     if manifest is None and (settings.sandbox or settings.repeat):
         raise UsageError("--sandbox and --repeat need a MANIFEST")
-    if batch := batch_name(settings, manifest):
+    batch = batch_name(settings, manifest)
+    if batch:
         logs.bind(batch=batch)
-    summary = asyncio.run(_run(settings, manifest))
+    reporter = RunReporter(settings, batch)
+    try:
+        summary = asyncio.run(_run(settings, manifest, reporter))
+    except Exception as error:
+        asyncio.run(reporter.fail(error))
+        raise
     counts = {state.value: count for state, count in summary.standing.counts.items() if count}
     shares = held_back_json(summary.held_back)
     log.info("run.ended", exitCode=int(summary.exit_code), reason=summary.ending(), counts=counts, **shares)
@@ -81,7 +88,8 @@ def run_batch(settings: Settings, manifest: str | None, *, as_json: bool) -> Exi
     return summary.exit_code
 
 
-async def _run(settings: Settings, manifest: str | None) -> Summary:
+async def _run(settings: Settings, manifest: str | None, reporter: RunReporter) -> Summary:
+    reporter.begin()
     _check_webhook(settings)
     check_far(settings)
     until = until_time(settings, local_time())
@@ -99,7 +107,7 @@ async def _run(settings: Settings, manifest: str | None) -> Summary:
                 log.warning("ledger.made")
             _log_leftovers(sending)
             ends_at = until.timestamp() if until else None
-            batch_run = BatchRun(settings, ledger, target, batch, sending, now, ends_at, warnings)
+            batch_run = BatchRun(settings, ledger, target, batch, sending, now, ends_at, reporter, warnings)
             return await batch_run.run()
 
 

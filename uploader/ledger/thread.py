@@ -20,6 +20,7 @@ from uploader.ledger.database import Ledger
 from uploader.ledger.lanes import reweigh_lanes
 from uploader.ledger.outcomes import end_job, end_jobs, record_replies, record_reply
 from uploader.ledger.standing import save_held_back
+from uploader.policy.histogram import WRITE_BOUNDS, Histogram
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -82,6 +83,8 @@ class LedgerThread:
     """The ledger's writing thread: commits writes in groups, and wakes the callers once these are durable."""
 
     def __init__(self, ledger: Ledger) -> None:
+        # for metrics: how long the transactions took
+        self.write_seconds = Histogram(WRITE_BOUNDS)
         self._ledger = ledger
         self._full: LedgerUnavailableError | None = None
         self._waiting: deque[_Write] = deque()
@@ -113,10 +116,12 @@ class LedgerThread:
 
     def _work(self) -> None:
         while group := self._gather():
+            begun = time.monotonic()
             try:
                 self._commit(sorted(group, key=attrgetter("turn")))
             except Exception as error:  # noqa: BLE001 - raised at the callers: a dead thread would leave them waiting
                 _fail(group, error)
+            self.write_seconds.observe(time.monotonic() - begun)
             _answer(group)
 
     def _gather(self) -> list[_Write]:

@@ -137,6 +137,11 @@ class SlotMeter:
         self._uses, self._since = uses, now
         self._is_full = waits and not uses.keys() - {SlotUse.BUSY, SlotUse.DOUBT}
 
+    @property
+    def seconds(self) -> Mapping[SlotUse, float]:
+        """The slots' seconds by their use, up to the last update."""
+        return dict(self._seconds)
+
     def held_back(self) -> HeldBack | None:
         """Return the shares up to the last update; None before any time was counted."""
         total = sum(self._seconds.values())

@@ -87,6 +87,18 @@ def public_address(value: str) -> str:
     return value
 
 
+def notified_address(value: str) -> str:
+    """Check the address that is notified: https, or http on this machine. No message shows it."""
+    parts = _parts(value)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or " " in value:
+        raise ValueError("write the address to notify as https://HOST/PATH")
+    if not value.isprintable() or parts.fragment:
+        raise ValueError("write the address to notify as https://HOST/PATH, without #")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise ValueError("http would show the summary, and what is secret in the address, to the network: use https://")
+    return value
+
+
 def ledger_address(value: str) -> str:
     """Check a ledger's URL."""
     if not value.startswith("sqlite:////") or value.endswith("/"):

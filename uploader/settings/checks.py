@@ -66,6 +66,20 @@ def secret(value: Any) -> Secret:
     return Secret(text(value))
 
 
+def secret_as(read: Callable[[str], str]) -> Check:
+    """Make a check that converts a secret by a function, whose ValueError has the remedy and not the secret."""
+
+    def check(value: Any) -> Secret:
+        try:
+            return Secret(read(text(value)))
+        except UnfitError:
+            raise
+        except ValueError as error:
+            raise UnfitError(str(error), "") from None
+
+    return check
+
+
 def switch(value: Any) -> bool:
     """Convert a truth value, which the environment gives as a word."""
     word = value.lower() if isinstance(value, str) else str(value) if value in (0, 1) else ""

@@ -13,6 +13,7 @@ from uploader.settings.addresses import (
     delimiter_of,
     ledger_address,
     listening_address,
+    notified_address,
     public_address,
     service_address,
     time_of_day,
@@ -25,6 +26,7 @@ from uploader.settings.checks import (
     number,
     path,
     secret,
+    secret_as,
     some_text,
     switch,
     text_as,
@@ -99,6 +101,21 @@ class Settings:
         metavar="FILE",
         commands="run doctor",
         meaning="the closing summary as JSON, written after the final results: its presence means that they are final",
+    )
+    metrics: Path | None = setting(
+        path,
+        None,
+        metavar="FILE",
+        commands="run doctor",
+        meaning="the run's figures as a Prometheus text file, replaced as a whole while the run goes on and at its end",
+    )
+    notify: Secret | None = setting(
+        secret_as(notified_address),
+        None,
+        metavar="URL",
+        commands="run",
+        meaning="POST the summary to this https address at the end, and when something first needs a person; it may "
+        "have a secret in it, and is never shown: rather set UPLOADER_NOTIFY, as others see the command line",
     )
     base_url: str = setting(
         text_as(service_address),

@@ -145,7 +145,7 @@ def _checked(kind: type[Any], given: Mapping[str, Any], table: Location, sources
 def _describe(location: Location, error: UnfitError, sources: _Sources) -> str:
     """Describe a problem of a value; a secret's value is left out."""
     name, where = location[0], sources.of(location)
-    value = "" if name in SECRETS else secrets.without_login(repr(error.value))[:VALUE_MOST]
+    value = "" if name in secrets.HIDDEN else secrets.without_login(repr(error.value))[:VALUE_MOST]
     if name in sources.flags:
         return f"{where} {value}: {error}"
     return f"{where}: {'.'.join(location)}{value and f' = {value}'}: {error}"

@@ -1,0 +1,145 @@
+"""Tells the outside how a run goes: the metrics file, and notifications."""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from uploader import __version__, logs
+from uploader.errors import ExitCode, LedgerBusyError, UploaderError
+from uploader.ledger.reading import Trouble
+from uploader.model import TROUBLED
+from uploader.settings import Settings
+from uploader.status.formatting import counts_json, format_counts, format_trouble, trouble_json
+
+if TYPE_CHECKING:  # a run without metrics does not import them
+    from uploader.status.metrics import RunFigures
+    from uploader.status.summary import Summary
+
+log = logs.get_logger()
+
+# how often the metrics file is replaced, and items that need a person are looked for
+WATCH_SECONDS = 10.0
+# the largest share of the time that the counting for them may take
+SHARE_OF_TIME = 0.01
+# the most groups of items that need a person in a notification's text
+GROUPS_TOLD = 5
+STOPPED = (ExitCode.HUNG_UP, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
+
+
+class RunReporter:
+    """The reports of one run to the outside, as far as the settings ask for any.
+
+    Args:
+        settings: The settings.
+        batch: The batch's name, empty where none is known.
+    """
+
+    def __init__(self, settings: Settings, batch: str) -> None:
+        self._settings = settings
+        self._batch = batch
+        self._begun_at = time.time()
+        # of the runs before, None until the metrics file was read
+        self._kept: Mapping[str, float] | None = None
+        # the items that needed a person as the run began
+        self._needed_before: int | None = None
+        self._is_need_told = False
+
+    def begin(self) -> None:
+        """Check that metrics can be written.
+
+        Raises:
+            UsageError: They cannot.
+        """
+        if self._settings.metrics is not None:
+            from uploader.cli.metrics_file import read_kept  # noqa: PLC0415 - for runs with metrics
+
+            self._kept = read_kept(self._settings.metrics)
+
+    async def watch(
+        self, figures: Callable[[], Awaitable["RunFigures"]], troubles: Callable[[], Awaitable[Sequence[Trouble]]]
+    ) -> None:
+        """Replace the metrics file, and notify once something needs a person, until cancelled.
+
+        Args:
+            figures: Reads the run's figures.
+            troubles: Reads the items that need a person.
+        """
+        while self._settings.metrics is not None or self._settings.notify is not None:
+            begun = time.monotonic()
+            found = await figures()
+            await self._write(found)
+            await self._notify_need(found, troubles)
+            await asyncio.sleep(max(WATCH_SECONDS, (time.monotonic() - begun) / SHARE_OF_TIME))
+
+    async def end(self, summary: "Summary", figures: "RunFigures") -> None:
+        """Report the end of a run."""
+        await self._write(figures, summary.exit_code)
+        told = [f"{summary.batch}: {format_counts(summary.standing.counts)}", summary.ending()]
+        told += [format_trouble(trouble) for trouble in summary.troubles[:GROUPS_TOLD]]
+        if step := summary.next_step():
+            told.append(f"next: {step}")
+        await self._notify(told, {"event": "ended", **summary.as_json()}, is_stopped=summary.exit_code in STOPPED)
+
+    async def fail(self, error: Exception) -> None:
+        """Report a run that could not begin, or that a fault of the uploader ended."""
+        code = error.exit_code if isinstance(error, UploaderError) else ExitCode.FAULT
+        reason = str(error).partition("\n")[0] if isinstance(error, UploaderError) else "a fault of the uploader itself"
+        # the file is that of the run which holds the ledger
+        if not isinstance(error, LedgerBusyError):
+            await self._write(None, code)
+        payload = {"event": "ended", "batch": self._batch or None, "exitCode": int(code), "reason": reason}
+        await self._notify([f"{self._batch or 'run'}: exit {int(code)}: {reason}"], payload, is_stopped=code in STOPPED)
+
+    async def _write(self, figures: "RunFigures | None", exit_code: ExitCode | None = None) -> None:
+        if self._settings.metrics is None or self._kept is None:
+            return
+        from uploader.cli import metrics_file  # noqa: PLC0415 - see begin
+        from uploader.status.metrics import Metrics  # noqa: PLC0415 - see begin
+
+        metrics = Metrics(
+            now=time.time(),
+            begun_at=self._begun_at,
+            version=__version__,
+            run=logs.bound().get("run") or "",
+            batch=self._batch,
+            kept=self._kept,
+            exit_code=exit_code,
+            figures=figures,
+        )
+        try:
+            await asyncio.to_thread(metrics_file.write, self._settings.metrics, metrics)
+        except UploaderError as error:
+            # the path stays out of the log
+            log.warning("metrics.unwritten", reason=getattr(error.__cause__, "strerror", None))
+
+    async def _notify_need(self, figures: "RunFigures", troubles: Callable[[], Awaitable[Sequence[Trouble]]]) -> None:
+        """Notify once that items need a person which did not as the run began."""
+        needing = figures.items.of(*TROUBLED).items
+        if self._needed_before is None:
+            self._needed_before = needing
+        if self._settings.notify is None or self._is_need_told or needing <= self._needed_before:
+            return
+        self._is_need_told = True
+        found = await troubles()
+        told = [f"{self._batch}: something needs a person; the run goes on"]
+        told += [format_trouble(trouble) for trouble in found[:GROUPS_TOLD]]
+        payload = {
+            "event": "needs_person",
+            "run": logs.bound().get("run"),
+            "batch": self._batch,
+            "counts": counts_json(figures.items.counts),
+            "needsPerson": [trouble_json(trouble) for trouble in found],
+        }
+        await self._notify(told, payload, is_stopped=False)
+
+    async def _notify(self, told: Sequence[str], payload: Mapping[str, Any], *, is_stopped: bool) -> None:
+        if self._settings.notify is None:
+            return
+        from uploader.notify import HURRIED_SECONDS, NOTIFY_SECONDS, notify  # noqa: PLC0415 - for runs that notify
+
+        rehearsal = " (a rehearsal)" if self._settings.sandbox else ""
+        text = "\n".join([f"uploader on {os.uname().nodename}{rehearsal}: {told[0]}", *told[1:]])
+        seconds = HURRIED_SECONDS if is_stopped else NOTIFY_SECONDS
+        await notify(self._settings.notify, {"text": text, **payload}, seconds)

@@ -21,6 +21,7 @@ from uploader.status.metrics import LAST_EXIT_CODE, LAST_RUN, LAST_SUCCESS, Metr
 
 ROOT = Path(__file__).parents[2]
 ALERTS = ROOT / "config" / "alerts.yml"
+DASHBOARD = ROOT / "config" / "dashboard.json"
 PROMTOOL = shutil.which("promtool")
 
 
@@ -235,14 +236,34 @@ def test_every_alert_is_tried() -> None:
     assert tried == set(re.findall(r"- alert: (\w+)", ALERTS.read_text(encoding="utf-8")))
 
 
+def test_the_dashboard_is_over_names_that_there_are() -> None:
+    """Each panel asks for metrics and label values of the file alone, and each metric but the run's times is shown."""
+    board = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    expressions = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    named = {name for expression in expressions for name in re.findall(r"uploader_\w+", expression)}
+    assert named - names() == set()
+    families = set(re.findall(r"^# TYPE (\S+)", metrics(ExitCode.DONE, figures()).render(), re.MULTILINE))
+    unseen = {family for family in families if not any(name.startswith(family) for name in named)}
+    assert {name for name in unseen if not re.search("run|written|busy", name)} == set()
+    found = {key for key in samples(metrics(ExitCode.DONE, figures()).render()) if len(key) == 2}
+    for name, values in re.findall(r'(uploader_\w+)\{instance=~"\$instance",\w+=~?"([^"]+)"', " ".join(expressions)):
+        assert {(name, value) for value in values.split("|")} <= found
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+
+
 @pytest.mark.skipif(PROMTOOL is None, reason="promtool (Debian's package prometheus) is not here")
 def test_prometheus_takes_file_and_rules(tmp_path: Path) -> None:
-    """Its own tool finds nothing to say about either, and the rules fire when they should and not before."""
+    """Its own tool finds no fault in file, rules and dashboard; alerts fire when they should, and not before."""
     assert PROMTOOL is not None
     text = metrics(ExitCode.DONE, figures()).render()
     checked = subprocess.run([PROMTOOL, "check", "metrics"], input=text, text=True, capture_output=True, check=False)
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
     subprocess.run([PROMTOOL, "check", "rules", ALERTS], check=True, capture_output=True)
+    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    shown = [target["expr"].replace("$instance", ".*") for panel in panels for target in panel["targets"]]
+    rules = [{"record": f"shown:{number}", "expr": expression} for number, expression in enumerate(shown)]
+    (tmp_path / "shown.yml").write_text(json.dumps({"groups": [{"name": "shown", "rules": rules}]}), encoding="utf-8")
+    subprocess.run([PROMTOOL, "check", "rules", tmp_path / "shown.yml"], check=True, capture_output=True)
     tests = tmp_path / "tests.yml"
     tests.write_text(json.dumps(rule_tests()), encoding="utf-8")  # which is YAML, too
     tested = subprocess.run([PROMTOOL, "test", "rules", tests], capture_output=True, text=True, check=False)

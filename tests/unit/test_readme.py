@@ -14,6 +14,7 @@ from uploader.errors import ExitCode
 from uploader.manifest import columns
 from uploader.model import State
 from uploader.policy.held_back import SlotUse
+from uploader.sandbox import faults_file
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -117,6 +118,15 @@ def test_every_cause_of_an_idle_slot_is_told() -> None:
     shown = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", GUIDES["limit"].partition("| cause |")[2], re.MULTILINE)
     named = {name for cell in shown for name in re.findall(r"`(\w+)`", cell)}
     assert named == {use.value for use in SlotUse} - {SlotUse.BUSY.value}
+
+
+def test_every_fault_is_told() -> None:
+    """The sandbox's guide names each key of a faults file, and its tables no other."""
+    guide = GUIDES["sandbox"].partition("## Faults")[2]
+    known = set(faults_file._TOP) | {key for rules in faults_file._TABLES.values() for key in rules}
+    assert {key for key in known if not re.search(rf"\b{key}\b", guide)} == set()
+    cells = re.findall(r"^\| (?:`\[\w+\]` )?\| (.+?) \|", guide.partition("| table |")[2], re.MULTILINE)
+    assert {name for cell in cells for name in re.findall(r"`(\w+)", cell)} <= known
 
 
 def test_every_state_is_told() -> None:

@@ -207,7 +207,8 @@ class BatchRun:
 
         try:
             with view:
-                await engine.run((*view.helpers, keep_held_back, watch))
+                watches = [watch] if self._reporter.is_wanted else []
+                await engine.run((*view.helpers, keep_held_back, *watches))
         except UploaderError as error:
             return error
         return None

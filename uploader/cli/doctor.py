@@ -15,6 +15,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from uploader import results, secrets
+from uploader.cli.metrics_file import read_kept
 from uploader.cli.printing import print_json, print_lines
 from uploader.cli.target import credentials
 from uploader.client import Client, TimeLimits
@@ -244,9 +245,10 @@ def check_files(settings: Settings) -> Iterator[Check]:
     else:
         path = settings.results
         yield _checked("results", lambda: _writable_results(path))
-    for name, file in (("summary", settings.summary), ("metrics", settings.metrics)):
-        if file is not None:
-            yield _checked(name, partial(_writable, file, name))
+    if settings.summary is not None:
+        yield _checked("summary", partial(_writable_summary, settings.summary))
+    if settings.metrics is not None:
+        yield _checked("metrics", partial(_writable_metrics, settings.metrics))
     # the log's file is open by now: where it could not be, the command has said so
     yield Check("log", "standard error" if settings.log_file is None else f"standard error, and {settings.log_file}")
 
@@ -260,13 +262,18 @@ def _writable_results(path: Path) -> Check:
     return Check("results", str(path))
 
 
-def _writable(path: Path, name: str) -> Check:
+def _writable_summary(path: Path) -> Check:
     folder = path.parent
     if not folder.is_dir():
-        raise UsageError(f"{name} {path}: its folder {folder} does not exist: make it or name another")
+        raise UsageError(f"summary {path}: its folder {folder} does not exist: make it or name another")
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
-        raise UsageError(f"{name} {path}: its folder {folder} is not writable: make it so or name another")
-    return Check(name, str(path))
+        raise UsageError(f"summary {path}: its folder {folder} is not writable: make it so or name another")
+    return Check("summary", str(path))
+
+
+def _writable_metrics(path: Path) -> Check:
+    read_kept(path)
+    return Check("metrics", str(path))
 
 
 def check_disk(settings: Settings) -> Iterator[Check]:

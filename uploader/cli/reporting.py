@@ -46,6 +46,11 @@ class RunReporter:
         self._needed_before: int | None = None
         self._is_need_told = False
 
+    @property
+    def is_wanted(self) -> bool:
+        """True where the settings ask for any report."""
+        return self._settings.metrics is not None or self._settings.notify is not None
+
     def begin(self) -> None:
         """Check that metrics can be written.
 
@@ -66,7 +71,7 @@ class RunReporter:
             figures: Reads the run's figures.
             troubles: Reads the items that need a person.
         """
-        while self._settings.metrics is not None or self._settings.notify is not None:
+        while True:
             begun = time.monotonic()
             found = await figures()
             await self._write(found)

@@ -87,7 +87,15 @@ def commands() -> list[tuple[str, str]]:
         (page, block) for page, text in PAGES.items() for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL)
     ]
     joined = [(page, line) for page, block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    typed = [(page, line.removeprefix("$ ").split(" #")[0]) for page, line in joined if line.startswith("$ ")]
+    nightly = [
+        (page, line.split(maxsplit=5)[5])
+        for page, text in PAGES.items()
+        for block in re.findall(r"```crontab\n(.*?)```", text, re.DOTALL)
+        for line in block.splitlines()
+        if line[0].isdigit()
+    ]
+    assert nightly
+    typed = nightly + [(page, line.removeprefix("$ ").split(" #")[0]) for page, line in joined if line.startswith("$ ")]
     parts = [(page, part.strip()) for page, line in typed for part in re.split(r"&&|;", line)]
     return [(page, part) for page, part in parts if re.match(r"(\S+/)?uploader ", part)]
 

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.benchmarks.__main__ import main as benchmarks
+from tests.unit.test_architecture import ROWS
 from uploader import parameters
 from uploader.cli.commands import cli
 from uploader.errors import ExitCode
@@ -118,6 +119,13 @@ def test_every_cause_of_an_idle_slot_is_told() -> None:
     shown = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", GUIDES["limit"].partition("| cause |")[2], re.MULTILINE)
     named = {name for cell in shown for name in re.findall(r"`(\w+)`", cell)}
     assert named == {use.value for use in SlotUse} - {SlotUse.BUSY.value}
+
+
+def test_every_module_of_the_house_is_told() -> None:
+    """The guide's table has the modules that there are, and no other."""
+    house = GUIDES["development"].partition("## How it is tested")[0]
+    shown = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", house, re.MULTILINE)
+    assert {name for cell in shown for name in re.findall(r"`(\w+)`", cell)} == set(ROWS)
 
 
 def test_every_fault_is_told() -> None:

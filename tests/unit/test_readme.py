@@ -9,13 +9,14 @@ from click.testing import CliRunner
 
 from tests.benchmarks.__main__ import main as benchmarks
 from tests.unit.test_architecture import ROWS
-from uploader import parameters
+from uploader import parameters, results
 from uploader.cli.commands import cli
 from uploader.errors import ExitCode
-from uploader.manifest import columns
-from uploader.model import State
+from uploader.manifest import Manifest, columns
+from uploader.model import Row, State
 from uploader.policy.held_back import SlotUse
 from uploader.sandbox import faults_file
+from uploader.sandbox.faults import Faults
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -135,6 +136,40 @@ def test_every_fault_is_told() -> None:
     assert {key for key in known if not re.search(rf"\b{key}\b", guide)} == set()
     cells = re.findall(r"^\| (?:`\[\w+\]` )?\| (.+?) \|", guide.partition("| table |")[2], re.MULTILINE)
     assert {name for cell in cells for name in re.findall(r"`(\w+)", cell)} <= known
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Return the code blocks of a guide in one language."""
+    found = re.findall(rf"```{language}\n(.*?)```", GUIDES[page], re.DOTALL)
+    assert found
+    return found
+
+
+def test_the_faults_that_are_shown_are_taken(tmp_path: Path) -> None:
+    """The guide's faults file is read by the sandbox."""
+    for number, text in enumerate(blocks("sandbox", "toml")):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(text, encoding="utf-8")
+        assert faults_file.load_faults(path) != Faults()
+
+
+def test_the_manifest_that_is_shown_is_valid(tmp_path: Path) -> None:
+    """Each row of the guide's manifest can be run."""
+    for number, text in enumerate(blocks("manifest", "csv")):
+        path = tmp_path / f"{number}.csv"
+        path.write_text(text, encoding="utf-8")
+        rows = [*Manifest(path, "m", "csv", tmp_path, False, lambda *_: False, check_files=False).read()]
+        assert [row for row in rows if not isinstance(row, Row) or row.warnings] == []
+        assert len(rows) > 1
+
+
+def test_the_results_that_are_shown_are_results(tmp_path: Path) -> None:
+    """The guide's results file is read back, and has every column."""
+    (text,) = blocks("doubt", "csv")
+    path = tmp_path / "r.csv"
+    path.write_text(text, encoding="utf-8")
+    assert [line.state for line in results.read_lines(path)] == [State.COMPLETED]
+    assert text.splitlines()[0].split(",")[: len(results.COLUMNS)] == [*results.COLUMNS]
 
 
 def test_every_state_is_told() -> None:

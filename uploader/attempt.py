@@ -4,10 +4,9 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from uploader import logs, parameters
 from uploader.audio import Source, open_source
@@ -51,8 +50,7 @@ ANSWER_AFTER_CALLBACK_SECONDS = 5.0
 OpenSource = Callable[[Path, int, str | None], AbstractAsyncContextManager[Source]]
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptResult:
+class AttemptResult(NamedTuple):
     """The result of one attempt."""
 
     claim: Claim
@@ -248,7 +246,7 @@ class AttemptRunner:
         outcome = ReplyResult(self._judge(claim, reply))
         result = AttemptResult(claim, reply, self._now() - begun, admission.upload_seconds, outcome)
         admission.report(result, self._rng.random())
-        result = replace(result, recorded=await asyncio.shield(self._record_with_retries(result)))
+        result = result._replace(recorded=await asyncio.shield(self._record_with_retries(result)))
         _log_result(result)
         failure = failure or admission.failure
         if failure is not None:

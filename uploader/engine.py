@@ -4,7 +4,6 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import replace
 from math import inf
 from typing import Any, Protocol
 
@@ -312,8 +311,7 @@ class Engine:
     def _idle_facts(self, facts: SlotFacts) -> SlotFacts:
         """Add all that explains why slots are idle."""
         flow, paced = self.flow, self._runner.paced
-        return replace(
-            facts,
+        return facts._replace(
             due=flow.due,
             unanswered=len(flow.unanswered),
             paced=paced,
@@ -513,7 +511,7 @@ class Engine:
             self.flow.slot_may_be_free()
             return
         # where the answer was lost and a callback named the job, the time of its start is unknown
-        job = replace(claimed.job(verdict.job_id, self._now()), has_known_start=is_success(result.reply.status))
+        job = claimed.job(verdict.job_id, self._now())._replace(has_known_start=is_success(result.reply.status))
         self._poller.add(job, callback_received=result.recorded.has_callback)
         if result.recorded.ended is not None:
             self._poller.apply_callback_end(job, result.recorded.ended)
@@ -527,7 +525,7 @@ class Engine:
         self._is_refusal_saved = True
         until = self._now() + NEED_SLOT_FIRST_SECONDS
         await self._writer.call(need_slot_first, self._account_id, until, refusal)
-        self.flow.update_limit(replace(self.limit, needs_slot_first=True))
+        self.flow.update_limit(self.limit._replace(needs_slot_first=True))
         log.warning("account.needs_slot_first", reason=refusal, until=rfc3339(until))
 
     def apply_callback(self, result: CallbackResult) -> None:

@@ -5,7 +5,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
 
@@ -220,7 +220,7 @@ class JobPoller:
             return
         self.active_jobs += job.is_active
         # after a clock that was set back the job would seem to begin in the future, and be polled without a pause
-        job = replace(job, accepted_at=min(job.accepted_at, self._now()))
+        job = job._replace(accepted_at=min(job.accepted_at, self._now()))
         self._lanes.setdefault(job.lane_id, set()).add(job.item_id)
         self._live[job.item_id] = job
         if callback_received:
@@ -237,7 +237,7 @@ class JobPoller:
 
     def apply_callback_end(self, job: LiveJob, ended: JobEnd) -> None:
         """Remove a job whose end came by callback and is in the ledger."""
-        live = self._live[job.item_id] if self.is_live(job) else replace(job, is_active=False)
+        live = self._live[job.item_id] if self.is_live(job) else job._replace(is_active=False)
         if not self.is_live(job):
             self._ended_early.add(job.job_id)
         if job.has_known_start and ended.state is State.COMPLETED:
@@ -434,7 +434,7 @@ class JobPoller:
     async def _write_end(self, entry: _ScheduledPoll, status: JobStatus) -> None:
         job, now = entry.job, self._now()
         if entry.is_unseen:
-            job = replace(job, has_known_start=False)
+            job = job._replace(has_known_start=False)
         lived = None
         if job.has_known_start and status is JobStatus.COMPLETED:
             lived = lived_seconds(job.accepted_at, entry.seen_live_at, now)

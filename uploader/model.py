@@ -262,8 +262,7 @@ class Claim:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class LiveJob:
+class LiveJob(NamedTuple):
     """A job that the service is at work on, as far as the ledger knows."""
 
     item_id: int
@@ -403,8 +402,7 @@ class SlotHolder(NamedTuple):
     until: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class LimitFacts:
+class LimitFacts(NamedTuple):
     """The account's limit of concurrent jobs and its use; times are seconds since the epoch."""
 
     configured: int

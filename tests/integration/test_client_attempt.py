@@ -714,7 +714,7 @@ async def test_a_breaker_that_opens_with_the_admission_keeps_the_last_chunk(tmp_
 
     async def open_at_the_admission(function: Any) -> None:
         if function is admit:
-            at.flow.state = replace(at.flow.state, breaker=CircuitBreaker(state=BreakerState.OPEN))
+            at.flow.state = at.flow.state._replace(breaker=CircuitBreaker(state=BreakerState.OPEN))
 
     path = audio(tmp_path, 300_000)
     async with Server(append) as server:

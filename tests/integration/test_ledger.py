@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,7 @@ class Book:
 
     def end(self, job_id: str, status: JobStatus = JobStatus.COMPLETED, lived_seconds: float | None = None) -> None:
         """End a live job."""
-        (job,) = [replace(job, has_known_start=True) for job in self.jobs() if job.job_id == job_id]
+        (job,) = [job._replace(has_known_start=True) for job in self.jobs() if job.job_id == job_id]
         with self.ledger.writing() as connection:
             end_job(connection, JobEnd(job, status, self.now, self.hold, lived_seconds))
 

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 from unittest.mock import patch
@@ -57,7 +56,7 @@ def admitted_without_a_slot() -> Iterator[None]:
     """Let an admission skip the check for a free slot."""
 
     def generous(connection: Connection, account_id: int, configured: int, now: float) -> Any:
-        return replace(limit_facts(connection, account_id, configured, now), live=0)
+        return limit_facts(connection, account_id, configured, now)._replace(live=0)
 
     with patch.object(claiming, "limit_facts", generous):
         yield
@@ -118,7 +117,7 @@ def slot_given_back_on_accept() -> Iterator[None]:
     def generous(connection: Connection, account_id: int, configured: int, now: float) -> Any:
         facts = limit_facts(connection, account_id, configured, now)
         accepted = connection.execute(select(func.count()).where(items.c.state == State.ACCEPTED)).scalar_one()
-        return replace(facts, live=facts.live - accepted)
+        return facts._replace(live=facts.live - accepted)
 
     with patch.object(claiming, "limit_facts", generous):
         yield

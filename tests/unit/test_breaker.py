@@ -1,7 +1,5 @@
 """Promise 5: sending stops before it does harm."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,7 +74,7 @@ def test_lanes_count_only_in_a_row() -> None:
 def test_a_good_answer_closes_the_breaker(answer: Reply) -> None:
     """An answer of the service itself, a refusal too, shows that it is there: all trouble is forgotten."""
     breaker = after(CircuitBreaker(), *[LOST] * 4, answer)
-    assert replace(breaker, refusal=None) == CircuitBreaker(refusal=None)
+    assert breaker._replace(refusal=None) == CircuitBreaker(refusal=None)
 
 
 @pytest.mark.parametrize("ours", [WITHHELD, OUR_FILE])
@@ -122,7 +120,7 @@ def test_a_try_that_succeeds_lets_all_go() -> None:
 @given(st.integers(0, 200), st.floats(0, 1))
 def test_probes_come_more_seldom_but_never_stop(probes: int, jitter: float) -> None:
     """After any number of bad probes the next one is ahead, and at most a minute away."""
-    breaker = replace(opened(), probing=Backoff(until=90.0, failures=probes))
+    breaker = opened()._replace(probing=Backoff(until=90.0, failures=probes))
     paused = after_probe(breaker, good=False, now=100.0, jitter=jitter)
     assert paused.state is BreakerState.OPEN
     assert paused.probing.failures == probes + 1

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Any, cast
@@ -51,8 +51,8 @@ TIMED_OUT = Reply(connected=True, status=408)
 OUR_FILE = Reply(connected=True, source_failure="the file shrank")
 
 ON = Throttle(Backoff(NOW + 30.0, 3), may_probe=True)
-ROOM = replace(ON, room=True)
-TRIED = replace(ON, probe=5)
+ROOM = ON._replace(room=True)
+TRIED = ON._replace(probe=5)
 OPEN = CircuitBreaker(state=BreakerState.OPEN, probing=Backoff(NOW + 5.0, 1), refusal=None)
 
 
@@ -125,7 +125,7 @@ def test_a_429_while_the_pause_is_on_may_ask_for_longer(throttle: Throttle, *, a
 @given(st.integers(0, 20), st.floats(0.0, 1.0))
 def test_each_pause_in_a_row_is_longer_until_an_upload_is_accepted(in_a_row: int, jitter: float) -> None:
     """Backoff with jitter over the pauses, not over the files; an accepted upload begins anew."""
-    flow = after(Flow(throttle=Throttle(Backoff(0.0, in_a_row))), replace(met(), jitter=jitter))
+    flow = after(Flow(throttle=Throttle(Backoff(0.0, in_a_row))), met()._replace(jitter=jitter))
     assert NOW < flow.throttle.backoff.until <= NOW + min(60.0, 2.0**in_a_row)
     assert flow.throttle.backoff.failures == in_a_row + 1
     assert after(flow, ended(GOOD, 1)).throttle.backoff.failures == 0
@@ -497,10 +497,10 @@ async def test_bodies_that_wait_in_their_slots_let_unanswered_last_chunks_grow()
     """Where uploads count as jobs, no slot is free: those that have one and wait for others' answers are idle."""
     async with place(100) as at:
         await at.ask(*range(1, 41))
-        at.flow.update_limit(replace(at.flow.limit, in_force=40, live=40, sending=35, needs_slot_first=True))
+        at.flow.update_limit(at.flow.limit._replace(in_force=40, live=40, sending=35, needs_slot_first=True))
         assert at.flow.unanswered_wanted == 40
         await at.reply(1)
-        at.flow.update_limit(replace(at.flow.limit, in_force=40, live=40, sending=34, needs_slot_first=True))
+        at.flow.update_limit(at.flow.limit._replace(in_force=40, live=40, sending=34, needs_slot_first=True))
         wanted = at.flow.unanswered_wanted
         at.flow.ended(ended(GOOD, 2, answer_seconds=5.0, unanswered_wanted=wanted))
         await settled()
@@ -530,7 +530,7 @@ async def test_what_comes_while_an_admission_is_written_still_counts(event: Even
         at.ledger.gate.clear()
         await at.ask(1)
         for number in range(LANES_TO_OPEN):
-            at.flow.apply(replace(event, lane_id=number) if isinstance(event, AttemptEnded) else event)
+            at.flow.apply(event._replace(lane_id=number) if isinstance(event, AttemptEnded) else event)
         at.ledger.gate.set()
         await settled()
         assert at.answers()[0]
@@ -569,10 +569,10 @@ async def test_one_that_waits_for_a_pause_to_end_waits_no_longer_than_others(end
     """A 429 may ask for an hour: neither an open connection nor the end of a run waits for that."""
     async with place(2, ahead_seconds=0.01 if ends == "the wait" else 3600.0) as at:
         now = asyncio.get_running_loop().time()
-        at.flow.state = replace(at.flow.state, throttle=Throttle(Backoff(now + 3600.0, 1)))
+        at.flow.state = at.flow.state._replace(throttle=Throttle(Backoff(now + 3600.0, 1)))
         await at.ask(1)
         if ends == "the time":
-            at.flow.state = replace(at.flow.state, late_at=now)
+            at.flow.state = at.flow.state._replace(late_at=now)
         if ends == "the run":
             at.flow.apply(RunEnds())
         at.flow.slot_may_be_free()

@@ -1,7 +1,6 @@
 """What the account's slots do, and what holds them back: tables, and the sum over time."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from math import isclose
 
 import pytest
@@ -17,35 +16,35 @@ from uploader.status.formatting import CAUSES, format_held_back, held_back_json
 NOW = 1000.0
 # a service that has answered well
 FLOW = Flow(CircuitBreaker(refusal=None))
-FIXED = replace(FLOW, unanswered=2, unanswered_is_fixed=True)
-PAUSED = replace(FLOW, throttle=Throttle(Backoff(until=NOW + 1.0)))
+FIXED = FLOW._replace(unanswered=2, unanswered_is_fixed=True)
+PAUSED = FLOW._replace(throttle=Throttle(Backoff(until=NOW + 1.0)))
 # ten slots, of which four are busy
 TEN = SlotFacts(in_force=10, busy=4, uploads_free=60, hands_free=60)
-READY = replace(TEN, is_lane_ready=True)
+READY = TEN._replace(is_lane_ready=True)
 
 
 @pytest.mark.parametrize(
     ("flow", "facts", "idle"),
     [
         pytest.param(FLOW, TEN, {"lanes": 6}, id="no lane may go"),
-        pytest.param(FLOW, replace(TEN, busy=12), {}, id="the limit has fallen below what lives"),
-        pytest.param(FLOW, replace(TEN, doubtful=2), {"doubt": 2, "lanes": 4}, id="doubts hold slots"),
-        pytest.param(FLOW, replace(TEN, travelling=4), {"uplink": 4, "lanes": 2}, id="bodies are under way"),
-        pytest.param(FLOW, replace(TEN, travelling=9), {"uplink": 6}, id="more bodies than idle slots"),
-        pytest.param(FLOW, replace(TEN, due=3, unanswered=5), {"answers": 3, "lanes": 3}, id="last chunks are out"),
-        pytest.param(FIXED, replace(TEN, due=6, unanswered=2), {"unanswered": 6}, id="as many as a person allows"),
-        pytest.param(FLOW, replace(TEN, due=6, unanswered=3), {"ledger": 2, "answers": 4}, id="admissions are written"),
-        pytest.param(FLOW, replace(TEN, paced=2, travelling=1), {"rate": 2, "uplink": 1, "lanes": 3}, id="the rate"),
-        pytest.param(FLOW, replace(READY, travelling=2, uploads_free=0), {"uplink": 2, "uploads": 4}, id="uploads"),
-        pytest.param(FLOW, replace(READY, hands_free=0), {"answers": 6}, id="before the first good answer"),
-        pytest.param(FLOW, replace(READY, is_claiming=True), {"ledger": 6}, id="a claim is written"),
+        pytest.param(FLOW, TEN._replace(busy=12), {}, id="the limit has fallen below what lives"),
+        pytest.param(FLOW, TEN._replace(doubtful=2), {"doubt": 2, "lanes": 4}, id="doubts hold slots"),
+        pytest.param(FLOW, TEN._replace(travelling=4), {"uplink": 4, "lanes": 2}, id="bodies are under way"),
+        pytest.param(FLOW, TEN._replace(travelling=9), {"uplink": 6}, id="more bodies than idle slots"),
+        pytest.param(FLOW, TEN._replace(due=3, unanswered=5), {"answers": 3, "lanes": 3}, id="last chunks are out"),
+        pytest.param(FIXED, TEN._replace(due=6, unanswered=2), {"unanswered": 6}, id="as many as a person allows"),
+        pytest.param(FLOW, TEN._replace(due=6, unanswered=3), {"ledger": 2, "answers": 4}, id="admissions are written"),
+        pytest.param(FLOW, TEN._replace(paced=2, travelling=1), {"rate": 2, "uplink": 1, "lanes": 3}, id="the rate"),
+        pytest.param(FLOW, READY._replace(travelling=2, uploads_free=0), {"uplink": 2, "uploads": 4}, id="uploads"),
+        pytest.param(FLOW, READY._replace(hands_free=0), {"answers": 6}, id="before the first good answer"),
+        pytest.param(FLOW, READY._replace(is_claiming=True), {"ledger": 6}, id="a claim is written"),
         pytest.param(FLOW, READY, {"lanes": 6}, id="bodies of lanes that wait have taken the room"),
-        pytest.param(PAUSED, replace(TEN, due=6, doubtful=1), {"doubt": 1, "backoff": 5}, id="after a 429"),
+        pytest.param(PAUSED, TEN._replace(due=6, doubtful=1), {"doubt": 1, "backoff": 5}, id="after a 429"),
         pytest.param(
-            replace(PAUSED, breaker=CircuitBreaker(BreakerState.OPEN)), TEN, {"breaker": 6}, id="the breaker is open"
+            PAUSED._replace(breaker=CircuitBreaker(BreakerState.OPEN)), TEN, {"breaker": 6}, id="the breaker is open"
         ),
         pytest.param(
-            Flow(CircuitBreaker(BreakerState.HALF_OPEN)), replace(TEN, travelling=1), {"breaker": 6}, id="half open"
+            Flow(CircuitBreaker(BreakerState.HALF_OPEN)), TEN._replace(travelling=1), {"breaker": 6}, id="half open"
         ),
     ],
 )

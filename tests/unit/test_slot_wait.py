@@ -1,7 +1,5 @@
 """How the summary tells that the night waited for slots, and for callbacks that did not come."""
 
-from dataclasses import replace
-
 import pytest
 
 from uploader.errors import ExitCode
@@ -32,7 +30,7 @@ def summary(slot_wait_seconds: float, throttled: int) -> Summary:
 @pytest.mark.parametrize("silent", [False, True])
 def test_the_summary_says_that_no_call_has_come(silent: bool) -> None:
     """To a person with what is to be seen to, to a machine as a field."""
-    result = replace(summary(0.0, 0), webhook_silent=silent)
+    result = summary(0.0, 0)._replace(webhook_silent=silent)
     assert ("see that the service reaches --webhook-url" in "\n".join(result.as_lines())) is silent
     assert result.as_json()["webhookSilent"] is silent
 
@@ -46,7 +44,7 @@ def test_the_summary_says_when_the_limit_was_what_the_night_waited_for(
     seconds: float, throttled: int, told: bool, stated: int | None
 ) -> None:
     """A tenth of the time or more, or a 429; how it is raised only where the service itself stated it."""
-    closing = replace(summary(seconds, throttled), limit=replace(FREE, stated=stated))
+    closing = summary(seconds, throttled)._replace(limit=FREE._replace(stated=stated))
     text = "\n".join(closing.as_lines())
     assert ("for a free slot" in text) is told
     assert ("after 429s" in text) is (f"{throttled} of this run answered with a 429" in text) is (throttled > 0)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 
 import pytest
@@ -66,8 +65,7 @@ def test_the_limit_is_told_with_what_follows_from_it(limit: LimitFacts, told: st
 
 def test_an_account_that_bears_no_bodies_ahead_is_told() -> None:
     """Until when, and the answer that showed it, to a person and to a machine; nothing where bodies are sent ahead."""
-    limit = replace(
-        LimitFacts(4, None, 4, 0),
+    limit = LimitFacts(4, None, 4, 0)._replace(
         needs_slot_first=True,
         slot_first_until=QUARTER_TO_FOUR,
         slot_first_reason="a 429 came",
@@ -100,7 +98,7 @@ def test_a_progress_line_says_when_doubt_is_what_it_waits_for(
     capsys: pytest.CaptureFixture[str], pending: int, live: int, waits: bool
 ) -> None:
     """Held slots are named; what frees them, too, where nothing can be sent because of them."""
-    limit = replace(IN_DOUBT, live=live)
+    limit = IN_DOUBT._replace(live=live)
     view = View(
         read=lambda: standing({}),
         limit=lambda: limit,

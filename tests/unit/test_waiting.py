@@ -1,6 +1,5 @@
 """The standstill of a run that sends nothing: tables."""
 
-from dataclasses import replace
 from math import inf
 
 import pytest
@@ -44,8 +43,8 @@ def test_a_long_wait_is_told_and_a_very_long_one_ends_the_run(ahead: float, told
 @pytest.mark.parametrize(("ago", "told"), [(60.0, False), (61.0, True)])
 def test_a_series_of_short_waits_is_told_after_a_minute(ago: float, told: bool) -> None:
     """An open breaker probes at least every minute: that nothing is sent shows by how long it has not been."""
-    is_open = replace(OPEN, since=NOW - ago)
-    alone = replace(PAUSED, backoff=Backoff(until=NOW + 5.0), alone_since=NOW - ago)
+    is_open = OPEN._replace(since=NOW - ago)
+    alone = PAUSED._replace(backoff=Backoff(until=NOW + 5.0), alone_since=NOW - ago)
     for flow in (Flow(is_open), Flow(throttle=alone)):
         found = standstill(flow, NOW, full=False, frees_at=None)
         assert found is not None

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from uploader import audio
 from uploader.cli.findings import json_lines, spooled
@@ -195,7 +195,7 @@ def _load_dry(
     activate_batch(connection, load.batch_id, hold=hold, first=settings.first)
     work.sending = to_send(connection, load.account_id, load.batch_id, hold=hold)
     awaited = {job.item_id for job in live_jobs(connection, load.account_id) if job.is_active}
-    live = [replace(job, is_active=job.item_id in awaited) for job in live]
+    live = [job._replace(is_active=job.item_id in awaited) for job in live]
     work.lanes = lanes_to_send(connection, load.account_id, live, now, hold=hold, under_way=False)
 
 

@@ -1,6 +1,5 @@
 """The bodies of answers: JSON with storable text, or a few words of anything else."""
 
-import html
 import re
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
@@ -69,6 +68,8 @@ async def _chunks(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
 
 def first_words(text: str, sanitizer: Sanitizer, secret: str = "") -> str:
     """Return a page's title, or the first characters of any other text."""
+    import html  # noqa: PLC0415 - no answer of the service needs it
+
     title = _TITLE.search(text)
     found = " ".join((html.unescape(title[1]) if title else text).split())
     shown = sanitizer.text(found, secret)[:FIRST_CHARACTERS]

@@ -1,10 +1,9 @@
 """Claims and admissions: the items that begin next, and the attempts that may send their last chunk."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -168,8 +167,7 @@ _NEED_SLOT_FIRST = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Ahead:
+class Ahead(NamedTuple):
     """The slots and lanes that are predicted to be free by the time that a body has been sent."""
 
     # slots, beside those that are free now
@@ -181,8 +179,7 @@ class Ahead:
 NOTHING_AHEAD = Ahead()
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimResult:
+class ClaimResult(NamedTuple):
     """The attempts that begin, and the prospect of further ones."""
 
     claims: Sequence[Claim]
@@ -197,8 +194,7 @@ class ClaimResult:
     has_more: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """An attempt whose body has gone out but for its last chunk."""
 
     claim: Claim
@@ -206,8 +202,7 @@ class Admission:
     content_hash: str
 
 
-@dataclass(frozen=True, slots=True)
-class AdmissionResult:
+class AdmissionResult(NamedTuple):
     """The result for the attempts that waited, by their ids."""
 
     # they may send their last chunk now
@@ -311,7 +306,7 @@ def admit(
         frozenset(admitted),
         withdrawn,
         frozenset(asked) - withdrawn.keys() - set(due),
-        replace(limit, live=limit.live + taken, sending=max(limit.sending - len(admitted), 0)),
+        limit._replace(live=limit.live + taken, sending=max(limit.sending - len(admitted), 0)),
         _has_more(connection, account_id),
     )
 

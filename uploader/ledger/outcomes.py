@@ -1,7 +1,6 @@
 """Records the outcomes of attempts, and the ends of their jobs."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import groupby
 from math import inf
 from operator import attrgetter
@@ -366,7 +365,7 @@ def _record_alone(connection: Connection, record: ReplyRecord, item: ResolvedIte
     recompute_ready(connection, [claim.lane_id], hold=record.hold)
     ended = None
     if item.job_id is not None and item.job_status is not None and item.job_status.ended:
-        job = replace(claim.job(item.job_id, record.now), has_known_start=False)
+        job = claim.job(item.job_id, record.now)._replace(has_known_start=False)
         ended = JobEnd(job, item.job_status, record.now, record.hold)
         end_job(connection, ended)
     return ReplyResult(verdict, item.job_status is not None, ended, item.anomaly)

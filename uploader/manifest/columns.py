@@ -1,6 +1,5 @@
 """The columns of a manifest, and suggestions for unknown ones."""
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -45,6 +44,8 @@ def unknown(column: str) -> str:
     small = EXTRA_PREFIX + column[len(EXTRA_PREFIX) :]
     if column.startswith(EXTRA_PREFIX.upper()) and is_extra(small):
         return f"unknown column: did you mean {shown(small)}? columns of your own begin with a small {EXTRA_PREFIX}"
+    import difflib  # noqa: PLC0415 - of use where something is wrong
+
     close = difflib.get_close_matches(column[:100], KNOWN_COLUMNS, n=1, cutoff=0.5)
     meant = f"did you mean {close[0]}?" if close else f"known are {', '.join(KNOWN_COLUMNS)};"
     return f"unknown column: {meant} columns of your own begin with {EXTRA_PREFIX}"

@@ -1,6 +1,5 @@
 """Reads the config's [parameters] and [extra_parameters]."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,6 +57,8 @@ def _read_all(
 def _check_known(name: str, value: Any) -> tuple[str, Any]:
     parameter = TABLE.get(name) or _BY_LOWER_CASE.get(name)
     if parameter is None:
+        import difflib  # noqa: PLC0415 - of use where something is wrong
+
         close = difflib.get_close_matches(name, TABLE, n=1)
         meant = f" (did you mean {close[0]}?)" if close else ""
         raise ValueError(

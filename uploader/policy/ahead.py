@@ -1,7 +1,7 @@
 """Prediction for bodies that are sent ahead: the slots and lanes that are free by the time a body has arrived."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from uploader.policy.durations import DurationModel
 
@@ -29,8 +29,7 @@ CHECKS_WITHIN_HORIZON = 8.0
 MIN_CHECK_SECONDS, MAX_CHECK_SECONDS = 0.02, 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Lead:
+class Lead(NamedTuple):
     """The time before its turn at which an attempt begins, so that its body has arrived by then.
 
     What is in the buffers of the kernel, of a proxy or of a gateway counts as gone out on this side: that it had not

@@ -1,12 +1,11 @@
 """The pause after a failure: longer with each failure in a row, and never shorter than a Retry-After."""
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from uploader.policy.waits import full_jitter, retry_after_seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
+class Backoff(NamedTuple):
     """One pause of all requests of a kind."""
 
     # seconds on the caller's clock
@@ -36,7 +35,7 @@ def after_failure(
     """
     told = retry_after_seconds(retry_after, now) or 0.0
     if backoff.is_on(now):
-        return replace(backoff, until=max(backoff.until, now + told))
+        return backoff._replace(until=max(backoff.until, now + told))
     return Backoff(now + max(full_jitter(backoff.failures, base, cap, jitter), told), backoff.failures + 1)
 
 

@@ -1,7 +1,7 @@
 """The circuit breaker: when sending stops before it does harm, and when it goes on (promise 5)."""
 
-from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import NamedTuple
 
 from uploader.model import Next, Outcome, Reply, Verdict
 from uploader.policy.backoff import Backoff, after_failure
@@ -23,8 +23,7 @@ class BreakerState(Enum):
     HALF_OPEN = "one PUT tries whether the service takes uploads again"
 
 
-@dataclass(frozen=True, slots=True)
-class CircuitBreaker:
+class CircuitBreaker(NamedTuple):
     """The account's circuit breaker. Times are seconds on the caller's clock."""
 
     state: BreakerState = BreakerState.CLOSED
@@ -34,7 +33,7 @@ class CircuitBreaker:
     since: float | None = None
     latest: float = 0.0
     # the wait before the next probe
-    probing: Backoff = field(default_factory=Backoff)
+    probing: Backoff = Backoff()
     # the one status, and how often it came, as long as every answer was the same refusal; None: one was not
     refusal: tuple[int, int] | None = (0, 0)
     # the latest failure: host, proxy, and what came, in words that the log may have
@@ -85,24 +84,24 @@ def after_attempt(
     if reply.withheld or reply.source_failure:
         return breaker  # our own doing: it says nothing of the service
     if is_failure(verdict, reply):
-        return _after_failure(replace(breaker, refusal=None, cause=loggable_reason(verdict, reply)), lane, now, jitter)
+        return _after_failure(breaker._replace(refusal=None, cause=loggable_reason(verdict, reply)), lane, now, jitter)
     after = CircuitBreaker(refusal=_refusals(breaker, verdict, reply))
     if verdict.next is Next.COOL_DOWN:
         # the service is there, so sending goes on; ``after_429`` says whether the time without a good answer does
-        return replace(after, since=breaker.since, latest=breaker.latest, cause=breaker.cause)
+        return after._replace(since=breaker.since, latest=breaker.latest, cause=breaker.cause)
     return after
 
 
 def after_429(breaker: CircuitBreaker, *, alone: bool) -> CircuitBreaker:
     """Return the breaker after a 429: a good answer where jobs of ours are live, none where nothing is (``alone``)."""
-    return breaker if alone else replace(breaker, since=breaker.latest if breaker.failing_lanes else None)
+    return breaker if alone else breaker._replace(since=breaker.latest if breaker.failing_lanes else None)
 
 
 def after_probe(breaker: CircuitBreaker, *, good: bool, now: float, jitter: float) -> CircuitBreaker:
     """Return the breaker after the answer to a probe (a GET)."""
     if good:
-        return replace(breaker, state=BreakerState.HALF_OPEN)
-    return _open(replace(breaker, latest=now), now, jitter)
+        return breaker._replace(state=BreakerState.HALF_OPEN)
+    return _open(breaker._replace(latest=now), now, jitter)
 
 
 def reason_to_give_up(breaker: CircuitBreaker, give_up_seconds: float) -> str | None:
@@ -129,7 +128,7 @@ def is_failure(verdict: Verdict, reply: Reply) -> bool:
 
 def _after_failure(breaker: CircuitBreaker, lane: int, now: float, jitter: float) -> CircuitBreaker:
     since = now if breaker.since is None else breaker.since
-    failed = replace(breaker, failing_lanes=breaker.failing_lanes | {lane}, since=since, latest=now)
+    failed = breaker._replace(failing_lanes=breaker.failing_lanes | {lane}, since=since, latest=now)
     if breaker.state is BreakerState.OPEN:
         return failed  # an upload that was already out when the breaker opened
     if breaker.state is BreakerState.HALF_OPEN or len(failed.failing_lanes) >= LANES_TO_OPEN:
@@ -140,9 +139,9 @@ def _after_failure(breaker: CircuitBreaker, lane: int, now: float, jitter: float
 def _open(breaker: CircuitBreaker, now: float, jitter: float) -> CircuitBreaker:
     # each probe waits anew, whatever is left of the wait before
     probing = after_failure(
-        replace(breaker.probing, until=0.0), now, base=PROBE_BASE_SECONDS, cap=PROBE_CAP_SECONDS, jitter=jitter
+        breaker.probing._replace(until=0.0), now, base=PROBE_BASE_SECONDS, cap=PROBE_CAP_SECONDS, jitter=jitter
     )
-    return replace(breaker, state=BreakerState.OPEN, probing=probing)
+    return breaker._replace(state=BreakerState.OPEN, probing=probing)
 
 
 def _refusals(breaker: CircuitBreaker, verdict: Verdict, reply: Reply) -> tuple[int, int] | None:

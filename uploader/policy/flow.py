@@ -4,8 +4,8 @@
 the events.
 """
 
-from dataclasses import dataclass, field, replace
 from math import inf
+from typing import NamedTuple
 
 from uploader.model import Next, Outcome, Reply, Verdict
 from uploader.policy import breaker as breakers
@@ -24,11 +24,10 @@ SHORT_WAIT_SECONDS = 1.0
 CUTS_TO_REFUSE = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Throttle:
+class Throttle(NamedTuple):
     """The account's pause after a 429, and the one attempt that may try whether there is room again."""
 
-    backoff: Backoff = field(default_factory=Backoff)
+    backoff: Backoff = Backoff()
     # a job's end lifts the pause: all its 429s were about the limit, and none said how long to wait
     may_probe: bool = False
     # a job has ended, and no upload has tried the room yet
@@ -39,8 +38,7 @@ class Throttle:
     alone_since: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SendAhead:
+class SendAhead(NamedTuple):
     """The sending of bodies before their slot is free, and the refusals of it."""
 
     is_on: bool = True
@@ -54,14 +52,13 @@ class SendAhead:
     refusal: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(NamedTuple):
     """The state of an account's flow of uploads."""
 
-    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
-    throttle: Throttle = field(default_factory=Throttle)
-    ahead: SendAhead = field(default_factory=SendAhead)
-    lead: Lead = field(default_factory=Lead)
+    breaker: CircuitBreaker = CircuitBreaker()
+    throttle: Throttle = Throttle()
+    ahead: SendAhead = SendAhead()
+    lead: Lead = Lead()
     # last chunks that may be out without an answer; fixed where a person set the number
     unanswered: int = UNANSWERED
     unanswered_is_fixed: bool = False
@@ -141,15 +138,13 @@ class Flow:
         return inf if since is None else since + give_up_seconds
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptAdmitted:
+class AttemptAdmitted(NamedTuple):
     """An attempt has its slot."""
 
     attempt_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptEnded:
+class AttemptEnded(NamedTuple):
     """An attempt has its reply."""
 
     attempt_id: int
@@ -169,36 +164,31 @@ class AttemptEnded:
     unanswered_wanted: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class LimitMet:
+class LimitMet(NamedTuple):
     """A 429 was looked into: whether nothing of ours was live."""
 
     alone: bool
 
 
-@dataclass(frozen=True, slots=True)
-class JobEnded:
+class JobEnded(NamedTuple):
     """A job of ours has ended, which is a sign of room."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeAnswered:
+class ProbeAnswered(NamedTuple):
     """The GET of an open breaker has come back."""
 
     good: bool
     jitter: float
 
 
-@dataclass(frozen=True, slots=True)
-class StopAsked:
+class StopAsked(NamedTuple):
     """The run is to end: by a signal, or because it cannot go on."""
 
     cut_at: float
     end_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class RunEnds:
+class RunEnds(NamedTuple):
     """Nothing new starts, and what is under way comes to its end."""
 
 
@@ -220,24 +210,23 @@ def reduce(  # noqa: PLR0911, C901 - one branch for each kind of event
         case AttemptAdmitted(attempt_id):
             if not throttle.backoff.is_on(now):
                 return flow
-            return replace(flow, throttle=replace(throttle, room=False, probe=attempt_id))
+            return flow._replace(throttle=throttle._replace(room=False, probe=attempt_id))
         case AttemptEnded():
             return _after_attempt(flow, event, now)
         case LimitMet(alone):
             since = now if throttle.alone_since is None else throttle.alone_since
-            return replace(
-                flow,
-                throttle=replace(throttle, alone_since=since if alone else None),
+            return flow._replace(
+                throttle=throttle._replace(alone_since=since if alone else None),
                 breaker=breakers.after_429(flow.breaker, alone=alone),
             )
         case JobEnded():
-            return replace(flow, throttle=replace(throttle, room=throttle.may_probe))
+            return flow._replace(throttle=throttle._replace(room=throttle.may_probe))
         case ProbeAnswered(good, jitter):
-            return replace(flow, breaker=breakers.after_probe(flow.breaker, good=good, now=now, jitter=jitter))
+            return flow._replace(breaker=breakers.after_probe(flow.breaker, good=good, now=now, jitter=jitter))
         case RunEnds():
-            return replace(flow, is_ending=True)
+            return flow._replace(is_ending=True)
         case StopAsked(cut_at, end_at):
-            return replace(flow, cut_at=min(flow.cut_at, cut_at), end_at=min(flow.end_at, end_at))
+            return flow._replace(cut_at=min(flow.cut_at, cut_at), end_at=min(flow.end_at, end_at))
 
 
 def _after_attempt(flow: Flow, event: AttemptEnded, now: float) -> Flow:
@@ -246,10 +235,9 @@ def _after_attempt(flow: Flow, event: AttemptEnded, now: float) -> Flow:
     if (is_learned or (event.was_ahead and _refusal_of_wait(event))) and event.verdict.next is not Next.COOL_DOWN:
         # the answer says that the body came too early, and nothing of the limit or of the service's health
         throttle = _after_other_ending(flow.throttle, event.attempt_id)
-        return replace(flow, ahead=ahead, throttle=throttle)
+        return flow._replace(ahead=ahead, throttle=throttle)
     breaker = breakers.after_attempt(flow.breaker, event.verdict, event.reply, event.lane_id, now, event.jitter)
-    return replace(
-        flow,
+    return flow._replace(
         ahead=ahead,
         lead=_lead(flow.lead, event),
         breaker=breaker,
@@ -266,7 +254,7 @@ def _after_reply(throttle: Throttle, event: AttemptEnded, now: float) -> Throttl
     # the one that tried the room ends the pause
     if event.attempt_id == throttle.probe:
         return Throttle()
-    return replace(throttle, backoff=replace(throttle.backoff, failures=0), alone_since=None)
+    return throttle._replace(backoff=throttle.backoff._replace(failures=0), alone_since=None)
 
 
 def _after_429(throttle: Throttle, event: AttemptEnded, now: float) -> Throttle:
@@ -283,26 +271,26 @@ def _after_429(throttle: Throttle, event: AttemptEnded, now: float) -> Throttle:
     )
     if throttle.backoff.is_on(now):
         may_probe = may_probe and throttle.may_probe
-        return replace(throttle, backoff=backoff, may_probe=may_probe, room=throttle.room and may_probe, probe=None)
+        return throttle._replace(backoff=backoff, may_probe=may_probe, room=throttle.room and may_probe, probe=None)
     return Throttle(backoff, may_probe, alone_since=throttle.alone_since)
 
 
 def _after_other_ending(throttle: Throttle, attempt_id: int) -> Throttle:
     """Let another attempt try the room, where the one that was to try it came to nothing."""
-    return replace(throttle, room=throttle.may_probe, probe=None) if attempt_id == throttle.probe else throttle
+    return throttle._replace(room=throttle.may_probe, probe=None) if attempt_id == throttle.probe else throttle
 
 
 def _after_sent_ahead(ahead: SendAhead, event: AttemptEnded) -> SendAhead:
     waited = event.waited_seconds >= SHORT_WAIT_SECONDS
     if event.verdict.outcome is Outcome.APPLIED and event.was_ahead:
-        return replace(ahead, is_confirmed=True, cuts=0 if waited else ahead.cuts)
+        return ahead._replace(is_confirmed=True, cuts=0 if waited else ahead.cuts)
     if event.reply.withheld:
-        return replace(ahead, was_cut=ahead.was_cut or waited)
+        return ahead._replace(was_cut=ahead.was_cut or waited)
     if not ahead.is_on or ahead.refusal or not (refusal := _refusal_of_wait(event)):
         return ahead
     if event.reply.status != 429 and ahead.cuts + 1 < CUTS_TO_REFUSE:
-        return replace(ahead, cuts=ahead.cuts + 1)
-    return replace(ahead, refusal=refusal)
+        return ahead._replace(cuts=ahead.cuts + 1)
+    return ahead._replace(refusal=refusal)
 
 
 def _refusal_of_wait(event: AttemptEnded) -> str:

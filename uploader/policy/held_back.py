@@ -2,9 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from operator import itemgetter
+from typing import NamedTuple
 
 from uploader.policy.breaker import BreakerState
 from uploader.policy.flow import Flow
@@ -35,8 +35,7 @@ class SlotUse(StrEnum):
     BREAKER = "breaker"
 
 
-@dataclass(frozen=True, slots=True)
-class SlotFacts:
+class SlotFacts(NamedTuple):
     """All that decides what the account's slots do at a moment, beside its flow."""
 
     in_force: int
@@ -101,8 +100,7 @@ def _not_begun(facts: SlotFacts) -> SlotUse:
     return SlotUse.LEDGER if facts.is_claiming else SlotUse.LANES
 
 
-@dataclass(frozen=True, slots=True)
-class HeldBack:
+class HeldBack(NamedTuple):
     """Shares of the slots' time while something was left to send: busy, and idle by cause."""
 
     busy: float

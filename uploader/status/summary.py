@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from uploader.errors import ExitCode
@@ -56,8 +55,7 @@ class ManifestWarning(NamedTuple):
     rows: int
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(NamedTuple):
     """The closing summary of a batch. ``seconds``: the run's time; ``bytes_sent``: bytes sent in this run."""
 
     batch: str
@@ -92,7 +90,7 @@ class Summary:
     # the run's id, as in the log
     run: str | None = None
     # the words of the command that carries on
-    again: Sequence[str] = field(default=())
+    again: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary as the JSON object of ``--json``."""

@@ -38,7 +38,7 @@ from uploader.ledger.reading import (
     troubles,
 )
 from uploader.ledger.sending import ToSend, elsewhere, lanes_to_send
-from uploader.ledger.standing import Standing, keep_counts, save_held_back, standing
+from uploader.ledger.standing import Standing, has_unfinished, keep_counts, save_held_back, standing
 from uploader.ledger.thread import LedgerThread
 from uploader.model import Order, State
 from uploader.policy import caps
@@ -306,7 +306,10 @@ class BatchRun:
 
     def _sum_up(self, engine: Engine, failure: UploaderError | None) -> Summary:
         with self._reader.reading() as connection:
-            found = standing(connection, self._batch.batch_id, hold=self._settings.lanes.hold)
+            account_id, hold = self._batch.account_id, self._settings.lanes.hold
+            found = standing(connection, self._batch.batch_id, hold=hold)
+            # the statements of what is left, and of what needs a person, take long to build: a good night has none
+            is_any_left = has_unfinished(connection, account_id)
             summary = Summary(
                 batch=self._batch.name,
                 exit_code=self._exit_code(found, failure),
@@ -315,18 +318,17 @@ class BatchRun:
                 seconds=time.monotonic() - self._begun,
                 results=str(self._path),
                 ledger=self._ledger.address,
-                limit=limit_facts(connection, self._batch.account_id, self._settings.limit, self._now()),
+                limit=limit_facts(connection, account_id, self._settings.limit, self._now()),
                 throttled=engine.throttled,
                 slot_wait_seconds=engine.meter.full_seconds,
                 held_back=engine.held_back(),
                 warnings=self._warnings,
                 carried=self._sending.leftovers,
-                elsewhere=elsewhere(connection, self._batch.account_id, self._batch.batch_id),
-                # the statements of what needs a person take longest of all to build: none of them for a good night
+                elsewhere=elsewhere(connection, account_id, self._batch.batch_id) if is_any_left else [],
                 troubles=[] if found.is_over else troubles(connection, self._batch.batch_id),
                 anomalies=anomalies(connection, self._batch.batch_id),
                 webhook_silent=engine.is_webhook_silent,
-                orphans=find_orphans(connection, self._batch.account_id, hold=self._settings.lanes.hold),
+                orphans=find_orphans(connection, account_id, hold=hold) if is_any_left else [],
                 rehearsal=self._settings.sandbox,
                 is_new_ledger=self._ledger.is_new and not self._settings.sandbox,
                 run=logs.bound().get("run"),

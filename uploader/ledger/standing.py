@@ -141,6 +141,12 @@ def unfinished(connection: Connection, *, hold: bool) -> dict[int, Standing]:
     return {batch_id: _standing(tallies) for batch_id, tallies in found.items()}
 
 
+def has_unfinished(connection: Connection, account_id: int) -> bool:
+    """Return True where an account has an item that is not over, in whatever batch."""
+    found = connection.execute(select(items.c.id).where(IS_UNFINISHED, items.c.account_id == account_id).limit(1))
+    return found.first() is not None
+
+
 def standings(
     connection: Connection, batch_ids: Iterable[int], left: Mapping[int, Standing], *, hold: bool
 ) -> dict[int, Standing]:

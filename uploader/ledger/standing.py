@@ -100,8 +100,11 @@ class Standing:
 # of a batch whose items are all over: no unfinished items
 NOTHING = Standing({})
 
-# of a batch: the id of its newest load
-_NEWEST_LOAD = select(func.max(loads.c.id)).where(loads.c.batch_id == batches.c.id).scalar_subquery()
+# the kept count of a batch, and the id of its newest load
+# batch by batch: for an IN, SQLite would rather scan all batches where statistics say that they are few
+_KEPT = select(
+    batches.c.counted, select(func.max(loads.c.id)).where(loads.c.batch_id == batches.c.id).scalar_subquery()
+).where(batches.c.id == bindparam("batch"))
 
 
 def shown_state(*, hold: bool) -> ColumnElement[str]:
@@ -177,8 +180,8 @@ def keep_counts(connection: Connection, most: int, *, hold: bool) -> None:
     for batch_id in batch_ids - _kept(connection, batch_ids, left).keys():
         found = standing(connection, batch_id, hold=hold)
         over = {state: list(tally) for state, tally in found.tallies.items() if state in OVER}
-        newest = connection.execute(select(_NEWEST_LOAD).where(batches.c.id == batch_id)).scalar_one()
-        counted = {"load": newest, "rows": found.items, "over": over}
+        _, newest_load = connection.execute(_KEPT, {"batch": batch_id}).one()
+        counted = {"load": newest_load, "rows": found.items, "over": over}
         connection.execute(update(batches).where(batches.c.id == batch_id).values(counted=counted))
 
 
@@ -194,8 +197,8 @@ def _kept(connection: Connection, batch_ids: Iterable[int], left: Mapping[int, S
     and as many rows are over as were then.
     """
     kept = {}
-    counts = select(batches.c.id, batches.c.counted, _NEWEST_LOAD).where(batches.c.id.in_(batch_ids))
-    for batch_id, counted, newest_load in connection.execute(counts):
+    for batch_id in batch_ids:
+        counted, newest_load = connection.execute(_KEPT, {"batch": batch_id}).one()
         if counted is None or counted["load"] != newest_load:
             continue
         over = Standing({State(state): Tally(*figures) for state, figures in counted["over"].items()})

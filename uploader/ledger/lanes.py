@@ -1,6 +1,6 @@
 """Keeps of each lane the item that may go next, how far it is active, and its backlog."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any
 

@@ -70,13 +70,15 @@ class JobStatus(StrEnum):
     @classmethod
     def read(cls, word: Any) -> "JobStatus | None":
         """Read a status in any letter case and with blanks around it; None where the word is none."""
-        found = word.strip().lower() if isinstance(word, str) else None
-        return cls(found) if found in set(cls) else None
+        return _JOB_STATUSES.get(word.strip().lower()) if isinstance(word, str) else None
 
     @property
     def ended(self) -> bool:
         """True where the job is over, and its slot free."""
         return self in (JobStatus.COMPLETED, JobStatus.FAILED)
+
+
+_JOB_STATUSES = {status.value: status for status in JobStatus}
 
 
 # column, value and remedy of a possible improvement: without the line, so that equal hints of rows are shared

@@ -133,12 +133,18 @@ class Tokens:
             CredentialsError: The service does not take the credentials.
             TokenUnavailableError: The service did not answer as it should.
         """
+        if (token := self._token) is not None and self._is_long_enough(token, lasting):
+            return token
         async with self._lock:
             if self._token is None or self._now() >= self._token.renew_at:
                 self._token = await self._renew()
-            elif self._token.is_short(self._now(), lasting):
+            elif not self._is_long_enough(self._token, lasting):
                 self._token = await self._renew_early(self._token)
             return self._token
+
+    def _is_long_enough(self, token: Token, lasting: float) -> bool:
+        now = self._now()
+        return now < token.renew_at and not token.is_short(now, lasting)
 
     def refused(self, token: Token, method: str) -> None:
         """Record a 401: the token is not used again."""

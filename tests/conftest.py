@@ -1,6 +1,7 @@
 """How many processes run the tests, how they start commands, and how deep they go."""
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         begun[folder] += 1
     order = sorted(range(len(items)), key=places.__getitem__)
     items[:] = [items[number] for number in order]
+
+
+def pytest_collection_finish() -> None:
+    """Compile the ledger's statements once for all tests of this process."""
+    if "uploader.ledger.sqlite" in sys.modules:
+        from tests.statements import compile_once  # noqa: PLC0415 - imports SQLAlchemy, which not every test needs
+
+        compile_once()
 
 
 @pytest.fixture(scope="session")

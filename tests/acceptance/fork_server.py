@@ -1,13 +1,15 @@
 """``python -m tests.acceptance.fork_server FD``: a warm interpreter that forks one child per command.
 
-The server imports every module of the uploader once, and then waits for orders on the Unix socket with this file
-descriptor. An order is four file descriptors (standard input, output, error, and a socket for reports) and a JSON
-object with the arguments, the environment and the working directory. A child takes all of these over and runs as
-``python -m uploader ARGUMENTS`` would, to the same end: threads are waited for, exit handlers called. Nothing else
-of the test suite is imported here, and no thread may run: a forked child would have only half of it.
+The server imports every module of the uploader once, runs some commands, so that their SQL statements are compiled, and
+then waits for orders on the Unix socket with this file descriptor. An order is four file descriptors (standard input,
+output, error, and a socket for reports) and a JSON object with the arguments, the environment and the working
+directory. A child takes all of these over and runs as ``python -m uploader ARGUMENTS`` would, to the same end: threads
+are waited for, exit handlers called. Little else of the test suite is imported here, and no thread may run: a forked
+child would have only half of it.
 """
 
 import atexit
+import contextvars
 import gc
 import importlib
 import json
@@ -19,12 +21,17 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from select import select
+from tempfile import TemporaryDirectory
 from typing import TextIO
 
 import uploader
+from tests.statements import compile_once
+from uploader.cli import commands
 
 # the layout of a report: its kind, and a number
 REPORT = struct.Struct("=ii")
@@ -34,6 +41,17 @@ STARTED, STOPPED, ENDED = range(3)
 LENGTH = struct.Struct("=I")
 # the file descriptors of an order that become the child's 0, 1 and 2; the next one is for reports
 STREAMS = 3
+# commands whose SQL statements the children find compiled: half of what a command costs once all is imported
+WARMING = (
+    ("run", "m.csv", "--sandbox", "--json"),
+    # nobody listens at the base URL: what is pending stays in the ledger for the commands after it
+    ("run", "m.csv", "--give-up-seconds", "0.01"),
+    ("plan", "m.csv"),
+    ("status",),
+    ("results",),
+    ("resolve",),
+    ("resolve", "--state", "pending", "--drop"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +152,49 @@ class ForkServer:
             os.waitpid(child, 0)
 
 
-def import_all() -> None:
-    """Import every module of the uploader, and lay what they made aside from garbage collection."""
+def warm_up() -> None:
+    """Import every module of the uploader, run commands, and lay what they made aside from garbage collection."""
     for module in pkgutil.walk_packages(uploader.__path__, "uploader."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    compile_once()
+    with TemporaryDirectory() as folder, _apart(folder):
+        Path("a.wav").write_bytes(bytes(1000))
+        Path("m.csv").write_text("conversationId,audioPath\nc,a.wav\n", encoding="utf-8")
+        for arguments in WARMING:
+            sys.argv = ["uploader", *arguments]
+            with suppress(SystemExit):
+                contextvars.copy_context().run(commands.main)
     gc.collect()
     gc.freeze()
     assert threading.active_count() == 1, f"a thread runs that no child would have: {threading.enumerate()}"
+
+
+@contextmanager
+def _apart(folder: str) -> Iterator[None]:
+    """Give commands that run in this process a folder and an environment, and take back what they change."""
+    environment, arguments, before = dict(os.environ), sys.argv, Path.cwd()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+    thresholds = gc.get_threshold()
+    own = {"HOME": folder, "XDG_STATE_HOME": folder, "UPLOADER_NEW_LEDGER": "true"}
+    nowhere = {"UPLOADER_BASE_URL": "http://127.0.0.1:9", "UPLOADER_APP_ID": "none", "UPLOADER_APP_SECRET": "none"}
+    os.environ.update(own | nowhere)
+    os.chdir(folder)
+    try:
+        with (
+            Path(os.devnull).open("w", encoding="utf-8") as nothing,
+            redirect_stdout(nothing),
+            redirect_stderr(nothing),
+        ):
+            yield
+    finally:
+        os.chdir(before)
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.argv = arguments
+        gc.set_threshold(*thresholds)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def become(order: Order) -> None:
@@ -192,7 +245,7 @@ def leave(code: int) -> None:
 
 def main() -> None:
     """Serve; in each child, run its command."""
-    import_all()
+    warm_up()
     order = ForkServer(socket.socket(fileno=int(sys.argv[1]))).serve()
     if order is not None:
         run(order)

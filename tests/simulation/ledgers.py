@@ -3,9 +3,10 @@
 import sqlite3
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, insert
+from sqlalchemy import Engine, event, insert
 from sqlalchemy.pool import StaticPool
 
+from tests.statements import create_engine
 from uploader.ledger import schema
 
 

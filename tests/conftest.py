@@ -46,7 +46,10 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of several processes, each begins with a stretch of the list: spread what waits among what computes."""
+    """Of several processes, each begins with a stretch of the list: spread what waits among what computes.
+
+    The unit tests, which take milliseconds each, are the end of each stretch: by them all processes end together.
+    """
     if not hasattr(config, "workerinput"):
         return
     folders = [item.path.parent for item in items]
@@ -56,7 +59,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         places.append(begun[folder] / counts[folder])
         begun[folder] += 1
     order = sorted(range(len(items)), key=places.__getitem__)
-    items[:] = [items[number] for number in order]
+    large = [items[number] for number in order if folders[number].name != "unit"]
+    small = [items[number] for number in order if folders[number].name == "unit"]
+    processes: int = config.workerinput["workercount"]
+    items[:] = [
+        item
+        for number in range(processes)
+        for part in (large, small)
+        for item in part[len(part) * number // processes : len(part) * (number + 1) // processes]
+    ]
 
 
 def pytest_collection_finish() -> None:

@@ -5,11 +5,21 @@ import re
 import signal
 import time
 
-from tests.acceptance.batches import make_rows, read_results, statuses, write_manifest
+from tests.acceptance.batches import Row, make_rows, read_results, statuses, write_manifest
 from tests.acceptance.judging import appended, check_appended, check_attempts, check_interrupted, check_limit, wanted
-from tests.acceptance.place import Place, until
+from tests.acceptance.place import Place, Server, until
 
 RUN = ("run", "m.csv", "--limit", "8", "--doubt-seconds", "2", "--json")
+
+
+def doubtful_night(place: Place, faults: str, files: int, conversations: int) -> tuple[Server, list[Row]]:
+    """Run a batch to its end against a sandbox whose faults leave some of it in doubt."""
+    rows = make_rows(place, files, conversations)
+    write_manifest(place, "m.csv", rows)
+    server = place.serve("--limit", "8", faults=faults)
+    place.use(server)
+    assert place.run(*RUN).code == 4
+    return server, rows
 
 
 def test_as_many_wait_for_their_answer_as_is_allowed(place: Place) -> None:
@@ -27,11 +37,7 @@ def test_as_many_wait_for_their_answer_as_is_allowed(place: Place) -> None:
 
 def test_what_was_appended_is_settled_by_its_job_and_followed_to_its_end(place: Place) -> None:
     """In doubt, but appended: `resolve --appended JOBID` has it followed, the lane goes on, and all ends with 0."""
-    rows = make_rows(place, 6, 2)
-    write_manifest(place, "m.csv", rows)
-    server = place.serve("--limit", "8", faults="[put]\nlost_answer = 1.0")
-    place.use(server)
-    assert place.run(*RUN).code == 4
+    server, rows = doubtful_night(place, "[put]\nlost_answer = 1.0", 6, 2)
     for _ in range(len(rows)):
         known = {line["jobId"] for line in read_results(place.path("m.results.csv"))}
         for put in server.journal.appended():
@@ -47,11 +53,7 @@ def test_what_was_appended_is_settled_by_its_job_and_followed_to_its_end(place: 
 
 def test_what_was_not_appended_is_sent_once_a_person_says_so(place: Place) -> None:
     """In doubt, and not appended: `resolve --not-appended` makes it pending; it goes before the rest of its lane."""
-    rows = make_rows(place, 6, 2)
-    write_manifest(place, "m.csv", rows)
-    server = place.serve("--limit", "8", faults="[put]\nlost_before = 1.0")
-    place.use(server)
-    assert place.run(*RUN).code == 4
+    server, rows = doubtful_night(place, "[put]\nlost_before = 1.0", 6, 2)
     assert appended(server.journal) == {}
     assert sorted(statuses(place.path("m.results.csv"))) == ["held"] * 4 + ["in_doubt"] * 2
     server.running.stop(signal.SIGTERM)
@@ -80,10 +82,7 @@ def test_lines_are_taken_as_the_summary_names_them(place: Place) -> None:
 
 def test_resolve_lists_what_needs_a_person_with_all_that_is_known(place: Place) -> None:
     """Each with line, conversation, state, what came back, when, and how many bytes had left; then exit 1."""
-    rows = make_rows(place, 2, 1)
-    write_manifest(place, "m.csv", rows)
-    place.use(place.serve(faults="[put]\nstatus_502 = 1.0\ntaken = 0.0"))
-    assert place.run(*RUN).code == 4
+    doubtful_night(place, "[put]\nstatus_502 = 1.0\ntaken = 0.0", 2, 1)
     listed = place.run("resolve", "--json")
     assert listed.code == 1
     [item] = json.loads(listed.out)
@@ -94,9 +93,7 @@ def test_resolve_lists_what_needs_a_person_with_all_that_is_known(place: Place) 
 
 def test_resolve_tells_what_was_decided_before(place: Place) -> None:
     """An item that needs a person again is shown with who decided what of it when, and why."""
-    write_manifest(place, "m.csv", make_rows(place, 1, 1))
-    place.use(place.serve(faults="[put]\nstatus_502 = 1.0\ntaken = 0.0"))
-    assert place.run(*RUN).code == 4
+    doubtful_night(place, "[put]\nstatus_502 = 1.0\ntaken = 0.0", 1, 1)
     assert place.run("resolve", "--line", "2", "--not-appended", "--note", "asked the team").code == 0
     assert place.run(*RUN).code == 4
     [item] = json.loads(place.run("resolve", "--json").out)
@@ -184,11 +181,7 @@ def test_a_service_that_restarts_in_the_middle_gets_nothing_twice(place: Place) 
 
 def test_a_mistyped_job_is_no_dead_end(place: Place) -> None:
     """The service does not know the jobId that a person typed: it is listed, corrected, and followed to its end."""
-    rows = make_rows(place, 1, 1)
-    write_manifest(place, "m.csv", rows)
-    server = place.serve("--limit", "8", faults="[put]\nlost_answer = 1.0")
-    place.use(server)
-    assert place.run(*RUN).code == 4
+    server, rows = doubtful_night(place, "[put]\nlost_answer = 1.0", 1, 1)
     (put,) = server.journal.appended()
     # without credentials nobody can ask the service for the job
     blind = {"UPLOADER_APP_ID": "", "UPLOADER_APP_SECRET": ""}

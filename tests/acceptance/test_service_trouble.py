@@ -7,7 +7,7 @@ from collections import Counter
 
 from tests.acceptance.batches import make_rows, statuses, write_manifest
 from tests.acceptance.judging import check_appended, check_limit
-from tests.acceptance.place import Place, Server, until
+from tests.acceptance.place import Ending, Place, Server, until
 from uploader.sandbox.entries import PollEntry, PutEntry, TokenEntry
 
 LANES_IN_TROUBLE = 5
@@ -20,6 +20,14 @@ def _free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+def night(place: Place, lanes: int, limit: int, faults: str, *options: str) -> tuple[Ending, Server]:
+    """Run a batch of one file a conversation at its full width against a sandbox with these faults."""
+    write_manifest(place, "m.csv", make_rows(place, lanes, lanes))
+    server = place.serve("--limit", str(limit), faults=faults)
+    place.use(server)
+    return place.run("run", "m.csv", "--limit", str(limit), *options, "--json"), server
 
 
 def test_a_wrong_secret_ends_with_3_and_sends_nothing(place: Place, server: Server) -> None:
@@ -68,10 +76,7 @@ def test_a_service_that_does_not_answer_loses_nothing(place: Place) -> None:
 
 def test_twenty_refusals_in_a_row_end_the_run(place: Place) -> None:
     """A base URL whose every answer is 404: exit 5 after exactly 20 refusals, the rest pending for another night."""
-    write_manifest(place, "m.csv", make_rows(place, 50, 50))
-    server = place.serve("--limit", "10", faults='known_conversations = ["none"]')
-    place.use(server)
-    ending = place.run("run", "m.csv", "--limit", "10", "--json")
+    ending, server = night(place, 50, 10, 'known_conversations = ["none"]')
     assert ending.code == 5
     assert [put.status for put in server.journal.puts()] == [404] * SAME_REFUSALS
     assert Counter(statuses(place.path("m.results.csv"))) == {"refused": SAME_REFUSALS, "pending": 30}
@@ -81,10 +86,7 @@ def test_twenty_refusals_in_a_row_end_the_run(place: Place) -> None:
 
 def test_a_gateway_without_a_service_takes_few_items_into_doubt(place: Place) -> None:
     """After five lanes met by 5xx sending pauses: a GET, then one PUT, and so on until it gives up with 5."""
-    write_manifest(place, "m.csv", make_rows(place, 40, 40))
-    server = place.serve("--limit", "20", faults="[put]\nstatus_502 = 1.0")
-    place.use(server)
-    ending = place.run("run", "m.csv", "--limit", "20", "--give-up-seconds", "1", "--json")
+    ending, server = night(place, 40, 20, "[put]\nstatus_502 = 1.0", "--give-up-seconds", "1")
     assert ending.code == 5
     seen = [entry for entry in server.journal.entries if isinstance(entry, PutEntry | PollEntry)]
     # heads may arrive, but a body whose last chunk was withheld takes nothing into doubt
@@ -99,10 +101,7 @@ def test_a_gateway_without_a_service_takes_few_items_into_doubt(place: Place) ->
 
 def test_429s_for_ever_while_nothing_of_ours_is_live_end_the_run(place: Place) -> None:
     """A 429 is no good answer where no job of ours explains it: exit 5 after give_up_seconds, with what it said."""
-    write_manifest(place, "m.csv", make_rows(place, 4, 4))
-    server = place.serve("--limit", "4", faults="[put]\nthrottled = 1.0")
-    place.use(server)
-    ending = place.run("run", "m.csv", "--limit", "2", "--give-up-seconds", "2", "--json")
+    ending, server = night(place, 4, 4, "[put]\nthrottled = 1.0", "--give-up-seconds", "1")
     assert ending.code == 5
     assert server.journal.appended() == []
     assert "429" in ending.summary["reason"]
@@ -111,10 +110,7 @@ def test_429s_for_ever_while_nothing_of_ours_is_live_end_the_run(place: Place) -
 
 def test_jobs_that_never_end_hold_their_slots_and_the_run_ends(place: Place) -> None:
     """Nothing can move any more: exit 4 with the lines that hold the slots, the rest pending, nobody else blamed."""
-    write_manifest(place, "m.csv", make_rows(place, 5, 5))
-    server = place.serve("--limit", "2", faults="[jobs]\nendless = 1.0")
-    place.use(server)
-    ending = place.run("run", "m.csv", "--limit", "2", "--job-timeout-seconds", "1", "--json")
+    ending, server = night(place, 5, 2, "[jobs]\nendless = 1.0", "--job-timeout-seconds", "1")
     assert ending.code == 4
     jobs = [put.job_id for put in server.journal.appended()]
     assert len(jobs) == 2

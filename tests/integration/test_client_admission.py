@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from tests.integration.servers import (
     Server,
     accept,
     audio,
-    authority,
     clean_environment,  # noqa: F401 - a fixture
     send,
     send_once,
@@ -42,16 +42,13 @@ SIZES = [
 SMALL, LARGE = 20_000, MEBIBYTE
 
 
-@pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("size", SIZES)
 async def test_the_last_chunk_waits_for_its_admission(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, tls: bool
+    tmp_path: Path, tls_context: ssl.SSLContext | None, size: int
 ) -> None:
     """Admission is asked for once, with the hash of the whole content; before it the server lacks some of the body."""
     path = audio(tmp_path, size)
     before_admission: list[int] = []
-    unknown = authority(tmp_path)
-    monkeypatch.setenv("SSL_CERT_FILE", str(unknown.bundle))
 
     async def admit() -> str:
         await server.until(lambda: sum(put.received for put in server.puts()) == admission.moved_bytes)
@@ -60,7 +57,7 @@ async def test_the_last_chunk_waits_for_its_admission(
         return ""
 
     admission = RecordingAdmission(admit)
-    async with Server(tls=unknown.tls() if tls else None) as server, speaking(server.base_url) as client:
+    async with Server(tls=tls_context) as server, speaking(server.base_url) as client:
         reply = await send(client, path, admission)
         assert [bytes(put.body) for put in server.puts()] == [path.read_bytes()]
     assert admission.hashes == [blake3(path.read_bytes()).hexdigest()]
@@ -69,9 +66,8 @@ async def test_the_last_chunk_waits_for_its_admission(
     assert (reply.status, reply.last_chunk_left, admission.moved_bytes) == (201, True, size)
 
 
-@pytest.mark.parametrize("tls", [False, True])
 async def test_what_the_connection_still_holds_is_not_overwritten(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: bool
+    tmp_path: Path, tls_context: ssl.SSLContext | None
 ) -> None:
     """A server that reads in fits and starts gets the file as it is, though its chunks share one place in memory."""
 
@@ -82,18 +78,15 @@ async def test_what_the_connection_still_holds_is_not_overwritten(
         await accept(exchange)
 
     path, admission = audio(tmp_path, 16 * MEBIBYTE + 70_000), RecordingAdmission()
-    unknown = authority(tmp_path)
-    monkeypatch.setenv("SSL_CERT_FILE", str(unknown.bundle))
-    async with Server(read_in_fits, tls=unknown.tls() if tls else None) as server:
+    async with Server(read_in_fits, tls=tls_context) as server:
         reply = await send_once(server, path, admission)
         assert [blake3(put.body).hexdigest() for put in server.puts()] == admission.hashes
     assert admission.hashes == [blake3(path.read_bytes()).hexdigest()]
     assert reply.status == 201
 
 
-@pytest.mark.parametrize("tls", [False, True])
 async def test_admission_is_asked_for_once_the_buffers_are_empty(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls_context: ssl.SSLContext | None
 ) -> None:
     """As long as the kernel takes no more of what goes before the last chunk, no admission is asked for."""
     asked_too_early: list[bool] = []
@@ -111,11 +104,10 @@ async def test_admission_is_asked_for_once_the_buffers_are_empty(
         await accept(exchange)
 
     monkeypatch.setattr(UploadConnector, "connect", connect_narrowly)
-    unknown, admission = authority(tmp_path), RecordingAdmission()
-    monkeypatch.setenv("SSL_CERT_FILE", str(unknown.bundle))
+    admission = RecordingAdmission()
     # more than narrow buffers take, and no more than is written at once
     path = audio(tmp_path, PIECE_BYTES)
-    async with Server(read_late, tls=unknown.tls() if tls else None, kernel_bytes=16 * 1024) as server:
+    async with Server(read_late, tls=tls_context, kernel_bytes=16 * 1024) as server:
         reply = await send_once(server, path, admission)
     assert asked_too_early == [False]
     assert (reply.status, len(admission.hashes)) == (201, 1)

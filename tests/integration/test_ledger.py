@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import and_, func, select, update
+from sqlalchemy import and_, event, func, select, update
 
 from uploader import audio
 from uploader.ledger import Ledger
@@ -264,6 +264,19 @@ def opened(folder: Path, url: str = "") -> Iterator[Book]:
         for name in "abcdefg":
             book.file(f"{name}.wav", f"{name} speaks")
         yield book
+
+
+@contextmanager
+def executed(book: Book) -> Iterator[list[tuple[str, Any]]]:
+    """Give a list of the statements that the ledger executes in the block, each with its parameters."""
+    statements: list[tuple[str, Any]] = []
+
+    def keep(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
+        statements.append((statement, parameters))
+
+    event.listen(book.ledger._engine, "before_cursor_execute", keep)
+    yield statements
+    event.remove(book.ledger._engine, "before_cursor_execute", keep)
 
 
 @pytest.fixture

@@ -7,9 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, text
 
-from tests.integration.test_ledger import BASE_URL, CUT, DOUBT_SECONDS, LOST, THROTTLED, Book, accepted, opened
+from tests.integration.test_ledger import (
+    BASE_URL,
+    CUT,
+    DOUBT_SECONDS,
+    LOST,
+    THROTTLED,
+    Book,
+    accepted,
+    executed,
+    opened,
+)
 from uploader.ledger.claiming import Admission, Ahead, admit, claim
 from uploader.ledger.lanes import activate_batch, reweigh_lanes
 from uploader.ledger.limit import limit_facts
@@ -223,15 +233,9 @@ def test_lanes_are_ordered_anew_at_a_cost_of_the_lanes_not_of_their_items(tmp_pa
 @pytest.mark.parametrize("order", Order)
 def test_no_step_of_an_item_reads_a_whole_table(tmp_path: Path, order: Order) -> None:
     """SQLite's plan of every statement in an item's life uses an index only, and sorts no lanes in either order."""
-    statements: list[tuple[str, Any]] = []
-
-    def keep(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
-        statements.append((statement, parameters))
-
     with filled(tmp_path / "few", FEW, 2, hold=True) as book:
-        event.listen(book.ledger._engine, "before_cursor_execute", keep)
-        cost_of_a_life(book, order)
-        event.remove(book.ledger._engine, "before_cursor_execute", keep)
+        with executed(book) as statements:
+            cost_of_a_life(book, order)
         explained = [
             statement for statement in statements if statement[0].startswith(("SELECT", "UPDATE", "INSERT", "DELETE"))
         ]

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from tests.integration.test_ledger import CUT, LOST, NOT_FOUND, THROTTLED, Book, accepted, on_sqlite, opened
+from tests.integration.test_ledger import CUT, LOST, NOT_FOUND, THROTTLED, Book, accepted, executed, on_sqlite, opened
 from tests.integration.test_ledger_callbacks import listening_in
 from uploader.errors import LedgerUnavailableError
 from uploader.ledger import Ledger, thread
@@ -413,6 +413,14 @@ def _locking(book: Book) -> int:
     return 0 if book.ledger._engine.dialect.name == "sqlite" else 2
 
 
+@contextmanager
+def counted(book: Book, counts: list[int]) -> Iterator[None]:
+    """Append the number of questions and changes that the ledger executes in the block."""
+    with executed(book) as statements:
+        yield
+    counts.append(sum(statement.startswith(("SELECT", "UPDATE")) for statement, _ in statements))
+
+
 @pytest.mark.parametrize(
     ("function", "listens", "becomes"),
     [(record_reply, False, "accepted"), (record_reply, True, "accepted"), (end_job, False, "completed")],
@@ -429,20 +437,12 @@ async def test_what_waits_together_costs_no_statement_more_than_one(
         for claim in claims:
             book.answer(claim, accepted(f"job-{claim.line}"))
         values = [JobEnd(job, JobStatus.COMPLETED, 1010.0, hold=True) for job in book.jobs()]
-    statements: list[str] = []
-
-    def keep(_: object, __: object, statement: str, *___: object) -> None:
-        statements.append(statement)
-
+    counts: list[int] = []
     async with running(book.ledger) as writer:
-        event.listen(book.ledger._engine, "before_cursor_execute", keep)
-        counts = []
         for some in (values[:2], values[2:]):
-            statements.clear()
-            answers = await Busy(writer).gather(*[writer.call(function, value) for value in some])
+            with counted(book, counts):
+                answers = await Busy(writer).gather(*[writer.call(function, value) for value in some])
             assert [answer for answer in answers if isinstance(answer, Exception)] == []
-            counts.append(sum(statement.startswith(("SELECT", "UPDATE")) for statement in statements))
-        event.remove(book.ledger._engine, "before_cursor_execute", keep)
     assert counts[0] == counts[1] <= (4 if listens else 3) + 2 * _locking(book)
     assert book.states(book.loads["m.csv"]).split() == [becomes] * len(claims)
 
@@ -452,18 +452,11 @@ async def test_attempts_that_wait_are_admitted_by_the_same_few_statements(book: 
     book.limit = 30
     load = book.load([(f"c{n}", book.file(f"{n}.wav").name) for n in range(22)])
     claims = book.claim()
-    statements: list[str] = []
-
-    def keep(_: object, __: object, statement: str, *___: object) -> None:
-        statements.append(statement)
-
+    counts: list[int] = []
     async with running(book.ledger) as writer:
-        event.listen(book.ledger._engine, "before_cursor_execute", keep)
-        counts = []
         for some in (claims[:2], claims[2:]):
-            statements.clear()
-            assert (await admitted(writer, *some)).admitted == {claimed.attempt_id for claimed in some}
-            counts.append(sum(statement.startswith(("SELECT", "UPDATE")) for statement in statements))
-        event.remove(book.ledger._engine, "before_cursor_execute", keep)
+            with counted(book, counts):
+                answer = await admitted(writer, *some)
+            assert answer.admitted == {claimed.attempt_id for claimed in some}
     assert counts[0] == counts[1] <= 7 + 2 * _locking(book)
     assert book.states(load).split() == ["sent"] * len(claims)

@@ -4,11 +4,12 @@ Written by hand because tinytag takes the first frames' bit rate for that of the
 that the file is too short for, and looks for frames in whatever follows a false beginning.
 """
 
-from collections.abc import Mapping
+import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from uploader.audio.positioned import PositionedReader
-from uploader.audio.sniffing import HEAD_BYTES, id3_bytes, is_mp3
+from uploader.audio.sniffing import id3_bytes, is_mp3
 from uploader.model import Flaw
 
 # kilobits a second of layer III, of MPEG-1 (3) and of MPEG-2 and 2.5 (2), by the header's index
@@ -20,10 +21,10 @@ _SAMPLE_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 
 _FIRST_BYTES = 256
 _PLACES = 4
 _WINDOW_FRAMES = 10
-_LEAST_FRAMES = 2
 _LAST_TAG_BYTES = 128
 _TRAILER_BYTES = 16 * 1024
 _SURPLUS = 0.02
+_KINDS_KEPT = 256
 
 
 class Mp3Facts(NamedTuple):
@@ -57,10 +58,8 @@ def read_mp3(file: PositionedReader, size: int) -> Mp3Facts:
         file: The open file, at any position.
         size: The file's size in bytes.
     """
-    file.seek(0)
-    start = id3_bytes(file.read(HEAD_BYTES))
-    file.seek(start)
-    first = file.read(_FIRST_BYTES)
+    start = id3_bytes(file.head)
+    first = file.read_at(start, _FIRST_BYTES)
     if not is_mp3(first):
         tags_alone = start and (size <= start or (size <= start + _LAST_TAG_BYTES and first.startswith(b"TAG")))
         return Mp3Facts(flaw=Flaw.NO_AUDIO if tags_alone else None)
@@ -107,42 +106,43 @@ def _count(first: bytes) -> tuple[int, int] | None:
 
 def _by_bit_rate(file: PositionedReader, start: int, size: int, first: bytes, frame: _Frame) -> float | None:
     """Compute the duration at a constant bit rate, as far as samples of the file show it constant."""
-    file.seek(max(start, size - _LAST_TAG_BYTES))
-    end = size - _LAST_TAG_BYTES if file.read(3) == b"TAG" else size
+    if not frame.bit_rate:
+        return None
     window = _WINDOW_FRAMES * (frame.length + 1)
+    tail_at = max(start, size - _LAST_TAG_BYTES - window)
+    tail = file.read_at(tail_at, size - tail_at)
+    is_tagged = size - start >= _LAST_TAG_BYTES and tail[-_LAST_TAG_BYTES:].startswith(b"TAG")
+    end = size - _LAST_TAG_BYTES if is_tagged else size
     last = max(start, end - window)
-    # headers are alike if they differ in no more than their padding, which is a byte, and the bit of private use
-    lengths = {first[:2] + bytes([first[2] & 0xFC | bits]): frame.length + (bits >> 1) for bits in range(4)}
-    for place in range(_PLACES + 1):
-        file.seek(start + (last - start) * place // _PLACES)
-        if not frame.bit_rate or not _is_all_alike(file.read(min(window, end - file.tell())), first[:2], lengths):
+    frames_to_end = _frames_to_end(first[:3], frame.length)
+    # the end first: of a file whose rates change, or that something else follows, nothing more is read
+    if frames_to_end.search(tail, last - tail_at, end - tail_at) is None:
+        return None
+    for place in range(_PLACES if last > start else 0):
+        if frames_to_end.search(file.read_at(start + (last - start) * place // _PLACES, window)) is None:
             return None
     return (end - start) * 8 / frame.bit_rate
 
 
-def _is_all_alike(part: bytes, sync: bytes, lengths: Mapping[bytes, int]) -> bool:
-    """Tell whether frames with such headers follow each other to the end of a part of the file."""
-    at = part.find(sync)
-    while at >= 0:
-        if _chain(part, at, lengths) >= _LEAST_FRAMES:
-            return True
-        at = part.find(sync, at + 1)
-    return False
-
-
-def _chain(part: bytes, at: int, lengths: Mapping[bytes, int]) -> int:
-    """Count the frames that follow each other to the end; 0 where another kind comes between.
+@lru_cache(_KINDS_KEPT)
+def _frames_to_end(header: bytes, length: int) -> re.Pattern[bytes]:
+    """Build the pattern of two frames or more with such a header, the last of which may be cut off at the end.
 
     Args:
-        part: A part of the file.
-        at: Where the first of them begins.
-        lengths: The length of a frame by the first bytes of its header, of all headers that are alike.
+        header: The first three bytes of a frame.
+        length: The bytes of a frame without padding.
     """
-    count, last = 0, len(part) - 3
-    while at <= last:
-        length = lengths.get(part[at : at + 3])
-        if length is None:
-            return 0
-        at += length
-        count += 1
-    return count
+    # headers are alike if they differ in no more than their padding, which is a byte, and the bit of private use
+    unpadded, padded = (
+        b"[" + b"".join(re.escape(bytes([header[2] & 0xFC | bits])) for bits in pair) + b"]"
+        for pair in ((0, 1), (2, 3))
+    )
+    sync = re.escape(header[:2])
+    whole = b"(?:%b.{%d}|%b.{%d})" % (unpadded, length - 3, padded, length - 2)
+    # one that is cut off: checked in one step, where a count up to the end would be tried in each length
+    begun = b"(?:%b(?!.{%d})|%b(?!.{%d}))" % (unpadded, length - 3, padded, length - 2)
+    parts = {b"sync": sync, b"whole": whole, b"begun": begun}
+    return re.compile(
+        b"%(sync)b%(whole)b(?:(?:%(sync)b%(whole)b)+(?:%(sync)b%(begun)b|.{0,2}\\Z)|%(sync)b%(begun)b)" % parts,
+        re.DOTALL,
+    )

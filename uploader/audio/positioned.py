@@ -25,7 +25,11 @@ class PositionedReader:
 
     def read(self, count: int) -> bytes:
         """Read bytes from the position; fewer at the end of the file."""
-        at, end = self._at, self._at + count
-        part = self.head[at:end] if end <= len(self.head) else os.pread(self._descriptor, count, at)
-        self._at = at + len(part)
+        part = self.read_at(self._at, count)
+        self._at += len(part)
         return part
+
+    def read_at(self, at: int, count: int) -> bytes:
+        """Read bytes from a place; fewer at the end of the file."""
+        end = at + count
+        return self.head[at:end] if end <= len(self.head) else os.pread(self._descriptor, count, at)

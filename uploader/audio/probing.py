@@ -86,8 +86,7 @@ def _after_tag(file: PositionedReader) -> bytes:
     tag = id3_bytes(file.head)
     if not tag:
         return b""
-    file.seek(tag)
-    return file.read(HEAD_BYTES)
+    return file.read_at(tag, HEAD_BYTES)
 
 
 def _of_wave(file: PositionedReader, size: int, kind: AudioFormat) -> AudioFacts:

@@ -21,7 +21,7 @@ def connection() -> Iterator[Connection]:
         yield made
 
 
-def stage(connection: Connection, rows: Sequence[tuple[str, str]]) -> None:
+def stage(connection: Connection, rows: Sequence[tuple[str, str]]) -> Stage:
     """Stage rows of these ids and paths, from line 2 on; a row without a path is invalid."""
     staged: list[Row | InvalidRow] = []
     for line, (conversation_id, path) in enumerate(rows, start=2):
@@ -31,7 +31,9 @@ def stage(connection: Connection, rows: Sequence[tuple[str, str]]) -> None:
             at = str(Path("/audio") / path)
             signature = FileSignature(1, "1:1:1")
             staged.append(Row(line, conversation_id, path, at, None, NOTHING, NOTHING, signature, facts=AudioFacts()))
-    Stage(connection, None).add(staged, lambda _: AudioFacts(), separate=False)
+    made = Stage(connection, None)
+    made.add(staged, lambda _: AudioFacts(), separate=False)
+    return made
 
 
 def test_the_same_path_for_the_same_conversation_is_told_with_its_lines(connection: Connection) -> None:
@@ -82,12 +84,24 @@ def test_ids_that_a_spreadsheet_rounded_to_15_digits_are_told(
     assert told == ([(2, ids[0])] if is_told else [])
 
 
+def test_nothing_is_compared_where_paths_ascend_and_ids_are_numbers(connection: Connection) -> None:
+    """Rows in the order of their paths repeat none, and numbers differ by more than case; others are compared."""
+    plain = stage(connection, [("1", "a.wav"), ("2", "b.wav"), ("2", ""), ("1", "c.wav")])
+    assert plain.paths_ascend
+    assert plain.ids_are_numbers
+    for rows in ([("1", "a.wav"), ("2", "a.wav")], [("1", "b.wav"), ("x1", "a.wav")], [("\u00b2", "b"), ("1", "a")]):
+        odd = stage(connection, rows)
+        assert not odd.paths_ascend
+        assert odd.ids_are_numbers == all(conversation_id in {"1", "2"} for conversation_id, _ in rows)
+
+
 @given(rows=st.lists(st.tuples(st.sampled_from(["a", "A", "b", "\u00e4", "\u00c4"]), st.sampled_from(["", "x", "y"]))))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_table_finds_what_a_look_at_all_rows_finds(connection: Connection, rows: list[tuple[str, str]]) -> None:
     """Repeats and twins are those that a plain comparison of all rows finds."""
-    stage(connection, rows)
+    made = stage(connection, rows)
     pairs = {row for row in rows if row[1] and rows.count(row) > 1}
+    assert not (pairs and made.paths_ascend)  # nobody would look for them
     assert {(rows[problem.line - 2][0], problem.value) for problem in repeats(connection)} == pairs
     spellings = [{row[0] for row in rows if row[0].lower() == letter} for letter in ("a", "b", "\u00e4")]
     assert {problem.value for problem in case_twins(connection)} == {min(some) for some in spellings if len(some) > 1}

@@ -148,7 +148,7 @@ def _go_through(
             stage = Stage(connection, None)
             rows = counted_rows(file.reader(settings, lambda *_: False, check_files=False), check)
             stage.add(rows, audio.probe, separate=are_channels_separate(settings))
-            add_alike(check, connection)
+            add_alike(check, connection, stage)
             check.conversations = stage.count_conversations()
         return None
     work, seconds = Work(first=settings.first), time.time()
@@ -163,7 +163,7 @@ def _go_through(
         if account_id is not None:
             repeat_id = current_repeat_id(connection, account_id, name, repeat=settings.repeat)
         add_lacking(check, resolve(connection, stage, repeat_id, Hashes(audio.content_hash)))
-        add_alike(check, connection)
+        add_alike(check, connection, stage)
         check.conversations = stage.count_conversations()
         _count_rows(connection, work, check)
         known.hide(connection, name)

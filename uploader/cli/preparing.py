@@ -17,7 +17,7 @@ from uploader.ledger import Connection, Ledger
 from uploader.ledger.alike import became_the_same, case_twins, repeats, rounded
 from uploader.ledger.reading import unknown_job_ids
 from uploader.ledger.sending import ToSend
-from uploader.ledger.staging import CHUNK, chunks
+from uploader.ledger.staging import CHUNK, Stage, chunks
 from uploader.manifest import Format, Manifest, WasBegun, check_file, format_of, spoilt
 from uploader.model import InvalidRow, Row
 from uploader.policy.billing import SEPARATE
@@ -158,10 +158,12 @@ def add_lacking(check: ManifestCheck, lacking: Iterable[InvalidRow]) -> None:
         check.problems.add(row.problems)
 
 
-def add_alike(check: ManifestCheck, connection: Connection) -> None:
+def add_alike(check: ManifestCheck, connection: Connection, stage: Stage) -> None:
     """Add the findings that only a comparison of staged rows shows."""
-    check.warnings.add(repeats(connection))
-    check.warnings.add(case_twins(connection))
+    if not stage.paths_ascend:
+        check.warnings.add(repeats(connection))
+    if not stage.ids_are_numbers:
+        check.warnings.add(case_twins(connection))
     check.warnings.add(rounded(connection))
     if any(column == "conversationId" for column, _ in check.warnings.kinds):
         check.warnings.add(became_the_same(connection, spoilt))

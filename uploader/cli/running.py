@@ -240,7 +240,7 @@ def _load(
         if settings.on_invalid == "refuse":
             refuse_invalid(check, file.name)
         with connection.begin():
-            add_alike(check, connection)
+            add_alike(check, connection, stage)
         hashes = Hashes(audio.content_hash)
 
         def load() -> tuple[BatchFacts, ToSend]:

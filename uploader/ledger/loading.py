@@ -156,9 +156,9 @@ def _taking(takes: Takes, **more: ColumnElement[Any]) -> Update:
     return (
         update(items)
         .where(
-            items.c.id == found.c.item_id,
+            # the sum keeps SQLite from reading all items and looking for each in ``found``
+            items.c.id == found.c.item_id.op("+")(0),
             found.c.takes == takes,
-            is_listed(found.c.takes == takes),
             staged.c.line == found.c.line,
         )
         .values(**_taken, **more)

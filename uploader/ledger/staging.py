@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from itertools import islice
+from operator import lt
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -36,7 +37,7 @@ from uploader.policy.billing import SEPARATE, billed_seconds
 CHUNK = 1000
 AudioProbe = Callable[[str], AudioFacts]
 T = TypeVar("T")
-_NO_FILE = (None,) * 8
+_NO_FILE = (None,) * 6
 
 _metadata = MetaData()
 _TEMPORARY = ["TEMPORARY"]
@@ -46,8 +47,6 @@ staged = Table(
     "staged",
     _metadata,
     Column("line", Integer, primary_key=True),
-    # None: there is no such lane yet
-    Column("lane_id", ID),
     Column("conversation_id", String, nullable=False),
     Column("audio_path", String, nullable=False),
     # None: the row is invalid
@@ -55,12 +54,15 @@ staged = Table(
     # None: the file is gone
     Column("size", BigInteger),
     Column("change", String),
-    # the type that the row names, and the one that is sent
-    Column("given_type", String),
+    # the type that is sent
     Column("content_type", String),
     Column("duration_seconds", Float),
     Column("channels", Integer),
     Column("billed_seconds", Float),
+    # None: there is no such lane yet
+    Column("lane_id", ID),
+    # the type that the row names
+    Column("given_type", String),
     prefixes=_TEMPORARY,
 )
 
@@ -136,6 +138,11 @@ _INDEXES = (Index("compared_lane", compared.c.lane_id),)
 _TABLES = (staged, apart, found, met, compared)
 
 
+# the first columns of a row; a chunk whose rows all lack the lane, or a type of their own, is staged without those
+_STAGED = tuple(staged.columns.keys())
+_WITHOUT_LANE = len(_STAGED) - 2
+_WITHOUT_TYPE = len(_STAGED) - 1
+
 _APART = ("line", "parameters", "extras", "given", "hints", "error")
 
 # the id of the newest lane, 0 where there is none
@@ -182,6 +189,11 @@ class Stage:
         """
         # a row stands in a lane that the ledger has
         self.meets_lanes = False
+        # each row's path is greater than that of the row before: no path is there twice
+        self.paths_ascend = True
+        # all ids are numbers: none differs from another one by letter case
+        self.ids_are_numbers = True
+        self._last_path = ""
         self._connection = connection
         self._account_id = account_id
         for table in _TABLES:
@@ -207,17 +219,32 @@ class Stage:
             self.meets_lanes = self.meets_lanes or bool(in_lanes)
             values: list[tuple[Any, ...]] = []
             more: list[tuple[Any, ...]] = []
+            width = _WITHOUT_TYPE if in_lanes else _WITHOUT_LANE
             for row in chunk:
                 lane_id = in_lanes.get(row.conversation_id)
                 if isinstance(row, Row):
                     values.append(_values(row, lane_id, probe, separate=separate))
+                    if row.content_type:
+                        width = len(_STAGED)
                     if row.parameters or row.extras or (hints and row.hints):
                         more.append(_more(row, hints=hints))
                 else:
-                    values.append((row.line, lane_id, row.conversation_id, row.audio_path, *_NO_FILE))
+                    values.append((row.line, row.conversation_id, row.audio_path, *_NO_FILE, lane_id, None))
                     more.append(_wrong(row))
-            execute_bulk(self._connection, staged, staged.columns.keys(), values)
+            self._note_order(chunk)
+            cut = values if width == len(_STAGED) else [row[:width] for row in values]
+            execute_bulk(self._connection, staged, _STAGED[:width], cut)
             execute_bulk(self._connection, apart, _APART, more)
+
+    def _note_order(self, chunk: Sequence[Row | InvalidRow]) -> None:
+        """Find out whether the paths ascend and the ids are numbers, so that nobody need compare the rows."""
+        if self.paths_ascend:
+            paths = [self._last_path, *(row.path for row in chunk if isinstance(row, Row))]
+            self.paths_ascend = all(map(lt, paths, paths[1:]))
+            self._last_path = paths[-1]
+        if self.ids_are_numbers:
+            ids = "".join([row.conversation_id for row in chunk])
+            self.ids_are_numbers = ids.isascii() and ids.isdigit()
 
     def place(self) -> None:
         """Set the lanes of rows that had none when they were staged, where lanes were added since."""
@@ -291,7 +318,7 @@ def _values(row: Row, lane_id: int | None, probe: AudioProbe, *, separate: bool)
     """Return a valid row in the order of the columns of ``staged``."""
     line, conversation_id, audio_path, path, given_type, parameters, _, signature, _, _, facts = row
     if signature is None:
-        return (line, lane_id, conversation_id, audio_path, path, None, None, given_type, given_type, None, None, None)
+        return (line, conversation_id, audio_path, path, None, None, given_type, None, None, None, lane_id, given_type)
     size, change = signature
     media_type, duration, channels, *_ = facts or probe(path)
     if parameters:
@@ -300,17 +327,17 @@ def _values(row: Row, lane_id: int | None, probe: AudioProbe, *, separate: bool)
     sent_type = given_type or media_type
     return (
         line,
-        lane_id,
         conversation_id,
         audio_path,
         path,
         size,
         change,
-        given_type,
         sent_type,
         duration,
         channels,
         billed,
+        lane_id,
+        given_type,
     )
 
 

@@ -1,5 +1,6 @@
 """The uploader's own exceptions and their exit codes."""
 
+import errno
 from enum import IntEnum
 
 
@@ -93,3 +94,13 @@ class StoppedError(UploaderError):
     def __init__(self, exit_code: ExitCode) -> None:
         super().__init__("stopped by a signal before anything was sent; run the same command again")
         self.exit_code = exit_code
+
+
+# the process, or the machine, has as many files open as it may
+TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+
+
+def describe(error: OSError) -> str:
+    """Describe an error of the system, with the remedy where too many files are open."""
+    remedy = ": raise the limit of open files (ulimit -n)" if error.errno in TOO_MANY_FILES else ""
+    return f"{error.strerror or error}{remedy}"

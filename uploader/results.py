@@ -10,9 +10,9 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, Any, TypeVar
 
-from uploader.errors import ResultsUnavailableError, UsageError
+from uploader.errors import ResultsUnavailableError, UsageError, describe
 from uploader.model import ResultLine, State
-from uploader.text import storable
+from uploader.text import printable, storable
 
 COLUMNS = (
     "conversationId",
@@ -40,6 +40,7 @@ _TEXTS = ("conversationId", "audioPath", "jobId", "error", "batch")
 _MOST = 2**63 - 1
 # columns whose text comes from the service
 _FROM_SERVICE = ("jobId", "error")
+_ERROR = COLUMNS.index("error")
 
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)  # it cannot be read without being set
@@ -168,7 +169,9 @@ def write(path: Path, lines: Iterable[ResultLine], extra_columns: Sequence[str])
             _write_csv(file, lines, extra_columns)
         else:
             for line in lines:
-                file.write(json.dumps(_public(line, extra_columns), ensure_ascii=False) + "\n")
+                text = json.dumps(_public(line, extra_columns), ensure_ascii=False)
+                is_plain = f"{line.job_id}{line.error}".isascii()
+                file.write(f"{text if is_plain else printable(text)}\n")
 
 
 def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]], form: str, delimiter: str = ",") -> None:
@@ -271,7 +274,7 @@ def _replacing(path: Path) -> Iterator[IO[str]]:
             yield file
     except OSError as error:
         raise ResultsUnavailableError(
-            f"{path} could not be written ({error.strerror}): the ledger has everything; make room or give leave, "
+            f"{path} could not be written ({describe(error)}): the ledger has everything; make room or give leave, "
             "then run the same command again, or `uploader results`"
         ) from error
 
@@ -290,6 +293,8 @@ def _write_csv(file: IO[str], lines: Iterable[ResultLine], extra_columns: Sequen
     places = [COLUMNS.index(name) for name in _FROM_SERVICE]
     for line in lines:
         cells = [_cell(value) for value in _public(line, extra_columns).values()]
+        # people read it, one row to a line; a jobId is a key, and stays as it is
+        cells[_ERROR] = printable(cells[_ERROR])
         for place in places:
             cells[place] = _defused(cells[place])
         writer.writerow(cells)

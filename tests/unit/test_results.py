@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from uploader import results
 from uploader.errors import ResultsUnavailableError, UsageError
 from uploader.model import ResultLine, State
+from uploader.text import printable
 
 COLUMNS = [
     *("conversationId", "audioPath", "jobId", "status", "attempts", "httpStatus", "error", "bytes"),
@@ -136,8 +137,8 @@ def test_what_a_stranger_writes_is_defused(tmp_path: Path, text: str) -> None:
     record = line(error=text, conversation_id=text, audio_path=text, job_id=text, batch=text, extras={"x-id": text})
     results.write(tmp_path / "r.csv", [record], ["x-id"])
     (cells,) = read_csv(tmp_path / "r.csv")
-    for column in ("error", "jobId"):
-        assert cells[column] == "'" + text
+    assert cells["jobId"] == "'" + text
+    assert cells["error"] == ("'" + text if text.isprintable() else printable(text))
     for column in ("conversationId", "audioPath", "batch", "x-id"):
         assert cells[column] == text
 
@@ -148,7 +149,17 @@ def test_a_job_id_that_was_defused_joins_as_it_was(tmp_path: Path, text: str) ->
     results.write(tmp_path / "r.csv", [line(job_id=text, error=text)], [])
     assert list(results.job_ids(tmp_path / "r.csv")) == [text]
     (back,) = results.read_lines(tmp_path / "r.csv")
-    assert (back.job_id, back.error) == (text, text)
+    assert (back.job_id, back.error) == (text, printable(text))
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.jsonl"])
+def test_an_error_moves_no_cursor_and_fakes_no_line(tmp_path: Path, name: str) -> None:
+    """A row is a line, and no terminal obeys it: control characters, line ends and bidi marks are escaped."""
+    nasty = "red \x1b[31m\x9b31m\r\n5815,a.wav\u2028\u202e\x85"
+    results.write(tmp_path / name, [line(error=nasty)], [])
+    content = (tmp_path / name).read_text("utf-8")
+    assert printable(content.replace("\n", "")) == content.replace("\n", "")
+    assert len(content.splitlines()) == (2 if name == "r.csv" else 1)
 
 
 def test_json_lines_are_not_defused(tmp_path: Path) -> None:

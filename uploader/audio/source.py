@@ -1,7 +1,6 @@
 """An audio file's signature, its hash, and its bytes while it is sent."""
 
 import asyncio
-import errno
 import os
 import stat
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 from blake3 import blake3
 
 from uploader.audio.opening import WITHOUT_WAITING, lies_in, open_cached, open_without_waiting
-from uploader.errors import GaveUpError, SourceError
+from uploader.errors import TOO_MANY_FILES, GaveUpError, SourceError, describe
 from uploader.model import FileSignature
 
 READ_BYTES = 1024 * 1024
@@ -284,10 +283,8 @@ def _open(path: Path, checked: _Expected) -> Source:
         # a FIFO put in the file's place would block the opening for ever
         audio = AudioFile(path, open_without_waiting)
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise GaveUpError(
-                f"{error.strerror}: raise the limit of open files (ulimit -n), or lower --uploads"
-            ) from error
+        if error.errno in TOO_MANY_FILES:
+            raise GaveUpError(f"{describe(error)}, or lower --uploads") from error
         raise SourceError(f"the file could not be opened: {error.strerror}") from error
     source = _source(audio, path, checked)
     try:

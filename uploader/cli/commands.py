@@ -22,7 +22,7 @@ from uploader.cli.options import (
     settings_options,
 )
 from uploader.cli.signals import stop_signals
-from uploader.errors import ExitCode, StoppedError, UploaderError
+from uploader.errors import TOO_MANY_FILES, ExitCode, StoppedError, UploaderError, describe
 from uploader.policy.parts import PARTS
 from uploader.settings import FAR, Settings, settings_of
 
@@ -558,9 +558,7 @@ def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[
         # a run may have been cut short; a command that only prints has printed all that its reader wanted
         code = ExitCode.GAVE_UP if click.get_current_context().info_name == "run" else ExitCode.DONE
     except OSError as error:
-        # most likely standard output has no reader any more, or its disk is full; the ledger has everything
-        logs.get_logger().warning("stream.unwritten", reason=error.strerror)
-        code = ExitCode.GAVE_UP
+        reason, code = _explain_failure(error), ExitCode.GAVE_UP
     except Exception:  # noqa: BLE001 - the one place that reports a fault of the uploader, with traceback and exit code
         logs.get_logger().exception("fault")
         reason, code = "a fault of the uploader itself; nothing is lost: run the same command again", ExitCode.FAULT
@@ -570,6 +568,15 @@ def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[
         _print_failure(context.info_name or "", reason)
     logs.close()
     sys.exit(int(code))
+
+
+def _explain_failure(error: OSError) -> str:
+    """Explain an error of the system; empty where it is most likely a stream's, which is logged as such."""
+    if error.errno in TOO_MANY_FILES:
+        return describe(error)
+    # most likely standard output has no reader any more, or its disk is full; the ledger has everything
+    logs.get_logger().warning("stream.unwritten", reason=error.strerror)
+    return ""
 
 
 def _report_failure(command: str, reason: str, code: ExitCode, *, as_json: bool) -> None:

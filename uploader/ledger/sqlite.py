@@ -1,6 +1,5 @@
 """Opens, makes and migrates a ledger's SQLite database."""
 
-import errno
 import os
 import shutil
 import sqlite3
@@ -16,7 +15,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from uploader import logs
-from uploader.errors import LedgerUnavailableError, UsageError
+from uploader.errors import LedgerUnavailableError, UsageError, describe
 from uploader.ledger import schema
 from uploader.ledger.copying import UNFINISHED, copy_beside, new_file
 from uploader.ledger.migrations import APPLICATION_ID, OLDEST, STEPS, migrate, stamp
@@ -49,12 +48,17 @@ def unavailable(path: Path, error: BaseException) -> LedgerUnavailableError:
 
 def _cause(path: Path, error: BaseException) -> str:
     """Describe why a database cannot be used, by opening the file where SQLite gives no reason."""
+    if isinstance(error, OSError):
+        return describe(error)
     if getattr(error, "sqlite_errorname", "").startswith("SQLITE_CANTOPEN"):
-        try:
-            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        except OSError as reason:
-            hint = " (raise the limit of open files, ulimit -n)" if reason.errno in (errno.EMFILE, errno.ENFILE) else ""
-            return f"{reason.strerror}{hint}"
+        # a ledger that is to be made is missing, and the reason is its folder's
+        for tried in (path, path.parent):
+            try:
+                os.close(os.open(tried, os.O_RDONLY | os.O_CLOEXEC))
+            except FileNotFoundError:
+                continue
+            except OSError as reason:
+                return describe(reason)
     return str(error)
 
 

@@ -367,7 +367,7 @@ class Engine:
         weights = reweigh(self._lane_weights, self._poller.durations)
         if weights is not None:
             self._lane_weights = weights
-            await self._writer.call(reweigh_lanes, weights.item_seconds)
+            await self._writer.call(reweigh_lanes, self._account_id, weights.item_seconds)
 
     def _attempts_wanted(self) -> int:
         state = self.flow.state

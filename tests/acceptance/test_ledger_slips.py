@@ -55,6 +55,13 @@ def test_a_container_without_a_mounted_state_sends_nothing(
     assert "the container's own file system" in refused.err
     assert "--volume" in refused.err
     assert server.journal.begun_puts() == []
+    results = place.write(
+        "r.csv",
+        "conversationId,audioPath,jobId,status,attempts,httpStatus,error,bytes,durationSeconds,"
+        "channels,billedSeconds,acceptedAt,finishedAt,batch,line\n",
+    )
+    adopted = place.run("ledger", "adopt", results, *LEDGER, before=container)
+    assert (adopted.code, "the container's own file system" in adopted.err) == (2, True)
     assert place.run("run", "m.csv", *LEDGER, "--new-ledger", before=container).code == 0
     check_appended(server.journal, rows)
 

@@ -13,6 +13,7 @@ from uploader import audio
 from uploader.ledger import Ledger
 from uploader.ledger.claiming import (
     NOTHING_AHEAD,
+    WAITS_IN_VAIN,
     Admission,
     AdmissionResult,
     Ahead,
@@ -231,10 +232,10 @@ class Book:
             newest = select(items.c[name]).where(items.c.line == line).order_by(items.c.load_id.desc()).limit(1)
             return connection.execute(newest).scalar_one()
 
-    def reweigh_lanes(self, item_seconds: float) -> None:
-        """Order the lanes by what an item counts for beside its audio."""
+    def reweigh_lanes(self, item_seconds: float, account_id: int = 1) -> None:
+        """Order an account's lanes by what an item counts for beside its audio."""
         with self.ledger.writing() as connection:
-            reweigh_lanes(connection, item_seconds)
+            reweigh_lanes(connection, account_id, item_seconds)
 
     def check_work(self) -> None:
         """Check that the backlog of each lane is the sum over its items."""
@@ -693,6 +694,23 @@ def test_an_attempt_holds_no_slot_before_its_admission(book: Book) -> None:
     assert book.live() == 2
 
 
+def test_items_that_waited_in_vain_keep_none_behind_them_from_going_ahead(book: Book) -> None:
+    """Too many waits in vain: from then on an item waits for its slot, and the body of the next lane travels."""
+    book.limit = 1
+    book.load([(conversation, "a.wav") for conversation in "cdefg"])
+    book.answer(book.claim(1)[0], accepted("j"))
+    with book.ledger.writing() as connection:
+        in_vain = update(items).where(items.c.line.in_([3, 4])).values(unadmitted=WAITS_IN_VAIN)
+        assert connection.execute(in_vain).rowcount == 2
+    (ahead,) = book.claim(ahead=Ahead(slots=1))
+    assert (ahead.conversation_id, ahead.is_ahead) == ("f", True)
+    book.end("j")
+    assert [claimed.conversation_id for claimed in book.claim(1)] == [], "the body that travels has the slot"
+    book.answer(ahead, accepted("k"))
+    book.end("k")
+    assert [claimed.conversation_id for claimed in book.claim(1)] == ["d"]
+
+
 def test_no_more_are_admitted_than_asked_for(book: Book) -> None:
     """So many last chunks may be out without an answer, however many slots are free; none at all only looks."""
     load = book.load([(conversation, "a.wav") for conversation in "cde"])
@@ -1136,6 +1154,7 @@ def test_a_run_leaves_the_lanes_of_other_accounts_as_they_are(book: Book, first:
         assert all(lane.active_until and lane.audio_left and lane.items_left for lane in before)
     theirs = load_elsewhere(book, ["d", "e", "f"])
     book.run(theirs, first=first)
+    book.reweigh_lanes(7.0, theirs.account_id)
     with book.ledger.reading() as connection:
         assert connection.execute(carried).all() == before
         sending = to_send(connection, theirs.account_id, theirs.batch_id, hold=True)

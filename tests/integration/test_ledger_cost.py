@@ -226,7 +226,7 @@ def test_a_part_of_a_batch_is_chosen_once_not_once_a_lane(tmp_path: Path, hold: 
 def test_lanes_are_ordered_anew_at_a_cost_of_the_lanes_not_of_their_items(tmp_path: Path) -> None:
     """Reweighing costs the same with thirty times as many items in each lane."""
     with filled(tmp_path / "few", 4, FEW, hold=True) as few, filled(tmp_path / "many", 4, MANY, hold=True) as many:
-        cost = [steps(book, lambda c: reweigh_lanes(c, 3.0))[1] for book in (few, many)]
+        cost = [steps(book, lambda c: reweigh_lanes(c, 1, 3.0))[1] for book in (few, many)]
     assert cost[1] <= 1.1 * cost[0]
 
 

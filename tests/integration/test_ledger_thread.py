@@ -281,7 +281,7 @@ async def test_a_full_disk_stops_claims_and_loses_nothing(book: Book) -> None:
         with pytest.raises(LedgerUnavailableError, match="full"):
             await writer.call(claim, 1, 10, 10, book.now)
         with pytest.raises(LedgerUnavailableError, match="full"):
-            await writer.call(reweigh_lanes, 3.0)
+            await writer.call(reweigh_lanes, 1, 3.0)
         assert await writer.call(note, "a") == "a"
         set_pages(10_000)
         await writer.call(fill)

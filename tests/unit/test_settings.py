@@ -134,6 +134,7 @@ def test_tables_are_read_from_file_and_environment(sources: Loader) -> None:
         ({"file": "[replies]\nproves_not_appended = [502]"}, ["replies.proves_not_appended", "502", "500"]),
         ({"file": 'ledger = "/var/ledger.db"'}, ["ledger", "/var/ledger.db", "sqlite:////"]),
         ({"file": 'ledger = "sqlite:///:memory:"'}, ["ledger", "sqlite:////"]),
+        ({"file": 'ledger = "sqlite:////state/ledger.db?mode=ro"'}, ["ledger", "write the path alone"]),
         ({"file": 'batch = ""'}, ["batch", "''", "at least 1"]),
     ],
 )

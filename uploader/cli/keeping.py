@@ -116,7 +116,8 @@ def adopt_results(settings: Settings, path: Path) -> ExitCode:
         raise UsageError(f"results {path}: these are a rehearsal's, which appended nothing to {settings.base_url}")
     taken = _ResultsToAdopt(path, settings.audio_root or path.parent)
     now = time.time()
-    with Ledger.open_for_run(settings.ledger, doubted=Doubted.MENDED) as ledger, ledger.writing() as connection:
+    opened = Ledger.open_for_run(settings.ledger, on_container=settings.new_ledger, doubted=Doubted.MENDED)
+    with opened as ledger, ledger.writing() as connection:
         load = begin_load(
             connection,
             account(connection, settings.base_url),

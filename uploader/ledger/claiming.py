@@ -29,6 +29,8 @@ from uploader.policy.forecast import audio_seconds
 
 # the most bodies of an item that are sent ahead and then cut
 WAITS_IN_VAIN = 3
+# so many times as many lanes are looked at where the first ones may not go ahead
+FURTHER = 8
 
 # Every statement is built once: building one costs more than running it.
 
@@ -246,8 +248,14 @@ def claim(
     else:
         free = limit.in_force - limit.live - limit.sending
     room = min(wanted, free + ahead.slots)
-    ready = _ready(connection, account_id, room, now, order, ahead.lanes) if room > 0 else []
-    ready = [item for place, item in enumerate(ready) if place < free or item["unadmitted"] < WAITS_IN_VAIN]
+    ready: Sequence[RowMapping] = []
+    # where items that have waited in vain too often fill the first places, those behind them may go ahead
+    for most in (room, FURTHER * room) if room > 0 else ():
+        found = _ready(connection, account_id, most, now, order, ahead.lanes)
+        fit = [item for place, item in enumerate(found) if place < free or item["unadmitted"] < WAITS_IN_VAIN]
+        ready = fit[:room]
+        if len(ready) == room or len(found) < most:
+            break
     claims = _begin(connection, ready, [_token(item, new_token) for item in ready], free, now)
     if len(claims) == wanted > 0:
         return ClaimResult(claims, limit, waiting=True)

@@ -66,7 +66,7 @@ _REMOVE_FROM_BACKLOG = (
 )
 
 # set the weight of an item in all active lanes
-_REWEIGH = update(lanes).where(IS_ACTIVE).values(item_seconds=bindparam("seconds"))
+_REWEIGH = update(lanes).where(IS_ACTIVE_OF_ACCOUNT).values(item_seconds=bindparam("seconds"))
 
 _waiting = items.alias("waiting_first")
 
@@ -152,14 +152,15 @@ def activate_batch(connection: Connection, batch_id: int, *, hold: bool, first: 
     connection.execute(_make_ready(hold=hold), of_account)
 
 
-def reweigh_lanes(connection: Connection, item_seconds: float) -> None:
-    """Order the active lanes by new weights; the cost grows with their number, not with their items.
+def reweigh_lanes(connection: Connection, account_id: int, item_seconds: float) -> None:
+    """Order the account's active lanes by new weights; the cost grows with their number, not with their items.
 
     Args:
         connection: A connection in a transaction.
+        account_id: The account.
         item_seconds: The weight of an item beside its audio, in seconds of audio; 0 after ``activate_batch``.
     """
-    connection.execute(_REWEIGH, {"seconds": item_seconds})
+    connection.execute(_REWEIGH, {"account": account_id, "seconds": item_seconds})
 
 
 def add_to_backlog(connection: Connection, item_id: int) -> None:

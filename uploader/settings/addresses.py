@@ -103,6 +103,8 @@ def ledger_address(value: str) -> str:
     """Check a ledger's URL."""
     if not value.startswith("sqlite:////") or value.endswith("/"):
         raise ValueError("write it as sqlite:////absolute/path/ledger.db: four slashes, and no relative path")
+    if "?" in value or "#" in value:
+        raise ValueError("it has a query or a fragment, which a ledger has not: write the path alone")
     return value
 
 

@@ -71,7 +71,7 @@ class Settings:
     new_ledger: bool = setting(
         switch,
         False,
-        commands="run doctor",
+        commands="run doctor adopt",
         meaning="make a ledger even on a container's own file system, which goes with the container",
     )
     batch: str | None = setting(

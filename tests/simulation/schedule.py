@@ -100,7 +100,7 @@ def _draw_flow(plan: Plan) -> Plan:
     weather = replace(
         plan.weather,
         counts_uploads=rng.random() < 0.15,
-        bears_seconds=rng.choice([inf, inf, inf, 1.5, 6.0]),
+        bears_seconds=rng.choice([inf, inf, inf, 0.5, 0.7]),
         cuts_with_408=rng.random() < 0.5,
     )
     return replace(

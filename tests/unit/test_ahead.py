@@ -150,3 +150,12 @@ def test_rates_follow_limit_and_jobs_and_never_fall_below_what_was_fixed(limit: 
 def test_rates_of_some_accounts(limit: int, seconds: float, puts: float, polls: float) -> None:
     """A small account as before; 500 slots, and jobs of a fifth of a second, are kept full."""
     assert [put_rate(limit, seconds), poll_rate(limit, seconds)] == pytest.approx([puts, polls])
+
+
+@pytest.mark.parametrize(
+    ("limit", "left", "polls"),
+    [(10, 10, 60.0), (10, 1_000, 990 / 30), (500, 10_000, 300.0), (500, 100_000, 300.0)],
+)
+def test_jobs_that_earlier_nights_left_are_polled_within_half_a_minute(limit: int, left: int, polls: float) -> None:
+    """Beside the rate that the limit asks for, all of them once in 30 s, 300 a second at most: they hold the slots."""
+    assert poll_rate(limit, 20.0 if left > limit else 2.0, left) == pytest.approx(polls)

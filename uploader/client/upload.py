@@ -17,9 +17,10 @@ UNACKNOWLEDGED_BYTES = 16 * 1024
 # between two checks of the progress
 TICK_SECONDS = 0.25
 # a body that waits for its admission sends a byte so often: gateways end a request of which nothing comes (nginx and
-# AWS's load balancers after 60 s, hardened ones after 10 s or less), or whose body is not there in 20 s (Apache, by
-# default); they cut all that wait at once, so that learning it costs more than these bytes
-KEEP_ALIVE_SECONDS = 2.0
+# AWS's load balancers after 60 s, hardened ones after 10 s or less, and none that counts in seconds after less than
+# one), or whose body is not there in 20 s (Apache, by default); they cut all that wait at once, so that learning it
+# costs more than these bytes
+KEEP_ALIVE_SECONDS = 0.75
 FLUSH_POLL_SECONDS, MAX_FLUSH_POLL_SECONDS = 0.005, 0.05
 
 

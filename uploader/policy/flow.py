@@ -19,7 +19,7 @@ UNANSWERED = 5
 # slower answers leave slots idle while last chunks wait for their turn
 QUICK_ANSWER_SECONDS = 0.1
 # a connection that ends after a shorter wait for admission does not count against such waits
-SHORT_WAIT_SECONDS = 1.0
+SHORT_WAIT_SECONDS = 0.25
 # bodies lost to a service or gateway that ends such waits, before none is sent ahead
 CUTS_TO_REFUSE = 2
 

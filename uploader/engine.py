@@ -107,7 +107,6 @@ class Engine:
         self._writer = writer
         self._account_id = account_id
         self._settings = settings
-        self._hold = settings.lanes.hold
         # None: follows the account
         self._uploads = unless_auto(settings.uploads)
         self._rate = unless_auto(settings.rate)
@@ -124,13 +123,11 @@ class Engine:
         # something happened that may let a claim find more than the last one did
         self._is_claim_due = True
         self._is_claiming = False
-        # the last claim left a lane that may go
-        self._is_lane_ready = False
+        # the result of the last claim, and the lanes of which it was told that their turn is near
+        self._found = ClaimResult([], LimitFacts(settings.limit, None, settings.limit, 0), waiting=True)
+        self._due_lanes: frozenset[int] = frozenset()
         # the last claim began as many attempts as it was allowed to
         self._was_claim_full = False
-        # the last claim found no more lanes that may begin, beside those of which it was told that their turn is near
-        self._lacks_lanes = False
-        self._due_lanes: frozenset[int] = frozenset()
         # the attempts under way, and when each began
         self._under_way: dict[asyncio.Task[None], tuple[float, Claim]] = {}
         self._failure: BaseException | None = None
@@ -228,19 +225,18 @@ class Engine:
         for job in await self._writer.call(live_jobs, self._account_id):
             self._poller.add(job, soon=True)
         await self._authorise()
-        found = ClaimResult([], self.limit, waiting=True)
         while not self._ending:
             self._changed.clear()
             if self._is_claim_due:
                 self._is_claim_due = False
-                found = await self._begin_attempts()
-            over = await self._is_finished(found) and not await self._awaits_callback()
+                await self._begin_attempts()
+            over = await self._is_finished() and not await self._awaits_callback()
             # an event during the ledger's answer may have made more to do
             if over and not self._changed.is_set():
                 return
             self._check_poll_failures()
-            await self._check_standstill(found)
-            await self._wait(self._wake_at(found))
+            await self._check_standstill()
+            await self._wait(self._wake_at())
 
     async def _authorise(self) -> None:
         """Fetch the first token before anything is claimed: wrong credentials end the run here."""
@@ -256,7 +252,7 @@ class Engine:
     def _ending(self) -> bool:
         return self._stopping or self._failure is not None
 
-    async def _begin_attempts(self) -> ClaimResult:
+    async def _begin_attempts(self) -> None:
         if self._is_probe_due():
             await self._probe()
         if self._order is Order.LONGEST_LANE_FIRST:
@@ -264,20 +260,23 @@ class Engine:
         wanted = self._attempts_wanted()
         ahead = self._ahead()
         self._is_claiming = True
-        found = await self._writer.call(
+        found = self._found = await self._writer.call(
             claim, self._account_id, wanted, self._settings.limit, self._now(), self._order, self._new_token, ahead
         )
         self._is_claiming = False
-        self._is_lane_ready, self.flow.has_more = found.waiting and not found.lacks_lanes, found.has_more
-        self._was_claim_full = len(found.claims) == wanted
-        self._lacks_lanes, self._due_lanes = found.lacks_lanes, frozenset(ahead.lanes)
+        self._was_claim_full, self._due_lanes = len(found.claims) == wanted, frozenset(ahead.lanes)
+        self.flow.has_more = found.has_more
         self._adjust_rates(found.limit)
         self.flow.update_limit(found.limit)
         for claimed in found.claims:
             self._under_way[self._start(self._run_attempt(claimed))] = (self._now(), claimed)
         # the slots are measured once these attempts have begun
         self.flow.changed()
-        return found
+
+    @property
+    def _is_lane_ready(self) -> bool:
+        """Return True where the last claim left a lane that may go."""
+        return self._found.waiting and not self._found.lacks_lanes
 
     @property
     def status_requests(self) -> int:
@@ -379,12 +378,14 @@ class Engine:
     def _is_late(self) -> bool:
         return self.flow.state.is_late(self._now())
 
-    async def _is_finished(self, found: ClaimResult) -> bool:
-        if self._under_way or (found.waiting and not self._is_late):
+    async def _is_finished(self) -> bool:
+        if self._under_way or (self._found.waiting and not self._is_late):
             return False
         if not self._poller.active_jobs or (self._is_late and self._settings.no_wait):
             return True
-        return self._settings.no_wait and not await self._writer.call(unsent, self._account_id, hold=self._hold)
+        return self._settings.no_wait and not await self._writer.call(
+            unsent, self._account_id, hold=self._settings.lanes.hold
+        )
 
     async def _awaits_callback(self) -> bool:
         """Return True where a callback may still resolve the latest doubt, with nothing else to wait for."""
@@ -409,14 +410,14 @@ class Engine:
             f"on: {self._poller.failure}: nothing is lost; run the same command again when the service answers"
         )
 
-    async def _check_standstill(self, found: ClaimResult) -> None:
+    async def _check_standstill(self) -> None:
         """Log a long wait without visible reason; end the run where waiting is in vain.
 
         Raises:
             SlotsHeldError: Nothing can be sent before a person has resolved the items that hold the slots.
             GaveUpError: Nothing but 429s came for too long.
         """
-        now, state = self._now(), self.flow.state
+        now, state, found = self._now(), self.flow.state, self._found
         self.standstill = None
         if self._under_way or self._is_late or not found.waiting or self._is_claim_due:
             return
@@ -439,8 +440,8 @@ class Engine:
             until = reason.until if reason.until < inf else None
             log.warning("run.waits", waitsFor=reason.reason, until=rfc3339(until))
 
-    def _wake_at(self, found: ClaimResult) -> float:
-        now, state = self._now(), self.flow.state
+    def _wake_at(self) -> float:
+        now, state, found = self._now(), self.flow.state, self._found
         times = [found.wake_at] if found.wake_at is not None else []
         if self._listens_until is not None and self._listens_until > now:
             times.append(self._listens_until)
@@ -475,7 +476,7 @@ class Engine:
         state = self.flow.state
         if not state.may_send_ahead() or self.limit.needs_slot_first or not self._attempts_wanted():
             return inf
-        if self._lacks_lanes and self._poller.live_lanes <= self._due_lanes:
+        if self._found.lacks_lanes and self._poller.live_lanes <= self._due_lanes:
             return inf
         lead = horizon_seconds(state.lead)
         if self._poller.durations.model is not None:
@@ -489,7 +490,7 @@ class Engine:
         ahead, limit = self._ahead(), self.limit
         sending = len(self._under_way) - len(self.flow.unanswered)
         room = limit.in_force - limit.live - sending + ahead.slots
-        return room > 0 and (not self._lacks_lanes or bool(set(ahead.lanes) - self._due_lanes))
+        return room > 0 and (not self._found.lacks_lanes or bool(set(ahead.lanes) - self._due_lanes))
 
     async def _run_attempt(self, claimed: Claim) -> None:
         result = await self._runner.run(claimed)

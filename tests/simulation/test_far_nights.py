@@ -141,4 +141,4 @@ def test_bodies_that_travel_longer_than_jobs_live_keep_the_slots_full(monkeypatc
     """Twice as long: once the first bodies have come, hardly a moment of the slots is idle."""
     monkeypatch.setattr(FarClient, "travel", 4.0)
     idle = idle_seconds(lived(job_seconds=2.0, slots=10, bytes_each=10 * CHUNK_BYTES, webhook=False))
-    assert mean(idle) <= 0.25, mean(idle)
+    assert mean(idle) <= 0.35, mean(idle)

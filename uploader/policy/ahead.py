@@ -1,6 +1,7 @@
 """Prediction for bodies that are sent ahead: the slots and lanes that are free by the time a body has arrived."""
 
 from collections.abc import Collection, Mapping
+from math import ceil
 from typing import NamedTuple
 
 from uploader.policy.durations import DurationModel
@@ -77,8 +78,8 @@ def check_seconds(horizon: float) -> float:
 def blind_slots(in_force: int, travel_seconds: float, *, was_cut: bool) -> int:
     """Count the bodies that may be sent ahead while no job has shown how long jobs take.
 
-    Where bodies are slow, half of them wait by the time that the first jobs end, and half are on their way. Elsewhere
-    a single one tries whether the service bears it, so that others may follow as soon as the first job has ended.
+    Slow bodies are there by the time that the first jobs end. Of others a single one tries whether the service bears
+    it, so that more may follow as soon as the first job has ended.
 
     Args:
         in_force: The limit in force.
@@ -87,7 +88,7 @@ def blind_slots(in_force: int, travel_seconds: float, *, was_cut: bool) -> int:
     """
     if was_cut:
         return 0
-    return 2 * in_force if travel_seconds >= SLOW_SECONDS else 1
+    return in_force if travel_seconds >= SLOW_SECONDS else 1
 
 
 def slots_ahead(ends: Collection[float], in_force: int, jobs: DurationModel, horizon: float) -> int:
@@ -99,8 +100,9 @@ def slots_ahead(ends: Collection[float], in_force: int, jobs: DurationModel, hor
         jobs: The model of the account's jobs.
         horizon: In seconds.
     """
-    # where bodies take longer than jobs, the jobs that follow the live ones end within the horizon, too
-    following = in_force * max(horizon / jobs.typical_seconds - 1.0, 0.0)
+    # where bodies take longer than jobs, the jobs that follow the live ones end within the horizon, too; those that
+    # began together end together, so that a part of a job's time counts as all of it
+    following = in_force * max(ceil(horizon / jobs.typical_seconds) - 1, 0)
     return int(sum(ends) + following + 0.5)
 
 

@@ -138,7 +138,8 @@ def test_between_two_jobs_of_a_slot_is_little_more_than_a_round_trip(
 
 
 def test_bodies_that_travel_longer_than_jobs_live_keep_the_slots_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twice as long: once the first bodies have come, hardly a moment of the slots is idle."""
+    """Twice as long: from the fifth job of a slot on, which was begun by what the first one showed, little is idle."""
     monkeypatch.setattr(FarClient, "travel", 4.0)
     idle = idle_seconds(lived(job_seconds=2.0, slots=10, bytes_each=10 * CHUNK_BYTES, webhook=False))
-    assert mean(idle) <= 0.35, mean(idle)
+    assert mean(idle[:30]) <= 1.2, mean(idle[:30])
+    assert mean(idle[30:]) <= 0.2, mean(idle[30:])

@@ -90,7 +90,7 @@ def test_a_body_begins_earlier_than_its_travel_asks_for(lead: float, margin: flo
         pytest.param([0.1] * 10, 100.0, 1.0, 1, id="ten that may end"),
         pytest.param([1.0, 0.9, 0.1], 100.0, 1.0, 2, id="two that will"),
         pytest.param([0.2], 100.0, 1.0, 0, id="one that hardly will"),
-        pytest.param([1.0] * 10, 2.0, 6.0, 30, id="bodies travel three times as long as jobs live"),
+        pytest.param([1.0] * 10, 2.0, 5.9, 30, id="bodies travel nearly three times as long as jobs live"),
     ],
 )
 def test_slots_are_foreseen_by_the_ends_of_live_jobs(
@@ -137,7 +137,7 @@ def test_rates_follow_limit_and_jobs_and_never_fall_below_what_was_fixed(limit: 
     """At least 10 PUTs and 30 status requests a second, and as many as slots and jobs ask for."""
     assert put_rate(limit, seconds) >= LEAST_PUTS_PER_SECOND
     assert poll_rate(limit, seconds) >= LEAST_POLLS_PER_SECOND
-    assert put_burst(limit) >= limit
+    assert put_burst(limit) >= 2 * limit, "those for the slots, and those sent ahead"
     if seconds:
         assert put_rate(limit, seconds) * max(seconds, 0.01) >= limit
         assert poll_rate(limit, seconds) * max(seconds, 0.01) >= limit
@@ -145,7 +145,7 @@ def test_rates_follow_limit_and_jobs_and_never_fall_below_what_was_fixed(limit: 
 
 @pytest.mark.parametrize(
     ("limit", "seconds", "puts", "polls"),
-    [(2, 30.0, 10.0, 30.0), (500, 15.0, 500 / 7.5, 400.0), (10, 0.2, 100.0, 600.0)],
+    [(2, 30.0, 10.0, 30.0), (500, 15.0, 500 / 5, 400.0), (10, 0.2, 150.0, 600.0)],
 )
 def test_rates_of_some_accounts(limit: int, seconds: float, puts: float, polls: float) -> None:
     """A small account as before; 500 slots, and jobs of a fifth of a second, are kept full."""

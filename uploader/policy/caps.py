@@ -3,8 +3,8 @@
 from math import ceil
 
 LEAST_PUTS_PER_SECOND = 10.0
-# PUTs for each slot in the time of a job: some are refused, or cut and sent again
-PUTS_PER_SLOT = 2.0
+# PUTs for each slot in the time of a job: some are refused, or cut and sent again, and many begin ahead together
+PUTS_PER_SLOT = 3.0
 LEAST_POLLS_PER_SECOND = 30.0
 POLLS_PER_JOB = 12.0
 # seconds in which jobs that an earlier run left are polled once, as far as the rate below allows
@@ -27,8 +27,8 @@ def put_rate(limit: int, job_seconds: float | None) -> float:
 
 
 def put_burst(limit: int) -> int:
-    """Return how many PUTs may begin at once: slots that are free together are taken together."""
-    return max(ceil(LEAST_PUTS_PER_SECOND), limit)
+    """Return how many PUTs may begin at once: for slots that are free together, and for those that jobs free next."""
+    return max(ceil(LEAST_PUTS_PER_SECOND), ceil(PUTS_PER_SLOT * limit))
 
 
 def poll_burst(limit: int) -> int:

@@ -339,7 +339,9 @@ class Engine:
         horizon, model = horizon_seconds(state.lead), self._poller.durations.model
         ends = self._poller.ends_within(horizon)
         if model is None:
-            slots = blind_slots(self.limit.in_force, self._travel_seconds(), was_cut=state.ahead.was_cut)
+            may_try = state.lead.is_learned and not self._runner.travelling()
+            travel, was_cut = self._travel_seconds(), state.ahead.was_cut
+            slots = blind_slots(self.limit.in_force, travel, was_cut=was_cut, may_try=may_try)
         else:
             # an attempt behind a live job takes that job's slot, and none that is free for the other lanes
             sure = ends.keys() & ({claimed.lane_id for _, claimed in self._under_way.values()})
@@ -482,8 +484,11 @@ class Engine:
         if self._poller.durations.model is not None:
             return max(self._poller.ends_plausible_in(lead), check_seconds(lead))
         # the first bodies show how long bodies take, and the first one ahead that others may follow
-        is_trial_on = not state.ahead.is_confirmed and self._now() < (self._trial_until() or 0.0)
-        return check_seconds(lead) if is_trial_on or (self._under_way and not state.lead.is_learned) else inf
+        is_tried = state.ahead.is_confirmed or state.ahead.was_cut
+        trial_until = self._trial_until()
+        is_trial_due = not is_tried and (trial_until is None or self._now() < trial_until)
+        is_answer_due = self._under_way and not state.lead.is_learned
+        return check_seconds(lead) if is_answer_due or (is_trial_due and state.lead.is_learned) else inf
 
     def _would_claim_more(self) -> bool:
         """Return True where a claim would find more than the last one, by the present prediction."""

@@ -106,12 +106,18 @@ def test_the_next_of_a_lane_is_begun_once_its_job_is_more_likely_to_end_than_not
 
 
 @pytest.mark.parametrize(
-    ("travel", "was_cut", "slots"),
-    [(SLOW_SECONDS, False, 10), (SLOW_SECONDS, True, 0), (SLOW_SECONDS / 2, False, 1), (0.0, True, 0)],
+    ("travel", "was_cut", "may_try", "slots"),
+    [
+        (SLOW_SECONDS, False, False, 10),
+        (SLOW_SECONDS, True, True, 0),
+        (SLOW_SECONDS / 2, False, True, 1),
+        (SLOW_SECONDS / 2, False, False, 0),
+        (0.0, True, True, 0),
+    ],
 )
-def test_bodies_are_sent_ahead_though_no_job_has_ended(travel: float, was_cut: bool, slots: int) -> None:
+def test_bodies_are_sent_ahead_though_no_job_has_ended(travel: float, was_cut: bool, may_try: bool, slots: int) -> None:
     """As many slow bodies as there are slots, one quick body that tries it; none once one was cut for its wait."""
-    assert blind_slots(10, travel, was_cut=was_cut) == slots
+    assert blind_slots(10, travel, was_cut=was_cut, may_try=may_try) == slots
 
 
 @given(st.floats(0.0, 100.0), st.floats(1.0, 600.0), st.floats(0.0, 100.0), st.floats(0.0, 100.0))

@@ -75,7 +75,7 @@ def check_seconds(horizon: float) -> float:
     return min(max(horizon / CHECKS_WITHIN_HORIZON, MIN_CHECK_SECONDS), MAX_CHECK_SECONDS)
 
 
-def blind_slots(in_force: int, travel_seconds: float, *, was_cut: bool) -> int:
+def blind_slots(in_force: int, travel_seconds: float, *, was_cut: bool, may_try: bool) -> int:
     """Count the bodies that may be sent ahead while no job has shown how long jobs take.
 
     Slow bodies are there by the time that the first jobs end. Of others a single one tries whether the service bears
@@ -85,10 +85,12 @@ def blind_slots(in_force: int, travel_seconds: float, *, was_cut: bool) -> int:
         in_force: The limit in force.
         travel_seconds: What bodies are seen to take.
         was_cut: A body has been cut after it had waited for too long: jobs are long.
+        may_try: A body has been answered, and none is on its way: where uploads count as jobs, one that is sent ahead
+            takes no other's slot.
     """
     if was_cut:
         return 0
-    return in_force if travel_seconds >= SLOW_SECONDS else 1
+    return in_force if travel_seconds >= SLOW_SECONDS else int(may_try)
 
 
 def slots_ahead(ends: Collection[float], in_force: int, jobs: DurationModel, horizon: float) -> int:

@@ -1,5 +1,6 @@
 """How many processes run the tests, how they start commands, and how deep they go."""
 
+import gc
 import os
 import sys
 from collections import Counter
@@ -38,6 +39,13 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("nightly")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Draw as many seeds as a test asks for with its marker."""
+    for marker in metafunc.definition.iter_markers("seeds"):
+        nightly = metafunc.config.getoption("--nightly")
+        metafunc.parametrize("seed", range(marker.kwargs["nightly"] if nightly else marker.args[0]))
+
+
 @pytest.hookimpl(optionalhook=True)  # one may run them without the plugin
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Two for each core: tests of the real command wait for its jobs most of their time."""
@@ -71,7 +79,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Compile the ledger's statements once for all tests of this process."""
+    """Compile the ledger's statements once for all tests of this process, and collect no garbage among its modules."""
+    gc.collect()
+    gc.freeze()
     if "uploader.ledger.sqlite" in sys.modules:
         from tests.statements import compile_once  # noqa: PLC0415 - imports SQLAlchemy, which not every test needs
 

@@ -16,13 +16,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Share the schedules out among tests; draw as many seeds as a test asks for with its marker."""
-    nightly = metafunc.config.getoption("--nightly")
+    """Share the schedules out among tests."""
     if "seeds" in metafunc.fixturenames:
+        nightly = metafunc.config.getoption("--nightly")
         count = metafunc.config.getoption("--schedules") or (NIGHTLY_SCHEDULES if nightly else SCHEDULES)
         first = metafunc.config.getoption("--seed")
         drawn = range(first, first + count)
         parts = [drawn[start : start + PER_TEST] for start in range(0, count, PER_TEST)]
         metafunc.parametrize("seeds", parts, ids=lambda part: f"{part[0]}-{part[-1]}")
-    for marker in metafunc.definition.iter_markers("seeds"):
-        metafunc.parametrize("seed", range(marker.kwargs["nightly"] if nightly else marker.args[0]))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.sources import nodes, parsed
+
 ROOT = Path(__file__).parents[2] / "uploader"
 # each module's row in the table of chapter 6, a package as a whole
 ROWS = {
@@ -61,7 +63,7 @@ FILES = [path for path in sorted(ROOT.rglob("*.py")) if part(path) != "__init__"
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
     """Yield line and full name of everything that a file imports, wherever in it."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -82,11 +84,6 @@ def files(module: str) -> list[Path]:
     found = [path for path in FILES if part(path) == module]
     assert found, f"no such module: {module}"
     return found
-
-
-def nodes(path: Path) -> Iterator[ast.AST]:
-    """Yield every node of a file's syntax tree."""
-    return ast.walk(ast.parse(path.read_text(encoding="utf-8")))
 
 
 def where(path: Path, node: ast.expr | ast.ExceptHandler) -> str:
@@ -115,7 +112,7 @@ def test_a_module_imports_only_from_lower_rows(module: str) -> None:
 def test_every_module_says_what_it_is_for() -> None:
     """A module's docstring is its sentence; `__main__` and the packages' doors have one too."""
     for path in [*FILES, ROOT / "__init__.py"]:
-        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        docstring = ast.get_docstring(parsed(path))
         assert docstring, path
         assert docstring.splitlines()[0].endswith("."), path
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.unit.sources import nodes
 from uploader.events import EVENTS
 
 ROOT = Path(__file__).parents[2] / "uploader"
@@ -16,7 +17,7 @@ def _written() -> Iterator[str]:
     for path in ROOT.rglob("*.py"):
         if path.name == "events.py":
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in EVENTS:
                 yield node.value
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS):

@@ -76,7 +76,7 @@ def test_what_is_decided_stands_by_the_same_knowledge(completed: list[CompletedJ
         assert reweigh(LaneWeights(found.item_seconds), durations) is None
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.seeds(1, nightly=3)
 @pytest.mark.parametrize("constant", [0.0, 1.0, 8.0, 20.0, 200.0])
 def test_a_long_night_has_a_handful_of_orders(constant: float, seed: int) -> None:
     """With ten thousand jobs that scatter widely, the lanes are ordered anew a few times only."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.sources import nodes
 from uploader import logs
 from uploader.cli.printing import print_error, print_json, print_lines
 
@@ -64,7 +65,7 @@ def test_nobody_prints_beside_the_one_place() -> None:
     """A new place that prints would have to escape for itself: there is none."""
     found = set()
     for path in SOURCE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
             if name in ("print", "click.echo") or name.startswith(("sys.stdout.write", "sys.stderr.write")):
                 found.add(path.relative_to(SOURCE).as_posix())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from tests.properties.manifests import IDS, VALUES, parameters, read
 from uploader.client import UploadRequest
@@ -68,6 +68,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(conversation_id=IDS, values=parameters())
+@example(conversation_id="c", values={"channelMetadata": [], "enableSeparateRecognitionPerChannel": True})
 @settings(deadline=None)
 def test_every_row_survives_the_way_to_the_service(path: Path, conversation_id: str, values: dict[str, Any]) -> None:
     """Manifest of either format, query, URL, and back: each value equal, nothing added, nothing lost."""

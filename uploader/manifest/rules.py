@@ -184,8 +184,8 @@ class RowRules:
         if problems or warnings:
             return None
         merged = {**self.defaults, **values}
-        metadata = merged.get("channelMetadata")
-        kind = (content_type, merged.get("mode"), merged.get(SEPARATE), metadata and json.dumps(metadata))
+        metadata = json.dumps(merged.get("channelMetadata"))
+        kind = (content_type, merged.get("mode"), merged.get(SEPARATE), metadata)
         if kind not in self._hints and len(self._hints) >= _KEPT:
             self._hints.clear()
         return _Usual(values or NOTHING, content_type, merged, self._hints.setdefault(kind, {}))

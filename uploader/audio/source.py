@@ -66,6 +66,8 @@ def content_hash(path: str | Path) -> str | None:
             most = min(os.fstat(descriptor).st_size + 1, READ_BYTES)
             while chunk := os.read(descriptor, most):
                 digest.update(chunk)
+                if len(chunk) < most:
+                    break  # the end: most files are read at once, and need no second read to tell
         finally:
             os.close(descriptor)
     except OSError:

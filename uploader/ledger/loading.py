@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Column,
     Connection,
     ScalarSelect,
     Update,
@@ -29,7 +30,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from uploader.ledger.dialects import insert_or_ignore
 from uploader.ledger.matching import NEW_REPEAT, Hashes, resolve_rows
 from uploader.ledger.schema import ITEMS_PER_LOAD, POSITIONS_PER_LOAD, accounts, batches, items, lanes, loads, rows
-from uploader.ledger.staging import CHUNK, AudioProbe, Stage, Takes, apart, chunks, found, is_listed, staged
+from uploader.ledger.staging import CHUNK, AudioProbe, Stage, Takes, apart, chunks, found, hashed, is_listed, staged
 from uploader.model import InvalidRow, Load, Problem, Row, State
 from uploader.policy.identity import ContentHash
 
@@ -96,6 +97,12 @@ _FILE = ("path", "size", "change")
 _SENT = ("content_type", "duration_seconds", "channels", "billed_seconds")
 _parameters = func.coalesce(apart.c.parameters, literal_column("'{}'"))
 
+
+def _of_row(column: Column[Any]) -> ScalarSelect[Any]:
+    """Build the subquery of a column that few rows have."""
+    return select(column).where(column.table.c.line == staged.c.line).correlate(staged).scalar_subquery()
+
+
 _ITEM = {
     "id": _new_id,
     "account_id": bindparam("account", type_=BigInteger),
@@ -108,7 +115,7 @@ _ITEM = {
     "invalid_batch_id": case((_is_invalid, bindparam("batch", type_=BigInteger))),
     "path": func.coalesce(staged.c.path, staged.c.audio_path),
     **{name: staged.c[name] for name in ("size", "change", *_SENT)},
-    "content_hash": apart.c.content_hash,
+    "content_hash": _of_row(hashed.c.content_hash),
     "parameters": _parameters,
     "state": case((_is_invalid, literal(State.REFUSED.value)), else_=literal(State.PENDING.value)),
     "error": apart.c.error,
@@ -122,11 +129,6 @@ _ADD_ITEMS = insert(items).from_select(
     .where(~exists().where(found.c.line == staged.c.line), staged.c.conversation_id != "")
     .order_by(staged.c.line),
 )
-
-
-def _of_row(column: str) -> ScalarSelect[Any]:
-    """Build the subquery of a column that few rows have."""
-    return select(apart.c[column]).where(apart.c.line == staged.c.line).correlate(staged).scalar_subquery()
 
 
 _named_in = select(found.c.line).where(found.c.item_id == items.c.id).correlate(items).scalar_subquery()
@@ -146,7 +148,7 @@ _taken = {
     "load_id": bindparam("load"),
     "line": staged.c.line,
     **{name: staged.c[name] for name in _SENT},
-    "parameters": func.coalesce(_of_row("parameters"), literal_column("'{}'")),
+    "parameters": func.coalesce(_of_row(apart.c.parameters), literal_column("'{}'")),
     "position": case((items.c.attempts > 0, items.c.position), else_=_new_position),
 }
 
@@ -172,7 +174,7 @@ _TAKE = _taking(Takes.ROW)
 _TAKE_WITH_FILE = _taking(
     Takes.ROW_AND_FILE,
     **{name: staged.c[name] for name in _FILE},
-    content_hash=func.coalesce(_of_row("content_hash"), case((_is_unchanged, items.c.content_hash))),
+    content_hash=func.coalesce(_of_row(hashed.c.content_hash), case((_is_unchanged, items.c.content_hash))),
 )
 
 _ROW = {

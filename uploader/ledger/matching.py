@@ -1,5 +1,6 @@
 """Matches the staged rows of a manifest to the items that exist in the ledger."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -10,9 +11,11 @@ from sqlalchemy import (
     Connection,
     Insert,
     Select,
+    String,
     and_,
     bindparam,
     case,
+    cast,
     exists,
     func,
     insert,
@@ -40,7 +43,9 @@ NEW_REPEAT = -1
 # in the order of Known's fields
 _KNOWN = (
     *items.c["id", "lane_id", "path", "size", "change", "content_hash", "state", "attempts", "position", "load_id"],
-    *items.c["content_type", "parameters"],
+    # its parameters as text: few items' are looked at
+    items.c.content_type,
+    cast(items.c.parameters, String),
     IS_REFUSED_FOR_FILE,
 )
 _STATES = {state.value: state for state in State}
@@ -329,7 +334,7 @@ def _existing_item(columns: Sequence[Any]) -> ExistingItem:
         position,
         load_id,
         content_type,
-        parameters,
+        json.loads(parameters) if state is State.REFUSED else NOTHING,
         is_refused_for_file,
     )
 
@@ -338,12 +343,5 @@ def _row(columns: Sequence[Any]) -> Row:
     line, conversation_id, audio_path, path, content_type, parameters, extras, size, change = columns
     signature = None if size is None else FileSignature(size, change)
     return Row(
-        line,
-        conversation_id,
-        audio_path,
-        path,
-        content_type,
-        parameters or NOTHING,
-        extras or NOTHING,
-        signature,
+        line, conversation_id, audio_path, path, content_type, parameters or NOTHING, extras or NOTHING, signature
     )

@@ -78,8 +78,15 @@ apart = Table(
     Column("hints", JSON(none_as_null=True)),
     # the problems of the row; None where it is valid
     Column("error", String),
-    # known where the file was read to match the row
-    Column("content_hash", String),
+    prefixes=_TEMPORARY,
+)
+
+# the hashes of files that were read to match their rows
+hashed = Table(
+    "hashed",
+    _metadata,
+    Column("line", Integer, primary_key=True),
+    Column("content_hash", String, nullable=False),
     prefixes=_TEMPORARY,
 )
 
@@ -135,7 +142,7 @@ compared = Table(
 )
 
 _INDEXES = (Index("compared_lane", compared.c.lane_id),)
-_TABLES = (staged, apart, found, met, compared)
+_TABLES = (staged, apart, hashed, found, met, compared)
 
 
 # the first columns of a row; a chunk whose rows all lack the lane, or a type of their own, is staged without those
@@ -169,9 +176,6 @@ _REFUSE = (
     .where(apart.c.line == bindparam("of_line"))
     .values(given=bindparam("new_given"), error=bindparam("new_error"))
 )
-
-# keep the content hash of a row's file
-_KEEP_HASH = update(apart).where(apart.c.line == bindparam("of_line")).values(content_hash=bindparam("new_hash"))
 
 # the number of conversations in the rows
 _CONVERSATIONS = select(func.count(staged.c.conversation_id.distinct())).where(staged.c.conversation_id != "")
@@ -266,11 +270,7 @@ class Stage:
 
     def keep_hashes(self, hashes: Sequence[tuple[int, str]]) -> None:
         """Keep hashes of rows' files, each with the row's line."""
-        if hashes:
-            self._connection.execute(_ADD_APART, [{"of_line": line} for line, _ in hashes])
-            self._connection.execute(
-                _KEEP_HASH, [{"of_line": line, "new_hash": content_hash} for line, content_hash in hashes]
-            )
+        execute_bulk(self._connection, hashed, hashed.columns.keys(), hashes)
 
     def count_conversations(self) -> int:
         """Count the conversations of the rows."""

@@ -1,7 +1,7 @@
 """Decides whether a row of a manifest is an item that the ledger already knows (design: the same item)."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -73,21 +73,51 @@ class _Queue:
 class _OnePath:
     """The items of one path, indexed for each question that a row of this path asks."""
 
-    def __init__(self, items: Iterable[ExistingItem] = ()) -> None:
+    def __init__(self, items: Iterable[ExistingItem]) -> None:
         # by size, hash, change and ``may_be_appended``
-        self.alike: defaultdict[tuple[int, str | None, str | None, bool], _Queue] = defaultdict(_Queue)
+        self._alike: defaultdict[tuple[int, str | None, str | None, bool], _Queue] = defaultdict(_Queue)
         # items that were begun, by the load that named them last
-        self.begun: defaultdict[int, _Queue] = defaultdict(_Queue)
-        self.unsent = _Queue()
+        self._begun: defaultdict[int, _Queue] = defaultdict(_Queue)
+        self._unsent = _Queue()
         for item in items:
-            self.alike[item.size, item.content_hash, item.change, item.may_be_appended].add(item)
+            self._alike[item.size, item.content_hash, item.change, item.may_be_appended].add(item)
             if item.attempts:
-                self.begun[item.load_id].add(item)
+                self._begun[item.load_id].add(item)
             if item.is_unsent:
-                self.unsent.add(item)
+                self._unsent.add(item)
+
+    def alike(self, size: int, load_id: int) -> Sequence[ExistingItem]:
+        """Return the first item of this size of each kind that this load has not named."""
+        queues = [queue.first(load_id) for (of_size, *_), queue in self._alike.items() if of_size == size]
+        return [item for item in queues if item is not None]
+
+    def begun(self, load_id: int) -> ExistingItem | None:
+        """Return the first item that was begun and that this load has not named, the newest load's first."""
+        newest = (self._begun[load].first(load_id) for load in sorted(self._begun, reverse=True) if load != load_id)
+        return next((item for item in newest if item is not None), None)
+
+    def unsent(self, load_id: int) -> ExistingItem | None:
+        """Return the first item of which nothing was sent and that this load has not named."""
+        return self._unsent.first(load_id)
 
 
-_NO_ITEMS = _OnePath()
+class _OneItem:
+    """The only item of a path, with the answers of ``_OnePath`` at a fraction of its cost."""
+
+    def __init__(self, item: ExistingItem) -> None:
+        self._item = item
+
+    def alike(self, size: int, load_id: int) -> Sequence[ExistingItem]:
+        return [self._item] if self._item.size == size and self._item.load_id != load_id else []
+
+    def begun(self, load_id: int) -> ExistingItem | None:
+        return self._item if self._item.attempts and self._item.load_id != load_id else None
+
+    def unsent(self, load_id: int) -> ExistingItem | None:
+        return self._item if self._item.is_unsent and self._item.load_id != load_id else None
+
+
+_NO_ITEMS = _OnePath(())
 
 
 class _OneSize:
@@ -126,7 +156,7 @@ class Items:
     def __init__(self, items: Iterable[ExistingItem] = ()) -> None:
         self._of_path: defaultdict[str, list[ExistingItem]] = defaultdict(list)
         self._of_size: defaultdict[int, list[ExistingItem]] = defaultdict(list)
-        self._paths: dict[str, _OnePath] = {}
+        self._paths: dict[str, _OnePath | _OneItem] = {}
         self._sizes: dict[int, _OneSize] = {}
         for item in items:
             self.add(item)
@@ -136,20 +166,22 @@ class Items:
         self._of_path[item.path].append(item)
         self._of_size[item.size].append(item)
 
-    def own(self, path: str) -> _OnePath:
+    def own(self, path: str) -> _OnePath | _OneItem:
         """Return the items of this path."""
-        if path not in self._of_path:
+        items = self._of_path.get(path)
+        if items is None:
             return _NO_ITEMS
         if path not in self._paths:
-            self._paths[path] = _OnePath(self._of_path[path])
+            self._paths[path] = _OneItem(items[0]) if len(items) == 1 else _OnePath(items)
         return self._paths[path]
 
     def others(self, path: str, size: int, load_id: int) -> _OneSize | None:
         """Return the items of this size; None where no other path has one that this load has not named."""
-        if size not in self._of_size:
+        items = self._of_size.get(size)
+        if items is None or (len(items) == 1 and (items[0].path == path or items[0].load_id == load_id)):
             return None
         if size not in self._sizes:
-            self._sizes[size] = _OneSize(self._of_size[size])
+            self._sizes[size] = _OneSize(items)
         found = self._sizes[size]
         if found.paths == {path} or found.all.first(load_id, not_of=path) is None:
             return None
@@ -176,28 +208,26 @@ def find(
     own = known.own(path)
     if signature is None:
         # people archive files once they were sent: then the path alone names the item, the newest load's first
-        newest = (own.begun[load].first(load_id) for load in sorted(own.begun, reverse=True) if load != load_id)
-        return next((item for item in newest if item is not None), None)
-    alike = [
-        (change == signature.change, found, item)
-        for (size, found, change, _), queue in own.alike.items()
-        if size == signature.size and (item := queue.first(load_id)) is not None
-    ]
-    ours = _our_hash(path, [found for untouched, found, _ in alike if untouched], content_hash)
+        return own.begun(load_id)
+    size, change = signature
+    alike = own.alike(size, load_id)
+    ours = _our_hash(path, [item.content_hash for item in alike if item.change == change], content_hash)
     # among equal files each row keeps the item of its own path: the other file may be gone by now
     mine = [
         item
-        for untouched, found, item in alike
+        for item in alike
+        if item.change == change
+        or (item.content_hash is not None and item.content_hash == ours())
         # an item adopted from results while its file was gone has no hash: path and size must be enough
-        if untouched or (found is not None and found == ours()) or (found is None and item.may_be_appended)
+        or (item.content_hash is None and item.may_be_appended)
     ]
     if mine:
         return min(mine, key=_turn)
-    others = known.others(path, signature.size, load_id)
+    others = known.others(path, size, load_id)
     by_hash = others.read(content_hash, load_id) if others is not None else {}
     same = by_hash.get(ours() or "") if by_hash else None
     # nothing was appended of the unsent items: they take the file's present content, where no other item has it
-    return (same.first(load_id, not_of=path) if same is not None else None) or own.unsent.first(load_id)
+    return (same.first(load_id, not_of=path) if same is not None else None) or own.unsent(load_id)
 
 
 def is_untouched(item: ExistingItem, row: Row) -> bool:

@@ -82,7 +82,7 @@ def pytest_collection_finish() -> None:
     """Compile the ledger's statements once for all tests of this process, and collect no garbage among its modules."""
     gc.collect()
     gc.freeze()
-    if "uploader.ledger.sqlite" in sys.modules:
+    if "uploader.ledger" in sys.modules:
         from tests.statements import compile_once  # noqa: PLC0415 - imports SQLAlchemy, which not every test needs
 
         compile_once()

@@ -1,32 +1,32 @@
 """SQL statements that a process compiles once: by itself, each engine of SQLAlchemy compiles its own."""
 
-from functools import cache
 from typing import Any
 
 import sqlalchemy
 from sqlalchemy import Engine
 
-from uploader.ledger import sqlite
+from uploader.ledger import postgres, sqlite
 
 # more than the tests of a process ever execute
 STATEMENTS = 5000
 
-
-@cache
-def _first_engine() -> Engine:
-    made = sqlalchemy.create_engine("sqlite://", query_cache_size=STATEMENTS)
-    made.connect().close()  # sets up the dialect, which is part of the key of a compiled statement
-    made.dispose()
-    return made
+# by their addresses, the engines whose dialect and compiled statements others share
+_FIRST: dict[str, Engine] = {}
 
 
 def create_engine(url: str, **options: Any) -> Engine:
-    """Make an engine for SQLite as SQLAlchemy does, which finds the statements that others have compiled."""
-    made = sqlalchemy.create_engine(url, **options)
-    made.dialect, made._compiled_cache = _first_engine().dialect, _first_engine()._compiled_cache
+    """Make an engine as SQLAlchemy does, which finds the statements that others of its database have compiled."""
+    made = sqlalchemy.create_engine(url, query_cache_size=STATEMENTS, **options)
+    first = _FIRST.setdefault(url, made)
+    # a dialect is part of the key of a compiled statement, and is set up by its engine's first connection
+    if first.dialect.server_version_info is None:
+        _FIRST[url] = made
+    else:
+        made.dialect, made._compiled_cache = first.dialect, first._compiled_cache
     return made
 
 
 def compile_once() -> None:
     """Let the ledgers that this process opens from now on share their compiled statements."""
-    sqlite.create_engine = create_engine  # type: ignore[attr-defined, assignment] # the name that it imports
+    for module in (sqlite, postgres):
+        module.create_engine = create_engine  # type: ignore[attr-defined] # the name that it imports

@@ -99,7 +99,7 @@ def test_a_cached_token_with_seconds_left_is_renewed_in_time(place: Place) -> No
         ({"UPLOADER_SECRETS_DIR": "nowhere"}, ["UPLOADER_SECRETS_DIR", "nowhere", "name a folder"]),
         ({"UPLOADER_APP_SECRET_FILE": "missing"}, ["UPLOADER_APP_SECRET_FILE", "missing", "name a file"]),
         ({"UPLOADER_APP_ID": ""}, ["UPLOADER_APP_ID is missing"]),
-        ({"UPLOADER_LEDGER": f"postgresql://u:{OLD}@h/d"}, ["UPLOADER_LEDGER", "postgresql://…@h/d"]),
+        ({"UPLOADER_LEDGER": f"mysql://u:{OLD}@h/d"}, ["UPLOADER_LEDGER", "mysql://…@h/d"]),
     ],
     ids=["folder", "file", "half", "ledger"],
 )

@@ -30,7 +30,7 @@ from uploader.ledger.sqlite_ledger import ledger_path
 from uploader.model import Answer
 from uploader.policy.waits import http_date
 from uploader.results import rfc3339
-from uploader.settings import Settings, default_ledger
+from uploader.settings import POSTGRESQL, Settings, default_ledger
 from uploader.status.formatting import format_bytes, format_count, format_duration
 
 Verdict = Literal["ok", "warning", "fault", "skipped"]
@@ -159,6 +159,8 @@ def check_ledger(settings: Settings) -> Check:
     Raises:
         UploaderError: A run could not use it.
     """
+    if settings.ledger.startswith(POSTGRESQL):
+        return _check_server(settings)
     path = ledger_path(settings.ledger)
     folder = _folder_of(path, settings.ledger)
     device = folder.stat().st_dev if folder.exists() else None
@@ -174,7 +176,6 @@ def check_ledger(settings: Settings) -> Check:
     facts["schemaVersion"] = version
     if version is None:
         return _missing_ledger(settings, path, facts)
-    facts["bytes"] = path.stat().st_size
     if version < VERSION:
         return Check(
             "ledger",
@@ -183,7 +184,7 @@ def check_ledger(settings: Settings) -> Check:
             "warning",
             facts=facts,
         )
-    return _existing_ledger(settings, path, facts)
+    return _existing_ledger(settings, facts)
 
 
 def _folder_of(path: Path, url: str) -> Path:
@@ -199,28 +200,45 @@ def _missing_ledger(settings: Settings, path: Path, facts: Mapping[str, Any]) ->
         raise UsageError(f"ledger {path}: there is none, and --ledger-must-exist forbids to make one: restore it")
     if not settings.new_ledger and path.parent.exists():
         check_outlives_container(path)
+    return _new_ledger(str(path), facts)
+
+
+def _check_server(settings: Settings) -> Check:
+    """Check a ledger on a PostgreSQL server."""
+    facts: dict[str, Any] = {"ledger": secrets.without_login(settings.ledger)}
+    if Ledger.exists(settings.ledger):
+        return _existing_ledger(settings, facts)
+    if settings.ledger_must_exist:
+        raise UsageError(f"ledger {facts['ledger']}: there is none, and --ledger-must-exist forbids to make one")
+    return _new_ledger(facts["ledger"], facts)
+
+
+def _new_ledger(address: str, facts: Mapping[str, Any]) -> Check:
     return Check(
         "ledger",
-        f"{path}: there is none yet: the first run makes it. Where there was one, restore it first: a new ledger "
+        f"{address}: there is none yet: the first run makes it. Where there was one, restore it first: a new ledger "
         "knows nothing of earlier nights, and would append them again",
         "warning",
         facts=facts,
     )
 
 
-def _existing_ledger(settings: Settings, path: Path, facts: dict[str, Any]) -> Check:
+def _existing_ledger(settings: Settings, facts: dict[str, Any]) -> Check:
     with Ledger.open_for_reading(settings.ledger) as ledger:
-        found = ledger.examine(whole=False)
+        found, address = ledger.examine(whole=False), ledger.address
     now = time.time()
     facts |= {
+        "schemaVersion": VERSION,
+        "bytes": found.size,
         "runs": found.mark.runs,
         "firstLoadAt": rfc3339(found.first_load_at),
         "lastLoadAt": rfc3339(found.last_load_at),
         "ageSeconds": None if found.first_load_at is None else round(now - found.first_load_at),
     }
     if found.damage or found.doubt:
-        return Check("ledger", f"{path}: {found.damage or found.doubt}", "fault", ExitCode.USAGE, facts)
-    parts = [f"{path} ({facts['fileSystem'] or 'unknown file system'})", format_bytes(facts["bytes"])]
+        return Check("ledger", f"{address}: {found.damage or found.doubt}", "fault", ExitCode.USAGE, facts)
+    place = f" ({facts['fileSystem'] or 'unknown file system'})" if "fileSystem" in facts else ""
+    parts = [f"{address}{place}", format_bytes(found.size)]
     parts += [f"schema version {VERSION}", format_count(found.mark.runs, "run")]
     if found.first_load_at is not None and found.last_load_at is not None:
         parts.append(f"in use for {_format_age(now - found.first_load_at)}")
@@ -278,7 +296,9 @@ def _writable_metrics(path: Path) -> Check:
 
 def check_disk(settings: Settings) -> Iterator[Check]:
     """Check the free space where ledger and results are."""
-    folders = {"the ledger": _folder_of(ledger_path(settings.ledger), settings.ledger)} if settings.ledger else {}
+    folders = {}
+    if settings.ledger and not settings.ledger.startswith(POSTGRESQL):
+        folders["the ledger"] = _folder_of(ledger_path(settings.ledger), settings.ledger)
     if settings.results is not None:
         folders["the results"] = settings.results.parent
     seen = set()

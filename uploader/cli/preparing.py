@@ -14,7 +14,7 @@ from uploader import audio, parameters, pipes, results
 from uploader.cli.findings import Findings
 from uploader.errors import UsageError
 from uploader.ledger import Connection, Ledger
-from uploader.ledger.alike import became_the_same, case_twins, repeats, rounded
+from uploader.ledger.alike import became_the_same, case_twins, comparable, repeats, rounded
 from uploader.ledger.reading import unknown_job_ids
 from uploader.ledger.sending import ToSend
 from uploader.ledger.staging import CHUNK, Stage, chunks
@@ -160,13 +160,14 @@ def add_lacking(check: ManifestCheck, lacking: Iterable[InvalidRow]) -> None:
 
 def add_alike(check: ManifestCheck, connection: Connection, stage: Stage) -> None:
     """Add the findings that only a comparison of staged rows shows."""
-    if not stage.paths_ascend:
-        check.warnings.add(repeats(connection))
-    if not stage.ids_are_numbers:
-        check.warnings.add(case_twins(connection))
-    check.warnings.add(rounded(connection))
-    if any(column == "conversationId" for column, _ in check.warnings.kinds):
-        check.warnings.add(became_the_same(connection, spoilt))
+    with comparable(connection) as rows:
+        if not stage.paths_ascend:
+            check.warnings.add(repeats(rows))
+        if not stage.ids_are_numbers:
+            check.warnings.add(case_twins(rows))
+        check.warnings.add(rounded(rows))
+        if any(column == "conversationId" for column, _ in check.warnings.kinds):
+            check.warnings.add(became_the_same(rows, spoilt))
 
 
 def refuse_cost(settings: Settings, name: str, sending: ToSend) -> None:

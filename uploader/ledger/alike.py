@@ -3,12 +3,16 @@
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from sqlalchemy import Connection, case, func, select
+from sqlalchemy.schema import CreateTable
 from sqlalchemy.sql.functions import GenericFunction
 
 from uploader.ledger.database import driver
-from uploader.ledger.staging import staged
+from uploader.ledger.dialects import execute_bulk
+from uploader.ledger.sqlite import without_ledger
+from uploader.ledger.staging import CHUNK, staged
 from uploader.model import Problem
 
 _MAX_LINES = 5
@@ -72,6 +76,21 @@ _SHARED = (
     .group_by(staged.c.conversation_id)
     .having(func.count() > 1)
 )
+
+
+@contextmanager
+def comparable(connection: Connection) -> Iterator[Connection]:
+    """Give the staged rows in SQLite, whose functions compare them; rows that are staged elsewhere are copied."""
+    if connection.dialect.name == "sqlite":
+        yield connection
+        return
+    names = ("line", "conversation_id", "audio_path", "path")
+    with without_ledger() as copy, copy.begin():
+        copy.execute(CreateTable(staged))
+        found = connection.execute(select(*staged.c[names]), execution_options={"yield_per": CHUNK})
+        for chunk in found.partitions():
+            execute_bulk(copy, staged, names, [tuple(row) for row in chunk])
+        yield copy
 
 
 def repeats(connection: Connection) -> Iterator[Problem]:

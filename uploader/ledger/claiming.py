@@ -12,7 +12,6 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
-    exists,
     func,
     insert,
     or_,
@@ -34,16 +33,17 @@ FURTHER = 8
 
 # Every statement is built once: building one costs more than running it.
 
-# the first item of a lane, which has not yet waited in vain again and again: from then on it waits for its turn
-_MAY_GO_AHEAD = (
-    exists()
+# how often the first item of a lane has waited in vain; by a value, as PostgreSQL might answer an EXISTS for all lanes
+_WAITED = (
+    select(items.c.unadmitted)
     .where(
         items.c.lane_id == lanes.c.id,
         items.c.state == State.PENDING,
         items.c.position == lanes.c.ready_position,
-        items.c.unadmitted < WAITS_IN_VAIN,
     )
+    .limit(1)
     .correlate(lanes)
+    .scalar_subquery()
 )
 
 # the lanes whose first item may begin: its turn has come, or the job before it is foreseen to end in time
@@ -54,7 +54,8 @@ _READY_LANES = (
         lanes.c.ready_position.is_not(None),
         or_(
             lanes.c.is_busy.is_(False),
-            and_(lanes.c.id.in_(bindparam("due_lanes", expanding=True)), _MAY_GO_AHEAD),
+            # an item that waited in vain again and again waits for its turn before it begins
+            and_(lanes.c.id.in_(bindparam("due_lanes", expanding=True)), _WAITED < WAITS_IN_VAIN),
         ),
         # the sum keeps planners on the index of the order: by that of the waits they would sort all ready lanes
         lanes.c.not_before.op("+")(0.0) <= bindparam("now"),
@@ -103,6 +104,8 @@ _WAITING = (
         lanes.c.ready_position.is_not(None),
         lanes.c.is_busy.is_(False),
     )
+    # in the order of an index, or PostgreSQL's planner would look through the table for the first
+    .order_by(lanes.c.ready_position)
     .limit(1)
 )
 
@@ -110,6 +113,7 @@ _WAITING = (
 _MORE = (
     select(lanes.c.id)
     .where(lanes.c.account_id == bindparam("account_id"), lanes.c.ready_position.is_not(None))
+    .order_by(lanes.c.ready_position)
     .limit(1)
 )
 

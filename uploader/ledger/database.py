@@ -12,10 +12,9 @@ from sqlalchemy import Connection, Engine, select
 
 from uploader.errors import LedgerUnavailableError
 from uploader.ledger import schema
+from uploader.settings import POSTGRESQL
 
 T = TypeVar("T")
-
-POSTGRESQL = "postgresql://"
 
 
 class Doubted(Enum):

@@ -20,9 +20,10 @@ from uploader.secrets import without_login
 
 try:
     import psycopg
+    from psycopg.conninfo import conninfo_to_dict
 except ImportError as error:
     raise UsageError(
-        "ledger: for a postgresql:// address the uploader needs its driver: pip install 'uploader[postgres]'"
+        f"ledger: postgresql:// needs its driver ({error}): pip install 'uploader[postgres]'. Nothing was sent"
     ) from error
 
 T = TypeVar("T")
@@ -58,6 +59,7 @@ class PostgresLedger(Ledger):
     def __init__(self, url: str) -> None:
         super().__init__(without_login(url), _engine(url))
         self._url = url
+        self._check_address()
         # connections without transactions, and with those that read
         self._plain = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
@@ -186,6 +188,23 @@ class PostgresLedger(Ledger):
             self._lock.close()
             self._lock = None
         self._engine.dispose()
+
+    def _check_address(self) -> None:
+        """Check the address before the driver's own words show a part of it, which may be of the password.
+
+        Raises:
+            UsageError: It is none.
+        """
+        try:
+            parts = conninfo_to_dict(self._url)
+        except psycopg.ProgrammingError:
+            parts = {"port": "none"}
+        shown = f"{parts.get('host')}{parts.get('dbname')}"
+        if re.fullmatch("[0-9,]*", str(parts.get("port", ""))) is None or "@" in shown:
+            raise UsageError(
+                f"ledger {self.address}: this is no address of a database: write postgresql://USER:PASSWORD@HOST/"
+                "DATABASE, and in the password %XX for each character that is neither letter nor digit"
+            )
 
     def _take_lock(self) -> None:
         """Take the lock of the run for the length of a session of its own.

@@ -157,7 +157,7 @@ def find_account(connection: Connection, base_url: str, name: str = "default") -
 
 def result_lines(connection: Connection, batch_id: int, *, hold: bool) -> Iterator[ResultLine]:
     """Yield the result lines of a batch in manifest order."""
-    found = connection.execution_options(yield_per=1000).execute(_results(hold=hold), {"batch": batch_id})
+    found = connection.execute(_results(hold=hold), {"batch": batch_id}, execution_options={"yield_per": 1000})
     for line, batch, conversation_id, audio_path, job_id, state, *rest in found:
         yield ResultLine(line, batch, conversation_id, audio_path, job_id, State(state), *rest)
 

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
     and_,
+    cast,
     event,
     exists,
     func,
@@ -244,6 +245,9 @@ def is_unfinished(state: ColumnElement[str]) -> ColumnElement[bool]:
     # spelt as the partial index is, or SQLite would not use that
     return state.not_in([literal_column(repr(over.value)) for over in OVER])
 
+
+# the sum of items' sizes: PostgreSQL's own sum of 64 bits has more
+TOTAL_SIZE = cast(func.coalesce(func.sum(items.c.size), 0), BigInteger)
 
 # of an item: it is not over
 IS_UNFINISHED = is_unfinished(items.c.state)

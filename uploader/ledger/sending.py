@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Select, and_, bindparam, case, func, literal_
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.lanes import IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, is_held_of_many, lanes_in_trouble
-from uploader.ledger.schema import IS_UNFINISHED, batches, items, lanes, loads, rows
+from uploader.ledger.schema import IS_UNFINISHED, TOTAL_SIZE, batches, items, lanes, loads, rows
 from uploader.model import LiveJob, State
 from uploader.policy.forecast import Lanes, audio_seconds
 
@@ -164,7 +164,7 @@ def _is_own() -> ColumnElement[bool]:
 # in the order of the fields of an amount
 _SUMS = (
     func.count(),
-    func.coalesce(func.sum(items.c.size), 0),
+    TOTAL_SIZE,
     func.coalesce(func.sum(items.c.duration_seconds), 0.0),
     func.coalesce(func.sum(items.c.billed_seconds), 0.0),
     func.coalesce(func.sum(case((items.c.billed_seconds.is_(None), 1), else_=0)), 0),

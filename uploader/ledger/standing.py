@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Select, and_, bindparam, case, func, literal,
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.lanes import is_held
-from uploader.ledger.schema import IS_UNFINISHED, accounts, batches, items, loads, rows
+from uploader.ledger.schema import IS_UNFINISHED, TOTAL_SIZE, accounts, batches, items, loads, rows
 from uploader.model import OVER, State
 
 # true of every item; with a condition on the state it makes SQLite use the index by account and state
@@ -243,7 +243,7 @@ def _sums() -> Sequence[ColumnElement[Any]]:
     is_of_unknown_length = and_(items.c.size.is_not(None), items.c.billed_seconds.is_(None))
     return (
         func.count(),
-        func.coalesce(func.sum(items.c.size), 0),
+        TOTAL_SIZE,
         func.coalesce(func.sum(items.c.attempts - items.c.unadmitted), 0),
         func.coalesce(func.sum(items.c.billed_seconds), 0.0),
         func.coalesce(func.sum(case((is_of_unknown_length, 1), else_=0)), 0),

@@ -3,6 +3,10 @@
 import re
 from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 
+from uploader.secrets import without_login
+
+# how the address of a ledger on a PostgreSQL server begins
+POSTGRESQL = "postgresql://"
 # the service's base URL (put-audio.md, API Endpoint)
 DOCUMENTED_BASE_URL = "https://api.symbl.ai"
 _LONE_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
@@ -99,10 +103,25 @@ def notified_address(value: str) -> str:
     return value
 
 
+class LedgerAddress(str):
+    """A ledger's URL; its repr hides user and password."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Return the URL without its login."""
+        return repr(without_login(str(self)))
+
+
 def ledger_address(value: str) -> str:
     """Check a ledger's URL."""
+    if value.startswith(POSTGRESQL) and len(value) > len(POSTGRESQL):
+        return LedgerAddress(value)
     if not value.startswith("sqlite:////") or value.endswith("/"):
-        raise ValueError("write it as sqlite:////absolute/path/ledger.db: four slashes, and no relative path")
+        raise ValueError(
+            "write it as sqlite:////absolute/path/ledger.db, with four slashes and no relative path, or as "
+            "postgresql://HOST/DATABASE"
+        )
     if "?" in value or "#" in value:
         raise ValueError("it has a query or a fragment, which a ledger has not: write the path alone")
     return value

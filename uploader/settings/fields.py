@@ -60,7 +60,8 @@ class Settings:
         default_ledger,
         metavar="URL",
         commands="run plan status results resolve insights ledger adopt doctor",
-        meaning="the durable memory of all appends, as sqlite:////path; one for all nights and manifests",
+        meaning="the durable memory of all appends, as sqlite:////path or postgresql://HOST/DATABASE; one for all "
+        "nights and manifests",
     )
     ledger_must_exist: bool = setting(
         switch,

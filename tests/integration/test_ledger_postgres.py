@@ -1,0 +1,227 @@
+"""The ledger on a PostgreSQL server: who may use it, what its transactions lock, and what a claim reads."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import event, text
+
+from tests.integration.test_ledger import BASE_URL, opened
+from tests.postgres import Database
+from uploader.errors import LedgerBusyError, LedgerUnavailableError, UsageError
+from uploader.ledger import Ledger
+from uploader.ledger.claiming import Ahead, claim
+from uploader.ledger.loading import account
+from uploader.model import Order
+
+LANES = 20_000
+# what a claim of 16 may read of the server's pages, and how many rows any part of its plan may give
+MOST_PAGES, MOST_ROWS = 400, 64
+
+
+def test_one_of_several_runs_makes_the_tables_and_the_others_wait(new_database: Database) -> None:
+    """A run, and whoever looks, begin at the same moment on an empty database: one run has it, the tables are whole."""
+    barrier = threading.Barrier(4)
+
+    def begin(_: int) -> str:
+        barrier.wait()
+        try:
+            ledger = Ledger.open_for_run(new_database.url)
+        except LedgerBusyError:
+            return "busy"
+        barrier_end.wait()
+        ledger.close()
+        return "run"
+
+    barrier_end = threading.Event()
+    with ThreadPoolExecutor(4) as pool:
+        begun = [pool.submit(begin, number) for number in range(4)]
+        while sum(future.done() for future in begun) < 3:
+            threading.Event().wait(0.01)
+        barrier_end.set()
+        assert sorted(future.result() for future in begun) == ["busy", "busy", "busy", "run"]
+    with Ledger.open_for_reading(new_database.url) as ledger:
+        assert ledger.examine().mark == (1, False)
+
+
+def test_a_ledger_is_new_until_it_holds_a_batch(new_database: Database, tmp_path: Path) -> None:
+    """A run that was refused before its load leaves nothing that --ledger-must-exist would take for a ledger."""
+    with pytest.raises(UsageError, match="--ledger-must-exist forbids"):
+        Ledger.open_for_run(new_database.url, must_exist=True)
+    for _ in range(2):
+        with Ledger.open_for_run(new_database.url) as ledger:
+            assert ledger.is_new
+        assert not Ledger.exists(new_database.url)
+        with pytest.raises(UsageError, match="--ledger-must-exist forbids"):
+            Ledger.open_for_run(new_database.url, must_exist=True)
+    with opened(tmp_path, new_database.url) as book:
+        book.load([("c", "a.wav")])
+    assert Ledger.exists(new_database.url)
+    with Ledger.open_for_run(new_database.url, must_exist=True) as ledger:
+        assert not ledger.is_new
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ("CREATE TABLE ledger (version int)", "not the uploader's"),
+        ("CREATE TABLE items (id int)", "a database of its own"),
+        ("CREATE TABLE ledger (version int); COMMENT ON TABLE ledger IS 'ledger of the uploader'", "99"),
+    ],
+    ids=["its name", "another name", "newer"],
+)
+def test_a_database_of_another_program_or_a_newer_one_is_left_as_it_is(
+    new_database: Database, made: str, said: str
+) -> None:
+    """A ledger is known by its mark and its version, never by its tables."""
+    with closing(new_database.connect()) as connection:
+        connection.execute(made)
+        if said == "99":
+            connection.execute("INSERT INTO ledger VALUES (99)")
+        before = connection.execute("SELECT count(*) FROM pg_class").fetchone()
+        with pytest.raises(UsageError, match=said):
+            Ledger.open_for_run(new_database.url)
+        assert connection.execute("SELECT count(*) FROM pg_class").fetchone() == before
+
+
+def test_one_run_at_a_time_and_whoever_reads_sees_it(postgres_url: str) -> None:
+    """A second run is told so; a reader knows that a run is on, and the next run begins after its end."""
+    with Ledger.open_for_run(postgres_url), Ledger.open_for_reading(postgres_url) as reader:
+        assert reader.held_by_run
+        with pytest.raises(LedgerBusyError, match="another run holds it"):
+            Ledger.open_for_run(postgres_url)
+    with (
+        Ledger.open_for_run(postgres_url),
+        Ledger.open_beside_run(postgres_url) as beside,
+        beside.writing() as connection,
+    ):
+        assert account(connection, BASE_URL) == 1
+
+
+def test_a_run_that_lost_its_session_can_write_nothing_once_another_has_begun(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    """The server ends its lock with its session: the next run recovers its items, and it can admit none any more."""
+    with opened(tmp_path, postgres_url) as book:
+        load = book.load([("c", "a.wav")])
+        claimed = book.claim_one()
+        with closing(psycopg.connect(postgres_url, autocommit=True)) as admin:
+            admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name = 'uploader'"
+            )
+        with opened(tmp_path, postgres_url) as other:
+            other.hold = book.hold
+            assert other.crash(load) == (1, 0)
+            for _ in range(2):  # the first finds its connection closed
+                with pytest.raises(LedgerUnavailableError):
+                    book.admit(claimed)
+            with pytest.raises(LedgerUnavailableError, match="another run has taken it"):
+                book.admit(claimed)
+            assert other.states(load) == "pending"
+
+
+def test_two_claims_beside_each_other_never_take_more_slots_than_the_limit(tmp_path: Path, postgres_url: str) -> None:
+    """The accounts are locked before anything is read: the second claim counts what the first one took."""
+    with opened(tmp_path, postgres_url) as book, Ledger.open_beside_run(postgres_url) as beside:
+        book.load([(f"c{number}", book.file(f"{number}.wav").name) for number in range(20)])
+        ledgers = [book.ledger, beside] * 8
+
+        def take(ledger: Ledger) -> int:
+            with ledger.writing() as connection:
+                return len(claim(connection, 1, 20, 3, book.now, Order.MANIFEST).claims)
+
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(take, ledgers)) == 3
+        assert book.limit_facts().sending == 3
+
+
+def test_a_reader_sees_one_state_and_writes_nothing(tmp_path: Path, postgres_url: str) -> None:
+    """What is shown fits together, whatever a run writes meanwhile."""
+    with opened(tmp_path, postgres_url) as book, Ledger.open_for_reading(postgres_url) as reader:
+        load = book.load([("c", "a.wav")])
+        with reader.reading() as connection:
+            before = connection.execute(text("SELECT state FROM items")).scalar_one()
+            book.complete(book.claim_one())
+            assert connection.execute(text("SELECT state FROM items")).scalar_one() == before == "pending"
+        with pytest.raises(LedgerUnavailableError, match="read-only"), reader.reading() as connection:
+            connection.execute(text("DELETE FROM attempts"))
+        assert book.states(load) == "completed"
+
+
+# lanes with two items each, of which the first is ready, as a load and its activation leave them
+FILL = f"""
+INSERT INTO batches (account_id, name, extra_columns, repeat_id, repeat_open, ran_at)
+    VALUES (1, 'm', '[]', 0, false, 1);
+INSERT INTO loads (batch_id, loaded_at) VALUES (1, 1);
+INSERT INTO lanes (account_id, conversation_id, active_until, ready_position, not_before, audio_left, items_left,
+                   item_seconds)
+    SELECT 1, 'c' || n, 1e9, n, 0, n, 2, 1 FROM generate_series(1, {LANES}) AS n;
+INSERT INTO items (id, account_id, lane_id, first_batch_id, load_id, line, position, repeat_id, path, parameters, state,
+                   attempts, cut_offs, overdue, size)
+    SELECT n + k * 1000000, 1, n, 1, 1, n, n + k * 1000000, 0, '/' || n, '{{}}', 'pending', 0, 0, false, 1
+    FROM generate_series(1, {LANES}) AS n, generate_series(0, 1) AS k;
+ANALYZE;
+"""
+
+
+def _parts(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return all parts of a plan."""
+    return [plan, *(part for child in plan.get("Plans", ()) for part in _parts(child))]
+
+
+@pytest.mark.parametrize("order", Order)
+def test_a_claim_and_an_admission_read_few_rows_of_many_lanes(tmp_path: Path, postgres_url: str, order: Order) -> None:
+    """Of 20,000 ready lanes neither reads lanes, items or attempts in sequence: they cost what they cost with few."""
+    with opened(tmp_path, postgres_url) as book:
+        book.order, book.limit = order, 100
+        with book.ledger.writing() as connection:
+            account(connection, BASE_URL)
+            connection.exec_driver_sql(FILL)
+        plans: list[tuple[str, dict[str, Any]]] = []
+
+        def explain(_: object, cursor: Any, statement: str, parameters: Any, __: object, many: bool) -> None:
+            if many or not statement.startswith(("SELECT", "WITH")) or "FOR NO KEY" in statement:
+                return
+            with cursor.connection.cursor() as beside:
+                beside.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters)
+                (found,) = beside.fetchone()
+                plans.append((statement, (found if isinstance(found, list) else json.loads(found))[0]["Plan"]))
+
+        event.listen(book.ledger._engine, "before_cursor_execute", explain)
+        claims = book.claim(16)
+        book.claim(4, ahead=Ahead(4, [one.lane_id for one in claims[:2]]))
+        assert len(book.ask(*claims).admitted) == 16
+        event.remove(book.ledger._engine, "before_cursor_execute", explain)
+        assert len(plans) > 8
+        for statement, plan in plans:
+            for part in _parts(plan):
+                where = f"{part['Node Type']} of {part.get('Relation Name')}: {statement}"
+                if part.get("Relation Name") in ("lanes", "items"):
+                    assert part["Node Type"] != "Seq Scan", where
+                assert part["Actual Rows"] * part["Actual Loops"] <= MOST_ROWS, where
+            assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] <= MOST_PAGES, statement
+
+
+def test_the_tables_have_ids_of_64_bits(postgres_url: str) -> None:
+    """A ledger of many nights outgrows 32 bits: an item's id has that of its load in it."""
+    with closing(psycopg.connect(postgres_url)) as connection:
+        found = connection.execute(
+            "SELECT table_name, column_name, data_type FROM information_schema.columns"
+            " WHERE table_schema = current_schema() AND (column_name = 'id' OR column_name LIKE '%_id')"
+            " AND data_type NOT IN ('bigint', 'character varying')"
+        ).fetchall()
+    assert found == []
+
+
+def test_a_fault_of_one_write_leaves_the_others_of_its_group(tmp_path: Path, postgres_url: str) -> None:
+    """A statement that fails ends the server's transaction: the rest is written again, one by one."""
+    with opened(tmp_path, postgres_url) as book, book.ledger.writing() as connection:
+        with pytest.raises(Exception, match="division by zero"), connection.begin_nested():
+            connection.execute(text("SELECT 1 / 0"))
+        assert account(connection, BASE_URL) == 1

@@ -56,8 +56,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Of several processes, each begins with a stretch of the list: spread what waits among what computes.
 
-    The unit tests, which take milliseconds each, are the end of each stretch: by them all processes end together.
+    The unit tests, which take milliseconds each, are the end of each stretch: by them all processes end together. Laws
+    that are pure policy, and no matter of a database, are tried on the second one nightly.
     """
+    if not config.getoption("--nightly"):
+        items[:] = [item for item in items if not _is_of_night(item)]
     if not hasattr(config, "workerinput"):
         return
     folders = [item.path.parent for item in items]
@@ -76,6 +79,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for part in (large, small)
         for item in part[len(part) * number // processes : len(part) * (number + 1) // processes]
     ]
+
+
+def _is_of_night(item: pytest.Item) -> bool:
+    """Tell whether a test tries on PostgreSQL what no statement of SQL decides."""
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return parameters.get("database_url") == "postgres" and item.get_closest_marker("policy") is not None
 
 
 def pytest_collection_finish() -> None:

@@ -26,6 +26,19 @@ def create_engine(url: str, **options: Any) -> Engine:
     return made
 
 
+_of_postgres: list[Engine] = []
+
+
+def create_postgres_engine(url: str, **options: Any) -> Engine:
+    """Make an engine for PostgreSQL, which finds the statements that the first one and others have compiled."""
+    made = sqlalchemy.create_engine(url, query_cache_size=STATEMENTS, **options)
+    if not _of_postgres:
+        made.connect().close()  # sets up the dialect
+        _of_postgres.append(made)
+    made.dialect, made._compiled_cache = _of_postgres[0].dialect, _of_postgres[0]._compiled_cache
+    return made
+
+
 def compile_once() -> None:
     """Let the ledgers that this process opens from now on share their compiled statements."""
     for module in (sqlite, postgres):

@@ -42,6 +42,8 @@ UNREADABLE = Reply(connected=True, last_chunk_left=True, status=201, answer=None
 # replies after which nobody knows of a job
 UNSEEN = (UNREACHABLE, CUT, THROTTLED, NOT_FOUND, LOST, SERVER_ERROR, UNREADABLE)
 
+pytestmark = pytest.mark.policy
+
 
 @dataclass
 class Listening(Book):

@@ -12,6 +12,8 @@ from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
 
 MANY, LONG = [("many", f"{name}.wav") for name in "abcd"], ("long", "long.wav")
 
+pytestmark = pytest.mark.policy
+
 
 @pytest.fixture
 def book(tmp_path: Path, database_url: str) -> Iterator[Book]:

@@ -1,6 +1,8 @@
 """The ledger on a PostgreSQL server: who may use it, what its transactions lock, and what a claim reads."""
 
+import gzip
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -11,12 +13,15 @@ import psycopg
 import pytest
 from sqlalchemy import event, text
 
+from tests.acceptance.nights import LEDGERS
 from tests.integration.test_ledger import BASE_URL, opened
 from tests.postgres import Database
 from uploader.errors import LedgerBusyError, LedgerUnavailableError, UsageError
 from uploader.ledger import Ledger
 from uploader.ledger.claiming import Ahead, claim
 from uploader.ledger.loading import account
+from uploader.ledger.migrations import MARK, OLDEST
+from uploader.ledger.schema import VERSION
 from uploader.model import Order
 
 LANES = 20_000
@@ -225,3 +230,46 @@ def test_a_fault_of_one_write_leaves_the_others_of_its_group(tmp_path: Path, pos
         with pytest.raises(Exception, match="division by zero"), connection.begin_nested():
             connection.execute(text("SELECT 1 / 0"))
         assert account(connection, BASE_URL) == 1
+
+
+def _shape(database: Database) -> tuple[list[Any], list[Any]]:
+    """Return the columns of a ledger's tables, and its indexes without those of primary keys."""
+    with closing(database.connect()) as connection:
+        columns = connection.execute(
+            "SELECT table_name, column_name, data_type, is_nullable, is_generated, generation_expression,"
+            " CASE WHEN column_default NOT LIKE 'nextval%' THEN column_default END"
+            " FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2"
+        ).fetchall()
+        indexes = connection.execute(
+            "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND indexname NOT LIKE '%_pkey'"
+            " ORDER BY 1"
+        ).fetchall()
+    return columns, indexes
+
+
+@pytest.mark.parametrize("version", range(OLDEST, VERSION))
+def test_a_migrated_ledger_has_the_schema_of_a_new_one(
+    new_database: Database, postgres_server: str, version: int
+) -> None:
+    """The same numbered steps migrate both databases, and a ledger comes to the same tables in either way."""
+    with gzip.open(LEDGERS / f"version-{version}.sql.gz", "rt", encoding="utf-8") as file:
+        made = re.findall(r"^CREATE (?:TABLE|INDEX|UNIQUE INDEX) [^;]+;", file.read(), re.MULTILINE)
+    # the dump has them by name: a table behind those that it refers to
+    names = [*enumerate(("accounts", "batches", "loads", "lanes", "items"), 1)]
+    made.sort(key=lambda text: (" INDEX " in text, max(at * (f"REFERENCES {name} " in text) for at, name in names)))
+    statements = re.sub(r"\bid INTEGER NOT NULL", "id BIGSERIAL NOT NULL", "".join(made))
+    # load ids, which version 2 names a generation
+    statements = re.sub(r"\b(\w+_id|generation) INTEGER", r"\1 BIGINT", statements)
+    with closing(new_database.connect()) as connection:
+        connection.execute(statements)
+        connection.execute("INSERT INTO ledger (version, webhook_key) VALUES (%s, 'key')", [version])
+        connection.execute(f"COMMENT ON TABLE ledger IS '{MARK}'")
+    with pytest.raises(UsageError, match=f"it has schema version {version}"):
+        Ledger.open_for_reading(new_database.url)
+    Ledger.open_for_run(new_database.url).close()
+    fresh = Database(postgres_server)
+    try:
+        Ledger.open_for_run(fresh.url).close()
+        assert _shape(new_database) == _shape(fresh)
+    finally:
+        fresh.drop()

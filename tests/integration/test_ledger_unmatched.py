@@ -15,6 +15,8 @@ from uploader.ledger.schema import attempts, items, rows
 from uploader.model import Claim, Decision, JobStatus, LiveJob, Reply, State
 from uploader.policy.replies import judge
 
+pytestmark = pytest.mark.policy
+
 
 @pytest.fixture
 def book(tmp_path: Path, database_url: str) -> Iterator[Listening]:

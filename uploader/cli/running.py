@@ -267,7 +267,12 @@ def _load(
             (batch,) = find_batches(connection, name, ids=[begun.batch_id])
             return batch, sending
 
-        return ledger.written_together(connection, load)
+        def match() -> None:
+            """Match the rows once, so that the files to compare are read before anything is locked."""
+            repeat_id = current_repeat_id(connection, account_id, name, repeat=settings.repeat)
+            resolve(connection, stage, repeat_id, hashes)
+
+        return ledger.written_together(connection, load, match)
 
 
 def _wanted_rows(settings: Settings, reader: Manifest, check: ManifestCheck) -> Iterator[Row | InvalidRow]:

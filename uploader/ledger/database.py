@@ -173,12 +173,16 @@ class Ledger(ABC):
         """Begin a transaction that reads one state."""
 
     @abstractmethod
-    def written_together(self, connection: Connection, step: Callable[[], T]) -> T:
+    def written_together(
+        self, connection: Connection, step: Callable[[], T], rehearse: Callable[[], object] | None = None
+    ) -> T:
         """Run a step that reads for long and then writes, as one transaction.
 
         Args:
             connection: As ``staging`` gave it, in no transaction.
             step: The step; it may be run several times.
+            rehearse: The part of the step that is slow the first time, as it reads files. It may be run before, in a
+                transaction that is rolled back, so that nobody waits for it.
         """
 
     @property

@@ -29,6 +29,12 @@ def _compile(statement: Insert, compiler: Any, **options: Any) -> str:
     return f"{compiler.visit_insert(statement, **options)} ON CONFLICT DO NOTHING"
 
 
+def analyze(connection: Connection, *tables: Table) -> None:
+    """Let PostgreSQL's planner know what temporary tables hold, which the server never finds out by itself."""
+    if connection.dialect.name != "sqlite":
+        connection.exec_driver_sql("ANALYZE " + ", ".join(table.name for table in tables))
+
+
 def execute_bulk(connection: Connection, table: Table, names: Iterable[str], rows: Sequence[tuple[Any, ...]]) -> None:
     """Insert many tuples of a table's columns by the driver, which takes the values as they are."""
     # SQLAlchemy would make a dictionary of each, and cost more than the database

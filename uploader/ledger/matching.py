@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.dialects import execute_bulk, insert_or_ignore
+from uploader.ledger.dialects import analyze, execute_bulk, insert_or_ignore
 from uploader.ledger.schema import IS_REFUSED_FOR_FILE, items
 from uploader.ledger.staging import Stage, Takes, apart, compared, found, is_listed, met, staged
 from uploader.model import NOTHING, FileSignature, Row, State
@@ -240,6 +240,7 @@ def resolve_rows(connection: Connection, stage: Stage, repeat_id: int, hashes: H
         The rows whose file is gone although no item that was begun is theirs.
     """
     stage.place()
+    analyze(connection, staged, apart)
     which = {"repeat_id": repeat_id}
     # every item has a lane: where all rows are of new conversations, they name none
     if repeat_id == NEW_REPEAT or not stage.meets_lanes:

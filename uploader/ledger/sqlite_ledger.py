@@ -144,8 +144,11 @@ class SqliteLedger(Ledger):
         """Begin a transaction that reads one state."""
         return self._engine.begin()
 
-    def written_together(self, connection: Connection, step: Callable[[], T]) -> T:
+    def written_together(
+        self, connection: Connection, step: Callable[[], T], rehearse: Callable[[], object] | None = None
+    ) -> T:
         """Run a step as one transaction, which locks the ledger only while it writes."""
+        del rehearse
         return written_together(connection, step)
 
     @contextmanager

@@ -296,6 +296,10 @@ UUID = "9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d"
     [
         (UUID, UUID.upper(), True),
         (UUID.upper(), UUID, True),
+        (UUID, f"urn:uuid:{UUID}", True),
+        (UUID, f"{{{UUID.upper()}}}", True),
+        (UUID, UUID.replace("-", ""), True),
+        (UUID, UUID[:-1], False),
         ("17", 17, True),
         ("17", 17.0, True),
         ("Conversation-A", "conversation-a", False),
@@ -304,7 +308,7 @@ UUID = "9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d"
     ],
 )
 def test_the_same_conversation_in_another_letter_case(sent: str, named: Any, same: bool) -> None:
-    """A UUID means the same in capitals; any other id is another one."""
+    """A UUID means the same in each of its forms; any other id is another one."""
     verdict = judge(answered(201, {"conversationId": named, "jobId": "9b1deb4d"}), sent)
     assert (verdict.outcome is Outcome.APPLIED) is same
 

@@ -171,13 +171,18 @@ def _success(reply: Reply, conversation_id: str) -> Verdict:
 
 
 def _is_same(answered: Any, conversation_id: str) -> bool:
-    """Compare an answered conversationId with ours: a UUID in either letter case, a number as a JSON number."""
+    """Compare an answered conversationId with ours: a UUID in any of its forms, a number as a JSON number."""
     if isinstance(answered, float) and answered.is_integer():
         answered = int(answered)
     found = str(answered)
     return found == conversation_id or (
-        found.lower() == conversation_id.lower() and _UUID.fullmatch(conversation_id) is not None
+        _UUID.fullmatch(conversation_id) is not None and _digits(found) == _digits(conversation_id)
     )
+
+
+def _digits(uuid: str) -> str:
+    """Return a UUID's digits: services write it in either letter case, in braces, as a URN, or without hyphens."""
+    return uuid.lower().removeprefix("urn:uuid:").strip("{}").replace("-", "")
 
 
 def _client_error(reply: Reply, status: int) -> Verdict:

@@ -36,7 +36,7 @@ from uploader.ledger.outcomes import (
 )
 from uploader.ledger.reading import latest_completed_jobs, live_jobs, result_lines, troubles, unsent
 from uploader.ledger.recovery import rebase_deadlines, recover
-from uploader.ledger.schema import attempts, items, lanes
+from uploader.ledger.schema import accounts, attempts, items, lanes
 from uploader.ledger.sending import elsewhere, lanes_to_send, to_send
 from uploader.ledger.standing import standing
 from uploader.model import (
@@ -571,6 +571,20 @@ def test_what_a_job_typically_takes_is_learned(book: Book) -> None:
     first, *_ = book.claim()
     book.record(first, THROTTLED, refusal=Refusal())
     assert book.look().limit.rises_at == pytest.approx(book.now + typical)
+
+
+def test_jobs_that_seem_to_take_no_time_leave_a_mean_that_is_a_number(book: Book) -> None:
+    """Ends at the moment of acceptance, by a clock that went back, say: the mean stays a number on each database."""
+    load = book.load([("c", "a.wav")])
+    (claimed,) = book.claim()
+    book.answer(claimed, accepted("j"))
+    with book.ledger.writing() as connection:
+        connection.execute(update(accounts).values(typical_job_seconds=5e-324))
+    book.end("j")
+    with book.ledger.writing() as connection:
+        typical = connection.execute(select(accounts.c.typical_job_seconds)).scalar_one()
+    assert typical == pytest.approx(1e-30 / JOBS_REMEMBERED)
+    assert book.states(load) == "completed"
 
 
 def test_a_refusal_below_what_was_stated_tells_of_others(book: Book) -> None:

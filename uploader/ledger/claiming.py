@@ -163,7 +163,11 @@ _ADMIT = (
 )
 
 # the time of the admission
-_ADMIT_ATTEMPT = update(attempts).where(attempts.c.id == bindparam("attempt")).values(admitted_at=bindparam("now"))
+_ADMIT_ATTEMPT = (
+    update(attempts)
+    .where(attempts.c.id == bindparam("attempt"), attempts.c.admitted_at.is_(None), attempts.c.ended_at.is_(None))
+    .values(admitted_at=bindparam("now"))
+)
 
 # the service or a gateway does not bear a body that is sent ahead
 _NEED_SLOT_FIRST = (
@@ -404,9 +408,11 @@ def _take_slots(connection: Connection, admitted: Sequence[Admission], now: floa
             for admission in admitted
         ],
     )
-    if changed.rowcount != len(admitted):
+    timed = connection.execute(
+        _ADMIT_ATTEMPT, [{"attempt": admission.claim.attempt_id, "now": now} for admission in admitted]
+    )
+    if changed.rowcount != len(admitted) or timed.rowcount != len(admitted):
         raise RuntimeError(f"{len(admitted)} attempts are to be admitted, and {changed.rowcount} are being sent")
-    connection.execute(_ADMIT_ATTEMPT, [{"attempt": admission.claim.attempt_id, "now": now} for admission in admitted])
     # the next items of these lanes may be sent ahead from now on
     recompute_ready(connection, [admission.claim.lane_id for admission in admitted], hold=hold)
 
@@ -431,9 +437,9 @@ def _begin(
     if not ready:
         return []
     begun = connection.execute(_BEGIN, [{"item": item["id"], "number": item["attempts"]} for item in ready])
-    if begun.rowcount != len(ready):
-        raise RuntimeError(f"{len(ready)} items are to begin, and {begun.rowcount} are pending")
-    connection.execute(_TAKE_FROM_LANE, [{"lane": item["lane_id"], "work": _work_of(item)} for item in ready])
+    taken = connection.execute(_TAKE_FROM_LANE, [{"lane": item["lane_id"], "work": _work_of(item)} for item in ready])
+    if begun.rowcount != len(ready) or taken.rowcount != len(ready):
+        raise RuntimeError(f"{len(ready)} items are to begin: {begun.rowcount} are pending, in {taken.rowcount} lanes")
     intents = connection.execute(
         _BEGIN_ATTEMPTS, [_intent(item, token, now) for item, token in zip(ready, tokens, strict=True)]
     )

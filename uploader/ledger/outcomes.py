@@ -24,6 +24,8 @@ from uploader.policy.waits import doubt_slot_seconds
 # the typical duration is a running mean in which each new job weighs as much as one of so many; it starts from a
 # default, not from the first job: the first to end are the short ones
 JOBS_REMEMBERED = 16.0
+# no job counts as shorter: a mean of nothing but zeros would underflow, which PostgreSQL takes for an error
+LEAST_JOB_SECONDS = 1e-30
 
 # The statements of every outcome are built once: building one costs more than running it.
 
@@ -254,7 +256,11 @@ def end_jobs(connection: Connection, ends: Sequence[JobEnd]) -> None:
     """Record the ends of several jobs: the same as one after the other."""
     # before the items' states change: an end that was recorded before teaches nothing
     durations = {
-        end.job.item_id: {"item": end.job.item_id, "job": end.job.job_id, "seconds": end.seconds}
+        end.job.item_id: {
+            "item": end.job.item_id,
+            "job": end.job.job_id,
+            "seconds": max(end.seconds, LEAST_JOB_SECONDS),
+        }
         for end in ends
         if end.job.has_known_start
     }

@@ -6,7 +6,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, case, select, update
+from sqlalchemy import Connection, Row, bindparam, case, or_, select, update
 
 from uploader.ledger.facts import accept_item, apply_callbacks, pending_callbacks
 from uploader.ledger.lanes import add_to_backlog
@@ -34,7 +34,7 @@ _LEFT = select(*items.c["id", "attempts"]).where(IS_UNFINISHED, items.c.state ==
 # the item's state after its attempt was cut by the end of a run
 _RECOVER = (
     update(items)
-    .where(items.c.id == bindparam("item"))
+    .where(items.c.id == bindparam("item"), or_(items.c.state == State.SENDING, items.c.state == State.SENT))
     .values(
         state=bindparam("becomes"),
         error=bindparam("because"),
@@ -171,7 +171,8 @@ def _recover_item(
             "keeps_slot_until": until,
             "withdrawn": int(verdict is UNSENT),
         }
-        connection.execute(_RECOVER, {"item": item.id, **values})
+        if connection.execute(_RECOVER, {"item": item.id, **values}).rowcount != 1:
+            raise RuntimeError(f"item {item.id} is no longer as the dead run left it")
     if state is State.PENDING:
         add_to_backlog(connection, item.id)
     own = resolved.attempt_verdict or verdict

@@ -1,6 +1,7 @@
 """The ledger in a PostgreSQL database, which many hosts reach."""
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -29,6 +30,8 @@ except ImportError as error:
 T = TypeVar("T")
 
 CONNECT_SECONDS = 10
+LOCK_TRIES = 10
+LOCK_WAIT_SECONDS = 0.1
 # the keys of advisory locks: the one run that works on the ledger, and whoever makes or migrates its tables
 RUN_LOCK = 0x75706C64_72756E
 SCHEMA_LOCK = 0x75706C64_736368
@@ -197,7 +200,9 @@ class PostgresLedger(Ledger):
                 connection.execute(update(schema.ledger).values(in_use=False))
             self._runs = None
         if self._lock is not None:
-            # its session ends, and with it the lock
+            with suppress(DBAPIError):
+                # at once: the server sees the end of a session a moment later
+                self._lock.execute(select(func.pg_advisory_unlock_all()))
             self._lock.detach()
             self._lock.close()
             self._lock = None
@@ -227,11 +232,15 @@ class PostgresLedger(Ledger):
             LedgerBusyError: Another run holds it.
         """
         self._lock = self._plain.connect()
-        if not self._lock.execute(select(func.pg_try_advisory_lock(RUN_LOCK))).scalar_one():
-            raise LedgerBusyError(
-                f"ledger {self.address}: another run holds it: wait for its end (`uploader status` shows how far it "
-                "is), or give this run a ledger of its own only if it is for another account"
-            )
+        for _ in range(LOCK_TRIES):
+            if self._lock.execute(select(func.pg_try_advisory_lock(RUN_LOCK))).scalar_one():
+                return
+            # the server sees a moment later that a run has died
+            time.sleep(LOCK_WAIT_SECONDS)
+        raise LedgerBusyError(
+            f"ledger {self.address}: another run holds it: wait for its end (`uploader status` shows how far it "
+            "is), or give this run a ledger of its own only if it is for another account"
+        )
 
     def _prepare(self, *, must_exist: bool) -> bool:
         """Make missing tables, migrate older ones while others wait; return True where the ledger holds a batch."""

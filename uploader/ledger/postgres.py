@@ -200,10 +200,10 @@ class PostgresLedger(Ledger):
                 connection.execute(update(schema.ledger).values(in_use=False))
             self._runs = None
         if self._lock is not None:
+            self._lock.detach()
             with suppress(DBAPIError):
                 # at once: the server sees the end of a session a moment later
                 self._lock.execute(select(func.pg_advisory_unlock_all()))
-            self._lock.detach()
             self._lock.close()
             self._lock = None
         self._engine.dispose()

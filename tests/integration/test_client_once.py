@@ -112,7 +112,7 @@ BROKEN_BODIES = {
     "truncated JSON": head_of(201, {"Content-Length": str(len(WHOLE) - 1)}) + WHOLE[:-1],
     "nothing": head_of(201, {"Content-Length": "0"}),
     "a list": head_of(201, {"Content-Length": "2"}) + b"[]",
-    "not UTF-8": head_of(201, {"Content-Length": "13"}) + b'{"jobId":"\xff"}',
+    "not UTF-8": head_of(201, {"Content-Length": "11"}) + b'{"jobId":\xff}',
     "deep": head_of(201, {"Content-Length": "200000"}) + b"[" * 200_000,
     "chunks cut": head_of(201, {"Transfer-Encoding": "chunked"}) + b'5\r\n{"job',
     "chunks broken": head_of(201, {"Transfer-Encoding": "chunked"}) + b"zz\r\n" + WHOLE,

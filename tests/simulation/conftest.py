@@ -2,7 +2,7 @@
 
 import pytest
 
-# test_breaks.py: each safeguard that is taken away is noticed within the first seven
+# test_breaks.py: each safeguard that is taken away is noticed within fewer
 SCHEDULES, NIGHTLY_SCHEDULES = 75, 10_000
 # so many schedules are one test: what the processes of a test run share out among them
 PER_TEST = 15

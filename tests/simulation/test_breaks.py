@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.breaks import SIMULATED, TOLD_BY_CALLS, results_written_in_place
+from tests.simulation.conftest import SCHEDULES
 from tests.simulation.run import fault_in, fault_of
 from tests.simulation.schedule import draw_surplus
 from uploader import results
 from uploader.model import ResultLine
 
-# so many schedules are tried at most before a break counts as not caught
-ENOUGH = 400
+# so many schedules are tried at most before a break counts as not caught: those of a default run
+ENOUGH = SCHEDULES
 
 
 @pytest.mark.parametrize("name", SIMULATED)

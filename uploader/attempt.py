@@ -16,7 +16,7 @@ from uploader.flow import FlowControl
 from uploader.ledger.conversations import save_snapshot
 from uploader.ledger.outcomes import ReplyRecord, ReplyResult, record_reply
 from uploader.ledger.thread import Writer
-from uploader.model import Claim, ConversationSnapshot, Next, Reply, Verdict
+from uploader.model import Claim, ConversationSnapshot, Next, Reply, State, Verdict
 from uploader.pace import Pace
 from uploader.policy.callbacks import address_of
 from uploader.policy.flow import AttemptEnded
@@ -355,8 +355,10 @@ def _log_result(result: AttemptResult) -> None:
         log.error("append.anomaly", **event, remark=result.recorded.anomaly)
     if result.verdict.next is Next.FOLLOW:
         log.info("attempt.ended", **event)
-    else:
-        log.warning("attempt.ended", **event, reason=loggable_reason(result.verdict, result.reply))
+        return
+    # one that is tried again is no news over a terminal's bar: in an outage there are hundreds
+    write = log.info if result.verdict.state is State.PENDING else log.warning
+    write("attempt.ended", **event, reason=loggable_reason(result.verdict, result.reply))
 
 
 def _log_unwritten(result: AttemptResult) -> None:

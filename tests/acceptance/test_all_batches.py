@@ -77,6 +77,17 @@ def test_resolve_settles_what_any_batch_left(nights: Place) -> None:
     assert nights.run("status").code == 0
 
 
+def test_a_held_row_of_another_batch_does_not_stand_in_a_decisions_way(nights: Place) -> None:
+    """`--line` means the item that needs a person, though a batch has a held one on a line of that number."""
+    assert "-> dropped" in nights.run("resolve", "--batch", "monday.csv", "--line", "2", "--drop").out
+    write_manifest(nights, "later.csv", [Row("failed", row.audio, row.sha256) for row in rows_of(nights, "later", 8)])
+    assert nights.run("run", "later.csv", *RUN).summary["counts"]["held"] == 1
+    assert nights.run("run", "failed.csv", *RUN).code == 1
+    settled = nights.run("resolve", "--line", "2", "--retry")
+    assert (settled.code, "-> pending" in settled.out) == (0, True), settled.err
+    assert nights.run("run", "later.csv", *RUN).code == 0
+
+
 def test_a_decision_by_state_is_about_all_batches(nights: Place) -> None:
     """`--state` means the items of every batch; `--batch` narrows it."""
     narrow = nights.run("resolve", "--batch", "tuesday.csv", "--state", "failed", "--drop")

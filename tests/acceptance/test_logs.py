@@ -166,3 +166,18 @@ def test_a_terminal_shows_a_bar_and_readable_lines(place: Place, server: Server)
     assert "/4 jobs" in shown
     assert "B/s" in shown
     assert "\x1b[?25h" in shown.rpartition("\x1b[?25l")[2], "the cursor is shown again"
+
+
+def test_an_attempt_that_is_tried_again_does_not_stand_over_the_bar(place: Place) -> None:
+    """Uploads that are cut off on the way are in the log file; a terminal is told of what needs a person."""
+    rows = make_rows(place, 8, 8)
+    write_manifest(place, "m.csv", rows)
+    server = place.serve("--limit", "4", faults="[put]\ncut = 0.5")
+    place.use(server)
+    code, out, shown = _watched(place, "run", "m.csv", "--limit", "4", "--log-file", "night.log")
+    assert (code, "8 completed" in out) == (0, True)
+    events = list(logged(place.path("night.log").read_text(encoding="utf-8")))
+    cut = [event for event in events if event["event"] == "attempt.ended" and event["outcome"] == "cut off"]
+    assert len(cut) == len(server.journal.puts()) - len(rows) > 0
+    assert {event["level"] for event in cut} == {"info"}
+    assert "attempt.ended" not in shown

@@ -185,7 +185,7 @@ class BatchRun:
             limit=lambda: engine.limit,
             bytes_moved=lambda: engine.flow.bytes_moved,
             snapshot=self._snapshot,
-            seconds_left=lambda: self._forecast_seconds(engine.limit.in_force),
+            seconds_left=lambda: self._seconds_left(engine),
             waits=lambda: _format_wait(engine.standstill),
             bar=wanted and sys.stderr.isatty(),
             lines=wanted,
@@ -263,6 +263,12 @@ class BatchRun:
     def _standing(self) -> Standing:
         with self._reader.reading() as connection:
             return standing(connection, self._batch.batch_id, hold=self._settings.lanes.hold)
+
+    def _seconds_left(self, engine: Engine) -> float:
+        """Forecast the seconds that the run still takes, after the end of a standstill."""
+        wait, now = engine.standstill, self._now()
+        waits = wait.until - now if wait is not None and now < wait.until < inf else 0.0
+        return waits + self._forecast_seconds(engine.limit.in_force)
 
     def _forecast_seconds(self, limit: int) -> float:
         """Forecast the seconds that the run still takes, by the schedule that a plan follows."""

@@ -287,6 +287,9 @@ def _settle(
     if not request.selection.names_any:
         raise UsageError("say which items: --line, --item, --conversation, --state, --reply, --since or --until")
     meant = [item for item in snapshot.found if _is_meant(item, request.selection)]
+    if snapshot.batch_id is None and request.selection.lines and decision is not Decision.DROP:
+        # another batch's item on a line of that number, pending or held, can only be dropped
+        meant = [item for item in meant if item.needs_person or item.item_id in request.selection.items] or meant
     if reason := _why_not(snapshot, meant, request, ledger.address):
         raise UsageError(reason)
     with ledger.writing() as connection:

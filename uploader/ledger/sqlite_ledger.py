@@ -1,6 +1,7 @@
 """The ledger in an SQLite file: opened by the one run that writes, beside a run, or for reading."""
 
 import errno
+import glob
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -44,6 +45,9 @@ from uploader.ledger.sqlite import (
 from uploader.settings import default_ledger
 
 log = logs.get_logger()
+
+# the ending of a ledger's copy that a run keeps where the file was taken from under it
+RESCUED = ".rescued"
 T = TypeVar("T")
 
 # errors of a path at which no file will ever be made: the remedy is another path
@@ -264,7 +268,7 @@ class SqliteLedger(Ledger):
 
     @property
     def _rescue_path(self) -> Path:
-        return self.path.with_name(self.path.name + ".rescued")
+        return self.path.with_name(self.path.name + RESCUED)
 
     def _connect_unmoved(self) -> sqlite3.Connection:
         moved = self.moved()
@@ -367,6 +371,13 @@ def _prepare(path: Path, *, must_exist: bool, on_container: bool) -> bool:
 
 
 def _check_making(path: Path, *, must_exist: bool, on_container: bool) -> None:
+    rescued = sorted(path.parent.glob(f"{glob.escape(path.name)}{RESCUED}*"))
+    if rescued:
+        raise UsageError(
+            f"ledger {path}: it was deleted, renamed or replaced under a run, which kept what it knew as "
+            f"{rescued[-1].name}: put that in its place (mv); a new one would append again what it holds. Nothing was "
+            "sent"
+        )
     if must_exist:
         raise UsageError(
             f"ledger {path}: there is none, and --ledger-must-exist forbids to make one: mount or restore it, or leave "

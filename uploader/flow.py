@@ -91,9 +91,21 @@ class FlowControl:
 
     def update_limit(self, limit: LimitFacts) -> None:
         """Take the limit as it was found; where slots are free, let the ledger be asked again."""
-        self.limit = limit
+        self._set_limit(limit)
         if limit.free:
             self.slot_may_be_free()
+
+    def _set_limit(self, limit: LimitFacts) -> None:
+        """Take a limit; where it has fallen, end the waits beyond two for each slot, those that began last."""
+        is_lower = limit.in_force < self.limit.in_force
+        self.limit = limit
+        if not is_lower:
+            return
+        # they would be long, and the longest lane, whose attempt met the 429, could not begin anew beside them; two are
+        # left because a limit that is shared falls and rises again
+        waiting = [attempt_id for attempt_id in sorted(self._waiting) if self._still(attempt_id) is not None]
+        for attempt_id in waiting[2 * limit.in_force :]:
+            self._waiting[attempt_id].answer.set_result("the account's limit is lower than it was known to be")
 
     @property
     def waiting(self) -> int:
@@ -243,7 +255,7 @@ class FlowControl:
             self._end_waits(set())
 
     def _take(self, result: AdmissionResult) -> None:
-        self.limit, self.has_more = result.limit, result.has_more
+        self.has_more = result.has_more
         # a stop, or an open breaker, may have come during the transaction
         reason = self.state.reason_not_to_admit(self._now())
         for attempt_id in result.admitted:
@@ -256,6 +268,7 @@ class FlowControl:
         for attempt_id, reason in result.withdrawn.items():
             if (waiting := self._still(attempt_id)) is not None:
                 waiting.answer.set_result(reason)
+        self._set_limit(result.limit)
         for attempt_id, waiting in self._waiting.items():
             waiting.is_behind = attempt_id in result.behind
         # more may be admitted; after an answer without any, asking again at once would change nothing

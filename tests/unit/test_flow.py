@@ -464,6 +464,20 @@ async def test_no_more_are_out_without_an_answer_than_the_flow_allows() -> None:
         assert at.answers() == [""] * 8
 
 
+async def test_a_limit_that_falls_ends_the_waits_that_would_be_long() -> None:
+    """Two for each slot wait on, those that began first; a limit that falls no further ends none."""
+    async with place(3) as at:
+        await at.ask(*range(1, 11))
+        assert at.answers() == [""] * 3 + [None] * 7
+        lower = LimitFacts(configured=3, stated=2, in_force=2, live=3)
+        for _ in range(2):
+            at.flow.update_limit(lower)
+            await settled()
+            reasons = at.answers()
+            assert reasons[:7] == [""] * 3 + [None] * 4
+            assert all(reason is not None and "limit is lower" in reason for reason in reasons[7:])
+
+
 @pytest.mark.parametrize("while_written", [False, True], ids=["while it waits", "while its admission is written"])
 async def test_who_goes_away_takes_no_turn(while_written: bool) -> None:
     """One that breaks off, even while the ledger admits it, leaves last chunks that may be out to those behind."""

@@ -255,6 +255,11 @@ def is_text() -> bool:
     return _log.config is not None and _log.config.is_text
 
 
+def has_file() -> bool:
+    """Return True where a log file is open."""
+    return _log.config is not None and _log.config.file is not None
+
+
 def mute() -> None:
     """Write no further event to standard error; the log file still gets each."""
     if _log.config is not None:

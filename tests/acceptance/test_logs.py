@@ -7,6 +7,7 @@ import struct
 import subprocess
 import termios
 from collections import Counter
+from collections.abc import Sequence
 from fcntl import ioctl
 from pathlib import Path
 
@@ -151,6 +152,19 @@ def test_the_log_alone_tells_why_a_run_ended(place: Place, server: Server) -> No
         assert "missing.wav" not in ended["reason"]
         assert (refused.summary["exitCode"], refused.summary["batch"]) == (2, batch)
         assert refused.summary["reason"].startswith(ended["reason"])
+
+
+@pytest.mark.parametrize("wrong", [("--limit", "many"), ("--limmit", "3"), ("--rate", "-1"), ("--config", "none.toml")])
+@pytest.mark.parametrize("named", ["flag", "equals", "environment"])
+def test_a_run_that_could_not_begin_is_in_the_log_file(place: Place, named: str, wrong: Sequence[str]) -> None:
+    """`--log-file` has `run.ended` with the reason, whatever was wrong with the other settings."""
+    flags = {"flag": ["--log-file", "night.log"], "equals": ["--log-file=night.log"], "environment": []}[named]
+    if named == "environment":
+        place.environment["UPLOADER_LOG_FILE"] = "night.log"
+    refused = place.run("run", "m.csv", *flags, *wrong)
+    [ended] = list(logged(place.path("night.log").read_text(encoding="utf-8")))
+    assert (refused.code, ended["event"], ended["exitCode"]) == (2, "run.ended", 2)
+    assert wrong[0].strip("-") in ended["reason"] or wrong[1] in ended["reason"]
 
 
 def test_a_terminal_shows_a_bar_and_readable_lines(place: Place, server: Server) -> None:

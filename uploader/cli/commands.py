@@ -4,8 +4,9 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -22,7 +23,7 @@ from uploader.cli.options import (
     settings_options,
 )
 from uploader.cli.signals import stop_signals
-from uploader.errors import TOO_MANY_FILES, ExitCode, StoppedError, UploaderError, describe
+from uploader.errors import TOO_MANY_FILES, ExitCode, StoppedError, UploaderError, UsageError, describe
 from uploader.policy.parts import PARTS
 from uploader.settings import FAR, Settings, settings_of
 
@@ -585,6 +586,7 @@ def _report_failure(command: str, reason: str, code: ExitCode, *, as_json: bool)
 
     bound = logs.bound()
     if command == "run":
+        _open_log_file(sys.argv[1:])
         # the first line alone: rows and their paths may stand below it
         first = reason.partition("\n")[0]
         if logs.is_text():
@@ -602,6 +604,17 @@ def _report_failure(command: str, reason: str, code: ExitCode, *, as_json: bool)
         with suppress(OSError):
             print_json(failure | nothing if command == "run" else {"exitCode": int(code), "reason": reason})
             sys.stdout.flush()
+
+
+def _open_log_file(words: Sequence[str]) -> None:
+    """Open the log file that flags or environment name, where a run failed before its settings were loaded."""
+    named = [value for word, value in pairwise([*words, ""]) if word == "--log-file"]
+    named += [word.partition("=")[2] for word in words if word.startswith("--log-file=")]
+    file = named[-1] if named else os.environ.get("UPLOADER_LOG_FILE")
+    if file and not logs.has_file():
+        # one that cannot be written is told where nothing else is wrong
+        with suppress(UsageError):
+            logs.configure("auto", "auto", Path(file))
 
 
 def _print_failure(command: str, reason: str) -> None:

@@ -25,7 +25,7 @@ POLL_SHARE_OF_AGE = 0.15
 MANY_JOBS = 50
 MAX_POLL_SHARE_OF_AGE = 0.5
 # the cost of a poll, as a share of the time that a typical job holds its slot
-POLL_COST = 0.0011
+POLL_COST = 0.001
 # the most polls within one scatter of the expected end, however long a job is
 MAX_POLLS_PER_SCATTER = 16.0
 

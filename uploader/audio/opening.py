@@ -30,7 +30,7 @@ def open_cached(path: str, flags: int) -> int:
 
 
 def lies_in(root: str, descriptor: int, path: Path, found: os.stat_result) -> bool:
-    """Tell whether an open file lies in a folder, whatever links its path has.
+    """Return True where an open file lies in a folder, whatever links its path has.
 
     Args:
         root: The real path of the folder, with a slash at its end.

@@ -39,7 +39,7 @@ def id3_bytes(head: bytes) -> int:
 
 
 def is_mp3(head: bytes) -> bool:
-    """Tell whether this is a frame header of layer III (ISO 11172-3, 2.4.1.3); AAC has layer 00, which is none."""
+    """Return True where this is a frame header of layer III (ISO 11172-3, 2.4.1.3); AAC has layer 00, which is none."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
         return False
     version, bit_rate, sample_rate = head[1] >> 3 & 3, head[2] >> 4, head[2] >> 2 & 3
@@ -47,7 +47,7 @@ def is_mp3(head: bytes) -> bool:
 
 
 def _is_aac(head: bytes) -> bool:
-    """Tell whether this is an ADTS header (ISO 13818-7, 6.2): twelve sync bits, then layer 00."""
+    """Return True where this is an ADTS header (ISO 13818-7, 6.2): twelve sync bits, then layer 00."""
     return len(head) > 2 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0 and head[2] >> 2 & 15 < 13
 
 
@@ -68,7 +68,7 @@ def _is_long_wave(head: bytes) -> bool:
 
 
 def _is_text(head: bytes) -> bool:
-    """Tell whether this is text, such as an error page saved under a recording's name."""
+    """Return True where this is text, such as an error page saved under a recording's name."""
     try:
         # the head may end in the middle of a character
         text = getincrementaldecoder("utf-8-sig")().decode(head)

@@ -152,7 +152,7 @@ def _flaw(file: PositionedReader, chunks: _Chunks, there: int) -> Flaw | None:
 
 
 def _is_chunk(head: bytes, most: int) -> bool:
-    """Tell whether a chunk of at most so many bytes begins at an offset."""
+    """Return True where a chunk of at most so many bytes begins at an offset."""
     return _is_name(head[:4]) and int.from_bytes(head[4:8], "little") <= most
 
 

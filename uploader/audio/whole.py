@@ -21,7 +21,7 @@ Answer = bool | None
 
 
 def is_whole(kind: AudioFormat, file: BinaryIO, size: int, tag: "TinyTag") -> Answer:
-    """Tell whether the file holds the duration that its header claims.
+    """Return True where the file holds the duration that its header claims.
 
     Args:
         kind: The file's format.

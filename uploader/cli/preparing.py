@@ -129,7 +129,7 @@ def config_parameters(settings: Settings) -> dict[str, Any]:
 
 
 def are_channels_separate(settings: Settings) -> bool:
-    """Tell whether channels are recognised, and billed, separately by default."""
+    """Return True where channels are recognised, and billed, separately by default."""
     return bool(config_parameters(settings).get(SEPARATE))
 
 

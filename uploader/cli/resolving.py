@@ -317,7 +317,7 @@ def _why_not(snapshot: ResolveSnapshot, meant: Sequence[OpenItem], request: Reso
 
 
 def _is_meant(item: OpenItem, chosen: Selection) -> bool:
-    """Tell whether the decision covers an item.
+    """Return True where the decision covers an item.
 
     An item that is no row of the batch is covered only by its number, or by its conversation if it needs a person.
     """

@@ -41,7 +41,7 @@ def check_apart(settings: Settings, results: Path) -> None:
 
 
 def _is_summary(path: Path) -> bool:
-    """Tell whether a file is a summary, or empty as ``mktemp`` makes it."""
+    """Return True where a file is a summary, or empty as ``mktemp`` makes it."""
     if not path.is_file() or path.stat().st_size > MOST_BYTES:
         return False
     content = path.read_bytes()

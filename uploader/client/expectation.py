@@ -51,11 +51,11 @@ class ContinueSupport:
         self._retry_seconds = MIN_RETRY_SECONDS
 
     def is_long(self, size: int) -> bool:
-        """Tell whether a body of this size, in bytes, is too long to be sent in vain."""
+        """Return True where a body of this size, in bytes, is too long to be sent in vain."""
         return size > self._above_bytes
 
     def should_expect(self, size: int, now: float) -> bool:
-        """Tell whether a body of this size, in bytes, waits for 100 Continue.
+        """Return True where a body of this size, in bytes, waits for 100 Continue.
 
         A short body waits for the sake of the connection; one upload tries before the others do.
         """
@@ -119,7 +119,7 @@ class ContinueWait:
 
     @property
     def is_waiting(self) -> bool:
-        """Tell whether the head has left and nothing has come yet."""
+        """Return True where the head has left and nothing has come yet."""
         return self._continue is not None and not self._continue.done()
 
     def begin(self, continue_future: "asyncio.Future[bool] | None", *, is_reused: bool) -> None:

@@ -55,7 +55,7 @@ class CredentialsSource(Protocol):
 
     @property
     def may_change(self) -> bool:
-        """Tell whether rotated credentials may come, as from a file."""
+        """Return True where rotated credentials may come, as from a file."""
         ...
 
     def read(self) -> Credentials:
@@ -88,7 +88,7 @@ class Token:
     seconds: float = math.inf
 
     def is_short(self, now: float, lasting: float) -> bool:
-        """Tell whether the token expires within ``lasting`` seconds, and another one may last longer."""
+        """Return True where the token expires within ``lasting`` seconds, and another one may last longer."""
         return self.seconds > lasting > self.ends_at - now
 
 

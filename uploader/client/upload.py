@@ -44,11 +44,11 @@ class Admission(Protocol):
         ...
 
     def is_stopping(self) -> bool:
-        """Tell whether no body begins any more."""
+        """Return True where no body begins any more."""
         ...
 
     def must_cut(self) -> bool:
-        """Tell whether an upload whose last chunk has not left ends now."""
+        """Return True where an upload whose last chunk has not left ends now."""
         ...
 
     def reason_not_to_wait(self) -> str:
@@ -118,12 +118,12 @@ class Upload:
 
     @property
     def expects_continue(self) -> bool:
-        """Tell whether the head is sent with ``Expect: 100-continue``."""
+        """Return True where the head is sent with ``Expect: 100-continue``."""
         return self._continue_wait.is_expected
 
     @property
     def may_retry_connection(self) -> bool:
-        """Tell whether a reused connection may have ended the upload; nothing of the body has left, nor will.
+        """Return True where a reused connection may have ended the upload; nothing of the body has left, nor will.
 
         Servers close idle connections at any time, some with a 408.
         """
@@ -131,7 +131,7 @@ class Upload:
 
     @property
     def is_connected(self) -> bool:
-        """Tell whether a connection was ever established."""
+        """Return True where a connection was ever established."""
         return self._is_connected
 
     @property

@@ -96,7 +96,7 @@ class UploadClient:
         await self._reusing.close()
 
     def is_long(self, size: int) -> bool:
-        """Tell whether a body of this size, in bytes, is too long to be sent in vain."""
+        """Return True where a body of this size, in bytes, is too long to be sent in vain."""
         return self._continue_support.is_long(size)
 
     async def send(self, request: UploadRequest, source: Source, admission: Admission, token: Token) -> Reply:

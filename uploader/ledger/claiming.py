@@ -386,7 +386,7 @@ def _reason_to_withdraw(row: Any) -> str | None:
 
 
 def is_turn_due(row: Any) -> bool:
-    """Tell whether the item before a waiting one in its lane has completed."""
+    """Return True where the item before a waiting one in its lane has completed."""
     return not row.is_busy
 
 

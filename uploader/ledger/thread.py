@@ -68,7 +68,7 @@ class _Write:
 
     @property
     def is_outcome(self) -> bool:
-        """Tell whether the write records an answer, so that it may use the last reserve of a full disk."""
+        """Return True where the write records an answer, so that it may use the last reserve of a full disk."""
         return self.function not in (admit, claim, reweigh_lanes, save_held_back)
 
     def apply(self, connection: Connection) -> None:

@@ -57,7 +57,7 @@ def report_job(connection: Connection, job: LiveJob, what: str) -> None:
 
 
 def _shows(item: RowMapping | None, number: int, verdict: Verdict) -> bool:
-    """Tell whether an item is as an outcome left it, or has moved on by what explains the outcome."""
+    """Return True where an item is as an outcome left it, or has moved on by what explains the outcome."""
     if item is None:
         return False
     if verdict.state is State.ACCEPTED:

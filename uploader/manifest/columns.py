@@ -24,12 +24,12 @@ _DATA = re.compile(r"[/\\.]|^[0-9]+$")
 
 
 def is_known(column: str) -> bool:
-    """Tell whether a manifest may have this column."""
+    """Return True where a manifest may have this column."""
     return column in _KNOWN or is_extra(column)
 
 
 def is_extra(column: str) -> bool:
-    """Tell whether a column is the operator's own (``x-``), which the results repeat unchanged."""
+    """Return True where a column is the operator's own (``x-``), which the results repeat unchanged."""
     return column.startswith(EXTRA_PREFIX) and column != EXTRA_PREFIX
 
 

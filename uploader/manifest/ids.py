@@ -74,7 +74,7 @@ def describe_unseen(text: str) -> str:
 
 
 def is_unseen(character: str) -> bool:
-    """Tell whether a character is blank, a control character or invisible."""
+    """Return True where a character is blank, a control character or invisible."""
     if "!" <= character <= "~":
         return False
     return unicodedata.category(character) in _HIDDEN or _INVISIBLE.match(character) is not None

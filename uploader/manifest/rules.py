@@ -224,7 +224,7 @@ class RowRules:
         return told
 
     def _is_plainly_inside(self, path: str) -> bool:
-        """Tell whether a path's folder lies in the audio root, by a cache."""
+        """Return True where a path's folder lies in the audio root, by a cache."""
         if not self.check_files:
             return path.startswith(self._prefix)
         folder = path.rpartition("/")[0]
@@ -290,7 +290,7 @@ class RowRules:
 
 
 def _is_plain(conversation_id: Any) -> TypeGuard[str]:
-    """Tell whether an id has no problem and no warning."""
+    """Return True where an id has no problem and no warning."""
     if type(conversation_id) is not str or not conversation_id.isascii() or len(conversation_id) > LONGEST:
         return False
     # most ids are numbers, which nothing is to be said of
@@ -300,7 +300,7 @@ def _is_plain(conversation_id: Any) -> TypeGuard[str]:
 
 
 def _is_plain_path(audio_path: Any) -> TypeGuard[str]:
-    """Tell whether a path has no problem, apart from the existence of its file."""
+    """Return True where a path has no problem, apart from the existence of its file."""
     return type(audio_path) is str and audio_path != "" and audio_path.isprintable()
 
 

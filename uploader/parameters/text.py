@@ -56,7 +56,7 @@ def read_json(text: str) -> Any:
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
-    """Tell whether lists and objects are nested deeper than that, without recursion."""
+    """Return True where lists and objects are nested deeper than that, without recursion."""
     layer = [value]
     for _ in range(levels + 1):
         inner = [

@@ -61,7 +61,7 @@ def standstill(flow: Flow, now: float, *, full: bool, frees_at: float | None) ->
 
 
 def are_held_in_vain(limit: LimitFacts, holders: Sequence[SlotHolder], now: float) -> bool:
-    """Tell whether a run would end at once, because no slot is free, and none is soon.
+    """Return True where a run would end at once, because no slot is free, and none is soon.
 
     Args:
         limit: The account's limit.

@@ -34,7 +34,7 @@ async def read_body(
 
 
 def expects_continue(request: web.BaseRequest) -> bool:
-    """Tell whether the client waits for 100 Continue before it sends the body."""
+    """Return True where the client waits for 100 Continue before it sends the body."""
     return request.headers.get("Expect", "").lower() == "100-continue"
 
 

@@ -91,7 +91,7 @@ class Faults:
     calls: CallFaults = field(default_factory=CallFaults)
 
     def knows(self, conversation: str) -> bool:
-        """Tell whether the service has this conversation."""
+        """Return True where the service has this conversation."""
         if conversation in self.unknown_conversations:
             return False
         return self.known_conversations is None or conversation in self.known_conversations

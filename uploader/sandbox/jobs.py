@@ -73,7 +73,7 @@ class Jobs:
         return job.status if job else None
 
     def is_busy(self, conversation: str) -> bool:
-        """Tell whether a job of a conversation has not ended."""
+        """Return True where a job of a conversation has not ended."""
         return conversation in self._lines
 
     def completed(self, conversation: str) -> list[Job]:

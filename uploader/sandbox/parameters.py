@@ -96,7 +96,7 @@ class _ListOf:
     kind: Check
 
     def __call__(self, value: object) -> bool:
-        """Tell whether a value passes."""
+        """Return True where a value passes."""
         return isinstance(value, list) and all(map(self.kind, value))
 
 
@@ -111,7 +111,7 @@ class _Object:
     open: bool = False
 
     def __call__(self, value: object) -> bool:
-        """Tell whether a value passes."""
+        """Return True where a value passes."""
         if not isinstance(value, dict):
             return False
         missing, others = self.members.keys() - value.keys(), value.keys() - self.members.keys()

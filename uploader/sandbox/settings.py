@@ -120,7 +120,7 @@ class SandboxSettings:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host name or address is this machine."""
+    """Return True where a host name or address is this machine."""
     if host == "localhost":
         return True
     try:

@@ -28,7 +28,7 @@ class Tokens:
         return self._token, int(self._ends - now)
 
     def accepts(self, authorization: str | None) -> bool:
-        """Tell whether an `Authorization` header carries the valid token."""
+        """Return True where an `Authorization` header carries the valid token."""
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not self._token:
             return False

@@ -43,7 +43,7 @@ def _ascii_host(host: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host name or address is this machine."""
+    """Return True where a host name or address is this machine."""
     if host == "localhost":
         return True
     import ipaddress  # noqa: PLC0415 - --help has no use for it

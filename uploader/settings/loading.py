@@ -223,7 +223,7 @@ def _describe_unreadable(name: str, sources: _Sources) -> str:
 
 
 def _is_complex(location: Location) -> bool:
-    """Tell whether a setting is a table or a list."""
+    """Return True where a setting is a table or a list."""
     known = settings_of(Settings)
     for name in location[:-1]:
         table = known[name].table if name in known else None
@@ -357,7 +357,7 @@ def _meant(name: str, known: Iterable[str]) -> str:
 
 
 def _is_of_a_cluster(name: str, value: str) -> bool:
-    """Tell whether Kubernetes or Docker links set this variable for a service with the same prefix."""
+    """Return True where Kubernetes or Docker links set this variable for a service with the same prefix."""
     if _OF_A_SERVICE.fullmatch(name) is not None:
         return True
     return name.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://"))

@@ -1,7 +1,6 @@
 """`uploader doctor`: each fault has its line, its remedy and the code of a run; no secret is shown."""
 
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -23,16 +22,11 @@ NOW = 1_800_000_000.0
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(bare_place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Provide a folder, credentials in the environment, and nothing else of this machine's environment."""
-    for name in os.environ:
-        if name.upper().startswith("UPLOADER_") or name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    (tmp_path / "secrets").mkdir()
-    monkeypatch.setenv("UPLOADER_SECRETS_DIR", str(tmp_path / "secrets"))
     monkeypatch.setenv("UPLOADER_APP_ID", "the-app-id")
     monkeypatch.setenv("UPLOADER_APP_SECRET", SECRET)
-    return tmp_path
+    return bare_place
 
 
 def settings_in(place: Path, **given: object) -> Settings:

@@ -74,12 +74,8 @@ def test_parts_are_in_the_order_in_which_people_count() -> None:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(bare_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Provide the current folder, with recordings of two conversations in calls/."""
-    for name in os.environ:
-        if name.upper().startswith("UPLOADER_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("UPLOADER_SECRETS_DIR", str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     for name in ("41/part 10.wav", "41/part 2.wav", "42/a.wav"):

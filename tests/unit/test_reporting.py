@@ -1,7 +1,6 @@
 """What is told to the outside: at the end whatever it is, and once when something first needs a person."""
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,9 @@ TROUBLE = Trouble("m.csv", State.IN_DOUBT, "no answer after the last chunk", 1, 
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(bare_place: Path) -> Path:
     """Provide a folder, and nothing of this machine's environment."""
-    for name in os.environ:
-        if name.upper().startswith("UPLOADER_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("UPLOADER_SECRETS_DIR", str(tmp_path))
-    return tmp_path
+    return bare_place
 
 
 @pytest.fixture
@@ -171,7 +166,7 @@ def test_the_address_comes_from_each_source_and_no_repr_has_it(
     elif way == "file":
         monkeypatch.setenv("UPLOADER_NOTIFY_FILE", str(place / "kept"))
     elif way == "folder":
-        (place / "kept").rename(place / "uploader_notify")
+        (place / "kept").rename(place / "secrets" / "uploader_notify")
     else:
         config = place / "c.toml"
         config.write_text(f'notify = "{SECRET}"')

@@ -18,14 +18,9 @@ Environment = dict[str, str]
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(bare_place: Path) -> Path:
     """Provide a folder with an empty secrets folder in it, and an environment that has no secret."""
-    for name in os.environ:
-        if name.upper().startswith("UPLOADER_"):
-            monkeypatch.delenv(name)
-    (tmp_path / "secrets").mkdir()
-    monkeypatch.setenv("UPLOADER_SECRETS_DIR", str(tmp_path / "secrets"))
-    return tmp_path
+    return bare_place
 
 
 Give = Callable[[Path], Environment]

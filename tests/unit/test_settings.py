@@ -22,14 +22,9 @@ SECRET = "do-not-tell-anybody"
 
 
 @pytest.fixture
-def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loader:
+def sources(bare_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loader:
     """Loads the settings from what the test names, and from nothing that the machine has."""
-    for name in os.environ:
-        if name.upper().startswith("UPLOADER_"):
-            monkeypatch.delenv(name)
-    folder = tmp_path / "secrets"
-    folder.mkdir()
-    monkeypatch.setenv("UPLOADER_SECRETS_DIR", str(folder))
+    folder = bare_place / "secrets"
 
     def load_from(
         file: str | None = None,

@@ -34,6 +34,13 @@ def refused(puts: list[PutEntry]) -> list[PutEntry]:
     return [put for put in puts if put.status in (401, 404, 429)]
 
 
+def cut(puts: list[PutEntry]) -> list[PutEntry]:
+    """The PUTs that were sent ahead and cut by us, once the service was seen to count uploads: two at most."""
+    found = [put for put in puts if put.job_id is None and 0 < put.bytes < length(put)]
+    assert len(found) <= 2
+    return found
+
+
 def length(put: PutEntry) -> int:
     """The Content-Length of the head."""
     return put.content_length or 0
@@ -51,7 +58,9 @@ def test_a_refusal_costs_no_byte_of_a_long_body(place: Place) -> None:
     assert [put.bytes for put in large] == [0] * len(large)
     small = [put for put in refused(journal.puts()) if length(put) <= ABOVE]
     assert small
-    assert journal.bytes_in_vain() == sum(length(put) for put in small)
+    sent_ahead = cut(journal.puts())
+    whole = [length(put) for put in small if put not in sent_ahead]
+    assert journal.bytes_in_vain() == sum(whole) + sum(put.bytes for put in sent_ahead)
     assert {("expect" in put.headers, length(put) > ABOVE) for put in journal.puts()} == {(True, True), (False, False)}
     assert sorted(statuses(place.path("m.results.csv"))) == ["completed"] * 12 + ["refused"] * 3
     check_one_at_a_time(journal)
@@ -79,7 +88,9 @@ def test_a_service_that_ignores_the_question_is_asked_no_more(place: Place) -> N
     place.use(server)
     assert place.run("run", "m.csv", "--limit", "6", "--expect-seconds", "0.3").code == 1
     journal = server.journal
-    assert journal.bytes_in_vain() == sum(length(put) for put in refused(journal.puts()))
+    sent_ahead = cut(journal.puts())
+    whole = [length(put) for put in refused(journal.puts()) if put not in sent_ahead]
+    assert journal.bytes_in_vain() == sum(whole) + sum(put.bytes for put in sent_ahead)
     asking = [put.number for put in journal.puts() if "expect" in put.headers]
     assert 1 <= len(asking) <= 6, "only the uploads that were under way when the first one had waited in vain"
     assert max(asking) <= 6

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from aiohttp.web import BaseRequest, StreamResponse
 
 from tests.integration.servers import free_port
 from uploader.errors import LedgerUnavailableError, UsageError
+from uploader.http_server import Callers, HttpServer
 from uploader.ledger.callbacks import CallbackResult
 from uploader.policy.callbacks import signed_token, token_hash
 from uploader.policy.facts import Callback, CallbackEffect
-from uploader.webhook import MOST_BYTES, MOST_CALLS, Listener
+from uploader.webhook import MOST_BYTES, MOST_CALLS, Callbacks
 
 KEY = "k"
 TOKEN = signed_token("t" * 43, KEY)
@@ -55,9 +57,8 @@ async def listening(ledger: Ledger | None = None) -> AsyncIterator[tuple[Ledger,
         ledger.may_commit.set()
     port = free_port()
     writer: Any = ledger
-    async with Listener(
-        "127.0.0.1", port, key=KEY, writer=writer, now=lambda: 1.0, hold=True, applied=ledger.told.append
-    ):
+    callbacks = Callbacks(key=KEY, writer=writer, now=lambda: 1.0, hold=True, applied=ledger.told.append)
+    async with HttpServer("127.0.0.1", port, callbacks.answer, option="--webhook"):
         yield ledger, port
 
 
@@ -212,8 +213,11 @@ async def test_a_stop_lets_answers_under_way_come_to_their_end() -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "192.0.2.1", "nowhere.invalid"])
 async def test_where_it_cannot_listen_is_told(host: str) -> None:
     """A port that is taken, an address of another machine, a name that is none."""
-    async with listening() as (ledger, port):
-        writer: Any = ledger
-        listener = Listener(host, port, key=KEY, writer=writer, now=lambda: 1.0, hold=True, applied=ledger.told.append)
-        with pytest.raises(UsageError, match="a port that is free"):
-            await listener.__aenter__()
+    async with listening() as (_, port):
+        with pytest.raises(UsageError, match=r"--webhook .*a port that is free"):
+            await HttpServer(host, port, unasked, option="--webhook").__aenter__()
+
+
+async def unasked(_request: BaseRequest, _callers: Callers) -> StreamResponse:
+    """An answer that nobody asks for."""
+    raise AssertionError

@@ -8,7 +8,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from tests.integration.test_webhook import GOOD, TOKEN, Ledger, listening, post, until
-from uploader.webhook import listener
+from uploader.http_server import server
+from uploader.webhook import callbacks
 
 MOST = 20
 MANY = 100
@@ -25,9 +26,10 @@ SILENT = {
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """A listener that bears few connections, and is as patient as can be."""
-    monkeypatch.setattr(listener, "MOST_IDLE", MOST)
-    for name in ("BODY_SECONDS", "KEPT_SECONDS", "LINGER_SECONDS", "STOP_SECONDS"):
-        monkeypatch.setattr(listener, name, 3600.0)
+    monkeypatch.setattr(server, "MOST_IDLE", MOST)
+    monkeypatch.setattr(callbacks, "BODY_SECONDS", 3600.0)
+    for name in ("KEPT_SECONDS", "LINGER_SECONDS", "STOP_SECONDS"):
+        monkeypatch.setattr(server, name, 3600.0)
 
 
 @asynccontextmanager
@@ -116,17 +118,17 @@ async def test_who_keeps_it_waiting_is_waited_for_so_long(
     limit: str, name: str, answer: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each wait has its end, in a crowd that is small enough to stay."""
-    monkeypatch.setattr(listener, limit, 0.05)
+    monkeypatch.setattr(callbacks if limit == "BODY_SECONDS" else server, limit, 0.05)
     if limit == "BODY_SECONDS":
-        monkeypatch.setattr(listener, "LINGER_SECONDS", 0.05)
+        monkeypatch.setattr(server, "LINGER_SECONDS", 0.05)
     async with listening() as (_, port), crowd(port, SILENT[name], 3) as ends:
         assert [end.split(b" ")[1:2] for end in await asyncio.gather(*ends)] == [[answer] if answer else []] * 3
 
 
 async def test_a_body_that_drips_has_no_longer_than_one_that_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time for a body is that for all of it."""
-    monkeypatch.setattr(listener, "BODY_SECONDS", 0.2)
-    monkeypatch.setattr(listener, "LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(callbacks, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(server, "LINGER_SECONDS", 0.05)
     async with listening() as (_, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(HEAD.replace(str(len(GOOD)).encode(), b"60000"))

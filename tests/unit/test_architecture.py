@@ -29,6 +29,7 @@ ROWS = {
     "manifest": 3,
     "results": 3,
     "audio": 2,
+    "http_server": 1,
     "pace": 3,
     "policy": 2,
     "parameters": 2,

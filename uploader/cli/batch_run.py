@@ -163,20 +163,18 @@ class BatchRun:
         """Make the webhook listener, or an empty context where the settings name none."""
         if self._settings.webhook is None:
             return nullcontext()
-        from uploader.webhook import Listener  # noqa: PLC0415 - most runs have none, and it is a server
+        from uploader.http_server import HttpServer  # noqa: PLC0415 - most runs have none, and it is a server
+        from uploader.webhook import Callbacks  # noqa: PLC0415 - as above
 
-        host, port = host_and_port(self._settings.webhook)
-        hold = self._settings.lanes.hold
-        return Listener(
-            host,
-            port,
+        callbacks = Callbacks(
             key=key,
             writer=thread,
             now=self._now,
-            hold=hold,
+            hold=self._settings.lanes.hold,
             applied=engine.apply_callback,
             ending=engine.flow.slot_may_be_free,
         )
+        return HttpServer(*host_and_port(self._settings.webhook), callbacks.answer, option="--webhook")
 
     async def _run_engine(self, engine: Engine, thread: LedgerThread) -> UploaderError | None:
         wanted = self._settings.progress == "auto"

@@ -1,6 +1,5 @@
-"""Listens for callbacks, and answers each once the ledger has recorded it."""
+"""Receives callbacks, and answers each once the ledger has recorded it."""
 
-from uploader.webhook.connections import Connections
-from uploader.webhook.listener import MOST_BYTES, MOST_CALLS, Listener
+from uploader.webhook.callbacks import MOST_BYTES, MOST_CALLS, Callbacks
 
-__all__ = ["MOST_BYTES", "MOST_CALLS", "Connections", "Listener"]
+__all__ = ["MOST_BYTES", "MOST_CALLS", "Callbacks"]

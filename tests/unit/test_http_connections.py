@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploader.webhook import Connections
-from uploader.webhook.listener import LEAST_IDLE, MOST_IDLE, most_idle
+from uploader.http_server import Connections
+from uploader.http_server.server import LEAST_IDLE, MOST_IDLE, most_idle
 
 MOST = 6
 STEPS = st.lists(st.tuples(st.sampled_from(["come", "show", "begin", "end", "go"]), st.integers(0, 40)), max_size=200)

@@ -89,10 +89,10 @@ class SourceError(UploaderError):
 
 
 class StoppedError(UploaderError):
-    """A signal came before the sending began."""
+    """A signal, or a request to stop, came before the sending began."""
 
     def __init__(self, exit_code: ExitCode) -> None:
-        super().__init__("stopped by a signal before anything was sent; run the same command again")
+        super().__init__("stopped before anything was sent; run the same command again")
         self.exit_code = exit_code
 
 

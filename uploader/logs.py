@@ -3,10 +3,11 @@
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import partial
 from io import StringIO, TextIOWrapper
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +24,10 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, _MUTED: 50}
 
 # fields that every event of this context has: run, host, batch
 _BOUND: ContextVar[Mapping[str, Any]] = ContextVar("bound", default=MappingProxyType({}))
+# an event with its level, timestamp, bound fields and own fields
+Event = Mapping[str, Any]
+# takes the events of this context, in place of this program's log
+_SINK: ContextVar[Callable[[Event], None] | None] = ContextVar("sink", default=None)
 
 
 class _Config(NamedTuple):
@@ -61,6 +66,11 @@ class _Log:
 
     def __getattr__(self, name: str) -> Any:
         """Return the logger's attribute; an event below the level does not import structlog."""
+        sink = _SINK.get()
+        return self.configured(name) if sink is None else partial(_emit, sink, name)
+
+    def configured(self, name: str) -> Any:
+        """Return a method of this program's logger, whatever takes the events of this context."""
         if self.config is not None and LEVELS.get(name, LEVELS["error"]) < self.config.least:
             return _discard_event
         if self.config is None:
@@ -69,6 +79,21 @@ class _Log:
         if self._logger is None:
             self._logger = _logger(self.config)
         return getattr(self._logger, name)
+
+
+def _emit(sink: Callable[[Event], None], level: str, event: str, **facts: Any) -> None:
+    """Hand an event to the function that takes the events of this context."""
+    if level == "exception":
+        level = "error"
+        facts.setdefault("exc_info", sys.exc_info()[1])
+    timestamp = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    sink({**_BOUND.get(), **facts, "event": event, "level": level, "timestamp": timestamp})
+
+
+def write(event: Event) -> None:
+    """Write an event to this program's log."""
+    facts = {name: value for name, value in event.items() if name not in ("event", "level", "timestamp")}
+    _log.configured(event["level"])(event["event"], **facts)
 
 
 def _discard_event(_event: str, **_facts: Any) -> None:
@@ -284,6 +309,17 @@ def bound() -> Mapping[str, Any]:
 def bind(**facts: Any) -> None:
     """Add fields to every following event of this context."""
     _BOUND.set({**_BOUND.get(), **facts})
+
+
+@contextmanager
+def scope(sink: Callable[[Event], None], **facts: Any) -> Iterator[None]:
+    """Hand the events of the block, with these fields, to a function; other contexts of the process are as before."""
+    bound, taken = _BOUND.set({**_BOUND.get(), **facts}), _SINK.set(sink)
+    try:
+        yield
+    finally:
+        _SINK.reset(taken)
+        _BOUND.reset(bound)
 
 
 def open_closed_streams() -> None:

@@ -3,8 +3,8 @@
 import errno
 import os
 import select
-import shutil
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -12,16 +12,39 @@ from typing import IO
 
 # the time that a named pipe may lack a writer
 PIPE_SECONDS = 5.0
+# how often a request to stop is looked for while a pipe is silent
+CHECK_SECONDS = 0.1
+CHUNK_BYTES = 1024 * 1024
 
 
-def copy(path: Path, kept: IO[bytes]) -> None:
+def copy(path: Path, kept: IO[bytes], check_stop: Callable[[], None] = lambda: None) -> None:
     """Copy the content of a file or a pipe into a file.
+
+    Args:
+        path: The file or pipe.
+        kept: The file that gets the content.
+        check_stop: Raises where the copying is to stop; called again and again.
 
     Raises:
         OSError: The pipe has no writer, it cannot be read, or the copy cannot be written.
     """
     with _open(path, kept) as source:
-        shutil.copyfileobj(source, kept)
+        transfer(source.fileno(), kept, check_stop)
+
+
+def transfer(descriptor: int, kept: IO[bytes], check_stop: Callable[[], None]) -> None:
+    """Copy the content of an open file or pipe into a file, as ``copy`` does."""
+    asked = select.poll()
+    asked.register(descriptor, select.POLLIN)
+    while True:
+        # the writer of a pipe may take as long as it likes
+        while not asked.poll(CHECK_SECONDS * 1000):
+            check_stop()
+        chunk = os.read(descriptor, CHUNK_BYTES)
+        if not chunk:
+            return
+        kept.write(chunk)
+        check_stop()
 
 
 def read(path: Path, most: int) -> bytes:

@@ -43,7 +43,7 @@ HELP = {"cli", "errors", "logs", "parameters", "pipes", "policy", "secrets", "se
 READS = HELP | {"ledger", "model", "results", "status", "text", "toml"}
 RUN = {"click", "platformdirs", *SQL, "aiohttp", "asyncio_throttle", "blake3"}
 RUN_PARTS = READS | {
-    *("attempt", "audio", "certificates", "client", "engine", "flow", "jobs", "manifest", "pace"),
+    *("attempt", "audio", "certificates", "client", "engine", "flow", "jobs", "manifest", "pace", "run"),
 }
 
 # the exact set of heavy modules that each command imports; an addition costs every user of the command
@@ -59,7 +59,7 @@ TABLE = {
     "status": Imports({"click", "platformdirs", *SQL}, READS),
     "results": Imports({"click", "platformdirs", *SQL}, READS),
     "resolve": Imports({"click", "platformdirs", *SQL}, READS),
-    "plan m.csv": Imports({"click", "platformdirs", *SQL, "blake3"}, READS | {"audio", "manifest"}),
+    "plan m.csv": Imports({"click", "platformdirs", *SQL, "blake3"}, READS | {"audio", "manifest", "run"}),
     "run m.csv --log-level error": Imports(RUN, RUN_PARTS),
     "run m.csv": Imports(RUN | {"structlog"}, RUN_PARTS),
 }

@@ -20,11 +20,12 @@ from unittest import mock
 
 from tests.unit import recordings
 from uploader import logs
-from uploader.cli import commands, running
-from uploader.cli.target import Target
+from uploader.cli import commands
 from uploader.client import Credentials
 from uploader.ledger import Ledger
 from uploader.ledger.claiming import claim
+from uploader.run.loading import prepare
+from uploader.run.target import Target
 from uploader.settings import Settings
 
 BASE_URL = "https://service.example"
@@ -71,7 +72,7 @@ class Ground:
         )
         target = Target(BASE_URL, Credentials("id", "secret"))
         with self._measured(kind, len(rows)), Ledger.open_for_run(settings.ledger) as ledger:
-            batch, *_ = running._prepare(settings, str(manifest), ledger, target, time.time)
+            batch, *_ = prepare(settings, str(manifest), ledger, target, time.time, lambda: None)
             with ledger.writing() as connection:
                 claim(connection, batch.account_id, 50, 50, time.time())
 

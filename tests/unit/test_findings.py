@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from uploader.cli.findings import SHOWN, Findings, json_lines, spooled
 from uploader.model import Problem
+from uploader.run.findings import SHOWN, Findings, json_lines, spooled
 
 
 def problems(count: int) -> list[Problem]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from uploader.cli.preparing import manifest_file
 from uploader.errors import UsageError
 from uploader.manifest.files import lines
+from uploader.run.preparing import manifest_file
 from uploader.settings import Settings
 
 CONTENT = b"conversationId,audioPath\n1,a.wav\n"

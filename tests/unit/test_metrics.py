@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from uploader.cli import metrics_file
 from uploader.errors import ExitCode, ResultsUnavailableError, UsageError
 from uploader.ledger.standing import Standing, Tally
 from uploader.model import LimitFacts, Outcome, State
 from uploader.policy.facts import CallbackEffect
 from uploader.policy.held_back import SlotUse
 from uploader.policy.histogram import JOB_BOUNDS, UPLOAD_BOUNDS, WRITE_BOUNDS, Histogram
+from uploader.status import metrics_file
 from uploader.status.metrics import LAST_EXIT_CODE, LAST_RUN, LAST_SUCCESS, Metrics, RunFigures, kept_of
 
 ROOT = Path(__file__).parents[2]

@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 
 from tests.unit.test_metrics import figures as some_figures
-from uploader.cli import batch_run, metrics_file, reporting
-from uploader.cli.reporting import RunReporter
+from uploader.cli import running
 from uploader.errors import CredentialsError, LedgerBusyError, UsageError
 from uploader.ledger.reading import Trouble
 from uploader.ledger.standing import Standing, Tally
 from uploader.model import State
+from uploader.run import reporting
+from uploader.run.reporting import RunReporter
 from uploader.settings import Secret, Settings
 from uploader.settings.loading import load
+from uploader.status import metrics_file
 from uploader.status.metrics import LAST_EXIT_CODE, LAST_SUCCESS, RunFigures
 
 SECRET = "https://user:pass@chat.example.com/hooks/T0000-secret"
@@ -138,7 +140,7 @@ async def test_a_fault_and_a_lack_of_credentials_are_told(place: Path, posted: l
 )
 def test_the_command_that_carries_on_shows_no_secret_and_no_past_time(words: list[str]) -> None:
     """The summary's next step is shown, kept and posted."""
-    assert batch_run.words_again(["run", *words, "m.csv"]) == ["run", "m.csv"]
+    assert running.words_again(["run", *words, "m.csv"]) == ["run", "m.csv"]
 
 
 WRONG = ["http://chat.example.com/hooks/s3cret", "chat.example.com/s3cret", "https://h/s3cret#x", "ftp://h/s3cret", ""]

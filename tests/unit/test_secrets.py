@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from uploader import secrets
-from uploader.cli.target import credentials
 from uploader.client import Credentials
 from uploader.errors import CredentialsError, UsageError
+from uploader.run.target import credentials
 from uploader.settings.loading import load, unknown_environment
 
 SECRET = "do-not-tell-anybody"

@@ -105,7 +105,6 @@ def test_a_progress_line_says_when_doubt_is_what_it_waits_for(
         limit=lambda: limit,
         bytes_moved=lambda: 0,
         snapshot=lambda: None,
-        bar=False,
         lines=True,
     )
     view._show(standing({State.PENDING: pending}))

@@ -52,9 +52,9 @@ def run(manifest: str | None, config: Path | None, *, as_json: bool, **flags: An
     4 some in doubt; 5 gave up for now, run again; 6 not now: another run holds the ledger, or --first or --until
     left a part pending; 70 a fault of the uploader itself; 129, 130, 143 stopped by a signal, run again.
     """
-    from uploader.cli.running import run_batch  # noqa: PLC0415 - --help must not import unused modules
+    from uploader.cli.running import run_to_end  # noqa: PLC0415 - --help must not import unused modules
 
-    _end(lambda settings: run_batch(settings, manifest, as_json=as_json), config, flags)
+    _end(lambda settings: run_to_end(settings, manifest, as_json=as_json), config, flags)
 
 
 @cli.command(epilog=environment_help(), cls=ManifestCommand)

@@ -15,9 +15,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from uploader import results, secrets
-from uploader.cli.metrics_file import read_kept
 from uploader.cli.printing import print_json, print_lines
-from uploader.cli.target import credentials
 from uploader.client import Client, TimeLimits
 from uploader.client.connection import CA_VARIABLES, proxy_for, route_to, ssl_context
 from uploader.errors import ExitCode, UploaderError, UsageError
@@ -30,8 +28,10 @@ from uploader.ledger.sqlite_ledger import ledger_path
 from uploader.model import Answer
 from uploader.policy.waits import http_date
 from uploader.results import rfc3339
+from uploader.run.target import credentials
 from uploader.settings import POSTGRESQL, Settings, default_ledger
 from uploader.status.formatting import format_bytes, format_count, format_duration
+from uploader.status.metrics_file import read_kept
 
 Verdict = Literal["ok", "warning", "fault", "skipped"]
 

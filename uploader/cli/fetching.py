@@ -15,7 +15,6 @@ from uploader import logs
 from uploader.cli.inspecting import named_batch, service_of
 from uploader.cli.printing import print_json, print_lines
 from uploader.cli.signals import stop_signals
-from uploader.cli.target import credentials
 from uploader.client import Client, TimeLimits
 from uploader.engine import run_concurrently, steady_clock
 from uploader.errors import ExitCode, UploaderError, UsageError
@@ -28,6 +27,7 @@ from uploader.model import LIVE, State
 from uploader.pace import Pace
 from uploader.policy.insights import chosen
 from uploader.policy.parts import Part
+from uploader.run.target import credentials
 from uploader.settings import Settings
 from uploader.status.formatting import format_count, format_counts, format_duration, format_rows
 

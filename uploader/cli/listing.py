@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from uploader import audio, results
-from uploader.cli.findings import Findings
-from uploader.cli.preparing import config_parameters
 from uploader.cli.printing import print_json, print_lines
 from uploader.errors import ExitCode, UsageError
 from uploader.manifest import Format, format_of
 from uploader.manifest.folder import LeftOut, Listed, Reason, list_folder
 from uploader.manifest.pattern import PathPattern
 from uploader.manifest.rules import RowRules
+from uploader.run.findings import Findings
+from uploader.run.preparing import config_parameters
 from uploader.settings import Settings
 from uploader.status.formatting import format_bytes, format_count
 

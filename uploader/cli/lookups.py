@@ -4,9 +4,9 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from uploader.cli.target import credentials
 from uploader.client import Client, JobAnswer, TimeLimits
 from uploader.model import ConversationSnapshot
+from uploader.run.target import credentials
 from uploader.settings import Settings
 
 

@@ -8,22 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from uploader import audio
-from uploader.cli.findings import json_lines, spooled
-from uploader.cli.hours import local_time, until_time
 from uploader.cli.plan_report import PlanReport, Work, forecast_plan
-from uploader.cli.preparing import (
-    ManifestCheck,
-    ManifestFile,
-    add_alike,
-    add_lacking,
-    are_channels_separate,
-    batch_name,
-    config_parameters,
-    counted_rows,
-    format_cost_refusal,
-    format_problems,
-    manifest_file,
-)
 from uploader.cli.printing import print_error, print_lines
 from uploader.errors import ExitCode
 from uploader.ledger import Connection, Ledger
@@ -39,6 +24,21 @@ from uploader.ledger.staging import Stage, read_hints
 from uploader.manifest import HeaderError
 from uploader.model import OVER, LimitFacts, LiveJob, State
 from uploader.policy.forecast import pace_of
+from uploader.run.findings import json_lines, spooled
+from uploader.run.hours import local_time, until_time
+from uploader.run.preparing import (
+    ManifestCheck,
+    ManifestFile,
+    add_alike,
+    add_lacking,
+    are_channels_separate,
+    batch_name,
+    config_parameters,
+    counted_rows,
+    format_cost_refusal,
+    format_problems,
+    manifest_file,
+)
 from uploader.settings import Settings
 from uploader.status.formatting import format_count
 

@@ -4,8 +4,8 @@ import asyncio
 from pathlib import Path
 
 from uploader.cli.signals import stop_signals
-from uploader.cli.target import far_options
 from uploader.errors import ExitCode
+from uploader.run.target import far_options
 from uploader.sandbox import Faults, Sandbox, SandboxSettings, load_faults, serve
 from uploader.settings import Settings
 

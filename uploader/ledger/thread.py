@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -91,7 +92,8 @@ class LedgerThread:
         self._woken = threading.Event()
         self._is_closing = False
         self._begun_at = -COMMIT_SPACING_SECONDS
-        self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
+        # in this context, so that its events have the run's fields
+        self._thread = threading.Thread(target=copy_context().run, args=(self._work,), name="ledger", daemon=True)
         self._thread.start()
 
     async def call(self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:

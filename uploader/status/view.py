@@ -1,22 +1,14 @@
-"""The live view of a run: a progress bar on a terminal, elsewhere a log line a minute."""
+"""The progress of a run: handed to a live view twice a second, or else logged once a minute."""
 
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, NamedTuple
 
 from uploader import logs
 from uploader.ledger.standing import Standing
 from uploader.model import LimitFacts, State
 from uploader.results import rfc3339
-from uploader.status.formatting import (
-    format_bytes,
-    format_doubt,
-    format_duration,
-)
-
-if TYPE_CHECKING:
-    from uploader.status.bar import Bar
 
 log = logs.get_logger()
 
@@ -29,8 +21,27 @@ SECONDS_A_LINE = 20e-6
 ENDED = (State.COMPLETED, State.FAILED, State.REFUSED, State.IN_DOUBT, State.DROPPED)
 
 
+class Progress(NamedTuple):
+    """The progress of a run, at one moment."""
+
+    # the batch's items, counted by state
+    standing: Standing
+    # the account's limit and its live jobs
+    limit: LimitFacts
+    bytes_per_second: int
+    # the forecast; None where nothing is known
+    seconds_left: float | None
+    # the wait of all sending, in words; empty where there is none
+    waits: str
+
+    @property
+    def ended(self) -> int:
+        """The number of items that have ended, well or not."""
+        return sum(self.standing.counts[state] for state in ENDED)
+
+
 class View:
-    """The live view of a run: a progress bar on a terminal, elsewhere a log line a minute.
+    """The loops that count a run's items, forecast its end, and write snapshots of its results.
 
     Args:
         read: Counts the batch's items; called in a thread.
@@ -39,8 +50,8 @@ class View:
         snapshot: Writes the results; called in a thread.
         seconds_left: Forecasts the seconds that the run still takes, None where unknown; called in a thread.
         waits: Describes the wait of all sending, empty where there is none.
-        bar: Show the bar.
-        lines: Log progress lines.
+        show: Shows the progress, twice a second; None: the log has a line a minute.
+        lines: Log progress lines where nothing else shows the progress.
     """
 
     def __init__(
@@ -50,8 +61,8 @@ class View:
         limit: Callable[[], LimitFacts],
         bytes_moved: Callable[[], int],
         snapshot: Callable[[], None],
-        bar: bool,
         lines: bool,
+        show: Callable[[Progress], None] | None = None,
         seconds_left: Callable[[], float | None] = lambda: None,
         waits: Callable[[], str] = lambda: "",
     ) -> None:
@@ -66,45 +77,33 @@ class View:
         self._last_bytes = (time.monotonic(), 0)
         self._items = 0
         self._counted = asyncio.Event()
-        self._bar = _bar() if bar else None
-
-    def __enter__(self) -> Self:
-        """Show the bar."""
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Remove the bar."""
-        if self._bar is not None:
-            self._bar.stop()
+        self._progress = show
+        self._seconds = UPDATE_SECONDS if show is not None else LINE_SECONDS
 
     @property
     def helpers(self) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:
         """The view's loops, to run in the background of the engine."""
-        return self.update_bar, self.recompute_forecast, self.save_results
+        return self.show_progress, self.recompute_forecast, self.save_results
 
-    async def update_bar(self) -> None:
-        """Count the items and update the bar, or log a progress line, until cancelled."""
+    async def show_progress(self) -> None:
+        """Count the items and show or log the progress, until cancelled."""
         while True:
             begun = time.monotonic()
             standing = await asyncio.to_thread(self._read)
             self._items = standing.items
             self._counted.set()
             self._show(standing)
-            least = UPDATE_SECONDS if self._bar is not None else LINE_SECONDS
-            await asyncio.sleep(max(least, (time.monotonic() - begun) / SHARE_OF_TIME))
+            await asyncio.sleep(max(self._seconds, (time.monotonic() - begun) / SHARE_OF_TIME))
 
     async def recompute_forecast(self) -> None:
         """Forecast the end until cancelled; in between, the time is counted down."""
-        least = UPDATE_SECONDS if self._bar is not None else LINE_SECONDS
-        if self._bar is None:
-            await asyncio.sleep(least)  # a short run has no use for it
-        while self._bar is not None or self._lines:
+        if self._progress is None:
+            await asyncio.sleep(self._seconds)  # a short run has no use for it
+        while self._progress is not None or self._lines:
             begun = time.monotonic()
             seconds = await asyncio.to_thread(self._seconds_left)
             self._ends_at = None if seconds is None else begun + seconds
-            await asyncio.sleep(max(least, (time.monotonic() - begun) / SHARE_OF_TIME))
+            await asyncio.sleep(max(self._seconds, (time.monotonic() - begun) / SHARE_OF_TIME))
 
     async def save_results(self) -> None:
         """Write snapshots of the results until cancelled, the first once its cost is a small share of the time."""
@@ -117,43 +116,32 @@ class View:
             cost = time.monotonic() - begun
 
     def _show(self, standing: Standing) -> None:
-        done = sum(standing.counts[state] for state in ENDED)
-        speed = self._speed()
-        limit = self._limit()
         left = None if self._ends_at is None else max(self._ends_at - time.monotonic(), 0.0)
-        if self._bar is not None:
-            waits = self._waits()
-            states = [f"{count} {state.value.replace('_', ' ')}" for state, count in standing.counts.items() if count]
-            self._bar.show(
-                total=standing.items,
-                completed=done,
-                rate=f"{format_bytes(speed)}/s",
-                left="" if left is None else f"{format_duration(left)} left",
-                details=[
-                    f"{limit.live - limit.doubtful}/{limit.in_force} jobs",
-                    *([waits] if waits else []),
-                    *([format_doubt(limit)] if limit.doubtful else []),
-                    *states,
-                ],
-            )
+        progress = Progress(standing, self._limit(), self._speed(), left, self._waits())
+        if self._progress is not None:
+            self._progress(progress)
         elif self._lines:
-            counts = {state.value: count for state, count in standing.counts.items() if count}
-            log.info(
-                "run.progress",
-                items=standing.items,
-                counts=counts,
-                live=limit.live,
-                limit=limit.in_force,
-                **_doubt_in_the_way(standing, limit),
-                bytesPerSecond=speed,
-                secondsLeft=None if left is None else round(left),
-            )
+            _log_progress(progress)
 
     def _speed(self) -> int:
         then, before = self._last_bytes
         now, moved = time.monotonic(), self._bytes_moved()
         self._last_bytes = (now, moved)
         return int((moved - before) / max(now - then, 0.001))
+
+
+def _log_progress(progress: Progress) -> None:
+    standing, limit, left = progress.standing, progress.limit, progress.seconds_left
+    log.info(
+        "run.progress",
+        items=standing.items,
+        counts={state.value: count for state, count in standing.counts.items() if count},
+        live=limit.live,
+        limit=limit.in_force,
+        **_doubt_in_the_way(standing, limit),
+        bytesPerSecond=progress.bytes_per_second,
+        secondsLeft=None if left is None else round(left),
+    )
 
 
 def _doubt_in_the_way(standing: Standing, limit: LimitFacts) -> dict[str, int | str]:
@@ -166,9 +154,3 @@ def _doubt_in_the_way(standing: Standing, limit: LimitFacts) -> dict[str, int | 
     if standing.counts.get(State.PENDING, 0) and limit.live >= limit.in_force:
         fields["waitsFor"] = "slots that are held for items in doubt: `uploader resolve` frees them"
     return fields
-
-
-def _bar() -> "Bar":
-    from uploader.status.bar import Bar  # noqa: PLC0415 - rich is for terminals
-
-    return Bar()

@@ -1,8 +1,7 @@
 """The steps of `run` and `plan` before the first request: open and check the manifest, check the results path."""
 
-import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,7 +10,6 @@ from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple
 
 from uploader import audio, parameters, pipes, results
-from uploader.cli.findings import Findings
 from uploader.errors import UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.alike import became_the_same, case_twins, comparable, repeats, rounded
@@ -21,6 +19,7 @@ from uploader.ledger.staging import CHUNK, Stage, chunks
 from uploader.manifest import Format, Manifest, WasBegun, check_file, format_of, spoilt
 from uploader.model import InvalidRow, Row
 from uploader.policy.billing import SEPARATE
+from uploader.run.findings import Findings
 from uploader.settings import Settings
 from uploader.status.formatting import format_count, format_leftover
 
@@ -81,8 +80,15 @@ class ManifestCheck:
 
 
 @contextmanager
-def manifest_file(argument: str, settings: Settings) -> Iterator[ManifestFile]:
+def manifest_file(
+    argument: str, settings: Settings, check_stop: Callable[[], None] = lambda: None
+) -> Iterator[ManifestFile]:
     """Open the manifest; copy standard input or a pipe into a file, because it is read twice.
+
+    Args:
+        argument: The manifest's path, or ``-`` for standard input.
+        settings: The settings.
+        check_stop: Raises where the copying is to stop; called again and again.
 
     Raises:
         UsageError: The manifest cannot be read, or its format is unknown.
@@ -93,7 +99,7 @@ def manifest_file(argument: str, settings: Settings) -> Iterator[ManifestFile]:
             raise UsageError("manifest -: for standard input say --format csv or --format jsonl")
         if sys.stdin is None:
             raise UsageError("manifest -: standard input is closed: name a file, or feed it")
-        form, copy = settings.format, partial(shutil.copyfileobj, sys.stdin.buffer)
+        form, copy = settings.format, partial(pipes.transfer, sys.stdin.fileno())
     elif path.is_fifo():
         form = settings.format or format_of(path)
         copy = partial(pipes.copy, path)
@@ -107,7 +113,7 @@ def manifest_file(argument: str, settings: Settings) -> Iterator[ManifestFile]:
         return
     with NamedTemporaryFile(suffix=f".{form}") as kept:
         try:
-            copy(kept)
+            copy(kept, check_stop)
             kept.flush()
         except OSError as error:
             raise UsageError(f"manifest {argument}: {error.strerror}: name one that can be read and kept") from error

@@ -1,14 +1,13 @@
-"""One run of one batch: engine, signal handlers, results and closing summary."""
+"""One run of one batch: engine, results and closing summary."""
 
 import asyncio
-import os
 import random
 import secrets
-import sys
+import shlex
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from datetime import datetime
 from functools import partial
 from itertools import chain, repeat
@@ -17,9 +16,6 @@ from pathlib import Path
 
 from uploader import logs, results
 from uploader.audio import SourceOpener
-from uploader.cli.reporting import RunReporter
-from uploader.cli.signals import NAMES, stop_signals
-from uploader.cli.target import Target
 from uploader.client import Client, Expect, TimeLimits
 from uploader.engine import Engine
 from uploader.errors import ExitCode, ResultsUnavailableError, UploaderError
@@ -47,11 +43,15 @@ from uploader.policy.endings import ending
 from uploader.policy.forecast import forecast_batch, pace_of
 from uploader.policy.waiting import Standstill
 from uploader.results import rfc3339
+from uploader.run.reporting import RunReporter
+from uploader.run.stopping import Stop
+from uploader.run.target import Target
+from uploader.run.threads import in_thread
 from uploader.settings import Settings, host_and_port, unless_auto
-from uploader.status.formatting import held_back_json
+from uploader.status.formatting import held_back_json, run_command
 from uploader.status.metrics import RunFigures
 from uploader.status.summary import ManifestWarning, Summary
-from uploader.status.view import View
+from uploader.status.view import Progress, View
 
 log = logs.get_logger()
 
@@ -63,21 +63,6 @@ TOKEN_BYTES = 32
 
 # the exit codes of a run that was not cut short; the counts of batches that are over by then are stored for good
 ENDED = (ExitCode.DONE, ExitCode.NEEDS_PERSON, ExitCode.IN_DOUBT, ExitCode.NOT_NOW)
-
-
-# options that the command that carries on has not: ``--until`` would mean tomorrow's time then, and the address of
-# ``--notify`` is not to be shown
-NOT_AGAIN = ("--until", "--notify")
-
-
-def words_again(words: Sequence[str]) -> list[str]:
-    """Return the words of the command that carries on."""
-    kept = [word for word in words if not word.startswith(tuple(f"{option}=" for option in NOT_AGAIN))]
-    for option in NOT_AGAIN:
-        while option in kept:
-            at = kept.index(option)
-            del kept[at : at + 2]
-    return kept
 
 
 def _format_wait(found: Standstill | None) -> str:
@@ -101,6 +86,10 @@ class BatchRun:
         until: float | None,
         reporter: RunReporter,
         warnings: Sequence[ManifestWarning] = (),
+        *,
+        stop: Stop,
+        on_progress: Callable[[Progress], None] | None = None,
+        again: Sequence[str] = (),
     ) -> None:
         self._settings = settings
         self._ledger = ledger
@@ -115,7 +104,9 @@ class BatchRun:
         self._writing = threading.Lock()
         self._is_final = False
         self._snapshot_seconds = 0.0
-        self._signal: ExitCode | None = None
+        self._stop = stop
+        self._on_progress = on_progress
+        self._again = again
         self._begun = time.monotonic()
         self._until = until
 
@@ -137,8 +128,8 @@ class BatchRun:
                     await self._save_held_back(engine, thread)
         finally:
             thread.close()
-        failure = await asyncio.to_thread(self._write_final_results) or failure or self._ledger.moved()
-        summary = self._sum_up(engine, failure)
+        failure = await in_thread(self._write_final_results) or failure or self._ledger.moved()
+        summary = await in_thread(self._sum_up, engine, failure)
         await self._reporter.end(summary, self._figures(summary.standing, engine, thread))
         return summary
 
@@ -177,7 +168,6 @@ class BatchRun:
         return HttpServer(*host_and_port(self._settings.webhook), callbacks.answer, option="--webhook")
 
     async def _run_engine(self, engine: Engine, thread: LedgerThread) -> UploaderError | None:
-        wanted = self._settings.progress == "auto"
         view = View(
             read=self._standing,
             limit=lambda: engine.limit,
@@ -185,10 +175,9 @@ class BatchRun:
             snapshot=self._snapshot,
             seconds_left=lambda: self._seconds_left(engine),
             waits=lambda: _format_wait(engine.standstill),
-            bar=wanted and sys.stderr.isatty(),
-            lines=wanted,
+            show=self._on_progress,
+            lines=self._settings.progress == "auto",
         )
-        self._listen(engine)
 
         async def keep_held_back() -> None:
             # a run that is new is asked for soon
@@ -204,8 +193,8 @@ class BatchRun:
             await self._reporter.watch(figures, partial(asyncio.to_thread, self._troubles))
 
         try:
-            with view:
-                watches = [watch] if self._reporter.is_wanted else []
+            watches = [watch] if self._reporter.is_wanted else []
+            with self._stopping(engine):
                 await engine.run((*view.helpers, keep_held_back, *watches))
         except UploaderError as error:
             return error
@@ -240,23 +229,16 @@ class BatchRun:
         except UploaderError:
             return  # a ledger that cannot be written now is the engine's to tell
 
-    def _listen(self, engine: Engine) -> None:
+    def _stopping(self, engine: Engine) -> AbstractContextManager[None]:
+        """Stop the engine at a request during the block."""
         loop = asyncio.get_running_loop()
 
-        def stop(code: ExitCode) -> None:
-            if self._signal is not None:
-                cursor = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # the bar had hidden it
-                sys.stderr.write(f"{cursor}uploader: ended at once; run the same command again, it carries on\n")
-                sys.stderr.flush()
-                os._exit(int(code))  # the second signal ends at once: the ledger is as after a crash
-            self._signal = code
-            logs.leave_closed_terminal()
+        def stop() -> None:
             log.warning("run.stopping")
             # the final results take as long as the last snapshot, and may have to wait for a snapshot under way
             engine.stop(reserve_seconds=2 * self._snapshot_seconds)
 
-        for number, code in stop_signals().items():
-            loop.add_signal_handler(number, stop, code)
+        return self._stop.subscribed(partial(loop.call_soon_threadsafe, stop))
 
     def _standing(self) -> Standing:
         with self._reader.reading() as connection:
@@ -337,7 +319,7 @@ class BatchRun:
                 is_new_ledger=self._ledger.is_new and not self._settings.sandbox,
                 run=logs.bound().get("run"),
                 reason=str(failure or "") or self._format_choice(found),
-                again=("uploader", *words_again(sys.argv[1:])),
+                again=self._again or self._command_again(),
             )
         if summary.exit_code in ENDED:
             with self._ledger.writing() as connection:
@@ -349,10 +331,14 @@ class BatchRun:
             results.write_json(self._settings.summary, summary.as_json())
         return summary
 
+    def _command_again(self) -> list[str]:
+        batch = self._batch
+        return shlex.split(run_command(batch.name, batch.base_url, self._ledger.address, self._settings.limit))
+
     def _format_choice(self, found: Standing) -> str:
         """Explain why a part of the batch is still pending on purpose; empty where none is."""
-        if self._signal is not None:
-            return f"by {NAMES[self._signal]}: the same command carries on"
+        if self._stop.code is not None:
+            return f"by {self._stop.by}: the same command carries on"
         if not found.counts[State.PENDING]:
             return ""
         if self._until is not None and self._now() >= self._until:
@@ -362,8 +348,8 @@ class BatchRun:
     def _exit_code(self, found: Standing, failure: UploaderError | None) -> ExitCode:
         if failure is not None:
             return failure.exit_code
-        if self._signal is not None:
-            return self._signal
+        if self._stop.code is not None:
+            return self._stop.code
         by_choice = self._settings.first is not None or self._until is not None
         return ending(
             found.counts,

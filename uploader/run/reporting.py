@@ -58,7 +58,7 @@ class RunReporter:
             UsageError: They cannot.
         """
         if self._settings.metrics is not None:
-            from uploader.cli.metrics_file import read_kept  # noqa: PLC0415 - for runs with metrics
+            from uploader.status.metrics_file import read_kept  # noqa: PLC0415 - for runs with metrics
 
             self._kept = read_kept(self._settings.metrics)
 
@@ -100,7 +100,7 @@ class RunReporter:
     async def _write(self, figures: "RunFigures | None", exit_code: ExitCode | None = None) -> None:
         if self._settings.metrics is None or self._kept is None:
             return
-        from uploader.cli import metrics_file  # noqa: PLC0415 - see begin
+        from uploader.status import metrics_file  # noqa: PLC0415 - see begin
         from uploader.status.metrics import Metrics  # noqa: PLC0415 - see begin
 
         metrics = Metrics(

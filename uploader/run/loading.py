@@ -1,0 +1,230 @@
+"""Loads a manifest, or a batch that was loaded before, into the ledger."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from uploader import audio, logs, results
+from uploader.errors import UsageError
+from uploader.ledger import Connection, Ledger
+from uploader.ledger.lanes import activate_batch
+from uploader.ledger.loading import (
+    account,
+    begin_load,
+    current_repeat_id,
+    merge,
+    resolve,
+    save_configured_limit,
+    save_run,
+    was_begun,
+)
+from uploader.ledger.matching import Hashes
+from uploader.ledger.orphans import orphaned_by_load
+from uploader.ledger.reading import BatchFacts, find_batches
+from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
+from uploader.ledger.sending import ToSend, to_send
+from uploader.ledger.staging import Stage
+from uploader.manifest import Manifest
+from uploader.model import InvalidRow, Row, State
+from uploader.run import summary_file
+from uploader.run.preparing import (
+    STANDARD_INPUT,
+    ManifestCheck,
+    ManifestFile,
+    add_alike,
+    add_lacking,
+    are_channels_separate,
+    batch_name,
+    check_known_results,
+    config_parameters,
+    counted_rows,
+    manifest_file,
+    refuse_cost,
+    refuse_invalid,
+    results_path,
+)
+from uploader.run.target import Target
+from uploader.settings import Settings
+from uploader.status.summary import ManifestWarning
+
+log = logs.get_logger()
+# the most kinds of a manifest's warnings that a run logs
+WARNINGS_LOGGED = 20
+
+
+def prepare(
+    settings: Settings,
+    manifest: str | None,
+    ledger: Ledger,
+    target: Target,
+    now: Callable[[], float],
+    check_stop: Callable[[], None],
+) -> tuple[BatchFacts, ToSend, Sequence[ManifestWarning]]:
+    """Recover after a crash, then load the manifest or the named batch, before any byte is sent.
+
+    Args:
+        settings: The settings.
+        manifest: The manifest, None to carry on a batch that was loaded before.
+        ledger: The ledger.
+        target: The service.
+        now: The clock.
+        check_stop: Raises where the run is to stop; called again and again.
+
+    Raises:
+        UploaderError: The run cannot begin.
+    """
+    check_stop()
+    config_parameters(settings)
+    with ledger.writing() as connection:
+        rebase_deadlines(connection, *boot_clock())
+        unsent, doubtful = recover(connection, now(), settings.doubt_seconds, settings.job_timeout_seconds)
+    if unsent or doubtful:
+        log.warning("run.recovered", pendingAgain=unsent, inDoubt=doubtful)
+    if manifest is None:
+        return *_carry_on(settings, ledger, target, now()), ()
+    check = ManifestCheck()
+    with manifest_file(manifest, settings, check_stop) as file:
+        batch, sending = _load(settings, file, ledger, target, now(), check, check_stop)
+    kinds = check.warnings.kinds
+    return batch, sending, [ManifestWarning(kind.line, *told, kind.count) for told, kind in kinds.items()]
+
+
+def _enter_scope(settings: Settings, connection: Connection, batch_id: int, account_id: int, name: str) -> ToSend:
+    """Activate the batch; raise where it would cost too much, which undoes the load."""
+    activate_batch(connection, batch_id, hold=settings.lanes.hold, first=settings.first)
+    save_configured_limit(connection, account_id, settings.limit)
+    sending = to_send(connection, account_id, batch_id, hold=settings.lanes.hold)
+    refuse_cost(settings, name, sending)
+    if settings.max_billed_minutes is not None and sending.all.unknown_lengths:
+        log.warning("manifest.unknown_lengths", files=sending.all.unknown_lengths)
+    return sending
+
+
+def log_leftovers(sending: ToSend) -> None:
+    """Log the leftovers of other batches that this run sends with its own items."""
+    if sending.leftovers:
+        log.warning(
+            "leftovers.carried",
+            items=sum(leftover.amount.files for leftover in sending.leftovers),
+            billedMinutes=round(sum(leftover.amount.billed_seconds for leftover in sending.leftovers) / 60, 2),
+            batches={leftover.batch: leftover.amount.files for leftover in sending.leftovers},
+        )
+
+
+def _carry_on(settings: Settings, ledger: Ledger, target: Target, now: float) -> tuple[BatchFacts, ToSend]:
+    with ledger.writing() as connection:
+        known = find_batches(connection, settings.batch)
+        found = [batch for batch in known if batch.base_url == target.base_url]
+        if not found:
+            elsewhere = f" (it was loaded for {known[0].base_url})" if known else ""
+            raise UsageError(
+                f"batch {settings.batch}: the ledger has none{elsewhere}: `uploader run MANIFEST` loads it"
+            )
+        path = settings.results or Path(found[0].results or "")
+        results.check_path(path)
+        summary_file.check_apart(settings, path)
+        save_run(connection, found[0].batch_id, path.resolve(), now)
+        known = find_batches(connection, settings.batch)
+        batch = next(batch for batch in known if batch.batch_id == found[0].batch_id)
+        sending = _enter_scope(settings, connection, batch.batch_id, batch.account_id, batch.name)
+    check_known_results(path, ledger, sandbox=False)
+    return batch, sending
+
+
+def _load(
+    settings: Settings,
+    file: ManifestFile,
+    ledger: Ledger,
+    target: Target,
+    now: float,
+    check: ManifestCheck,
+    check_stop: Callable[[], None],
+) -> tuple[BatchFacts, ToSend]:
+    path = results_path(settings, file)
+    summary_file.check_apart(settings, path)
+    check_known_results(path, ledger, sandbox=settings.sandbox)
+    if settings.batch is None and file.is_piped:
+        raise UsageError(f"manifest {file.name}: for standard input or a pipe say which batch it is with --batch NAME")
+    name = batch_name(settings, file.name)
+    with ledger.writing() as connection:
+        account_id = account(connection, target.base_url)
+    with ledger.staging() as connection:
+        with connection.begin():
+            reader = file.reader(settings, was_begun(connection, account_id))
+            stage = Stage(connection, account_id)
+            rows = _wanted_rows(settings, reader, check, check_stop)
+            stage.add(rows, audio.probe, separate=are_channels_separate(settings))
+        if settings.on_invalid == "refuse":
+            refuse_invalid(check, file.name)
+        with connection.begin():
+            add_alike(check, connection, stage)
+
+        def content_hash(path: str) -> str | None:
+            check_stop()
+            return audio.content_hash(path)
+
+        hashes = Hashes(content_hash)
+
+        def load() -> tuple[BatchFacts, ToSend]:
+            repeat_id = current_repeat_id(connection, account_id, name, repeat=settings.repeat)
+            lacking = resolve(connection, stage, repeat_id, hashes)
+            if lacking and settings.on_invalid == "refuse":
+                add_lacking(check, lacking)
+                refuse_invalid(check, file.name)
+            begun = begin_load(
+                connection,
+                account_id,
+                name,
+                manifest=STANDARD_INPUT if file.is_piped else str(Path(file.name).absolute()),
+                results=path.resolve(),
+                extra_columns=list(reader.extra_columns),
+                now=now,
+                repeat=settings.repeat,
+            )
+            merge(connection, begun)
+            add_lacking(check, lacking)
+            _log_findings(check, name)
+            _log_orphans(name, orphaned_by_load(connection, begun, hold=settings.lanes.hold))
+            sending = _enter_scope(settings, connection, begun.batch_id, account_id, file.name)
+            (batch,) = find_batches(connection, name, ids=[begun.batch_id])
+            return batch, sending
+
+        def match() -> None:
+            """Match the rows once, so that the files to compare are read before anything is locked."""
+            repeat_id = current_repeat_id(connection, account_id, name, repeat=settings.repeat)
+            resolve(connection, stage, repeat_id, hashes)
+
+        return ledger.written_together(connection, load, match)
+
+
+def _wanted_rows(
+    settings: Settings, reader: Manifest, check: ManifestCheck, check_stop: Callable[[], None]
+) -> Iterator[Row | InvalidRow]:
+    """Yield the rows to load; none after the first problem that refuses the manifest, but check them all."""
+    for row in counted_rows(reader, check):
+        check_stop()
+        if not check.problems.count or settings.on_invalid != "refuse":
+            yield row
+
+
+def _log_findings(check: ManifestCheck, batch: str) -> None:
+    for number, ((column, remedy), kind) in enumerate(check.warnings.kinds.items()):
+        if number == WARNINGS_LOGGED:
+            log.warning("manifest.warned", batch=batch, remedy="more warnings: `uploader plan` tells them")
+            break
+        log.warning("manifest.warned", batch=batch, line=kind.line, column=column, count=kind.count, remedy=remedy)
+    for problem in check.problems.first:  # the value may be a path, which the results may show and the log may not
+        log.warning("row.left_out", batch=batch, line=problem.line, column=problem.column)
+
+
+def _log_orphans(batch: str, left: Mapping[State, int]) -> None:
+    """Log items that a reused batch name leaves without a row, which would hide their outcome."""
+    counts = {state.value: count for state, count in left.items() if count}
+    if counts:
+        log.warning(
+            "rows.orphaned",
+            batch=batch,
+            items=sum(counts.values()),
+            counts=counts,
+            remedy="put them back and run, or settle them (`uploader resolve` lists them); for a job every night, "
+            "give each night a name (--batch)",
+        )

@@ -325,7 +325,6 @@ class AttemptRunner:
             now,
             wait,
             settings.doubt_seconds,
-            settings.lanes.hold,
             result.refusal,
             settings.job_timeout_seconds,
             listens=settings.webhook_url is not None,

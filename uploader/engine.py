@@ -261,7 +261,7 @@ class Engine:
         ahead = self._ahead()
         self._is_claiming = True
         found = self._found = await self._writer.call(
-            claim, self._account_id, wanted, self._settings.limit, self._now(), self._order, self._new_token, ahead
+            claim, self._account_id, wanted, self._now(), self._order, self._new_token, ahead
         )
         self._is_claiming = False
         self._was_claim_full, self._due_lanes = len(found.claims) == wanted, frozenset(ahead.lanes)
@@ -385,9 +385,7 @@ class Engine:
             return False
         if not self._poller.active_jobs or (self._is_late and self._settings.no_wait):
             return True
-        return self._settings.no_wait and not await self._writer.call(
-            unsent, self._account_id, hold=self._settings.lanes.hold
-        )
+        return self._settings.no_wait and not await self._writer.call(unsent, self._account_id)
 
     async def _awaits_callback(self) -> bool:
         """Return True where a callback may still resolve the latest doubt, with nothing else to wait for."""
@@ -560,7 +558,7 @@ class Engine:
         holders = await self._writer.call(slot_holders, self._account_id, now)
         alone = not any(holder.state in (State.ACCEPTED, State.IN_DOUBT) for holder in holders)
         self.flow.apply(LimitMet(alone))
-        facts = await self._writer.call(limit_facts, self._account_id, self._settings.limit, now)
+        facts = await self._writer.call(limit_facts, self._account_id, None, now)
         self.flow.update_limit(facts)
         log.warning(
             "account.throttled",

@@ -61,7 +61,6 @@ class FlowControl:
         self._writer = writer
         self._account_id = account_id
         self._order = Order(settings.schedule.order)
-        self._hold = settings.lanes.hold
         self._ahead_seconds = settings.ahead_seconds
         self._now = now
         self._is_lane_live = is_lane_live
@@ -239,10 +238,8 @@ class FlowControl:
                 self._account_id,
                 due,
                 room,
-                self.limit.configured,
                 self._now(),
                 order=self._order,
-                hold=self._hold,
             )
         except Exception as error:  # noqa: BLE001 - it is each waiting attempt's, and is raised there
             for admission in due:

@@ -116,7 +116,6 @@ class JobPoller:
         self._now = now
         self._doubt_seconds = settings.doubt_seconds
         self._timeout_seconds = settings.job_timeout_seconds
-        self._hold = settings.lanes.hold
         self._on_job_ended = on_job_ended
         self._on_job_removed = on_job_removed
         # for metrics: the status requests so far, and the lifetimes of the jobs whose end was seen
@@ -438,7 +437,7 @@ class JobPoller:
         lived = None
         if job.has_known_start and status is JobStatus.COMPLETED:
             lived = lived_seconds(job.accepted_at, entry.seen_live_at, now)
-        ended = JobEnd(job, status, now, self._hold, lived)
+        ended = JobEnd(job, status, now, lived)
         self._ending.add(job.item_id)
         written = asyncio.shield(self._writer.call(end_job, ended))
         # the end is queued for the ledger after this, so that the claim of its slot goes into the same transaction
@@ -485,7 +484,6 @@ class JobPoller:
             self._now(),
             self._doubt_seconds,
             job_timeout_seconds=self._timeout_seconds,
-            hold=self._hold,
         )
         await asyncio.shield(distrusted)
         if self.is_live(job):

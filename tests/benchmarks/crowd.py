@@ -22,7 +22,7 @@ from uploader.client import Admission, JobAnswer, UploadRequest
 from uploader.engine import Engine, steady_clock
 from uploader.ledger import Ledger
 from uploader.ledger.lanes import activate_batch
-from uploader.ledger.loading import account, begin_load, load_rows
+from uploader.ledger.loading import account, begin_load, load_rows, save_rules
 from uploader.ledger.outcomes import JobEnd, end_job
 from uploader.ledger.reading import live_jobs, result_lines
 from uploader.ledger.standing import standing
@@ -117,7 +117,7 @@ def manifest(count: int) -> Iterator[Row]:
         yield Row(line, str(5815170693000000 + line), name, f"/audio/2026/11/{name}", signature=signature, facts=facts)
 
 
-def loaded(ledger: Ledger, count: int, costs: Costs) -> Load:
+def loaded(ledger: Ledger, count: int, items: int, costs: Costs) -> Load:
     """Load the manifest, and begin its run."""
     with costs.phase("load", count), ledger.writing() as connection:
         account_id = account(connection, "https://service.example")
@@ -132,7 +132,8 @@ def loaded(ledger: Ledger, count: int, costs: Costs) -> Load:
             repeat=False,
         )
         load_rows(connection, load, manifest(count), content_hash=lambda _: None, probe=lambda _: AudioFacts())
-        activate_batch(connection, load.batch_id, hold=True)
+        save_rules(connection, account_id, limit=2 * items, holds=True)
+        activate_batch(connection, load.batch_id)
     return load
 
 
@@ -162,7 +163,7 @@ async def carry(ledger: Ledger, account_id: int, items: int, costs: Costs) -> No
         await engine.run()
     jobs = await thread.call(live_jobs, account_id)
     with costs.phase("end of job", len(jobs)):
-        ends = [thread.call(end_job, JobEnd(job, JobStatus.COMPLETED, now(), hold=True)) for job in jobs]
+        ends = [thread.call(end_job, JobEnd(job, JobStatus.COMPLETED, now())) for job in jobs]
         await asyncio.gather(*ends)
     thread.close()
 
@@ -171,9 +172,9 @@ def show(ledger: Ledger, load: Load, count: int, costs: Costs) -> None:
     """Count the batch, and write its results."""
     with ledger.beside() as reader, reader.reading() as connection:
         with costs.phase("count", count):
-            standing(connection, load.batch_id, hold=True)
+            standing(connection, load.batch_id)
         with costs.phase("results", count):
-            results.write(Path("results.csv"), result_lines(connection, load.batch_id, hold=True), [])
+            results.write(Path("results.csv"), result_lines(connection, load.batch_id), [])
 
 
 def main(count: int, items: int) -> None:
@@ -181,7 +182,7 @@ def main(count: int, items: int) -> None:
     logs.configure("json", "info")
     costs = Costs()
     with Ledger.open_for_run(f"sqlite:///{Path.cwd()}/ledger.db") as ledger:
-        load = loaded(ledger, count, costs)
+        load = loaded(ledger, count, items, costs)
         for _ in range(ROUNDS):
             asyncio.run(carry(ledger, load.account_id, items, costs))
         show(ledger, load, count, costs)

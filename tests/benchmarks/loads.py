@@ -74,7 +74,7 @@ class Ground:
         with self._measured(kind, len(rows)), Ledger.open_for_run(settings.ledger) as ledger:
             batch, *_ = prepare(settings, str(manifest), ledger, target, time.time, lambda: None)
             with ledger.writing() as connection:
-                claim(connection, batch.account_id, 50, 50, time.time())
+                claim(connection, batch.account_id, 50, time.time())
 
     def complete(self, place: Path) -> None:
         """Let everything that the ledger holds be completed, its hashes known."""

@@ -47,7 +47,7 @@ from uploader.ledger import Ledger
 from uploader.ledger.callbacks import apply_callback
 from uploader.ledger.claiming import NOTHING_AHEAD, Ahead, admit, claim
 from uploader.ledger.lanes import activate_batch
-from uploader.ledger.loading import account, begin_load, load_rows
+from uploader.ledger.loading import account, begin_load, load_rows, save_rules
 from uploader.ledger.outcomes import JobEnd, end_job, record_reply
 from uploader.ledger.reading import live_jobs
 from uploader.ledger.recovery import recover
@@ -98,8 +98,7 @@ class Desk:
 
     async def claims(self, wanted: int = 1, later: float = 0.0, ahead: Ahead = NOTHING_AHEAD) -> Sequence[Claim]:
         """Begin attempts, as the engine does, now or so many seconds later."""
-        limit, now = self.flow.limit.configured, time.time() + later
-        claimed = await self.thread.call(claim, self.account_id, wanted, limit, now, ahead=ahead)
+        claimed = await self.thread.call(claim, self.account_id, wanted, time.time() + later, ahead=ahead)
         return claimed.claims
 
     async def claim(self) -> Claim:
@@ -155,7 +154,7 @@ async def desk(
 ) -> AsyncIterator[Desk]:
     """Build a ledger with an item for each file, each in its own conversation, and a client."""
     with Ledger.open_for_run(f"sqlite:///{paths[0].parent / 'ledger.db'}") as ledger:
-        account_id = load(ledger, base_url, paths, parameters or {})
+        account_id = load(ledger, base_url, paths, parameters or {}, limit=changes.get("limit", SETTINGS.limit))
         thread = LedgerThread(ledger)
         writer = Between(thread, before)
         settings = replace(SETTINGS, **changes)
@@ -176,7 +175,7 @@ async def desk(
             thread.close()
 
 
-def load(ledger: Ledger, base_url: str, paths: Sequence[Path], parameters: dict[str, Any]) -> int:
+def load(ledger: Ledger, base_url: str, paths: Sequence[Path], parameters: dict[str, Any], *, limit: int) -> int:
     """Load a manifest of these files; return the account."""
     with ledger.writing() as connection:
         account_id = account(connection, base_url)
@@ -202,7 +201,8 @@ def load(ledger: Ledger, base_url: str, paths: Sequence[Path], parameters: dict[
             for number, path in enumerate(paths, 2)
         ]
         load_rows(connection, begun, rows, content_hash=sources.content_hash, probe=sources.probe)
-        activate_batch(connection, begun.batch_id, hold=True)
+        save_rules(connection, account_id, limit=limit, holds=True)
+        activate_batch(connection, begun.batch_id)
     return account_id
 
 
@@ -616,7 +616,7 @@ async def test_a_call_ends_the_wait_for_an_answer(
     async def call(exchange: Exchange) -> None:
         await exchange.read_body()
         told, secret = Callback("called", JobStatus.SCHEDULED), token_hash("secret")
-        found = await at.thread.call(apply_callback, secret, told, time.time(), listening_since=0.0, hold=True)
+        found = await at.thread.call(apply_callback, secret, told, time.time(), listening_since=0.0)
         assert found.effect is CallbackEffect.DEFERRED
         runner.callback_received(found.attempt_id)
         runner.callback_received(found.attempt_id + 1)  # of an attempt that is over by now
@@ -627,7 +627,7 @@ async def test_a_call_ends_the_wait_for_an_answer(
     address: dict[str, Any] = {"webhook_url": "http://127.0.0.1/jobs"}
     async with Server(call) as server, desk(server.base_url, audio(tmp_path, 1000), **address) as at:
         runner = at.runner()
-        [claimed] = (await at.thread.call(claim, at.account_id, 1, 100, time.time(), new_token=lambda: "secret")).claims
+        [claimed] = (await at.thread.call(claim, at.account_id, 1, time.time(), new_token=lambda: "secret")).claims
         await runner.run(claimed)
         assert (at.only_row(items)["state"], at.only_row(items)["job_id"]) == ("accepted", known_as)
 
@@ -939,7 +939,7 @@ async def test_a_body_sent_ahead_leaves_whole_once_a_slot_is_free(tmp_path: Path
             (False, "sending"),
         ]
         (job,) = await at.thread.call(live_jobs, at.account_id)
-        await at.thread.call(end_job, JobEnd(job, JobStatus.COMPLETED, time.time(), hold=True))
+        await at.thread.call(end_job, JobEnd(job, JobStatus.COMPLETED, time.time()))
         at.flow.slot_may_be_free()
         assert (await ended(carrying)).verdict.outcome is Outcome.APPLIED
         assert [item["state"] for item in at.rows(items)] == ["completed", "accepted"]

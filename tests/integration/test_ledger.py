@@ -24,7 +24,7 @@ from uploader.ledger.claiming import (
 )
 from uploader.ledger.lanes import activate_batch, reweigh_lanes
 from uploader.ledger.limit import limit_facts
-from uploader.ledger.loading import account, begin_load, load_rows, was_begun
+from uploader.ledger.loading import account, begin_load, load_rows, save_rules, was_begun
 from uploader.ledger.outcomes import (
     JOBS_REMEMBERED,
     JobEnd,
@@ -126,20 +126,32 @@ class Book:
             )
             load_rows(connection, load, read, content_hash=audio.content_hash, probe=audio.probe)
         self.loads[name] = load
+        self.save_rules()
         if run:
             self.run(load)
         return load
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; the limit and ``hold`` are facts of the account."""
+        object.__setattr__(self, name, value)
+        if name in ("limit", "hold") and "loads" in self.__dict__:
+            self.save_rules()
+
+    def save_rules(self) -> None:
+        """Store the limit, and whether trouble holds a lane, as a run of these settings does at its begin."""
+        with self.ledger.writing() as connection:
+            save_rules(connection, account(connection, BASE_URL), limit=self.limit, holds=self.hold)
+
     def run(self, load: Load, *, first: int | None = None) -> None:
         """Make this batch, or so many of its first items, the one that is run."""
         with self.ledger.writing() as connection:
-            activate_batch(connection, load.batch_id, hold=self.hold, first=first)
+            activate_batch(connection, load.batch_id, first=first)
 
     def look(self, wanted: int = 100, ahead: Ahead = NOTHING_AHEAD) -> ClaimResult:
         """Claim, and see all that is answered."""
         with self.ledger.writing() as connection:
             who = account(connection, BASE_URL)
-            return claim(connection, who, wanted, self.limit, self.now, self.order, ahead=ahead)
+            return claim(connection, who, wanted, self.now, self.order, ahead=ahead)
 
     def claim(self, wanted: int = 100, ahead: Ahead = NOTHING_AHEAD) -> list[Claim]:
         """Claim as many items as may go."""
@@ -155,7 +167,7 @@ class Book:
         asked = [Admission(claimed, audio.content_hash(claimed.path) or "unread") for claimed in waiting]
         with self.ledger.writing() as connection:
             who = account(connection, BASE_URL)
-            return admit(connection, who, asked, room, self.limit, self.now, order=self.order, hold=self.hold)
+            return admit(connection, who, asked, room, self.now, order=self.order)
 
     def admit(self, claimed: Claim) -> None:
         """Admit an attempt whose turn has come, and which finds a slot."""
@@ -172,9 +184,7 @@ class Book:
         """Write down the reply to an attempt."""
         verdict = judge(reply, claim.conversation_id)
         with self.ledger.writing() as connection:
-            record_reply(
-                connection, ReplyRecord(claim, verdict, reply, self.now, wait, DOUBT_SECONDS, self.hold, refusal)
-            )
+            record_reply(connection, ReplyRecord(claim, verdict, reply, self.now, wait, DOUBT_SECONDS, refusal))
         return verdict.state
 
     def jobs(self) -> list[LiveJob]:
@@ -186,7 +196,7 @@ class Book:
         """End a live job."""
         (job,) = [job._replace(has_known_start=True) for job in self.jobs() if job.job_id == job_id]
         with self.ledger.writing() as connection:
-            end_job(connection, JobEnd(job, status, self.now, self.hold, lived_seconds))
+            end_job(connection, JobEnd(job, status, self.now, lived_seconds))
 
     def complete(self, claim: Claim, job_id: str = "") -> None:
         """Carry an item to its good end."""
@@ -205,13 +215,13 @@ class Book:
         """Let the run die, and begin it anew without loading; return the recovery."""
         with self.ledger.writing() as connection:
             recovered = recover(connection, self.now, DOUBT_SECONDS)
-            activate_batch(connection, load.batch_id, hold=self.hold)
+            activate_batch(connection, load.batch_id)
         return recovered
 
     def lines(self, load: Load) -> list[ResultLine]:
         """Return the results of a batch."""
         with self.ledger.writing() as connection:
-            return list(result_lines(connection, load.batch_id, hold=self.hold))
+            return list(result_lines(connection, load.batch_id))
 
     def states(self, load: Load) -> str:
         """Return the states of a batch's rows, in manifest order."""
@@ -313,7 +323,7 @@ def test_a_claim_is_committed_before_it_is_answered(book: Book) -> None:
     load = book.load([("c", "a.wav")])
     claim = book.claim_one()
     with book.ledger.beside() as reader, reader.reading() as connection:
-        (line,) = result_lines(connection, load.batch_id, hold=True)
+        (line,) = result_lines(connection, load.batch_id)
         assert (line.state, line.attempts) == (State.SENDING, 1)
     assert book.attempts() == [(claim.item_id, 1, None)]
 
@@ -432,9 +442,7 @@ def test_two_answers_of_one_group_with_one_job_are_told_apart(book: Book) -> Non
         results = record_replies(
             connection,
             [
-                ReplyRecord(
-                    attempt, judge(reply, attempt.conversation_id), reply, book.now, 0.0, DOUBT_SECONDS, hold=True
-                )
+                ReplyRecord(attempt, judge(reply, attempt.conversation_id), reply, book.now, 0.0, DOUBT_SECONDS)
                 for attempt in claims
             ],
         )
@@ -890,7 +898,7 @@ def test_with_on_trouble_continue_nothing_is_held(book: Book) -> None:
     book.answer(book.claim_one(), NOT_FOUND)
     book.answer(book.claim_one(), accepted("j"))
     with book.ledger.writing() as connection:
-        left = unsent(connection, account(connection, BASE_URL), hold=book.hold)
+        left = unsent(connection, account(connection, BASE_URL))
     assert (book.states(load), left) == ("refused accepted pending", True)
 
 
@@ -912,7 +920,7 @@ def test_a_job_that_never_ends_keeps_its_lane_and_gives_its_slot_back(book: Book
     (job,) = book.jobs()
     with book.ledger.writing() as connection:
         job_overdue(connection, job, "it did not end", book.now, DOUBT_SECONDS)
-        found = standing(connection, load.batch_id, hold=True)
+        found = standing(connection, load.batch_id)
     assert (found.overdue, found.counts[State.HELD], found.counts[State.ACCEPTED]) == (1, 1, 1)
     assert book.claim() == []
     book.now += DOUBT_SECONDS
@@ -932,7 +940,7 @@ def test_a_job_that_has_ended_is_not_ended_again(book: Book) -> None:
     (job,) = book.jobs()
     book.end("j")
     with book.ledger.writing() as connection:
-        end_job(connection, JobEnd(job, JobStatus.FAILED, book.now + 9, hold=True))
+        end_job(connection, JobEnd(job, JobStatus.FAILED, book.now + 9))
         job_overdue(connection, job, "late", book.now, DOUBT_SECONDS)
     (line,) = book.lines(load)
     assert (line.state, line.finished_at, line.error) == (State.COMPLETED, book.now, None)
@@ -950,7 +958,7 @@ def test_the_latest_ends_are_those_that_tell_what_jobs_take(book: Book) -> None:
     with book.ledger.writing() as connection:
         for name, seconds in ended.items():
             book.now += 1.0
-            end_job(connection, JobEnd(jobs[name], JobStatus.COMPLETED, book.now, hold=True, lived_seconds=seconds))
+            end_job(connection, JobEnd(jobs[name], JobStatus.COMPLETED, book.now, lived_seconds=seconds))
         expected = [CompletedJob(jobs[name].work, seconds) for name, seconds in ended.items() if seconds]
         assert all(end.work > 0.0 for end in expected)
         assert latest_completed_jobs(connection, 1) == expected
@@ -1089,7 +1097,7 @@ def test_unsent_tells_whether_more_will_go(book: Book) -> None:
 
     def more() -> bool:
         with book.ledger.writing() as connection:
-            return unsent(connection, account(connection, BASE_URL), hold=book.hold)
+            return unsent(connection, account(connection, BASE_URL))
 
     first, other = book.claim()
     book.answer(first, accepted("1"))
@@ -1108,7 +1116,7 @@ def test_the_standing_counts_every_row_once(book: Book) -> None:
     book.complete(second)
     book.answer(third, NOT_FOUND)
     with book.ledger.writing() as connection:
-        found = standing(connection, load.batch_id, hold=True)
+        found = standing(connection, load.batch_id)
     counts = {state.value: count for state, count in found.counts.items() if count}
     assert counts == {"in_doubt": 1, "held": 1, "completed": 1, "refused": 1, "sending": 1}
     assert (found.items, found.bytes_done, found.bytes_all, found.attempts) == (5, 8, 40, 4)
@@ -1154,7 +1162,7 @@ def test_two_accounts_share_nothing(book: Book) -> None:
     load = load_elsewhere(book, ["c"])
     book.run(load)
     with book.ledger.writing() as connection:
-        assert len(claim(connection, load.account_id, 10, 1, book.now).claims) == 1
+        assert len(claim(connection, load.account_id, 10, book.now).claims) == 1
 
 
 @pytest.mark.parametrize("first", [None, 1])
@@ -1171,8 +1179,8 @@ def test_a_run_leaves_the_lanes_of_other_accounts_as_they_are(book: Book, first:
     book.reweigh_lanes(7.0, theirs.account_id)
     with book.ledger.reading() as connection:
         assert connection.execute(carried).all() == before
-        sending = to_send(connection, theirs.account_id, theirs.batch_id, hold=True)
+        sending = to_send(connection, theirs.account_id, theirs.batch_id)
         assert (sending.all.files, sending.later) == ((3, 0) if first is None else (1, 2))
-        foreseen = lanes_to_send(connection, theirs.account_id, [], book.now, hold=True)
+        foreseen = lanes_to_send(connection, theirs.account_id, [], book.now)
         assert foreseen.count == sending.all.files
     assert len(book.complete_all()) == 3

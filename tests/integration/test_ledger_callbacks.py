@@ -60,7 +60,7 @@ class Listening(Book):
         """Claim, with tokens."""
         with self.ledger.writing() as connection:
             who = account(connection, BASE_URL)
-            return claim(connection, who, wanted, self.limit, self.now, Order.MANIFEST, self.token, ahead)
+            return claim(connection, who, wanted, self.now, Order.MANIFEST, self.token, ahead)
 
     def reply(self, claim: Claim, reply: Reply, *, admitted: bool = False) -> ReplyResult:
         """Admit an attempt whose last chunk left, unless it is ``admitted``, and record its reply."""
@@ -68,7 +68,7 @@ class Listening(Book):
             self.admit(claim)
         with self.ledger.writing() as connection:
             verdict = judge(reply, claim.conversation_id)
-            record = ReplyRecord(claim, verdict, reply, self.now, 0.0, DOUBT_SECONDS, self.hold, listens=True)
+            record = ReplyRecord(claim, verdict, reply, self.now, 0.0, DOUBT_SECONDS, listens=True)
             return record_reply(connection, record)
 
     def callback(self, claim: Claim | str, job_id: str, status: str = "in_progress") -> CallbackResult:
@@ -82,7 +82,6 @@ class Listening(Book):
                 Callback(job_id, JobStatus(status)),
                 self.now,
                 listening_since=0.0,
-                hold=self.hold,
             )
 
     def resolve(self, decision: Decision, job_id: str | None = None, state: State | None = None) -> None:
@@ -90,8 +89,8 @@ class Listening(Book):
         with self.ledger.writing() as connection:
             (batch,) = {load.batch_id for load in self.loads.values()}
             selection = Selection(states=[state] if state else [])
-            (item,) = open_items(connection, batch, selection, hold=self.hold)
-            resolve(connection, item, decision, job_id=job_id, note=None, who="a person", now=self.now, hold=self.hold)
+            (item,) = open_items(connection, batch, selection)
+            resolve(connection, item, decision, job_id=job_id, note=None, who="a person", now=self.now)
 
     def said(self) -> list[str]:
         """Return the texts of the anomalies."""

@@ -287,22 +287,20 @@ class LedgerMachine(RuleBasedStateMachine):
     def keep_counts(self, most: int) -> None:
         """Keep the counts of items that are over, as at the end of a run."""
         with self.book.ledger.writing() as connection:
-            keep_counts(connection, most, hold=self.book.hold)
+            keep_counts(connection, most)
 
     @rule(data=st.data(), decision=st.sampled_from(Decision))
     def decide(self, data: st.DataObject, decision: Decision) -> None:
         """Resolve an item that needs a person; a decision that does not fit is refused and changes nothing."""
         with self.book.ledger.writing() as connection:
-            found = open_items(connection, self.book.loads[self.running].batch_id, Selection(), hold=True)
+            found = open_items(connection, self.book.loads[self.running].batch_id, Selection())
         if not found:
             return
         item = data.draw(st.sampled_from(found))
         job_id = data.draw(st.sampled_from([None, f"told-{item.item_id}"])) if decision is Decision.APPENDED else None
         try:
             with self.book.ledger.writing() as connection:
-                state = resolve(
-                    connection, item, decision, job_id=job_id, note=None, who="me", now=1.0, hold=self.book.hold
-                )
+                state = resolve(connection, item, decision, job_id=job_id, note=None, who="me", now=1.0)
         except UsageError:
             return
         self.decided = item.item_id
@@ -397,12 +395,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def _check_counts(self) -> None:
         """Check that a batch's kept count gives the same figures as counting its rows."""
         with self.book.ledger.reading() as connection:
-            counted = {
-                load.batch_id: standing(connection, load.batch_id, hold=self.book.hold)
-                for load in self.book.loads.values()
-            }
-            left = unfinished(connection, hold=self.book.hold)
-            assert standings(connection, counted, left, hold=self.book.hold) == counted
+            counted = {load.batch_id: standing(connection, load.batch_id) for load in self.book.loads.values()}
+            left = unfinished(connection)
+            assert standings(connection, counted, left) == counted
             for batch_id, found in counted.items():
                 assert left.get(batch_id, Standing({})) == Standing(
                     {state: tally for state, tally in found.tallies.items() if state not in OVER}

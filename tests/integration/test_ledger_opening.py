@@ -90,7 +90,7 @@ def test_what_was_written_is_there_when_it_is_opened_again(tmp_path: Path) -> No
         book.complete(book.claim_one())
         before = book.lines(load)
     with Ledger.open_for_reading(f"sqlite:///{tmp_path}/ledger.db") as again, again.reading() as connection:
-        assert list(result_lines(connection, load.batch_id, hold=True)) == before
+        assert list(result_lines(connection, load.batch_id)) == before
 
 
 def test_a_second_run_is_told_to_wait(url: str) -> None:
@@ -131,7 +131,7 @@ def test_readers_work_beside_a_run(tmp_path: Path) -> None:
             reader.reading() as reading,
         ):
             writing.exec_driver_sql("UPDATE items SET state = 'completed'")
-            assert [line.state.value for line in result_lines(reading, load.batch_id, hold=True)] == ["pending"]
+            assert [line.state.value for line in result_lines(reading, load.batch_id)] == ["pending"]
         assert book.states(load) == "completed"
 
 

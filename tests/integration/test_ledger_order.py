@@ -93,11 +93,9 @@ def settled(book: Book, claim: Claim, decision: Decision) -> None:
     (load,) = book.loads.values()
     with book.ledger.writing() as connection:
         found = next(
-            found
-            for found in open_items(connection, load.batch_id, Selection(), hold=book.hold)
-            if found.item_id == claim.item_id
+            found for found in open_items(connection, load.batch_id, Selection()) if found.item_id == claim.item_id
         )
-        resolve(connection, found, decision, job_id=None, note=None, who="me", now=book.now, hold=book.hold)
+        resolve(connection, found, decision, job_id=None, note=None, who="me", now=book.now)
 
 
 @pytest.mark.parametrize(("decision", "left"), [(Decision.NOT_APPENDED, 4), (Decision.DROP, 3), (Decision.APPENDED, 3)])

@@ -135,11 +135,12 @@ def test_two_claims_beside_each_other_never_take_more_slots_than_the_limit(tmp_p
     """The accounts are locked before anything is read: the second claim counts what the first one took."""
     with opened(tmp_path, postgres_url) as book, Ledger.open_beside_run(postgres_url) as beside:
         book.load([(f"c{number}", book.file(f"{number}.wav").name) for number in range(20)])
+        book.limit = 3
         ledgers = [book.ledger, beside] * 8
 
         def take(ledger: Ledger) -> int:
             with ledger.writing() as connection:
-                return len(claim(connection, 1, 20, 3, book.now, Order.MANIFEST).claims)
+                return len(claim(connection, 1, 20, book.now, Order.MANIFEST).claims)
 
         with ThreadPoolExecutor(8) as pool:
             assert sum(pool.map(take, ledgers)) == 3
@@ -186,7 +187,6 @@ def test_a_claim_and_an_admission_read_few_rows_of_many_lanes(tmp_path: Path, po
     with opened(tmp_path, postgres_url) as book:
         book.order, book.limit = order, 100
         with book.ledger.writing() as connection:
-            account(connection, BASE_URL)
             connection.exec_driver_sql(FILL)
         plans: list[tuple[str, dict[str, Any]]] = []
 

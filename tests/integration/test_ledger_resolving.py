@@ -43,14 +43,14 @@ def needing(book: Book, state: State) -> OpenItem:
 def first(book: Book) -> OpenItem:
     """Return the first item of the batch that needs a person."""
     with book.ledger.reading() as connection:
-        found = open_items(connection, book.loads["m.csv"].batch_id, Selection(), hold=book.hold)
+        found = open_items(connection, book.loads["m.csv"].batch_id, Selection())
     return found[0]
 
 
 def decide(book: Book, item: OpenItem, decision: Decision, job_id: str | None = None, note: str | None = None) -> State:
     """Resolve an item."""
     with book.ledger.writing() as connection:
-        return resolve(connection, item, decision, job_id=job_id, note=note, who="ann", now=book.now, hold=book.hold)
+        return resolve(connection, item, decision, job_id=job_id, note=note, who="ann", now=book.now)
 
 
 @pytest.mark.parametrize("state", [State.IN_DOUBT, State.REFUSED, State.FAILED])
@@ -93,7 +93,7 @@ def test_a_job_belongs_to_one_append(book: Book) -> None:
     book.answer(claim, ELSEWHERE)
     book.answer(other, LOST)
     with book.ledger.reading() as connection:
-        found = open_items(connection, book.loads["m.csv"].batch_id, Selection(conversations=("d",)), hold=True)
+        found = open_items(connection, book.loads["m.csv"].batch_id, Selection(conversations=("d",)))
     with pytest.raises(UsageError, match="--appended j1: the ledger knows this job as another append's"):
         decide(book, found[0], Decision.APPENDED, "j1")
 
@@ -101,7 +101,7 @@ def test_a_job_belongs_to_one_append(book: Book) -> None:
 def all_open(book: Book, **chosen: Any) -> list[OpenItem]:
     """Read what needs a person, or is selected, of any batch."""
     with book.ledger.reading() as connection:
-        return open_items(connection, None, Selection(**chosen), hold=book.hold)
+        return open_items(connection, None, Selection(**chosen))
 
 
 @pytest.mark.parametrize("is_noted", [True, False])
@@ -130,7 +130,7 @@ def test_a_mistyped_job_is_corrected(
     line = book.lines(book.loads["m.csv"])[0]
     assert (line.state, line.job_id) == (state, job_id)
     with book.ledger.writing() as connection:
-        end_job(connection, JobEnd(job, JobStatus.COMPLETED, book.now, book.hold))
+        end_job(connection, JobEnd(job, JobStatus.COMPLETED, book.now))
     assert book.lines(book.loads["m.csv"])[0] == line
 
 
@@ -191,8 +191,8 @@ def test_a_line_is_one_of_the_batch_that_is_looked_at(book: Book) -> None:
     tuesday = book.load([("d", "b.wav"), ("c", "c.wav")], "tuesday.csv")
     book.answer(book.claim_one(), LOST)
     with book.ledger.reading() as connection:
-        all_of_them = open_items(connection, tuesday.batch_id, Selection(), hold=True)
-        by_line = open_items(connection, tuesday.batch_id, Selection(lines=(2,)), hold=True)
+        all_of_them = open_items(connection, tuesday.batch_id, Selection())
+        by_line = open_items(connection, tuesday.batch_id, Selection(lines=(2,)))
     assert [(item.batch, item.own) for item in all_of_them] == [("monday.csv", False), ("tuesday.csv", True)]
     assert [item.batch for item in by_line] == ["tuesday.csv"]
 
@@ -212,7 +212,7 @@ def test_evidence_is_alone_as_long_as_nothing_else_went_in_its_lane(book: Book) 
 def orphan_states(book: Book) -> dict[str, str]:
     """Return the orphans' states, by batch."""
     with book.ledger.writing() as connection:
-        found = find_orphans(connection, account(connection, BASE_URL), hold=book.hold)
+        found = find_orphans(connection, account(connection, BASE_URL))
     return {
         item.batch: " ".join(f"{state.value}:{count}" for state, count in item.counts.items() if count)
         for item in found
@@ -222,7 +222,7 @@ def orphan_states(book: Book) -> dict[str, str]:
 def left(book: Book, load: Load) -> int:
     """Return how many items a load made orphans."""
     with book.ledger.reading() as connection:
-        return sum(orphaned_by_load(connection, load, hold=book.hold).values())
+        return sum(orphaned_by_load(connection, load).values())
 
 
 def test_what_no_batch_names_any_more_is_told_until_it_is_over_or_named_again(book: Book) -> None:
@@ -254,7 +254,7 @@ def test_former_items_are_listed_by_their_own_batch_and_settled_by_number(book: 
 
     def listed(load: Load, selection: Selection) -> list[OpenItem]:
         with book.ledger.reading() as connection:
-            return open_items(connection, load.batch_id, selection, hold=True)
+            return open_items(connection, load.batch_id, selection)
 
     doubtful, held = listed(monday, Selection())
     assert [(item.shown_state, item.orphan, item.own) for item in (doubtful, held)] == [

@@ -49,9 +49,9 @@ def from_dry_run(book: Book, name: str, rows: Rows, first: int | None, *, repeat
         resolve(connection, stage, repeat_id, Hashes(audio.content_hash))
         copy_tables(connection, name, is_run_on=False)
         load = load_copies(connection, BASE_URL, name, book.now, repeat=repeat)
-        activate_batch(connection, load.batch_id, hold=book.hold, first=first)
-        found = to_send(connection, load.account_id, load.batch_id, hold=book.hold)
-        foreseen = lanes_to_send(connection, load.account_id, [], book.now, hold=book.hold, under_way=False)
+        activate_batch(connection, load.batch_id, first=first)
+        found = to_send(connection, load.account_id, load.batch_id)
+        foreseen = lanes_to_send(connection, load.account_id, [], book.now, under_way=False)
         transaction.rollback()
     return found, foreseen.count
 
@@ -59,7 +59,7 @@ def from_dry_run(book: Book, name: str, rows: Rows, first: int | None, *, repeat
 def from_ledger(book: Book, load: Load) -> ToSend:
     """Return what the ledger says that the run of a batch sends."""
     with book.ledger.reading() as connection:
-        return to_send(connection, load.account_id, load.batch_id, hold=book.hold)
+        return to_send(connection, load.account_id, load.batch_id)
 
 
 def carry(book: Book, load: Load, endings: Sequence[str]) -> None:

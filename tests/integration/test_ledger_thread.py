@@ -158,10 +158,10 @@ async def test_one_bad_write_fails_alone(book: Book) -> None:
     assert noted(book.ledger) == ["a", "b", "c"]
 
 
-async def admitted(writer: LedgerThread, *claims: Claim, limit: int = 100) -> AdmissionResult:
+async def admitted(writer: LedgerThread, *claims: Claim) -> AdmissionResult:
     """Ask for the admission of attempts, as the flow does."""
     asked = [Admission(claimed, f"hash {claimed.line}") for claimed in claims]
-    return await writer.call(admit, 1, asked, len(asked), limit, 1005.0, order=Order.MANIFEST, hold=True)
+    return await writer.call(admit, 1, asked, len(asked), 1005.0, order=Order.MANIFEST)
 
 
 async def test_an_attempt_that_is_over_is_withdrawn_alone(book: Book) -> None:
@@ -189,9 +189,9 @@ async def test_what_callbacks_say_and_outcomes_free_comes_before_admissions(tmp_
         token, told = token_hash(first.token or ""), Callback("j", JobStatus.IN_PROGRESS)
         async with running(book.ledger) as writer:
             asked, *_ = await Busy(writer).gather(
-                admitted(writer, again, limit=1),
+                admitted(writer, again),
                 writer.call(record_reply, record_of(other, NOT_FOUND)),
-                writer.call(apply_callback, token, told, 1.0, listening_since=0.0, hold=True),
+                writer.call(apply_callback, token, told, 1.0, listening_since=0.0),
             )
         assert list(asked.withdrawn) == [again.attempt_id]
         assert (asked.limit.free, book.states(load)) == (1, "sending refused")
@@ -207,8 +207,8 @@ async def test_outcomes_are_written_before_claims(book: Book) -> None:
         account_id = account(connection, "https://service.example")
     async with running(book.ledger) as writer:
         claimed, _ = await Busy(writer).gather(
-            writer.call(claim, account_id, 10, 1, book.now),
-            writer.call(end_job, JobEnd(job, JobStatus.COMPLETED, book.now, hold=True)),
+            writer.call(claim, account_id, 10, book.now),
+            writer.call(end_job, JobEnd(job, JobStatus.COMPLETED, book.now)),
         )
     assert [claim.path.name for claim in claimed.claims] == ["b.wav"]
 
@@ -241,7 +241,7 @@ async def test_what_came_back_is_written_with_the_reserve(book: Book) -> None:
     book.load([("c", "a.wav")])
     counted = CountedLedger(book.ledger, failing={2})
     async with running(counted) as writer:  # type: ignore[arg-type]
-        outcome, claimed = await Busy(writer).gather(writer.call(note, "a"), writer.call(claim, 1, 10, 10, book.now))
+        outcome, claimed = await Busy(writer).gather(writer.call(note, "a"), writer.call(claim, 1, 10, book.now))
     assert outcome == "a"
     assert counted.rooms == 1
     assert isinstance(claimed, LedgerUnavailableError)
@@ -279,14 +279,14 @@ async def test_a_full_disk_stops_claims_and_loses_nothing(book: Book) -> None:
         with pytest.raises(LedgerUnavailableError, match="full"):
             await writer.call(fill)
         with pytest.raises(LedgerUnavailableError, match="full"):
-            await writer.call(claim, 1, 10, 10, book.now)
+            await writer.call(claim, 1, 10, book.now)
         with pytest.raises(LedgerUnavailableError, match="full"):
             await writer.call(reweigh_lanes, 1, 3.0)
         assert await writer.call(note, "a") == "a"
         set_pages(10_000)
         await writer.call(fill)
         with pytest.raises(LedgerUnavailableError, match="full"):
-            await writer.call(claim, 1, 10, 10, book.now)
+            await writer.call(claim, 1, 10, book.now)
     assert book.states(load) == "pending"
 
 
@@ -309,7 +309,7 @@ async def test_arguments_by_name_arrive_too(book: Book) -> None:
     book.answer(book.claim_one(), accepted("j"))
     (job,) = book.jobs()
     async with running(book.ledger) as writer:
-        await writer.call(end_job, end=JobEnd(job, JobStatus.FAILED, book.now, hold=True))
+        await writer.call(end_job, end=JobEnd(job, JobStatus.FAILED, book.now))
     assert book.states(load) == "failed"
 
 
@@ -321,7 +321,7 @@ def record_of(claim: Claim, reply: Reply, *, listens: bool = False) -> ReplyReco
     """Make the record of this reply."""
     verdict = judge(reply, claim.conversation_id)
     refusal = Refusal() if verdict.next is Next.COOL_DOWN else None
-    record = ReplyRecord(claim, verdict, reply, now=1010.0, wait=1.0, doubt_seconds=900.0, hold=True, refusal=refusal)
+    record = ReplyRecord(claim, verdict, reply, now=1010.0, wait=1.0, doubt_seconds=900.0, refusal=refusal)
     return record._replace(listens=listens)
 
 
@@ -334,10 +334,8 @@ CUT_BEFORE = 4
 def endings(jobs: list[LiveJob]) -> list[JobEnd]:
     """Return the ends of these jobs, of every kind; the first one comes again, seen later."""
     kinds = itertools.cycle([(JobStatus.COMPLETED, 4.0), (JobStatus.FAILED, None), (JobStatus.COMPLETED, None)])
-    ends = [
-        JobEnd(job, status, 1020.0 + job.line, True, lived) for job, (status, lived) in zip(jobs, kinds, strict=False)
-    ]
-    return [*ends, JobEnd(jobs[0], JobStatus.FAILED, 1090.0, hold=True)]
+    ends = [JobEnd(job, status, 1020.0 + job.line, lived) for job, (status, lived) in zip(jobs, kinds, strict=False)]
+    return [*ends, JobEnd(jobs[0], JobStatus.FAILED, 1090.0)]
 
 
 async def written(folder: Path, *, listens: bool, together: bool) -> tuple[dict[str, list[Any]], list[Any]]:
@@ -436,7 +434,7 @@ async def test_what_waits_together_costs_no_statement_more_than_one(
     if function is end_job:
         for claim in claims:
             book.answer(claim, accepted(f"job-{claim.line}"))
-        values = [JobEnd(job, JobStatus.COMPLETED, 1010.0, hold=True) for job in book.jobs()]
+        values = [JobEnd(job, JobStatus.COMPLETED, 1010.0) for job in book.jobs()]
     counts: list[int] = []
     async with running(book.ledger) as writer:
         for some in (values[:2], values[2:]):

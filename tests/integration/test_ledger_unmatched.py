@@ -28,9 +28,7 @@ def book(tmp_path: Path, database_url: str) -> Iterator[Listening]:
 def answered(book: Book, *replies: tuple[Claim, Reply], calls: bool = False) -> list[MutableMapping[str, Any]]:
     """Write down these replies as one group, and return the anomalies that were logged."""
     records = [
-        ReplyRecord(
-            claim, judge(reply, claim.conversation_id), reply, book.now, 0.0, DOUBT_SECONDS, book.hold, listens=calls
-        )
+        ReplyRecord(claim, judge(reply, claim.conversation_id), reply, book.now, 0.0, DOUBT_SECONDS, listens=calls)
         for claim, reply in replies
     ]
     with capture_logs() as logged, book.ledger.writing() as connection:
@@ -42,11 +40,11 @@ def news_of(book: Book, job: LiveJob, *, kind: str = "ended") -> list[MutableMap
     """Write down news of a job, and return the anomalies that were logged."""
     with capture_logs() as logged, book.ledger.writing() as connection:
         if kind == "ended":
-            end_job(connection, JobEnd(job, JobStatus.COMPLETED, book.now, book.hold))
+            end_job(connection, JobEnd(job, JobStatus.COMPLETED, book.now))
         elif kind == "overdue":
             job_overdue(connection, job, "late", book.now, DOUBT_SECONDS)
         else:
-            distrust_job(connection, job, "odd", book.now, DOUBT_SECONDS, job_timeout_seconds=9e9, hold=book.hold)
+            distrust_job(connection, job, "odd", book.now, DOUBT_SECONDS, job_timeout_seconds=9e9)
     return [event for event in logged if event["event"] == "outcome.unmatched"]
 
 

@@ -57,7 +57,7 @@ async def listening(ledger: Ledger | None = None) -> AsyncIterator[tuple[Ledger,
         ledger.may_commit.set()
     port = free_port()
     writer: Any = ledger
-    callbacks = Callbacks(key=KEY, writer=writer, now=lambda: 1.0, hold=True, applied=ledger.told.append)
+    callbacks = Callbacks(key=KEY, writer=writer, now=lambda: 1.0, applied=ledger.told.append)
     async with HttpServer("127.0.0.1", port, callbacks.answer, option="--webhook"):
         yield ledger, port
 

@@ -40,12 +40,10 @@ def admission_left_out() -> Iterator[None]:
     """Let the last chunk leave without an admission in the ledger."""
 
     def unwritten(
-        connection: Connection, account_id: int, waiting: Any, room: int, configured: int, now: float, **_: Any
+        connection: Connection, account_id: int, waiting: Any, room: int, now: float, **_: Any
     ) -> AdmissionResult:
         admitted = [admission.claim.attempt_id for admission in waiting[:room]]
-        return AdmissionResult(
-            frozenset(admitted), {}, frozenset(), limit_facts(connection, account_id, configured, now)
-        )
+        return AdmissionResult(frozenset(admitted), {}, frozenset(), limit_facts(connection, account_id, None, now))
 
     with patch.object(flow, "admit", unwritten):
         yield
@@ -55,7 +53,7 @@ def admission_left_out() -> Iterator[None]:
 def admitted_without_a_slot() -> Iterator[None]:
     """Let an admission skip the check for a free slot."""
 
-    def generous(connection: Connection, account_id: int, configured: int, now: float) -> Any:
+    def generous(connection: Connection, account_id: int, configured: int | None, now: float) -> Any:
         return limit_facts(connection, account_id, configured, now)._replace(live=0)
 
     with patch.object(claiming, "limit_facts", generous):
@@ -114,7 +112,7 @@ def bad_gateway_tried_again() -> Iterator[None]:
 def slot_given_back_on_accept() -> Iterator[None]:
     """Free the slot with the upload, not with the job."""
 
-    def generous(connection: Connection, account_id: int, configured: int, now: float) -> Any:
+    def generous(connection: Connection, account_id: int, configured: int | None, now: float) -> Any:
         facts = limit_facts(connection, account_id, configured, now)
         accepted = connection.execute(select(func.count()).where(items.c.state == State.ACCEPTED)).scalar_one()
         return facts._replace(live=facts.live - accepted)

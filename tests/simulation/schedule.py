@@ -27,7 +27,7 @@ from uploader.engine import steady_clock
 from uploader.errors import GaveUpError, SlotsHeldError, UploaderError
 from uploader.ledger.callbacks import CallbackResult, apply_callback
 from uploader.ledger.lanes import activate_batch
-from uploader.ledger.loading import account, begin_load, load_rows
+from uploader.ledger.loading import account, begin_load, load_rows, save_rules
 from uploader.ledger.reading import result_lines
 from uploader.ledger.recovery import rebase_deadlines, recover
 from uploader.ledger.resolving import Selection, open_items, resolve
@@ -231,7 +231,7 @@ class World:
     def results(self) -> list[ResultLine]:
         """Return the results as the ledger has them."""
         with self.ledger.begin() as connection:
-            return list(result_lines(connection, self.batch_id, hold=self.plan.hold))
+            return list(result_lines(connection, self.batch_id))
 
     def wall(self) -> float:
         """Return the wall clock, which may jump."""
@@ -330,8 +330,7 @@ class World:
         since = now()
 
         async def apply(hashed: str, callback: Callback) -> CallbackResult:
-            hold = self.plan.hold
-            result = await writer.call(apply_callback, hashed, callback, now(), listening_since=since, hold=hold)
+            result = await writer.call(apply_callback, hashed, callback, now(), listening_since=since)
             engine.apply_callback(result)
             return result
 
@@ -390,7 +389,8 @@ class World:
             )
             load_rows(connection, load, self._rows(), content_hash=self._content_hash, probe=lambda _: AudioFacts())
             self.batch_id = load.batch_id
-            activate_batch(connection, load.batch_id, hold=self.plan.hold)
+            save_rules(connection, self.account_id, limit=self.plan.limit, holds=self.plan.hold)
+            activate_batch(connection, load.batch_id)
         if repeat and not self.repeat_is_open:
             self.meant.append(Counter())
         self.repeat_is_open = repeat
@@ -438,7 +438,7 @@ class World:
             recover(connection, self.wall(), DOUBT_SECONDS)
             if not self.batch_id:
                 return
-            found = open_items(connection, self.batch_id, Selection(), hold=self.plan.hold)
+            found = open_items(connection, self.batch_id, Selection())
             for item in (item for item in found if item.needs_person):
                 if not all_of_them and self.rng.random() < 0.4:
                     continue
@@ -467,9 +467,7 @@ class World:
             decision = Decision.RETRY
             if item.state is State.FAILED:
                 self.tried_again[item.conversation_id, content] += 1
-        resolve(
-            connection, item, decision, job_id=job_id, note=None, who="a person", now=self.wall(), hold=self.plan.hold
-        )
+        resolve(connection, item, decision, job_id=job_id, note=None, who="a person", now=self.wall())
 
 
 @contextmanager
@@ -496,4 +494,4 @@ def _eager() -> Iterator[None]:
 def counts(world: World) -> dict[State, int]:
     """Return the batch's items by state."""
     with world.ledger.begin() as connection:
-        return dict(standing(connection, world.batch_id, hold=world.plan.hold).counts)
+        return dict(standing(connection, world.batch_id).counts)

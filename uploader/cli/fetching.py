@@ -154,7 +154,7 @@ class _Fetching:
     def _count_without_completed(self) -> Mapping[State, int]:
         """Count the batch's items by state; nothing where one of them has completed."""
         with self._ledger.reading() as connection:
-            counts = standing(connection, self._batch.batch_id, hold=self._settings.lanes.hold).counts
+            counts = standing(connection, self._batch.batch_id).counts
         return {} if counts[State.COMPLETED] else counts
 
     async def _fetch_all(self, fetcher: Fetcher, over: asyncio.Event) -> None:

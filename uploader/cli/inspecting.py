@@ -34,17 +34,17 @@ NAMES_SHOWN = 10
 
 def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
     """Show what the ledger holds, and exit as `run` would for all batches, or for the named one."""
-    hold, now = settings.lanes.hold, time.time()
+    now = time.time()
     with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
         latest = named_batch(connection, settings, ledger.address)
         named = latest.batch_id if settings.batch is not None else None
         services = find_accounts(connection)
-        left = unfinished(connection, hold=hold)
-        orphans = [item for account_id in services for item in find_orphans(connection, account_id, hold=hold)]
+        left = unfinished(connection)
+        orphans = [item for account_id in services for item in find_orphans(connection, account_id)]
         orphans = [group for group in orphans if named in (None, group.batch_id)]
         not_over = {*left, *(group.batch_id for group in orphans)}
         shown = _shown(connection, not_over, settings.last) if named is None else [latest]
-        counted = standings(connection, [batch.batch_id for batch in shown], left, hold=hold)
+        counted = standings(connection, [batch.batch_id for batch in shown], left)
         limits = {account_id: limit_facts(connection, account_id, None, now) for account_id in _first(latest, services)}
         overview = Overview(
             ledger=ledger.address,
@@ -90,7 +90,7 @@ def write_results(settings: Settings) -> ExitCode:
         if path.exists():
             for _ in results.job_ids(path):
                 break  # it is ours to replace
-        results.write(path, result_lines(connection, batch.batch_id, hold=settings.lanes.hold), batch.extra_columns)
+        results.write(path, result_lines(connection, batch.batch_id), batch.extra_columns)
     print_lines([str(path)])
     return ExitCode.DONE
 
@@ -103,7 +103,7 @@ def write_open_rows(settings: Settings, path: Path) -> ExitCode:
         raise UsageError(f"manifest {path}: it exists: name a new file, or move that one away")
     with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
         batch = named_batch(connection, settings, ledger.address)
-        rows = list(open_rows(connection, batch.batch_id, hold=settings.lanes.hold))
+        rows = list(open_rows(connection, batch.batch_id))
     # relative paths start at another folder in the new manifest
     folder = settings.audio_root or Path(batch.manifest or "").parent
     placed = [dict(row.cells) | {"audioPath": str(folder / row.cells["audioPath"])} for row in rows]

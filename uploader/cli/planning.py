@@ -15,7 +15,7 @@ from uploader.ledger import Connection, Ledger
 from uploader.ledger.dry_run import copy_tables, load_copies, make_copies
 from uploader.ledger.lanes import activate_batch
 from uploader.ledger.limit import limit_facts
-from uploader.ledger.loading import current_repeat_id, resolve, was_begun
+from uploader.ledger.loading import current_repeat_id, resolve, save_rules, was_begun
 from uploader.ledger.matching import NEW_REPEAT, Hashes, staged_rows
 from uploader.ledger.reading import find_account, jobs_seen, live_jobs
 from uploader.ledger.sending import lanes_to_send, to_send
@@ -190,13 +190,13 @@ def _load_dry(
     settings: Settings, connection: Connection, name: str, now: float, live: Sequence[LiveJob], work: Work
 ) -> None:
     """Load the staged rows into copies of the tables, and list what a run would send."""
-    hold = settings.lanes.hold
     load = load_copies(connection, settings.base_url, name, now, repeat=settings.repeat)
-    activate_batch(connection, load.batch_id, hold=hold, first=settings.first)
-    work.sending = to_send(connection, load.account_id, load.batch_id, hold=hold)
+    save_rules(connection, load.account_id, limit=settings.limit, holds=settings.lanes.hold)
+    activate_batch(connection, load.batch_id, first=settings.first)
+    work.sending = to_send(connection, load.account_id, load.batch_id)
     awaited = {job.item_id for job in live_jobs(connection, load.account_id) if job.is_active}
     live = [job._replace(is_active=job.item_id in awaited) for job in live]
-    work.lanes = lanes_to_send(connection, load.account_id, live, now, hold=hold, under_way=False)
+    work.lanes = lanes_to_send(connection, load.account_id, live, now, under_way=False)
 
 
 def _code(settings: Settings, check: ManifestCheck, *, header_is_wrong: bool) -> ExitCode:

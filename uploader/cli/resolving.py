@@ -68,12 +68,12 @@ def resolve_items(settings: Settings, request: ResolveRequest, *, as_json: bool)
         if request.job_id is not None:
             _check_job(settings, snapshot, request.job_id)
         if request.decision is not None:
-            resolved = _settle(settings, ledger, snapshot, request.decision, request)
+            resolved = _settle(ledger, snapshot, request.decision, request)
         else:
             resolved = _settle_by_look(settings, ledger, snapshot.found, snapshots)
         with ledger.reading() as connection:
             left = _open(connection, settings, snapshot.batch_id, Selection())
-            still_held = held_items(connection, {item.lane_id for item in snapshot.found}, hold=settings.lanes.hold)
+            still_held = held_items(connection, {item.lane_id for item in snapshot.found})
             elsewhere = list(_format_elsewhere(connection, settings, ledger.address))
     evidence = _evidence(snapshot, request, ledger.address, snapshots, resolved, still_held)
     name = snapshot.latest.name if snapshot.batch_id is not None else None
@@ -93,7 +93,6 @@ def resolve_items(settings: Settings, request: ResolveRequest, *, as_json: bool)
 
 def _read_snapshot(settings: Settings, ledger: Ledger, request: ResolveRequest) -> ResolveSnapshot:
     """Read the selected items with their history and the held items behind them."""
-    hold = settings.lanes.hold
     with ledger.reading() as connection:
         latest = named_batch(connection, settings, ledger.address, service_of(settings))
         batch_id = latest.batch_id if settings.batch is not None else None
@@ -103,14 +102,13 @@ def _read_snapshot(settings: Settings, ledger: Ledger, request: ResolveRequest) 
             batch_id,
             found,
             past=histories(connection, [item.item_id for item in found]),
-            held=held_items(connection, {item.lane_id for item in found}, hold=hold),
+            held=held_items(connection, {item.lane_id for item in found}),
             lines=_describe_lines(connection, settings, latest, request, found, ledger.address),
         )
 
 
 def _open(connection: Connection, settings: Settings, batch_id: int | None, chosen: Selection) -> list[OpenItem]:
-    hold = settings.lanes.hold
-    return open_items(connection, batch_id, chosen, hold=hold, base_url=service_of(settings))
+    return open_items(connection, batch_id, chosen, base_url=service_of(settings))
 
 
 def _format_elsewhere(connection: Connection, settings: Settings, ledger: str) -> Iterator[str]:
@@ -118,7 +116,7 @@ def _format_elsewhere(connection: Connection, settings: Settings, ledger: str) -
     chosen = service_of(settings)
     if chosen is None:
         return
-    found = open_items(connection, None, Selection(), hold=settings.lanes.hold)
+    found = open_items(connection, None, Selection())
     counts = Counter(item.base_url for item in found if item.base_url != chosen)
     if counts:
         yield f"only items of {chosen} were looked at ({settings.source('base_url')}); others need a person, too:"
@@ -167,7 +165,7 @@ def _describe_lines(
     missing = set(request.selection.lines) - {item.line for item in found if item.own}
     if not missing:
         return []
-    states = line_states(connection, batch.batch_id, missing, hold=settings.lanes.hold)
+    states = line_states(connection, batch.batch_id, missing)
     others = [item for item in _open(connection, settings, batch.batch_id, Selection()) if not item.own]
     lines: list[str] = []
     for line in sorted(missing):
@@ -281,9 +279,7 @@ def _who() -> str:
         return f"uid {os.getuid()}"
 
 
-def _settle(
-    settings: Settings, ledger: Ledger, snapshot: ResolveSnapshot, decision: Decision, request: ResolveRequest
-) -> dict[int, State]:
+def _settle(ledger: Ledger, snapshot: ResolveSnapshot, decision: Decision, request: ResolveRequest) -> dict[int, State]:
     if not request.selection.names_any:
         raise UsageError("say which items: --line, --item, --conversation, --state, --reply, --since or --until")
     meant = [item for item in snapshot.found if _is_meant(item, request.selection)]
@@ -293,7 +289,7 @@ def _settle(
     if reason := _why_not(snapshot, meant, request, ledger.address):
         raise UsageError(reason)
     with ledger.writing() as connection:
-        how = _record(settings, request.job_id, request.note)
+        how = _record(request.job_id, request.note)
         return {item.item_id: resolve(connection, item, decision, **how) for item in meant}
 
 
@@ -338,15 +334,14 @@ def _settle_by_look(
         and proves_append(item.before, snapshots.get(item.conversation_id), alone=item.alone)
     ]
     note = "settled by a look: the conversation has more messages than before the attempt"
-    how = _record(settings, None, note)
+    how = _record(None, note)
     with ledger.writing() as connection:
         return {item.item_id: resolve(connection, item, Decision.APPENDED, **how) for item in proved}
 
 
-def _record(settings: Settings, job_id: str | None, note: str | None) -> dict[str, Any]:
+def _record(job_id: str | None, note: str | None) -> dict[str, Any]:
     """Return the details kept with a decision: user, time and note."""
-    hold = settings.lanes.hold
-    return {"job_id": job_id, "note": note, "who": _who(), "now": time.time(), "hold": hold}
+    return {"job_id": job_id, "note": note, "who": _who(), "now": time.time()}
 
 
 def _read_snapshots(settings: Settings, snapshot: ResolveSnapshot) -> dict[str, ConversationSnapshot | None]:

@@ -79,7 +79,7 @@ def webhook_key(connection: Connection) -> str:
 
 
 def apply_callback(
-    connection: Connection, token_hash: str, callback: Callback, now: float, *, listening_since: float, hold: bool
+    connection: Connection, token_hash: str, callback: Callback, now: float, *, listening_since: float
 ) -> CallbackResult:
     """Apply a callback to the item of its attempt; one without an effect writes nothing.
 
@@ -89,7 +89,6 @@ def apply_callback(
         callback: The job and its status.
         now: The time, in seconds since the epoch.
         listening_since: When this run began to listen: only the jobs that began since tell how long jobs take.
-        hold: Whether trouble holds the rest of a lane.
     """
     found = connection.execute(_ATTEMPT, {"token": token_hash}).mappings().first()
     if found is None:
@@ -105,12 +104,12 @@ def apply_callback(
         if item.state is State.PENDING:
             counted = {"work": job.work, "count": 1} if job.is_active else {"work": 0.0, "count": 0}
             connection.execute(_TAKE_FROM_LANE, {"lane": job.lane_id, **counted})
-        recompute_ready(connection, [job.lane_id], hold=hold)
+        recompute_ready(connection, [job.lane_id])
     ended = None
     if resolved.job_status is not None and resolved.job_status.ended:
         # a callback arrives when the job ends, so its lifetime is exact
         is_exact = job.has_known_start and callback.status is JobStatus.COMPLETED
-        ended = JobEnd(job, callback.status, now, hold, max(now - job.accepted_at, 0.0) if is_exact else None)
+        ended = JobEnd(job, callback.status, now, max(now - job.accepted_at, 0.0) if is_exact else None)
         end_job(connection, ended)
     return CallbackResult(resolved.effect, job, ended, resolved.anomaly, found["account_id"], found["id"])
 

@@ -21,7 +21,7 @@ from sqlalchemy import (
 
 from uploader.ledger.lanes import recompute_ready
 from uploader.ledger.limit import limit_facts
-from uploader.ledger.schema import accounts, attempts, batches, is_in_state, items, lanes, loads
+from uploader.ledger.schema import account_holds, accounts, attempts, batches, is_in_state, items, lanes, loads
 from uploader.model import TROUBLED, Claim, LimitFacts, Order, State
 from uploader.policy.callbacks import token_hash
 from uploader.policy.forecast import audio_seconds
@@ -230,7 +230,6 @@ def claim(
     connection: Connection,
     account_id: int,
     wanted: int,
-    configured_limit: int,
     now: float,
     order: Order = Order.MANIFEST,
     new_token: Callable[[], str] | None = None,
@@ -244,13 +243,12 @@ def claim(
         connection: A connection in a transaction.
         account_id: The account.
         wanted: The most attempts to begin; 0 only looks.
-        configured_limit: The limit of the settings.
         now: The time, in seconds since the epoch.
         order: Which lane goes first.
         new_token: Draws the secret for the webhookUrl of an attempt whose row has none; None: there is no listener.
         ahead: The prediction; of no effect where attempts need their slot first.
     """
-    limit = limit_facts(connection, account_id, configured_limit, now)
+    limit = limit_facts(connection, account_id, None, now)
     if limit.needs_slot_first:
         ahead, free = NOTHING_AHEAD, limit.free
     else:
@@ -284,11 +282,9 @@ def admit(
     account_id: int,
     waiting: Sequence[Admission],
     room: int,
-    configured_limit: int,
     now: float,
     *,
     order: Order,
-    hold: bool,
 ) -> AdmissionResult:
     """Take slot and turn for as many of the waiting attempts as may go: from now on a crash means doubt.
 
@@ -300,23 +296,21 @@ def admit(
         account_id: The account of all of them.
         waiting: The attempts that wait.
         room: The most to admit.
-        configured_limit: The limit of the settings.
         now: The time, in seconds since the epoch.
         order: Which lane goes first.
-        hold: Trouble holds the rest of a lane.
     """
-    limit = limit_facts(connection, account_id, configured_limit, now)
+    limit = limit_facts(connection, account_id, None, now)
     # where uploads count, those that wait have a slot since their claim, but for those that were sent ahead before
     admitted_before = limit.live - (limit.sending if limit.needs_slot_first else 0)
     room = min(room, limit.in_force - admitted_before)
     asked = {admission.claim.attempt_id: admission for admission in waiting}
-    found = {row.id: row for row in connection.execute(_waiting_attempts(hold=hold), {"attempts": list(asked)})}
+    found = {row.id: row for row in connection.execute(_waiting_attempts(), {"attempts": list(asked)})}
     reasons = {attempt_id: _reason_to_withdraw(found.get(attempt_id)) for attempt_id in asked}
     withdrawn = {attempt_id: reason for attempt_id, reason in reasons.items() if reason is not None}
     due = [attempt_id for attempt_id in asked.keys() - withdrawn.keys() if is_turn_due(found[attempt_id])]
     due.sort(key=lambda attempt_id: _rank(found[attempt_id], order))
     admitted = due[: max(room, 0)]
-    _take_slots(connection, [asked[attempt_id] for attempt_id in admitted], now, hold=hold)
+    _take_slots(connection, [asked[attempt_id] for attempt_id in admitted], now)
     taken = len(admitted) * (not limit.needs_slot_first)
     return AdmissionResult(
         frozenset(admitted),
@@ -340,7 +334,7 @@ def need_slot_first(connection: Connection, account_id: int, until: float, reaso
 
 
 @cache
-def _waiting_attempts(*, hold: bool) -> Select[Any]:
+def _waiting_attempts() -> Select[Any]:
     """Select attempts that wait for their admission, and all that decides on it."""
     return (
         select(
@@ -350,7 +344,7 @@ def _waiting_attempts(*, hold: bool) -> Select[Any]:
             lanes.c.work_left,
             and_(items.c.state == State.SENDING, items.c.attempts == attempts.c.number).label("is_open"),
             _IS_APPENDED_ALREADY.label("is_appended_already"),
-            _is_any_before([State.PENDING, *TROUBLED] if hold else [State.PENDING]).label("is_held"),
+            or_(_is_any_before([State.PENDING]), and_(_is_any_before(TROUBLED), account_holds(items))).label("is_held"),
         )
         .join(items, items.c.id == attempts.c.item_id)
         .join(lanes, lanes.c.id == items.c.lane_id)
@@ -394,7 +388,7 @@ def _rank(row: Any, order: Order) -> tuple[float, int]:
     return (-row.work_left if order is Order.LONGEST_LANE_FIRST else 0.0, row.position)
 
 
-def _take_slots(connection: Connection, admitted: Sequence[Admission], now: float, *, hold: bool) -> None:
+def _take_slots(connection: Connection, admitted: Sequence[Admission], now: float) -> None:
     if not admitted:
         return
     changed = connection.execute(
@@ -414,7 +408,7 @@ def _take_slots(connection: Connection, admitted: Sequence[Admission], now: floa
     if changed.rowcount != len(admitted) or timed.rowcount != len(admitted):
         raise RuntimeError(f"{len(admitted)} attempts are to be admitted, and {changed.rowcount} are being sent")
     # the next items of these lanes may be sent ahead from now on
-    recompute_ready(connection, [admission.claim.lane_id for admission in admitted], hold=hold)
+    recompute_ready(connection, [admission.claim.lane_id for admission in admitted])
 
 
 def _ready(

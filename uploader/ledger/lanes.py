@@ -4,10 +4,10 @@ from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, ScalarSelect, Select, Update, and_, bindparam, case, false, func, or_, select, update
+from sqlalchemy import Connection, ScalarSelect, Select, Update, and_, bindparam, case, func, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.schema import IS_ACTIVE, batches, is_in_state, is_unfinished, items, lanes, rows
+from uploader.ledger.schema import IS_ACTIVE, account_holds, batches, is_in_state, is_unfinished, items, lanes, rows
 from uploader.model import LIVE, OVER, TROUBLED, State
 from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
 
@@ -96,22 +96,22 @@ _ACTIVATE_BEGUN = update(lanes).where(IS_ACTIVE_OF_ACCOUNT).values(active_until=
 _ACTIVATE_CHOSEN = update(lanes).where(lanes.c.active_until < 0).values(active_until=-lanes.c.active_until)
 
 
-def _activate_first(connection: Connection, batch_id: int, account_id: int, first: int, *, hold: bool) -> None:
+def _activate_first(connection: Connection, batch_id: int, account_id: int, first: int) -> None:
     """Narrow what is active to a batch's first pending items and those before them; begun items stay active."""
-    connection.execute(_choose(hold=hold), {"account": account_id, "batch": batch_id, "first": first})
+    connection.execute(_choose(), {"account": account_id, "batch": batch_id, "first": first})
     connection.execute(_ACTIVATE_BEGUN, {"account": account_id})
     connection.execute(_ACTIVATE_CHOSEN)
 
 
 @cache
-def _choose(*, hold: bool) -> Update:
+def _choose() -> Update:
     """Build the statement that marks the lanes of a batch's first items by a negative position."""
     # one statement finds the first items of all lanes: a subquery would find them once for each lane
     first = (
         select(items.c.lane_id, items.c.position)
         .join(lanes, lanes.c.id == items.c.lane_id)
         .join(rows, and_(rows.c.item_id == items.c.id, rows.c.batch_id == bindparam("batch")))
-        .where(IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, ~is_held_of_many(hold=hold))
+        .where(IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, ~is_held_of_many())
         .order_by(items.c.position)
         .limit(bindparam("first"))
         .subquery()
@@ -120,19 +120,18 @@ def _choose(*, hold: bool) -> Update:
     return update(lanes).where(lanes.c.id == last.c.lane_id).values(active_until=-last.c.position)
 
 
-def recompute_ready(connection: Connection, lane_ids: Sequence[int], *, hold: bool) -> None:
+def recompute_ready(connection: Connection, lane_ids: Sequence[int]) -> None:
     """Recompute the item of these lanes that may begin, after one of their items has changed.
 
     Args:
         connection: A connection in a transaction.
         lane_ids: The lanes.
-        hold: An item in trouble holds the rest of its lane (``[lanes] on_trouble``).
     """
     if lane_ids:
-        connection.execute(_recompute_ready(hold=hold), [{"lane": lane_id} for lane_id in lane_ids])
+        connection.execute(_recompute_ready(), [{"lane": lane_id} for lane_id in lane_ids])
 
 
-def activate_batch(connection: Connection, batch_id: int, *, hold: bool, first: int | None = None) -> None:
+def activate_batch(connection: Connection, batch_id: int, *, first: int | None = None) -> None:
     """Make the lanes of a batch, up to its last item in each, the only active ones of its account.
 
     Items before the batch's own in these lanes, leftovers of earlier batches, are active with them.
@@ -140,7 +139,6 @@ def activate_batch(connection: Connection, batch_id: int, *, hold: bool, first: 
     Args:
         connection: A connection in a transaction.
         batch_id: The batch.
-        hold: An item in trouble holds the rest of its lane.
         first: Activate only so many of the batch's first pending items, and the leftovers before them; None: all.
     """
     account_id = connection.execute(_ACCOUNT_OF_BATCH, {"batch": batch_id}).scalar_one()
@@ -148,8 +146,8 @@ def activate_batch(connection: Connection, batch_id: int, *, hold: bool, first: 
     connection.execute(_DEACTIVATE, of_account)
     connection.execute(_ACTIVATE, {"batch": batch_id})
     if first is not None:
-        _activate_first(connection, batch_id, account_id, first, hold=hold)
-    connection.execute(_make_ready(hold=hold), of_account)
+        _activate_first(connection, batch_id, account_id, first)
+    connection.execute(_make_ready(), of_account)
 
 
 def reweigh_lanes(connection: Connection, account_id: int, item_seconds: float) -> None:
@@ -174,14 +172,14 @@ def remove_from_backlog(connection: Connection, item_id: int) -> None:
 
 
 @cache
-def _make_ready(*, hold: bool) -> Update:
+def _make_ready() -> Update:
     """Build the statement that sets the item that may go, and the backlog, of each active lane."""
     # lane by lane: grouped, SQLite would read the items of all lanes that there ever were; and all at once, as each
     # update of a lane changes its entries in several indexes
     # most lanes have nothing but pending items, and need no look for others
     begun = [state for state in State if state not in (*OVER, State.PENDING, State.HELD)]
     ready = case(
-        (lanes.c.id.in_(_lanes_with(begun)), _ready_position(hold=hold)),
+        (lanes.c.id.in_(_lanes_with(begun)), _ready_position()),
         else_=_of_lane(func.min(items.c.position)),
     )
     return (
@@ -197,14 +195,8 @@ def _make_ready(*, hold: bool) -> Update:
 
 
 @cache
-def is_held(*, hold: bool) -> ColumnElement[bool]:
-    """Build the condition that an item is pending behind one of its lane that a person must resolve first.
-
-    Args:
-        hold: An item in trouble holds the rest of its lane; where it does not, no item is held.
-    """
-    if not hold:
-        return false()
+def is_held() -> ColumnElement[bool]:
+    """Build the condition that an item is pending behind one of its lane that a person must resolve first."""
     before = items.alias("before")
     earlier = and_(before.c.lane_id == items.c.lane_id, before.c.position < items.c.position)
     # two look-ups, each by the index of lane and state
@@ -212,18 +204,14 @@ def is_held(*, hold: bool) -> ColumnElement[bool]:
     overdue = (
         select(before.c.id).where(earlier, before.c.state == State.ACCEPTED, before.c.overdue).correlate(items).exists()
     )
-    return and_(items.c.state == State.PENDING, or_(troubled, overdue))
+    return and_(items.c.state == State.PENDING, or_(troubled, overdue), account_holds(items))
 
 
 @cache
-def is_held_of_many(*, hold: bool) -> ColumnElement[bool]:
-    """Build the condition of ``is_held`` for statements that go through many items of the account ``account``.
-
-    Args:
-        hold: An item in trouble holds the rest of its lane.
-    """
+def is_held_of_many() -> ColumnElement[bool]:
+    """Build the condition of ``is_held`` for statements that go through many items of the account ``account``."""
     # most items need no look into their lane
-    return and_(items.c.lane_id.in_(lanes_in_trouble()), is_held(hold=hold))
+    return and_(items.c.lane_id.in_(lanes_in_trouble()), is_held())
 
 
 def lanes_in_trouble() -> Select[tuple[int]]:
@@ -266,24 +254,24 @@ def _exists(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
 
 
 @cache
-def _recompute_ready(*, hold: bool) -> Update:
+def _recompute_ready() -> Update:
     # cached: compiling the statement costs more than running it
     # lane by lane: an IN would be compiled anew for every number of lanes
     return (
         update(lanes)
         .where(lanes.c.id == bindparam("lane"))
-        .values(ready_position=_ready_position(hold=hold), is_busy=_is_busy())
+        .values(ready_position=_ready_position(), is_busy=_is_busy())
     )
 
 
 @cache
-def _ready_position(*, hold: bool) -> ColumnElement[int | None]:
+def _ready_position() -> ColumnElement[int | None]:
     first = _first_pending()
     # one attempt of a lane at most waits for its admission, and a job that does not end lets nothing follow it
     is_overdue = _exists(_other.c.state == State.ACCEPTED, _other.c.overdue)
     blocked = or_(_exists(is_in_state(_other.c.state, [State.SENDING])), is_overdue)
-    if hold:
-        blocked = or_(blocked, _exists(is_in_state(_other.c.state, TROUBLED), _other.c.position < first))
+    is_troubled = _exists(is_in_state(_other.c.state, TROUBLED), _other.c.position < first)
+    blocked = or_(blocked, and_(is_troubled, account_holds(lanes)))
     return case((blocked, None), (first > lanes.c.active_until, None), else_=first)
 
 

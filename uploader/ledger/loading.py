@@ -195,6 +195,13 @@ _ADD_ROWS = insert(rows).from_select(
     select(*_ROW.values()).select_from(_beside.outerjoin(found, found.c.line == staged.c.line)).order_by(staged.c.line),
 )
 
+# store the settings of the account's latest run
+_SAVE_RULES = (
+    update(accounts)
+    .where(accounts.c.id == bindparam("account"))
+    .values(configured_limit=bindparam("limit"), holds=bindparam("on_trouble"))
+)
+
 # an item of a conversation and path that was begun
 _WAS_BEGUN = (
     select(items.c.id)
@@ -374,9 +381,16 @@ def close_repeat(connection: Connection, batch_id: int) -> None:
     connection.execute(update(batches).where(batches.c.id == batch_id).values(repeat_open=False))
 
 
-def save_configured_limit(connection: Connection, account_id: int, configured: int) -> None:
-    """Store the limit in the settings of the account's last run, for ``status``."""
-    connection.execute(update(accounts).where(accounts.c.id == account_id).values(configured_limit=configured))
+def save_rules(connection: Connection, account_id: int, *, limit: int, holds: bool) -> None:
+    """Store the settings that are facts of the account: those of the run that began last hold for all its workers.
+
+    Args:
+        connection: A connection in a transaction, before ``activate_batch``.
+        account_id: The account.
+        limit: The limit of concurrent jobs.
+        holds: Trouble holds the rest of a lane (``[lanes] on_trouble``).
+    """
+    connection.execute(_SAVE_RULES, {"account": account_id, "limit": limit, "on_trouble": holds})
 
 
 def save_run(connection: Connection, batch_id: int, results: Path, now: float) -> None:

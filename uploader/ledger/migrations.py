@@ -63,6 +63,8 @@ TO_3: Sequence[str] = (
     "ALTER TABLE items ADD COLUMN unadmitted INTEGER DEFAULT 0 NOT NULL",
     "ALTER TABLE accounts ADD COLUMN no_ahead_until FLOAT DEFAULT 0 NOT NULL",
     "ALTER TABLE accounts ADD COLUMN no_ahead_reason VARCHAR",
+    # [lanes] on_trouble is a fact of the account
+    "ALTER TABLE accounts ADD COLUMN holds BOOLEAN DEFAULT true NOT NULL",
     # what held a batch's latest run back
     "ALTER TABLE batches ADD COLUMN held_back JSON",
 )

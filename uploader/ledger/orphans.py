@@ -28,15 +28,14 @@ class Orphans(NamedTuple):
         return sum(self.counts.values())
 
 
-def find_orphans(connection: Connection, account_id: int, *, hold: bool) -> list[Orphans]:
+def find_orphans(connection: Connection, account_id: int) -> list[Orphans]:
     """Find the orphans of an account, by batch; the cost grows with the unfinished items alone.
 
     Args:
         connection: A connection in a transaction.
         account_id: The account.
-        hold: An item in trouble holds the rest of its lane.
     """
-    state = case((is_held(hold=hold), literal(State.HELD.value)), else_=items.c.state)
+    state = case((is_held(), literal(State.HELD.value)), else_=items.c.state)
     beyond = and_(items.c.state == State.PENDING, ~IS_IN_BACKLOG)
     # count the unfinished items without a row, by the batch of the load that named them last, and by state
     found = connection.execute(
@@ -64,17 +63,16 @@ def find_orphans(connection: Connection, account_id: int, *, hold: bool) -> list
     ]
 
 
-def orphaned_by_load(connection: Connection, load: Load, *, hold: bool) -> Mapping[State, int]:
+def orphaned_by_load(connection: Connection, load: Load) -> Mapping[State, int]:
     """Count by state the items that a load made orphans: named by the load before it, and by no batch now.
 
     Args:
         connection: The transaction of the load, its rows loaded.
         load: The load.
-        hold: An item in trouble holds the rest of its lane.
     """
     if load.is_first:
         return {}
-    state = case((is_held(hold=hold), literal(State.HELD.value)), else_=items.c.state)
+    state = case((is_held(), literal(State.HELD.value)), else_=items.c.state)
     before = select(func.max(loads.c.id)).where(loads.c.batch_id == load.batch_id, loads.c.id < load.load_id)
     # count the unfinished items without a row that the batch's previous load named last
     found = connection.execute(

@@ -1,9 +1,7 @@
 """Records the outcomes of attempts, and the ends of their jobs."""
 
 from collections.abc import Sequence
-from itertools import groupby
 from math import inf
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import Boolean, Connection, and_, bindparam, case, or_, select, union_all, update
@@ -153,8 +151,6 @@ class JobEnd(NamedTuple):
     status: JobStatus
     # seconds since the epoch
     now: float
-    # trouble holds the rest of a lane
-    hold: bool
     # the job's lifetime as far as it is known, None where it tells nothing of other jobs
     lived_seconds: float | None = None
 
@@ -182,8 +178,6 @@ class ReplyRecord(NamedTuple):
     wait: float
     # seconds that doubt keeps a slot as long as no job has ended
     doubt_seconds: float
-    # trouble holds the rest of a lane
-    hold: bool
     # a 429 about the limit
     refusal: Refusal | None = None
     job_timeout_seconds: float = inf
@@ -270,8 +264,7 @@ def end_jobs(connection: Connection, ends: Sequence[JobEnd]) -> None:
     if changed.rowcount != len(ends):
         for end in ends:
             report_job(connection, end.job, f"ended as {end.status.value}")
-    for hold, same in groupby(ends, key=attrgetter("hold")):
-        recompute_ready(connection, [end.job.lane_id for end in same], hold=hold)
+    recompute_ready(connection, [end.job.lane_id for end in ends])
 
 
 def job_overdue(
@@ -309,14 +302,13 @@ def distrust_job(
     doubt_seconds: float,
     *,
     job_timeout_seconds: float,
-    hold: bool,
 ) -> None:
     """Put an accepted item in doubt: the service's answers are about another job."""
     keeps = slot_until(connection, job.item_id, now, doubt_seconds, job_timeout_seconds)
     values = {"item": job.item_id, "job": job.job_id, "because": reason, "keeps_slot_until": keeps}
     if not connection.execute(_DISTRUST_JOB, values).rowcount:
         report_job(connection, job, "could not be believed")
-    recompute_ready(connection, [job.lane_id], hold=hold)
+    recompute_ready(connection, [job.lane_id])
 
 
 def slot_until(
@@ -368,11 +360,11 @@ def _record_alone(connection: Connection, record: ReplyRecord, item: ResolvedIte
     if verdict.state is State.PENDING and is_changed:
         until = record.now + record.wait if record.wait else 0.0
         connection.execute(_PUT_OFF, {"lane": claim.lane_id, "until": until, "work": claim.work})
-    recompute_ready(connection, [claim.lane_id], hold=record.hold)
+    recompute_ready(connection, [claim.lane_id])
     ended = None
     if item.job_id is not None and item.job_status is not None and item.job_status.ended:
         job = claim.job(item.job_id, record.now)._replace(has_known_start=False)
-        ended = JobEnd(job, item.job_status, record.now, record.hold)
+        ended = JobEnd(job, item.job_status, record.now)
         end_job(connection, ended)
     return ReplyResult(verdict, item.job_status is not None, ended, item.anomaly)
 

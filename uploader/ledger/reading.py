@@ -155,15 +155,15 @@ def find_account(connection: Connection, base_url: str, name: str = "default") -
     return found
 
 
-def result_lines(connection: Connection, batch_id: int, *, hold: bool) -> Iterator[ResultLine]:
+def result_lines(connection: Connection, batch_id: int) -> Iterator[ResultLine]:
     """Yield the result lines of a batch in manifest order."""
-    found = connection.execute(_results(hold=hold), {"batch": batch_id}, execution_options={"yield_per": 1000})
+    found = connection.execute(_results(), {"batch": batch_id}, execution_options={"yield_per": 1000})
     for line, batch, conversation_id, audio_path, job_id, state, *rest in found:
         yield ResultLine(line, batch, conversation_id, audio_path, job_id, State(state), *rest)
 
 
 @cache
-def _results(*, hold: bool) -> Select[Any]:
+def _results() -> Select[Any]:
     """Build the statement of all rows of a batch with their items."""
     first = batches.alias("first")
     return (
@@ -174,7 +174,7 @@ def _results(*, hold: bool) -> Select[Any]:
             rows.c.conversation_id,
             rows.c.audio_path,
             items.c.job_id,
-            shown_state(hold=hold).label("state"),
+            shown_state().label("state"),
             func.coalesce(items.c.attempts - items.c.unadmitted, 0).label("attempts"),
             items.c.http_status,
             _error_text().label("error"),
@@ -205,10 +205,10 @@ class OpenRow(NamedTuple):
     cells: Mapping[str, Any]
 
 
-def open_rows(connection: Connection, batch_id: int, *, hold: bool) -> Iterator[OpenRow]:
+def open_rows(connection: Connection, batch_id: int) -> Iterator[OpenRow]:
     """Yield the rows of a batch that are refused, failed or held."""
     wanted = (State.REFUSED, State.FAILED, State.HELD)
-    state = shown_state(hold=hold)
+    state = shown_state()
     found = connection.execute(
         select(
             rows.c.conversation_id,
@@ -254,7 +254,7 @@ def latest_completed_jobs(connection: Connection, account_id: int, most: int = H
     return [CompletedJob(audio_seconds(row.size, row.duration_seconds), row.job_seconds) for row in reversed(found)]
 
 
-def unsent(connection: Connection, account_id: int, *, hold: bool) -> bool:
+def unsent(connection: Connection, account_id: int) -> bool:
     """Return True where an active lane of the account has a pending item that is not held."""
     found = connection.execute(
         select(items.c.id)
@@ -263,7 +263,7 @@ def unsent(connection: Connection, account_id: int, *, hold: bool) -> bool:
             IS_UNFINISHED,
             items.c.account_id == account_id,
             IS_IN_BACKLOG,
-            ~is_held(hold=hold),
+            ~is_held(),
         )
         .limit(1)
     )
@@ -434,10 +434,10 @@ def jobs_seen(connection: Connection, account_id: int, most: int = 1000) -> list
     return [(row.took, row.duration_seconds) for row in found]
 
 
-def line_states(connection: Connection, batch_id: int, lines: Collection[int], *, hold: bool) -> dict[int, State]:
+def line_states(connection: Connection, batch_id: int, lines: Collection[int]) -> dict[int, State]:
     """Return the states of those of the lines that the batch has."""
     found = connection.execute(
-        select(rows.c.line, shown_state(hold=hold).label("state"))
+        select(rows.c.line, shown_state().label("state"))
         .select_from(rows.outerjoin(items, items.c.id == rows.c.item_id))
         .where(rows.c.batch_id == batch_id, rows.c.line.in_(lines))
     )

@@ -117,7 +117,7 @@ class Resolution(NamedTuple):
 
 
 def open_items(
-    connection: Connection, batch_id: int | None, selection: Selection, *, hold: bool, base_url: str | None = None
+    connection: Connection, batch_id: int | None, selection: Selection, *, base_url: str | None = None
 ) -> list[OpenItem]:
     """Find the unfinished items that need a person, or that the selection names.
 
@@ -125,7 +125,6 @@ def open_items(
         connection: A connection in a transaction.
         batch_id: Only the items of this batch, those that block them, and the batch's orphans; None: of any batch.
         selection: The criteria.
-        hold: An item in trouble holds the rest of its lane.
         base_url: Only items of this service.
     """
     named_last, named_in = batches.alias("named_last"), batches.alias("named_in")
@@ -144,7 +143,7 @@ def open_items(
             accounts.c.base_url,
             rows.c.line.is_not(None).label("own"),
             is_orphan().label("orphan"),
-            is_held(hold=hold).label("held"),
+            is_held().label("held"),
             _others_since().label("others_since"),
             func.coalesce(rows.c.line, items.c.line).label("line"),
             lanes.c.conversation_id,
@@ -173,7 +172,7 @@ def open_items(
             .outerjoin(named_in, named_in.c.id == rows.c.batch_id)
             .outerjoin(attempts, and_(attempts.c.item_id == items.c.id, attempts.c.number == items.c.attempts))
         )
-        .where(IS_UNFINISHED, ANY_ACCOUNT, *concerned, *_conditions(selection, hold=hold))
+        .where(IS_UNFINISHED, ANY_ACCOUNT, *concerned, *_conditions(selection))
         .order_by(items.c.position)
     )
     return [_open(row) for row in found.mappings()]
@@ -188,7 +187,6 @@ def resolve(
     note: str | None,
     who: str,
     now: float,
-    hold: bool,
 ) -> State:
     """Resolve an item as a person decided; return its new state.
 
@@ -221,17 +219,15 @@ def resolve(
     )
     if state is State.PENDING:
         add_to_backlog(connection, item.item_id)
-    recompute_ready(connection, [item.lane_id], hold=hold)
+    recompute_ready(connection, [item.lane_id])
     return state
 
 
-def held_items(connection: Connection, lane_ids: Collection[int], *, hold: bool) -> Mapping[int, int]:
+def held_items(connection: Connection, lane_ids: Collection[int]) -> Mapping[int, int]:
     """Return the held items of some lanes that a batch names, as lane ids by item id."""
     held: dict[int, int] = {}
     for chunk in chunks(lane_ids, CHUNK):
-        held_in = select(items.c.id, items.c.lane_id).where(
-            items.c.lane_id.in_(chunk), is_held(hold=hold), ~is_orphan()
-        )
+        held_in = select(items.c.id, items.c.lane_id).where(items.c.lane_id.in_(chunk), is_held(), ~is_orphan())
         held |= {row.id: row.lane_id for row in connection.execute(held_in)}
     return held
 
@@ -288,9 +284,9 @@ def _is_by_hand() -> ColumnElement[bool]:
     return and_(items.c.state == State.ACCEPTED, named.correlate(items).exists())
 
 
-def _conditions(selection: Selection, *, hold: bool) -> list[ColumnElement[bool]]:
+def _conditions(selection: Selection) -> list[ColumnElement[bool]]:
     """Build the conditions of a selection."""
-    conditions: list[ColumnElement[bool]] = [_of_states(selection, hold=hold)]
+    conditions: list[ColumnElement[bool]] = [_of_states(selection)]
     if selection.lines or selection.items:  # another batch's lines are not this one's
         conditions.append(or_(rows.c.line.in_(selection.lines), items.c.id.in_(selection.items)))
     if selection.conversations:
@@ -307,7 +303,7 @@ def _conditions(selection: Selection, *, hold: bool) -> list[ColumnElement[bool]
     return conditions
 
 
-def _of_states(selection: Selection, *, hold: bool) -> ColumnElement[bool]:
+def _of_states(selection: Selection) -> ColumnElement[bool]:
     is_pending = items.c.state == State.PENDING
     if not selection.states:
         needs_person = or_(items.c.state.in_(TROUBLED), IS_JOB_UNCERTAIN)
@@ -317,8 +313,8 @@ def _of_states(selection: Selection, *, hold: bool) -> ColumnElement[bool]:
         return or_(needs_person, and_(is_pending, is_orphan()))
     conditions = {
         State.ACCEPTED: or_(IS_JOB_UNCERTAIN, _is_by_hand()),
-        State.HELD: is_held(hold=hold),
-        State.PENDING: and_(is_pending, ~is_held(hold=hold)),
+        State.HELD: is_held(),
+        State.PENDING: and_(is_pending, ~is_held()),
     }
     return or_(*(conditions.get(state, items.c.state == state) for state in selection.states))
 

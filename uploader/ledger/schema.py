@@ -26,6 +26,7 @@ from sqlalchemy import (
     literal,
     literal_column,
     or_,
+    select,
     text,
 )
 
@@ -67,7 +68,9 @@ accounts = Table(
     Column("id", ID, primary_key=True),
     Column("base_url", String, nullable=False),
     Column("name", String, nullable=False),
+    # of the settings of the run that began last: the limit, and whether trouble holds the rest of a lane
     Column("configured_limit", Integer),
+    Column("holds", Boolean, nullable=False, default=True, server_default=text("true")),
     Column("stated_limit", Integer),
     Column("stated_at", Float),
     # the fields of policy.limits.LearnedLimit; observed_limit is None where nothing observed is in force
@@ -166,6 +169,12 @@ lanes = Table(
 
 # of a lane: it is active; spelt as the partial index is, or SQLite would not use that
 IS_ACTIVE = and_(lanes.c.active_until != literal_column("0"), lanes.c.active_until > literal_column("0"))
+
+
+def account_holds(table: Table) -> ColumnElement[bool]:
+    """Build the condition that in a row's account trouble holds the rest of a lane (``[lanes] on_trouble``)."""
+    return select(accounts.c.holds).where(accounts.c.id == table.c.account_id).correlate(table).scalar_subquery()
+
 
 _UNFINISHED = f"state NOT IN ({', '.join(repr(state.value) for state in OVER)})"
 

@@ -7,7 +7,7 @@ from functools import cache
 from itertools import starmap
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, and_, bindparam, case, func, literal_column, select
+from sqlalchemy import Connection, Select, and_, bindparam, case, false, func, literal_column, select, true
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.lanes import IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, is_held_of_many, lanes_in_trouble
@@ -73,24 +73,23 @@ class ToSend:
         return sum((leftover.amount for leftover in self.leftovers), self.own)
 
 
-def to_send(connection: Connection, account_id: int, batch_id: int, *, hold: bool) -> ToSend:
+def to_send(connection: Connection, account_id: int, batch_id: int) -> ToSend:
     """Sum up the items that a run sends, after ``activate_batch`` and before its first claim.
 
     Args:
         connection: A connection in a transaction: on the ledger, or on the copies of a dry run.
         account_id: The batch's account.
         batch_id: The batch.
-        hold: An item in trouble holds the rest of its lane.
     """
     of_batch = {"account": account_id, "batch": batch_id}
     # where no lane is in trouble, as on most nights, nothing is held
-    hold = hold and connection.execute(_IN_TROUBLE, of_batch).first() is not None
-    pending, held, backlog, *figures = connection.execute(_own(hold=hold), of_batch).one()
+    is_any_held = connection.execute(_IN_TROUBLE, of_batch).first() is not None
+    pending, held, backlog, *figures = connection.execute(_own(is_any_held=is_any_held), of_batch).one()
     own = Amount(*figures)
     leftovers = defaultdict[str, Amount](Amount)
     # on most nights the lanes have no backlog but the batch's own, and nobody else's items are looked for
     if connection.execute(_BACKLOG, of_batch).scalar_one() > backlog:
-        for batch, *others in connection.execute(_leftovers(hold=hold), of_batch):
+        for batch, *others in connection.execute(_leftovers(is_any_held=is_any_held), of_batch):
             leftovers[batch] += Amount(*others)
     return ToSend(own, list(starmap(Leftover, leftovers.items())), held=held, later=pending - held - own.files)
 
@@ -125,7 +124,7 @@ def elsewhere(connection: Connection, account_id: int, batch_id: int) -> list[Le
 
 
 def lanes_to_send(
-    connection: Connection, account_id: int, live: Sequence[LiveJob], now: float, *, hold: bool, under_way: bool = True
+    connection: Connection, account_id: int, live: Sequence[LiveJob], now: float, *, under_way: bool = True
 ) -> Lanes:
     """Build the forecast's lanes of the items that a run still sends, behind the account's live jobs.
 
@@ -134,7 +133,6 @@ def lanes_to_send(
         account_id: The account.
         live: The account's live jobs; the batch waits for those in scope.
         now: Seconds since the epoch.
-        hold: An item in trouble holds the rest of its lane.
         under_way: Read attempts under way, too, as during a run.
     """
     found, of_account = Lanes(), {"account": account_id}
@@ -148,7 +146,7 @@ def lanes_to_send(
     for row in connection.execute(_ENTERED, of_account) if under_way else ():
         found.begin_with(row.lane_id - base, audio_seconds(row.size, row.duration_seconds), 0.0)
         found.wait_for(row.lane_id - base)
-    for lane_id, size, duration in connection.execute(_pending(hold=hold), of_account):
+    for lane_id, size, duration in connection.execute(_pending(), of_account):
         found.add(lane_id - base, size or 0, duration)
     return found
 
@@ -194,14 +192,16 @@ _BACKLOG = select(func.coalesce(func.sum(lanes.c.items_left), 0)).where(IS_ACTIV
 
 
 @cache
-def _own(*, hold: bool) -> Select[Any]:
+def _own(*, is_any_held: bool) -> Select[Any]:
     """Build the statement that counts a batch's pending, held and active items, and sums up those to send."""
     own = (
         select(
             *items.c["size", "duration_seconds", "billed_seconds"],
             IS_IN_BACKLOG.label("is_active"),
             # as a value and no condition, SQLite would look into the lanes of all items
-            case((is_held_of_many(hold=hold), literal_column("1")), else_=literal_column("0")).label("held"),
+            case((is_held_of_many() if is_any_held else false(), literal_column("1")), else_=literal_column("0")).label(
+                "held"
+            ),
         )
         .select_from(rows)
         .join(items, items.c.id == rows.c.item_id)
@@ -224,14 +224,14 @@ def _own(*, hold: bool) -> Select[Any]:
 
 
 @cache
-def _leftovers(*, hold: bool) -> Select[Any]:
+def _leftovers(*, is_any_held: bool) -> Select[Any]:
     """Build the statement that sums up the items to send that are not the batch's own, by the batch of their load."""
     # by the load first: the names of its batch need not be looked up for each item
     sums = (
         select(items.c.load_id, *_SUMS)
         .select_from(items)
         .join(lanes, lanes.c.id == items.c.lane_id)
-        .where(IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, ~is_held_of_many(hold=hold), ~_is_own())
+        .where(IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, ~is_held_of_many() if is_any_held else true(), ~_is_own())
         .group_by(items.c.load_id)
         .subquery()
     )
@@ -246,12 +246,12 @@ def _leftovers(*, hold: bool) -> Select[Any]:
 
 
 @cache
-def _pending(*, hold: bool) -> Select[Any]:
+def _pending() -> Select[Any]:
     """Build the statement of the items to send, in the order of their positions."""
     return (
         select(items.c.lane_id, items.c.size, items.c.duration_seconds)
         .join(lanes, lanes.c.id == items.c.lane_id)
-        .where(IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, ~is_held_of_many(hold=hold))
+        .where(IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, ~is_held_of_many())
         .order_by(items.c.position)
         .execution_options(yield_per=1000)
     )

@@ -107,38 +107,36 @@ _KEPT = select(
 ).where(batches.c.id == bindparam("batch"))
 
 
-def shown_state(*, hold: bool) -> ColumnElement[str]:
+def shown_state() -> ColumnElement[str]:
     """Build the state that people are shown of a row: its item's, or held; refused where the row has no item."""
     return case(
         (items.c.id.is_(None), literal(State.REFUSED.value)),
-        (is_held(hold=hold), literal(State.HELD.value)),
+        (is_held(), literal(State.HELD.value)),
         else_=items.c.state,
     )
 
 
-def standing(connection: Connection, batch_id: int, *, hold: bool) -> Standing:
+def standing(connection: Connection, batch_id: int) -> Standing:
     """Count the rows of a batch by state, held ones apart; invalid rows count as refused.
 
     Args:
         connection: A connection in a transaction.
         batch_id: The batch.
-        hold: An item in trouble holds the rest of its lane.
     """
-    return _standing(connection.execute(_count_all(hold=hold), {"batch": batch_id}))
+    return _standing(connection.execute(_count_all(), {"batch": batch_id}))
 
 
-def unfinished(connection: Connection, *, hold: bool) -> dict[int, Standing]:
+def unfinished(connection: Connection) -> dict[int, Standing]:
     """Count unfinished items by batch; the cost grows with their number alone.
 
     Args:
         connection: A connection in a transaction.
-        hold: An item in trouble holds the rest of its lane.
 
     Returns:
         Standings without completed and dropped items, by the id of the batch whose rows name them.
     """
     found: defaultdict[int, list[Any]] = defaultdict(list)
-    for statement in _count_unfinished(hold=hold):
+    for statement in _count_unfinished():
         for row in connection.execute(statement):
             found[row.batch_id].append(row)
     return {batch_id: _standing(tallies) for batch_id, tallies in found.items()}
@@ -150,35 +148,31 @@ def has_unfinished(connection: Connection, account_id: int) -> bool:
     return found.first() is not None
 
 
-def standings(
-    connection: Connection, batch_ids: Iterable[int], left: Mapping[int, Standing], *, hold: bool
-) -> dict[int, Standing]:
+def standings(connection: Connection, batch_ids: Iterable[int], left: Mapping[int, Standing]) -> dict[int, Standing]:
     """Count the rows of several batches, from the kept counts where they are still right.
 
     Args:
         connection: A connection in a transaction.
         batch_ids: The batches.
         left: The unfinished items, as ``unfinished`` returned them in the same transaction.
-        hold: An item in trouble holds the rest of its lane.
     """
     batch_ids = list(batch_ids)
     kept = _kept(connection, batch_ids, left)
-    return {batch_id: kept.get(batch_id) or standing(connection, batch_id, hold=hold) for batch_id in batch_ids}
+    return {batch_id: kept.get(batch_id) or standing(connection, batch_id) for batch_id in batch_ids}
 
 
-def keep_counts(connection: Connection, most: int, *, hold: bool) -> None:
+def keep_counts(connection: Connection, most: int) -> None:
     """Keep the counts of items that are over, of the batches that ``status`` shows, where they are not right any more.
 
     Args:
         connection: A connection in a transaction that may write.
         most: How many of the latest batches; unfinished ones are always among them.
-        hold: An item in trouble holds the rest of its lane.
     """
-    left = unfinished(connection, hold=hold)
+    left = unfinished(connection)
     latest = select(batches.c.id).order_by(batches.c.ran_at.desc(), batches.c.id.desc()).limit(most)
     batch_ids = {*left, *connection.execute(latest).scalars()}
     for batch_id in batch_ids - _kept(connection, batch_ids, left).keys():
-        found = standing(connection, batch_id, hold=hold)
+        found = standing(connection, batch_id)
         over = {state: list(tally) for state, tally in found.tallies.items() if state in OVER}
         _, newest_load = connection.execute(_KEPT, {"batch": batch_id}).one()
         counted = {"load": newest_load, "rows": found.items, "over": over}
@@ -209,9 +203,9 @@ def _kept(connection: Connection, batch_ids: Iterable[int], left: Mapping[int, S
 
 
 @cache
-def _count_all(*, hold: bool) -> Select[Any]:
+def _count_all() -> Select[Any]:
     """Build the statement that sums up the rows of a batch by their shown state."""
-    state = shown_state(hold=hold)
+    state = shown_state()
     return (
         select(state.label("state"), *_sums())
         .select_from(rows.outerjoin(items, items.c.id == rows.c.item_id))
@@ -221,9 +215,9 @@ def _count_all(*, hold: bool) -> Select[Any]:
 
 
 @cache
-def _count_unfinished(*, hold: bool) -> tuple[Select[Any], Select[Any]]:
+def _count_unfinished() -> tuple[Select[Any], Select[Any]]:
     """Build the statements that sum up rows with an unfinished item, by its index, and rows without an item."""
-    state = shown_state(hold=hold)
+    state = shown_state()
     by_item = (
         select(rows.c.batch_id, state.label("state"), *_sums())
         .select_from(items.join(rows, rows.c.item_id == items.c.id))

@@ -161,7 +161,6 @@ class BatchRun:
             key=key,
             writer=thread,
             now=self._now,
-            hold=self._settings.lanes.hold,
             applied=engine.apply_callback,
             ending=engine.flow.slot_may_be_free,
         )
@@ -242,7 +241,7 @@ class BatchRun:
 
     def _standing(self) -> Standing:
         with self._reader.reading() as connection:
-            return standing(connection, self._batch.batch_id, hold=self._settings.lanes.hold)
+            return standing(connection, self._batch.batch_id)
 
     def _seconds_left(self, engine: Engine) -> float:
         """Forecast the seconds that the run still takes, after the end of a standstill."""
@@ -255,7 +254,7 @@ class BatchRun:
         assumed, account_id = self._settings.schedule, self._batch.account_id
         with self._reader.reading() as connection:
             live = live_jobs(connection, account_id)
-            left = lanes_to_send(connection, self._batch.account_id, live, self._now(), hold=self._settings.lanes.hold)
+            left = lanes_to_send(connection, self._batch.account_id, live, self._now())
             pace = pace_of(jobs_seen(connection, account_id))
         left.set_job_seconds(pace or assumed.job_seconds_per_audio_second, assumed.audio_bytes_per_second)
         return forecast_batch(left, limit, self._settings.puts_per_second, order=Order(assumed.order)).seconds
@@ -277,7 +276,7 @@ class BatchRun:
         with self._reader.reading() as connection:
             results.write(
                 self._path,
-                result_lines(connection, self._batch.batch_id, hold=self._settings.lanes.hold),
+                result_lines(connection, self._batch.batch_id),
                 self._batch.extra_columns,
             )
 
@@ -292,8 +291,8 @@ class BatchRun:
 
     def _sum_up(self, engine: Engine, failure: UploaderError | None) -> Summary:
         with self._reader.reading() as connection:
-            account_id, hold = self._batch.account_id, self._settings.lanes.hold
-            found = standing(connection, self._batch.batch_id, hold=hold)
+            account_id = self._batch.account_id
+            found = standing(connection, self._batch.batch_id)
             # the statements of what is left, and of what needs a person, take long to build: a good night has none
             is_any_left = has_unfinished(connection, account_id)
             summary = Summary(
@@ -314,7 +313,7 @@ class BatchRun:
                 troubles=[] if found.is_over else troubles(connection, self._batch.batch_id),
                 anomalies=anomalies(connection, self._batch.batch_id),
                 webhook_silent=engine.is_webhook_silent,
-                orphans=find_orphans(connection, account_id, hold=hold) if is_any_left else [],
+                orphans=find_orphans(connection, account_id) if is_any_left else [],
                 rehearsal=self._settings.sandbox,
                 is_new_ledger=self._ledger.is_new and not self._settings.sandbox,
                 run=logs.bound().get("run"),
@@ -325,7 +324,7 @@ class BatchRun:
             with self._ledger.writing() as connection:
                 if summary.exit_code in (ExitCode.DONE, ExitCode.NEEDS_PERSON):
                     close_repeat(connection, self._batch.batch_id)
-                keep_counts(connection, self._settings.last, hold=self._settings.lanes.hold)
+                keep_counts(connection, self._settings.last)
         # its presence says that the results are final
         if self._settings.summary is not None and not isinstance(failure, ResultsUnavailableError):
             results.write_json(self._settings.summary, summary.as_json())

@@ -13,7 +13,7 @@ from uploader.ledger.loading import (
     current_repeat_id,
     merge,
     resolve,
-    save_configured_limit,
+    save_rules,
     save_run,
     was_begun,
 )
@@ -90,9 +90,9 @@ def prepare(
 
 def _enter_scope(settings: Settings, connection: Connection, batch_id: int, account_id: int, name: str) -> ToSend:
     """Activate the batch; raise where it would cost too much, which undoes the load."""
-    activate_batch(connection, batch_id, hold=settings.lanes.hold, first=settings.first)
-    save_configured_limit(connection, account_id, settings.limit)
-    sending = to_send(connection, account_id, batch_id, hold=settings.lanes.hold)
+    save_rules(connection, account_id, limit=settings.limit, holds=settings.lanes.hold)
+    activate_batch(connection, batch_id, first=settings.first)
+    sending = to_send(connection, account_id, batch_id)
     refuse_cost(settings, name, sending)
     if settings.max_billed_minutes is not None and sending.all.unknown_lengths:
         log.warning("manifest.unknown_lengths", files=sending.all.unknown_lengths)
@@ -183,7 +183,7 @@ def _load(
             merge(connection, begun)
             add_lacking(check, lacking)
             _log_findings(check, name)
-            _log_orphans(name, orphaned_by_load(connection, begun, hold=settings.lanes.hold))
+            _log_orphans(name, orphaned_by_load(connection, begun))
             sending = _enter_scope(settings, connection, begun.batch_id, account_id, file.name)
             (batch,) = find_batches(connection, name, ids=[begun.batch_id])
             return batch, sending

@@ -37,7 +37,6 @@ class Callbacks:
         key: The key that signs the ledger's tokens.
         writer: The ledger's writer.
         now: Returns the time in seconds since the epoch, never running backwards.
-        hold: A failure holds the rest of its lane.
         applied: Receives the result of every recorded callback.
         ending: Called when the end of a job is in line for the ledger.
     """
@@ -48,14 +47,12 @@ class Callbacks:
         key: str,
         writer: Writer,
         now: Callable[[], float],
-        hold: bool,
         applied: Callable[[CallbackResult], None],
         ending: Callable[[], None] = lambda: None,
     ) -> None:
         self._key = key
         self._writer = writer
         self._now = now
-        self._hold = hold
         self._applied = applied
         self._ending = ending
         self._since = now()
@@ -127,9 +124,7 @@ class Callbacks:
     async def _apply(self, hashed: str, callback: Callback) -> CallbackResult:
         """Apply a callback and pass its result on, even if the caller has disconnected meanwhile."""
         written = asyncio.shield(
-            self._writer.call(
-                apply_callback, hashed, callback, self._now(), listening_since=self._since, hold=self._hold
-            )
+            self._writer.call(apply_callback, hashed, callback, self._now(), listening_since=self._since)
         )
         if callback.status.ended:
             # the callback is in line for the ledger after this: an admission that takes its slot goes with it

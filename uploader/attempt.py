@@ -5,13 +5,12 @@ import random
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from math import inf
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from uploader import logs, parameters
 from uploader.audio import Source, open_source
 from uploader.client import Admission, UploadRequest
-from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, SourceError
+from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, SourceAwayError, SourceError
 from uploader.flow import FlowControl
 from uploader.ledger.conversations import save_snapshot
 from uploader.ledger.outcomes import ReplyRecord, ReplyResult, record_reply
@@ -46,8 +45,8 @@ class Uploads(Protocol):
 # the longest wait for an answer, in seconds, after a callback has named the attempt's job
 ANSWER_AFTER_CALLBACK_SECONDS = 5.0
 
-# opens the file at a path, of this size in bytes and this ``FileSignature.change`` (None: not known)
-OpenSource = Callable[[Path, int, str | None], AbstractAsyncContextManager[Source]]
+# opens the file at a path or address, of this size in bytes and this ``FileSignature.change`` (None: not known)
+OpenSource = Callable[[str, int, str | None], AbstractAsyncContextManager[Source]]
 
 
 class AttemptResult(NamedTuple):
@@ -270,7 +269,7 @@ class AttemptRunner:
                 admission.upload_begins()
                 return await self._client.upload(request, source, admission)
         except SourceError as error:
-            return Reply(source_failure=str(error))
+            return Reply(source_failure=str(error), source_is_away=isinstance(error, SourceAwayError))
 
     async def _await_pace(self) -> None:
         begun = self._now()

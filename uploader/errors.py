@@ -88,6 +88,10 @@ class SourceError(UploaderError):
     """
 
 
+class SourceAwayError(SourceError):
+    """A remote audio file cannot be read now: its item is tried again."""
+
+
 class StoppedError(UploaderError):
     """A signal, or a request to stop, came before the sending began."""
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -92,7 +91,7 @@ class Row(NamedTuple):
     conversation_id: str
     # as the manifest has it
     audio_path: str
-    # absolute
+    # absolute, or the address of remote audio
     path: str
     content_type: str | None = None
     parameters: Mapping[str, Any] = NOTHING
@@ -138,7 +137,8 @@ class FileSignature(NamedTuple):
     """The metadata of a file that identifies its content without reading it."""
 
     size: int
-    # modification time, change time and inode: writing to the file, or replacing it, changes one of them
+    # modification time, change time and inode: writing to the file, or replacing it, changes one of them; of remote
+    # audio the ETag, else the time of modification
     change: str
 
 
@@ -229,7 +229,8 @@ class Claim:
     batch: str
     line: int
     conversation_id: str
-    path: Path
+    # of the file, or the address of remote audio
+    path: str
     size: int
     # FileSignature.change of the file as it was checked, None where that is not known
     change: str | None
@@ -309,6 +310,8 @@ class Reply(NamedTuple):
     location: str = ""
     # the error in reading our own file
     source_failure: str = ""
+    # the file may be there again later: it is remote
+    source_is_away: bool = False
     # the uploader itself cut the upload before its last chunk: a signal, or the circuit breaker
     withheld: bool = False
     bytes_sent: int = 0

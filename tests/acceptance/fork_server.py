@@ -155,6 +155,8 @@ class ForkServer:
 def warm_up() -> None:
     """Import every module of the uploader, run commands, and lay what they made aside from garbage collection."""
     for module in pkgutil.walk_packages(uploader.__path__, "uploader."):
+        if module.name == "uploader.audio.objects":
+            continue  # of an extra, and its library has threads of its own
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     compile_once()

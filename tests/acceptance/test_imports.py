@@ -24,7 +24,7 @@ finally:
 HEAVY = frozenset(
     [
         *("aiofiles", "aiohttp", "asyncio_throttle", "blake3", "click", "platformdirs", "pydantic", "rich"),
-        *("sqlalchemy", "structlog", "tinytag"),
+        *("obstore", "sqlalchemy", "structlog", "tinytag"),
         *("asyncio", "ssl", "importlib.metadata", "tomllib", "sqlalchemy.orm", "sqlalchemy.dialects.postgresql"),
     ]
 )
@@ -39,7 +39,7 @@ class Imports(NamedTuple):
 
 # SQLAlchemy imports asyncio (and that ssl) and importlib.metadata itself
 SQL = {"sqlalchemy", "asyncio", "ssl", "importlib.metadata"}
-HELP = {"cli", "errors", "logs", "parameters", "pipes", "policy", "secrets", "settings"}
+HELP = {"cli", "errors", "logs", "parameters", "pipes", "policy", "secrets", "settings", "urls"}
 READS = HELP | {"ledger", "model", "results", "status", "text", "toml"}
 RUN = {"click", "platformdirs", *SQL, "aiohttp", "asyncio_throttle", "blake3"}
 RUN_PARTS = READS | {

@@ -66,7 +66,7 @@ class Recording:
 
 
 @asynccontextmanager
-async def recording(_path: Path, size: int, _change: str | None) -> AsyncIterator[Source]:
+async def recording(_path: str, size: int, _change: str | None) -> AsyncIterator[Source]:
     """Open it."""
     yield Recording(size)  # type: ignore[misc] # the service that is simulated reads its size alone
 

@@ -250,7 +250,7 @@ def test_what_was_appended_by_a_repeat_alone_is_not_appended_again(book: Book, n
 def test_an_interrupted_repeat_is_not_appended_again_by_a_plain_run(book: Book) -> None:
     """A first run under --repeat that was interrupted, carried on without the flag: each row goes once."""
     book.load(LANE, repeat=True)
-    went = [claim.path.name for claim in book.claim()]
+    went = [Path(claim.path).name for claim in book.claim()]
     book.crash(book.loads["m.csv"])
     book.complete(book.claim_one())
     book.load(LANE)
@@ -368,11 +368,11 @@ def test_a_shuffled_reload_appends_each_row_once(
         book.load(rows)
         went: list[tuple[str, str]] = []
         while len(went) < sent and (some := book.claim(1)):
-            went += [(some[0].conversation_id, CONTENTS[some[0].path.name])]
+            went += [(some[0].conversation_id, CONTENTS[Path(some[0].path).name])]
             book.complete(some[0])
         load = book.load(shuffled, "other.csv")
         while some := book.claim(1):
-            went += [(some[0].conversation_id, CONTENTS[some[0].path.name])]
+            went += [(some[0].conversation_id, CONTENTS[Path(some[0].path).name])]
             book.complete(some[0])
         assert sorted(went) == sorted((conversation, CONTENTS[name]) for conversation, name in rows)
         assert {line.state for line in book.lines(load)} == {State.COMPLETED}

@@ -444,7 +444,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @staticmethod
     def _content(claim: Claim) -> tuple[str, str]:
-        return claim.conversation_id, RECORDINGS[claim.path.name]
+        return claim.conversation_id, RECORDINGS[Path(claim.path).name]
 
 
 TestLedgerMachine = LedgerMachine.TestCase

@@ -5,7 +5,6 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from math import inf
-from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -62,7 +61,7 @@ class InlineWriter:
         self._process.check()
         if self._disk.is_full(self._now()):
             if function is record_reply:
-                self._disk.keep_out(args[0].claim.conversation_id, str(args[0].claim.path))
+                self._disk.keep_out(args[0].claim.conversation_id, args[0].claim.path)
             raise LedgerUnavailableError("the disk is full")
         with self._ledger.begin() as connection:
             return function(connection, *args, **kwargs)
@@ -316,13 +315,13 @@ def opener(disk: Disk, rng: random.Random) -> Any:
     """Make the function that opens files of the simulated disk, as ``audio.open_source`` opens real ones."""
 
     @asynccontextmanager
-    async def open_simulated(path: Path, size: int, change: str | None) -> AsyncIterator[SimulatedFile]:
+    async def open_simulated(path: str, size: int, change: str | None) -> AsyncIterator[SimulatedFile]:
         await asyncio.sleep(0)
-        file = disk.files.get(str(path))
+        file = disk.files.get(path)
         if file is None:
             raise SourceError("the file could not be opened")
         if (len(file.content), str(file.change)) != (size, change):
             raise SourceError("the file changed since its manifest was checked")
-        yield SimulatedFile(disk, str(path), rng)
+        yield SimulatedFile(disk, path, rng)
 
     return open_simulated

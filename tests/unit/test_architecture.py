@@ -43,6 +43,7 @@ ROWS = {
     "secrets": 0,
     "text": 0,
     "toml": 0,
+    "urls": 0,
     "pipes": -1,
 }
 

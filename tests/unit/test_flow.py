@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from math import inf
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -394,7 +393,7 @@ def claim(number: int) -> Claim:
         batch="b",
         line=number,
         conversation_id=f"c{number}",
-        path=Path("x"),
+        path="x",
         size=1,
         change=None,
         cut_offs=0,

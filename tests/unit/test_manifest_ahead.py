@@ -22,7 +22,7 @@ def test_a_slow_disk_is_asked_for_many_files_at_once() -> None:
         examined.append(row)
 
     waits = count(step=CHUNK)
-    rows = list(read_ahead(iter(range(MANY)), examine, lambda: next(waits)))
+    rows = list(read_ahead(iter(range(MANY)), examine, bool, lambda: next(waits)))
     assert rows == list(range(MANY))
     assert sorted(examined) == list(range(CHUNK, MANY))
 
@@ -32,7 +32,7 @@ def test_a_row_comes_after_its_file_was_examined() -> None:
     examined: set[int] = set()
     taken = iter(range(MANY))
     waits = count(step=CHUNK)
-    for row in read_ahead(taken, examined.add, lambda: next(waits)):
+    for row in read_ahead(taken, examined.add, bool, lambda: next(waits)):
         assert row < CHUNK or row in examined
         assert len(examined) <= row + 1 + CHUNK
 
@@ -40,7 +40,7 @@ def test_a_row_comes_after_its_file_was_examined() -> None:
 def test_files_in_memory_are_left_to_the_reader() -> None:
     """Where the thread has not waited, no other one costs anything."""
     examined: list[int] = []
-    assert list(read_ahead(iter(range(MANY)), examined.append, lambda: 0)) == list(range(MANY))
+    assert list(read_ahead(iter(range(MANY)), examined.append, bool, lambda: 0)) == list(range(MANY))
     assert not examined
 
 

@@ -29,7 +29,7 @@ def open_cached(path: str, flags: int) -> int:
     return _openat2()(os.fsencode(path), flags | WITHOUT_WAITING | os.O_NOFOLLOW)
 
 
-def lies_in(root: str, descriptor: int, path: Path, found: os.stat_result) -> bool:
+def lies_in(root: str, descriptor: int, path: str | Path, found: os.stat_result) -> bool:
     """Return True where an open file lies in a folder, whatever links its path has.
 
     Args:

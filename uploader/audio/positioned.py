@@ -1,6 +1,8 @@
 """A file object over a descriptor, with a position of its own."""
 
 import os
+from contextlib import AbstractContextManager
+from typing import BinaryIO
 
 
 class PositionedReader:
@@ -15,9 +17,10 @@ class PositionedReader:
         self.size = size
         self.head = head
 
-    def seek(self, at: int) -> None:
-        """Set the position."""
+    def seek(self, at: int) -> int:
+        """Set the position; return it."""
         self._at = at
+        return at
 
     def tell(self) -> int:
         """Return the position."""
@@ -33,3 +36,7 @@ class PositionedReader:
         """Read bytes from a place; fewer at the end of the file."""
         end = at + count
         return self.head[at:end] if end <= len(self.head) else os.pread(self._descriptor, count, at)
+
+    def whole(self) -> AbstractContextManager[BinaryIO]:
+        """Open the whole file as a file object of the standard library's."""
+        return open(self._descriptor, "rb", closefd=False)

@@ -68,18 +68,35 @@ def _read(descriptor: int, size: int, path: str | Path) -> AudioFacts:
             # a third of the cost of AudioFacts(...), for a million files
             facts = ("audio/wav", round(seconds, 3) or None, channels, rate, AudioFormat.WAV, False, None)
             return tuple.__new__(AudioFacts, facts)
-        file = PositionedReader(descriptor, size, head)
-        kind = sniff(file.head, _after_tag(file))
-        if kind is None:
-            promised = ENDINGS.get(PurePath(path).suffix.lower(), frozenset())
-            return AudioFacts("audio/mpeg" if AudioFormat.MP3 in promised else None)
-        if kind in _BY_TINYTAG:
-            with open(descriptor, "rb", closefd=False) as whole:
-                return _by_tinytag(whole, size, kind)
-        reader = _READERS.get(kind)
-        return reader(file, size, kind) if reader else AudioFacts(format=kind)
+        return facts_of(PositionedReader(descriptor, size, head), path)
     except OSError:
         return AudioFacts()
+
+
+def facts_of(file: PositionedReader, name: str | Path) -> AudioFacts:
+    """Read a recording's facts from an open file; the ending of ``name`` tells the format that it should have."""
+    try:
+        kind = sniff(file.head[:HEAD_BYTES], _after_tag(file))
+        if kind in _BY_TINYTAG:
+            with file.whole() as whole:
+                return _by_tinytag(whole, file.size, kind)
+        reader = _READERS.get(kind) if kind is not None else None
+        return _format_alone(kind, name) if reader is None or kind is None else reader(file, file.size, kind)
+    except OSError:
+        return AudioFacts()
+
+
+def format_of(head: bytes, name: str | Path) -> AudioFacts:
+    """Detect a recording's format by its first bytes, where no more can be read."""
+    tag = id3_bytes(head)
+    return _format_alone(sniff(head[:HEAD_BYTES], head[tag : tag + HEAD_BYTES] if tag else b""), name)
+
+
+def _format_alone(kind: AudioFormat | None, name: str | Path) -> AudioFacts:
+    if kind is not None:
+        return AudioFacts(MEDIA_TYPES.get(kind), format=kind)
+    promised = ENDINGS.get(PurePath(name).suffix.lower(), frozenset())
+    return AudioFacts("audio/mpeg" if AudioFormat.MP3 in promised else None)
 
 
 def _after_tag(file: PositionedReader) -> bytes:

@@ -4,16 +4,20 @@ import asyncio
 import os
 import stat
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from blake3 import blake3
 
 from uploader.audio.opening import WITHOUT_WAITING, lies_in, open_cached, open_without_waiting
 from uploader.errors import TOO_MANY_FILES, GaveUpError, SourceError, describe
 from uploader.model import FileSignature
+from uploader.urls import is_remote
+
+if TYPE_CHECKING:
+    from uploader.audio.fetching import Fetchers
 
 READ_BYTES = 1024 * 1024
 # the most bytes read from the page cache, or handed to the connection, in one step of the event loop. Reading, hashing,
@@ -83,7 +87,7 @@ class AudioFile(FileIO):
         opener: Opens the file without blocking on the file system.
     """
 
-    def __init__(self, path: Path, opener: Callable[[str, int], int]) -> None:
+    def __init__(self, path: str | Path, opener: Callable[[str, int], int]) -> None:
         super().__init__(path, "rb", opener=opener)
         # the file system can read from the page cache alone, as far as is known
         self.is_nowait = NOWAIT is not None
@@ -131,7 +135,32 @@ class AudioFile(FileIO):
         self._offset += len(view)
 
 
-class Source(NamedTuple):
+class Source(Protocol):
+    """Open audio, of a file or remote, of which exactly ``size`` bytes are to be sent."""
+
+    @property
+    def size(self) -> int:
+        """The size in bytes."""
+        ...
+
+    def chunks(self, chunk_bytes: int) -> AsyncIterator[memoryview]:
+        """Yield the content in chunks; each is valid until the next one is asked for.
+
+        Raises:
+            SourceError: The content cannot be read, or is not of this size.
+        """
+        ...
+
+    def verified_hash(self) -> str:
+        """Return the BLAKE3 hash of the whole content in hexadecimal, once all of it was read.
+
+        Raises:
+            SourceError: The content changed since it was opened.
+        """
+        ...
+
+
+class FileSource(NamedTuple):
     """An open audio file of which exactly ``size`` bytes are to be sent. ``whole``: its content, if read already."""
 
     audio: AudioFile
@@ -203,10 +232,13 @@ class Source(NamedTuple):
 
 
 class SourceOpener:
-    """Opens the files of items to be sent, on the event loop where the disk is not waited for, else in a thread.
+    """Opens the audio of items to be sent, a context manager that closes the connections to its servers.
+
+    A file is opened on the event loop where the disk is not waited for, else in a thread.
 
     Args:
-        root: The folder in which every file must lie, whatever links its path has; None: any folder.
+        root: The folder in which every file must lie, whatever links its path has, and no audio is remote; None: any
+            folder, or server.
     """
 
     def __init__(self, root: Path | None = None) -> None:
@@ -214,20 +246,35 @@ class SourceOpener:
         # folders on file systems that can read from the page cache alone: local disks, where opening a cached path does
         # not wait, either
         self._folders: set[str] = set()
+        self._fetchers: Fetchers | None = None
+
+    async def __aenter__(self) -> Self:
+        """Begin; no connection is made before it is needed."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close the connections to the servers of remote audio."""
+        if self._fetchers is not None:
+            await self._fetchers.close()
 
     @asynccontextmanager
-    async def open(self, path: Path, size: int, change: str | None = None) -> AsyncIterator[Source]:
+    async def open(self, path: str | Path, size: int, change: str | None = None) -> AsyncIterator[Source]:
         """Open an item's file; a small one that needs a thread is read there at once, too.
 
         Args:
-            path: The file's path.
+            path: The file's path, or the address of remote audio.
             size: The size in the ledger, in bytes; a file of another size is not the one that was checked.
             change: The ``FileSignature.change`` in the ledger; None or empty: times and inode are not known.
 
         Raises:
             SourceError: The file cannot be opened, or is not the one that was loaded from the manifest.
+            SourceAwayError: The server of remote audio cannot be reached now.
             GaveUpError: No more files can be open at once, which is no fault of this file.
         """
+        if is_remote(str(path)):
+            async with self._open_remote(str(path), size, change) as remote:
+                yield remote
+            return
         folder = os.path.dirname(path)  # noqa: PTH120 - a tenth of what a Path costs
         checked = _Expected(size, change, self._root)
         source = _open_cached(path, checked) if folder in self._folders else None
@@ -238,6 +285,16 @@ class SourceOpener:
             yield source
         finally:
             await source.close()
+
+    def _open_remote(self, address: str, size: int, change: str | None) -> AbstractAsyncContextManager[Source]:
+        from uploader.audio.fetching import Fetchers, open_remote  # noqa: PLC0415 - most recordings are files
+
+        if self._root is not None:
+            raise SourceError(
+                "remote audio lies outside the audio root: leave --audio-root out, or copy the file into it"
+            )
+        self._fetchers = self._fetchers or Fetchers()
+        return open_remote(self._fetchers, address, size, change)
 
     def _learn(self, folder: str, audio: AudioFile) -> None:
         if len(self._folders) >= MOST_FOLDERS:
@@ -257,7 +314,7 @@ class _Expected(NamedTuple):
     root: str | None
 
 
-def _open_cached(path: Path, checked: _Expected) -> Source | None:
+def _open_cached(path: str | Path, checked: _Expected) -> FileSource | None:
     try:
         audio = AudioFile(path, open_cached)
     except OSError:
@@ -272,15 +329,15 @@ def _in_threads(audio: AudioFile) -> Any:
     return wrap(audio)
 
 
-async def _open_in_thread(path: Path, checked: _Expected) -> Source:
+async def _open_in_thread(path: str | Path, checked: _Expected) -> FileSource:
     """Open a file in one of aiofiles' threads, compare it with the ledger's facts, and read it if it is small."""
     from aiofiles.os import wrap  # noqa: PLC0415 - as above
 
-    source: Source = await wrap(_open)(path, checked)
+    source: FileSource = await wrap(_open)(path, checked)
     return source
 
 
-def _open(path: Path, checked: _Expected) -> Source:
+def _open(path: str | Path, checked: _Expected) -> FileSource:
     try:
         # a FIFO put in the file's place would block the opening for ever
         audio = AudioFile(path, open_without_waiting)
@@ -297,10 +354,10 @@ def _open(path: Path, checked: _Expected) -> Source:
         raise
 
 
-def _source(audio: AudioFile, path: Path, checked: _Expected) -> Source:
+def _source(audio: AudioFile, path: str | Path, checked: _Expected) -> FileSource:
     """Compare an open file with the ledger's facts; close it if it is another one."""
     try:
-        return Source(audio, _unchanged(audio.fileno(), path, checked))
+        return FileSource(audio, _unchanged(audio.fileno(), path, checked))
     except BaseException:
         audio.close()
         raise
@@ -315,7 +372,7 @@ def _enlarged(buffer: memoryview, filled: int, size: int) -> memoryview:
     return larger
 
 
-def _unchanged(descriptor: int, path: Path, checked: _Expected) -> FileSignature:
+def _unchanged(descriptor: int, path: str | Path, checked: _Expected) -> FileSignature:
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         raise SourceError("this is no regular file any more")

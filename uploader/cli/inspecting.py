@@ -27,6 +27,7 @@ from uploader.policy.waiting import are_held_in_vain
 from uploader.settings import Settings
 from uploader.status.formatting import format_count
 from uploader.status.overview import Overview
+from uploader.urls import is_remote
 
 LINES_SHOWN = 20
 NAMES_SHOWN = 10
@@ -106,10 +107,14 @@ def write_open_rows(settings: Settings, path: Path) -> ExitCode:
         rows = list(open_rows(connection, batch.batch_id))
     # relative paths start at another folder in the new manifest
     folder = settings.audio_root or Path(batch.manifest or "").parent
-    placed = [dict(row.cells) | {"audioPath": str(folder / row.cells["audioPath"])} for row in rows]
+    placed = [dict(row.cells) | {"audioPath": _placed(folder, row.cells["audioPath"])} for row in rows]
     results.write_manifest(path, placed, path.suffix.lower().removeprefix("."))
     print_lines(_format_open_rows(path, batch, rows))
     return ExitCode.DONE
+
+
+def _placed(folder: Path, audio_path: str) -> str:
+    return audio_path if is_remote(audio_path) else str(folder / audio_path)
 
 
 def _format_open_rows(path: Path, batch: BatchFacts, rows: Sequence[OpenRow]) -> Iterator[str]:

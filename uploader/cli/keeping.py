@@ -21,6 +21,7 @@ from uploader.model import AudioFacts, FileSignature, Row
 from uploader.sandbox import JOB_ID_PREFIX
 from uploader.settings import Settings, is_loopback
 from uploader.status.formatting import format_bytes, format_count, format_rows
+from uploader.urls import is_remote
 
 
 def check_ledger(settings: Settings, *, accept: bool, as_json: bool) -> ExitCode:
@@ -73,7 +74,8 @@ class _ResultsToAdopt:
             if not was_begun(line):
                 self.left += 1
                 continue
-            path = os.path.normpath(self.folder.absolute() / line.audio_path)
+            is_local = not is_remote(line.audio_path)
+            path = os.path.normpath(self.folder.absolute() / line.audio_path) if is_local else line.audio_path
             yield Row(
                 line=line.line,
                 conversation_id=line.conversation_id,

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from uploader.audio import PIECE_BYTES, Source
 from uploader.client.connection import layers, unacknowledged
 from uploader.client.expectation import NEVER, ContinueSupport, ContinueWait
-from uploader.errors import SourceError
+from uploader.errors import SourceAwayError, SourceError
 
 # the last chunk is small, so that it arrives at once when its slot is free, on a slow line too
 TAIL_BYTES = 1024
@@ -77,6 +77,7 @@ class Upload:
         self.last_chunk_left = False
         self.withheld = False
         self.source_failure = ""
+        self.source_is_away = False
         self.failure = ""
         self._source = source
         self._admission = admission
@@ -149,7 +150,7 @@ class Upload:
             async for piece in self._chunks():
                 yield piece
         except SourceError as error:
-            self.source_failure = str(error)
+            self.source_failure, self.source_is_away = str(error), isinstance(error, SourceAwayError)
             raise
         except WithheldError as error:
             self.withheld, self.failure = True, str(error)

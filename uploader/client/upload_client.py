@@ -223,6 +223,7 @@ def _without_answer(upload: Upload, failure: str) -> Reply:
         last_chunk_left=upload.last_chunk_left,
         failure=failure,
         source_failure=upload.source_failure,
+        source_is_away=upload.source_is_away,
         withheld=upload.withheld,
         bytes_sent=upload.bytes_sent,
     )

@@ -14,6 +14,7 @@ from uploader.ledger.dialects import execute_bulk
 from uploader.ledger.sqlite import without_ledger
 from uploader.ledger.staging import CHUNK, staged
 from uploader.model import Problem
+from uploader.urls import shown
 
 _MAX_LINES = 5
 # an id of fewer characters may be a program's text for a missing value
@@ -98,7 +99,7 @@ def repeats(connection: Connection) -> Iterator[Problem]:
     for audio_path, _, lines in connection.execute(_REPEATS):
         first, listed = _format_lines(lines)
         remedy = f"lines {listed} append the same file to the same conversation: leave out what stands there by mistake"
-        yield Problem(first, "audioPath", audio_path, remedy)
+        yield Problem(first, "audioPath", shown(audio_path), remedy)
 
 
 def case_twins(connection: Connection) -> Iterator[Problem]:

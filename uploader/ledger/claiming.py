@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -462,7 +461,7 @@ def _claim(item: RowMapping, attempt_id: int, token: str | None, *, is_ahead: bo
         batch=item["batch"],
         line=item["line"],
         conversation_id=item["conversation_id"],
-        path=Path(item["path"]),
+        path=item["path"],
         size=item["size"],
         change=item["change"],
         cut_offs=item["cut_offs"],

@@ -33,6 +33,7 @@ from uploader.ledger.schema import ITEMS_PER_LOAD, POSITIONS_PER_LOAD, accounts,
 from uploader.ledger.staging import CHUNK, AudioProbe, Stage, Takes, apart, chunks, found, hashed, is_listed, staged
 from uploader.model import InvalidRow, Load, Problem, Row, State
 from uploader.policy.identity import ContentHash
+from uploader.urls import shown
 
 # make an account unless it exists
 _ADD_ACCOUNT = insert_or_ignore(accounts)
@@ -422,6 +423,6 @@ def without_a_file(row: Row) -> InvalidRow:
     remedy = (
         "the file is gone, and the item that was begun with it is another row's: bring it back or leave the row out"
     )
-    problem = Problem(row.line, "audioPath", row.audio_path, remedy)
+    problem = Problem(row.line, "audioPath", shown(row.audio_path), remedy)
     given = {**row.parameters, **({"contentType": row.content_type} if row.content_type else {})}
     return InvalidRow(row.line, row.conversation_id, row.audio_path, row.extras, [problem], given=given)

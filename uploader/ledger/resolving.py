@@ -28,6 +28,7 @@ from uploader.ledger.staging import CHUNK, chunks
 from uploader.ledger.standing import ANY_ACCOUNT
 from uploader.model import LIVE, TROUBLED, ConversationSnapshot, Decision, Outcome, State
 from uploader.policy.resolving import RESOLVABLE, resolved_state
+from uploader.urls import shown
 
 
 class Selection(NamedTuple):
@@ -335,7 +336,7 @@ def _open(row: RowMapping) -> OpenItem:
         alone=not row["others_since"],
         line=row["line"],
         conversation_id=row["conversation_id"],
-        audio_path=row["audio_path"],
+        audio_path=shown(row["audio_path"]),
         state=State(row["state"]),
         overdue=row["overdue"],
         by_hand=bool(row["by_hand"]),

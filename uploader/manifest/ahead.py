@@ -24,16 +24,24 @@ def thread_waits() -> int:
     return resource.getrusage(of_thread).ru_nvcsw if of_thread is not None else 0
 
 
-def read_ahead(rows: Iterator[T], examine: Callable[[T], None], waits: Callable[[], int] = thread_waits) -> Iterator[T]:
+def read_ahead(
+    rows: Iterator[T],
+    examine: Callable[[T], None],
+    begin: Callable[[T], object],
+    waits: Callable[[], int] = thread_waits,
+) -> Iterator[T]:
     """Yield rows as they are; once they are waited for, examine the files of the rows ahead in threads.
 
     Args:
         rows: The rows. Their reader examines each file itself, and finds it in memory then.
         examine: Examines a row's file; called in another thread, and raises nothing.
+        begin: Begins to examine a row's remote audio, and does not wait for it; other rows it leaves alone.
         waits: Counts how often the calling thread has waited so far.
     """
     waited = waits()
     while chunk := list(islice(rows, CHUNK)):
+        for row in chunk:
+            begin(row)
         yield from chunk
         before, waited = waited, waits()
         if waited - before > WAITING_SHARE * len(chunk):

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from uploader.audio import RemoteFiles
 from uploader.errors import UsageError
 from uploader.manifest.ahead import read_ahead
 from uploader.manifest.files import Format, lines
@@ -45,18 +45,21 @@ class Manifest:
             UsageError: The file cannot be read at all.
         """
         rows = 0
-        raw_rows = self._raw_rows()
-        for raw in read_ahead(raw_rows, self._rules.warm) if self.examine and self.check_files else raw_rows:
-            rows += 1
-            row = self._rules.check(raw)
-            if row.extras:
-                self.extra_columns.update(dict.fromkeys(row.extras))
-            yield row
+        with RemoteFiles() as remote:
+            rules = self._rules(remote)
+            raw_rows = self._raw_rows()
+            if self.examine and self.check_files:
+                raw_rows = read_ahead(raw_rows, rules.warm, rules.begin_remote)
+            for raw in raw_rows:
+                rows += 1
+                row = rules.check(raw)
+                if row.extras:
+                    self.extra_columns.update(dict.fromkeys(row.extras))
+                yield row
         if not rows:
             raise UsageError(f"manifest {self.name}: it has no rows: write one per audio file")
 
-    @cached_property
-    def _rules(self) -> RowRules:
+    def _rules(self, remote: RemoteFiles) -> RowRules:
         return RowRules(
             self.folder,
             self.confined,
@@ -65,6 +68,7 @@ class Manifest:
             self.summary_is_served,
             self.check_files,
             self.examine,
+            remote,
         )
 
     def _raw_rows(self) -> Iterator[RawRow]:

@@ -20,6 +20,7 @@ from uploader.model import NOTHING, AudioFacts, FileSignature, Hint, InvalidRow,
 from uploader.policy import recordings
 from uploader.policy.billing import SEPARATE
 from uploader.policy.recordings import Severity
+from uploader.urls import check, is_remote, shown
 
 # the most characters of a wrong value in a message
 VALUE_MOST = 80
@@ -68,7 +69,7 @@ class RowRules:
     ``folder`` is the base of relative paths; with ``confined`` no path may lead out of it. ``defaults`` are the
     config's parameters, which hold where the row sets none. ``summary_is_served``: the base URL is the one that makes
     summaries. ``check_files``: look for the audio files. ``examine`` reads a recording's facts, which are checked
-    against the row; None: they are not read.
+    against the row; None: they are not read. ``remote`` examines remote audio; None: it is not looked at.
     """
 
     folder: Path
@@ -78,6 +79,7 @@ class RowRules:
     summary_is_served: bool = True
     check_files: bool = True
     examine: Examine | None = None
+    remote: audio.RemoteFiles | None = None
     _usual: dict[Any, _Usual | None] = field(default_factory=dict, init=False, repr=False)
     _hints: dict[Any, dict[Any, tuple[Hint, ...] | None]] = field(default_factory=dict, init=False, repr=False)
     _inside: dict[str, bool] = field(default_factory=dict, init=False, repr=False)
@@ -113,9 +115,20 @@ class RowRules:
     def warm(self, raw: RawRow) -> None:
         """Examine a row's file for the sake of the kernel's cache alone: ``check`` then need not wait for the disk."""
         audio_path = raw.values.get("audioPath")
+        if self.begin_remote(raw):
+            return
         if self.examine is not None and _is_plain_path(audio_path):
             with suppress(OSError, ValueError):
                 self.examine(self._resolve(audio_path), follow=not self.confined)
+
+    def begin_remote(self, raw: RawRow) -> bool:
+        """Begin to examine a row's audio where it is remote, so that many are asked for at once; tell if it is."""
+        audio_path = raw.values.get("audioPath")
+        if type(audio_path) is not str or "://" not in audio_path or not is_remote(audio_path):
+            return False
+        if self.remote is not None and self.check_files and not self.confined:
+            self.remote.begin(audio_path)
+        return True
 
     def full(self, raw: RawRow, seen: _FileFacts | None = None) -> Row | InvalidRow:
         """Check any row against all rules; ``seen``: facts of its file that were read already."""
@@ -132,7 +145,7 @@ class RowRules:
         extras = {name: value for name, value in raw.values.items() if is_extra(name)}
         hints: tuple[Hint, ...] = ()
         if facts is not None:
-            found = recordings.findings(facts, audio_path, content_type, {**self.defaults, **values})
+            found = recordings.findings(facts, shown(audio_path), content_type, {**self.defaults, **values})
             _sort(raw.line, found, {Severity.ERROR: problems, Severity.WARNING: warnings})
             hints = _hints_in(found)
         if problems or path is None:
@@ -199,6 +212,8 @@ class RowRules:
         if not self.check_files:
             return _UNSEEN
         try:
+            if is_remote(path):
+                return _UNSEEN if self.remote is None else _FileFacts(*self.remote.examine(path))
             if self.examine is None:
                 return _FileFacts(audio.signature(path), None)
             return tuple.__new__(_FileFacts, (*self.examine(path, follow=follow), ""))
@@ -268,20 +283,30 @@ class RowRules:
         except ValueError as error:
             problem = str(error)
         if path is None or seen is None or problem:
-            if path is not None and not os.path.lexists(path) and (why := likely(audio_path, self._resolve)):
-                problem = f"{problem}; {why}"
-            problems.append(Problem(line, "audioPath", audio_path, problem))
+            if path is not None and not is_remote(path) and not os.path.lexists(path):
+                problem = "; ".join(filter(None, (problem, likely(audio_path, self._resolve))))
+            problems.append(Problem(line, "audioPath", shown(audio_path), problem))
             return None, None, None
         return path, seen.signature, seen.facts
 
     def _resolve(self, audio_path: str) -> str:
         if "\0" in audio_path:
             raise ValueError("a path cannot hold a NUL character: correct the path")
+        if is_remote(audio_path):
+            return self._resolve_remote(audio_path)
         # the manifest's path is kept with its links; only the check resolves them
         path = os.path.normpath(os.path.join(self._base, audio_path))  # noqa: PTH118 - costs less for a million
         if self.confined and not self._is_inside(path):
             raise ValueError(f"the path leads outside the audio root {self.folder}: move the file or the root")
         return path
+
+    def _resolve_remote(self, address: str) -> str:
+        if self.confined:
+            raise ValueError(
+                f"remote audio lies outside the audio root {self.folder}: leave --audio-root out or copy the file there"
+            )
+        check(address)
+        return address
 
     def _is_inside(self, path: str) -> bool:
         if not self.check_files:
@@ -300,8 +325,8 @@ def _is_plain(conversation_id: Any) -> TypeGuard[str]:
 
 
 def _is_plain_path(audio_path: Any) -> TypeGuard[str]:
-    """Return True where a path has no problem, apart from the existence of its file."""
-    return type(audio_path) is str and audio_path != "" and audio_path.isprintable()
+    """Return True where this is a path of this machine without a problem, apart from the existence of its file."""
+    return type(audio_path) is str and audio_path != "" and audio_path.isprintable() and "://" not in audio_path
 
 
 def _hints_in(found: Sequence[recordings.Finding]) -> tuple[Hint, ...]:

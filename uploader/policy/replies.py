@@ -35,6 +35,8 @@ def judge(reply: Reply, conversation_id: str, proves_not_appended: Collection[in
         The outcome, the item's new state, the next step, and the reason in words.
     """
     if reply.source_failure and not reply.last_chunk_left:
+        if reply.source_is_away:
+            return _again(Outcome.CUT_OFF, reply.source_failure)
         return Verdict(Outcome.REFUSED, State.REFUSED, Next.SETTLE, reply.source_failure)
     if reply.status is None:
         return _without_status(reply)

@@ -120,9 +120,10 @@ class BatchRun:
         failure: UploaderError | None = None
         try:
             target = self._target
-            async with Client(target.base_url, target.credentials, limits, self._now, expect, uploads) as client:
+            client_of_target = Client(target.base_url, target.credentials, limits, self._now, expect, uploads)
+            async with client_of_target as client, SourceOpener(self._settings.audio_root) as sources:
                 key = self._webhook_key()
-                engine = self._engine(client, thread, key)
+                engine = self._engine(client, thread, key, sources)
                 async with self._listener(engine, thread, key):
                     failure = await self._run_engine(engine, thread)
                     await self._save_held_back(engine, thread)
@@ -137,7 +138,7 @@ class BatchRun:
         with self._reader.reading() as connection:
             return webhook_key(connection)
 
-    def _engine(self, client: Client, thread: LedgerThread, key: str) -> Engine:
+    def _engine(self, client: Client, thread: LedgerThread, key: str, sources: SourceOpener) -> Engine:
         return Engine(
             client=client,
             writer=thread,
@@ -147,7 +148,7 @@ class BatchRun:
             now=self._now,
             rng=random.Random(),  # noqa: S311 - jitter, no secret
             new_token=lambda: signed_token(secrets.token_urlsafe(TOKEN_BYTES), key),
-            sources=SourceOpener(self._settings.audio_root).open,
+            sources=sources.open,
         )
 
     def _listener(self, engine: Engine, thread: LedgerThread, key: str) -> AbstractAsyncContextManager[object]:

@@ -4,6 +4,7 @@ import re
 from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 
 from uploader.secrets import without_login
+from uploader.urls import is_loopback
 
 # how the address of a ledger on a PostgreSQL server begins
 POSTGRESQL = "postgresql://"
@@ -40,18 +41,6 @@ def _ascii_host(host: str) -> str:
     if not _HOST.fullmatch(found):
         raise ValueError("this is no host's name: write the service's address as https://HOST or https://HOST:PORT")
     return found
-
-
-def is_loopback(host: str) -> bool:
-    """Return True where a host name or address is this machine."""
-    if host == "localhost":
-        return True
-    import ipaddress  # noqa: PLC0415 - --help has no use for it
-
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _parts(address: str) -> SplitResult | None:

@@ -12,8 +12,10 @@ FOLDER = Path("/run/secrets")
 FOLDER_VARIABLE = "UPLOADER_SECRETS_DIR"
 # settings that are secret: neither flags nor keys of the config file
 CREDENTIALS = ("app_id", "app_secret", "access_token")
+# further settings that neither a flag nor the config file may give
+OTHERS = ("status_token",)
 # settings whose values are never shown; the address of a notification may have a secret in it
-HIDDEN = (*CREDENTIALS, "notify")
+HIDDEN = (*CREDENTIALS, *OTHERS, "notify")
 # settings that ``UPLOADER_…_FILE`` may name a file for; the ledger's address may have a password in it
 FROM_FILES = (*HIDDEN, "ledger")
 MOST_BYTES = 64 * 1024

@@ -22,7 +22,7 @@ from uploader.run.reporting import RunReporter
 from uploader.run.stopping import Stop
 from uploader.run.target import Target, check_far, credentials, far_options
 from uploader.run.threads import in_thread
-from uploader.settings import Settings, is_loopback
+from uploader.settings import Settings, host_and_port, is_loopback
 from uploader.status.formatting import held_back_json
 from uploader.status.summary import Summary
 from uploader.status.view import Progress
@@ -113,6 +113,7 @@ async def _run(
     _check_batch(settings, manifest)
     reporter.begin()
     _check_webhook(settings)
+    _check_status(settings)
     check_far(settings)
     until = until_time(settings, local_time())
     if until is not None:
@@ -170,6 +171,17 @@ def _check_webhook(settings: Settings) -> None:
         log.warning("webhook.overridden")
     if settings.webhook_url.startswith("http:") and not is_loopback(urlsplit(settings.webhook_url).hostname or ""):
         log.warning("webhook.plain_http")
+
+
+def _check_status(settings: Settings) -> None:
+    """Refuse a status page that others reach, and that asks nobody for a token."""
+    if settings.status is None or settings.status_token is not None:
+        return
+    if not is_loopback(host_and_port(settings.status)[0]):
+        raise UsageError(
+            f"{settings.source('status')}: status = {settings.status!r}: others reach this address: set "
+            "UPLOADER_STATUS_TOKEN to the token that readers have to bring, or listen on 127.0.0.1"
+        )
 
 
 @asynccontextmanager

@@ -6,13 +6,14 @@ import secrets
 import shlex
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from functools import partial
 from itertools import chain, repeat
 from math import inf
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from uploader import logs, results
 from uploader.audio import SourceOpener
@@ -52,6 +53,10 @@ from uploader.status.formatting import held_back_json, run_command
 from uploader.status.metrics import RunFigures
 from uploader.status.summary import ManifestWarning, Summary
 from uploader.status.view import Progress, View
+
+if TYPE_CHECKING:
+    from uploader.http_server import Answer
+    from uploader.status.listener import StatusListener
 
 log = logs.get_logger()
 
@@ -103,6 +108,8 @@ class BatchRun:
         self._reader = ledger.beside()
         self._writing = threading.Lock()
         self._is_final = False
+        # its engine has ended
+        self._is_over = False
         self._snapshot_seconds = 0.0
         self._stop = stop
         self._on_progress = on_progress
@@ -124,7 +131,7 @@ class BatchRun:
             async with client_of_target as client, SourceOpener(self._settings.audio_root) as sources:
                 key = self._webhook_key()
                 engine = self._engine(client, thread, key, sources)
-                async with self._listener(engine, thread, key):
+                async with self._listeners(engine, thread, key):
                     failure = await self._run_engine(engine, thread)
                     await self._save_held_back(engine, thread)
         finally:
@@ -151,11 +158,14 @@ class BatchRun:
             sources=sources.open,
         )
 
-    def _listener(self, engine: Engine, thread: LedgerThread, key: str) -> AbstractAsyncContextManager[object]:
-        """Make the webhook listener, or an empty context where the settings name none."""
-        if self._settings.webhook is None:
-            return nullcontext()
-        from uploader.http_server import HttpServer  # noqa: PLC0415 - most runs have none, and it is a server
+    @asynccontextmanager
+    async def _listeners(self, engine: Engine, thread: LedgerThread, key: str) -> AsyncIterator[None]:
+        """Listen for callbacks and for readers of the status page, as far as the settings ask for either."""
+        webhook, status = self._settings.webhook, self._settings.status
+        if webhook is None and status is None:  # most runs have none, and it is a server
+            yield
+            return
+        from uploader.http_server import HttpServer  # noqa: PLC0415 - as above
         from uploader.webhook import Callbacks  # noqa: PLC0415 - as above
 
         callbacks = Callbacks(
@@ -165,7 +175,49 @@ class BatchRun:
             applied=engine.apply_callback,
             ending=engine.flow.slot_may_be_free,
         )
-        return HttpServer(*host_and_port(self._settings.webhook), callbacks.answer, option="--webhook")
+        async with AsyncExitStack() as stack:
+            if status is not None:
+                answer = callbacks.answer if webhook == status else None
+                await stack.enter_async_context(self._status_listener(status, engine, thread, answer))
+            if webhook is not None and webhook != status:
+                server = HttpServer(*host_and_port(webhook), callbacks.answer, option="--webhook")
+                await stack.enter_async_context(server)
+            try:
+                yield
+            finally:
+                self._is_over = True
+
+    def _status_listener(
+        self, address: str, engine: Engine, thread: LedgerThread, webhook: "Answer | None"
+    ) -> "StatusListener":
+        from uploader.status.listener import StatusListener  # noqa: PLC0415 - as in _listeners
+        from uploader.status.snapshot import SnapshotReader, SnapshotSource  # noqa: PLC0415 - as in _listeners
+
+        async def metrics() -> str:
+            engine.held_back()  # measures the slots up to now
+            found = self._figures(await asyncio.to_thread(self._standing), engine, thread)
+            return self._reporter.metrics(found).render()
+
+        source = SnapshotSource(
+            reading=self._reader.reading,
+            account_id=self._batch.account_id,
+            batch_ids=[self._batch.batch_id],
+            ledger=self._ledger.address,
+            limit=self._settings.limit,
+            now=self._now,
+            seconds_left=lambda: self._seconds_left(engine),
+            is_running=lambda: not self._is_over,
+        )
+        host, port = host_and_port(address)
+        token = self._settings.status_token
+        return StatusListener(
+            host,
+            port,
+            read=SnapshotReader(source).read,
+            metrics=metrics,
+            token=None if token is None else token.get_secret_value(),
+            webhook=webhook,
+        )
 
     async def _run_engine(self, engine: Engine, thread: LedgerThread) -> UploaderError | None:
         view = View(

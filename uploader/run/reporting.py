@@ -14,7 +14,7 @@ from uploader.settings import Settings
 from uploader.status.formatting import counts_json, format_counts, format_trouble, trouble_json
 
 if TYPE_CHECKING:  # a run without metrics does not import them
-    from uploader.status.metrics import RunFigures
+    from uploader.status.metrics import Metrics, RunFigures
     from uploader.status.summary import Summary
 
 log = logs.get_logger()
@@ -78,6 +78,21 @@ class RunReporter:
             await self._notify_need(found, troubles)
             await asyncio.sleep(max(WATCH_SECONDS, (time.monotonic() - begun) / SHARE_OF_TIME))
 
+    def metrics(self, figures: "RunFigures | None", exit_code: ExitCode | None = None) -> "Metrics":
+        """Return the run's metrics; ``exit_code``: None while it goes on."""
+        from uploader.status.metrics import Metrics  # noqa: PLC0415 - see begin
+
+        return Metrics(
+            now=time.time(),
+            begun_at=self._begun_at,
+            version=__version__,
+            run=logs.bound().get("run") or "",
+            batch=self._batch,
+            kept=self._kept or {},
+            exit_code=exit_code,
+            figures=figures,
+        )
+
     async def end(self, summary: "Summary", figures: "RunFigures") -> None:
         """Report the end of a run."""
         await self._write(figures, summary.exit_code)
@@ -101,20 +116,9 @@ class RunReporter:
         if self._settings.metrics is None or self._kept is None:
             return
         from uploader.status import metrics_file  # noqa: PLC0415 - see begin
-        from uploader.status.metrics import Metrics  # noqa: PLC0415 - see begin
 
-        metrics = Metrics(
-            now=time.time(),
-            begun_at=self._begun_at,
-            version=__version__,
-            run=logs.bound().get("run") or "",
-            batch=self._batch,
-            kept=self._kept,
-            exit_code=exit_code,
-            figures=figures,
-        )
         try:
-            await asyncio.to_thread(metrics_file.write, self._settings.metrics, metrics)
+            await asyncio.to_thread(metrics_file.write, self._settings.metrics, self.metrics(figures, exit_code))
         except UploaderError as error:
             # the path stays out of the log
             log.warning("metrics.unwritten", reason=getattr(error.__cause__, "strerror", None))

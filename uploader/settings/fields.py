@@ -36,7 +36,7 @@ from uploader.settings.tables import Doubt, Insights, Jobs, Lanes, Replies, Sche
 
 ENVIRONMENT_PREFIX = secrets.PREFIX
 # settings that come from the environment or from secret files alone: no flag, no config file
-SECRETS = secrets.CREDENTIALS
+SECRETS = (*secrets.CREDENTIALS, *secrets.OTHERS)
 
 FAR = "A far sandbox"
 
@@ -278,6 +278,17 @@ class Settings:
         metavar="URL",
         commands="run",
         meaning="the public http or https address of that listener, as the service reaches it",
+    )
+    status: str | None = setting(
+        text_as(listening_address),
+        None,
+        metavar="HOST:PORT",
+        commands="run",
+        meaning="the address to serve the status page on, with /metrics, /healthz and /readyz; on any but this "
+        "machine's own (127.0.0.1) UPLOADER_STATUS_TOKEN has to be set (none: no page)",
+    )
+    status_token: Secret | None = setting(
+        secret, None, meaning="the token, or password, that the status page asks its readers for"
     )
     progress: Literal["auto", "off"] = setting(
         choice("auto", "off"),

@@ -1,0 +1,277 @@
+"""Reads what the account's slots, lanes and uplink did over time, from attempts, items and resolutions."""
+
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, func, or_, select
+
+from uploader.ledger.lanes import IS_ACTIVE_OF_ACCOUNT
+from uploader.ledger.schema import (
+    IS_UNFINISHED,
+    attempts,
+    batches,
+    is_in_state,
+    items,
+    lanes,
+    loads,
+    resolutions,
+    rows,
+)
+from uploader.model import SLOTTED, Decision, Outcome, State
+
+# the most lanes and slots that are read for people
+MOST_SHOWN = 200
+
+
+class AttemptSpan(NamedTuple):
+    """The time for which an attempt used the uplink and a slot; times are seconds since the epoch."""
+
+    attempt_id: int
+    started_at: float
+    # None where it had no slot
+    admitted_at: float | None
+    # the answer; None while it is under way
+    ended_at: float | None
+    # the end of its slot; None while it holds one
+    freed_at: float | None
+    bytes_sent: int
+
+    def is_open_at(self, now: float) -> bool:
+        """Return True while a later reading may differ."""
+        return self.ended_at is None or self.freed_at is None or self.freed_at > now
+
+
+class SlotSpan(NamedTuple):
+    """An attempt that held a slot, with its item."""
+
+    attempt: AttemptSpan
+    outcome: Outcome | None
+    state: State
+    batch: str
+    line: int
+    conversation_id: str
+    job_id: str | None
+
+
+class SlotNow(NamedTuple):
+    """An item that holds a slot; times are seconds since the epoch."""
+
+    state: State
+    batch: str
+    line: int
+    conversation_id: str
+    job_id: str | None
+    since: float | None
+    # None where no time ends it
+    until: float | None
+    # of its audio; None where unknown
+    duration_seconds: float | None
+
+
+class LaneLeft(NamedTuple):
+    """The backlog of an active lane."""
+
+    conversation_id: str
+    items: int
+    audio_seconds: float
+    is_busy: bool
+
+
+class DecisionFacts(NamedTuple):
+    """A person's decision about an item of a batch."""
+
+    # seconds since the epoch
+    resolved_at: float
+    resolved_by: str
+    decision: Decision
+    from_state: State
+    line: int
+    conversation_id: str
+    job_id: str | None
+    note: str | None
+
+
+_IS_LATEST = attempts.c.number == items.c.attempts
+
+# when a person, or a proof, settled the doubt that an attempt left
+_SETTLED_AT = (
+    select(func.min(resolutions.c.resolved_at))
+    .where(resolutions.c.item_id == items.c.id, resolutions.c.resolved_at >= attempts.c.ended_at)
+    .correlate(items, attempts)
+    .scalar_subquery()
+)
+
+
+def _freed_at() -> ColumnElement[Any]:
+    """Build the end of an attempt's slot; NULL while it holds one."""
+    return case(
+        (attempts.c.admitted_at.is_(None), attempts.c.ended_at),
+        (and_(_IS_LATEST, is_in_state(items.c.state, SLOTTED)), items.c.slot_until),
+        (and_(_IS_LATEST, attempts.c.outcome == Outcome.APPLIED), items.c.finished_at),
+        (attempts.c.outcome == Outcome.IN_DOUBT, func.coalesce(_SETTLED_AT, attempts.c.ended_at)),
+        else_=attempts.c.ended_at,
+    )
+
+
+# in the order of the fields of ``AttemptSpan``
+_SPAN = (
+    attempts.c.id,
+    attempts.c.started_at,
+    attempts.c.admitted_at,
+    attempts.c.ended_at,
+    _freed_at().label("freed_at"),
+    func.coalesce(attempts.c.bytes_sent, 0).label("bytes_sent"),
+)
+
+
+def _spans(*more: ColumnElement[Any]) -> Select[Any]:
+    """Build the statement of an account's attempts from an id on, and of those that are named, by id."""
+    return (
+        select(*_SPAN, *more)
+        .join_from(attempts, items, items.c.id == attempts.c.item_id)
+        .where(
+            or_(attempts.c.id >= bindparam("first"), attempts.c.id.in_(bindparam("open_ids", expanding=True))),
+            items.c.account_id == bindparam("account"),
+        )
+        .order_by(attempts.c.id)
+    )
+
+
+_SPANS = _spans()
+
+# the same, with their items, of those that had a slot or were refused one
+_SLOT_SPANS = (
+    _spans(attempts.c.outcome, items.c.state, batches.c.name, items.c.line, lanes.c.conversation_id, attempts.c.job_id)
+    .join(lanes, lanes.c.id == items.c.lane_id)
+    .join(loads, loads.c.id == items.c.load_id)
+    .join(batches, batches.c.id == loads.c.batch_id)
+)
+
+# the first attempt at an item that a batch names
+_FIRST_ATTEMPT = (
+    select(func.min(attempts.c.id))
+    .join_from(rows, attempts, attempts.c.item_id == rows.c.item_id)
+    .where(rows.c.batch_id == bindparam("batch"))
+)
+
+# the last one
+_LAST_ATTEMPT = (
+    select(func.max(attempts.c.id))
+    .join_from(rows, attempts, attempts.c.item_id == rows.c.item_id)
+    .where(rows.c.batch_id == bindparam("batch"))
+)
+
+# the items that hold the account's slots, the oldest first
+_SLOTS_NOW = (
+    select(
+        items.c.state,
+        batches.c.name,
+        items.c.line,
+        lanes.c.conversation_id,
+        items.c.job_id,
+        func.coalesce(items.c.accepted_at, attempts.c.admitted_at, attempts.c.started_at).label("since"),
+        items.c.slot_until,
+        items.c.duration_seconds,
+    )
+    .join_from(items, lanes, lanes.c.id == items.c.lane_id)
+    .join(loads, loads.c.id == items.c.load_id)
+    .join(batches, batches.c.id == loads.c.batch_id)
+    .outerjoin(attempts, and_(attempts.c.item_id == items.c.id, _IS_LATEST))
+    .where(
+        IS_UNFINISHED,
+        items.c.account_id == bindparam("account"),
+        is_in_state(items.c.state, SLOTTED),
+        or_(items.c.slot_until.is_(None), items.c.slot_until > bindparam("now")),
+    )
+    .order_by("since", items.c.id)
+    .limit(MOST_SHOWN)
+)
+
+# the active lanes of the account with the largest backlog
+_LONGEST_LANES = (
+    select(lanes.c.conversation_id, lanes.c.items_left, lanes.c.audio_left, lanes.c.is_busy)
+    .where(IS_ACTIVE_OF_ACCOUNT, lanes.c.items_left > 0)
+    .order_by(lanes.c.audio_left.desc(), lanes.c.items_left.desc(), lanes.c.id)
+    .limit(bindparam("most"))
+)
+
+# the active lanes of the account that have a backlog
+_LANES_LEFT = select(func.count()).select_from(lanes).where(IS_ACTIVE_OF_ACCOUNT, lanes.c.items_left > 0)
+
+# the decisions about the items that a batch names, in order
+_DECISIONS = (
+    select(
+        resolutions.c.resolved_at,
+        resolutions.c.resolved_by,
+        resolutions.c.decision,
+        resolutions.c.from_state,
+        rows.c.line,
+        rows.c.conversation_id,
+        resolutions.c.job_id,
+        resolutions.c.note,
+    )
+    .join_from(resolutions, rows, rows.c.item_id == resolutions.c.item_id)
+    .where(rows.c.batch_id == bindparam("batch"))
+    .order_by(resolutions.c.id)
+    .limit(bindparam("most"))
+)
+
+
+def first_attempt(connection: Connection, batch_id: int) -> int | None:
+    """Return the id of the first attempt at an item of a batch; None where none was begun."""
+    found: int | None = connection.execute(_FIRST_ATTEMPT, {"batch": batch_id}).scalar_one()
+    return found
+
+
+def last_attempt(connection: Connection, batch_id: int) -> int | None:
+    """Return the id of the last attempt at an item of a batch; None where none was begun."""
+    found: int | None = connection.execute(_LAST_ATTEMPT, {"batch": batch_id}).scalar_one()
+    return found
+
+
+def attempt_spans(
+    connection: Connection, account_id: int, first: int, open_ids: Collection[int] = ()
+) -> Iterator[AttemptSpan]:
+    """Yield an account's attempts in the order in which they began, of whatever batch and worker.
+
+    Args:
+        connection: A connection in a transaction.
+        account_id: The account.
+        first: The first attempt's id.
+        open_ids: Earlier attempts to read as well.
+    """
+    given = {"account": account_id, "first": first, "open_ids": list(open_ids)}
+    return (AttemptSpan(*row) for row in connection.execute(_SPANS, given))
+
+
+def slot_spans(connection: Connection, account_id: int, first: int) -> Iterator[SlotSpan]:
+    """Yield the same with their items; see ``attempt_spans``."""
+    given = {"account": account_id, "first": first, "open_ids": []}
+    for row in connection.execute(_SLOT_SPANS, given):
+        outcome, state, *item = row[len(AttemptSpan._fields) :]
+        yield SlotSpan(AttemptSpan(*row[: len(AttemptSpan._fields)]), outcome and Outcome(outcome), State(state), *item)
+
+
+def slots_now(connection: Connection, account_id: int, now: float) -> list[SlotNow]:
+    """Return the items that hold the account's slots at this time, the oldest first, ``MOST_SHOWN`` at most."""
+    found = connection.execute(_SLOTS_NOW, {"account": account_id, "now": now})
+    return [SlotNow(State(state), *rest) for state, *rest in found]
+
+
+def longest_lanes(connection: Connection, account_id: int, most: int) -> tuple[list[LaneLeft], int]:
+    """Return the active lanes with the largest backlog, and the number of all that have one.
+
+    Args:
+        connection: A connection in a transaction.
+        account_id: The account.
+        most: The most lanes to return.
+    """
+    found = connection.execute(_LONGEST_LANES, {"account": account_id, "most": most})
+    count: int = connection.execute(_LANES_LEFT, {"account": account_id}).scalar_one()
+    return [LaneLeft(*row) for row in found], count
+
+
+def decisions(connection: Connection, batch_id: int, most: int) -> list[DecisionFacts]:
+    """Return the decisions about items of a batch, the first ones first, ``most`` at most."""
+    found = connection.execute(_DECISIONS, {"batch": batch_id, "most": most})
+    return [DecisionFacts(at, by, Decision(decision), State(state), *rest) for at, by, decision, state, *rest in found]

@@ -94,7 +94,7 @@ def looked_at(
             writer=cast("Writer", NoLedger()),
             pace=Pace(PER_SECOND),
             now=loop.time,
-            settings=Settings(job_timeout_seconds=1e6, jobs=Jobs(polls_per_second=PER_SECOND)),
+            settings=Settings(job_timeout_seconds=600_000.0, jobs=Jobs(polls_per_second=PER_SECOND)),
             on_job_ended=lambda: None,
             on_job_removed=lambda: None,
         )
@@ -187,7 +187,7 @@ def waiting_for_endless(time: Time) -> JobPoller:
         writer=cast("Writer", NoLedger()),
         pace=Pace(PER_SECOND),
         now=lambda: time.now,
-        settings=Settings(job_timeout_seconds=1e6),
+        settings=Settings(job_timeout_seconds=600_000.0),
         on_job_ended=lambda: None,
         on_job_removed=lambda: None,
     )

@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import FrozenInstanceError, asdict
+from dataclasses import FrozenInstanceError, asdict, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -505,3 +505,46 @@ def test_without_a_home_folder_there_is_no_default_ledger(monkeypatch: pytest.Mo
     assert default_ledger() == ""
     with pytest.raises(UsageError, match="name one with --ledger"):
         ledger_path(Settings().ledger)
+
+
+def test_a_programs_settings_are_checked_as_those_of_a_file() -> None:
+    """A program gives keyword arguments, tables as mappings; all that does not fit is told at once, secrets are not."""
+    settings = Settings(
+        limit="10",  # type: ignore[arg-type]
+        ledger="sqlite:////tmp/ledger.db",
+        results="r.csv",  # type: ignore[arg-type]
+        app_secret=SECRET,  # type: ignore[arg-type]
+        lanes={"on_trouble": "continue"},  # type: ignore[arg-type]
+    )
+    assert (settings.limit, settings.results, settings.lanes.hold) == (10, Path("r.csv"), False)
+    assert settings.app_secret is not None
+    assert settings.app_secret.get_secret_value() == SECRET
+    assert SECRET not in repr(settings)
+    with pytest.raises(UsageError) as refused:
+        Settings(limit=0, until="25:00", notify=f"ftp://{SECRET}", jobs={"polls": 1}, lanes={"on_trouble": "go"})  # type: ignore[arg-type]
+    lines = str(refused.value).splitlines()
+    assert sorted(line.partition(":")[0].partition(" ")[0] for line in lines) == [
+        "jobs.polls",
+        "lanes.on_trouble",
+        "limit",
+        "notify",
+        "until",
+    ]
+    assert SECRET not in str(refused.value)
+    with pytest.raises(TypeError):
+        Settings(limits=3)  # type: ignore[call-arg]
+
+
+def test_settings_that_were_checked_stand_as_they_are(sources: Loader) -> None:
+    """What was loaded and is copied with a change is the same but for the change: a check converts once."""
+    loaded = sources(
+        environment={
+            "UPLOADER_APP_SECRET": SECRET,
+            "UPLOADER_RATE": "auto",
+        },
+        flags={"delimiter": "tab", "until": "6:00", "base_url": "https://example.com/%zz/", "limit": "7"},
+        file='[replies]\nproves_not_appended = [500]\n[parameters]\nname = "x"\n[insights]\nonly = ["topics"]\n',
+    )
+    copied = replace(loaded, batch="b")
+    assert replace(copied, batch=None) == loaded
+    assert (copied.given, copied.rereads_credentials) == (loaded.given, True)

@@ -4,7 +4,9 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
+from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from urllib.parse import urlsplit
 
 from uploader import __version__, logs
@@ -12,6 +14,7 @@ from uploader.client import Credentials
 from uploader.engine import steady_clock
 from uploader.errors import ExitCode, UploaderError, UsageError
 from uploader.ledger import Ledger
+from uploader.parameters.config import wrong_parameters
 from uploader.run import summary_file
 from uploader.run.batch_run import BatchRun
 from uploader.run.events import Events
@@ -23,6 +26,7 @@ from uploader.run.stopping import Stop
 from uploader.run.target import Target, check_far, credentials, far_options
 from uploader.run.threads import in_thread
 from uploader.settings import Settings, host_and_port, is_loopback
+from uploader.settings.loading import load
 from uploader.status.formatting import held_back_json
 from uploader.status.summary import Summary
 from uploader.status.view import Progress
@@ -30,6 +34,20 @@ from uploader.status.view import Progress
 log = logs.get_logger()
 
 FAULT_REASON = "a fault of the uploader itself; nothing is lost: run the same command again"
+
+
+def load_settings(config: str | os.PathLike[str] | None = None, **values: Any) -> Settings:
+    """Load the settings as the command does: from environment, secrets folder and config file.
+
+    Args:
+        config: The config file, in TOML; None takes the one that ``UPLOADER_CONFIG`` names, if any.
+        **values: Settings that outrank all others, as flags do.
+
+    Raises:
+        UsageError: Values do not fit, or a file cannot be read.
+    """
+    named = os.environ.get("UPLOADER_CONFIG") if config is None else config
+    return load(values, Path(named) if named else None, wrong_parameters)
 
 
 async def run_batch(

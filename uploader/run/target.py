@@ -56,18 +56,20 @@ def check_far(settings: Settings) -> None:
             raise UsageError(f"{settings.source(name)}: {name} = {value}: only a sandbox has it: add --sandbox")
 
 
-def credentials(settings: Settings) -> CurrentCredentials:
-    """Check that there are credentials, and return a source that reads them for every token.
+def credentials(settings: Settings) -> CredentialsSource:
+    """Check that there are credentials, and return their source.
+
+    It reads those of environment and files for every token, and keeps those that a program has given.
 
     Raises:
         UsageError: The settings have no credentials.
     """
     given = {name: getattr(settings, name) for name in secrets.CREDENTIALS}
     try:
-        _credentials({name: value.get_secret_value() for name, value in given.items() if value is not None})
+        found = _credentials({name: value.get_secret_value() for name, value in given.items() if value is not None})
     except ValueError as error:
         raise UsageError(str(error)) from None
-    return CurrentCredentials()
+    return CurrentCredentials() if settings.rereads_credentials else found
 
 
 def _credentials(found: Mapping[str, str]) -> Credentials:

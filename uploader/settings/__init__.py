@@ -1,8 +1,8 @@
 """All settings, each checked once, with its unit in its name."""
 
 from uploader.settings.addresses import DOCUMENTED_BASE_URL, POSTGRESQL, default_ledger, host_and_port
-from uploader.settings.checks import Secret
-from uploader.settings.fields import ENVIRONMENT_PREFIX, FAR, SECRETS, Settings, unless_auto
+from uploader.settings.checks import Secret, unless_auto
+from uploader.settings.fields import ENVIRONMENT_PREFIX, FAR, SECRETS, Settings
 from uploader.settings.tables import Setting, settings_of
 from uploader.urls import is_loopback
 

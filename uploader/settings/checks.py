@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 # converts the value of a flag, a variable or the config file; raises UnfitError where it does not fit
 Check = Callable[[Any], Any]
@@ -13,6 +13,14 @@ AUTO = "auto"
 
 _TRUE = frozenset({"1", "on", "t", "true", "y", "yes"})
 _FALSE = frozenset({"0", "off", "f", "false", "n", "no"})
+
+
+N = TypeVar("N", int, float)
+
+
+def unless_auto(value: N | Literal["auto"]) -> N | None:
+    """Return a number that a person has set; None where it follows the account."""
+    return None if isinstance(value, str) else value
 
 
 class UnfitError(ValueError):
@@ -63,7 +71,7 @@ def path(value: Any) -> Path:
 
 def secret(value: Any) -> Secret:
     """Convert a secret."""
-    return Secret(text(value))
+    return value if isinstance(value, Secret) else Secret(text(value))
 
 
 def secret_as(read: Callable[[str], str]) -> Check:
@@ -71,7 +79,7 @@ def secret_as(read: Callable[[str], str]) -> Check:
 
     def check(value: Any) -> Secret:
         try:
-            return Secret(read(text(value)))
+            return Secret(read(secret(value).get_secret_value()))
         except UnfitError:
             raise
         except ValueError as error:

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from uploader import secrets
+from uploader.errors import UsageError
 from uploader.settings.addresses import (
     DOCUMENTED_BASE_URL,
     default_ledger,
@@ -32,7 +33,7 @@ from uploader.settings.checks import (
     text_as,
     whole_number,
 )
-from uploader.settings.tables import Doubt, Insights, Jobs, Lanes, Replies, Schedule, setting, table
+from uploader.settings.tables import Doubt, Insights, Jobs, Lanes, Replies, Schedule, fit, setting, settings_of, table
 
 ENVIRONMENT_PREFIX = secrets.PREFIX
 # settings that come from the environment or from secret files alone: no flag, no config file
@@ -43,17 +44,15 @@ FAR = "A far sandbox"
 seconds = number(above=0, most=7 * 86400)
 
 
-N = TypeVar("N", int, float)
-
-
-def unless_auto(value: N | Literal["auto"]) -> N | None:
-    """Return a number that a person has set; None where it follows the account."""
-    return None if value == "auto" else value
-
-
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All settings of the uploader; ``config/uploader.toml`` lists each with its default."""
+    """All settings of the uploader; ``config/uploader.toml`` lists each with its default.
+
+    A program gives its own as keyword arguments: ``Settings(limit=10, lanes={"on_trouble": "continue"})``.
+
+    Raises:
+        UsageError: Values do not fit; the text has a line for each, with its remedy.
+    """
 
     ledger: str = setting(
         text_as(ledger_address),
@@ -402,11 +401,25 @@ class Settings:
     insights: Insights = table(Insights, meaning="the parts that `uploader insights` fetches, and its rate")
 
     # the config file's name, for messages
-    file: str = field(default="environment", compare=False)
+    file: str = field(default="settings", compare=False)
     # the settings that some source gave
     given: frozenset[str] = field(default=frozenset(), compare=False)
     # names the flag, variable or file that gave a setting, for messages
     source: Callable[[str], str] = field(default=str, compare=False)
+    # the credentials are read from environment and files again for every token, as they may be rotated there
+    rereads_credentials: bool = field(default=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check and convert what differs from the defaults."""
+        wrong: list[str] = []
+        values = {name: getattr(self, name) for name in settings_of(Settings)}
+        own = {name: value for name, value in values.items() if value != _default(name)}
+        for name, value in fit(Settings, own, wrong).items():
+            object.__setattr__(self, name, value)
+        if wrong:
+            raise UsageError("\n".join(wrong))
+        if not self.given:
+            object.__setattr__(self, "given", frozenset(own))
 
     @property
     def puts_per_second(self) -> float:
@@ -417,3 +430,8 @@ class Settings:
     def summary_is_served(self) -> bool:
         """True where the base URL is the one that put-audio.md demands for enableSummary."""
         return self.base_url == DOCUMENTED_BASE_URL
+
+
+def _default(name: str) -> Any:
+    default = settings_of(Settings)[name].default
+    return default() if callable(default) else default

@@ -116,6 +116,7 @@ def load(flags: Mapping[str, Any], config: Path | None, check_parameters: CheckP
         file=f"config file {config}" if config is not None else "environment",
         given=frozenset(checked),
         source=lambda name: sources.of((name,)) if name in checked else name,
+        rereads_credentials=True,
     )
 
 

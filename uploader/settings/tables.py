@@ -1,10 +1,22 @@
 """The setting as a dataclass field, and the tables of settings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
-from uploader.settings.checks import Check, auto_or, choice, listing, mapping, number, switch, text, whole_number
+from uploader import secrets
+from uploader.settings.checks import (
+    Check,
+    UnfitError,
+    auto_or,
+    choice,
+    listing,
+    mapping,
+    number,
+    switch,
+    text,
+    whole_number,
+)
 
 
 class Setting(NamedTuple):
@@ -43,6 +55,37 @@ def table(kind: type[Any], *, meaning: str) -> Any:
 def settings_of(kind: type[Any]) -> dict[str, Setting]:
     """Return the settings of a dataclass by name, in order."""
     return {field.name: field.metadata["setting"] for field in fields(kind) if "setting" in field.metadata}
+
+
+def fit(kind: type[Any], given: Mapping[str, Any], wrong: list[str], table: str = "") -> dict[str, Any]:
+    """Check and convert the values that a program gives for the settings of a dataclass.
+
+    Args:
+        kind: The dataclass.
+        given: The values by setting; that of a table may be a mapping.
+        wrong: Gets a line for each value that does not fit.
+        table: The table's name with a dot, for these lines.
+
+    Returns:
+        The values that fit.
+    """
+    known, fitting = settings_of(kind), {}
+    for name, value in given.items():
+        if name not in known:
+            wrong.append(f"{table}{name}: no such setting")
+            continue
+        inner = known[name].table
+        if inner is not None and isinstance(value, inner):
+            fitting[name] = value
+            continue
+        try:
+            checked = known[name].check(value)
+        except UnfitError as error:
+            shown = "" if name in secrets.HIDDEN else f" = {secrets.without_login(repr(error.value))}"
+            wrong.append(f"{table}{name}{shown}: {error}")
+        else:
+            fitting[name] = checked if inner is None else inner(**fit(inner, checked, wrong, f"{name}."))
+    return fitting
 
 
 @dataclass(frozen=True)

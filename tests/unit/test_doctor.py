@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from email.utils import formatdate
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -46,14 +47,29 @@ def test_all_is_well_in_a_sound_place(place: Path, capsys: pytest.CaptureFixture
     """No fault: exit 0, each check has its line, and what was not checked is not called ok."""
     code, checks = diagnosed(settings_in(place), capsys)
     assert code == 0
-    assert [*checks] == ["secrets", "ledger", "results", "log", "disk", "proxy", "ca", "token", "clock"]
-    assert {name: check["verdict"] for name, check in checks.items()} == {
+    assert [*checks] == ["secrets", "ledger", "results", "log", "disk", "proxy", "ca", "stores", "token", "clock"]
+    assert {name: check["verdict"] for name, check in checks.items() if name != "stores"} == {
         **dict.fromkeys(("secrets", "results", "log", "disk", "proxy", "ca"), "ok"),
         "ledger": "warning",
         "token": "skipped",
         "clock": "skipped",
     }
     assert not (place / "l.db").exists(), "a look makes no ledger"
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_what_reads_the_clouds_stores_is_told(monkeypatch: pytest.MonkeyPatch, *, installed: bool) -> None:
+    """An extra that is not there is no fault, and has its command."""
+
+    def version(name: str) -> str:
+        if not installed:
+            raise metadata.PackageNotFoundError(name)
+        return "0.12.1"
+
+    monkeypatch.setattr(metadata, "version", version)
+    found = doctor.check_stores()
+    assert found.verdict == ("ok" if installed else "skipped")
+    assert ("obstore 0.12.1" if installed else "pip install 'uploader[cloud]'") in found.text
 
 
 def test_a_line_each_and_a_sentence_at_the_end(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

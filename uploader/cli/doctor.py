@@ -97,6 +97,7 @@ def _all_checks(settings: Settings, *, offline: bool) -> Iterator[Check]:
     yield from check_files(settings)
     yield from check_disk(settings)
     yield from way
+    yield check_stores()
     if offline:
         yield Check("token", OFFLINE, "skipped")
         yield Check("clock", OFFLINE, "skipped")
@@ -354,6 +355,19 @@ def check_certificates(base_url: str) -> Check:
             ExitCode.GAVE_UP,
         )
     return Check("ca", f"the system's certificates ({paths.cafile or paths.capath})")
+
+
+def check_stores() -> Check:
+    """Tell if recordings in the clouds' stores can be read."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - doctor is seldom called
+
+    try:
+        return Check("stores", f"s3://, gs:// and az:// can be read (obstore {version('obstore')})")
+    except PackageNotFoundError:
+        remedy = (
+            "for rows with s3://, gs:// or az://, pip install 'uploader[cloud]'; files and https:// need nothing more"
+        )
+        return Check("stores", remedy, "skipped")
 
 
 def _has_files(folder: str | None) -> bool:

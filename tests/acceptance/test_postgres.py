@@ -128,3 +128,34 @@ def test_without_the_driver_its_remedy_is_told(place: Place, tmp_path: Path) -> 
     assert ended.code == 2, ended
     assert "pip install 'uploader[postgres]'" in ended.err
     check_secret(place, ended)
+
+
+def test_a_ledger_that_moves_goes_on_where_it_was(place: Place, postgres_url: str) -> None:
+    """The next night knows every append of the file's nights; the file refuses to run and says where it went."""
+    server = place.serve()
+    place.use(server)
+    rows = make_rows(place, 12, 4)
+    manifest = write_manifest(place, "m.csv", rows)
+    assert place.run("run", manifest, "--first", "8").code == 6
+    before = len(server.journal.appended())
+    parts = urlsplit(postgres_url)
+    user, _, host = parts.netloc.rpartition("@")
+    place.environment["PGPASSWORD"] = parts.password or ""
+    postgres_url = parts._replace(netloc=f"{user.partition(':')[0]}@{host}").geturl()
+    refused = place.run("ledger", "move", "--to", postgres_url.replace("@", f":{PASSWORD}@"))
+    assert refused.code == 2
+    assert PASSWORD not in refused.err
+    moved = place.run("ledger", "move", "--to", postgres_url)
+    assert moved.code == 0, moved.err
+    assert "12 items" in moved.out
+    for command in (f"run {manifest}", f"plan {manifest}", "status", "resolve", f"ledger move --to {postgres_url}"):
+        ended = place.run(*command.split())
+        assert ended.code == 2, command
+        assert "it was moved to postgresql://" in ended.err
+    assert len(server.journal.appended()) == before
+    place.environment["UPLOADER_LEDGER"] = postgres_url
+    place.environment["UPLOADER_LEDGER_MUST_EXIST"] = "true"
+    assert place.run("run", manifest).code == 0
+    check_appended(server.journal, rows)
+    check_one_at_a_time(server.journal)
+    assert place.run("ledger", "move", "--to", postgres_url).code == 2

@@ -406,6 +406,26 @@ def adopt(results_file: Path, config: Path | None, **flags: Any) -> None:
 
 
 @ledger.command()
+@click.option("--to", "target", required=True, metavar="URL", help="the database, postgresql://USER@HOST/DATABASE")
+@click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="what was moved as JSON")
+@settings_options("ledger")
+def move(target: str, config: Path | None, *, as_json: bool, **flags: Any) -> None:
+    """Move the ledger from its file to a PostgreSQL database.
+
+    Do it between two runs, into an empty database. All of it is copied in one transaction and compared by counts and
+    hashes. From then on the file refuses every command and names the new address. An interrupted move leaves the
+    database empty and the file in use, or is finished by the same command. The password: ~/.pgpass or PGPASSWORD.
+
+    \b
+    Example:
+      uploader ledger move --to postgresql://uploader@db.internal/uploader
+    """  # noqa: D301 - click wants the character that this escape stands for
+    from uploader.cli.keeping import move_ledger  # noqa: PLC0415 - see run
+
+    _end(lambda settings: move_ledger(settings, target, as_json=as_json), config, flags)
+
+
+@ledger.command()
 @settings_options("ledger")
 def upgrade(config: Path | None, **flags: Any) -> None:
     """Migrate a ledger of an earlier version.

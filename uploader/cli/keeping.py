@@ -17,9 +17,11 @@ from uploader.ledger.adopting import Adoption, adopt, was_begun
 from uploader.ledger.database import Doubted, Examination
 from uploader.ledger.loading import account, begin_load, load_rows
 from uploader.ledger.schema import VERSION
+from uploader.ledger.sqlite_ledger import ledger_path
 from uploader.model import AudioFacts, FileSignature, Row
 from uploader.sandbox import JOB_ID_PREFIX
-from uploader.settings import Settings, is_loopback
+from uploader.secrets import has_password, without_login
+from uploader.settings import POSTGRESQL, Settings, is_loopback
 from uploader.status.formatting import format_bytes, format_count, format_rows
 from uploader.urls import is_remote
 
@@ -52,6 +54,35 @@ def upgrade_ledger(settings: Settings) -> ExitCode:
     _must_exist(settings)
     with closing(Ledger.open_for_run(settings.ledger)) as ledger:
         print_lines([f"ledger {ledger.address}: schema version {VERSION}"])
+    return ExitCode.DONE
+
+
+def move_ledger(settings: Settings, target: str, *, as_json: bool) -> ExitCode:
+    """Move the ledger from its SQLite file to a PostgreSQL database."""
+    if settings.ledger.startswith(POSTGRESQL):
+        raise UsageError(f"ledger {without_login(settings.ledger)}: it is on a PostgreSQL server already")
+    if not target.startswith(POSTGRESQL):
+        raise UsageError(f"--to {without_login(target)}: write postgresql://USER@HOST/DATABASE")
+    if has_password(target):
+        raise UsageError(
+            f"--to {without_login(target)}: everybody on this machine sees a password in a command: leave it out, and "
+            "put it into ~/.pgpass or PGPASSWORD"
+        )
+    _must_exist(settings)
+    from uploader.ledger.moving import move  # noqa: PLC0415 - its driver takes time
+
+    moved = move(settings.ledger, target)
+    counts = {name: moved.rows[name] for name in ("batches", "items", "attempts")}
+    if as_json:
+        print_json({"ledger": moved.address, "movedFrom": str(ledger_path(settings.ledger)), "rows": dict(moved.rows)})
+    else:
+        listed = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+        print_lines(
+            [
+                f"{ledger_path(settings.ledger)}: moved to {moved.address}: {listed}",
+                "  name that with --ledger or UPLOADER_LEDGER from now on; this file refuses to run, and may be kept",
+            ]
+        )
     return ExitCode.DONE
 
 

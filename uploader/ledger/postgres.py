@@ -8,7 +8,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Self, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, func, insert, select, text, update
+from sqlalchemy import Connection, Engine, create_engine, delete, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.pool import QueuePool
 
@@ -151,10 +151,42 @@ class PostgresLedger(Ledger):
         with connection.begin():
             self._lock_accounts(connection)
             done = step()
-        self._analyze()
+        self.analyze()
         return done
 
-    def _analyze(self) -> None:
+    @contextmanager
+    def filling(self) -> Iterator[Connection]:
+        """Begin the one transaction in which the tables of a new ledger are made and filled; they are empty.
+
+        Raises:
+            UsageError: There is a ledger in the database already that holds a batch.
+        """
+        with self.translated_errors(), self._engine.begin() as connection:
+            connection.execute(select(func.pg_advisory_xact_lock(SCHEMA_LOCK)))
+            version = _marked_version(connection)
+            if version is None:
+                self._make(connection)
+            else:
+                self._check_current(version)
+                if has_batch(connection):
+                    raise UsageError(f"ledger {self.address}: it is in use: name an empty database. Nothing was moved")
+            for table in reversed(schema.metadata.sorted_tables):
+                connection.execute(delete(table))
+            yield connection
+
+    def rows_of(self, webhook_key: str) -> dict[str, int] | None:
+        """Count the rows of each table of the ledger with this key; None where another one is here, or none."""
+        with self.reading() as connection:
+            if _marked_version(connection) is None:
+                return None
+            if connection.execute(select(schema.ledger.c.webhook_key)).scalar_one() != webhook_key:
+                return None
+            tables = schema.metadata.sorted_tables
+            return {
+                table.name: connection.execute(select(func.count()).select_from(table)).scalar_one() for table in tables
+            }
+
+    def analyze(self) -> None:
         """Let the planner know what a load has added, before the server finds the time by itself."""
         names = ", ".join(table.name for table in schema.metadata.sorted_tables)
         with self._plain.connect() as connection:

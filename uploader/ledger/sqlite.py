@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -223,7 +223,8 @@ def marked_version(path: Path) -> int | None:
     """Read the schema version of a ledger without changing anything; None where there is no ledger yet.
 
     Raises:
-        UsageError: The file is something else, or a ledger that this uploader can neither use nor migrate.
+        UsageError: The file is something else, a ledger that this uploader can neither use nor migrate, or one that was
+            moved.
         LedgerUnavailableError: It cannot be read now.
     """
     try:
@@ -232,11 +233,17 @@ def marked_version(path: Path) -> int | None:
         with closing(connect_for_reading(path)) as connection:
             if _is_empty(connection):
                 return None
-            version = _read_version(connection)
+            version, moved = _read_version(connection), read_move(connection)
     except (sqlite3.OperationalError, OSError) as error:
         raise unavailable(path, error) from error
     except sqlite3.DatabaseError:
-        version = None
+        version = moved = None
+    if moved is not None:
+        raise UsageError(moved.describe(path))
+    return _check_version(path, version)
+
+
+def _check_version(path: Path, version: int | None) -> int:
     if version is None:
         raise UsageError(
             f"ledger {path}: this file is no ledger of the uploader, or a damaged one: name another with --ledger, or "
@@ -254,6 +261,33 @@ def marked_version(path: Path) -> int | None:
             "`uploader ledger adopt RESULTS` for each of its results files, so that nothing is appended again"
         )
     return version
+
+
+class Move(NamedTuple):
+    """The mark of a ledger that was moved to a PostgreSQL database, whose address it has as it may be shown."""
+
+    address: str
+    is_finished: bool
+
+    def describe(self, path: Path) -> str:
+        """Explain that a ledger was moved, or that its move was interrupted between its two commits."""
+        if self.is_finished:
+            return (
+                f"ledger {path}: it was moved to {self.address}: name that with --ledger or UPLOADER_LEDGER; this file "
+                "is what it was at the move. Nothing was sent"
+            )
+        return (
+            f"ledger {path}: its move to {self.address} was interrupted at the last step: `uploader ledger move --to "
+            "URL` with that address finishes it. Nothing was sent"
+        )
+
+
+def read_move(connection: sqlite3.Connection) -> Move | None:
+    """Read the mark that ``uploader ledger move`` leaves; None where the ledger was not moved."""
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'moved'").fetchone() is None:
+        return None
+    address, finished = connection.execute("SELECT address, finished FROM moved").fetchone()
+    return Move(address, bool(finished))
 
 
 def _is_empty(connection: sqlite3.Connection) -> bool:

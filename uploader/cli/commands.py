@@ -135,6 +135,29 @@ def results(config: Path | None, *, only_open: bool, as_manifest: Path | None, *
 
 
 @cli.command(epilog=environment_help())
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="write the report into this file")
+@settings_options("report")
+@click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="print the report as JSON")
+def report(config: Path | None, *, html: Path | None, as_json: bool, **flags: Any) -> None:
+    """Write the report of a batch as one HTML file.
+
+    The file is the status page of that night (`run --status`) as it stands in the ledger: which item was in which slot
+    when, with doubts, 429s and pauses; slots and bytes over time; the bill by state and by each column of your own
+    (x-…); what needs a person; and what was decided, by whom. It opens anywhere, fetches nothing, and can be mailed.
+    The command works beside a run.
+
+    \b
+    Example:
+      uploader report --batch monday.csv --html monday.html
+    """  # noqa: D301 - click wants the character that this escape stands for
+    from uploader.cli.report import write_report  # noqa: PLC0415 - see run
+
+    if html is None and not as_json:
+        raise click.UsageError("name the --html FILE to write, or ask for --json")
+    _end(lambda settings: write_report(settings, html, as_json=as_json), config, flags)
+
+
+@cli.command(epilog=environment_help())
 @settings_options("resolve")
 @click.option(
     "--line",

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, func, or_, select
 
 from uploader.ledger.lanes import IS_ACTIVE_OF_ACCOUNT
 from uploader.ledger.schema import (
@@ -45,6 +45,8 @@ class SlotSpan(NamedTuple):
     """An attempt that held a slot, with its item."""
 
     attempt: AttemptSpan
+    # no later attempt at the item was begun
+    is_latest: bool
     outcome: Outcome | None
     state: State
     batch: str
@@ -124,39 +126,43 @@ _SPAN = (
 )
 
 
-def _spans(*more: ColumnElement[Any]) -> Select[Any]:
-    """Build the statement of an account's attempts from an id on, and of those that are named, by id."""
-    return (
-        select(*_SPAN, *more)
-        .join_from(attempts, items, items.c.id == attempts.c.item_id)
-        .where(
-            or_(attempts.c.id >= bindparam("first"), attempts.c.id.in_(bindparam("open_ids", expanding=True))),
-            items.c.account_id == bindparam("account"),
-        )
-        .order_by(attempts.c.id)
+# an account's attempts from an id on, and those that are named, by id
+_SPANS = (
+    select(*_SPAN)
+    .join_from(attempts, items, items.c.id == attempts.c.item_id)
+    .where(
+        or_(attempts.c.id >= bindparam("first"), attempts.c.id.in_(bindparam("open_ids", expanding=True))),
+        items.c.account_id == bindparam("account"),
     )
+    .order_by(attempts.c.id)
+)
 
-
-_SPANS = _spans()
-
-# the same, with their items, of those that had a slot or were refused one
+# an account's attempts between two ids, with their items, by id
 _SLOT_SPANS = (
-    _spans(attempts.c.outcome, items.c.state, batches.c.name, items.c.line, lanes.c.conversation_id, attempts.c.job_id)
+    select(
+        *_SPAN,
+        _IS_LATEST,
+        attempts.c.outcome,
+        items.c.state,
+        batches.c.name,
+        items.c.line,
+        lanes.c.conversation_id,
+        attempts.c.job_id,
+    )
+    .join_from(attempts, items, items.c.id == attempts.c.item_id)
     .join(lanes, lanes.c.id == items.c.lane_id)
     .join(loads, loads.c.id == items.c.load_id)
     .join(batches, batches.c.id == loads.c.batch_id)
+    .where(
+        attempts.c.id.between(bindparam("first"), bindparam("last")),
+        items.c.account_id == bindparam("account"),
+    )
+    .order_by(attempts.c.id)
 )
 
-# the first attempt at an item that a batch names
-_FIRST_ATTEMPT = (
-    select(func.min(attempts.c.id))
-    .join_from(rows, attempts, attempts.c.item_id == rows.c.item_id)
-    .where(rows.c.batch_id == bindparam("batch"))
-)
-
-# the last one
-_LAST_ATTEMPT = (
-    select(func.max(attempts.c.id))
+# the first and the last attempt at an item that a batch names
+_ATTEMPTS_OF_BATCH = (
+    select(func.min(attempts.c.id), func.max(attempts.c.id))
     .join_from(rows, attempts, attempts.c.item_id == rows.c.item_id)
     .where(rows.c.batch_id == bindparam("batch"))
 )
@@ -217,16 +223,10 @@ _DECISIONS = (
 )
 
 
-def first_attempt(connection: Connection, batch_id: int) -> int | None:
-    """Return the id of the first attempt at an item of a batch; None where none was begun."""
-    found: int | None = connection.execute(_FIRST_ATTEMPT, {"batch": batch_id}).scalar_one()
-    return found
-
-
-def last_attempt(connection: Connection, batch_id: int) -> int | None:
-    """Return the id of the last attempt at an item of a batch; None where none was begun."""
-    found: int | None = connection.execute(_LAST_ATTEMPT, {"batch": batch_id}).scalar_one()
-    return found
+def attempts_of_batch(connection: Connection, batch_id: int) -> tuple[int, int] | None:
+    """Return the ids of the first and the last attempt at items of a batch; None where none was begun."""
+    first, last = connection.execute(_ATTEMPTS_OF_BATCH, {"batch": batch_id}).one()
+    return None if first is None else (first, last)
 
 
 def attempt_spans(
@@ -244,12 +244,20 @@ def attempt_spans(
     return (AttemptSpan(*row) for row in connection.execute(_SPANS, given))
 
 
-def slot_spans(connection: Connection, account_id: int, first: int) -> Iterator[SlotSpan]:
-    """Yield the same with their items; see ``attempt_spans``."""
-    given = {"account": account_id, "first": first, "open_ids": []}
+def slot_spans(connection: Connection, account_id: int, first: int, last: int) -> Iterator[SlotSpan]:
+    """Yield an account's attempts with their items, in the order in which they began.
+
+    Args:
+        connection: A connection in a transaction.
+        account_id: The account.
+        first: The first attempt's id.
+        last: The last attempt's id.
+    """
+    given = {"account": account_id, "first": first, "last": last}
     for row in connection.execute(_SLOT_SPANS, given):
-        outcome, state, *item = row[len(AttemptSpan._fields) :]
-        yield SlotSpan(AttemptSpan(*row[: len(AttemptSpan._fields)]), outcome and Outcome(outcome), State(state), *item)
+        is_latest, outcome, state, *item = row[len(AttemptSpan._fields) :]
+        attempt = AttemptSpan(*row[: len(AttemptSpan._fields)])
+        yield SlotSpan(attempt, bool(is_latest), outcome and Outcome(outcome), State(state), *item)
 
 
 def slots_now(connection: Connection, account_id: int, now: float) -> list[SlotNow]:

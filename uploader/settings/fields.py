@@ -58,7 +58,7 @@ class Settings:
         text_as(ledger_address),
         default_ledger,
         metavar="URL",
-        commands="run plan status results resolve insights ledger adopt doctor",
+        commands="run plan status results report resolve insights ledger adopt doctor",
         meaning="the durable memory of all appends, as sqlite:////path or postgresql://HOST/DATABASE; one for all "
         "nights and manifests",
     )
@@ -78,8 +78,8 @@ class Settings:
         some_text,
         None,
         metavar="NAME",
-        commands="run plan status results resolve insights adopt",
-        meaning="the batch's name (run: the manifest's file name; results, insights: the one that ran last; else: all)",
+        commands="run plan status results report resolve insights adopt",
+        meaning="the batch's name (run: the manifest's file name; results, report, insights: the latest; else: all)",
     )
     last: int = setting(
         whole_number(least=0, most=1_000_000),
@@ -300,21 +300,21 @@ class Settings:
         choice("auto", "text", "json"),
         "auto",
         metavar="auto|text|json",
-        commands="run plan status results resolve insights ledger adopt doctor manifest sandbox",
+        commands="run plan status results report resolve insights ledger adopt doctor manifest sandbox",
         meaning="logs on standard error: text on a terminal, else JSON lines",
     )
     log_level: Literal["auto", "debug", "info", "warning", "error"] = setting(
         choice("auto", "debug", "info", "warning", "error"),
         "auto",
         metavar="LEVEL",
-        commands="run plan status results resolve insights ledger adopt doctor manifest sandbox",
+        commands="run plan status results report resolve insights ledger adopt doctor manifest sandbox",
         meaning="the least level that is logged: debug, info, warning or error; auto: warning on a terminal, else info",
     )
     log_file: Path | None = setting(
         path,
         None,
         metavar="FILE",
-        commands="run plan status results resolve insights ledger adopt doctor manifest sandbox",
+        commands="run plan status results report resolve insights ledger adopt doctor manifest sandbox",
         meaning="write the log to this file as well, as JSON lines from level info on (or from --log-level)",
     )
     give_up_seconds: float = setting(

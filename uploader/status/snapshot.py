@@ -14,7 +14,7 @@ from uploader.ledger.history import (
     LaneLeft,
     SlotNow,
     attempt_spans,
-    first_attempt,
+    attempts_of_batch,
     longest_lanes,
     slots_now,
 )
@@ -51,6 +51,7 @@ LEAST_SECONDS = 1.0
 # of a processor's time and that of a database elsewhere, so much of the latter counts
 SHARE_OF_WAIT = 0.2
 
+NO_HISTORY: Mapping[str, Any] = {"from": None, "until": None, "stepSeconds": 1.0, "slots": [], "bytesPerSecond": []}
 UNFINISHED = (State.PENDING, State.SENDING, State.SENT, State.ACCEPTED)
 
 
@@ -122,7 +123,7 @@ class SnapshotReader:
             ends_at = self._ends_at(connection) if is_running and not found.is_over else (None,)
             lanes, lane_count = self._lanes(connection, fresh=fresh)
             snapshot = {
-                "run": _run_json(batches, source, is_running=is_running),
+                "run": run_json(batches, source.ledger, is_running=is_running),
                 "going": going(found, batches, is_running=is_running, ends_at=ends_at[0]),
                 "needs": needs_json(needs, found, source.ledger),
                 "progress": progress_json(found),
@@ -163,14 +164,14 @@ class _HistoryReader:
         self._open: list[AttemptSpan] = []
         self._timeline: Timeline | None = None
 
-    def read(self, connection: Connection) -> dict[str, Any]:
+    def read(self, connection: Connection) -> Mapping[str, Any]:
         """Return the timeline as JSON."""
         now = self._source.now()
         if self._next is None:
-            found = (first_attempt(connection, batch_id) for batch_id in self._source.batch_ids)
-            self._next = min((first for first in found if first is not None), default=None)
+            found = (attempts_of_batch(connection, batch_id) for batch_id in self._source.batch_ids)
+            self._next = min((attempts[0] for attempts in found if attempts is not None), default=None)
         if self._next is None:
-            return {"from": None, "until": None, "stepSeconds": 1.0, "slots": [], "bytesPerSecond": []}
+            return NO_HISTORY
         open_ids = [span.attempt_id for span in self._open]
         self._open = []
         for span in attempt_spans(connection, self._source.account_id, self._next, open_ids):
@@ -181,7 +182,7 @@ class _HistoryReader:
                 self._open.append(span)
             else:
                 self._timeline.add(span, now)
-        return {} if self._timeline is None else self._timeline.with_open(self._open, now).as_json()
+        return NO_HISTORY if self._timeline is None else self._timeline.with_open(self._open, now).as_json()
 
 
 def going(
@@ -288,12 +289,13 @@ def _lane_json(lane: LaneLeft) -> dict[str, Any]:
     }
 
 
-def _run_json(batches: Sequence[BatchFacts], source: SnapshotSource, *, is_running: bool) -> dict[str, Any]:
+def run_json(batches: Sequence[BatchFacts], ledger: str, *, is_running: bool) -> dict[str, Any]:
+    """Return which batches are shown, and of what, as JSON."""
     return {
         "version": __version__,
         "batches": [batch.name for batch in batches],
         "baseUrls": sorted({batch.base_url for batch in batches}),
-        "ledger": source.ledger,
+        "ledger": ledger,
         "running": is_running,
     }
 

@@ -45,6 +45,24 @@ def kind_of(span: SlotSpan) -> str:
     return State.REFUSED.value if span.outcome is Outcome.REFUSED else "other"
 
 
+def with_doubts_bounded(spans: Sequence[SlotSpan]) -> list[SlotSpan]:
+    """Bound the slots of settled doubts: the ledger keeps when they were settled, not when their slot was given back.
+
+    No doubt holds a slot for longer than three times the longest job.
+    """
+    ended = (span.attempt for span in spans if kind_of(span) == State.COMPLETED.value)
+    longest = max(((job.freed_at or 0.0) - (job.admitted_at or 0.0) for job in ended), default=None)
+    return [span if longest is None else _bounded(span, 3 * longest) for span in spans]
+
+
+def _bounded(span: SlotSpan, most: float) -> SlotSpan:
+    attempt = span.attempt
+    is_settled = span.outcome is Outcome.IN_DOUBT and not (span.is_latest and span.state is State.IN_DOUBT)
+    if not is_settled or attempt.ended_at is None or attempt.freed_at is None:
+        return span
+    return span._replace(attempt=attempt._replace(freed_at=min(attempt.freed_at, attempt.ended_at + most)))
+
+
 def nights(spans: Iterable[SlotSpan], now: float) -> Iterator[list[SlotSpan]]:
     """Split attempts into nights, where nothing was under way for a long time."""
     night: list[SlotSpan] = []

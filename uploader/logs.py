@@ -235,7 +235,7 @@ def _in_words(_logger: object, _method: str, event: "structlog.typing.EventDict"
 
 
 class _StandardError:
-    """A stream that writes to the present ``sys.stderr``, which the progress bar replaces."""
+    """A stream that writes to the present ``sys.stderr``, which the live lines replace."""
 
     def write(self, text: str) -> int:
         """Write a text, or drop it."""

@@ -18,7 +18,7 @@ from uploader.errors import LedgerBusyError, StoppedError, UsageError
 from uploader.events import EVENTS
 from uploader.model import State
 from uploader.sandbox import Sandbox, SandboxSettings
-from uploader.status.view import Progress
+from uploader.status.progress import Progress
 
 GUARD_SECONDS = 60.0
 

@@ -13,8 +13,8 @@ from uploader.ledger.standing import Standing, Tally
 from uploader.model import LimitFacts, State
 from uploader.status.formatting import format_limit, format_slot_first, limit_json
 from uploader.status.overview import Overview
+from uploader.status.progress import ProgressTracker
 from uploader.status.summary import Summary
-from uploader.status.view import View
 
 QUARTER_TO_FOUR = datetime(2026, 11, 22, 3, 45).astimezone().timestamp()
 IN_DOUBT = LimitFacts(configured=2, stated=None, in_force=2, live=3, doubtful=2, doubtful_until=QUARTER_TO_FOUR)
@@ -100,14 +100,14 @@ def test_a_progress_line_says_when_doubt_is_what_it_waits_for(
 ) -> None:
     """Held slots are named; what frees them, too, where nothing can be sent because of them."""
     limit = IN_DOUBT._replace(live=live)
-    view = View(
+    tracker = ProgressTracker(
         read=lambda: standing({}),
         limit=lambda: limit,
         bytes_moved=lambda: 0,
         snapshot=lambda: None,
         lines=True,
     )
-    view._show(standing({State.PENDING: pending}))
+    tracker._show(standing({State.PENDING: pending}))
     result = capsys.readouterr()
     text = result.out + result.err
     assert "heldForDoubt" in text

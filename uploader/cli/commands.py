@@ -93,9 +93,10 @@ def plan(
 
 
 @cli.command(epilog=environment_help())
+@click.option("--watch", is_flag=True, help="on a terminal, redraw a few lines until no run is on")
 @settings_options("status")
 @click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="the status as JSON")
-def status(config: Path | None, *, as_json: bool, **flags: Any) -> None:
+def status(config: Path | None, *, watch: bool, as_json: bool, **flags: Any) -> None:
     """Show the ledger's batches, and the items that need a person.
 
     The report has the batches that are not over, then the latest others, the live jobs, the slots and the limit. The
@@ -104,7 +105,7 @@ def status(config: Path | None, *, as_json: bool, **flags: Any) -> None:
     """
     from uploader.cli.inspecting import show_status  # noqa: PLC0415 - see run
 
-    _end(lambda settings: show_status(settings, as_json=as_json), config, flags)
+    _end(lambda settings: show_status(settings, as_json=as_json, watch=watch), config, flags)
 
 
 @cli.command(epilog=environment_help())

@@ -3,15 +3,16 @@
 import asyncio
 import os
 import random
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from uploader import logs
+from uploader.cli import terminal
 from uploader.cli.inspecting import named_batch, service_of
 from uploader.cli.printing import print_json, print_lines
 from uploader.cli.signals import stop_signals
@@ -111,7 +112,7 @@ def fetch_insights(
 
 
 class _Fetching:
-    """One fetch of a batch's insights: client, fetchers, progress bar and signal handlers."""
+    """One fetch of a batch's insights: client, fetchers, live lines and signal handlers."""
 
     def __init__(
         self, settings: Settings, ledger: Ledger, batch: BatchFacts, folder: Path, wanted: Sequence[Part]
@@ -163,26 +164,23 @@ class _Fetching:
 
     async def _show_progress(self, report: Report, over: asyncio.Event) -> None:
         """Show the conversations done, their rate and the time left on a terminal."""
-        if self._settings.progress != "auto" or not sys.stderr.isatty():
+        if self._settings.progress != "auto" or not terminal.can_redraw():
             return
-        from uploader.status.bar import Bar  # noqa: PLC0415 - rich is for terminals
+        from uploader.status.live import LiveView, count_lines  # noqa: PLC0415 - rich is for terminals
 
         with self._ledger.reading() as connection:
             total = count_conversations(connection, self._batch.batch_id)
-        bar, begun = Bar(), time.monotonic()
-        bar.start()
-        try:
+        begun = time.monotonic()
+        with LiveView() as view:
             while not over.is_set():
                 done = report.conversations
                 rate = done / max(time.monotonic() - begun, 0.001)
-                left = f"{format_duration((total - done) / rate)} left" if done and total >= done else ""
-                details = [f"{report.written} written", f"{report.left_out} left out"]
-                bar.show(total=total, completed=done, rate=f"{rate:.1f}/s", left=left, details=details)
+                left = [f"{format_duration((total - done) / rate)} left"] if done and total >= done else []
+                details = [f"{rate:.1f}/s", *left, f"{report.written} written", f"{report.left_out} left out"]
+                view.draw(partial(count_lines, self._batch.name, done, total, details))
                 with suppress(TimeoutError):
                     async with asyncio.timeout(POLL_SECONDS):
                         await over.wait()
-        finally:
-            bar.stop()
 
     def _fetcher(self, client: Client, *, again: bool) -> Fetcher:
         pace = Pace(self._settings.insights.requests_per_second)
@@ -204,7 +202,7 @@ class _Fetching:
 
         def stop(code: ExitCode) -> None:
             if self._signal is not None:
-                sys.stderr.flush()
+                terminal.leave("uploader: ended at once; run the same command again, it carries on")
                 os._exit(int(code))
             self._signal = code
             logs.leave_closed_terminal()

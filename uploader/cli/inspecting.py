@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from uploader import results
+from uploader.cli import terminal
 from uploader.cli.printing import print_json, print_lines
-from uploader.errors import ExitCode, UsageError
+from uploader.errors import ExitCode, StoppedError, UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.limit import limit_facts, slot_holders
 from uploader.ledger.orphans import find_orphans
@@ -33,8 +34,21 @@ LINES_SHOWN = 20
 NAMES_SHOWN = 10
 
 
-def show_status(settings: Settings, *, as_json: bool) -> ExitCode:
-    """Show what the ledger holds, and exit as `run` would for all batches, or for the named one."""
+def show_status(settings: Settings, *, as_json: bool, watch: bool = False) -> ExitCode:
+    """Show what the ledger holds, and exit as `run` would for all batches, or for the named one.
+
+    Args:
+        settings: The settings.
+        as_json: Show it as JSON.
+        watch: Redraw a few lines as long as a run is on, where a terminal shows them.
+    """
+    if watch and terminal.can_redraw():
+        from uploader.cli.watching import watch_run  # noqa: PLC0415 - rich is for terminals
+
+        try:
+            watch_run(settings)
+        except StoppedError as stopped:
+            return stopped.exit_code
     now = time.time()
     with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
         latest = named_batch(connection, settings, ledger.address)

@@ -1,4 +1,4 @@
-"""`uploader run`: the signals, the progress bar and the closing summary of a run."""
+"""`uploader run`: the signals, the live lines and the closing summary of a run."""
 
 import asyncio
 import os
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from uploader import logs
+from uploader.cli import terminal
 from uploader.cli.printing import print_json, print_lines
 from uploader.cli.signals import NAMES, stop_signals
 from uploader.errors import ExitCode
@@ -16,8 +17,7 @@ from uploader.run.batch import run_batch
 from uploader.run.preparing import batch_name
 from uploader.run.stopping import Stop
 from uploader.settings import Settings
-from uploader.status.formatting import format_bytes, format_doubt, format_duration
-from uploader.status.view import Progress
+from uploader.status.progress import Progress
 
 # options that the command that carries on has not: ``--until`` would mean tomorrow's time then, and the address of
 # ``--notify`` is not to be shown
@@ -63,42 +63,19 @@ def _write_event(event: logs.Event) -> None:
 @contextmanager
 def _live_view(settings: Settings) -> Iterator[Callable[[Progress], None] | None]:
     """Show the progress on a terminal; elsewhere the log has it."""
-    if settings.progress != "auto" or not sys.stderr.isatty():
+    if settings.progress != "auto" or not terminal.can_redraw():
         yield None
         return
-    from uploader.status.bar import Bar  # noqa: PLC0415 - rich is for terminals
+    from uploader.status.live import LiveView  # noqa: PLC0415 - rich is for terminals
 
-    bar = Bar()
-
-    def show(progress: Progress) -> None:
-        limit, counts, left = progress.limit, progress.standing.counts, progress.seconds_left
-        states = [f"{count} {state.value.replace('_', ' ')}" for state, count in counts.items() if count]
-        bar.show(
-            total=progress.standing.items,
-            completed=progress.ended,
-            rate=f"{format_bytes(progress.bytes_per_second)}/s",
-            left="" if left is None else f"{format_duration(left)} left",
-            details=[
-                f"{limit.live - limit.doubtful}/{limit.in_force} jobs",
-                *([progress.waits] if progress.waits else []),
-                *([format_doubt(limit)] if limit.doubtful else []),
-                *states,
-            ],
-        )
-
-    bar.start()
-    try:
-        yield show
-    finally:
-        bar.stop()
+    with LiveView() as view:
+        yield view.show
 
 
 def _stop_with(stop: Stop, code: ExitCode) -> Callable[[int, FrameType | None], None]:
     def handle(_number: int, _frame: FrameType | None) -> None:
         if stop.code is not None:
-            cursor = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # the bar had hidden it
-            sys.stderr.write(f"{cursor}uploader: ended at once; run the same command again, it carries on\n")
-            sys.stderr.flush()
+            terminal.leave("uploader: ended at once; run the same command again, it carries on")
             os._exit(int(code))  # the second signal ends at once: the ledger is as after a crash
         logs.leave_closed_terminal()
         stop.request(code, NAMES[code])

@@ -28,8 +28,8 @@ from uploader.run.threads import in_thread
 from uploader.settings import Settings, host_and_port, is_loopback
 from uploader.settings.loading import load
 from uploader.status.formatting import held_back_json
+from uploader.status.progress import Progress
 from uploader.status.summary import Summary
-from uploader.status.view import Progress
 
 log = logs.get_logger()
 

@@ -29,19 +29,16 @@ from uploader.ledger.reading import (
     BatchFacts,
     Trouble,
     anomalies,
-    jobs_seen,
-    live_jobs,
     result_lines,
     troubles,
 )
-from uploader.ledger.sending import ToSend, elsewhere, lanes_to_send
+from uploader.ledger.sending import ToSend, elsewhere
 from uploader.ledger.standing import Standing, has_unfinished, keep_counts, save_held_back, standing
 from uploader.ledger.thread import LedgerThread
-from uploader.model import Order, State
+from uploader.model import State
 from uploader.policy import caps
 from uploader.policy.callbacks import signed_token
 from uploader.policy.endings import ending
-from uploader.policy.forecast import forecast_batch, pace_of
 from uploader.policy.waiting import Standstill
 from uploader.results import rfc3339
 from uploader.run.reporting import RunReporter
@@ -51,8 +48,9 @@ from uploader.run.threads import in_thread
 from uploader.settings import Settings, host_and_port, unless_auto
 from uploader.status.formatting import held_back_json, run_command
 from uploader.status.metrics import RunFigures
+from uploader.status.progress import Progress, ProgressTracker
+from uploader.status.remaining import seconds_left
 from uploader.status.summary import ManifestWarning, Summary
-from uploader.status.view import Progress, View
 
 if TYPE_CHECKING:
     from uploader.http_server import Answer
@@ -220,7 +218,7 @@ class BatchRun:
         )
 
     async def _run_engine(self, engine: Engine, thread: LedgerThread) -> UploaderError | None:
-        view = View(
+        tracker = ProgressTracker(
             read=self._standing,
             limit=lambda: engine.limit,
             bytes_moved=lambda: engine.flow.bytes_moved,
@@ -229,6 +227,8 @@ class BatchRun:
             waits=lambda: _format_wait(engine.standstill),
             show=self._on_progress,
             lines=self._settings.progress == "auto",
+            batch=self._batch.name,
+            held_back=engine.held_back,
         )
 
         async def keep_held_back() -> None:
@@ -247,7 +247,7 @@ class BatchRun:
         try:
             watches = [watch] if self._reporter.is_wanted else []
             with self._stopping(engine):
-                await engine.run((*view.helpers, keep_held_back, *watches))
+                await engine.run((*tracker.helpers, keep_held_back, *watches))
         except UploaderError as error:
             return error
         return None
@@ -300,17 +300,10 @@ class BatchRun:
         """Forecast the seconds that the run still takes, after the end of a standstill."""
         wait, now = engine.standstill, self._now()
         waits = wait.until - now if wait is not None and now < wait.until < inf else 0.0
-        return waits + self._forecast_seconds(engine.limit.in_force)
-
-    def _forecast_seconds(self, limit: int) -> float:
-        """Forecast the seconds that the run still takes, by the schedule that a plan follows."""
-        assumed, account_id = self._settings.schedule, self._batch.account_id
         with self._reader.reading() as connection:
-            live = live_jobs(connection, account_id)
-            left = lanes_to_send(connection, self._batch.account_id, live, self._now())
-            pace = pace_of(jobs_seen(connection, account_id))
-        left.set_job_seconds(pace or assumed.job_seconds_per_audio_second, assumed.audio_bytes_per_second)
-        return forecast_batch(left, limit, self._settings.puts_per_second, order=Order(assumed.order)).seconds
+            return waits + seconds_left(
+                connection, self._batch.account_id, self._settings, engine.limit.in_force, self._now()
+            )
 
     def _snapshot(self) -> None:
         """Write the results as they are now; log an error and leave it to the next snapshot."""

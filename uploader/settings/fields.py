@@ -294,7 +294,7 @@ class Settings:
         "auto",
         metavar="auto|off",
         commands="run",
-        meaning="the progress bar (or a line a minute without terminal)",
+        meaning="the live lines on a terminal (elsewhere a line a minute in the log)",
     )
     log_format: Literal["auto", "text", "json"] = setting(
         choice("auto", "text", "json"),

@@ -1,1 +1,1 @@
-"""Shows a batch: progress bar, progress lines, closing summary, status overview."""
+"""Shows a batch: live lines, progress lines, closing summary, status overview, status page."""

@@ -2,20 +2,26 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import reduce
+from typing import Any, NamedTuple, TypeVar
 
 from uploader import logs
-from uploader.ledger.standing import Standing
+from uploader.ledger.standing import NOTHING, Standing
 from uploader.model import LimitFacts, State
+from uploader.policy.held_back import HeldBack
 from uploader.results import rfc3339
+from uploader.status.formatting import held_back_json
 
 log = logs.get_logger()
+T = TypeVar("T")
 
 LINE_SECONDS = 60.0
 UPDATE_SECONDS = 0.5
 # the largest share of the time that counting and snapshots may take
 SHARE_OF_TIME = 0.01
+# of the wait for a database, this share counts as a processor's time
+SHARE_OF_WAIT = 0.2
 # the assumed time to write a line of results, until a snapshot has been timed
 SECONDS_A_LINE = 20e-6
 ENDED = (State.COMPLETED, State.FAILED, State.REFUSED, State.IN_DOUBT, State.DROPPED)
@@ -24,8 +30,10 @@ ENDED = (State.COMPLETED, State.FAILED, State.REFUSED, State.IN_DOUBT, State.DRO
 class Progress(NamedTuple):
     """The progress of a run, at one moment."""
 
-    # the batch's items, counted by state
-    standing: Standing
+    # seconds since the epoch
+    now: float
+    # each batch's name, and its items counted by state
+    batches: Sequence[tuple[str, Standing]]
     # the account's limit and its live jobs
     limit: LimitFacts
     bytes_per_second: int
@@ -33,14 +41,21 @@ class Progress(NamedTuple):
     seconds_left: float | None
     # the wait of all sending, in words; empty where there is none
     waits: str
+    # what has held the run back so far, as the JSON of every report has it
+    held_back: Mapping[str, Any]
 
     @property
-    def ended(self) -> int:
-        """The number of items that have ended, well or not."""
-        return sum(self.standing.counts[state] for state in ENDED)
+    def standing(self) -> Standing:
+        """The items of all batches together."""
+        return reduce(Standing.__add__, (found for _, found in self.batches), NOTHING)
 
 
-class View:
+def ended(found: Standing) -> int:
+    """Return the number of items that have ended, well or not."""
+    return sum(found.counts[state] for state in ENDED)
+
+
+class ProgressTracker:
     """The loops that count a run's items, forecast its end, and write snapshots of its results.
 
     Args:
@@ -52,6 +67,8 @@ class View:
         waits: Describes the wait of all sending, empty where there is none.
         show: Shows the progress, twice a second; None: the log has a line a minute.
         lines: Log progress lines where nothing else shows the progress.
+        batch: The batch's name.
+        held_back: Tells what has held the run back so far.
     """
 
     def __init__(
@@ -65,6 +82,8 @@ class View:
         show: Callable[[Progress], None] | None = None,
         seconds_left: Callable[[], float | None] = lambda: None,
         waits: Callable[[], str] = lambda: "",
+        batch: str = "",
+        held_back: Callable[[], HeldBack | None] = lambda: None,
     ) -> None:
         self._read = read
         self._limit = limit
@@ -72,6 +91,8 @@ class View:
         self._snapshot = snapshot
         self._seconds_left = seconds_left
         self._waits = waits
+        self._batch = batch
+        self._held_back = held_back
         self._ends_at: float | None = None
         self._lines = lines
         self._last_bytes = (time.monotonic(), 0)
@@ -82,18 +103,19 @@ class View:
 
     @property
     def helpers(self) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:
-        """The view's loops, to run in the background of the engine."""
+        """The loops, to run in the background of the engine."""
         return self.show_progress, self.recompute_forecast, self.save_results
 
     async def show_progress(self) -> None:
         """Count the items and show or log the progress, until cancelled."""
+        # the first reading builds the statements of all others
+        await asyncio.to_thread(self._read)
         while True:
-            begun = time.monotonic()
-            standing = await asyncio.to_thread(self._read)
+            standing, cost = await asyncio.to_thread(measured, self._read)
             self._items = standing.items
             self._counted.set()
             self._show(standing)
-            await asyncio.sleep(max(self._seconds, (time.monotonic() - begun) / SHARE_OF_TIME))
+            await asyncio.sleep(max(self._seconds, cost / SHARE_OF_TIME))
 
     async def recompute_forecast(self) -> None:
         """Forecast the end until cancelled; in between, the time is counted down."""
@@ -101,9 +123,9 @@ class View:
             await asyncio.sleep(self._seconds)  # a short run has no use for it
         while self._progress is not None or self._lines:
             begun = time.monotonic()
-            seconds = await asyncio.to_thread(self._seconds_left)
+            seconds, cost = await asyncio.to_thread(measured, self._seconds_left)
             self._ends_at = None if seconds is None else begun + seconds
-            await asyncio.sleep(max(self._seconds, (time.monotonic() - begun) / SHARE_OF_TIME))
+            await asyncio.sleep(max(self._seconds, cost / SHARE_OF_TIME))
 
     async def save_results(self) -> None:
         """Write snapshots of the results until cancelled, the first once its cost is a small share of the time."""
@@ -117,7 +139,15 @@ class View:
 
     def _show(self, standing: Standing) -> None:
         left = None if self._ends_at is None else max(self._ends_at - time.monotonic(), 0.0)
-        progress = Progress(standing, self._limit(), self._speed(), left, self._waits())
+        progress = Progress(
+            now=time.time(),
+            batches=[(self._batch, standing)],
+            limit=self._limit(),
+            bytes_per_second=self._speed(),
+            seconds_left=left,
+            waits=self._waits(),
+            held_back=held_back_json(self._held_back()),
+        )
         if self._progress is not None:
             self._progress(progress)
         elif self._lines:
@@ -128,6 +158,13 @@ class View:
         now, moved = time.monotonic(), self._bytes_moved()
         self._last_bytes = (now, moved)
         return int((moved - before) / max(now - then, 0.001))
+
+
+def measured(read: Callable[[], T]) -> tuple[T, float]:
+    """Return a value and its cost in seconds of a processor; of the wait for a database a part counts."""
+    begun, used = time.monotonic(), time.thread_time()
+    value = read()
+    return value, max(time.thread_time() - used, SHARE_OF_WAIT * (time.monotonic() - begun))
 
 
 def _log_progress(progress: Progress) -> None:

@@ -1,7 +1,12 @@
 # docker build --tag uploader .
-# docker run --rm --volume uploader-state:/state --volume "$PWD:/work" uploader run manifest.csv
+# docker run --rm --user "$(id -u):$(id -g)" --volume uploader-state:/state --volume "$PWD:/work" \
+#     --env UPLOADER_APP_ID --env UPLOADER_APP_SECRET uploader run manifest.csv
 
-FROM python:3.13-slim AS builder
+# One patch release of the interpreter on one release of Debian. With a registry at hand pin its digest, too:
+# --build-arg BASE=python:3.13.9-slim-trixie@sha256:…
+ARG BASE=python:3.13.9-slim-trixie
+
+FROM ${BASE} AS builder
 
 # The environment is filled by the image's own pip and holds none itself: what runs has no use for one.
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -21,21 +26,23 @@ RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps .
 
 
 # The same image as above: the environment's interpreter is a link to this one's.
-FROM python:3.13-slim
+FROM ${BASE}
 
 LABEL org.opencontainers.image.title="conversation-audio-uploader" \
       org.opencontainers.image.description="Appends audio files to conversations from a manifest: at most once, in order." \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.documentation="uploader help container" \
       org.opencontainers.image.licenses="MIT"
 
-# A fixed number, because a mounted folder belongs to a number, not to a name. /state is the user's, so that a new
-# named volume mounted there is too; a folder of the host mounted there must be writable for 10001.
+# A user for who names none. Anybody may write into /state and /work, so that a new named volume, which takes their mode,
+# serves --user of the caller, too; the ledger itself is readable by the user alone who made it.
 RUN groupadd --gid 10001 uploader \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin uploader \
-    && install --directory --mode=0700 --owner=10001 --group=10001 /state \
-    && install --directory --mode=0755 --owner=10001 --group=10001 /work
+    && install --directory --mode=1777 /state /work
 
 COPY --from=builder /opt/venv /opt/venv
 
+# Times follow UTC unless TZ names a zone (--env TZ=Europe/Berlin): --until, {date} and the summary's clock.
 # The ledger must outlive the container, or the next one appends everything again: mount /state. There is no VOLUME
 # on purpose, since it would hide a forgotten mount behind a nameless volume that goes with the container.
 ENV PATH="/opt/venv/bin:$PATH" \

@@ -25,6 +25,16 @@ PAGES = "\n".join([README, *GUIDES.values()])
 # flags of other programs that the README shows: docker's, curl's and the tests' own
 OTHERS = {
     "--rm",
+    "--user",
+    "--read-only",
+    "--tmpfs",
+    "--cap-drop",
+    "--build",
+    "--build-arg",
+    "--file",
+    "--profile",
+    "--filename",
+    "--from-file",
     "--time",
     "--help",
     "--schedules",

@@ -16,7 +16,7 @@ from uploader.ledger import Ledger
 from uploader.ledger.loading import account, begin_load, merge, resolve
 from uploader.ledger.matching import NAMED, Hashes
 from uploader.ledger.schema import accounts, items, lanes
-from uploader.ledger.staging import Stage, found
+from uploader.ledger.staging import Stage, found, staged
 from uploader.model import InvalidRow, Row, State
 from uploader.policy.identity import ExistingItem, Items, find, is_untouched
 
@@ -170,3 +170,24 @@ def test_a_load_that_ends_early_leaves_nothing_behind(book: Book) -> None:
         names = connection.exec_driver_sql("SELECT name FROM sqlite_master UNION SELECT name FROM sqlite_temp_master")
         assert "staged" not in {name for (name,) in names}
     assert [line.audio_path for line in book.lines(before)] == ["a.wav"]
+
+
+def test_rows_of_all_kinds_are_staged_together(book: Book) -> None:
+    """A row that names its type, one that does not, and one without a file: each has its own columns, and its lane."""
+    book.file("a.wav")
+    book.load([("c", "a.wav")])
+    typed = book.row(2, "c", "a.wav", {})
+    assert isinstance(typed, Row)
+    read = [typed._replace(content_type="audio/wav"), book.row(3, "d", "a.wav", {}), book.row(4, "c", "gone.wav", {})]
+    columns = staged.c["line", "conversation_id", "path", "content_type", "billed_seconds", "lane_id", "given_type"]
+    with book.ledger.writing() as connection:
+        stage = Stage(connection, account(connection, BASE_URL))
+        lane_id = connection.execute(select(lanes.c.id)).scalar_one()
+        stage.add(read, audio.probe, separate=False)
+        kept = [tuple(row) for row in connection.execute(select(*columns).order_by(staged.c.line))]
+    path = str(book.folder / "a.wav")
+    assert kept == [
+        (2, "c", path, "audio/wav", None, lane_id, "audio/wav"),
+        (3, "d", path, None, None, None, None),
+        (4, "c", None, None, None, lane_id, None),
+    ]

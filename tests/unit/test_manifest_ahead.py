@@ -1,7 +1,7 @@
 """Files are examined ahead in threads where the reader waits for each of them, and by the reader alone elsewhere."""
 
 import resource
-from itertools import count
+from itertools import chain, count
 from threading import Barrier, Event, current_thread, main_thread
 
 import pytest
@@ -22,25 +22,25 @@ def test_a_slow_disk_is_asked_for_many_files_at_once() -> None:
         examined.append(row)
 
     waits = count(step=CHUNK)
-    rows = list(read_ahead(iter(range(MANY)), examine, bool, lambda: next(waits)))
+    rows = list(chain.from_iterable(read_ahead(range(MANY), examine, lambda: next(waits))))
     assert rows == list(range(MANY))
     assert sorted(examined) == list(range(CHUNK, MANY))
 
 
 def test_a_row_comes_after_its_file_was_examined() -> None:
-    """Who takes a row finds its file examined, and no more than a chunk of rows is taken ahead."""
+    """Who takes a chunk finds its files examined, and no more than another chunk is taken ahead."""
     examined: set[int] = set()
-    taken = iter(range(MANY))
     waits = count(step=CHUNK)
-    for row in read_ahead(taken, examined.add, bool, lambda: next(waits)):
-        assert row < CHUNK or row in examined
-        assert len(examined) <= row + 1 + CHUNK
+    for chunk in read_ahead(range(MANY), examined.add, lambda: next(waits)):
+        assert chunk[0] < CHUNK or examined.issuperset(chunk)
+        assert len(examined) <= chunk[-1] + 1 + CHUNK
 
 
 def test_files_in_memory_are_left_to_the_reader() -> None:
     """Where the thread has not waited, no other one costs anything."""
     examined: list[int] = []
-    assert list(read_ahead(iter(range(MANY)), examined.append, bool, lambda: 0)) == list(range(MANY))
+    chunks = read_ahead(range(MANY), examined.append, lambda: 0)
+    assert list(chain.from_iterable(chunks)) == list(range(MANY))
     assert not examined
 
 

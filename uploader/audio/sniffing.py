@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 from uploader.model import AudioFormat
 
-# the bytes at a file's beginning that suffice to detect its format
-HEAD_BYTES = 512
+# the bytes at a file's beginning that suffice to detect its format; with 512 the object would be too large for
+# Python's own allocator, and a million of them cost half a second more
+HEAD_BYTES = 448
 
 ID3_HEADER_BYTES = 10
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")

@@ -22,9 +22,11 @@ _BLOCK_TAGS = (0x02, 0x11, 0x31)
 _NOT_FINISHED = 0x7FFFF000
 _MOST_CHUNKS = 64
 _AGREEING = 0.02
-# the commonest header without its two sizes: RIFF, WAVE, 16 bytes of format, then the data
-_PLAIN = struct.Struct("<4s8sIHHIIHH4s")
-_PLAIN_BYTES = 44
+# the commonest header: RIFF, WAVE, 16 bytes of format, then the data
+_PLAIN = struct.Struct("<4sI32sI")
+_PLAIN_BYTES = _PLAIN.size
+# its part between the two sizes
+_PLAIN_FORM = struct.Struct("<8sIHHIIHH4s")
 _KINDS_KEPT = 256
 # the most bytes behind the data that are not taken for sound which the header lacks
 _SLACK_BYTES = 64
@@ -96,24 +98,23 @@ def plain_wave(head: bytes, size: int) -> tuple[int, int, float] | None:
     Returns:
         Channels, sample rate and duration in seconds.
     """
-    plain = _plain_format(head[:4] + head[8:40])
-    data = int.from_bytes(head[40:_PLAIN_BYTES], "little")
-    if plain is None or not 0 < data <= size - _PLAIN_BYTES <= data + _SLACK_BYTES:
+    if len(head) < _PLAIN_BYTES:
         return None
-    channels, rate, byte_rate = plain
-    return channels, rate, data / byte_rate
+    riff, _, form, data = _PLAIN.unpack_from(head)
+    if riff != b"RIFF" or not 0 < data <= size - _PLAIN_BYTES <= data + _SLACK_BYTES:
+        return None
+    plain = _plain_format(form)
+    return plain and (plain[0], plain[1], data / plain[2])
 
 
 @lru_cache(_KINDS_KEPT)
-def _plain_format(header: bytes) -> tuple[int, int, int] | None:
+def _plain_format(form: bytes) -> tuple[int, int, int] | None:
     """Parse the constant part of the commonest header: channels, sample rate and bytes a second; None if it is another.
 
     Cached, because the recordings of one system differ in their sizes alone.
     """
-    if len(header) < _PLAIN.size:
-        return None
-    riff, form, length, tag, channels, rate, _, block, bits, name = _PLAIN.unpack(header)
-    is_plain = riff == b"RIFF" and form == b"WAVEfmt " and length == 16 and name == b"data" and tag == 1
+    kind, length, tag, channels, rate, _, block, bits, name = _PLAIN_FORM.unpack(form)
+    is_plain = kind == b"WAVEfmt " and length == 16 and name == b"data" and tag == 1
     if not is_plain or not block * rate or block * 8 != channels * _whole_bytes(bits):
         return None
     return channels, rate, block * rate

@@ -5,8 +5,21 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Insert, Table
+from sqlalchemy import (
+    JSON,
+    Column,
+    ColumnElement,
+    Connection,
+    Dialect,
+    Insert,
+    String,
+    Table,
+    bindparam,
+    literal_column,
+    select,
+)
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import GenericFunction
 
 from uploader.ledger.database import driver
 
@@ -27,6 +40,26 @@ def insert_or_ignore(table: Table) -> Insert:
 def _compile(statement: Insert, compiler: Any, **options: Any) -> str:
     # SQLAlchemy has a construct of its own for each database; both take these words
     return f"{compiler.visit_insert(statement, **options)} ON CONFLICT DO NOTHING"
+
+
+class _JsonTexts(GenericFunction[str]):
+    """The table of the texts of a JSON array, with the column ``value``."""
+
+    inherit_cache = True
+    name = "json_array_elements_text"
+
+
+@compiles(_JsonTexts, "sqlite")
+def _compile_texts(function: _JsonTexts, compiler: Any, **options: Any) -> str:
+    return f"json_each{compiler.process(function.clause_expr, **options)}"
+
+
+def is_among(column: Column[str], name: str) -> ColumnElement[bool]:
+    """Build the condition that a column is one of the texts of a JSON array, which is a parameter of this name.
+
+    SQLAlchemy would write a parameter for each text into every statement, and cost more than the look-up.
+    """
+    return column.in_(select(literal_column("value", String)).select_from(_JsonTexts(bindparam(name, type_=JSON))))
 
 
 def analyze(connection: Connection, *tables: Table) -> None:

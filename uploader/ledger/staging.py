@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.dialects import execute_bulk, insert_or_ignore
+from uploader.ledger.dialects import execute_bulk, insert_or_ignore, is_among
 from uploader.ledger.schema import ID, items, lanes
 from uploader.model import AudioFacts, InvalidRow, Problem, Row
 from uploader.policy.billing import SEPARATE, billed_seconds
@@ -37,7 +37,7 @@ from uploader.policy.billing import SEPARATE, billed_seconds
 CHUNK = 1000
 AudioProbe = Callable[[str], AudioFacts]
 T = TypeVar("T")
-_NO_FILE = (None,) * 6
+_NO_FILE = (None,) * 7
 
 _metadata = MetaData()
 _TEMPORARY = ["TEMPORARY"]
@@ -145,10 +145,8 @@ _INDEXES = (Index("compared_lane", compared.c.lane_id),)
 _TABLES = (staged, apart, hashed, found, met, compared)
 
 
-# the first columns of a row; a chunk whose rows all lack the lane, or a type of their own, is staged without those
+# the columns of a row; a chunk whose rows all lack the lane, or a type of their own, is staged without the last ones
 _STAGED = tuple(staged.columns.keys())
-_WITHOUT_LANE = len(_STAGED) - 2
-_WITHOUT_TYPE = len(_STAGED) - 1
 
 _APART = ("line", "parameters", "extras", "given", "hints", "error")
 
@@ -159,6 +157,11 @@ _LANE = (
     select(lanes.c.id)
     .where(lanes.c.account_id == bindparam("account"), lanes.c.conversation_id == staged.c.conversation_id)
     .scalar_subquery()
+)
+
+# the lanes of some conversations
+_LANES = select(lanes.c.conversation_id, lanes.c.id).where(
+    lanes.c.account_id == bindparam("account"), is_among(lanes.c.conversation_id, "among")
 )
 
 # set the lanes that were added since their rows were staged
@@ -223,21 +226,23 @@ class Stage:
             self.meets_lanes = self.meets_lanes or bool(in_lanes)
             values: list[tuple[Any, ...]] = []
             more: list[tuple[Any, ...]] = []
-            width = _WITHOUT_TYPE if in_lanes else _WITHOUT_LANE
+            has_types = False
             for row in chunk:
-                lane_id = in_lanes.get(row.conversation_id)
                 if isinstance(row, Row):
-                    values.append(_values(row, lane_id, probe, separate=separate))
-                    if row.content_type:
-                        width = len(_STAGED)
+                    values.append(_values(row, probe, separate=separate))
+                    has_types = has_types or row.content_type is not None
                     if row.parameters or row.extras or (hints and row.hints):
                         more.append(_more(row, hints=hints))
                 else:
-                    values.append((row.line, row.conversation_id, row.audio_path, *_NO_FILE, lane_id, None))
+                    values.append((row.line, row.conversation_id, row.audio_path, *_NO_FILE))
                     more.append(_wrong(row))
+            if has_types:
+                types = [getattr(row, "content_type", None) for row in chunk]
+                values = [(*value, in_lanes.get(value[1]), of) for value, of in zip(values, types, strict=True)]
+            elif in_lanes:
+                values = [(*value, in_lanes.get(value[1])) for value in values]
             self._note_order(chunk)
-            cut = values if width == len(_STAGED) else [row[:width] for row in values]
-            execute_bulk(self._connection, staged, _STAGED[:width], cut)
+            execute_bulk(self._connection, staged, _STAGED[: len(values[0])], values)
             execute_bulk(self._connection, apart, _APART, more)
 
     def _note_order(self, chunk: Sequence[Row | InvalidRow]) -> None:
@@ -284,17 +289,9 @@ class Stage:
     def _lanes(self, chunk: Iterable[Row | InvalidRow]) -> Mapping[str, int]:
         if not self._newest_lane or self._account_id is None:
             return {}
-        return lane_ids(self._connection, self._account_id, {row.conversation_id for row in chunk})
-
-
-def lane_ids(connection: Connection, account_id: int, conversation_ids: Iterable[str]) -> dict[str, int]:
-    """Return the existing lanes of these conversations, by conversationId."""
-    rows = connection.execute(
-        select(lanes.c.conversation_id, lanes.c.id).where(
-            lanes.c.account_id == account_id, lanes.c.conversation_id.in_(list(conversation_ids))
-        )
-    )
-    return {row.conversation_id: row.id for row in rows}
+        among = list(dict.fromkeys([row.conversation_id for row in chunk]))
+        found = self._connection.execute(_LANES, {"account": self._account_id, "among": among})
+        return dict(found.all())
 
 
 def chunks(iterable: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -314,31 +311,17 @@ def read_hints(text: Any, line: int) -> Iterator[Problem]:
     return (Problem(line, *hint) for hint in text or ())
 
 
-def _values(row: Row, lane_id: int | None, probe: AudioProbe, *, separate: bool) -> tuple[Any, ...]:
-    """Return a valid row in the order of the columns of ``staged``."""
+def _values(row: Row, probe: AudioProbe, *, separate: bool) -> tuple[Any, ...]:
+    """Return a valid row in the order of the columns of ``staged``, without its lane and the type that it names."""
     line, conversation_id, audio_path, path, given_type, parameters, _, signature, _, _, facts = row
     if signature is None:
-        return (line, conversation_id, audio_path, path, None, None, given_type, None, None, None, lane_id, given_type)
+        return line, conversation_id, audio_path, path, None, None, given_type, None, None, None
     size, change = signature
     media_type, duration, channels, *_ = facts or probe(path)
     if parameters:
         separate = parameters.get(SEPARATE, separate)
     billed = billed_seconds(duration, channels, separate=separate)
-    sent_type = given_type or media_type
-    return (
-        line,
-        conversation_id,
-        audio_path,
-        path,
-        size,
-        change,
-        sent_type,
-        duration,
-        channels,
-        billed,
-        lane_id,
-        given_type,
-    )
+    return line, conversation_id, audio_path, path, size, change, given_type or media_type, duration, channels, billed
 
 
 def _more(row: Row, *, hints: bool) -> tuple[Any, ...]:

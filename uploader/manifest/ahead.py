@@ -1,8 +1,7 @@
 """Examines the files of the rows ahead, in threads, where the disk makes the reader wait for each of them."""
 
 import resource
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -11,8 +10,8 @@ if TYPE_CHECKING:
 
 # so many files are examined at once: a cold disk, and a server of files, answer many requests in the time of one
 THREADS = 16
-# so many rows at most are taken ahead, and their waits are counted together
-CHUNK = 256
+# so many rows are yielded together, and the waits for them are counted together
+CHUNK = 500
 # the share of the rows of a chunk at which the thread has waited, from which on the disk is taken for a slow one
 WAITING_SHARE = 0.25
 T = TypeVar("T")
@@ -24,25 +23,29 @@ def thread_waits() -> int:
     return resource.getrusage(of_thread).ru_nvcsw if of_thread is not None else 0
 
 
+def chunks(rows: Iterable[T]) -> Iterator[list[T]]:
+    """Yield rows in chunks."""
+    iterator = iter(rows)
+    while chunk := list(islice(iterator, CHUNK)):
+        yield chunk
+
+
 def read_ahead(
-    rows: Iterator[T],
+    rows: Iterable[T],
     examine: Callable[[T], None],
-    begin: Callable[[T], object],
     waits: Callable[[], int] = thread_waits,
-) -> Iterator[T]:
-    """Yield rows as they are; once they are waited for, examine the files of the rows ahead in threads.
+) -> Iterator[Sequence[T]]:
+    """Yield rows in chunks; once they are waited for, examine the files of the chunk ahead in threads.
 
     Args:
         rows: The rows. Their reader examines each file itself, and finds it in memory then.
         examine: Examines a row's file; called in another thread, and raises nothing.
-        begin: Begins to examine a row's remote audio, and does not wait for it; other rows it leaves alone.
         waits: Counts how often the calling thread has waited so far.
     """
+    read = chunks(rows)
     waited = waits()
-    while chunk := list(islice(rows, CHUNK)):
-        for row in chunk:
-            begin(row)
-        yield from chunk
+    for chunk in read:
+        yield chunk
         before, waited = waited, waits()
         if waited - before > WAITING_SHARE * len(chunk):
             break
@@ -51,17 +54,16 @@ def read_ahead(
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - a disk that is quick needs no threads
 
     with ThreadPoolExecutor(THREADS, "read-ahead") as pool:
-        under_way = deque[tuple[T, "Future[None]"]]()
-        for row in rows:
-            under_way.append((row, pool.submit(examine, row)))
-            if len(under_way) > CHUNK:
-                yield _examined(under_way)
-        while under_way:
-            yield _examined(under_way)
+        ahead: tuple[list[T], list[Future[None]]] = ([], [])
+        for chunk in read:
+            due, ahead = ahead, (chunk, [pool.submit(examine, row) for row in chunk])
+            yield from _examined(*due)
+        yield from _examined(*ahead)
 
 
-def _examined(under_way: deque[tuple[T, "Future[None]"]]) -> T:
-    """Return the first of the rows under way, once its file is examined."""
-    row, examined = under_way.popleft()
-    examined.result()
-    return row
+def _examined(chunk: Sequence[T], examinations: "Iterable[Future[None]]") -> Iterator[Sequence[T]]:
+    """Yield a chunk once its files are examined; nothing where it is empty."""
+    for examined in examinations:
+        examined.result()
+    if chunk:
+        yield chunk

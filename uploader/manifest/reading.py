@@ -1,13 +1,14 @@
-"""Reads a whole manifest: parses its file row by row and checks each row."""
+"""Reads a whole manifest: parses its file and checks the rows, many at once."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from uploader.audio import RemoteFiles
 from uploader.errors import UsageError
-from uploader.manifest.ahead import read_ahead
+from uploader.manifest.ahead import chunks, read_ahead
 from uploader.manifest.files import Format, lines
 from uploader.manifest.formats import HeaderError, RawRow, read_csv, read_jsonl
 from uploader.manifest.rules import Examine, RowRules, WasBegun
@@ -38,26 +39,35 @@ class Manifest:
     extra_columns: dict[str, None] = field(default_factory=dict)
 
     def read(self) -> Iterator[Row | InvalidRow]:
-        """Yield the checked rows in order.
+        """Yield the checked rows in order; see ``read_chunks``."""
+        return chain.from_iterable(self.read_chunks())
+
+    def read_chunks(self) -> Iterator[Sequence[Row | InvalidRow]]:
+        """Yield the checked rows in order, many at once.
 
         Raises:
             HeaderError: The header of CSV is wrong.
             UsageError: The file cannot be read at all.
         """
-        rows = 0
+        is_empty = True
+        raw_rows = self._raw_rows()
         with RemoteFiles() as remote:
             rules = self._rules(remote)
-            raw_rows = self._raw_rows()
-            if self.examine and self.check_files:
-                raw_rows = read_ahead(raw_rows, rules.warm, rules.begin_remote)
-            for raw in raw_rows:
-                rows += 1
-                row = rules.check(raw)
-                if row.extras:
-                    self.extra_columns.update(dict.fromkeys(row.extras))
-                yield row
-        if not rows:
+            examines = self.examine is not None and self.check_files
+            for raws in read_ahead(raw_rows, rules.warm) if examines else chunks(raw_rows):
+                is_empty = False
+                # remote audio is waited for: who takes the rows may want to stop between two of them
+                for some in ([raw] for raw in raws) if rules.begin_remote(raws) else [raws]:
+                    rows = rules.check_all(some)
+                    self._note_columns(rows)
+                    yield rows
+        if is_empty:
             raise UsageError(f"manifest {self.name}: it has no rows: write one per audio file")
+
+    def _note_columns(self, rows: Sequence[Row | InvalidRow]) -> None:
+        for row in rows:
+            if row.extras:
+                self.extra_columns.update(dict.fromkeys(row.extras))
 
     def _rules(self, remote: RemoteFiles) -> RowRules:
         return RowRules(

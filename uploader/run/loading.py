@@ -1,6 +1,6 @@
 """Loads a manifest, or a batch that was loaded before, into the ledger."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from uploader import audio, logs, results
@@ -23,8 +23,7 @@ from uploader.ledger.reading import BatchFacts, find_batches
 from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
 from uploader.ledger.sending import ToSend, to_send
 from uploader.ledger.staging import Stage
-from uploader.manifest import Manifest
-from uploader.model import InvalidRow, Row, State
+from uploader.model import State
 from uploader.run import summary_file
 from uploader.run.preparing import (
     STANDARD_INPUT,
@@ -151,7 +150,7 @@ def _load(
         with connection.begin():
             reader = file.reader(settings, was_begun(connection, account_id))
             stage = Stage(connection, account_id)
-            rows = _wanted_rows(settings, reader, check, check_stop)
+            rows = counted_rows(reader, check, refuse=settings.on_invalid == "refuse", check_stop=check_stop)
             stage.add(rows, audio.probe, separate=are_channels_separate(settings))
         if settings.on_invalid == "refuse":
             refuse_invalid(check, file.name)
@@ -194,16 +193,6 @@ def _load(
             resolve(connection, stage, repeat_id, hashes)
 
         return ledger.written_together(connection, load, match)
-
-
-def _wanted_rows(
-    settings: Settings, reader: Manifest, check: ManifestCheck, check_stop: Callable[[], None]
-) -> Iterator[Row | InvalidRow]:
-    """Yield the rows to load; none after the first problem that refuses the manifest, but check them all."""
-    for row in counted_rows(reader, check):
-        check_stop()
-        if not check.problems.count or settings.on_invalid != "refuse":
-            yield row
 
 
 def _log_findings(check: ManifestCheck, batch: str) -> None:

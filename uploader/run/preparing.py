@@ -1,10 +1,11 @@
 """The steps of `run` and `plan` before the first request: open and check the manifest, check the results path."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple
@@ -59,11 +60,10 @@ class ManifestFile(NamedTuple):
 
 @dataclass(slots=True)
 class ManifestCheck:
-    """Counts and findings of a manifest. ``size`` and ``gone`` are 0 where no file was looked for."""
+    """Counts and findings of a manifest. ``gone`` is 0 where no file was looked for."""
 
     rows: int = 0
     invalid: int = 0
-    size: int = 0
     gone: int = 0
     files_checked: bool = True
     # the number of conversations, where they are counted
@@ -139,21 +139,44 @@ def are_channels_separate(settings: Settings) -> bool:
     return bool(config_parameters(settings).get(SEPARATE))
 
 
-def counted_rows(manifest: Manifest, check: ManifestCheck) -> Iterator[Row | InvalidRow]:
-    """Yield the rows of a manifest while counting them and their findings in ``check``.
+def counted_rows(
+    manifest: Manifest,
+    check: ManifestCheck,
+    *,
+    refuse: bool = False,
+    check_stop: Callable[[], None] = lambda: None,
+) -> Iterator[Row | InvalidRow]:
+    """Yield the rows of a manifest, while counting them and their findings in ``check``.
 
     Args:
         manifest: The manifest.
         check: The counts and findings to add to.
+        refuse: The first problem refuses the manifest: all rows are counted, but none is yielded after it.
+        check_stop: Raises where the load is to stop; called now and then.
 
     Raises:
         UsageError: The manifest cannot be read at all.
     """
     check.files_checked = manifest.check_files
-    for row in manifest.read():
-        check.rows += 1
-        _count(check, row)
-        yield row
+    return chain.from_iterable(_counted_chunks(manifest, check, check_stop, refuse=refuse))
+
+
+def _counted_chunks(
+    manifest: Manifest, check: ManifestCheck, check_stop: Callable[[], None], *, refuse: bool
+) -> Iterator[Sequence[Row | InvalidRow]]:
+    for rows in manifest.read_chunks():
+        check_stop()
+        check.rows += len(rows)
+        for row in rows:
+            if isinstance(row, InvalidRow):
+                check.invalid += 1
+                check.problems.add(row.problems)
+            elif row.signature is None and check.files_checked:
+                check.gone += 1
+            if row.warnings:
+                check.warnings.add(row.warnings)
+        if not refuse or not check.problems.count:
+            yield rows
 
 
 def add_lacking(check: ManifestCheck, lacking: Iterable[InvalidRow]) -> None:
@@ -274,15 +297,3 @@ def _format_lost_ledger(path: Path, ledger: Ledger, unknown: Iterable[str]) -> s
         "`uploader ledger adopt RESULTS` takes them back; or, if these results are of no concern to this run, name "
         "other results with --results or move the file away. Nothing was sent"
     )
-
-
-def _count(check: ManifestCheck, row: Row | InvalidRow) -> None:
-    if isinstance(row, InvalidRow):
-        check.invalid += 1
-        check.problems.add(row.problems)
-    elif row.signature is not None:
-        check.size += row.signature[0]
-    elif check.files_checked:
-        check.gone += 1
-    if row.warnings:
-        check.warnings.add(row.warnings)

@@ -44,6 +44,8 @@ class Served:
     packed: bool = False
     # the answers after the first request
     then_first: list[int] = field(default_factory=list)
+    # requests after the first one wait for it
+    held: threading.Event | None = None
     # its content from the second request on
     then: bytes | None = None
 
@@ -108,6 +110,8 @@ class _Handler(BaseHTTPRequestHandler):
         if owner.together is not None:
             owner.together.wait()
         file = owner.files.get(path, Served(b"", status=404))
+        if file.held is not None and len(owner.asked(path)) > 1:
+            file.held.wait()
         status = file.first.pop(0) if file.first else file.status
         self._answer(file, status)
         if file.then is not None:

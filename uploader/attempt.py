@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from math import inf
 from typing import Any, NamedTuple, Protocol
 
@@ -23,6 +23,7 @@ from uploader.policy.limits import Refusal, refusal_in
 from uploader.policy.replies import excuse_early_429, judge, loggable_reason, refuse_after_cut_offs
 from uploader.policy.waits import retry_seconds
 from uploader.settings import Settings
+from uploader.urls import is_remote
 
 log = logs.get_logger()
 
@@ -265,11 +266,22 @@ class AttemptRunner:
         query = parameters.query(claim.parameters, {**self._defaults, **self._webhook(claim)})
         request = UploadRequest(claim.conversation_id, query, claim.content_type, claim.token or "")
         try:
-            async with self._open_source(claim.path, claim.size, claim.change) as source:
+            async with AsyncExitStack() as opened:
+                try:
+                    async with self._opening(claim):
+                        source = await opened.enter_async_context(
+                            self._open_source(claim.path, claim.size, claim.change)
+                        )
+                except TimeoutError:
+                    return Reply(failure="stopped before it was sent", withheld=True)
                 admission.upload_begins()
                 return await self._client.upload(request, source, admission)
         except SourceError as error:
             return Reply(source_failure=str(error), source_is_away=isinstance(error, SourceAwayError))
+
+    def _opening(self, claim: Claim) -> AbstractAsyncContextManager[None]:
+        """Build the scope in which a source is opened, which a stop ends where a server may keep it waiting."""
+        return self._flow.interruptible() if is_remote(claim.path) else nullcontext()
 
     async def _await_pace(self) -> None:
         begun = self._now()

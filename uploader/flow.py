@@ -280,7 +280,9 @@ class FlowControl:
     def _end_all(self, scopes: "set[asyncio.Timeout]") -> None:
         now = asyncio.get_running_loop().time()
         for scope in scopes:
-            scope.reschedule(now)
+            # one that is ending already may take a while to do so
+            if not scope.expired():
+                scope.reschedule(now)
 
 
 class Interruptible:

@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+import threading
 from collections.abc import Iterator
 from random import Random
 
@@ -9,7 +10,7 @@ import pytest
 
 from tests.acceptance.batches import Row, read_results, record, sound, statuses, write_manifest
 from tests.acceptance.judging import check_appended, check_one_at_a_time
-from tests.acceptance.place import DEADLINE_SECONDS, Place
+from tests.acceptance.place import DEADLINE_SECONDS, Place, until
 from tests.acceptance.test_imports import imported
 from tests.acceptance.test_memory import MEASURE
 from tests.remote_servers import ObjectStore, WebServer, object_store
@@ -102,6 +103,26 @@ def test_a_source_that_is_cut_or_away_is_tried_again(place: Place, web: WebServe
     assert len([event for event in ending.events("attempt.ended") if event["outcome"] == "cut off"]) == 16
     assert not ending.events("breaker.opened")
     assert SECRET not in shown_anywhere(place)
+
+
+def test_a_stop_does_not_wait_for_a_server_of_recordings(place: Place, web: WebServer) -> None:
+    """It answers no more: the stop's own end comes first, and the item is pending as if nothing had begun."""
+    server = place.serve()
+    place.use(server)
+    content, held = recording(1.0), threading.Event()
+    rows = [remote("c", web.serve("a.wav", content, held=held), content)]
+    write_manifest(place, "m.csv", rows)
+    running = place.start("run", "m.csv", "--grace-seconds", "0.1")
+    until(lambda: len(web.asked("a.wav")) == 2, "the recording is asked for")
+    ending = running.stop()
+    held.set()
+    assert ending.code == 143
+    assert [event["reason"] for event in ending.events("attempt.ended")] == [
+        "not connected: stopped before it was sent"
+    ]
+    assert not server.journal.puts()
+    assert place.run("run", "m.csv").code == 0
+    check_appended(server.journal, rows)
 
 
 def test_a_recording_that_changed_after_its_load_is_refused(place: Place, web: WebServer) -> None:

@@ -642,3 +642,25 @@ async def test_scopes_before_anything_is_sent_are_interrupted(by_429: bool) -> N
         for one in waits:
             one.cancel()
         await asyncio.gather(*waits, return_exceptions=True)
+
+
+async def test_a_scope_that_takes_a_while_to_end_is_not_ended_twice() -> None:
+    """Between a stop and the end of what it has interrupted, other events come; they find it ending already."""
+    async with place(1) as at:
+        may_end = asyncio.Event()
+
+        async def wait() -> None:
+            async with at.flow.interruptible():
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    await may_end.wait()  # a connection that is closed in good order, say
+
+        waiting = asyncio.create_task(wait())
+        await settled()
+        for _ in range(2):
+            at.flow.apply(StopAsked(at.flow._now() + 3600.0, inf))
+            await settled()
+        may_end.set()
+        with pytest.raises(TimeoutError):
+            await waiting

@@ -8,9 +8,10 @@ from uuid import uuid4
 
 from uploader.errors import SourceAwayError, SourceError
 
-# the most seconds for a connection, and between two reads of a file
+# the most seconds for a connection, and for the next bytes of a file; less than an upload may stand still
+# (``stall_seconds``), so that a source that does is not taken for trouble of the service
 CONNECT_SECONDS = 10.0
-READ_SECONDS = 60.0
+READ_SECONDS = 20.0
 # the bytes handed on at once from a stream
 STREAM_BYTES = 256 * 1024
 # the beginning of a change that equals no other

@@ -1,7 +1,7 @@
 """Reads secrets from the environment, from files that it names, and from the secrets folder of a container."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from uploader import pipes
@@ -65,11 +65,25 @@ def find(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]
     return {name: value for name, value in found.items() if value is not None}
 
 
-def are_in_files(environment: Mapping[str, str]) -> bool:
-    """Return True where some credentials come from files, which may change while a program runs."""
+def of_account(account: str) -> tuple[str, ...]:
+    """Return the settings that hold an account's credentials, in the order of ``CREDENTIALS``.
+
+    Args:
+        account: The account's name in the config file, empty for the one that is set above all tables.
+    """
+    return tuple([f"accounts__{normalised(account)}__{name}" for name in CREDENTIALS]) if account else CREDENTIALS
+
+
+def normalised(account: str) -> str:
+    """Return an account's name as it stands in variables and file names."""
+    return account.lower().replace("-", "_")
+
+
+def are_in_files(names: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Return True where some of these secrets come from files, which may change while a program runs."""
     inside = folder(environment)
-    named = any(environment.get(variable(name) + "_FILE") for name in CREDENTIALS)
-    return named or (inside is not None and any(in_folder(name, inside) for name in CREDENTIALS))
+    named = any(environment.get(variable(name) + "_FILE") for name in names)
+    return named or (inside is not None and any(in_folder(name, inside) for name in names))
 
 
 def variable(name: str) -> str:
@@ -124,7 +138,7 @@ def _checked(value: str, name: str, source: str) -> str:
         raise ValueError(f"{source}: this is no secret: write it as one line of text")
     if len(value) > 1 and value[0] in _QUOTES and value[-1] in _QUOTES:
         raise ValueError(f"{source}: it stands in quotes, which would be a part of it: write it without")
-    if name != "access_token":
+    if not name.endswith("access_token"):
         return value
     scheme = _SCHEME.match(value)
     if scheme is not None:

@@ -13,9 +13,11 @@ from uploader.settings import SECRETS, Secret, Settings, settings_of
 from uploader.settings.loading import load
 
 PATH = Path(__file__).parents[2] / "config" / "uploader.toml"
-TABLE = re.compile(r"^#? ?\[([a-z_]+)\]$")
+TABLE = re.compile(r"^#? ?\[([a-z_.]+)\]$")
 KEY = re.compile(r"^#? ?([A-Za-z_]+) = (.+)$")
 # tables with keys of the service, not of the settings
+# the account in the example
+ACCOUNT = "north"
 OPEN_TABLES = ("parameters", "extra_parameters")
 
 Shown = Mapping[tuple[str, str], tuple[Any, bool]]
@@ -40,6 +42,7 @@ def tables() -> Mapping[str, type[Any]]:
     return {
         "": Settings,
         **{name: setting.table for name, setting in settings_of(Settings).items() if setting.table is not None},
+        **{f"{name}.{ACCOUNT}": setting.tables for name, setting in settings_of(Settings).items() if setting.tables},
     }
 
 
@@ -48,7 +51,8 @@ def expected() -> Mapping[tuple[str, str], Any]:
     found: dict[tuple[str, str], Any] = {("parameters", name): None for name in parameters.TABLE}
     for table, kind in tables().items():
         for name, setting in settings_of(kind).items():
-            if name not in OPEN_TABLES and name not in SECRETS and (table or name not in tables()):
+            is_table = setting.table is not None or setting.tables is not None
+            if name not in OPEN_TABLES and name not in SECRETS and (table or not is_table):
                 found[table, name] = None if callable(setting.default) else setting.default
     return found
 
@@ -85,5 +89,9 @@ def test_the_examples_are_right(shown: Shown, tmp_path: Path, monkeypatch: pytes
     parameters.check_config(settings.parameters, settings.extra_parameters, "all.toml")
     for (table, name), (value, commented) in shown.items():
         if commented and table not in OPEN_TABLES:
-            taken = getattr(getattr(settings, table) if table else settings, name)
+            holder: Any = settings
+            if table:
+                first, _, inner = table.partition(".")
+                holder = getattr(settings, first)[inner] if inner else getattr(settings, first)
+            taken = getattr(holder, name)
             assert str(taken.get_secret_value() if isinstance(taken, Secret) else taken) == str(value)

@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from uploader import secrets
 from uploader.client import Credentials, CredentialsSource
 from uploader.errors import CredentialsError, UsageError
-from uploader.settings import FAR, Settings, settings_of
+from uploader.settings import FAR, Secret, Settings, settings_of
 
 
 class Target(NamedTuple):
@@ -18,13 +19,23 @@ class Target(NamedTuple):
 
 
 class CurrentCredentials:
-    """The credentials as environment and files hold them now, so that a rotated secret is used."""
+    """An account's credentials as environment and files hold them now, so that a rotated secret is used.
+
+    Args:
+        account: The account's name, empty for the one above all tables.
+        written: Those of the config file, which hold where the others say nothing.
+    """
+
+    def __init__(self, account: str = "", written: Mapping[str, Secret | None] = MappingProxyType({})) -> None:
+        self._account = account
+        self._names = secrets.of_account(account)
+        self._written = written
 
     @property
     def may_change(self) -> bool:
         """True where the credentials are in files."""
         try:
-            return secrets.are_in_files(os.environ)
+            return secrets.are_in_files(self._names, os.environ)
         except ValueError:
             return True  # the folder is missing now, but its files may come back
 
@@ -35,7 +46,9 @@ class CurrentCredentials:
             CredentialsError: The credentials are gone, or a file cannot be read.
         """
         try:
-            return _credentials(secrets.find(secrets.CREDENTIALS, os.environ))
+            found = secrets.find(self._names, os.environ)
+            given = dict(zip(secrets.CREDENTIALS, map(found.get, self._names), strict=True))
+            return _credentials(given if found else _texts(self._written), self._account)
         except ValueError as error:
             raise CredentialsError(str(error)) from None
 
@@ -66,28 +79,37 @@ def credentials(settings: Settings) -> CredentialsSource:
     """
     given = {name: getattr(settings, name) for name in secrets.CREDENTIALS}
     try:
-        found = _credentials({name: value.get_secret_value() for name, value in given.items() if value is not None})
+        found = _credentials(_texts(given), settings.account)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    return CurrentCredentials() if settings.rereads_credentials else found
+    if not settings.rereads_credentials:
+        return found
+    # a config file may hold those of an account, and never the ones above all tables
+    return CurrentCredentials(settings.account, given if settings.account else MappingProxyType({}))
 
 
-def _credentials(found: Mapping[str, str]) -> Credentials:
+def _texts(given: Mapping[str, Secret | None]) -> dict[str, str | None]:
+    return {name: None if value is None else value.get_secret_value() for name, value in given.items()}
+
+
+def _credentials(found: Mapping[str, str | None], account: str) -> Credentials:
     """Build the credentials; a ready token outranks the application's id and secret."""
     token, app_id, app_secret = (found.get(name) for name in ("access_token", "app_id", "app_secret"))
     if token:
         return Credentials(app_id or "", app_secret or "", token)
     if app_id and app_secret:
         return Credentials(app_id, app_secret)
-    raise ValueError(_format_missing(app_id, app_secret))
+    raise ValueError(_format_missing(app_id, app_secret, account))
 
 
-def _format_missing(app_id: str | None, app_secret: str | None) -> str:
-    ways = "in the environment, by a file (UPLOADER_APP_SECRET_FILE, …) or in the secrets folder"
+def _format_missing(app_id: str | None, app_secret: str | None, account: str) -> str:
+    variables = [secrets.variable(name) for name in secrets.of_account(account)]
+    whose = f"account {account}: " if account else ""
+    ways = f"in the environment, by a file ({variables[1]}_FILE, …) or in the secrets folder"
     if app_id or app_secret:
-        there, missing = ("ID", "SECRET") if app_id else ("SECRET", "ID")
-        return f"no credentials: UPLOADER_APP_{there} is set and UPLOADER_APP_{missing} is missing: give it {ways}"
+        there, missing = variables[:2] if app_id else variables[1::-1]
+        return f"{whose}no credentials: {there} is set and {missing} is missing: give it {ways}"
     return (
-        f"no credentials: set UPLOADER_APP_ID and UPLOADER_APP_SECRET (or a ready UPLOADER_ACCESS_TOKEN) {ways}; to "
+        f"{whose}no credentials: set {variables[0]} and {variables[1]} (or a ready {variables[2]}) {ways}; to "
         "try without any, add --sandbox to a run"
     )

@@ -1,7 +1,7 @@
 """All settings with their defaults, bounds and meanings."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +33,20 @@ from uploader.settings.checks import (
     text_as,
     whole_number,
 )
-from uploader.settings.tables import Doubt, Insights, Jobs, Lanes, Replies, Schedule, fit, setting, settings_of, table
+from uploader.settings.tables import (
+    Account,
+    Doubt,
+    Insights,
+    Jobs,
+    Lanes,
+    Replies,
+    Schedule,
+    fit,
+    setting,
+    settings_of,
+    table,
+    tables,
+)
 
 ENVIRONMENT_PREFIX = secrets.PREFIX
 # settings that come from the environment or from secret files alone: no flag, no config file
@@ -393,6 +406,9 @@ class Settings:
     extra_parameters: Mapping[str, Any] = setting(
         mapping, dict, meaning="query parameters that the uploader does not know, sent unchanged"
     )
+    accounts: Mapping[str, Account] = tables(
+        Account, meaning="further accounts, each with its own credentials, base URL and limit"
+    )
     lanes: Lanes = table(Lanes, meaning="the effect of a failure on the rest of its lane")
     replies: Replies = table(Replies, meaning="the operator's own guarantees about answers")
     doubt: Doubt = table(Doubt, meaning="evidence kept and accepted for items in doubt")
@@ -402,6 +418,8 @@ class Settings:
 
     # the config file's name, for messages
     file: str = field(default="settings", compare=False)
+    # the account that these settings are of; empty: the one above all tables
+    account: str = field(default="")
     # the settings that some source gave
     given: frozenset[str] = field(default=frozenset(), compare=False)
     # names the flag, variable or file that gave a setting, for messages
@@ -420,6 +438,27 @@ class Settings:
             raise UsageError("\n".join(wrong))
         if not self.given:
             object.__setattr__(self, "given", frozenset(own))
+
+    def of_account(self, name: str) -> "Settings":
+        """Return the settings of one account: its own where it has any, these where it has none.
+
+        Its credentials are its own alone.
+
+        Args:
+            name: Its name in ``accounts``; empty: the one above all tables.
+        """
+        if not name:
+            return self
+        own = self.accounts[name]
+        return replace(
+            self,
+            account=name,
+            base_url=own.base_url or self.base_url,
+            limit=own.limit or self.limit,
+            app_id=own.app_id,
+            app_secret=own.app_secret,
+            access_token=own.access_token,
+        )
 
     @property
     def puts_per_second(self) -> float:

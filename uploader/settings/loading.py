@@ -11,9 +11,9 @@ from typing import Any
 
 from uploader import pipes, secrets, toml
 from uploader.errors import UsageError
-from uploader.settings.checks import UnfitError
+from uploader.settings.checks import UnfitError, mapping
 from uploader.settings.fields import ENVIRONMENT_PREFIX, SECRETS, Settings
-from uploader.settings.tables import settings_of
+from uploader.settings.tables import Setting, settings_of
 from uploader.text import storable
 from uploader.toml import DEEPEST, check_bounds
 
@@ -29,6 +29,10 @@ _OF_A_SERVICE = re.compile(
 
 # checks ``[parameters]`` and ``[extra_parameters]``; gives the location and message of each problem
 CheckParameters = Callable[[Mapping[str, Any], Mapping[str, Any]], Iterable[tuple[Sequence[str], str]]]
+
+# the names of accounts; and the name of the one that is set above all tables
+_ACCOUNT = re.compile("[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
+DEFAULT_ACCOUNT = "default"
 
 # a setting's name, after its table's where it has one
 Location = tuple[str, ...]
@@ -62,7 +66,11 @@ class _Sources:
         for variable in (ENVIRONMENT_PREFIX + _IN_TABLES.join(location).upper(), secrets.variable(name)):
             if variable in self.variables:
                 return f"environment {variable}"
-        if name in secrets.FROM_FILES and os.environ.get(secrets.variable(name) + "_FILE"):
+        if location[-1] in secrets.CREDENTIALS and len(location) > 1:
+            name = _IN_TABLES.join((name, secrets.normalised(location[1]), location[-1]))
+            if secrets.variable(name) in self.variables:
+                return f"environment {secrets.variable(name)}"
+        if (name in secrets.FROM_FILES or len(location) > 1) and os.environ.get(secrets.variable(name) + "_FILE"):
             return f"environment {secrets.variable(name)}_FILE"
         if self.folder is not None and secrets.in_folder(name, self.folder) is not None:
             return f"secrets folder {self.folder}"
@@ -102,6 +110,7 @@ def load(flags: Mapping[str, Any], config: Path | None, check_parameters: CheckP
     given = table
     for above in (_from_folder(sources), _from_environment(sources), found, flags):
         given = _over(given, above)
+    given = _over(given, _of_accounts(given.get("accounts"), sources))
     checked = _checked(Settings, given, (), sources)
     if check_parameters is not None:
         known, extra = (given.get(name, {}) for name in ("parameters", "extra_parameters"))
@@ -133,8 +142,7 @@ def _checked(kind: type[Any], given: Mapping[str, Any], table: Location, sources
         except UnfitError as error:
             sources.wrong.append(_describe(location, error, sources))
         else:
-            inner = setting.table
-            checked[name] = value if inner is None else inner(**_checked(inner, value, location, sources))
+            checked[name] = _checked_tables(setting, value, location, sources)
     for name in given:
         if name not in known:
             where = sources.of((*table, name)) if table else sources.file_at((name,))
@@ -143,10 +151,42 @@ def _checked(kind: type[Any], given: Mapping[str, Any], table: Location, sources
     return checked
 
 
+def _checked_tables(setting: Setting, value: Any, location: Location, sources: _Sources) -> Any:
+    """Check the tables in a setting's value, if it has any; return the value with their dataclasses."""
+    if setting.table is not None:
+        return setting.table(**_checked(setting.table, value, location, sources))
+    if setting.tables is None:
+        return value
+    found: dict[str, Any] = {}
+    for name, inner in value.items():
+        where = (*location, name)
+        try:
+            check_name(name, found)
+            found[name] = setting.tables(**_checked(setting.tables, mapping(inner), where, sources))
+        except UnfitError as error:
+            sources.wrong.append(_describe(where, error, sources))
+    return found
+
+
+def check_name(name: str, others: Iterable[str]) -> None:
+    """Check an account's name, which stands in variables and in cells of a manifest.
+
+    Raises:
+        UnfitError: It has other characters, or cannot be told from another name there.
+    """
+    if _ACCOUNT.fullmatch(name) is None:
+        raise UnfitError("an account's name has letters, digits, - and _ alone, 64 at most: rename it", name)
+    if name.lower() == DEFAULT_ACCOUNT:
+        raise UnfitError("rows that name no account have the one above all tables: set it there, or rename this", name)
+    for other in others:
+        if secrets.normalised(other) == secrets.normalised(name):
+            raise UnfitError(f"in variables it has the same name as the account {other}: rename one", name)
+
+
 def _describe(location: Location, error: UnfitError, sources: _Sources) -> str:
     """Describe a problem of a value; a secret's value is left out."""
     name, where = location[0], sources.of(location)
-    value = "" if name in secrets.HIDDEN else secrets.without_login(repr(error.value))[:VALUE_MOST]
+    value = "" if location[-1] in secrets.HIDDEN else secrets.without_login(repr(error.value))[:VALUE_MOST]
     if name in sources.flags:
         return f"{where} {value}: {error}"
     return f"{where}: {'.'.join(location)}{value and f' = {value}'}: {error}"
@@ -166,13 +206,37 @@ def _from_environment(sources: _Sources) -> dict[str, Any]:
         variable = secrets.variable(name)
         if name not in SECRETS and variable in sources.variables:
             given = _with((name,), sources.variables[variable], given, sources)
-        if setting.table is not None or setting.default is dict:
+        if setting.table is not None or (setting.default is dict and setting.tables is None):
             for key in (
                 variable_name for variable_name in sources.variables if variable_name.startswith(variable + _IN_TABLES)
             ):
                 location = key.removeprefix(ENVIRONMENT_PREFIX).lower().split(_IN_TABLES)
                 given = _with(tuple(location), sources.variables[key], given, sources)
     return given
+
+
+def _of_accounts(written: Any, sources: _Sources) -> dict[str, Any]:
+    """Read what variables and secret files say of accounts: ``UPLOADER_ACCOUNTS__NAME__LIMIT``, and so on."""
+    accounts: dict[str, Any] = {}
+    # a variable's name has no letter case and no hyphen: the account's own name has
+    names = {secrets.normalised(name): name for name in written} if isinstance(written, Mapping) else {}
+    prefix = secrets.variable("accounts") + _IN_TABLES
+    files = [file.name.upper() for file in sources.folder.iterdir()] if sources.folder is not None else []
+    for variable in sorted({*sources.variables, *files}):
+        name, _, key = variable.removeprefix(prefix).lower().partition(_IN_TABLES)
+        if not variable.startswith(prefix) or not key:
+            continue
+        own = accounts.setdefault(names.setdefault(name, name), {})
+        if key.removesuffix("_file") not in secrets.CREDENTIALS and variable in sources.variables:
+            own[key] = sources.variables[variable]
+    for name in names.values():
+        try:
+            found = secrets.find(secrets.of_account(name), os.environ)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        if found:
+            accounts.setdefault(name, {}).update({key.rpartition(_IN_TABLES)[2]: text for key, text in found.items()})
+    return {"accounts": accounts} if accounts else {}
 
 
 def _from_folder(sources: _Sources) -> dict[str, Any]:

@@ -5,16 +5,20 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
 from uploader import secrets
+from uploader.settings.addresses import service_address
 from uploader.settings.checks import (
     Check,
+    Secret,
     UnfitError,
     auto_or,
     choice,
     listing,
     mapping,
     number,
+    secret,
     switch,
     text,
+    text_as,
     whole_number,
 )
 
@@ -32,6 +36,8 @@ class Setting(NamedTuple):
     metavar: str | None = None
     group: str = "Options"
     table: type[Any] | None = None
+    # the dataclass of each table of a table of tables
+    tables: type[Any] | None = None
 
 
 def setting(
@@ -50,6 +56,11 @@ def setting(
 def table(kind: type[Any], *, meaning: str) -> Any:
     """Make the field of a table of settings."""
     return field(default_factory=kind, metadata={"setting": Setting(mapping, kind, meaning, table=kind)})
+
+
+def tables(kind: type[Any], *, meaning: str) -> Any:
+    """Make the field of a table of tables, each with a name that a person gives."""
+    return field(default_factory=dict, metadata={"setting": Setting(mapping, dict, meaning, tables=kind)})
 
 
 def settings_of(kind: type[Any]) -> dict[str, Setting]:
@@ -103,6 +114,23 @@ class Lanes:
     def hold(self) -> bool:
         """True where a failure holds the rest of its lane."""
         return self.on_trouble == "hold"
+
+
+@dataclass(frozen=True)
+class Account:
+    """``[accounts.NAME]``: an account beside the one above all tables; rows name it in their ``account`` column."""
+
+    base_url: str | None = setting(
+        text_as(service_address), None, meaning="the account's service; where none is named, the one above all tables"
+    )
+    limit: int | None = setting(
+        whole_number(least=1, most=100_000),
+        None,
+        meaning="the account's concurrent jobs; where none are named, as many as above all tables",
+    )
+    app_id: Secret | None = setting(secret, None, meaning="the application's id; better in the environment")
+    app_secret: Secret | None = setting(secret, None, meaning="the application's secret; better in the environment")
+    access_token: Secret | None = setting(secret, None, meaning="a ready token; better in the environment")
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,8 @@ class Row(NamedTuple):
     hints: "Sequence[Hint]" = ()
     # None: the recording was not read
     facts: "AudioFacts | None" = None
+    # the account that the row names; None: the one that is set above all tables
+    account: str | None = None
 
 
 class Problem(NamedTuple):
@@ -131,6 +133,8 @@ class InvalidRow(NamedTuple):
     warnings: Sequence[Problem] = ()
     # all other columns, right or wrong: the row is to be corrected
     given: Mapping[str, Any] = NOTHING
+    # as in a row; empty: an unknown one, so that the row has no lane
+    account: str | None = None
 
 
 class FileSignature(NamedTuple):

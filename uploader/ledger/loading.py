@@ -30,7 +30,20 @@ from sqlalchemy.sql.elements import ColumnElement
 from uploader.ledger.dialects import insert_or_ignore
 from uploader.ledger.matching import NEW_REPEAT, Hashes, resolve_rows
 from uploader.ledger.schema import ITEMS_PER_LOAD, POSITIONS_PER_LOAD, accounts, batches, items, lanes, loads, rows
-from uploader.ledger.staging import CHUNK, AudioProbe, Stage, Takes, apart, chunks, found, hashed, is_listed, staged
+from uploader.ledger.staging import (
+    ACCOUNT,
+    CHUNK,
+    HAS_LANE,
+    AudioProbe,
+    Stage,
+    Takes,
+    apart,
+    chunks,
+    found,
+    hashed,
+    is_listed,
+    staged,
+)
 from uploader.model import InvalidRow, Load, Problem, Row, State
 from uploader.policy.identity import ContentHash
 from uploader.urls import shown
@@ -75,15 +88,13 @@ _FORGET_INVALID = delete(items).where(items.c.invalid_batch_id == bindparam("bat
 # add a lane for each new conversation
 _ADD_LANES = insert_or_ignore(lanes).from_select(
     ["account_id", "conversation_id"],
-    select(bindparam("account", type_=BigInteger), staged.c.conversation_id)
-    .where(staged.c.lane_id.is_(None), staged.c.conversation_id != "")
-    .distinct(),
+    select(ACCOUNT, staged.c.conversation_id).where(staged.c.lane_id.is_(None), HAS_LANE).distinct(),
 )
 
 _lane = func.coalesce(
     staged.c.lane_id,
     select(lanes.c.id)
-    .where(lanes.c.account_id == bindparam("account"), lanes.c.conversation_id == staged.c.conversation_id)
+    .where(lanes.c.account_id == ACCOUNT, lanes.c.conversation_id == staged.c.conversation_id)
     .correlate(staged)
     .scalar_subquery(),
 )
@@ -106,7 +117,7 @@ def _of_row(column: Column[Any]) -> ScalarSelect[Any]:
 
 _ITEM = {
     "id": _new_id,
-    "account_id": bindparam("account", type_=BigInteger),
+    "account_id": ACCOUNT,
     "lane_id": _lane,
     "first_batch_id": bindparam("batch", type_=BigInteger),
     "load_id": bindparam("load", type_=BigInteger),
@@ -127,7 +138,7 @@ _ADD_ITEMS = insert(items).from_select(
     list(_ITEM),
     select(*_ITEM.values())
     .select_from(_beside)
-    .where(~exists().where(found.c.line == staged.c.line), staged.c.conversation_id != "")
+    .where(~exists().where(found.c.line == staged.c.line), HAS_LANE)
     .order_by(staged.c.line),
 )
 
@@ -181,7 +192,7 @@ _TAKE_WITH_FILE = _taking(
 _ROW = {
     "batch_id": bindparam("batch", type_=BigInteger),
     "line": staged.c.line,
-    "item_id": case((staged.c.conversation_id != "", func.coalesce(found.c.item_id, _new_id))),
+    "item_id": case((HAS_LANE, func.coalesce(found.c.item_id, _new_id))),
     "conversation_id": staged.c.conversation_id,
     "audio_path": staged.c.audio_path,
     "content_type": staged.c.given_type,

@@ -19,9 +19,12 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    and_,
     bindparam,
+    case,
     delete,
     func,
+    or_,
     select,
     update,
 )
@@ -30,7 +33,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.dialects import execute_bulk, insert_or_ignore, is_among
 from uploader.ledger.schema import ID, items, lanes
-from uploader.model import AudioFacts, InvalidRow, Problem, Row
+from uploader.model import NOTHING, AudioFacts, InvalidRow, Problem, Row
 from uploader.policy.billing import SEPARATE, billed_seconds
 
 # one statement stages so many rows
@@ -63,8 +66,28 @@ staged = Table(
     Column("lane_id", ID),
     # the type that the row names
     Column("given_type", String),
+    # the account that the row names; None: that of the batch; empty: an unknown one
+    Column("account", String),
     prefixes=_TEMPORARY,
 )
+
+# the accounts that rows may name
+named = Table(
+    "named",
+    _metadata,
+    Column("name", String, primary_key=True),
+    Column("account_id", ID, nullable=False),
+    prefixes=_TEMPORARY,
+)
+
+# the account of a row; NULL where the row names an unknown one
+ACCOUNT = case(
+    (staged.c.account.is_(None), bindparam("account", type_=BigInteger)),
+    else_=select(named.c.account_id).where(named.c.name == staged.c.account).correlate(staged).scalar_subquery(),
+)
+
+# of a row: it has a lane, or would have one
+HAS_LANE = and_(staged.c.conversation_id != "", or_(staged.c.account.is_(None), staged.c.account != ""))
 
 # columns that few rows have: an empty column costs a tenth of a row, a missing row of this table nothing
 apart = Table(
@@ -142,10 +165,11 @@ compared = Table(
 )
 
 _INDEXES = (Index("compared_lane", compared.c.lane_id),)
-_TABLES = (staged, apart, hashed, found, met, compared)
+_TABLES = (staged, named, apart, hashed, found, met, compared)
 
 
-# the columns of a row; a chunk whose rows all lack the lane, or a type of their own, is staged without the last ones
+# the columns of a row; a chunk whose rows all lack the lane, or a type or account of their own, is staged without the
+# last ones
 _STAGED = tuple(staged.columns.keys())
 
 _APART = ("line", "parameters", "extras", "given", "hints", "error")
@@ -155,7 +179,8 @@ _NEWEST_LANE = select(func.coalesce(func.max(lanes.c.id), 0))
 
 _LANE = (
     select(lanes.c.id)
-    .where(lanes.c.account_id == bindparam("account"), lanes.c.conversation_id == staged.c.conversation_id)
+    .where(lanes.c.account_id == ACCOUNT, lanes.c.conversation_id == staged.c.conversation_id)
+    .correlate(staged)
     .scalar_subquery()
 )
 
@@ -165,7 +190,7 @@ _LANES = select(lanes.c.conversation_id, lanes.c.id).where(
 )
 
 # set the lanes that were added since their rows were staged
-_PLACE = update(staged).where(staged.c.lane_id.is_(None), staged.c.conversation_id != "").values(lane_id=_LANE)
+_PLACE = update(staged).where(staged.c.lane_id.is_(None), HAS_LANE).values(lane_id=_LANE)
 
 # make a row invalid: it has no path
 _WITHOUT_FILE = update(staged).where(staged.c.line == bindparam("of_line")).values(path=None)
@@ -181,18 +206,24 @@ _REFUSE = (
 )
 
 # the number of conversations in the rows
-_CONVERSATIONS = select(func.count(staged.c.conversation_id.distinct())).where(staged.c.conversation_id != "")
+_CONVERSATIONS = select(func.count()).select_from(
+    select(staged.c.conversation_id, staged.c.account).where(staged.c.conversation_id != "").distinct().subquery()
+)
+
+# the accounts that valid rows name, None for that of the batch
+_NAMED = select(staged.c.account).where(staged.c.path.is_not(None)).distinct()
 
 
 class Stage:
     """A manifest's rows in temporary tables of a connection, which alone sees them; they go when it closes."""
 
-    def __init__(self, connection: Connection, account_id: int | None) -> None:
+    def __init__(self, connection: Connection, account_id: int | None, accounts: Mapping[str, int] = NOTHING) -> None:
         """Make the tables, or empty the existing ones.
 
         Args:
             connection: A connection in a transaction.
-            account_id: The account of the rows' lanes; None where the ledger has none.
+            account_id: The account of rows that name none; None where the ledger has none.
+            accounts: The ids of the accounts that rows may name, as far as the ledger has them.
         """
         # a row stands in a lane that the ledger has
         self.meets_lanes = False
@@ -203,12 +234,24 @@ class Stage:
         self._last_path = ""
         self._connection = connection
         self._account_id = account_id
+        self._accounts = dict(accounts)
         for table in _TABLES:
             connection.execute(CreateTable(table, if_not_exists=True))
             connection.execute(delete(table))
         for index in _INDEXES:
             connection.execute(CreateIndex(index, if_not_exists=True))
+        self.name_accounts(accounts)
         self._newest_lane = self._lanes_until()
+
+    def name_accounts(self, accounts: Mapping[str, int]) -> None:
+        """Set the ids of the accounts that rows may name."""
+        self._accounts = dict(accounts)
+        self._connection.execute(delete(named))
+        execute_bulk(self._connection, named, ("name", "account_id"), list(accounts.items()))
+
+    def accounts(self) -> list[str | None]:
+        """List the accounts that valid rows name; None: a row names none."""
+        return list(self._connection.execute(_NAMED).scalars())
 
     def add(
         self, manifest: Iterable[Row | InvalidRow], probe: AudioProbe, *, separate: bool, hints: bool = False
@@ -222,8 +265,9 @@ class Stage:
             hints: Stage the rows' hints, too.
         """
         for chunk in chunks(manifest, CHUNK):
-            in_lanes = self._lanes(chunk)
-            self.meets_lanes = self.meets_lanes or bool(in_lanes)
+            in_lanes = {name: self._lanes(name, chunk) for name in {row.account for row in chunk}}
+            is_any_in_lane = any(in_lanes.values())
+            self.meets_lanes = self.meets_lanes or is_any_in_lane
             values: list[tuple[Any, ...]] = []
             more: list[tuple[Any, ...]] = []
             has_types = False
@@ -236,11 +280,13 @@ class Stage:
                 else:
                     values.append((row.line, row.conversation_id, row.audio_path, *_NO_FILE))
                     more.append(_wrong(row))
-            if has_types:
-                types = [getattr(row, "content_type", None) for row in chunk]
-                values = [(*value, in_lanes.get(value[1]), of) for value, of in zip(values, types, strict=True)]
-            elif in_lanes:
-                values = [(*value, in_lanes.get(value[1])) for value in values]
+            if has_types or in_lanes.keys() != {None}:
+                values = [
+                    (*value, in_lanes[row.account].get(value[1]), getattr(row, "content_type", None), row.account)
+                    for value, row in zip(values, chunk, strict=True)
+                ]
+            elif is_any_in_lane:
+                values = [(*value, in_lanes[None].get(value[1])) for value in values]
             self._note_order(chunk)
             execute_bulk(self._connection, staged, _STAGED[: len(values[0])], values)
             execute_bulk(self._connection, apart, _APART, more)
@@ -283,14 +329,17 @@ class Stage:
         return count
 
     def _lanes_until(self) -> int:
-        newest: int = self._connection.execute(_NEWEST_LANE).scalar_one() if self._account_id is not None else 0
+        is_any_known = self._account_id is not None or self._accounts
+        newest: int = self._connection.execute(_NEWEST_LANE).scalar_one() if is_any_known else 0
         return newest
 
-    def _lanes(self, chunk: Iterable[Row | InvalidRow]) -> Mapping[str, int]:
-        if not self._newest_lane or self._account_id is None:
+    def _lanes(self, name: str | None, chunk: Iterable[Row | InvalidRow]) -> Mapping[str, int]:
+        """Find the lanes of the rows that name this account, by conversationId."""
+        account_id = self._account_id if name is None else self._accounts.get(name)
+        if not self._newest_lane or account_id is None:
             return {}
-        among = list(dict.fromkeys([row.conversation_id for row in chunk]))
-        found = self._connection.execute(_LANES, {"account": self._account_id, "among": among})
+        among = list(dict.fromkeys([row.conversation_id for row in chunk if row.account == name]))
+        found = self._connection.execute(_LANES, {"account": account_id, "among": among})
         return dict(found.all())
 
 
@@ -312,8 +361,8 @@ def read_hints(text: Any, line: int) -> Iterator[Problem]:
 
 
 def _values(row: Row, probe: AudioProbe, *, separate: bool) -> tuple[Any, ...]:
-    """Return a valid row in the order of the columns of ``staged``, without its lane and the type that it names."""
-    line, conversation_id, audio_path, path, given_type, parameters, _, signature, _, _, facts = row
+    """Return a valid row in the order of the columns of ``staged``, without its lane and what it names."""
+    line, conversation_id, audio_path, path, given_type, parameters, _, signature, _, _, facts, _ = row
     if signature is None:
         return line, conversation_id, audio_path, path, None, None, given_type, None, None, None
     size, change = signature

@@ -106,7 +106,7 @@ class Book:
     def was_begun(self, conversation_id: str, path: str) -> bool:
         """Return True where the ledger has a begun item of this path."""
         with self.ledger.writing() as connection:
-            return was_begun(connection, account(connection, BASE_URL))(conversation_id, path)
+            return was_begun(connection, account(connection, BASE_URL))(conversation_id, path, None)
 
     def load(
         self, rows: Sequence[tuple[str, str]], name: str = "m.csv", *, repeat: bool = False, run: bool = True

@@ -113,7 +113,7 @@ def cost_of_a_life(book: Book, order: Order = Order.LONGEST_LANE_FIRST) -> dict[
     _, cost["job ended"] = steps(book, ended)
     found, cost["latest ends"] = steps(book, lambda c: latest_completed_jobs(c, 1))
     assert found
-    _, cost["was begun"] = steps(book, lambda c: was_begun(c, 1)("c0", "/audio/0-0.wav"))
+    _, cost["was begun"] = steps(book, lambda c: was_begun(c, 1)("c0", "/audio/0-0.wav", None))
     _, cost["limit"] = steps(book, lambda c: limit_facts(c, 1, 10, book.now))
     return cost
 

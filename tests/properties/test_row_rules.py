@@ -88,7 +88,7 @@ def test_the_quick_check_says_what_the_full_one_says(
     rules = RowRules(
         root,
         confined,
-        lambda _, path: os.path.basename(path) == "begun.wav",  # noqa: PTH119
+        lambda _, path, __: os.path.basename(path) == "begun.wav",  # noqa: PTH119
         defaults,
         summary_is_served=True,
         check_files=check_files != "not",

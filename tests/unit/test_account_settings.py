@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from uploader.cli.target import credentials
 from uploader.client import Credentials
 from uploader.errors import UsageError
+from uploader.run.target import credentials
 from uploader.settings import Settings
 from uploader.settings.loading import load
 

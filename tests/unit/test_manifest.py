@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def never(conversation_id: str, path: str) -> bool:
+def never(conversation_id: str, path: str, account: str | None) -> bool:
     """No item was begun before."""
     return False
 

@@ -151,7 +151,7 @@ def test_a_file_that_is_gone_is_right_where_its_item_was_begun(root: Path) -> No
     """People archive what was sent: the row is valid, without a signature, and is asked for by its full path."""
     asked: list[tuple[str, str]] = []
 
-    def was_begun(conversation_id: str, path: str) -> bool:
+    def was_begun(conversation_id: str, path: str, account: str | None) -> bool:
         asked.append((conversation_id, path))
         return True
 
@@ -164,7 +164,7 @@ def test_a_file_that_is_gone_is_right_where_its_item_was_begun(root: Path) -> No
 def test_a_file_that_is_there_is_not_asked_for(root: Path) -> None:
     """An earlier beginning of the item matters only where its file is gone."""
 
-    def was_begun(conversation_id: str, path: str) -> bool:
+    def was_begun(conversation_id: str, path: str, account: str | None) -> bool:
         raise AssertionError
 
     assert isinstance(row(root, "a.wav", was_begun=was_begun), Row)

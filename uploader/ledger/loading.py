@@ -1,7 +1,7 @@
 """Loads a manifest into the ledger: matches rows to existing items, adds the new ones, and orders the lanes."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ from uploader.ledger.staging import (
     is_listed,
     staged,
 )
-from uploader.model import InvalidRow, Load, Problem, Row, State
+from uploader.model import NOTHING, InvalidRow, Load, Problem, Row, State
 from uploader.policy.identity import ContentHash
 from uploader.urls import shown
 
@@ -371,8 +371,16 @@ def merge(connection: Connection, load: Load) -> None:
     connection.execute(_ADD_ROWS, values)
 
 
-def was_begun(connection: Connection, account_id: int) -> Callable[[str, str], bool]:
-    """Make the predicate that an item of a conversation and path was begun, so that its file may be gone."""
+def was_begun(
+    connection: Connection, account_id: int | None, accounts: Mapping[str, int] = NOTHING
+) -> Callable[[str, str, str | None], bool]:
+    """Make the predicate that an item of a conversation, path and account was begun, so that its file may be gone.
+
+    Args:
+        connection: A connection in a transaction.
+        account_id: The account of rows that name none; None where the ledger has none.
+        accounts: The ids of the accounts that rows may name, as far as the ledger has them.
+    """
     # compiled once: the predicate may be called for every row
     statement = _WAS_BEGUN.compile(dialect=connection.dialect)
     names, text = statement.positiontup, str(statement)
@@ -380,8 +388,9 @@ def was_begun(connection: Connection, account_id: int) -> Callable[[str, str], b
     # the driver's own cursor: SQLAlchemy's result costs several times what the look-up does
     cursor = connection.connection.cursor()
 
-    def begun(conversation_id: str, path: str) -> bool:
-        values = {**statement.params, "account": account_id, "conversation": conversation_id, "of_path": path}
+    def begun(conversation_id: str, path: str, named: str | None = None) -> bool:
+        which = account_id if named is None else accounts.get(named)
+        values = {**statement.params, "account": which, "conversation": conversation_id, "of_path": path}
         cursor.execute(text, values if names is None else tuple([values[name] for name in names]))
         return bool(cursor.fetchall())
 

@@ -8,7 +8,7 @@ from uploader import parameters
 from uploader.model import Problem
 
 REQUIRED = ("conversationId", "audioPath")
-OWN_COLUMNS = (*REQUIRED, "contentType")
+OWN_COLUMNS = (*REQUIRED, "contentType", "account")
 EXTRA_PREFIX = "x-"
 # the most characters of a wrong column's name in a message
 NAME_MOST = 80

@@ -1,6 +1,6 @@
 """Reads a whole manifest: parses its file and checks the rows, many at once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -35,6 +35,7 @@ class Manifest:
     summary_is_served: bool = True
     check_files: bool = True
     examine: Examine | None = None
+    accounts: Collection[str] = ()
     # the ``x-`` columns seen so far, in order
     extra_columns: dict[str, None] = field(default_factory=dict)
 
@@ -79,6 +80,7 @@ class Manifest:
             self.check_files,
             self.examine,
             remote,
+            self.accounts,
         )
 
     def _raw_rows(self) -> Iterator[RawRow]:

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +24,8 @@ from uploader.urls import check, is_remote, shown
 
 # the most characters of a wrong value in a message
 VALUE_MOST = 80
+# the name of the account that is set above all tables, where a row writes it out
+DEFAULT = "default"
 
 _PLAIN_ID = re.compile("[0-9A-Za-z_-]+")
 # the size of each cache of checked values
@@ -31,8 +33,8 @@ _KEPT = 1000
 # equals no cell
 _NO_ID = object()
 
-# tells whether an item of this conversation and path was begun before, so that its file may be gone
-WasBegun = Callable[[str, str], bool]
+# tells of a conversation, a path and an account that an item of them was begun, so that its file may be gone
+WasBegun = Callable[[str, str, str | None], bool]
 
 
 class Examine(Protocol):
@@ -51,6 +53,7 @@ class _Usual(NamedTuple):
     merged: Mapping[str, Any]
     # the hints of recordings of rows like this, None where there is more than a hint; by the facts they depend on
     hints: dict[Any, tuple[Hint, ...] | None]
+    account: str | None
 
 
 class _FileFacts(NamedTuple):
@@ -71,7 +74,8 @@ class RowRules:
     ``folder`` is the base of relative paths; with ``confined`` no path may lead out of it. ``defaults`` are the
     config's parameters, which hold where the row sets none. ``summary_is_served``: the base URL is the one that makes
     summaries. ``check_files``: look for the audio files. ``examine`` reads a recording's facts, which are checked
-    against the row; None: they are not read. ``remote`` examines remote audio; None: it is not looked at.
+    against the row; None: they are not read. ``remote`` examines remote audio; None: it is not looked at. ``accounts``:
+    the names that rows may have beside the default one.
     """
 
     folder: Path
@@ -82,6 +86,7 @@ class RowRules:
     check_files: bool = True
     examine: Examine | None = None
     remote: audio.RemoteFiles | None = None
+    accounts: Collection[str] = ()
     _usual: dict[Any, _Usual | None] = field(default_factory=dict, init=False, repr=False)
     _hints: dict[Any, dict[Any, tuple[Hint, ...] | None]] = field(default_factory=dict, init=False, repr=False)
     _inside: dict[str, bool] = field(default_factory=dict, init=False, repr=False)
@@ -117,7 +122,7 @@ class RowRules:
                 checked.append(self.full(raw))
                 continue
             except ValueError as error:
-                if not self.was_begun(conversation_id, path):
+                if not self.was_begun(conversation_id, path, usual.account):
                     checked.append(self.full(raw, _FileFacts(None, None, str(error))))
                     continue
                 signature, facts = None, None  # sent files get archived
@@ -128,7 +133,7 @@ class RowRules:
             extras = {name: value for name, value in values.items() if is_extra(name)} if len(values) > 2 else NOTHING
             given = (line, conversation_id, audio_path, path, usual.content_type, usual.parameters, extras)
             # a third of the cost of Row(...), for a million rows
-            checked.append(tuple.__new__(Row, (*given, signature, (), hints, facts)))
+            checked.append(tuple.__new__(Row, (*given, signature, (), hints, facts, usual.account)))
         return checked
 
     def warm(self, raw: RawRow) -> None:
@@ -158,7 +163,8 @@ class RowRules:
             problems.append(Problem(raw.line, "conversationId", conversation_id, remedy))
         values, warnings = self._check_parameters(raw, problems)
         content_type = _check_content_type(raw, problems)
-        path, signature, facts = self._check_audio(raw.line, conversation_id, audio_path, seen, problems)
+        account = self._check_account(raw, problems)
+        path, signature, facts = self._check_audio(raw.line, conversation_id, audio_path, account, seen, problems)
         if remedy := spoilt(conversation_id):
             warnings.append(Problem(raw.line, "conversationId", conversation_id, remedy))
         extras = {name: value for name, value in raw.values.items() if is_extra(name)}
@@ -169,8 +175,8 @@ class RowRules:
             hints = _hints_in(found)
         if problems or path is None:
             given = {name: value for name, value in raw.values.items() if name in parameters.TABLE}
-            given |= values | ({"contentType": raw.values["contentType"]} if "contentType" in raw.values else {})
-            return InvalidRow(raw.line, conversation_id, audio_path, extras, problems, warnings, given)
+            given |= values | {name: raw.values[name] for name in ("contentType", "account") if name in raw.values}
+            return InvalidRow(raw.line, conversation_id, audio_path, extras, problems, warnings, given, account)
         return Row(
             raw.line,
             conversation_id,
@@ -183,6 +189,7 @@ class RowRules:
             warnings=tuple(warnings),
             hints=hints,
             facts=facts,
+            account=account,
         )
 
     @cached_property
@@ -213,6 +220,7 @@ class RowRules:
         problems: list[Problem] = []
         values, warnings = self._check_parameters(raw, problems)
         content_type = _check_content_type(raw, problems)
+        account = self._check_account(raw, problems)
         if problems or warnings:
             return None
         merged = {**self.defaults, **values}
@@ -220,9 +228,21 @@ class RowRules:
         kind = (content_type, merged.get("mode"), merged.get(SEPARATE), metadata)
         if kind not in self._hints and len(self._hints) >= _KEPT:
             self._hints.clear()
-        return _Usual(values or NOTHING, content_type, merged, self._hints.setdefault(kind, {}))
+        return _Usual(values or NOTHING, content_type, merged, self._hints.setdefault(kind, {}), account)
 
-    def _read_facts(self, conversation_id: str, path: str, *, follow: bool = True) -> _FileFacts:
+    def _check_account(self, raw: RawRow, problems: list[Problem]) -> str | None:
+        """Return the account that a row names: None where it names none, empty where there is no such account."""
+        value = raw.values.get("account")
+        if value is None or value == DEFAULT:
+            return None
+        if isinstance(value, str) and value in self.accounts:
+            return value
+        known = f"write one of {', '.join([*self.accounts, DEFAULT])}, or" if self.accounts else "it has none:"
+        remedy = f"the settings have no such account: {known} add [accounts.NAME] to the config file"
+        problems.append(Problem(raw.line, "account", _shown(value), remedy))
+        return ""
+
+    def _read_facts(self, conversation_id: str, path: str, account: str | None, *, follow: bool = True) -> _FileFacts:
         """Read a row's file facts; a file that is gone is valid where its item was begun before.
 
         Raises:
@@ -237,7 +257,7 @@ class RowRules:
                 return _FileFacts(audio.signature(path), None)
             return tuple.__new__(_FileFacts, (*self.examine(path, follow=follow), ""))
         except ValueError as error:
-            if conversation_id and self.was_begun(conversation_id, path):
+            if conversation_id and self.was_begun(conversation_id, path, account):
                 return _UNSEEN  # sent files get archived, with all kinds of things in their place
             return _FileFacts(None, None, str(error))
 
@@ -295,7 +315,13 @@ class RowRules:
         return values, _conflict_problems(raw, merged, broken, doubts)
 
     def _check_audio(
-        self, line: int, conversation_id: str, audio_path: str, seen: _FileFacts | None, problems: list[Problem]
+        self,
+        line: int,
+        conversation_id: str,
+        audio_path: str,
+        account: str | None,
+        seen: _FileFacts | None,
+        problems: list[Problem],
     ) -> tuple[str | None, FileSignature | None, AudioFacts | None]:
         """Find a row's file, and read its facts unless they were read already."""
         if not audio_path:
@@ -303,7 +329,7 @@ class RowRules:
         path = None
         try:
             path = self._resolve(audio_path)
-            seen = seen or self._read_facts(conversation_id, path)
+            seen = seen or self._read_facts(conversation_id, path, account)
             problem = seen.problem
         except ValueError as error:
             problem = str(error)

@@ -30,6 +30,10 @@ _OWN: dict[str, Any] = {
             None, description="the media type of the audio file; empty: detected from the file, or left to the service"
         ),
     ),
+    "account": (
+        str | None,
+        Field(None, description="the account, by its name in the config file; empty: the one above all tables"),
+    ),
 }
 
 

@@ -55,6 +55,7 @@ class ManifestFile(NamedTuple):
             summary_is_served=settings.summary_is_served,
             check_files=check_files,
             examine=audio.examine if check_files else None,
+            accounts=settings.accounts,
         )
 
 

@@ -180,11 +180,8 @@ class Engine:
         """The account's limit and slots, as the latest claim or admission found them."""
         return self.flow.limit
 
-    async def run(self, background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()) -> None:
+    async def run(self) -> None:
         """Run until the active batch is over, or nothing of it can go on.
-
-        Args:
-            background: Functions that run as long as the engine does, such as progress and results.
 
         Raises:
             UploaderError: The reason for an early end; all attempts that were under way are recorded.
@@ -192,11 +189,10 @@ class Engine:
         pollers = polls_at_once(self._polls_per_second)
         helpers = [self._start(self._poller.dispatch()), self._start(self.flow.run())]
         helpers += [self._start(self._poller.poll_jobs()) for _ in range(pollers)]
-        helpers += [self._start(function()) for function in background]
         try:
             await self._work()
         except UploaderError as error:
-            self._fail(error)
+            self.fail(error)
         finally:
             await self._drain()
             for helper in helpers:
@@ -623,7 +619,7 @@ class Engine:
             log.warning(_BREAKER_EVENTS[breaker.state], lanesInTrouble=len(breaker.failing_lanes))
         reason = reason_to_give_up(breaker, self._settings.give_up_seconds)
         if reason is not None:
-            self._fail(GaveUpError(reason))
+            self.fail(GaveUpError(reason))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -633,14 +629,14 @@ class Engine:
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._under_way.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._fail(error)
+            self.fail(error)
         self._is_claim_due |= self._was_claim_full
         # an accepted upload alone lets nothing begin: the run goes on when its job ends
         if self._is_claim_due or self._ending or not self._under_way:
             self._changed.set()
 
-    def _fail(self, error: BaseException) -> None:
-        """Keep the first error as the run's; later ones follow from it."""
+    def fail(self, error: BaseException) -> None:
+        """End the run with an error; the first is the run's, later ones follow from it."""
         if self._failure is None:
             self._failure = error
         self._changed.set()
@@ -653,6 +649,36 @@ class Engine:
             self._close_after(0.0, self._settings.grace_seconds)
         while self._under_way:
             await asyncio.wait(self._under_way)
+
+
+async def run_engines(
+    engines: Sequence[Engine], background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
+) -> list[BaseException | None]:
+    """Run the engines of several accounts concurrently until all have ended: the end of one ends no other.
+
+    Args:
+        engines: The engines.
+        background: Functions that run as long as any engine does, such as progress and results; an error of one of
+            them ends all engines.
+
+    Returns:
+        The error that ended each engine, None where none did.
+    """
+
+    def on_helper_done(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            for engine in engines:
+                engine.fail(error)
+
+    helpers = [asyncio.create_task(function()) for function in background]
+    for helper in helpers:
+        helper.add_done_callback(on_helper_done)
+    try:
+        return await asyncio.gather(*(engine.run() for engine in engines), return_exceptions=True)
+    finally:
+        for helper in helpers:
+            helper.cancel()
+        await asyncio.gather(*helpers, return_exceptions=True)
 
 
 async def run_concurrently(works: Sequence[Coroutine[Any, Any, None]]) -> None:

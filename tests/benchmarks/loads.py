@@ -70,9 +70,9 @@ class Ground:
         settings = Settings(
             ledger=f"sqlite:///{place}/ledger.db", base_url=BASE_URL, results=place / "r.csv", batch="m", **more
         )
-        target = Target(BASE_URL, Credentials("id", "secret"))
+        target = Target(settings, BASE_URL, Credentials("id", "secret"))
         with self._measured(kind, len(rows)), Ledger.open_for_run(settings.ledger) as ledger:
-            batch, *_ = prepare(settings, str(manifest), ledger, target, time.time, lambda: None)
+            batch, *_ = prepare(settings, str(manifest), ledger, [target], time.time, lambda: None)
             with ledger.writing() as connection:
                 claim(connection, batch.account_id, 50, time.time())
 

@@ -142,6 +142,33 @@ def find_batches(
     return [BatchFacts(**row) for row in connection.execute(newest).mappings()]
 
 
+class AccountFacts(NamedTuple):
+    """An account of the ledger."""
+
+    account_id: int
+    base_url: str
+    name: str
+
+
+# an unfinished item of the account that a batch names; by the account first, as few items are unfinished
+_UNFINISHED_OF_BATCH = (
+    select(items.c.id)
+    .join(rows, rows.c.item_id == items.c.id)
+    .where(IS_UNFINISHED, items.c.account_id == accounts.c.id, rows.c.batch_id == bindparam("batch"))
+    .correlate(accounts)
+    .exists()
+)
+
+
+def unfinished_accounts(connection: Connection, batch_id: int) -> list[AccountFacts]:
+    """List the accounts of a batch's items that are not over."""
+    found = connection.execute(
+        select(accounts.c.id, accounts.c.base_url, accounts.c.name).where(_UNFINISHED_OF_BATCH).order_by(accounts.c.id),
+        {"batch": batch_id},
+    )
+    return [AccountFacts(*row) for row in found]
+
+
 def find_accounts(connection: Connection) -> Mapping[int, str]:
     """Return the base URLs of all accounts, by account id."""
     return {row.id: row.base_url for row in connection.execute(select(accounts.c.id, accounts.c.base_url))}

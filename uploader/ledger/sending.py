@@ -1,9 +1,10 @@
 """Sums up what a run of a batch sends, for plan, run, forecast and summary alike."""
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from heapq import nsmallest
 from itertools import starmap
 from typing import Any, NamedTuple
 
@@ -67,10 +68,38 @@ class ToSend:
     held: int = 0
     later: int = 0
 
+    def __add__(self, other: "ToSend") -> "ToSend":
+        """Add what a run sends to another account; leftovers are added by batch."""
+        leftovers = defaultdict[str, Amount](Amount)
+        for batch, amount in (*self.leftovers, *other.leftovers):
+            leftovers[batch] += amount
+        merged = list(starmap(Leftover, leftovers.items()))
+        return ToSend(self.own + other.own, merged, self.held + other.held, self.later + other.later)
+
     @property
     def all(self) -> Amount:
         """The sum of all that is sent, which ``--max-billed-minutes`` bounds."""
         return sum((leftover.amount for leftover in self.leftovers), self.own)
+
+
+def first_by_account(connection: Connection, account_ids: Iterable[int], batch_id: int, first: int) -> dict[int, int]:
+    """Count by account how many of a batch's first pending items, in the manifest's order, are the account's.
+
+    Args:
+        connection: A connection in a transaction.
+        account_ids: The accounts of the batch.
+        batch_id: The batch.
+        first: How many items of the batch are to be sent.
+    """
+    places = [
+        (position, account_id)
+        for account_id in account_ids
+        for position in connection.execute(
+            _first_of_account(), {"account": account_id, "batch": batch_id, "first": first}
+        ).scalars()
+    ]
+    counts = Counter(account_id for _, account_id in nsmallest(first, places))
+    return {account_id: counts[account_id] for account_id in account_ids}
 
 
 def to_send(connection: Connection, account_id: int, batch_id: int) -> ToSend:
@@ -192,6 +221,23 @@ _BACKLOG = select(func.coalesce(func.sum(lanes.c.items_left), 0)).where(IS_ACTIV
 
 
 @cache
+def _first_of_account() -> Select[Any]:
+    """Build the statement of the positions of a batch's first pending items of an account that are not held."""
+    return (
+        select(items.c.position)
+        .join(rows, rows.c.item_id == items.c.id)
+        .where(
+            rows.c.batch_id == bindparam("batch"),
+            items.c.account_id == bindparam("account"),
+            items.c.state == State.PENDING,
+            ~is_held_of_many(),
+        )
+        .order_by(items.c.position)
+        .limit(bindparam("first"))
+    )
+
+
+@cache
 def _own(*, is_any_held: bool) -> Select[Any]:
     """Build the statement that counts a batch's pending, held and active items, and sums up those to send."""
     own = (
@@ -206,7 +252,11 @@ def _own(*, is_any_held: bool) -> Select[Any]:
         .select_from(rows)
         .join(items, items.c.id == rows.c.item_id)
         .join(lanes, lanes.c.id == items.c.lane_id)
-        .where(rows.c.batch_id == bindparam("batch"), items.c.state == State.PENDING)
+        .where(
+            rows.c.batch_id == bindparam("batch"),
+            items.c.account_id == bindparam("account"),
+            items.c.state == State.PENDING,
+        )
         .subquery()
     )
     is_held = own.c.held == literal_column("1")

@@ -210,8 +210,8 @@ _CONVERSATIONS = select(func.count()).select_from(
     select(staged.c.conversation_id, staged.c.account).where(staged.c.conversation_id != "").distinct().subquery()
 )
 
-# the accounts that valid rows name, None for that of the batch
-_NAMED = select(staged.c.account).where(staged.c.path.is_not(None)).distinct()
+# the accounts that rows name, apart from unknown ones
+_NAMED = select(staged.c.account).where(staged.c.account != "").distinct()
 
 
 class Stage:
@@ -249,9 +249,9 @@ class Stage:
         self._connection.execute(delete(named))
         execute_bulk(self._connection, named, ("name", "account_id"), list(accounts.items()))
 
-    def accounts(self) -> list[str | None]:
-        """List the accounts that valid rows name; None: a row names none."""
-        return list(self._connection.execute(_NAMED).scalars())
+    def accounts(self) -> set[str]:
+        """Return the names of the accounts that rows name."""
+        return set(self._connection.execute(_NAMED).scalars())
 
     def add(
         self, manifest: Iterable[Row | InvalidRow], probe: AudioProbe, *, separate: bool, hints: bool = False

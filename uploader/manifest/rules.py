@@ -20,12 +20,11 @@ from uploader.model import NOTHING, AudioFacts, FileSignature, Hint, InvalidRow,
 from uploader.policy import recordings
 from uploader.policy.billing import SEPARATE
 from uploader.policy.recordings import Severity
+from uploader.settings import DEFAULT_ACCOUNT
 from uploader.urls import check, is_remote, shown
 
 # the most characters of a wrong value in a message
 VALUE_MOST = 80
-# the name of the account that is set above all tables, where a row writes it out
-DEFAULT = "default"
 
 _PLAIN_ID = re.compile("[0-9A-Za-z_-]+")
 # the size of each cache of checked values
@@ -233,11 +232,11 @@ class RowRules:
     def _check_account(self, raw: RawRow, problems: list[Problem]) -> str | None:
         """Return the account that a row names: None where it names none, empty where there is no such account."""
         value = raw.values.get("account")
-        if value is None or value == DEFAULT:
+        if value is None or value == DEFAULT_ACCOUNT:
             return None
         if isinstance(value, str) and value in self.accounts:
             return value
-        known = f"write one of {', '.join([*self.accounts, DEFAULT])}, or" if self.accounts else "it has none:"
+        known = f"write one of {', '.join([*self.accounts, DEFAULT_ACCOUNT])}, or" if self.accounts else "it has none:"
         remedy = f"the settings have no such account: {known} add [accounts.NAME] to the config file"
         problems.append(Problem(raw.line, "account", _shown(value), remedy))
         return ""

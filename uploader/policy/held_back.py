@@ -108,6 +108,16 @@ class HeldBack(NamedTuple):
     causes: Mapping[str, float]
 
 
+def shares_of(seconds_by_use: Mapping[SlotUse, float]) -> HeldBack | None:
+    """Return the shares of slots' seconds by their use; None where there are none."""
+    total = sum(seconds_by_use.values())
+    if not total:
+        return None
+    shares = {use.value: seconds / total for use, seconds in seconds_by_use.items() if seconds}
+    busy = shares.pop(SlotUse.BUSY.value, 0.0)
+    return HeldBack(busy, dict(sorted(shares.items(), key=itemgetter(1), reverse=True)))
+
+
 class SlotMeter:
     """The sum over time of what the account's slots did."""
 
@@ -142,9 +152,4 @@ class SlotMeter:
 
     def held_back(self) -> HeldBack | None:
         """Return the shares up to the last update; None before any time was counted."""
-        total = sum(self._seconds.values())
-        if not total:
-            return None
-        shares = {use.value: seconds / total for use, seconds in self._seconds.items() if seconds}
-        busy = shares.pop(SlotUse.BUSY.value, 0.0)
-        return HeldBack(busy, dict(sorted(shares.items(), key=itemgetter(1), reverse=True)))
+        return shares_of(self._seconds)

@@ -28,6 +28,13 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
 
+    def __add__(self, other: "Histogram") -> "Histogram":
+        """Return the histogram of both's values; the bounds are the same."""
+        both = Histogram(self._bounds)
+        both._counts = [mine + others for mine, others in zip(self._counts, other._counts, strict=True)]
+        both.sum = self.sum + other.sum
+        return both
+
     def cumulative(self) -> list[tuple[float, int]]:
         """Return, for each upper bound, infinity the last, the number of values not above it."""
         return list(zip((*self._bounds, inf), accumulate(self._counts), strict=True))

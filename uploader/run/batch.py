@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -136,28 +136,25 @@ async def _run(
     until = until_time(settings, local_time())
     if until is not None:
         log.info("run.until", until=until.isoformat(timespec="minutes"))
-    async with _target(settings) as target:
+    async with _targets(settings) as targets:
         with ExitStack() as stack:
             ledger = await in_thread(stack.enter_context, _ledger(settings))
-            begun = {"baseUrl": target.base_url, "limit": settings.limit, "ledger": ledger.address}
+            begun = {"baseUrl": targets[0].base_url, "limit": settings.limit, "ledger": ledger.address}
             log.info("run.begun", version=__version__, **begun)
             summary_file.forget(settings)
             now = steady_clock(time.time, time.monotonic)
-            batch, sending, warnings = await in_thread(prepare, settings, manifest, ledger, target, now, stop.check)
+            prepared = await in_thread(prepare, settings, manifest, ledger, targets, now, stop.check)
             if ledger.is_new and not settings.sandbox:
                 log.warning("ledger.made")
-            log_leftovers(sending)
+            log_leftovers(prepared.sending)
             ends_at = until.timestamp() if until else None
             batch_run = BatchRun(
                 settings,
                 ledger,
-                target,
-                batch,
-                sending,
+                prepared,
                 now,
                 ends_at,
                 reporter,
-                warnings,
                 stop=stop,
                 on_progress=on_progress,
                 again=again,
@@ -203,17 +200,25 @@ def _check_status(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def _target(settings: Settings) -> AsyncIterator[Target]:
+async def _targets(settings: Settings) -> AsyncIterator[Sequence[Target]]:
+    """Make the targets of all accounts, that of the account above all tables first; each sandbox is one account's."""
+    of_accounts = [settings.of_account(name) for name in ("", *settings.accounts)]
     if not settings.sandbox:
-        yield Target(settings.base_url, credentials(settings))
+        if not settings.accounts:
+            credentials(settings)  # no manifest is read in vain
+        yield [Target(own, own.base_url) for own in of_accounts]
         return
     from uploader.sandbox import Sandbox, SandboxSettings  # noqa: PLC0415 - a run of the service has no use for them
 
-    made_up = SandboxSettings(
-        limit=settings.limit, allowed_parameters=frozenset(settings.extra_parameters), **far_options(settings)
-    )
-    async with Sandbox(made_up) as sandbox:
-        yield Target(sandbox.base_url, Credentials(made_up.app_id, made_up.app_secret))
+    async with AsyncExitStack() as stack:
+        targets = []
+        for own in of_accounts:
+            made_up = SandboxSettings(
+                limit=own.limit, allowed_parameters=frozenset(own.extra_parameters), **far_options(own)
+            )
+            sandbox = await stack.enter_async_context(Sandbox(made_up))
+            targets.append(Target(own, sandbox.base_url, Credentials(made_up.app_id, made_up.app_secret)))
+        yield targets
 
 
 @contextmanager

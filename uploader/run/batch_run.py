@@ -6,7 +6,7 @@ import secrets
 import shlex
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from functools import partial
@@ -20,37 +20,38 @@ from uploader.audio import SourceOpener
 from uploader.client import Client, Expect, TimeLimits
 from uploader.engine import Engine
 from uploader.errors import ExitCode, ResultsUnavailableError, UploaderError
-from uploader.ledger import Ledger
+from uploader.ledger import Connection, Ledger
 from uploader.ledger.callbacks import webhook_key
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import close_repeat
 from uploader.ledger.orphans import find_orphans
 from uploader.ledger.reading import (
-    BatchFacts,
     Trouble,
     anomalies,
     result_lines,
     troubles,
 )
-from uploader.ledger.sending import ToSend, elsewhere
+from uploader.ledger.sending import elsewhere
 from uploader.ledger.standing import Standing, has_unfinished, keep_counts, save_held_back, standing
 from uploader.ledger.thread import LedgerThread
-from uploader.model import State
+from uploader.model import LimitFacts, State
 from uploader.policy import caps
 from uploader.policy.callbacks import signed_token
 from uploader.policy.endings import ending
 from uploader.policy.waiting import Standstill
 from uploader.results import rfc3339
+from uploader.run.engines import AccountEngine, Engines, add_limits
+from uploader.run.loading import Prepared
 from uploader.run.reporting import RunReporter
 from uploader.run.stopping import Stop
-from uploader.run.target import Target
+from uploader.run.target import Account
 from uploader.run.threads import in_thread
 from uploader.settings import Settings, host_and_port, unless_auto
 from uploader.status.formatting import held_back_json, run_command
 from uploader.status.metrics import RunFigures
 from uploader.status.progress import Progress, ProgressTracker
 from uploader.status.remaining import seconds_left
-from uploader.status.summary import ManifestWarning, Summary
+from uploader.status.summary import AccountLimit, Summary
 
 if TYPE_CHECKING:
     from uploader.http_server import Answer
@@ -82,13 +83,10 @@ class BatchRun:
         self,
         settings: Settings,
         ledger: Ledger,
-        target: Target,
-        batch: BatchFacts,
-        sending: ToSend,
+        prepared: Prepared,
         now: Callable[[], float],
         until: float | None,
         reporter: RunReporter,
-        warnings: Sequence[ManifestWarning] = (),
         *,
         stop: Stop,
         on_progress: Callable[[Progress], None] | None = None,
@@ -96,13 +94,11 @@ class BatchRun:
     ) -> None:
         self._settings = settings
         self._ledger = ledger
-        self._target = target
-        self._batch = batch
-        self._sending = sending
-        self._warnings = warnings
+        self._prepared = prepared
+        self._batch = prepared.batch
         self._reporter = reporter
         self._now = now
-        self._path = Path(batch.results or "")
+        self._path = Path(prepared.batch.results or "")
         self._reader = ledger.beside()
         self._writing = threading.Lock()
         self._is_final = False
@@ -116,39 +112,54 @@ class BatchRun:
         self._until = until
 
     async def run(self) -> Summary:
-        """Run the engine, write the final results, and return the closing summary."""
+        """Run an engine for each account, write the final results, and return the closing summary."""
         thread = LedgerThread(self._ledger)
-        limits = TimeLimits(self._settings.connect_seconds, self._settings.stall_seconds, self._settings.answer_seconds)
-        keeps = self._settings.connections == "kept"
-        expect = Expect(self._settings.expect_above_bytes, self._settings.expect_seconds, keeps)
-        uploads = unless_auto(self._settings.uploads) or caps.UPLOADS
         failure: UploaderError | None = None
         try:
-            target = self._target
-            client_of_target = Client(target.base_url, target.credentials, limits, self._now, expect, uploads)
-            async with client_of_target as client, SourceOpener(self._settings.audio_root) as sources:
+            async with SourceOpener(self._settings.audio_root) as sources, AsyncExitStack() as stack:
                 key = self._webhook_key()
-                engine = self._engine(client, thread, key, sources)
-                async with self._listeners(engine, thread, key):
-                    failure = await self._run_engine(engine, thread)
-                    await self._save_held_back(engine, thread)
+                engines = Engines(
+                    [
+                        AccountEngine(
+                            account,
+                            self._engine(account, await stack.enter_async_context(client), thread, key, sources),
+                        )
+                        for account, client in self._clients()
+                    ]
+                )
+                async with self._listeners(engines, thread, key):
+                    failure = await self._run_engines(engines, thread)
+                    await self._save_held_back(engines, thread)
         finally:
             thread.close()
         failure = await in_thread(self._write_final_results) or failure or self._ledger.moved()
-        summary = await in_thread(self._sum_up, engine, failure)
-        await self._reporter.end(summary, self._figures(summary.standing, engine, thread))
+        summary = await in_thread(self._sum_up, engines, failure)
+        await self._reporter.end(summary, self._figures(summary.standing, engines, thread))
         return summary
+
+    def _clients(self) -> Iterator[tuple[Account, Client]]:
+        """Make a client for each account."""
+        settings = self._settings
+        limits = TimeLimits(settings.connect_seconds, settings.stall_seconds, settings.answer_seconds)
+        keeps = settings.connections == "kept"
+        expect = Expect(settings.expect_above_bytes, settings.expect_seconds, keeps)
+        uploads = unless_auto(settings.uploads) or caps.UPLOADS
+        for account in self._prepared.accounts:
+            base_url = account.target.base_url
+            yield account, Client(base_url, account.credentials, limits, self._now, expect, uploads)
 
     def _webhook_key(self) -> str:
         with self._reader.reading() as connection:
             return webhook_key(connection)
 
-    def _engine(self, client: Client, thread: LedgerThread, key: str, sources: SourceOpener) -> Engine:
+    def _engine(
+        self, account: Account, client: Client, thread: LedgerThread, key: str, sources: SourceOpener
+    ) -> Engine:
         return Engine(
             client=client,
             writer=thread,
-            account_id=self._batch.account_id,
-            settings=self._settings,
+            account_id=account.account_id,
+            settings=account.settings,
             until=self._until,
             now=self._now,
             rng=random.Random(),  # noqa: S311 - jitter, no secret
@@ -157,7 +168,7 @@ class BatchRun:
         )
 
     @asynccontextmanager
-    async def _listeners(self, engine: Engine, thread: LedgerThread, key: str) -> AsyncIterator[None]:
+    async def _listeners(self, engines: Engines, thread: LedgerThread, key: str) -> AsyncIterator[None]:
         """Listen for callbacks and for readers of the status page, as far as the settings ask for either."""
         webhook, status = self._settings.webhook, self._settings.status
         if webhook is None and status is None:  # most runs have none, and it is a server
@@ -170,13 +181,13 @@ class BatchRun:
             key=key,
             writer=thread,
             now=self._now,
-            applied=engine.apply_callback,
-            ending=engine.flow.slot_may_be_free,
+            applied=engines.apply_callback,
+            ending=engines.slot_may_be_free,
         )
         async with AsyncExitStack() as stack:
             if status is not None:
                 answer = callbacks.answer if webhook == status else None
-                await stack.enter_async_context(self._status_listener(status, engine, thread, answer))
+                await stack.enter_async_context(self._status_listener(status, engines, thread, answer))
             if webhook is not None and webhook != status:
                 server = HttpServer(*host_and_port(webhook), callbacks.answer, option="--webhook")
                 await stack.enter_async_context(server)
@@ -186,14 +197,14 @@ class BatchRun:
                 self._is_over = True
 
     def _status_listener(
-        self, address: str, engine: Engine, thread: LedgerThread, webhook: "Answer | None"
+        self, address: str, engines: Engines, thread: LedgerThread, webhook: "Answer | None"
     ) -> "StatusListener":
         from uploader.status.listener import StatusListener  # noqa: PLC0415 - as in _listeners
         from uploader.status.snapshot import SnapshotReader, SnapshotSource  # noqa: PLC0415 - as in _listeners
 
         async def metrics() -> str:
-            engine.held_back()  # measures the slots up to now
-            found = self._figures(await asyncio.to_thread(self._standing), engine, thread)
+            engines.held_back()  # measures the slots up to now
+            found = self._figures(await asyncio.to_thread(self._standing), engines, thread)
             return self._reporter.metrics(found).render()
 
         source = SnapshotSource(
@@ -203,7 +214,7 @@ class BatchRun:
             ledger=self._ledger.address,
             limit=self._settings.limit,
             now=self._now,
-            seconds_left=lambda: self._seconds_left(engine),
+            seconds_left=lambda: self._seconds_left(engines),
             is_running=lambda: not self._is_over,
         )
         host, port = host_and_port(address)
@@ -217,37 +228,37 @@ class BatchRun:
             webhook=webhook,
         )
 
-    async def _run_engine(self, engine: Engine, thread: LedgerThread) -> UploaderError | None:
+    async def _run_engines(self, engines: Engines, thread: LedgerThread) -> UploaderError | None:
         tracker = ProgressTracker(
             read=self._standing,
-            limit=lambda: engine.limit,
-            bytes_moved=lambda: engine.flow.bytes_moved,
+            limit=lambda: engines.limit,
+            bytes_moved=lambda: engines.bytes_moved,
             snapshot=self._snapshot,
-            seconds_left=lambda: self._seconds_left(engine),
-            waits=lambda: _format_wait(engine.standstill),
+            seconds_left=lambda: self._seconds_left(engines),
+            waits=lambda: _format_wait(engines.standstill),
             show=self._on_progress,
             lines=self._settings.progress == "auto",
             batch=self._batch.name,
-            held_back=engine.held_back,
+            held_back=engines.held_back,
         )
 
         async def keep_held_back() -> None:
             # a run that is new is asked for soon
             for seconds in chain((1.0,), repeat(HELD_BACK_SECONDS)):
                 await asyncio.sleep(seconds)
-                await self._save_held_back(engine, thread)
+                await self._save_held_back(engines, thread)
 
         async def figures() -> RunFigures:
-            engine.held_back()  # measures the slots up to now
-            return self._figures(await asyncio.to_thread(self._standing), engine, thread)
+            engines.held_back()  # measures the slots up to now
+            return self._figures(await asyncio.to_thread(self._standing), engines, thread)
 
         async def watch() -> None:
             await self._reporter.watch(figures, partial(asyncio.to_thread, self._troubles))
 
         try:
             watches = [watch] if self._reporter.is_wanted else []
-            with self._stopping(engine):
-                await engine.run((*tracker.helpers, keep_held_back, *watches))
+            with self._stopping(engines):
+                await engines.run((*tracker.helpers, keep_held_back, *watches))
         except UploaderError as error:
             return error
         return None
@@ -256,39 +267,39 @@ class BatchRun:
         with self._reader.reading() as connection:
             return troubles(connection, self._batch.batch_id)
 
-    def _figures(self, standing: Standing, engine: Engine, thread: LedgerThread) -> RunFigures:
+    def _figures(self, standing: Standing, engines: Engines, thread: LedgerThread) -> RunFigures:
         return RunFigures(
             items=standing,
-            limit=engine.limit,
-            bytes_sent=engine.flow.bytes_moved,
-            attempts=engine.attempts,
-            callbacks=engine.callbacks,
-            status_requests=engine.status_requests,
-            slot_seconds=engine.meter.seconds,
-            job_seconds=engine.job_seconds,
-            upload_seconds=engine.upload_seconds,
+            limit=engines.limit,
+            bytes_sent=engines.bytes_moved,
+            attempts=engines.attempts,
+            callbacks=engines.callbacks,
+            status_requests=engines.status_requests,
+            slot_seconds=engines.slot_seconds,
+            job_seconds=engines.job_seconds,
+            upload_seconds=engines.upload_seconds,
             write_seconds=thread.write_seconds,
         )
 
-    async def _save_held_back(self, engine: Engine, thread: LedgerThread) -> None:
+    async def _save_held_back(self, engines: Engines, thread: LedgerThread) -> None:
         """Write into the ledger, for `uploader status`, what has held the run back and what it waits for."""
-        wait = engine.standstill
+        wait = engines.standstill
         waits: dict[str, str | None] = {"waitsFor": None, "waitsUntil": None}
         if wait is not None:
             waits = {"waitsFor": wait.reason, "waitsUntil": rfc3339(wait.until) if wait.until < inf else None}
         try:
-            await thread.call(save_held_back, self._batch.batch_id, {**held_back_json(engine.held_back()), **waits})
+            await thread.call(save_held_back, self._batch.batch_id, {**held_back_json(engines.held_back()), **waits})
         except UploaderError:
             return  # a ledger that cannot be written now is the engine's to tell
 
-    def _stopping(self, engine: Engine) -> AbstractContextManager[None]:
+    def _stopping(self, engines: Engines) -> AbstractContextManager[None]:
         """Stop the engine at a request during the block."""
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
             log.warning("run.stopping")
             # the final results take as long as the last snapshot, and may have to wait for a snapshot under way
-            engine.stop(reserve_seconds=2 * self._snapshot_seconds)
+            engines.stop(reserve_seconds=2 * self._snapshot_seconds)
 
         return self._stop.subscribed(partial(loop.call_soon_threadsafe, stop))
 
@@ -296,13 +307,17 @@ class BatchRun:
         with self._reader.reading() as connection:
             return standing(connection, self._batch.batch_id)
 
-    def _seconds_left(self, engine: Engine) -> float:
-        """Forecast the seconds that the run still takes, after the end of a standstill."""
+    def _seconds_left(self, engines: Engines) -> float:
+        """Forecast the seconds that the run still takes: those of the account that ends last."""
+        return max((self._account_seconds_left(account, engine) for account, engine in engines.accounts), default=0.0)
+
+    def _account_seconds_left(self, account: Account, engine: Engine) -> float:
+        """Forecast the seconds that an account still takes, after the end of a standstill."""
         wait, now = engine.standstill, self._now()
         waits = wait.until - now if wait is not None and now < wait.until < inf else 0.0
         with self._reader.reading() as connection:
             return waits + seconds_left(
-                connection, self._batch.account_id, self._settings, engine.limit.in_force, self._now()
+                connection, account.account_id, account.settings, engine.limit.in_force, self._now()
             )
 
     def _snapshot(self) -> None:
@@ -335,31 +350,36 @@ class BatchRun:
                 return error
         return None
 
-    def _sum_up(self, engine: Engine, failure: UploaderError | None) -> Summary:
+    def _sum_up(self, engines: Engines, failure: UploaderError | None) -> Summary:
         with self._reader.reading() as connection:
-            account_id = self._batch.account_id
+            limits = self._limits(connection)
             found = standing(connection, self._batch.batch_id)
             # the statements of what is left, and of what needs a person, take long to build: a good night has none
-            is_any_left = has_unfinished(connection, account_id)
+            left = [account_id for account_id in limits if has_unfinished(connection, account_id)]
             summary = Summary(
                 batch=self._batch.name,
                 exit_code=self._exit_code(found, failure),
                 standing=found,
-                bytes_sent=engine.flow.bytes_moved,
+                bytes_sent=engines.bytes_moved,
                 seconds=time.monotonic() - self._begun,
                 results=str(self._path),
                 ledger=self._ledger.address,
-                limit=limit_facts(connection, account_id, self._settings.limit, self._now()),
-                throttled=engine.throttled,
-                slot_wait_seconds=engine.meter.full_seconds,
-                held_back=engine.held_back(),
-                warnings=self._warnings,
-                carried=self._sending.leftovers,
-                elsewhere=elsewhere(connection, account_id, self._batch.batch_id) if is_any_left else [],
+                limit=add_limits(limits.values()),
+                accounts=self._name_limits(limits),
+                throttled=engines.throttled,
+                slot_wait_seconds=engines.full_seconds,
+                held_back=engines.held_back(),
+                warnings=self._prepared.warnings,
+                carried=self._prepared.sending.leftovers,
+                elsewhere=[
+                    leftover
+                    for account_id in left
+                    for leftover in elsewhere(connection, account_id, self._batch.batch_id)
+                ],
                 troubles=[] if found.is_over else troubles(connection, self._batch.batch_id),
                 anomalies=anomalies(connection, self._batch.batch_id),
-                webhook_silent=engine.is_webhook_silent,
-                orphans=find_orphans(connection, account_id) if is_any_left else [],
+                webhook_silent=engines.is_webhook_silent,
+                orphans=[group for account_id in left for group in find_orphans(connection, account_id)],
                 rehearsal=self._settings.sandbox,
                 is_new_ledger=self._ledger.is_new and not self._settings.sandbox,
                 run=logs.bound().get("run"),
@@ -375,6 +395,23 @@ class BatchRun:
         if self._settings.summary is not None and not isinstance(failure, ResultsUnavailableError):
             results.write_json(self._settings.summary, summary.as_json())
         return summary
+
+    def _limits(self, connection: Connection) -> dict[int, LimitFacts]:
+        """Return the limits of the run's accounts by their ids; that of the batch where it sends to none."""
+        configured = {account.account_id: account.settings.limit for account in self._prepared.accounts}
+        if not configured:
+            configured = {self._batch.account_id: self._settings.limit}
+        now = self._now()
+        return {account_id: limit_facts(connection, account_id, limit, now) for account_id, limit in configured.items()}
+
+    def _name_limits(self, limits: Mapping[int, LimitFacts]) -> list[AccountLimit]:
+        """Name the limits of the accounts, where the settings have several."""
+        if not self._settings.accounts:
+            return []
+        return [
+            AccountLimit(account.target.name, account.target.base_url, limits[account.account_id])
+            for account in self._prepared.accounts
+        ]
 
     def _command_again(self) -> list[str]:
         batch = self._batch

@@ -1,7 +1,8 @@
 """Loads a manifest, or a batch that was loaded before, into the ledger."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from uploader import audio, logs, results
 from uploader.errors import UsageError
@@ -19,9 +20,9 @@ from uploader.ledger.loading import (
 )
 from uploader.ledger.matching import Hashes
 from uploader.ledger.orphans import orphaned_by_load
-from uploader.ledger.reading import BatchFacts, find_batches
+from uploader.ledger.reading import AccountFacts, BatchFacts, find_account, find_batches, unfinished_accounts
 from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
-from uploader.ledger.sending import ToSend, to_send
+from uploader.ledger.sending import ToSend, first_by_account, to_send
 from uploader.ledger.staging import Stage
 from uploader.model import State
 from uploader.run import summary_file
@@ -41,8 +42,8 @@ from uploader.run.preparing import (
     refuse_invalid,
     results_path,
 )
-from uploader.run.target import Target
-from uploader.settings import Settings
+from uploader.run.target import Account, Target
+from uploader.settings import DEFAULT_ACCOUNT, Settings
 from uploader.status.summary import ManifestWarning
 
 log = logs.get_logger()
@@ -50,21 +51,30 @@ log = logs.get_logger()
 WARNINGS_LOGGED = 20
 
 
+class Prepared(NamedTuple):
+    """A batch that is loaded and active: the accounts that it sends to, and all that it sends."""
+
+    batch: BatchFacts
+    accounts: Sequence[Account]
+    sending: ToSend
+    warnings: Sequence[ManifestWarning] = ()
+
+
 def prepare(
     settings: Settings,
     manifest: str | None,
     ledger: Ledger,
-    target: Target,
+    targets: Sequence[Target],
     now: Callable[[], float],
     check_stop: Callable[[], None],
-) -> tuple[BatchFacts, ToSend, Sequence[ManifestWarning]]:
+) -> Prepared:
     """Recover after a crash, then load the manifest or the named batch, before any byte is sent.
 
     Args:
         settings: The settings.
         manifest: The manifest, None to carry on a batch that was loaded before.
         ledger: The ledger.
-        target: The service.
+        targets: The services of all accounts, that of the account above all tables first.
         now: The clock.
         check_stop: Raises where the run is to stop; called again and again.
 
@@ -79,23 +89,56 @@ def prepare(
     if unsent or doubtful:
         log.warning("run.recovered", pendingAgain=unsent, inDoubt=doubtful)
     if manifest is None:
-        return *_carry_on(settings, ledger, target, now()), ()
+        return _carry_on(settings, ledger, targets, now())
     check = ManifestCheck()
     with manifest_file(manifest, settings, check_stop) as file:
-        batch, sending = _load(settings, file, ledger, target, now(), check, check_stop)
+        prepared = _load(settings, file, ledger, targets, now(), check, check_stop)
     kinds = check.warnings.kinds
-    return batch, sending, [ManifestWarning(kind.line, *told, kind.count) for told, kind in kinds.items()]
+    warnings = [ManifestWarning(kind.line, *told, kind.count) for told, kind in kinds.items()]
+    return prepared._replace(warnings=warnings)
 
 
-def _enter_scope(settings: Settings, connection: Connection, batch_id: int, account_id: int, name: str) -> ToSend:
-    """Activate the batch; raise where it would cost too much, which undoes the load."""
-    save_rules(connection, account_id, limit=settings.limit, holds=settings.lanes.hold)
-    activate_batch(connection, batch_id, first=settings.first)
-    sending = to_send(connection, account_id, batch_id)
+def _enter_scope(
+    settings: Settings, connection: Connection, batch: BatchFacts, targets: Sequence[Target], name: str
+) -> Prepared:
+    """Activate the batch; raise where it would cost too much or an account is missing, which undoes the load."""
+    accounts = _accounts(connection, batch, targets)
+    firsts = {account.account_id: settings.first for account in accounts}
+    if settings.first is not None and len(accounts) > 1:
+        firsts |= first_by_account(connection, firsts, batch.batch_id, settings.first)
+    sending = ToSend()
+    for account_id, target, _ in accounts:
+        save_rules(connection, account_id, limit=target.settings.limit, holds=settings.lanes.hold)
+        if firsts[account_id] != 0:
+            activate_batch(connection, account_id, batch.batch_id, first=firsts[account_id])
+        sending += to_send(connection, account_id, batch.batch_id)
     refuse_cost(settings, name, sending)
     if settings.max_billed_minutes is not None and sending.all.unknown_lengths:
         log.warning("manifest.unknown_lengths", files=sending.all.unknown_lengths)
-    return sending
+    return Prepared(batch, accounts, sending)
+
+
+def _accounts(connection: Connection, batch: BatchFacts, targets: Sequence[Target]) -> list[Account]:
+    """Find the accounts that the batch has anything to send to, with their credentials.
+
+    Raises:
+        UsageError: The settings do not name one of them, or have no credentials for it.
+    """
+    found = unfinished_accounts(connection, batch.batch_id)
+    if not found and len(targets) == 1:
+        found = [AccountFacts(batch.account_id, batch.base_url, DEFAULT_ACCOUNT)]
+    by_place = {(target.base_url, target.name): target for target in targets}
+    accounts = []
+    for account_id, base_url, name in found:
+        target = by_place.get((base_url, name))
+        if target is None:
+            table = "above all tables" if name == DEFAULT_ACCOUNT else f"in [accounts.{name}]"
+            raise UsageError(
+                f"batch {batch.name}: it has items of the account {name} of {base_url}, which the settings do not "
+                f"have: set its base_url {table}, and its credentials"
+            )
+        accounts.append(Account(account_id, target, target.credentials()))
+    return accounts
 
 
 def log_leftovers(sending: ToSend) -> None:
@@ -109,10 +152,10 @@ def log_leftovers(sending: ToSend) -> None:
         )
 
 
-def _carry_on(settings: Settings, ledger: Ledger, target: Target, now: float) -> tuple[BatchFacts, ToSend]:
+def _carry_on(settings: Settings, ledger: Ledger, targets: Sequence[Target], now: float) -> Prepared:
     with ledger.writing() as connection:
         known = find_batches(connection, settings.batch)
-        found = [batch for batch in known if batch.base_url == target.base_url]
+        found = [batch for batch in known if batch.base_url == targets[0].base_url]
         if not found:
             elsewhere = f" (it was loaded for {known[0].base_url})" if known else ""
             raise UsageError(
@@ -124,20 +167,20 @@ def _carry_on(settings: Settings, ledger: Ledger, target: Target, now: float) ->
         save_run(connection, found[0].batch_id, path.resolve(), now)
         known = find_batches(connection, settings.batch)
         batch = next(batch for batch in known if batch.batch_id == found[0].batch_id)
-        sending = _enter_scope(settings, connection, batch.batch_id, batch.account_id, batch.name)
+        prepared = _enter_scope(settings, connection, batch, targets, batch.name)
     check_known_results(path, ledger, sandbox=False)
-    return batch, sending
+    return prepared
 
 
 def _load(
     settings: Settings,
     file: ManifestFile,
     ledger: Ledger,
-    target: Target,
+    targets: Sequence[Target],
     now: float,
     check: ManifestCheck,
     check_stop: Callable[[], None],
-) -> tuple[BatchFacts, ToSend]:
+) -> Prepared:
     path = results_path(settings, file)
     summary_file.check_apart(settings, path)
     check_known_results(path, ledger, sandbox=settings.sandbox)
@@ -145,11 +188,12 @@ def _load(
         raise UsageError(f"manifest {file.name}: for standard input or a pipe say which batch it is with --batch NAME")
     name = batch_name(settings, file.name)
     with ledger.writing() as connection:
-        account_id = account(connection, target.base_url)
+        account_id = account(connection, targets[0].base_url)
+        accounts = _known_accounts(connection, targets)
     with ledger.staging() as connection:
         with connection.begin():
-            reader = file.reader(settings, was_begun(connection, account_id))
-            stage = Stage(connection, account_id)
+            reader = file.reader(settings, was_begun(connection, account_id, accounts))
+            stage = Stage(connection, account_id, accounts)
             rows = counted_rows(reader, check, refuse=settings.on_invalid == "refuse", check_stop=check_stop)
             stage.add(rows, audio.probe, separate=are_channels_separate(settings))
         if settings.on_invalid == "refuse":
@@ -157,13 +201,20 @@ def _load(
         with connection.begin():
             add_alike(check, connection, stage)
 
+            named = stage.accounts() - accounts.keys() if len(targets) > 1 else ()
+        if named:
+            with ledger.writing() as writing:
+                accounts = _make_accounts(writing, targets, named)
+            with connection.begin():
+                stage.name_accounts(accounts)
+
         def content_hash(path: str) -> str | None:
             check_stop()
             return audio.content_hash(path)
 
         hashes = Hashes(content_hash)
 
-        def load() -> tuple[BatchFacts, ToSend]:
+        def load() -> Prepared:
             repeat_id = current_repeat_id(connection, account_id, name, repeat=settings.repeat)
             lacking = resolve(connection, stage, repeat_id, hashes)
             if lacking and settings.on_invalid == "refuse":
@@ -183,9 +234,8 @@ def _load(
             add_lacking(check, lacking)
             _log_findings(check, name)
             _log_orphans(name, orphaned_by_load(connection, begun))
-            sending = _enter_scope(settings, connection, begun.batch_id, account_id, file.name)
             (batch,) = find_batches(connection, name, ids=[begun.batch_id])
-            return batch, sending
+            return _enter_scope(settings, connection, batch, targets, file.name)
 
         def match() -> None:
             """Match the rows once, so that the files to compare are read before anything is locked."""
@@ -193,6 +243,20 @@ def _load(
             resolve(connection, stage, repeat_id, hashes)
 
         return ledger.written_together(connection, load, match)
+
+
+def _known_accounts(connection: Connection, targets: Sequence[Target]) -> dict[str, int]:
+    """Return the ids of the accounts with a table of their own, as far as the ledger has them."""
+    found = {target.name: find_account(connection, target.base_url, target.name) for target in targets[1:]}
+    return {name: account_id for name, account_id in found.items() if account_id is not None}
+
+
+def _make_accounts(connection: Connection, targets: Sequence[Target], named: Collection[str]) -> dict[str, int]:
+    """Make the accounts that rows name, and return the ids of all with a table of their own."""
+    for target in targets[1:]:
+        if target.name in named:
+            account(connection, target.base_url, target.name)
+    return _known_accounts(connection, targets)
 
 
 def _log_findings(check: ManifestCheck, batch: str) -> None:

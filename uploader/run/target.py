@@ -8,14 +8,43 @@ from typing import Any, NamedTuple
 from uploader import secrets
 from uploader.client import Credentials, CredentialsSource
 from uploader.errors import CredentialsError, UsageError
-from uploader.settings import FAR, Secret, Settings, settings_of
+from uploader.settings import DEFAULT_ACCOUNT, FAR, Secret, Settings, settings_of
 
 
 class Target(NamedTuple):
-    """The base URL and credentials of the service, or of the internal sandbox."""
+    """The service of an account, or the internal sandbox in its place."""
 
+    # the account's own settings
+    settings: Settings
     base_url: str
+    # None: those of the settings, which are checked once the account is known to be sent to
+    own_credentials: CredentialsSource | None = None
+
+    @property
+    def name(self) -> str:
+        """The account's name in the ledger."""
+        return self.settings.account or DEFAULT_ACCOUNT
+
+    def credentials(self) -> CredentialsSource:
+        """Return the source of the account's credentials.
+
+        Raises:
+            UsageError: There are none.
+        """
+        return self.own_credentials or credentials(self.settings)
+
+
+class Account(NamedTuple):
+    """An account that a run sends to."""
+
+    account_id: int
+    target: Target
     credentials: CredentialsSource
+
+    @property
+    def settings(self) -> Settings:
+        """The account's own settings."""
+        return self.target.settings
 
 
 class CurrentCredentials:

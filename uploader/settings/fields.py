@@ -54,6 +54,9 @@ SECRETS = (*secrets.CREDENTIALS, *secrets.OTHERS)
 
 FAR = "A far sandbox"
 
+# the name, in the ledger and in a manifest, of the account that is set above all tables
+DEFAULT_ACCOUNT = "default"
+
 seconds = number(above=0, most=7 * 86400)
 
 

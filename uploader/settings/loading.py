@@ -12,7 +12,7 @@ from typing import Any
 from uploader import pipes, secrets, toml
 from uploader.errors import UsageError
 from uploader.settings.checks import UnfitError, mapping
-from uploader.settings.fields import ENVIRONMENT_PREFIX, SECRETS, Settings
+from uploader.settings.fields import DEFAULT_ACCOUNT, ENVIRONMENT_PREFIX, SECRETS, Settings
 from uploader.settings.tables import Setting, settings_of
 from uploader.text import storable
 from uploader.toml import DEEPEST, check_bounds
@@ -30,9 +30,7 @@ _OF_A_SERVICE = re.compile(
 # checks ``[parameters]`` and ``[extra_parameters]``; gives the location and message of each problem
 CheckParameters = Callable[[Mapping[str, Any], Mapping[str, Any]], Iterable[tuple[Sequence[str], str]]]
 
-# the names of accounts; and the name of the one that is set above all tables
 _ACCOUNT = re.compile("[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
-DEFAULT_ACCOUNT = "default"
 
 # a setting's name, after its table's where it has one
 Location = tuple[str, ...]

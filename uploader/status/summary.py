@@ -55,6 +55,14 @@ class ManifestWarning(NamedTuple):
     rows: int
 
 
+class AccountLimit(NamedTuple):
+    """The limit and slots of one of several accounts."""
+
+    name: str
+    base_url: str
+    limit: LimitFacts
+
+
 class Summary(NamedTuple):
     """The closing summary of a batch. ``seconds``: the run's time; ``bytes_sent``: bytes sent in this run."""
 
@@ -68,6 +76,8 @@ class Summary(NamedTuple):
     limit: LimitFacts
     throttled: int
     troubles: Sequence[Trouble]
+    # each account that the run sent to, where the settings have several
+    accounts: Sequence[AccountLimit] = ()
     # anomalies to report whatever the item's outcome, such as an append too many
     anomalies: Sequence[Anomaly] = ()
     # orphans of the account's batches
@@ -110,6 +120,10 @@ class Summary(NamedTuple):
             "ledger": self.ledger,
             "newLedger": self.is_new_ledger,
             "limit": limit_json(self.limit),
+            "accounts": [
+                {"account": account.name, "baseUrl": account.base_url, "limit": limit_json(account.limit)}
+                for account in self.accounts
+            ],
             "throttled": self.throttled,
             "slotWaitSeconds": round(self.slot_wait_seconds, 3),
             **held_back_json(self.held_back),
@@ -157,8 +171,12 @@ class Summary(NamedTuple):
             waits = "each waits for one before it in its conversation that needs a person"
             yield "held", f"{format_count(held, 'item')}, to keep the order: {waits}"
         yield "billed", format_billed(self.standing)
-        yield "limit", format_limit(self.limit)
-        yield "", format_slot_first(self.limit)
+        for name, _, limit in self.accounts:
+            yield "limit", f"{name}: {format_limit(limit)}"
+            yield "", format_slot_first(limit)
+        if not self.accounts:
+            yield "limit", format_limit(self.limit)
+            yield "", format_slot_first(self.limit)
         yield "waited", self._format_wait()
         yield "held back", format_held_back(held_back_json(self.held_back))
         yield "webhook", WEBHOOK_SILENT if self.webhook_silent else ""

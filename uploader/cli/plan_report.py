@@ -58,8 +58,18 @@ class PlanReport:
     until: datetime | None
 
     @property
+    def sending(self) -> ToSend:
+        """The items that the run would send."""
+        return self.work.sending
+
+    @property
     def _own(self) -> Forecast:
         return next(forecast for forecast in self.forecasts if forecast.limit == self.limit.in_force)
+
+    @property
+    def seconds(self) -> float:
+        """How long the run would take, at the limit in force."""
+        return self._own.seconds
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as the JSON object of ``--json``."""
@@ -177,6 +187,48 @@ class PlanReport:
             "rows": self._own.begun,
             "finish": self._at(self._own.begun_end_seconds).isoformat(timespec="seconds"),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class AccountsReport:
+    """The forecast of a run that sends to several accounts, each with its own report, by their names."""
+
+    reports: Mapping[str, PlanReport]
+
+    @property
+    def sending(self) -> ToSend:
+        """The items that the run would send, of all accounts."""
+        return sum((report.sending for report in self.reports.values()), ToSend())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the sums over all accounts, and the report of each, as the JSON object of ``--json``."""
+        sending, known = self.sending, Counter[State]()
+        for report in self.reports.values():
+            known.update(report.work.known)
+        return {
+            **amount_json(self._all),
+            "toAppend": amount_json(sending.all),
+            "leftovers": [leftover_json(leftover) for leftover in sending.leftovers],
+            "ledgerHolds": {state.value: count for state, count in known.items()},
+            "held": sending.held,
+            "later": sending.later,
+            "lanes": sum(report.work.lanes.count for report in self.reports.values()),
+            "limit": sum(report.limit.in_force for report in self.reports.values()),
+            "seconds": round(max((report.seconds for report in self.reports.values()), default=0.0), 3),
+            "finish": max((report.as_json()["finish"] for report in self.reports.values()), default=None),
+            "accounts": [{"account": name, **report.as_json()} for name, report in self.reports.items()],
+        }
+
+    def as_lines(self) -> Iterator[str]:
+        """Format the sum over all accounts, then the report of each, as lines of text."""
+        yield from format_rows([("all", format_amount(self._all))])
+        for name, report in self.reports.items():
+            yield f"  account {name}:"
+            yield from (f"  {line}" for line in report.as_lines())
+
+    @property
+    def _all(self) -> Amount:
+        return sum((report.work.all for report in self.reports.values()), Amount())
 
 
 def forecast_plan(

@@ -3,12 +3,13 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from uploader import audio
-from uploader.cli.plan_report import PlanReport, Work, forecast_plan
+from uploader.cli.plan_report import AccountsReport, PlanReport, Work, forecast_plan
 from uploader.cli.printing import print_error, print_lines
 from uploader.errors import ExitCode
 from uploader.ledger import Connection, Ledger
@@ -17,8 +18,8 @@ from uploader.ledger.lanes import activate_batch
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import current_repeat_id, resolve, save_rules, was_begun
 from uploader.ledger.matching import NEW_REPEAT, Hashes, staged_rows
-from uploader.ledger.reading import find_account, jobs_seen, live_jobs
-from uploader.ledger.sending import lanes_to_send, to_send
+from uploader.ledger.reading import find_account, jobs_seen, live_jobs, unfinished_accounts
+from uploader.ledger.sending import firsts, lanes_to_send, to_send
 from uploader.ledger.sqlite import without_ledger
 from uploader.ledger.staging import Stage, read_hints
 from uploader.manifest import HeaderError
@@ -39,7 +40,7 @@ from uploader.run.preparing import (
     format_problems,
     manifest_file,
 )
-from uploader.settings import Settings
+from uploader.settings import DEFAULT_ACCOUNT, Settings
 from uploader.status.formatting import format_count
 
 
@@ -53,23 +54,29 @@ class PlanOptions:
 
 
 class LedgerView:
-    """The ledger's state of this account; empty where there is no ledger yet."""
+    """The ledger's state of the accounts in the settings; empty where there is no ledger yet."""
 
     def __init__(self, settings: Settings) -> None:
         self._ledger = Ledger.open_for_reading(settings.ledger) if Ledger.exists(settings.ledger) else None
-        self._account_id: int | None = None
-        if self._ledger is not None:
-            with self._ledger.reading() as connection:
-                self._account_id = find_account(connection, settings.base_url)
+        # the accounts that the ledger has, by name
+        self.accounts: dict[str, int] = {}
+        if self._ledger is None:
+            return
+        with self._ledger.reading() as connection:
+            for name in ("", *settings.accounts):
+                own = settings.of_account(name)
+                account_id = find_account(connection, own.base_url, own.account_name)
+                if account_id is not None:
+                    self.accounts[own.account_name] = account_id
 
     @contextmanager
-    def staging(self) -> Iterator[tuple[Connection, int | None]]:
-        """Open a connection for staging rows, rolled back at the end; yield it with the account's id or None."""
+    def staging(self) -> Iterator[Connection]:
+        """Open a connection for staging rows, rolled back at the end."""
         opened = self._ledger.staging() if self._ledger is not None else without_ledger()
         with opened as connection, connection.begin() as transaction:
             if self._ledger is None:
                 make_copies(connection)
-            yield connection, self._account_id
+            yield connection
             transaction.rollback()
 
     def hide(self, connection: Connection, name: str) -> None:
@@ -77,26 +84,26 @@ class LedgerView:
         if self._ledger is not None:
             copy_tables(connection, name, is_run_on=self._ledger.held_by_run)
 
-    def pace(self) -> float | None:
-        """Return the seen job seconds for a second of audio; None where no job was seen."""
-        if self._ledger is None or self._account_id is None:
+    def pace(self, account: str) -> float | None:
+        """Return the seen job seconds for a second of audio of an account; None where no job was seen."""
+        if self._ledger is None or account not in self.accounts:
             return None
         with self._ledger.reading() as connection:
-            return pace_of(jobs_seen(connection, self._account_id))
+            return pace_of(jobs_seen(connection, self.accounts[account]))
 
-    def limit(self, configured: int, now: float) -> LimitFacts:
-        """Return the account's limit."""
-        if self._ledger is None or self._account_id is None:
+    def limit(self, account: str, configured: int, now: float) -> LimitFacts:
+        """Return an account's limit."""
+        if self._ledger is None or account not in self.accounts:
             return LimitFacts(configured, None, configured, 0)
         with self._ledger.reading() as connection:
-            return limit_facts(connection, self._account_id, configured, now)
+            return limit_facts(connection, self.accounts[account], configured, now)
 
-    def live_jobs(self) -> list[LiveJob]:
-        """List the account's live jobs, which hold slots and the rest of their lanes."""
-        if self._ledger is None or self._account_id is None:
+    def live_jobs(self, account: str) -> list[LiveJob]:
+        """List an account's live jobs, which hold slots and the rest of their lanes."""
+        if self._ledger is None or account not in self.accounts:
             return []
         with self._ledger.reading() as connection:
-            return live_jobs(connection, self._account_id)
+            return live_jobs(connection, self.accounts[account])
 
 
 def plan_manifest(settings: Settings, manifest: str, options: PlanOptions) -> ExitCode:
@@ -117,7 +124,7 @@ def plan_manifest(settings: Settings, manifest: str, options: PlanOptions) -> Ex
             header_is_wrong = True
         cost = ""
         if plan_report is not None:
-            cost = format_cost_refusal(settings, manifest, plan_report.work.sending)
+            cost = format_cost_refusal(settings, manifest, plan_report.sending)
         code = ExitCode.USAGE if cost else _code(settings, check, header_is_wrong=header_is_wrong)
         if options.as_json:
             report = _as_json(manifest, check, plan_report, code) | {"reason": cost or None}
@@ -140,7 +147,7 @@ def show_schema(settings: Settings) -> ExitCode:
 
 def _go_through(
     settings: Settings, file: ManifestFile, check: ManifestCheck, *, check_files: bool
-) -> PlanReport | None:
+) -> PlanReport | AccountsReport | None:
     """Read the manifest once; return the report, or None where the audio files are not looked at."""
     known = LedgerView(settings)
     if not check_files:
@@ -151,12 +158,13 @@ def _go_through(
             add_alike(check, connection, stage)
             check.conversations = stage.count_conversations()
         return None
-    work, seconds = Work(first=settings.first), time.time()
-    live = known.live_jobs()
+    works, seconds = defaultdict[str, Work](lambda: Work(first=settings.first)), time.time()
+    live = {account: known.live_jobs(account) for account in known.accounts}
     name = batch_name(settings, file.name) or file.name
-    with known.staging() as (connection, account_id):
-        begun = was_begun(connection, account_id) if account_id is not None else lambda *_: False
-        stage = Stage(connection, account_id)
+    account_id = known.accounts.get(DEFAULT_ACCOUNT)
+    with known.staging() as connection:
+        begun = was_begun(connection, account_id, known.accounts) if known.accounts else lambda *_: False
+        stage = Stage(connection, account_id, known.accounts)
         rows = counted_rows(file.reader(settings, begun), check)
         stage.add(rows, audio.probe, separate=are_channels_separate(settings), hints=True)
         repeat_id = NEW_REPEAT
@@ -165,16 +173,25 @@ def _go_through(
         add_lacking(check, resolve(connection, stage, repeat_id, Hashes(audio.content_hash)))
         add_alike(check, connection, stage)
         check.conversations = stage.count_conversations()
-        _count_rows(connection, work, check)
+        _count_rows(connection, works, check)
         known.hide(connection, name)
-        _load_dry(settings, connection, name, seconds, live, work)
-    now, limit = local_time(), known.limit(settings.limit, seconds)
-    return forecast_plan(work, known.pace(), limit, settings, now, until_time(settings, now))
+        _load_dry(settings, connection, stage, name, seconds, live, works)
+    now = local_time()
+    until = until_time(settings, now)
+    reports = {}
+    for account in ("", *settings.accounts):
+        own = settings.of_account(account)
+        if own.account_name in works or not settings.accounts:
+            limit = known.limit(own.account_name, own.limit, seconds)
+            work, pace = works[own.account_name], known.pace(own.account_name)
+            reports[own.account_name] = forecast_plan(work, pace, limit, own, now, until)
+    return AccountsReport(reports) if settings.accounts else reports[DEFAULT_ACCOUNT]
 
 
-def _count_rows(connection: Connection, work: Work, check: ManifestCheck) -> None:
-    """Count the staged rows and their items' states, and collect hints of items that are not over."""
+def _count_rows(connection: Connection, works: Mapping[str, Work], check: ManifestCheck) -> None:
+    """Count the staged rows and their items' states by account, and collect hints of items that are not over."""
     for row in staged_rows(connection):
+        work = works[row.account or DEFAULT_ACCOUNT]
         state = State(row.state) if row.state is not None else None
         if row.path is None:
             continue
@@ -187,16 +204,29 @@ def _count_rows(connection: Connection, work: Work, check: ManifestCheck) -> Non
 
 
 def _load_dry(
-    settings: Settings, connection: Connection, name: str, now: float, live: Sequence[LiveJob], work: Work
+    settings: Settings,
+    connection: Connection,
+    stage: Stage,
+    name: str,
+    now: float,
+    live: Mapping[str, Sequence[LiveJob]],
+    works: Mapping[str, Work],
 ) -> None:
-    """Load the staged rows into copies of the tables, and list what a run would send."""
-    load = load_copies(connection, settings.base_url, name, now, repeat=settings.repeat)
-    save_rules(connection, load.account_id, limit=settings.limit, holds=settings.lanes.hold)
-    activate_batch(connection, load.batch_id, first=settings.first)
-    work.sending = to_send(connection, load.account_id, load.batch_id)
-    awaited = {job.item_id for job in live_jobs(connection, load.account_id) if job.is_active}
-    live = [job._replace(is_active=job.item_id in awaited) for job in live]
-    work.lanes = lanes_to_send(connection, load.account_id, live, now, under_way=False)
+    """Load the staged rows into copies of the tables, and list what a run would send, account by account."""
+    base_urls = {account: settings.of_account(account).base_url for account in settings.accounts}
+    load = load_copies(connection, stage, settings.base_url, name, now, repeat=settings.repeat, accounts_of=base_urls)
+    accounts = {found.account_id: found.name for found in unfinished_accounts(connection, load.batch_id)}
+    accounts = accounts or {load.account_id: DEFAULT_ACCOUNT}
+    for account_id, account in accounts.items():
+        own = settings.of_account("" if account == DEFAULT_ACCOUNT else account)
+        save_rules(connection, account_id, limit=own.limit, holds=own.lanes.hold)
+    for account_id, first in firsts(connection, accounts, load.batch_id, settings.first).items():
+        activate_batch(connection, account_id, load.batch_id, first=first)
+        work = works[accounts[account_id]]
+        work.sending = to_send(connection, account_id, load.batch_id)
+        awaited = {job.item_id for job in live_jobs(connection, account_id) if job.is_active}
+        known = [job._replace(is_active=job.item_id in awaited) for job in live.get(accounts[account_id], ())]
+        work.lanes = lanes_to_send(connection, account_id, known, now, under_way=False)
 
 
 def _code(settings: Settings, check: ManifestCheck, *, header_is_wrong: bool) -> ExitCode:
@@ -205,7 +235,7 @@ def _code(settings: Settings, check: ManifestCheck, *, header_is_wrong: bool) ->
     return ExitCode.NEEDS_PERSON if check.problems.count else ExitCode.DONE
 
 
-def _as_lines(manifest: str, check: ManifestCheck, plan_report: PlanReport | None) -> Iterator[str]:
+def _as_lines(manifest: str, check: ManifestCheck, plan_report: PlanReport | AccountsReport | None) -> Iterator[str]:
     conversations = format_count(check.conversations, "conversation")
     yield f"{manifest}: {format_count(check.rows, 'row')}, {check.invalid} invalid, {conversations}"
     if plan_report is None:
@@ -225,7 +255,9 @@ def _as_lines(manifest: str, check: ManifestCheck, plan_report: PlanReport | Non
         yield from check.hints.table()
 
 
-def _as_json(manifest: str, check: ManifestCheck, plan_report: PlanReport | None, code: ExitCode) -> dict[str, object]:
+def _as_json(
+    manifest: str, check: ManifestCheck, plan_report: PlanReport | AccountsReport | None, code: ExitCode
+) -> dict[str, object]:
     return {
         "manifest": manifest,
         "exitCode": int(code),

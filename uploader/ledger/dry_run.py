@@ -3,7 +3,7 @@
 The copies have the names of the ledger's tables and hide them on their connection; the ledger itself is only read.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from uploader.ledger.loading import account, begin_load, merge
 from uploader.ledger.schema import accounts, batches, items, lanes, loads, rows
-from uploader.ledger.staging import found, staged
-from uploader.model import OVER, Load, State
+from uploader.ledger.staging import Stage, found, staged
+from uploader.model import NOTHING, OVER, Load, State
 
 _COPIED = (accounts, batches, loads, lanes, items, rows)
 # rows are looked up by item, items by lane or by what is not over; a load looks for nothing else
@@ -93,17 +93,30 @@ def _number_on(connection: Connection, tables: Iterable[TableClause]) -> None:
             connection.execute(select(func.setval(f"pg_temp.{copied.name}_id_seq", newest)))
 
 
-def load_copies(connection: Connection, base_url: str, name: str, now: float, *, repeat: bool) -> Load:
+def load_copies(
+    connection: Connection,
+    stage: Stage,
+    base_url: str,
+    name: str,
+    now: float,
+    *,
+    repeat: bool,
+    accounts_of: Mapping[str, str] = NOTHING,
+) -> Load:
     """Load the staged rows into the copies as a run would load them into the ledger.
 
     Args:
         connection: As for ``copy_tables``; the rows are resolved.
-        base_url: The account's base URL.
+        stage: The staged rows.
+        base_url: The base URL of the account of rows that name none.
         name: The batch's name.
         now: Seconds since the epoch.
         repeat: Make new items of all rows.
+        accounts_of: The base URLs of the accounts that rows may name, by their names.
     """
     account_id = account(connection, base_url)
+    named = stage.accounts() if accounts_of else ()
+    stage.name_accounts({name: account(connection, accounts_of[name], name) for name in named})
     load = begin_load(
         connection, account_id, name, manifest="", results=Path(), extra_columns=(), now=now, repeat=repeat
     )

@@ -215,7 +215,7 @@ _MEND = (
 # all staged rows, with the states of their items
 _ALL = (
     select(
-        *staged.c["line", "path", "size", "duration_seconds", "billed_seconds"],
+        *staged.c["line", "path", "size", "duration_seconds", "billed_seconds", "account"],
         apart.c.hints,
         found.c.state,
     )

@@ -1,7 +1,7 @@
 """Sums up what a run of a batch sends, for plan, run, forecast and summary alike."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from heapq import nsmallest
@@ -82,15 +82,19 @@ class ToSend:
         return sum((leftover.amount for leftover in self.leftovers), self.own)
 
 
-def first_by_account(connection: Connection, account_ids: Iterable[int], batch_id: int, first: int) -> dict[int, int]:
-    """Count by account how many of a batch's first pending items, in the manifest's order, are the account's.
+def firsts(
+    connection: Connection, account_ids: Collection[int], batch_id: int, first: int | None
+) -> dict[int, int | None]:
+    """Return by account how many of a batch's first pending items, in the manifest's order, are the account's.
 
     Args:
         connection: A connection in a transaction.
         account_ids: The accounts of the batch.
         batch_id: The batch.
-        first: How many items of the batch are to be sent.
+        first: How many items of the batch are to be sent; None: all of each account.
     """
+    if first is None or len(account_ids) == 1:
+        return dict.fromkeys(account_ids, first)
     places = [
         (position, account_id)
         for account_id in account_ids

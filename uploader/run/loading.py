@@ -22,7 +22,7 @@ from uploader.ledger.matching import Hashes
 from uploader.ledger.orphans import orphaned_by_load
 from uploader.ledger.reading import AccountFacts, BatchFacts, find_account, find_batches, unfinished_accounts
 from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
-from uploader.ledger.sending import ToSend, first_by_account, to_send
+from uploader.ledger.sending import ToSend, firsts, to_send
 from uploader.ledger.staging import Stage
 from uploader.model import State
 from uploader.run import summary_file
@@ -103,14 +103,11 @@ def _enter_scope(
 ) -> Prepared:
     """Activate the batch; raise where it would cost too much or an account is missing, which undoes the load."""
     accounts = _accounts(connection, batch, targets)
-    firsts = {account.account_id: settings.first for account in accounts}
-    if settings.first is not None and len(accounts) > 1:
-        firsts |= first_by_account(connection, firsts, batch.batch_id, settings.first)
-    sending = ToSend()
     for account_id, target, _ in accounts:
         save_rules(connection, account_id, limit=target.settings.limit, holds=settings.lanes.hold)
-        if firsts[account_id] != 0:
-            activate_batch(connection, account_id, batch.batch_id, first=firsts[account_id])
+    sending, ids = ToSend(), [account.account_id for account in accounts]
+    for account_id, first in firsts(connection, ids, batch.batch_id, settings.first).items():
+        activate_batch(connection, account_id, batch.batch_id, first=first)
         sending += to_send(connection, account_id, batch.batch_id)
     refuse_cost(settings, name, sending)
     if settings.max_billed_minutes is not None and sending.all.unknown_lengths:

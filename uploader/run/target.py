@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from uploader import secrets
 from uploader.client import Credentials, CredentialsSource
 from uploader.errors import CredentialsError, UsageError
-from uploader.settings import DEFAULT_ACCOUNT, FAR, Secret, Settings, settings_of
+from uploader.settings import FAR, Secret, Settings, settings_of
 
 
 class Target(NamedTuple):
@@ -23,7 +23,7 @@ class Target(NamedTuple):
     @property
     def name(self) -> str:
         """The account's name in the ledger."""
-        return self.settings.account or DEFAULT_ACCOUNT
+        return self.settings.account_name
 
     def credentials(self) -> CredentialsSource:
         """Return the source of the account's credentials.

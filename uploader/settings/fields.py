@@ -442,6 +442,11 @@ class Settings:
         if not self.given:
             object.__setattr__(self, "given", frozenset(own))
 
+    @property
+    def account_name(self) -> str:
+        """The name, in the ledger, of the account that these settings are of."""
+        return self.account or DEFAULT_ACCOUNT
+
     def of_account(self, name: str) -> "Settings":
         """Return the settings of one account: its own where it has any, these where it has none.
 

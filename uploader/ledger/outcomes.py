@@ -114,20 +114,14 @@ _LEARN = (
 # the facts by which a doubt about the item keeps its slot
 _ITEM = select(*items.c["account_id", "size", "duration_seconds"]).where(items.c.id == bindparam("item"))
 
-# the items that these jobs belong to: by an item that is not in doubt, or by an applied attempt
+# the items that these jobs belong to, with their accounts: by an item that is not in doubt, or by an applied attempt
 _OWNERS = union_all(
-    select(items.c.job_id, items.c.id.label("item_id")).where(
-        items.c.job_id.in_(bindparam("jobs", expanding=True)),
-        items.c.account_id == ACCOUNT_OF_ITEM.scalar_subquery(),
-        items.c.state != State.IN_DOUBT,
+    select(items.c.account_id, items.c.job_id, items.c.id.label("item_id")).where(
+        items.c.job_id.in_(bindparam("jobs", expanding=True)), items.c.state != State.IN_DOUBT
     ),
-    select(attempts.c.job_id, attempts.c.item_id)
+    select(items.c.account_id, attempts.c.job_id, attempts.c.item_id)
     .join(items, items.c.id == attempts.c.item_id)
-    .where(
-        attempts.c.job_id.in_(bindparam("jobs", expanding=True)),
-        attempts.c.outcome == Outcome.APPLIED,
-        items.c.account_id == ACCOUNT_OF_ITEM.scalar_subquery(),
-    ),
+    .where(attempts.c.job_id.in_(bindparam("jobs", expanding=True)), attempts.c.outcome == Outcome.APPLIED),
 )
 
 # nothing is sent ahead of a job that does not end
@@ -227,16 +221,23 @@ def _distrust_known_jobs(connection: Connection, records: Sequence[ReplyRecord])
     jobs = [record.verdict.job_id for record in records if record.verdict.state is State.ACCEPTED]
     if not jobs:
         return records
-    owners: dict[str | None, int] = {}
-    for job_id, item_id in connection.execute(_OWNERS, {"jobs": jobs, "item": records[0].claim.item_id}):
-        owners.setdefault(job_id, item_id)
-    return [_distrusted(record, owners) for record in records]
+    known = connection.execute(_OWNERS, {"jobs": jobs}).all()
+    if not known and len(set(jobs)) == len(jobs):
+        return records
+    owners: dict[tuple[int, str | None], int] = {}
+    for account_id, job_id, item_id in known:
+        owners.setdefault((account_id, job_id), item_id)
+    return [_distrusted(connection, record, owners) for record in records]
 
 
-def _distrusted(record: ReplyRecord, owners: dict[str | None, int]) -> ReplyRecord:
+def _distrusted(connection: Connection, record: ReplyRecord, owners: dict[tuple[int, str | None], int]) -> ReplyRecord:
     """Put an accepted attempt in doubt where its job has another owner; where it has none, the item becomes it."""
-    job_id, item_id = record.verdict.job_id, record.claim.item_id
-    if record.verdict.state is not State.ACCEPTED or owners.setdefault(job_id, item_id) == item_id:
+    if record.verdict.state is not State.ACCEPTED:
+        return record
+    item_id = record.claim.item_id
+    # a group may have records of several accounts, whose services number their jobs each for itself
+    account_id = connection.execute(ACCOUNT_OF_ITEM, {"item": item_id}).scalar_one()
+    if owners.setdefault((account_id, record.verdict.job_id), item_id) == item_id:
         return record
     return record._replace(verdict=distrust(record.verdict))
 

@@ -1,0 +1,148 @@
+"""Several accounts in one manifest: each is full and never over, and one in trouble stops no other."""
+
+import re
+from collections.abc import Mapping
+from random import Random
+
+from tests.acceptance.batches import Row, record, sound, statuses
+from tests.acceptance.judging import check_appended, check_one_at_a_time
+from tests.acceptance.place import Place, Server
+
+LIMITS = {"small": 3, "large": 7}
+FILES, CONVERSATIONS = 60, 20
+
+
+def serve_accounts(place: Place, *options: str) -> dict[str, Server]:
+    """Start a sandbox for each account; the credentials are in the environment, the rest in the config file."""
+    servers = {
+        name: place.serve("--limit", str(limit), "--job-seconds", "0.2", *options) for name, limit in LIMITS.items()
+    }
+    tables = [
+        f'[accounts.{name}]\nbase_url = "{server.base_url}"\nlimit = {LIMITS[name]}' for name, server in servers.items()
+    ]
+    place.write("nightly.toml", "\n".join(tables))
+    for name, server in servers.items():
+        for key in ("APP_ID", "APP_SECRET"):
+            place.environment[f"UPLOADER_ACCOUNTS__{name.upper()}__{key}"] = server.environment[f"UPLOADER_{key}"]
+    return servers
+
+
+def write_rows(place: Place) -> Mapping[str, list[Row]]:
+    """Write a manifest whose rows are of both accounts in turn, for the same conversationIds in both."""
+    draw = Random(1)
+    rows: dict[str, list[Row]] = {name: [] for name in LIMITS}
+    lines = ["conversationId,audioPath,account"]
+    for number in range(FILES):
+        for name in LIMITS:
+            path = f"audio/{name}-{number}.wav"
+            row = Row(f"c-{number % CONVERSATIONS}", path, record(place, path, sound(draw)))
+            rows[name].append(row)
+            lines.append(f"{row.conversation},{path},{name}")
+    place.write("m.csv", "\n".join(lines) + "\n")
+    return rows
+
+
+def test_each_account_is_full_and_none_is_over(place: Place) -> None:
+    """Promise 3 for each account by itself: two with limits 3 and 7, one manifest, the same conversationIds in both."""
+    rows = write_rows(place)
+    servers = serve_accounts(place)
+    planned = place.run("plan", "m.csv", "--config", "nightly.toml", "--json").summary
+    assert {account["account"]: (account["files"], account["limit"]) for account in planned["accounts"]} == {
+        "small": (FILES, 3),
+        "large": (FILES, 7),
+    }
+    ending = place.run("run", "m.csv", "--config", "nightly.toml", "--json")
+    assert ending.code == 0
+    for name, server in servers.items():
+        journal = server.journal
+        check_appended(journal, rows[name])
+        check_one_at_a_time(journal)
+        assert journal.peak_live() == LIMITS[name]
+        assert {put.status for put in journal.puts()} == {201}
+    found = {account["account"]: account["limit"]["inForce"] for account in ending.summary["accounts"]}
+    assert found == LIMITS
+    assert statuses(place.path("m.results.csv")) == ["completed"] * 2 * FILES
+
+    # nothing is sent again, by the manifest or by the batch's name
+    later = {name: server.from_now_on() for name, server in servers.items()}
+    assert place.run("run", "m.csv", "--config", "nightly.toml").code == 0
+    assert place.run("run", "--batch", "m.csv", "--config", "nightly.toml").code == 0
+    assert [server.journal.puts() for server in later.values()] == [[], []]
+
+
+def test_an_account_whose_secret_is_wrong_stops_no_other(place: Place) -> None:
+    """The other account's items complete; the exit code is 3, and the account is named in the reason."""
+    rows = write_rows(place)
+    servers = serve_accounts(place)
+    place.environment["UPLOADER_ACCOUNTS__SMALL__APP_SECRET"] = "not-the-secret"
+    ending = place.run("run", "m.csv", "--config", "nightly.toml", "--json")
+    assert ending.code == 3
+    assert "account small" in ending.summary["reason"]
+    assert "not-the-secret" not in ending.out + ending.err
+    check_appended(servers["large"].journal, rows["large"])
+    assert servers["small"].journal.puts() == []
+    assert sorted(statuses(place.path("m.results.csv"))) == ["completed"] * FILES + ["pending"] * FILES
+
+    place.environment["UPLOADER_ACCOUNTS__SMALL__APP_SECRET"] = servers["small"].environment["UPLOADER_APP_SECRET"]
+    assert place.run("run", "m.csv", "--config", "nightly.toml").code == 0
+    check_appended(servers["small"].journal, rows["small"])
+    check_appended(servers["large"].journal, rows["large"])
+
+
+def test_an_account_without_credentials_sends_nothing(place: Place) -> None:
+    """Exit 2 before anything is sent, whichever account lacks them; the message names account and variables."""
+    write_rows(place)
+    servers = serve_accounts(place)
+    del place.environment["UPLOADER_ACCOUNTS__SMALL__APP_SECRET"]
+    ending = place.run("run", "m.csv", "--config", "nightly.toml")
+    assert ending.code == 2
+    assert "account small: no credentials: UPLOADER_ACCOUNTS__SMALL__APP_ID is set and" in ending.err
+    assert [server.journal.puts() for server in servers.values()] == [[], []]
+
+
+def test_an_unknown_account_is_an_invalid_row(place: Place) -> None:
+    """It is told with line, column, value and the names that there are; with --on-invalid skip the rest is sent."""
+    write_rows(place)
+    servers = serve_accounts(place)
+    text = place.path("m.csv").read_text(encoding="utf-8")
+    place.write("m.csv", text.replace(",small\n", ",smal\n", 1))
+    ending = place.run("run", "m.csv", "--config", "nightly.toml")
+    assert ending.code == 2
+    assert re.search(r"2 +account +smal +the settings have no such account", ending.err)
+    assert "small, large, default" in ending.err
+    assert place.run("run", "m.csv", "--config", "nightly.toml", "--on-invalid", "skip").code == 1
+    assert sorted(statuses(place.path("m.results.csv"))) == ["completed"] * (2 * FILES - 1) + ["refused"]
+    assert len(servers["small"].journal.appended()) == FILES - 1
+
+
+def test_the_first_items_are_those_of_the_manifest(place: Place) -> None:
+    """--first counts the batch's own items over all accounts, in the manifest's order."""
+    rows = write_rows(place)
+    servers = serve_accounts(place)
+    assert place.run("run", "m.csv", "--config", "nightly.toml", "--first", "5").code == 6
+    sent = {name: [put.sha256 for put in server.journal.appended()] for name, server in servers.items()}
+    assert sorted(sent["small"]) == sorted(row.sha256 for row in rows["small"][:3])
+    assert sorted(sent["large"]) == sorted(row.sha256 for row in rows["large"][:2])
+
+
+def test_a_rehearsal_has_a_sandbox_for_each_account(place: Place) -> None:
+    """--sandbox tries a manifest of several accounts without any credentials."""
+    write_rows(place)
+    place.write("nightly.toml", "[accounts.small]\nlimit = 3\n[accounts.large]\nlimit = 7\n")
+    assert place.run("run", "m.csv", "--config", "nightly.toml", "--sandbox").code == 0
+
+
+def test_an_account_that_the_settings_lost_is_told(place: Place) -> None:
+    """A batch with items of an account that is no longer configured ends with 2, and the message names it."""
+    write_rows(place)
+    servers = serve_accounts(place)
+    assert place.run("run", "m.csv", "--config", "nightly.toml", "--first", "5").code == 6
+    text = place.path("nightly.toml").read_text(encoding="utf-8")
+    place.write("nightly.toml", text.partition("[accounts.large]")[0])
+    for key in ("APP_ID", "APP_SECRET"):
+        del place.environment[f"UPLOADER_ACCOUNTS__LARGE__{key}"]
+    later = servers["large"].from_now_on()
+    ending = place.run("run", "--batch", "m.csv", "--config", "nightly.toml")
+    assert ending.code == 2
+    assert f"the account large of {servers['large'].base_url}" in ending.err
+    assert later.journal.puts() == []

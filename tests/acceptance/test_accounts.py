@@ -120,7 +120,7 @@ def test_the_first_items_are_those_of_the_manifest(place: Place) -> None:
     rows = write_rows(place)
     servers = serve_accounts(place)
     assert place.run("run", "m.csv", "--config", "nightly.toml", "--first", "5").code == 6
-    sent = {name: [put.sha256 for put in server.journal.appended()] for name, server in servers.items()}
+    sent = {name: [str(put.sha256) for put in server.journal.appended()] for name, server in servers.items()}
     assert sorted(sent["small"]) == sorted(row.sha256 for row in rows["small"][:3])
     assert sorted(sent["large"]) == sorted(row.sha256 for row in rows["large"][:2])
 

@@ -133,7 +133,7 @@ def loaded(ledger: Ledger, count: int, items: int, costs: Costs) -> Load:
         )
         load_rows(connection, load, manifest(count), content_hash=lambda _: None, probe=lambda _: AudioFacts())
         save_rules(connection, account_id, limit=2 * items, holds=True)
-        activate_batch(connection, load.batch_id)
+        activate_batch(connection, load.account_id, load.batch_id)
     return load
 
 

@@ -202,7 +202,7 @@ def load(ledger: Ledger, base_url: str, paths: Sequence[Path], parameters: dict[
         ]
         load_rows(connection, begun, rows, content_hash=sources.content_hash, probe=sources.probe)
         save_rules(connection, account_id, limit=limit, holds=True)
-        activate_batch(connection, begun.batch_id)
+        activate_batch(connection, begun.account_id, begun.batch_id)
     return account_id
 
 

@@ -145,7 +145,7 @@ class Book:
     def run(self, load: Load, *, first: int | None = None) -> None:
         """Make this batch, or so many of its first items, the one that is run."""
         with self.ledger.writing() as connection:
-            activate_batch(connection, load.batch_id, first=first)
+            activate_batch(connection, load.account_id, load.batch_id, first=first)
 
     def look(self, wanted: int = 100, ahead: Ahead = NOTHING_AHEAD) -> ClaimResult:
         """Claim, and see all that is answered."""
@@ -215,7 +215,7 @@ class Book:
         """Let the run die, and begin it anew without loading; return the recovery."""
         with self.ledger.writing() as connection:
             recovered = recover(connection, self.now, DOUBT_SECONDS)
-            activate_batch(connection, load.batch_id)
+            activate_batch(connection, load.account_id, load.batch_id)
         return recovered
 
     def lines(self, load: Load) -> list[ResultLine]:

@@ -27,7 +27,7 @@ def found(book: Book, load: Load, page: int = 100) -> Sequence[str]:
     with book.ledger.beside() as reader:
         while True:
             with reader.reading() as connection:
-                some = conversations(connection, load.batch_id, line, page)
+                some = conversations(connection, load.batch_id, load.account_id, line, page)
             if not some:
                 return names
             names += [conversation.conversation_id for conversation in some]
@@ -118,7 +118,7 @@ def test_a_page_costs_the_same_in_any_ledger(tmp_path: Path) -> None:
         with filled(tmp_path / name, many, 2, hold=True) as book:
             for _ in range(3):
                 book.complete(book.claim(1)[0])
-            read, count = steps(book, lambda c: conversations(c, 1, 0, 2))
+            read, count = steps(book, lambda c: conversations(c, 1, 1, 0, 2))
             assert len(read) == 2
             cost.append(count)
     assert cost[1] <= 1.5 * cost[0] + 20
@@ -131,7 +131,7 @@ def test_a_long_conversation_costs_by_its_length_alone(tmp_path: Path) -> None:
         with filled(tmp_path / name, 1, length, hold=True) as book:
             with book.ledger.writing() as connection:
                 connection.execute(update(items).values(state=State.COMPLETED, finished_at=1.0))
-            read, count = steps(book, lambda c: conversations(c, 1, 0, 10))
+            read, count = steps(book, lambda c: conversations(c, 1, 1, 0, 10))
             assert len(read) == 1
             cost.append(count)
     assert cost[1] <= 6 * cost[0]

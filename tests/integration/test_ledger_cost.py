@@ -61,7 +61,7 @@ def fill(book: Book, lanes: int, items: int) -> None:
         )
         load_rows(connection, load, rows, content_hash=lambda _: None, probe=lambda _: AudioFacts())
         save_rules(connection, load.account_id, limit=10, holds=book.hold)
-        activate_batch(connection, load.batch_id)
+        activate_batch(connection, load.account_id, load.batch_id)
 
 
 def steps(book: Book, step: Step) -> tuple[Any, int]:
@@ -217,7 +217,7 @@ def test_a_part_of_a_batch_is_chosen_once_not_once_a_lane(tmp_path: Path, hold: 
     cost = []
     with filled(tmp_path / "few", FEW, 1, hold=hold) as few, filled(tmp_path / "many", MANY, 1, hold=hold) as many:
         for book in (few, many):
-            cost.append(steps(book, lambda c: activate_batch(c, 1, first=7))[1])
+            cost.append(steps(book, lambda c: activate_batch(c, 1, 1, first=7))[1])
             assert len(book.claim()) == 7
     assert cost[1] <= 1.5 * cost[0] * MANY / FEW
 

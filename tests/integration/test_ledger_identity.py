@@ -445,5 +445,5 @@ def test_a_trial_without_anything_pending_still_follows_what_runs(book: Book) ->
     load = book.load([("c", "a.wav")])
     book.answer(book.claim_one(), accepted("j"))
     with book.ledger.writing() as connection:
-        activate_batch(connection, load.batch_id, first=5)
+        activate_batch(connection, load.account_id, load.batch_id, first=5)
     assert [job.is_active for job in book.jobs()] == [True]

@@ -49,7 +49,7 @@ def from_dry_run(book: Book, name: str, rows: Rows, first: int | None, *, repeat
         resolve(connection, stage, repeat_id, Hashes(audio.content_hash))
         copy_tables(connection, name, is_run_on=False)
         load = load_copies(connection, stage, BASE_URL, name, book.now, repeat=repeat)
-        activate_batch(connection, load.batch_id, first=first)
+        activate_batch(connection, load.account_id, load.batch_id, first=first)
         found = to_send(connection, load.account_id, load.batch_id)
         foreseen = lanes_to_send(connection, load.account_id, [], book.now, under_way=False)
         transaction.rollback()

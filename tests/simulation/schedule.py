@@ -390,7 +390,7 @@ class World:
             load_rows(connection, load, self._rows(), content_hash=self._content_hash, probe=lambda _: AudioFacts())
             self.batch_id = load.batch_id
             save_rules(connection, self.account_id, limit=self.plan.limit, holds=self.plan.hold)
-            activate_batch(connection, load.batch_id)
+            activate_batch(connection, load.account_id, load.batch_id)
         if repeat and not self.repeat_is_open:
             self.meant.append(Counter())
         self.repeat_is_open = repeat

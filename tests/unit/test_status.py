@@ -8,7 +8,7 @@ from datetime import datetime
 import pytest
 
 from uploader.errors import ExitCode
-from uploader.ledger.reading import BatchFacts, Trouble
+from uploader.ledger.reading import AccountFacts, BatchFacts, Trouble
 from uploader.ledger.standing import Standing, Tally
 from uploader.model import LimitFacts, State
 from uploader.status.formatting import format_limit, format_slot_first, limit_json
@@ -148,7 +148,7 @@ def overview(*standings: tuple[str, Standing], busy: bool = False, troubles: Seq
         no_wait=False,
         batch=batches[0][0],
         batches=batches,
-        limits=[("https://api.symbl.ai", LimitFacts(2, None, 2, 0))],
+        limits=[(AccountFacts(1, "https://api.symbl.ai", "default"), LimitFacts(2, None, 2, 0))],
         troubles=troubles,
     )
 
@@ -178,11 +178,11 @@ def test_a_status_after_a_run_that_died_says_what_to_type(state: State, busy: bo
 def test_a_status_exits_as_a_run_that_finds_all_slots_held(busy: bool, exit_code: ExitCode) -> None:
     """Pending items behind slots that only a person can free: 4, and no run to type; another service's wait: 5."""
     waiting = ("my night.csv", standing({State.PENDING: 2, State.ACCEPTED: 2}))
-    found = replace(overview(waiting, busy=busy), stuck=["https://api.symbl.ai"])
+    found = replace(overview(waiting, busy=busy), stuck=[1])
     assert (found.exit_code, found.as_json()["batches"][0]["exitCode"]) == (exit_code, exit_code)
     assert "no run is on" not in "\n".join(found.as_lines())
     if not busy:
-        assert replace(found, stuck=["https://other"]).exit_code is ExitCode.GAVE_UP
+        assert replace(found, stuck=[2]).exit_code is ExitCode.GAVE_UP
 
 
 def test_what_carries_a_batch_on_has_the_limit_that_it_ran_with() -> None:

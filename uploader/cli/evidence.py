@@ -38,6 +38,7 @@ class Evidence(NamedTuple):
             "batch": item.batch,
             "ofThisBatch": item.own,
             "baseUrl": item.base_url,
+            "account": item.account,
             "former": item.orphan,
             "line": item.line,
             "conversationId": item.conversation_id,

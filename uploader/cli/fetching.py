@@ -16,19 +16,19 @@ from uploader.cli import terminal
 from uploader.cli.inspecting import named_batch, service_of
 from uploader.cli.printing import print_json, print_lines
 from uploader.cli.signals import stop_signals
-from uploader.client import Client, TimeLimits
+from uploader.client import Client, CredentialsSource, TimeLimits
 from uploader.engine import run_concurrently, steady_clock
 from uploader.errors import ExitCode, UploaderError, UsageError
 from uploader.insights import Fetcher, Report, RetryingReader, folder_for_insights
 from uploader.ledger import Ledger
-from uploader.ledger.conversations import count_conversations
-from uploader.ledger.reading import BatchFacts
+from uploader.ledger.conversations import completed_accounts, count_conversations
+from uploader.ledger.reading import AccountFacts, BatchFacts
 from uploader.ledger.standing import standing
-from uploader.model import LIVE, State
+from uploader.model import DEFAULT_ACCOUNT, LIVE, State
 from uploader.pace import Pace
 from uploader.policy.insights import chosen
 from uploader.policy.parts import Part
-from uploader.run.target import credentials
+from uploader.run.target import account_settings, credentials
 from uploader.settings import Settings
 from uploader.status.formatting import format_count, format_counts, format_duration, format_rows
 
@@ -122,35 +122,42 @@ class _Fetching:
         self._batch = batch
         self.folder = folder
         self._wanted = wanted
-        self._credentials = credentials(settings)
+        self._accounts = self._read_accounts()
         self._now = steady_clock(time.time, time.monotonic)
         self._signal: ExitCode | None = None
 
     async def fetch(self, *, again: bool) -> InsightsSummary:
         """Fetch until all conversations are done, an error or a signal; files already written stay."""
-        begun, failure = time.monotonic(), None
-        limits = TimeLimits(connect=self._settings.connect_seconds)
-        async with Client(self._batch.base_url, self._credentials, limits, self._now) as client:
-            fetcher = self._fetcher(client, again=again)
-            try:
-                async with asyncio.timeout(None) as until_signal:
-                    self._listen(until_signal)
-                    over = asyncio.Event()
-                    await run_concurrently([self._fetch_all(fetcher, over), self._show_progress(fetcher.report, over)])
-            except TimeoutError:
-                log.warning("run.stopping")
-            except UploaderError as error:
-                failure = error
-        counts = self._count_without_completed() if not fetcher.report.conversations else {}
+        begun, failure, report = time.monotonic(), None, Report()
+        try:
+            async with asyncio.timeout(None) as until_signal:
+                self._listen(until_signal)
+                over = asyncio.Event()
+                await run_concurrently([self._fetch_all(report, over, again=again), self._show_progress(report, over)])
+        except TimeoutError:
+            log.warning("run.stopping")
+        except UploaderError as error:
+            failure = error
+        counts = self._count_without_completed() if not report.conversations else {}
         return InsightsSummary(
             batch=self._batch.name,
             folder=self.folder,
-            report=fetcher.report,
+            report=report,
             seconds=time.monotonic() - begun,
-            exit_code=self._exit_code(fetcher.report, failure, are_live=any(counts.get(state) for state in LIVE)),
+            exit_code=self._exit_code(report, failure, are_live=any(counts.get(state) for state in LIVE)),
             reason=str(failure or ""),
             counts=counts,
         )
+
+    def _read_accounts(self) -> list[tuple[AccountFacts, CredentialsSource]]:
+        """Read the accounts of the batch's completed items, with their credentials."""
+        with self._ledger.reading() as connection:
+            found = completed_accounts(connection, self._batch.batch_id)
+        own = AccountFacts(self._batch.account_id, self._batch.base_url, DEFAULT_ACCOUNT)
+        return [
+            (account, credentials(account_settings(self._settings, account.base_url, account.name)))
+            for account in found or [own]
+        ]
 
     def _count_without_completed(self) -> Mapping[State, int]:
         """Count the batch's items by state; nothing where one of them has completed."""
@@ -158,9 +165,16 @@ class _Fetching:
             counts = standing(connection, self._batch.batch_id).counts
         return {} if counts[State.COMPLETED] else counts
 
-    async def _fetch_all(self, fetcher: Fetcher, over: asyncio.Event) -> None:
-        await run_concurrently([fetcher.fetch_all() for _ in range(FETCHERS)])
-        over.set()
+    async def _fetch_all(self, report: Report, over: asyncio.Event, *, again: bool) -> None:
+        """Fetch the conversations of one account after the other."""
+        limits = TimeLimits(connect=self._settings.connect_seconds)
+        try:
+            for account, own_credentials in self._accounts:
+                async with Client(account.base_url, own_credentials, limits, self._now) as client:
+                    fetcher = self._fetcher(client, account, report, again=again)
+                    await run_concurrently([fetcher.fetch_all() for _ in range(FETCHERS)])
+        finally:
+            over.set()
 
     async def _show_progress(self, report: Report, over: asyncio.Event) -> None:
         """Show the conversations done, their rate and the time left on a terminal."""
@@ -182,19 +196,28 @@ class _Fetching:
                     async with asyncio.timeout(POLL_SECONDS):
                         await over.wait()
 
-    def _fetcher(self, client: Client, *, again: bool) -> Fetcher:
+    def _fetcher(self, client: Client, account: AccountFacts, report: Report, *, again: bool) -> Fetcher:
         pace = Pace(self._settings.insights.requests_per_second)
         # the jitter needs no secret
         reader = RetryingReader(client, pace, self._now, random.Random(), self._settings.give_up_seconds)  # noqa: S311
         return Fetcher(
             reader=reader,
             ledger=self._ledger,
-            batch=self._batch,
-            folder=self.folder,
+            batch=self._batch._replace(account_id=account.account_id, base_url=account.base_url),
+            folder=self._folder_of(account),
             wanted=self._wanted,
             again=again,
             now=self._now,
+            report=report,
         )
+
+    def _folder_of(self, account: AccountFacts) -> Path:
+        """Return the folder of an account's files: two accounts may have a conversation of one id."""
+        if account.name == DEFAULT_ACCOUNT:
+            return self.folder
+        folder = self.folder / account.name
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def _listen(self, until_signal: asyncio.Timeout) -> None:
         """Cancel the fetch at the first signal, which is safe because it only reads; exit at the second."""

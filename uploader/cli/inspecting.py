@@ -13,6 +13,7 @@ from uploader.ledger import Connection, Ledger
 from uploader.ledger.limit import limit_facts, slot_holders
 from uploader.ledger.orphans import find_orphans
 from uploader.ledger.reading import (
+    AccountFacts,
     BatchFacts,
     OpenRow,
     anomalies,
@@ -73,7 +74,7 @@ def show_status(settings: Settings, *, as_json: bool, watch: bool = False) -> Ex
             anomalies=anomalies(connection, *counted),
             orphans=orphans,
             stuck=[
-                services[account_id]
+                account_id
                 for account_id, limit in limits.items()
                 if are_held_in_vain(limit, slot_holders(connection, account_id, now), now)
             ],
@@ -91,7 +92,7 @@ def _shown(connection: Connection, not_over: Collection[int], last: int) -> list
     return [*find_batches(connection, ids=not_over), *(batch for batch in latest if batch.batch_id not in not_over)]
 
 
-def _first(latest: BatchFacts, services: Mapping[int, str]) -> list[int]:
+def _first(latest: BatchFacts, services: Mapping[int, AccountFacts]) -> list[int]:
     """Sort the accounts, that of the latest batch first."""
     return sorted(services, key=lambda account_id: (account_id != latest.account_id, account_id))
 
@@ -162,7 +163,7 @@ def named_batch(connection: Connection, settings: Settings, ledger: str, base_ur
     found = find_batches(connection, settings.batch, base_url=base_url, most=1)
     if found:
         return found[0]
-    services = sorted(set(find_accounts(connection).values()))
+    services = sorted({account.base_url for account in find_accounts(connection).values()})
     if base_url is not None and services and base_url not in services:
         elsewhere = ", ".join(services)
         raise UsageError(f"ledger {ledger}: no batch of {base_url} (--base-url) in it; it has batches of {elsewhere}")

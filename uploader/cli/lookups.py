@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from uploader.client import Client, JobAnswer, TimeLimits
 from uploader.model import ConversationSnapshot
@@ -21,13 +21,13 @@ def fetch_job(settings: Settings, base_url: str, job_id: str) -> JobAnswer:
 
 
 def read_snapshots(
-    settings: Settings, base_url: str, conversations: Sequence[str]
-) -> dict[str, ConversationSnapshot | None]:
-    """Read a snapshot of each conversation in turn; None for one that cannot be read."""
+    settings: Settings, base_url: str, conversations: Mapping[int, str]
+) -> dict[int, ConversationSnapshot | None]:
+    """Read a snapshot of each lane's conversation in turn; None for one that cannot be read."""
 
-    async def read_all() -> dict[str, ConversationSnapshot | None]:
+    async def read_all() -> dict[int, ConversationSnapshot | None]:
         async with _client(settings, base_url) as client:
-            return {conversation: await client.snapshot(conversation) for conversation in conversations}
+            return {lane_id: await client.snapshot(conversation) for lane_id, conversation in conversations.items()}
 
     return asyncio.run(read_all())
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
+from operator import attrgetter
 from typing import Any
 
 from uploader.cli.evidence import Evidence, as_lines, format_line, format_origin
@@ -28,8 +29,9 @@ from uploader.ledger.resolving import (
     open_items,
     resolve,
 )
-from uploader.model import ConversationSnapshot, Decision, State
+from uploader.model import DEFAULT_ACCOUNT, ConversationSnapshot, Decision, State
 from uploader.policy.resolving import proves_append
+from uploader.run.target import account_settings
 from uploader.settings import Settings
 from uploader.status.formatting import format_count, ledger_option, resolve_command
 
@@ -129,7 +131,7 @@ def _evidence(
     snapshot: ResolveSnapshot,
     request: ResolveRequest,
     ledger: str,
-    snapshots: Mapping[str, ConversationSnapshot | None],
+    snapshots: Mapping[int, ConversationSnapshot | None],
     resolved: Mapping[int, State],
     still_held: Mapping[int, int],
 ) -> list[Evidence]:
@@ -137,7 +139,7 @@ def _evidence(
     return [
         Evidence(
             item=item,
-            snapshot=snapshots.get(item.conversation_id),
+            snapshot=snapshots.get(item.lane_id),
             past=snapshot.past.get(item.item_id, ()),
             settled=resolved.get(item.item_id),
             released=released.get(item.item_id, 0),
@@ -206,11 +208,15 @@ def _command_in(batch: str, ledger: str, item: OpenItem, request: ResolveRequest
 
 def _check_job(settings: Settings, snapshot: ResolveSnapshot, job_id: str) -> None:
     """Check that the service knows the named job: a mistyped id would be polled in vain."""
-    if settings.access_token is None and (settings.app_id is None or settings.app_secret is None):
+    base_url = _service(snapshot)
+    # a job is named of one item alone
+    account = snapshot.found[0].account if snapshot.found else DEFAULT_ACCOUNT
+    own = account_settings(settings, base_url, account)
+    if own.access_token is None and (own.app_id is None or own.app_secret is None):
         return  # without credentials the service cannot be asked
     from uploader.cli.lookups import fetch_job  # noqa: PLC0415 - most decisions need no service
 
-    answer = fetch_job(settings, _service(snapshot), job_id)
+    answer = fetch_job(own, base_url, job_id)
     if answer.status is None and answer.http_status == HTTPStatus.NOT_FOUND:
         raise UsageError(f"--appended {job_id}: the service knows no such job (HTTP 404): check the jobId")
 
@@ -221,7 +227,8 @@ def _service(snapshot: ResolveSnapshot) -> str:
     Raises:
         UsageError: The items belong to several services.
     """
-    services = sorted({item.base_url for item in snapshot.found})
+    # accounts of a name of their own have credentials of their own
+    services = sorted({item.base_url for item in snapshot.found if item.account == DEFAULT_ACCOUNT})
     if len(services) > 1:
         raise UsageError(f"these are items of {' and '.join(services)}: narrow them with --batch or UPLOADER_BASE_URL")
     return services[0] if services else snapshot.latest.base_url
@@ -322,7 +329,7 @@ def _is_meant(item: OpenItem, chosen: Selection) -> bool:
 
 
 def _settle_by_look(
-    settings: Settings, ledger: Ledger, found: Sequence[OpenItem], snapshots: Mapping[str, ConversationSnapshot | None]
+    settings: Settings, ledger: Ledger, found: Sequence[OpenItem], snapshots: Mapping[int, ConversationSnapshot | None]
 ) -> dict[int, State]:
     """Record as appended the doubtful items that snapshots prove, where ``[doubt] settle`` is "look"."""
     if settings.doubt.settle != "look":
@@ -330,8 +337,7 @@ def _settle_by_look(
     proved = [
         item
         for item in found
-        if item.state is State.IN_DOUBT
-        and proves_append(item.before, snapshots.get(item.conversation_id), alone=item.alone)
+        if item.state is State.IN_DOUBT and proves_append(item.before, snapshots.get(item.lane_id), alone=item.alone)
     ]
     note = "settled by a look: the conversation has more messages than before the attempt"
     how = _record(None, note)
@@ -344,10 +350,20 @@ def _record(job_id: str | None, note: str | None) -> dict[str, Any]:
     return {"job_id": job_id, "note": note, "who": _who(), "now": time.time()}
 
 
-def _read_snapshots(settings: Settings, snapshot: ResolveSnapshot) -> dict[str, ConversationSnapshot | None]:
+def _read_snapshots(settings: Settings, snapshot: ResolveSnapshot) -> dict[int, ConversationSnapshot | None]:
+    """Read a snapshot of each lane's conversation, account by account."""
     from uploader.cli.lookups import read_snapshots  # noqa: PLC0415 - see _check_job
 
-    return read_snapshots(settings, _service(snapshot), sorted({item.conversation_id for item in snapshot.found}))
+    _service(snapshot)
+    read: dict[int, ConversationSnapshot | None] = {}
+    for base_url, account in sorted({(item.base_url, item.account) for item in snapshot.found}):
+        lanes = {
+            item.lane_id: item.conversation_id
+            for item in sorted(snapshot.found, key=attrgetter("conversation_id"))
+            if (item.base_url, item.account) == (base_url, account)
+        }
+        read |= read_snapshots(account_settings(settings, base_url, account), base_url, lanes)
+    return read
 
 
 def _time(flag: str, text: str | None) -> float | None:

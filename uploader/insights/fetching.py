@@ -74,11 +74,12 @@ class Fetcher:
     Args:
         reader: Reads from the service.
         ledger: The ledger; it is only read.
-        batch: The batch.
+        batch: The batch, with the account and base URL of the conversations to fetch.
         folder: The folder of the files.
         wanted: The parts to fetch.
         again: Fetch parts even where a file has them.
         now: Returns the time in seconds since the epoch.
+        report: Gets the counts; those of several accounts may be one.
     """
 
     def __init__(
@@ -91,8 +92,9 @@ class Fetcher:
         wanted: Sequence[Part],
         again: bool,
         now: Callable[[], float],
+        report: Report | None = None,
     ) -> None:
-        self.report = Report()
+        self.report = report if report is not None else Report()
         self._reader = reader
         self._ledger = ledger
         self._batch = batch
@@ -131,7 +133,8 @@ class Fetcher:
 
     def _read_page(self) -> Sequence[Conversation]:
         with self._ledger.reading() as connection:
-            return conversations(connection, self._batch.batch_id, self._last_line, PAGE)
+            batch = self._batch
+            return conversations(connection, batch.batch_id, batch.account_id, self._last_line, PAGE)
 
     async def _fetch(self, conversation: Conversation) -> None:
         begun = time.monotonic()

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, case, func, or_, select, update
 
-from uploader.ledger.schema import attempts, items, lanes, rows
+from uploader.ledger.reading import AccountFacts
+from uploader.ledger.schema import accounts, attempts, items, lanes, rows
 from uploader.model import LIVE, ConversationFacts, ConversationSnapshot, State
 
 
@@ -18,12 +19,15 @@ class Conversation(NamedTuple):
     conversation_id: str
 
 
-def conversations(connection: Connection, batch_id: int, after_line: int, most: int) -> Sequence[Conversation]:
-    """Return a page of the conversations with completed items of a batch, in the order of their last such line.
+def conversations(
+    connection: Connection, batch_id: int, account_id: int, after_line: int, most: int
+) -> Sequence[Conversation]:
+    """Return a page of an account's conversations with completed items of a batch, by their last such line.
 
     Args:
         connection: A connection in a transaction.
         batch_id: The batch.
+        account_id: The account.
         after_line: The line of the last conversation of the page before; 0 for the first page.
         most: The page's size.
     """
@@ -46,11 +50,32 @@ def conversations(connection: Connection, batch_id: int, after_line: int, most: 
         select(rows.c.line, items.c.lane_id, lanes.c.conversation_id)
         .join(items, items.c.id == rows.c.item_id)
         .join(lanes, lanes.c.id == items.c.lane_id)
-        .where(rows.c.batch_id == batch_id, rows.c.line > after_line, items.c.state == State.COMPLETED, is_last)
+        .where(
+            rows.c.batch_id == batch_id,
+            rows.c.line > after_line,
+            items.c.account_id == account_id,
+            items.c.state == State.COMPLETED,
+            is_last,
+        )
         .order_by(rows.c.line)
         .limit(most)
     )
     return [Conversation(**row) for row in found.mappings()]
+
+
+def completed_accounts(connection: Connection, batch_id: int) -> Sequence[AccountFacts]:
+    """List the accounts with completed items of a batch."""
+    of_account = (
+        select(items.c.id)
+        .join(rows, rows.c.item_id == items.c.id)
+        .where(rows.c.batch_id == batch_id, items.c.account_id == accounts.c.id, items.c.state == State.COMPLETED)
+        .correlate(accounts)
+        .exists()
+    )
+    found = connection.execute(
+        select(accounts.c.id, accounts.c.base_url, accounts.c.name).where(of_account).order_by(accounts.c.id)
+    )
+    return [AccountFacts(*row) for row in found]
 
 
 def count_conversations(connection: Connection, batch_id: int) -> int:

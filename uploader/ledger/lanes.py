@@ -131,17 +131,17 @@ def recompute_ready(connection: Connection, lane_ids: Sequence[int]) -> None:
         connection.execute(_recompute_ready(), [{"lane": lane_id} for lane_id in lane_ids])
 
 
-def activate_batch(connection: Connection, batch_id: int, *, first: int | None = None) -> None:
+def activate_batch(connection: Connection, account_id: int, batch_id: int, *, first: int | None = None) -> None:
     """Make the lanes of a batch, up to its last item in each, the only active ones of its account.
 
     Items before the batch's own in these lanes, leftovers of earlier batches, are active with them.
 
     Args:
         connection: A connection in a transaction.
+        account_id: Its account.
         batch_id: The batch.
         first: Activate only so many of the batch's first pending items, and the leftovers before them; None: all.
     """
-    account_id = connection.execute(_ACCOUNT_OF_BATCH, {"batch": batch_id}).scalar_one()
     of_account = {"account": account_id}
     connection.execute(_DEACTIVATE, of_account)
     connection.execute(_ACTIVATE, {"batch": batch_id})

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, and_, case, func, literal, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.lanes import IS_IN_BACKLOG, is_held
-from uploader.ledger.schema import IS_UNFINISHED, batches, items, lanes, loads, rows
+from uploader.ledger.schema import ANY_ACCOUNT, IS_UNFINISHED, batches, items, lanes, loads, rows
 from uploader.model import Load, State
 
 
@@ -80,7 +80,7 @@ def orphaned_by_load(connection: Connection, load: Load) -> Mapping[State, int]:
         .select_from(items)
         .where(
             IS_UNFINISHED,
-            items.c.account_id == load.account_id,
+            ANY_ACCOUNT,
             items.c.load_id == before.scalar_subquery(),
             is_orphan(),
         )

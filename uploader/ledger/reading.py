@@ -25,6 +25,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from uploader.ledger.lanes import IS_IN_BACKLOG, is_held, waiting_lanes
 from uploader.ledger.orphans import is_orphan
 from uploader.ledger.schema import (
+    ANY_ACCOUNT,
     IS_JOB_UNCERTAIN,
     IS_UNFINISHED,
     accounts,
@@ -36,8 +37,8 @@ from uploader.ledger.schema import (
     resolutions,
     rows,
 )
-from uploader.ledger.standing import ANY_ACCOUNT, shown_state
-from uploader.model import TROUBLED, LiveJob, Outcome, ResultLine, State
+from uploader.ledger.standing import shown_state
+from uploader.model import DEFAULT_ACCOUNT, TROUBLED, LiveJob, Outcome, ResultLine, State
 from uploader.policy.durations import HISTORY_SIZE, CompletedJob
 from uploader.policy.forecast import audio_seconds
 
@@ -149,6 +150,10 @@ class AccountFacts(NamedTuple):
     base_url: str
     name: str
 
+    def __str__(self) -> str:
+        """Return the base URL, behind the name where the account has one of its own."""
+        return self.base_url if self.name == DEFAULT_ACCOUNT else f"{self.name} ({self.base_url})"
+
 
 # an unfinished item of the account that a batch names; by the account first, as few items are unfinished
 _UNFINISHED_OF_BATCH = (
@@ -169,9 +174,10 @@ def unfinished_accounts(connection: Connection, batch_id: int) -> list[AccountFa
     return [AccountFacts(*row) for row in found]
 
 
-def find_accounts(connection: Connection) -> Mapping[int, str]:
-    """Return the base URLs of all accounts, by account id."""
-    return {row.id: row.base_url for row in connection.execute(select(accounts.c.id, accounts.c.base_url))}
+def find_accounts(connection: Connection) -> Mapping[int, AccountFacts]:
+    """Return all accounts by their ids."""
+    found = connection.execute(select(accounts.c.id, accounts.c.base_url, accounts.c.name))
+    return {row.id: AccountFacts(*row) for row in found}
 
 
 def find_account(connection: Connection, base_url: str, name: str = "default") -> int | None:
@@ -246,14 +252,19 @@ def open_rows(connection: Connection, batch_id: int) -> Iterator[OpenRow]:
             rows.c.given,
             items.c.invalid_batch_id,
             items.c.parameters,
+            accounts.c.name.label("account"),
         )
-        .select_from(rows.outerjoin(items, items.c.id == rows.c.item_id))
+        .select_from(
+            rows.outerjoin(items, items.c.id == rows.c.item_id).outerjoin(accounts, accounts.c.id == items.c.account_id)
+        )
         .where(rows.c.batch_id == batch_id, state.in_(wanted))
         .order_by(rows.c.line)
     )
     for row in found:
         named = {"conversationId": row.conversation_id, "audioPath": row.audio_path}
         given = {"contentType": row.content_type} if row.content_type else {}
+        if row.account not in (None, DEFAULT_ACCOUNT):
+            given["account"] = row.account
         cells = named | given | (row.parameters or {}) | (row.given or {}) | row.extras
         yield OpenRow(row.line, row.invalid_batch_id is not None, cells)
 

@@ -12,6 +12,7 @@ from uploader.errors import UsageError
 from uploader.ledger.lanes import add_to_backlog, is_held, recompute_ready, remove_from_backlog, waiting_lanes
 from uploader.ledger.orphans import is_orphan
 from uploader.ledger.schema import (
+    ANY_ACCOUNT,
     IS_CORRECTED,
     IS_JOB_UNCERTAIN,
     IS_UNFINISHED,
@@ -25,7 +26,6 @@ from uploader.ledger.schema import (
     rows,
 )
 from uploader.ledger.staging import CHUNK, chunks
-from uploader.ledger.standing import ANY_ACCOUNT
 from uploader.model import LIVE, TROUBLED, ConversationSnapshot, Decision, Outcome, State
 from uploader.policy.resolving import RESOLVABLE, resolved_state
 from uploader.urls import shown
@@ -60,6 +60,8 @@ class OpenItem(NamedTuple):
     # the batch of the row that is shown; None where it has no row
     row_batch_id: int | None
     base_url: str
+    # the account's name
+    account: str
     # named by the batch that is searched, or by any where all are: other items may hold the batch's own
     own: bool
     # no batch's rows name it any more
@@ -130,7 +132,7 @@ def open_items(
     """
     named_last, named_in = batches.alias("named_last"), batches.alias("named_in")
     row_of = batch_id if batch_id is not None else _row_of_item()
-    concerned = [] if batch_id is None else [_is_of_account(batch_id), _concerns(batch_id, named_last.c.id, selection)]
+    concerned = [] if batch_id is None else [_concerns(batch_id, named_last.c.id, selection)]
     if base_url is not None:
         concerned.append(accounts.c.base_url == base_url)
     found = connection.execute(
@@ -142,6 +144,7 @@ def open_items(
             ),
             named_in.c.id.label("row_batch_id"),
             accounts.c.base_url,
+            accounts.c.name.label("account"),
             rows.c.line.is_not(None).label("own"),
             is_orphan().label("orphan"),
             is_held().label("held"),
@@ -246,11 +249,6 @@ def histories(connection: Connection, item_ids: Sequence[int]) -> Mapping[int, S
     return found
 
 
-def _is_of_account(batch_id: int) -> ColumnElement[bool]:
-    looked_at = batches.alias("looked_at")
-    return items.c.account_id == select(looked_at.c.account_id).where(looked_at.c.id == batch_id).scalar_subquery()
-
-
 def _row_of_item() -> ColumnElement[int]:
     """Build the batch whose row is shown of an item: the batch that named it last, else the newest that names it."""
     named = rows.alias("named_somewhere")
@@ -330,6 +328,7 @@ def _open(row: RowMapping) -> OpenItem:
         batch=row["batch"],
         row_batch_id=row["row_batch_id"],
         base_url=row["base_url"],
+        account=row["account"],
         own=bool(row["own"]),
         orphan=bool(row["orphan"]),
         held=bool(row["held"]),

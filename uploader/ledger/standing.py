@@ -10,11 +10,8 @@ from sqlalchemy import Connection, Select, and_, bindparam, case, func, literal,
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.lanes import is_held
-from uploader.ledger.schema import IS_UNFINISHED, TOTAL_SIZE, accounts, batches, items, loads, rows
+from uploader.ledger.schema import ANY_ACCOUNT, IS_UNFINISHED, TOTAL_SIZE, batches, items, loads, rows
 from uploader.model import OVER, State
-
-# true of every item; with a condition on the state it makes SQLite use the index by account and state
-ANY_ACCOUNT = items.c.account_id.in_(select(accounts.c.id))
 
 
 class Tally(NamedTuple):

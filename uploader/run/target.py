@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from uploader import secrets
 from uploader.client import Credentials, CredentialsSource
 from uploader.errors import CredentialsError, UsageError
+from uploader.model import DEFAULT_ACCOUNT
 from uploader.settings import FAR, Secret, Settings, settings_of
 
 
@@ -96,6 +97,33 @@ def check_far(settings: Settings) -> None:
     for name, value in far_options(settings).items():
         if value and not settings.sandbox:
             raise UsageError(f"{settings.source(name)}: {name} = {value}: only a sandbox has it: add --sandbox")
+
+
+def account_settings(settings: Settings, base_url: str, account: str) -> Settings:
+    """Return the settings of an account of the ledger, for requests about its items.
+
+    Args:
+        settings: The settings.
+        base_url: The account's base URL in the ledger.
+        account: Its name in the ledger.
+
+    Raises:
+        UsageError: The settings have no such account, or one of another service: none but its own gets a secret.
+    """
+    if account == DEFAULT_ACCOUNT:
+        return settings
+    if account not in settings.accounts:
+        raise UsageError(
+            f"account {account} of {base_url}: the settings do not have it: name its [accounts.{account}] in a config "
+            "file (--config), and set its credentials"
+        )
+    own = settings.of_account(account)
+    if own.base_url != base_url:
+        raise UsageError(
+            f"account {account}: the ledger has it of {base_url}, and the settings of {own.base_url}: correct its "
+            f"base_url in [accounts.{account}]"
+        )
+    return own
 
 
 def credentials(settings: Settings) -> CredentialsSource:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from uploader import secrets
 from uploader.errors import UsageError
+from uploader.model import DEFAULT_ACCOUNT
 from uploader.settings.addresses import (
     DOCUMENTED_BASE_URL,
     default_ledger,
@@ -53,9 +54,6 @@ ENVIRONMENT_PREFIX = secrets.PREFIX
 SECRETS = (*secrets.CREDENTIALS, *secrets.OTHERS)
 
 FAR = "A far sandbox"
-
-# the name, in the ledger and in a manifest, of the account that is set above all tables
-DEFAULT_ACCOUNT = "default"
 
 seconds = number(above=0, most=7 * 86400)
 

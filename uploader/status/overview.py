@@ -7,7 +7,7 @@ from typing import Any
 
 from uploader.errors import ExitCode
 from uploader.ledger.orphans import Orphans
-from uploader.ledger.reading import Anomaly, BatchFacts, Trouble
+from uploader.ledger.reading import AccountFacts, Anomaly, BatchFacts, Trouble
 from uploader.ledger.standing import NOTHING, Standing
 from uploader.model import LimitFacts, LiveJob, State
 from uploader.policy.endings import ending
@@ -50,16 +50,16 @@ class Overview:
     batch: BatchFacts
     # in the order in which they are shown
     batches: Sequence[tuple[BatchFacts, Standing]]
-    # by base URL, the batch's own first
-    limits: Sequence[tuple[str, LimitFacts]]
+    # of each account, the batch's own first
+    limits: Sequence[tuple[AccountFacts, LimitFacts]]
     jobs: Sequence[LiveJob] = ()
     troubles: Sequence[Trouble] = ()
     # anomalies to report whatever the item's outcome, such as an append too many
     anomalies: Sequence[Anomaly] = ()
     # orphans of the batches
     orphans: Sequence[Orphans] = ()
-    # base URLs of the services where all slots are held in vain
-    stuck: Collection[str] = ()
+    # ids of the accounts where all slots are held in vain
+    stuck: Collection[int] = ()
 
     @cached_property
     def exit_code(self) -> ExitCode:
@@ -82,7 +82,10 @@ class Overview:
             "exitCode": int(self.exit_code),
             "batch": self.batch.name,
             "limit": limit_json(self.limits[0][1]),
-            "limits": [{"baseUrl": base_url, **limit_json(limit)} for base_url, limit in self.limits],
+            "limits": [
+                {"account": account.name, "baseUrl": account.base_url, **limit_json(limit)}
+                for account, limit in self.limits
+            ],
             "batches": [
                 {
                     "batch": facts.name,
@@ -107,10 +110,10 @@ class Overview:
         """Format the overview as lines of text."""
         return [
             f"ledger {self.ledger}" + (": a run is on" if self.busy else ""),
-            *(f"limit  {self._where(base_url)}{format_limit(limit)}" for base_url, limit in self.limits),
+            *(f"limit  {self._where(account)}{format_limit(limit)}" for account, limit in self.limits),
             *(
-                f"       {self._where(base_url)}{format_slot_first(limit)}"
-                for base_url, limit in self.limits
+                f"       {self._where(account)}{format_slot_first(limit)}"
+                for account, limit in self.limits
                 if limit.needs_slot_first
             ),
             *self._format_batches(),
@@ -122,7 +125,7 @@ class Overview:
         ]
 
     def _code(self, facts: BatchFacts, standing: Standing) -> ExitCode:
-        is_stuck = facts.base_url in self.stuck
+        is_stuck = facts.account_id in self.stuck
         unfinished = ExitCode.NOT_NOW if self.busy else ExitCode.IN_DOUBT if is_stuck else ExitCode.GAVE_UP
         return ending(standing.counts, overdue=standing.overdue, no_wait=self.no_wait, unfinished=unfinished)
 
@@ -131,9 +134,9 @@ class Overview:
         shown = {**held_back_json(None), "waitsFor": None, "waitsUntil": None, **(facts.held_back or {})}
         return shown if self.busy else {**shown, "waitsFor": None, "waitsUntil": None}
 
-    def _where(self, base_url: str) -> str:
-        """Format a service's prefix; empty where the ledger has one service."""
-        return f"{base_url}: " if len(self.limits) > 1 else ""
+    def _where(self, account: AccountFacts) -> str:
+        """Format an account's prefix; empty where the ledger has one account."""
+        return f"{account}: " if len(self.limits) > 1 else ""
 
     def _format_batches(self) -> Iterator[str]:
         for facts, standing in self.batches:
@@ -172,7 +175,7 @@ class Overview:
         waiting = [facts for facts, standing in self.batches if self._code(facts, standing) is ExitCode.GAVE_UP]
         for facts in waiting[:COMMANDS_SHOWN]:
             yield f"no run is on, and {facts.name} is not over: type its `uploader run …` again, or"
-            limit = dict(self.limits)[facts.base_url].configured
+            limit = next(limit for account, limit in self.limits if account.account_id == facts.account_id).configured
             yield f"  {run_command(facts.name, facts.base_url, self.ledger, limit)}"
 
     def _format_anomalies(self) -> Iterator[str]:

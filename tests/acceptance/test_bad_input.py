@@ -321,3 +321,13 @@ def test_a_plan_without_audio_warns_of_rows_beside_one_another(place: Place, ser
     assert "lines 2, 3 append the same file" in told
     assert "differ by letter case alone" in told
     assert server.journal.entries == []
+
+
+def test_an_invalid_row_beside_one_that_names_its_type_is_told(place: Place) -> None:
+    """Exit 2 with the row's line and remedy, whatever optional columns the rows beside it have."""
+    place.write("a.wav", recording())
+    place.write("m.csv", "conversationId,audioPath,contentType\nc,a.wav,audio/wav\nd,none.wav,\n")
+    ending = place.run("plan", "m.csv")
+    assert ending.code == 2
+    assert "none.wav" in ending.out
+    assert "the file cannot be found" in ending.out

@@ -17,7 +17,7 @@ from uploader.ledger.loading import account, begin_load, merge, resolve
 from uploader.ledger.matching import NAMED, Hashes
 from uploader.ledger.schema import accounts, items, lanes
 from uploader.ledger.staging import Stage, found, staged
-from uploader.model import InvalidRow, Row, State
+from uploader.model import InvalidRow, Problem, Row, State
 from uploader.policy.identity import ExistingItem, Items, find, is_untouched
 
 CONTENTS = ["one", "two", "six", "seven"]
@@ -191,3 +191,33 @@ def test_rows_of_all_kinds_are_staged_together(book: Book) -> None:
         (3, "d", path, None, None, None, None),
         (4, "c", None, None, None, lane_id, None),
     ]
+
+
+def _row_of_type(book: Book, given_type: str | None) -> Row:
+    """Return a valid row of this type."""
+    row = book.row(2, "c", "b.wav", {})
+    assert isinstance(row, Row)
+    return row._replace(content_type=given_type)
+
+
+@pytest.mark.parametrize("is_lane_known", [False, True])
+@pytest.mark.parametrize("given_type", [None, "audio/wav"])
+@pytest.mark.parametrize("named", [None, "north", ""])
+def test_an_invalid_row_is_staged_beside_rows_of_any_width(
+    book: Book, is_lane_known: bool, given_type: str | None, named: str | None
+) -> None:
+    """Whatever columns the rows beside it have, each of its values stands in its own column."""
+    if is_lane_known:
+        book.load([("d", "a.wav")])
+    book.file("b.wav", "b speaks")
+    wrong = InvalidRow(3, "d", "none.wav", {}, [Problem(3, "audioPath", "none.wav", "gone")], account=named)
+    with book.ledger.writing() as connection:
+        account_id = account(connection, BASE_URL)
+        north = account(connection, BASE_URL, "north")
+    with book.ledger.staging() as connection, connection.begin():
+        stage = Stage(connection, account_id, {"north": north})
+        stage.add([_row_of_type(book, given_type), wrong], audio.probe, separate=False)
+        row = connection.execute(select(staged).where(staged.c.line == 3)).one()
+        assert (row.conversation_id, row.audio_path, row.path, row.account) == ("d", "none.wav", None, named)
+        assert (row.size, row.billed_seconds, row.given_type) == (None, None, None)
+        assert (row.lane_id is not None) is (is_lane_known and named is None)

@@ -210,7 +210,7 @@ async def test_outcomes_are_written_before_claims(book: Book) -> None:
             writer.call(claim, account_id, 10, book.now),
             writer.call(end_job, JobEnd(job, JobStatus.COMPLETED, book.now)),
         )
-    assert [claim.path.name for claim in claimed.claims] == ["b.wav"]
+    assert [Path(claim.path).name for claim in claimed.claims] == ["b.wav"]
 
 
 async def test_a_caller_that_is_cancelled_does_not_stop_its_write(book: Book) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, ScalarSelect, Select, Update, and_, bindparam, case, func, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.schema import IS_ACTIVE, account_holds, batches, is_in_state, is_unfinished, items, lanes, rows
+from uploader.ledger.schema import IS_ACTIVE, account_holds, is_in_state, is_unfinished, items, lanes, rows
 from uploader.model import LIVE, OVER, TROUBLED, State
 from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
 
@@ -17,9 +17,6 @@ IS_IN_BACKLOG = and_(items.c.state == State.PENDING, items.c.position <= lanes.c
 # of a lane: it is active, and of the account bound as ``account``
 # the sum keeps SQLite on the index of active lanes: by account it would read all lanes that there ever were
 IS_ACTIVE_OF_ACCOUNT = and_(IS_ACTIVE, lanes.c.account_id.op("+")(0) == bindparam("account"))
-
-# the account of a batch
-_ACCOUNT_OF_BATCH = select(batches.c.account_id).where(batches.c.id == bindparam("batch"))
 
 # another item of the lane; each alias of a wide table costs a start most of a millisecond
 _other = items.alias("other")
@@ -40,8 +37,12 @@ _last = (
     .subquery()
 )
 
-# make the lanes of a batch active up to its last unfinished item in each
-_ACTIVATE = update(lanes).where(lanes.c.id == _last.c.lane_id).values(active_until=_last.c.position, not_before=0.0)
+# make the lanes of a batch, as far as they are of the account, active up to its last unfinished item in each
+_ACTIVATE = (
+    update(lanes)
+    .where(lanes.c.id == _last.c.lane_id, lanes.c.account_id == bindparam("account"))
+    .values(active_until=_last.c.position, not_before=0.0)
+)
 
 _seconds = func.coalesce(items.c.duration_seconds, func.coalesce(items.c.size, 0) / BYTES_PER_AUDIO_SECOND)
 
@@ -144,7 +145,7 @@ def activate_batch(connection: Connection, account_id: int, batch_id: int, *, fi
     """
     of_account = {"account": account_id}
     connection.execute(_DEACTIVATE, of_account)
-    connection.execute(_ACTIVATE, {"batch": batch_id})
+    connection.execute(_ACTIVATE, {**of_account, "batch": batch_id})
     if first is not None:
         _activate_first(connection, batch_id, account_id, first)
     connection.execute(_make_ready(), of_account)

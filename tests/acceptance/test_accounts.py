@@ -145,3 +145,17 @@ def test_an_account_that_the_settings_lost_is_told(place: Place) -> None:
     assert ending.code == 2
     assert f"the account large of {servers['large'].base_url}" in ending.err
     assert later.journal.puts() == []
+
+
+def test_the_doctor_looks_at_each_account(place: Place) -> None:
+    """Each account has its secrets' sources and its service's answer; the one with a wrong secret is named, exit 3."""
+    serve_accounts(place)
+    found = place.run("doctor", "--config", "nightly.toml")
+    assert found.code == 0, found.out
+    assert "account small: UPLOADER_ACCOUNTS__SMALL__APP_ID from the environment" in found.out
+    assert "account large: taken by" in found.out
+    place.environment["UPLOADER_ACCOUNTS__SMALL__APP_SECRET"] = "not-the-secret"
+    wrong = place.run("doctor", "--config", "nightly.toml")
+    assert wrong.code == 3
+    assert "fault    token    account small: " in wrong.out
+    assert "not-the-secret" not in wrong.out + wrong.err

@@ -7,9 +7,10 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -86,22 +87,43 @@ def format_checks(found: Sequence[Check], code: ExitCode) -> Iterator[str]:
 
 
 def _all_checks(settings: Settings, *, offline: bool) -> Iterator[Check]:
-    """Yield the checks in the order in which a run meets them."""
-    secret = _checked("secrets", lambda: check_secrets(settings))
-    way = [
-        _checked("proxy", lambda: check_proxy(settings.base_url)),
-        _checked("ca", lambda: check_certificates(settings.base_url)),
-    ]
-    yield secret
+    """Yield the checks in the order in which a run meets them; what is an account's own, for each account."""
+    accounts = [settings.of_account(name) for name in settings.accounts]
+    # rows may name accounts alone: the one above all tables then needs no credentials
+    if not accounts or any(getattr(settings, name) is not None for name in secrets.CREDENTIALS):
+        accounts.insert(0, settings)
+    found = {own.account: _checked("secrets", partial(check_secrets, own)) for own in accounts}
+    ways = {
+        base_url: [
+            _checked("proxy", partial(check_proxy, base_url)),
+            _checked("ca", partial(check_certificates, base_url)),
+        ]
+        for base_url in dict.fromkeys(own.base_url for own in accounts)
+    }
+    yield from (_of_account(check, own) for own, check in zip(accounts, found.values(), strict=True))
     yield _checked("ledger", lambda: check_ledger(settings))
     yield from check_files(settings)
     yield from check_disk(settings)
-    yield from way
+    yield from chain.from_iterable(ways.values())
     yield check_stores()
+    for own in accounts:
+        checks = _checks_of_service(own, [found[own.account], *ways[own.base_url]], offline=offline)
+        yield from (_of_account(check, own) for check in checks)
+
+
+def _of_account(check: Check, own: Settings) -> Check:
+    """Name the account in a check, where it has a name of its own."""
+    if not own.account:
+        return check
+    return replace(check, text=f"account {own.account}: {check.text}", facts={**check.facts, "account": own.account})
+
+
+def _checks_of_service(settings: Settings, before: Sequence[Check], *, offline: bool) -> Iterator[Check]:
+    """Yield the checks of an account's service; none is asked where a check ``before`` has a fault."""
     if offline:
         yield Check("token", OFFLINE, "skipped")
         yield Check("clock", OFFLINE, "skipped")
-    elif any(check.verdict == "fault" for check in (secret, *way)):
+    elif any(check.verdict == "fault" for check in before):
         yield Check("token", "not checked: mend the faults above first", "skipped")
         yield Check("clock", "not checked: mend the faults above first", "skipped")
     else:
@@ -127,9 +149,10 @@ def check_secrets(settings: Settings) -> Check:
         UsageError: There are none, or half of them.
     """
     credentials(settings)
+    variables = zip(secrets.CREDENTIALS, map(secrets.variable, secrets.of_account(settings.account)), strict=True)
     sources = {
-        secrets.variable(name): _source(settings, name)
-        for name in secrets.CREDENTIALS
+        variable: _source(settings, name, variable)
+        for name, variable in variables
         if getattr(settings, name) is not None
     }
     facts = {"sources": sources}
@@ -137,18 +160,17 @@ def check_secrets(settings: Settings) -> Check:
     if settings.access_token is not None and settings.app_secret is not None:
         return Check(
             "secrets",
-            f"{text}: the ready token is used, and is not renewed when it ends: unset UPLOADER_ACCESS_TOKEN, so that "
-            "id and secret fetch one",
+            f"{text}: the ready token is used, and is not renewed when it ends: unset {list(sources)[-1]}, so that id "
+            "and secret fetch one",
             "warning",
             facts=facts,
         )
     return Check("secrets", text, facts=facts)
 
 
-def _source(settings: Settings, name: str) -> str:
-    """Name the source of a secret: a variable, the file that one names, or the secrets folder."""
-    source = settings.source(name)
-    variable = secrets.variable(name)
+def _source(settings: Settings, name: str, variable: str) -> str:
+    """Name the source of a secret: a variable, the file that one names, the secrets folder, or the config file."""
+    source = settings.source("accounts", settings.account, name) if settings.account else settings.source(name)
     if source == f"environment {variable}_FILE":
         return f"the file {os.environ[f'{variable}_FILE']} ({variable}_FILE)"
     return "the environment" if source == f"environment {variable}" else f"the {source}"

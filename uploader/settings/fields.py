@@ -423,8 +423,8 @@ class Settings:
     account: str = field(default="")
     # the settings that some source gave
     given: frozenset[str] = field(default=frozenset(), compare=False)
-    # names the flag, variable or file that gave a setting, for messages
-    source: Callable[[str], str] = field(default=str, compare=False)
+    # names the flag, variable or file that gave a setting, for messages; of one in a table, after the table's names
+    source: Callable[..., str] = field(default=lambda *names: ".".join(names), compare=False)
     # the credentials are read from environment and files again for every token, as they may be rotated there
     rereads_credentials: bool = field(default=False, compare=False)
 

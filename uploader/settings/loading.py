@@ -62,16 +62,15 @@ class _Sources:
         name = location[0]
         if name in self.flags:
             return f"--{name.replace('_', '-')}"
-        for variable in (ENVIRONMENT_PREFIX + _IN_TABLES.join(location).upper(), secrets.variable(name)):
+        # of an account's setting, the account's name as variables have it
+        whole = _IN_TABLES.join((name, *map(secrets.normalised, location[1:])))
+        for variable in dict.fromkeys((secrets.variable(whole), secrets.variable(name))):
             if variable in self.variables:
                 return f"environment {variable}"
-        if location[-1] in secrets.CREDENTIALS and len(location) > 1:
-            name = _IN_TABLES.join((name, secrets.normalised(location[1]), location[-1]))
-            if secrets.variable(name) in self.variables:
-                return f"environment {secrets.variable(name)}"
-        if (name in secrets.FROM_FILES or len(location) > 1) and os.environ.get(secrets.variable(name) + "_FILE"):
-            return f"environment {secrets.variable(name)}_FILE"
-        if self.folder is not None and secrets.in_folder(name, self.folder) is not None:
+        is_secret = name in secrets.FROM_FILES or location[-1] in secrets.CREDENTIALS
+        if is_secret and os.environ.get(secrets.variable(whole) + "_FILE"):
+            return f"environment {secrets.variable(whole)}_FILE"
+        if self.folder is not None and secrets.in_folder(whole, self.folder) is not None:
             return f"secrets folder {self.folder}"
         return self.file_at(location)
 
@@ -123,7 +122,7 @@ def load(flags: Mapping[str, Any], config: Path | None, check_parameters: CheckP
         **checked,
         file=f"config file {config}" if config is not None else "environment",
         given=frozenset(checked),
-        source=lambda name: sources.of((name,)) if name in checked else name,
+        source=lambda *names: sources.of(names) if names[0] in checked else ".".join(names),
         rereads_credentials=True,
     )
 

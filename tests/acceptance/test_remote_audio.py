@@ -15,6 +15,7 @@ from tests.acceptance.test_imports import imported
 from tests.acceptance.test_memory import MEASURE
 from tests.remote_servers import ObjectStore, WebServer, object_store
 from tests.unit.recordings import recording
+from uploader.audio.fetching import AT_ONCE
 
 SECRET = "0123456789-very-secret"
 SIGNED = f"?X-Amz-Signature={SECRET}"
@@ -64,7 +65,7 @@ def test_local_and_remote_recordings_are_appended_alike(place: Place, web: WebSe
             remote(lane, store.put(f"night/{number}.wav", b"s" + content), b"s" + content),
         ]
     write_manifest(place, "m.csv", rows)
-    assert place.run("run", "m.csv", "--limit", "3").code == 0
+    assert place.run("run", "m.csv", "--limit", "3", "--log-level", "debug").code == 0
     check_appended(server.journal, rows)
     check_one_at_a_time(server.journal)
     # the row's own column is the user's, and what joins its results to it
@@ -178,6 +179,18 @@ def test_remote_rows_that_cannot_be_sent_are_told_at_once(place: Place, web: Web
     assert SECRET not in "".join([*errors, shown_anywhere(place)])
     confined = place.run("plan", "m.csv", "--audio-root", place.folder)
     assert "remote audio lies outside the audio root" in " ".join(confined.out.split())
+
+
+def test_a_manifest_of_remote_rows_is_examined_many_at_once(place: Place, web: WebServer) -> None:
+    """It does not take a round trip for each row in turn: the server has as many requests at once as are allowed."""
+    content = recording(1.0)
+    rows = [remote("c", web.serve(f"{number}.wav", content), content) for number in range(3 * AT_ONCE)]
+    write_manifest(place, "m.csv", rows)
+    # breaks, and the server answers none, unless so many are there at once
+    web.together = threading.Barrier(AT_ONCE, timeout=DEADLINE_SECONDS)
+    plan = place.run("plan", "m.csv")
+    assert plan.code == 0, plan.out
+    assert len(web.requests) == len(rows)
 
 
 @pytest.mark.real_start

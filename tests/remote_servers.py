@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -53,7 +54,7 @@ class Served:
 class WebServer:
     """A web server in a thread; it keeps a list of the requests for each path."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.files: dict[str, Served] = {}
         self.requests: list[tuple[str, Mapping[str, str]]] = []
         # so many requests are let in together, where it is set
@@ -64,11 +65,14 @@ class WebServer:
             server_of = owner
 
         self._server = _Server(("127.0.0.1", 0), Handler)
+        self._scheme = "http" if tls is None else "https"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 
     def address(self, path: str, host: str = "127.0.0.1") -> str:
         """Return the address of a file."""
-        return f"http://{host}:{self._server.server_port}/{path}"
+        return f"{self._scheme}://{host}:{self._server.server_port}/{path}"
 
     def serve(self, path: str, content: bytes, **how: Any) -> str:
         """Serve a file; return its address."""

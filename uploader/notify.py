@@ -11,7 +11,8 @@ import aiohttp
 from yarl import URL
 
 from uploader import logs
-from uploader.client.connection import ServiceConnector, format_error, proxy_for, ssl_context
+from uploader.certificates import ssl_context
+from uploader.client.connection import ServiceConnector, format_error, proxy_for
 from uploader.errors import UploaderError
 from uploader.policy.backoff import Backoff, after_failure
 from uploader.settings import Secret

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
+from tests.integration.servers import authority
 from tests.remote_servers import ObjectStore, WebServer, object_store
 from tests.unit import recordings as made
 from uploader import audio
@@ -139,6 +140,22 @@ async def test_a_redirect_is_followed(web: WebServer, opener: SourceOpener) -> N
     address = web.serve("short", b"", status=302, location="/real.wav")
     found, _ = await examined(address)
     assert await content(opener, address, found) == (WAV, blake3(WAV).hexdigest())
+
+
+async def test_over_tls_its_certificate_is_checked(
+    opener: SourceOpener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of an authority that the system, or SSL_CERT_FILE, trusts; any other server is not read from."""
+    trusted = authority(tmp_path)
+    with WebServer(trusted.tls()) as server:
+        address = server.serve("a.wav", WAV)
+        assert address.startswith("https://")
+        with pytest.raises(ValueError, match="certificate is not trusted"):
+            await examined(address)
+        assert not server.requests
+        monkeypatch.setenv("SSL_CERT_FILE", str(trusted.bundle))
+        found, _ = await examined(address)
+        assert await content(opener, address, found) == (WAV, blake3(WAV).hexdigest())
 
 
 @pytest.mark.parametrize("guards", [True, False], ids=["If-Match is heeded", "If-Match is ignored"])

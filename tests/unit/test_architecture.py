@@ -36,7 +36,7 @@ ROWS = {
     "parameters": 2,
     "settings": 1,
     "logs": 1,
-    "certificates": 0,
+    "certificates": 1,
     "model": 0,
     "errors": 0,
     "events": 0,

@@ -20,6 +20,7 @@ from uploader.audio.remote import (
     is_changed,
     strong_etag,
 )
+from uploader.certificates import ssl_context
 from uploader.errors import TOO_MANY_FILES, GaveUpError, describe
 from uploader.urls import check
 
@@ -92,7 +93,7 @@ class WebFiles:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
+                connector=aiohttp.TCPConnector(limit=0, ssl=ssl_context("https://")),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,

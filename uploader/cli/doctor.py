@@ -16,9 +16,10 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from uploader import results, secrets
+from uploader.certificates import CA_VARIABLES, ssl_context
 from uploader.cli.printing import print_json, print_lines
 from uploader.client import Client, TimeLimits
-from uploader.client.connection import CA_VARIABLES, proxy_for, route_to, ssl_context
+from uploader.client.connection import proxy_for, route_to
 from uploader.errors import ExitCode, UploaderError, UsageError
 from uploader.ledger import Ledger
 from uploader.ledger.place import MOUNTS, check_outlives_container, check_place, file_system

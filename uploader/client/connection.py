@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from functools import partial
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any, Protocol
 from urllib.request import getproxies, proxy_bypass
 from weakref import WeakSet
@@ -26,7 +25,6 @@ from uploader.errors import CredentialsError, UsageError
 from uploader.policy.replies import phrase_of
 from uploader.settings import is_loopback
 
-CA_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 # shorter than servers commonly keep an idle connection: that saves a head sent in vain
 KEPT_SECONDS = 4.0
 
@@ -170,30 +168,6 @@ def route_to(base_url: str, proxy: Mapping[str, Any]) -> str:
     return f"{host} through the proxy {_host_and_port(proxy['proxy'])}" if proxy else host
 
 
-def ssl_context(base_url: str) -> ssl.SSLContext | bool:
-    """Build the TLS context of the certificates that the usual environment variables name; True without TLS.
-
-    Raises:
-        UsageError: A variable names a missing path, or a bundle without a certificate.
-    """
-    if URL(base_url).scheme == "http":
-        return True  # reading the system's certificates takes 20 ms
-    for variable in CA_VARIABLES[:2]:
-        named = os.environ.get(variable)
-        # SSL_CERT_DIR is a list
-        if named and not any(os.access(path, os.R_OK) for path in (named, *named.split(os.pathsep)) if path):
-            raise UsageError(
-                f"environment {variable}: {named}: there is nothing that can be read: correct it, or unset it"
-            )
-    context = ssl.create_default_context()  # reads SSL_CERT_FILE and SSL_CERT_DIR by itself, and ignores failures
-    context.set_alpn_protocols(["http/1.1"])
-    for variable in CA_VARIABLES[2:]:
-        bundle = os.environ.get(variable)
-        if bundle:
-            _trust(context, variable, Path(bundle))
-    return context
-
-
 def proxy_for(base_url: str) -> dict[str, Any]:
     """Return the proxy that the environment names for the service, as keyword arguments of a request.
 
@@ -218,19 +192,6 @@ def proxy_for(base_url: str) -> dict[str, Any]:
 
 def _host_and_port(url: URL | None) -> str:
     return url.authority.rpartition("@")[2] if url is not None else ""
-
-
-def _trust(context: ssl.SSLContext, variable: str, bundle: Path) -> None:
-    try:
-        if bundle.is_dir():
-            context.load_verify_locations(capath=bundle)
-        else:
-            context.load_verify_locations(cafile=bundle)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"environment {variable}: {bundle}: no CA certificates can be read there ({format_error(error)}): "
-            "name a PEM file"
-        ) from error
 
 
 def _proxy(named: str) -> URL:

@@ -9,8 +9,9 @@ import aiohttp
 from yarl import URL
 
 from uploader.audio import Source
+from uploader.certificates import ssl_context
 from uploader.client.answers import read_body, retry_after_of
-from uploader.client.connection import ServiceConnector, format_error, proxy_for, route_to, ssl_context
+from uploader.client.connection import ServiceConnector, format_error, proxy_for, route_to
 from uploader.client.expectation import Expect
 from uploader.client.recording import Received, receiving
 from uploader.client.token import CredentialsSource, Token, Tokens, TokenUnavailableError

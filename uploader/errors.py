@@ -43,6 +43,10 @@ class UsageError(UploaderError):
     exit_code = ExitCode.USAGE
 
 
+class BatchRefusedError(UsageError):
+    """The manifest, or the place of its results, cannot be used as it is; nothing was sent."""
+
+
 class CredentialsError(UploaderError):
     """The service does not take the credentials."""
 
@@ -76,7 +80,7 @@ class LedgerBusyError(UploaderError):
 
 
 class FolderBusyError(UploaderError):
-    """Another command writes into the folder of insights."""
+    """Another command works in the folder."""
 
     exit_code = ExitCode.NOT_NOW
 

@@ -82,7 +82,7 @@ def warned(lines: Sequence[str]) -> bool:
 
 def is_clean(terminal: Terminal) -> bool:
     """Return True where no live line is left, and the cursor is shown."""
-    left = [line for line in terminal.screen.lines if re.match(r"slots .*busy", line)]
+    left = [line for line in terminal.screen.lines if re.match(r"(rate|slots) {5}", line)]
     assert (left, terminal.screen.cursor_is_shown) == ([], True), terminal.screen.lines
     return True
 

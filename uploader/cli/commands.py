@@ -57,6 +57,29 @@ def run(manifest: str | None, config: Path | None, *, as_json: bool, **flags: An
     _end(lambda settings: run_to_end(settings, manifest, as_json=as_json), config, flags)
 
 
+@cli.command(epilog=environment_help(), cls=GroupedCommand)
+@click.argument("inbox", type=click.Path(path_type=Path))
+@settings_options("serve")
+def serve(inbox: Path, config: Path | None, **flags: Any) -> None:
+    """Run each manifest that is dropped into the folder INBOX.
+
+    A manifest (.csv or .jsonl) is taken once nobody writes to it any more, and run as `run` would run it. Then it is
+    moved with its results to INBOX/done; to INBOX/failed, with the reason in a text beside it, where it was refused or
+    items of it need a person. Audio paths start at INBOX or --audio-root, which none may leave. The same manifest,
+    dropped again, appends nothing again.
+
+    It goes on until it is stopped, and carries on where it was: 2 usage; 3 credentials; 6 another process serves
+    INBOX; 70 a fault; 129, 130, 143 stopped by a signal.
+
+    \b
+    Example:
+      uploader serve /srv/inbox --limit 10 --status 127.0.0.1:8080
+    """  # noqa: D301 - click wants the character that this escape stands for
+    from uploader.cli.serving import serve_inbox  # noqa: PLC0415 - see run
+
+    _end(lambda settings: serve_inbox(settings, inbox), config, flags)
+
+
 @cli.command(epilog=environment_help(), cls=ManifestCommand)
 @click.argument("manifest", required=False, metavar="[MANIFEST]")
 @settings_options("plan")

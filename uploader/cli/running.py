@@ -29,13 +29,11 @@ def run_to_end(settings: Settings, manifest: str | None, *, as_json: bool) -> Ex
     # for the words of a failure, too
     if batch := batch_name(settings, manifest):
         logs.bind(batch=batch)
-    stop = Stop()
-    for number, code in stop_signals().items():
-        signal.signal(number, _stop_with(stop, code))
+    stop = stop_at_signals()
     again = ("uploader", *words_again(sys.argv[1:]))
-    with _live_view(settings) as on_progress:
+    with live_view(settings) as on_progress:
         summary = asyncio.run(
-            run_batch(settings, manifest, on_event=_write_event, on_progress=on_progress, stop=stop, again=again)
+            run_batch(settings, manifest, on_event=write_event, on_progress=on_progress, stop=stop, again=again)
         )
     if as_json:
         print_json(summary.as_json())
@@ -54,14 +52,14 @@ def words_again(words: Sequence[str]) -> list[str]:
     return kept
 
 
-def _write_event(event: logs.Event) -> None:
+def write_event(event: logs.Event) -> None:
     """Write an event to the log; that of a failure has its place beside the words on standard error."""
     if not (event["level"] == "error" and event["event"] in ("fault", "run.ended")):
         logs.write(event)
 
 
 @contextmanager
-def _live_view(settings: Settings) -> Iterator[Callable[[Progress], None] | None]:
+def live_view(settings: Settings) -> Iterator[Callable[[Progress], None] | None]:
     """Show the progress on a terminal; elsewhere the log has it."""
     if settings.progress != "auto" or not terminal.can_redraw():
         yield None
@@ -70,6 +68,14 @@ def _live_view(settings: Settings) -> Iterator[Callable[[Progress], None] | None
 
     with LiveView() as view:
         yield view.show
+
+
+def stop_at_signals() -> Stop:
+    """Return what the first signal requests; the second ends the process."""
+    stop = Stop()
+    for number, code in stop_signals().items():
+        signal.signal(number, _stop_with(stop, code))
+    return stop
 
 
 def _stop_with(stop: Stop, code: ExitCode) -> Callable[[int, FrameType | None], None]:

@@ -1,8 +1,19 @@
 """Reads a manifest, CSV or JSON Lines, into rows and problems."""
 
-from uploader.manifest.files import Format, check_file, format_of
+from uploader.manifest.files import ENDINGS, SPREADSHEETS, Format, check_file, format_of
 from uploader.manifest.ids import spoilt
 from uploader.manifest.reading import HeaderError, Manifest
 from uploader.manifest.rules import Examine, WasBegun
 
-__all__ = ["Examine", "Format", "HeaderError", "Manifest", "WasBegun", "check_file", "format_of", "spoilt"]
+__all__ = [
+    "ENDINGS",
+    "SPREADSHEETS",
+    "Examine",
+    "Format",
+    "HeaderError",
+    "Manifest",
+    "WasBegun",
+    "check_file",
+    "format_of",
+    "spoilt",
+]

@@ -20,7 +20,7 @@ BLOCK_BYTES = 256 * 1024
 
 _PACKED = ".gz"
 _GZIP_START = b"\x1f\x8b"
-_SPREADSHEETS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods", ".numbers")
+SPREADSHEETS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods", ".numbers")
 _AS_CSV = 'save the sheet as "CSV UTF-8" and name that file'
 # signatures of files that are no manifests, in lower case, each with its remedy
 _SIGNS = (
@@ -42,7 +42,7 @@ _SIGNS = (
     (b"7z\xbc\xaf\x27\x1c", "this is a 7z archive: unpack it, or pack it with gzip"),
 )
 _SIGN_BYTES = 32
-_ENDINGS: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+ENDINGS: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 
 def format_of(path: Path) -> Format:
@@ -52,9 +52,9 @@ def format_of(path: Path) -> Format:
         UsageError: The ending says nothing.
     """
     inner = path.with_suffix("") if path.suffix.lower() == _PACKED else path
-    found = _ENDINGS.get(inner.suffix.lower())
+    found = ENDINGS.get(inner.suffix.lower())
     if found is None:
-        if inner.suffix.lower() in _SPREADSHEETS:
+        if inner.suffix.lower() in SPREADSHEETS:
             raise UsageError(f"manifest {path}: this is a workbook: {_AS_CSV}")
         ending = path.name.removeprefix(inner.stem)
         raise UsageError(f"manifest {path}: its ending {ending!r} tells no format: say --format csv or --format jsonl")

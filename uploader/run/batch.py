@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from uploader import __version__, logs
 from uploader.client import Credentials
 from uploader.engine import steady_clock
-from uploader.errors import ExitCode, UploaderError, UsageError
+from uploader.errors import BatchRefusedError, ExitCode, UploaderError, UsageError
 from uploader.ledger import Ledger
 from uploader.parameters.config import wrong_parameters
 from uploader.run import summary_file
@@ -130,8 +130,7 @@ async def _run(
 ) -> Summary:
     _check_batch(settings, manifest)
     reporter.begin()
-    _check_webhook(settings)
-    _check_status(settings)
+    check_addresses(settings)
     check_far(settings)
     until = until_time(settings, local_time())
     if until is not None:
@@ -143,7 +142,10 @@ async def _run(
             log.info("run.begun", version=__version__, **begun)
             summary_file.forget(settings)
             now = steady_clock(time.time, time.monotonic)
-            prepared = await in_thread(prepare, settings, manifest, ledger, targets, now, stop.check)
+            try:
+                prepared = await in_thread(prepare, settings, manifest, ledger, targets, now, stop.check)
+            except UsageError as error:
+                raise BatchRefusedError(str(error)) from error
             if ledger.is_new and not settings.sandbox:
                 log.warning("ledger.made")
             log_leftovers(prepared.sending)
@@ -167,6 +169,16 @@ def _check_batch(settings: Settings, manifest: str | None) -> None:
         raise UsageError("name a MANIFEST to append, or --batch NAME to carry on a batch that was loaded before")
     if manifest is None and (settings.sandbox or settings.repeat):
         raise UsageError("--sandbox and --repeat need a MANIFEST")
+
+
+def check_addresses(settings: Settings) -> None:
+    """Check the addresses to listen on.
+
+    Raises:
+        UsageError: One lacks another that it needs, or strangers could read the status page.
+    """
+    _check_webhook(settings)
+    _check_status(settings)
 
 
 def _check_webhook(settings: Settings) -> None:

@@ -72,20 +72,20 @@ class Settings:
         text_as(ledger_address),
         default_ledger,
         metavar="URL",
-        commands="run plan status results report resolve insights ledger adopt doctor",
+        commands="run serve plan status results report resolve insights ledger adopt doctor",
         meaning="the durable memory of all appends, as sqlite:////path or postgresql://HOST/DATABASE; one for all "
         "nights and manifests",
     )
     ledger_must_exist: bool = setting(
         switch,
         False,
-        commands="run doctor",
+        commands="run serve doctor",
         meaning="refuse to make a ledger where there is none: for every night but the first",
     )
     new_ledger: bool = setting(
         switch,
         False,
-        commands="run doctor adopt",
+        commands="run serve doctor adopt",
         meaning="make a ledger even on a container's own file system, which goes with the container",
     )
     batch: str | None = setting(
@@ -120,14 +120,14 @@ class Settings:
         path,
         None,
         metavar="FILE",
-        commands="run doctor",
+        commands="run serve doctor",
         meaning="the run's figures as a Prometheus text file, replaced as a whole while the run goes on and at its end",
     )
     notify: Secret | None = setting(
         secret_as(notified_address),
         None,
         metavar="URL",
-        commands="run",
+        commands="run serve",
         meaning="POST the summary to this https address at the end, and when something first needs a person; it may "
         "have a secret in it, and is never shown: rather set UPLOADER_NOTIFY, as others see the command line",
     )
@@ -135,7 +135,7 @@ class Settings:
         text_as(service_address),
         DOCUMENTED_BASE_URL,
         metavar="URL",
-        commands="run plan resolve insights adopt doctor",
+        commands="run serve plan resolve insights adopt doctor",
         meaning="the service; https unless it is on this machine",
     )
     app_id: Secret | None = setting(secret, None, meaning="the application's id, for a token")
@@ -145,42 +145,42 @@ class Settings:
         whole_number(least=1, most=100_000),
         2,
         metavar="N",
-        commands="run plan",
+        commands="run serve plan",
         meaning="the account's concurrent jobs",
     )
     uploads: int | Literal["auto"] = setting(
         auto_or(whole_number(least=1, most=1000)),
         "auto",
         metavar="N|auto",
-        commands="run",
+        commands="run serve",
         meaning="uploads under way at once; auto: as many as keep the slots full within the memory, at most 64",
     )
     rate: float | Literal["auto"] = setting(
         auto_or(number(above=0, most=100_000)),
         "auto",
         metavar="N|auto",
-        commands="run",
+        commands="run serve",
         meaning="PUT requests started per second; auto: 10, or as many as the limit and the jobs' seconds ask for",
     )
     send_ahead: Literal["auto", "off"] = setting(
         choice("auto", "off"),
         "auto",
         metavar="auto|off",
-        commands="run",
+        commands="run serve",
         meaning="auto: bodies go out before their slot is free, and only the last chunk waits for it; off: they do not",
     )
     ahead_seconds: float = setting(
         seconds,
         20.0,
         metavar="S",
-        commands="run",
+        commands="run serve",
         meaning="how long a body that was sent ahead waits for its slot before the uploader cuts it and sends it later",
     )
     audio_root: Path | None = setting(
         path,
         None,
         metavar="DIR",
-        commands="run plan adopt manifest",
+        commands="run serve plan adopt manifest",
         meaning="the base of relative audio paths, which no path may leave (the manifest's folder, unconfined)",
     )
     format: Literal["csv", "jsonl"] | None = setting(
@@ -194,7 +194,7 @@ class Settings:
         text_as(delimiter_of),
         ",",
         metavar="CHARACTER",
-        commands="run plan manifest",
+        commands="run serve plan manifest",
         meaning="the delimiter of a CSV manifest: one character, or tab",
     )
     pattern: str = setting(
@@ -209,7 +209,7 @@ class Settings:
         choice("refuse", "skip"),
         "refuse",
         metavar="refuse|skip",
-        commands="run plan",
+        commands="run serve plan",
         meaning="refuse a manifest with invalid rows as a whole, or leave them out: they are refused and hold "
         "the rest of their conversation",
     )
@@ -234,11 +234,14 @@ class Settings:
         number(least=0),
         None,
         metavar="N",
-        commands="run plan",
+        commands="run serve plan",
         meaning="refuse a manifest of which more audio than this is still to be appended, in billed minutes",
     )
     no_wait: bool = setting(
-        switch, False, commands="run", meaning="end once every item is accepted, without waiting for the last jobs"
+        switch,
+        False,
+        commands="run serve",
+        meaning="end once every item is accepted, without waiting for the last jobs",
     )
     sandbox: bool = setting(
         switch,
@@ -282,21 +285,21 @@ class Settings:
         text_as(listening_address),
         None,
         metavar="HOST:PORT",
-        commands="run",
+        commands="run serve",
         meaning="the address to listen on for the service's callbacks; needs --webhook-url (none: polling alone)",
     )
     webhook_url: str | None = setting(
         text_as(public_address),
         None,
         metavar="URL",
-        commands="run",
+        commands="run serve",
         meaning="the public http or https address of that listener, as the service reaches it",
     )
     status: str | None = setting(
         text_as(listening_address),
         None,
         metavar="HOST:PORT",
-        commands="run",
+        commands="run serve",
         meaning="the address to serve the status page on, with /metrics, /healthz and /readyz; on any but this "
         "machine's own (127.0.0.1) UPLOADER_STATUS_TOKEN has to be set (none: no page)",
     )
@@ -307,83 +310,94 @@ class Settings:
         choice("auto", "off"),
         "auto",
         metavar="auto|off",
-        commands="run",
+        commands="run serve",
         meaning="the live lines on a terminal (elsewhere a line a minute in the log)",
     )
     log_format: Literal["auto", "text", "json"] = setting(
         choice("auto", "text", "json"),
         "auto",
         metavar="auto|text|json",
-        commands="run plan status results report resolve insights ledger adopt doctor manifest sandbox",
+        commands="run serve plan status results report resolve insights ledger adopt doctor manifest sandbox",
         meaning="logs on standard error: text on a terminal, else JSON lines",
     )
     log_level: Literal["auto", "debug", "info", "warning", "error"] = setting(
         choice("auto", "debug", "info", "warning", "error"),
         "auto",
         metavar="LEVEL",
-        commands="run plan status results report resolve insights ledger adopt doctor manifest sandbox",
+        commands="run serve plan status results report resolve insights ledger adopt doctor manifest sandbox",
         meaning="the least level that is logged: debug, info, warning or error; auto: warning on a terminal, else info",
     )
     log_file: Path | None = setting(
         path,
         None,
         metavar="FILE",
-        commands="run plan status results report resolve insights ledger adopt doctor manifest sandbox",
+        commands="run serve plan status results report resolve insights ledger adopt doctor manifest sandbox",
         meaning="write the log to this file as well, as JSON lines from level info on (or from --log-level)",
     )
     give_up_seconds: float = setting(
         seconds,
         1800.0,
         metavar="S",
-        commands="run insights",
+        commands="run serve insights",
         meaning="end the run after this time without a good answer",
     )
     doubt_seconds: float = setting(
         seconds,
         900.0,
         metavar="S",
-        commands="run",
+        commands="run serve",
         meaning="the time that an item in doubt keeps its slot while no finished job shows how long jobs take",
     )
     job_timeout_seconds: float = setting(
         seconds,
         21600.0,
         metavar="S",
-        commands="run",
+        commands="run serve",
         meaning="the longest time that the end of a job is waited for",
+    )
+    settle_seconds: float = setting(
+        number(least=0, most=86400),
+        5.0,
+        metavar="S",
+        commands="serve",
+        meaning="the time for which a manifest in the inbox has to be unchanged before it is taken",
     )
     connect_seconds: float = setting(
         seconds,
         30.0,
         metavar="S",
-        commands="run insights doctor",
+        commands="run serve insights doctor",
         meaning="time limit to connect to the service, TLS included",
     )
     stall_seconds: float = setting(
-        seconds, 60.0, metavar="S", commands="run", meaning="time limit for an upload of which no byte moves"
+        seconds, 60.0, metavar="S", commands="run serve", meaning="time limit for an upload of which no byte moves"
     )
     answer_seconds: float = setting(
-        seconds, 300.0, metavar="S", commands="run", meaning="time limit for the answer once the last chunk has left"
+        seconds,
+        300.0,
+        metavar="S",
+        commands="run serve",
+        meaning="time limit for the answer once the last chunk has left",
     )
     expect_above_bytes: int = setting(
         whole_number(least=0),
         1_048_576,
         metavar="N",
-        commands="run",
+        commands="run serve",
         meaning="bodies above this size wait for 100 Continue, so that a refusal costs no upload",
     )
     expect_seconds: float = setting(
         seconds,
         2.0,
         metavar="S",
-        commands="run",
+        commands="run serve",
         meaning="time limit for 100 Continue: then the body is sent without it, and few others wait",
     )
     connections: Literal["kept", "fresh"] = setting(
         choice("kept", "fresh"),
         "kept",
         metavar="kept|fresh",
-        commands="run",
+        commands="run serve",
         meaning="kept: where the service sends 100 Continue, connections are reused, and short bodies wait for it, "
         "too; fresh: each upload has a new one",
     )
@@ -391,14 +405,14 @@ class Settings:
         number(least=0, most=3600),
         8.0,
         metavar="S",
-        commands="run",
+        commands="run serve",
         meaning="the time that uploads may go on after the first SIGTERM, SIGINT or SIGHUP",
     )
     max_attempts: int = setting(
         whole_number(least=1, most=1000),
         10,
         metavar="N",
-        commands="run",
+        commands="run serve",
         meaning="uploads of one item that may be cut off before it is refused",
     )
     parameters: Mapping[str, Any] = setting(

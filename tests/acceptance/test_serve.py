@@ -1,0 +1,223 @@
+"""`uploader serve`: an inbox and nothing more; each manifest is done once, whatever dies, and goes where it belongs."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance import inbox_kills
+from tests.acceptance.batches import Row, make_rows, statuses, write_manifest
+from tests.acceptance.judging import check_appended
+from tests.acceptance.place import Place, Running, Server, logged, until
+
+SERVE = ("serve", "inbox", "--limit", "5", "--settle-seconds", "0.2")
+
+
+def rows_in(place: Place, files: int, lanes: int, seed: int = 1) -> list[Row]:
+    """Make recordings in the inbox, and rows with their paths from there."""
+    made = make_rows(place, files, lanes, seed=seed, folder=f"inbox/audio{seed}")
+    return [Row(f"{row.conversation}-{seed}", row.audio.removeprefix("inbox/"), row.sha256) for row in made]
+
+
+def drop(place: Place, name: str, rows: list[Row]) -> None:
+    """Drop a manifest as a careful program does: written under a hidden name, then renamed."""
+    write_manifest(place, f"inbox/.{name}", rows).rename(place.path(f"inbox/{name}"))
+
+
+def moved(place: Place, where: str, name: str) -> Path:
+    """Wait until a manifest stands in a folder, and return its place."""
+    path = place.path(f"inbox/{where}/{name}")
+    until(path.exists, f"{name} is in {where}")
+    return path
+
+
+def names(place: Place, where: str) -> list[str]:
+    """List the names in a folder of the inbox."""
+    return sorted(path.name for path in place.path(f"inbox/{where}").iterdir())
+
+
+def ended(running: Running) -> int:
+    """Stop a service, and return its exit code."""
+    return running.stop(signal.SIGTERM).code
+
+
+def test_what_is_dropped_is_done_and_stands_with_its_results(place: Place, server: Server) -> None:
+    """Two formats, one before the start and one after it; the log tells of each, and a signal is the usual end."""
+    place.path("inbox").mkdir()
+    first, second = rows_in(place, 6, 3), rows_in(place, 4, 2, seed=2)
+    drop(place, "a.csv", first)
+    service = place.start(*SERVE)
+    moved(place, "done", "a.csv")
+    drop(place, "b.jsonl", second)
+    moved(place, "done", "b.jsonl")
+    stopped = service.stop(signal.SIGTERM)
+    assert (stopped.code, stopped.out) == (143, "")
+    check_appended(server.journal, [*first, *second])
+    assert names(place, "done") == ["a.csv", "a.results.csv", "b.jsonl", "b.results.jsonl"]
+    assert [names(place, "failed"), names(place, "running")] == [[], []]
+    assert statuses(place.path("inbox/done/a.results.csv")) == ["completed"] * 6
+    assert statuses(place.path("inbox/done/b.results.jsonl")) == ["completed"] * 4
+    for name in ("inbox.taken", "run.begun", "run.ended", "inbox.finished"):
+        assert [event["batch"] for event in stopped.events(name)] == ["a.csv", "b.jsonl"], name
+    runs = [event["run"] for event in stopped.events("run.begun")]
+    assert len(set(runs)) == 2, "each batch is a run of its own"
+
+
+def test_the_same_file_dropped_twice_does_nothing_twice(place: Place, server: Server) -> None:
+    """Under its name, and under another one: the results have the jobs that there are, and nothing is appended."""
+    place.path("inbox").mkdir()
+    rows = rows_in(place, 6, 3)
+    service = place.start(*SERVE)
+    for name in ("m.csv", "m.csv", "other.csv"):
+        drop(place, name, rows)
+        until(lambda name=name: not place.path(f"inbox/{name}").exists(), f"{name} is taken")  # type: ignore[misc]
+        until(lambda: not names(place, "running"), "it is over")
+    assert ended(service) == 143
+    check_appended(server.journal, rows)
+    assert names(place, "done") == ["m.csv", "m.results.csv", "other.csv", "other.results.csv"]
+    first, other = (place.path(f"inbox/done/{name}.results.csv").read_text("utf-8") for name in ("m", "other"))
+    assert first == other
+
+
+def test_what_is_refused_is_in_failed_with_the_reason_and_stops_nobody(place: Place, server: Server) -> None:
+    """Broken rows, a workbook, audio outside the inbox by a path or by a link; the good one behind them is done."""
+    place.path("inbox").mkdir()
+    place.write("secret.wav", b"not of the inbox")
+    place.path("inbox/link.wav").symlink_to(place.path("secret.wav"))
+    for name, audio in (("up", "../secret.wav"), ("far", str(place.path("secret.wav"))), ("link", "link.wav")):
+        drop(place, f"{name}.csv", [Row("1", audio, "")])
+    place.write("inbox/broken.csv", "conversationId,audioPath\n,x.wav\n")
+    place.write("inbox/book.xlsx", b"PK\x03\x04")
+    place.path("inbox/linked.csv").symlink_to(place.path("inbox/broken.csv"))
+    rows = rows_in(place, 3, 3)
+    service = place.start(*SERVE)
+    refused = ("up.csv", "far.csv", "link.csv", "broken.csv", "book.xlsx")
+    for name in refused:
+        moved(place, "failed", name)
+        assert place.path(f"inbox/failed/{name}.error.txt").read_text("utf-8").strip()
+    drop(place, "good.csv", rows)
+    moved(place, "done", "good.csv")
+    stopped = service.stop(signal.SIGTERM)
+    check_appended(server.journal, rows)
+    told = place.path("inbox/failed/broken.csv.error.txt").read_text("utf-8")
+    assert "conversationId" in told
+    assert "nothing was sent" in told
+    assert "workbook" in place.path("inbox/failed/book.xlsx.error.txt").read_text("utf-8")
+    assert "outside" in place.path("inbox/failed/up.csv.error.txt").read_text("utf-8")
+    assert place.path("inbox/linked.csv").is_symlink()
+    assert [event["batch"] for event in stopped.events("inbox.passed_over")] == ["linked.csv"]
+
+
+def test_items_that_need_a_person_are_in_failed_and_go_on_once_settled(place: Place) -> None:
+    """The text has the next step; the manifest put back into the inbox carries on."""
+    place.path("inbox").mkdir()
+    rows = rows_in(place, 3, 1)
+    server = place.serve("--limit", "5", faults="[jobs]\nfailed = 1.0\n")
+    place.use(server)
+    service = place.start(*SERVE)
+    drop(place, "m.csv", rows)
+    moved(place, "failed", "m.csv")
+    assert ended(service) == 143
+    told = place.path("inbox/failed/m.csv.error.txt").read_text("utf-8")
+    assert "uploader resolve --batch m.csv" in told
+    assert "inbox/failed/m.results.csv" in told
+    assert statuses(place.path("inbox/failed/m.results.csv")) == ["failed", "held", "held"]
+    place.run("resolve", "--batch", "m.csv", "--line", "2", "--drop")
+    server.running.stop()
+    # with another seed no job has the id of a former one
+    place.serve("--limit", "5", port=int(server.base_url.rpartition(":")[2]), faults="seed = 2\n")
+    place.path("inbox/failed/m.csv").rename(place.path("inbox/m.csv"))
+    service = place.start(*SERVE)
+    moved(place, "done", "m.csv")
+    assert ended(service) == 143
+    assert statuses(place.path("inbox/done/m.results.csv")) == ["dropped", "completed", "completed"]
+
+
+def test_a_service_that_is_stopped_carries_on_where_it_was(place: Place) -> None:
+    """The first signal ends it in good order, in the middle of a batch; the next service goes on with that batch."""
+    place.path("inbox").mkdir()
+    rows = rows_in(place, 20, 20)
+    server = place.serve("--limit", "5", "--job-seconds", "0.2")
+    place.use(server)
+    drop(place, "m.csv", rows)
+    service = place.start(*SERVE)
+    until(lambda: len(server.journal.appended()) > 2, "the batch is under way")
+    stopped = service.stop(signal.SIGTERM)
+    assert (stopped.code, names(place, "running")) == (143, ["m.csv", "m.results.csv"])
+    [run_ended] = stopped.events("run.ended")
+    assert run_ended["exitCode"] == 143
+    again = place.start(*SERVE)
+    moved(place, "done", "m.csv")
+    assert ended(again) == 143
+    check_appended(server.journal, rows)
+    assert names(place, "running") == []
+
+
+def test_a_service_out_of_reach_is_waited_for(place: Place) -> None:
+    """A batch that could not go on is tried again by itself, and nobody has to drop it again."""
+    place.path("inbox").mkdir()
+    rows = rows_in(place, 3, 3)
+    server = place.serve("--limit", "5")
+    place.use(server)
+    server.running.stop()
+    drop(place, "m.csv", rows)
+    service = place.start(*SERVE, "--give-up-seconds", "0.5", "--connect-seconds", "1")
+    until(lambda: any(event["event"] == "inbox.waits" for event in logged(service.err.read_text("utf-8"))), "it waits")
+    assert names(place, "running")[0] == "m.csv"
+    reached = place.serve("--limit", "5", port=int(server.base_url.rpartition(":")[2]))
+    moved(place, "done", "m.csv")
+    assert ended(service) == 143
+    check_appended(reached.journal, rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "reason"),
+    [
+        (("gone",), 2, "this is no folder"),
+        (("inbox", "--status", "0.0.0.0:1"), 2, "UPLOADER_STATUS_TOKEN"),
+        (("inbox", "--ledger-must-exist"), 2, "--ledger-must-exist"),
+    ],
+)
+def test_what_would_refuse_every_batch_refuses_the_service(
+    place: Place, server: Server, words: tuple[str, ...], code: int, reason: str
+) -> None:
+    """Before any manifest is touched, and in words."""
+    del server
+    place.path("inbox").mkdir()
+    drop(place, "m.csv", rows_in(place, 1, 1))
+    refused = place.run("serve", *words)
+    assert refused.code == code
+    assert reason in refused.err
+    assert place.path("inbox/m.csv").exists()
+
+
+def test_an_inbox_has_one_service_and_a_setting_of_one_batch_no_place(place: Place, server: Server) -> None:
+    """A second service ends with 6; UPLOADER_BATCH would give all batches one name."""
+    del server
+    place.path("inbox").mkdir()
+    service = place.start(*SERVE)
+    until(lambda: "inbox.watched" in service.err.read_text("utf-8"), "the inbox is watched")
+    second = place.run(*SERVE)
+    assert (second.code, "another `uploader serve`" in second.err) == (6, True)
+    assert ended(service) == 143
+    refused = place.run(*SERVE, environment={"UPLOADER_BATCH": "b"})
+    assert (refused.code, "UPLOADER_BATCH" in refused.err) == (2, True)
+
+
+def test_credentials_that_are_not_taken_end_the_service(place: Place, server: Server) -> None:
+    """Exit 3, as `run`: every further batch would be met so; the manifest waits for the next start."""
+    place.path("inbox").mkdir()
+    drop(place, "m.csv", rows_in(place, 1, 1))
+    refused = place.run(*SERVE, environment={"UPLOADER_APP_SECRET": "wrong"})
+    assert (refused.code, names(place, "running")[0]) == (3, "m.csv")
+    assert server.journal.appended() == []
+
+
+@pytest.mark.seeds(1, nightly=5)
+def test_each_manifest_is_done_once_though_its_service_is_killed(place: Place, seed: int) -> None:
+    """Killed at random moments with manifests in the inbox; `tests.acceptance.inbox_kills` does it thirty times."""
+    manifests, kills = 3, 5
+    server, dropped, killed = inbox_kills.kill_often(place, manifests, kills, seed)
+    assert killed > 1
+    assert inbox_kills.faults(place, server, dropped) == []
+    assert names(place, "running") == []

@@ -1,0 +1,1 @@
+"""Runs batches from an inbox, for as long as it lives."""

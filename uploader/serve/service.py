@@ -1,0 +1,203 @@
+"""`serve`: takes manifests from an inbox, runs each as a batch, and puts it with its results where it belongs."""
+
+import asyncio
+import os
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from uploader import logs
+from uploader.errors import (
+    BatchRefusedError,
+    ExitCode,
+    LedgerBusyError,
+    StoppedError,
+    UploaderError,
+    UsageError,
+    describe,
+)
+from uploader.ledger import Ledger
+from uploader.model import State
+from uploader.policy.backoff import Backoff, after_failure
+from uploader.run.batch import FAULT_REASON, check_addresses, run_batch
+from uploader.run.stopping import Stop
+from uploader.run.target import credentials
+from uploader.run.threads import in_thread
+from uploader.serve.inbox import Inbox, results_of
+from uploader.settings import Settings
+from uploader.status.progress import Progress
+from uploader.status.summary import Summary
+
+log = logs.get_logger()
+
+# how often the inbox is looked into
+LOOK_SECONDS = 1.0
+# the pause after a batch that could not go on, twice as long after each in a row
+PAUSE_BASE_SECONDS = 5.0
+PAUSE_CAP_SECONDS = 300.0
+# settings that belong to one batch
+OF_ONE_BATCH = ("batch", "results", "summary", "format", "first", "until", "repeat", "sandbox")
+NOT_OVER = (ExitCode.GAVE_UP, ExitCode.NOT_NOW)
+STOPPED = (ExitCode.HUNG_UP, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
+
+
+class Service:
+    """The service over one inbox: one batch after the other, for as long as nobody stops it.
+
+    Args:
+        settings: The settings of all batches.
+        inbox: The inbox.
+        stop: Stops the service, and the batch that it runs.
+        on_event: Takes the events of the log.
+        on_progress: Takes the progress of each batch.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        inbox: Path,
+        stop: Stop,
+        *,
+        on_event: Callable[[logs.Event], None],
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        # a link may stand for the inbox; below it none is followed
+        self._folder = inbox.resolve()
+        self._settings = replace(settings, audio_root=settings.audio_root or self._folder)
+        self._inbox = Inbox(self._folder, settings.settle_seconds)
+        self._stop = stop
+        self._on_event = on_event
+        self._on_progress = on_progress
+        self._woken = asyncio.Event()
+        self._pause = Backoff()
+        self._told: set[str] = set()
+
+    async def run(self) -> ExitCode:
+        """Serve until stopped.
+
+        Returns:
+            The exit code of the request to stop, or of what lets no batch go on.
+
+        Raises:
+            UploaderError: The inbox, the ledger or the settings cannot be used.
+        """
+        loop = asyncio.get_running_loop()
+        self._check_settings()
+        wake = partial(loop.call_soon_threadsafe, self._woken.set)
+        with self._inbox, self._stop.subscribed(wake):
+            await in_thread(self._check_ledger)
+            log.info("inbox.watched")
+            waiting = deque(self._inbox.taken())
+            while self._stop.code is None:
+                code = await self._step(waiting)
+                if code is not None:
+                    return code
+        return self._stop.code
+
+    def _check_settings(self) -> None:
+        for name in OF_ONE_BATCH:
+            if name in self._settings.given:
+                raise UsageError(f"{self._settings.source(name)}: {name}: this belongs to one batch, not to an inbox")
+        check_addresses(self._settings)
+        if not self._settings.accounts:  # else a manifest may name accounts alone that have their own
+            credentials(self._settings)
+
+    def _check_ledger(self) -> None:
+        """Make the ledger where there is none, and find out now what would refuse every batch."""
+        settings = self._settings
+        try:
+            with Ledger.open_for_run(
+                settings.ledger, must_exist=settings.ledger_must_exist, on_container=settings.new_ledger
+            ) as ledger:
+                if ledger.is_new:
+                    log.warning("ledger.made")
+        except LedgerBusyError as error:
+            log.warning("inbox.waits", reason=str(error))
+
+    async def _step(self, waiting: deque[Path]) -> ExitCode | None:
+        """Run the next batch, or wait for one; return the exit code of what ends the service."""
+        manifest = None
+        if not self._pause.is_on(time.time()):
+            manifest = waiting.popleft() if waiting else self._inbox.take()
+        for name in self._inbox.passed_over - self._told:
+            self._told.add(name)
+            log.warning("inbox.passed_over", batch=name)
+        if manifest is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._woken.wait()
+            return None
+        with logs.scope(self._on_event, run=os.urandom(6).hex(), batch=manifest.name):
+            code = await self._carry(manifest)
+        if code in NOT_OVER:
+            waiting.append(manifest)  # behind the others
+        return code if code is ExitCode.CREDENTIALS else None
+
+    async def _carry(self, manifest: Path) -> ExitCode:
+        """Run the batch of a manifest, and put it where it belongs; return its exit code."""
+        log.info("inbox.taken")
+        try:
+            summary = await run_batch(
+                replace(self._settings, results=results_of(manifest)),
+                manifest,
+                on_event=self._on_event,
+                on_progress=self._on_progress,
+                stop=self._stop,
+            )
+        except StoppedError as stopped:
+            return stopped.exit_code
+        except BatchRefusedError as error:
+            return await self._finish(manifest, error.exit_code, str(error))
+        except UploaderError as error:
+            if error.exit_code not in NOT_OVER:
+                raise
+            return self._wait(str(error))
+        except OSError as error:
+            return self._wait(describe(error))
+        except Exception:  # noqa: BLE001 - the run has logged its traceback; other batches may be well
+            return await self._finish(manifest, ExitCode.FAULT, FAULT_REASON)
+        return await self._judge(manifest, summary)
+
+    async def _judge(self, manifest: Path, summary: Summary) -> ExitCode:
+        """Put a manifest whose batch has run where it belongs; return the batch's exit code."""
+        code, counts = summary.exit_code, summary.standing.counts
+        if code in (*STOPPED, ExitCode.CREDENTIALS) or self._stop.code is not None:
+            return code
+        # a service that refuses everything would be met by the same again
+        is_refused = counts[State.REFUSED] and not counts[State.COMPLETED]
+        if code in NOT_OVER and not is_refused:
+            return self._wait(summary.ending())
+        return await self._finish(manifest, code, summary)
+
+    async def _finish(self, manifest: Path, code: ExitCode, told: str | Summary) -> ExitCode:
+        """Move a manifest that is over; one that failed with its summary, or the reason of its refusal."""
+        is_done = code is ExitCode.DONE
+
+        def finish() -> str:
+            place = self._inbox.place(manifest, is_done=is_done)
+            moved = told if isinstance(told, str) else told._replace(results=str(results_of(place)))
+            text = moved if isinstance(moved, str) else "\n".join(moved.as_lines())
+            self._inbox.finish(manifest, place, None if is_done else f"{text}\n")
+            return text
+
+        try:
+            text = await in_thread(finish)
+        except (OSError, UploaderError) as error:
+            # it is run once more, which appends nothing
+            return self._wait(describe(error) if isinstance(error, OSError) else str(error))
+        self._pause = Backoff()
+        log.info("inbox.finished", exitCode=int(code), reason=text.partition("\n")[0])
+        return code
+
+    def _wait(self, reason: str) -> ExitCode:
+        """Begin a pause, after which the batch is tried again."""
+        now = time.time()
+        jitter = random.random()  # noqa: S311 - no secret
+        self._pause = after_failure(self._pause, now, base=PAUSE_BASE_SECONDS, cap=PAUSE_CAP_SECONDS, jitter=jitter)
+        log.warning("inbox.waits", seconds=round(self._pause.until - now, 1), reason=reason.partition("\n")[0])
+        return ExitCode.NOT_NOW

@@ -23,6 +23,7 @@ from yarl import URL
 from uploader.client.recording import RecordingProtocol, receiving
 from uploader.errors import CredentialsError, UsageError
 from uploader.policy.replies import phrase_of
+from uploader.secrets import without_login
 from uploader.settings import is_loopback
 
 # shorter than servers commonly keep an idle connection: that saves a head sent in vain
@@ -180,10 +181,13 @@ def proxy_for(base_url: str) -> dict[str, Any]:
     host = url.host or ""
     if is_loopback(host) or proxy_bypass(f"{host}:{url.port}"):
         return {}
-    named = getproxies().get(url.scheme) or getproxies().get("all")
-    if not named:
+    kinds = getproxies()
+    kind = next((kind for kind in (url.scheme, "all") if kinds.get(kind)), None)
+    if kind is None:
         return {}
-    proxy = _proxy(named if "://" in named else f"http://{named}")
+    named, variable = kinds[kind], f"{kind}_proxy"
+    variable = variable if variable in os.environ else variable.upper()
+    proxy = _proxy(named if "://" in named else f"http://{named}", variable)
     if proxy.user is None:
         return {"proxy": proxy}
     login = b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode("ascii")
@@ -194,9 +198,11 @@ def _host_and_port(url: URL | None) -> str:
     return url.authority.rpartition("@")[2] if url is not None else ""
 
 
-def _proxy(named: str) -> URL:
+def _proxy(named: str, variable: str) -> URL:
     """Parse a proxy's address; the error for a wrong one does not repeat the login in it."""
-    wrong = UsageError("the proxy that the environment names (HTTPS_PROXY, …) is none: write it as http://HOST:PORT")
+    wrong = UsageError(
+        f"environment {variable}: {without_login(named)!r} is no proxy's address: write it as http://HOST:PORT"
+    )
     try:
         proxy = URL(named)
         usable = proxy.scheme in ("http", "https") and proxy.host is not None and proxy.port is not None

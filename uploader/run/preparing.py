@@ -228,9 +228,14 @@ def format_cost_refusal(settings: Settings, name: str, sending: ToSend) -> str:
     others = "; ".join(map(format_leftover, sending.leftovers))
     leftovers = f" (leftovers of other batches among them: {others})" if others else ""
     return (
-        f"manifest {name}: {minutes:.1f} billed minutes are still to be appended{unknown}{leftovers}: that is more "
-        f"than --max-billed-minutes {most:g}: raise it, or take rows out. Nothing was sent"
+        f"manifest {name}: {_format_above(minutes, most)} billed minutes are still to be appended{unknown}{leftovers}: "
+        f"that is more than --max-billed-minutes {most:g}: raise it, or take rows out. Nothing was sent"
     )
+
+
+def _format_above(minutes: float, most: float) -> str:
+    """Format minutes with as many digits as show that they are above the most."""
+    return next((text for digits in (1, 2, 3) if float(text := f"{minutes:.{digits}f}") > most), f"{minutes:g}")
 
 
 def refuse_invalid(check: ManifestCheck, name: str) -> None:

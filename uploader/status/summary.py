@@ -145,7 +145,6 @@ class Summary(NamedTuple):
             f"{self.batch}: {format_count(self.standing.items, 'item')}: {format_counts(self.standing.counts)}",
             *format_rows(self._figures()),
             *self._format_orphans(),
-            *format_rows([("stopped", self.reason)]),
             *self._format_findings(),
             *format_rows([("next", self.next_step())]),
             self.ending(),

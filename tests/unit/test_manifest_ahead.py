@@ -1,12 +1,12 @@
 """Files are examined ahead in threads where the reader waits for each of them, and by the reader alone elsewhere."""
 
 import resource
-from itertools import chain, count
+from itertools import chain, count, repeat
 from threading import Barrier, Event, current_thread, main_thread
 
 import pytest
 
-from uploader.manifest.ahead import CHUNK, THREADS, read_ahead, thread_waits
+from uploader.manifest.ahead import CHUNK, FIRST_STRETCH, THREADS, read_ahead, thread_waits
 
 MANY = 5 * CHUNK
 
@@ -42,6 +42,17 @@ def test_files_in_memory_are_left_to_the_reader() -> None:
     chunks = read_ahead(range(MANY), examined.append, lambda: 0)
     assert list(chain.from_iterable(chunks)) == list(range(MANY))
     assert not examined
+
+
+def test_the_reader_goes_on_alone_once_the_disk_is_quick() -> None:
+    """Some cold files cost no more than a stretch of rows that are examined in threads; if they go on, two of them."""
+    examined: set[int] = set()
+    waits = chain([0, CHUNK, 0, CHUNK], repeat(0))
+    rows = range(4 * FIRST_STRETCH * CHUNK)
+    assert list(chain.from_iterable(read_ahead(rows, examined.add, lambda: next(waits)))) == list(rows)
+    first = range(CHUNK, (1 + FIRST_STRETCH) * CHUNK)
+    second = range(first.stop + CHUNK, first.stop + (1 + 2 * FIRST_STRETCH) * CHUNK)
+    assert examined == {*first, *second}
 
 
 @pytest.mark.skipif(not hasattr(resource, "RUSAGE_THREAD"), reason="waits are not counted by thread here")

@@ -1,6 +1,7 @@
 """Examines the files of the rows ahead, in threads, where the disk makes the reader wait for each of them."""
 
 import resource
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
@@ -11,9 +12,12 @@ if TYPE_CHECKING:
 # so many files are examined at once: a cold disk, and a server of files, answer many requests in the time of one
 THREADS = 16
 # so many rows are yielded together, and the waits for them are counted together
-CHUNK = 500
+CHUNK = 256
 # the share of the rows of a chunk at which the thread has waited, from which on the disk is taken for a slow one
 WAITING_SHARE = 0.25
+# so many chunks are examined in threads before the waits are counted again, and twice as many each time that the disk
+# is still slow: some cold files among a million are no reason to examine all of them twice
+FIRST_STRETCH = 8
 T = TypeVar("T")
 
 
@@ -35,35 +39,46 @@ def read_ahead(
     examine: Callable[[T], None],
     waits: Callable[[], int] = thread_waits,
 ) -> Iterator[Sequence[T]]:
-    """Yield rows in chunks; once they are waited for, examine the files of the chunk ahead in threads.
+    """Yield rows in chunks; where they are waited for, examine the files of the chunks ahead in threads.
 
     Args:
         rows: The rows. Their reader examines each file itself, and finds it in memory then.
         examine: Examines a row's file; called in another thread, and raises nothing.
         waits: Counts how often the calling thread has waited so far.
     """
-    read = chunks(rows)
-    waited = waits()
+    read, stretch = chunks(rows), FIRST_STRETCH
     for chunk in read:
+        before = waits()
         yield chunk
-        before, waited = waited, waits()
-        if waited - before > WAITING_SHARE * len(chunk):
-            break
-    else:
-        return
+        if waits() - before <= WAITING_SHARE * len(chunk):
+            stretch = FIRST_STRETCH
+            continue
+        yield from _examined_ahead(islice(read, stretch), examine)
+        stretch *= 2
+
+
+def _examined_ahead(read: Iterable[Sequence[T]], examine: Callable[[T], None]) -> Iterator[Sequence[T]]:
+    """Yield chunks whose files were examined in threads, while those of the next one are."""
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - a disk that is quick needs no threads
 
+    def examine_some(rows: Sequence[T]) -> None:
+        for row in rows:
+            examine(row)
+
     with ThreadPoolExecutor(THREADS, "read-ahead") as pool:
-        ahead: tuple[list[T], list[Future[None]]] = ([], [])
+        under_way: deque[tuple[Sequence[T], Sequence[Future[None]]]] = deque()
         for chunk in read:
-            due, ahead = ahead, (chunk, [pool.submit(examine, row) for row in chunk])
-            yield from _examined(*due)
-        yield from _examined(*ahead)
+            # a future for each row would cost more than its file
+            some = [pool.submit(examine_some, chunk[first::THREADS]) for first in range(THREADS)]
+            under_way.append((chunk, some))
+            if len(under_way) > 1:
+                yield _awaited(*under_way.popleft())
+        while under_way:
+            yield _awaited(*under_way.popleft())
 
 
-def _examined(chunk: Sequence[T], examinations: "Iterable[Future[None]]") -> Iterator[Sequence[T]]:
-    """Yield a chunk once its files are examined; nothing where it is empty."""
+def _awaited(chunk: Sequence[T], examinations: "Iterable[Future[None]]") -> Sequence[T]:
+    """Return a chunk once its files are examined."""
     for examined in examinations:
         examined.result()
-    if chunk:
-        yield chunk
+    return chunk

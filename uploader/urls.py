@@ -22,6 +22,17 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+# the parameters beside a signature, by its name: of CloudFront, and S3's and Google's older ones; of Azure
+_SIGNED = {
+    "signature": frozenset(
+        ["signature", "expires", "policy", "key-pair-id", "hash-algorithm", "awsaccesskeyid", "googleaccessid"]
+    ),
+    "sig": frozenset(
+        "sig sv sr sp st se spr sip ss srt skoid sktid skt ske sks skv sdd saoid suoid scid".split()  # noqa: SIM905
+    ),
+}
+
+
 class StoredObject(NamedTuple):
     """The place of an object in a cloud's store."""
 
@@ -45,6 +56,20 @@ def shown(path: str) -> str:
     authority, slash, inner = place[0].partition("/")
     login = "…@" if "@" in authority else ""
     return f"{scheme}://{login}{authority.rpartition('@')[2]}{slash}{inner}" + ("?…" if len(place) > 1 else "")
+
+
+def without_signature(path: str) -> str:
+    """Return an address without the parameters that clouds sign it with, which never choose its content.
+
+    It is the same for an address that is signed anew; a path of this machine, and any other query, is left as it is.
+    """
+    if "?" not in path or not is_remote(path):
+        return path
+    place, _, query = path.partition("?")
+    parts = [(part.partition("=")[0].lower(), part) for part in query.split("&")]
+    signed = _SIGNED.get(next((name for name, _ in parts if name in _SIGNED), ""), frozenset())
+    kept = [part for name, part in parts if not name.startswith(("x-amz-", "x-goog-")) and name not in signed]
+    return "?".join([place, *filter(None, ["&".join(kept)])])
 
 
 def stored_object(address: str) -> StoredObject | None:

@@ -77,6 +77,7 @@ def test_local_and_remote_recordings_are_appended_alike(place: Place, web: WebSe
     write_manifest(place, "again.csv", again)
     assert place.run("run", "again.csv").code == 0
     check_appended(server.journal, rows)
+    assert len([headers for headers in web.asked("1.wav") if "Range" not in headers]) == 1
     # another recording at an address that is known is another item
     other = recording(0.5)
     store.put("night/0.wav", other)

@@ -64,6 +64,17 @@ def found(path: str, signature: FileSignature | None, items: list[ExistingItem],
     return None if item is None else item.item_id
 
 
+def test_an_address_that_is_signed_anew_is_known_without_reading_it() -> None:
+    """Its version is the same, so nothing is hashed; an address that names another recording is another one."""
+    disk = Disk({})
+    call = "https://pbx.example/export?call={}&X-Amz-Signature={}"
+    items = [known(call.format(number, "monday"), f"call {number}", item_id=number) for number in (17, 18)]
+    assert found(call.format(17, "tuesday"), seen(), items, disk) == 17
+    assert found(call.format(18, "tuesday"), seen(), items, disk) == 18
+    assert not disk.read
+    assert found(call.format(19, "tuesday"), seen(), items, disk) is None
+
+
 @pytest.mark.parametrize("state", [*BEGUN, State.PENDING])
 def test_an_untouched_file_is_known_without_reading_it(state: State) -> None:
     """Equal path, size and change mean equal content, whatever the item's state; nothing is hashed."""

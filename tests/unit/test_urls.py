@@ -2,7 +2,7 @@
 
 import pytest
 
-from uploader.urls import StoredObject, check, is_remote, shown, stored_object
+from uploader.urls import StoredObject, check, is_remote, shown, stored_object, without_signature
 
 SIGNED = "https://store.example/a%20b.wav?X-Amz-Signature=0123456789abcdef&x=1"
 
@@ -34,6 +34,36 @@ def test_what_may_be_a_secret_is_not_shown() -> None:
     assert shown("https://user:password@host/a.wav#part") == "https://…@host/a.wav?…"
     assert shown("s3://bucket/a.wav") == "s3://bucket/a.wav"
     assert shown("calls/why?.wav") == "calls/why?.wav"
+
+
+@pytest.mark.parametrize(
+    ("address", "place"),
+    [
+        (
+            "https://b.s3.amazonaws.com/a.wav?X-Amz-Date=1&X-Amz-Signature=2&versionId=3",
+            "https://b.s3.amazonaws.com/a.wav?versionId=3",
+        ),
+        (
+            "https://storage.googleapis.com/b/a.wav?X-Goog-Expires=9&X-Goog-Signature=2",
+            "https://storage.googleapis.com/b/a.wav",
+        ),
+        (
+            "https://x.blob.core.windows.net/c/a.wav?sv=1&se=2&sr=b&sp=r&sig=x%3D",
+            "https://x.blob.core.windows.net/c/a.wav",
+        ),
+        (
+            "https://d.cloudfront.net/a.wav?Policy=p&Signature=s&Key-Pair-Id=k&size=1",
+            "https://d.cloudfront.net/a.wav?size=1",
+        ),
+        ("https://pbx.example/export?call=17&st=2", "https://pbx.example/export?call=17&st=2"),
+        ("https://pbx.example/export?expires=17", "https://pbx.example/export?expires=17"),
+        ("s3://bucket/why?.wav", "s3://bucket/why?.wav"),
+        ("calls/why?sig=1.wav", "calls/why?sig=1.wav"),
+    ],
+)
+def test_a_signature_is_no_part_of_the_place(address: str, place: str) -> None:
+    """What clouds sign with goes; what may choose the content stays, whatever it is called."""
+    assert without_signature(address) == place
 
 
 def test_the_key_of_an_object_is_taken_as_it_is_written() -> None:

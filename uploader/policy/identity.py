@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 from uploader.model import FileSignature, Row, State
+from uploader.urls import without_signature
 
 # the hash of a file's content by its path; None where it cannot be read
 ContentHash = Callable[[str], str | None]
@@ -163,11 +164,12 @@ class Items:
 
     def add(self, item: ExistingItem) -> None:
         """Add an item; all are added before the first look-up."""
-        self._of_path[item.path].append(item)
+        self._of_path[without_signature(item.path)].append(item)
         self._of_size[item.size].append(item)
 
     def own(self, path: str) -> _OnePath | _OneItem:
-        """Return the items of this path."""
+        """Return the items of this path, or of this address however it is signed."""
+        path = without_signature(path)
         items = self._of_path.get(path)
         if items is None:
             return _NO_ITEMS

@@ -47,6 +47,8 @@ class SlotSpan(NamedTuple):
     attempt: AttemptSpan
     # no later attempt at the item was begun
     is_latest: bool
+    # when a decision settled what it had left open
+    settled_at: float | None
     outcome: Outcome | None
     state: State
     batch: str
@@ -95,7 +97,7 @@ class DecisionFacts(NamedTuple):
 
 _IS_LATEST = attempts.c.number == items.c.attempts
 
-# when a person, or a proof, settled the doubt that an attempt left
+# when a person, or a proof, first settled what an attempt had left open: a doubt, or a job that failed
 _SETTLED_AT = (
     select(func.min(resolutions.c.resolved_at))
     .where(resolutions.c.item_id == items.c.id, resolutions.c.resolved_at >= attempts.c.ended_at)
@@ -106,11 +108,15 @@ _SETTLED_AT = (
 
 def _freed_at() -> ColumnElement[Any]:
     """Build the end of an attempt's slot; NULL while it holds one."""
+    finished_at = case((_IS_LATEST, items.c.finished_at))
     return case(
         (attempts.c.admitted_at.is_(None), attempts.c.ended_at),
         (and_(_IS_LATEST, is_in_state(items.c.state, SLOTTED)), items.c.slot_until),
-        (and_(_IS_LATEST, attempts.c.outcome == Outcome.APPLIED), items.c.finished_at),
-        (attempts.c.outcome == Outcome.IN_DOUBT, func.coalesce(_SETTLED_AT, attempts.c.ended_at)),
+        # a decision ends an item later than its slot was free: it is the nearest that the ledger keeps
+        (
+            attempts.c.outcome.in_([Outcome.APPLIED, Outcome.IN_DOUBT]),
+            func.coalesce(_SETTLED_AT, finished_at, attempts.c.ended_at),
+        ),
         else_=attempts.c.ended_at,
     )
 
@@ -142,6 +148,7 @@ _SLOT_SPANS = (
     select(
         *_SPAN,
         _IS_LATEST,
+        _SETTLED_AT,
         attempts.c.outcome,
         items.c.state,
         batches.c.name,
@@ -255,9 +262,9 @@ def slot_spans(connection: Connection, account_id: int, first: int, last: int) -
     """
     given = {"account": account_id, "first": first, "last": last}
     for row in connection.execute(_SLOT_SPANS, given):
-        is_latest, outcome, state, *item = row[len(AttemptSpan._fields) :]
+        is_latest, settled_at, outcome, state, *item = row[len(AttemptSpan._fields) :]
         attempt = AttemptSpan(*row[: len(AttemptSpan._fields)])
-        yield SlotSpan(attempt, bool(is_latest), outcome and Outcome(outcome), State(state), *item)
+        yield SlotSpan(attempt, bool(is_latest), settled_at, outcome and Outcome(outcome), State(state), *item)
 
 
 def slots_now(connection: Connection, account_id: int, now: float) -> list[SlotNow]:

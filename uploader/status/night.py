@@ -21,7 +21,7 @@ MOST_MARKED = 100
 PAUSE_SHARE = 0.01
 LEAST_PAUSE_SECONDS = 10.0
 # the kinds of pieces from the gravest on: several in one piece are shown as the gravest
-KINDS = ("in_doubt", "failed", "refused", "throttled", "other", "sent", "accepted", "dropped", "completed")
+KINDS = ("in_doubt", "failed", "refused", "throttled", "other", "sent", "accepted", "completed")
 MARKED = ("in_doubt", "failed", "refused", "throttled")
 
 
@@ -41,12 +41,14 @@ def kind_of(span: SlotSpan) -> str:
     if span.outcome is Outcome.IN_DOUBT:
         return State.IN_DOUBT.value
     if span.outcome in (None, Outcome.APPLIED):
-        return span.state.value if span.is_latest and span.state.value in KINDS else "failed"
+        # a job that a person had to settle had failed, or had not ended
+        is_open = span.is_latest and span.settled_at is None
+        return span.state.value if is_open and span.state.value in KINDS else State.FAILED.value
     return State.REFUSED.value if span.outcome is Outcome.REFUSED else "other"
 
 
-def with_doubts_bounded(spans: Sequence[SlotSpan]) -> list[SlotSpan]:
-    """Bound the slots of settled doubts: the ledger keeps when they were settled, not when their slot was given back.
+def with_bounded_slots(spans: Sequence[SlotSpan]) -> list[SlotSpan]:
+    """Bound the slots of what was settled: the ledger keeps when that was, not when the slot was given back.
 
     No doubt holds a slot for longer than three times the longest job.
     """
@@ -57,8 +59,7 @@ def with_doubts_bounded(spans: Sequence[SlotSpan]) -> list[SlotSpan]:
 
 def _bounded(span: SlotSpan, most: float) -> SlotSpan:
     attempt = span.attempt
-    is_settled = span.outcome is Outcome.IN_DOUBT and not (span.is_latest and span.state is State.IN_DOUBT)
-    if not is_settled or attempt.ended_at is None or attempt.freed_at is None:
+    if span.settled_at is None or attempt.ended_at is None or attempt.freed_at is None:
         return span
     return span._replace(attempt=attempt._replace(freed_at=min(attempt.freed_at, attempt.ended_at + most)))
 

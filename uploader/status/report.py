@@ -14,7 +14,7 @@ from uploader.ledger.standing import standing
 from uploader.model import ResultLine, State
 from uploader.results import rfc3339
 from uploader.status.listener import page_and_policy, policy_of
-from uploader.status.night import night_json, nights, with_doubts_bounded
+from uploader.status.night import night_json, nights, with_bounded_slots
 from uploader.status.snapshot import (
     LANES_SHOWN,
     LINES_SHOWN,
@@ -52,7 +52,7 @@ def read_report(
     found = standing(connection, batch.batch_id)
     known = attempts_of_batch(connection, batch.batch_id)
     spans = list(slot_spans(connection, batch.account_id, *known)) if known is not None else []
-    spans = with_doubts_bounded(spans)
+    spans = with_bounded_slots(spans)
     night = max(nights(spans, now), key=len, default=[])
     decided = decisions(connection, batch.batch_id, DECISIONS_SHOWN + 1)
     report = {

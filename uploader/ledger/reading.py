@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.lanes import IS_IN_BACKLOG, is_held, waiting_lanes
+from uploader.ledger.lanes import IS_IN_BACKLOG, is_held
 from uploader.ledger.orphans import is_orphan
 from uploader.ledger.schema import (
     ANY_ACCOUNT,
@@ -31,6 +31,7 @@ from uploader.ledger.schema import (
     accounts,
     attempts,
     batches,
+    is_in_state,
     items,
     lanes,
     loads,
@@ -376,7 +377,9 @@ def _needing(batch_id: int | None) -> CompoundSelect[Any]:
             items.c.job_id,
         )
         .join(rows, rows.c.item_id == items.c.id)
-        .where(IS_UNFINISHED, ANY_ACCOUNT, or_(items.c.state.in_(TROUBLED), IS_JOB_UNCERTAIN))
+        # the second condition follows from the third, and lets the index of unfinished items pass over pending ones
+        .where(IS_UNFINISHED, ANY_ACCOUNT, is_in_state(items.c.state, [*TROUBLED, State.ACCEPTED]))
+        .where(or_(items.c.state.in_(TROUBLED), IS_JOB_UNCERTAIN))
     )
     alone = select(
         rows.c.batch_id,
@@ -386,20 +389,29 @@ def _needing(batch_id: int | None) -> CompoundSelect[Any]:
         null().label("job_id"),
     ).where(rows.c.item_id.is_(None))
     both = (of_items, alone)
+    # the sum keeps SQLite from reading all rows of the batch: few items need a person
     return union_all(
-        *(both if batch_id is None else (statement.where(rows.c.batch_id == batch_id) for statement in both))
+        *(both if batch_id is None else (statement.where(rows.c.batch_id.op("+")(0) == batch_id) for statement in both))
     )
 
 
 def _blockers(connection: Connection, batch_id: int) -> list[Trouble]:
     """Return the items of other batches that hold items of this one."""
-    named = rows.alias("named")
+    named, waiting, awaited = rows.alias("named"), items.alias("waiting"), rows.alias("awaited")
     is_unnamed = is_orphan().label("orphan")
+    # lane by lane: few items need a person, and a batch may have many lanes
+    holds = (
+        select(waiting.c.id)
+        .join(awaited, awaited.c.item_id == waiting.c.id)
+        .where(waiting.c.lane_id == items.c.lane_id, waiting.c.state == State.PENDING, awaited.c.batch_id == batch_id)
+        .correlate(items)
+        .exists()
+    )
     found = connection.execute(
         select(items.c.state, batches.c.name, is_unnamed, func.count().label("items"))
         .join(loads, loads.c.id == items.c.load_id)
         .join(batches, batches.c.id == loads.c.batch_id)
-        .where(items.c.lane_id.in_(waiting_lanes(batch_id)), items.c.state.in_(TROUBLED))
+        .where(IS_UNFINISHED, ANY_ACCOUNT, is_in_state(items.c.state, TROUBLED), holds)
         .where(~select(named.c.line).where(named.c.item_id == items.c.id, named.c.batch_id == batch_id).exists())
         .group_by(items.c.state, batches.c.name, is_unnamed)
         .limit(20)

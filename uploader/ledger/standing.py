@@ -10,8 +10,19 @@ from sqlalchemy import Connection, Select, and_, bindparam, case, func, literal,
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.lanes import is_held
-from uploader.ledger.schema import ANY_ACCOUNT, IS_UNFINISHED, TOTAL_SIZE, batches, items, loads, rows
-from uploader.model import OVER, State
+from uploader.ledger.schema import (
+    ANY_ACCOUNT,
+    IS_UNFINISHED,
+    TOTAL_SIZE,
+    accounts,
+    batches,
+    is_in_state,
+    is_unfinished,
+    items,
+    loads,
+    rows,
+)
+from uploader.model import OVER, TROUBLED, State
 
 
 class Tally(NamedTuple):
@@ -104,11 +115,21 @@ _KEPT = select(
 ).where(batches.c.id == bindparam("batch"))
 
 
+_other = items.alias("other")
+
+# lanes that may have held items: read once by a statement, which then looks into these lanes alone
+_LANES_IN_TROUBLE = select(_other.c.lane_id).where(
+    is_unfinished(_other.c.state),
+    _other.c.account_id.in_(select(accounts.c.id)),
+    is_in_state(_other.c.state, [*TROUBLED, State.ACCEPTED]),
+)
+
+
 def shown_state() -> ColumnElement[str]:
     """Build the state that people are shown of a row: its item's, or held; refused where the row has no item."""
     return case(
         (items.c.id.is_(None), literal(State.REFUSED.value)),
-        (is_held(), literal(State.HELD.value)),
+        (and_(items.c.lane_id.in_(_LANES_IN_TROUBLE), is_held()), literal(State.HELD.value)),
         else_=items.c.state,
     )
 

@@ -44,11 +44,12 @@ T = TypeVar("T")
 GROUPS_SHOWN = 50
 LINES_SHOWN = 10
 LANES_SHOWN = 20
-# the largest share of the time that a part of the snapshot may take, of a processor
-SHARE_OF_TIME = 0.005
+# a part of the snapshot is read again once the process has used so many times its cost, or so much time has passed
+SHARE_OF_PROCESS = 0.005
+SHARE_OF_TIME = 0.001
 # the least seconds between two readings of a part
 LEAST_SECONDS = 1.0
-# of a processor's time and that of a database elsewhere, so much of the latter counts
+# of the wait for a database elsewhere, so much counts as cost
 SHARE_OF_WAIT = 0.2
 
 NO_HISTORY: Mapping[str, Any] = {"from": None, "until": None, "stepSeconds": 1.0, "slots": [], "bytesPerSecond": []}
@@ -75,7 +76,7 @@ class SnapshotSource:
 
 
 class Paced(Generic[T]):
-    """A reading that is repeated only as often as it takes a small share of the time.
+    """A reading that takes a small share of what the process uses, and is cheap in one that hardly works.
 
     Args:
         read: Reads the value.
@@ -84,16 +85,23 @@ class Paced(Generic[T]):
     def __init__(self, read: Callable[[Connection], T]) -> None:
         self._read = read
         self._value: T | None = None
-        self._due_at = 0.0
+        self._read_at = self._used = self._cost = 0.0
 
     def __call__(self, connection: Connection, *, fresh: bool = False) -> T:
         """Return the value, read anew where that is due; ``fresh``: in any case."""
-        if self._value is None or fresh or time.monotonic() >= self._due_at:
+        if self._value is None or fresh or self._is_due():
             begun, used = time.monotonic(), time.thread_time()
             self._value = self._read(connection)
-            cost = max(time.thread_time() - used, SHARE_OF_WAIT * (time.monotonic() - begun))
-            self._due_at = time.monotonic() + max(LEAST_SECONDS, cost / SHARE_OF_TIME)
+            self._read_at, self._used = time.monotonic(), time.process_time()
+            self._cost = max(time.thread_time() - used, SHARE_OF_WAIT * (self._read_at - begun))
         return self._value
+
+    def _is_due(self) -> bool:
+        seconds = time.monotonic() - self._read_at
+        if seconds < LEAST_SECONDS:
+            return False
+        used = time.process_time() - self._used
+        return self._cost <= SHARE_OF_PROCESS * used or self._cost <= SHARE_OF_TIME * seconds
 
 
 class SnapshotReader:

@@ -30,6 +30,7 @@ COMMANDS: dict[str, Command] = {
     "run, carrying on": lambda name: ("run", "--batch", f"{name}.csv", *HOW),
     "status": lambda _: ("status",),
     "results": lambda name: ("results", "--batch", f"{name}.csv", "--results", f"{name}.again.csv"),
+    "report": lambda name: ("report", "--batch", f"{name}.csv", "--json"),
     "resolve": lambda name: ("resolve", "--batch", f"{name}.csv"),
     "insights": lambda name: ("insights", f"{name}.insights", "--batch", f"{name}.csv", "--only", "members"),
 }

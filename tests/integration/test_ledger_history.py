@@ -37,7 +37,7 @@ def spans(book: Book) -> list[SlotSpan]:
     with book.ledger.reading() as connection:
         known = attempts_of_batch(connection, book.loads["m.csv"].batch_id)
         assert known is not None
-        return list(slot_spans(connection, account_id(book), *known))
+        return list(slot_spans(connection, [account_id(book)], *known))
 
 
 def account_id(book: Book) -> int:
@@ -113,7 +113,7 @@ def test_a_later_reading_gets_what_is_new_and_what_was_open(book: Book) -> None:
     book.complete(one)
     book.answer(two, accepted("j"))
     with book.ledger.reading() as connection:
-        found = list(attempt_spans(connection, account_id(book), three.attempt_id, [two.attempt_id]))
+        found = list(attempt_spans(connection, [account_id(book)], three.attempt_id, [two.attempt_id]))
     assert [span.attempt_id for span in found] == sorted([two.attempt_id, three.attempt_id])
 
 
@@ -175,17 +175,16 @@ def test_snapshot_and_report_are_the_ledgers(book: Book) -> None:
     book.answer(three, LOST)
     source = SnapshotSource(
         reading=book.ledger.reading,
-        account_id=account_id(book),
+        account_ids=[account_id(book)],
         batch_ids=[load.batch_id],
         ledger="/ledger.db",
-        limit=book.limit,
         now=lambda: book.now,
     )
     reader = SnapshotReader(source)
     shown = reader.read()
     counts = {state: count for state, count in shown["progress"]["counts"].items() if count}
     assert counts == {"completed": 1, "accepted": 1, "in_doubt": 1, "sending": 1}
-    assert [slot["state"] for slot in shown["account"]["slots"]] == ["accepted", "in_doubt"]
+    assert [slot["state"] for slot in shown["accounts"][0]["slots"]] == ["accepted", "in_doubt"]
     assert shown["needs"]["groups"][0]["commands"][1].endswith("--line 4 --not-appended")
     assert shown["history"]["slots"]
     book.end("j")

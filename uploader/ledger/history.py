@@ -132,18 +132,18 @@ _SPAN = (
 )
 
 
-# an account's attempts from an id on, and those that are named, by id
+# accounts' attempts from an id on, and those that are named, by id
 _SPANS = (
     select(*_SPAN)
     .join_from(attempts, items, items.c.id == attempts.c.item_id)
     .where(
         or_(attempts.c.id >= bindparam("first"), attempts.c.id.in_(bindparam("open_ids", expanding=True))),
-        items.c.account_id == bindparam("account"),
+        items.c.account_id.in_(bindparam("accounts", expanding=True)),
     )
     .order_by(attempts.c.id)
 )
 
-# an account's attempts between two ids, with their items, by id
+# accounts' attempts between two ids, with their items, by id
 _SLOT_SPANS = (
     select(
         *_SPAN,
@@ -162,7 +162,7 @@ _SLOT_SPANS = (
     .join(batches, batches.c.id == loads.c.batch_id)
     .where(
         attempts.c.id.between(bindparam("first"), bindparam("last")),
-        items.c.account_id == bindparam("account"),
+        items.c.account_id.in_(bindparam("accounts", expanding=True)),
     )
     .order_by(attempts.c.id)
 )
@@ -211,6 +211,15 @@ _LONGEST_LANES = (
 # the active lanes of the account that have a backlog
 _LANES_LEFT = select(func.count()).select_from(lanes).where(IS_ACTIVE_OF_ACCOUNT, lanes.c.items_left > 0)
 
+# the accounts of the items that a batch names, its first item's first
+_ACCOUNTS_OF_BATCH = (
+    select(items.c.account_id)
+    .join(rows, rows.c.item_id == items.c.id)
+    .where(rows.c.batch_id == bindparam("batch"))
+    .group_by(items.c.account_id)
+    .order_by(func.min(rows.c.line))
+)
+
 # the decisions about the items that a batch names, in order
 _DECISIONS = (
     select(
@@ -236,31 +245,36 @@ def attempts_of_batch(connection: Connection, batch_id: int) -> tuple[int, int] 
     return None if first is None else (first, last)
 
 
+def accounts_of_batch(connection: Connection, batch_id: int) -> list[int]:
+    """Return the accounts of a batch's items, the first item's first."""
+    return list(connection.execute(_ACCOUNTS_OF_BATCH, {"batch": batch_id}).scalars())
+
+
 def attempt_spans(
-    connection: Connection, account_id: int, first: int, open_ids: Collection[int] = ()
+    connection: Connection, account_ids: Collection[int], first: int, open_ids: Collection[int] = ()
 ) -> Iterator[AttemptSpan]:
-    """Yield an account's attempts in the order in which they began, of whatever batch and worker.
+    """Yield the attempts of accounts in the order in which they began, of whatever batch and worker.
 
     Args:
         connection: A connection in a transaction.
-        account_id: The account.
+        account_ids: The accounts.
         first: The first attempt's id.
         open_ids: Earlier attempts to read as well.
     """
-    given = {"account": account_id, "first": first, "open_ids": list(open_ids)}
+    given = {"accounts": list(account_ids), "first": first, "open_ids": list(open_ids)}
     return (AttemptSpan(*row) for row in connection.execute(_SPANS, given))
 
 
-def slot_spans(connection: Connection, account_id: int, first: int, last: int) -> Iterator[SlotSpan]:
-    """Yield an account's attempts with their items, in the order in which they began.
+def slot_spans(connection: Connection, account_ids: Collection[int], first: int, last: int) -> Iterator[SlotSpan]:
+    """Yield the attempts of accounts with their items, in the order in which they began.
 
     Args:
         connection: A connection in a transaction.
-        account_id: The account.
+        account_ids: The accounts.
         first: The first attempt's id.
         last: The last attempt's id.
     """
-    given = {"account": account_id, "first": first, "last": last}
+    given = {"accounts": list(account_ids), "first": first, "last": last}
     for row in connection.execute(_SLOT_SPANS, given):
         is_latest, settled_at, outcome, state, *item = row[len(AttemptSpan._fields) :]
         attempt = AttemptSpan(*row[: len(AttemptSpan._fields)])

@@ -209,10 +209,9 @@ class BatchRun:
 
         source = SnapshotSource(
             reading=self._reader.reading,
-            account_id=self._batch.account_id,
+            account_ids=[account.account_id for account in self._prepared.accounts],
             batch_ids=[self._batch.batch_id],
             ledger=self._ledger.address,
-            limit=self._settings.limit,
             now=self._now,
             seconds_left=lambda: self._seconds_left(engines),
             is_running=lambda: not self._is_over,

@@ -78,11 +78,15 @@ class Feed:
             found = await asyncio.to_thread(self._read, fresh=final)
             self._due_at = time.monotonic() + UPDATE_SECONDS
             self._is_final = final
-            for name, value in found.items():
-                text = json.dumps(value, separators=(",", ":"))
-                version, known = self.parts.get(name, (0, None))
-                if text != known:
-                    self.parts[name] = (version + 1, text)
+            self._keep(found)
+
+    def _keep(self, found: Mapping[str, Any]) -> None:
+        """Keep the parts that differ, as text."""
+        for name, value in found.items():
+            text = json.dumps(value, separators=(",", ":"))
+            version, known = self.parts.get(name, (0, None))
+            if text != known:
+                self.parts[name] = (version + 1, text)
 
     def changed(self, seen: dict[str, int]) -> str:
         """Return the JSON object of the parts that a reader has not seen, empty where there is none; note them."""

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from uploader.ledger import Connection
-from uploader.ledger.history import DecisionFacts, SlotSpan, attempts_of_batch, decisions, slot_spans
-from uploader.ledger.limit import limit_facts
+from uploader.ledger.history import DecisionFacts, SlotSpan, accounts_of_batch, attempts_of_batch, decisions, slot_spans
 from uploader.ledger.reading import BatchFacts, result_lines, troubles
 from uploader.ledger.standing import standing
 from uploader.model import ResultLine, State
@@ -19,8 +18,9 @@ from uploader.status.snapshot import (
     LANES_SHOWN,
     LINES_SHOWN,
     NO_HISTORY,
-    account_json,
+    accounts_json,
     going,
+    held_back_of,
     needs_json,
     progress_json,
     run_json,
@@ -51,7 +51,8 @@ def read_report(
     """
     found = standing(connection, batch.batch_id)
     known = attempts_of_batch(connection, batch.batch_id)
-    spans = list(slot_spans(connection, batch.account_id, *known)) if known is not None else []
+    account_ids = accounts_of_batch(connection, batch.batch_id) or [batch.account_id]
+    spans = list(slot_spans(connection, account_ids, *known)) if known is not None else []
     spans = with_bounded_slots(spans)
     night = max(nights(spans, now), key=len, default=[])
     decided = decisions(connection, batch.batch_id, DECISIONS_SHOWN + 1)
@@ -61,7 +62,8 @@ def read_report(
         "going": going(found, [batch], is_running=is_running),
         "needs": needs_json(troubles(connection, batch.batch_id, LINES_SHOWN), found, ledger),
         "progress": progress_json(found),
-        "account": account_json(limit_facts(connection, batch.account_id, None, now), [], [batch]),
+        "accounts": accounts_json(connection, account_ids, now),
+        "heldBack": held_back_of([batch]),
         "history": _history_json(night, now),
         "lanes": _lanes_json(night, now),
         "night": night_json(night, now, len(spans) - len(night)),

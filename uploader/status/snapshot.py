@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import reduce
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 from uploader import __version__
@@ -19,7 +20,7 @@ from uploader.ledger.history import (
     slots_now,
 )
 from uploader.ledger.limit import limit_facts
-from uploader.ledger.reading import BatchFacts, Trouble, find_batches, troubles
+from uploader.ledger.reading import AccountFacts, BatchFacts, Trouble, find_accounts, find_batches, troubles
 from uploader.ledger.standing import NOTHING, Standing, standing
 from uploader.model import TROUBLED, Decision, LimitFacts, State
 from uploader.policy.resolving import RESOLVABLE
@@ -62,12 +63,10 @@ class SnapshotSource:
 
     # gives a connection in a transaction that reads
     reading: Callable[[], AbstractContextManager[Connection]]
-    account_id: int
+    account_ids: Sequence[int]
     batch_ids: Sequence[int]
     # the ledger's address, as it is shown
     ledger: str
-    # of the settings; None takes that of the account's last run
-    limit: int | None
     # seconds since the epoch
     now: Callable[[], float] = time.time
     # the forecast's seconds until the end, None where unknown
@@ -117,38 +116,40 @@ class SnapshotReader:
         self._standing = Paced(self._read_standing)
         self._needs = Paced(self._read_needs)
         self._history = Paced(_HistoryReader(source).read)
-        self._lanes = Paced(lambda connection: longest_lanes(connection, source.account_id, LANES_SHOWN))
+        self._lanes = Paced(self._read_lanes)
         self._ends_at = Paced(self._read_end)
 
     def read(self, *, fresh: bool = False) -> dict[str, Any]:
         """Return the snapshot as JSON; ``fresh``: as it is now, whatever that costs."""
         source = self._source
         with source.reading() as connection:
-            batches, limit, slots = self._account(connection, fresh=fresh)
+            batches, accounts = self._account(connection, fresh=fresh)
             found = self._standing(connection, fresh=fresh)
             needs = self._needs(connection, fresh=fresh)
             is_running = source.is_running()
             ends_at = self._ends_at(connection) if is_running and not found.is_over else (None,)
-            lanes, lane_count = self._lanes(connection, fresh=fresh)
             snapshot = {
                 "run": run_json(batches, source.ledger, is_running=is_running),
                 "going": going(found, batches, is_running=is_running, ends_at=ends_at[0]),
                 "needs": needs_json(needs, found, source.ledger),
                 "progress": progress_json(found),
-                "account": account_json(limit, slots, batches),
+                "accounts": accounts,
+                "heldBack": held_back_of(batches),
                 "history": self._history(connection, fresh=fresh),
-                "lanes": {"lanes": [_lane_json(lane) for lane in lanes], "more": lane_count - len(lanes)},
+                "lanes": self._lanes(connection, fresh=fresh),
             }
         shown: dict[str, Any] = shown_json(snapshot)
         return shown
 
-    def _read_account(self, connection: Connection) -> tuple[list[BatchFacts], LimitFacts, list[SlotNow]]:
+    def _read_account(self, connection: Connection) -> tuple[list[BatchFacts], list[dict[str, Any]]]:
         source, now = self._source, self._source.now()
-        return (
-            find_batches(connection, ids=source.batch_ids),
-            limit_facts(connection, source.account_id, source.limit, now),
-            slots_now(connection, source.account_id, now),
-        )
+        return find_batches(connection, ids=source.batch_ids), accounts_json(connection, source.account_ids, now)
+
+    def _read_lanes(self, connection: Connection) -> dict[str, Any]:
+        found = [longest_lanes(connection, account_id, LANES_SHOWN) for account_id in self._source.account_ids]
+        lanes = sorted((lane for lanes, _ in found for lane in lanes), key=attrgetter("audio_seconds"), reverse=True)
+        shown = lanes[:LANES_SHOWN]
+        return {"lanes": [_lane_json(lane) for lane in shown], "more": sum(count for _, count in found) - len(shown)}
 
     def _read_standing(self, connection: Connection) -> Standing:
         found = (standing(connection, batch_id) for batch_id in self._source.batch_ids)
@@ -182,7 +183,7 @@ class _HistoryReader:
             return NO_HISTORY
         open_ids = [span.attempt_id for span in self._open]
         self._open = []
-        for span in attempt_spans(connection, self._source.account_id, self._next, open_ids):
+        for span in attempt_spans(connection, self._source.account_ids, self._next, open_ids):
             self._next = max(self._next, span.attempt_id + 1)
             if self._timeline is None or span.started_at > self._timeline.end + PAUSE_SECONDS:
                 self._timeline = Timeline(span.started_at)
@@ -260,19 +261,38 @@ def progress_json(found: Standing) -> dict[str, Any]:
     }
 
 
-def account_json(limit: LimitFacts, slots: Sequence[SlotNow], batches: Sequence[BatchFacts]) -> dict[str, Any]:
-    """Return the account's slots, its limit and what holds it back as JSON."""
-    held_back = next((batch.held_back for batch in batches if batch.held_back), None) or held_back_json(None)
+def accounts_json(connection: Connection, account_ids: Sequence[int], now: float) -> list[dict[str, Any]]:
+    """Read the slots and limits of accounts as JSON, those of the first account first."""
+    known = find_accounts(connection)
+    return [
+        account_json(
+            known[account_id],
+            limit_facts(connection, account_id, None, now),
+            slots_now(connection, account_id, now),
+        )
+        for account_id in account_ids
+    ]
+
+
+def account_json(account: AccountFacts, limit: LimitFacts, slots: Sequence[SlotNow]) -> dict[str, Any]:
+    """Return an account's slots and its limit as JSON."""
     return {
+        "key": str(account.account_id),
+        "name": account.name,
+        "baseUrl": account.base_url,
         "limit": limit_json(limit),
         "limitText": format_limit(limit),
         "slotFirstText": format_slot_first(limit),
         "sending": limit.sending,
         "slots": [_slot_json(slot) for slot in slots],
         "moreSlots": max(limit.live - len(slots), 0),
-        **held_back,
-        "heldBackText": format_held_back(held_back),
     }
+
+
+def held_back_of(batches: Sequence[BatchFacts]) -> dict[str, Any]:
+    """Return what has held the latest run of batches back as JSON."""
+    found = next((batch.held_back for batch in batches if batch.held_back), None) or held_back_json(None)
+    return {**found, "text": format_held_back(found)}
 
 
 def _slot_json(slot: SlotNow) -> dict[str, Any]:

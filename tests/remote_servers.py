@@ -57,6 +57,8 @@ class WebServer:
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.files: dict[str, Served] = {}
         self.requests: list[tuple[str, Mapping[str, str]]] = []
+        # each answer comes so much later
+        self.away_seconds = 0.0
         # so many requests are let in together, where it is set
         self.together: threading.Barrier | None = None
         owner = self
@@ -111,6 +113,8 @@ class _Handler(BaseHTTPRequestHandler):
         owner = self.server_of
         path = self.path[1:].partition("?")[0]
         owner.requests.append((path, dict(self.headers)))
+        if owner.away_seconds:
+            time.sleep(owner.away_seconds)
         if owner.together is not None:
             owner.together.wait()
         file = owner.files.get(path, Served(b"", status=404))

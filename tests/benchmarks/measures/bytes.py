@@ -40,9 +40,9 @@ def rows(bench: Bench) -> Iterator[Row]:
     size = QUICK_FILE_BYTES if bench.quick else FILE_BYTES
     for tls in (True, False):
         place = bench.place("tls" if tls else "plain")
-        _write(place, "large.csv", size)
-        _write(place, "small.csv", SMALL_BYTES)
-        with _sink(bench, place, tls=tls) as environment:
+        write(place, "large.csv", size)
+        write(place, "small.csv", SMALL_BYTES)
+        with sink(bench, place, tls=tls) as environment:
             pairs = [_pair(bench, place, environment, number) for number in range(1 if bench.quick else bench.repeats)]
             if tls:
                 yield _slow_disk(bench, place, environment)
@@ -51,7 +51,7 @@ def rows(bench: Bench) -> Iterator[Row]:
         yield from _told(pairs, FILES * size / 2**30, tls=tls)
 
 
-def _write(place: Path, manifest: str, size: int) -> None:
+def write(place: Path, manifest: str, size: int) -> None:
     """A manifest of conversations with one file each; holes cost no disk, one reading fills the page cache."""
     names = [f"{Path(manifest).stem}-{number}.wav" for number in range(FILES)]
     for name in names:
@@ -65,7 +65,7 @@ def _write(place: Path, manifest: str, size: int) -> None:
 
 
 @contextmanager
-def _sink(bench: Bench, place: Path, *, tls: bool) -> Iterator[dict[str, str]]:
+def sink(bench: Bench, place: Path, *, tls: bool) -> Iterator[dict[str, str]]:
     """A server in a process of its own; gives the environment that leads to it."""
     certificates = bench.certificates(place)
     command = [sys.executable, str(PEERS / "sink.py"), *([str(certificates.server)] if tls else [])]
@@ -95,7 +95,7 @@ def _pair(bench: Bench, place: Path, environment: dict[str, str], number: int) -
 
 def _slow_disk(bench: Bench, place: Path, environment: dict[str, str]) -> Row:
     """How long the event loop is kept by one step, where every read waits for the disk."""
-    _write(place, "slow.csv", SLOW_FILE_BYTES)
+    write(place, "slow.csv", SLOW_FILE_BYTES)
     used = bench.run(
         place, "slow", sys.executable, "-m", "tests.benchmarks.slow_disk", "slow.csv", environment=environment
     ).check()

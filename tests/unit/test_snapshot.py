@@ -1,6 +1,7 @@
 """What the status page is given: the sentence at its top, the commands that settle, and harmless text."""
 
 import json
+import re
 
 import pytest
 
@@ -8,7 +9,7 @@ from uploader.ledger.reading import BatchFacts, Trouble
 from uploader.ledger.standing import Standing, Tally
 from uploader.model import State
 from uploader.status.listener import page_and_policy
-from uploader.status.snapshot import GROUPS_SHOWN, going, needs_json, shown_json
+from uploader.status.snapshot import GROUPS_SHOWN, going, idle_json, needs_json, shown_json
 
 LEDGER = "/var/lib/uploader/ledger.db"
 
@@ -71,6 +72,16 @@ def test_the_troubles_that_are_shown_have_a_bound() -> None:
     found = [Trouble("monday", State.REFUSED, f"reason {number}", 2, [number], [None]) for number in range(200)]
     told = needs_json(found, standing(), LEDGER)
     assert (len(told["groups"]), told["more"]) == (GROUPS_SHOWN, 2 * (200 - GROUPS_SHOWN))
+
+
+def test_a_snapshot_of_no_batch_has_every_part() -> None:
+    """The page of a service that waits is drawn from the same parts; nothing is counted, and nothing is asked for."""
+    shown = idle_json("Waiting for a manifest.")
+    assert shown["going"]["text"] == "Waiting for a manifest."
+    assert (shown["progress"]["items"], shown["needs"]["items"], shown["accounts"]) == (0, 0, [])
+    page, _ = page_and_policy()
+    drawn = re.findall(r"^  (\w+)\(part\) \{", page.partition("const draw = {")[2], re.MULTILINE)
+    assert set(shown) <= set(drawn)
 
 
 def test_what_a_screen_would_obey_or_hide_is_shown_escaped() -> None:

@@ -194,6 +194,20 @@ class _HistoryReader:
         return NO_HISTORY if self._timeline is None else self._timeline.with_open(self._open, now).as_json()
 
 
+def idle_json(text: str, ledger: str = "") -> dict[str, Any]:
+    """Return a snapshot of no batch, as JSON; ``text``: the sentence at its top."""
+    return {
+        "run": run_json([], ledger, is_running=False),
+        "going": {"level": "idle", "text": text, "endsAt": None},
+        "needs": needs_json([], NOTHING, ledger),
+        "progress": progress_json(NOTHING),
+        "accounts": [],
+        "heldBack": held_back_of([]),
+        "history": NO_HISTORY,
+        "lanes": {"lanes": [], "more": 0},
+    }
+
+
 def going(
     found: Standing, batches: Sequence[BatchFacts], *, is_running: bool, ends_at: float | None = None
 ) -> dict[str, Any]:

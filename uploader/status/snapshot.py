@@ -27,7 +27,6 @@ from uploader.policy.resolving import RESOLVABLE
 from uploader.results import rfc3339
 from uploader.status.formatting import (
     counts_json,
-    format_count,
     format_held_back,
     format_limit,
     format_slot_first,
@@ -113,8 +112,7 @@ class SnapshotReader:
     def __init__(self, source: SnapshotSource) -> None:
         self._source = source
         self._account = Paced(self._read_account)
-        self._standing = Paced(self._read_standing)
-        self._needs = Paced(self._read_needs)
+        self._counts = Paced(self._read_counts)
         self._history = Paced(_HistoryReader(source).read)
         self._lanes = Paced(self._read_lanes)
         self._ends_at = Paced(self._read_end)
@@ -124,13 +122,14 @@ class SnapshotReader:
         source = self._source
         with source.reading() as connection:
             batches, accounts = self._account(connection, fresh=fresh)
-            found = self._standing(connection, fresh=fresh)
-            needs = self._needs(connection, fresh=fresh)
+            found, needs = self._counts(connection, fresh=fresh)
             is_running = source.is_running()
-            ends_at = self._ends_at(connection) if is_running and not found.is_over else (None,)
+            (ends_at,) = self._ends_at(connection) if is_running and not found.is_over else (None,)
+            if ends_at is not None and ends_at < source.now():
+                ends_at = None  # it was a wrong one: the next is to come
             snapshot = {
                 "run": run_json(batches, source.ledger, is_running=is_running),
-                "going": going(found, batches, is_running=is_running, ends_at=ends_at[0]),
+                "going": going(found, batches, is_running=is_running, ends_at=ends_at),
                 "needs": needs_json(needs, found, source.ledger),
                 "progress": progress_json(found),
                 "accounts": accounts,
@@ -151,13 +150,12 @@ class SnapshotReader:
         shown = lanes[:LANES_SHOWN]
         return {"lanes": [_lane_json(lane) for lane in shown], "more": sum(count for _, count in found) - len(shown)}
 
-    def _read_standing(self, connection: Connection) -> Standing:
-        found = (standing(connection, batch_id) for batch_id in self._source.batch_ids)
-        return reduce(Standing.__add__, found, NOTHING)
-
-    def _read_needs(self, connection: Connection) -> list[Trouble]:
-        found = [troubles(connection, batch_id, LINES_SHOWN) for batch_id in self._source.batch_ids]
-        return [trouble for batch in found for trouble in batch]
+    def _read_counts(self, connection: Connection) -> tuple[Standing, list[Trouble]]:
+        """Read the counts, and what needs a person: of one moment, so that their numbers agree."""
+        batch_ids = self._source.batch_ids
+        found = reduce(Standing.__add__, (standing(connection, batch_id) for batch_id in batch_ids), NOTHING)
+        needs = [troubles(connection, batch_id, LINES_SHOWN) for batch_id in batch_ids]
+        return found, [trouble for batch in needs for trouble in batch]
 
     def _read_end(self, _connection: Connection) -> tuple[float | None]:
         seconds = self._source.seconds_left()
@@ -215,16 +213,16 @@ def going(
     counts = found.counts
     open_items = sum(counts[state] for state in TROUBLED) + found.overdue
     left = sum(counts[state] for state in UNFINISHED) - found.overdue
-    done = f"{counts[State.COMPLETED] + counts[State.DROPPED]} of {format_count(found.items, 'item')} done"
+    done = f"{counts[State.COMPLETED] + counts[State.DROPPED]:,} of {_items(found.items)} done"
     waits = [(batch.held_back or {}).get("waitsFor") for batch in batches]
     wait = next(filter(None, waits), None)
-    need = f"{format_count(open_items, 'item')} {'needs' if open_items == 1 else 'need'} a person"
+    need = f"{_items(open_items)} {'needs' if open_items == 1 else 'need'} a person"
     if found.is_over:
         level, text = "done", f"Done: nothing is left to do, {done}."
     elif left <= 0:
         level, text = "needs", f"Over for now: {need}, {done}."
     elif not is_running:
-        level, text = "idle", f"No run is on: {format_count(left, 'item')} still to be done, {done}."
+        level, text = "idle", f"No run is on: {_items(left)} still to be done, {done}."
     elif wait:
         level, text = "waits", f"Sending waits for {wait}: {done}."
     elif open_items:
@@ -232,6 +230,11 @@ def going(
     else:
         level, text = "well", f"Going well: {done}."
     return {"level": level, "text": text, "endsAt": rfc3339(_rounded(ends_at))}
+
+
+def _items(count: int) -> str:
+    """Format a number of items, with separators where it is large."""
+    return f"{count:,} item" + ("" if count == 1 else "s")
 
 
 def _rounded(seconds: float | None) -> float | None:

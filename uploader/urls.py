@@ -58,6 +58,12 @@ def shown(path: str) -> str:
     return f"{scheme}://{login}{authority.rpartition('@')[2]}{slash}{inner}" + ("?…" if len(place) > 1 else "")
 
 
+def server_of(address: str) -> str:
+    """Return the part of an address that names its server, or its bucket."""
+    scheme, _, rest = address.partition("://")
+    return f"{scheme}://{re.split('[/?#]', rest, maxsplit=1)[0]}".lower()
+
+
 def without_signature(path: str) -> str:
     """Return an address without the parameters that clouds sign it with, which never choose its content.
 

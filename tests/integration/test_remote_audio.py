@@ -134,6 +134,29 @@ def test_where_nobody_listens_the_file_cannot_be_reached() -> None:
             files.examine(address)
 
 
+def test_a_server_that_is_away_is_not_waited_for_a_thousand_times(web: WebServer) -> None:
+    """Once as many as are asked for at once could not be reached, the others of that server are told so at once."""
+    addresses = [web.serve(f"{number}.wav", WAV, status=503) for number in range(4 * AT_ONCE)]
+    with RemoteFiles() as files:
+        for address in addresses:
+            files.begin(address)
+        for address in addresses:
+            with pytest.raises(ValueError, match="the file cannot be reached"):
+                files.examine(address)
+        assert len(web.requests) <= 2 * AT_ONCE * (1 + len(fetching.RETRY_SECONDS))
+        # another server is asked as ever
+        other = web.serve("a.wav", WAV).replace("127.0.0.1", "localhost")
+        assert files.examine(other)[0].size == len(WAV)
+
+
+def test_an_address_beyond_ascii_is_encoded(web: WebServer) -> None:
+    """As a browser would; one that is written encoded stays as it is."""
+    web.serve("%C3%BC%20b.wav", WAV)
+    with RemoteFiles() as files:
+        assert files.examine(web.address("ü%20b.wav"))[0].size == len(WAV)
+        assert files.examine(web.address("%C3%BC%20b.wav"))[0].size == len(WAV)
+
+
 async def test_a_redirect_is_followed(web: WebServer, opener: SourceOpener) -> None:
     """To another place of https, or of this machine; what counts is the file at its end."""
     web.serve("real.wav", WAV)

@@ -355,3 +355,14 @@ def test_only_cut_offs_by_others_count_against_an_item(reply: Reply) -> None:
     """Our own cuts, waits for the service, 401 and 429 never refuse an item, however often they come."""
     verdict = judge(reply, CONVERSATION)
     assert refuse_after_cut_offs(verdict, reply, cut_offs=1000, most=1) is verdict
+
+
+def test_a_recording_that_is_away_is_tried_for_longer() -> None:
+    """Nothing was appended, and an outage of a store is no fault of its recordings: patience is six times as long."""
+    reply = Reply(source_failure="the file could not be opened: HTTP 503", source_is_away=True)
+    verdict = judge(reply, "c")
+    assert (verdict.outcome, verdict.state, verdict.next) == (Outcome.CUT_OFF, State.PENDING, Next.AGAIN)
+    assert refuse_after_cut_offs(verdict, reply, cut_offs=58, most=10) is verdict
+    refused = refuse_after_cut_offs(verdict, reply, cut_offs=59, most=10)
+    assert (refused.state, refused.next) == (State.REFUSED, Next.SETTLE)
+    assert refused.reason.endswith("the last time: the file could not be opened: HTTP 503")

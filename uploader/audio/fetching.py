@@ -2,7 +2,7 @@
 
 import asyncio
 import importlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
@@ -25,7 +25,7 @@ from uploader.audio.remote import (
 )
 from uploader.errors import SourceError
 from uploader.model import AudioFacts, FileSignature
-from uploader.urls import WEB, check, shown
+from uploader.urls import WEB, check, server_of, shown
 
 # files that are examined at once
 AT_ONCE = 32
@@ -173,6 +173,8 @@ class RemoteFiles:
         self._thread: Thread | None = None
         self._fetchers = Fetchers()
         self._at_once = asyncio.Semaphore(AT_ONCE)
+        # by server, how many files in a row could not be reached: a manifest of thousands shall not wait for each
+        self._away = Counter[str]()
         self._examined: OrderedDict[str, Future[tuple[FileSignature, AudioFacts]]] = OrderedDict()
 
     def __enter__(self) -> Self:
@@ -227,8 +229,17 @@ class RemoteFiles:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     async def _examine(self, address: str) -> tuple[FileSignature, AudioFacts]:
+        server = server_of(address)
         async with self._at_once:
-            return await _with_retries(lambda: examine(self._fetchers, address))
+            if self._away[server] >= AT_ONCE:
+                raise RemoteError(Trouble.AWAY, "as many others of its server")
+            try:
+                found = await _with_retries(lambda: examine(self._fetchers, address))
+            except RemoteError as error:
+                self._away[server] = self._away[server] + 1 if error.trouble is Trouble.AWAY else 0
+                raise
+            self._away[server] = 0
+            return found
 
     async def _finish(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}

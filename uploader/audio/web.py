@@ -43,13 +43,16 @@ class WebFiles:
             size = _size(response)
             if size == 0:
                 raise RemoteError(Trouble.EMPTY)
+            is_part = response.status == HTTPStatus.PARTIAL_CONTENT and _start(response) == 0
+            if response.status == HTTPStatus.PARTIAL_CONTENT and not is_part:
+                raise RemoteError(Trouble.UNUSABLE, "its server sends another part than it is asked for")
             content = await _read(response, min(count, size))
-            return Beginning(size, _change(response), content, response.status == HTTPStatus.PARTIAL_CONTENT)
+            return Beginning(size, _change(response), content, is_part)
 
     async def read(self, address: str, start: int, end: int, change: str) -> bytes:
         """Read a part of a file, of this version."""
         async with self._get(address, {"Range": f"bytes={start}-{end - 1}", **_guard(change)}) as response:
-            if response.status != HTTPStatus.PARTIAL_CONTENT or is_changed(change, _change(response)):
+            if _start(response) != start or is_changed(change, _change(response)):
                 raise RemoteError(Trouble.CHANGED, "its server has another version of it")
             return await _read(response, end - start)
 
@@ -69,8 +72,8 @@ class WebFiles:
     @asynccontextmanager
     async def _get(self, address: str, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
         """Ask for a file, and follow redirects to where an address may lead."""
-        # a signature is of the address as it is written
-        url = URL(address, encoded=True)
+        # a signature is of the address as it is written; letters beyond ASCII have to be encoded all the same
+        url = URL(address, encoded=address.isascii())
         for _ in range(MOST_REDIRECTS + 1):
             with _translating():
                 response = await self._open().get(url, headers={**_PLAIN, **headers}, allow_redirects=False)
@@ -183,6 +186,13 @@ def _size(response: aiohttp.ClientResponse) -> int:
     if size is None:
         raise RemoteError(Trouble.UNSIZED, "no Content-Length")
     return size
+
+
+def _start(response: aiohttp.ClientResponse) -> int | None:
+    """Return where the part begins that an answer has; None where it has the whole file."""
+    found = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+    is_part = response.status == HTTPStatus.PARTIAL_CONTENT and found is not None and found[1] is not None
+    return int(found[1]) if found is not None and is_part else None
 
 
 def _change(response: aiohttp.ClientResponse) -> str:

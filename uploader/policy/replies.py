@@ -18,6 +18,8 @@ DOCUMENTED = {
 }
 # statuses of a request that was not processed, however much of it was received (RFC 9110, 15.5.9; RFC 8470, 5.2)
 NOTHING_TAKEN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY)
+# the times ``max_attempts`` that an item is tried whose remote recording cannot be reached
+SOURCE_PATIENCE = 6
 # of blanks alone, or what an address cannot hold: no job could be asked for
 _NO_ID = ("", ".", "..")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -56,6 +58,9 @@ def refuse_after_cut_offs(verdict: Verdict, reply: Reply, cut_offs: int, most: i
         cut_offs: How many uploads of the item were cut off before.
         most: How many may be (``max_attempts``).
     """
+    if reply.source_is_away:
+        # an outage of a store is no fault of its recordings: they are tried for about half an hour
+        most *= SOURCE_PATIENCE
     if not counts_against_file(verdict, reply) or cut_offs + 1 < most:
         return verdict
     what = "cut off before its last chunk" if reply.status is None else "answered as not taken"

@@ -67,5 +67,8 @@ WORKDIR /work
 # The first SIGTERM lets the command end in good order. The exec form makes the command process 1, so that the signal
 # reaches it and no shell.
 STOPSIGNAL SIGTERM
+# Of use to `serve`, and to a run with a status page: set UPLOADER_STATUS to its address. Without it there is nothing to
+# ask, and the container counts as healthy.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s CMD ["python", "-m", "uploader.serve.health"]
 ENTRYPOINT ["uploader"]
 CMD ["--help"]

@@ -1,6 +1,12 @@
 """`uploader serve`: an inbox and nothing more; each manifest is done once, whatever dies, and goes where it belongs."""
 
+import json
+import os
 import signal
+import subprocess
+import sys
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -9,6 +15,7 @@ from tests.acceptance import inbox_kills
 from tests.acceptance.batches import Row, make_rows, statuses, write_manifest
 from tests.acceptance.judging import check_appended
 from tests.acceptance.place import Place, Running, Server, logged, until
+from tests.integration.servers import free_port
 
 SERVE = ("serve", "inbox", "--limit", "5", "--settle-seconds", "0.2")
 
@@ -211,6 +218,58 @@ def test_credentials_that_are_not_taken_end_the_service(place: Place, server: Se
     refused = place.run(*SERVE, environment={"UPLOADER_APP_SECRET": "wrong"})
     assert (refused.code, names(place, "running")[0]) == (3, "m.csv")
     assert server.journal.appended() == []
+
+
+def fetched(port: int, path: str, method: str = "GET") -> tuple[int, str]:
+    """Fetch a path of the listener; return status and body."""
+    with closing(HTTPConnection("127.0.0.1", port, timeout=30.0)) as connection:
+        connection.request(method, path, body="{}" if method == "POST" else None)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+def going(port: int) -> str:
+    """Return the sentence of the status page."""
+    text: str = json.loads(fetched(port, "/status.json")[1])["going"]["text"]
+    return text
+
+
+def test_one_listener_outlives_the_batches(place: Place) -> None:
+    """Page, metrics and callbacks on one address, before the first batch, in it, and after it; the health check."""
+    place.path("inbox").mkdir()
+    place.use(place.serve("--limit", "5", "--job-seconds", "3"))
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    webhook = ("--webhook", address, "--webhook-url", f"http://{address}/jobs")
+    service = place.start(*SERVE, *webhook, environment={"UPLOADER_STATUS": address})
+    until(lambda: "inbox.watched" in service.err.read_text("utf-8"), "the inbox is watched")
+    assert health(place, address) == 0
+    assert going(port) == "Waiting for a manifest."
+    assert fetched(port, "/jobs/x", "POST")[0] == 503, "a callback between two runs is to come again"
+    for number in (1, 2):
+        rows = rows_in(place, 5, 5, seed=number)
+        drop(place, f"{number}.csv", rows)
+        until(lambda: "Going well" in going(port), "the batch is shown")
+        assert fetched(port, "/jobs/x", "POST")[0] == 404, "a stranger's callback"
+        moved(place, "done", f"{number}.csv")
+        until(lambda: going(port) == "Done: nothing is left to do, 5 of 5 items done.", "its end is shown")
+        shown = json.loads(fetched(port, "/status.json")[1])
+        assert (shown["run"]["batches"], shown["progress"]["counts"]["completed"]) == ([f"{number}.csv"], 5)
+    metrics = fetched(port, "/metrics")[1]
+    assert 'uploader_items{state="completed"} 5.0' in metrics
+    assert "uploader_run_active 0.0" in metrics
+    stopped = service.stop(signal.SIGTERM)
+    assert stopped.code == 143
+    assert health(place, address) == 1
+    assert health(place, "") == 0, "a run without a page is healthy"
+    assert not any("callback" in event["event"] for event in logged(stopped.err) if event["level"] != "info")
+
+
+def health(place: Place, address: str) -> int:
+    """Run the container's health check, and return its exit code."""
+    environment = {**place.environment, "UPLOADER_STATUS": address, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "uploader.serve.health"]
+    return subprocess.run(command, env=environment, check=False, cwd=place.folder).returncode
 
 
 @pytest.mark.seeds(1, nightly=5)

@@ -19,6 +19,7 @@ from uploader.run import summary_file
 from uploader.run.batch_run import BatchRun
 from uploader.run.events import Events
 from uploader.run.hours import local_time, until_time
+from uploader.run.listening import Listen
 from uploader.run.loading import log_leftovers, prepare
 from uploader.run.preparing import batch_name, config_parameters
 from uploader.run.reporting import RunReporter
@@ -58,6 +59,7 @@ async def run_batch(
     on_progress: Callable[[Progress], None] | None = None,
     stop: Stop | None = None,
     again: Sequence[str] = (),
+    listen: Listen | None = None,
 ) -> Summary:
     """Run a batch to its end, and write its results.
 
@@ -74,6 +76,7 @@ async def run_batch(
         on_progress: Called twice a second with the run's progress; in place of the event ``run.progress``.
         stop: Stops the run when requested.
         again: The words of the command that carries on, for the summary.
+        listen: Listens for the run, in place of listeners of its own.
 
     Returns:
         The closing summary; ``exit_code`` is the ending, and ``as_json()`` the object of ``--json``.
@@ -91,7 +94,7 @@ async def run_batch(
     with logs.scope(events.take, **known):
         reporter = RunReporter(settings, batch)
         try:
-            summary = await _run(settings, named, reporter, stop, on_progress, again)
+            summary = await _run(settings, named, reporter, stop, on_progress, again, listen)
         except Exception as error:
             # an exception of on_event has stopped the run, and is the cause
             cause = events.failure or error
@@ -127,6 +130,7 @@ async def _run(
     stop: Stop,
     on_progress: Callable[[Progress], None] | None,
     again: Sequence[str],
+    listen: Listen | None,
 ) -> Summary:
     _check_batch(settings, manifest)
     reporter.begin()
@@ -160,6 +164,7 @@ async def _run(
                 stop=stop,
                 on_progress=on_progress,
                 again=again,
+                listen=listen,
             )
             return await batch_run.run()
 

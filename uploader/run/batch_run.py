@@ -13,7 +13,6 @@ from functools import partial
 from itertools import chain, repeat
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from uploader import logs, results
 from uploader.audio import SourceOpener
@@ -41,21 +40,18 @@ from uploader.policy.endings import ending
 from uploader.policy.waiting import Standstill
 from uploader.results import rfc3339
 from uploader.run.engines import AccountEngine, Engines, add_limits
+from uploader.run.listening import Listen, RunView, has_listeners, listeners
 from uploader.run.loading import Prepared
 from uploader.run.reporting import RunReporter
 from uploader.run.stopping import Stop
 from uploader.run.target import Account
 from uploader.run.threads import in_thread
-from uploader.settings import Settings, host_and_port, unless_auto
+from uploader.settings import Settings, unless_auto
 from uploader.status.formatting import held_back_json, run_command
 from uploader.status.metrics import RunFigures
 from uploader.status.progress import Progress, ProgressTracker
 from uploader.status.remaining import seconds_left
 from uploader.status.summary import AccountLimit, Summary
-
-if TYPE_CHECKING:
-    from uploader.http_server import Answer
-    from uploader.status.listener import StatusListener
 
 log = logs.get_logger()
 
@@ -91,6 +87,7 @@ class BatchRun:
         stop: Stop,
         on_progress: Callable[[Progress], None] | None = None,
         again: Sequence[str] = (),
+        listen: Listen | None = None,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
@@ -108,6 +105,7 @@ class BatchRun:
         self._stop = stop
         self._on_progress = on_progress
         self._again = again
+        self._listen = listen if listen is not None else partial(listeners, settings)
         self._begun = time.monotonic()
         self._until = until
 
@@ -127,7 +125,7 @@ class BatchRun:
                         for account, client in self._clients()
                     ]
                 )
-                async with self._listeners(engines, thread, key):
+                async with self._listening(engines, thread, key):
                     failure = await self._run_engines(engines, thread)
                     await self._save_held_back(engines, thread)
         finally:
@@ -168,14 +166,25 @@ class BatchRun:
         )
 
     @asynccontextmanager
-    async def _listeners(self, engines: Engines, thread: LedgerThread, key: str) -> AsyncIterator[None]:
+    async def _listening(self, engines: Engines, thread: LedgerThread, key: str) -> AsyncIterator[None]:
         """Listen for callbacks and for readers of the status page, as far as the settings ask for either."""
-        webhook, status = self._settings.webhook, self._settings.status
-        if webhook is None and status is None:  # most runs have none, and it is a server
+        if not has_listeners(self._settings):
             yield
             return
-        from uploader.http_server import HttpServer  # noqa: PLC0415 - as above
+        async with self._listen(self._view(engines, thread, key)):
+            try:
+                yield
+            finally:
+                self._is_over = True
+
+    def _view(self, engines: Engines, thread: LedgerThread, key: str) -> RunView:
+        from uploader.status.snapshot import SnapshotReader, SnapshotSource  # noqa: PLC0415 - most runs have none
         from uploader.webhook import Callbacks  # noqa: PLC0415 - as above
+
+        async def metrics() -> str:
+            engines.held_back()  # measures the slots up to now
+            found = self._figures(await asyncio.to_thread(self._standing), engines, thread)
+            return self._reporter.metrics(found, is_active=not self._is_over).render()
 
         callbacks = Callbacks(
             key=key,
@@ -184,29 +193,6 @@ class BatchRun:
             applied=engines.apply_callback,
             ending=engines.slot_may_be_free,
         )
-        async with AsyncExitStack() as stack:
-            if status is not None:
-                answer = callbacks.answer if webhook == status else None
-                await stack.enter_async_context(self._status_listener(status, engines, thread, answer))
-            if webhook is not None and webhook != status:
-                server = HttpServer(*host_and_port(webhook), callbacks.answer, option="--webhook")
-                await stack.enter_async_context(server)
-            try:
-                yield
-            finally:
-                self._is_over = True
-
-    def _status_listener(
-        self, address: str, engines: Engines, thread: LedgerThread, webhook: "Answer | None"
-    ) -> "StatusListener":
-        from uploader.status.listener import StatusListener  # noqa: PLC0415 - as in _listeners
-        from uploader.status.snapshot import SnapshotReader, SnapshotSource  # noqa: PLC0415 - as in _listeners
-
-        async def metrics() -> str:
-            engines.held_back()  # measures the slots up to now
-            found = self._figures(await asyncio.to_thread(self._standing), engines, thread)
-            return self._reporter.metrics(found).render()
-
         source = SnapshotSource(
             reading=self._reader.reading,
             account_ids=[account.account_id for account in self._prepared.accounts],
@@ -216,16 +202,7 @@ class BatchRun:
             seconds_left=lambda: self._seconds_left(engines),
             is_running=lambda: not self._is_over,
         )
-        host, port = host_and_port(address)
-        token = self._settings.status_token
-        return StatusListener(
-            host,
-            port,
-            read=SnapshotReader(source).read,
-            metrics=metrics,
-            token=None if token is None else token.get_secret_value(),
-            webhook=webhook,
-        )
+        return RunView(callbacks.answer, SnapshotReader(source).read, metrics)
 
     async def _run_engines(self, engines: Engines, thread: LedgerThread) -> UploaderError | None:
         tracker = ProgressTracker(

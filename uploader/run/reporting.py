@@ -78,8 +78,10 @@ class RunReporter:
             await self._notify_need(found, troubles)
             await asyncio.sleep(max(WATCH_SECONDS, (time.monotonic() - begun) / SHARE_OF_TIME))
 
-    def metrics(self, figures: "RunFigures | None", exit_code: ExitCode | None = None) -> "Metrics":
-        """Return the run's metrics; ``exit_code``: None while it goes on."""
+    def metrics(
+        self, figures: "RunFigures | None", exit_code: ExitCode | None = None, *, is_active: bool = True
+    ) -> "Metrics":
+        """Return the run's metrics; ``exit_code``: None while it goes on, or where it is not known yet."""
         from uploader.status.metrics import Metrics  # noqa: PLC0415 - see begin
 
         return Metrics(
@@ -91,6 +93,7 @@ class RunReporter:
             kept=self._kept or {},
             exit_code=exit_code,
             figures=figures,
+            is_active=is_active,
         )
 
     async def end(self, summary: "Summary", figures: "RunFigures") -> None:

@@ -5,8 +5,8 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from uploader.ledger import Ledger
 from uploader.model import State
 from uploader.policy.backoff import Backoff, after_failure
 from uploader.run.batch import FAULT_REASON, check_addresses, run_batch
+from uploader.run.listening import Listen, has_listeners, listeners
 from uploader.run.stopping import Stop
 from uploader.run.target import credentials
 from uploader.run.threads import in_thread
@@ -75,6 +76,7 @@ class Service:
         self._on_progress = on_progress
         self._woken = asyncio.Event()
         self._pause = Backoff()
+        self._listen: Listen | None = None
         self._told: set[str] = set()
 
     async def run(self) -> ExitCode:
@@ -91,13 +93,27 @@ class Service:
         wake = partial(loop.call_soon_threadsafe, self._woken.set)
         with self._inbox, self._stop.subscribed(wake):
             await in_thread(self._check_ledger)
-            log.info("inbox.watched")
-            waiting = deque(self._inbox.taken())
-            while self._stop.code is None:
-                code = await self._step(waiting)
-                if code is not None:
-                    return code
+            async with self._listening():
+                log.info("inbox.watched")
+                waiting = deque(self._inbox.taken())
+                while self._stop.code is None:
+                    code = await self._step(waiting)
+                    if code is not None:
+                        return code
         return self._stop.code
+
+    @asynccontextmanager
+    async def _listening(self) -> AsyncIterator[None]:
+        """Listen for as long as the service lives, whatever batch it runs."""
+        if not has_listeners(self._settings):
+            yield
+            return
+        from uploader.serve.board import Board  # noqa: PLC0415 - a server
+
+        board = Board(self._settings)
+        self._listen = board.showing
+        async with listeners(self._settings, board.view):
+            yield
 
     def _check_settings(self) -> None:
         for name in OF_ONE_BATCH:
@@ -148,6 +164,7 @@ class Service:
                 on_event=self._on_event,
                 on_progress=self._on_progress,
                 stop=self._stop,
+                listen=self._listen,
             )
         except StoppedError as stopped:
             return stopped.exit_code

@@ -58,6 +58,8 @@ class Metrics:
     exit_code: ExitCode | None = None
     # None where the run could not begin
     figures: RunFigures | None = None
+    # False where no run goes on, and its exit code is not known
+    is_active: bool = True
 
     def render(self) -> str:
         """Return the text of the file."""
@@ -74,7 +76,8 @@ class Metrics:
         yield InfoMetricFamily("uploader_run", "The run that wrote this file.", told)
         yield _gauge("uploader_written_timestamp_seconds", "When this file was written.", self.now)
         yield _gauge("uploader_run_begin_timestamp_seconds", "When the run began.", self.begun_at)
-        yield _gauge("uploader_run_active", "1 while the run goes on.", float(self.exit_code is None))
+        is_active = self.is_active and self.exit_code is None
+        yield _gauge("uploader_run_active", "1 while the run goes on.", float(is_active))
         documented = {
             LAST_SUCCESS: "When a run last ended with exit code 0.",
             LAST_RUN: "When a run last ended.",

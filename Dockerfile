@@ -50,14 +50,6 @@ ENV PATH="/opt/venv/bin:$PATH" \
     PYTHONDONTWRITEBYTECODE=1 \
     UPLOADER_LEDGER=sqlite:////state/ledger.db
 
-# Asks the status page, where one is served (UPLOADER_STATUS=0.0.0.0:8080, of `serve` or `run`); healthy where none is.
-HEALTHCHECK --interval=30s --timeout=5s --start-period=30s CMD ["python", "-c", "\
-import http.client, os, sys; \
-port = os.environ.get('UPLOADER_STATUS', '').rpartition(':')[2] or sys.exit(0); \
-connection = http.client.HTTPConnection('127.0.0.1', int(port), timeout=4); \
-connection.request('GET', '/healthz'); \
-sys.exit(connection.getresponse().status != 200)"]
-
 # Numeric, so that a cluster can see that it is not root.
 USER 10001:10001
 

@@ -308,6 +308,23 @@ def test_a_store_that_is_away_says_so_without_its_address(s3: ObjectStore, monke
     assert str(raised.value) == "the file cannot be reached (no connection to the store): run again when it can"
 
 
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
+def test_a_stores_certificate_is_checked(
+    s3: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """By the system's authorities, and the one that a usual variable names; any other store is not read from."""
+    del s3
+    trusted = authority(tmp_path)
+    with WebServer(trusted.tls()) as server:
+        server.serve("recordings/a.wav", WAV)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.address("").rstrip("/"))
+        with RemoteFiles() as files, pytest.raises(ValueError, match="the store's certificate is not trusted"):
+            files.examine("s3://recordings/a.wav")
+        monkeypatch.setenv(variable, str(trusted.bundle))
+        with RemoteFiles() as files:
+            assert files.examine("s3://recordings/a.wav")[0].size == len(WAV)
+
+
 async def test_a_cut_stream_of_a_store_is_not_resumed(
     s3: ObjectStore, opener: SourceOpener, web: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,11 +44,14 @@ _NO_STORE = "no connection to the store"
 _TOKEN = re.compile("Error performing P|meta-?data/|computeMetadata|oauth2|latest/api/token")
 # what stands in the text of an error that came without an answer, and its meaning
 _SIGNS = (
+    (re.compile("[Cc]ertificate|UnknownIssuer"), "the store's certificate is not trusted"),
     (re.compile("without LOCATION"), "the bucket is in another region: set AWS_REGION"),
     (re.compile("ncomplete|decoding response body"), "the connection was cut"),
     (re.compile("imed out|TimedOut"), "the store does not answer in time"),
 )
 _OPTIONS = {"timeout": "7days", "connect_timeout": f"{CONNECT_SECONDS:g}s", "read_timeout": f"{READ_SECONDS:g}s"}
+# environment variables that name CA certificates beside SSL_CERT_FILE, which obstore reads itself
+_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 # environment variables that name another server than the cloud's own
 _ENDPOINTS = {
     "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
@@ -116,6 +119,12 @@ def _store(place: StoredObject) -> Any:
     if endpoint.startswith("http:") and is_loopback(urlsplit(endpoint).hostname or ""):
         options["allow_http"] = True
     makers: Mapping[str, Any] = {"s3": store.S3Store, "gs": store.GCSStore, "az": store.AzureStore}
+    variables = (*_BUNDLES, "AWS_CA_BUNDLE") if place.scheme == "s3" else _BUNDLES
+    named = [(name, os.environ[name]) for name in variables if os.environ.get(name)]
+    # a folder of certificates is for OpenSSL alone
+    bundles = [_certificates(name, path) for name, path in named if not Path(path).is_dir()]
+    if bundles:
+        options["root_certificate"] = b"\n".join(bundles)
     own = aws_profile(os.environ) if place.scheme == "s3" else {}
     try:
         return makers[place.scheme](place.bucket, client_options=options, retry_config={"max_retries": 0}, **own)
@@ -123,6 +132,13 @@ def _store(place: StoredObject) -> Any:
         raise RemoteError(
             Trouble.UNUSABLE, f"the settings of {place.scheme}:// are not whole: {_setting(error)}"
         ) from None
+
+
+def _certificates(variable: str, path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise RemoteError(Trouble.UNUSABLE, f"{variable}: its certificates cannot be read: {error.strerror}") from None
 
 
 def aws_profile(environment: Mapping[str, str]) -> dict[str, str]:

@@ -15,6 +15,12 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from tests.postgres import Database, LedgerDatabase
 
+# Where no bytecode is to be written beside the sources, it is kept in pytest's own cache: each process would else spend
+# six seconds on compiling all tests and modules anew.
+if sys.dont_write_bytecode:
+    sys.pycache_prefix = str(Path(__file__).parent.parent / ".pytest_cache" / "bytecode")
+    sys.dont_write_bytecode = False
+
 # no deadline: a slow machine is no finding
 settings.register_profile("default run", deadline=None, max_examples=50)
 settings.register_profile("nightly", deadline=None, max_examples=1000)

@@ -3,7 +3,7 @@
 import asyncio
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from math import inf
@@ -22,11 +22,11 @@ from uploader.policy.durations import (
     MIN_POLL_SECONDS_AUTO,
     CompletedJob,
     DurationHistory,
+    Lifetime,
     PolledJob,
     ends_within,
     lived_seconds,
     next_poll,
-    plausible_ages,
 )
 from uploader.policy.facts import CallbackEffect
 from uploader.policy.histogram import JOB_BOUNDS, Histogram
@@ -177,29 +177,28 @@ class JobPoller:
 
     def ends_within(self, seconds: float) -> dict[int, float]:
         """Estimate for each lane with a live job how likely its job ends within so many seconds."""
-        now, model = self._now(), self.durations.model
-        if model is None:
-            return {}
+        now = self._now()
         return {
-            job.lane_id: ends_within(now - job.accepted_at, job.work, model, seconds)
-            for job in self._live.values()
-            if job.lane_id in self._lanes
+            job.lane_id: ends_within(now - job.accepted_at, lifetime, seconds) for job, lifetime in self._lifetimes()
         }
 
     def ends_plausible_in(self, lead_seconds: float) -> float:
         """Return in how many seconds a live job is within a lead of its plausible ends; infinite where none will be."""
-        now, model = self._now(), self.durations.model
+        now = self._now()
         waits = [inf]
-        if model is None:
-            return inf
-        for job in self._live.values():
-            if job.lane_id not in self._lanes:
-                continue
-            earliest, latest = plausible_ages(job.work, model)
+        for job, lifetime in self._lifetimes():
+            earliest, latest = lifetime.plausible
             age = now - job.accepted_at
             if age < latest:
                 waits.append(max(earliest - lead_seconds - age, 0.0))
         return min(waits)
+
+    def _lifetimes(self) -> Iterator[tuple[LiveJob, Lifetime]]:
+        """Yield the live jobs of lanes with their lifetimes by the model; none before the first job has completed."""
+        for job in self._live.values():
+            lifetime = self.durations.lifetime(job.work) if job.lane_id in self._lanes else None
+            if lifetime is not None:
+                yield job, lifetime
 
     def learn(self, ends: Iterable[CompletedJob]) -> None:
         """Add completed jobs of the account, the latest last, and reschedule the polls by them."""

@@ -125,17 +125,17 @@ def test_a_job_is_the_likelier_to_end_the_longer_one_waits(age: float, work: flo
     """A probability: 0 within no time, and growing with it, however old the job is."""
     jobs = model(12.0)
     sooner, later = sorted((one, other))
-    assert ends_within(age, work, jobs, 0.0) == pytest.approx(0.0, abs=1e-9)
-    assert 0.0 <= ends_within(age, work, jobs, sooner) <= ends_within(age, work, jobs, later) <= 1.0
+    assert ends_within(age, jobs.lifetime(work), 0.0) == pytest.approx(0.0, abs=1e-9)
+    assert 0.0 <= ends_within(age, jobs.lifetime(work), sooner) <= ends_within(age, jobs.lifetime(work), later) <= 1.0
 
 
 def test_a_job_ends_about_when_such_jobs_do() -> None:
     """Long before its time hardly, within it about once in two, soon after it nearly always; then nobody knows."""
     jobs = model(12.0)
-    assert ends_within(0.0, 10.0, jobs, 6.0) < 0.05
-    assert 0.4 < ends_within(0.0, 10.0, jobs, 12.0) < 0.6
-    assert ends_within(11.0, 10.0, jobs, 4.0) > 0.9
-    assert ends_within(1200.0, 10.0, jobs, 1.0) < 0.05
+    assert ends_within(0.0, jobs.lifetime(10.0), 6.0) < 0.05
+    assert 0.4 < ends_within(0.0, jobs.lifetime(10.0), 12.0) < 0.6
+    assert ends_within(11.0, jobs.lifetime(10.0), 4.0) > 0.9
+    assert ends_within(1200.0, jobs.lifetime(10.0), 1.0) < 0.05
 
 
 @given(st.integers(1, 100_000), st.none() | st.floats(0.0, 10_000.0))

@@ -85,6 +85,25 @@ class DurationModel(NamedTuple):
         apart = log(grown / self.typical_seconds) / 2.0 if self.is_preliminary else 0.0
         return grown * exp(-apart), min(hypot(self.scatter, apart), MAX_SCATTER)
 
+    def lifetime(self, work: float) -> "Lifetime":
+        """Return the lifetime of a job with so many seconds of audio."""
+        expected, scatter = self.expected(work)
+        grown = exp(PLAUSIBLE_SCATTERS * scatter)
+        earliest = expected * exp(-RANGE_SCATTERS * scatter)
+        return Lifetime(expected, scatter, earliest, (expected / grown, expected * grown))
+
+
+class Lifetime(NamedTuple):
+    """A job's lifetime by the model: ages in seconds."""
+
+    expected: float
+    # standard deviation of its logarithm
+    scatter: float
+    # no job ends before, but for one in thirty thousand
+    earliest: float
+    # the ages between which the job plausibly ends
+    plausible: tuple[float, float]
+
 
 class PolledJob(NamedTuple):
     """A live job, as its next poll is scheduled."""
@@ -117,24 +136,19 @@ def next_poll(job: PolledJob) -> NextPoll:
     return NextPoll(wait, _wait(age + wait, job))
 
 
-def ends_within(age: float, work: float, model: DurationModel, seconds: float) -> float:
-    """Estimate how likely a job that lives ends within so many seconds, by the model.
+def ends_within(age: float, lifetime: Lifetime, seconds: float) -> float:
+    """Estimate how likely a job that lives ends within so many seconds.
 
     Args:
         age: The job's age, in seconds.
-        work: Its seconds of audio.
-        model: The model of the account's jobs.
+        lifetime: Its lifetime by the model.
         seconds: From now on.
     """
-    expected, scatter = model.expected(work)
-    alive = _survival(age / expected, scatter)
-    return 1.0 - _survival((age + seconds) / expected, scatter) / alive
-
-
-def plausible_ages(work: float, model: DurationModel) -> tuple[float, float]:
-    """Return the ages, in seconds, between which a job with so many seconds of audio plausibly ends."""
-    expected, scatter = model.expected(work)
-    return expected * exp(-PLAUSIBLE_SCATTERS * scatter), expected * exp(PLAUSIBLE_SCATTERS * scatter)
+    # most live jobs are this young whenever the lanes are looked at: two logarithms and error functions less for each
+    if age + seconds < lifetime.earliest:
+        return 0.0
+    alive = _survival(age / lifetime.expected, lifetime.scatter)
+    return 1.0 - _survival((age + seconds) / lifetime.expected, lifetime.scatter) / alive
 
 
 def lived_seconds(accepted_at: float, seen_live_at: float, seen_ended_at: float) -> float:
@@ -161,6 +175,8 @@ class DurationHistory:
         self._new = 0
         # how many jobs were known when ``add`` last returned True
         self._announced = 0
+        # lifetimes by the model, by seconds of audio: a live job's is asked for again and again
+        self._lifetimes: dict[float, Lifetime] = {}
 
     def add(self, jobs: Iterable[CompletedJob]) -> bool:
         """Add jobs, the latest last; return True where twice as many are known as when it last returned True."""
@@ -171,6 +187,7 @@ class DurationHistory:
         # the more jobs are known, the less one of them changes the model
         if self._new * REFIT_FRACTION >= len(self._jobs) > 0:
             self._model, self._new = fit(self._jobs), 0
+            self._lifetimes.clear()
         if len(self._jobs) < max(2 * self._announced, 1):
             return False
         self._announced = len(self._jobs)
@@ -180,6 +197,13 @@ class DurationHistory:
     def model(self) -> DurationModel | None:
         """The model of the jobs; None before the first."""
         return self._model
+
+    def lifetime(self, work: float) -> Lifetime | None:
+        """Return the lifetime of a job with so many seconds of audio; None before the first job."""
+        known = self._lifetimes.get(work)
+        if known is None and self._model is not None:
+            known = self._lifetimes[work] = self._model.lifetime(work)
+        return known
 
 
 def fit(jobs: Sequence[CompletedJob]) -> DurationModel | None:

@@ -126,6 +126,12 @@ class _Handler(BaseHTTPRequestHandler):
             file.content, file.then = file.then, None
         file.first, file.then_first = [*file.first, *file.then_first], []
 
+    def do_CONNECT(self) -> None:
+        """Refuse, as a proxy that asks for a login."""
+        self.send_response(407)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
     def log_message(self, *_: object) -> None:
         """Say nothing."""
 

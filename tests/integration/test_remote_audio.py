@@ -157,6 +157,34 @@ def test_an_address_beyond_ascii_is_encoded(web: WebServer) -> None:
         assert files.examine(web.address("%C3%BC%20b.wav"))[0].size == len(WAV)
 
 
+def test_this_machine_is_not_asked_through_a_proxy(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy would look for the recording on itself."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with RemoteFiles() as files:
+        assert files.examine(web.serve("a.wav", WAV))[0].size == len(WAV)
+
+
+@pytest.mark.parametrize(("status", "said"), [(407, "the proxy refused to connect, HTTP 407"), (None, "the proxy")])
+def test_a_proxy_in_the_way_is_named(
+    web: WebServer, monkeypatch: pytest.MonkeyPatch, status: int | None, said: str
+) -> None:
+    """One that refuses, and one that is not there: neither is taken for the recording's server."""
+    proxy = web.address("").rstrip("/")
+    if status is None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            proxy = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, proxy)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with RemoteFiles() as files, pytest.raises(ValueError, match=said):
+        files.examine("https://recordings.example/a.wav")
+
+
 async def test_a_redirect_is_followed(web: WebServer, opener: SourceOpener) -> None:
     """To another place of https, or of this machine; what counts is the file at its end."""
     web.serve("real.wav", WAV)

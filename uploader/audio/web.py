@@ -22,11 +22,25 @@ from uploader.audio.remote import (
 )
 from uploader.certificates import ssl_context
 from uploader.errors import TOO_MANY_FILES, GaveUpError, describe
-from uploader.urls import check
+from uploader.urls import check, is_loopback
 
 MOST_REDIRECTS = 5
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
 _REDIRECTS = (301, 302, 303, 307, 308)
+# errors that may pass, the particular ones first
+_WORDS = (
+    (aiohttp.ClientProxyConnectionError, "no connection to the proxy"),
+    (
+        (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError),
+        "its server's certificate is not trusted",
+    ),
+    (TimeoutError, "its server does not answer in time"),
+    (
+        (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError),
+        "the connection was cut",
+    ),
+    (OSError, "no connection to its server"),
+)
 # the recording as it is: neither packed nor unpacked on the way
 _PLAIN = {"Accept-Encoding": "identity"}
 
@@ -35,7 +49,8 @@ class WebFiles:
     """The client of web servers: proxies and logins (``~/.netrc``) as the environment names them."""
 
     def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
+        # by whether its servers are on this machine
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     async def begin(self, address: str, count: int) -> Beginning:
         """Read a file's facts and first bytes, in one round trip."""
@@ -65,9 +80,9 @@ class WebFiles:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        for session in self._sessions.values():
+            await session.close()
+        self._sessions.clear()
 
     @asynccontextmanager
     async def _get(self, address: str, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -76,7 +91,7 @@ class WebFiles:
         url = URL(address, encoded=address.isascii())
         for _ in range(MOST_REDIRECTS + 1):
             with _translating():
-                response = await self._open().get(url, headers={**_PLAIN, **headers}, allow_redirects=False)
+                response = await self._open(url).get(url, headers={**_PLAIN, **headers}, allow_redirects=False)
             try:
                 target = response.headers.get("Location")
                 if response.status in _REDIRECTS and target:
@@ -93,17 +108,19 @@ class WebFiles:
                     response.close()
         raise RemoteError(Trouble.UNUSABLE, f"more than {MOST_REDIRECTS} redirects")
 
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
+    def _open(self, url: URL) -> aiohttp.ClientSession:
+        is_local = is_loopback(url.host or "")
+        if is_local not in self._sessions:
+            self._sessions[is_local] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, ssl=ssl_context("https://")),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 read_bufsize=STREAM_BYTES,
-                trust_env=True,
+                # a proxy would take this machine for itself
+                trust_env=not is_local,
             )
-        return self._session
+        return self._sessions[is_local]
 
 
 @contextmanager
@@ -118,15 +135,12 @@ def _translated(error: Exception) -> Exception:
     """Translate aiohttp's errors without their texts, in which addresses stand."""
     if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
         return GaveUpError(f"{describe(error)}, or lower --uploads")
-    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
-        return RemoteError(Trouble.AWAY, "its server's certificate is not trusted")
-    if isinstance(error, TimeoutError):
-        return RemoteError(Trouble.AWAY, "its server does not answer in time")
-    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError | ConnectionResetError):
-        return RemoteError(Trouble.AWAY, "the connection was cut")
-    if isinstance(error, OSError):
-        return RemoteError(Trouble.AWAY, "no connection to its server")
-    return RemoteError(Trouble.UNUSABLE, "its server's answer cannot be read")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return RemoteError(Trouble.AWAY, f"the proxy refused to connect, HTTP {error.status}")
+    words = next((words for kind, words in _WORDS if isinstance(error, kind)), None)
+    if words is None:
+        return RemoteError(Trouble.UNUSABLE, "its server's answer cannot be read")
+    return RemoteError(Trouble.AWAY, words)
 
 
 async def _read(response: aiohttp.ClientResponse, count: int) -> bytes:

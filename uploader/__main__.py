@@ -9,7 +9,7 @@ import sys
 def main() -> None:
     """Run the command line, and exit."""
     # what imports make stays to the end: looking through it for garbage, again and again, is a tenth of a start;
-    # a command collects as ever once it begins its work (cli/commands.py)
+    # a command collects as ever once it begins its work (cli/ending.py)
     gc.disable()
     codes: list[int] = []
     # registered first, so that it is the last thing of this process

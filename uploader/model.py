@@ -6,9 +6,6 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-# the name, in the ledger and in a manifest, of the account that is set above all tables
-DEFAULT_ACCOUNT = "default"
-
 # no parameters, no extras
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 

@@ -20,7 +20,7 @@ from unittest import mock
 
 from tests.unit import recordings
 from uploader import logs
-from uploader.cli import commands
+from uploader.cli import ending
 from uploader.client import Credentials
 from uploader.ledger import Ledger
 from uploader.ledger.claiming import claim
@@ -213,7 +213,7 @@ def main(count: int) -> None:
     """Go through all kinds, and tell."""
     os.environ["UPLOADER_ACCESS_TOKEN"] = "t"
     logs.configure("json", "error")
-    commands.collect_rarely()  # as the command does
+    ending.collect_rarely()  # as the command does
     ground = Ground(Path.cwd(), count)
     rows = ground.files("calls", wave_of, count)
     peer(ground, rows)

@@ -1,19 +1,15 @@
-"""The commands, and the mapping of every ending to an exit code."""
+"""The commands and their options."""
 
-import gc
 import os
-import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from uploader import __version__, logs
+from uploader.cli.ending import end, nobody_reads, report_failure
+from uploader.cli.ledger_commands import ledger
 from uploader.cli.options import (
     GroupedCommand,
     GroupedOption,
@@ -22,13 +18,9 @@ from uploader.cli.options import (
     manifest_lines,
     settings_options,
 )
-from uploader.cli.signals import stop_signals
-from uploader.errors import TOO_MANY_FILES, ExitCode, StoppedError, UploaderError, UsageError, describe
+from uploader.errors import ExitCode
 from uploader.policy.parts import PARTS
 from uploader.settings import FAR, Settings, settings_of
-
-# so many more objects made than freed, and the garbage collector runs
-COLLECT_AFTER_OBJECTS = 10_000
 
 
 @click.group(context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]})
@@ -54,7 +46,7 @@ def run(manifest: str | None, config: Path | None, *, as_json: bool, **flags: An
     """
     from uploader.cli.running import run_to_end  # noqa: PLC0415 - --help must not import unused modules
 
-    _end(lambda settings: run_to_end(settings, manifest, as_json=as_json), config, flags)
+    end(lambda settings: run_to_end(settings, manifest, as_json=as_json), config, flags)
 
 
 @cli.command(epilog=environment_help(), cls=GroupedCommand)
@@ -77,7 +69,7 @@ def serve(inbox: Path, config: Path | None, **flags: Any) -> None:
     """  # noqa: D301 - click wants the character that this escape stands for
     from uploader.cli.serving import serve_inbox  # noqa: PLC0415 - see run
 
-    _end(lambda settings: serve_inbox(settings, inbox), config, flags)
+    end(lambda settings: serve_inbox(settings, inbox), config, flags)
 
 
 @cli.command(epilog=environment_help(), cls=ManifestCommand)
@@ -108,11 +100,11 @@ def plan(
     from uploader.cli import planning  # noqa: PLC0415 - see run
 
     if schema:
-        _end(planning.show_schema, config, flags)
+        end(planning.show_schema, config, flags)
     if manifest is None:
         raise click.UsageError("name a MANIFEST, or ask for the --schema of its rows")
     options = planning.PlanOptions(as_json=as_json, check_files=not no_audio, show_all=show_all)
-    _end(lambda settings: planning.plan_manifest(settings, manifest, options), config, flags)
+    end(lambda settings: planning.plan_manifest(settings, manifest, options), config, flags)
 
 
 @cli.command(epilog=environment_help())
@@ -128,7 +120,7 @@ def status(config: Path | None, *, watch: bool, as_json: bool, **flags: Any) -> 
     """
     from uploader.cli.inspecting import show_status  # noqa: PLC0415 - see run
 
-    _end(lambda settings: show_status(settings, as_json=as_json, watch=watch), config, flags)
+    end(lambda settings: show_status(settings, as_json=as_json, watch=watch), config, flags)
 
 
 @cli.command(epilog=environment_help())
@@ -153,9 +145,9 @@ def results(config: Path | None, *, only_open: bool, as_manifest: Path | None, *
     if only_open != (as_manifest is not None):
         raise click.UsageError("--open and --as-manifest FILE go together")
     if as_manifest is None:
-        _end(write_results, config, flags)
+        end(write_results, config, flags)
     else:
-        _end(lambda settings: write_open_rows(settings, as_manifest), config, flags)
+        end(lambda settings: write_open_rows(settings, as_manifest), config, flags)
 
 
 @cli.command(epilog=environment_help())
@@ -178,7 +170,7 @@ def report(config: Path | None, *, html: Path | None, as_json: bool, **flags: An
 
     if html is None and not as_json:
         raise click.UsageError("name the --html FILE to write, or ask for --json")
-    _end(lambda settings: write_report(settings, html, as_json=as_json), config, flags)
+    end(lambda settings: write_report(settings, html, as_json=as_json), config, flags)
 
 
 @cli.command(epilog=environment_help())
@@ -279,7 +271,7 @@ def resolve(
             as_json=as_json,
         )
 
-    _end(work, config, flags)
+    end(work, config, flags)
 
 
 @cli.command(epilog=environment_help())
@@ -311,7 +303,7 @@ def insights(
     """
     from uploader.cli.fetching import fetch_insights  # noqa: PLC0415 - see run
 
-    _end(lambda settings: fetch_insights(settings, folder, only, again=again, as_json=as_json), config, flags)
+    end(lambda settings: fetch_insights(settings, folder, only, again=again, as_json=as_json), config, flags)
 
 
 @cli.command(epilog=environment_help())
@@ -352,7 +344,7 @@ def manifest(
     from uploader.cli.listing import Listing, write_folder_manifest  # noqa: PLC0415 - see run
 
     listing = Listing(folder, output, replaces, follow_links, as_json)
-    _end(lambda settings: write_folder_manifest(settings, listing), config, flags)
+    end(lambda settings: write_folder_manifest(settings, listing), config, flags)
 
 
 @cli.command(epilog=environment_help())
@@ -376,116 +368,10 @@ def doctor(config: Path | None, *, offline: bool, as_json: bool, **flags: Any) -
     """  # noqa: D301 - click wants the character that this escape stands for
     from uploader.cli.doctor import diagnose  # noqa: PLC0415 - see run
 
-    _end(lambda settings: diagnose(settings, offline=offline, as_json=as_json), config, flags)
+    end(lambda settings: diagnose(settings, offline=offline, as_json=as_json), config, flags)
 
 
-@cli.group(context_settings={"max_content_width": 110})
-def ledger() -> None:
-    """Check, copy, migrate and restore the ledger.
-
-    The ledger is the memory of all appends: without it, or with an older copy, everything would be appended again. Copy
-    it every day, and check the copy:
-
-    \b
-      uploader ledger backup /backup/ledger-2026-11-22.db
-      uploader ledger check --ledger sqlite:////backup/ledger-2026-11-22.db
-    """  # noqa: D301 - click wants the character that this escape stands for
-
-
-@ledger.command()
-@click.option(
-    "--accept", is_flag=True, help="accept the ledger as it is: an older copy, say, once results were adopted"
-)
-@click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="what was found as JSON")
-@settings_options("ledger")
-def check(config: Path | None, *, accept: bool, as_json: bool, **flags: Any) -> None:
-    """Check that the ledger is whole.
-
-    The command reads the whole database. It also reports whether the last run has closed the ledger, and signs of an
-    older copy or of a missing -wal file. It works beside a run. Exits 0 where nothing is wrong, 1 where something is.
-
-    \b
-    Example:
-      uploader ledger check
-    """  # noqa: D301 - click wants the character that this escape stands for
-    from uploader.cli.keeping import check_ledger  # noqa: PLC0415 - see run
-
-    _end(lambda settings: check_ledger(settings, accept=accept, as_json=as_json), config, flags)
-
-
-@ledger.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@settings_options("ledger")
-def backup(file: Path, config: Path | None, **flags: Any) -> None:
-    """Copy the ledger to FILE, beside a run or without one.
-
-    The copy is one file, complete and synced to the disk, or there is none; an existing FILE is not replaced. (A plain
-    copy of the ledger's file during a run lacks the content of its -wal file.)
-
-    \b
-    Example:
-      uploader ledger backup /backup/ledger-2026-11-22.db
-    """  # noqa: D301 - click wants the character that this escape stands for
-    from uploader.cli.keeping import back_up_ledger  # noqa: PLC0415 - see run
-
-    _end(lambda settings: back_up_ledger(settings, file), config, flags)
-
-
-@ledger.command()
-@click.argument("results_file", type=click.Path(path_type=Path), metavar="RESULTS")
-@settings_options("adopt")
-def adopt(results_file: Path, config: Path | None, **flags: Any) -> None:
-    """Take the jobIds of a results file back into the ledger.
-
-    Use it for a ledger that was lost or is an older copy. The ledger then knows every item that RESULTS list as
-    appended, or possibly appended, so that no run appends it again. Relative audio paths start at --audio-root, or at
-    the folder of RESULTS. The account is the one of --base-url. A second adoption changes nothing. A ledger is made
-    where there is none. Items that were in flight when RESULTS were written are in doubt; pending ones are not adopted.
-
-    \b
-    Example:
-      uploader ledger adopt monday.results.csv
-      uploader run monday.csv
-    """  # noqa: D301 - click wants the character that this escape stands for
-    from uploader.cli.keeping import adopt_results  # noqa: PLC0415 - see run
-
-    _end(lambda settings: adopt_results(settings, results_file), config, flags)
-
-
-@ledger.command()
-@click.option("--to", "target", required=True, metavar="URL", help="the database, postgresql://USER@HOST/DATABASE")
-@click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="what was moved as JSON")
-@settings_options("ledger")
-def move(target: str, config: Path | None, *, as_json: bool, **flags: Any) -> None:
-    """Move the ledger from its file to a PostgreSQL database.
-
-    Do it between two runs, into an empty database. All of it is copied in one transaction and compared by counts and
-    hashes. From then on the file refuses every command and names the new address. An interrupted move leaves the
-    database empty and the file in use, or is finished by the same command. The password: ~/.pgpass or PGPASSWORD.
-
-    \b
-    Example:
-      uploader ledger move --to postgresql://uploader@db.internal/uploader
-    """  # noqa: D301 - click wants the character that this escape stands for
-    from uploader.cli.keeping import move_ledger  # noqa: PLC0415 - see run
-
-    _end(lambda settings: move_ledger(settings, target, as_json=as_json), config, flags)
-
-
-@ledger.command()
-@settings_options("ledger")
-def upgrade(config: Path | None, **flags: Any) -> None:
-    """Migrate a ledger of an earlier version.
-
-    The next run would do the same. A copy of the ledger is made first, beside it.
-
-    \b
-    Example:
-      uploader ledger upgrade
-    """  # noqa: D301 - click wants the character that this escape stands for
-    from uploader.cli.keeping import upgrade_ledger  # noqa: PLC0415 - see run
-
-    _end(upgrade_ledger, config, flags)
+cli.add_command(ledger)
 
 
 @cli.command(cls=GroupedCommand)
@@ -545,7 +431,7 @@ def sandbox(config: Path | None, **given: Any) -> None:
     from uploader.cli.sandboxing import serve_sandbox  # noqa: PLC0415 - see run
 
     flags = {name: given.pop(name) for name, setting in settings_of(Settings).items() if "sandbox" in setting.commands}
-    _end(lambda settings: serve_sandbox(settings, **given), config, flags)
+    end(lambda settings: serve_sandbox(settings, **given), config, flags)
 
 
 @cli.command(name="help", context_settings={"ignore_unknown_options": True})
@@ -565,7 +451,7 @@ def show_guide(words: tuple[str, ...]) -> None:
         show_help(cli, words)
         sys.stdout.flush()
     except BrokenPipeError:
-        _nobody_reads()
+        nobody_reads()
 
 
 def main() -> None:
@@ -581,7 +467,7 @@ def main() -> None:
         command = words[0] if words else ""
         if command != "run" or logs.is_text():
             error.show()
-        _report_failure(command, error.format_message(), ExitCode.USAGE, as_json="--json" in words)
+        report_failure(command, error.format_message(), ExitCode.USAGE, as_json="--json" in words)
         code = error.exit_code
     except click.Abort:
         code = int(ExitCode.INTERRUPTED)
@@ -592,118 +478,3 @@ def _use_utf8() -> None:
     """Restart in UTF-8 mode where the locale has another encoding: file names may hold any character."""
     if sys.getfilesystemencoding() != "utf-8" and not (sys.flags.utf8_mode or sys.flags.ignore_environment):
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})  # noqa: S606 - itself
-
-
-def collect_rarely() -> None:
-    """Run the garbage collector after many more new objects than usual, and never on what is imported."""
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER_OBJECTS)
-    gc.enable()
-
-
-def _end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[str, Any]) -> NoReturn:
-    """Run a command's work, report its failure, and exit with its code."""
-    for number, code in stop_signals().items():
-        signal.signal(number, _stop_with(code))
-    from uploader.parameters.config import wrong_parameters  # noqa: PLC0415 - see run
-    from uploader.settings.loading import check_words, load, unknown_environment  # noqa: PLC0415 - see run
-
-    reason = ""
-    try:
-        check_words(sys.argv, os.environ)
-        given = {name: value for name, value in flags.items() if value is not None}
-        settings = load(given, config, wrong_parameters)
-        logs.configure(settings.log_format, settings.log_level, settings.log_file)
-        for variable in unknown_environment():
-            logs.get_logger().warning("environment.unknown", variable=variable)
-        collect_rarely()
-        code = work(settings)
-        sys.stdout.flush()
-    except UploaderError as error:
-        reason, code = str(error), error.exit_code
-    except BrokenPipeError:
-        _nobody_reads()
-        # a run may have been cut short; a command that only prints has printed all that its reader wanted
-        code = ExitCode.GAVE_UP if click.get_current_context().info_name == "run" else ExitCode.DONE
-    except OSError as error:
-        reason, code = _explain_failure(error), ExitCode.GAVE_UP
-    except Exception:  # noqa: BLE001 - the one place that reports a fault of the uploader, with traceback and exit code
-        logs.get_logger().exception("fault")
-        reason, code = "a fault of the uploader itself; nothing is lost: run the same command again", ExitCode.FAULT
-    if reason:
-        context = click.get_current_context()
-        _report_failure(context.info_name or "", reason, code, as_json=bool(context.params.get("as_json")))
-        _print_failure(context.info_name or "", reason)
-    logs.close()
-    sys.exit(int(code))
-
-
-def _explain_failure(error: OSError) -> str:
-    """Explain an error of the system; empty where it is most likely a stream's, which is logged as such."""
-    if error.errno in TOO_MANY_FILES:
-        return describe(error)
-    # most likely standard output has no reader any more, or its disk is full; the ledger has everything
-    logs.get_logger().warning("stream.unwritten", reason=error.strerror)
-    return ""
-
-
-def _report_failure(command: str, reason: str, code: ExitCode, *, as_json: bool) -> None:
-    """Report a failure to machines: an object on standard output and, for a run, its last event."""
-    from uploader.cli.printing import print_json  # noqa: PLC0415 - see run
-
-    bound = logs.bound()
-    if command == "run":
-        _open_log_file(sys.argv[1:])
-        # the first line alone: rows and their paths may stand below it
-        first = reason.partition("\n")[0]
-        if logs.is_text():
-            logs.mute()  # standard error has the reason already
-        logs.get_logger().error("run.ended", exitCode=int(code), reason=first, counts={})
-    if as_json:
-        failure: dict[str, Any] = {
-            "batch": bound.get("batch"),
-            "exitCode": int(code),
-            "reason": reason,
-            "items": 0,
-            "counts": {},
-        }
-        nothing = {"bytesSent": 0, "seconds": 0.0, "results": None, "ledger": None, "run": bound.get("run")}
-        with suppress(OSError):
-            print_json(failure | nothing if command == "run" else {"exitCode": int(code), "reason": reason})
-            sys.stdout.flush()
-
-
-def _open_log_file(words: Sequence[str]) -> None:
-    """Open the log file that flags or environment name, where a run failed before its settings were loaded."""
-    named = [value for word, value in pairwise([*words, ""]) if word == "--log-file"]
-    named += [word.partition("=")[2] for word in words if word.startswith("--log-file=")]
-    file = named[-1] if named else os.environ.get("UPLOADER_LOG_FILE")
-    if file and not logs.has_file():
-        # one that cannot be written is told where nothing else is wrong
-        with suppress(UsageError):
-            logs.configure("auto", "auto", Path(file))
-
-
-def _print_failure(command: str, reason: str) -> None:
-    """Print a failure for people, unless the log has it already on the same stream."""
-    from uploader.cli.printing import print_error  # noqa: PLC0415 - see run
-
-    # a log in JSON has the first line in its last event; the rows below it stand nowhere else
-    shown = f"uploader: {reason}" if command != "run" or logs.is_text() else reason.partition("\n")[2]
-    if shown:
-        print_error(shown)
-
-
-def _nobody_reads() -> None:
-    """Redirect standard output to the null device once its reader is gone, as with `head`."""
-    os.dup2(
-        os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-    )  # else the interpreter reports the broken pipe at its exit
-
-
-def _stop_with(code: ExitCode) -> Callable[[int, FrameType | None], None]:
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        logs.leave_closed_terminal()
-        raise StoppedError(code)
-
-    return stop

@@ -24,12 +24,12 @@ from uploader.ledger import Ledger
 from uploader.ledger.conversations import completed_accounts, count_conversations
 from uploader.ledger.reading import AccountFacts, BatchFacts
 from uploader.ledger.standing import standing
-from uploader.model import DEFAULT_ACCOUNT, LIVE, State
+from uploader.model import LIVE, State
 from uploader.pace import Pace
 from uploader.policy.insights import chosen
 from uploader.policy.parts import Part
 from uploader.run.target import account_settings, credentials
-from uploader.settings import Settings
+from uploader.settings import DEFAULT_ACCOUNT, Settings
 from uploader.status.formatting import format_count, format_counts, format_duration, format_rows
 
 log = logs.get_logger()

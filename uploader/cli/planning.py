@@ -23,7 +23,7 @@ from uploader.ledger.sending import firsts, lanes_to_send, to_send
 from uploader.ledger.sqlite import without_ledger
 from uploader.ledger.staging import Stage, read_hints
 from uploader.manifest import HeaderError
-from uploader.model import DEFAULT_ACCOUNT, OVER, LimitFacts, LiveJob, State
+from uploader.model import OVER, LimitFacts, LiveJob, State
 from uploader.policy.forecast import pace_of
 from uploader.run.findings import json_lines, spooled
 from uploader.run.hours import local_time, until_time
@@ -40,7 +40,7 @@ from uploader.run.preparing import (
     format_problems,
     manifest_file,
 )
-from uploader.settings import Settings
+from uploader.settings import DEFAULT_ACCOUNT, Settings
 from uploader.status.formatting import format_count
 
 

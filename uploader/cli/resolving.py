@@ -29,10 +29,9 @@ from uploader.ledger.resolving import (
     open_items,
     resolve,
 )
-from uploader.model import DEFAULT_ACCOUNT, ConversationSnapshot, Decision, State
+from uploader.model import ConversationSnapshot, Decision, State
 from uploader.policy.resolving import proves_append
-from uploader.run.target import account_settings
-from uploader.settings import Settings
+from uploader.settings import DEFAULT_ACCOUNT, Settings
 from uploader.status.formatting import format_count, ledger_option, resolve_command
 
 
@@ -211,6 +210,8 @@ def _check_job(settings: Settings, snapshot: ResolveSnapshot, job_id: str) -> No
     base_url = _service(snapshot)
     # a job is named of one item alone
     account = snapshot.found[0].account if snapshot.found else DEFAULT_ACCOUNT
+    from uploader.run.target import account_settings  # noqa: PLC0415 - as below
+
     own = account_settings(settings, base_url, account)
     if own.access_token is None and (own.app_id is None or own.app_secret is None):
         return  # without credentials the service cannot be asked
@@ -353,6 +354,7 @@ def _record(job_id: str | None, note: str | None) -> dict[str, Any]:
 def _read_snapshots(settings: Settings, snapshot: ResolveSnapshot) -> dict[int, ConversationSnapshot | None]:
     """Read a snapshot of each lane's conversation, account by account."""
     from uploader.cli.lookups import read_snapshots  # noqa: PLC0415 - see _check_job
+    from uploader.run.target import account_settings  # noqa: PLC0415 - as below
 
     _service(snapshot)
     read: dict[int, ConversationSnapshot | None] = {}

@@ -39,9 +39,10 @@ from uploader.ledger.schema import (
     rows,
 )
 from uploader.ledger.standing import shown_state
-from uploader.model import DEFAULT_ACCOUNT, TROUBLED, LiveJob, Outcome, ResultLine, State
+from uploader.model import TROUBLED, LiveJob, Outcome, ResultLine, State
 from uploader.policy.durations import HISTORY_SIZE, CompletedJob
 from uploader.policy.forecast import audio_seconds
+from uploader.settings import DEFAULT_ACCOUNT
 
 # the most reasons that are listed one by one
 MAX_REASONS = 20

@@ -16,10 +16,11 @@ from uploader.manifest.formats import RawRow
 from uploader.manifest.ids import LONGEST, spoilt
 from uploader.manifest.ids import problem as id_problem
 from uploader.manifest.paths import likely
-from uploader.model import DEFAULT_ACCOUNT, NOTHING, AudioFacts, FileSignature, Hint, InvalidRow, Problem, Row
+from uploader.model import NOTHING, AudioFacts, FileSignature, Hint, InvalidRow, Problem, Row
 from uploader.policy import recordings
 from uploader.policy.billing import SEPARATE
 from uploader.policy.recordings import Severity
+from uploader.settings import DEFAULT_ACCOUNT
 from uploader.urls import check, is_remote, shown
 
 # the most characters of a wrong value in a message

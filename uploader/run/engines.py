@@ -9,12 +9,13 @@ from typing import Any, NamedTuple, TypeVar
 from uploader.engine import Engine, run_engines
 from uploader.errors import CredentialsError, ExitCode, LedgerUnavailableError, UploaderError
 from uploader.ledger.callbacks import CallbackResult
-from uploader.model import DEFAULT_ACCOUNT, LimitFacts, Outcome
+from uploader.model import LimitFacts, Outcome
 from uploader.policy.facts import CallbackEffect
 from uploader.policy.held_back import HeldBack, SlotUse, shares_of
 from uploader.policy.histogram import JOB_BOUNDS, UPLOAD_BOUNDS, Histogram
 from uploader.policy.waiting import Standstill
 from uploader.run.target import Account
+from uploader.settings import DEFAULT_ACCOUNT
 
 # the limit of a run that sends to no account
 _NOTHING = LimitFacts(0, None, 0, 0)

@@ -24,7 +24,7 @@ from uploader.ledger.reading import AccountFacts, BatchFacts, find_account, find
 from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
 from uploader.ledger.sending import ToSend, firsts, to_send
 from uploader.ledger.staging import Stage
-from uploader.model import DEFAULT_ACCOUNT, State
+from uploader.model import State
 from uploader.run import summary_file
 from uploader.run.preparing import (
     STANDARD_INPUT,
@@ -43,7 +43,7 @@ from uploader.run.preparing import (
     results_path,
 )
 from uploader.run.target import Account, Target
-from uploader.settings import Settings
+from uploader.settings import DEFAULT_ACCOUNT, Settings
 from uploader.status.summary import ManifestWarning
 
 log = logs.get_logger()

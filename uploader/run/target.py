@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 from uploader import secrets
 from uploader.client import Credentials, CredentialsSource
 from uploader.errors import CredentialsError, UsageError
-from uploader.model import DEFAULT_ACCOUNT
-from uploader.settings import FAR, Secret, Settings, settings_of
+from uploader.settings import DEFAULT_ACCOUNT, FAR, Secret, Settings, settings_of
 
 
 class Target(NamedTuple):

@@ -11,11 +11,10 @@ from aiohttp import web
 
 from uploader.errors import UploaderError
 from uploader.http_server import Callers
-from uploader.ledger.standing import NOTHING
 from uploader.run.listening import RunView
 from uploader.run.reporting import RunReporter
 from uploader.settings import Settings
-from uploader.status.snapshot import NO_HISTORY, held_back_of, needs_json, progress_json, run_json
+from uploader.status.snapshot import idle_json
 
 # a callback that comes between two runs is to be sent again: the next run polls its job in any case
 RETRY_SECONDS = "5"
@@ -32,7 +31,7 @@ class Board:
         self._reporter = RunReporter(settings, "")
         self._view: RunView | None = None
         self._lock = threading.Lock()
-        self._snapshot: Mapping[str, Any] = _idle()
+        self._snapshot: Mapping[str, Any] = idle_json("Waiting for a manifest.")
         self._metrics: str | None = None
 
     @property
@@ -73,17 +72,3 @@ class Board:
         if self._view is not None:
             return await self._view.metrics()
         return self._metrics if self._metrics is not None else self._reporter.metrics(None, is_active=False).render()
-
-
-def _idle() -> dict[str, Any]:
-    """Return the snapshot of a service that has run no batch yet."""
-    return {
-        "run": run_json([], "", is_running=False),
-        "going": {"level": "idle", "text": "Waiting for a manifest.", "endsAt": None},
-        "needs": needs_json([], NOTHING, ""),
-        "progress": progress_json(NOTHING),
-        "accounts": [],
-        "heldBack": held_back_of([]),
-        "history": NO_HISTORY,
-        "lanes": {"lanes": [], "more": 0},
-    }

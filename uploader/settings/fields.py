@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from uploader import secrets
 from uploader.errors import UsageError
-from uploader.model import DEFAULT_ACCOUNT
 from uploader.settings.addresses import (
     DOCUMENTED_BASE_URL,
     default_ledger,
@@ -35,6 +34,7 @@ from uploader.settings.checks import (
     whole_number,
 )
 from uploader.settings.tables import (
+    DEFAULT_ACCOUNT,
     Account,
     Doubt,
     Insights,

@@ -11,10 +11,9 @@ from typing import Any
 
 from uploader import pipes, secrets, toml
 from uploader.errors import UsageError
-from uploader.model import DEFAULT_ACCOUNT
 from uploader.settings.checks import UnfitError, mapping
 from uploader.settings.fields import ENVIRONMENT_PREFIX, SECRETS, Settings
-from uploader.settings.tables import Setting, settings_of
+from uploader.settings.tables import DEFAULT_ACCOUNT, Setting, settings_of
 from uploader.text import storable
 from uploader.toml import DEEPEST, check_bounds
 

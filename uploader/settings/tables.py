@@ -22,6 +22,9 @@ from uploader.settings.checks import (
     whole_number,
 )
 
+# the name, in the ledger and in a manifest, of the account that is set above all tables
+DEFAULT_ACCOUNT = "default"
+
 
 class Setting(NamedTuple):
     """A setting's check, default and meaning.

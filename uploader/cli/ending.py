@@ -1,0 +1,137 @@
+"""How every command ends: its work, the report of a failure, and the exit code."""
+
+import gc
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from uploader import logs
+from uploader.cli.signals import stop_signals
+from uploader.errors import TOO_MANY_FILES, ExitCode, StoppedError, UploaderError, UsageError, describe
+from uploader.settings import Settings
+
+# so many more objects made than freed, and the garbage collector runs
+COLLECT_AFTER_OBJECTS = 10_000
+
+
+def collect_rarely() -> None:
+    """Run the garbage collector after many more new objects than usual, and never on what is imported."""
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER_OBJECTS)
+    gc.enable()
+
+
+def end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[str, Any]) -> NoReturn:
+    """Run a command's work, report its failure, and exit with its code."""
+    for number, code in stop_signals().items():
+        signal.signal(number, _stop_with(code))
+    from uploader.parameters.config import wrong_parameters  # noqa: PLC0415 - --help has no use for it
+    from uploader.settings.loading import check_words, load, unknown_environment  # noqa: PLC0415 - --help has no use for it
+
+    reason = ""
+    try:
+        check_words(sys.argv, os.environ)
+        given = {name: value for name, value in flags.items() if value is not None}
+        settings = load(given, config, wrong_parameters)
+        logs.configure(settings.log_format, settings.log_level, settings.log_file)
+        for variable in unknown_environment():
+            logs.get_logger().warning("environment.unknown", variable=variable)
+        collect_rarely()
+        code = work(settings)
+        sys.stdout.flush()
+    except UploaderError as error:
+        reason, code = str(error), error.exit_code
+    except BrokenPipeError:
+        nobody_reads()
+        # a run may have been cut short; a command that only prints has printed all that its reader wanted
+        code = ExitCode.GAVE_UP if click.get_current_context().info_name == "run" else ExitCode.DONE
+    except OSError as error:
+        reason, code = _explain_failure(error), ExitCode.GAVE_UP
+    except Exception:  # noqa: BLE001 - the one place that reports a fault of the uploader, with traceback and exit code
+        logs.get_logger().exception("fault")
+        reason, code = "a fault of the uploader itself; nothing is lost: run the same command again", ExitCode.FAULT
+    if reason:
+        context = click.get_current_context()
+        report_failure(context.info_name or "", reason, code, as_json=bool(context.params.get("as_json")))
+        _print_failure(context.info_name or "", reason)
+    logs.close()
+    sys.exit(int(code))
+
+
+def _explain_failure(error: OSError) -> str:
+    """Explain an error of the system; empty where it is most likely a stream's, which is logged as such."""
+    if error.errno in TOO_MANY_FILES:
+        return describe(error)
+    # most likely standard output has no reader any more, or its disk is full; the ledger has everything
+    logs.get_logger().warning("stream.unwritten", reason=error.strerror)
+    return ""
+
+
+def report_failure(command: str, reason: str, code: ExitCode, *, as_json: bool) -> None:
+    """Report a failure to machines: an object on standard output and, for a run, its last event."""
+    from uploader.cli.printing import print_json  # noqa: PLC0415 - --help has no use for it
+
+    bound = logs.bound()
+    if command == "run":
+        _open_log_file(sys.argv[1:])
+        # the first line alone: rows and their paths may stand below it
+        first = reason.partition("\n")[0]
+        if logs.is_text():
+            logs.mute()  # standard error has the reason already
+        logs.get_logger().error("run.ended", exitCode=int(code), reason=first, counts={})
+    if as_json:
+        failure: dict[str, Any] = {
+            "batch": bound.get("batch"),
+            "exitCode": int(code),
+            "reason": reason,
+            "items": 0,
+            "counts": {},
+        }
+        nothing = {"bytesSent": 0, "seconds": 0.0, "results": None, "ledger": None, "run": bound.get("run")}
+        with suppress(OSError):
+            print_json(failure | nothing if command == "run" else {"exitCode": int(code), "reason": reason})
+            sys.stdout.flush()
+
+
+def _open_log_file(words: Sequence[str]) -> None:
+    """Open the log file that flags or environment name, where a run failed before its settings were loaded."""
+    named = [value for word, value in pairwise([*words, ""]) if word == "--log-file"]
+    named += [word.partition("=")[2] for word in words if word.startswith("--log-file=")]
+    file = named[-1] if named else os.environ.get("UPLOADER_LOG_FILE")
+    if file and not logs.has_file():
+        # one that cannot be written is told where nothing else is wrong
+        with suppress(UsageError):
+            logs.configure("auto", "auto", Path(file))
+
+
+def _print_failure(command: str, reason: str) -> None:
+    """Print a failure for people, unless the log has it already on the same stream."""
+    from uploader.cli.printing import print_error  # noqa: PLC0415 - --help has no use for it
+
+    # a log in JSON has the first line in its last event; the rows below it stand nowhere else
+    shown = f"uploader: {reason}" if command != "run" or logs.is_text() else reason.partition("\n")[2]
+    if shown:
+        print_error(shown)
+
+
+def nobody_reads() -> None:
+    """Redirect standard output to the null device once its reader is gone, as with `head`."""
+    os.dup2(
+        os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+    )  # else the interpreter reports the broken pipe at its exit
+
+
+def _stop_with(code: ExitCode) -> Callable[[int, FrameType | None], None]:
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        logs.leave_closed_terminal()
+        raise StoppedError(code)
+
+    return stop

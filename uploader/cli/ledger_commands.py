@@ -1,0 +1,118 @@
+"""The commands of `uploader ledger`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from uploader.cli.ending import end
+from uploader.cli.options import settings_options
+
+
+@click.group(context_settings={"max_content_width": 110})
+def ledger() -> None:
+    """Check, copy, migrate and restore the ledger.
+
+    The ledger is the memory of all appends: without it, or with an older copy, everything would be appended again. Copy
+    it every day, and check the copy:
+
+    \b
+      uploader ledger backup /backup/ledger-2026-11-22.db
+      uploader ledger check --ledger sqlite:////backup/ledger-2026-11-22.db
+    """  # noqa: D301 - click wants the character that this escape stands for
+
+
+@ledger.command()
+@click.option(
+    "--accept", is_flag=True, help="accept the ledger as it is: an older copy, say, once results were adopted"
+)
+@click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="what was found as JSON")
+@settings_options("ledger")
+def check(config: Path | None, *, accept: bool, as_json: bool, **flags: Any) -> None:
+    """Check that the ledger is whole.
+
+    The command reads the whole database. It also reports whether the last run has closed the ledger, and signs of an
+    older copy or of a missing -wal file. It works beside a run. Exits 0 where nothing is wrong, 1 where something is.
+
+    \b
+    Example:
+      uploader ledger check
+    """  # noqa: D301 - click wants the character that this escape stands for
+    from uploader.cli.keeping import check_ledger  # noqa: PLC0415 - --help must not import unused modules
+
+    end(lambda settings: check_ledger(settings, accept=accept, as_json=as_json), config, flags)
+
+
+@ledger.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@settings_options("ledger")
+def backup(file: Path, config: Path | None, **flags: Any) -> None:
+    """Copy the ledger to FILE, beside a run or without one.
+
+    The copy is one file, complete and synced to the disk, or there is none; an existing FILE is not replaced. (A plain
+    copy of the ledger's file during a run lacks the content of its -wal file.)
+
+    \b
+    Example:
+      uploader ledger backup /backup/ledger-2026-11-22.db
+    """  # noqa: D301 - click wants the character that this escape stands for
+    from uploader.cli.keeping import back_up_ledger  # noqa: PLC0415 - --help must not import unused modules
+
+    end(lambda settings: back_up_ledger(settings, file), config, flags)
+
+
+@ledger.command()
+@click.argument("results_file", type=click.Path(path_type=Path), metavar="RESULTS")
+@settings_options("adopt")
+def adopt(results_file: Path, config: Path | None, **flags: Any) -> None:
+    """Take the jobIds of a results file back into the ledger.
+
+    Use it for a ledger that was lost or is an older copy. The ledger then knows every item that RESULTS list as
+    appended, or possibly appended, so that no run appends it again. Relative audio paths start at --audio-root, or at
+    the folder of RESULTS. The account is the one of --base-url. A second adoption changes nothing. A ledger is made
+    where there is none. Items that were in flight when RESULTS were written are in doubt; pending ones are not adopted.
+
+    \b
+    Example:
+      uploader ledger adopt monday.results.csv
+      uploader run monday.csv
+    """  # noqa: D301 - click wants the character that this escape stands for
+    from uploader.cli.keeping import adopt_results  # noqa: PLC0415 - --help must not import unused modules
+
+    end(lambda settings: adopt_results(settings, results_file), config, flags)
+
+
+@ledger.command()
+@click.option("--to", "target", required=True, metavar="URL", help="the database, postgresql://USER@HOST/DATABASE")
+@click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="what was moved as JSON")
+@settings_options("ledger")
+def move(target: str, config: Path | None, *, as_json: bool, **flags: Any) -> None:
+    """Move the ledger from its file to a PostgreSQL database.
+
+    Do it between two runs, into an empty database. All of it is copied in one transaction and compared by counts and
+    hashes. From then on the file refuses every command and names the new address. An interrupted move leaves the
+    database empty and the file in use, or is finished by the same command. The password: ~/.pgpass or PGPASSWORD.
+
+    \b
+    Example:
+      uploader ledger move --to postgresql://uploader@db.internal/uploader
+    """  # noqa: D301 - click wants the character that this escape stands for
+    from uploader.cli.keeping import move_ledger  # noqa: PLC0415 - --help must not import unused modules
+
+    end(lambda settings: move_ledger(settings, target, as_json=as_json), config, flags)
+
+
+@ledger.command()
+@settings_options("ledger")
+def upgrade(config: Path | None, **flags: Any) -> None:
+    """Migrate a ledger of an earlier version.
+
+    The next run would do the same. A copy of the ledger is made first, beside it.
+
+    \b
+    Example:
+      uploader ledger upgrade
+    """  # noqa: D301 - click wants the character that this escape stands for
+    from uploader.cli.keeping import upgrade_ledger  # noqa: PLC0415 - --help must not import unused modules
+
+    end(upgrade_ledger, config, flags)

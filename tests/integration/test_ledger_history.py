@@ -55,8 +55,10 @@ def test_a_slot_is_held_from_the_admission_to_the_end_of_the_job(book: Book) -> 
     """While the job lives the end is open; an attempt that was cut off before its last chunk had no slot."""
     book.load([("c", "a.wav"), ("d", "b.wav")])
     one, other = book.claim()
+    assert [kind_of(span) for span in spans(book)] == ["sending", "sending"]
     book.now = 1010
     book.answer(one, accepted("j"))
+    assert kind_of(spans(book)[0]) == "accepted"
     book.record(other, CUT)
     assert [slot(span) for span in spans(book)] == [(1010, None), (None, 1010)]
     assert [span.attempt.is_open_at(book.now) for span in spans(book)] == [True, False]

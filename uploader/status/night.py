@@ -21,7 +21,7 @@ MOST_MARKED = 100
 PAUSE_SHARE = 0.01
 LEAST_PAUSE_SECONDS = 10.0
 # the kinds of pieces from the gravest on: several in one piece are shown as the gravest
-KINDS = ("in_doubt", "failed", "refused", "throttled", "other", "sent", "accepted", "completed")
+KINDS = ("in_doubt", "failed", "refused", "throttled", "other", "sending", "sent", "accepted", "completed")
 MARKED = ("in_doubt", "failed", "refused", "throttled")
 
 
@@ -40,7 +40,9 @@ def kind_of(span: SlotSpan) -> str:
         return "throttled"
     if span.outcome is Outcome.IN_DOUBT:
         return State.IN_DOUBT.value
-    if span.outcome in (None, Outcome.APPLIED):
+    if span.outcome is None:  # under way
+        return span.state.value if span.state.value in KINDS else "other"
+    if span.outcome is Outcome.APPLIED:
         # a job that a person had to settle had failed, or had not ended
         is_open = span.is_latest and span.settled_at is None
         return span.state.value if is_open and span.state.value in KINDS else State.FAILED.value

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from uploader.cli.guides import FOLDER
 from uploader.ledger.reading import BatchFacts, Trouble
 from uploader.ledger.standing import Standing, Tally
 from uploader.model import State
@@ -75,13 +76,15 @@ def test_the_troubles_that_are_shown_have_a_bound() -> None:
 
 
 def test_a_snapshot_of_no_batch_has_every_part() -> None:
-    """The page of a service that waits is drawn from the same parts; nothing is counted, and nothing is asked for."""
+    """The page and the guide know each; nothing is counted, and nothing is asked for."""
     shown = idle_json("Waiting for a manifest.")
     assert shown["going"]["text"] == "Waiting for a manifest."
     assert (shown["progress"]["items"], shown["needs"]["items"], shown["accounts"]) == (0, 0, [])
     page, _ = page_and_policy()
     drawn = re.findall(r"^  (\w+)\(part\) \{", page.partition("const draw = {")[2], re.MULTILINE)
     assert set(shown) <= set(drawn)
+    guide = (FOLDER / "status.md").read_text(encoding="utf-8").partition("| member |")[2].partition("## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", guide, re.MULTILINE) == list(shown)
 
 
 def test_what_a_screen_would_obey_or_hide_is_shown_escaped() -> None:

@@ -201,7 +201,9 @@ class StatusListener:
             return await _send(request, _empty(HTTPStatus.SERVICE_UNAVAILABLE))
         self._watchers += 1
         callers.begin_answer(request.protocol)
-        response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream"})
+        # the last one keeps nginx from collecting what is to come at once
+        headers = {**HEADERS, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
+        response = web.StreamResponse(headers=headers)
         try:
             await response.prepare(request)
             if request.method == "GET":

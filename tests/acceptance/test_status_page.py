@@ -38,11 +38,12 @@ def page() -> Iterator[Browser]:
 
 
 def bad_night(place: Place, port: int, *flags: str) -> tuple[Server, Running]:
-    """Start a run of 60 items with faults, which serves its page, and wait until it listens."""
+    """Start a run of 60 items with faults, whose service stands still, and wait until its page is served."""
     rows = make_rows(place, 60, 12)
     write_manifest(place, "m.csv", rows)
-    server = place.serve("--limit", "4", "--job-seconds", "0.6", faults=FAULTS)
+    server = place.serve("--limit", "4", "--job-seconds", "0.4", faults=FAULTS)
     place.use(server)
+    server.running.pause()
     run = place.start("run", "m.csv", "--limit", "4", "--doubt-seconds", "1", "--status", f"127.0.0.1:{port}", *flags)
     until(lambda: run.is_over or fetched(port, "/healthz")[0] == 200, "the page is served")
     return server, run
@@ -68,10 +69,12 @@ def test_a_night_with_faults_is_followed_in_a_browser(place: Place, page: Browse
     Nothing is complained of in the console. The page fits 360 pixels, and each part of it is reached by keyboard.
     """
     port = free_port()
-    _, run = bad_night(place, port)
+    server, run = bad_night(place, port)
     page.shape(1200, 900)
     page.open(f"http://127.0.0.1:{port}/")
     page.evaluate(f"window.loadedOnce = true; {SEES_SLOTS}")
+    page.wait("document.querySelector('#counts [data-state=pending]') !== null")
+    server.running.go_on()
     begun = page.wait(f"Number({DONE}) > 0 && {DONE}")
     page.wait(f"{DONE} !== {json.dumps(begun)}")
     page.wait("document.querySelector('#groups [data-state=in_doubt] code') !== null")
@@ -127,9 +130,11 @@ def test_a_browser_brings_the_token_as_a_password(place: Place, page: Browser) -
     """With the token the page and its events are shown, without it nothing is."""
     port = free_port()
     place.environment["UPLOADER_STATUS_TOKEN"] = TOKEN
-    _, run = bad_night(place, port)
+    server, run = bad_night(place, port)
     assert fetched(port, "/") == (401, "")
     page.open(f"http://127.0.0.1:{port}/", token=TOKEN)
+    page.wait("document.querySelector('#counts [data-state=pending]') !== null")
+    server.running.go_on()
     page.wait(f"Number({DONE}) > 0")
     run.wait()
     assert page.complaints == []
@@ -146,6 +151,7 @@ def test_page_and_callbacks_share_one_address(place: Place) -> None:
     assert seen["progress"]["items"] == 60
     assert "uploader_run_active 1.0" in fetched(port, "/metrics")[1]
     assert fetched(port, "/", Host="evil.example.com") == (421, "")
+    server.running.go_on()
     assert run.wait().code in (1, 4)
     assert any(entry.status == 200 for entry in server.journal.calls())
 

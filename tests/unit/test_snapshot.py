@@ -2,6 +2,8 @@
 
 import json
 import re
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,7 @@ from uploader.ledger.reading import BatchFacts, Trouble
 from uploader.ledger.standing import Standing, Tally
 from uploader.model import State
 from uploader.status.listener import page_and_policy
-from uploader.status.snapshot import GROUPS_SHOWN, going, idle_json, needs_json, shown_json
+from uploader.status.snapshot import GROUPS_SHOWN, Paced, going, idle_json, needs_json, shown_json
 
 LEDGER = "/var/lib/uploader/ledger.db"
 
@@ -73,6 +75,35 @@ def test_the_troubles_that_are_shown_have_a_bound() -> None:
     found = [Trouble("monday", State.REFUSED, f"reason {number}", 2, [number], [None]) for number in range(200)]
     told = needs_json(found, standing(), LEDGER)
     assert (len(told["groups"]), told["more"]) == (GROUPS_SHOWN, 2 * (200 - GROUPS_SHOWN))
+
+
+def test_a_dear_reading_is_repeated_as_seldom_as_it_is_dear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes half a percent of what the process uses, or 0.2 % of the time; the first one is dearer than others."""
+    clock = SimpleNamespace(monotonic=100.0, process=0.0, thread=0.0)
+    times = {
+        "monotonic": lambda: clock.monotonic,
+        "process_time": lambda: clock.process,
+        "thread_time": lambda: clock.thread,
+    }
+    monkeypatch.setattr("uploader.status.snapshot.time", SimpleNamespace(**times))
+    costs = iter([5.0, 0.1, 0.1, 0.1, 0.1])
+    read_at: list[float] = []
+
+    def read(_: object) -> float:
+        clock.thread += next(costs)
+        read_at.append(clock.monotonic)
+        return read_at[-1]
+
+    connection: Any = None
+    paced = Paced(read)
+    for _ in range(125):
+        paced(connection)
+        clock.monotonic += 1.0
+    assert read_at == [100.0, 101.0, 151.0, 201.0]
+    clock.process += 19.0
+    assert paced(connection) == 201.0
+    clock.process += 1.5
+    assert paced(connection) == clock.monotonic
 
 
 def test_a_snapshot_of_no_batch_has_every_part() -> None:

@@ -46,11 +46,9 @@ LINES_SHOWN = 10
 LANES_SHOWN = 20
 # a part of the snapshot is read again once the process has used so many times its cost, or so much time has passed
 SHARE_OF_PROCESS = 0.005
-SHARE_OF_TIME = 0.001
+SHARE_OF_TIME = 0.002
 # the least seconds between two readings of a part
 LEAST_SECONDS = 1.0
-# of the wait for a database elsewhere, so much counts as cost
-SHARE_OF_WAIT = 0.2
 
 NO_HISTORY: Mapping[str, Any] = {"from": None, "until": None, "stepSeconds": 1.0, "slots": [], "bytesPerSecond": []}
 UNFINISHED = (State.PENDING, State.SENDING, State.SENT, State.ACCEPTED)
@@ -83,23 +81,25 @@ class Paced(Generic[T]):
     def __init__(self, read: Callable[[Connection], T]) -> None:
         self._read = read
         self._value: T | None = None
-        self._read_at = self._used = self._cost = 0.0
+        self._read_at = self._used = 0.0
+        # of the last two readings, in seconds of a processor; the first one builds statements and fills caches
+        self._costs = (0.0, 0.0)
 
     def __call__(self, connection: Connection, *, fresh: bool = False) -> T:
         """Return the value, read anew where that is due; ``fresh``: in any case."""
         if self._value is None or fresh or self._is_due():
-            begun, used = time.monotonic(), time.thread_time()
+            begun = time.thread_time()
             self._value = self._read(connection)
+            self._costs = (self._costs[1], time.thread_time() - begun)
             self._read_at, self._used = time.monotonic(), time.process_time()
-            self._cost = max(time.thread_time() - used, SHARE_OF_WAIT * (self._read_at - begun))
         return self._value
 
     def _is_due(self) -> bool:
         seconds = time.monotonic() - self._read_at
         if seconds < LEAST_SECONDS:
             return False
-        used = time.process_time() - self._used
-        return self._cost <= SHARE_OF_PROCESS * used or self._cost <= SHARE_OF_TIME * seconds
+        used, cost = time.process_time() - self._used, min(self._costs)
+        return cost <= SHARE_OF_PROCESS * used or cost <= SHARE_OF_TIME * seconds
 
 
 class SnapshotReader:

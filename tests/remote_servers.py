@@ -39,6 +39,8 @@ class Served:
     guards: bool = True
     # the connection ends after so many bytes of a whole file
     cut_after: int | None = None
+    # where it is cut, the connection stays open until then
+    stalled: threading.Event | None = None
     # the answers before this file's own one
     first: list[int] = field(default_factory=list)
     location: str = ""
@@ -171,6 +173,8 @@ class _Handler(BaseHTTPRequestHandler):
             return  # who has read enough hangs up
         if cut < len(body):
             self.close_connection = True
+            if file.stalled is not None:
+                file.stalled.wait()
 
 
 @dataclass(frozen=True, slots=True)

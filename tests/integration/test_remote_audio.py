@@ -17,8 +17,10 @@ from tests.unit import recordings as made
 from uploader import audio
 from uploader.audio import RemoteFiles, SourceOpener, fetching
 from uploader.audio.fetching import AT_ONCE
+from uploader.audio.remote import CONNECT_SECONDS, READ_SECONDS
 from uploader.errors import SourceAwayError, SourceError
 from uploader.model import AudioFacts, AudioFormat, FileSignature
+from uploader.settings import Settings
 
 WAV = made.recording(2.0)
 OTHER = made.recording(2.0).replace(b"\0\0", b"\1\1")
@@ -245,6 +247,30 @@ async def test_a_stream_that_is_cut_is_an_error_that_passes(web: WebServer, open
     assert len([asked for asked in web.asked("a.wav") if "Range" not in asked]) == 1
     web.files["a.wav"].cut_after = None
     assert await content(opener, address, found) == (whole, blake3(whole).hexdigest())
+
+
+@pytest.mark.parametrize("scheme", ["https", "s3"])
+async def test_a_stream_that_stands_still_is_the_sources_trouble(
+    web: WebServer, opener: SourceOpener, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scheme: str
+) -> None:
+    """It ends before the service would be blamed for an upload of which no byte moves."""
+    whole, stalled = WAV + os.urandom(LARGE), threading.Event()
+    address = web.serve("recordings/a.wav", whole, cut_after=LARGE // 2, stalled=stalled)
+    if scheme == "s3":
+        objects = pytest.importorskip("uploader.audio.objects", reason="the extra cloud is not installed")
+        monkeypatch.setitem(objects._OPTIONS, "read_timeout", "300ms")
+        environment = {"AWS_ENDPOINT_URL": web.address("").rstrip("/"), "HOME": str(tmp_path)}
+        for name, value in {**environment, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s"}.items():
+            monkeypatch.setenv(name, value)
+        address = "s3://recordings/a.wav"
+    monkeypatch.setattr("uploader.audio.web.READ_SECONDS", 0.3)
+    found, _ = await examined(address)
+    try:
+        with pytest.raises(SourceAwayError, match=r"the file could not be read: .* does not answer in time"):
+            await content(opener, address, found)
+    finally:
+        stalled.set()
+    assert Settings().stall_seconds > READ_SECONDS + CONNECT_SECONDS
 
 
 @pytest.mark.parametrize(("status", "kind"), [(404, SourceError), (403, SourceError), (503, SourceAwayError)])

@@ -9,6 +9,7 @@ import pytest
 from tests.acceptance.batches import make_rows, write_manifest
 from tests.acceptance.place import Place, until
 from tests.acceptance.screen import Terminal
+from tests.acceptance.test_accounts import serve_accounts, write_rows
 
 RUN = ("-m", "uploader", "run", "m.csv", "--limit", "5")
 WARNING = "a new ledger"
@@ -154,3 +155,15 @@ def test_another_terminal_watches_a_run(place: Place) -> None:
     assert is_clean(terminal)
     assert any("m.csv: 30 items: 30 completed" in line for line in terminal.screen.lines)
     assert run.wait().code == 0
+
+
+def test_a_run_of_several_accounts_shows_their_slots_together(place: Place) -> None:
+    """Limits of 3 and 7 are ten cells, for the run itself and for who watches it."""
+    write_rows(place)
+    serve_accounts(place)
+    run = place.start("run", "m.csv", "--config", "nightly.toml")
+    until(lambda: "run.begun" in run.err.read_text("utf-8"), "the run has begun")
+    terminal = started(place, 80, words=("-m", "uploader", "status", "--watch", "--config", "nightly.toml"))
+    frames = [found for lines in terminal.redraws() if (found := block(lines, 120))]
+    assert terminal.wait() == run.wait().code == 0
+    assert any(re.match(r"slots     [■□]{10}  \d+ of 10 busy", frame[2]) for frame in frames), frames

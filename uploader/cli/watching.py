@@ -8,8 +8,9 @@ from typing import NamedTuple
 from uploader.cli.inspecting import named_batch
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.limit import limit_facts
-from uploader.ledger.reading import BatchFacts, find_batches
+from uploader.ledger.reading import BatchFacts, find_batches, unfinished_accounts
 from uploader.ledger.standing import Standing, standing, unfinished
+from uploader.run.engines import add_limits
 from uploader.settings import Settings
 from uploader.status.formatting import held_back_json
 from uploader.status.live import LiveView
@@ -52,15 +53,20 @@ def watch_run(settings: Settings) -> None:
 def _progress(connection: Connection, settings: Settings, address: str, appended: deque[_Appended]) -> Progress:
     now, shown = time.time(), _shown(connection, settings, address)
     counted = [standing(connection, batch.batch_id) for batch in shown]
-    latest = shown[0]
-    limit = limit_facts(connection, latest.account_id, None, now)
-    run = {**held_back_json(None), "waitsUntil": None, "waitsFor": None, **(latest.held_back or {})}
+    accounts = {account.account_id for batch in shown for account in unfinished_accounts(connection, batch.batch_id)}
+    limits = {
+        account_id: limit_facts(connection, account_id, None, now)
+        for account_id in sorted(accounts) or [shown[0].account_id]
+    }
+    # the account that ends last
+    left = [seconds_left(connection, account_id, settings, limit.in_force, now) for account_id, limit in limits.items()]
+    run = {**held_back_json(None), "waitsUntil": None, "waitsFor": None, **(shown[0].held_back or {})}
     return Progress(
         now=now,
         batches=[(batch.name, found) for batch, found in zip(shown, counted, strict=True)],
-        limit=limit,
+        limit=add_limits(limits.values()),
         bytes_per_second=_rate(counted, appended),
-        seconds_left=seconds_left(connection, latest.account_id, settings, limit.in_force, now),
+        seconds_left=max(left),
         waits=f"waits for {run['waitsFor']}" if run["waitsFor"] else "",
         held_back=run,
     )

@@ -177,7 +177,7 @@ def test_a_terminal_shows_a_bar_and_readable_lines(place: Place, server: Server)
     assert not [line for line in shown.splitlines() if line.lstrip().startswith("{")]
     assert "attempt.ended" not in shown, "what goes well does not stand over the bar"
     assert "/12" in shown
-    assert "/4 jobs" in shown
+    assert " of 4 busy" in shown
     assert "B/s" in shown
     assert "\x1b[?25h" in shown.rpartition("\x1b[?25l")[2], "the cursor is shown again"
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, event, insert
+from sqlalchemy import Engine, create_engine, event, insert
 
 from tests.benchmarks.bench import Bench, Server
 from tests.benchmarks.measures.ledger import ENVIRONMENT, Place, filled, sandbox, write_manifest
-from uploader.ledger import schema
+from uploader.ledger import Ledger, schema
 from uploader.ledger.claiming import claim
+from uploader.ledger.reading import find_batches
+from uploader.status.snapshot import SnapshotReader, SnapshotSource
 
 NIGHTS = 20
 # what statements differ by that are written in groups; to read 20,000 rows takes more than ten times as many
@@ -95,6 +97,35 @@ def test_no_command_reads_what_former_nights_left(tmp_path: Path, server: Server
             if grows(statement, other["steps"], entry["steps"]):
                 wrong.append(f"{name}: {entry['steps']} for {other['steps']}: {entry['plan']}: {statement}")
     assert not wrong, "\n\n".join(re.sub(r"\s+", " ", plan) for plan in wrong)
+
+
+@pytest.mark.parametrize("analyzed", [False, True], ids=["without statistics", "with statistics"])
+def test_the_status_page_reads_no_former_night(tmp_path: Path, server: Server, analyzed: bool) -> None:
+    """No statement of a snapshot scans a table, whether attempts were open at the one before it or not."""
+    place = filled(Bench(tmp_path), server, 2)
+    prepare(place, analyzed=analyzed)
+    plans: dict[str, list[str]] = {}
+
+    def explain(_: object, cursor: Any, statement: str, parameters: Any, *__: object) -> None:
+        if statement.startswith(("SELECT", "WITH")):
+            found = cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
+            plans[statement] = [line[3] for line in found]
+
+    with Ledger.open_for_reading(place.url) as ledger:
+        with ledger.reading() as connection:
+            batch = find_batches(connection, most=1)[0]
+        source = SnapshotSource(
+            reading=ledger.reading, account_ids=[batch.account_id], batch_ids=[batch.batch_id], ledger=place.url
+        )
+        reader = SnapshotReader(source)
+        event.listen(Engine, "before_cursor_execute", explain)
+        try:
+            reader.read(fresh=True)
+            reader.read(fresh=True)
+        finally:
+            event.remove(Engine, "before_cursor_execute", explain)
+    assert any("items_unfinished" in line for plan in plans.values() for line in plan)
+    assert {statement: found for statement, plan in plans.items() if (found := list(scans(statement, plan)))} == {}
 
 
 @pytest.mark.parametrize("ready", [0, 3])

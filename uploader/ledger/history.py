@@ -132,16 +132,17 @@ _SPAN = (
 )
 
 
-# accounts' attempts from an id on, and those that are named, by id
+# attempts of accounts, by id
 _SPANS = (
     select(*_SPAN)
     .join_from(attempts, items, items.c.id == attempts.c.item_id)
-    .where(
-        or_(attempts.c.id >= bindparam("first"), attempts.c.id.in_(bindparam("open_ids", expanding=True))),
-        items.c.account_id.in_(bindparam("accounts", expanding=True)),
-    )
+    .where(items.c.account_id.in_(bindparam("accounts", expanding=True)))
     .order_by(attempts.c.id)
 )
+
+# the same from an id on, and those that are named; two statements, as SQLite would scan all attempts for one
+_SPANS_FROM = _SPANS.where(attempts.c.id >= bindparam("first"))
+_SPANS_NAMED = _SPANS.where(attempts.c.id.in_(bindparam("open_ids", expanding=True)))
 
 # accounts' attempts between two ids, with their items, by id
 _SLOT_SPANS = (
@@ -261,8 +262,12 @@ def attempt_spans(
         first: The first attempt's id.
         open_ids: Earlier attempts to read as well.
     """
-    given = {"accounts": list(account_ids), "first": first, "open_ids": list(open_ids)}
-    return (AttemptSpan(*row) for row in connection.execute(_SPANS, given))
+    known = {"accounts": list(account_ids)}
+    if open_ids:
+        yield from (
+            AttemptSpan(*row) for row in connection.execute(_SPANS_NAMED, {**known, "open_ids": list(open_ids)})
+        )
+    yield from (AttemptSpan(*row) for row in connection.execute(_SPANS_FROM, {**known, "first": first}))
 
 
 def slot_spans(connection: Connection, account_ids: Collection[int], first: int, last: int) -> Iterator[SlotSpan]:

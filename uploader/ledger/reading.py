@@ -404,17 +404,19 @@ def _blockers(connection: Connection, batch_id: int) -> list[Trouble]:
     holds = (
         select(waiting.c.id)
         .join(awaited, awaited.c.item_id == waiting.c.id)
-        .where(waiting.c.lane_id == items.c.lane_id, waiting.c.state == State.PENDING, awaited.c.batch_id == batch_id)
+        .where(waiting.c.lane_id == items.c.lane_id, waiting.c.state == State.PENDING)
+        .where(awaited.c.batch_id.op("+")(0) == batch_id)
         .correlate(items)
         .exists()
     )
+    # looked up for each group: joined, few batches would be read in the order of their names
+    name = select(batches.c.name).where(batches.c.id == loads.c.batch_id).correlate(loads).scalar_subquery()
     found = connection.execute(
-        select(items.c.state, batches.c.name, is_unnamed, func.count().label("items"))
+        select(items.c.state, name.label("name"), is_unnamed, func.count().label("items"))
         .join(loads, loads.c.id == items.c.load_id)
-        .join(batches, batches.c.id == loads.c.batch_id)
         .where(IS_UNFINISHED, ANY_ACCOUNT, is_in_state(items.c.state, TROUBLED), holds)
         .where(~select(named.c.line).where(named.c.item_id == items.c.id, named.c.batch_id == batch_id).exists())
-        .group_by(items.c.state, batches.c.name, is_unnamed)
+        .group_by(items.c.state, loads.c.batch_id, is_unnamed)
         .limit(20)
     ).all()
     return [

@@ -157,6 +157,13 @@ class AttemptAdmission:
         """Return True where an upload whose last chunk has not left ends now."""
         return self._flow.state.must_cut(self._now())
 
+    def reason_to_withhold(self) -> str:
+        """Return the reason why an admitted last chunk does not leave after all; empty where it does.
+
+        A process that was stopped after its admission may have been ended meanwhile, and its item put in doubt.
+        """
+        return "" if self._flow.has_lease() else "the worker's lease was over before the last chunk left"
+
     def reason_not_to_wait(self) -> str:
         """Return the reason to end the wait for an answer: the end of the run, or a callback that has named the job."""
         now = self._now()

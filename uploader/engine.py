@@ -17,9 +17,10 @@ from uploader.ledger.callbacks import CallbackResult
 from uploader.ledger.claiming import NOTHING_AHEAD, Ahead, ClaimResult, claim, need_slot_first
 from uploader.ledger.lanes import reweigh_lanes
 from uploader.ledger.limit import limit_facts, slot_holders
-from uploader.ledger.reading import last_doubt, latest_completed_jobs, live_jobs, unsent
+from uploader.ledger.reading import is_batch_over, last_doubt, latest_completed_jobs
 from uploader.ledger.thread import Writer
-from uploader.model import Claim, LimitFacts, Next, Order, Outcome, State
+from uploader.ledger.workers import has_moving_slots, take_jobs
+from uploader.model import Claim, LimitFacts, LiveJob, Next, Order, Outcome, State
 from uploader.pace import Pace
 from uploader.policy import caps
 from uploader.policy.ahead import TRIAL_SECONDS, blind_slots, check_seconds, horizon_seconds, lanes_ahead, slots_ahead
@@ -35,6 +36,7 @@ from uploader.policy.replies import is_success, loggable_reason
 from uploader.policy.waiting import Standstill, format_holders, standstill
 from uploader.results import rfc3339
 from uploader.settings import Settings, unless_auto
+from uploader.worker import Worker
 
 log = logs.get_logger()
 
@@ -74,12 +76,15 @@ class Engine:
         client: The service.
         writer: The ledger's writer.
         account_id: The account.
+        worker_id: The worker that this engine is, in the ledger.
+        batch_id: The batch that it runs; None: every batch of the account, until it is stopped.
         settings: The settings; what is ``auto`` in them follows the account.
         now: Seconds since the epoch, never running backwards and never jumping.
         rng: The random source of jitter.
         new_token: Draws the secret of an attempt's ``webhookUrl``, where there is a listener.
         until: Nothing new starts from this time on, in seconds since the epoch.
         sources: Opens the audio files.
+        is_gone: Returns True where the process of another worker is known to be dead.
     """
 
     def __init__(
@@ -88,12 +93,15 @@ class Engine:
         client: Service,
         writer: Writer,
         account_id: int,
+        worker_id: int,
+        batch_id: int | None,
         settings: Settings,
         now: Callable[[], float],
         rng: random.Random,
         new_token: Callable[[], str],
         until: float | None = None,
         sources: OpenSource = open_source,
+        is_gone: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self.throttled = 0
         self.standstill: Standstill | None = None
@@ -123,6 +131,8 @@ class Engine:
         # something happened that may let a claim find more than the last one did
         self._is_claim_due = True
         self._is_claiming = False
+        # nothing was left, and a claim after a look at other workers is the last one
+        self._is_end_checked = False
         # the result of the last claim, and the lanes of which it was told that their turn is near
         self._found = ClaimResult([], LimitFacts(settings.limit, None, settings.limit, 0), waiting=True)
         self._due_lanes: frozenset[int] = frozenset()
@@ -140,6 +150,16 @@ class Engine:
         self._lane_weights = LaneWeights()
         self._put_pace = Pace(self._rate or caps.LEAST_PUTS_PER_SECOND)
         self._poll_pace = Pace(self._polls_per_second or caps.LEAST_POLLS_PER_SECOND)
+        self._worker = Worker(
+            writer=writer,
+            worker_id=worker_id,
+            account_id=account_id,
+            batch_id=batch_id,
+            settings=settings,
+            now=now,
+            is_gone=is_gone,
+            on_beat=self._on_beat,
+        )
         self._poller = JobPoller(
             client=client,
             writer=writer,
@@ -161,6 +181,7 @@ class Engine:
             ),
             now=now,
             is_lane_live=self._poller.is_lane_live,
+            has_lease=self._worker.has_lease,
             measure=self._measure,
         )
         self._runner = AttemptRunner(
@@ -187,7 +208,7 @@ class Engine:
             UploaderError: The reason for an early end; all attempts that were under way are recorded.
         """
         pollers = polls_at_once(self._polls_per_second)
-        helpers = [self._start(self._poller.dispatch()), self._start(self.flow.run())]
+        helpers = [self._start(work()) for work in (self._poller.dispatch, self.flow.run, self._worker.keep_lease)]
         helpers += [self._start(self._poller.poll_jobs()) for _ in range(pollers)]
         try:
             await self._work()
@@ -218,7 +239,8 @@ class Engine:
 
     async def _work(self) -> None:
         self._poller.learn(await self._writer.call(latest_completed_jobs, self._account_id))
-        for job in await self._writer.call(live_jobs, self._account_id):
+        worker_id = self._worker.worker_id
+        for job in await self._writer.call(take_jobs, self._account_id, worker_id, overdue_too=True):
             self._poller.add(job, soon=True)
         await self._authorise()
         while not self._ending:
@@ -257,13 +279,22 @@ class Engine:
         ahead = self._ahead()
         self._is_claiming = True
         found = self._found = await self._writer.call(
-            claim, self._account_id, wanted, self._now(), self._order, self._new_token, ahead
+            claim,
+            self._account_id,
+            wanted,
+            self._now(),
+            self._order,
+            self._new_token,
+            ahead,
+            worker_id=self._worker.worker_id,
         )
         self._is_claiming = False
         self._was_claim_full, self._due_lanes = len(found.claims) == wanted, frozenset(ahead.lanes)
         self.flow.has_more = found.has_more
         self._adjust_rates(found.limit)
         self.flow.update_limit(found.limit)
+        if found.claims:
+            self._is_end_checked = False
         for claimed in found.claims:
             self._under_way[self._start(self._run_attempt(claimed))] = (self._now(), claimed)
         # the slots are measured once these attempts have begun
@@ -376,12 +407,39 @@ class Engine:
     def _is_late(self) -> bool:
         return self.flow.state.is_late(self._now())
 
+    def _on_beat(self, jobs: Sequence[LiveJob], is_news: bool) -> None:
+        """Follow the jobs that an ended worker has left, and go on by what others have changed."""
+        for job in jobs:
+            if not self._poller.is_live(job):
+                self._poller.add(job, soon=True)
+        if is_news:
+            self._is_claim_due = True
+            self.flow.slot_may_be_free()
+            self._changed.set()
+
     async def _is_finished(self) -> bool:
+        if self._worker.batch_id is None:
+            return False
+        if self._worker.has_others:
+            return self._worker.is_batch_over or (self._is_late and await self._is_over())
         if self._under_way or (self._found.waiting and not self._is_late):
             return False
-        if not self._poller.active_jobs or (self._is_late and self._settings.no_wait):
-            return True
-        return self._settings.no_wait and not await self._writer.call(unsent, self._account_id)
+        if self._poller.active_jobs and not (self._settings.no_wait and await self._is_over()):
+            return False
+        if not self._is_end_checked:
+            # other workers may have begun, left something and ended since the last claim
+            await self._worker.look()
+            self._is_end_checked = self._is_claim_due = True
+            self._changed.set()
+            return False
+        return True
+
+    async def _is_over(self) -> bool:
+        """Return True where nothing of the batch can move any more, whoever carries it."""
+        batch_id = self._worker.batch_id
+        return batch_id is None or await self._writer.call(
+            is_batch_over, self._account_id, batch_id, no_wait=self._settings.no_wait, is_late=self._is_late
+        )
 
     async def _awaits_callback(self) -> bool:
         """Return True where a callback may still resolve the latest doubt, with nothing else to wait for."""
@@ -424,6 +482,8 @@ class Engine:
                 "later"
             )
         full = not found.limit.free and not self._poller.has_live_jobs
+        if full and self._worker.has_others:
+            full = not await self._writer.call(has_moving_slots, self._account_id)
         reason = standstill(state, now, full=full, frees_at=found.wake_at)
         if reason is None or not reason.is_worth_logging(now):
             return
@@ -584,7 +644,8 @@ class Engine:
     def is_webhook_silent(self) -> bool:
         """Return True where no callback came of jobs that were to call."""
         known = self.callbacks.total() - self.callbacks[CallbackEffect.UNKNOWN_TOKEN]
-        return is_webhook_silent(self._poller.ended_without_callback, known)
+        # callbacks may have come to another worker
+        return not self._worker.has_others and is_webhook_silent(self._poller.ended_without_callback, known)
 
     def _check_webhook(self) -> None:
         """Log once that no callbacks come: the night is polled, as if there were no listener."""
@@ -689,9 +750,3 @@ async def run_concurrently(works: Sequence[Coroutine[Any, Any, None]]) -> None:
                 group.create_task(work)
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
-
-
-def steady_clock(wall: Callable[[], float], steady: Callable[[], float]) -> Callable[[], float]:
-    """Build a clock of seconds since the epoch that follows a steady clock: no jump shortens a wait."""
-    offset = wall() - steady()
-    return lambda: offset + steady()

@@ -69,6 +69,16 @@ class LedgerUnavailableError(GaveUpError):
     """The ledger cannot be read or written now: a full disk, say."""
 
 
+class WorkerEndedError(GaveUpError):
+    """Another worker has ended this one, as its lease was over."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another worker has ended this one, which had not renewed its lease (it was stopped, or could not reach "
+            "the ledger): nothing more is sent, and the others carry on; run the same command again"
+        )
+
+
 class ResultsUnavailableError(GaveUpError):
     """The results or the summary cannot be written now."""
 

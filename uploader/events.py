@@ -47,7 +47,7 @@ EVENTS = {
     "run.begun": "a run begins",
     "run.ended": "a run has ended, or could not begin",
     "run.progress": "how far the run is",
-    "run.recovered": "an earlier run ended early: its attempts are pending again, or in doubt",
+    "run.recovered": "another run has ended early: its attempts are pending again, or in doubt",
     "run.stopping": "a signal: nothing new starts; a second signal ends at once",
     "run.until": "nothing new starts after a time (--until)",
     "run.waits": "sending waits",

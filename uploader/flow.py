@@ -36,6 +36,7 @@ class FlowControl:
         flow: The initial state.
         now: Seconds since the epoch, never running backwards and never jumping.
         is_lane_live: Returns True where a job of a lane lives, so that its next item is not admitted yet.
+        has_lease: Returns True where no other worker can have ended this one.
         measure: Called after each change of the flow.
     """
 
@@ -48,6 +49,7 @@ class FlowControl:
         flow: Flow,
         now: Callable[[], float],
         is_lane_live: Callable[[int], bool],
+        has_lease: Callable[[], bool] = lambda: True,
         measure: Callable[[], None] = lambda: None,
     ) -> None:
         self.state = flow
@@ -64,6 +66,7 @@ class FlowControl:
         self._ahead_seconds = settings.ahead_seconds
         self._now = now
         self._is_lane_live = is_lane_live
+        self.has_lease = has_lease
         self._measure = measure
         self._waiting: dict[int, _Waiting] = {}
         self._changed = asyncio.Event()

@@ -59,7 +59,7 @@ def test_a_night_is_appended_once_in_order_and_its_password_is_not_shown(
 
 
 def test_after_a_kill_the_same_command_carries_on(place: Place, address: str) -> None:
-    """A run that is killed holds its lock no longer; the next one recovers, and appends nothing twice."""
+    """A run that is killed is known to be dead on its host; the next one takes over, and appends nothing twice."""
     place.environment["UPLOADER_LEDGER"] = address
     server = place.serve("--limit", "4", "--job-seconds", "0.3")
     place.use(server)
@@ -67,9 +67,6 @@ def test_after_a_kill_the_same_command_carries_on(place: Place, address: str) ->
     manifest = write_manifest(place, "m.csv", rows)
     running = place.start("run", manifest, "--limit", "4")
     until(lambda: len(server.journal.appended()) >= 8, "a part is appended")
-    busy = place.run("run", manifest, "--limit", "4")
-    assert busy.code == 6
-    assert "another run holds it" in busy.err
     running.process.send_signal(signal.SIGKILL)
     running.wait()
     ended = place.run("run", manifest, "--limit", "4")

@@ -19,14 +19,16 @@ from statistics import median
 from uploader import logs, results
 from uploader.audio import Source
 from uploader.client import Admission, JobAnswer, UploadRequest
-from uploader.engine import Engine, steady_clock
+from uploader.engine import Engine
 from uploader.ledger import Ledger
+from uploader.ledger.clock import steady_clock
 from uploader.ledger.lanes import activate_batch
 from uploader.ledger.loading import account, begin_load, load_rows, save_rules
 from uploader.ledger.outcomes import JobEnd, end_job
 from uploader.ledger.reading import live_jobs, result_lines
 from uploader.ledger.standing import standing
 from uploader.ledger.thread import LedgerThread
+from uploader.ledger.workers import Identity, begin_worker
 from uploader.model import AudioFacts, ConversationSnapshot, FileSignature, JobStatus, Load, Reply, Row
 from uploader.settings import Settings
 from uploader.settings.tables import Jobs
@@ -133,7 +135,8 @@ def loaded(ledger: Ledger, count: int, items: int, costs: Costs) -> Load:
         )
         load_rows(connection, load, manifest(count), content_hash=lambda _: None, probe=lambda _: AudioFacts())
         save_rules(connection, account_id, limit=2 * items, holds=True)
-        activate_batch(connection, load.account_id, load.batch_id)
+        activate_batch(connection, account_id, load.batch_id)
+        begin_worker(connection, account_id, load.batch_id, Identity("host", ledger.process, "1.0"), time.time())
     return load
 
 
@@ -152,6 +155,8 @@ async def carry(ledger: Ledger, account_id: int, items: int, costs: Costs) -> No
         client=service,
         writer=thread,
         account_id=account_id,
+        worker_id=1,
+        batch_id=1,
         settings=settings,
         now=now,
         rng=random.Random(1),

@@ -72,9 +72,11 @@ class Ground:
         )
         target = Target(settings, BASE_URL, Credentials("id", "secret"))
         with self._measured(kind, len(rows)), Ledger.open_for_run(settings.ledger) as ledger:
-            batch, *_ = prepare(settings, str(manifest), ledger, [target], time.time, lambda: None)
+            prepared = prepare(settings, str(manifest), ledger, [target], lambda: None)
             with ledger.writing() as connection:
-                claim(connection, batch.account_id, 50, time.time())
+                claim(
+                    connection, prepared.batch.account_id, 50, prepared.now(), worker_id=prepared.accounts[0].worker_id
+                )
 
     def complete(self, place: Path) -> None:
         """Let everything that the ledger holds be completed, its hashes known."""

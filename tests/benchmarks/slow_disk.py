@@ -52,6 +52,10 @@ class AlwaysAdmitted:
         """Go on."""
         return False
 
+    def reason_to_withhold(self) -> str:
+        """Send it."""
+        return ""
+
     def reason_not_to_wait(self) -> str:
         """Wait."""
         return ""

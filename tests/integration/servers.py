@@ -335,6 +335,7 @@ class RecordingAdmission:
     stopping: bool = False
     cut: bool = False
     not_wait: bool = False
+    withheld_after_all: str = ""
     _checks_left: int = 0
     _checked: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -372,6 +373,10 @@ class RecordingAdmission:
         """Return the test's value."""
         self._count_check()
         return self.cut
+
+    def reason_to_withhold(self) -> str:
+        """Return the test's value."""
+        return self.withheld_after_all
 
     def reason_not_to_wait(self) -> str:
         """Return the test's value."""

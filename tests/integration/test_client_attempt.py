@@ -50,9 +50,9 @@ from uploader.ledger.lanes import activate_batch
 from uploader.ledger.loading import account, begin_load, load_rows, save_rules
 from uploader.ledger.outcomes import JobEnd, end_job, record_reply
 from uploader.ledger.reading import live_jobs
-from uploader.ledger.recovery import recover
 from uploader.ledger.schema import accounts, attempts, items, lanes
 from uploader.ledger.thread import LedgerThread
+from uploader.ledger.workers import Identity, begin_worker, end_workers, open_workers
 from uploader.model import Claim, JobStatus, Next, Outcome, Row, State
 from uploader.pace import Pace
 from uploader.policy.breaker import BreakerState, CircuitBreaker
@@ -98,7 +98,7 @@ class Desk:
 
     async def claims(self, wanted: int = 1, later: float = 0.0, ahead: Ahead = NOTHING_AHEAD) -> Sequence[Claim]:
         """Begin attempts, as the engine does, now or so many seconds later."""
-        claimed = await self.thread.call(claim, self.account_id, wanted, time.time() + later, ahead=ahead)
+        claimed = await self.thread.call(claim, self.account_id, wanted, time.time() + later, ahead=ahead, worker_id=1)
         return claimed.claims
 
     async def claim(self) -> Claim:
@@ -202,8 +202,14 @@ def load(ledger: Ledger, base_url: str, paths: Sequence[Path], parameters: dict[
         ]
         load_rows(connection, begun, rows, content_hash=sources.content_hash, probe=sources.probe)
         save_rules(connection, account_id, limit=limit, holds=True)
-        activate_batch(connection, begun.account_id, begun.batch_id)
+        activate_batch(connection, account_id, begun.batch_id)
+        begin_worker(connection, account_id, begun.batch_id, Identity("host", "process", "1.0"), time.time())
     return account_id
+
+
+def take_over(connection: Connection) -> tuple[int, int]:
+    """End the worker, as another one does once its lease is over."""
+    return end_workers(connection, open_workers(connection), time.time(), DOUBT_SECONDS)
 
 
 def accepted(exchange: Exchange) -> dict[str, str]:
@@ -627,7 +633,8 @@ async def test_a_call_ends_the_wait_for_an_answer(
     address: dict[str, Any] = {"webhook_url": "http://127.0.0.1/jobs"}
     async with Server(call) as server, desk(server.base_url, audio(tmp_path, 1000), **address) as at:
         runner = at.runner()
-        [claimed] = (await at.thread.call(claim, at.account_id, 1, time.time(), new_token=lambda: "secret")).claims
+        claims = at.thread.call(claim, at.account_id, 1, time.time(), new_token=lambda: "secret", worker_id=1)
+        [claimed] = (await claims).claims
         await runner.run(claimed)
         assert (at.only_row(items)["state"], at.only_row(items)["job_id"]) == ("accepted", known_as)
 
@@ -732,7 +739,7 @@ async def test_an_attempt_that_is_withdrawn_keeps_the_last_chunk(tmp_path: Path)
     async with Server(append) as server:
         async with desk(server.base_url, path) as at:
             claimed = await at.claim()
-            await at.thread.call(recover, time.time(), DOUBT_SECONDS)
+            await at.thread.call(take_over)
             assert "as being sent any more" in (await at.carry(claimed)).verdict.reason
         await server.settled()
         assert [put.whole for put in server.puts()] == [False]
@@ -827,7 +834,7 @@ async def test_an_outcome_that_can_never_be_written_ends_the_run(
         async with Server(append) as server, desk(server.base_url, path, before=fail) as at:
             with pytest.raises(LedgerUnavailableError):
                 await at.carry()
-            found = await at.thread.call(recover, time.time(), DOUBT_SECONDS)
+            found = await at.thread.call(take_over)
             state = at.only_row(items)["state"]
     assert (found, state) == ((0, 1), "in_doubt")
     assert "job-1" in [event.get("jobId") for event in logged]
@@ -965,7 +972,7 @@ async def test_a_crash_while_bodies_wait_leaves_no_doubt(tmp_path: Path) -> None
     paths = [audio(tmp_path, 100_000, f"{n}.wav", n) for n in range(2)]
     async with Server(append) as server, desk(server.base_url, *paths, limit=1, ahead_seconds=3600.0) as at:
         carrying = await begun_ahead(at, server)
-        assert await at.thread.call(recover, time.time(), DOUBT_SECONDS) == (1, 0)
+        assert await at.thread.call(take_over) == (1, 0)
         at.flow.slot_may_be_free()
         assert [item["state"] for item in at.rows(items)] == ["accepted", "pending"]
         at.stop(0.0, 0.0)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import and_, event, func, select, update
+from sqlalchemy import Connection, and_, event, func, select, update
 
 from uploader import audio
 from uploader.ledger import Ledger
@@ -22,6 +22,7 @@ from uploader.ledger.claiming import (
     claim,
     need_slot_first,
 )
+from uploader.ledger.clock import rebase_deadlines
 from uploader.ledger.lanes import activate_batch, reweigh_lanes
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import account, begin_load, load_rows, save_rules, was_begun
@@ -34,11 +35,11 @@ from uploader.ledger.outcomes import (
     record_replies,
     record_reply,
 )
-from uploader.ledger.reading import latest_completed_jobs, live_jobs, result_lines, troubles, unsent
-from uploader.ledger.recovery import rebase_deadlines, recover
+from uploader.ledger.reading import is_batch_over, latest_completed_jobs, live_jobs, result_lines, troubles
 from uploader.ledger.schema import accounts, attempts, items, lanes
 from uploader.ledger.sending import elsewhere, lanes_to_send, to_send
 from uploader.ledger.standing import standing
+from uploader.ledger.workers import Identity, begin_worker, end_workers, open_workers
 from uploader.model import (
     Claim,
     InvalidRow,
@@ -59,6 +60,7 @@ from uploader.policy.limits import JOB_SECONDS, STATED_LIMIT_BELIEVED_SECONDS, R
 from uploader.policy.replies import judge
 
 BASE_URL = "https://service.example"
+IDENTITY = Identity("host", "process", "1.0")
 # the law is of SQLite's files, or the fault that shows it is
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 DOUBT_SECONDS = 900.0
@@ -86,6 +88,7 @@ class Book:
     hold: bool = True
     now: float = 1000.0
     order: Order = Order.MANIFEST
+    worker_id: int = 0
     loads: dict[str, Load] = field(default_factory=dict)
 
     def file(self, name: str, content: str = "") -> Path:
@@ -145,13 +148,26 @@ class Book:
     def run(self, load: Load, *, first: int | None = None) -> None:
         """Make this batch, or so many of its first items, the one that is run."""
         with self.ledger.writing() as connection:
-            activate_batch(connection, load.account_id, load.batch_id, first=first)
+            self.end_worker(connection)
+            self.begin_worker(connection, load, first)
+
+    def begin_worker(self, connection: Connection, load: Load, first: int | None = None) -> None:
+        """Begin the worker of this batch, or of so many of its first items."""
+        until = activate_batch(connection, load.account_id, load.batch_id, first=first)
+        self.worker_id = begin_worker(
+            connection, load.account_id, load.batch_id, IDENTITY, self.now, until_position=until
+        )
+
+    def end_worker(self, connection: Connection) -> tuple[int, int]:
+        """End the worker, as if it had died; return the numbers of items that are pending again, and in doubt."""
+        mine = [worker for worker in open_workers(connection) if worker.worker_id == self.worker_id]
+        return end_workers(connection, mine, self.now, DOUBT_SECONDS)
 
     def look(self, wanted: int = 100, ahead: Ahead = NOTHING_AHEAD) -> ClaimResult:
         """Claim, and see all that is answered."""
         with self.ledger.writing() as connection:
             who = account(connection, BASE_URL)
-            return claim(connection, who, wanted, self.now, self.order, ahead=ahead)
+            return claim(connection, who, wanted, self.now, self.order, ahead=ahead, worker_id=self.worker_id)
 
     def claim(self, wanted: int = 100, ahead: Ahead = NOTHING_AHEAD) -> list[Claim]:
         """Claim as many items as may go."""
@@ -214,8 +230,8 @@ class Book:
     def crash(self, load: Load) -> tuple[int, int]:
         """Let the run die, and begin it anew without loading; return the recovery."""
         with self.ledger.writing() as connection:
-            recovered = recover(connection, self.now, DOUBT_SECONDS)
-            activate_batch(connection, load.account_id, load.batch_id)
+            recovered = self.end_worker(connection)
+            self.begin_worker(connection, load)
         return recovered
 
     def lines(self, load: Load) -> list[ResultLine]:
@@ -509,7 +525,7 @@ def test_a_clock_that_jumps_between_two_runs_shortens_nothing(book: Book, boot: 
 def test_what_a_clock_that_was_ahead_wrote_is_of_now(book: Book) -> None:
     """Times in the future are moved to the present, or a stated limit and a slot would be kept until then."""
     book.limit = 5
-    book.load([(conversation, "a.wav") for conversation in "cdefg"])
+    load = book.load([(conversation, "a.wav") for conversation in "cdefg"])
     years = 4 * 365 * 86400.0
     book.now += years
     first, second, third = book.claim(3)
@@ -518,7 +534,8 @@ def test_what_a_clock_that_was_ahead_wrote_is_of_now(book: Book) -> None:
     book.record(third, THROTTLED, refusal=Refusal())
     book.now -= years
     with book.ledger.writing() as connection:
-        recover(connection, book.now, DOUBT_SECONDS, 7200.0)
+        end_workers(connection, open_workers(connection), book.now, DOUBT_SECONDS, 7200.0)
+    book.run(load)
     assert book.look().limit.in_force < 3
     assert book.value("slot_until", 2) == book.now + 7200.0
     book.now += STATED_LIMIT_BELIEVED_SECONDS + 1
@@ -898,8 +915,8 @@ def test_with_on_trouble_continue_nothing_is_held(book: Book) -> None:
     book.answer(book.claim_one(), NOT_FOUND)
     book.answer(book.claim_one(), accepted("j"))
     with book.ledger.writing() as connection:
-        left = unsent(connection, account(connection, BASE_URL))
-    assert (book.states(load), left) == ("refused accepted pending", True)
+        is_over = is_batch_over(connection, load.account_id, load.batch_id, no_wait=True)
+    assert (book.states(load), is_over) == ("refused accepted pending", False)
 
 
 def test_what_was_held_goes_once_on_trouble_is_continue(book: Book) -> None:
@@ -1093,11 +1110,11 @@ def test_an_earlier_batchs_trouble_holds_a_later_batch(book: Book) -> None:
 
 def test_unsent_tells_whether_more_will_go(book: Book) -> None:
     """Under --no-wait a run goes on as long as live jobs stand before unsent items."""
-    book.load([("c", "a.wav"), ("c", "b.wav"), ("d", "a.wav")])
+    load = book.load([("c", "a.wav"), ("c", "b.wav"), ("d", "a.wav")])
 
     def more() -> bool:
         with book.ledger.writing() as connection:
-            return unsent(connection, account(connection, BASE_URL))
+            return not is_batch_over(connection, load.account_id, load.batch_id, no_wait=True)
 
     first, other = book.claim()
     book.answer(first, accepted("1"))
@@ -1162,7 +1179,7 @@ def test_two_accounts_share_nothing(book: Book) -> None:
     load = load_elsewhere(book, ["c"])
     book.run(load)
     with book.ledger.writing() as connection:
-        assert len(claim(connection, load.account_id, 10, book.now).claims) == 1
+        assert len(claim(connection, load.account_id, 10, book.now, worker_id=book.worker_id).claims) == 1
 
 
 @pytest.mark.parametrize("first", [None, 1])
@@ -1175,7 +1192,8 @@ def test_a_run_leaves_the_lanes_of_other_accounts_as_they_are(book: Book, first:
         before = connection.execute(carried).all()
         assert all(lane.active_until and lane.audio_left and lane.items_left for lane in before)
     theirs = load_elsewhere(book, ["d", "e", "f"])
-    book.run(theirs, first=first)
+    with book.ledger.writing() as connection:
+        book.begin_worker(connection, theirs, first)
     book.reweigh_lanes(7.0, theirs.account_id)
     with book.ledger.reading() as connection:
         assert connection.execute(carried).all() == before

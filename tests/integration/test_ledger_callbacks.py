@@ -60,7 +60,7 @@ class Listening(Book):
         """Claim, with tokens."""
         with self.ledger.writing() as connection:
             who = account(connection, BASE_URL)
-            return claim(connection, who, wanted, self.now, Order.MANIFEST, self.token, ahead)
+            return claim(connection, who, wanted, self.now, Order.MANIFEST, self.token, ahead, worker_id=self.worker_id)
 
     def reply(self, claim: Claim, reply: Reply, *, admitted: bool = False) -> ReplyResult:
         """Admit an attempt whose last chunk left, unless it is ``admitted``, and record its reply."""

@@ -21,7 +21,7 @@ from tests.integration.test_ledger import (
     opened,
 )
 from uploader.ledger.claiming import Admission, Ahead, admit, claim
-from uploader.ledger.lanes import activate_batch, reweigh_lanes
+from uploader.ledger.lanes import activate_batch, deactivate_account, reweigh_lanes
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import account, begin_load, load_rows, save_rules, was_begun
 from uploader.ledger.outcomes import JobEnd, ReplyRecord, end_job, record_reply
@@ -61,7 +61,7 @@ def fill(book: Book, lanes: int, items: int) -> None:
         )
         load_rows(connection, load, rows, content_hash=lambda _: None, probe=lambda _: AudioFacts())
         save_rules(connection, load.account_id, limit=10, holds=book.hold)
-        activate_batch(connection, load.account_id, load.batch_id)
+        book.begin_worker(connection, load)
 
 
 def steps(book: Book, step: Step) -> tuple[Any, int]:
@@ -88,7 +88,9 @@ def cost_of_a_life(book: Book, order: Order = Order.LONGEST_LANE_FIRST) -> dict[
     cost = {}
 
     def claimed(wanted: int) -> list[Claim]:
-        answer, cost[f"claim {wanted}"] = steps(book, lambda c: claim(c, 1, wanted, book.now, order))
+        answer, cost[f"claim {wanted}"] = steps(
+            book, lambda c: claim(c, 1, wanted, book.now, order, worker_id=book.worker_id)
+        )
         return list(answer.claims)
 
     def settled(claim: Claim, reply: Reply, name: str) -> None:
@@ -107,7 +109,9 @@ def cost_of_a_life(book: Book, order: Order = Order.LONGEST_LANE_FIRST) -> dict[
     settled(third, CUT, "cut off")
     settled(fourth, THROTTLED, "throttled")
     ahead = Ahead(slots=5, lanes=[first.lane_id])
-    _, cost["claim ahead"] = steps(book, lambda c: claim(c, 1, 2, book.now, order, ahead=ahead))
+    _, cost["claim ahead"] = steps(
+        book, lambda c: claim(c, 1, 2, book.now, order, ahead=ahead, worker_id=book.worker_id)
+    )
     (job,), cost["live jobs"] = steps(book, lambda c: live_jobs(c, 1))
     ended: Step = lambda c: end_job(c, JobEnd(job, JobStatus.COMPLETED, book.now, 5.0))  # noqa: E731
     _, cost["job ended"] = steps(book, ended)
@@ -169,7 +173,7 @@ def test_the_cost_does_not_grow_with_the_nights_before(tmp_path: Path, hold: boo
 def test_looking_without_free_hands_costs_the_same_in_any_ledger(tmp_path: Path) -> None:
     """A claim without free workers does not read all lanes."""
     with filled(tmp_path / "few", FEW, 1, hold=True) as few, filled(tmp_path / "many", MANY, 1, hold=True) as many:
-        cost = [steps(book, lambda c: claim(c, 1, 0, 1.0))[1] for book in (few, many)]
+        cost = [steps(book, lambda c: claim(c, 1, 0, 1.0, worker_id=1))[1] for book in (few, many)]
     assert cost[1] <= 1.5 * cost[0] + 20
 
 
@@ -180,7 +184,7 @@ def test_looking_with_a_full_account_costs_the_same_in_any_ledger(tmp_path: Path
         for book in (few, many):
             book.limit = 3
             assert len(book.claim()) == 3
-            cost.append(steps(book, lambda c: claim(c, 1, 10, 1.0))[1])
+            cost.append(steps(book, lambda c: claim(c, 1, 10, 1.0, worker_id=1))[1])
     assert cost[1] <= 1.5 * cost[0] + 20
 
 
@@ -217,6 +221,8 @@ def test_a_part_of_a_batch_is_chosen_once_not_once_a_lane(tmp_path: Path, hold: 
     cost = []
     with filled(tmp_path / "few", FEW, 1, hold=hold) as few, filled(tmp_path / "many", MANY, 1, hold=hold) as many:
         for book in (few, many):
+            with book.ledger.writing() as connection:
+                deactivate_account(connection, 1)
             cost.append(steps(book, lambda c: activate_batch(c, 1, 1, first=7))[1])
             assert len(book.claim()) == 7
     assert cost[1] <= 1.5 * cost[0] * MANY / FEW

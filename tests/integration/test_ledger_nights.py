@@ -150,6 +150,6 @@ def test_a_claim_scans_no_lanes_whatever_statistics_say(ready: int) -> None:
 
         event.listen(engine, "before_cursor_execute", explain)
         # positions without an item, so that nothing begins and all questions are asked
-        claim(connection, 1, 5, now=1.0)
+        claim(connection, 1, 5, now=1.0, worker_id=1)
     assert any("lanes_ready" in plan for plan in plans)
     assert [plan for plan in plans if plan.startswith("SCAN lanes")] == []

@@ -12,10 +12,14 @@ from sqlalchemy import Connection, update
 
 from tests.integration.test_ledger import opened
 from uploader.errors import ExitCode, LedgerBusyError, LedgerUnavailableError, UsageError
-from uploader.ledger import Ledger, place
+from uploader.ledger import Ledger, place, sidecars
+from uploader.ledger.database import read_mark
+from uploader.ledger.loading import account
 from uploader.ledger.place import NETWORK_FILE_SYSTEMS, file_system
 from uploader.ledger.reading import find_batches, result_lines
 from uploader.ledger.schema import VERSION, ledger
+from uploader.ledger.sqlite_ledger import ledger_path
+from uploader.ledger.workers import Identity, begin_worker, end_worker
 
 MOUNTS = """\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
@@ -93,32 +97,62 @@ def test_what_was_written_is_there_when_it_is_opened_again(tmp_path: Path) -> No
         assert list(result_lines(connection, load.batch_id)) == before
 
 
-def test_a_second_run_is_told_to_wait(url: str) -> None:
-    """One run per ledger at a time: exit 6; afterwards the next may."""
-    with Ledger.open_for_run(url) as opened:
-        assert opened.held_by_run
+def test_several_runs_share_a_ledger_and_who_needs_it_alone_is_told_to_wait(database_url: str) -> None:
+    """A second run opens the ledger, too; what is to be alone ends with 6 beside a run, and may once all have ended."""
+    with Ledger.open_for_run(database_url) as first, Ledger.open_for_run(database_url) as second:
+        with first.writing() as connection:
+            account_id = account(connection, "https://service.example")
+            identity = Identity("host", first.process, "1.0")
+            worker_id = begin_worker(connection, account_id, None, identity, first.clock(connection)())
+        assert first.held_by_run
+        assert second.held_by_run
         with pytest.raises(LedgerBusyError) as refused:
-            Ledger.open_for_run(url)
+            Ledger.open_for_run(database_url, alone=True)
         assert refused.value.exit_code is ExitCode.NOT_NOW
-    with Ledger.open_for_run(url):
-        pass
+        with first.writing() as connection:
+            end_worker(connection, worker_id, account_id, first.clock(connection)(), 900.0)
+    with Ledger.open_for_run(database_url, alone=True) as ledger, ledger.reading() as connection:
+        assert read_mark(connection).in_use
+    with Ledger.open_for_reading(database_url) as ledger:
+        assert ledger.examine().mark == (3, False)
 
 
-def test_a_run_in_another_process_holds_the_ledger(tmp_path: Path, url: str) -> None:
-    """The lock is the kernel's: it holds between processes, and ends with its owner, however that one dies."""
-    code = f"from uploader.ledger import Ledger; o = Ledger.open_for_run({url!r}); print('held', flush=True); input()"
+def test_a_run_waits_for_who_has_the_ledger_alone(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that would begin meanwhile waits a while, then ends with 6; afterwards it may."""
+    monkeypatch.setattr(sidecars, "LOCK_TRIES", 2)
+    with Ledger.open_for_run(url, alone=True), pytest.raises(LedgerBusyError, match="has it for itself"):
+        Ledger.open_for_run(url)
+    Ledger.open_for_run(url).close()
+
+
+def test_the_last_of_several_runs_closes_the_ledger(url: str) -> None:
+    """The first one to end leaves it in use, and a copy taken then counts as one of a run."""
+    first, second = Ledger.open_for_run(url), Ledger.open_for_run(url)
+    first.close()
+    with second.reading() as connection:
+        assert read_mark(connection).in_use
+    second.close()
+    with Ledger.open_for_reading(url) as ledger:
+        assert ledger.examine().mark == (2, False)
+    assert [path.name for path in ledger_path(url).parent.glob("*.run-*")] == []
+
+
+def test_a_run_in_another_process_is_known_to_live_and_to_be_dead(url: str) -> None:
+    """The mark is the kernel's: it holds between processes, and ends with its owner, however that one dies."""
+    code = (
+        f"from uploader.ledger import Ledger; o = Ledger.open_for_run({url!r}); print(o.process, flush=True); input()"
+    )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
-        assert other.stdout.readline() == b"held\n"
-        with pytest.raises(LedgerBusyError):
-            Ledger.open_for_run(url)
+        process = other.stdout.readline().decode().strip()
         with Ledger.open_for_reading(url) as reader:
             assert reader.held_by_run
-        other.kill()
-        other.wait()
-        with Ledger.open_for_reading(url) as reader:
+            assert not reader.is_gone(process)
+            other.kill()
+            other.wait()
+            assert reader.is_gone(process)
             assert not reader.held_by_run
-        Ledger.open_for_run(url).close()
+        Ledger.open_for_run(url, alone=True).close()
 
 
 def test_readers_work_beside_a_run(tmp_path: Path) -> None:

@@ -14,14 +14,15 @@ import pytest
 from sqlalchemy import event, text
 
 from tests.acceptance.nights import LEDGERS
-from tests.integration.test_ledger import BASE_URL, opened
+from tests.integration.test_ledger import BASE_URL, IDENTITY, opened
 from tests.postgres import Database
-from uploader.errors import LedgerBusyError, LedgerUnavailableError, UsageError
+from uploader.errors import LedgerUnavailableError, UsageError, WorkerEndedError
 from uploader.ledger import Ledger
 from uploader.ledger.claiming import Ahead, claim
 from uploader.ledger.loading import account
 from uploader.ledger.migrations import MARK, OLDEST
 from uploader.ledger.schema import VERSION
+from uploader.ledger.workers import begin_worker
 from uploader.model import Order
 
 LANES = 20_000
@@ -30,28 +31,18 @@ MOST_PAGES, MOST_ROWS = 1_000, 64
 
 
 def test_one_of_several_runs_makes_the_tables_and_the_others_wait(new_database: Database) -> None:
-    """A run, and whoever looks, begin at the same moment on an empty database: one run has it, the tables are whole."""
+    """Several runs begin at the same moment on an empty database: one makes the tables, and all have them."""
     barrier = threading.Barrier(4)
 
     def begin(_: int) -> str:
         barrier.wait()
-        try:
-            ledger = Ledger.open_for_run(new_database.url)
-        except LedgerBusyError:
-            return "busy"
-        barrier_end.wait()
-        ledger.close()
+        Ledger.open_for_run(new_database.url).close()
         return "run"
 
-    barrier_end = threading.Event()
     with ThreadPoolExecutor(4) as pool:
-        begun = [pool.submit(begin, number) for number in range(4)]
-        while sum(future.done() for future in begun) < 3:
-            threading.Event().wait(0.01)
-        barrier_end.set()
-        assert sorted(future.result() for future in begun) == ["busy", "busy", "busy", "run"]
+        assert list(pool.map(begin, range(4))) == ["run"] * 4
     with Ledger.open_for_reading(new_database.url) as ledger:
-        assert ledger.examine().mark == (1, False)
+        assert ledger.examine().mark == (4, False)
 
 
 def test_a_ledger_is_new_until_it_holds_a_batch(new_database: Database, tmp_path: Path) -> None:
@@ -94,24 +85,10 @@ def test_a_database_of_another_program_or_a_newer_one_is_left_as_it_is(
         assert connection.execute("SELECT count(*) FROM pg_class").fetchone() == before
 
 
-def test_one_run_at_a_time_and_whoever_reads_sees_it(postgres_url: str) -> None:
-    """A second run is told so; a reader knows that a run is on, and the next run begins after its end."""
-    with Ledger.open_for_run(postgres_url), Ledger.open_for_reading(postgres_url) as reader:
-        assert reader.held_by_run
-        with pytest.raises(LedgerBusyError, match="another run holds it"):
-            Ledger.open_for_run(postgres_url)
-    with (
-        Ledger.open_for_run(postgres_url),
-        Ledger.open_beside_run(postgres_url) as beside,
-        beside.writing() as connection,
-    ):
-        assert account(connection, BASE_URL) == 1
-
-
-def test_a_run_that_lost_its_session_can_write_nothing_once_another_has_begun(
+def test_a_worker_that_was_ended_can_admit_nothing_whatever_became_of_its_session(
     tmp_path: Path, postgres_url: str
 ) -> None:
-    """The server ends its lock with its session: the next run recovers its items, and it can admit none any more."""
+    """The server has ended its connections, and another worker has ended it: what it sends is withdrawn."""
     with opened(tmp_path, postgres_url) as book:
         load = book.load([("c", "a.wav")])
         claimed = book.claim_one()
@@ -121,13 +98,13 @@ def test_a_run_that_lost_its_session_can_write_nothing_once_another_has_begun(
                 " WHERE datname = current_database() AND application_name = 'uploader'"
             )
         with opened(tmp_path, postgres_url) as other:
-            other.hold = book.hold
+            other.worker_id = book.worker_id
             assert other.crash(load) == (1, 0)
-            for _ in range(2):  # the first finds its connection closed
-                with pytest.raises(LedgerUnavailableError):
-                    book.admit(claimed)
-            with pytest.raises(LedgerUnavailableError, match="another run has taken it"):
-                book.admit(claimed)
+            with pytest.raises(LedgerUnavailableError):  # the first one finds its connection closed
+                book.ask(claimed)
+            assert list(book.ask(claimed).withdrawn) == [claimed.attempt_id]
+            with pytest.raises(WorkerEndedError):
+                book.claim()
             assert other.states(load) == "pending"
 
 
@@ -140,7 +117,7 @@ def test_two_claims_beside_each_other_never_take_more_slots_than_the_limit(tmp_p
 
         def take(ledger: Ledger) -> int:
             with ledger.writing() as connection:
-                return len(claim(connection, 1, 20, book.now, Order.MANIFEST).claims)
+                return len(claim(connection, 1, 20, book.now, Order.MANIFEST, worker_id=book.worker_id).claims)
 
         with ThreadPoolExecutor(8) as pool:
             assert sum(pool.map(take, ledgers)) == 3
@@ -188,6 +165,7 @@ def test_a_claim_and_an_admission_read_few_rows_of_many_lanes(tmp_path: Path, po
         book.order, book.limit = order, 100
         with book.ledger.writing() as connection:
             connection.exec_driver_sql(FILL)
+            book.worker_id = begin_worker(connection, 1, 1, IDENTITY, book.now)
         plans: list[tuple[str, dict[str, Any]]] = []
 
         def explain(_: object, cursor: Any, statement: str, parameters: Any, __: object, many: bool) -> None:

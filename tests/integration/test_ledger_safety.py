@@ -149,7 +149,7 @@ async def test_a_ledger_that_is_gone_is_noticed_before_the_next_admission(
         try:
             slip(tmp_path / "ledger.db")
             with pytest.raises(LedgerUnavailableError, match="deleted, renamed or replaced while this run used it"):
-                await thread.call(claim, 1, 1, book.now)
+                await thread.call(claim, 1, 1, book.now, worker_id=book.worker_id)
             await thread.call(complete, first.item_id)
         finally:
             thread.close()

@@ -207,7 +207,7 @@ async def test_outcomes_are_written_before_claims(book: Book) -> None:
         account_id = account(connection, "https://service.example")
     async with running(book.ledger) as writer:
         claimed, _ = await Busy(writer).gather(
-            writer.call(claim, account_id, 10, book.now),
+            writer.call(claim, account_id, 10, book.now, worker_id=book.worker_id),
             writer.call(end_job, JobEnd(job, JobStatus.COMPLETED, book.now)),
         )
     assert [Path(claim.path).name for claim in claimed.claims] == ["b.wav"]
@@ -241,7 +241,9 @@ async def test_what_came_back_is_written_with_the_reserve(book: Book) -> None:
     book.load([("c", "a.wav")])
     counted = CountedLedger(book.ledger, failing={2})
     async with running(counted) as writer:  # type: ignore[arg-type]
-        outcome, claimed = await Busy(writer).gather(writer.call(note, "a"), writer.call(claim, 1, 10, book.now))
+        outcome, claimed = await Busy(writer).gather(
+            writer.call(note, "a"), writer.call(claim, 1, 10, book.now, worker_id=book.worker_id)
+        )
     assert outcome == "a"
     assert counted.rooms == 1
     assert isinstance(claimed, LedgerUnavailableError)
@@ -279,14 +281,14 @@ async def test_a_full_disk_stops_claims_and_loses_nothing(book: Book) -> None:
         with pytest.raises(LedgerUnavailableError, match="full"):
             await writer.call(fill)
         with pytest.raises(LedgerUnavailableError, match="full"):
-            await writer.call(claim, 1, 10, book.now)
+            await writer.call(claim, 1, 10, book.now, worker_id=book.worker_id)
         with pytest.raises(LedgerUnavailableError, match="full"):
             await writer.call(reweigh_lanes, 1, 3.0)
         assert await writer.call(note, "a") == "a"
         set_pages(10_000)
         await writer.call(fill)
         with pytest.raises(LedgerUnavailableError, match="full"):
-            await writer.call(claim, 1, 10, book.now)
+            await writer.call(claim, 1, 10, book.now, worker_id=book.worker_id)
     assert book.states(load) == "pending"
 
 

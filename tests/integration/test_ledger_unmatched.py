@@ -83,16 +83,33 @@ def test_an_outcome_may_be_written_twice(book: Listening, reply: Reply) -> None:
     assert book.lines(load) == before
 
 
-def test_a_late_answer_with_a_job_is_an_anomaly_that_keeps_its_job(book: Listening) -> None:
-    """The item is in doubt by a recovery, and the answer comes all the same: log, results and attempt have the job."""
+def test_a_late_answer_resolves_the_doubt_of_a_takeover(book: Listening) -> None:
+    """The item is in doubt by a takeover, and the answer comes all the same: a fact of its attempt, and no anomaly."""
+    load = book.load([("c", "a.wav"), ("c", "b.wav")])
+    claim = book.claim_one()
+    book.admit(claim)
+    book.crash(load)
+    assert answered(book, (claim, accepted("job-late"))) == []
+    assert book.states(load) == "accepted pending"
+    assert attempt_jobs(book) == ["job-late"]
+    assert book.said() == []
+    assert book.claim() == []
+    book.end("job-late")
+    assert book.claim_one().path.endswith("/b.wav")
+    book.check_work()
+
+
+def test_a_late_answer_after_a_decision_is_an_anomaly_that_keeps_its_job(book: Listening) -> None:
+    """A person has decided meanwhile, and the answer comes all the same: log, results and attempt have the job."""
     load = book.load([("c", "a.wav")])
     claim = book.claim_one()
     book.admit(claim)
     book.crash(load)
+    book.resolve(Decision.DROP)
     (event,) = answered(book, (claim, accepted("job-late")))
-    told = {"batch": "m.csv", "line": 2, "conversationId": "c", "attempt": 1, "jobId": "job-late", "state": "in_doubt"}
+    told = {"batch": "m.csv", "line": 2, "conversationId": "c", "attempt": 1, "jobId": "job-late", "state": "dropped"}
     assert event.items() >= (told | {"log_level": "error"}).items()
-    assert book.states(load) == "in_doubt"
+    assert book.states(load) == "dropped"
     assert attempt_jobs(book) == ["job-late"]
     (said,) = book.said()
     assert "job-late" in said
@@ -114,16 +131,18 @@ def test_a_late_answer_of_an_earlier_attempt_is_an_anomaly(book: Listening) -> N
     assert "job-2" in said
 
 
-def test_a_late_refusal_of_an_item_in_doubt_is_an_anomaly_without_a_job(book: Listening) -> None:
-    """A late reply without a job is logged as an anomaly, and the lane's backlog is not counted twice."""
+@pytest.mark.parametrize(("reply", "states"), [(NOT_FOUND, "refused held"), (CUT, "pending pending")])
+def test_a_late_answer_that_proves_nothing_was_appended_resolves_the_doubt(
+    book: Listening, reply: Reply, states: str
+) -> None:
+    """A late reply without a job is a fact, too, and the lane's backlog counts the item once."""
     load = book.load([("c", "a.wav"), ("c", "b.wav")])
     claim = book.claim_one()
     book.admit(claim)
     book.crash(load)
-    for reply in (NOT_FOUND, CUT):
-        (event,) = answered(book, (claim, reply))
-        assert (event["jobId"], event["line"], event["state"]) == (None, 2, "in_doubt")
-    assert book.states(load) == "in_doubt held"
+    for _ in range(2):
+        assert answered(book, (claim, reply)) == []
+        assert book.states(load) == states
     assert book.said() == []
     book.check_work()
 
@@ -135,10 +154,10 @@ def test_of_a_group_the_one_that_missed_is_told(book: Listening) -> None:
     for claimed in group:
         book.admit(claimed)
     with book.ledger.writing() as connection:
-        connection.execute(update(items).where(items.c.id == group[1].item_id).values(state=State.IN_DOUBT))
+        connection.execute(update(items).where(items.c.id == group[1].item_id).values(state=State.DROPPED))
     (event,) = answered(book, *((claim, accepted(f"job-{claim.line}")) for claim in group))
     assert (event["line"], event["jobId"]) == (3, "job-3")
-    assert book.states(load) == "accepted in_doubt accepted"
+    assert book.states(load) == "accepted dropped accepted"
     assert attempt_jobs(book) == ["job-2", "job-3", "job-4"]
 
 

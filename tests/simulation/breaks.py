@@ -25,13 +25,13 @@ from uploader.policy.facts import ResolvedItem
 def intent_after_the_first_byte() -> Iterator[None]:
     """Forget the intent when its process dies, as if it were written after the first byte."""
 
-    def forgetful(connection: Connection, now: float, doubt_seconds: float) -> tuple[int, int]:
+    def forgetful(connection: Connection, *_: object) -> tuple[int, int]:
         connection.execute(
             update(items).where(items.c.state.in_([State.SENDING, State.SENT])).values(state=State.PENDING)
         )
         return 0, 0
 
-    with patch("tests.simulation.schedule.recover", forgetful):
+    with patch("tests.simulation.schedule.end_workers", forgetful):
         yield
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 import asyncio_throttle.throttler
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 
 from tests.simulation.calls import Calls, Habits, draw_habits
 from tests.simulation.clock import ProcessDied, Time, VirtualLoop, bury
@@ -23,16 +23,16 @@ from tests.simulation.world import BEFORE, EARLY, LATE, Disk, Service, Weather, 
 from uploader import engine as engine_module
 from uploader.client import upload as upload_module
 from uploader.engine import Engine as UploadEngine
-from uploader.engine import steady_clock
 from uploader.errors import GaveUpError, SlotsHeldError, UploaderError
 from uploader.ledger.callbacks import CallbackResult, apply_callback
+from uploader.ledger.clock import rebase_deadlines, steady_clock
 from uploader.ledger.lanes import activate_batch
 from uploader.ledger.loading import account, begin_load, load_rows, save_rules
 from uploader.ledger.reading import result_lines
-from uploader.ledger.recovery import rebase_deadlines, recover
 from uploader.ledger.resolving import Selection, open_items, resolve
 from uploader.ledger.schema import attempts, items, lanes, resolutions
 from uploader.ledger.standing import standing
+from uploader.ledger.workers import Identity, begin_worker, end_workers, open_workers
 from uploader.model import AudioFacts, Decision, FileSignature, Order, Outcome, ResultLine, Row, State
 from uploader.policy.facts import Callback
 from uploader.settings import Settings
@@ -178,6 +178,7 @@ class World:
         self.manifest: list[tuple[str, str]] = []
         self.batch_id = 0
         self.account_id = 0
+        self.worker_id = 0
         self.processes = 0
         self.died: set[int] = set()
         self.edited = False
@@ -348,6 +349,8 @@ class World:
             client=SimulatedClient(process, self.service, answer_seconds=ANSWER_SECONDS, calls=self.calls),
             writer=InlineWriter(process, self.ledger, self.disk, lambda: self.time.now),
             account_id=self.account_id,
+            worker_id=self.worker_id,
+            batch_id=self.batch_id,
             settings=Settings(
                 limit=plan.limit,
                 uploads="auto" if plan.auto else plan.uploads,
@@ -373,8 +376,7 @@ class World:
     def _load(self, now: Callable[[], float], *, repeat: bool) -> None:
         """Do what `run` does before the engine: recover, load the manifest, activate the batch."""
         with self.ledger.begin() as connection:
-            rebase_deadlines(connection, "boot", self.wall_offset)
-            recover(connection, now(), DOUBT_SECONDS)
+            self._take_over(connection, now())
         with self.ledger.begin() as connection:
             self.account_id = account(connection, BASE_URL)
             load = begin_load(
@@ -391,11 +393,18 @@ class World:
             self.batch_id = load.batch_id
             save_rules(connection, self.account_id, limit=self.plan.limit, holds=self.plan.hold)
             activate_batch(connection, load.account_id, load.batch_id)
+            identity = Identity("host", str(self.processes), "1.0")
+            self.worker_id = begin_worker(connection, self.account_id, load.batch_id, identity, now())
         if repeat and not self.repeat_is_open:
             self.meant.append(Counter())
         self.repeat_is_open = repeat
         self.edited |= repeat
         self._mean()
+
+    def _take_over(self, connection: Connection, now: float) -> None:
+        """End the workers, which are dead, and what they left."""
+        rebase_deadlines(connection, "boot", self.wall_offset)
+        end_workers(connection, open_workers(connection), now, DOUBT_SECONDS)
 
     def _rows(self) -> list[Row]:
         found = []
@@ -434,8 +443,7 @@ class World:
     def _resolve(self, *, all_of_them: bool) -> None:
         """Resolve items that need a person, truthfully, in either direction."""
         with self.ledger.begin() as connection:
-            rebase_deadlines(connection, "boot", self.wall_offset)
-            recover(connection, self.wall(), DOUBT_SECONDS)
+            self._take_over(connection, self.wall())
             if not self.batch_id:
                 return
             found = open_items(connection, self.batch_id, Selection())

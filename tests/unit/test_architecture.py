@@ -22,6 +22,7 @@ ROWS = {
     "engine": 6,
     "attempt": 5,
     "flow": 4,
+    "worker": 4,
     "jobs": 4,
     "insights": 4,
     "webhook": 4,

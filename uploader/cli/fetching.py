@@ -17,10 +17,11 @@ from uploader.cli.inspecting import named_batch, service_of
 from uploader.cli.printing import print_json, print_lines
 from uploader.cli.signals import stop_signals
 from uploader.client import Client, CredentialsSource, TimeLimits
-from uploader.engine import run_concurrently, steady_clock
+from uploader.engine import run_concurrently
 from uploader.errors import ExitCode, UploaderError, UsageError
 from uploader.insights import Fetcher, Report, RetryingReader, folder_for_insights
 from uploader.ledger import Ledger
+from uploader.ledger.clock import steady_clock
 from uploader.ledger.conversations import completed_accounts, count_conversations
 from uploader.ledger.reading import AccountFacts, BatchFacts
 from uploader.ledger.standing import standing

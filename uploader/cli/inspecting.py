@@ -25,6 +25,7 @@ from uploader.ledger.reading import (
     troubles,
 )
 from uploader.ledger.standing import standings, unfinished
+from uploader.ledger.workers import worker_facts
 from uploader.policy.waiting import are_held_in_vain
 from uploader.settings import Settings
 from uploader.status.formatting import format_count
@@ -65,6 +66,10 @@ def show_status(settings: Settings, *, as_json: bool, watch: bool = False) -> Ex
         overview = Overview(
             ledger=ledger.address,
             busy=ledger.held_by_run,
+            workers=[
+                (worker, worker.lease_until >= now and not ledger.is_gone(worker.process))
+                for worker in worker_facts(connection)
+            ],
             no_wait=settings.no_wait,
             batch=latest,
             batches=[(batch, counted[batch.batch_id]) for batch in shown],

@@ -30,7 +30,7 @@ def check_ledger(settings: Settings, *, accept: bool, as_json: bool) -> ExitCode
     """Check the whole ledger and print the findings; ``accept``: trust its present state from now on."""
     if accept:
         _must_exist(settings)
-        Ledger.open_for_run(settings.ledger, doubted=Doubted.ACCEPTED).close()
+        Ledger.open_for_run(settings.ledger, doubted=Doubted.ACCEPTED, alone=True).close()
     with Ledger.open_for_reading(settings.ledger) as ledger:
         found = ledger.examine()
         code = ExitCode.NEEDS_PERSON if found.damage or found.doubt else ExitCode.DONE
@@ -52,7 +52,7 @@ def back_up_ledger(settings: Settings, target: Path) -> ExitCode:
 def upgrade_ledger(settings: Settings) -> ExitCode:
     """Migrate the ledger to this version's schema, as the next run would."""
     _must_exist(settings)
-    with closing(Ledger.open_for_run(settings.ledger)) as ledger:
+    with closing(Ledger.open_for_run(settings.ledger, alone=True)) as ledger:
         print_lines([f"ledger {ledger.address}: schema version {VERSION}"])
     return ExitCode.DONE
 
@@ -149,7 +149,7 @@ def adopt_results(settings: Settings, path: Path) -> ExitCode:
         raise UsageError(f"results {path}: these are a rehearsal's, which appended nothing to {settings.base_url}")
     taken = _ResultsToAdopt(path, settings.audio_root or path.parent)
     now = time.time()
-    opened = Ledger.open_for_run(settings.ledger, on_container=settings.new_ledger, doubted=Doubted.MENDED)
+    opened = Ledger.open_for_run(settings.ledger, on_container=settings.new_ledger, doubted=Doubted.MENDED, alone=True)
     with opened as ledger, ledger.writing() as connection:
         load = begin_load(
             connection,

@@ -14,7 +14,7 @@ from uploader.cli.printing import print_error, print_lines
 from uploader.errors import ExitCode
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.dry_run import copy_tables, load_copies, make_copies
-from uploader.ledger.lanes import activate_batch
+from uploader.ledger.lanes import activate_batch, deactivate_account
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import current_repeat_id, resolve, save_rules, was_begun
 from uploader.ledger.matching import NEW_REPEAT, Hashes, staged_rows
@@ -221,6 +221,7 @@ def _load_dry(
         own = settings.of_account("" if account == DEFAULT_ACCOUNT else account)
         save_rules(connection, account_id, limit=own.limit, holds=own.lanes.hold)
     for account_id, first in firsts(connection, accounts, load.batch_id, settings.first).items():
+        deactivate_account(connection, account_id)
         activate_batch(connection, account_id, load.batch_id, first=first)
         work = works[accounts[account_id]]
         work.sending = to_send(connection, account_id, load.batch_id)

@@ -18,7 +18,6 @@ from uploader.cli.printing import print_error, print_json, print_lines
 from uploader.errors import ExitCode, LedgerBusyError, UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.reading import BatchFacts, line_states
-from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
 from uploader.ledger.resolving import (
     OpenItem,
     Resolution,
@@ -31,6 +30,7 @@ from uploader.ledger.resolving import (
 )
 from uploader.model import ConversationSnapshot, Decision, State
 from uploader.policy.resolving import proves_append
+from uploader.run.loading import take_over
 from uploader.settings import DEFAULT_ACCOUNT, Settings
 from uploader.status.formatting import format_count, ledger_option, resolve_command
 
@@ -267,15 +267,13 @@ def selection(
 
 
 def _ledger(settings: Settings) -> Ledger:
-    """Open the ledger; where no run holds it, recover what a dead run left."""
+    """Open the ledger, and take over what dead runs left."""
     Ledger.open_for_reading(settings.ledger).close()  # where there is none, none is made
     try:
         ledger = Ledger.open_for_run(settings.ledger)
     except LedgerBusyError:
         return Ledger.open_beside_run(settings.ledger)
-    with ledger.writing() as connection:
-        rebase_deadlines(connection, *boot_clock())
-        recover(connection, time.time(), settings.doubt_seconds, settings.job_timeout_seconds)
+    take_over(settings, ledger)
     return ledger
 
 

@@ -51,6 +51,10 @@ class Admission(Protocol):
         """Return True where an upload whose last chunk has not left ends now."""
         ...
 
+    def reason_to_withhold(self) -> str:
+        """Return the reason why an admitted last chunk does not leave after all; empty where it does."""
+        ...
+
     def reason_not_to_wait(self) -> str:
         """Return the reason to end the wait for an answer; empty where it goes on."""
         ...
@@ -225,6 +229,8 @@ class Upload:
         if reason := "the ledger could not be written" if answer.exception() else answer.result():
             raise WithheldError(reason)
         self._check_connection()
+        if reason := self._admission.reason_to_withhold():
+            raise WithheldError(reason)
         self.last_chunk_left = True
         yield tail
 

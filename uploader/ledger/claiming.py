@@ -18,9 +18,10 @@ from sqlalchemy import (
     update,
 )
 
+from uploader.errors import WorkerEndedError
 from uploader.ledger.lanes import recompute_ready
 from uploader.ledger.limit import limit_facts
-from uploader.ledger.schema import account_holds, accounts, attempts, batches, is_in_state, items, lanes, loads
+from uploader.ledger.schema import account_holds, accounts, attempts, batches, is_in_state, items, lanes, loads, workers
 from uploader.model import TROUBLED, Claim, LimitFacts, Order, State
 from uploader.policy.callbacks import token_hash
 from uploader.policy.forecast import audio_seconds
@@ -123,10 +124,18 @@ _WAIT_ENDS = select(func.min(lanes.c.not_before)).where(
     lanes.c.not_before > bindparam("now"),
 )
 
+# the worker that has not ended
+_IS_ALIVE = select(workers.c.id).where(workers.c.id == bindparam("worker"), workers.c.ended_at.is_(None)).exists()
+
 # begin the item's next attempt
 _BEGIN = (
     update(items)
-    .where(items.c.id == bindparam("item"), items.c.state == State.PENDING, items.c.attempts == bindparam("number"))
+    .where(
+        items.c.id == bindparam("item"),
+        items.c.state == State.PENDING,
+        items.c.attempts == bindparam("number"),
+        _IS_ALIVE,
+    )
     .values(state=State.SENDING, attempts=items.c.attempts + 1, slot_until=None, finished_at=None)
 )
 
@@ -233,6 +242,8 @@ def claim(
     order: Order = Order.MANIFEST,
     new_token: Callable[[], str] | None = None,
     ahead: Ahead = NOTHING_AHEAD,
+    *,
+    worker_id: int,
 ) -> ClaimResult:
     """Choose the items that begin next, and commit an attempt for each, in one transaction. No slot is taken.
 
@@ -246,6 +257,10 @@ def claim(
         order: Which lane goes first.
         new_token: Draws the secret for the webhookUrl of an attempt whose row has none; None: there is no listener.
         ahead: The prediction; of no effect where attempts need their slot first.
+        worker_id: The worker that carries the attempts.
+
+    Raises:
+        WorkerEndedError: Another worker has ended this one.
     """
     limit = limit_facts(connection, account_id, None, now)
     if limit.needs_slot_first:
@@ -261,7 +276,7 @@ def claim(
         ready = fit[:room]
         if len(ready) == room or len(found) < most:
             break
-    claims = _begin(connection, ready, [_token(item, new_token) for item in ready], free, now)
+    claims = _begin(connection, ready, [_token(item, new_token) for item in ready], free, now, worker_id)
     if len(claims) == wanted > 0:
         return ClaimResult(claims, limit, waiting=True)
     waiting = connection.execute(_WAITING, {"account_id": account_id}).first() is not None
@@ -287,8 +302,9 @@ def admit(
 ) -> AdmissionResult:
     """Take slot and turn for as many of the waiting attempts as may go: from now on a crash means doubt.
 
-    An attempt is admitted where it is still the item's latest, no earlier attempt turned out to be a job, the item
-    before it in its lane has completed, and a slot is free; the lane with the most work left goes first.
+    An attempt is admitted where it is still the item's latest, its worker has not been ended, no earlier attempt turned
+    out to be a job, the item before it in its lane has completed, and a slot is free; the lane with the most work left
+    goes first.
 
     Args:
         connection: A connection in a transaction.
@@ -341,12 +357,16 @@ def _waiting_attempts() -> Select[Any]:
             items.c.position,
             lanes.c.is_busy,
             lanes.c.work_left,
-            and_(items.c.state == State.SENDING, items.c.attempts == attempts.c.number).label("is_open"),
+            # a worker that was ended admits nothing any more
+            and_(
+                items.c.state == State.SENDING, items.c.attempts == attempts.c.number, workers.c.ended_at.is_(None)
+            ).label("is_open"),
             _IS_APPENDED_ALREADY.label("is_appended_already"),
             or_(_is_any_before([State.PENDING]), and_(_is_any_before(TROUBLED), account_holds(items))).label("is_held"),
         )
         .join(items, items.c.id == attempts.c.item_id)
         .join(lanes, lanes.c.id == items.c.lane_id)
+        .join(workers, workers.c.id == attempts.c.worker_id)
         .where(attempts.c.id.in_(bindparam("attempts", expanding=True)))
     )
 
@@ -425,16 +445,25 @@ def _token(item: RowMapping, new_token: Callable[[], str] | None) -> str | None:
 
 
 def _begin(
-    connection: Connection, ready: Sequence[RowMapping], tokens: Sequence[str | None], free: int, now: float
+    connection: Connection,
+    ready: Sequence[RowMapping],
+    tokens: Sequence[str | None],
+    free: int,
+    now: float,
+    worker_id: int,
 ) -> list[Claim]:
     if not ready:
         return []
-    begun = connection.execute(_BEGIN, [{"item": item["id"], "number": item["attempts"]} for item in ready])
+    begun = connection.execute(
+        _BEGIN, [{"item": item["id"], "number": item["attempts"], "worker": worker_id} for item in ready]
+    )
+    if not begun.rowcount and not connection.execute(select(_IS_ALIVE), {"worker": worker_id}).scalar_one():
+        raise WorkerEndedError
     taken = connection.execute(_TAKE_FROM_LANE, [{"lane": item["lane_id"], "work": _work_of(item)} for item in ready])
     if begun.rowcount != len(ready) or taken.rowcount != len(ready):
         raise RuntimeError(f"{len(ready)} items are to begin: {begun.rowcount} are pending, in {taken.rowcount} lanes")
     intents = connection.execute(
-        _BEGIN_ATTEMPTS, [_intent(item, token, now) for item, token in zip(ready, tokens, strict=True)]
+        _BEGIN_ATTEMPTS, [_intent(item, token, now, worker_id) for item, token in zip(ready, tokens, strict=True)]
     )
     return [
         _claim(item, attempt.id, token, is_ahead=item["is_busy"] or place >= free)
@@ -442,9 +471,10 @@ def _begin(
     ]
 
 
-def _intent(item: RowMapping, token: str | None, now: float) -> dict[str, Any]:
+def _intent(item: RowMapping, token: str | None, now: float, worker_id: int) -> dict[str, Any]:
     return {
         "item_id": item["id"],
+        "worker_id": worker_id,
         "number": item["attempts"] + 1,
         "started_at": now,
         "token_hash": token_hash(token) if token is not None else None,

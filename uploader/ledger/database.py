@@ -41,7 +41,7 @@ class Examination(NamedTuple):
     """The result of an examination of a ledger."""
 
     mark: Mark
-    # a run holds its lock
+    # a run has it open
     busy: bool
     # empty where there is none
     damage: str
@@ -60,33 +60,41 @@ class Ledger(ABC):
     def __init__(self, address: str, engine: Engine) -> None:
         # as people are shown it, without a password
         self.address = address
+        # this process, open for a run, as ``is_gone`` knows it
+        self.process = ""
         # it knew nothing of earlier nights when it was opened
         self.is_new = False
         self._engine = engine
 
     @staticmethod
     def open_for_run(
-        url: str, *, must_exist: bool = False, on_container: bool = True, doubted: Doubted = Doubted.REFUSED
+        url: str,
+        *,
+        must_exist: bool = False,
+        on_container: bool = True,
+        doubted: Doubted = Doubted.REFUSED,
+        alone: bool = False,
     ) -> "Ledger":
-        """Open the ledger for the one run that may write; make a missing one, migrate an older one.
+        """Open the ledger for a run; make a missing one, migrate an older one where no run uses it.
 
         Args:
             url: Its address, ``sqlite:////path`` or ``postgresql://…``.
             must_exist: Refuse to make one where there is none.
             on_container: Make one even on a container's own file system, which is deleted with the container.
             doubted: The way to open one that may be an older copy, or may lack the content of its ``-wal``.
+            alone: No other run may use it meanwhile.
 
         Raises:
             UsageError: Its folder is missing or not writable, it lies on a network file system, it is no
                 ledger, one of a newer version, damaged or incomplete; or there is none and none may be made.
-            LedgerBusyError: Another run holds it.
+            LedgerBusyError: A run uses it that is to be alone, or a command has it for itself.
             LedgerUnavailableError: It cannot be reached or written now: a full disk, say.
         """
-        return _kind(url).for_run(url, must_exist=must_exist, on_container=on_container, doubted=doubted)
+        return _kind(url).for_run(url, must_exist=must_exist, on_container=on_container, doubted=doubted, alone=alone)
 
     @staticmethod
     def open_beside_run(url: str) -> "Ledger":
-        """Open an existing ledger for writing while a run holds it.
+        """Open an existing ledger for writing while runs use it.
 
         Raises:
             UsageError: There is none, it is no ledger, or one of another version.
@@ -116,7 +124,7 @@ class Ledger(ABC):
 
     @classmethod
     @abstractmethod
-    def for_run(cls, url: str, *, must_exist: bool, on_container: bool, doubted: Doubted) -> Self:
+    def for_run(cls, url: str, *, must_exist: bool, on_container: bool, doubted: Doubted, alone: bool) -> Self:
         """Open a ledger of this kind; see ``open_for_run``."""
 
     @classmethod
@@ -185,10 +193,25 @@ class Ledger(ABC):
                 transaction that is rolled back, so that nobody waits for it.
         """
 
+    @abstractmethod
+    def clock(self, connection: Connection) -> Callable[[], float]:
+        """Return the clock of the ledger's times, in seconds since the epoch, which all its workers share.
+
+        Args:
+            connection: A connection in a transaction that may write, after the dead workers were ended.
+        """
+
+    @abstractmethod
+    def is_gone(self, process: str) -> bool:
+        """Return True where a worker's process is known to be dead; its lease need not be over.
+
+        A process of which nothing is known may live: its worker is ended once its lease is over.
+        """
+
     @property
     @abstractmethod
     def held_by_run(self) -> bool:
-        """True where a run holds the ledger's lock at this moment."""
+        """True where a run has the ledger open at this moment."""
 
     @abstractmethod
     def examine(self, *, whole: bool = True) -> Examination:

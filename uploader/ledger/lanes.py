@@ -4,10 +4,34 @@ from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, ScalarSelect, Select, Update, and_, bindparam, case, func, or_, select, update
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    Connection,
+    ScalarSelect,
+    Select,
+    Subquery,
+    Update,
+    and_,
+    bindparam,
+    case,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.schema import IS_ACTIVE, account_holds, is_in_state, is_unfinished, items, lanes, rows
+from uploader.ledger.schema import (
+    IS_ACTIVE,
+    account_holds,
+    is_in_state,
+    is_unfinished,
+    items,
+    lanes,
+    rows,
+    workers,
+)
 from uploader.model import LIVE, OVER, TROUBLED, State
 from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
 
@@ -18,31 +42,38 @@ IS_IN_BACKLOG = and_(items.c.state == State.PENDING, items.c.position <= lanes.c
 # the sum keeps SQLite on the index of active lanes: by account it would read all lanes that there ever were
 IS_ACTIVE_OF_ACCOUNT = and_(IS_ACTIVE, lanes.c.account_id.op("+")(0) == bindparam("account"))
 
+# behind all positions
+_BEYOND = 2**62
+
 # another item of the lane; each alias of a wide table costs a start most of a millisecond
 _other = items.alias("other")
 
+# the columns of a lane that is inactive
+_INACTIVE = {"active_until": 0, "ready_position": None, "audio_left": 0.0, "items_left": 0, "item_seconds": 0.0}
+
 # make the lanes of an account inactive
-_DEACTIVATE = (
-    update(lanes)
-    .where(IS_ACTIVE_OF_ACCOUNT)
-    .values(active_until=0, ready_position=None, audio_left=0.0, items_left=0, item_seconds=0.0)
-)
+_DEACTIVATE = update(lanes).where(IS_ACTIVE_OF_ACCOUNT).values(_INACTIVE)
 
-# the position of the last unfinished item that a batch names, by lane
-_last = (
-    select(items.c.lane_id, func.max(items.c.position).label("position"))
-    .join(rows, rows.c.item_id == items.c.id)
-    .where(rows.c.batch_id == bindparam("batch"), items.c.state.not_in(OVER))
-    .group_by(items.c.lane_id)
-    .subquery()
-)
 
-# make the lanes of a batch, as far as they are of the account, active up to its last unfinished item in each
-_ACTIVATE = (
-    update(lanes)
-    .where(lanes.c.id == _last.c.lane_id, lanes.c.account_id == bindparam("account"))
-    .values(active_until=_last.c.position, not_before=0.0)
-)
+def last_of(*conditions: ColumnElement[bool]) -> Subquery:
+    """Build the subquery of the last position, by lane, among unfinished items that rows name."""
+    return (
+        select(items.c.lane_id, func.max(items.c.position).label("position"))
+        .join(rows, rows.c.item_id == items.c.id)
+        .where(items.c.state.not_in(OVER), *conditions)
+        .group_by(items.c.lane_id)
+        .subquery()
+    )
+
+
+def _raise_to(last: Subquery, position: ColumnElement[int]) -> Update:
+    """Build the statement that makes lanes active up to a position, and none less far than it is."""
+    further = case((lanes.c.active_until < position, position), else_=lanes.c.active_until)
+    return update(lanes).where(lanes.c.id == last.c.lane_id).values(active_until=further, not_before=0.0)
+
+
+# of a row and its item: it is one of the batch, and of the account
+IS_OF_BATCH = and_(rows.c.batch_id == bindparam("batch"), items.c.account_id == bindparam("account"))
 
 _seconds = func.coalesce(items.c.duration_seconds, func.coalesce(items.c.size, 0) / BYTES_PER_AUDIO_SECOND)
 
@@ -71,54 +102,117 @@ _REWEIGH = update(lanes).where(IS_ACTIVE_OF_ACCOUNT).values(item_seconds=bindpar
 
 _waiting = items.alias("waiting_first")
 
-# the position of the last active item before the first pending one of a lane
-_begun = (
-    select(func.max(items.c.position))
-    .where(
-        items.c.lane_id == lanes.c.id,
-        items.c.state != State.PENDING,
-        items.c.position <= lanes.c.active_until,
-        ~select(_waiting.c.id)
+
+def _begun_until(position: ColumnElement[int]) -> ColumnElement[int]:
+    """Build the subquery of the position of the last item, up to this one, before the first pending one of a lane."""
+    is_behind_pending = (
+        select(_waiting.c.id)
         .where(
             _waiting.c.lane_id == items.c.lane_id,
             _waiting.c.state == State.PENDING,
             _waiting.c.position < items.c.position,
         )
-        .exists(),
+        .exists()
     )
-    .correlate(lanes)
-    .scalar_subquery()
-)
-
-# keep the lanes of an account active only as far as their items were begun: no pending item is sent
-_ACTIVATE_BEGUN = update(lanes).where(IS_ACTIVE_OF_ACCOUNT).values(active_until=func.coalesce(_begun, 0))
-
-# make the lanes active that ``_choose`` has marked
-_ACTIVATE_CHOSEN = update(lanes).where(lanes.c.active_until < 0).values(active_until=-lanes.c.active_until)
-
-
-def _activate_first(connection: Connection, batch_id: int, account_id: int, first: int) -> None:
-    """Narrow what is active to a batch's first pending items and those before them; begun items stay active."""
-    connection.execute(_choose(), {"account": account_id, "batch": batch_id, "first": first})
-    connection.execute(_ACTIVATE_BEGUN, {"account": account_id})
-    connection.execute(_ACTIVATE_CHOSEN)
+    last = (
+        select(func.max(items.c.position))
+        .where(
+            items.c.lane_id == lanes.c.id,
+            items.c.state != State.PENDING,
+            items.c.position <= position,
+            ~is_behind_pending,
+        )
+        .correlate(lanes, position.table)
+        .scalar_subquery()
+    )
+    return func.coalesce(last, 0)
 
 
 @cache
-def _choose() -> Update:
-    """Build the statement that marks the lanes of a batch's first items by a negative position."""
-    # one statement finds the first items of all lanes: a subquery would find them once for each lane
-    first = (
-        select(items.c.lane_id, items.c.position)
-        .join(lanes, lanes.c.id == items.c.lane_id)
-        .join(rows, and_(rows.c.item_id == items.c.id, rows.c.batch_id == bindparam("batch")))
-        .where(IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, ~is_held_of_many())
+def _activate() -> Update:
+    """Build the statement that makes the lanes of a batch active up to its last unfinished item in each."""
+    last = last_of(IS_OF_BATCH)
+    return _raise_to(last, last.c.position)
+
+
+@cache
+def _activate_account() -> Update:
+    """Build the statement that makes the lanes of all batches of an account active."""
+    last = last_of(items.c.account_id == bindparam("account"))
+    return _raise_to(last, last.c.position)
+
+
+@cache
+def _activate_begun() -> Update:
+    """Build the statement that makes the lanes of a batch active as far as their items were begun."""
+    last = last_of(IS_OF_BATCH)
+    return _raise_to(last, _begun_until(last.c.position))
+
+
+# of an item: it is among those of a batch that --first chooses
+_IS_CHOOSABLE = and_(items.c.account_id == bindparam("account"), items.c.state == State.PENDING)
+
+
+@cache
+def _choose() -> Select[Any]:
+    """Build the statement of the position of a batch's n-th pending item that is not held."""
+    return (
+        select(items.c.position)
+        .join(rows, and_(rows.c.item_id == items.c.id, IS_OF_BATCH))
+        .where(_IS_CHOOSABLE, ~is_held_of_many())
         .order_by(items.c.position)
-        .limit(bindparam("first"))
-        .subquery()
+        .limit(1)
+        .offset(bindparam("skipped"))
     )
-    last = select(first.c.lane_id, func.max(first.c.position).label("position")).group_by(first.c.lane_id).subquery()
-    return update(lanes).where(lanes.c.id == last.c.lane_id).values(active_until=-last.c.position)
+
+
+@cache
+def _activate_chosen() -> Update:
+    """Build the statement that makes lanes active up to the batch's last chosen item in each."""
+    last = last_of(
+        IS_OF_BATCH, _IS_CHOOSABLE, items.c.position <= bindparam("until", type_=BigInteger), ~is_held_of_many()
+    )
+    return _raise_to(last, last.c.position)
+
+
+@cache
+def _wanted() -> CTE:
+    """Build the last position of each lane that a worker of the account wants which has not ended."""
+    is_wanted = or_(
+        workers.c.until_position.is_(None),
+        items.c.position <= workers.c.until_position,
+        items.c.state != State.PENDING,
+    )
+    return (
+        select(items.c.lane_id, func.max(items.c.position).label("position"))
+        .join(rows, rows.c.item_id == items.c.id)
+        .join(workers, workers.c.batch_id == rows.c.batch_id)
+        .where(workers.c.account_id == bindparam("account"), items.c.account_id == bindparam("account"))
+        .where(workers.c.ended_at.is_(None), is_unfinished(items.c.state), is_wanted)
+        .group_by(items.c.lane_id)
+        .cte("wanted")
+    )
+
+
+# the batches that workers of the account want which have not ended, None for every batch
+_WANTS = select(workers.c.batch_id).where(workers.c.account_id == bindparam("account"), workers.c.ended_at.is_(None))
+
+
+@cache
+def _deactivate_unwanted() -> Update:
+    """Build the statement that makes the lanes inactive in which no worker wants anything."""
+    return update(lanes).where(IS_ACTIVE_OF_ACCOUNT, lanes.c.id.not_in(select(_wanted().c.lane_id))).values(_INACTIVE)
+
+
+@cache
+def _lower() -> Update:
+    """Build the statement that makes lanes active no further than some worker wants."""
+    wanted = _wanted()
+    return (
+        update(lanes)
+        .where(IS_ACTIVE_OF_ACCOUNT, lanes.c.id == wanted.c.lane_id, lanes.c.active_until > wanted.c.position)
+        .values(active_until=wanted.c.position)
+    )
 
 
 def recompute_ready(connection: Connection, lane_ids: Sequence[int]) -> None:
@@ -132,23 +226,57 @@ def recompute_ready(connection: Connection, lane_ids: Sequence[int]) -> None:
         connection.execute(_recompute_ready(), [{"lane": lane_id} for lane_id in lane_ids])
 
 
-def activate_batch(connection: Connection, account_id: int, batch_id: int, *, first: int | None = None) -> None:
-    """Make the lanes of a batch, up to its last item in each, the only active ones of its account.
+def activate_batch(connection: Connection, account_id: int, batch_id: int, *, first: int | None = None) -> int | None:
+    """Make the lanes of a batch active up to its last item in each; what else is active stays so.
 
-    Items before the batch's own in these lanes, leftovers of earlier batches, are active with them.
+    Items before the batch's own in these lanes, leftovers of earlier batches, are active with them. It is active as
+    long as a worker wants it that has not ended (``deactivate_unwanted``).
 
     Args:
         connection: A connection in a transaction.
         account_id: Its account.
         batch_id: The batch.
         first: Activate only so many of the batch's first pending items, and the leftovers before them; None: all.
+
+    Returns:
+        The position of the last of these, for the worker that wants them; None for all.
     """
+    which = {"account": account_id, "batch": batch_id}
+    # nothing pending, or a part of it, or all
+    until: int | None = 0 if first == 0 else None
+    if first:
+        until = connection.execute(_choose(), {**which, "skipped": first - 1}).scalar()
+    if first is None:
+        connection.execute(_activate(), which)
+    else:
+        last = _BEYOND if until is None else until
+        connection.execute(_activate_begun(), which)
+        connection.execute(_activate_chosen(), {**which, "until": last})
+    connection.execute(_make_ready(), {"account": account_id})
+    return until
+
+
+def activate_account(connection: Connection, account_id: int) -> None:
+    """Make the lanes of every batch of an account active."""
+    connection.execute(_activate_account(), {"account": account_id})
+    connection.execute(_make_ready(), {"account": account_id})
+
+
+def deactivate_account(connection: Connection, account_id: int) -> None:
+    """Make all lanes of an account inactive."""
+    connection.execute(_DEACTIVATE, {"account": account_id})
+
+
+def deactivate_unwanted(connection: Connection, account_id: int) -> None:
+    """Make inactive what no worker of the account wants any more, after one of them has ended."""
     of_account = {"account": account_id}
-    connection.execute(_DEACTIVATE, of_account)
-    connection.execute(_ACTIVATE, {**of_account, "batch": batch_id})
-    if first is not None:
-        _activate_first(connection, batch_id, account_id, first)
-    connection.execute(_make_ready(), of_account)
+    wants = connection.execute(_WANTS, of_account).scalars().all()
+    if not wants:
+        connection.execute(_DEACTIVATE, of_account)
+    elif None not in wants:
+        connection.execute(_deactivate_unwanted(), of_account)
+        connection.execute(_lower(), of_account)
+        connection.execute(_make_ready(), of_account)
 
 
 def reweigh_lanes(connection: Connection, account_id: int, item_seconds: float) -> None:
@@ -157,7 +285,7 @@ def reweigh_lanes(connection: Connection, account_id: int, item_seconds: float) 
     Args:
         connection: A connection in a transaction.
         account_id: The account.
-        item_seconds: The weight of an item beside its audio, in seconds of audio; 0 after ``activate_batch``.
+        item_seconds: The weight of an item beside its audio, in seconds of audio; 0 in a lane that was inactive.
     """
     connection.execute(_REWEIGH, {"account": account_id, "seconds": item_seconds})
 

@@ -17,7 +17,8 @@ MARK = "ledger of the uploader"
 
 TO_3: Sequence[str] = (
     # Changes of tables and indexes since version 2 go here, each as one statement that SQLite and PostgreSQL both
-    # take. A column that is added NOT NULL needs the same server_default in schema.py.
+    # take, but for {key}, the type of an id, and {number}, that of a reference to one. A column that is added NOT NULL
+    # needs the same server_default in schema.py.
     "ALTER TABLE ledger ADD COLUMN runs INTEGER DEFAULT 0 NOT NULL",
     "ALTER TABLE ledger ADD COLUMN in_use BOOLEAN DEFAULT false NOT NULL",
     "ALTER TABLE accounts DROP COLUMN slowest_seconds_per_byte",
@@ -63,6 +64,15 @@ TO_3: Sequence[str] = (
     "ALTER TABLE items ADD COLUMN unadmitted INTEGER DEFAULT 0 NOT NULL",
     "ALTER TABLE accounts ADD COLUMN no_ahead_until FLOAT DEFAULT 0 NOT NULL",
     "ALTER TABLE accounts ADD COLUMN no_ahead_reason VARCHAR",
+    # several workers share a ledger
+    (
+        "CREATE TABLE workers (id {key} NOT NULL, account_id {number} NOT NULL, batch_id {number}, "
+        "until_position BIGINT, host VARCHAR NOT NULL, process VARCHAR NOT NULL, version VARCHAR NOT NULL, "
+        "begun_at FLOAT NOT NULL, lease_until FLOAT NOT NULL, ended_at FLOAT, PRIMARY KEY (id), "
+        "FOREIGN KEY(account_id) REFERENCES accounts (id), FOREIGN KEY(batch_id) REFERENCES batches (id))"
+    ),
+    "CREATE INDEX workers_ended ON workers (ended_at)",
+    "ALTER TABLE attempts ADD COLUMN worker_id BIGINT",
     # [lanes] on_trouble is a fact of the account
     "ALTER TABLE accounts ADD COLUMN holds BOOLEAN DEFAULT true NOT NULL",
     # what held a batch's latest run back
@@ -72,11 +82,18 @@ TO_3: Sequence[str] = (
 # the statements that migrate a ledger to a version from the one before it; a released version's never change
 STEPS: Mapping[int, Sequence[str]] = {3: TO_3}
 
+# the types that the two databases spell in two ways
+_TYPES: Mapping[str, Mapping[str, str]] = {
+    "sqlite": {"key": "INTEGER", "number": "INTEGER"},
+    "postgresql": {"key": "BIGSERIAL", "number": "BIGINT"},
+}
+
 
 def migrate(connection: Connection, version: int) -> None:
     """Migrate a ledger from the version before to ``version``, inside the caller's transaction."""
+    types = _TYPES[connection.dialect.name]
     for statement in STEPS[version]:
-        connection.exec_driver_sql(statement)
+        connection.exec_driver_sql(statement.format(**types))
     connection.execute(update(schema.ledger).values(version=version))
     stamp(connection)
 

@@ -56,7 +56,7 @@ def move(url: str, target_url: str) -> Moved:
         found = _finish_interrupted(url, target)
         if found is not None:
             return found
-        with Ledger.open_for_run(url, must_exist=True) as source, target.filling() as new:
+        with Ledger.open_for_run(url, must_exist=True, alone=True) as source, target.filling() as new:
             copied = _fill(source, new, target.address)
         _finish(url)
         target.analyze()

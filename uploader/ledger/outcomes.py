@@ -45,27 +45,30 @@ _CLOSE_ATTEMPT = (
     )
 )
 
+_IS_LATEST = and_(items.c.id == bindparam("item"), items.c.attempts == bindparam("number"))
+
+_CHANGE = {
+    "state": bindparam("becomes"),
+    "error": bindparam("because"),
+    "job_id": bindparam("job"),
+    "http_status": bindparam("status"),
+    "cut_offs": case((bindparam("file_failed", type_=Boolean), 0), else_=items.c.cut_offs + bindparam("cut_off")),
+    "unadmitted": items.c.unadmitted + bindparam("withdrawn"),
+    "accepted_at": case((bindparam("accepted", type_=Boolean), bindparam("now")), else_=items.c.accepted_at),
+    "finished_at": case((bindparam("finished", type_=Boolean), bindparam("now")), else_=items.c.finished_at),
+    "slot_until": bindparam("keeps_slot_until"),
+}
+
 # the outcome of an item whose latest attempt is this one
 _OUTCOME = (
     update(items)
-    .where(
-        items.c.id == bindparam("item"),
-        items.c.attempts == bindparam("number"),
-        # an IN could not be executed for many at once
-        or_(items.c.state == State.SENDING, items.c.state == State.SENT),
-    )
-    .values(
-        state=bindparam("becomes"),
-        error=bindparam("because"),
-        job_id=bindparam("job"),
-        http_status=bindparam("status"),
-        cut_offs=case((bindparam("file_failed", type_=Boolean), 0), else_=items.c.cut_offs + bindparam("cut_off")),
-        unadmitted=items.c.unadmitted + bindparam("withdrawn"),
-        accepted_at=case((bindparam("accepted", type_=Boolean), bindparam("now")), else_=items.c.accepted_at),
-        finished_at=case((bindparam("finished", type_=Boolean), bindparam("now")), else_=items.c.finished_at),
-        slot_until=bindparam("keeps_slot_until"),
-    )
+    # an IN could not be executed for many at once
+    .where(_IS_LATEST, or_(items.c.state == State.SENDING, items.c.state == State.SENT))
+    .values(_CHANGE)
 )
+
+# the same of an item that a takeover has put in doubt meanwhile: a late answer is a fact of its attempt
+_LATE_OUTCOME = update(items).where(_IS_LATEST, items.c.state == State.IN_DOUBT).values(_CHANGE)
 
 # return the item to its lane, which waits until a time
 _PUT_OFF = (
@@ -343,11 +346,18 @@ def _write(connection: Connection, resolved: Sequence[tuple[ReplyRecord, Resolve
     closings = [_closing(record, item.attempt_verdict or record.verdict) for record, item in resolved]
     connection.execute(_CLOSE_ATTEMPT, closings)
     verdicts = [(record, item.verdict or record.verdict) for record, item in resolved]
-    changed = connection.execute(_OUTCOME, [_change(connection, record, verdict) for record, verdict in verdicts])
-    if changed.rowcount == len(resolved):
+    changes = [_change(connection, record, verdict) for record, verdict in verdicts]
+    if connection.execute(_OUTCOME, changes).rowcount == len(resolved):
         return True
-    report_outcomes(connection, [(record.claim, verdict) for record, verdict in verdicts])
-    return False
+    late = [
+        record.claim
+        for (record, verdict), change in zip(verdicts, changes, strict=True)
+        if verdict.state is not State.IN_DOUBT and connection.execute(_LATE_OUTCOME, change).rowcount
+    ]
+    recompute_ready(connection, [claim.lane_id for claim in late])
+    if len(late) < len(resolved):
+        report_outcomes(connection, [(record.claim, verdict) for record, verdict in verdicts])
+    return len(late) == len(resolved)
 
 
 def _record_alone(connection: Connection, record: ReplyRecord, item: ResolvedItem) -> ReplyResult:

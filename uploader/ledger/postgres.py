@@ -1,7 +1,6 @@
 """The ledger in a PostgreSQL database, which many hosts reach."""
 
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -14,8 +13,10 @@ from sqlalchemy.pool import QueuePool
 
 from uploader.errors import LedgerBusyError, LedgerUnavailableError, UsageError
 from uploader.ledger import schema
+from uploader.ledger.clock import steady_seconds
 from uploader.ledger.database import Doubted, Examination, Ledger, has_batch, read_loads, read_mark
 from uploader.ledger.migrations import MARK, STEPS, migrate, stamp
+from uploader.ledger.processes import is_dead, own_process
 from uploader.ledger.sqlite import KEY_BYTES
 from uploader.secrets import without_login
 
@@ -30,10 +31,7 @@ except ImportError as error:
 T = TypeVar("T")
 
 CONNECT_SECONDS = 10
-LOCK_TRIES = 10
-LOCK_WAIT_SECONDS = 0.1
-# the keys of advisory locks: the one run that works on the ledger, and whoever makes or migrates its tables
-RUN_LOCK = 0x75706C64_72756E
+# the key of the advisory lock of whoever makes or migrates the tables
 SCHEMA_LOCK = 0x75706C64_736368
 
 # the server's words for an address that it was reached at and will never take
@@ -48,12 +46,13 @@ _LOCK_ACCOUNTS = select(schema.accounts.c.id).order_by(schema.accounts.c.id).wit
 # the version that the table of a ledger is marked with, and whether it is
 _MARKED = text("SELECT to_regclass('ledger') IS NOT NULL, obj_description(to_regclass('ledger'), 'pg_class')")
 
-# a session that holds the lock of the run
-_HOLDER = text(
-    "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
-    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-    " AND (classid::bigint << 32) + objid::bigint = :key"
-).bindparams(key=RUN_LOCK)
+# the workers whose lease is not over
+_WORKERS = text(
+    "SELECT process FROM workers WHERE ended_at IS NULL AND lease_until >= extract(epoch FROM clock_timestamp())"
+)
+
+# the server's clock, in seconds since the epoch
+_CLOCK = text("SELECT extract(epoch FROM clock_timestamp())::float8")
 
 
 class PostgresLedger(Ledger):
@@ -66,22 +65,19 @@ class PostgresLedger(Ledger):
         # connections without transactions, and with those that read
         self._plain = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        # the session that holds the lock of the run
-        self._lock: Connection | None = None
-        # the number of this run; None where the ledger is not open for a run
-        self._runs: int | None = None
+        # the ledger is open for a run, and counts as in use
+        self._is_run = False
         self._readers: list[PostgresLedger] = []
 
     @classmethod
-    def for_run(cls, url: str, *, must_exist: bool, on_container: bool, doubted: Doubted) -> Self:
-        """Open the ledger for the one run that may write; make a missing one, migrate an older one."""
+    def for_run(cls, url: str, *, must_exist: bool, on_container: bool, doubted: Doubted, alone: bool) -> Self:
+        """Open the ledger for a run; make missing tables, migrate older ones."""
         del on_container, doubted  # of files
         opened = cls(url)
         try:
             with opened.translated_errors():
-                opened._take_lock()
                 opened.is_new = not opened._prepare(must_exist=must_exist)
-                opened._count_run()
+                opened._begin_run(alone=alone)
         except BaseException:
             opened.close()
             raise
@@ -133,7 +129,7 @@ class PostgresLedger(Ledger):
     def begin_writing(self) -> Iterator[Connection]:
         """Begin a transaction with the accounts locked."""
         with self._engine.begin() as connection:
-            self._lock_accounts(connection)
+            connection.execute(_LOCK_ACCOUNTS)
             yield connection
 
     def begin_reading(self) -> AbstractContextManager[Connection]:
@@ -149,7 +145,7 @@ class PostgresLedger(Ledger):
                 rehearse()
                 transaction.rollback()
         with connection.begin():
-            self._lock_accounts(connection)
+            connection.execute(_LOCK_ACCOUNTS)
             done = step()
         self.analyze()
         return done
@@ -194,9 +190,21 @@ class PostgresLedger(Ledger):
 
     @property
     def held_by_run(self) -> bool:
-        """True where a run holds the ledger's lock at this moment."""
-        with self.translated_errors(), self._plain.connect() as connection:
-            return connection.execute(_HOLDER).first() is not None
+        """True where a worker's lease is not over, and its process is not known to be dead."""
+        with self.reading() as connection:
+            return self._has_worker(connection)
+
+    def _has_worker(self, connection: Connection) -> bool:
+        return any(not self.is_gone(process) for process in connection.execute(_WORKERS).scalars())
+
+    def clock(self, connection: Connection) -> Callable[[], float]:
+        """Return the server's clock, as it goes on by the host's steady one."""
+        offset: float = connection.execute(_CLOCK).scalar_one() - steady_seconds()
+        return lambda: offset + steady_seconds()
+
+    def is_gone(self, process: str) -> bool:
+        """Return True where a process of this host is dead; of other hosts, and other containers, nothing is known."""
+        return is_dead(process)
 
     def examine(self, *, whole: bool = True) -> Examination:
         """Read the ledger's mark; the server looks after its own files."""
@@ -224,20 +232,14 @@ class PostgresLedger(Ledger):
         """Do nothing: the disk is the server's."""
 
     def close(self) -> None:
-        """Close the connections, and release the lock of the run."""
+        """Close the connections; the last of several runs marks the ledger as closed."""
         for reader in self._readers:
             reader.close()
-        if self._runs is not None:
+        if self._is_run:
             with suppress(LedgerUnavailableError), self.writing() as connection:
-                connection.execute(update(schema.ledger).values(in_use=False))
-            self._runs = None
-        if self._lock is not None:
-            self._lock.detach()
-            with suppress(DBAPIError):
-                # at once: the server sees the end of a session a moment later
-                self._lock.execute(select(func.pg_advisory_unlock_all()))
-            self._lock.close()
-            self._lock = None
+                if not self._has_worker(connection):
+                    connection.execute(update(schema.ledger).values(in_use=False))
+            self._is_run = False
         self._engine.dispose()
 
     def _check_address(self) -> None:
@@ -256,23 +258,6 @@ class PostgresLedger(Ledger):
                 f"ledger {self.address}: this is no address of a database: write postgresql://USER:PASSWORD@HOST/"
                 "DATABASE, and in the password %XX for each character that is neither letter nor digit"
             )
-
-    def _take_lock(self) -> None:
-        """Take the lock of the run for the length of a session of its own.
-
-        Raises:
-            LedgerBusyError: Another run holds it.
-        """
-        self._lock = self._plain.connect()
-        for _ in range(LOCK_TRIES):
-            if self._lock.execute(select(func.pg_try_advisory_lock(RUN_LOCK))).scalar_one():
-                return
-            # the server sees a moment later that a run has died
-            time.sleep(LOCK_WAIT_SECONDS)
-        raise LedgerBusyError(
-            f"ledger {self.address}: another run holds it: wait for its end (`uploader status` shows how far it "
-            "is), or give this run a ledger of its own only if it is for another account"
-        )
 
     def _prepare(self, *, must_exist: bool) -> bool:
         """Make missing tables, migrate older ones while others wait; return True where the ledger holds a batch."""
@@ -310,28 +295,21 @@ class PostgresLedger(Ledger):
         connection.execute(insert(schema.ledger).values(version=schema.VERSION, webhook_key=token_hex(KEY_BYTES)))
         stamp(connection)
 
-    def _count_run(self) -> None:
-        """Count this run; a run before it that is still alive can write nothing from then on."""
-        with self._engine.begin() as connection:
-            self._lock_accounts(connection)
-            counted = update(schema.ledger).values(runs=schema.ledger.c.runs + 1, in_use=True)
-            self._runs = connection.execute(counted.returning(schema.ledger.c.runs)).scalar_one()
-
-    def _lock_accounts(self, connection: Connection) -> None:
-        """Lock the accounts in a statement of its own, so that later ones see all that was committed before.
+    def _begin_run(self, *, alone: bool) -> None:
+        """Count this run, and mark the ledger as in use.
 
         Raises:
-            LedgerUnavailableError: Another run has begun since this one did, as a lost session frees its lock.
+            LedgerBusyError: A run uses the ledger, and this one is to be alone.
         """
-        connection.execute(_LOCK_ACCOUNTS)
-        if self._runs is None:
-            return
-        runs = connection.execute(select(schema.ledger.c.runs)).scalar_one()
-        if runs != self._runs:
-            raise LedgerUnavailableError(
-                f"ledger {self.address}: another run has taken it while this one could not be reached: nothing more "
-                "is sent"
-            )
+        with self._engine.begin() as connection:
+            connection.execute(_LOCK_ACCOUNTS)
+            if alone and self._has_worker(connection):
+                raise LedgerBusyError(
+                    f"ledger {self.address}: a run is at work on it: wait for its end (`uploader status` shows how far "
+                    "it is)"
+                )
+            connection.execute(update(schema.ledger).values(runs=schema.ledger.c.runs + 1, in_use=True))
+        self.process, self._is_run = own_process(), True
 
     def _check_known(self, version: int) -> None:
         if version > schema.VERSION:

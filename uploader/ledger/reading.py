@@ -13,6 +13,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    false,
     func,
     literal,
     null,
@@ -22,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.lanes import IS_IN_BACKLOG, is_held
+from uploader.ledger.lanes import is_held
 from uploader.ledger.orphans import is_orphan
 from uploader.ledger.schema import (
     ANY_ACCOUNT,
@@ -48,7 +49,7 @@ from uploader.settings import DEFAULT_ACCOUNT
 MAX_REASONS = 20
 
 # the accepted items of an account, as live jobs
-_LIVE_JOBS = (
+LIVE_JOBS = (
     select(
         items.c.id.label("item_id"),
         items.c.lane_id,
@@ -273,11 +274,12 @@ def open_rows(connection: Connection, batch_id: int) -> Iterator[OpenRow]:
 
 def live_jobs(connection: Connection, account_id: int) -> list[LiveJob]:
     """Return the account's live jobs, overdue ones too, which may have ended since."""
-    found = connection.execute(_LIVE_JOBS, {"account": account_id}).mappings()
-    return [_live_job(**row) for row in found]
+    found = connection.execute(LIVE_JOBS, {"account": account_id}).mappings()
+    return [make_live_job(**row) for row in found]
 
 
-def _live_job(*, is_active: object, size: int, duration_seconds: float | None, **row: Any) -> LiveJob:
+def make_live_job(*, is_active: object, size: int, duration_seconds: float | None, **row: Any) -> LiveJob:
+    """Make a live job of a row of ``LIVE_JOBS``."""
     work = audio_seconds(size, duration_seconds)
     return LiveJob(**row, size=size, is_active=bool(is_active), work=work, has_known_start=False)
 
@@ -294,20 +296,53 @@ def latest_completed_jobs(connection: Connection, account_id: int, most: int = H
     return [CompletedJob(audio_seconds(row.size, row.duration_seconds), row.job_seconds) for row in reversed(found)]
 
 
-def unsent(connection: Connection, account_id: int) -> bool:
-    """Return True where an active lane of the account has a pending item that is not held."""
-    found = connection.execute(
+def is_batch_over(
+    connection: Connection, account_id: int, batch_id: int, *, no_wait: bool, is_late: bool = False
+) -> bool:
+    """Return True where no active item of a batch can move any more, whoever carries it.
+
+    Args:
+        connection: A connection in a transaction.
+        account_id: The batch's account.
+        batch_id: The batch.
+        no_wait: Accepted items are over.
+        is_late: So are pending ones, as nothing new starts.
+    """
+    which = {"account": account_id, "batch": batch_id}
+    return connection.execute(_left(no_wait=no_wait, is_late=is_late), which).first() is None
+
+
+@cache
+def _left(*, no_wait: bool, is_late: bool) -> Select[Any]:
+    """Build the statement of an active item of a batch that is under way, or that can go in its lane now or later."""
+    live = and_(items.c.state == State.ACCEPTED, items.c.overdue.is_(False))
+    under_way = is_in_state(items.c.state, [State.SENDING, State.SENT])
+    before = items.alias("before_it")
+    is_moving = and_(
+        before.c.lane_id == items.c.lane_id,
+        or_(
+            is_in_state(before.c.state, [State.SENDING, State.SENT]),
+            and_(before.c.state == State.ACCEPTED, before.c.overdue.is_(False)),
+        ),
+    )
+    may_go = or_(lanes.c.ready_position.is_not(None), select(before.c.id).where(is_moving).correlate(items).exists())
+    named = rows.alias("named_by_batch")
+    return (
         select(items.c.id)
         .join(lanes, lanes.c.id == items.c.lane_id)
         .where(
             IS_UNFINISHED,
-            items.c.account_id == account_id,
-            IS_IN_BACKLOG,
-            ~is_held(),
+            items.c.account_id == bindparam("account"),
+            items.c.position <= lanes.c.active_until,
+            or_(
+                under_way,
+                false() if no_wait else live,
+                false() if is_late else and_(items.c.state == State.PENDING, may_go, ~is_held()),
+            ),
+            select(named.c.line).where(named.c.item_id == items.c.id, named.c.batch_id == bindparam("batch")).exists(),
         )
         .limit(1)
     )
-    return found.first() is not None
 
 
 def last_doubt(connection: Connection, account_id: int) -> float | None:

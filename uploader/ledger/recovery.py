@@ -1,22 +1,18 @@
-"""Recovery of attempts that a dead run left under way, and of deadlines after a jump of the wall clock."""
+"""Recovery of attempts that ended workers left under way."""
 
-import time
 from collections.abc import Sequence
 from math import inf
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, case, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, case, or_, select, update
 
+from uploader.ledger.clock import any_open_worker
 from uploader.ledger.facts import accept_item, apply_callbacks, pending_callbacks
-from uploader.ledger.lanes import add_to_backlog
+from uploader.ledger.lanes import add_to_backlog, recompute_ready
 from uploader.ledger.outcomes import slot_until
-from uploader.ledger.schema import IS_UNFINISHED, accounts, attempts, items, ledger
+from uploader.ledger.schema import IS_UNFINISHED, accounts, attempts, items, workers
 from uploader.model import SLOTTED, Next, Outcome, State, Verdict
 from uploader.policy.facts import WITH_JOB, AttemptFacts, ItemFacts, resolve_item
-
-# smaller steps are the clock's ordinary correction, in seconds
-LEAST_JUMP_SECONDS = 0.5
 
 # the verdict on an attempt that was admitted
 SENT = Verdict(
@@ -28,8 +24,17 @@ SENT = Verdict(
 # the verdict on an attempt that was not
 UNSENT = Verdict(Outcome.CUT_OFF, State.PENDING, Next.AGAIN, "the run ended before the last chunk left")
 
-# the items that a dead run left in this state
-_LEFT = select(*items.c["id", "attempts"]).where(IS_UNFINISHED, items.c.state == bindparam("left_as"))
+# the items in this state whose attempt no worker carries any more
+_LEFT = (
+    select(*items.c["id", "attempts", "lane_id"])
+    .outerjoin(attempts, and_(attempts.c.item_id == items.c.id, attempts.c.number == items.c.attempts))
+    .outerjoin(workers, workers.c.id == attempts.c.worker_id)
+    .where(
+        IS_UNFINISHED,
+        items.c.state == bindparam("left_as"),
+        or_(workers.c.id.is_(None), workers.c.ended_at.is_not(None)),
+    )
+)
 
 # the item's state after its attempt was cut by the end of a run
 _RECOVER = (
@@ -56,31 +61,6 @@ _CLOSE_ATTEMPT = (
     )
 )
 
-# the boot and the clock offset of the latest run
-_CLOCK = select(ledger.c.boot_id, ledger.c.clock_offset)
-
-# save the boot and the clock offset of this run
-_SAVE_CLOCK = update(ledger).values(boot_id=bindparam("boot"), clock_offset=bindparam("offset"))
-
-# move the times until which doubts keep their slots
-_MOVE_SLOTS = (
-    update(items)
-    .where(IS_UNFINISHED, items.c.state.in_(SLOTTED), items.c.slot_until.is_not(None))
-    .values(slot_until=items.c.slot_until + bindparam("jumped"))
-)
-
-# move the starts of live jobs
-_MOVE_JOBS = (
-    update(items)
-    .where(IS_UNFINISHED, items.c.state == State.ACCEPTED)
-    .values(accepted_at=items.c.accepted_at + bindparam("jumped"))
-)
-
-# move the times of the stated and the learned limit
-_MOVE_LIMITS = update(accounts).values(
-    stated_at=accounts.c.stated_at + bindparam("jumped"), observed_at=accounts.c.observed_at + bindparam("jumped")
-)
-
 # no doubt keeps its slot for longer than one of now would
 _NO_FUTURE_SLOTS = (
     update(items)
@@ -98,54 +78,26 @@ _NO_FUTURE_LIMITS = update(accounts).values(
 def recover(
     connection: Connection, now: float, doubt_seconds: float, job_timeout_seconds: float = inf
 ) -> tuple[int, int]:
-    """Resolve what a dead run left under way: pending again before the admission, in doubt after it.
+    """Resolve what ended workers left under way: pending again before the admission, in doubt after it.
 
-    An item whose job a callback has named is accepted. Times of a clock that was ahead become now: else they would be
-    believed, or waited for, until they have come.
+    An item whose job a callback has named is accepted. Where no worker is left, times of a clock that was ahead become
+    now: else they would be believed, or waited for, until they have come.
 
     Returns:
         The number of items that are pending again, and of those in doubt.
     """
-    if job_timeout_seconds < inf:
-        connection.execute(_NO_FUTURE_SLOTS, {"last": now + max(job_timeout_seconds, doubt_seconds)})
-    connection.execute(_NO_FUTURE_LIMITS, {"now": now})
+    if not any_open_worker(connection):
+        if job_timeout_seconds < inf:
+            connection.execute(_NO_FUTURE_SLOTS, {"last": now + max(job_timeout_seconds, doubt_seconds)})
+        connection.execute(_NO_FUTURE_LIMITS, {"now": now})
     keeps = (doubt_seconds, job_timeout_seconds)
     states = []
     for left_as, verdict in ((State.SENT, SENT), (State.SENDING, UNSENT)):
         left = connection.execute(_LEFT, {"left_as": left_as}).all()
         pending = pending_callbacks(connection, [item.id for item in left])
         states += [_recover_item(connection, item, verdict, pending.get(item.id, ()), now, keeps) for item in left]
+        recompute_ready(connection, [item.lane_id for item in left])
     return states.count(State.PENDING), states.count(State.IN_DOUBT)
-
-
-def boot_clock() -> tuple[str, float]:
-    """Return the id of the machine's boot, and the seconds that the wall clock is ahead of its steady clock."""
-    try:
-        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return "", 0.0  # there is no boot id outside Linux: the wall clock is believed
-    return boot_id, time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def rebase_deadlines(connection: Connection, boot_id: str, clock_offset: float) -> None:
-    """Move deadlines and ages by the jump of the wall clock since the last run on this boot.
-
-    Deadlines of slots stay as far ahead, and live jobs and the learned limit as old, as they are.
-
-    Args:
-        connection: A connection in a transaction.
-        boot_id: The id of the machine's boot.
-        clock_offset: Wall clock less steady clock, in seconds, now.
-    """
-    known = connection.execute(_CLOCK).one()
-    if boot_id and known.boot_id == boot_id and known.clock_offset is not None:
-        jumped = clock_offset - known.clock_offset
-        if abs(jumped) < LEAST_JUMP_SECONDS:
-            return  # not saved either, so that a slow drift counts once it adds up to a jump
-        connection.execute(_MOVE_SLOTS, {"jumped": jumped})
-        connection.execute(_MOVE_JOBS, {"jumped": jumped})
-        connection.execute(_MOVE_LIMITS, {"jumped": jumped})
-    connection.execute(_SAVE_CLOCK, {"boot": boot_id, "offset": clock_offset})
 
 
 def _recover_item(
@@ -156,7 +108,7 @@ def _recover_item(
     now: float,
     keeps: tuple[float, float],
 ) -> State:
-    """Write the outcome of an attempt that a dead run left, and return its item's state."""
+    """Write the outcome of an attempt that no worker carries any more, and return its item's state."""
     resolved = resolve_item(ItemFacts.after(verdict, item.attempts, pending))
     state = resolved.state
     if resolved.state in WITH_JOB:
@@ -172,7 +124,7 @@ def _recover_item(
             "withdrawn": int(verdict is UNSENT),
         }
         if connection.execute(_RECOVER, {"item": item.id, **values}).rowcount != 1:
-            raise RuntimeError(f"item {item.id} is no longer as the dead run left it")
+            raise RuntimeError(f"item {item.id} is no longer as its worker left it")
     if state is State.PENDING:
         add_to_backlog(connection, item.id)
     own = resolved.attempt_verdict or verdict

@@ -110,6 +110,27 @@ batches = Table(
     Index("batches_ran_at", "ran_at"),
 )
 
+# processes that carry items; one that has no end has a lease, by the ledger's clock
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False),
+    # the batch that it wants to be carried, None: every batch of the account
+    Column("batch_id", ForeignKey("batches.id")),
+    # of its batch it wants nothing pending behind this position (--first); None: all
+    Column("until_position", BigInteger),
+    Column("host", String, nullable=False),
+    # the process as its host knows it (Ledger.process), so that its death is seen before its lease is over
+    Column("process", String, nullable=False),
+    Column("version", String, nullable=False),
+    Column("begun_at", Float, nullable=False),
+    Column("lease_until", Float, nullable=False),
+    # by itself, or by a worker that found its lease over: it admits nothing any more
+    Column("ended_at", Float),
+    Index("workers_ended", "ended_at"),
+)
+
 loads = Table(
     "loads",
     metadata,
@@ -284,6 +305,8 @@ attempts = Table(
     Column("id", ID, primary_key=True),
     Column("item_id", ForeignKey("items.id"), nullable=False),
     Column("number", Integer, nullable=False),
+    # who carries it, and follows its job; None: nobody
+    Column("worker_id", BigInteger),
     Column("started_at", Float, nullable=False),
     Column("admitted_at", Float),
     Column("ended_at", Float),

@@ -11,7 +11,14 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Select, and_, bindparam, case, false, func, literal_column, select, true
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.lanes import IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, is_held_of_many, lanes_in_trouble
+from uploader.ledger.lanes import (
+    IS_ACTIVE_OF_ACCOUNT,
+    IS_IN_BACKLOG,
+    IS_OF_BATCH,
+    is_held_of_many,
+    lanes_in_trouble,
+    last_of,
+)
 from uploader.ledger.schema import IS_UNFINISHED, TOTAL_SIZE, batches, items, lanes, loads, rows
 from uploader.model import LiveJob, State
 from uploader.policy.forecast import Lanes, audio_seconds
@@ -281,10 +288,13 @@ def _own(*, is_any_held: bool) -> Select[Any]:
 def _leftovers(*, is_any_held: bool) -> Select[Any]:
     """Build the statement that sums up the items to send that are not the batch's own, by the batch of their load."""
     # by the load first: the names of its batch need not be looked up for each item
+    last = last_of(IS_OF_BATCH)
     sums = (
         select(items.c.load_id, *_SUMS)
         .select_from(items)
         .join(lanes, lanes.c.id == items.c.lane_id)
+        # what other workers want beside the batch is none of its own
+        .join(last, and_(last.c.lane_id == items.c.lane_id, items.c.position <= last.c.position))
         .where(IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, ~is_held_of_many() if is_any_held else true(), ~_is_own())
         .group_by(items.c.load_id)
         .subquery()

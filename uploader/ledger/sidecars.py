@@ -1,7 +1,8 @@
-"""Handles the files beside a ledger: the run's lock, which has the count of runs, and the reserve of disk space."""
+"""Handles the files beside a ledger: its lock, which has the count of runs, the runs' marks, and the disk reserve."""
 
 import errno
 import fcntl
+import glob
 import os
 import time
 from contextlib import suppress
@@ -10,7 +11,8 @@ from typing import NamedTuple
 
 from uploader.errors import LedgerBusyError, UsageError
 
-LOCK_TRIES = 3
+# who opens or closes a ledger waits for another one that does, or for a command that needs the ledger for itself
+LOCK_TRIES = 100
 LOCK_WAIT_SECONDS = 0.05
 # disk space that a run reserves, so that outcomes can be written where the disk is full
 RESERVE_BYTES = 1024 * 1024
@@ -23,11 +25,13 @@ CLOSED = "closed"
 def take_lock(path: Path) -> int:
     """Take the kernel's lock of a ledger, which ends with its process.
 
+    It is held while a run opens or closes the ledger, and by a command that needs the ledger for itself.
+
     Returns:
         The lock's file descriptor, which the caller closes.
 
     Raises:
-        LedgerBusyError: Another run holds it.
+        LedgerBusyError: A command needs the ledger for itself.
         UsageError: A symbolic link stands in its place.
         OSError: Its file cannot be made.
     """
@@ -38,38 +42,102 @@ def take_lock(path: Path) -> int:
         if error.errno == errno.ELOOP:
             raise UsageError(f"ledger {path}: {lock} is a symbolic link, which is not followed: remove it") from error
         raise
-    if not _locked(descriptor):
+    try:
+        lock_again(path, descriptor)
+    except BaseException:
         os.close(descriptor)
-        raise LedgerBusyError(
-            f"ledger {path}: another run holds it: wait for its end (`uploader status` shows how far it is), or "
-            "give this run a ledger of its own only if it is for another account"
-        )
+        raise
     return descriptor
 
 
-def is_locked(path: Path) -> bool:
-    """Return True where a run holds the ledger's lock at this moment."""
+def lock_again(path: Path, descriptor: int) -> None:
+    """Take the lock of a ledger by its open file, once whoever has it has released it.
+
+    Raises:
+        LedgerBusyError: A command needs the ledger for itself.
+    """
+    for _ in range(LOCK_TRIES):
+        if _is_locked_now(descriptor):
+            return
+        time.sleep(LOCK_WAIT_SECONDS)
+    raise LedgerBusyError(
+        f"ledger {path}: another command has it for itself (`ledger adopt`, `ledger check --accept`, a migration): "
+        "wait for its end"
+    )
+
+
+def release_lock(descriptor: int) -> None:
+    """Release the lock of a ledger, and keep its file open."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def begin_presence(path: Path) -> tuple[str, int]:
+    """Mark this process as a run of a ledger, by a locked file; the lock ends with its process.
+
+    Returns:
+        The name by which others know the run, and the file descriptor, which the caller closes.
+
+    Raises:
+        OSError: The file cannot be made.
+    """
+    name = f"{os.getpid()}-{os.urandom(4).hex()}"
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(_presence_path(path, name), flags, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return name, descriptor
+
+
+def end_presence(path: Path, name: str, descriptor: int) -> None:
+    """Remove the mark of this process."""
+    with suppress(OSError):
+        _presence_path(path, name).unlink(missing_ok=True)
+    os.close(descriptor)
+
+
+def is_present(path: Path, name: str) -> bool:
+    """Return True where a run that has marked itself by this name is alive."""
     try:
-        descriptor = os.open(lock_path(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
+        descriptor = os.open(_presence_path(path, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
         return False
+    except OSError:
+        return True  # it cannot be known now
     try:
-        return not _locked(descriptor)
+        return not _is_locked_now(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _locked(descriptor: int) -> bool:
-    """Take the lock; return False where a run holds it."""
-    # ``is_locked`` in another process holds it for a moment: hence several tries
-    for _ in range(LOCK_TRIES):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(LOCK_WAIT_SECONDS)
-        else:
-            return True
-    return False
+def present_runs(path: Path) -> list[str]:
+    """Return the names of the runs of a ledger that are alive."""
+    return [name for name in _presences(path) if is_present(path, name)]
+
+
+def forget_dead_runs(path: Path) -> None:
+    """Remove the marks that dead runs have left; the caller has the ledger's lock."""
+    for name in _presences(path):
+        if not is_present(path, name):
+            with suppress(OSError):
+                _presence_path(path, name).unlink(missing_ok=True)
+
+
+def _presences(path: Path) -> list[str]:
+    prefix = f"{path.name}.run-"
+    found = path.parent.glob(f"{glob.escape(prefix)}*")
+    return sorted(file.name.removeprefix(prefix) for file in found)
+
+
+def _presence_path(path: Path, name: str) -> Path:
+    return path.with_name(f"{path.name}.run-{name}")
+
+
+def _is_locked_now(descriptor: int) -> bool:
+    """Take a file's lock; return False where another process has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def lock_path(path: Path) -> Path:

@@ -4,27 +4,35 @@ import errno
 import glob
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Self, TypeVar
 
-from sqlalchemy import Connection, Engine, update
+from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.exc import DBAPIError
 
 from uploader import logs
 from uploader.errors import LedgerBusyError, LedgerUnavailableError, UsageError
 from uploader.ledger import schema
 from uploader.ledger.checking import damage, doubt
+from uploader.ledger.clock import any_open_worker, boot_clock, rebase_deadlines, steady_clock, steady_seconds
 from uploader.ledger.copying import copy_beside, copy_ledger
 from uploader.ledger.database import Doubted, Examination, Ledger, driver, has_batch, read_loads, read_mark
 from uploader.ledger.place import check_outlives_container, check_place
 from uploader.ledger.sidecars import (
     RunCount,
+    begin_presence,
+    end_presence,
+    forget_dead_runs,
     give_back,
-    is_locked,
+    is_present,
+    lock_again,
+    present_runs,
     read_count,
     read_count_beside,
+    release_lock,
     save_count,
     save_folded,
     set_aside,
@@ -68,11 +76,17 @@ _NO_PLACE = frozenset(
 class SqliteLedger(Ledger):
     """An open ledger in an SQLite file."""
 
-    def __init__(self, path: Path, pool: Engine, lock: int | None = None) -> None:
+    def __init__(self, path: Path, pool: Engine) -> None:
         super().__init__(str(path), pool)
         self.path = path
         self._writer = pool.execution_options(begin="BEGIN IMMEDIATE")
-        self._lock = lock
+        # the mark of this process as a run; None where the ledger is not open for a run
+        self._presence: int | None = None
+        # the file of the ledger's lock, which a run holds while it opens or closes the ledger
+        self._lock: int | None = None
+        # a descriptor that is given up at the closing, where too many files may be open
+        self._spare: int | None = None
+        self._is_alone = False
         self._had_log = False
         # a connection that a run keeps open: closing the last one folds the log, and a missing log means doubt
         self._kept: Connection | None = None
@@ -85,8 +99,8 @@ class SqliteLedger(Ledger):
         self._is_discarded = False
 
     @classmethod
-    def for_run(cls, url: str, *, must_exist: bool, on_container: bool, doubted: Doubted) -> Self:
-        """Open the ledger for the one run that may write; make a missing one, migrate an older one."""
+    def for_run(cls, url: str, *, must_exist: bool, on_container: bool, doubted: Doubted, alone: bool) -> Self:
+        """Open the ledger for a run; make a missing one, migrate an older one where no other run uses it."""
         path = ledger_path(url)
         if url == default_ledger():
             _make_default_folder(path.parent)
@@ -94,21 +108,89 @@ class SqliteLedger(Ledger):
         with translate_errors(path):
             lock = take_lock(path)
         try:
+            others = present_runs(path)
+            if alone:
+                _check_alone(path, others)
+            opened = (
+                cls._join(path, lock)
+                if others
+                else cls._open_first(
+                    path, lock, must_exist=must_exist, on_container=on_container, doubted=doubted, alone=alone
+                )
+            )
+        except BaseException:
+            os.close(lock)
+            raise
+        return opened
+
+    def _keep_lock(self, lock: int, *, alone: bool) -> None:
+        """Keep the file of the lock; only a command that needs the ledger for itself keeps the lock, too."""
+        self._lock, self._spare, self._is_alone = lock, os.dup(lock), alone
+        if not alone:
+            release_lock(lock)
+
+    @classmethod
+    def _open_first(
+        cls, path: Path, lock: int, *, must_exist: bool, on_container: bool, doubted: Doubted, alone: bool
+    ) -> Self:
+        """Open the ledger where no other run has it open."""
+        forget_dead_runs(path)
+        try:
             had_log = has_log(path)
             is_new = _prepare(path, must_exist=must_exist, on_container=on_container)
-            opened = cls(path, engine(lambda: connect(path, "rw")), lock)
+            opened = cls(path, engine(lambda: connect(path, "rw")))
         except BaseException:
             give_back(path)
-            os.close(lock)
             raise
         opened.is_new = is_new
         try:
+            opened._begin_presence()
             opened._check_whole(lock, has_log=had_log, doubted=Doubted.ACCEPTED if is_new else doubted)
             opened._count_run(lock)
         except BaseException:
-            opened.close()
+            opened._close(lock)
             raise
+        opened._keep_lock(lock, alone=alone)
         return opened
+
+    @classmethod
+    def _join(cls, path: Path, lock: int) -> Self:
+        """Open the ledger beside other runs, which have checked that it is whole."""
+        _existing(f"sqlite:///{path}")
+        opened = cls(path, engine(lambda: connect(path, "rw")))
+        try:
+            opened._begin_presence()
+            opened._count_run(lock)
+        except BaseException:
+            opened._close(lock)
+            raise
+        opened._keep_lock(lock, alone=False)
+        return opened
+
+    def _begin_presence(self) -> None:
+        with translate_errors(self.path):
+            self.process, self._presence = begin_presence(self.path)
+
+    def is_gone(self, process: str) -> bool:
+        """Return True where a run's process is known to be dead: the kernel has ended the lock of its mark."""
+        return not is_present(self.path, process)
+
+    def clock(self, connection: Connection) -> Callable[[], float]:
+        """Return the clock of the ledger's times, which all its runs on this host share.
+
+        It follows the host's steady clock from where the first of them has begun: a jump of the wall clock moves no
+        deadline. Where no worker is left, it begins anew from the wall clock.
+        """
+        boot_id, offset = boot_clock()
+        if not boot_id:
+            return steady_clock(time.time, time.monotonic)
+        known = connection.execute(select(schema.ledger.c.boot_id, schema.ledger.c.clock_offset)).one()
+        if known.boot_id != boot_id or not any_open_worker(connection):
+            rebase_deadlines(connection, boot_id, offset)
+            offset = connection.execute(select(schema.ledger.c.clock_offset)).scalar_one()
+        else:
+            offset = known.clock_offset
+        return lambda: offset + steady_seconds()
 
     @classmethod
     def is_there(cls, url: str) -> bool:
@@ -166,8 +248,8 @@ class SqliteLedger(Ledger):
 
     @property
     def held_by_run(self) -> bool:
-        """True where a run holds the ledger's lock at this moment."""
-        return is_locked(self.path)
+        """True where a run has the ledger open at this moment."""
+        return bool(present_runs(self.path))
 
     def examine(self, *, whole: bool = True) -> Examination:
         """Examine a ledger that is open for reading, for damage and for signs of a lost part."""
@@ -222,24 +304,52 @@ class SqliteLedger(Ledger):
         """Close the connections, and release the reserve and the lock."""
         for reader in self._readers:
             reader.close()
+        lock, self._lock = self._lock, None
+        if lock is None:
+            if self._close_connections():
+                self._save_folded_beside()
+            return
+        if self._spare is not None:
+            os.close(self._spare)
+        try:
+            if not self._is_alone:
+                lock_again(self.path, lock)
+            self._close(lock)
+        except LedgerBusyError:
+            # the ledger is then as after a crash
+            self._close_connections()
+            self._end_presence()
+        finally:
+            os.close(lock)
+
+    def _close(self, lock: int) -> None:
+        """Close the connections of a run; the last of several runs marks the ledger as closed."""
+        is_last = not set(present_runs(self.path)) - {self.process}
         if self._runs is not None:
-            self._end_run()
+            self._end_run(is_last=is_last)
+        is_folded = self._close_connections()
+        if is_last:
+            give_back(self.path)
+            with suppress(OSError):
+                self._save_end(lock, is_folded=is_folded)
+            if self._is_discarded:
+                self._remove(lock)
+        self._runs = None
+        self._end_presence()
+
+    def _close_connections(self) -> bool:
+        """Close the connections; return True where that has folded the write-ahead log."""
         had_log = has_log(self.path) and self.moved() is None
         if self._kept is not None:
             self._kept.close()
+            self._kept = None
         self._engine.dispose()
-        is_folded = had_log and not has_log(self.path)
-        if self._lock is not None:
-            give_back(self.path)
-            with suppress(OSError):
-                self._save_end(self._lock, is_folded=is_folded)
-            if self._is_discarded:
-                self._remove(self._lock)
-            self._runs = None
-            os.close(self._lock)
-            self._lock = None
-        elif is_folded:
-            self._save_folded_beside()
+        return had_log and not has_log(self.path)
+
+    def _end_presence(self) -> None:
+        if self._presence is not None:
+            end_presence(self.path, self.process, self._presence)
+            self._presence = None
 
     def _remove(self, lock: int) -> None:
         # the lock's file stays: another run may have opened it, and would hold a lock that nobody else sees
@@ -261,7 +371,7 @@ class SqliteLedger(Ledger):
         with suppress(LedgerBusyError, UsageError, OSError):
             lock = take_lock(self.path)
             try:
-                if not has_log(self.path):
+                if not has_log(self.path) and not present_runs(self.path):
                     save_folded(lock)
             finally:
                 os.close(lock)
@@ -309,11 +419,12 @@ class SqliteLedger(Ledger):
             driver(connection).execute("PRAGMA wal_checkpoint(PASSIVE)")
             save_count(lock, RunCount(max(self._runs or 0, self._owed)))
 
-    def _end_run(self) -> None:
-        """Mark the ledger as closed; where its file is gone, save a copy of it beside."""
+    def _end_run(self, *, is_last: bool) -> None:
+        """Mark the ledger as closed by its last run; where its file is gone, save a copy of it beside."""
         if self.moved() is None:
-            with suppress(LedgerUnavailableError), self.writing() as connection:
-                connection.execute(update(schema.ledger).values(in_use=False))
+            if is_last:
+                with suppress(LedgerUnavailableError), self.writing() as connection:
+                    connection.execute(update(schema.ledger).values(in_use=False))
             return
         try:
             with self._engine.connect() as connection:
@@ -336,6 +447,13 @@ def ledger_path(url: str) -> Path:
             "sqlite:////path/ledger.db or UPLOADER_LEDGER"
         )
     return Path(os.path.realpath(url.removeprefix("sqlite:///")))
+
+
+def _check_alone(path: Path, others: Sequence[str]) -> None:
+    if others:
+        raise LedgerBusyError(
+            f"ledger {path}: a run is at work on it: wait for its end (`uploader status` shows how far it is)"
+        )
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

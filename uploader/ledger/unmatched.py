@@ -62,6 +62,8 @@ def _shows(item: RowMapping | None, number: int, verdict: Verdict) -> bool:
         return False
     if verdict.state is State.ACCEPTED:
         return bool(item["job_id"] == verdict.job_id) and item["state"] in WITH_JOB
+    if verdict.state is State.PENDING and item["attempts"] > number:
+        return True  # not appended, as the worker that took it over has assumed
     # written before, by a commit that seemed to fail; or a callback has named the attempt's job
     is_as_written = item["state"] == verdict.state and item["attempts"] == number
     return is_as_written or bool(item["outcome"] == Outcome.APPLIED)

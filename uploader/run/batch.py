@@ -1,7 +1,6 @@
 """`run_batch`: loads a manifest or a loaded batch, runs it, writes the results, and returns the summary."""
 
 import os
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
@@ -11,7 +10,6 @@ from urllib.parse import urlsplit
 
 from uploader import __version__, logs
 from uploader.client import Credentials
-from uploader.engine import steady_clock
 from uploader.errors import BatchRefusedError, ExitCode, UploaderError, UsageError
 from uploader.ledger import Ledger
 from uploader.parameters.config import wrong_parameters
@@ -145,9 +143,8 @@ async def _run(
             begun = {"baseUrl": targets[0].base_url, "limit": settings.limit, "ledger": ledger.address}
             log.info("run.begun", version=__version__, **begun)
             summary_file.forget(settings)
-            now = steady_clock(time.time, time.monotonic)
             try:
-                prepared = await in_thread(prepare, settings, manifest, ledger, targets, now, stop.check)
+                prepared = await in_thread(prepare, settings, manifest, ledger, targets, stop.check)
             except UsageError as error:
                 raise BatchRefusedError(str(error)) from error
             if ledger.is_new and not settings.sandbox:
@@ -158,7 +155,6 @@ async def _run(
                 settings,
                 ledger,
                 prepared,
-                now,
                 ends_at,
                 reporter,
                 stop=stop,

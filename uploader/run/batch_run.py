@@ -7,7 +7,7 @@ import shlex
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial
 from itertools import chain, repeat
@@ -18,7 +18,7 @@ from uploader import logs, results
 from uploader.audio import SourceOpener
 from uploader.client import Client, Expect, TimeLimits
 from uploader.engine import Engine
-from uploader.errors import ExitCode, ResultsUnavailableError, UploaderError
+from uploader.errors import ExitCode, LedgerUnavailableError, ResultsUnavailableError, UploaderError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.callbacks import webhook_key
 from uploader.ledger.limit import limit_facts
@@ -33,6 +33,7 @@ from uploader.ledger.reading import (
 from uploader.ledger.sending import elsewhere
 from uploader.ledger.standing import Standing, has_unfinished, keep_counts, save_held_back, standing
 from uploader.ledger.thread import LedgerThread
+from uploader.ledger.workers import end_worker
 from uploader.model import LimitFacts, State
 from uploader.policy import caps
 from uploader.policy.callbacks import signed_token
@@ -80,7 +81,6 @@ class BatchRun:
         settings: Settings,
         ledger: Ledger,
         prepared: Prepared,
-        now: Callable[[], float],
         until: float | None,
         reporter: RunReporter,
         *,
@@ -94,7 +94,7 @@ class BatchRun:
         self._prepared = prepared
         self._batch = prepared.batch
         self._reporter = reporter
-        self._now = now
+        self._now = prepared.now
         self._path = Path(prepared.batch.results or "")
         self._reader = ledger.beside()
         self._writing = threading.Lock()
@@ -157,6 +157,9 @@ class BatchRun:
             client=client,
             writer=thread,
             account_id=account.account_id,
+            worker_id=account.worker_id,
+            batch_id=self._batch.batch_id,
+            is_gone=self._ledger.is_gone,
             settings=account.settings,
             until=self._until,
             now=self._now,
@@ -362,15 +365,24 @@ class BatchRun:
                 reason=str(failure or "") or self._format_choice(found),
                 again=self._again or self._command_again(),
             )
-        if summary.exit_code in ENDED:
-            with self._ledger.writing() as connection:
-                if summary.exit_code in (ExitCode.DONE, ExitCode.NEEDS_PERSON):
-                    close_repeat(connection, self._batch.batch_id)
-                keep_counts(connection, self._settings.last)
+        with suppress(*([] if summary.exit_code in ENDED else [LedgerUnavailableError])):
+            self._end_workers(summary)
         # its presence says that the results are final
         if self._settings.summary is not None and not isinstance(failure, ResultsUnavailableError):
             results.write_json(self._settings.summary, summary.as_json())
         return summary
+
+    def _end_workers(self, summary: Summary) -> None:
+        """Keep what is over for good, and end the workers; where the ledger is away, another one ends them."""
+        settings = self._settings
+        with self._ledger.writing() as connection:
+            if summary.exit_code in ENDED:
+                if summary.exit_code in (ExitCode.DONE, ExitCode.NEEDS_PERSON):
+                    close_repeat(connection, self._batch.batch_id)
+                keep_counts(connection, settings.last)
+            keeps = settings.doubt_seconds, settings.job_timeout_seconds
+            for account in self._prepared.accounts:
+                end_worker(connection, account.worker_id, account.account_id, self._now(), *keeps)
 
     def _limits(self, connection: Connection) -> dict[int, LimitFacts]:
         """Return the limits of the run's accounts by their ids; that of the batch where it sends to none."""

@@ -1,10 +1,13 @@
 """Loads a manifest, or a batch that was loaded before, into the ledger."""
 
+import os
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from uploader import audio, logs, results
+from uploader import __version__, audio, logs, results
+from uploader.client import CredentialsSource
 from uploader.errors import UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.lanes import activate_batch
@@ -21,9 +24,9 @@ from uploader.ledger.loading import (
 from uploader.ledger.matching import Hashes
 from uploader.ledger.orphans import orphaned_by_load
 from uploader.ledger.reading import AccountFacts, BatchFacts, find_account, find_batches, unfinished_accounts
-from uploader.ledger.recovery import boot_clock, rebase_deadlines, recover
 from uploader.ledger.sending import ToSend, firsts, to_send
 from uploader.ledger.staging import Stage
+from uploader.ledger.workers import Identity, begin_worker, end_workers, mark_ended, open_workers
 from uploader.model import State
 from uploader.run import summary_file
 from uploader.run.preparing import (
@@ -57,6 +60,8 @@ class Prepared(NamedTuple):
     batch: BatchFacts
     accounts: Sequence[Account]
     sending: ToSend
+    # the ledger's clock, in seconds since the epoch
+    now: Callable[[], float]
     warnings: Sequence[ManifestWarning] = ()
 
 
@@ -65,17 +70,15 @@ def prepare(
     manifest: str | None,
     ledger: Ledger,
     targets: Sequence[Target],
-    now: Callable[[], float],
     check_stop: Callable[[], None],
 ) -> Prepared:
-    """Recover after a crash, then load the manifest or the named batch, before any byte is sent.
+    """Take over what dead workers left, then load the manifest or the named batch, before any byte is sent.
 
     Args:
         settings: The settings.
         manifest: The manifest, None to carry on a batch that was loaded before.
         ledger: The ledger.
         targets: The services of all accounts, that of the account above all tables first.
-        now: The clock.
         check_stop: Raises where the run is to stop; called again and again.
 
     Raises:
@@ -83,39 +86,68 @@ def prepare(
     """
     check_stop()
     config_parameters(settings)
-    with ledger.writing() as connection:
-        rebase_deadlines(connection, *boot_clock())
-        unsent, doubtful = recover(connection, now(), settings.doubt_seconds, settings.job_timeout_seconds)
-    if unsent or doubtful:
-        log.warning("run.recovered", pendingAgain=unsent, inDoubt=doubtful)
+    now = take_over(settings, ledger)
     if manifest is None:
-        return _carry_on(settings, ledger, targets, now())
+        return _carry_on(settings, ledger, targets, now)
     check = ManifestCheck()
     with manifest_file(manifest, settings, check_stop) as file:
-        prepared = _load(settings, file, ledger, targets, now(), check, check_stop)
+        prepared = _load(settings, file, ledger, targets, now, check, check_stop)
     kinds = check.warnings.kinds
     warnings = [ManifestWarning(kind.line, *told, kind.count) for told, kind in kinds.items()]
     return prepared._replace(warnings=warnings)
 
 
-def _enter_scope(
-    settings: Settings, connection: Connection, batch: BatchFacts, targets: Sequence[Target], name: str
+def take_over(settings: Settings, ledger: Ledger) -> Callable[[], float]:
+    """End the workers that are known to be dead, and take over what they left; return the ledger's clock."""
+    with ledger.writing() as connection:
+        gone = [worker for worker in open_workers(connection) if ledger.is_gone(worker.process)]
+        # the clock begins anew where no worker is left
+        mark_ended(connection, gone, time.time())
+        now = ledger.clock(connection)
+        unsent, doubtful = end_workers(connection, gone, now(), settings.doubt_seconds, settings.job_timeout_seconds)
+    if unsent or doubtful:
+        log.warning("run.recovered", pendingAgain=unsent, inDoubt=doubtful)
+    return now
+
+
+def identity(ledger: Ledger) -> Identity:
+    """Return the place of this process, for the other workers."""
+    return Identity(os.uname().nodename, ledger.process, __version__)
+
+
+def _begin(
+    settings: Settings,
+    ledger: Ledger,
+    connection: Connection,
+    batch: BatchFacts,
+    targets: Sequence[Target],
+    name: str,
+    now: Callable[[], float],
 ) -> Prepared:
-    """Activate the batch; raise where it would cost too much or an account is missing, which undoes the load."""
-    accounts = _accounts(connection, batch, targets)
-    for account_id, target, _ in accounts:
+    """Begin a worker of the batch for each of its accounts, and make its lanes active.
+
+    Raises:
+        UsageError: It would cost too much, or an account is missing: the load is undone.
+    """
+    found = _accounts(connection, batch, targets)
+    for account_id, target, _ in found:
         save_rules(connection, account_id, limit=target.settings.limit, holds=settings.lanes.hold)
-    sending, ids = ToSend(), [account.account_id for account in accounts]
-    for account_id, first in firsts(connection, ids, batch.batch_id, settings.first).items():
-        activate_batch(connection, account_id, batch.batch_id, first=first)
+    sending, accounts, process = ToSend(), [], identity(ledger)
+    parts = firsts(connection, [account_id for account_id, *_ in found], batch.batch_id, settings.first)
+    for account_id, target, credentials in found:
+        until = activate_batch(connection, account_id, batch.batch_id, first=parts[account_id])
+        worker_id = begin_worker(connection, account_id, batch.batch_id, process, now(), until_position=until)
+        accounts.append(Account(account_id, worker_id, target, credentials))
         sending += to_send(connection, account_id, batch.batch_id)
     refuse_cost(settings, name, sending)
     if settings.max_billed_minutes is not None and sending.all.unknown_lengths:
         log.warning("manifest.unknown_lengths", files=sending.all.unknown_lengths)
-    return Prepared(batch, accounts, sending)
+    return Prepared(batch, accounts, sending, now)
 
 
-def _accounts(connection: Connection, batch: BatchFacts, targets: Sequence[Target]) -> list[Account]:
+def _accounts(
+    connection: Connection, batch: BatchFacts, targets: Sequence[Target]
+) -> list[tuple[int, Target, CredentialsSource]]:
     """Find the accounts that the batch has anything to send to, with their credentials.
 
     Raises:
@@ -134,7 +166,7 @@ def _accounts(connection: Connection, batch: BatchFacts, targets: Sequence[Targe
                 f"batch {batch.name}: it has items of the account {name} of {base_url}, which the settings do not "
                 f"have: set its base_url {table}, and its credentials"
             )
-        accounts.append(Account(account_id, target, target.credentials()))
+        accounts.append((account_id, target, target.credentials()))
     return accounts
 
 
@@ -149,7 +181,7 @@ def log_leftovers(sending: ToSend) -> None:
         )
 
 
-def _carry_on(settings: Settings, ledger: Ledger, targets: Sequence[Target], now: float) -> Prepared:
+def _carry_on(settings: Settings, ledger: Ledger, targets: Sequence[Target], now: Callable[[], float]) -> Prepared:
     with ledger.writing() as connection:
         known = find_batches(connection, settings.batch)
         found = [batch for batch in known if batch.base_url == targets[0].base_url]
@@ -161,12 +193,11 @@ def _carry_on(settings: Settings, ledger: Ledger, targets: Sequence[Target], now
         path = settings.results or Path(found[0].results or "")
         results.check_path(path)
         summary_file.check_apart(settings, path)
-        save_run(connection, found[0].batch_id, path.resolve(), now)
+        save_run(connection, found[0].batch_id, path.resolve(), now())
         known = find_batches(connection, settings.batch)
         batch = next(batch for batch in known if batch.batch_id == found[0].batch_id)
-        prepared = _enter_scope(settings, connection, batch, targets, batch.name)
-    check_known_results(path, ledger, sandbox=False)
-    return prepared
+        check_known_results(path, ledger, sandbox=False)
+        return _begin(settings, ledger, connection, batch, targets, batch.name, now)
 
 
 def _load(
@@ -174,7 +205,7 @@ def _load(
     file: ManifestFile,
     ledger: Ledger,
     targets: Sequence[Target],
-    now: float,
+    now: Callable[[], float],
     check: ManifestCheck,
     check_stop: Callable[[], None],
 ) -> Prepared:
@@ -224,7 +255,7 @@ def _load(
                 manifest=STANDARD_INPUT if file.is_piped else str(Path(file.name).absolute()),
                 results=path.resolve(),
                 extra_columns=list(reader.extra_columns),
-                now=now,
+                now=now(),
                 repeat=settings.repeat,
             )
             merge(connection, begun)
@@ -232,7 +263,7 @@ def _load(
             _log_findings(check, name)
             _log_orphans(name, orphaned_by_load(connection, begun))
             (batch,) = find_batches(connection, name, ids=[begun.batch_id])
-            return _enter_scope(settings, connection, batch, targets, file.name)
+            return _begin(settings, ledger, connection, batch, targets, file.name, now)
 
         def match() -> None:
             """Match the rows once, so that the files to compare are read before anything is locked."""

@@ -38,6 +38,8 @@ class Account(NamedTuple):
     """An account that a run sends to."""
 
     account_id: int
+    # the worker of the account that this run is
+    worker_id: int
     target: Target
     credentials: CredentialsSource
 

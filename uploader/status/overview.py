@@ -9,6 +9,7 @@ from uploader.errors import ExitCode
 from uploader.ledger.orphans import Orphans
 from uploader.ledger.reading import AccountFacts, Anomaly, BatchFacts, Trouble
 from uploader.ledger.standing import NOTHING, Standing
+from uploader.ledger.workers import WorkerFacts
 from uploader.model import LimitFacts, LiveJob, State
 from uploader.policy.endings import ending
 from uploader.results import rfc3339
@@ -53,6 +54,8 @@ class Overview:
     # of each account, the batch's own first
     limits: Sequence[tuple[AccountFacts, LimitFacts]]
     jobs: Sequence[LiveJob] = ()
+    # the workers that have not ended, each with whether it is alive as far as is known
+    workers: Sequence[tuple[WorkerFacts, bool]] = ()
     troubles: Sequence[Trouble] = ()
     # anomalies to report whatever the item's outcome, such as an append too many
     anomalies: Sequence[Anomaly] = ()
@@ -100,6 +103,7 @@ class Overview:
                 }
                 for facts, standing in self.batches
             ],
+            "workers": [_worker_json(worker, is_alive=is_alive) for worker, is_alive in self.workers],
             "jobs": [_job_json(job) for job in self.jobs],
             "needsPerson": [trouble_json(trouble) for trouble in self.troubles],
             "outOfOrder": [anomaly_json(anomaly) for anomaly in self.anomalies],
@@ -117,6 +121,7 @@ class Overview:
                 if limit.needs_slot_first
             ),
             *self._format_batches(),
+            *self._format_workers(),
             *self._format_jobs(),
             *self._format_orphans(),
             *self._format_troubles(),
@@ -151,6 +156,14 @@ class Overview:
                 yield f"       sending waits for {run['waitsFor']}{until}"
             yield from (f"       {format_orphans(group)}" for group in self.orphans if group.batch_id == facts.batch_id)
 
+    def _format_workers(self) -> Iterator[str]:
+        for worker, is_alive in self.workers:
+            what = worker.batch or "every batch"
+            since = rfc3339(worker.begun_at)
+            does = f"{format_count(worker.sending, 'upload')}, {format_count(worker.jobs, 'job')}"
+            dead = "" if is_alive else "; it does not answer: the next run, or another worker, takes over"
+            yield f"worker {worker.worker_id} on {worker.host}: {what} since {since}: {does}{dead}"
+
     def _format_jobs(self) -> Iterator[str]:
         for job in self.jobs[:JOBS_SHOWN]:
             since = rfc3339(job.accepted_at)
@@ -183,6 +196,21 @@ class Overview:
             batches = ", ".join(dict.fromkeys(anomaly.batch for anomaly in self.anomalies))
             yield f"out of order in {batches}: (to be looked at; nothing is to be settled)"
             yield from (f"  {line}" for line in format_anomalies(self.anomalies))
+
+
+def _worker_json(worker: WorkerFacts, *, is_alive: bool) -> dict[str, Any]:
+    return {
+        "worker": worker.worker_id,
+        "alive": is_alive,
+        "host": worker.host,
+        "version": worker.version,
+        "baseUrl": worker.base_url,
+        "batch": worker.batch,
+        "begunAt": rfc3339(worker.begun_at),
+        "leaseUntil": rfc3339(worker.lease_until),
+        "sending": worker.sending,
+        "jobs": worker.jobs,
+    }
 
 
 def _job_json(job: LiveJob) -> dict[str, Any]:

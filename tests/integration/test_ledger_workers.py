@@ -1,0 +1,225 @@
+"""Several workers of one ledger: their leases, their ends, and what they leave to each other, on both databases."""
+
+from math import inf
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from tests.integration.test_ledger import BASE_URL, DOUBT_SECONDS, IDENTITY, Book, accepted
+from tests.integration.test_ledger import book as book  # noqa: PLC0414 - the fixture
+from uploader.errors import WorkerEndedError
+from uploader.ledger.claiming import Admission, admit, claim
+from uploader.ledger.lanes import activate_account, activate_batch
+from uploader.ledger.loading import account
+from uploader.ledger.reading import is_batch_over
+from uploader.ledger.schema import lanes, workers
+from uploader.ledger.workers import (
+    Beat,
+    begin_worker,
+    end_worker,
+    has_moving_slots,
+    take_jobs,
+    worker_facts,
+)
+from uploader.model import Claim, Load, Order
+
+LONG_AGO = 0.0
+
+
+def another(book: Book, load: Load, first: int | None = None) -> int:
+    """Begin a second worker of a batch."""
+    with book.ledger.writing() as connection:
+        until = activate_batch(connection, load.account_id, load.batch_id, first=first)
+        return begin_worker(connection, load.account_id, load.batch_id, IDENTITY, book.now, until_position=until)
+
+
+def look(book: Book, worker_id: int, load: Load, *, gone: str = "") -> Beat:
+    """Renew a worker's lease, and see what it finds; a process of this name is known to be dead."""
+    with book.ledger.writing() as connection:
+        return beat(book, connection, worker_id, load, gone)
+
+
+def beat(book: Book, connection: Any, worker_id: int, load: Load, gone: str) -> Beat:
+    """Renew a worker's lease in a transaction."""
+    from uploader.ledger.workers import beat as renew  # noqa: PLC0415 - a name of this module's own
+
+    which = (worker_id, load.account_id, load.batch_id, book.now, DOUBT_SECONDS, inf)
+    return renew(connection, *which, no_wait=False, is_gone=lambda process: process == gone)
+
+
+def let_lease_run_out(book: Book, *worker_ids: int) -> None:
+    """Let the leases of workers be over by any clock."""
+    with book.ledger.writing() as connection:
+        connection.execute(update(workers).where(workers.c.id.in_(worker_ids)).values(lease_until=LONG_AGO))
+
+
+def claim_as(book: Book, worker_id: int, wanted: int = 1) -> list[Claim]:
+    """Claim items for a worker."""
+    with book.ledger.writing() as connection:
+        who = account(connection, BASE_URL)
+        return list(claim(connection, who, wanted, book.now, book.order, worker_id=worker_id).claims)
+
+
+def three_steps(book: Book) -> tuple[Load, int, list[Claim]]:
+    """Let a second worker have an item that is sent, one that is admitted and one whose job lives."""
+    load = book.load([("c", "a.wav"), ("d", "a.wav"), ("e", "a.wav"), ("c", "b.wav")])
+    other = another(book, load)
+    claims = claim_as(book, other, 3)
+    book.admit(claims[1])
+    book.answer(claims[2], accepted("j"))
+    return load, other, claims
+
+
+def test_a_worker_whose_lease_is_over_is_ended_and_taken_over(book: Book) -> None:
+    """What it sent is pending again, what it admitted is in doubt, and its job is followed by who has ended it."""
+    load, other, claims = three_steps(book)
+    assert look(book, book.worker_id, load) == Beat(1, [], 0, 0, is_batch_over=False)
+    let_lease_run_out(book, other)
+    found = look(book, book.worker_id, load)
+    assert (found.others, found.pending, found.doubtful) == (0, 1, 1)
+    assert [job.job_id for job in found.jobs] == ["j"]
+    assert book.states(load) == "pending in_doubt accepted pending"
+    assert look(book, book.worker_id, load).jobs == []
+    (again,) = book.claim()
+    assert (again.item_id, again.number) == (claims[0].item_id, 2)
+    book.check_work()
+
+
+def test_a_worker_that_is_known_to_be_dead_is_ended_at_once(book: Book) -> None:
+    """Its lease need not be over: its host knows that its process is dead."""
+    load, other, _ = three_steps(book)
+    with book.ledger.writing() as connection:
+        connection.execute(update(workers).where(workers.c.id == other).values(process="dead"))
+    assert look(book, book.worker_id, load).others == 1
+    found = look(book, book.worker_id, load, gone="dead")
+    assert (found.others, found.pending, found.doubtful, len(found.jobs)) == (0, 1, 1, 1)
+
+
+def test_a_late_renewal_is_good_until_somebody_has_ended_the_worker(book: Book) -> None:
+    """The ledger was away for longer than a lease: whoever is back renews, and nobody has lost anything."""
+    load, other, claims = three_steps(book)
+    let_lease_run_out(book, other)
+    look(book, other, load)
+    assert look(book, book.worker_id, load).others == 1
+    book.admit(claims[0])
+    assert book.states(load) == "sent sent accepted pending"
+
+
+def test_who_has_no_lease_itself_ends_no_others(book: Book) -> None:
+    """What kept it from the ledger may have kept the others, too: they get as long as a lease to come back."""
+    load, other, _ = three_steps(book)
+    let_lease_run_out(book, other, book.worker_id)
+    found = look(book, book.worker_id, load)
+    assert (found.others, found.pending, found.doubtful, found.jobs) == (1, 0, 0, [])
+    assert look(book, book.worker_id, load).others == 0
+
+
+def test_a_worker_that_was_ended_claims_and_admits_nothing(book: Book) -> None:
+    """It was stopped for longer than its lease: its last chunks never leave, even before their items are settled."""
+    load, other, claims = three_steps(book)
+    book.load([("f", "a.wav")], "more.csv", run=False)
+    with book.ledger.writing() as connection:
+        activate_account(connection, load.account_id)
+        connection.execute(update(workers).where(workers.c.id == other).values(ended_at=book.now))
+        asked = [Admission(claims[0], "hash")]
+        found = admit(connection, load.account_id, asked, 1, book.now, order=Order.MANIFEST)
+    assert (set(found.admitted), list(found.withdrawn)) == (set(), [claims[0].attempt_id])
+    for call in (lambda: claim_as(book, other, 4), lambda: look(book, other, load)):
+        with pytest.raises(WorkerEndedError):
+            call()
+    assert book.states(load) == "sending sent accepted pending"
+
+
+def active(book: Book) -> dict[str, int]:
+    """Return how many items of each conversation are active and pending."""
+    with book.ledger.reading() as connection:
+        found = connection.execute(select(lanes.c.conversation_id, lanes.c.items_left).where(lanes.c.active_until > 0))
+        return {row.conversation_id: row.items_left for row in found}
+
+
+def test_who_ends_makes_inactive_what_nobody_else_wants(book: Book) -> None:
+    """Two batches share a conversation: one's end leaves the other's part of it, and of all others, as it was."""
+    monday = book.load([("c", "a.wav"), ("d", "a.wav")])
+    tuesday = book.load([("c", "b.wav"), ("e", "a.wav")], "tuesday.csv", run=False)
+    other = another(book, tuesday)
+    assert active(book) == {"c": 2, "d": 1, "e": 1}
+    twin = another(book, monday)
+    with book.ledger.writing() as connection:
+        end_worker(connection, other, monday.account_id, book.now, DOUBT_SECONDS)
+    assert active(book) == {"c": 1, "d": 1}
+    with book.ledger.writing() as connection:
+        end_worker(connection, twin, monday.account_id, book.now, DOUBT_SECONDS)
+    assert active(book) == {"c": 1, "d": 1}
+    book.check_work()
+    with book.ledger.writing() as connection:
+        end_worker(connection, book.worker_id, monday.account_id, book.now, DOUBT_SECONDS)
+    assert active(book) == {}
+
+
+def test_a_part_of_a_batch_stays_a_part_when_another_worker_ends(book: Book) -> None:
+    """``--first 1`` beside a whole batch: once that one's worker has ended, no more than the part is active."""
+    part = book.load([("c", "a.wav"), ("d", "a.wav")], run=False)
+    whole = book.load([("e", "a.wav"), ("d", "b.wav")], "whole.csv", run=False)
+    book.save_rules()
+    first, other = another(book, part, first=1), another(book, whole)
+    assert active(book) == {"c": 1, "d": 2, "e": 1}
+    with book.ledger.writing() as connection:
+        end_worker(connection, other, part.account_id, book.now, DOUBT_SECONDS)
+    assert active(book) == {"c": 1}
+    assert len(claim_as(book, first, 5)) == 1
+
+
+def test_a_worker_for_every_batch_keeps_all_active(book: Book) -> None:
+    """As long as it lives, the end of a batch's own worker takes nothing away."""
+    monday = book.load([("c", "a.wav")])
+    book.load([("d", "a.wav")], "tuesday.csv", run=False)
+    with book.ledger.writing() as connection:
+        activate_account(connection, monday.account_id)
+        begin_worker(connection, monday.account_id, None, IDENTITY, book.now)
+        end_worker(connection, book.worker_id, monday.account_id, book.now, DOUBT_SECONDS)
+    assert active(book) == {"c": 1, "d": 1}
+
+
+def test_a_batch_is_over_whoever_has_carried_it(book: Book) -> None:
+    """Its own items count alone: under way or live with any worker it is not over, held or without a job it is."""
+    mine = book.load([("c", "a.wav"), ("c", "b.wav")])
+    theirs = book.load([("d", "b.wav")], "theirs.csv", run=False)
+    other = another(book, theirs)
+
+    def is_over(load: Load, *, no_wait: bool = False) -> bool:
+        with book.ledger.reading() as connection:
+            return is_batch_over(connection, load.account_id, load.batch_id, no_wait=no_wait)
+
+    assert not is_over(mine)
+    for claimed in claim_as(book, other, 5):
+        book.answer(claimed, accepted(f"job-{claimed.line}-{claimed.batch}"))
+    assert (is_over(theirs), is_over(theirs, no_wait=True), is_over(mine, no_wait=True)) == (False, True, False)
+    book.end("job-2-theirs.csv")
+    assert (is_over(theirs), is_over(mine)) == (True, False)
+    book.end("job-2-m.csv")
+    (last,) = claim_as(book, other, 5)
+    assert not is_over(mine)
+    book.complete(last)
+    assert is_over(mine)
+
+
+def test_a_job_that_a_person_named_is_followed_by_whoever_looks_first(book: Book) -> None:
+    """A live job without a follower goes to one worker alone."""
+    load, other, _ = three_steps(book)
+    with book.ledger.writing() as connection:
+        assert take_jobs(connection, load.account_id, book.worker_id) == []
+        assert has_moving_slots(connection, load.account_id)
+        end_worker(connection, other, load.account_id, book.now, DOUBT_SECONDS)
+        (job,) = take_jobs(connection, load.account_id, book.worker_id)
+        assert take_jobs(connection, load.account_id, book.worker_id) == []
+    assert job.job_id == "j"
+
+
+def test_workers_are_shown_with_what_they_do(book: Book) -> None:
+    """Where, since when, doing what."""
+    _, other, _ = three_steps(book)
+    with book.ledger.reading() as connection:
+        mine, theirs = worker_facts(connection)
+    assert (mine.batch, mine.host, mine.sending, mine.jobs) == ("m.csv", "host", 0, 0)
+    assert (theirs.worker_id, theirs.begun_at, theirs.sending, theirs.jobs) == (other, book.now, 2, 1)

@@ -1,0 +1,291 @@
+"""Keeps the workers of a ledger: their leases, their ends, and the work that they leave to each other."""
+
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import NamedTuple
+
+from sqlalchemy import Connection, and_, bindparam, func, insert, or_, select, text, update
+
+from uploader.errors import WorkerEndedError
+from uploader.ledger.lanes import deactivate_unwanted
+from uploader.ledger.reading import LIVE_JOBS, is_batch_over, make_live_job
+from uploader.ledger.recovery import recover
+from uploader.ledger.schema import accounts, attempts, batches, is_in_state, items, workers
+from uploader.model import LiveJob, State
+
+# a worker that has not renewed its lease for so long may be ended by the others
+LEASE_SECONDS = 30.0
+
+# the clock of a PostgreSQL server, in seconds since the epoch
+_SERVER_CLOCK = text("SELECT extract(epoch FROM clock_timestamp())::float8")
+
+_IS_OPEN = workers.c.ended_at.is_(None)
+
+# add a worker
+_BEGIN = insert(workers).returning(workers.c.id)
+
+# renew the lease of a worker
+_RENEW = update(workers).where(workers.c.id == bindparam("worker"), _IS_OPEN).values(lease_until=bindparam("until"))
+
+# the workers that have not ended, of all accounts
+_OPEN = select(*workers.c["id", "account_id", "process", "lease_until"]).where(_IS_OPEN)
+
+# end a worker
+_END = update(workers).where(workers.c.id == bindparam("worker"), _IS_OPEN).values(ended_at=bindparam("now"))
+
+# the live jobs that nobody follows: the worker of their attempt has ended, or there is none
+_UNFOLLOWED = (
+    LIVE_JOBS.add_columns(attempts.c.id.label("attempt_id"))
+    .join(attempts, and_(attempts.c.item_id == items.c.id, attempts.c.number == items.c.attempts))
+    .outerjoin(workers, workers.c.id == attempts.c.worker_id)
+    .where(
+        or_(attempts.c.worker_id.is_(None), workers.c.ended_at.is_not(None)),
+        or_(items.c.overdue.is_(False), bindparam("overdue_too")),
+    )
+)
+
+# follow the job of an attempt
+_FOLLOW = update(attempts).where(attempts.c.id == bindparam("attempt")).values(worker_id=bindparam("worker"))
+
+# a slot of the account that becomes free by itself
+_MOVING = (
+    select(items.c.id)
+    .where(
+        items.c.account_id == bindparam("account"),
+        or_(items.c.state == State.SENT, and_(items.c.state == State.ACCEPTED, items.c.overdue.is_(False))),
+    )
+    .limit(1)
+)
+
+
+class Identity(NamedTuple):
+    """The place of a worker's process."""
+
+    host: str
+    # as ``Ledger.process`` names it
+    process: str
+    # of the uploader
+    version: str
+
+
+class OpenWorker(NamedTuple):
+    """A worker that has not ended."""
+
+    worker_id: int
+    account_id: int
+    process: str
+    lease_until: float
+
+
+class WorkerFacts(NamedTuple):
+    """A worker, as people are shown it."""
+
+    worker_id: int
+    base_url: str
+    # None: every batch
+    batch: str | None
+    host: str
+    process: str
+    version: str
+    # in seconds since the epoch
+    begun_at: float
+    lease_until: float
+    # the attempts that it carries, and the jobs that it follows
+    sending: int
+    jobs: int
+
+
+class Beat(NamedTuple):
+    """The result of a renewal."""
+
+    # the other workers of the account whose lease is not over
+    others: int
+    # live jobs that this worker follows from now on
+    jobs: Sequence[LiveJob]
+    # the items of workers that it has ended: pending again, and in doubt
+    pending: int
+    doubtful: int
+    # nothing of the worker's batch can move any more; looked at where there are others
+    is_batch_over: bool
+
+
+def read_clock(connection: Connection, now: float) -> float:
+    """Read the clock of leases: a server's own, else the host's steady one, which is ``now``."""
+    if connection.dialect.name == "sqlite":
+        return now
+    found: float = connection.execute(_SERVER_CLOCK).scalar_one()
+    return found
+
+
+def begin_worker(
+    connection: Connection,
+    account_id: int,
+    batch_id: int | None,
+    identity: Identity,
+    now: float,
+    *,
+    until_position: int | None = None,
+) -> int:
+    """Begin a worker, with a lease; return its id.
+
+    Args:
+        connection: A connection in a transaction that has made the batch's lanes active.
+        account_id: The account.
+        batch_id: The batch that it wants; None: every batch of the account.
+        identity: The place of its process.
+        now: Seconds since the epoch.
+        until_position: As ``activate_batch`` returned it.
+    """
+    clock = read_clock(connection, now)
+    values = {
+        "account_id": account_id,
+        "batch_id": batch_id,
+        "until_position": until_position,
+        **identity._asdict(),
+        "begun_at": now,
+        "lease_until": clock + LEASE_SECONDS,
+    }
+    worker_id: int = connection.execute(_BEGIN, values).scalar_one()
+    return worker_id
+
+
+def open_workers(connection: Connection) -> list[OpenWorker]:
+    """Return the workers that have not ended, of all accounts."""
+    return sorted(OpenWorker(*row) for row in connection.execute(_OPEN))
+
+
+def mark_ended(connection: Connection, ended: Sequence[OpenWorker], now: float) -> None:
+    """Mark workers as ended: they admit nothing any more; ``end_workers`` settles what they leave."""
+    for worker in ended:
+        connection.execute(_END, {"worker": worker.worker_id, "now": now})
+
+
+def end_workers(
+    connection: Connection,
+    ended: Sequence[OpenWorker],
+    now: float,
+    doubt_seconds: float,
+    job_timeout_seconds: float = inf,
+) -> tuple[int, int]:
+    """End workers: what they were sending is pending again, or in doubt; nobody follows their jobs.
+
+    What nobody carries at all, as a version without workers has left it, is treated in the same way.
+
+    Returns:
+        The number of items that are pending again, and of those in doubt.
+    """
+    mark_ended(connection, ended, now)
+    recovered = recover(connection, now, doubt_seconds, job_timeout_seconds)
+    for account_id in sorted({worker.account_id for worker in ended}):
+        deactivate_unwanted(connection, account_id)
+    return recovered
+
+
+def end_worker(
+    connection: Connection,
+    worker_id: int,
+    account_id: int,
+    now: float,
+    doubt_seconds: float,
+    job_timeout_seconds: float = inf,
+) -> None:
+    """End a worker at the end of its run; see ``end_workers``."""
+    end_workers(connection, [OpenWorker(worker_id, account_id, "", 0.0)], now, doubt_seconds, job_timeout_seconds)
+
+
+def take_jobs(connection: Connection, account_id: int, worker_id: int, *, overdue_too: bool = False) -> list[LiveJob]:
+    """Let a worker follow the account's live jobs that nobody follows; return them.
+
+    Args:
+        connection: A connection in a transaction.
+        account_id: The account.
+        worker_id: The worker.
+        overdue_too: Also jobs that are overdue, which may have ended since.
+    """
+    found = connection.execute(_UNFOLLOWED, {"account": account_id, "overdue_too": overdue_too}).mappings().all()
+    if found:
+        connection.execute(_FOLLOW, [{"attempt": row["attempt_id"], "worker": worker_id} for row in found])
+    return [make_live_job(**{name: row[name] for name in row if name != "attempt_id"}) for row in found]
+
+
+def beat(
+    connection: Connection,
+    worker_id: int,
+    account_id: int,
+    batch_id: int | None,
+    now: float,
+    doubt_seconds: float,
+    job_timeout_seconds: float,
+    *,
+    no_wait: bool,
+    is_gone: Callable[[str], bool],
+) -> Beat:
+    """Renew a worker's lease, end the others that are dead or whose lease is over, and take over what they leave.
+
+    A late renewal is good as long as nobody has ended the worker. It ends no others then: what kept it from the
+    ledger may have kept them, too.
+
+    Args:
+        connection: A connection in a transaction.
+        worker_id: The worker.
+        account_id: Its account.
+        batch_id: Its batch, None for every batch.
+        now: Seconds since the epoch.
+        doubt_seconds: How long an item in doubt keeps its slot as long as no job has ended.
+        job_timeout_seconds: The longest time that a job takes.
+        no_wait: The batch is over once every item is accepted.
+        is_gone: Returns True where a process is known to be dead (``Ledger.is_gone``).
+
+    Raises:
+        WorkerEndedError: Another worker has ended this one.
+    """
+    clock = read_clock(connection, now)
+    found = {worker.worker_id: worker for worker in open_workers(connection)}
+    own = found.pop(worker_id, None)
+    if own is None:
+        raise WorkerEndedError
+    connection.execute(_RENEW, {"worker": worker_id, "until": clock + LEASE_SECONDS})
+    over = [worker for worker in found.values() if worker.lease_until < clock and own.lease_until >= clock]
+    over += [worker for worker in found.values() if worker not in over and is_gone(worker.process)]
+    pending = doubtful = 0
+    if over:
+        pending, doubtful = end_workers(connection, over, now, doubt_seconds, job_timeout_seconds)
+    others = sum(worker.account_id == account_id and worker not in over for worker in found.values())
+    is_over = bool(others) and batch_id is not None and is_batch_over(connection, account_id, batch_id, no_wait=no_wait)
+    return Beat(others, take_jobs(connection, account_id, worker_id), pending, doubtful, is_over)
+
+
+def has_moving_slots(connection: Connection, account_id: int) -> bool:
+    """Return True where a slot of the account is taken by an upload or a job, whoever carries it."""
+    return connection.execute(_MOVING, {"account": account_id}).first() is not None
+
+
+def worker_facts(connection: Connection) -> list[WorkerFacts]:
+    """Return the workers that have not ended, with the number of attempts and jobs of each, for people."""
+    held = (
+        select(
+            attempts.c.worker_id,
+            func.count().filter(is_in_state(items.c.state, [State.SENDING, State.SENT])).label("sending"),
+            func.count().filter(items.c.state == State.ACCEPTED).label("jobs"),
+        )
+        .join(items, and_(items.c.id == attempts.c.item_id, items.c.attempts == attempts.c.number))
+        .where(is_in_state(items.c.state, [State.SENDING, State.SENT, State.ACCEPTED]))
+        .group_by(attempts.c.worker_id)
+        .subquery()
+    )
+    found = connection.execute(
+        select(
+            workers.c.id,
+            accounts.c.base_url,
+            batches.c.name,
+            *workers.c["host", "process", "version", "begun_at", "lease_until"],
+            func.coalesce(held.c.sending, 0),
+            func.coalesce(held.c.jobs, 0),
+        )
+        .join(accounts, accounts.c.id == workers.c.account_id)
+        .outerjoin(batches, batches.c.id == workers.c.batch_id)
+        .outerjoin(held, held.c.worker_id == workers.c.id)
+        .where(_IS_OPEN)
+        .order_by(workers.c.id)
+    )
+    return [WorkerFacts(worker_id, base_url, batch, *rest) for worker_id, base_url, batch, *rest in found]

@@ -1,0 +1,100 @@
+"""This process as a worker of an account: keeps its lease, and takes over what ended workers leave."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from uploader import logs
+from uploader.errors import LedgerUnavailableError
+from uploader.ledger.thread import Writer
+from uploader.ledger.workers import LEASE_SECONDS, beat
+from uploader.model import LiveJob
+from uploader.settings import Settings
+
+log = logs.get_logger()
+
+# seconds between two renewals of the lease
+RENEW_SECONDS = 10.0
+# seconds between two looks at the ledger while other workers change it
+LOOK_SECONDS = 1.0
+
+
+class Worker:
+    """A worker of an account.
+
+    Args:
+        writer: The ledger's writer.
+        worker_id: The worker's id in the ledger.
+        account_id: Its account.
+        batch_id: Its batch; None: every batch.
+        settings: The settings.
+        now: Seconds since the epoch, never running backwards and never jumping.
+        is_gone: Returns True where the process of a worker is known to be dead.
+        on_beat: Called after each look at the ledger, with the jobs that this worker follows from now on, and whether
+            the ledger may have changed.
+    """
+
+    def __init__(
+        self,
+        *,
+        writer: Writer,
+        worker_id: int,
+        account_id: int,
+        batch_id: int | None,
+        settings: Settings,
+        now: Callable[[], float],
+        is_gone: Callable[[str], bool],
+        on_beat: Callable[[Sequence[LiveJob], bool], None],
+    ) -> None:
+        self.worker_id = worker_id
+        self.batch_id = batch_id
+        # other workers of the account are alive, as the latest look has found
+        self.has_others = False
+        # with them, nothing of the batch can move any more
+        self.is_batch_over = False
+        self._writer = writer
+        self._account_id = account_id
+        self._settings = settings
+        self._now = now
+        self._is_gone = is_gone
+        self._on_beat = on_beat
+        self._lease_until = now() + LEASE_SECONDS
+
+    def has_lease(self) -> bool:
+        """Return True where no other worker can have ended this one: a last chunk may leave."""
+        return self._now() < self._lease_until
+
+    async def keep_lease(self) -> None:
+        """Renew the lease, and look at what the others have left, until cancelled.
+
+        Raises:
+            WorkerEndedError: Another worker has ended this one.
+        """
+        while True:
+            await self.look()
+            await asyncio.sleep(LOOK_SECONDS if self.has_others or self.batch_id is None else RENEW_SECONDS)
+
+    async def look(self) -> None:
+        """Renew the lease once, and take over what ended workers have left."""
+        begun, settings = self._now(), self._settings
+        try:
+            found = await self._writer.call(
+                beat,
+                self.worker_id,
+                self._account_id,
+                self.batch_id,
+                begun,
+                settings.doubt_seconds,
+                settings.job_timeout_seconds,
+                no_wait=settings.no_wait,
+                is_gone=self._is_gone,
+            )
+        except LedgerUnavailableError:
+            return  # whoever writes next meets it, too; without a renewal no last chunk leaves
+        self._lease_until = begun + LEASE_SECONDS
+        had_others = self.has_others
+        self.has_others, self.is_batch_over = found.others > 0, found.is_batch_over
+        if found.pending or found.doubtful:
+            log.warning("run.recovered", pendingAgain=found.pending, inDoubt=found.doubtful)
+        # what an ended worker has left, or another one changed, may let this one go on
+        is_news = bool(found.others or had_others or found.jobs or found.pending or found.doubtful)
+        self._on_beat(found.jobs, is_news or self.batch_id is None)

@@ -146,10 +146,10 @@ async def carry(ledger: Ledger, account_id: int, items: int, costs: Costs) -> No
     settings = Settings(
         limit=2 * items,
         uploads=UPLOADS,
-        rate=1e6,
+        rate=1e5,
         jobs=Jobs(polls_per_second=1.0),
         no_wait=True,
-        job_timeout_seconds=1e6,
+        job_timeout_seconds=6e5,
     )
     engine = Engine(
         client=service,

@@ -80,11 +80,14 @@ named = Table(
     prefixes=_TEMPORARY,
 )
 
-# the account of a row; NULL where the row names an unknown one
-ACCOUNT = case(
-    (staged.c.account.is_(None), bindparam("account", type_=BigInteger)),
-    else_=select(named.c.account_id).where(named.c.name == staged.c.account).correlate(staged).scalar_subquery(),
-)
+
+def _account_of_row(default: str) -> ColumnElement[int]:
+    """Build the account of a row, a parameter where the row names none; NULL where it names an unknown one."""
+    named_id = select(named.c.account_id).where(named.c.name == staged.c.account).correlate(staged).scalar_subquery()
+    return case((staged.c.account.is_(None), bindparam(default, type_=BigInteger)), else_=named_id)
+
+
+ACCOUNT = _account_of_row("account")
 
 # of a row: it has a lane, or would have one
 HAS_LANE = and_(staged.c.conversation_id != "", or_(staged.c.account.is_(None), staged.c.account != ""))
@@ -179,7 +182,8 @@ _NEWEST_LANE = select(func.coalesce(func.max(lanes.c.id), 0))
 
 _LANE = (
     select(lanes.c.id)
-    .where(lanes.c.account_id == ACCOUNT, lanes.c.conversation_id == staged.c.conversation_id)
+    # an update of ``staged`` has a column, and so a parameter, of the name ``account`` already
+    .where(lanes.c.account_id == _account_of_row("of_account"), lanes.c.conversation_id == staged.c.conversation_id)
     .correlate(staged)
     .scalar_subquery()
 )
@@ -305,7 +309,7 @@ class Stage:
         """Set the lanes of rows that had none when they were staged, where lanes were added since."""
         newest = self._lanes_until()
         if newest != self._newest_lane:
-            self._connection.execute(_PLACE, {"account": self._account_id})
+            self._connection.execute(_PLACE, {"of_account": self._account_id})
             self._newest_lane = newest
             self.meets_lanes = True
 

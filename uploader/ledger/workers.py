@@ -10,7 +10,7 @@ from uploader.errors import WorkerEndedError
 from uploader.ledger.lanes import deactivate_unwanted
 from uploader.ledger.reading import LIVE_JOBS, is_batch_over, make_live_job
 from uploader.ledger.recovery import recover
-from uploader.ledger.schema import accounts, attempts, batches, is_in_state, items, workers
+from uploader.ledger.schema import ANY_ACCOUNT, IS_UNFINISHED, accounts, attempts, batches, is_in_state, items, workers
 from uploader.model import LiveJob, State
 
 # a worker that has not renewed its lease for so long may be ended by the others
@@ -268,8 +268,9 @@ def worker_facts(connection: Connection) -> list[WorkerFacts]:
             func.count().filter(is_in_state(items.c.state, [State.SENDING, State.SENT])).label("sending"),
             func.count().filter(items.c.state == State.ACCEPTED).label("jobs"),
         )
-        .join(items, and_(items.c.id == attempts.c.item_id, items.c.attempts == attempts.c.number))
-        .where(is_in_state(items.c.state, [State.SENDING, State.SENT, State.ACCEPTED]))
+        .select_from(items)
+        .join(attempts, and_(attempts.c.item_id == items.c.id, attempts.c.number == items.c.attempts))
+        .where(IS_UNFINISHED, ANY_ACCOUNT, is_in_state(items.c.state, [State.SENDING, State.SENT, State.ACCEPTED]))
         .group_by(attempts.c.worker_id)
         .subquery()
     )

@@ -62,7 +62,7 @@ async def run_batch(
     """Run a batch to its end, and write its results.
 
     The function handles no signal, prints nothing, and keeps nothing in this process: several runs may go on in one
-    process, each with a ledger of its own, in one loop or in several threads.
+    process, in one loop or in several threads.
 
     Args:
         settings: The settings; ``Settings(…)`` checks keyword arguments, ``load_settings(…)`` reads the environment

@@ -28,9 +28,9 @@ from uploader.ledger.resolving import (
     open_items,
     resolve,
 )
+from uploader.ledger.workers import take_over
 from uploader.model import ConversationSnapshot, Decision, State
 from uploader.policy.resolving import proves_append
-from uploader.run.loading import take_over
 from uploader.settings import DEFAULT_ACCOUNT, Settings
 from uploader.status.formatting import format_count, ledger_option, resolve_command
 
@@ -273,7 +273,7 @@ def _ledger(settings: Settings) -> Ledger:
         ledger = Ledger.open_for_run(settings.ledger)
     except LedgerBusyError:
         return Ledger.open_beside_run(settings.ledger)
-    take_over(settings, ledger)
+    take_over(ledger, settings.doubt_seconds, settings.job_timeout_seconds)
     return ledger
 
 

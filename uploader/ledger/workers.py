@@ -1,17 +1,22 @@
 """Keeps the workers of a ledger: their leases, their ends, and the work that they leave to each other."""
 
+import time
 from collections.abc import Callable, Sequence
 from math import inf
 from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, bindparam, func, insert, or_, select, text, update
 
+from uploader import logs
 from uploader.errors import WorkerEndedError
+from uploader.ledger.database import Ledger
 from uploader.ledger.lanes import deactivate_unwanted
 from uploader.ledger.reading import LIVE_JOBS, is_batch_over, make_live_job
 from uploader.ledger.recovery import recover
 from uploader.ledger.schema import ANY_ACCOUNT, IS_UNFINISHED, accounts, attempts, batches, is_in_state, items, workers
 from uploader.model import LiveJob, State
+
+log = logs.get_logger()
 
 # a worker that has not renewed its lease for so long may be ended by the others
 LEASE_SECONDS = 30.0
@@ -179,6 +184,19 @@ def end_workers(
     for account_id in sorted({worker.account_id for worker in ended}):
         deactivate_unwanted(connection, account_id)
     return recovered
+
+
+def take_over(ledger: Ledger, doubt_seconds: float, job_timeout_seconds: float) -> Callable[[], float]:
+    """End the workers that are known to be dead, and take over what they left; return the ledger's clock."""
+    with ledger.writing() as connection:
+        gone = [worker for worker in open_workers(connection) if ledger.is_gone(worker.process)]
+        # the clock begins anew where no worker is left
+        mark_ended(connection, gone, time.time())
+        now = ledger.clock(connection)
+        unsent, doubtful = end_workers(connection, gone, now(), doubt_seconds, job_timeout_seconds)
+    if unsent or doubtful:
+        log.warning("run.recovered", pendingAgain=unsent, inDoubt=doubtful)
+    return now
 
 
 def end_worker(

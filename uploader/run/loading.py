@@ -1,7 +1,6 @@
 """Loads a manifest, or a batch that was loaded before, into the ledger."""
 
 import os
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +25,7 @@ from uploader.ledger.orphans import orphaned_by_load
 from uploader.ledger.reading import AccountFacts, BatchFacts, find_account, find_batches, unfinished_accounts
 from uploader.ledger.sending import ToSend, firsts, to_send
 from uploader.ledger.staging import Stage
-from uploader.ledger.workers import Identity, begin_worker, end_workers, mark_ended, open_workers
+from uploader.ledger.workers import Identity, begin_worker, take_over
 from uploader.model import State
 from uploader.run import summary_file
 from uploader.run.preparing import (
@@ -86,7 +85,7 @@ def prepare(
     """
     check_stop()
     config_parameters(settings)
-    now = take_over(settings, ledger)
+    now = take_over(ledger, settings.doubt_seconds, settings.job_timeout_seconds)
     if manifest is None:
         return _carry_on(settings, ledger, targets, now)
     check = ManifestCheck()
@@ -95,19 +94,6 @@ def prepare(
     kinds = check.warnings.kinds
     warnings = [ManifestWarning(kind.line, *told, kind.count) for told, kind in kinds.items()]
     return prepared._replace(warnings=warnings)
-
-
-def take_over(settings: Settings, ledger: Ledger) -> Callable[[], float]:
-    """End the workers that are known to be dead, and take over what they left; return the ledger's clock."""
-    with ledger.writing() as connection:
-        gone = [worker for worker in open_workers(connection) if ledger.is_gone(worker.process)]
-        # the clock begins anew where no worker is left
-        mark_ended(connection, gone, time.time())
-        now = ledger.clock(connection)
-        unsent, doubtful = end_workers(connection, gone, now(), settings.doubt_seconds, settings.job_timeout_seconds)
-    if unsent or doubtful:
-        log.warning("run.recovered", pendingAgain=unsent, inDoubt=doubtful)
-    return now
 
 
 def identity(ledger: Ledger) -> Identity:

@@ -43,7 +43,7 @@ HELP = {"cli", "errors", "logs", "parameters", "pipes", "policy", "secrets", "se
 READS = HELP | {"ledger", "model", "results", "status", "text", "toml"}
 RUN = {"click", "platformdirs", *SQL, "aiohttp", "asyncio_throttle", "blake3"}
 RUN_PARTS = READS | {
-    *("attempt", "audio", "certificates", "client", "engine", "flow", "jobs", "manifest", "pace", "run"),
+    *("attempt", "audio", "certificates", "client", "engine", "flow", "jobs", "manifest", "pace", "run", "worker"),
 }
 
 # the exact set of heavy modules that each command imports; an addition costs every user of the command

@@ -120,6 +120,28 @@ def test_others_write_while_a_manifest_is_read(book: Book, database_url: str) ->
             assert other.execute(select(accounts.c.base_url)).scalar_one() == "https://beside.example"
 
 
+def test_lanes_that_another_load_adds_meanwhile_are_found_after_a_rollback_too(book: Book) -> None:
+    """Two runs load one manifest at once: the second one's rows are the items of the first, however often it tries."""
+    names = ["a.wav", "b.wav", "c.wav"]
+    rows = [("c" + name, book.file(name, name).name) for name in names]
+    with book.ledger.writing() as connection:
+        account_id = account(connection, BASE_URL)
+    with book.ledger.staging() as connection:
+        with connection.begin():
+            stage = Stage(connection, account_id)
+            read = [book.row(line, *row, {}) for line, row in enumerate(rows, start=2)]
+            stage.add(read, audio.probe, separate=False)
+        book.load(rows)
+        counts = []
+        for is_kept in (False, False, True):
+            with connection.begin() as transaction:
+                resolve(connection, stage, 0, Hashes(audio.content_hash))
+                counts.append(len(connection.execute(select(found.c.line)).all()))
+                if not is_kept:
+                    transaction.rollback()
+    assert counts == [3, 3, 3]
+
+
 @on_sqlite
 def test_what_others_write_between_reading_and_writing_is_seen(book: Book) -> None:
     """A person settles an item while a manifest's rows are resolved: they are resolved anew, and nothing is lost."""

@@ -307,10 +307,9 @@ class Stage:
 
     def place(self) -> None:
         """Set the lanes of rows that had none when they were staged, where lanes were added since."""
-        newest = self._lanes_until()
-        if newest != self._newest_lane:
+        # compared with the time of the staging: what an earlier call has placed may have been rolled back
+        if self._lanes_until() != self._newest_lane:
             self._connection.execute(_PLACE, {"of_account": self._account_id})
-            self._newest_lane = newest
             self.meets_lanes = True
 
     def refuse(self, lacking: Iterable[InvalidRow]) -> None:

@@ -21,6 +21,7 @@ from uploader.ledger.database import Ledger
 from uploader.ledger.lanes import reweigh_lanes
 from uploader.ledger.outcomes import end_job, end_jobs, record_replies, record_reply
 from uploader.ledger.standing import save_held_back
+from uploader.ledger.workers import beat
 from uploader.policy.histogram import WRITE_BOUNDS, Histogram
 
 P = ParamSpec("P")
@@ -70,7 +71,7 @@ class _Write:
     @property
     def is_outcome(self) -> bool:
         """Return True where the write records an answer, so that it may use the last reserve of a full disk."""
-        return self.function not in (admit, claim, reweigh_lanes, save_held_back)
+        return self.function not in (admit, claim, beat, reweigh_lanes, save_held_back)
 
     def apply(self, connection: Connection) -> None:
         """Run the write alone."""

@@ -56,6 +56,7 @@ _FOLLOW = update(attempts).where(attempts.c.id == bindparam("attempt")).values(w
 _MOVING = (
     select(items.c.id)
     .where(
+        IS_UNFINISHED,
         items.c.account_id == bindparam("account"),
         or_(items.c.state == State.SENT, and_(items.c.state == State.ACCEPTED, items.c.overdue.is_(False))),
     )

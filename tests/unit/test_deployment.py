@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import pytest
@@ -223,6 +224,33 @@ def test_the_containers_of_compose_meet_where_the_sandbox_listens() -> None:
             assert service["environment"]["UPLOADER_BASE_URL"] == f"http://127.0.0.1:{port}"
             assert float(service["stop_grace_period"].removesuffix("s")) > Settings().grace_seconds + 10
             assert service["depends_on"]["sandbox"]["condition"] == "service_healthy"
+
+
+def test_the_workers_of_a_cluster_share_one_ledger_over_one_claim() -> None:
+    """Several pods run one command; their server has one claim, which stays, and the name in their secret's address."""
+    (job,), (server,), (service,) = named("Job"), named("StatefulSet"), named("Service")
+    assert job["spec"]["parallelism"] == job["spec"]["completions"] > 1
+    assert job["spec"]["backoffLimit"] >= job["spec"]["parallelism"]
+    assert server["spec"]["replicas"] == len(server["spec"]["volumeClaimTemplates"]) == 1
+    assert set(server["spec"]["persistentVolumeClaimRetentionPolicy"].values()) == {"Retain"}
+    assert server["spec"]["serviceName"] == service["metadata"]["name"]
+    (container,) = server["spec"]["template"]["spec"]["containers"]
+    given = {variable["name"]: variable["value"] for variable in container["env"]}
+    parts = urlsplit(re.findall(r"postgresql://\S+", CLUSTER_TEXT)[0])
+    assert parts.hostname == service["metadata"]["name"]
+    assert (parts.username, parts.path) == (given["POSTGRES_USER"], f"/{given['POSTGRES_DB']}")
+    assert "POSTGRES_PASSWORD" not in given
+
+
+def test_the_workers_of_compose_share_one_ledger() -> None:
+    """Three of one command, whose address of the ledger is that of the server beside them."""
+    worker, server = COMPOSE["services"]["worker"], COMPOSE["services"]["postgres"]["environment"]
+    assert worker["deploy"]["replicas"] == 3
+    parts = urlsplit(worker["environment"]["UPLOADER_LEDGER"])
+    named_in_address = (parts.username, parts.password, parts.hostname, parts.path.removeprefix("/"))
+    expected = (server["POSTGRES_USER"], server["POSTGRES_PASSWORD"], "postgres", server["POSTGRES_DB"])
+    assert named_in_address == expected
+    assert worker["depends_on"]["postgres"]["condition"] == "service_healthy"
 
 
 def test_crons_line_can_be_typed() -> None:

@@ -32,6 +32,7 @@ EVENTS = {
     "ledger.kept": "the ledger is gone; what this run knows of it is kept in a file",
     "ledger.lost": "the ledger is gone and could not be kept",
     "ledger.made": "a new ledger: nothing is known of earlier nights",
+    "ledger.server_unsafe": "the PostgreSQL server does not promise what the ledger needs; the remedy is named",
     "ledger.migrated": "the ledger was brought to this version's schema; a copy of it was made before",
     "leftovers.carried": "pending items of other batches stand before this batch's own: they are sent, too",
     "manifest.unknown_lengths": "files of unknown length are not in the billed minutes that are allowed",

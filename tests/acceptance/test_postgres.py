@@ -45,6 +45,9 @@ def test_a_night_is_appended_once_in_order_and_its_password_is_not_shown(
     assert (plan.code, run.code) == (0, 0), plan.err + run.err
     assert "there is none yet" in doctor.out
     assert run.summary["ledger"].startswith("postgresql://…@")
+    # the tests' own server promises nothing: it is made to be quick
+    unsafe = {str(event["remedy"]).partition(" ")[0] for event in run.events("ledger.server_unsafe")}
+    assert unsafe == {"set", "ALTER"}
     check_appended(server.journal, rows)
     check_limit(server.journal, 3)
     check_one_at_a_time(server.journal)

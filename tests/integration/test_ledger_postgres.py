@@ -252,3 +252,13 @@ def test_a_migrated_ledger_has_the_schema_of_a_new_one(
         assert _shape(new_database) == _shape(fresh)
     finally:
         fresh.drop()
+
+
+def test_a_transaction_is_durable_whatever_the_servers_default_is(tmp_path: Path, new_database: Database) -> None:
+    """Where the server has synchronous_commit off, what a run writes is on its disk before it counts as committed."""
+    with opened(tmp_path, new_database.url) as book, book.ledger.writing() as connection:
+        account(connection, BASE_URL)
+    with psycopg.connect(new_database.url) as other:
+        assert other.execute("SHOW synchronous_commit").fetchone() == ("off",)
+    with opened(tmp_path, new_database.url) as book, book.ledger.writing() as connection:
+        assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == "on"

@@ -7,10 +7,11 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Self, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, delete, func, insert, select, text, update
+from sqlalchemy import Connection, Engine, case, create_engine, delete, func, insert, select, text, true, update
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.pool import QueuePool
 
+from uploader import logs
 from uploader.errors import LedgerBusyError, LedgerUnavailableError, UsageError
 from uploader.ledger import schema
 from uploader.ledger.clock import steady_seconds
@@ -28,6 +29,7 @@ except ImportError as error:
         f"ledger: postgresql:// needs its driver ({error}): pip install 'uploader[postgres]'. Nothing was sent"
     ) from error
 
+log = logs.get_logger()
 T = TypeVar("T")
 
 CONNECT_SECONDS = 10
@@ -40,8 +42,21 @@ _REFUSED = re.compile(
     r"|permission denied for database|is not permitted to log in"
 )
 
+# a transaction that is reported as committed has to be on the disk, whatever the server's default is
+_IS_DURABLE = case(
+    (func.current_setting("synchronous_commit") == "off", func.set_config("synchronous_commit", "on", true()))
+)
+
 # lock the accounts, always in the same order
-_LOCK_ACCOUNTS = select(schema.accounts.c.id).order_by(schema.accounts.c.id).with_for_update(key_share=True)
+_LOCK_ACCOUNTS = (
+    select(schema.accounts.c.id, _IS_DURABLE).order_by(schema.accounts.c.id).with_for_update(key_share=True)
+)
+
+# what the server has to promise: nothing committed is lost, and a client that stands still gives its locks back
+_PROMISES = text(
+    "SELECT current_setting('fsync') = 'on', current_setting('full_page_writes') = 'on', "
+    "current_setting('idle_in_transaction_session_timeout') <> '0', current_user"
+)
 
 # the version that the table of a ledger is marked with, and whether it is
 _MARKED = text("SELECT to_regclass('ledger') IS NOT NULL, obj_description(to_regclass('ledger'), 'pg_class')")
@@ -78,6 +93,7 @@ class PostgresLedger(Ledger):
             with opened.translated_errors():
                 opened.is_new = not opened._prepare(must_exist=must_exist)
                 opened._begin_run(alone=alone)
+                opened._check_promises()
         except BaseException:
             opened.close()
             raise
@@ -158,7 +174,7 @@ class PostgresLedger(Ledger):
             UsageError: There is a ledger in the database already that holds a batch.
         """
         with self.translated_errors(), self._engine.begin() as connection:
-            connection.execute(select(func.pg_advisory_xact_lock(SCHEMA_LOCK)))
+            connection.execute(select(func.pg_advisory_xact_lock(SCHEMA_LOCK), _IS_DURABLE))
             version = _marked_version(connection)
             if version is None:
                 self._make(connection)
@@ -310,6 +326,25 @@ class PostgresLedger(Ledger):
                 )
             connection.execute(update(schema.ledger).values(runs=schema.ledger.c.runs + 1, in_use=True))
         self.process, self._is_run = own_process(), True
+
+    def _check_promises(self) -> None:
+        """Warn of settings of the server under which a crash, or a client that stands still, does harm."""
+        with self._plain.connect() as connection:
+            is_synced, has_pages, has_timeout, user = connection.execute(_PROMISES).one()
+        lacking = {"fsync": is_synced, "full_page_writes": has_pages}
+        if off := [name for name, is_on in lacking.items() if not is_on]:
+            log.warning(
+                "ledger.server_unsafe",
+                reason=f"{' and '.join(off)} off: a crash of the server may lose what was committed, and then "
+                "something is appended twice",
+                remedy=f"set {' and '.join(off)} to on at the server",
+            )
+        if not has_timeout:
+            log.warning(
+                "ledger.server_unsafe",
+                reason="a client that stands still inside a transaction holds up all others",
+                remedy=f"ALTER ROLE {user} SET idle_in_transaction_session_timeout = '10s'",
+            )
 
     def _check_known(self, version: int) -> None:
         if version > schema.VERSION:

@@ -242,7 +242,7 @@ def test_what_no_batch_names_any_more_is_told_until_it_is_over_or_named_again(bo
     back = book.load([("c", "a.wav"), ("c", "b.wav"), ("e", "a.wav"), ("f", "a.wav")], "monday.csv")
     assert (orphan_states(book), left(book, back)) == ({}, 0)
     book.load([("c", "a.wav")], "monday.csv", repeat=True)
-    assert orphan_states(book)["monday.csv"] == "sending:1 in_doubt:1 held:1"
+    assert orphan_states(book)["monday.csv"] == "pending:1 in_doubt:1 held:1"
 
 
 def test_former_items_are_listed_by_their_own_batch_and_settled_by_number(book: Book) -> None:

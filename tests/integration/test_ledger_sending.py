@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.integration.test_ledger import BASE_URL, CUT, LOST, NOT_FOUND, Book, accepted, opened
 from uploader import audio
 from uploader.ledger.dry_run import copy_tables, load_copies
-from uploader.ledger.lanes import activate_batch
+from uploader.ledger.lanes import activate_batch, deactivate_account
 from uploader.ledger.loading import account, current_repeat_id, resolve
 from uploader.ledger.matching import Hashes
 from uploader.ledger.sending import Amount, ToSend, lanes_to_send, to_send
@@ -49,6 +49,7 @@ def from_dry_run(book: Book, name: str, rows: Rows, first: int | None, *, repeat
         resolve(connection, stage, repeat_id, Hashes(audio.content_hash))
         copy_tables(connection, name, is_run_on=False)
         load = load_copies(connection, stage, BASE_URL, name, book.now, repeat=repeat)
+        deactivate_account(connection, load.account_id)
         activate_batch(connection, load.account_id, load.batch_id, first=first)
         found = to_send(connection, load.account_id, load.batch_id)
         foreseen = lanes_to_send(connection, load.account_id, [], book.now, under_way=False)

@@ -21,7 +21,7 @@ from uploader.ledger.reading import is_batch_over, last_doubt, latest_completed_
 from uploader.ledger.thread import Writer
 from uploader.ledger.workers import has_moving_slots, take_jobs
 from uploader.model import Claim, LimitFacts, LiveJob, Next, Order, Outcome, State
-from uploader.pace import Pace
+from uploader.pace import Paces, make_paces
 from uploader.policy import caps
 from uploader.policy.ahead import TRIAL_SECONDS, blind_slots, check_seconds, horizon_seconds, lanes_ahead, slots_ahead
 from uploader.policy.breaker import BreakerState, reason_to_give_up
@@ -85,6 +85,7 @@ class Engine:
         until: Nothing new starts from this time on, in seconds since the epoch.
         sources: Opens the audio files.
         is_gone: Returns True where the process of another worker is known to be dead.
+        paces: The account's rate limiters, where it shares them with other engines.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Engine:
         until: float | None = None,
         sources: OpenSource = open_source,
         is_gone: Callable[[str], bool] = lambda _: False,
+        paces: Paces | None = None,
     ) -> None:
         self.throttled = 0
         self.standstill: Standstill | None = None
@@ -148,8 +150,7 @@ class Engine:
         self._is_refusal_saved = False
         self._stopping = False
         self._lane_weights = LaneWeights()
-        self._put_pace = Pace(self._rate or caps.LEAST_PUTS_PER_SECOND)
-        self._poll_pace = Pace(self._polls_per_second or caps.LEAST_POLLS_PER_SECOND)
+        self._put_pace, self._poll_pace = paces or make_paces(settings)
         self._worker = Worker(
             writer=writer,
             worker_id=worker_id,

@@ -1,8 +1,12 @@
 """Limits the rate of requests, first come, first served."""
 
 import asyncio
+from typing import NamedTuple
 
 from asyncio_throttle.throttler import Throttler
+
+from uploader.policy import caps
+from uploader.settings import Settings, unless_auto
 
 RETRY_SECONDS = 0.01
 
@@ -31,3 +35,18 @@ class Pace:
         """Wait until the next request may begin."""
         async with self._turn:
             await self._throttle.acquire()  # type: ignore[no-untyped-call] # it ships no types
+
+
+class Paces(NamedTuple):
+    """The rate limiters of an account."""
+
+    puts: Pace
+    polls: Pace
+
+
+def make_paces(settings: Settings) -> Paces:
+    """Make the rate limiters of an account; a rate that no person has set begins with the least one."""
+    return Paces(
+        Pace(unless_auto(settings.rate) or caps.LEAST_PUTS_PER_SECOND),
+        Pace(unless_auto(settings.jobs.polls_per_second) or caps.LEAST_POLLS_PER_SECOND),
+    )

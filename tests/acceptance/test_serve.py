@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance import inbox_kills
-from tests.acceptance.batches import Row, make_rows, statuses, write_manifest
-from tests.acceptance.judging import check_appended
+from tests.acceptance.batches import Row, make_rows, read_results, statuses, write_manifest
+from tests.acceptance.judging import check_appended, check_job_ids, check_limit, check_one_at_a_time
 from tests.acceptance.place import Place, Running, Server, logged, until
 from tests.integration.servers import free_port
+from uploader.sandbox.entries import CallEntry, PollEntry
 
-SERVE = ("serve", "inbox", "--limit", "5", "--settle-seconds", "0.2")
+LIMIT = 5
+SERVE = ("serve", "inbox", "--limit", str(LIMIT), "--settle-seconds", "0.2")
 
 
 def rows_in(place: Place, files: int, lanes: int, seed: int = 1) -> list[Row]:
@@ -84,6 +86,64 @@ def test_the_same_file_dropped_twice_does_nothing_twice(place: Place, server: Se
     assert names(place, "done") == ["m.csv", "m.results.csv", "other.csv", "other.results.csv"]
     first, other = (place.path(f"inbox/done/{name}.results.csv").read_text("utf-8") for name in ("m", "other"))
     assert first == other
+
+
+def is_running(place: Place, name: str) -> bool:
+    """Return True where a manifest is still being carried."""
+    return place.path(f"inbox/running/{name}").exists()
+
+
+def test_batches_at_once_share_the_account(place: Place) -> None:
+    """A long lane lets the next batch go on beside it, and a refused one fails, while the limit is full and kept."""
+    place.path("inbox").mkdir()
+    server = place.serve("--limit", str(LIMIT), "--job-seconds", "0.4")
+    place.use(server)
+    long, short = rows_in(place, 16, 1), rows_in(place, 16, 8, seed=2)
+    drop(place, "long.csv", long)
+    service = place.start(*SERVE)
+    until(lambda: bool(server.journal.appended()), "the long lane is under way")
+    drop(place, "short.csv", short)
+    place.write("inbox/broken.csv", "conversationId,audioPath\n,x.wav\n")
+    moved(place, "failed", "broken.csv")
+    moved(place, "done", "short.csv")
+    assert is_running(place, "long.csv"), "the others are over meanwhile"
+    moved(place, "done", "long.csv")
+    assert ended(service) == 143
+    order = [put.conversation_id for put in server.journal.appended()]
+    lane = long[0].conversation
+    assert order[0] == order[-1] == lane
+    assert set(order[order.index(short[0].conversation) :]) == {row.conversation for row in [*long, *short]}
+    check_appended(server.journal, [*long, *short])
+    check_one_at_a_time(server.journal)
+    check_limit(server.journal, LIMIT)
+    assert server.journal.peak_live() == LIMIT
+    results = [read_results(place.path(f"inbox/done/{name}.results.csv")) for name in ("long", "short")]
+    assert [[line["status"] for line in lines] for lines in results] == [["completed"] * 16] * 2
+    check_job_ids(server.journal, [line for lines in results for line in lines])
+
+
+def test_the_same_file_dropped_while_its_batch_is_on_does_nothing_twice(place: Place) -> None:
+    """Under its name it waits for the end of that batch; under another one it is a batch beside it, of its jobs."""
+    place.path("inbox").mkdir()
+    server = place.serve("--limit", str(LIMIT), "--job-seconds", "0.4")
+    place.use(server)
+    rows = rows_in(place, 24, 6)
+    drop(place, "m.csv", rows)
+    service = place.start(*SERVE)
+    until(lambda: bool(server.journal.appended()), "the batch is under way")
+    drop(place, "other.csv", rows)
+    drop(place, "m.csv", rows)
+    until(lambda: is_running(place, "other.csv"), "the other one is taken")
+    assert is_running(place, "m.csv")
+    assert place.path("inbox/m.csv").exists()
+    until(lambda: not place.path("inbox/m.csv").exists(), "its turn has come")
+    until(lambda: not names(place, "running"), "all are over")
+    assert ended(service) == 143
+    check_appended(server.journal, rows)
+    check_limit(server.journal, LIMIT)
+    assert names(place, "done") == ["m.csv", "m.results.csv", "other.csv", "other.results.csv"]
+    for name in ("m", "other"):
+        check_job_ids(server.journal, read_results(place.path(f"inbox/done/{name}.results.csv")))
 
 
 def test_what_is_refused_is_in_failed_with_the_reason_and_stops_nobody(place: Place, server: Server) -> None:
@@ -160,6 +220,37 @@ def test_a_service_that_is_stopped_carries_on_where_it_was(place: Place) -> None
     assert names(place, "running") == []
 
 
+def test_batches_that_are_stopped_together_carry_on_together(place: Place) -> None:
+    """One signal ends all of them in good order; the next service goes on with each, and the limit is kept."""
+    place.path("inbox").mkdir()
+    server = place.serve("--limit", str(LIMIT), "--job-seconds", "0.3")
+    place.use(server)
+    batches = {f"{number}.csv": rows_in(place, 12, 3, seed=number) for number in (1, 2, 3)}
+    for name, rows in batches.items():
+        drop(place, name, rows)
+    service = place.start(*SERVE)
+
+    def begun() -> set[str]:
+        return {put.conversation_id.rpartition("-")[2] for put in server.journal.appended()}
+
+    until(lambda: len(begun()) == len(batches), "all are under way")
+    stopped = service.stop(signal.SIGTERM)
+    assert stopped.code == 143
+    assert [name for name in names(place, "running") if "results" not in name] == list(batches)
+    assert sorted(event["batch"] for event in stopped.events("run.ended")) == list(batches)
+    assert {event["exitCode"] for event in stopped.events("run.ended")} == {143}
+    again = place.start(*SERVE)
+    for name in batches:
+        moved(place, "done", name)
+    assert ended(again) == 143
+    check_appended(server.journal, [row for rows in batches.values() for row in rows])
+    check_one_at_a_time(server.journal)
+    check_limit(server.journal, LIMIT)
+    for name, rows in batches.items():
+        found = statuses(place.path(f"inbox/done/{name}").with_suffix(".results.csv"))
+        assert found == ["completed"] * len(rows)
+
+
 def test_a_service_out_of_reach_is_waited_for(place: Place) -> None:
     """A batch that could not go on is tried again by itself, and nobody has to drop it again."""
     place.path("inbox").mkdir()
@@ -212,11 +303,14 @@ def test_an_inbox_has_one_service_and_a_setting_of_one_batch_no_place(place: Pla
 
 
 def test_credentials_that_are_not_taken_end_the_service(place: Place, server: Server) -> None:
-    """Exit 3, as `run`: every further batch would be met so; the manifest waits for the next start."""
+    """Exit 3, as `run`: every further batch would be met so; the manifests wait for the next start."""
     place.path("inbox").mkdir()
-    drop(place, "m.csv", rows_in(place, 1, 1))
+    for name in ("m.csv", "n.csv"):
+        drop(place, name, rows_in(place, 1, 1))
     refused = place.run(*SERVE, environment={"UPLOADER_APP_SECRET": "wrong"})
-    assert (refused.code, names(place, "running")[0]) == (3, "m.csv")
+    assert refused.code == 3
+    assert {"m.csv", "n.csv"} <= {*names(place, "running"), *names(place, ".")}
+    assert [names(place, "done"), names(place, "failed")] == [[], []]
     assert server.journal.appended() == []
 
 
@@ -263,6 +357,47 @@ def test_one_listener_outlives_the_batches(place: Place) -> None:
     assert health(place, address) == 1
     assert health(place, "") == 0, "a run without a page is healthy"
     assert not any("callback" in event["event"] for event in logged(stopped.err) if event["level"] != "info")
+
+
+def test_one_listener_serves_all_batches_that_are_on(place: Place) -> None:
+    """The page and the metrics show their sum, and a callback reaches the run that follows the job: none is polled."""
+    place.path("inbox").mkdir()
+    server = place.serve("--limit", str(LIMIT), "--job-seconds", "2")
+    place.use(server)
+    batches = {f"{number}.csv": rows_in(place, 6, 3, seed=number) for number in (1, 2)}
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    listening = ("--status", address, "--webhook", address, "--webhook-url", f"http://{address}/jobs")
+    service = place.start(*SERVE, *listening, "--metrics", "figures.prom")
+    until(lambda: "inbox.watched" in service.err.read_text("utf-8"), "the inbox is watched")
+    for name, rows in batches.items():
+        drop(place, name, rows)
+
+    def shown() -> list[str]:
+        found: list[str] = json.loads(fetched(port, "/status.json")[1])["run"]["batches"]
+        return found
+
+    until(lambda: sorted(shown()) == list(batches), "both are shown")
+    assert json.loads(fetched(port, "/status.json")[1])["progress"]["items"] == 12
+    until(lambda: 'batch="1.csv, 2.csv"' in fetched(port, "/metrics")[1], "both are in the metrics")
+    for name in batches:
+        moved(place, "done", name)
+    assert ended(service) == 143
+    check_appended(server.journal, [row for rows in batches.values() for row in rows])
+    check_limit(server.journal, LIMIT)
+    told: set[str] = set()
+    polled_in_vain = 0
+    for entry in server.journal.entries:
+        if isinstance(entry, CallEntry) and (entry.job, entry.status) == ("completed", 200):
+            told.add(entry.job_id)
+        elif isinstance(entry, PollEntry):
+            polled_in_vain += entry.job_id in told
+    assert len(told) == 12
+    assert polled_in_vain == 0
+    figures = place.path("figures.prom").read_text("utf-8")
+    assert 'uploader_attempts_total{outcome="applied"} 12.0' in figures
+    assert "uploader_last_run_exit_code 0.0" in figures
+    assert "uploader_run_active 0.0" in figures
 
 
 def health(place: Place, address: str) -> int:

@@ -17,7 +17,7 @@ from uploader.policy.replies import is_success
 _ATTEMPT = (
     select(
         *attempts.c["id", "number", "outcome", "job_id", "admitted_at", "http_status"],
-        *attempts.c["callback_job_id", "callback_status", "callback_pending"],
+        *attempts.c["callback_job_id", "callback_status", "callback_pending", "worker_id"],
         *items.c["account_id", "lane_id", "state", "line", "size", "duration_seconds", "accepted_at"],
         items.c.id.label("item_id"),
         items.c.job_id.label("items_job_id"),
@@ -70,6 +70,8 @@ class CallbackResult(NamedTuple):
     # the ledger may have other accounts beside the run's
     account_id: int = 0
     attempt_id: int = 0
+    # the worker that carries the attempt, or follows its job; None where there is none
+    worker_id: int | None = None
 
 
 def webhook_key(connection: Connection) -> str:
@@ -111,7 +113,8 @@ def apply_callback(
         is_exact = job.has_known_start and callback.status is JobStatus.COMPLETED
         ended = JobEnd(job, callback.status, now, max(now - job.accepted_at, 0.0) if is_exact else None)
         end_job(connection, ended)
-    return CallbackResult(resolved.effect, job, ended, resolved.anomaly, found["account_id"], found["id"])
+    concerned = found["account_id"], found["id"], found["worker_id"]
+    return CallbackResult(resolved.effect, job, ended, resolved.anomaly, *concerned)
 
 
 def _facts(connection: Connection, found: RowMapping, callback: Callback) -> ItemFacts:

@@ -17,10 +17,10 @@ from uploader.run import summary_file
 from uploader.run.batch_run import BatchRun
 from uploader.run.events import Events
 from uploader.run.hours import local_time, until_time
-from uploader.run.listening import Listen
 from uploader.run.loading import log_leftovers, prepare
 from uploader.run.preparing import batch_name, config_parameters
 from uploader.run.reporting import RunReporter
+from uploader.run.shared import Shared
 from uploader.run.stopping import Stop
 from uploader.run.target import Target, check_far, credentials, far_options
 from uploader.run.threads import in_thread
@@ -57,7 +57,7 @@ async def run_batch(
     on_progress: Callable[[Progress], None] | None = None,
     stop: Stop | None = None,
     again: Sequence[str] = (),
-    listen: Listen | None = None,
+    shared: Shared | None = None,
 ) -> Summary:
     """Run a batch to its end, and write its results.
 
@@ -74,7 +74,7 @@ async def run_batch(
         on_progress: Called twice a second with the run's progress; in place of the event ``run.progress``.
         stop: Stops the run when requested.
         again: The words of the command that carries on, for the summary.
-        listen: Listens for the run, in place of listeners of its own.
+        shared: The parts that the run shares with others of this loop.
 
     Returns:
         The closing summary; ``exit_code`` is the ending, and ``as_json()`` the object of ``--json``.
@@ -92,7 +92,7 @@ async def run_batch(
     with logs.scope(events.take, **known):
         reporter = RunReporter(settings, batch)
         try:
-            summary = await _run(settings, named, reporter, stop, on_progress, again, listen)
+            summary = await _run(settings, named, reporter, stop, on_progress, again, shared or Shared())
         except Exception as error:
             # an exception of on_event has stopped the run, and is the cause
             cause = events.failure or error
@@ -128,7 +128,7 @@ async def _run(
     stop: Stop,
     on_progress: Callable[[Progress], None] | None,
     again: Sequence[str],
-    listen: Listen | None,
+    shared: Shared,
 ) -> Summary:
     _check_batch(settings, manifest)
     reporter.begin()
@@ -144,7 +144,8 @@ async def _run(
             log.info("run.begun", version=__version__, **begun)
             summary_file.forget(settings)
             try:
-                prepared = await in_thread(prepare, settings, manifest, ledger, targets, stop.check)
+                async with shared.loading:
+                    prepared = await in_thread(prepare, settings, manifest, ledger, targets, stop.check)
             except UsageError as error:
                 raise BatchRefusedError(str(error)) from error
             if ledger.is_new and not settings.sandbox:
@@ -160,7 +161,7 @@ async def _run(
                 stop=stop,
                 on_progress=on_progress,
                 again=again,
-                listen=listen,
+                shared=shared,
             )
             return await batch_run.run()
 

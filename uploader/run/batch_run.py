@@ -41,9 +41,10 @@ from uploader.policy.endings import ending
 from uploader.policy.waiting import Standstill
 from uploader.results import rfc3339
 from uploader.run.engines import AccountEngine, Engines, add_limits
-from uploader.run.listening import Listen, RunView, has_listeners, listeners
+from uploader.run.listening import RunView, has_listeners, listen_to_run
 from uploader.run.loading import Prepared
 from uploader.run.reporting import RunReporter
+from uploader.run.shared import Shared
 from uploader.run.stopping import Stop
 from uploader.run.target import Account
 from uploader.run.threads import in_thread
@@ -87,7 +88,7 @@ class BatchRun:
         stop: Stop,
         on_progress: Callable[[Progress], None] | None = None,
         again: Sequence[str] = (),
-        listen: Listen | None = None,
+        shared: Shared,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
@@ -105,7 +106,7 @@ class BatchRun:
         self._stop = stop
         self._on_progress = on_progress
         self._again = again
-        self._listen = listen if listen is not None else partial(listeners, settings)
+        self._shared = shared
         self._begun = time.monotonic()
         self._until = until
 
@@ -166,36 +167,27 @@ class BatchRun:
             rng=random.Random(),  # noqa: S311 - jitter, no secret
             new_token=lambda: signed_token(secrets.token_urlsafe(TOKEN_BYTES), key),
             sources=sources.open,
+            paces=self._shared.paces(self._ledger.address, account.account_id, account.settings),
         )
 
     @asynccontextmanager
     async def _listening(self, engines: Engines, thread: LedgerThread, key: str) -> AsyncIterator[None]:
         """Listen for callbacks and for readers of the status page, as far as the settings ask for either."""
-        if not has_listeners(self._settings):
-            yield
-            return
-        async with self._listen(self._view(engines, thread, key)):
+        listen = self._shared.listen
+        if listen is None:
+            if not has_listeners(self._settings):
+                yield
+                return
+            listen = partial(listen_to_run, self._settings, self._reporter)
+        async with listen(self._view(engines, thread, key)):
             try:
                 yield
             finally:
                 self._is_over = True
 
     def _view(self, engines: Engines, thread: LedgerThread, key: str) -> RunView:
-        from uploader.status.snapshot import SnapshotReader, SnapshotSource  # noqa: PLC0415 - most runs have none
-        from uploader.webhook import Callbacks  # noqa: PLC0415 - as above
+        from uploader.status.snapshot import SnapshotSource  # noqa: PLC0415 - most runs have none
 
-        async def metrics() -> str:
-            engines.held_back()  # measures the slots up to now
-            found = self._figures(await asyncio.to_thread(self._standing), engines, thread)
-            return self._reporter.metrics(found, is_active=not self._is_over).render()
-
-        callbacks = Callbacks(
-            key=key,
-            writer=thread,
-            now=self._now,
-            applied=engines.apply_callback,
-            ending=engines.slot_may_be_free,
-        )
         source = SnapshotSource(
             reading=self._reader.reading,
             account_ids=[account.account_id for account in self._prepared.accounts],
@@ -205,7 +197,17 @@ class BatchRun:
             seconds_left=lambda: self._seconds_left(engines),
             is_running=lambda: not self._is_over,
         )
-        return RunView(callbacks.answer, SnapshotReader(source).read, metrics)
+        return RunView(
+            name=self._batch.name,
+            source=source,
+            figures=partial(self._read_figures, engines, thread),
+            limits=lambda: engines.limits,
+            key=key,
+            writer=thread,
+            worker_ids={account.worker_id for account in self._prepared.accounts},
+            apply_callback=engines.apply_callback,
+            slot_may_be_free=engines.slot_may_be_free,
+        )
 
     async def _run_engines(self, engines: Engines, thread: LedgerThread) -> UploaderError | None:
         tracker = ProgressTracker(
@@ -227,11 +229,8 @@ class BatchRun:
                 await asyncio.sleep(seconds)
                 await self._save_held_back(engines, thread)
 
-        async def figures() -> RunFigures:
-            engines.held_back()  # measures the slots up to now
-            return self._figures(await asyncio.to_thread(self._standing), engines, thread)
-
         async def watch() -> None:
+            figures = partial(self._read_figures, engines, thread)
             await self._reporter.watch(figures, partial(asyncio.to_thread, self._troubles))
 
         try:
@@ -245,6 +244,10 @@ class BatchRun:
     def _troubles(self) -> Sequence[Trouble]:
         with self._reader.reading() as connection:
             return troubles(connection, self._batch.batch_id)
+
+    async def _read_figures(self, engines: Engines, thread: LedgerThread) -> RunFigures:
+        engines.held_back()  # measures the slots up to now
+        return self._figures(await asyncio.to_thread(self._standing), engines, thread)
 
     def _figures(self, standing: Standing, engines: Engines, thread: LedgerThread) -> RunFigures:
         return RunFigures(

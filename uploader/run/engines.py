@@ -82,7 +82,12 @@ class Engines:
     @property
     def limit(self) -> LimitFacts:
         """The limits and slots of all accounts together."""
-        return add_limits(engine.limit for engine in self._engines)
+        return add_limits(self.limits.values())
+
+    @property
+    def limits(self) -> Mapping[int, LimitFacts]:
+        """The limits and slots of the accounts by their ids."""
+        return {account.account_id: engine.limit for account, engine in self.accounts}
 
     @property
     def standstill(self) -> Standstill | None:

@@ -79,9 +79,21 @@ class RunReporter:
             await asyncio.sleep(max(WATCH_SECONDS, (time.monotonic() - begun) / SHARE_OF_TIME))
 
     def metrics(
-        self, figures: "RunFigures | None", exit_code: ExitCode | None = None, *, is_active: bool = True
+        self,
+        figures: "RunFigures | None",
+        exit_code: ExitCode | None = None,
+        *,
+        batch: str | None = None,
+        is_active: bool = True,
     ) -> "Metrics":
-        """Return the run's metrics; ``exit_code``: None while it goes on, or where it is not known yet."""
+        """Return the metrics of a run, or of several.
+
+        Args:
+            figures: The figures; None where there are none.
+            exit_code: The exit code; None while the run goes on, or where it is not known yet.
+            batch: The names of several batches in place of the run's.
+            is_active: A run goes on.
+        """
         from uploader.status.metrics import Metrics  # noqa: PLC0415 - see begin
 
         return Metrics(
@@ -89,12 +101,16 @@ class RunReporter:
             begun_at=self._begun_at,
             version=__version__,
             run=logs.bound().get("run") or "",
-            batch=self._batch,
+            batch=self._batch if batch is None else batch,
             kept=self._kept or {},
             exit_code=exit_code,
             figures=figures,
             is_active=is_active,
         )
+
+    def keep_end(self, exit_code: ExitCode) -> None:
+        """Keep the end of one of several runs, for the metrics."""
+        self._kept = self.metrics(None, exit_code).ended()
 
     async def end(self, summary: "Summary", figures: "RunFigures") -> None:
         """Report the end of a run."""
@@ -116,12 +132,17 @@ class RunReporter:
         await self._notify([f"{self._batch or 'run'}: exit {int(code)}: {reason}"], payload, is_stopped=code in STOPPED)
 
     async def _write(self, figures: "RunFigures | None", exit_code: ExitCode | None = None) -> None:
+        if self._settings.metrics is not None:
+            await self.write(self.metrics(figures, exit_code))
+
+    async def write(self, metrics: "Metrics") -> None:
+        """Replace the metrics file, where there is one."""
         if self._settings.metrics is None or self._kept is None:
             return
         from uploader.status import metrics_file  # noqa: PLC0415 - see begin
 
         try:
-            await asyncio.to_thread(metrics_file.write, self._settings.metrics, self.metrics(figures, exit_code))
+            await asyncio.to_thread(metrics_file.write, self._settings.metrics, metrics)
         except UploaderError as error:
             # the path stays out of the log
             log.warning("metrics.unwritten", reason=getattr(error.__cause__, "strerror", None))

@@ -1,4 +1,4 @@
-"""`serve`: takes manifests from an inbox, runs each as a batch, and puts it with its results where it belongs."""
+"""`serve`: takes manifests from an inbox, runs each as a batch, several at once, and puts it where it belongs."""
 
 import asyncio
 import os
@@ -6,12 +6,15 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from uploader import logs
+from uploader.engine import run_concurrently
 from uploader.errors import (
     BatchRefusedError,
     ExitCode,
@@ -25,16 +28,26 @@ from uploader.ledger import Ledger
 from uploader.model import State
 from uploader.policy.backoff import Backoff, after_failure
 from uploader.run.batch import FAULT_REASON, check_addresses, run_batch
-from uploader.run.listening import Listen, has_listeners, listeners
+from uploader.run.listening import has_listeners, listeners
+from uploader.run.reporting import WATCH_SECONDS
+from uploader.run.shared import Shared
 from uploader.run.stopping import Stop
 from uploader.run.target import credentials
 from uploader.run.threads import in_thread
 from uploader.serve.inbox import Inbox, results_of
 from uploader.settings import Settings
-from uploader.status.progress import Progress
+from uploader.status.progress import Progress, together
 from uploader.status.summary import Summary
 
+if TYPE_CHECKING:  # a server
+    from uploader.serve.board import Board
+
 log = logs.get_logger()
+
+# the most batches at once: each has its writer of the ledger, its connections, and 16 MiB at most for chunks
+BATCHES = 8
+# each batch counts, writes results and reads files beside the loop: none waits for a thread until another one is done
+THREADS = 8 * BATCHES
 
 # how often the inbox is looked into
 LOOK_SECONDS = 1.0
@@ -48,12 +61,12 @@ STOPPED = (ExitCode.HUNG_UP, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 
 
 class Service:
-    """The service over one inbox: one batch after the other, for as long as nobody stops it.
+    """The service over one inbox: several batches at once, for as long as nobody stops it.
 
     Args:
         settings: The settings of all batches.
         inbox: The inbox.
-        stop: Stops the service, and the batch that it runs.
+        stop: Stops the service, and the batches that it runs.
         on_event: Takes the events of the log.
         on_progress: Takes the progress of each batch.
     """
@@ -69,15 +82,26 @@ class Service:
     ) -> None:
         # a link may stand for the inbox; below it none is followed
         self._folder = inbox.resolve()
-        self._settings = replace(settings, audio_root=settings.audio_root or self._folder)
+        # the metrics file is that of all batches together
+        self._settings = replace(settings, audio_root=settings.audio_root or self._folder, metrics=None)
+        self._reported = settings
         self._inbox = Inbox(self._folder, settings.settle_seconds)
-        self._stop = stop
+        self._requested = stop
+        # stops the batches at that request, or at the end of one that lets no other go on
+        self._stop = Stop()
+        self._failure: Exception | None = None
         self._on_event = on_event
         self._on_progress = on_progress
         self._woken = asyncio.Event()
         self._pause = Backoff()
-        self._listen: Listen | None = None
+        self._shared = Shared()
+        self._board: Board | None = None
         self._told: set[str] = set()
+        # manifests that stand in running/ and are to be carried
+        self._waiting: deque[Path] = deque()
+        # one at a time looks for a manifest, and one at a time puts one where it belongs
+        self._looking, self._moving = asyncio.Lock(), asyncio.Lock()
+        self._progress: dict[str, Progress] = {}
 
     async def run(self) -> ExitCode:
         """Serve until stopped.
@@ -89,31 +113,48 @@ class Service:
             UploaderError: The inbox, the ledger or the settings cannot be used.
         """
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(THREADS))
         self._check_settings()
         wake = partial(loop.call_soon_threadsafe, self._woken.set)
-        with self._inbox, self._stop.subscribed(wake):
+        with self._inbox, self._requested.subscribed(self._stop_as_requested), self._stop.subscribed(wake):
             await in_thread(self._check_ledger)
             async with self._listening():
                 log.info("inbox.watched")
-                waiting = deque(self._inbox.taken())
-                while self._stop.code is None:
-                    code = await self._step(waiting)
-                    if code is not None:
-                        return code
-        return self._stop.code
+                self._waiting.extend(self._inbox.taken())
+                await run_concurrently([*(self._serve() for _ in range(BATCHES)), self._write_metrics()])
+        if self._failure is not None:
+            raise self._failure
+        return ExitCode.FAULT if self._stop.code is None else self._stop.code
+
+    def _stop_as_requested(self) -> None:
+        if self._requested.code is not None:
+            self._stop.request(self._requested.code, self._requested.by)
 
     @asynccontextmanager
     async def _listening(self) -> AsyncIterator[None]:
-        """Listen for as long as the service lives, whatever batch it runs."""
-        if not has_listeners(self._settings):
+        """Listen for as long as the service lives, whatever batches it runs."""
+        if not has_listeners(self._settings) and self._reported.metrics is None:
             yield
             return
         from uploader.serve.board import Board  # noqa: PLC0415 - a server
 
-        board = Board(self._settings)
-        self._listen = board.showing
-        async with listeners(self._settings, board.view):
+        self._board = Board(self._reported)
+        self._board.begin()
+        self._shared.listen = self._board.showing
+        async with listeners(self._settings, self._board.view):
             yield
+
+    async def _write_metrics(self) -> None:
+        """Replace the metrics file again and again until the service stops."""
+        while self._reported.metrics is not None and self._board is not None and self._stop.code is None:
+            await self._board.write()
+            await self._rest(WATCH_SECONDS)
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait, at most until the service stops."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
 
     def _check_settings(self) -> None:
         for name in OF_ONE_BATCH:
@@ -135,24 +176,44 @@ class Service:
         except LedgerBusyError as error:
             log.warning("inbox.waits", reason=str(error))
 
-    async def _step(self, waiting: deque[Path]) -> ExitCode | None:
-        """Run the next batch, or wait for one; return the exit code of what ends the service."""
-        manifest = None
-        if not self._pause.is_on(time.time()):
-            manifest = waiting.popleft() if waiting else self._inbox.take()
-        for name in self._inbox.passed_over - self._told:
-            self._told.add(name)
-            log.warning("inbox.passed_over", batch=name)
-        if manifest is None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
-                    await self._woken.wait()
-            return None
-        with logs.scope(self._on_event, run=os.urandom(6).hex(), batch=manifest.name):
-            code = await self._carry(manifest)
-        if code in NOT_OVER:
-            waiting.append(manifest)  # behind the others
-        return code if code is ExitCode.CREDENTIALS else None
+    async def _serve(self) -> None:
+        """Carry one manifest after the other until the service stops; several do so at once."""
+        try:
+            while (manifest := await self._next()) is not None:
+                with logs.scope(self._on_event, run=os.urandom(6).hex(), batch=manifest.name):
+                    code = await self._carry(manifest)
+                self._progress.pop(manifest.name, None)
+                if code in NOT_OVER:
+                    self._waiting.append(manifest)  # behind the others
+                if code is ExitCode.CREDENTIALS:
+                    self._stop.request(code, by="a batch whose credentials were not taken")
+                if self._board is not None:
+                    await self._board.keep_end(code)
+        except Exception as error:  # noqa: BLE001 - raised at the end: the other batches stop in good order
+            self._failure = self._failure or error
+            code = error.exit_code if isinstance(error, UploaderError) else ExitCode.FAULT
+            self._stop.request(code, by="a batch whose fault every other would meet")
+
+    async def _next(self) -> Path | None:
+        """Wait for a manifest that is to be carried; return None where the service stops."""
+        async with self._looking:
+            while self._stop.code is None:
+                manifest = None
+                if not self._pause.is_on(time.time()):
+                    manifest = self._waiting.popleft() if self._waiting else self._inbox.take()
+                for name in self._inbox.passed_over - self._told:
+                    self._told.add(name)
+                    log.warning("inbox.passed_over", batch=name)
+                if manifest is not None:
+                    return manifest
+                await self._rest(LOOK_SECONDS)
+        return None
+
+    def _show_progress(self, name: str, progress: Progress) -> None:
+        """Show the progress of all batches that are on."""
+        if self._on_progress is not None:
+            self._progress[name] = progress
+            self._on_progress(together(list(self._progress.values())))
 
     async def _carry(self, manifest: Path) -> ExitCode:
         """Run the batch of a manifest, and put it where it belongs; return its exit code."""
@@ -162,9 +223,9 @@ class Service:
                 replace(self._settings, results=results_of(manifest)),
                 manifest,
                 on_event=self._on_event,
-                on_progress=self._on_progress,
+                on_progress=partial(self._show_progress, manifest.name) if self._on_progress is not None else None,
                 stop=self._stop,
-                listen=self._listen,
+                shared=self._shared,
             )
         except StoppedError as stopped:
             return stopped.exit_code
@@ -203,7 +264,8 @@ class Service:
             return text
 
         try:
-            text = await in_thread(finish)
+            async with self._moving:
+                text = await in_thread(finish)
         except (OSError, UploaderError) as error:
             # it is run once more, which appends nothing
             return self._wait(describe(error) if isinstance(error, OSError) else str(error))
@@ -214,6 +276,7 @@ class Service:
     def _wait(self, reason: str) -> ExitCode:
         """Begin a pause, after which the batch is tried again."""
         now = time.time()
+        # one pause for several that could not go on at once
         jitter = random.random()  # noqa: S311 - no secret
         self._pause = after_failure(self._pause, now, base=PAUSE_BASE_SECONDS, cap=PAUSE_CAP_SECONDS, jitter=jitter)
         log.warning("inbox.waits", seconds=round(self._pause.until - now, 1), reason=reason.partition("\n")[0])

@@ -1,7 +1,8 @@
 """The figures of a run in Prometheus' text format."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, TypeVar
@@ -40,6 +41,19 @@ class RunFigures:
     job_seconds: Histogram
     upload_seconds: Histogram
     write_seconds: Histogram
+
+    def add_counts(self, other: "RunFigures") -> "RunFigures":
+        """Add the counters and histograms of another run; items, limit and slots' seconds stay as they are."""
+        return replace(
+            self,
+            bytes_sent=self.bytes_sent + other.bytes_sent,
+            attempts=Counter(self.attempts) + Counter(other.attempts),
+            callbacks=Counter(self.callbacks) + Counter(other.callbacks),
+            status_requests=self.status_requests + other.status_requests,
+            job_seconds=self.job_seconds + other.job_seconds,
+            upload_seconds=self.upload_seconds + other.upload_seconds,
+            write_seconds=self.write_seconds + other.write_seconds,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +97,12 @@ class Metrics:
             LAST_RUN: "When a run last ended.",
             LAST_EXIT_CODE: "The exit code of the run that ended last.",
         }
-        for name, value in self._ended().items():
+        for name, value in self.ended().items():
             yield _gauge(name, documented[name], value)
         if self.figures is not None:
             yield from _run_families(self.figures)
 
-    def _ended(self) -> Mapping[str, float]:
+    def ended(self) -> Mapping[str, float]:
         """Return what is known of runs that have ended, this one included."""
         if self.exit_code is None:
             return self.kept

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import reduce
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 from uploader import logs
@@ -48,6 +49,18 @@ class Progress(NamedTuple):
     def standing(self) -> Standing:
         """The items of all batches together."""
         return reduce(Standing.__add__, (found for _, found in self.batches), NOTHING)
+
+
+def together(runs: Sequence[Progress]) -> Progress:
+    """Return the progress of several runs as one; limit and slots are those of the account that they share."""
+    latest = max(runs, key=attrgetter("now"))
+    left = [run.seconds_left for run in runs if run.seconds_left is not None]
+    return latest._replace(
+        batches=[batch for run in runs for batch in run.batches],
+        bytes_per_second=sum(run.bytes_per_second for run in runs),
+        seconds_left=max(left, default=None),
+        waits="" if any(not run.waits for run in runs) else latest.waits,
+    )
 
 
 def ended(found: Standing) -> int:

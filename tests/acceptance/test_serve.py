@@ -122,6 +122,24 @@ def test_batches_at_once_share_the_account(place: Place) -> None:
     check_job_ids(server.journal, [line for lines in results for line in lines])
 
 
+def test_a_conversation_of_several_batches_keeps_the_order_of_their_manifests(place: Place, server: Server) -> None:
+    """The older manifest goes before the younger one, whatever their names, though all are taken at once."""
+    place.path("inbox").mkdir()
+    # of fifteen recordings no two are the same: a row of another batch would be the item that there is
+    made = rows_in(place, 15, 15)
+    rows = [Row(f"c-{number % 3}", row.audio, row.sha256) for number, row in enumerate(made)]
+    for number, name in enumerate(("e", "d", "c", "b", "a")):
+        drop(place, f"{name}.csv", rows[3 * number : 3 * number + 3])
+        os.utime(place.path(f"inbox/{name}.csv"), (1000.0 + number, 1000.0 + number))
+    service = place.start(*SERVE)
+    for name in "abcde":
+        moved(place, "done", f"{name}.csv")
+    assert ended(service) == 143
+    check_appended(server.journal, rows)
+    check_one_at_a_time(server.journal)
+    check_limit(server.journal, LIMIT)
+
+
 def test_the_same_file_dropped_while_its_batch_is_on_does_nothing_twice(place: Place) -> None:
     """Under its name it waits for the end of that batch; under another one it is a batch beside it, of its jobs."""
     place.path("inbox").mkdir()

@@ -129,6 +129,15 @@ def test_the_token_is_committed_with_the_intent_as_a_hash(book: Listening) -> No
         assert connection.execute(select(attempts.c.token_hash)).scalar_one() == token_hash("token-0")
 
 
+def test_a_callback_names_the_worker_that_follows_its_job(book: Listening) -> None:
+    """Several runs of one process have one listener, which passes it on; a token of no attempt names none."""
+    book.load([("c", "a.wav")])
+    claim = book.claim_one()
+    book.admit(claim)
+    assert book.callback(claim, "j", "completed").worker_id == book.worker_id
+    assert book.callback("token-9", "j", "completed").worker_id is None
+
+
 @pytest.mark.parametrize("reply", [LOST, SERVER_ERROR, UNREADABLE])
 def test_doubt_is_settled_by_a_call(book: Listening, reply: Reply) -> None:
     """A callback makes an item in doubt accepted, with its jobId; the end of the job then frees lane and slot."""

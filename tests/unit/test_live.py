@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from uploader.ledger.standing import Standing, Tally
 from uploader.model import LimitFacts, State
 from uploader.status.live import ASCII, UNICODE, Symbols, cells, fitting, head_line, live_lines
-from uploader.status.progress import Progress
+from uploader.status.progress import Progress, together
 
 NASTY = "m\x1b]0;x\x07\u202e\n.csv"
 COUNTS = {State.COMPLETED: 1234, State.PENDING: 1700, State.IN_DOUBT: 2, State.FAILED: 1, State.HELD: 63}
@@ -85,3 +85,13 @@ def test_details_are_dropped_whole_from_the_right() -> None:
 def test_a_batch_of_nothing_is_whole() -> None:
     """No division by zero where every row was left out."""
     assert head_line("m.csv", 0, 0, 40).endswith("0/0  100 %")
+
+
+def test_several_runs_are_shown_as_one() -> None:
+    """A line for each batch, the sum of their rates, the end of the last, and a wait only where all wait."""
+    one, other = progress("a.csv", waits="waits until 06:00"), progress("b.csv")._replace(now=1.0, seconds_left=None)
+    found = together([one, other])
+    assert [name for name, _ in found.batches] == ["a.csv", "b.csv"]
+    assert (found.now, found.bytes_per_second, found.seconds_left) == (1.0, 2 * 12_900_000, 3720.0)
+    assert (found.limit, found.waits) == (LIMIT, "")
+    assert together([one, one]).waits == "waits until 06:00"

@@ -268,3 +268,19 @@ def test_prometheus_takes_file_and_rules(tmp_path: Path) -> None:
     tests.write_text(json.dumps(rule_tests()), encoding="utf-8")  # which is YAML, too
     tested = subprocess.run([PROMTOOL, "test", "rules", tests], capture_output=True, text=True, check=False)
     assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def test_the_counts_of_several_runs_are_added_and_items_and_limit_are_not() -> None:
+    """Of the runs of one process on one account: items are a batch's own, and the account has one limit."""
+    found = figures().add_counts(figures())
+    assert (found.items, found.limit, found.slot_seconds) == (
+        figures().items,
+        figures().limit,
+        figures().slot_seconds,
+    )
+    assert (found.bytes_sent, found.status_requests) == (2468, 34)
+    assert (found.attempts, found.callbacks) == (
+        {Outcome.APPLIED: 6, Outcome.NOT_SENT: 4},
+        {CallbackEffect.ENDED: 6},
+    )
+    assert found.job_seconds.cumulative()[-1][1] == 8

@@ -55,10 +55,10 @@ def run(manifest: str | None, config: Path | None, *, as_json: bool, **flags: An
 def serve(inbox: Path, config: Path | None, **flags: Any) -> None:
     """Run each manifest that is dropped into the folder INBOX.
 
-    A manifest (.csv or .jsonl) is taken once nobody writes to it any more, and run as `run` would run it. Then it is
-    moved with its results to INBOX/done; to INBOX/failed, with the reason in a text beside it, where it was refused or
-    items of it need a person. Audio paths start at INBOX or --audio-root, which none may leave. The same manifest,
-    dropped again, appends nothing again.
+    A manifest (.csv or .jsonl) is taken once nobody writes to it any more, and run as `run` would run it; up to eight
+    at once share the account and its limit. Then it is moved with its results to INBOX/done; to INBOX/failed, with the
+    reason in a text beside it, where it was refused or items of it need a person. Audio paths start at INBOX or
+    --audio-root, which none may leave. The same manifest, dropped again, appends nothing again.
 
     It goes on until it is stopped, and carries on where it was: 2 usage; 3 credentials; 6 another process serves
     INBOX; 70 a fault; 129, 130, 143 stopped by a signal.

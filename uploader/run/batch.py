@@ -139,15 +139,16 @@ async def _run(
         log.info("run.until", until=until.isoformat(timespec="minutes"))
     async with _targets(settings) as targets:
         with ExitStack() as stack:
-            ledger = await in_thread(stack.enter_context, _ledger(settings))
-            begun = {"baseUrl": targets[0].base_url, "limit": settings.limit, "ledger": ledger.address}
-            log.info("run.begun", version=__version__, **begun)
-            summary_file.forget(settings)
-            try:
-                async with shared.loading:
+            # from before the ledger is opened: batches that share a conversation are loaded in the order of their begin
+            async with shared.loading:
+                ledger = await in_thread(stack.enter_context, _ledger(settings))
+                begun = {"baseUrl": targets[0].base_url, "limit": settings.limit, "ledger": ledger.address}
+                log.info("run.begun", version=__version__, **begun)
+                summary_file.forget(settings)
+                try:
                     prepared = await in_thread(prepare, settings, manifest, ledger, targets, stop.check)
-            except UsageError as error:
-                raise BatchRefusedError(str(error)) from error
+                except UsageError as error:
+                    raise BatchRefusedError(str(error)) from error
             if ledger.is_new and not settings.sandbox:
                 log.warning("ledger.made")
             log_leftovers(prepared.sending)

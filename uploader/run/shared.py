@@ -16,7 +16,7 @@ class Shared:
 
     def __init__(self, listen: Listen | None = None) -> None:
         self.listen = listen
-        # reading a manifest is work for a processor: of several at once each would be as late as the last
+        # held while a run opens the ledger and loads its manifest: first come, first served
         self.loading = asyncio.Lock()
         self._paces: dict[tuple[str, int], Paces] = {}
 

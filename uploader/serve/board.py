@@ -109,7 +109,7 @@ class Board:
         self._runs, self._reader = runs, None
         if not runs:
             return
-        self._names = ", ".join(run.name for run in runs)
+        self._names = ", ".join(sorted(run.name for run in runs))
         sources = [run.source for run in runs]
         source = SnapshotSource(
             reading=sources[0].reading,

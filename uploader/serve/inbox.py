@@ -86,8 +86,9 @@ class Inbox:
             unfinished.unlink(missing_ok=True)
 
     def taken(self) -> list[Path]:
-        """List the manifests that were taken and are not over, such as those of a process that died."""
-        return sorted(path for path in (self.folder / RUNNING).iterdir() if _is_wanted(path.name))
+        """List the manifests that were taken and are not over, as a process left them that died, the oldest first."""
+        found = [path for path in (self.folder / RUNNING).iterdir() if _is_wanted(path.name)]
+        return sorted(found, key=lambda path: (path.lstat().st_mtime, path.name))
 
     def take(self) -> Path | None:
         """Move the oldest manifest that is whole to those that are taken; None where there is none."""

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from uploader import logs
-from uploader.errors import LedgerUnavailableError
 from uploader.ledger.thread import Writer
 from uploader.ledger.workers import LEASE_SECONDS, beat
 from uploader.model import LiveJob
@@ -58,6 +57,9 @@ class Worker:
         self._is_gone = is_gone
         self._on_beat = on_beat
         self._lease_until = now() + LEASE_SECONDS
+        # from then on this worker ends those whose lease is over: a long load, a suspended host, or a ledger that was
+        # away keeps all workers from their renewals, and the first to come back is not to end the others
+        self._ends_others_from = self._lease_until
 
     def has_lease(self) -> bool:
         """Return True where no other worker can have ended this one: a last chunk may leave."""
@@ -68,33 +70,39 @@ class Worker:
 
         Raises:
             WorkerEndedError: Another worker has ended this one.
+            LedgerUnavailableError: The ledger cannot be written now.
         """
         while True:
             await self.look()
             await asyncio.sleep(LOOK_SECONDS if self.has_others or self.batch_id is None else RENEW_SECONDS)
 
     async def look(self) -> None:
-        """Renew the lease once, and take over what ended workers have left."""
+        """Renew the lease once, and take over what ended workers have left.
+
+        Raises:
+            WorkerEndedError: Another worker has ended this one.
+            LedgerUnavailableError: The ledger cannot be written now: nothing else may tell a worker that waits.
+        """
         begun, settings = self._now(), self._settings
-        try:
-            found = await self._writer.call(
-                beat,
-                self.worker_id,
-                self._account_id,
-                self.batch_id,
-                begun,
-                settings.doubt_seconds,
-                settings.job_timeout_seconds,
-                no_wait=settings.no_wait,
-                is_gone=self._is_gone,
-            )
-        except LedgerUnavailableError:
-            return  # whoever writes next meets it, too; without a renewal no last chunk leaves
+        if begun >= self._lease_until:
+            self._ends_others_from = begun + LEASE_SECONDS
+        found = await self._writer.call(
+            beat,
+            self.worker_id,
+            self._account_id,
+            self.batch_id,
+            begun,
+            settings.doubt_seconds,
+            settings.job_timeout_seconds,
+            no_wait=settings.no_wait,
+            is_gone=self._is_gone,
+            may_end=begun >= self._ends_others_from,
+        )
         self._lease_until = begun + LEASE_SECONDS
         had_others = self.has_others
         self.has_others, self.is_batch_over = found.others > 0, found.is_batch_over
-        if found.pending or found.doubtful:
-            log.warning("run.recovered", pendingAgain=found.pending, inDoubt=found.doubtful)
+        if found.ended:
+            log.warning("run.recovered", pendingAgain=found.pending, inDoubt=found.doubtful, jobs=len(found.jobs))
         # what an ended worker has left, or another one changed, may let this one go on
         is_news = bool(found.others or had_others or found.jobs or found.pending or found.doubtful)
         self._on_beat(found.jobs, is_news or self.batch_id is None)

@@ -74,10 +74,10 @@ def three_steps(book: Book) -> tuple[Load, int, list[Claim]]:
 def test_a_worker_whose_lease_is_over_is_ended_and_taken_over(book: Book) -> None:
     """What it sent is pending again, what it admitted is in doubt, and its job is followed by who has ended it."""
     load, other, claims = three_steps(book)
-    assert look(book, book.worker_id, load) == Beat(1, [], 0, 0, is_batch_over=False)
+    assert look(book, book.worker_id, load) == Beat(1, 0, [], 0, 0, is_batch_over=False)
     let_lease_run_out(book, other)
     found = look(book, book.worker_id, load)
-    assert (found.others, found.pending, found.doubtful) == (0, 1, 1)
+    assert (found.others, found.ended, found.pending, found.doubtful) == (0, 1, 1, 1)
     assert [job.job_id for job in found.jobs] == ["j"]
     assert book.states(load) == "pending in_doubt accepted pending"
     assert look(book, book.worker_id, load).jobs == []

@@ -116,7 +116,8 @@ def _of_account(check: Check, own: Settings) -> Check:
     """Name the account in a check, where it has a name of its own."""
     if not own.account:
         return check
-    return replace(check, text=f"account {own.account}: {check.text}", facts={**check.facts, "account": own.account})
+    name = f"account {own.account}: "
+    return replace(check, text=name + check.text.removeprefix(name), facts={**check.facts, "account": own.account})
 
 
 def _checks_of_service(settings: Settings, before: Sequence[Check], *, offline: bool) -> Iterator[Check]:

@@ -140,13 +140,13 @@ def _format_next(batch: str | None, ledger: str, evidence: Sequence[Evidence]) -
     settled = [entry for entry in evidence if entry.settled is not None]
     yield "run the batch again, with the options that it had (--config, --limit and so on): it carries on"
     own = [
-        (batch or entry.item.batch, entry.item.base_url)
+        (batch or entry.item.batch, entry.item.base_url, entry.item.limit)
         for entry in settled
         if batch is not None or not entry.item.orphan
     ]
-    others = [(entry.item.batch, entry.item.base_url) for entry in settled if not entry.item.orphan]
-    for name, base_url in dict.fromkeys([*own, *others]):
-        yield f"  {run_command(name, base_url, ledger)}"
+    others = [(entry.item.batch, entry.item.base_url, entry.item.limit) for entry in settled if not entry.item.orphan]
+    for name, base_url, limit in dict.fromkeys([*own, *others]):
+        yield f"  {run_command(name, base_url, ledger, limit)}"
     if any(entry.item.orphan and entry.settled is State.PENDING for entry in settled):
         yield f"items that no manifest names are {_SENT_AGAIN}"
 
@@ -168,8 +168,10 @@ def _format_choices(batch: str | None, ledger: str, found: Sequence[OpenItem]) -
     if any(item.orphan and item.state is State.PENDING for item in found):
         yield f"items of an earlier manifest that are pending or held are {_SENT_AGAIN}"
     if any(item.own and item.shown_state is State.PENDING for item in found):
-        for name, base_url in dict.fromkeys((batch or item.batch, item.base_url) for item in found if item.own):
-            yield f"pending items are sent by the next run: {run_command(name, base_url, ledger)}"
+        for name, base_url, limit in dict.fromkeys(
+            (batch or item.batch, item.base_url, item.limit) for item in found if item.own
+        ):
+            yield f"pending items are sent by the next run: {run_command(name, base_url, ledger, limit)}"
 
 
 def _format_sent(item: OpenItem) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import Connection, Engine, case, create_engine, delete, func, insert, select, text, true, update
 from sqlalchemy.exc import DBAPIError, ProgrammingError
@@ -33,6 +33,13 @@ log = logs.get_logger()
 T = TypeVar("T")
 
 CONNECT_SECONDS = 10
+# a server that swallows everything is noticed within seconds (libpq's keywords; in seconds, and milliseconds)
+_LIVELINESS: dict[str, Any] = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
 # the key of the advisory lock of whoever makes or migrates the tables
 SCHEMA_LOCK = 0x75706C64_736368
 
@@ -146,6 +153,15 @@ class PostgresLedger(Ledger):
         """Begin a transaction with the accounts locked."""
         with self._engine.begin() as connection:
             connection.execute(_LOCK_ACCOUNTS)
+            yield connection
+
+    @contextmanager
+    def staging(self) -> Iterator[Connection]:
+        """Give a connection whose transactions lock nothing until they write; its temporary tables end with it."""
+        with super().staging() as connection:
+            # recordings are read inside its transactions, which hold no lock: the role's time limit is for others
+            with connection.begin():
+                connection.exec_driver_sql("SET idle_in_transaction_session_timeout = 0")
             yield connection
 
     def begin_reading(self) -> AbstractContextManager[Connection]:
@@ -383,7 +399,9 @@ def _engine(url: str) -> Engine:
     """Make the pool of a ledger's connections."""
     return create_engine(
         "postgresql+psycopg://",
-        creator=lambda: psycopg.connect(url, connect_timeout=CONNECT_SECONDS, application_name="uploader"),
+        creator=lambda: psycopg.connect(
+            url, connect_timeout=CONNECT_SECONDS, application_name="uploader", **_LIVELINESS
+        ),
         poolclass=QueuePool,
         hide_parameters=True,  # paths and parameters are among them, and errors reach the log
     )

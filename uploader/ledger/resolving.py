@@ -28,6 +28,7 @@ from uploader.ledger.schema import (
 from uploader.ledger.staging import CHUNK, chunks
 from uploader.model import LIVE, TROUBLED, ConversationSnapshot, Decision, Outcome, State
 from uploader.policy.resolving import RESOLVABLE, resolved_state
+from uploader.settings.tables import DEFAULT_ACCOUNT
 from uploader.urls import shown
 
 
@@ -60,8 +61,9 @@ class OpenItem(NamedTuple):
     # the batch of the row that is shown; None where it has no row
     row_batch_id: int | None
     base_url: str
-    # the account's name
+    # the account's name, and the limit that its last run had
     account: str
+    limit: int | None
     # named by the batch that is searched, or by any where all are: other items may hold the batch's own
     own: bool
     # no batch's rows name it any more
@@ -145,6 +147,7 @@ def open_items(
             named_in.c.id.label("row_batch_id"),
             accounts.c.base_url,
             accounts.c.name.label("account"),
+            accounts.c.configured_limit.label("limit"),
             rows.c.line.is_not(None).label("own"),
             is_orphan().label("orphan"),
             is_held().label("held"),
@@ -329,6 +332,8 @@ def _open(row: RowMapping) -> OpenItem:
         row_batch_id=row["row_batch_id"],
         base_url=row["base_url"],
         account=row["account"],
+        # a command's --limit is that of the account above all tables
+        limit=row["limit"] if row["account"] == DEFAULT_ACCOUNT else None,
         own=bool(row["own"]),
         orphan=bool(row["orphan"]),
         held=bool(row["held"]),

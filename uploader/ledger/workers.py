@@ -106,6 +106,8 @@ class Beat(NamedTuple):
 
     # the other workers of the account whose lease is not over
     others: int
+    # the workers that this one has ended
+    ended: int
     # live jobs that this worker follows from now on
     jobs: Sequence[LiveJob]
     # the items of workers that it has ended: pending again, and in doubt
@@ -238,6 +240,7 @@ def beat(
     *,
     no_wait: bool,
     is_gone: Callable[[str], bool],
+    may_end: bool = True,
 ) -> Beat:
     """Renew a worker's lease, end the others that are dead or whose lease is over, and take over what they leave.
 
@@ -254,6 +257,7 @@ def beat(
         job_timeout_seconds: The longest time that a job takes.
         no_wait: The batch is over once every item is accepted.
         is_gone: Returns True where a process is known to be dead (``Ledger.is_gone``).
+        may_end: This worker has renewed its own lease in time for so long that whoever has not is to be ended.
 
     Raises:
         WorkerEndedError: Another worker has ended this one.
@@ -264,14 +268,15 @@ def beat(
     if own is None:
         raise WorkerEndedError
     connection.execute(_RENEW, {"worker": worker_id, "until": clock + LEASE_SECONDS})
-    over = [worker for worker in found.values() if worker.lease_until < clock and own.lease_until >= clock]
+    is_sound = may_end and own.lease_until >= clock
+    over = [worker for worker in found.values() if worker.lease_until < clock and is_sound]
     over += [worker for worker in found.values() if worker not in over and is_gone(worker.process)]
     pending = doubtful = 0
     if over:
         pending, doubtful = end_workers(connection, over, now, doubt_seconds, job_timeout_seconds)
     others = sum(worker.account_id == account_id and worker not in over for worker in found.values())
     is_over = bool(others) and batch_id is not None and is_batch_over(connection, account_id, batch_id, no_wait=no_wait)
-    return Beat(others, take_jobs(connection, account_id, worker_id), pending, doubtful, is_over)
+    return Beat(others, len(over), take_jobs(connection, account_id, worker_id), pending, doubtful, is_over)
 
 
 def has_moving_slots(connection: Connection, account_id: int) -> bool:

@@ -364,6 +364,7 @@ class BatchRun:
                 orphans=[group for account_id in left for group in find_orphans(connection, account_id)],
                 rehearsal=self._settings.sandbox,
                 is_new_ledger=self._ledger.is_new and not self._settings.sandbox,
+                had_work=self._prepared.sending.own.files > 0,
                 run=logs.bound().get("run"),
                 reason=str(failure or "") or self._format_choice(found),
                 again=self._again or self._command_again(),

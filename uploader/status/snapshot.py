@@ -250,7 +250,11 @@ def needs_json(found: Sequence[Trouble], counted: Standing, ledger: str) -> dict
     return {
         "items": sum(trouble.items for trouble in found),
         "held": counted.counts[State.HELD],
-        "groups": [{**trouble_json(trouble), "commands": commands(trouble, ledger)} for trouble in shown],
+        # the commands settle the lines that are listed: fewer than the group's where it is large
+        "groups": [
+            {**trouble_json(trouble), "commands": commands(trouble, ledger), "settled": len(trouble.lines)}
+            for trouble in shown
+        ],
         "more": sum(trouble.items for trouble in sorted_[GROUPS_SHOWN:]),
     }
 

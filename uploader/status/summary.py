@@ -97,6 +97,8 @@ class Summary(NamedTuple):
     # the run made the ledger, which has no record of earlier appends
     is_new_ledger: bool = False
     reason: str = ""
+    # something was to be sent as the run began
+    had_work: bool = False
     # the run's id, as in the log
     run: str | None = None
     # the words of the command that carries on
@@ -156,7 +158,7 @@ class Summary(NamedTuple):
         if self.exit_code is ExitCode.DONE:
             return f"Done: nothing is left to do ({format_counts(counts)})."
         if self.exit_code in (ExitCode.NEEDS_PERSON, ExitCode.IN_DOUBT):
-            open_items = sum(counts.get(state, 0) for state in (*TROUBLED, State.HELD)) + self.standing.overdue
+            open_items = sum(counts.get(state, 0) for state in TROUBLED) + self.standing.overdue
             need = "needs" if open_items == 1 else "need"
             text = f"{format_count(open_items, 'item')} of {self.standing.items} {need} a person's decision"
             return self.reason or f"The batch is over, and {text}."
@@ -234,7 +236,7 @@ class Summary(NamedTuple):
         counts = self.standing.counts
         appended = counts.get(State.COMPLETED, 0) + counts.get(State.ACCEPTED, 0)
         if not self.bytes_sent and appended and appended == self.standing.items:
-            return f"{sent}: all of it was appended before"
+            return f"{sent}: all of it was appended {'by another run meanwhile' if self.had_work else 'before'}"
         met = f", {self.throttled} of this run answered with a 429" if self.throttled else ""
         return f"{sent}; {format_count(self.standing.attempts, 'attempt')} so far{met}"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, text, update
 
 from tests.integration.test_ledger import (
     BASE_URL,
@@ -26,6 +26,7 @@ from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import account, begin_load, load_rows, save_rules, was_begun
 from uploader.ledger.outcomes import JobEnd, ReplyRecord, end_job, record_reply
 from uploader.ledger.reading import latest_completed_jobs, live_jobs
+from uploader.ledger.schema import workers
 from uploader.model import AudioFacts, Claim, FileSignature, JobStatus, Next, Order, Reply, Row
 from uploader.policy.limits import Refusal
 from uploader.policy.replies import judge
@@ -223,6 +224,8 @@ def test_a_part_of_a_batch_is_chosen_once_not_once_a_lane(tmp_path: Path, hold: 
         for book in (few, many):
             with book.ledger.writing() as connection:
                 deactivate_account(connection, 1)
+                # else its worker would want the whole batch
+                connection.execute(update(workers).values(until_position=0))
             cost.append(steps(book, lambda c: activate_batch(c, 1, 1, first=7))[1])
             assert len(book.claim()) == 7
     assert cost[1] <= 1.5 * cost[0] * MANY / FEW

@@ -170,6 +170,56 @@ def test_a_part_of_a_batch_stays_a_part_when_another_worker_ends(book: Book) -> 
     assert len(claim_as(book, first, 5)) == 1
 
 
+@pytest.mark.parametrize("name", ["m.csv", "same.csv"])
+def test_a_load_of_a_part_takes_nothing_from_a_living_worker(book: Book, name: str) -> None:
+    """``--first 1`` of the same rows, by the batch's name or another, moves them: all stays active for the first."""
+    named = [("c", "a.wav"), ("d", "a.wav"), ("c", "b.wav"), ("e", "a.wav")]
+    book.load(named)
+    part = another(book, book.load(named, name, run=False), first=1)
+    assert active(book) == {"c": 2, "d": 1, "e": 1}
+    with book.ledger.writing() as connection:
+        end_worker(connection, part, book.loads[name].account_id, book.now, DOUBT_SECONDS)
+    assert active(book) == {"c": 2, "d": 1, "e": 1}
+    assert len(claim_as(book, book.worker_id, 5)) == 3
+    book.check_work()
+
+
+def test_a_load_of_a_part_takes_nothing_from_a_worker_for_every_batch(book: Book) -> None:
+    """It wants what the load has moved, too."""
+    monday = book.load([("c", "a.wav"), ("d", "a.wav")], run=False)
+    with book.ledger.writing() as connection:
+        activate_account(connection, monday.account_id)
+        begin_worker(connection, monday.account_id, None, IDENTITY, book.now)
+    another(book, book.load([("c", "a.wav"), ("d", "a.wav")], run=False), first=1)
+    assert active(book) == {"c": 1, "d": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "named", "left"),
+    [
+        ("m.csv", "abc", {"c": 1, "d": 1}),
+        ("whole.csv", "abc", {"c": 1, "d": 1}),
+        # in another order, or but a few of them: never more than was chosen
+        ("m.csv", "cab", {}),
+        ("m.csv", "acb", {"c": 1}),
+        ("few.csv", "a", {"d": 1}),
+        ("few.csv", "c", {"c": 1, "d": 1}),
+    ],
+)
+def test_a_part_of_a_batch_stays_the_same_part_when_a_load_moves_its_items(
+    book: Book, name: str, named: str, left: dict[str, int]
+) -> None:
+    """``--first 2`` beside another load: once that one's worker has ended, the part is still active, and no more."""
+    rows = {"a": ("c", "a.wav"), "b": ("d", "a.wav"), "c": ("e", "a.wav")}
+    part = another(book, book.load(list(rows.values()), run=False), first=2)
+    assert active(book) == {"c": 1, "d": 1}
+    other = another(book, book.load([rows[row] for row in named], name, run=False))
+    with book.ledger.writing() as connection:
+        end_worker(connection, other, book.loads[name].account_id, book.now, DOUBT_SECONDS)
+    assert active(book) == left
+    assert len(claim_as(book, part, 5)) == len(left)
+
+
 def test_a_worker_for_every_batch_keeps_all_active(book: Book) -> None:
     """As long as it lives, the end of a batch's own worker takes nothing away."""
     monday = book.load([("c", "a.wav")])

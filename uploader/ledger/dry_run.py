@@ -11,13 +11,14 @@ from sqlalchemy import Connection, Table, TableClause, case, column, func, inser
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from uploader.ledger.loading import account, begin_load, merge
-from uploader.ledger.schema import accounts, batches, items, lanes, loads, rows
+from uploader.ledger.schema import accounts, batches, items, lanes, loads, rows, workers
 from uploader.ledger.staging import Stage, found, staged
 from uploader.model import NOTHING, OVER, Load, State
 
-_COPIED = (accounts, batches, loads, lanes, items, rows)
+# rows are made anew by the load, and a plan is made without regard to workers: these copies stay empty
+_COPIED = (accounts, batches, loads, lanes, items, workers, rows)
 # rows are looked up by item, items by lane or by what is not over; a load looks for nothing else
-_INDEXED = {"items_lane_state", "items_unfinished", "items_invalid", "rows_item", "lanes_active"}
+_INDEXED = {"items_lane_state", "items_unfinished", "items_invalid", "rows_item", "lanes_active", "workers_ended"}
 
 
 def _named(copied: Table, schema: str) -> TableClause:

@@ -194,6 +194,13 @@ def _wanted() -> CTE:
     )
 
 
+@cache
+def _activate_wanted() -> Update:
+    """Build the statement that makes lanes active as far as a worker of the account wants which has not ended."""
+    wanted = select(_wanted()).subquery()
+    return _raise_to(wanted, wanted.c.position)
+
+
 # the batches that workers of the account want which have not ended, None for every batch
 _WANTS = select(workers.c.batch_id).where(workers.c.account_id == bindparam("account"), workers.c.ended_at.is_(None))
 
@@ -252,8 +259,20 @@ def activate_batch(connection: Connection, account_id: int, batch_id: int, *, fi
         last = _BEYOND if until is None else until
         connection.execute(_activate_begun(), which)
         connection.execute(_activate_chosen(), {**which, "until": last})
+        # a load may have moved items of the batch behind the part that is active, where others want more than it
+        _activate_what_others_want(connection, account_id)
     connection.execute(_make_ready(), {"account": account_id})
     return until
+
+
+def _activate_what_others_want(connection: Connection, account_id: int) -> None:
+    """Make active what the workers of an account want that have not ended."""
+    of_account = {"account": account_id}
+    wants = connection.execute(_WANTS, of_account).scalars().all()
+    if None in wants:
+        connection.execute(_activate_account(), of_account)
+    elif wants:
+        connection.execute(_activate_wanted(), of_account)
 
 
 def activate_account(connection: Connection, account_id: int) -> None:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
+    RowMapping,
     ScalarSelect,
+    Select,
     Update,
     and_,
     bindparam,
@@ -29,7 +32,17 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.dialects import insert_or_ignore
 from uploader.ledger.matching import NEW_REPEAT, Hashes, resolve_rows
-from uploader.ledger.schema import ITEMS_PER_LOAD, POSITIONS_PER_LOAD, accounts, batches, items, lanes, loads, rows
+from uploader.ledger.schema import (
+    ITEMS_PER_LOAD,
+    POSITIONS_PER_LOAD,
+    accounts,
+    batches,
+    items,
+    lanes,
+    loads,
+    rows,
+    workers,
+)
 from uploader.ledger.staging import (
     ACCOUNT,
     CHUNK,
@@ -179,6 +192,35 @@ def _taking(takes: Takes, **more: ColumnElement[Any]) -> Update:
     )
 
 
+# the workers of a part of their batch (--first) that have not ended
+_PARTS = select(*workers.c["id", "account_id", "batch_id", "until_position"]).where(
+    workers.c.ended_at.is_(None), workers.c.until_position > 0
+)
+
+# move the end of a worker's part
+_MOVE_PART = update(workers).where(workers.c.id == bindparam("worker")).values(until_position=bindparam("until"))
+
+
+@cache
+def _moved_part() -> Select[Any]:
+    """Build the statement of the last position of a part's pending items, and the first of the rest, after a load."""
+    takes_place = and_(found.c.takes.in_([Takes.ROW, Takes.ROW_AND_FILE]), items.c.attempts == 0)
+    moved = bindparam("first_position", type_=BigInteger) + found.c.line
+    position = case((takes_place, moved), else_=items.c.position)
+    is_wanted = items.c.position <= bindparam("until", type_=BigInteger)
+    return (
+        select(func.max(case((is_wanted, position))), func.min(case((~is_wanted, position))))
+        .select_from(rows)
+        .join(items, items.c.id == rows.c.item_id)
+        .outerjoin(found, found.c.item_id == items.c.id)
+        .where(
+            rows.c.batch_id == bindparam("of"),
+            items.c.account_id == bindparam("sent_to"),
+            items.c.state == State.PENDING,
+        )
+    )
+
+
 _is_unchanged = and_(items.c.path == staged.c.path, items.c.change == staged.c.change)
 
 _TAKE = _taking(Takes.ROW)
@@ -271,7 +313,7 @@ def begin_load(
     now: float,
     repeat: bool,
 ) -> Load:
-    """Begin to load a manifest as the batch of this name, and forget the batch's previous rows.
+    """Begin to load a manifest as the batch of this name.
 
     Args:
         connection: A connection in a transaction, the same until ``merge``.
@@ -292,9 +334,6 @@ def begin_load(
         repeat_id = batch.repeat_id if batch.repeat_open else load_id
     about = {"from": manifest, "to": str(results), "extras": list(extra_columns), "now": now}
     connection.execute(_SAVE_LOAD, about | {"batch": batch.id, "meant": repeat_id, "repeats": repeat})
-    if not is_first:
-        connection.execute(_FORGET_ROWS, {"batch": batch.id})
-        connection.execute(_FORGET_INVALID, {"batch": batch.id})
     return Load(load_id, batch.id, account_id, repeat_id, is_first)
 
 
@@ -354,8 +393,7 @@ def resolve(connection: Connection, stage: Stage, repeat_id: int, hashes: Hashes
 
 
 def merge(connection: Connection, load: Load) -> None:
-    """Merge the resolved rows into the ledger, in a fixed number of statements."""
-    connection.execute(_ADD_LANES, {"account": load.account_id})
+    """Merge the resolved rows into the ledger, in a fixed number of statements; they replace the batch's rows."""
     values = {
         "account": load.account_id,
         "batch": load.batch_id,
@@ -364,11 +402,27 @@ def merge(connection: Connection, load: Load) -> None:
         "first_position": load.load_id * POSITIONS_PER_LOAD,
         "first_id": load.load_id * ITEMS_PER_LOAD,
     }
+    parts = connection.execute(_PARTS).mappings().all()
+    for worker_id, until in [(part["id"], _moved_until(connection, part, values)) for part in parts]:
+        connection.execute(_MOVE_PART, {"worker": worker_id, "until": until})
+    if not load.is_first:
+        connection.execute(_FORGET_ROWS, values)
+        connection.execute(_FORGET_INVALID, values)
+    connection.execute(_ADD_LANES, values)
     connection.execute(_ADD_ITEMS, values)
     if connection.execute(_ANY_FOUND).first() is not None:
         for statement in (_NAME, _MEND, _TAKE, _TAKE_WITH_FILE):
             connection.execute(statement, values)
     connection.execute(_ADD_ROWS, values)
+
+
+def _moved_until(connection: Connection, part: RowMapping, values: Mapping[str, Any]) -> int:
+    """Return the last position of a worker's part (``--first``) once a load has moved items."""
+    of_part = {"of": part["batch_id"], "sent_to": part["account_id"], "until": part["until_position"]}
+    wanted, unwanted = connection.execute(_moved_part(), {**values, **of_part}).one()
+    until: int = max(part["until_position"], wanted or 0)
+    # moved in another order, or but a few: the part becomes smaller, as it never sends more than was chosen
+    return until if unwanted is None else min(until, unwanted - 1)
 
 
 def was_begun(

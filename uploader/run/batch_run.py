@@ -417,7 +417,9 @@ class BatchRun:
             return ""
         if self._until is not None and self._now() >= self._until:
             return f"--until {self._settings.until}: nothing new starts after it; the rest stays pending"
-        return f"--first {self._settings.first}: the rest stays pending" if self._settings.first is not None else ""
+        if self._settings.first is not None:
+            return f"--first {self._settings.first}: the rest stays pending"
+        return "another command has changed what is to be sent: the same command carries on"
 
     def _exit_code(self, found: Standing, failure: UploaderError | None) -> ExitCode:
         if failure is not None:

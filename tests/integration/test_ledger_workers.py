@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from tests.integration.test_ledger import BASE_URL, DOUBT_SECONDS, IDENTITY, Book, accepted
+from tests.integration.test_ledger import BASE_URL, DOUBT_SECONDS, IDENTITY, LOST, Book, accepted
 from tests.integration.test_ledger import book as book  # noqa: PLC0414 - the fixture
 from uploader.errors import WorkerEndedError
+from uploader.ledger.callbacks import apply_callback
 from uploader.ledger.claiming import Admission, admit, claim
 from uploader.ledger.lanes import activate_account, activate_batch
 from uploader.ledger.loading import account
 from uploader.ledger.reading import is_batch_over
+from uploader.ledger.resolving import Selection, open_items, resolve
 from uploader.ledger.schema import lanes, workers
 from uploader.ledger.workers import (
     Beat,
@@ -22,7 +24,9 @@ from uploader.ledger.workers import (
     take_jobs,
     worker_facts,
 )
-from uploader.model import Claim, Load, Order
+from uploader.model import Claim, Decision, JobStatus, Load, Order
+from uploader.policy.callbacks import token_hash
+from uploader.policy.facts import Callback, CallbackEffect
 
 LONG_AGO = 0.0
 
@@ -264,6 +268,47 @@ def test_a_job_that_a_person_named_is_followed_by_whoever_looks_first(book: Book
         (job,) = take_jobs(connection, load.account_id, book.worker_id)
         assert take_jobs(connection, load.account_id, book.worker_id) == []
     assert job.job_id == "j"
+
+
+def in_doubt(book: Book) -> tuple[Load, int, Claim]:
+    """Let a second worker have an attempt in doubt, and live on."""
+    load = book.load([("c", "a.wav"), ("d", "a.wav")])
+    other = another(book, load)
+    with book.ledger.writing() as connection:
+        (claimed,) = claim(
+            connection, load.account_id, 1, book.now, book.order, new_token=lambda: "token", worker_id=other
+        ).claims
+    book.answer(claimed, LOST)
+    assert look(book, other, load).jobs == []
+    return load, other, claimed
+
+
+def check_taken_once(book: Book, load: Load, *worker_ids: int) -> None:
+    """Check that the worker that looks first follows the job, and no other does."""
+    found = [job.job_id for worker_id in worker_ids for job in look(book, worker_id, load).jobs]
+    assert found == ["found"]
+
+
+@pytest.mark.parametrize("is_carrier_first", [False, True])
+def test_a_job_that_a_person_named_is_followed_while_its_carrier_lives(book: Book, is_carrier_first: bool) -> None:
+    """The carrier had no answer, and does not know of the job: whoever looks first follows it."""
+    load, other, claimed = in_doubt(book)
+    with book.ledger.writing() as connection:
+        (item,) = open_items(connection, load.batch_id, Selection())
+        resolve(connection, item, Decision.APPENDED, job_id="found", note=None, who="ann", now=book.now)
+    check_taken_once(book, load, *([other, book.worker_id] if is_carrier_first else [book.worker_id, other]))
+    assert claimed.item_id == item.item_id
+
+
+def test_a_job_that_a_callback_named_is_followed_by_whoever_looks_first(book: Book) -> None:
+    """The callback may have reached another worker's listener, and that worker may end."""
+    load, other, claimed = in_doubt(book)
+    assert claimed.token is not None
+    with book.ledger.writing() as connection:
+        callback = Callback("found", JobStatus.IN_PROGRESS)
+        result = apply_callback(connection, token_hash(claimed.token), callback, book.now, listening_since=0.0)
+    assert result.effect is CallbackEffect.ACCEPTED
+    check_taken_once(book, load, book.worker_id, other)
 
 
 def test_workers_are_shown_with_what_they_do(book: Book) -> None:

@@ -47,6 +47,16 @@ _ACCEPT = (
     )
 )
 
+# let nobody follow the job of an item, so that the worker that looks next does (workers.take_jobs)
+_UNFOLLOW = (
+    update(attempts)
+    .where(
+        attempts.c.item_id == bindparam("item"),
+        attempts.c.number == select(items.c.attempts).where(items.c.id == bindparam("item")).scalar_subquery(),
+    )
+    .values(worker_id=None)
+)
+
 # append a text to an item's anomaly
 _ADD_ANOMALY = (
     update(items)
@@ -83,6 +93,12 @@ def save_callback(connection: Connection, attempt_id: int, callback: Callback, *
 def accept_item(connection: Connection, item_id: int, job_id: str | None, accepted_at: float) -> None:
     """Let an item be accepted as the job that a callback has named."""
     connection.execute(_ACCEPT, {"item": item_id, "job": job_id, "accepted": accepted_at})
+    unfollow_job(connection, item_id)
+
+
+def unfollow_job(connection: Connection, item_id: int) -> None:
+    """Let the job of an item be taken by any worker: that of its latest attempt has had no answer that names it."""
+    connection.execute(_UNFOLLOW, {"item": item_id})
 
 
 def apply_callbacks(connection: Connection, item_id: int, resolved: ResolvedItem) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, RowMapping, and_, func, insert, or_, select, 
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.errors import UsageError
+from uploader.ledger.facts import unfollow_job
 from uploader.ledger.lanes import add_to_backlog, is_held, recompute_ready, remove_from_backlog, waiting_lanes
 from uploader.ledger.orphans import is_orphan
 from uploader.ledger.schema import (
@@ -226,6 +227,8 @@ def resolve(
     )
     if state is State.PENDING:
         add_to_backlog(connection, item.item_id)
+    if state is State.ACCEPTED:
+        unfollow_job(connection, item.item_id)
     recompute_ready(connection, [item.lane_id])
     return state
 

@@ -311,6 +311,22 @@ def test_a_job_that_a_callback_named_is_followed_by_whoever_looks_first(book: Bo
     check_taken_once(book, load, book.worker_id, other)
 
 
+def test_an_upload_of_another_worker_moves(book: Book) -> None:
+    """Where uploads count as jobs, it takes a slot that becomes free by itself."""
+    load = book.load([("c", "a.wav"), ("d", "a.wav")])
+    other = another(book, load)
+
+    def is_moving() -> bool:
+        with book.ledger.reading() as connection:
+            return has_moving_slots(connection, load.account_id)
+
+    assert not is_moving()
+    (claimed,) = claim_as(book, other)
+    assert is_moving()
+    book.answer(claimed, LOST)
+    assert not is_moving()
+
+
 def test_workers_are_shown_with_what_they_do(book: Book) -> None:
     """Where, since when, doing what."""
     _, other, _ = three_steps(book)

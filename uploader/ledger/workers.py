@@ -52,13 +52,14 @@ _UNFOLLOWED = (
 # follow the job of an attempt
 _FOLLOW = update(attempts).where(attempts.c.id == bindparam("attempt")).values(worker_id=bindparam("worker"))
 
-# a slot of the account that becomes free by itself
+# a slot of the account that becomes free by itself; an upload may take one before its admission, where uploads count
 _MOVING = (
     select(items.c.id)
     .where(
         IS_UNFINISHED,
         items.c.account_id == bindparam("account"),
-        or_(items.c.state == State.SENT, and_(items.c.state == State.ACCEPTED, items.c.overdue.is_(False))),
+        is_in_state(items.c.state, [State.SENDING, State.SENT, State.ACCEPTED]),
+        or_(items.c.state != State.ACCEPTED, items.c.overdue.is_(False)),
     )
     .limit(1)
 )

@@ -179,7 +179,9 @@ def test_what_is_refused_is_in_failed_with_the_reason_and_stops_nobody(place: Pl
     refused = ("up.csv", "far.csv", "link.csv", "broken.csv", "book.xlsx")
     for name in refused:
         moved(place, "failed", name)
-        assert place.path(f"inbox/failed/{name}.error.txt").read_text("utf-8").strip()
+        error = place.path(f"inbox/failed/{name}.error.txt").read_text("utf-8")
+        assert error.endswith("next: correct it, and move it back into the inbox\n")
+        assert "running/" not in error, "it stands elsewhere by now"
     drop(place, "good.csv", rows)
     moved(place, "done", "good.csv")
     stopped = service.stop(signal.SIGTERM)

@@ -177,8 +177,10 @@ def test_a_failed_one_has_its_reason_beside_it_until_it_is_done(inbox: Inbox) ->
     place.rename(inbox.folder / "m.csv")
     taken = inbox.take()
     assert taken is not None
+    (inbox.folder / "failed/m.results.csv").write_text("of the first try")
     finish(inbox, taken)
     assert [path.name for path in (inbox.folder / "done").iterdir()] == ["m.csv"]
+    assert not list((inbox.folder / "failed").iterdir()), "nothing tells of a failure that is over"
 
 
 def test_a_death_between_two_moves_is_made_good(inbox: Inbox) -> None:

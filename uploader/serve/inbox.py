@@ -121,12 +121,18 @@ class Inbox:
         found = results_of(taken)
         if found.exists():
             found.rename(results_of(place))
-        told = place.with_name(f"{place.name}{ERROR}")
         if failure is None:
-            told.unlink(missing_ok=True)
+            self._forget_failure(taken.name)
         else:
-            results.write_text(told, failure)
+            results.write_text(place.with_name(f"{place.name}{ERROR}"), failure)
         taken.rename(place)
+
+    def _forget_failure(self, name: str) -> None:
+        """Remove what stands in ``failed/`` of a manifest that was moved back from there, and is done by now."""
+        failed = self.folder / FAILED / name
+        if not failed.exists():
+            failed.with_name(f"{name}{ERROR}").unlink(missing_ok=True)
+            results_of(failed).unlink(missing_ok=True)
 
     def _whole(self) -> list[str]:
         found = []

@@ -258,9 +258,13 @@ class Service:
 
         def finish() -> str:
             place = self._inbox.place(manifest, is_done=is_done)
-            moved = told if isinstance(told, str) else told._replace(results=str(results_of(place)))
-            text = moved if isinstance(moved, str) else "\n".join(moved.as_lines())
-            self._inbox.finish(manifest, place, None if is_done else f"{text}\n")
+            if isinstance(told, str):
+                # it stands elsewhere by now
+                text = f"{told.replace(str(manifest), str(place))}\nnext: correct it"
+            else:
+                text = "\n".join(told._replace(results=str(results_of(place))).as_lines())
+                text += "\nnext: settle what is open"
+            self._inbox.finish(manifest, place, None if is_done else f"{text}, and move it back into the inbox\n")
             return text
 
         try:

@@ -10,7 +10,14 @@ from typing import Any, NamedTuple, Protocol
 from uploader import logs, parameters
 from uploader.audio import Source, open_source
 from uploader.client import Admission, UploadRequest
-from uploader.errors import CredentialsError, GaveUpError, LedgerUnavailableError, SourceAwayError, SourceError
+from uploader.errors import (
+    CredentialsError,
+    GaveUpError,
+    LedgerUnavailableError,
+    SourceAwayError,
+    SourceError,
+    SourceMissingError,
+)
 from uploader.flow import FlowControl
 from uploader.ledger.conversations import save_snapshot
 from uploader.ledger.outcomes import ReplyRecord, ReplyResult, record_reply
@@ -197,7 +204,20 @@ class AttemptAdmission:
 
 
 class AttemptRunner:
-    """The runner of attempts of one account."""
+    """The runner of attempts of one account.
+
+    Args:
+        client: The service.
+        writer: The ledger's writer.
+        pace: The rate of requests.
+        flow: The account's flow of uploads.
+        settings: The settings.
+        defaults: The parameters of rows that do not set them.
+        now: Seconds since the epoch.
+        rng: The random source of jitter.
+        sources: Opens the audio files.
+        leaves_missing: An item whose file cannot be opened here stays pending, for other hosts; else it is refused.
+    """
 
     def __init__(
         self,
@@ -211,8 +231,11 @@ class AttemptRunner:
         now: Callable[[], float],
         rng: random.Random,
         sources: OpenSource = open_source,
+        leaves_missing: bool = False,
     ) -> None:
         self._open_source = sources
+        self._leaves_missing = leaves_missing
+        self._is_missing_logged = False
         self._client = client
         self._writer = writer
         self._pace = pace
@@ -283,8 +306,25 @@ class AttemptRunner:
                     return Reply(failure="stopped before it was sent", withheld=True)
                 admission.upload_begins()
                 return await self._client.upload(request, source, admission)
+        except SourceMissingError as error:
+            if self._leaves_missing:
+                self._log_missing(claim)
+            return Reply(source_failure=str(error), source_is_elsewhere=self._leaves_missing)
         except SourceError as error:
             return Reply(source_failure=str(error), source_is_away=isinstance(error, SourceAwayError))
+
+    def _log_missing(self, claim: Claim) -> None:
+        """Log once that recordings are not on this host."""
+        if not self._is_missing_logged:
+            self._is_missing_logged = True
+            log.warning(
+                "recording.elsewhere",
+                batch=claim.batch,
+                line=claim.line,
+                conversationId=claim.conversation_id,
+                remedy="mount the recordings here under the paths of their manifest; `uploader run` refuses those that "
+                "are gone",
+            )
 
     def _opening(self, claim: Claim) -> AbstractAsyncContextManager[None]:
         """Build the scope in which a source is opened, which a stop ends where a server may keep it waiting."""

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from math import inf
 from typing import Any, Protocol
 
@@ -195,6 +195,8 @@ class Engine:
             now=now,
             rng=rng,
             sources=sources,
+            # a worker for every batch may lack what other hosts have
+            leaves_missing=batch_id is None,
         )
 
     @property
@@ -316,6 +318,11 @@ class Engine:
         """The lifetimes of the jobs whose end was seen."""
         return self._poller.job_seconds
 
+    @property
+    def jobs_ended(self) -> Mapping[State, int]:
+        """The jobs whose end was seen, by the state of their items."""
+        return self._poller.ended
+
     def held_back(self) -> HeldBack | None:
         """Return what has held the run back so far; None before anything was to be sent."""
         self._measure()
@@ -420,7 +427,8 @@ class Engine:
 
     async def _is_finished(self) -> bool:
         if self._worker.batch_id is None:
-            return False
+            # nothing is ever over: what is loaded next is sent, until the time is
+            return self._is_late and not self._under_way and not self._poller.active_jobs
         if self._worker.has_others:
             return self._worker.is_batch_over or (self._is_late and await self._is_over())
         if self._under_way or (self._found.waiting and not self._is_late):
@@ -488,7 +496,9 @@ class Engine:
         reason = standstill(state, now, full=full, frees_at=found.wake_at)
         if reason is None or not reason.is_worth_logging(now):
             return
-        if reason.is_in_vain(now) and not await self._awaits_callback():
+        # a worker for every batch waits until a person has resolved them
+        ends = self._worker.batch_id is not None
+        if ends and reason.is_in_vain(now) and not await self._awaits_callback():
             holders = await self._writer.call(slot_holders, self._account_id, now)
             raise SlotsHeldError(format_holders(holders, found.limit.in_force))
         self.standstill = reason
@@ -701,6 +711,10 @@ class Engine:
         """End the run with an error; the first is the run's, later ones follow from it."""
         if self._failure is None:
             self._failure = error
+            if self._worker.batch_id is None and isinstance(error, UploaderError):
+                # the other accounts go on, for as long as the worker does
+                account = self._settings.account_name
+                log.error("account.ended", account=account, reason=str(error).partition("\n")[0])
         self._changed.set()
 
     async def _drain(self) -> None:

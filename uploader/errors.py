@@ -20,7 +20,7 @@ class ExitCode(IntEnum):
     GAVE_UP = 5
     """Gave up for now: service, ledger or results out of reach, or the circuit breaker open; run again."""
     NOT_NOW = 6
-    """Another run holds the ledger."""
+    """Not now: a part of the batch stays pending on purpose, or another command needs the ledger or folder alone."""
     FAULT = 70
     """A fault of ours, with a traceback in the log; nothing is lost, run again."""
     HUNG_UP = 129
@@ -84,7 +84,7 @@ class ResultsUnavailableError(GaveUpError):
 
 
 class LedgerBusyError(UploaderError):
-    """Another run holds the ledger."""
+    """Another command holds the ledger: one of the two needs it for itself."""
 
     exit_code = ExitCode.NOT_NOW
 
@@ -104,6 +104,10 @@ class SourceError(UploaderError):
 
 class SourceAwayError(SourceError):
     """A remote audio file cannot be read now: its item is tried again."""
+
+
+class SourceMissingError(SourceError):
+    """A file cannot be opened on this host: a run refuses its item, and a worker leaves it to the others."""
 
 
 class StoppedError(UploaderError):

@@ -2,6 +2,7 @@
 
 # the meaning of each event, for people
 EVENTS = {
+    "account.ended": "a worker sends nothing more to an account, and goes on with others",
     "account.needs_slot_first": "the service, or a gateway, bears no bodies that are sent ahead: none is for a day",
     "account.throttled": "a 429: sending pauses",
     "append.anomaly": "the service appended more than it should have, or out of order",
@@ -42,6 +43,7 @@ EVENTS = {
     "outcome.unmatched": "an outcome found its item in a state that does not fit: a jobId in it stays as a remark",
     "outcome.unwritten": "an outcome could not be written to the ledger",
     "polls.paused": "status requests pause",
+    "recording.elsewhere": "a worker cannot open recordings on this host: their items stay pending, for other hosts",
     "results.unwritten": "the results could not be refreshed",
     "row.left_out": "an invalid row is left out",
     "rows.orphaned": "items that are not over are in no batch's rows any more",
@@ -64,6 +66,7 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("event", "level", "timestamp", "run", "host", "batch"), str),
     **dict.fromkeys(("conversationId", "jobId", "outcome", "state", "reason", "remark", "remedy", "column"), str),
     **dict.fromkeys(("version", "baseUrl", "ledger", "file", "copy", "until", "waitsFor", "variable", "status"), str),
+    "account": str,
     **dict.fromkeys(("line", "attempt", "httpStatus", "bytes", "items", "count", "files", "lacking", "jobs"), int),
     **dict.fromkeys(("exitCode", "limit", "configured", "stated", "inForce", "live", "liveByOthers"), int),
     **dict.fromkeys(("lanesInTrouble", "pendingAgain", "inDoubt", "fromVersion", "toVersion", "heldForDoubt"), int),

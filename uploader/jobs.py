@@ -121,6 +121,8 @@ class JobPoller:
         # for metrics: the status requests so far, and the lifetimes of the jobs whose end was seen
         self.requests = 0
         self.job_seconds = Histogram(JOB_BOUNDS)
+        # the jobs whose end was seen, by the state of their items
+        self.ended: Counter[State] = Counter()
         # a heap by due time
         self._scheduled: list[_ScheduledPoll] = []
         # the polls that are due and wait for a request
@@ -455,6 +457,7 @@ class JobPoller:
 
     def _report_end(self, job: LiveJob, ended: JobEnd) -> None:
         self.job_seconds.observe(ended.seconds)
+        self.ended[ended.state] += 1
         level = log.info if ended.state is State.COMPLETED else log.warning
         level("job.ended", **_event(job), state=ended.state.value, seconds=round(ended.seconds, 3))
 

@@ -316,6 +316,8 @@ class Reply(NamedTuple):
     source_failure: str = ""
     # the file may be there again later: it is remote
     source_is_away: bool = False
+    # the file cannot be opened on this host, and may be on another
+    source_is_elsewhere: bool = False
     # the uploader itself cut the upload before its last chunk: a signal, or the circuit breaker
     withheld: bool = False
     bytes_sent: int = 0

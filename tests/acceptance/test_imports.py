@@ -51,6 +51,7 @@ TABLE = {
     "--version": Imports({"click"}, HELP),
     "--help": Imports({"click"}, HELP),
     "run --help": Imports({"click", "platformdirs"}, HELP),
+    "work --help": Imports({"click", "platformdirs"}, HELP),
     "plan --help": Imports({"click", "platformdirs"}, HELP),
     "status --help": Imports({"click", "platformdirs"}, HELP),
     "resolve --help": Imports({"click", "platformdirs"}, HELP),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 from blake3 import blake3
 
 from uploader.audio.opening import WITHOUT_WAITING, lies_in, open_cached, open_without_waiting
-from uploader.errors import TOO_MANY_FILES, GaveUpError, SourceError, describe
+from uploader.errors import TOO_MANY_FILES, GaveUpError, SourceError, SourceMissingError, describe
 from uploader.model import FileSignature
 from uploader.urls import is_remote
 
@@ -269,6 +269,7 @@ class SourceOpener:
         Raises:
             SourceError: The file cannot be opened, or is not the one that was loaded from the manifest.
             SourceAwayError: The server of remote audio cannot be reached now.
+            SourceMissingError: The file cannot be opened on this host, or lies outside the root.
             GaveUpError: No more files can be open at once, which is no fault of this file.
         """
         if is_remote(str(path)):
@@ -290,7 +291,7 @@ class SourceOpener:
         from uploader.audio.fetching import Fetchers, open_remote  # noqa: PLC0415 - most recordings are files
 
         if self._root is not None:
-            raise SourceError(
+            raise SourceMissingError(
                 "remote audio lies outside the audio root: leave --audio-root out, or copy the file into it"
             )
         self._fetchers = self._fetchers or Fetchers()
@@ -344,7 +345,7 @@ def _open(path: str | Path, checked: _Expected) -> FileSource:
     except OSError as error:
         if error.errno in TOO_MANY_FILES:
             raise GaveUpError(f"{describe(error)}, or lower --uploads") from error
-        raise SourceError(f"the file could not be opened: {error.strerror}") from error
+        raise SourceMissingError(f"the file could not be opened: {error.strerror}") from error
     source = _source(audio, path, checked)
     try:
         audio.try_nowait()
@@ -383,7 +384,7 @@ def _unchanged(descriptor: int, path: str | Path, checked: _Expected) -> FileSig
     if checked.change and opened.change != checked.change:
         raise SourceError(f"the file changed since its manifest was checked: {CHECK_AGAIN}")
     if checked.root is not None and not lies_in(checked.root, descriptor, path, found):
-        raise SourceError(f"the path leads outside the audio root since its manifest was checked: {CHECK_AGAIN}")
+        raise SourceMissingError(f"the path leads outside the audio root since its manifest was checked: {CHECK_AGAIN}")
     return opened
 
 

@@ -41,8 +41,9 @@ def run(manifest: str | None, config: Path | None, *, as_json: bool, **flags: An
     command carries on.
 
     Exit codes: 0 all completed; 1 some refused, failed or held; 2 usage, nothing sent; 3 credentials;
-    4 some in doubt; 5 gave up for now, run again; 6 not now: another run holds the ledger, or --first or --until
-    left a part pending; 70 a fault of the uploader itself; 129, 130, 143 stopped by a signal, run again.
+    4 some in doubt; 5 gave up for now, run again; 6 not now: another command needs the ledger for itself, or
+    --first or --until left a part pending; 70 a fault of the uploader itself; 129, 130, 143 stopped by a signal, run
+    again.
     """
     from uploader.cli.running import run_to_end  # noqa: PLC0415 - --help must not import unused modules
 
@@ -70,6 +71,29 @@ def serve(inbox: Path, config: Path | None, **flags: Any) -> None:
     from uploader.cli.serving import serve_inbox  # noqa: PLC0415 - see run
 
     end(lambda settings: serve_inbox(settings, inbox), config, flags)
+
+
+@cli.command(epilog=environment_help(), cls=GroupedCommand)
+@settings_options("work")
+@click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="the closing summary as JSON")
+def work(config: Path | None, *, as_json: bool, **flags: Any) -> None:
+    """Work on every batch of a ledger, until stopped.
+
+    The worker takes part in all batches that are not over, and in those that are loaded later, for each account of the
+    settings; several workers and runs may share one ledger. It takes the account's limit from the latest run unless
+    --limit names one, and writes no results: `uploader results` does. A recording that cannot be opened on this host
+    stays pending, for other hosts. The ledger has to exist.
+
+    Exit codes: 0 or 6 at --until, 6 where something is left; 2 usage, nothing sent; 3 credentials; 5 gave up for now,
+    run again; 70 a fault of the uploader itself; 129, 130, 143 stopped by a signal, run again.
+
+    \b
+    Example:
+      uploader work --ledger postgresql://uploader@db.internal/uploader --status 127.0.0.1:8080
+    """  # noqa: D301 - click wants the character that this escape stands for
+    from uploader.cli.running import work_until_stopped  # noqa: PLC0415 - see run
+
+    end(lambda settings: work_until_stopped(settings, as_json=as_json), config, flags)
 
 
 @cli.command(epilog=environment_help(), cls=ManifestCommand)

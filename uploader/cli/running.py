@@ -42,6 +42,20 @@ def run_to_end(settings: Settings, manifest: str | None, *, as_json: bool) -> Ex
     return summary.exit_code
 
 
+def work_until_stopped(settings: Settings, *, as_json: bool) -> ExitCode:
+    """Work on every batch of the ledger until a signal; print nothing but the closing summary to standard output."""
+    from uploader.run.worker_run import run_worker  # noqa: PLC0415 - a run has no use for it
+
+    stop = stop_at_signals()
+    with live_view(settings) as on_progress:
+        summary = asyncio.run(run_worker(settings, stop=stop, on_progress=on_progress))
+    if as_json:
+        print_json(summary.as_json())
+    else:
+        print_lines(summary.as_lines())
+    return summary.exit_code
+
+
 def words_again(words: Sequence[str]) -> list[str]:
     """Return the words of the command that carries on."""
     kept = [word for word in words if not word.startswith(tuple(f"{option}=" for option in NOT_AGAIN))]

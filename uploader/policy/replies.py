@@ -37,9 +37,7 @@ def judge(reply: Reply, conversation_id: str, proves_not_appended: Collection[in
         The outcome, the item's new state, the next step, and the reason in words.
     """
     if reply.source_failure and not reply.last_chunk_left:
-        if reply.source_is_away:
-            return _again(Outcome.CUT_OFF, reply.source_failure)
-        return Verdict(Outcome.REFUSED, State.REFUSED, Next.SETTLE, reply.source_failure)
+        return _without_source(reply)
     if reply.status is None:
         return _without_status(reply)
     if is_success(reply.status):
@@ -147,6 +145,15 @@ def _again(outcome: Outcome, reason: str) -> Verdict:
 
 def _in_doubt(reason: str, job: str | None = None) -> Verdict:
     return Verdict(Outcome.IN_DOUBT, State.IN_DOUBT, Next.SETTLE, reason, job)
+
+
+def _without_source(reply: Reply) -> Verdict:
+    if reply.source_is_elsewhere:
+        # however often that is: it says nothing of the recording
+        return _again(Outcome.NOT_SENT, f"not on this host: {reply.source_failure}")
+    if reply.source_is_away:
+        return _again(Outcome.CUT_OFF, reply.source_failure)
+    return Verdict(Outcome.REFUSED, State.REFUSED, Next.SETTLE, reply.source_failure)
 
 
 def _without_status(reply: Reply) -> Verdict:

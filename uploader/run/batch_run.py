@@ -1,26 +1,18 @@
 """One run of one batch: engine, results and closing summary."""
 
 import asyncio
-import random
-import secrets
 import shlex
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
-from datetime import datetime
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain, repeat
 from math import inf
 from pathlib import Path
 
 from uploader import logs, results
-from uploader.audio import SourceOpener
-from uploader.client import Client, Expect, TimeLimits
-from uploader.engine import Engine
 from uploader.errors import ExitCode, LedgerUnavailableError, ResultsUnavailableError, UploaderError
 from uploader.ledger import Connection, Ledger
-from uploader.ledger.callbacks import webhook_key
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import close_repeat
 from uploader.ledger.orphans import find_orphans
@@ -35,24 +27,18 @@ from uploader.ledger.standing import Standing, has_unfinished, keep_counts, save
 from uploader.ledger.thread import LedgerThread
 from uploader.ledger.workers import end_worker
 from uploader.model import LimitFacts, State
-from uploader.policy import caps
-from uploader.policy.callbacks import signed_token
 from uploader.policy.endings import ending
-from uploader.policy.waiting import Standstill
 from uploader.results import rfc3339
-from uploader.run.engines import AccountEngine, Engines, add_limits
-from uploader.run.listening import RunView, has_listeners, listen_to_run
+from uploader.run.engine_run import EngineRun
+from uploader.run.engines import Engines, add_limits
 from uploader.run.loading import Prepared
 from uploader.run.reporting import RunReporter
 from uploader.run.shared import Shared
 from uploader.run.stopping import Stop
-from uploader.run.target import Account
 from uploader.run.threads import in_thread
-from uploader.settings import Settings, unless_auto
+from uploader.settings import Settings
 from uploader.status.formatting import held_back_json, run_command
-from uploader.status.metrics import RunFigures
-from uploader.status.progress import Progress, ProgressTracker
-from uploader.status.remaining import seconds_left
+from uploader.status.progress import Progress
 from uploader.status.summary import AccountLimit, Summary
 
 log = logs.get_logger()
@@ -60,21 +46,11 @@ log = logs.get_logger()
 # how often what holds the run back is written into the ledger
 HELD_BACK_SECONDS = 10.0
 
-# the length of a random ``webhookUrl`` token, in bytes
-TOKEN_BYTES = 32
-
 # the exit codes of a run that was not cut short; the counts of batches that are over by then are stored for good
 ENDED = (ExitCode.DONE, ExitCode.NEEDS_PERSON, ExitCode.IN_DOUBT, ExitCode.NOT_NOW)
 
 
-def _format_wait(found: Standstill | None) -> str:
-    """Format the time until which sending waits; empty where sending does not wait."""
-    if found is None:
-        return ""
-    return f"waits until {datetime.fromtimestamp(found.until).astimezone():%H:%M}" if found.until < inf else "waits"
-
-
-class BatchRun:
+class BatchRun(EngineRun):
     """One run of one batch, from the first claim to the closing summary."""
 
     def __init__(
@@ -90,45 +66,34 @@ class BatchRun:
         again: Sequence[str] = (),
         shared: Shared,
     ) -> None:
-        self._settings = settings
-        self._ledger = ledger
+        super().__init__(
+            settings,
+            ledger,
+            prepared.batch.name,
+            prepared.accounts,
+            prepared.batch.batch_id,
+            prepared.now,
+            until,
+            reporter,
+            stop=stop,
+            on_progress=on_progress,
+            shared=shared,
+        )
         self._prepared = prepared
         self._batch = prepared.batch
-        self._reporter = reporter
-        self._now = prepared.now
         self._path = Path(prepared.batch.results or "")
-        self._reader = ledger.beside()
         self._writing = threading.Lock()
         self._is_final = False
-        # its engine has ended
-        self._is_over = False
-        self._snapshot_seconds = 0.0
-        self._stop = stop
-        self._on_progress = on_progress
         self._again = again
-        self._shared = shared
-        self._begun = time.monotonic()
-        self._until = until
 
     async def run(self) -> Summary:
         """Run an engine for each account, write the final results, and return the closing summary."""
         thread = LedgerThread(self._ledger)
         failure: UploaderError | None = None
         try:
-            async with SourceOpener(self._settings.audio_root) as sources, AsyncExitStack() as stack:
-                key = self._webhook_key()
-                engines = Engines(
-                    [
-                        AccountEngine(
-                            account,
-                            self._engine(account, await stack.enter_async_context(client), thread, key, sources),
-                        )
-                        for account, client in self._clients()
-                    ]
-                )
-                async with self._listening(engines, thread, key):
-                    failure = await self._run_engines(engines, thread)
-                    await self._save_held_back(engines, thread)
+            async with self._opened(thread) as engines:
+                failure = await self._run_batch(engines, thread)
+                await self._save_held_back(engines, thread)
         finally:
             thread.close()
         failure = await in_thread(self._write_final_results) or failure or self._ledger.moved()
@@ -136,92 +101,8 @@ class BatchRun:
         await self._reporter.end(summary, self._figures(summary.standing, engines, thread))
         return summary
 
-    def _clients(self) -> Iterator[tuple[Account, Client]]:
-        """Make a client for each account."""
-        settings = self._settings
-        limits = TimeLimits(settings.connect_seconds, settings.stall_seconds, settings.answer_seconds)
-        keeps = settings.connections == "kept"
-        expect = Expect(settings.expect_above_bytes, settings.expect_seconds, keeps)
-        uploads = unless_auto(settings.uploads) or caps.UPLOADS
-        for account in self._prepared.accounts:
-            base_url = account.target.base_url
-            yield account, Client(base_url, account.credentials, limits, self._now, expect, uploads)
-
-    def _webhook_key(self) -> str:
-        with self._reader.reading() as connection:
-            return webhook_key(connection)
-
-    def _engine(
-        self, account: Account, client: Client, thread: LedgerThread, key: str, sources: SourceOpener
-    ) -> Engine:
-        return Engine(
-            client=client,
-            writer=thread,
-            account_id=account.account_id,
-            worker_id=account.worker_id,
-            batch_id=self._batch.batch_id,
-            is_gone=self._ledger.is_gone,
-            settings=account.settings,
-            until=self._until,
-            now=self._now,
-            rng=random.Random(),  # noqa: S311 - jitter, no secret
-            new_token=lambda: signed_token(secrets.token_urlsafe(TOKEN_BYTES), key),
-            sources=sources.open,
-            paces=self._shared.paces(self._ledger.address, account.account_id, account.settings),
-        )
-
-    @asynccontextmanager
-    async def _listening(self, engines: Engines, thread: LedgerThread, key: str) -> AsyncIterator[None]:
-        """Listen for callbacks and for readers of the status page, as far as the settings ask for either."""
-        listen = self._shared.listen
-        if listen is None:
-            if not has_listeners(self._settings):
-                yield
-                return
-            listen = partial(listen_to_run, self._settings, self._reporter)
-        async with listen(self._view(engines, thread, key)):
-            try:
-                yield
-            finally:
-                self._is_over = True
-
-    def _view(self, engines: Engines, thread: LedgerThread, key: str) -> RunView:
-        from uploader.status.snapshot import SnapshotSource  # noqa: PLC0415 - most runs have none
-
-        source = SnapshotSource(
-            reading=self._reader.reading,
-            account_ids=[account.account_id for account in self._prepared.accounts],
-            batch_ids=[self._batch.batch_id],
-            ledger=self._ledger.address,
-            now=self._now,
-            seconds_left=lambda: self._seconds_left(engines),
-            is_running=lambda: not self._is_over,
-        )
-        return RunView(
-            name=self._batch.name,
-            source=source,
-            figures=partial(self._read_figures, engines, thread),
-            limits=lambda: engines.limits,
-            key=key,
-            writer=thread,
-            worker_ids={account.worker_id for account in self._prepared.accounts},
-            apply_callback=engines.apply_callback,
-            slot_may_be_free=engines.slot_may_be_free,
-        )
-
-    async def _run_engines(self, engines: Engines, thread: LedgerThread) -> UploaderError | None:
-        tracker = ProgressTracker(
-            read=self._standing,
-            limit=lambda: engines.limit,
-            bytes_moved=lambda: engines.bytes_moved,
-            snapshot=self._snapshot,
-            seconds_left=lambda: self._seconds_left(engines),
-            waits=lambda: _format_wait(engines.standstill),
-            show=self._on_progress,
-            lines=self._settings.progress == "auto",
-            batch=self._batch.name,
-            held_back=engines.held_back,
-        )
+    async def _run_batch(self, engines: Engines, thread: LedgerThread) -> UploaderError | None:
+        tracker = self._tracker(engines, self._snapshot)
 
         async def keep_held_back() -> None:
             # a run that is new is asked for soon
@@ -229,39 +110,11 @@ class BatchRun:
                 await asyncio.sleep(seconds)
                 await self._save_held_back(engines, thread)
 
-        async def watch() -> None:
-            figures = partial(self._read_figures, engines, thread)
-            await self._reporter.watch(figures, partial(asyncio.to_thread, self._troubles))
-
-        try:
-            watches = [watch] if self._reporter.is_wanted else []
-            with self._stopping(engines):
-                await engines.run((*tracker.helpers, keep_held_back, *watches))
-        except UploaderError as error:
-            return error
-        return None
+        return await self._run_engines(engines, thread, (*tracker.helpers, keep_held_back))
 
     def _troubles(self) -> Sequence[Trouble]:
         with self._reader.reading() as connection:
             return troubles(connection, self._batch.batch_id)
-
-    async def _read_figures(self, engines: Engines, thread: LedgerThread) -> RunFigures:
-        engines.held_back()  # measures the slots up to now
-        return self._figures(await asyncio.to_thread(self._standing), engines, thread)
-
-    def _figures(self, standing: Standing, engines: Engines, thread: LedgerThread) -> RunFigures:
-        return RunFigures(
-            items=standing,
-            limit=engines.limit,
-            bytes_sent=engines.bytes_moved,
-            attempts=engines.attempts,
-            callbacks=engines.callbacks,
-            status_requests=engines.status_requests,
-            slot_seconds=engines.slot_seconds,
-            job_seconds=engines.job_seconds,
-            upload_seconds=engines.upload_seconds,
-            write_seconds=thread.write_seconds,
-        )
 
     async def _save_held_back(self, engines: Engines, thread: LedgerThread) -> None:
         """Write into the ledger, for `uploader status`, what has held the run back and what it waits for."""
@@ -274,33 +127,9 @@ class BatchRun:
         except UploaderError:
             return  # a ledger that cannot be written now is the engine's to tell
 
-    def _stopping(self, engines: Engines) -> AbstractContextManager[None]:
-        """Stop the engine at a request during the block."""
-        loop = asyncio.get_running_loop()
-
-        def stop() -> None:
-            log.warning("run.stopping")
-            # the final results take as long as the last snapshot, and may have to wait for a snapshot under way
-            engines.stop(reserve_seconds=2 * self._snapshot_seconds)
-
-        return self._stop.subscribed(partial(loop.call_soon_threadsafe, stop))
-
     def _standing(self) -> Standing:
         with self._reader.reading() as connection:
             return standing(connection, self._batch.batch_id)
-
-    def _seconds_left(self, engines: Engines) -> float:
-        """Forecast the seconds that the run still takes: those of the account that ends last."""
-        return max((self._account_seconds_left(account, engine) for account, engine in engines.accounts), default=0.0)
-
-    def _account_seconds_left(self, account: Account, engine: Engine) -> float:
-        """Forecast the seconds that an account still takes, after the end of a standstill."""
-        wait, now = engine.standstill, self._now()
-        waits = wait.until - now if wait is not None and now < wait.until < inf else 0.0
-        with self._reader.reading() as connection:
-            return waits + seconds_left(
-                connection, account.account_id, account.settings, engine.limit.in_force, self._now()
-            )
 
     def _snapshot(self) -> None:
         """Write the results as they are now; log an error and leave it to the next snapshot."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from uploader.engine import Engine, run_engines
 from uploader.errors import CredentialsError, ExitCode, LedgerUnavailableError, UploaderError
 from uploader.ledger.callbacks import CallbackResult
-from uploader.model import LimitFacts, Outcome
+from uploader.model import LimitFacts, Outcome, State
 from uploader.policy.facts import CallbackEffect
 from uploader.policy.held_back import HeldBack, SlotUse, shares_of
 from uploader.policy.histogram import JOB_BOUNDS, UPLOAD_BOUNDS, Histogram
@@ -130,6 +130,11 @@ class Engines:
     def attempts(self) -> Mapping[Outcome, int]:
         """The attempts by outcome."""
         return sum((engine.attempts for engine in self._engines), Counter())
+
+    @property
+    def jobs_ended(self) -> Mapping[State, int]:
+        """The jobs whose end was seen, by the state of their items."""
+        return sum((Counter(engine.jobs_ended) for engine in self._engines), Counter())
 
     @property
     def callbacks(self) -> Mapping[CallbackEffect, int]:

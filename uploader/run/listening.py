@@ -57,14 +57,25 @@ def has_listeners(settings: Settings) -> bool:
 
 
 @asynccontextmanager
-async def listen_to_run(settings: Settings, reporter: RunReporter, run: RunView) -> AsyncIterator[None]:
+async def listen_to_run(
+    settings: Settings,
+    reporter: RunReporter,
+    run: RunView,
+    *,
+    reads: Callable[["SnapshotSource"], "ReadSnapshot"],
+) -> AsyncIterator[None]:
     """Listen for one run, with listeners of its own.
+
+    Args:
+        settings: The settings.
+        reporter: Renders the metrics.
+        run: The run.
+        reads: Returns the function that reads the snapshots of the status page.
 
     Raises:
         UsageError: An address cannot be listened on.
     """
-    from uploader.status.snapshot import SnapshotReader  # noqa: PLC0415 - most runs have none
-    from uploader.webhook import Callbacks  # noqa: PLC0415 - as above
+    from uploader.webhook import Callbacks  # noqa: PLC0415 - most runs have none
 
     async def metrics() -> str:
         return reporter.metrics(await run.figures(), is_active=run.source.is_running()).render()
@@ -76,7 +87,7 @@ async def listen_to_run(settings: Settings, reporter: RunReporter, run: RunView)
         applied=run.apply_callback,
         ending=run.slot_may_be_free,
     )
-    async with listeners(settings, ListenerView(callbacks.answer, SnapshotReader(run.source).read, metrics)):
+    async with listeners(settings, ListenerView(callbacks.answer, reads(run.source), metrics)):
         yield
 
 

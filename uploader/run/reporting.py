@@ -121,11 +121,15 @@ class RunReporter:
             told.append(f"next: {step}")
         await self._notify(told, {"event": "ended", **summary.as_json()}, is_stopped=summary.exit_code in STOPPED)
 
+    async def end_worker(self, exit_code: ExitCode, figures: "RunFigures") -> None:
+        """Report the end of a worker for every batch."""
+        await self._write(figures, exit_code)
+
     async def fail(self, error: Exception) -> None:
         """Report a run that could not begin, or that a fault of the uploader ended."""
         code = error.exit_code if isinstance(error, UploaderError) else ExitCode.FAULT
         reason = str(error).partition("\n")[0] if isinstance(error, UploaderError) else "a fault of the uploader itself"
-        # the file is that of the run which holds the ledger
+        # the file is that of the command which holds the ledger
         if not isinstance(error, LedgerBusyError):
             await self._write(None, code)
         payload = {"event": "ended", "batch": self._batch or None, "exitCode": int(code), "reason": reason}

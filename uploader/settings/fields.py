@@ -72,7 +72,7 @@ class Settings:
         text_as(ledger_address),
         default_ledger,
         metavar="URL",
-        commands="run serve plan status results report resolve insights ledger adopt doctor",
+        commands="run work serve plan status results report resolve insights ledger adopt doctor",
         meaning="the durable memory of all appends, as sqlite:////path or postgresql://HOST/DATABASE; one for all "
         "nights and manifests",
     )
@@ -120,7 +120,7 @@ class Settings:
         path,
         None,
         metavar="FILE",
-        commands="run serve doctor",
+        commands="run work serve doctor",
         meaning="the run's figures as a Prometheus text file, replaced as a whole while the run goes on and at its end",
     )
     notify: Secret | None = setting(
@@ -135,7 +135,7 @@ class Settings:
         text_as(service_address),
         DOCUMENTED_BASE_URL,
         metavar="URL",
-        commands="run serve plan resolve insights adopt doctor",
+        commands="run work serve plan resolve insights adopt doctor",
         meaning="the service; https unless it is on this machine",
     )
     app_id: Secret | None = setting(secret, None, meaning="the application's id, for a token")
@@ -145,42 +145,42 @@ class Settings:
         whole_number(least=1, most=100_000),
         2,
         metavar="N",
-        commands="run serve plan",
+        commands="run work serve plan",
         meaning="the account's concurrent jobs",
     )
     uploads: int | Literal["auto"] = setting(
         auto_or(whole_number(least=1, most=1000)),
         "auto",
         metavar="N|auto",
-        commands="run serve",
+        commands="run work serve",
         meaning="uploads under way at once; auto: as many as keep the slots full within the memory, at most 64",
     )
     rate: float | Literal["auto"] = setting(
         auto_or(number(above=0, most=100_000)),
         "auto",
         metavar="N|auto",
-        commands="run serve",
+        commands="run work serve",
         meaning="PUT requests started per second; auto: 10, or as many as the limit and the jobs' seconds ask for",
     )
     send_ahead: Literal["auto", "off"] = setting(
         choice("auto", "off"),
         "auto",
         metavar="auto|off",
-        commands="run serve",
+        commands="run work serve",
         meaning="auto: bodies go out before their slot is free, and only the last chunk waits for it; off: they do not",
     )
     ahead_seconds: float = setting(
         seconds,
         20.0,
         metavar="S",
-        commands="run serve",
+        commands="run work serve",
         meaning="how long a body that was sent ahead waits for its slot before the uploader cuts it and sends it later",
     )
     audio_root: Path | None = setting(
         path,
         None,
         metavar="DIR",
-        commands="run serve plan adopt manifest",
+        commands="run work serve plan adopt manifest",
         meaning="the base of relative audio paths, which no path may leave (the manifest's folder, unconfined)",
     )
     format: Literal["csv", "jsonl"] | None = setting(
@@ -227,7 +227,7 @@ class Settings:
         text_as(time_of_day),
         None,
         metavar="HH:MM",
-        commands="run plan",
+        commands="run work plan",
         meaning="nothing new starts after the next HH:MM of this machine's clock; the rest stays pending (exit 6)",
     )
     max_billed_minutes: float | None = setting(
@@ -285,21 +285,21 @@ class Settings:
         text_as(listening_address),
         None,
         metavar="HOST:PORT",
-        commands="run serve",
+        commands="run work serve",
         meaning="the address to listen on for the service's callbacks; needs --webhook-url (none: polling alone)",
     )
     webhook_url: str | None = setting(
         text_as(public_address),
         None,
         metavar="URL",
-        commands="run serve",
+        commands="run work serve",
         meaning="the public http or https address of that listener, as the service reaches it",
     )
     status: str | None = setting(
         text_as(listening_address),
         None,
         metavar="HOST:PORT",
-        commands="run serve",
+        commands="run work serve",
         meaning="the address to serve the status page on, with /metrics, /healthz and /readyz; on any but this "
         "machine's own (127.0.0.1) UPLOADER_STATUS_TOKEN has to be set (none: no page)",
     )
@@ -310,49 +310,49 @@ class Settings:
         choice("auto", "off"),
         "auto",
         metavar="auto|off",
-        commands="run serve",
+        commands="run work serve",
         meaning="the live lines on a terminal (elsewhere a line a minute in the log)",
     )
     log_format: Literal["auto", "text", "json"] = setting(
         choice("auto", "text", "json"),
         "auto",
         metavar="auto|text|json",
-        commands="run serve plan status results report resolve insights ledger adopt doctor manifest sandbox",
+        commands="run work serve plan status results report resolve insights ledger adopt doctor manifest sandbox",
         meaning="logs on standard error: text on a terminal, else JSON lines",
     )
     log_level: Literal["auto", "debug", "info", "warning", "error"] = setting(
         choice("auto", "debug", "info", "warning", "error"),
         "auto",
         metavar="LEVEL",
-        commands="run serve plan status results report resolve insights ledger adopt doctor manifest sandbox",
+        commands="run work serve plan status results report resolve insights ledger adopt doctor manifest sandbox",
         meaning="the least level that is logged: debug, info, warning or error; auto: warning on a terminal, else info",
     )
     log_file: Path | None = setting(
         path,
         None,
         metavar="FILE",
-        commands="run serve plan status results report resolve insights ledger adopt doctor manifest sandbox",
+        commands="run work serve plan status results report resolve insights ledger adopt doctor manifest sandbox",
         meaning="write the log to this file as well, as JSON lines from level info on (or from --log-level)",
     )
     give_up_seconds: float = setting(
         seconds,
         1800.0,
         metavar="S",
-        commands="run serve insights",
+        commands="run work serve insights",
         meaning="end the run after this time without a good answer",
     )
     doubt_seconds: float = setting(
         seconds,
         900.0,
         metavar="S",
-        commands="run serve",
+        commands="run work serve",
         meaning="the time that an item in doubt keeps its slot while no finished job shows how long jobs take",
     )
     job_timeout_seconds: float = setting(
         seconds,
         21600.0,
         metavar="S",
-        commands="run serve",
+        commands="run work serve",
         meaning="the longest time that the end of a job is waited for",
     )
     settle_seconds: float = setting(
@@ -366,38 +366,38 @@ class Settings:
         seconds,
         30.0,
         metavar="S",
-        commands="run serve insights doctor",
+        commands="run work serve insights doctor",
         meaning="time limit to connect to the service, TLS included",
     )
     stall_seconds: float = setting(
-        seconds, 60.0, metavar="S", commands="run serve", meaning="time limit for an upload of which no byte moves"
+        seconds, 60.0, metavar="S", commands="run work serve", meaning="time limit for an upload of which no byte moves"
     )
     answer_seconds: float = setting(
         seconds,
         300.0,
         metavar="S",
-        commands="run serve",
+        commands="run work serve",
         meaning="time limit for the answer once the last chunk has left",
     )
     expect_above_bytes: int = setting(
         whole_number(least=0),
         1_048_576,
         metavar="N",
-        commands="run serve",
+        commands="run work serve",
         meaning="bodies above this size wait for 100 Continue, so that a refusal costs no upload",
     )
     expect_seconds: float = setting(
         seconds,
         2.0,
         metavar="S",
-        commands="run serve",
+        commands="run work serve",
         meaning="time limit for 100 Continue: then the body is sent without it, and few others wait",
     )
     connections: Literal["kept", "fresh"] = setting(
         choice("kept", "fresh"),
         "kept",
         metavar="kept|fresh",
-        commands="run serve",
+        commands="run work serve",
         meaning="kept: where the service sends 100 Continue, connections are reused, and short bodies wait for it, "
         "too; fresh: each upload has a new one",
     )
@@ -405,14 +405,14 @@ class Settings:
         number(least=0, most=3600),
         8.0,
         metavar="S",
-        commands="run serve",
+        commands="run work serve",
         meaning="the time that uploads may go on after the first SIGTERM, SIGINT or SIGHUP",
     )
     max_attempts: int = setting(
         whole_number(least=1, most=1000),
         10,
         metavar="N",
-        commands="run serve",
+        commands="run work serve",
         meaning="uploads of one item that may be cut off before it is refused",
     )
     parameters: Mapping[str, Any] = setting(

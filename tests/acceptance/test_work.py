@@ -1,0 +1,161 @@
+"""`uploader work`: one more worker on a ledger, for every batch in it, until it is stopped."""
+
+import json
+import signal
+
+import pytest
+
+from tests.acceptance.batches import make_rows, read_results, write_manifest
+from tests.acceptance.judging import (
+    check_appended,
+    check_interrupted,
+    check_job_ids,
+    check_limit,
+    check_one_at_a_time,
+)
+from tests.acceptance.place import Place, until
+
+LIMIT = 4
+WORK = ("work", "--json", "--log-level", "info")
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place_of(request: pytest.FixtureRequest, place: Place) -> Place:
+    """Provide a place whose ledger is on each database."""
+    if request.param == "postgres":
+        place.environment["UPLOADER_LEDGER"] = request.getfixturevalue("postgres_url")
+    return place
+
+
+def counts(place: Place, batch: str) -> dict[str, int]:
+    """Return the items of a batch by state, as `status` shows them."""
+    found = json.loads(place.run("status", "--batch", batch, "--json").out)
+    return {name: count for name, count in found["batches"][0]["counts"].items() if count}
+
+
+def begun(place: Place, number: int = 1) -> bool:
+    """Return True once so many workers are on the ledger."""
+    return len(json.loads(place.run("status", "--json").out)["workers"]) >= number
+
+
+def test_a_worker_carries_what_killed_runs_have_left_and_what_is_loaded_later(place_of: Place) -> None:
+    """It goes on with all batches, in order and within the limit of the runs, and SIGTERM ends it with 143."""
+    monday, tuesday = make_rows(place_of, 16, 6), make_rows(place_of, 16, 8, seed=9, folder="other")
+    for name, rows in (("monday.csv", monday), ("tuesday.csv", tuesday)):
+        write_manifest(place_of, name, rows)
+    server = place_of.serve("--limit", str(LIMIT), "--job-seconds", "0.2")
+    place_of.use(server)
+    killed = place_of.start("run", "monday.csv", "--limit", str(LIMIT), "--results", "cut.csv")
+    until(lambda: len(server.journal.appended()) >= 3, "the run is in its work")
+    killed.stop(signal.SIGKILL)
+    worker = place_of.start(*WORK)
+    until(lambda: begun(place_of), "the worker is on the ledger")
+    loads = place_of.start("run", "tuesday.csv", "--limit", str(LIMIT))
+    until(lambda: len(server.journal.appended()) >= 12, "both are in their work")
+    loads.stop(signal.SIGKILL)
+
+    def is_over() -> bool:
+        found = [counts(place_of, name) for name in ("monday.csv", "tuesday.csv")]
+        return not any(set(states) & {"pending", "sending", "sent", "accepted"} for states in found)
+
+    until(is_over, "the worker has carried both batches to their ends")
+    ending = worker.stop()
+    assert ending.code == 143, ending.err
+    summary = ending.summary
+    assert summary["completed"] > 0
+    assert summary["attempts"]["applied"] <= len(server.journal.appended())
+    assert (summary["limit"]["configured"], summary["failed"]) == (LIMIT, 0)
+    assert [event["exitCode"] for event in ending.events("run.ended")] == [143]
+    found = []
+    for name in ("monday.csv", "tuesday.csv"):
+        assert place_of.run("results", "--batch", name, "--results", "found.csv").code == 0
+        found += read_results(place_of.path("found.csv"))
+    check_interrupted(server.journal, [*monday, *tuesday], found)
+    check_limit(server.journal, LIMIT)
+    check_one_at_a_time(server.journal)
+    status = json.loads(place_of.run("status", "--json").out)
+    assert (status["running"], status["workers"]) == (False, [])
+
+
+def test_a_worker_beside_a_run_takes_part_in_its_batch(place_of: Place) -> None:
+    """Both carry it, the limit is full and never exceeded, nothing is twice; the run ends with whole results."""
+    rows = make_rows(place_of, 10, 8)
+    write_manifest(place_of, "m.csv", rows)
+    server = place_of.serve("--limit", str(LIMIT), "--job-seconds", "2", "--round-trip", "0.5")
+    place_of.use(server)
+    # one upload at a time over a long line: the run alone could not fill the account
+    words = ("run", "m.csv", "--limit", str(LIMIT), "--uploads", "1", "--send-ahead", "off", "--results", "r.csv")
+    run = place_of.start(*words)
+    until(lambda: bool(server.journal.appended()), "the run is in its work")
+    worker = place_of.start(*WORK)
+    ended = run.wait()
+    ending = worker.stop()
+    assert (ended.code, ending.code) == (0, 143), ended.err + ending.err
+    assert 0 < ending.summary["attempts"]["applied"] < len(rows)
+    check_appended(server.journal, rows)
+    check_job_ids(server.journal, read_results(place_of.path("r.csv")))
+    check_limit(server.journal, LIMIT)
+    assert server.journal.peak_live() == LIMIT
+    check_one_at_a_time(server.journal)
+
+
+def test_a_recording_that_this_host_lacks_stays_pending(place: Place) -> None:
+    """A worker without the mount refuses nothing, says so once, and sends once the recordings are there."""
+    rows = make_rows(place, 6, 3)
+    write_manifest(place, "m.csv", rows)
+    server = place.serve("--limit", str(LIMIT), "--job-seconds", "0.1")
+    place.use(server)
+    loads = place.run("run", "m.csv", "--limit", str(LIMIT), "--first", "1")
+    assert loads.code == 6
+    [folder] = {place.path(row.audio).parent for row in rows}
+    away = folder.with_name("away")
+    folder.rename(away)
+    worker = place.start(*WORK)
+    until(lambda: "recording.elsewhere" in worker.err.read_text(encoding="utf-8"), "the worker says it")
+    until(lambda: worker.err.read_text(encoding="utf-8").count('"attempt.ended"') > 4, "it has tried all lanes")
+    assert counts(place, "m.csv") == {"completed": 1, "pending": 5}
+    away.rename(folder)
+    until(lambda: counts(place, "m.csv") == {"completed": 6}, "it has sent them")
+    ending = worker.stop(signal.SIGINT)
+    assert (ending.code, len(ending.events("recording.elsewhere"))) == (130, 1)
+    check_appended(server.journal, rows)
+
+
+def test_a_worker_with_nothing_to_do_asks_the_service_for_nothing(place: Place) -> None:
+    """It fetches its token, and waits; a later load is carried without a restart."""
+    rows = make_rows(place, 4, 2)
+    write_manifest(place, "first.csv", rows[:1])
+    write_manifest(place, "m.csv", rows)
+    server = place.serve("--limit", "2", "--job-seconds", "0.1")
+    place.use(server)
+    assert place.run("run", "first.csv").code == 0
+    since = server.from_now_on()
+    worker = place.start(*WORK)
+    until(lambda: begun(place), "the worker is on the ledger")
+    until(lambda: since.lines() > since.since, "it has its token")
+    assert place.run("status").code == 0
+    assert [entry for entry in since.journal.entries if getattr(entry, "conversation_id", None)] == []
+    assert place.run("run", "m.csv", "--no-wait").code == 0
+    until(lambda: counts(place, "m.csv") == {"completed": 4}, "the batch has ended")
+    assert worker.stop(signal.SIGHUP).code == 129
+    check_appended(server.journal, rows)
+
+
+def test_a_worker_ends_with_3_where_the_credentials_are_wrong(place: Place) -> None:
+    """It tells the reason; the others' work is not touched."""
+    write_manifest(place, "m.csv", make_rows(place, 1, 1))
+    place.use(place.serve())
+    assert place.run("run", "m.csv").code == 0
+    place.environment["UPLOADER_APP_SECRET"] = "wrong"
+    ending = place.run(*WORK)
+    assert (ending.code, ending.summary["exitCode"]) == (3, 3)
+    assert [event["account"] for event in ending.events("account.ended")] == ["default"]
+
+
+def test_a_worker_makes_no_ledger(place: Place) -> None:
+    """Where there is none it names the remedy, and leaves nothing behind."""
+    place.use(place.serve())
+    ending = place.run("work")
+    assert ending.code == 2
+    assert "there is none yet: `uploader run MANIFEST` makes it" in ending.err
+    assert list(place.folder.rglob("*.db*")) == []

@@ -5,7 +5,7 @@ from random import Random
 
 from tests.acceptance.batches import Row, record, sound, statuses
 from tests.acceptance.judging import check_appended, check_one_at_a_time
-from tests.acceptance.place import Place, Server
+from tests.acceptance.place import Place, Server, until
 
 LIMITS = {"small": 3, "large": 7}
 FILES, CONVERSATIONS = 60, 20
@@ -86,6 +86,24 @@ def test_an_account_whose_secret_is_wrong_stops_no_other(place: Place) -> None:
     assert place.run("run", "m.csv", "--config", "nightly.toml").code == 0
     check_appended(servers["small"].journal, rows["small"])
     check_appended(servers["large"].journal, rows["large"])
+
+
+def test_a_worker_goes_on_with_one_account_where_another_has_ended(place: Place) -> None:
+    """It carries what is left of each, says in the log which has ended, and ends with that one's code once stopped."""
+    rows = write_rows(place)
+    servers = serve_accounts(place)
+    assert place.run("run", "m.csv", "--config", "nightly.toml", "--first", "1").code == 6
+    small = servers["small"].from_now_on()
+    place.environment["UPLOADER_ACCOUNTS__SMALL__APP_SECRET"] = "not-the-secret"
+    worker = place.start("work", "--config", "nightly.toml", "--json")
+    until(lambda: len(servers["large"].journal.appended()) == FILES, "the other account's items are sent")
+    ending = worker.stop()
+    assert ending.code == 3
+    assert [event["account"] for event in ending.events("account.ended")] == ["small"]
+    assert {account["account"] for account in ending.summary["accounts"]} == set(LIMITS)
+    check_appended(servers["large"].journal, rows["large"])
+    assert servers["large"].journal.peak_live() == LIMITS["large"]
+    assert small.journal.puts() == []
 
 
 def test_an_account_without_credentials_sends_nothing(place: Place) -> None:

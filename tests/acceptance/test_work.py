@@ -14,6 +14,9 @@ from tests.acceptance.judging import (
     check_one_at_a_time,
 )
 from tests.acceptance.place import Place, until
+from tests.acceptance.test_sending_ahead import clock_before_six
+from tests.acceptance.test_status_page import fetched
+from tests.integration.servers import free_port
 
 LIMIT = 4
 WORK = ("work", "--json", "--log-level", "info")
@@ -43,15 +46,16 @@ def test_a_worker_carries_what_killed_runs_have_left_and_what_is_loaded_later(pl
     monday, tuesday = make_rows(place_of, 16, 6), make_rows(place_of, 16, 8, seed=9, folder="other")
     for name, rows in (("monday.csv", monday), ("tuesday.csv", tuesday)):
         write_manifest(place_of, name, rows)
-    server = place_of.serve("--limit", str(LIMIT), "--job-seconds", "0.2")
+    server = place_of.serve("--limit", str(LIMIT), "--job-seconds", "0.5")
     place_of.use(server)
     killed = place_of.start("run", "monday.csv", "--limit", str(LIMIT), "--results", "cut.csv")
-    until(lambda: len(server.journal.appended()) >= 3, "the run is in its work")
+    # some jobs have ended: a doubt holds its slot for three times as long as they took
+    until(lambda: len(server.journal.appended()) >= 8, "the run is in its work")
     killed.stop(signal.SIGKILL)
     worker = place_of.start(*WORK)
     until(lambda: begun(place_of), "the worker is on the ledger")
     loads = place_of.start("run", "tuesday.csv", "--limit", str(LIMIT))
-    until(lambda: len(server.journal.appended()) >= 12, "both are in their work")
+    until(lambda: begun(place_of, 2), "the second batch is loaded")
     loads.stop(signal.SIGKILL)
 
     def is_over() -> bool:
@@ -81,7 +85,7 @@ def test_a_worker_beside_a_run_takes_part_in_its_batch(place_of: Place) -> None:
     """Both carry it, the limit is full and never exceeded, nothing is twice; the run ends with whole results."""
     rows = make_rows(place_of, 10, 8)
     write_manifest(place_of, "m.csv", rows)
-    server = place_of.serve("--limit", str(LIMIT), "--job-seconds", "2", "--round-trip", "0.5")
+    server = place_of.serve("--limit", str(LIMIT), "--job-seconds", "3", "--round-trip", "0.3")
     place_of.use(server)
     # one upload at a time over a long line: the run alone could not fill the account
     words = ("run", "m.csv", "--limit", str(LIMIT), "--uploads", "1", "--send-ahead", "off", "--results", "r.csv")
@@ -159,3 +163,41 @@ def test_a_worker_makes_no_ledger(place: Place) -> None:
     assert ending.code == 2
     assert "there is none yet: `uploader run MANIFEST` makes it" in ending.err
     assert list(place.folder.rglob("*.db*")) == []
+
+
+def test_a_worker_starts_nothing_new_after_a_time(place: Place) -> None:
+    """At `--until` it follows its jobs to their ends, and ends with 6 where something is left, else with 0."""
+    rows = make_rows(place, 30, 1)
+    write_manifest(place, "m.csv", rows)
+    server = place.serve("--limit", "1", "--job-seconds", "1")
+    place.use(server)
+    assert place.run("run", "m.csv", "--limit", "1", "--first", "1").code == 6
+    ending = place.start(*WORK, "--until", "06:00", environment=clock_before_six(6)).wait()
+    states = counts(place, "m.csv")
+    assert ending.code == 6, ending.err
+    assert set(states) == {"completed", "pending"}
+    assert states["completed"] == len(server.journal.appended()) > 1
+    assert ending.summary["reason"] == "--until 06:00: nothing new starts after it"
+
+
+def test_the_page_of_a_worker_shows_all_batches_that_are_not_over(place: Place) -> None:
+    """Those of the moment: one that is loaded later comes, and one that is over goes."""
+    port = free_port()
+    rows = make_rows(place, 4, 2)
+    write_manifest(place, "first.csv", rows[:1])
+    write_manifest(place, "m.csv", rows)
+    place.use(place.serve("--limit", "2", "--job-seconds", "3"))
+    assert place.run("run", "first.csv").code == 0
+    worker = place.start(*WORK, "--status", f"127.0.0.1:{port}", "--metrics", "work.prom")
+
+    def shown() -> list[str]:
+        status, text = fetched(port, "/status.json")
+        return list(json.loads(text)["run"]["batches"]) if status == 200 else ["(none yet)"]
+
+    until(lambda: shown() == [], "the page is served, and shows no batch")
+    assert place.run("run", "m.csv", "--no-wait").code == 0
+    until(lambda: shown() == ["m.csv"], "the page shows the batch")
+    until(lambda: shown() == [], "the batch is over")
+    assert fetched(port, "/metrics")[0] == 200
+    assert worker.stop().code == 143
+    assert "uploader_last_run_exit_code 143.0" in place.path("work.prom").read_text(encoding="utf-8")

@@ -366,3 +366,12 @@ def test_a_recording_that_is_away_is_tried_for_longer() -> None:
     refused = refuse_after_cut_offs(verdict, reply, cut_offs=59, most=10)
     assert (refused.state, refused.next) == (State.REFUSED, Next.SETTLE)
     assert refused.reason.endswith("the last time: the file could not be opened: HTTP 503")
+
+
+def test_a_recording_that_another_host_may_have_is_never_refused() -> None:
+    """Nothing was appended, and however often a worker lacks it, the item stays pending for the others."""
+    reply = Reply(source_failure="the file could not be opened: No such file or directory", source_is_elsewhere=True)
+    verdict = judge(reply, "c")
+    assert (verdict.outcome, verdict.state, verdict.next) == (Outcome.NOT_SENT, State.PENDING, Next.AGAIN)
+    assert verdict.reason == "not on this host: the file could not be opened: No such file or directory"
+    assert refuse_after_cut_offs(verdict, reply, cut_offs=10**6, most=1) is verdict

@@ -1,5 +1,6 @@
 """Several workers of one ledger: their leases, their ends, and what they leave to each other, on both databases."""
 
+import time
 from math import inf
 from typing import Any
 
@@ -17,6 +18,7 @@ from uploader.ledger.reading import is_batch_over
 from uploader.ledger.resolving import Selection, open_items, resolve
 from uploader.ledger.schema import lanes, workers
 from uploader.ledger.workers import (
+    LEASE_SECONDS,
     Beat,
     begin_worker,
     end_worker,
@@ -325,6 +327,22 @@ def test_an_upload_of_another_worker_moves(book: Book) -> None:
     assert is_moving()
     book.answer(claimed, LOST)
     assert not is_moving()
+
+
+@pytest.mark.parametrize("jump_seconds", [-3600.0, 3600.0])
+def test_whether_a_worker_lives_is_seen_by_the_ledgers_clock(
+    book: Book, monkeypatch: pytest.MonkeyPatch, jump_seconds: float
+) -> None:
+    """The wall clock of a host where people look may be an hour ahead, or behind: a lease is told by its own clock."""
+    load = book.load([("c", "a.wav")], run=False)
+    with book.ledger.writing() as connection:
+        now = book.ledger.clock(connection)
+        begin_worker(connection, load.account_id, load.batch_id, IDENTITY, now())
+    wall = time.time
+    monkeypatch.setattr(time, "time", lambda: wall() + jump_seconds)
+    with book.ledger.reading() as connection:
+        (worker,) = worker_facts(connection)
+        assert 0.0 < worker.lease_until - book.ledger.read_clock(connection) <= LEASE_SECONDS
 
 
 def test_workers_are_shown_with_what_they_do(book: Book) -> None:

@@ -10,6 +10,7 @@ import pytest
 from uploader.errors import ExitCode
 from uploader.ledger.reading import AccountFacts, BatchFacts, Trouble
 from uploader.ledger.standing import Standing, Tally
+from uploader.ledger.workers import WorkerFacts
 from uploader.model import LimitFacts, State
 from uploader.status.formatting import format_limit, format_slot_first, limit_json
 from uploader.status.overview import Overview
@@ -172,6 +173,43 @@ def test_a_status_after_a_run_that_died_says_what_to_type(state: State, busy: bo
     assert ("no run is on" in "\n".join(found.as_lines())) is (exit_code is ExitCode.GAVE_UP)
     command = "uploader run --batch 'my night.csv' --base-url https://api.symbl.ai --ledger sqlite:////ledger.db"
     assert (command in "\n".join(found.as_lines())) is (exit_code is ExitCode.GAVE_UP)
+
+
+@pytest.mark.parametrize(
+    ("batch_id", "is_alive", "exit_code"),
+    [
+        (1, True, ExitCode.NOT_NOW),
+        (None, True, ExitCode.NOT_NOW),
+        (2, True, ExitCode.GAVE_UP),
+        # another worker lives, and this batch's does not
+        (1, False, ExitCode.GAVE_UP),
+    ],
+)
+def test_a_batch_that_no_living_worker_has_is_to_be_carried_on(
+    batch_id: int | None, is_alive: bool, exit_code: ExitCode
+) -> None:
+    """Beside a run of another batch its status is that of a batch without a run: 5, and the command to type."""
+    worker = WorkerFacts(1, "https://api.symbl.ai", batch_id, "a batch", "host", "process", "1.0", 0.0, 30.0, 0, 0)
+    others = worker._replace(worker_id=2, batch_id=3)
+    found = replace(
+        overview(("m.csv", standing({State.PENDING: 13})), busy=True), workers=[(worker, is_alive), (others, True)]
+    )
+    assert [found.exit_code, found.as_json()["batches"][0]["exitCode"]] == [exit_code, exit_code]
+    text = "\n".join(found.as_lines())
+    assert ("uploader run --batch m.csv" in text) is (exit_code is ExitCode.GAVE_UP)
+    assert "no run is on" not in text
+
+
+def test_beside_a_batch_that_is_on_another_may_be_carried_on() -> None:
+    """All batches together wait for the run that is on; the other one's command stands there."""
+    worker = WorkerFacts(1, "https://api.symbl.ai", 1, "on.csv", "host", "process", "1.0", 0.0, 30.0, 0, 0)
+    both = overview(("on.csv", standing({State.PENDING: 1})), ("m.csv", standing({State.PENDING: 1})), busy=True)
+    found = replace(both, workers=[(worker, True)])
+    assert found.exit_code is ExitCode.NOT_NOW
+    assert [batch["exitCode"] for batch in found.as_json()["batches"]] == [ExitCode.NOT_NOW, ExitCode.GAVE_UP]
+    text = "\n".join(found.as_lines())
+    assert "uploader run --batch m.csv" in text
+    assert "uploader run --batch on.csv" not in text
 
 
 @pytest.mark.parametrize(("busy", "exit_code"), [(False, ExitCode.IN_DOUBT), (True, ExitCode.NOT_NOW)])

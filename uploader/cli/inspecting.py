@@ -1,7 +1,6 @@
 """`uploader status` and `results`: what the ledger holds."""
 
 import shlex
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -51,8 +50,8 @@ def show_status(settings: Settings, *, as_json: bool, watch: bool = False) -> Ex
             watch_run(settings)
         except StoppedError as stopped:
             return stopped.exit_code
-    now = time.time()
     with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
+        now = ledger.read_clock(connection)
         latest = named_batch(connection, settings, ledger.address)
         named = latest.batch_id if settings.batch is not None else None
         services = find_accounts(connection)

@@ -201,6 +201,10 @@ class Ledger(ABC):
             connection: A connection in a transaction that may write, after the dead workers were ended.
         """
 
+    def read_clock(self, connection: Connection) -> float:
+        """Return the time by the clock of the ledger's workers, as ``clock`` does, without a write."""
+        return self.clock(connection)()
+
     @abstractmethod
     def is_gone(self, process: str) -> bool:
         """Return True where a worker's process is known to be dead; its lease need not be over.

@@ -192,6 +192,13 @@ class SqliteLedger(Ledger):
             offset = known.clock_offset
         return lambda: offset + steady_seconds()
 
+    def read_clock(self, connection: Connection) -> float:
+        """Return the time by the clock of the ledger's workers; where no worker is left, that of the wall clock."""
+        known = connection.execute(select(schema.ledger.c.boot_id, schema.ledger.c.clock_offset)).one()
+        if known.boot_id and known.boot_id == boot_clock()[0] and any_open_worker(connection):
+            return float(known.clock_offset) + steady_seconds()
+        return time.time()
+
     @classmethod
     def is_there(cls, url: str) -> bool:
         """Return True where there is a ledger; an empty file is none."""

@@ -90,6 +90,7 @@ class WorkerFacts(NamedTuple):
     worker_id: int
     base_url: str
     # None: every batch
+    batch_id: int | None
     batch: str | None
     host: str
     process: str
@@ -303,6 +304,7 @@ def worker_facts(connection: Connection) -> list[WorkerFacts]:
         select(
             workers.c.id,
             accounts.c.base_url,
+            workers.c.batch_id,
             batches.c.name,
             *workers.c["host", "process", "version", "begun_at", "lease_until"],
             func.coalesce(held.c.sending, 0),
@@ -314,4 +316,4 @@ def worker_facts(connection: Connection) -> list[WorkerFacts]:
         .where(_IS_OPEN)
         .order_by(workers.c.id)
     )
-    return [WorkerFacts(worker_id, base_url, batch, *rest) for worker_id, base_url, batch, *rest in found]
+    return [WorkerFacts(*row) for row in found]

@@ -68,9 +68,10 @@ class Overview:
     def exit_code(self) -> ExitCode:
         """The exit code of a run of all shown batches; orphans count as needing a person."""
         standing = reduce(Standing.__add__, (standing for _, standing in self.batches), NOTHING)
-        # a run could go on with some batch, or else is of no use before a person has resolved what holds the slots
-        some = ExitCode.GAVE_UP in [self._code(facts, standing) for facts, standing in self.batches]
-        unfinished = ExitCode.NOT_NOW if self.busy else ExitCode.GAVE_UP if some else ExitCode.IN_DOUBT
+        codes = [self._code(facts, standing) for facts, standing in self.batches]
+        # a run carries on some batch, or could; or else is of no use before a person has resolved what holds the slots
+        some = (code for code in (ExitCode.NOT_NOW, ExitCode.GAVE_UP) if code in codes)
+        unfinished = next(some, ExitCode.IN_DOUBT)
         found = ending(standing.counts, overdue=standing.overdue, no_wait=self.no_wait, unfinished=unfinished)
         if found is not ExitCode.DONE or not self.orphans:
             return found
@@ -129,15 +130,24 @@ class Overview:
             *self._format_anomalies(),
         ]
 
+    def _is_on(self, facts: BatchFacts) -> bool:
+        """Return True where a run carries a batch on; one that still loads its manifest may be of any batch."""
+        alive = [worker for worker, is_alive in self.workers if is_alive]
+        wants = [
+            worker.batch_id for worker in alive if worker.batch_id is not None or worker.base_url == facts.base_url
+        ]
+        return self.busy and (not alive or None in wants or facts.batch_id in wants)
+
     def _code(self, facts: BatchFacts, standing: Standing) -> ExitCode:
         is_stuck = facts.account_id in self.stuck
-        unfinished = ExitCode.NOT_NOW if self.busy else ExitCode.IN_DOUBT if is_stuck else ExitCode.GAVE_UP
+        unfinished = ExitCode.IN_DOUBT if is_stuck else ExitCode.GAVE_UP
+        unfinished = ExitCode.NOT_NOW if self._is_on(facts) else unfinished
         return ending(standing.counts, overdue=standing.overdue, no_wait=self.no_wait, unfinished=unfinished)
 
     def _run_json(self, facts: BatchFacts) -> dict[str, Any]:
         """Return what has held a batch's latest run back, and what it waits for while it is on, as JSON."""
         shown = {**held_back_json(None), "waitsFor": None, "waitsUntil": None, **(facts.held_back or {})}
-        return shown if self.busy else {**shown, "waitsFor": None, "waitsUntil": None}
+        return shown if self._is_on(facts) else {**shown, "waitsFor": None, "waitsUntil": None}
 
     def _where(self, account: AccountFacts) -> str:
         """Format an account's prefix; empty where the ledger has one account."""
@@ -184,10 +194,11 @@ class Overview:
             yield f"next   {resolve_command(batch, self.ledger)}"
 
     def _format_next(self) -> Iterator[str]:
-        """Format the commands that carry on waiting batches while no run is on."""
+        """Format the commands that carry on the batches that wait for a run."""
+        why = "the run that is on is another batch's" if self.busy else "no run is on"
         waiting = [facts for facts, standing in self.batches if self._code(facts, standing) is ExitCode.GAVE_UP]
         for facts in waiting[:COMMANDS_SHOWN]:
-            yield f"no run is on, and {facts.name} is not over: type its `uploader run …` again, or"
+            yield f"{why}, and {facts.name} is not over: type its `uploader run …` again, or"
             limit = next(limit for account, limit in self.limits if account.account_id == facts.account_id).configured
             yield f"  {run_command(facts.name, facts.base_url, self.ledger, limit)}"
 

@@ -47,3 +47,11 @@ def server(shared_server: Server, place: Place) -> Server:
     """A sandbox without faults whose journal begins with the test; the place is pointed at it."""
     place.use(shared_server)
     return shared_server.from_now_on()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place_of(request: pytest.FixtureRequest, place: Place) -> Place:
+    """Provide a place whose ledger is on each database."""
+    if request.param == "postgres":
+        place.environment["UPLOADER_LEDGER"] = request.getfixturevalue("postgres_url")
+    return place

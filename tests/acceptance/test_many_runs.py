@@ -3,8 +3,6 @@
 import json
 import signal
 
-import pytest
-
 from tests.acceptance.batches import make_rows, read_results, write_manifest
 from tests.acceptance.judging import (
     check_appended,
@@ -16,14 +14,6 @@ from tests.acceptance.judging import (
 from tests.acceptance.place import Place, until
 
 LIMIT = 4
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def place_of(request: pytest.FixtureRequest, place: Place) -> Place:
-    """Provide a place whose ledger is on each database."""
-    if request.param == "postgres":
-        place.environment["UPLOADER_LEDGER"] = request.getfixturevalue("postgres_url")
-    return place
 
 
 def test_one_manifest_in_three_places_is_appended_once_and_each_writes_its_results(place_of: Place) -> None:

@@ -93,8 +93,9 @@ def is_running(place: Place, name: str) -> bool:
     return place.path(f"inbox/running/{name}").exists()
 
 
-def test_batches_at_once_share_the_account(place: Place) -> None:
+def test_batches_at_once_share_the_account(place_of: Place) -> None:
     """A long lane lets the next batch go on beside it, and a refused one fails, while the limit is full and kept."""
+    place = place_of
     place.path("inbox").mkdir()
     server = place.serve("--limit", str(LIMIT), "--job-seconds", "0.4")
     place.use(server)
@@ -240,8 +241,9 @@ def test_a_service_that_is_stopped_carries_on_where_it_was(place: Place) -> None
     assert names(place, "running") == []
 
 
-def test_batches_that_are_stopped_together_carry_on_together(place: Place) -> None:
+def test_batches_that_are_stopped_together_carry_on_together(place_of: Place) -> None:
     """One signal ends all of them in good order; the next service goes on with each, and the limit is kept."""
+    place = place_of
     place.path("inbox").mkdir()
     server = place.serve("--limit", str(LIMIT), "--job-seconds", "0.3")
     place.use(server)

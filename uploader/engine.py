@@ -225,6 +225,10 @@ class Engine:
         if self._failure is not None:
             raise self._failure
 
+    def look_soon(self) -> None:
+        """Look for what other workers have changed; see ``Worker.look_soon``."""
+        self._worker.look_soon()
+
     def stop(self, reserve_seconds: float = 0.0) -> None:
         """Start nothing new; cut what cannot end within the grace time (the first signal).
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from uploader import logs
 from uploader.ledger.thread import Writer
@@ -60,6 +61,7 @@ class Worker:
         # from then on this worker ends those whose lease is over: a long load, a suspended host, or a ledger that was
         # away keeps all workers from their renewals, and the first to come back is not to end the others
         self._ends_others_from = self._lease_until
+        self._woken = asyncio.Event()
 
     def has_lease(self) -> bool:
         """Return True where no other worker can have ended this one: a last chunk may leave."""
@@ -73,8 +75,15 @@ class Worker:
             LedgerUnavailableError: The ledger cannot be written now.
         """
         while True:
+            self._woken.clear()
             await self.look()
-            await asyncio.sleep(LOOK_SECONDS if self.has_others or self.batch_id is None else RENEW_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS if self.has_others or self.batch_id is None else RENEW_SECONDS):
+                    await self._woken.wait()
+
+    def look_soon(self) -> None:
+        """Look at the ledger without waiting for the next renewal: another worker has begun or ended."""
+        self._woken.set()
 
     async def look(self) -> None:
         """Renew the lease once, and take over what ended workers have left.

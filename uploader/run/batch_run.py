@@ -5,7 +5,7 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import chain, repeat
 from math import inf
 from pathlib import Path
@@ -88,16 +88,19 @@ class BatchRun(EngineRun):
 
     async def run(self) -> Summary:
         """Run an engine for each account, write the final results, and return the closing summary."""
-        thread = LedgerThread(self._ledger)
-        failure: UploaderError | None = None
-        try:
-            async with self._opened(thread) as engines:
-                failure = await self._run_batch(engines, thread)
-                await self._save_held_back(engines, thread)
-        finally:
-            thread.close()
-        failure = await in_thread(self._write_final_results) or failure or self._ledger.moved()
-        summary = await in_thread(self._sum_up, engines, failure)
+        # until its workers have ended in the ledger: what they leave is for the other runs
+        with ExitStack() as presence:
+            thread = LedgerThread(self._ledger)
+            failure: UploaderError | None = None
+            try:
+                async with self._opened(thread) as engines:
+                    presence.enter_context(self._shared.present(engines.look_soon))
+                    failure = await self._run_batch(engines, thread)
+                    await self._save_held_back(engines, thread)
+            finally:
+                thread.close()
+            failure = await in_thread(self._write_final_results) or failure or self._ledger.moved()
+            summary = await in_thread(self._sum_up, engines, failure)
         await self._reporter.end(summary, self._figures(summary.standing, engines, thread))
         return summary
 

@@ -68,6 +68,11 @@ class Engines:
         for engine in self._engines:
             engine.stop(reserve_seconds)
 
+    def look_soon(self) -> None:
+        """Look for what other workers have changed, in each account."""
+        for engine in self._engines:
+            engine.look_soon()
+
     def apply_callback(self, result: CallbackResult) -> None:
         """Continue after a callback that is in the ledger, in the account of its job."""
         concerned = [engine for account, engine in self.accounts if account.account_id == result.account_id]

@@ -29,7 +29,7 @@ class Writer:
     async def call(self, *_arguments: Any, **_named: Any) -> Any:
         """Renew a lease."""
         self.renewed.release()
-        return Beat(others=0, jobs=(), pending=0, doubtful=0, is_batch_over=False)
+        return Beat(others=0, ended=0, jobs=(), pending=0, doubtful=0, is_batch_over=False)
 
 
 async def test_a_worker_looks_at_once_when_it_is_told_so() -> None:

@@ -189,9 +189,12 @@ def test_an_attempt_that_is_tried_again_does_not_stand_over_the_bar(place: Place
     server = place.serve("--limit", "4", faults="[put]\ncut = 0.5")
     place.use(server)
     code, out, shown = _watched(place, "run", "m.csv", "--limit", "4", "--log-file", "night.log")
-    assert (code, "8 completed" in out) == (0, True)
     events = list(logged(place.path("night.log").read_text(encoding="utf-8")))
-    cut = [event for event in events if event["event"] == "attempt.ended" and event["outcome"] == "cut off"]
+    ended = [event for event in events if event["event"] == "attempt.ended"]
+    cut = [event for event in ended if event["outcome"] == "cut off"]
+    # a cut that comes as the last chunk leaves is a doubt, which a person is told of
+    doubts = [event for event in ended if event["outcome"] == "in doubt"]
+    assert (code, f"{len(rows) - len(doubts)} completed" in out) == (4 if doubts else 0, True)
     assert len(cut) == len(server.journal.puts()) - len(rows) > 0
     assert {event["level"] for event in cut} == {"info"}
-    assert "attempt.ended" not in shown
+    assert shown.count("attempt.ended") == len(doubts)

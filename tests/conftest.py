@@ -14,6 +14,7 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.postgres import Database, LedgerDatabase
+    from tests.remote_servers import ObjectStore
 
 # Where no bytecode is to be written beside the sources, it is kept in pytest's own cache: each process would else spend
 # six seconds on compiling all tests and modules anew.
@@ -101,6 +102,17 @@ def pytest_collection_finish() -> None:
         from tests.statements import compile_once  # noqa: PLC0415 - imports SQLAlchemy, which not every test needs
 
         compile_once()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator["ObjectStore"]:
+    """Provide a store that speaks S3."""
+    from tests.remote_servers import object_store  # noqa: PLC0415 - most runs of single tests have no use for it
+
+    pytest.importorskip("obstore", reason="the extra cloud is not installed")
+    pytest.importorskip("moto", reason="moto, the store of the tests, is not installed")
+    with object_store(tmp_path_factory.mktemp("store")) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

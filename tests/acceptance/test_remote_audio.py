@@ -13,7 +13,7 @@ from tests.acceptance.judging import check_appended, check_one_at_a_time
 from tests.acceptance.place import DEADLINE_SECONDS, Place, until
 from tests.acceptance.test_imports import imported
 from tests.acceptance.test_memory import MEASURE
-from tests.remote_servers import ObjectStore, WebServer, object_store
+from tests.remote_servers import ObjectStore, WebServer
 from tests.unit.recordings import recording
 from uploader.audio.fetching import AT_ONCE
 
@@ -22,15 +22,6 @@ SIGNED = f"?X-Amz-Signature={SECRET}"
 LARGE_BYTES = 64 << 20
 # an interpreter with all that a run imports has about 75 MiB, a store's client 20 more
 MOST_BYTES = 128 << 20
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
-    """A store that speaks S3."""
-    pytest.importorskip("obstore", reason="the extra cloud is not installed")
-    pytest.importorskip("moto", reason="moto, the store of the tests, is not installed")
-    with object_store(tmp_path_factory.mktemp("store")) as running:
-        yield running
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 import json
 import signal
 
-import pytest
-
 from tests.acceptance.batches import make_rows, read_results, write_manifest
 from tests.acceptance.judging import (
     check_appended,
@@ -20,14 +18,6 @@ from tests.integration.servers import free_port
 
 LIMIT = 4
 WORK = ("work", "--json", "--log-level", "info")
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def place_of(request: pytest.FixtureRequest, place: Place) -> Place:
-    """Provide a place whose ledger is on each database."""
-    if request.param == "postgres":
-        place.environment["UPLOADER_LEDGER"] = request.getfixturevalue("postgres_url")
-    return place
 
 
 def counts(place: Place, batch: str) -> dict[str, int]:

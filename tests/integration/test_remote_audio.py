@@ -12,7 +12,7 @@ import pytest
 from blake3 import blake3
 
 from tests.integration.servers import authority
-from tests.remote_servers import ObjectStore, WebServer, object_store
+from tests.remote_servers import ObjectStore, WebServer
 from tests.unit import recordings as made
 from uploader import audio
 from uploader.audio import RemoteFiles, SourceOpener, fetching
@@ -299,15 +299,6 @@ def test_a_remote_file_is_hashed_for_the_identity_rule(web: WebServer) -> None:
     """The hash is that of a local file of the same content; None where it cannot be read."""
     assert audio.content_hash(web.serve("a.wav", WAV)) == blake3(WAV).hexdigest()
     assert audio.content_hash(web.address("gone.wav")) is None
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
-    """A store that speaks S3."""
-    pytest.importorskip("obstore", reason="the extra cloud is not installed")
-    pytest.importorskip("moto", reason="moto, the store of the tests, is not installed")
-    with object_store(tmp_path_factory.mktemp("store")) as running:
-        yield running
 
 
 @pytest.fixture

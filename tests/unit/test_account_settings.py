@@ -1,6 +1,7 @@
 """Settings of several accounts: each has its own base URL, limit and credentials, from every source of settings."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,3 +107,16 @@ def test_a_wrong_account_is_told_with_its_place_and_remedy(tmp_path: Path, text:
     message = refusal(tmp_path, text)
     assert [word for word in ("config file", *words) if word not in message] == []
     assert SECRET not in message
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_program_may_give_accounts_as_mappings() -> None:
+    """They are checked as those of a file: a value or name that does not fit is told with its place."""
+    given: dict[str, Any] = {"limit": 2, "accounts": {"north": {"limit": 7}}}
+    settings = Settings(**given)
+    assert settings.of_account("north").limit == 7
+    assert [own.account_name for own in settings.of_accounts] == ["default", "north"]
+    wrong: list[tuple[Any, str]] = [({"north": {"limit": 0}}, "accounts.north.limit = 0"), ({"no rth": {}}, "'no rth'")]
+    for accounts, words in wrong:
+        with pytest.raises(UsageError, match=words):
+            Settings(accounts=accounts)

@@ -145,7 +145,7 @@ def _fault(name: str, error: UploaderError) -> Check:
 
 
 def check_secrets(settings: Settings) -> Check:
-    """Tell where the credentials come from; their values are never shown.
+    """Check the credentials, and name their sources; their values are never shown.
 
     Raises:
         UsageError: There are none, or half of them.
@@ -347,7 +347,7 @@ def judge_disk(name: str, folder: Path, free: int) -> Check:
 
 
 def check_proxy(base_url: str) -> Check:
-    """Tell the proxy between this machine and the service, without its login.
+    """Name the proxy between this machine and the service, without its login.
 
     Raises:
         UsageError: The environment names something else than a proxy.
@@ -357,7 +357,7 @@ def check_proxy(base_url: str) -> Check:
 
 
 def check_certificates(base_url: str) -> Check:
-    """Tell which CA certificates are trusted.
+    """Check the CA certificates that are trusted.
 
     Raises:
         UsageError: A variable names none.
@@ -382,7 +382,7 @@ def check_certificates(base_url: str) -> Check:
 
 
 def check_stores() -> Check:
-    """Tell if recordings in the clouds' stores can be read."""
+    """Check that recordings in the clouds' stores can be read."""
     from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - doctor is seldom called
 
     try:

@@ -86,7 +86,7 @@ class ManifestReport:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What `uploader manifest` is asked to do."""
+    """The options of `uploader manifest`."""
 
     folder: Path
     # None: standard output

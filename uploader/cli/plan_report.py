@@ -68,7 +68,7 @@ class PlanReport:
 
     @property
     def seconds(self) -> float:
-        """How long the run would take, at the limit in force."""
+        """The forecast time of the run at the limit in force, in seconds."""
         return self._own.seconds
 
     def as_json(self) -> dict[str, Any]:

@@ -63,8 +63,7 @@ class LedgerView:
         if self._ledger is None:
             return
         with self._ledger.reading() as connection:
-            for name in ("", *settings.accounts):
-                own = settings.of_account(name)
+            for own in settings.of_accounts:
                 account_id = find_account(connection, own.base_url, own.account_name)
                 if account_id is not None:
                     self.accounts[own.account_name] = account_id
@@ -179,8 +178,7 @@ def _go_through(
     now = local_time()
     until = until_time(settings, now)
     reports = {}
-    for account in ("", *settings.accounts):
-        own = settings.of_account(account)
+    for own in settings.of_accounts:
         if own.account_name in works or not settings.accounts:
             limit = known.limit(own.account_name, own.limit, seconds)
             work, pace = works[own.account_name], known.pace(own.account_name)
@@ -218,7 +216,7 @@ def _load_dry(
     accounts = {found.account_id: found.name for found in unfinished_accounts(connection, load.batch_id)}
     accounts = accounts or {load.account_id: DEFAULT_ACCOUNT}
     for account_id, account in accounts.items():
-        own = settings.of_account("" if account == DEFAULT_ACCOUNT else account)
+        own = settings.of_account(account)
         save_rules(connection, account_id, limit=own.limit, holds=own.lanes.hold)
     for account_id, first in firsts(connection, accounts, load.batch_id, settings.first).items():
         deactivate_account(connection, account_id)

@@ -10,7 +10,7 @@ from uploader.ledger import Connection, Ledger
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.reading import BatchFacts, find_batches, unfinished_accounts
 from uploader.ledger.standing import Standing, standing, unfinished
-from uploader.run.engines import add_limits
+from uploader.policy.limits import add_limits
 from uploader.settings import Settings
 from uploader.status.formatting import held_back_json
 from uploader.status.live import LiveView

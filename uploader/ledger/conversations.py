@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, case, func, or_, select, update
 
-from uploader.ledger.reading import AccountFacts
-from uploader.ledger.schema import accounts, attempts, items, lanes, rows
+from uploader.ledger.reading import AccountFacts, accounts_of_batch
+from uploader.ledger.schema import attempts, items, lanes, rows
 from uploader.model import LIVE, ConversationFacts, ConversationSnapshot, State
 
 
@@ -65,17 +65,7 @@ def conversations(
 
 def completed_accounts(connection: Connection, batch_id: int) -> Sequence[AccountFacts]:
     """List the accounts with completed items of a batch."""
-    of_account = (
-        select(items.c.id)
-        .join(rows, rows.c.item_id == items.c.id)
-        .where(rows.c.batch_id == batch_id, items.c.account_id == accounts.c.id, items.c.state == State.COMPLETED)
-        .correlate(accounts)
-        .exists()
-    )
-    found = connection.execute(
-        select(accounts.c.id, accounts.c.base_url, accounts.c.name).where(of_account).order_by(accounts.c.id)
-    )
-    return [AccountFacts(*row) for row in found]
+    return accounts_of_batch(connection, batch_id, items.c.state == State.COMPLETED)
 
 
 def count_conversations(connection: Connection, batch_id: int) -> int:

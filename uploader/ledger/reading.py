@@ -158,23 +158,26 @@ class AccountFacts(NamedTuple):
         return self.base_url if self.name == DEFAULT_ACCOUNT else f"{self.name} ({self.base_url})"
 
 
-# an unfinished item of the account that a batch names; by the account first, as few items are unfinished
-_UNFINISHED_OF_BATCH = (
-    select(items.c.id)
-    .join(rows, rows.c.item_id == items.c.id)
-    .where(IS_UNFINISHED, items.c.account_id == accounts.c.id, rows.c.batch_id == bindparam("batch"))
-    .correlate(accounts)
-    .exists()
-)
+def accounts_of_batch(connection: Connection, batch_id: int, is_meant: ColumnElement[bool]) -> list[AccountFacts]:
+    """List the accounts with an item of a batch that meets the condition."""
+    # by the account first, as few items are unfinished
+    of_account = (
+        select(items.c.id)
+        .join(rows, rows.c.item_id == items.c.id)
+        .where(is_meant, items.c.account_id == accounts.c.id, rows.c.batch_id == bindparam("batch"))
+        .correlate(accounts)
+        .exists()
+    )
+    found = connection.execute(
+        select(accounts.c.id, accounts.c.base_url, accounts.c.name).where(of_account).order_by(accounts.c.id),
+        {"batch": batch_id},
+    )
+    return [AccountFacts(*row) for row in found]
 
 
 def unfinished_accounts(connection: Connection, batch_id: int) -> list[AccountFacts]:
     """List the accounts of a batch's items that are not over."""
-    found = connection.execute(
-        select(accounts.c.id, accounts.c.base_url, accounts.c.name).where(_UNFINISHED_OF_BATCH).order_by(accounts.c.id),
-        {"batch": batch_id},
-    )
-    return [AccountFacts(*row) for row in found]
+    return accounts_of_batch(connection, batch_id, IS_UNFINISHED)
 
 
 def find_accounts(connection: Connection) -> Mapping[int, AccountFacts]:

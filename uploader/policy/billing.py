@@ -5,7 +5,7 @@ SEPARATE = "enableSeparateRecognitionPerChannel"
 
 
 def billed_seconds(duration_seconds: float | None, channels: int | None, *, separate: bool) -> float | None:
-    """What is billed of a recording: its duration, times its channels where each is recognised by itself.
+    """Return the seconds billed of a recording: its duration, times its channels where each is recognised by itself.
 
     Args:
         duration_seconds: The recording's length, None where it is unknown.

@@ -1,7 +1,11 @@
 """Decides what the account's limit of concurrent jobs is."""
 
 import re
+from collections.abc import Callable, Iterable
+from functools import reduce
 from typing import NamedTuple
+
+from uploader.model import LimitFacts
 
 STATED_LIMIT_BELIEVED_SECONDS = 24 * 3600.0
 # a job's assumed time before any job of the account has ended
@@ -140,3 +144,34 @@ def _steps_before_raise(learned: LearnedLimit, observed: int, level: int | None,
     if learned.observed is None or level is None or observed != learned.observed or level > observed + 1:
         return 1
     return min(2 * learned.steps_before_raise, most) if level == observed + 1 else learned.steps_before_raise
+
+
+def add_limits(limits: Iterable[LimitFacts]) -> LimitFacts:
+    """Add up the limits and slots of accounts."""
+    found = list(limits)
+    return reduce(_both, found) if found else LimitFacts(0, None, 0, 0)
+
+
+def _both(one: LimitFacts, other: LimitFacts) -> LimitFacts:
+    """Add up the limits and slots of two accounts; a time is the earlier one, and the last one of doubts."""
+    return LimitFacts(
+        configured=one.configured + other.configured,
+        stated=None if one.stated is None and other.stated is None else one.in_force + other.in_force,
+        in_force=one.in_force + other.in_force,
+        live=one.live + other.live,
+        others=None if one.others is None or other.others is None else one.others + other.others,
+        rises_at=_of(min, one.rises_at, other.rises_at),
+        doubtful=one.doubtful + other.doubtful,
+        doubtful_until=_of(max, one.doubtful_until, other.doubtful_until),
+        expires_at=_of(min, one.expires_at, other.expires_at),
+        sending=one.sending + other.sending,
+        needs_slot_first=one.needs_slot_first or other.needs_slot_first,
+        slot_first_until=_of(max, one.slot_first_until, other.slot_first_until),
+        slot_first_reason=one.slot_first_reason or other.slot_first_reason,
+    )
+
+
+def _of(choose: Callable[[float, float], float], one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return choose(one, other)

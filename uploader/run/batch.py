@@ -217,17 +217,16 @@ def _check_status(settings: Settings) -> None:
 @asynccontextmanager
 async def _targets(settings: Settings) -> AsyncIterator[Sequence[Target]]:
     """Make the targets of all accounts, that of the account above all tables first; each sandbox is one account's."""
-    of_accounts = [settings.of_account(name) for name in ("", *settings.accounts)]
     if not settings.sandbox:
         if not settings.accounts:
             credentials(settings)  # no manifest is read in vain
-        yield [Target(own, own.base_url) for own in of_accounts]
+        yield [Target(own, own.base_url) for own in settings.of_accounts]
         return
     from uploader.sandbox import Sandbox, SandboxSettings  # noqa: PLC0415 - a run of the service has no use for them
 
     async with AsyncExitStack() as stack:
         targets = []
-        for own in of_accounts:
+        for own in settings.of_accounts:
             made_up = SandboxSettings(
                 limit=own.limit, allowed_parameters=frozenset(own.extra_parameters), **far_options(own)
             )

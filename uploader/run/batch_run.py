@@ -28,9 +28,10 @@ from uploader.ledger.thread import LedgerThread
 from uploader.ledger.workers import end_worker
 from uploader.model import LimitFacts, State
 from uploader.policy.endings import ending
+from uploader.policy.limits import add_limits
 from uploader.results import rfc3339
 from uploader.run.engine_run import EngineRun
-from uploader.run.engines import Engines, add_limits
+from uploader.run.engines import Engines
 from uploader.run.loading import Prepared
 from uploader.run.reporting import RunReporter
 from uploader.run.shared import Shared

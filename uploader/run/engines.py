@@ -1,7 +1,7 @@
 """The engines of a run, one for each account that it sends to, seen as one."""
 
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import reduce
 from operator import add
 from typing import Any, NamedTuple, TypeVar
@@ -13,12 +13,11 @@ from uploader.model import LimitFacts, Outcome, State
 from uploader.policy.facts import CallbackEffect
 from uploader.policy.held_back import HeldBack, SlotUse, shares_of
 from uploader.policy.histogram import JOB_BOUNDS, UPLOAD_BOUNDS, Histogram
+from uploader.policy.limits import add_limits
 from uploader.policy.waiting import Standstill
 from uploader.run.target import Account
 from uploader.settings import DEFAULT_ACCOUNT
 
-# the limit of a run that sends to no account
-_NOTHING = LimitFacts(0, None, 0, 0)
 T = TypeVar("T")
 
 
@@ -158,7 +157,7 @@ class Engines:
 
     @property
     def upload_seconds(self) -> Histogram:
-        """How long uploads took."""
+        """The seconds that uploads took."""
         return reduce(add, (engine.upload_seconds for engine in self._engines), Histogram(UPLOAD_BOUNDS))
 
     @property
@@ -179,34 +178,3 @@ def _failure(failures: Mapping[str, UploaderError]) -> UploaderError:
     # credentials need a person, whatever may be tried again
     gravest = next((error for error in failures.values() if isinstance(error, CredentialsError)), None)
     return SeveralAccountsError(told, (gravest or next(iter(failures.values()))).exit_code)
-
-
-def add_limits(limits: Iterable[LimitFacts]) -> LimitFacts:
-    """Add up the limits and slots of accounts."""
-    found = list(limits)
-    return reduce(_both, found) if found else _NOTHING
-
-
-def _both(one: LimitFacts, other: LimitFacts) -> LimitFacts:
-    """Add up the limits and slots of two accounts; a time is the earlier one, and the last one of doubts."""
-    return LimitFacts(
-        configured=one.configured + other.configured,
-        stated=None if one.stated is None and other.stated is None else one.in_force + other.in_force,
-        in_force=one.in_force + other.in_force,
-        live=one.live + other.live,
-        others=None if one.others is None or other.others is None else one.others + other.others,
-        rises_at=_of(min, one.rises_at, other.rises_at),
-        doubtful=one.doubtful + other.doubtful,
-        doubtful_until=_of(max, one.doubtful_until, other.doubtful_until),
-        expires_at=_of(min, one.expires_at, other.expires_at),
-        sending=one.sending + other.sending,
-        needs_slot_first=one.needs_slot_first or other.needs_slot_first,
-        slot_first_until=_of(max, one.slot_first_until, other.slot_first_until),
-        slot_first_reason=one.slot_first_reason or other.slot_first_reason,
-    )
-
-
-def _of(choose: Callable[[float, float], float], one: float | None, other: float | None) -> float | None:
-    if one is None or other is None:
-        return one if other is None else other
-    return choose(one, other)

@@ -17,9 +17,10 @@ from uploader.ledger.reading import Trouble, find_account, troubles
 from uploader.ledger.standing import NOTHING, Standing, has_unfinished, keep_counts, standings, unfinished
 from uploader.ledger.thread import LedgerThread
 from uploader.ledger.workers import begin_worker, end_worker, take_over
+from uploader.policy.limits import add_limits
 from uploader.run.batch import check_addresses
 from uploader.run.engine_run import EngineRun
-from uploader.run.engines import Engines, add_limits
+from uploader.run.engines import Engines
 from uploader.run.hours import local_time, until_time
 from uploader.run.loading import identity
 from uploader.run.preparing import config_parameters
@@ -64,7 +65,7 @@ async def run_worker(
     until = until_time(settings, local_time())
     if until is not None:
         log.info("run.until", until=until.isoformat(timespec="minutes"))
-    targets = [Target(own, own.base_url) for own in (settings.of_account(name) for name in ("", *settings.accounts))]
+    targets = [Target(own, own.base_url) for own in settings.of_accounts]
     with ExitStack() as stack:
         ledger = await in_thread(stack.enter_context, _open(settings))
         accounts, now = await in_thread(_begin, settings, ledger, targets, stop)

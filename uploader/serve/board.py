@@ -17,7 +17,7 @@ from uploader.ledger import Connection
 from uploader.ledger.callbacks import CallbackResult
 from uploader.ledger.standing import NOTHING, Standing
 from uploader.policy.held_back import SlotUse
-from uploader.run.engines import add_limits
+from uploader.policy.limits import add_limits
 from uploader.run.listening import ListenerView, RunView
 from uploader.run.reporting import RunReporter
 from uploader.settings import Settings

@@ -459,15 +459,20 @@ class Settings:
         """The name, in the ledger, of the account that these settings are of."""
         return self.account or DEFAULT_ACCOUNT
 
+    @property
+    def of_accounts(self) -> "list[Settings]":
+        """The settings of each account, of the one above all tables first."""
+        return [self.of_account(name) for name in ("", *self.accounts)]
+
     def of_account(self, name: str) -> "Settings":
         """Return the settings of one account: its own where it has any, these where it has none.
 
         Its credentials are its own alone.
 
         Args:
-            name: Its name in ``accounts``; empty: the one above all tables.
+            name: Its name in ``accounts``; empty, or ``default``: the one above all tables.
         """
-        if not name:
+        if name in ("", DEFAULT_ACCOUNT):
             return self
         own = self.accounts[name]
         return replace(

@@ -13,7 +13,7 @@ from uploader import pipes, secrets, toml
 from uploader.errors import UsageError
 from uploader.settings.checks import UnfitError, mapping
 from uploader.settings.fields import ENVIRONMENT_PREFIX, SECRETS, Settings
-from uploader.settings.tables import DEFAULT_ACCOUNT, Setting, settings_of
+from uploader.settings.tables import Setting, check_name, settings_of
 from uploader.text import storable
 from uploader.toml import DEEPEST, check_bounds
 
@@ -29,8 +29,6 @@ _OF_A_SERVICE = re.compile(
 
 # checks ``[parameters]`` and ``[extra_parameters]``; gives the location and message of each problem
 CheckParameters = Callable[[Mapping[str, Any], Mapping[str, Any]], Iterable[tuple[Sequence[str], str]]]
-
-_ACCOUNT = re.compile("[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
 
 # a setting's name, after its table's where it has one
 Location = tuple[str, ...]
@@ -163,21 +161,6 @@ def _checked_tables(setting: Setting, value: Any, location: Location, sources: _
         except UnfitError as error:
             sources.wrong.append(_describe(where, error, sources))
     return found
-
-
-def check_name(name: str, others: Iterable[str]) -> None:
-    """Check an account's name, which stands in variables and in cells of a manifest.
-
-    Raises:
-        UnfitError: It has other characters, or cannot be told from another name there.
-    """
-    if _ACCOUNT.fullmatch(name) is None:
-        raise UnfitError("an account's name has letters, digits, - and _ alone, 64 at most: rename it", name)
-    if name.lower() == DEFAULT_ACCOUNT:
-        raise UnfitError("rows that name no account have the one above all tables: set it there, or rename this", name)
-    for other in others:
-        if secrets.normalised(other) == secrets.normalised(name):
-            raise UnfitError(f"in variables it has the same name as the account {other}: rename one", name)
 
 
 def _describe(location: Location, error: UnfitError, sources: _Sources) -> str:

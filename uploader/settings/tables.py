@@ -1,6 +1,7 @@
 """The setting as a dataclass field, and the tables of settings."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +25,7 @@ from uploader.settings.checks import (
 
 # the name, in the ledger and in a manifest, of the account that is set above all tables
 DEFAULT_ACCOUNT = "default"
+_ACCOUNT = re.compile("[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
 
 
 class Setting(NamedTuple):
@@ -71,6 +73,21 @@ def settings_of(kind: type[Any]) -> dict[str, Setting]:
     return {field.name: field.metadata["setting"] for field in fields(kind) if "setting" in field.metadata}
 
 
+def check_name(name: str, others: Iterable[str]) -> None:
+    """Check an account's name, which stands in variables and in cells of a manifest.
+
+    Raises:
+        UnfitError: It has other characters, or cannot be told from another name there.
+    """
+    if _ACCOUNT.fullmatch(name) is None:
+        raise UnfitError("an account's name has letters, digits, - and _ alone, 64 at most: rename it", name)
+    if name.lower() == DEFAULT_ACCOUNT:
+        raise UnfitError("rows that name no account have the one above all tables: set it there, or rename this", name)
+    for other in others:
+        if secrets.normalised(other) == secrets.normalised(name):
+            raise UnfitError(f"in variables it has the same name as the account {other}: rename one", name)
+
+
 def fit(kind: type[Any], given: Mapping[str, Any], wrong: list[str], table: str = "") -> dict[str, Any]:
     """Check and convert the values that a program gives for the settings of a dataclass.
 
@@ -93,13 +110,32 @@ def fit(kind: type[Any], given: Mapping[str, Any], wrong: list[str], table: str 
             fitting[name] = value
             continue
         try:
-            checked = known[name].check(value)
+            fitting[name] = _fit_tables(known[name], known[name].check(value), wrong, f"{table}{name}.")
         except UnfitError as error:
             shown = "" if name in secrets.HIDDEN else f" = {secrets.without_login(repr(error.value))}"
             wrong.append(f"{table}{name}{shown}: {error}")
-        else:
-            fitting[name] = checked if inner is None else inner(**fit(inner, checked, wrong, f"{name}."))
     return fitting
+
+
+def _fit_tables(known: Setting, value: Any, wrong: list[str], table: str) -> Any:
+    """Check and convert the tables in a setting's value, if it has any.
+
+    Raises:
+        UnfitError: A name in a table of tables, or what it names, does not fit.
+    """
+    if known.table is not None:
+        return known.table(**fit(known.table, value, wrong, table))
+    kind = known.tables
+    if kind is None:
+        return value
+    found: dict[str, Any] = {}
+    for name, inner in value.items():
+        check_name(name, found)
+        if isinstance(inner, kind):
+            found[name] = inner
+        else:
+            found[name] = kind(**fit(kind, mapping(inner), wrong, f"{table}{name}."))
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,36 @@
 """The ledger on a PostgreSQL server: who may use it, what its transactions lock, and what a claim reads."""
 
+import asyncio
 import gzip
 import json
 import re
 import threading
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psycopg
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import Connection, event, text, update
 
 from tests.acceptance.nights import LEDGERS
 from tests.integration.test_ledger import BASE_URL, IDENTITY, opened
 from tests.postgres import Database
 from uploader.errors import LedgerUnavailableError, UsageError, WorkerEndedError
-from uploader.ledger import Ledger
+from uploader.ledger import Ledger, schema
+from uploader.ledger.callbacks import accounts_of, apply_callback
 from uploader.ledger.claiming import Ahead, claim
+from uploader.ledger.database import Accounts
 from uploader.ledger.loading import account
 from uploader.ledger.migrations import MARK, OLDEST
 from uploader.ledger.schema import VERSION
+from uploader.ledger.thread import LedgerThread
 from uploader.ledger.workers import begin_worker
-from uploader.model import Order
+from uploader.model import JobStatus, Order
+from uploader.policy.facts import Callback
 
 LANES = 20_000
 # what a claim of 16 may read of the server's pages, and how many rows any part of its plan may give
@@ -122,6 +129,69 @@ def test_two_claims_beside_each_other_never_take_more_slots_than_the_limit(tmp_p
         with ThreadPoolExecutor(8) as pool:
             assert sum(pool.map(take, ledgers)) == 3
         assert book.limit_facts().sending == 3
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_one_accounts_writes_wait_for_no_other_account(tmp_path: Path, postgres_url: str, number: int) -> None:
+    """A transaction locks its own accounts: another account's go on beside it, its own and those of all wait."""
+    with opened(tmp_path, postgres_url) as book, Ledger.open_beside_run(postgres_url) as beside:
+        event.listen(beside._engine, "begin", lambda connection: connection.exec_driver_sql("SET LOCAL lock_timeout=1"))
+        with book.ledger.writing() as connection:
+            ids = [account(connection, BASE_URL), account(connection, BASE_URL, "north")]
+        own, other = ids[number], ids[1 - number]
+        with book.ledger.writing(lambda _: [own]):
+            with beside.writing(lambda _: [other]) as connection:
+                assert connection.execute(text("SELECT 1")).scalar_one() == 1
+            for among in (lambda _: [own], lambda _: ids, None):
+                writing = beside.writing(among)
+                with pytest.raises(LedgerUnavailableError, match="lock timeout"):
+                    writing.__enter__()
+
+
+def test_accounts_are_locked_in_one_order_whatever_order_they_are_named_in(tmp_path: Path, postgres_url: str) -> None:
+    """Transactions that share accounts wait for each other in turn, and never each for the other."""
+    with opened(tmp_path, postgres_url) as book, Ledger.open_beside_run(postgres_url) as beside:
+        with book.ledger.writing() as connection:
+            ids = [account(connection, BASE_URL, name) for name in "abcd"]
+
+        def write(number: int) -> int:
+            some = ids if number % 2 else ids[::-1]
+            with (book.ledger, beside)[number % 2].writing(lambda _: some) as connection:
+                # each in an order of its own: without the locks two of them would wait for each other
+                for account_id in some:
+                    accounts = schema.accounts
+                    changed = update(accounts).where(accounts.c.id == account_id).values(step_seconds=number)
+                    assert connection.execute(changed).rowcount == 1
+            return 1
+
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(write, range(64))) == 64
+
+
+def test_a_callback_locks_the_account_of_its_attempt(tmp_path: Path, postgres_url: str) -> None:
+    """A listener is told of an attempt of another account than its run's: that account is locked with its own."""
+    with opened(tmp_path, postgres_url) as book:
+        book.load([("c", "a.wav")])
+        book.claim_one()
+        with book.ledger.writing() as connection:
+            connection.execute(update(schema.attempts).values(token_hash="hashed"))
+            assert accounts_of(connection, []) == frozenset()
+            assert accounts_of(connection, ["none", "hashed"]) == {1}
+        thread = LedgerThread(book.ledger, [account_of_another := 2])
+        locked: list[Collection[int]] = []
+        writing = book.ledger.writing
+
+        def watched(among: Accounts | None = None) -> AbstractContextManager[Connection]:
+            assert among is not None
+            with book.ledger.reading() as reader:
+                locked.append(set(among(reader)))
+            return writing(among)
+
+        with mock.patch.object(book.ledger, "writing", watched):
+            done = Callback("job", JobStatus.COMPLETED)
+            asyncio.run(thread.call(apply_callback, "hashed", done, 5.0, listening_since=0.0))
+            thread.close()
+        assert locked == [{1, account_of_another}]
 
 
 def test_a_reader_sees_one_state_and_writes_nothing(tmp_path: Path, postgres_url: str) -> None:

@@ -1,9 +1,11 @@
 """Applies callbacks: the service's news of jobs, each for one attempt."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Connection, RowMapping, bindparam, literal, select, union_all, update
 
+from uploader.ledger.dialects import is_among
 from uploader.ledger.facts import accept_item, apply_callbacks, save_callback
 from uploader.ledger.lanes import recompute_ready
 from uploader.ledger.outcomes import JobEnd, end_job
@@ -31,6 +33,14 @@ _ATTEMPT = (
     .join(loads, loads.c.id == items.c.load_id)
     .join(batches, batches.c.id == loads.c.batch_id)
     .where(attempts.c.token_hash == bindparam("token"))
+)
+
+# the accounts of the attempts of some tokens
+_ACCOUNTS = (
+    select(items.c.account_id)
+    .join(attempts, attempts.c.item_id == items.c.id)
+    .where(is_among(attempts.c.token_hash, "tokens"))
+    .distinct()
 )
 
 # a job of another item: by that item's state, an applied attempt, a callback, or a person's decision
@@ -78,6 +88,13 @@ def webhook_key(connection: Connection) -> str:
     """Read the key that this ledger's tokens are signed with."""
     key: str = connection.execute(select(ledger.c.webhook_key)).scalar_one()
     return key
+
+
+def accounts_of(connection: Connection, token_hashes: Sequence[str]) -> frozenset[int]:
+    """Return the ids of the accounts of the attempts with these tokens, by their hashes."""
+    if not token_hashes:
+        return frozenset()
+    return frozenset(connection.execute(_ACCOUNTS, {"tokens": list(token_hashes)}).scalars())
 
 
 def apply_callback(

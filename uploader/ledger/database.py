@@ -1,7 +1,7 @@
 """The ledger's database, SQLite for one host or PostgreSQL for many: opens it and gives its transactions."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from enum import Enum
 from pathlib import Path
@@ -15,6 +15,8 @@ from uploader.ledger import schema
 from uploader.settings import POSTGRESQL
 
 T = TypeVar("T")
+# finds the ids of the accounts that a transaction is to lock, by facts that never change
+Accounts = Callable[[Connection], Collection[int]]
 
 
 class Doubted(Enum):
@@ -147,12 +149,15 @@ class Ledger(ABC):
         """Open the same ledger once more, for reading while a run writes; it is closed with this one."""
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self, accounts: Accounts | None = None) -> Iterator[Connection]:
         """Give a connection in a transaction that is committed at the end, or rolled back by an exception.
 
-        Accounts are locked before it reads anything: what it reads stays true until its end.
+        Accounts are locked before it reads anything else: what it reads of them stays true until its end.
+
+        Args:
+            accounts: Returns the ids of the accounts that the transaction reads and writes; None: all.
         """
-        with self.translated_errors(), self.begin_writing() as connection:
+        with self.translated_errors(), self.begin_writing(accounts) as connection:
             yield connection
 
     @contextmanager
@@ -173,8 +178,8 @@ class Ledger(ABC):
         """Turn errors of the database in the block into a LedgerUnavailableError."""
 
     @abstractmethod
-    def begin_writing(self) -> AbstractContextManager[Connection]:
-        """Begin a transaction that writes, with the accounts locked."""
+    def begin_writing(self, accounts: Accounts | None = None) -> AbstractContextManager[Connection]:
+        """Begin a transaction that writes, with these accounts locked, or all."""
 
     @abstractmethod
     def begin_reading(self) -> AbstractContextManager[Connection]:

@@ -7,7 +7,22 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Connection, Engine, case, create_engine, delete, func, insert, select, text, true, update
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Connection,
+    Engine,
+    bindparam,
+    case,
+    create_engine,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+    true,
+    update,
+)
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.pool import QueuePool
 
@@ -15,7 +30,7 @@ from uploader import logs
 from uploader.errors import LedgerBusyError, LedgerUnavailableError, UsageError
 from uploader.ledger import schema
 from uploader.ledger.clock import steady_seconds
-from uploader.ledger.database import Doubted, Examination, Ledger, has_batch, read_loads, read_mark
+from uploader.ledger.database import Accounts, Doubted, Examination, Ledger, has_batch, read_loads, read_mark
 from uploader.ledger.migrations import MARK, STEPS, migrate, stamp
 from uploader.ledger.processes import is_dead, own_process
 from uploader.ledger.sqlite import KEY_BYTES
@@ -54,10 +69,13 @@ _IS_DURABLE = case(
     (func.current_setting("synchronous_commit") == "off", func.set_config("synchronous_commit", "on", true()))
 )
 
-# lock the accounts, always in the same order
+# lock the accounts, always in the same order, so that no two transactions wait for each other
 _LOCK_ACCOUNTS = (
     select(schema.accounts.c.id, _IS_DURABLE).order_by(schema.accounts.c.id).with_for_update(key_share=True)
 )
+
+# lock some accounts, in the same order
+_LOCK_SOME = _LOCK_ACCOUNTS.where(schema.accounts.c.id == func.any(bindparam("among", type_=ARRAY(BigInteger))))
 
 # what the server has to promise: nothing committed is lost, and a client that stands still gives its locks back
 _PROMISES = text(
@@ -149,10 +167,13 @@ class PostgresLedger(Ledger):
             raise self._unavailable(error) from error
 
     @contextmanager
-    def begin_writing(self) -> Iterator[Connection]:
-        """Begin a transaction with the accounts locked."""
+    def begin_writing(self, accounts: Accounts | None = None) -> Iterator[Connection]:
+        """Begin a transaction with these accounts locked, or all."""
         with self._engine.begin() as connection:
-            connection.execute(_LOCK_ACCOUNTS)
+            if accounts is None:
+                connection.execute(_LOCK_ACCOUNTS)
+            else:
+                connection.execute(_LOCK_SOME, {"among": list(accounts(connection))})
             yield connection
 
     @contextmanager

@@ -10,7 +10,7 @@ from uploader.ledger.clock import any_open_worker
 from uploader.ledger.facts import accept_item, apply_callbacks, pending_callbacks
 from uploader.ledger.lanes import add_to_backlog, recompute_ready
 from uploader.ledger.outcomes import slot_until
-from uploader.ledger.schema import IS_UNFINISHED, accounts, attempts, items, workers
+from uploader.ledger.schema import ID, IS_UNFINISHED, accounts, attempts, items, workers
 from uploader.model import SLOTTED, Next, Outcome, State, Verdict
 from uploader.policy.facts import WITH_JOB, AttemptFacts, ItemFacts, resolve_item
 
@@ -32,6 +32,7 @@ _LEFT = (
     .where(
         IS_UNFINISHED,
         items.c.state == bindparam("left_as"),
+        or_(bindparam("of_account", type_=ID).is_(None), items.c.account_id == bindparam("of_account", type_=ID)),
         or_(workers.c.id.is_(None), workers.c.ended_at.is_not(None)),
     )
 )
@@ -76,12 +77,24 @@ _NO_FUTURE_LIMITS = update(accounts).values(
 
 
 def recover(
-    connection: Connection, now: float, doubt_seconds: float, job_timeout_seconds: float = inf
+    connection: Connection,
+    now: float,
+    doubt_seconds: float,
+    job_timeout_seconds: float = inf,
+    *,
+    account_id: int | None = None,
 ) -> tuple[int, int]:
     """Resolve what ended workers left under way: pending again before the admission, in doubt after it.
 
     An item whose job a callback has named is accepted. Where no worker is left, times of a clock that was ahead become
     now: else they would be believed, or waited for, until they have come.
+
+    Args:
+        connection: A connection in a transaction.
+        now: Seconds since the epoch.
+        doubt_seconds: How long an item in doubt keeps its slot as long as no job has ended.
+        job_timeout_seconds: The longest time that a job takes.
+        account_id: The one account whose items are resolved; None: all.
 
     Returns:
         The number of items that are pending again, and of those in doubt.
@@ -93,7 +106,7 @@ def recover(
     keeps = (doubt_seconds, job_timeout_seconds)
     states = []
     for left_as, verdict in ((State.SENT, SENT), (State.SENDING, UNSENT)):
-        left = connection.execute(_LEFT, {"left_as": left_as}).all()
+        left = connection.execute(_LEFT, {"left_as": left_as, "of_account": account_id}).all()
         pending = pending_callbacks(connection, [item.id for item in left])
         states += [_recover_item(connection, item, verdict, pending.get(item.id, ()), now, keeps) for item in left]
         recompute_ready(connection, [item.lane_id for item in left])

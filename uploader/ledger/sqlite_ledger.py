@@ -19,7 +19,7 @@ from uploader.ledger import schema
 from uploader.ledger.checking import damage, doubt
 from uploader.ledger.clock import any_open_worker, boot_clock, rebase_deadlines, steady_clock, steady_seconds
 from uploader.ledger.copying import copy_beside, copy_ledger
-from uploader.ledger.database import Doubted, Examination, Ledger, driver, has_batch, read_loads, read_mark
+from uploader.ledger.database import Accounts, Doubted, Examination, Ledger, driver, has_batch, read_loads, read_mark
 from uploader.ledger.place import check_outlives_container, check_place
 from uploader.ledger.sidecars import (
     RunCount,
@@ -229,8 +229,9 @@ class SqliteLedger(Ledger):
         """Turn errors of the database or its disk in the block into a LedgerUnavailableError."""
         return translate_errors(self.path)
 
-    def begin_writing(self) -> AbstractContextManager[Connection]:
+    def begin_writing(self, accounts: Accounts | None = None) -> AbstractContextManager[Connection]:
         """Begin a transaction that locks the whole file from its start."""
+        del accounts
         return self._writer.begin()
 
     def begin_reading(self) -> AbstractContextManager[Connection]:

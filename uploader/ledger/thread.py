@@ -4,7 +4,8 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from contextvars import copy_context
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,7 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from uploader.errors import LedgerUnavailableError
-from uploader.ledger.callbacks import apply_callback
+from uploader.ledger.callbacks import accounts_of, apply_callback
 from uploader.ledger.claiming import admit, claim
 from uploader.ledger.database import Ledger
 from uploader.ledger.lanes import reweigh_lanes
@@ -84,10 +85,17 @@ _TURNS: dict[Callable[..., Any], int] = {apply_callback: 0, admit: 3, claim: 4}
 class LedgerThread:
     """The ledger's writing thread: commits writes in groups, and wakes the callers once these are durable."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, account_ids: Collection[int] = ()) -> None:
+        """Start the thread.
+
+        Args:
+            ledger: The ledger.
+            account_ids: The accounts whose items it writes, besides those that callbacks are about; none: all.
+        """
         # for metrics: how long the transactions took
         self.write_seconds = Histogram(WRITE_BOUNDS)
         self._ledger = ledger
+        self._account_ids = frozenset(account_ids)
         self._full: LedgerUnavailableError | None = None
         self._waiting: deque[_Write] = deque()
         self._woken = threading.Event()
@@ -164,12 +172,21 @@ class LedgerThread:
         if outcomes:
             _fail(outcomes, self._try_to_commit(outcomes))
 
+    def _writing(self, group: Sequence[_Write]) -> AbstractContextManager[Connection]:
+        """Begin the transaction of a group: it locks the thread's accounts and those of the group's callbacks."""
+        own = self._account_ids
+        if not own:
+            return self._ledger.writing()
+        # a listener may be told of attempts of other runs, and so of other accounts
+        tokens = [write.args[0] for write in group if write.function is apply_callback]
+        return self._ledger.writing(lambda connection: own | accounts_of(connection, tokens))
+
     def _try_to_commit(self, group: list[_Write]) -> Exception | None:
         for write in group:
             write.error = None
         try:
             if not self._commit_together(group):
-                with self._ledger.writing() as connection:
+                with self._writing(group) as connection:
                     for write in group:
                         _apply(connection, write)
         except Exception as error:  # noqa: BLE001 - raised at the callers: a dead thread would leave them waiting
@@ -179,7 +196,7 @@ class LedgerThread:
     def _commit_together(self, group: list[_Write]) -> bool:
         """Commit a group as one; return False, with nothing written, where one write has a fault of its own."""
         try:
-            with self._ledger.writing() as connection:
+            with self._writing(group) as connection:
                 _apply_together(connection, group)
         except _WriteFaultError:
             return False

@@ -176,18 +176,28 @@ def end_workers(
     now: float,
     doubt_seconds: float,
     job_timeout_seconds: float = inf,
+    *,
+    account_id: int | None = None,
 ) -> tuple[int, int]:
     """End workers: what they were sending is pending again, or in doubt; nobody follows their jobs.
 
     What nobody carries at all, as a version without workers has left it, is treated in the same way.
 
+    Args:
+        connection: A connection in a transaction.
+        ended: The workers.
+        now: Seconds since the epoch.
+        doubt_seconds: How long an item in doubt keeps its slot as long as no job has ended.
+        job_timeout_seconds: The longest time that a job takes.
+        account_id: The one account that the transaction has locked, and that all these workers are of; None: all are.
+
     Returns:
         The number of items that are pending again, and of those in doubt.
     """
     mark_ended(connection, ended, now)
-    recovered = recover(connection, now, doubt_seconds, job_timeout_seconds)
-    for account_id in sorted({worker.account_id for worker in ended}):
-        deactivate_unwanted(connection, account_id)
+    recovered = recover(connection, now, doubt_seconds, job_timeout_seconds, account_id=account_id)
+    for left_in in sorted({worker.account_id for worker in ended}):
+        deactivate_unwanted(connection, left_in)
     return recovered
 
 
@@ -244,7 +254,7 @@ def beat(
     is_gone: Callable[[str], bool],
     may_end: bool = True,
 ) -> Beat:
-    """Renew a worker's lease, end the others that are dead or whose lease is over, and take over what they leave.
+    """Renew a worker's lease, end the account's others that are dead or late, and take over what they leave.
 
     A late renewal is good as long as nobody has ended the worker. It ends no others then: what kept it from the
     ledger may have kept them, too.
@@ -265,7 +275,8 @@ def beat(
         WorkerEndedError: Another worker has ended this one.
     """
     clock = read_clock(connection, now)
-    found = {worker.worker_id: worker for worker in open_workers(connection)}
+    # of its account alone, which is locked: those of other accounts have others to end them, or the next run
+    found = {worker.worker_id: worker for worker in open_workers(connection) if worker.account_id == account_id}
     own = found.pop(worker_id, None)
     if own is None:
         raise WorkerEndedError
@@ -275,8 +286,10 @@ def beat(
     over += [worker for worker in found.values() if worker not in over and is_gone(worker.process)]
     pending = doubtful = 0
     if over:
-        pending, doubtful = end_workers(connection, over, now, doubt_seconds, job_timeout_seconds)
-    others = sum(worker.account_id == account_id and worker not in over for worker in found.values())
+        pending, doubtful = end_workers(
+            connection, over, now, doubt_seconds, job_timeout_seconds, account_id=account_id
+        )
+    others = len(found) - len(over)
     is_over = bool(others) and batch_id is not None and is_batch_over(connection, account_id, batch_id, no_wait=no_wait)
     return Beat(others, len(over), take_jobs(connection, account_id, worker_id), pending, doubtful, is_over)
 

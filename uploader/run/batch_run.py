@@ -91,7 +91,7 @@ class BatchRun(EngineRun):
         """Run an engine for each account, write the final results, and return the closing summary."""
         # until its workers have ended in the ledger: what they leave is for the other runs
         with ExitStack() as presence:
-            thread = LedgerThread(self._ledger)
+            thread = LedgerThread(self._ledger, {account.account_id for account in self._accounts})
             failure: UploaderError | None = None
             try:
                 async with self._opened(thread) as engines:

@@ -157,7 +157,7 @@ class WorkerRun(EngineRun):
 
     async def run(self) -> WorkSummary:
         """Run an engine for each account until a stop, and return the closing summary."""
-        thread = LedgerThread(self._ledger)
+        thread = LedgerThread(self._ledger, {account.account_id for account in self._accounts})
         try:
             async with self._opened(thread) as engines:
                 tracker = self._tracker(engines, lambda: None)

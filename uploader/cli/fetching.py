@@ -13,7 +13,7 @@ from typing import Any
 
 from uploader import logs
 from uploader.cli import terminal
-from uploader.cli.inspecting import named_batch, service_of
+from uploader.cli.inspecting import batch_with_rows, service_of
 from uploader.cli.printing import print_json, print_lines
 from uploader.cli.signals import stop_signals
 from uploader.client import Client, CredentialsSource, TimeLimits
@@ -247,7 +247,7 @@ class _Fetching:
 
 def _batch(settings: Settings, ledger: Ledger) -> BatchFacts:
     with ledger.reading() as connection:
-        return named_batch(connection, settings, ledger.address, service_of(settings))
+        return batch_with_rows(connection, settings, ledger.address, service_of(settings))
 
 
 def _default_folder(batch: BatchFacts) -> Path:

@@ -26,6 +26,7 @@ from uploader.ledger.reading import (
 from uploader.ledger.standing import standings, unfinished
 from uploader.ledger.workers import worker_facts
 from uploader.policy.waiting import are_held_in_vain
+from uploader.run.preparing import refuse_pruned
 from uploader.settings import Settings
 from uploader.status.formatting import format_count
 from uploader.status.overview import Overview
@@ -104,7 +105,7 @@ def _first(latest: BatchFacts, services: Mapping[int, AccountFacts]) -> list[int
 def write_results(settings: Settings) -> ExitCode:
     """Write the results file of a batch from the ledger."""
     with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
-        batch = named_batch(connection, settings, ledger.address)
+        batch = batch_with_rows(connection, settings, ledger.address)
         path = settings.results or Path(batch.results or "")
         results.check_path(path)
         if path.exists():
@@ -122,7 +123,7 @@ def write_open_rows(settings: Settings, path: Path) -> ExitCode:
     if path.exists():
         raise UsageError(f"manifest {path}: it exists: name a new file, or move that one away")
     with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
-        batch = named_batch(connection, settings, ledger.address)
+        batch = batch_with_rows(connection, settings, ledger.address)
         rows = list(open_rows(connection, batch.batch_id))
     # relative paths start at another folder in the new manifest
     folder = settings.audio_root or Path(batch.manifest or "").parent
@@ -173,6 +174,17 @@ def named_batch(connection: Connection, settings: Settings, ledger: str, base_ur
         raise UsageError(f"ledger {ledger}: no batch of {base_url} (--base-url) in it; it has batches of {elsewhere}")
     names = ", ".join(batch.name for batch in find_batches(connection, base_url=base_url, most=NAMES_SHOWN)) or "none"
     raise UsageError(f"ledger {ledger}: no batch {settings.batch or ''} in it; it has: {names}")
+
+
+def batch_with_rows(connection: Connection, settings: Settings, ledger: str, base_url: str | None = None) -> BatchFacts:
+    """Find the batch as ``named_batch`` does, for a command that needs its rows.
+
+    Raises:
+        UsageError: The ledger has none such, or its rows were forgotten.
+    """
+    batch = named_batch(connection, settings, ledger, base_url)
+    refuse_pruned(batch)
+    return batch
 
 
 def service_of(settings: Settings) -> str | None:

@@ -11,7 +11,7 @@ from uploader.cli.options import settings_options
 
 @click.group(context_settings={"max_content_width": 110})
 def ledger() -> None:
-    """Check, copy, migrate and restore the ledger.
+    """Check, copy, migrate, restore and prune the ledger.
 
     The ledger is the memory of all appends: without it, or with an older copy, everything would be appended again. Copy
     it every day, and check the copy:
@@ -100,6 +100,37 @@ def move(target: str, config: Path | None, *, as_json: bool, **flags: Any) -> No
     from uploader.cli.keeping import move_ledger  # noqa: PLC0415 - --help must not import unused modules
 
     end(lambda settings: move_ledger(settings, target, as_json=as_json), config, flags)
+
+
+@ledger.command()
+@click.option(
+    "--older-than",
+    "days",
+    required=True,
+    type=click.IntRange(min=0),
+    metavar="DAYS",
+    help="forget what was over so many days ago; 0: all that is over",
+)
+@click.option("--yes", is_flag=True, help="do it; without it the command only says what it would forget")
+@click.option("--json", "as_json", is_flag=True, envvar="UPLOADER_JSON", help="what was forgotten as JSON")
+@settings_options("ledger")
+def prune(days: int, config: Path | None, *, yes: bool, as_json: bool, **flags: Any) -> None:
+    """Forget paths and parameters of batches that are over.
+
+    The rows of these batches go, with their paths, parameters and x- columns, and the history of their attempts: no
+    results, report or insights of them can be made any more. Every item stays, with its account, conversation, size,
+    hash, jobId, state and order, so that nothing is ever appended again; but a manifest that names it again needs its
+    file, since it is known by its content alone. Batches that are not over stay as they are. It works beside runs, and
+    may be interrupted: the same command carries on. While no run is at work, the file becomes smaller.
+
+    \b
+    Example:
+      uploader ledger prune --older-than 90
+      uploader ledger prune --older-than 90 --yes
+    """  # noqa: D301 - click wants the character that this escape stands for
+    from uploader.cli.pruning import prune_ledger  # noqa: PLC0415 - --help must not import unused modules
+
+    end(lambda settings: prune_ledger(settings, days, yes=yes, as_json=as_json), config, flags)
 
 
 @ledger.command()

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from uploader import results
-from uploader.cli.inspecting import named_batch
+from uploader.cli.inspecting import batch_with_rows
 from uploader.cli.printing import print_json, print_lines
 from uploader.errors import ExitCode, UsageError
 from uploader.ledger import Ledger
@@ -25,7 +25,7 @@ def write_report(settings: Settings, path: Path | None, *, as_json: bool) -> Exi
     if path is not None:
         _check(path)
     with Ledger.open_for_reading(settings.ledger) as ledger, ledger.reading() as connection:
-        batch = named_batch(connection, settings, ledger.address)
+        batch = batch_with_rows(connection, settings, ledger.address)
         report = read_report(connection, batch, ledger=ledger.address, is_running=ledger.held_by_run, now=time.time())
     if path is not None:
         results.write_text(path, render_report(report))

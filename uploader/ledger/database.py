@@ -240,6 +240,14 @@ class Ledger(ABC):
         """
 
     @abstractmethod
+    def size(self) -> int:
+        """Return the bytes that the database takes on its disk."""
+
+    @abstractmethod
+    def give_back_room(self) -> str:
+        """Give the room of deleted rows back to the disk; return how to do that by hand, empty where it is done."""
+
+    @abstractmethod
     def moved(self) -> LedgerUnavailableError | None:
         """Return the error where the open database is no longer the one at the ledger's address; None where it is."""
 

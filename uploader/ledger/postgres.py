@@ -264,8 +264,7 @@ class PostgresLedger(Ledger):
         del whole
         busy = self.held_by_run
         with self.reading() as connection:
-            size: int = connection.execute(select(func.pg_database_size(func.current_database()))).scalar_one()
-            return Examination(read_mark(connection), busy, "", "", size, *read_loads(connection))
+            return Examination(read_mark(connection), busy, "", "", self.size(), *read_loads(connection))
 
     def copy_to(self, target: Path) -> None:
         """Refuse: a server's databases are copied by its own tools."""
@@ -273,6 +272,18 @@ class PostgresLedger(Ledger):
             f"{target}: a ledger on a PostgreSQL server is copied by the server's own tools: pg_dump --format=custom "
             f"--file={target} DATABASE"
         )
+
+    def size(self) -> int:
+        """Return the bytes that the database takes on the server's disk."""
+        with self.reading() as connection:
+            found: int = connection.execute(select(func.pg_database_size(func.current_database()))).scalar_one()
+        return found
+
+    def give_back_room(self) -> str:
+        """Let the server use the room of deleted rows again; its disk gets it back by a lock that stops all runs."""
+        with self.translated_errors(), self._plain.connect() as connection:
+            connection.exec_driver_sql("VACUUM (ANALYZE, SKIP_LOCKED) rows, items, attempts")
+        return "the room is used again; the server's disk gets it back by VACUUM FULL, while no run is at work"
 
     def moved(self) -> LedgerUnavailableError | None:
         """Return None: a database cannot be renamed or dropped while it is used."""

@@ -92,6 +92,8 @@ class BatchFacts(NamedTuple):
     ran_at: float
     # what held its latest run back, as JSON; None where that is not known
     held_back: Mapping[str, Any] | None = None
+    # when its rows were forgotten (ledger.pruning); None: they are there
+    pruned_at: float | None = None
 
 
 class Trouble(NamedTuple):
@@ -135,6 +137,8 @@ def find_batches(
         batches.c.extra_columns,
         batches.c.ran_at,
         batches.c.held_back,
+        batches.c.counted,
+        select(func.max(loads.c.id)).where(loads.c.batch_id == batches.c.id).scalar_subquery().label("load_id"),
     ).join(accounts, accounts.c.id == batches.c.account_id)
     if name is not None:
         found = found.where(batches.c.name == name)
@@ -143,7 +147,13 @@ def find_batches(
     if ids is not None:
         found = found.where(batches.c.id.in_(ids))
     newest = found.order_by(batches.c.ran_at.desc(), batches.c.id.desc()).limit(most)
-    return [BatchFacts(**row) for row in connection.execute(newest).mappings()]
+    return [_batch(**row) for row in connection.execute(newest).mappings()]
+
+
+def _batch(*, counted: Mapping[str, Any] | None, load_id: int | None, **facts: Any) -> BatchFacts:
+    """Make the facts of a batch; a later load than the one that was pruned has given it rows again."""
+    is_as_counted = counted is not None and counted["load"] == load_id
+    return BatchFacts(**facts, pruned_at=counted.get("prunedAt") if counted and is_as_counted else None)
 
 
 class AccountFacts(NamedTuple):

@@ -8,7 +8,20 @@ from heapq import nsmallest
 from itertools import starmap
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, and_, bindparam, case, false, func, literal_column, select, true
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    case,
+    cast,
+    false,
+    func,
+    literal_column,
+    select,
+    true,
+)
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.lanes import (
@@ -276,7 +289,8 @@ def _own(*, is_any_held: bool) -> Select[Any]:
     figures: tuple[ColumnElement[Any], ...] = (
         func.count(),
         *(func.count(case((condition, 1))) for condition in (is_held, own.c.is_active, is_sent)),
-        func.coalesce(func.sum(case((is_sent, own.c.size))), 0),
+        # PostgreSQL's own sum of 64 bits has more
+        func.coalesce(cast(func.sum(case((is_sent, own.c.size))), BigInteger), 0),
         func.coalesce(func.sum(case((is_sent, own.c.duration_seconds))), 0.0),
         func.coalesce(func.sum(case((is_sent, own.c.billed_seconds))), 0.0),
         func.count(case((is_of_unknown_length, 1))),

@@ -58,6 +58,8 @@ log = logs.get_logger()
 RESCUED = ".rescued"
 T = TypeVar("T")
 
+_LATER = "the next nights use the room; the same command gives it back to the disk while no run is at work"
+
 # errors of a path at which no file will ever be made: the remedy is another path
 _NO_PLACE = frozenset(
     {
@@ -268,7 +270,7 @@ class SqliteLedger(Ledger):
             broken = damage(connection, whole=whole) if is_read else ""
             loads = (None, None) if broken else read_loads(connection)
         reason = "" if busy else doubt(self.path, mark, read_count_beside(self.path), has_log=self._had_log)
-        return Examination(mark, busy, broken, reason, self.path.stat().st_size, *loads)
+        return Examination(mark, busy, broken, reason, self.size(), *loads)
 
     def copy_to(self, target: Path) -> None:
         """Copy the ledger while others use it."""
@@ -286,6 +288,27 @@ class SqliteLedger(Ledger):
                 raise LedgerUnavailableError(message) from error
             except sqlite3.Error as error:
                 raise LedgerUnavailableError(f"{target}: the ledger could not be copied there ({error})") from error
+
+    def size(self) -> int:
+        """Return the bytes of the file."""
+        return self.path.stat().st_size
+
+    def give_back_room(self) -> str:
+        """Rewrite the file without its free pages, where no run has it open."""
+        try:
+            lock = take_lock(self.path)
+        except LedgerBusyError:
+            return _LATER
+        try:
+            if present_runs(self.path):
+                return _LATER
+            with self._engine.connect() as connection:
+                driver(connection).execute("VACUUM")
+        except sqlite3.Error as error:
+            return f"{_LATER} ({error})"
+        finally:
+            os.close(lock)
+        return ""
 
     def moved(self) -> LedgerUnavailableError | None:
         """Return the error where the open file is no longer the one at the ledger's path; None where it is."""

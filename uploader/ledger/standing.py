@@ -190,11 +190,26 @@ def keep_counts(connection: Connection, most: int) -> None:
     latest = select(batches.c.id).order_by(batches.c.ran_at.desc(), batches.c.id.desc()).limit(most)
     batch_ids = {*left, *connection.execute(latest).scalars()}
     for batch_id in batch_ids - _kept(connection, batch_ids, left).keys():
-        found = standing(connection, batch_id)
-        over = {state: list(tally) for state, tally in found.tallies.items() if state in OVER}
         _, newest_load = connection.execute(_KEPT, {"batch": batch_id}).one()
-        counted = {"load": newest_load, "rows": found.items, "over": over}
-        connection.execute(update(batches).where(batches.c.id == batch_id).values(counted=counted))
+        keep_count(connection, batch_id, newest_load, standing(connection, batch_id))
+
+
+def keep_count(
+    connection: Connection, batch_id: int, load_id: int, found: Standing, *, pruned_at: float | None = None
+) -> None:
+    """Keep the count of a batch's items that are over, which holds until a later load.
+
+    Args:
+        connection: A connection in a transaction that may write.
+        batch_id: The batch.
+        load_id: Its newest load.
+        found: Its standing.
+        pruned_at: When its rows were forgotten, in seconds since the epoch; None: they are there.
+    """
+    over = {state: list(tally) for state, tally in found.tallies.items() if state in OVER}
+    counted = {"load": load_id, "rows": found.items, "over": over}
+    counted |= {"prunedAt": pruned_at} if pruned_at is not None else {}
+    connection.execute(update(batches).where(batches.c.id == batch_id).values(counted=counted))
 
 
 def save_held_back(connection: Connection, batch_id: int, found: Mapping[str, Any]) -> None:

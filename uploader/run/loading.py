@@ -42,6 +42,7 @@ from uploader.run.preparing import (
     manifest_file,
     refuse_cost,
     refuse_invalid,
+    refuse_pruned,
     results_path,
 )
 from uploader.run.target import Account, Target
@@ -176,6 +177,7 @@ def _carry_on(settings: Settings, ledger: Ledger, targets: Sequence[Target], now
             raise UsageError(
                 f"batch {settings.batch}: the ledger has none{elsewhere}: `uploader run MANIFEST` loads it"
             )
+        refuse_pruned(found[0])
         path = settings.results or Path(found[0].results or "")
         results.check_path(path)
         summary_file.check_apart(settings, path)

@@ -14,12 +14,13 @@ from uploader import audio, parameters, pipes, results
 from uploader.errors import UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.alike import became_the_same, case_twins, comparable, repeats, rounded
-from uploader.ledger.reading import unknown_job_ids
+from uploader.ledger.reading import BatchFacts, unknown_job_ids
 from uploader.ledger.sending import ToSend
 from uploader.ledger.staging import CHUNK, Stage, chunks
 from uploader.manifest import Format, Manifest, WasBegun, check_file, format_of, spoilt
 from uploader.model import InvalidRow, Row
 from uploader.policy.billing import SEPARATE
+from uploader.results import rfc3339
 from uploader.run.findings import Findings
 from uploader.settings import Settings
 from uploader.status.formatting import format_count, format_leftover
@@ -254,6 +255,21 @@ def format_problems(check: ManifestCheck, name: str) -> Iterator[str]:
         rows = f"{check.invalid} of {format_count(check.rows, 'row')}"
         yield f"manifest {name}: {format_count(check.problems.count, 'problem')} in {rows}"
         yield from check.problems.table()
+
+
+def refuse_pruned(batch: BatchFacts) -> None:
+    """Refuse a command that needs the rows of a batch.
+
+    Raises:
+        UsageError: Its rows were forgotten.
+    """
+    if batch.pruned_at is not None:
+        kept = f"; its results, as its last run wrote them, were {batch.results}" if batch.results else ""
+        raise UsageError(
+            f"batch {batch.name}: its rows were forgotten by `uploader ledger prune` at {rfc3339(batch.pruned_at)}, "
+            f"and nothing of it is left to do: its items are still known, and are never appended again{kept}. Nothing "
+            "was written or sent"
+        )
 
 
 def results_path(settings: Settings, manifest: ManifestFile) -> Path:

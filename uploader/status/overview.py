@@ -96,6 +96,7 @@ class Overview:
                     "baseUrl": facts.base_url,
                     "ranAt": rfc3339(facts.ran_at),
                     "results": facts.results,
+                    "prunedAt": None if facts.pruned_at is None else rfc3339(facts.pruned_at),
                     "exitCode": int(self._code(facts, standing)),
                     "items": standing.items,
                     "counts": counts_json(standing.counts),
@@ -157,7 +158,8 @@ class Overview:
         for facts, standing in self.batches:
             text = f"{format_count(standing.items, 'item')}: {format_counts(standing.counts)}"
             service = f" ({facts.base_url})" if len(self.limits) > 1 else ""
-            yield f"batch  {facts.name}{service}: {text}"
+            pruned = f"; its rows were pruned at {rfc3339(facts.pruned_at)}" if facts.pruned_at is not None else ""
+            yield f"batch  {facts.name}{service}: {text}{pruned}"
             run = self._run_json(facts)
             if held_back := format_held_back(run):
                 yield f"       held back {held_back}"

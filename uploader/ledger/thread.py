@@ -33,6 +33,10 @@ GROUP = 256
 # the least seconds between the begins of two transactions, so that fewer commits carry many writes; after a pause a
 # write is committed at once
 COMMIT_SPACING_SECONDS = 0.01
+# where transactions are long, more writes share one: the thread leaves the rest of a core to the event loop, which
+# holds the interpreter's lock with it, as long as no write waits for more than so many seconds
+CORE_SHARE = 0.1
+MAX_COMMIT_SPACING_SECONDS = 0.025
 
 
 Together = Callable[[Connection, list[Any]], Sequence[Any] | None]
@@ -101,6 +105,7 @@ class LedgerThread:
         self._woken = threading.Event()
         self._is_closing = False
         self._begun_at = -COMMIT_SPACING_SECONDS
+        self._spacing = COMMIT_SPACING_SECONDS
         # in this context, so that its events have the run's fields
         self._thread = threading.Thread(target=copy_context().run, args=(self._work,), name="ledger", daemon=True)
         self._thread.start()
@@ -127,13 +132,15 @@ class LedgerThread:
 
     def _work(self) -> None:
         while group := self._gather():
-            begun = time.monotonic()
+            begun, cpu_begun = time.monotonic(), time.thread_time()
             try:
                 self._commit(sorted(group, key=attrgetter("turn")))
             except Exception as error:  # noqa: BLE001 - raised at the callers: a dead thread would leave them waiting
                 _fail(group, error)
             self.write_seconds.observe(time.monotonic() - begun)
             _answer(group)
+            spacing = (time.thread_time() - cpu_begun) / CORE_SHARE
+            self._spacing = min(max(spacing, COMMIT_SPACING_SECONDS), MAX_COMMIT_SPACING_SECONDS)
 
     def _gather(self) -> list[_Write]:
         """Wait for a write, then take all that wait; return none where the thread is closing."""
@@ -142,7 +149,7 @@ class LedgerThread:
                 return []
             self._woken.wait()
             self._woken.clear()
-        rest = self._begun_at + COMMIT_SPACING_SECONDS - time.monotonic()
+        rest = self._begun_at + self._spacing - time.monotonic()
         if rest > 0.0:
             time.sleep(rest)
         self._begun_at = time.monotonic()

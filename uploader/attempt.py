@@ -13,6 +13,7 @@ from uploader.client import Admission, UploadRequest
 from uploader.errors import (
     CredentialsError,
     GaveUpError,
+    LedgerAwayError,
     LedgerUnavailableError,
     SourceAwayError,
     SourceError,
@@ -246,6 +247,8 @@ class AttemptRunner:
         self._rng = rng
         # attempts that wait for the rate of requests
         self.paced = 0
+        # outcomes that could not be written to the ledger: the log names each
+        self.unwritten = 0
         self._under_way: dict[int, AttemptAdmission] = {}
 
     def travelling(self) -> list[int]:
@@ -360,15 +363,20 @@ class AttemptRunner:
 
     async def _record_with_retries(self, result: AttemptResult) -> ReplyResult:
         """Record the outcome, with retries: an answer that came must not be lost."""
-        for wait in (*RETRY_WRITE_SECONDS, None):
+        waits = list(RETRY_WRITE_SECONDS)
+        is_logged = False
+        while True:
             try:
                 return await self._record(result)
             except Exception as error:
-                _log_unwritten(result)
-                if wait is None or not isinstance(error, LedgerUnavailableError):
+                if not is_logged:  # at once: this process may end before a later try
+                    _log_unwritten(result)
+                    is_logged = True
+                # the writer has waited for a server that was away for as long as it may
+                if not waits or isinstance(error, LedgerAwayError) or not isinstance(error, LedgerUnavailableError):
+                    self.unwritten += 1
                     raise
-                await asyncio.sleep(wait)
-        raise AssertionError("the last try returns or raises")
+                await asyncio.sleep(waits.pop(0))
 
     async def _record(self, result: AttemptResult) -> ReplyResult:
         claim, verdict, now = result.claim, result.verdict, self._now()

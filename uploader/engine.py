@@ -318,6 +318,11 @@ class Engine:
         return self._poller.requests
 
     @property
+    def unwritten(self) -> int:
+        """The number of attempts whose outcome could not be written to the ledger."""
+        return self._runner.unwritten
+
+    @property
     def job_seconds(self) -> Histogram:
         """The lifetimes of the jobs whose end was seen."""
         return self._poller.job_seconds

@@ -69,6 +69,19 @@ class LedgerUnavailableError(GaveUpError):
     """The ledger cannot be read or written now: a full disk, say."""
 
 
+class LedgerAwayError(LedgerUnavailableError):
+    """The ledger's server cannot be reached, or does not serve now: the same may succeed a moment later.
+
+    Args:
+        message: The cause and the remedy, for people.
+        reason: The cause alone, in the server's or the driver's words.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class WorkerEndedError(GaveUpError):
     """Another worker has ended this one, as its lease was over."""
 

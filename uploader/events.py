@@ -30,6 +30,9 @@ EVENTS = {
     "job.ended": "a job has ended",
     "job.overdue": "a job did not end within job_timeout_seconds",
     "job.status_unknown": "the service told no known status of a job: it is asked for less often",
+    "ledger.away": "the ledger's server is away: nothing is claimed or admitted, and outcomes wait in memory",
+    "ledger.back": "the ledger's server is back: what waited is written",
+    "ledger.commit_checked": "the answer to a COMMIT was lost: the ledger tells whether it was carried out",
     "ledger.kept": "the ledger is gone; what this run knows of it is kept in a file",
     "ledger.lost": "the ledger is gone and could not be kept",
     "ledger.made": "a new ledger: nothing is known of earlier nights",
@@ -73,7 +76,7 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("heldForDoubtUntil", "said", "retryAfter"), str),
     **dict.fromkeys(("bytesPerSecond", "secondsLeft"), int),
     **dict.fromkeys(("seconds", "billedMinutes", "slotsBusy"), (int, float)),
-    **dict.fromkeys(("answers",), bool),
+    **dict.fromkeys(("answers", "committed"), bool),
     **dict.fromkeys(("counts", "batches", "heldBackBy"), dict),
     **dict.fromkeys(("exception",), list),
 }

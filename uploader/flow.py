@@ -12,6 +12,29 @@ from uploader.model import Claim, LimitFacts, Order
 from uploader.policy.flow import AttemptAdmitted, AttemptEnded, Event, Flow, reduce
 from uploader.settings import Settings
 
+# seconds between two looks at the waits while an admission is being written
+CHECK_WAITS_SECONDS = 1.0
+
+
+class _Repeated:
+    """A function that is called every so many seconds until closed."""
+
+    def __init__(self, seconds: float, function: Callable[[], None]) -> None:
+        self._seconds = seconds
+        self._function = function
+        self._begin()
+
+    def _begin(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._call)
+
+    def _call(self) -> None:
+        self._function()
+        self._begin()
+
+    def close(self) -> None:
+        """Call it no more."""
+        self._timer.cancel()
+
 
 @dataclass(slots=True)
 class _Waiting:
@@ -235,6 +258,7 @@ class FlowControl:
 
     async def _admit(self, due: list[Admission], room: int) -> None:
         self._may_be_free = False
+        meanwhile = self._end_waits_meanwhile()
         try:
             result = await self._writer.call(
                 admit,
@@ -249,10 +273,16 @@ class FlowControl:
                 if (waiting := self._still(admission.claim.attempt_id)) is not None:
                     waiting.answer.set_exception(error)
             return
+        finally:
+            meanwhile.close()
         self._take(result)
         if len(result.admitted) < room:
             # the others lack their slot or their turn, which the ledger alone knows for sure
             self._end_waits(set())
+
+    def _end_waits_meanwhile(self) -> "_Repeated":
+        """End the waits that are over while the ledger does not answer, as it may be away."""
+        return _Repeated(CHECK_WAITS_SECONDS, lambda: self._end_waits(set()))
 
     def _take(self, result: AdmissionResult) -> None:
         self.has_more = result.has_more

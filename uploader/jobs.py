@@ -11,6 +11,7 @@ from typing import Protocol
 
 from uploader import logs
 from uploader.client import JobAnswer
+from uploader.errors import LedgerUnavailableError
 from uploader.ledger.callbacks import CallbackResult
 from uploader.ledger.outcomes import JobEnd, distrust_job, end_job, job_overdue, save_job_answer
 from uploader.ledger.thread import Writer
@@ -446,7 +447,11 @@ class JobPoller:
         # an end that is in line is none to come: it would be foreseen beside the slot that it frees
         self._leave_lane(job)
         self._on_job_ended()
-        await written
+        try:
+            await written
+        except LedgerUnavailableError:
+            _log_unwritten(ended)
+            raise
         if not self.is_live(job):
             return  # a callback was quicker
         if lived is not None:
@@ -526,6 +531,10 @@ def log_callback(result: CallbackResult) -> None:
         log.warning("callback.contradictory", **event)
     elif result.effect is CallbackEffect.ACCEPTED:
         log.info("callback.named_job", **event)
+
+
+def _log_unwritten(end: JobEnd) -> None:
+    log.error("outcome.unwritten", **_event(end.job), outcome=end.status.value, state=end.state.value)
 
 
 def _event(job: LiveJob) -> dict[str, object]:

@@ -86,6 +86,8 @@ def noted(ledger: Ledger) -> list[str]:
 class CountedLedger:
     """A ledger whose transactions are counted; those that the test says fail when they are committed."""
 
+    is_remote = False
+
     def __init__(self, ledger: Ledger, failing: Container[int] = (), error: Exception | None = None) -> None:
         self.transactions = 0
         self.rooms = 0

@@ -59,6 +59,9 @@ class Examination(NamedTuple):
 class Ledger(ABC):
     """An open ledger. ``writing`` and ``reading`` give a connection inside a transaction."""
 
+    # on a server: the answer to a COMMIT may be lost, and the server may be away for a while (LedgerAwayError)
+    is_remote = False
+
     def __init__(self, address: str, engine: Engine) -> None:
         # as people are shown it, without a password
         self.address = address

@@ -1,8 +1,10 @@
 """The ledger in a PostgreSQL database, which many hosts reach."""
 
 import re
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Self, TypeVar
@@ -27,10 +29,10 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.pool import QueuePool
 
 from uploader import logs
-from uploader.errors import LedgerBusyError, LedgerUnavailableError, UsageError
+from uploader.errors import LedgerAwayError, LedgerBusyError, LedgerUnavailableError, UsageError
 from uploader.ledger import schema
 from uploader.ledger.clock import steady_seconds
-from uploader.ledger.database import Accounts, Doubted, Examination, Ledger, has_batch, read_loads, read_mark
+from uploader.ledger.database import Accounts, Doubted, Examination, Ledger, driver, has_batch, read_loads, read_mark
 from uploader.ledger.migrations import MARK, STEPS, migrate, stamp
 from uploader.ledger.processes import is_dead, own_process
 from uploader.ledger.sqlite import KEY_BYTES
@@ -38,6 +40,7 @@ from uploader.secrets import without_login
 
 try:
     import psycopg
+    from psycopg.abc import RV, PQGen
     from psycopg.conninfo import conninfo_to_dict
 except ImportError as error:
     raise UsageError(
@@ -55,6 +58,10 @@ _LIVELINESS: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 25_000,
 }
+# a server, or the way to it, that brings nothing for so many seconds counts as away. A writer may have to wait for a
+# lock until the role's idle_in_transaction_session_timeout takes it from a client that stands still
+WRITER_SILENCE_SECONDS = 25.0
+READER_SILENCE_SECONDS = 60.0
 # the key of the advisory lock of whoever makes or migrates the tables
 SCHEMA_LOCK = 0x75706C64_736368
 
@@ -63,6 +70,12 @@ _REFUSED = re.compile(
     r"authentication failed|no password supplied|no pg_hba\.conf entry|(?:role|user|database) \".*\" does not exist"
     r"|permission denied for database|is not permitted to log in"
 )
+
+# conditions of a server that pass: connection lost, transaction rolled back, lack of resources, lock not available,
+# intervention of an operator, error of the system (classes of SQLSTATE)
+PASSING_CLASSES = ("08", "40", "53", "55", "57", "58")
+# a standby that is not yet promoted, and a transaction of ours that stood still for too long
+PASSING_STATES = ("25006", "25P03")
 
 # a transaction that is reported as committed has to be on the disk, whatever the server's default is
 _IS_DURABLE = case(
@@ -98,6 +111,8 @@ _CLOCK = text("SELECT extract(epoch FROM clock_timestamp())::float8")
 class PostgresLedger(Ledger):
     """An open ledger in a PostgreSQL database."""
 
+    is_remote = True
+
     def __init__(self, url: str) -> None:
         super().__init__(without_login(url), _engine(url))
         self._url = url
@@ -107,6 +122,8 @@ class PostgresLedger(Ledger):
         self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         # the ledger is open for a run, and counts as in use
         self._is_run = False
+        # the server has taken this address: a refusal is one of the moment
+        self._was_taken = False
         self._readers: list[PostgresLedger] = []
 
     @classmethod
@@ -122,6 +139,7 @@ class PostgresLedger(Ledger):
         except BaseException:
             opened.close()
             raise
+        opened._was_taken = True
         return opened
 
     @classmethod
@@ -139,6 +157,7 @@ class PostgresLedger(Ledger):
         except BaseException:
             opened.close()
             raise
+        opened._was_taken = True
         return opened
 
     @classmethod
@@ -155,6 +174,7 @@ class PostgresLedger(Ledger):
     def beside(self) -> "PostgresLedger":
         """Open the same ledger once more, for reading while a run writes; it is closed with this one."""
         reader = PostgresLedger(self._url)
+        reader._was_taken = self._was_taken
         self._readers.append(reader)
         return reader
 
@@ -170,6 +190,7 @@ class PostgresLedger(Ledger):
     def begin_writing(self, accounts: Accounts | None = None) -> Iterator[Connection]:
         """Begin a transaction with these accounts locked, or all."""
         with self._engine.begin() as connection:
+            expect_answers(connection, WRITER_SILENCE_SECONDS)
             if accounts is None:
                 connection.execute(_LOCK_ACCOUNTS)
             else:
@@ -180,14 +201,18 @@ class PostgresLedger(Ledger):
     def staging(self) -> Iterator[Connection]:
         """Give a connection whose transactions lock nothing until they write; its temporary tables end with it."""
         with super().staging() as connection:
+            expect_answers(connection, inf)  # a load is one statement
             # recordings are read inside its transactions, which hold no lock: the role's time limit is for others
             with connection.begin():
                 connection.exec_driver_sql("SET idle_in_transaction_session_timeout = 0")
             yield connection
 
-    def begin_reading(self) -> AbstractContextManager[Connection]:
+    @contextmanager
+    def begin_reading(self) -> Iterator[Connection]:
         """Begin a transaction that reads one state."""
-        return self._reader.begin()
+        with self._reader.begin() as connection:
+            expect_answers(connection, READER_SILENCE_SECONDS)
+            yield connection
 
     def written_together(
         self, connection: Connection, step: Callable[[], T], rehearse: Callable[[], object] | None = None
@@ -416,27 +441,71 @@ class PostgresLedger(Ledger):
     def _unavailable(self, error: BaseException) -> UsageError | LedgerUnavailableError:
         """Return the error for people, without the address's login."""
         reason = _reason(error)
-        if _REFUSED.search(reason):
+        if _REFUSED.search(reason) and not self._was_taken:
             return UsageError(
                 f"ledger {self.address}: {reason}: correct user, password and database in UPLOADER_LEDGER. Nothing was "
                 "sent"
             )
-        return LedgerUnavailableError(
+        told = (
             f"ledger {self.address}: {reason}: nothing more is sent; see to the server and the way to it, then run the "
             "same command again"
         )
+        return LedgerAwayError(told, reason) if _is_passing(error) else LedgerUnavailableError(told)
+
+
+class _Connection(psycopg.Connection[Any]):
+    """A connection that is closed once the server is silent for too long."""
+
+    # the most seconds in which a statement brings no byte; a network that swallows everything brings none for ever
+    silence_seconds = READER_SILENCE_SECONDS
+
+    def wait(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
+        """Run a generator of the driver to its end."""
+        return super().wait(self._unless_silent(gen), *args, **kwargs)
+
+    def _unless_silent(self, gen: PQGen[RV]) -> PQGen[RV]:
+        """Pass a generator on, which is told every tenth of a second that nothing has come."""
+        heard_at = time.monotonic()
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                now = time.monotonic()
+                if ready:
+                    heard_at = now
+                elif now - heard_at > self.silence_seconds:
+                    self.close()
+                    raise psycopg.OperationalError(f"the server has not answered for {self.silence_seconds:g} s")
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            result: RV = end.value
+            return result
+
+
+def expect_answers(connection: Connection, seconds: float) -> None:
+    """Close a connection once a statement brings nothing for so many seconds."""
+    driver(connection).silence_seconds = seconds
 
 
 def _engine(url: str) -> Engine:
     """Make the pool of a ledger's connections."""
     return create_engine(
         "postgresql+psycopg://",
-        creator=lambda: psycopg.connect(
+        creator=lambda: _Connection.connect(
             url, connect_timeout=CONNECT_SECONDS, application_name="uploader", **_LIVELINESS
         ),
         poolclass=QueuePool,
         hide_parameters=True,  # paths and parameters are among them, and errors reach the log
     )
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Return True where the same statements may succeed on a new connection, a moment later."""
+    original = getattr(error, "orig", None) or error
+    state = getattr(original, "sqlstate", None)
+    if state is None:
+        return isinstance(original, psycopg.OperationalError) or getattr(error, "connection_invalidated", False)
+    return state[:2] in PASSING_CLASSES or state in PASSING_STATES
 
 
 def _reason(error: BaseException) -> str:

@@ -1,4 +1,8 @@
-"""The only thread that writes the ledger during a run: all waiting writes share one transaction."""
+"""The only thread that writes the ledger during a run: all waiting writes share one transaction.
+
+While the ledger's server is away, the thread keeps the writes and tries again: their callers wait, so that nothing is
+claimed, admitted or concluded. After a COMMIT whose answer was lost, the thread reads whether it was carried out.
+"""
 
 import asyncio
 import threading
@@ -9,21 +13,25 @@ from contextlib import AbstractContextManager
 from contextvars import copy_context
 from dataclasses import dataclass
 from itertools import groupby
+from math import inf
 from operator import attrgetter
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from uploader.errors import LedgerUnavailableError
+from uploader import logs
+from uploader.errors import LedgerAwayError, LedgerUnavailableError, WorkerEndedError
 from uploader.ledger.callbacks import accounts_of, apply_callback
 from uploader.ledger.claiming import admit, claim
 from uploader.ledger.database import Ledger
 from uploader.ledger.lanes import reweigh_lanes
 from uploader.ledger.outcomes import end_job, end_jobs, record_replies, record_reply
 from uploader.ledger.standing import save_held_back
-from uploader.ledger.workers import beat
+from uploader.ledger.workers import beat, leave_mark, read_commit
 from uploader.policy.histogram import WRITE_BOUNDS, Histogram
+
+log = logs.get_logger()
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,6 +46,9 @@ COMMIT_SPACING_SECONDS = 0.01
 CORE_SHARE = 0.1
 MAX_COMMIT_SPACING_SECONDS = 0.025
 
+
+# the waits, in seconds, between two tries while the ledger is away
+FIRST_AWAY_WAIT_SECONDS, LONGEST_AWAY_WAIT_SECONDS = 0.05, 1.0
 
 Together = Callable[[Connection, list[Any]], Sequence[Any] | None]
 
@@ -87,19 +98,35 @@ _TURNS: dict[Callable[..., Any], int] = {apply_callback: 0, admit: 3, claim: 4}
 
 
 class LedgerThread:
-    """The ledger's writing thread: commits writes in groups, and wakes the callers once these are durable."""
+    """The ledger's writing thread: commits writes in groups, and wakes the callers once these are durable.
 
-    def __init__(self, ledger: Ledger, account_ids: Collection[int] = ()) -> None:
-        """Start the thread.
+    Args:
+        ledger: The ledger.
+        account_ids: The accounts whose items it writes, besides those that callbacks are about; none: all.
+        worker_id: A worker of this process; its lease is the mark of each transaction on a server.
+        away_seconds: For how long a server may be away before the writes that wait fail.
+    """
 
-        Args:
-            ledger: The ledger.
-            account_ids: The accounts whose items it writes, besides those that callbacks are about; none: all.
-        """
+    def __init__(
+        self,
+        ledger: Ledger,
+        account_ids: Collection[int] = (),
+        *,
+        worker_id: int | None = None,
+        away_seconds: float = 0.0,
+    ) -> None:
         # for metrics: how long the transactions took
         self.write_seconds = Histogram(WRITE_BOUNDS)
         self._ledger = ledger
         self._account_ids = frozenset(account_ids)
+        self._worker_id = worker_id if ledger.is_remote else None
+        self._away_seconds = away_seconds
+        # by the host's steady clock: since when the ledger is away, and until when it may be
+        self._away_since: float | None = None
+        self._away_until = inf
+        # the mark of a transaction whose COMMIT has not been answered
+        self._mark: float | None = None
+        # the error after which only answers are written: a full disk, or a server that was away for too long
         self._full: LedgerUnavailableError | None = None
         self._waiting: deque[_Write] = deque()
         self._woken = threading.Event()
@@ -114,7 +141,8 @@ class LedgerThread:
         """Call a function of the ledger in the next transaction.
 
         Raises:
-            LedgerUnavailableError: The transaction could not be committed; nothing of it is in the ledger.
+            LedgerUnavailableError: The transaction could not be committed. Nothing of it is in the ledger, unless the
+                server went away as it was committed and has not come back.
         """
         loop = asyncio.get_running_loop()
         write = _Write(function, args, kwargs, loop.create_future())
@@ -124,23 +152,88 @@ class LedgerThread:
         answer: T = await write.answer
         return answer
 
+    @property
+    def is_away(self) -> bool:
+        """True while the ledger's server cannot be reached."""
+        return self._away_since is not None
+
+    def give_up_after(self, seconds: float) -> None:
+        """Wait for a ledger that is away no longer than so many seconds from now on: the run is to end."""
+        self._away_until = min(self._away_until, time.monotonic() + seconds)
+
     def close(self) -> None:
-        """End the thread once all waiting writes are committed."""
+        """End the thread once all waiting writes are committed, or the ledger is found to be away."""
         self._is_closing = True
+        self.give_up_after(0.0)
         self._woken.set()
         self._thread.join()
 
     def _work(self) -> None:
         while group := self._gather():
             begun, cpu_begun = time.monotonic(), time.thread_time()
+            self._mark = None
             try:
-                self._commit(sorted(group, key=attrgetter("turn")))
+                self._commit_once_back(group)
             except Exception as error:  # noqa: BLE001 - raised at the callers: a dead thread would leave them waiting
                 _fail(group, error)
             self.write_seconds.observe(time.monotonic() - begun)
             _answer(group)
             spacing = (time.thread_time() - cpu_begun) / CORE_SHARE
             self._spacing = min(max(spacing, COMMIT_SPACING_SECONDS), MAX_COMMIT_SPACING_SECONDS)
+
+    def _commit_once_back(self, group: list[_Write]) -> None:
+        """Commit a group; while the ledger is away, wait, and add what comes meanwhile.
+
+        Raises:
+            LedgerAwayError: It was away for too long.
+        """
+        wait = FIRST_AWAY_WAIT_SECONDS
+        while True:
+            try:
+                if not self._is_committed(group):
+                    self._commit(sorted(group, key=attrgetter("turn")))
+            except LedgerAwayError as error:
+                self._wait_for_ledger(error, wait)
+                wait = min(2 * wait, LONGEST_AWAY_WAIT_SECONDS)
+                # an outcome that has come meanwhile goes before the admission of its attempt
+                if self._mark is None:
+                    group += self._take()
+                continue
+            self._end_away()
+            return
+
+    def _is_committed(self, group: list[_Write]) -> bool:
+        """Return True where a COMMIT that was not answered has put the group into the ledger, results and all."""
+        if self._mark is None or self._worker_id is None:
+            return False
+        with self._writing(()) as connection:
+            found = read_commit(connection, self._worker_id, self._mark)
+        self._mark = None
+        log.info("ledger.commit_checked", committed=found.is_done)
+        if found.is_done and found.is_worker_ended:
+            # what it began and admitted has been taken from it meanwhile
+            _fail([write for write in group if not write.is_outcome], WorkerEndedError())
+        return found.is_done
+
+    def _wait_for_ledger(self, error: LedgerAwayError, seconds: float) -> None:
+        """Wait before the next try.
+
+        Raises:
+            LedgerAwayError: The ledger has been away for too long.
+        """
+        now = time.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+            log.warning("ledger.away", reason=error.reason, seconds=self._away_seconds)
+        if self._full is not None or now >= min(self._away_since + self._away_seconds, self._away_until):
+            self._full = error
+            raise LedgerAwayError(f"{error} (it was away for {now - self._away_since:.0f} s)", error.reason)
+        time.sleep(seconds)
+
+    def _end_away(self) -> None:
+        if self._away_since is not None:
+            log.warning("ledger.back", seconds=round(time.monotonic() - self._away_since, 3))
+            self._away_since = None
 
     def _gather(self) -> list[_Write]:
         """Wait for a write, then take all that wait; return none where the thread is closing."""
@@ -153,6 +246,10 @@ class LedgerThread:
         if rest > 0.0:
             time.sleep(rest)
         self._begun_at = time.monotonic()
+        return self._take()
+
+    def _take(self) -> list[_Write]:
+        """Take the writes that wait, as many as go into one transaction."""
         return [self._waiting.popleft() for _ in range(min(len(self._waiting), GROUP))]
 
     def _commit(self, group: list[_Write]) -> None:
@@ -165,6 +262,8 @@ class LedgerThread:
         error = self._try_to_commit(group)
         if error is None:
             return
+        if isinstance(error, LedgerAwayError):
+            raise error
         if not isinstance(error, LedgerUnavailableError):
             _fail(group, error)
             return
@@ -196,15 +295,26 @@ class LedgerThread:
                 with self._writing(group) as connection:
                     for write in group:
                         _apply(connection, write)
+                    self._leave_mark(connection)
+            self._mark = None
+        except LedgerAwayError as error:
+            return error
         except Exception as error:  # noqa: BLE001 - raised at the callers: a dead thread would leave them waiting
+            self._mark = None
             return error
         return None
+
+    def _leave_mark(self, connection: Connection) -> None:
+        """Leave the mark of a transaction on a server as its last statement."""
+        if self._worker_id is not None:
+            self._mark = leave_mark(connection, self._worker_id)
 
     def _commit_together(self, group: list[_Write]) -> bool:
         """Commit a group as one; return False, with nothing written, where one write has a fault of its own."""
         try:
             with self._writing(group) as connection:
                 _apply_together(connection, group)
+                self._leave_mark(connection)
         except _WriteFaultError:
             return False
         return True

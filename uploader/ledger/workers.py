@@ -32,6 +32,21 @@ _BEGIN = insert(workers).returning(workers.c.id)
 # renew the lease of a worker
 _RENEW = update(workers).where(workers.c.id == bindparam("worker"), _IS_OPEN).values(lease_until=bindparam("until"))
 
+# renew the lease of a worker as the transaction's last statement: the value, unlike any before, is the mark of it
+_LEAVE_MARK = (
+    update(workers)
+    .where(workers.c.id == bindparam("worker"))
+    .values(
+        lease_until=func.greatest(
+            text(f"extract(epoch FROM clock_timestamp())::float8 + {LEASE_SECONDS}"), workers.c.lease_until + 1e-5
+        )
+    )
+    .returning(workers.c.lease_until)
+)
+
+# a worker's lease, read once the transaction that may have renewed it is over
+_READ_LEASE = select(*workers.c["lease_until", "ended_at"]).where(workers.c.id == bindparam("worker")).with_for_update()
+
 # the workers that have not ended, of all accounts
 _OPEN = select(*workers.c["id", "account_id", "process", "lease_until"]).where(_IS_OPEN)
 
@@ -101,6 +116,15 @@ class WorkerFacts(NamedTuple):
     # the attempts that it carries, and the jobs that it follows
     sending: int
     jobs: int
+
+
+class Commit(NamedTuple):
+    """The fate of a transaction whose COMMIT was not answered."""
+
+    # it is in the ledger as a whole; else nothing of it is
+    is_done: bool
+    # another worker has ended the one that wrote it
+    is_worker_ended: bool
 
 
 class Beat(NamedTuple):
@@ -292,6 +316,24 @@ def beat(
     others = len(found) - len(over)
     is_over = bool(others) and batch_id is not None and is_batch_over(connection, account_id, batch_id, no_wait=no_wait)
     return Beat(others, len(over), take_jobs(connection, account_id, worker_id), pending, doubtful, is_over)
+
+
+def leave_mark(connection: Connection, worker_id: int) -> float:
+    """Leave a mark of a transaction on a PostgreSQL server, as its last statement; return it for ``read_commit``.
+
+    Whoever has ended the worker is not contradicted: its lease is of no meaning then.
+    """
+    mark: float = connection.execute(_LEAVE_MARK, {"worker": worker_id}).scalar_one()
+    return mark
+
+
+def read_commit(connection: Connection, worker_id: int, mark: float) -> Commit:
+    """Tell, after a COMMIT whose answer was lost, from a new connection, whether its transaction is in the ledger.
+
+    The mark's row stays locked until the server has ended that transaction, which is waited for.
+    """
+    lease_until, ended_at = connection.execute(_READ_LEASE, {"worker": worker_id}).one()
+    return Commit(lease_until == mark, ended_at is not None)
 
 
 def has_moving_slots(connection: Connection, account_id: int) -> bool:

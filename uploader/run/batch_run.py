@@ -11,7 +11,7 @@ from math import inf
 from pathlib import Path
 
 from uploader import logs, results
-from uploader.errors import ExitCode, LedgerUnavailableError, ResultsUnavailableError, UploaderError
+from uploader.errors import ExitCode, LedgerAwayError, LedgerUnavailableError, ResultsUnavailableError, UploaderError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import close_repeat
@@ -36,7 +36,6 @@ from uploader.run.loading import Prepared
 from uploader.run.reporting import RunReporter
 from uploader.run.shared import Shared
 from uploader.run.stopping import Stop
-from uploader.run.threads import in_thread
 from uploader.settings import Settings
 from uploader.status.formatting import held_back_json, run_command
 from uploader.status.progress import Progress
@@ -91,7 +90,7 @@ class BatchRun(EngineRun):
         """Run an engine for each account, write the final results, and return the closing summary."""
         # until its workers have ended in the ledger: what they leave is for the other runs
         with ExitStack() as presence:
-            thread = LedgerThread(self._ledger, {account.account_id for account in self._accounts})
+            thread = self._writer()
             failure: UploaderError | None = None
             try:
                 async with self._opened(thread) as engines:
@@ -100,8 +99,8 @@ class BatchRun(EngineRun):
                     await self._save_held_back(engines, thread)
             finally:
                 thread.close()
-            failure = await in_thread(self._write_final_results) or failure or self._ledger.moved()
-            summary = await in_thread(self._sum_up, engines, failure)
+            failure = await self._once_back(failure, self._write_final_results) or failure or self._ledger.moved()
+            summary = await self._once_back(failure, self._sum_up, engines, failure)
         await self._reporter.end(summary, self._figures(summary.standing, engines, thread))
         return summary
 
@@ -143,6 +142,8 @@ class BatchRun(EngineRun):
             begun = time.monotonic()
             try:
                 self._write_results()
+            except LedgerAwayError:
+                pass  # which is logged once; the next snapshot may find it back
             except UploaderError as error:
                 # the path stays out of the log
                 log.warning("results.unwritten", reason=getattr(error.__cause__, "strerror", None))
@@ -161,6 +162,8 @@ class BatchRun(EngineRun):
             self._is_final = True
             try:
                 self._write_results()
+            except LedgerAwayError:
+                raise
             except UploaderError as error:
                 return error
         return None

@@ -10,13 +10,13 @@ from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanag
 from datetime import datetime
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from uploader import logs
 from uploader.audio import SourceOpener
 from uploader.client import Client, Expect, TimeLimits
 from uploader.engine import Engine
-from uploader.errors import UploaderError
+from uploader.errors import LedgerAwayError, LedgerUnavailableError, UploaderError
 from uploader.ledger import Ledger
 from uploader.ledger.callbacks import webhook_key
 from uploader.ledger.reading import Trouble
@@ -31,6 +31,7 @@ from uploader.run.reporting import RunReporter
 from uploader.run.shared import Shared
 from uploader.run.stopping import Stop
 from uploader.run.target import Account
+from uploader.run.threads import in_thread
 from uploader.settings import Settings, unless_auto
 from uploader.status.metrics import RunFigures
 from uploader.status.progress import Progress, ProgressTracker
@@ -44,6 +45,24 @@ log = logs.get_logger()
 
 # the length of a random ``webhookUrl`` token, in bytes
 TOKEN_BYTES = 32
+
+
+# seconds between two looks for a ledger that is away at the end of a run
+AWAY_LOOK_SECONDS = 0.5
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _name_unwritten(failure: UploaderError, unwritten: int) -> UploaderError:
+    """Add to the error of a ledger the remedy for outcomes that it did not take."""
+    if not unwritten or not isinstance(failure, LedgerUnavailableError):
+        return failure
+    return type(failure)(
+        f"{failure}. {unwritten} outcome{'s' * (unwritten > 1)} could not be written: the log names each as "
+        "outcome.unwritten, with its jobId; the next run finds those whose last chunk had left in doubt: `uploader "
+        "resolve --line LINE --appended JOBID` settles each"
+    )
 
 
 def _format_wait(found: Standstill | None) -> str:
@@ -101,6 +120,34 @@ class EngineRun(ABC):
         self._on_progress = on_progress
         self._shared = shared
         self._begun = time.monotonic()
+
+    def _writer(self) -> LedgerThread:
+        """Start the thread that writes the ledger."""
+        return LedgerThread(
+            self._ledger,
+            {account.account_id for account in self._accounts},
+            worker_id=self._accounts[0].worker_id if self._accounts else None,
+            away_seconds=self._settings.ledger_away_seconds,
+        )
+
+    async def _once_back(
+        self, failure: UploaderError | None, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a function in a thread that uses the ledger at the end of the run; while that is away, wait for it.
+
+        Raises:
+            LedgerAwayError: It is away for too long, or the run was stopped, or has ended for that.
+        """
+        ends_at = time.monotonic() + self._settings.ledger_away_seconds
+        while True:
+            try:
+                return await in_thread(function, *args, **kwargs)
+            except LedgerAwayError as error:
+                if isinstance(failure, LedgerAwayError):
+                    raise failure from error
+                if self._stop.code is not None or time.monotonic() >= ends_at:
+                    raise
+            await asyncio.sleep(AWAY_LOOK_SECONDS)
 
     @abstractmethod
     def _standing(self) -> Standing:
@@ -231,10 +278,10 @@ class EngineRun(ABC):
 
         try:
             watches = [watch] if self._reporter.is_wanted else []
-            with self._stopping(engines):
+            with self._stopping(engines, thread):
                 await engines.run((*helpers, *watches))
         except UploaderError as error:
-            return error
+            return _name_unwritten(error, engines.unwritten)
         return None
 
     async def _read_figures(self, engines: Engines, thread: LedgerThread) -> RunFigures:
@@ -255,7 +302,7 @@ class EngineRun(ABC):
             write_seconds=thread.write_seconds,
         )
 
-    def _stopping(self, engines: Engines) -> AbstractContextManager[None]:
+    def _stopping(self, engines: Engines, thread: LedgerThread) -> AbstractContextManager[None]:
         """Stop the engine at a request during the block."""
         loop = asyncio.get_running_loop()
 
@@ -263,6 +310,7 @@ class EngineRun(ABC):
             log.warning("run.stopping")
             # the final results take as long as the last snapshot, and may have to wait for a snapshot under way
             engines.stop(reserve_seconds=2 * self._snapshot_seconds)
+            thread.give_up_after(self._settings.grace_seconds)
 
         return self._stop.subscribed(partial(loop.call_soon_threadsafe, stop))
 

@@ -131,6 +131,11 @@ class Engines:
         return sum(engine.throttled for engine in self._engines)
 
     @property
+    def unwritten(self) -> int:
+        """The attempts whose outcome could not be written to the ledger."""
+        return sum(engine.unwritten for engine in self._engines)
+
+    @property
     def attempts(self) -> Mapping[Outcome, int]:
         """The attempts by outcome."""
         return sum((engine.attempts for engine in self._engines), Counter())

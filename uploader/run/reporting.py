@@ -4,10 +4,11 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from uploader import __version__, logs
-from uploader.errors import ExitCode, LedgerBusyError, UploaderError
+from uploader.errors import ExitCode, LedgerAwayError, LedgerBusyError, UploaderError
 from uploader.ledger.reading import Trouble
 from uploader.model import TROUBLED
 from uploader.settings import Settings
@@ -73,9 +74,10 @@ class RunReporter:
         """
         while True:
             begun = time.monotonic()
-            found = await figures()
-            await self._write(found)
-            await self._notify_need(found, troubles)
+            with suppress(LedgerAwayError):  # the next look may find it back
+                found = await figures()
+                await self._write(found)
+                await self._notify_need(found, troubles)
             await asyncio.sleep(max(WATCH_SECONDS, (time.monotonic() - begun) / SHARE_OF_TIME))
 
     def metrics(

@@ -15,7 +15,6 @@ from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import account, save_rules
 from uploader.ledger.reading import Trouble, find_account, troubles
 from uploader.ledger.standing import NOTHING, Standing, has_unfinished, keep_counts, standings, unfinished
-from uploader.ledger.thread import LedgerThread
 from uploader.ledger.workers import begin_worker, end_worker, take_over
 from uploader.policy.limits import add_limits
 from uploader.run.batch import check_addresses
@@ -157,7 +156,7 @@ class WorkerRun(EngineRun):
 
     async def run(self) -> WorkSummary:
         """Run an engine for each account until a stop, and return the closing summary."""
-        thread = LedgerThread(self._ledger, {account.account_id for account in self._accounts})
+        thread = self._writer()
         try:
             async with self._opened(thread) as engines:
                 tracker = self._tracker(engines, lambda: None)
@@ -166,7 +165,7 @@ class WorkerRun(EngineRun):
         finally:
             thread.close()
         failure = failure or self._ledger.moved()
-        summary = await in_thread(self._sum_up, engines, failure)
+        summary = await self._once_back(failure, self._sum_up, engines, failure)
         await self._reporter.end_worker(summary.exit_code, self._figures(summary.left, engines, thread))
         return summary
 

@@ -341,6 +341,13 @@ class Settings:
         commands="run work serve insights",
         meaning="end the run after this time without a good answer",
     )
+    ledger_away_seconds: float = setting(
+        seconds,
+        300.0,
+        metavar="S",
+        commands="run work serve",
+        meaning="end the run after this time in which the ledger's PostgreSQL server is away",
+    )
     doubt_seconds: float = setting(
         seconds,
         900.0,

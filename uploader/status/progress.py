@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 from uploader import logs
+from uploader.errors import LedgerAwayError
 from uploader.ledger.standing import NOTHING, Standing
 from uploader.model import LimitFacts, State
 from uploader.policy.held_back import HeldBack
@@ -121,10 +122,11 @@ class ProgressTracker:
 
     async def show_progress(self) -> None:
         """Count the items and show or log the progress, until cancelled."""
+        standing = NOTHING
         # the first reading builds the statements of all others
-        await asyncio.to_thread(self._read)
+        await _read_measured(self._read, standing)
         while True:
-            standing, cost = await asyncio.to_thread(measured, self._read)
+            standing, cost = await _read_measured(self._read, standing)
             self._items = standing.items
             self._counted.set()
             self._show(standing)
@@ -136,7 +138,7 @@ class ProgressTracker:
             await asyncio.sleep(self._seconds)  # a short run has no use for it
         while self._progress is not None or self._lines:
             begun = time.monotonic()
-            seconds, cost = await asyncio.to_thread(measured, self._seconds_left)
+            seconds, cost = await _read_measured(self._seconds_left, None)
             self._ends_at = None if seconds is None else begun + seconds
             await asyncio.sleep(max(self._seconds, cost / SHARE_OF_TIME))
 
@@ -178,6 +180,14 @@ def measured(read: Callable[[], T]) -> tuple[T, float]:
     begun, used = time.monotonic(), time.thread_time()
     value = read()
     return value, max(time.thread_time() - used, SHARE_OF_WAIT * (time.monotonic() - begun))
+
+
+async def _read_measured(read: Callable[[], T], former: T) -> tuple[T, float]:
+    """Return a value of the ledger and its cost, as ``measured``; the former value while the ledger is away."""
+    try:
+        return await asyncio.to_thread(measured, read)
+    except LedgerAwayError:
+        return former, 0.0
 
 
 def _log_progress(progress: Progress) -> None:

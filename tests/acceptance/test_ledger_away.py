@@ -1,0 +1,98 @@
+"""The ledger's server, or the way to it, fails in the middle of a night: the promises hold, by the journal."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.acceptance.batches import Row, make_rows, read_results, write_manifest
+from tests.acceptance.judging import (
+    check_appended,
+    check_interrupted,
+    check_job_ids,
+    check_limit,
+    check_one_at_a_time,
+)
+from tests.acceptance.place import Ending, Place, Running, Server, until
+from tests.postgres import Database, restartable_server
+from tests.proxy import Loss, Network, proxied
+
+LIMIT = 4
+ROWS, LANES = 40, 12
+
+
+def begin(place: Place) -> tuple[Sequence[Row], Server, Path]:
+    """Make a batch, and a service whose jobs take a moment."""
+    rows = make_rows(place, ROWS, LANES)
+    manifest = write_manifest(place, "m.csv", rows)
+    server = place.serve("--limit", str(LIMIT), "--job-seconds", "0.15")
+    place.use(server)
+    return rows, server, manifest
+
+
+def run(place: Place, manifest: Path, ledger: str, number: int, *words: str) -> Running:
+    """Start one of the workers, each with results of its own."""
+    results = ("--results", str(place.path(f"results-{number}.csv")), "--limit", str(LIMIT), "--log-format", "json")
+    return place.start("run", manifest, *results, *words, environment={"UPLOADER_LEDGER": ledger})
+
+
+def check_night(place: Place, server: Server, rows: Sequence[Row], endings: Sequence[Ending]) -> None:
+    """Both workers ended well, and every row was appended once, in order, within the limit."""
+    assert [ending.code for ending in endings] == [0] * len(endings), [ending.err for ending in endings]
+    check_appended(server.journal, rows)
+    check_one_at_a_time(server.journal)
+    check_limit(server.journal, LIMIT)
+    for number in range(len(endings)):
+        check_job_ids(server.journal, read_results(place.path(f"results-{number}.csv")))
+
+
+def test_a_server_that_is_restarted_holds_the_night_up_for_a_moment(place: Place) -> None:
+    """Two workers, and a restart as after a crash: both go on, and nothing is twice, missing or out of order."""
+    with restartable_server() as (address, restart):
+        database = Database(address)
+        rows, server, manifest = begin(place)
+        running = [run(place, manifest, database.url, number) for number in range(2)]
+        until(lambda: len(server.journal.appended()) >= ROWS // 4, "a part is appended")
+        restart()
+        endings = [worker.wait() for worker in running]
+        database.drop()
+    check_night(place, server, rows, endings)
+    assert all(ending.events("ledger.away") for ending in endings)
+
+
+def test_a_worker_that_is_cut_off_from_the_ledger_alone_goes_on_once_it_is_back(
+    place: Place, postgres_url: str
+) -> None:
+    """Its uploads end and their outcomes wait; the other worker does not wait for it; COMMITs lose their answers."""
+    rows, server, manifest = begin(place)
+    with proxied(postgres_url) as (proxy, url):
+        running = [run(place, manifest, ledger, number) for number, ledger in enumerate((url, postgres_url))]
+        until(lambda: len(server.journal.appended()) >= ROWS // 4, "a part is appended")
+        proxy.lose_commits(*[None, Loss.AFTER, None, None, Loss.BEFORE, None] * 3)
+        before = len(server.journal.appended())
+        until(lambda: len(server.journal.appended()) >= before + ROWS // 5, "more is appended")
+        proxy.behave(Network.CUT)
+        until(lambda: "ledger.away" in running[0].err.read_text("utf-8"), "the worker is told")
+        proxy.behave(Network.GOOD)
+        endings = [worker.wait() for worker in running]
+    check_night(place, server, rows, endings)
+    assert endings[0].events("ledger.back")
+    assert proxy.lost
+
+
+def test_a_ledger_that_stays_away_ends_the_run_with_all_outcomes_named(place: Place, postgres_url: str) -> None:
+    """Exit 5 after ledger_away_seconds: each jobId is in the log or the ledger; then nothing is appended twice."""
+    rows, server, manifest = begin(place)
+    with proxied(postgres_url) as (proxy, url):
+        running = run(place, manifest, url, 0, "--ledger-away-seconds", "1")
+        until(lambda: len(server.journal.appended()) >= ROWS // 4, "a part is appended")
+        proxy.behave(Network.CUT)
+        ended = running.wait()
+    assert ended.code == 5, ended.err
+    unwritten = ended.events("outcome.unwritten")
+    assert "ledger_away_seconds" in ended.err or "it was away for" in ended.err
+    again = run(place, manifest, postgres_url, 0, "--doubt-seconds", "1").wait()
+    results = read_results(place.path("results-0.csv"))
+    check_interrupted(server.journal, rows, results)
+    check_limit(server.journal, LIMIT)
+    known = {line["jobId"] for line in results} | {event["jobId"] for event in unwritten}
+    assert {put.job_id for put in server.journal.appended()} - known == set()
+    assert again.code in (0, 4), again.err

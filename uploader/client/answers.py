@@ -1,7 +1,7 @@
 """The bodies of answers: JSON with storable text, or a few words of anything else."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -31,18 +31,18 @@ class Body(NamedTuple):
         return self.value if isinstance(self.value, dict) else None
 
 
-async def read_body(response: aiohttp.ClientResponse, max_bytes: int, sanitizer: Sanitizer, secret: str = "") -> Body:
+async def read_body(content: aiohttp.StreamReader, max_bytes: int, sanitizer: Sanitizer, secret: str = "") -> Body:
     """Read the body of an answer.
 
     Args:
-        response: The answer, its head read.
+        content: The body of an answer whose head is read.
         max_bytes: The longest body that the service may send.
         sanitizer: Masks secrets, and makes text storable.
         secret: One more secret to mask.
     """
     raw, failure = bytearray(), ""
     try:
-        async for chunk in _chunks(response.content):
+        async for chunk in _chunks(content):
             raw += chunk
             if len(raw) > max_bytes:
                 return Body(failure="the answer is too long to be one of the service's")
@@ -78,8 +78,6 @@ def first_words(text: str, sanitizer: Sanitizer, secret: str = "") -> str:
     return f"a page, '{shown}'" if title else f"it begins with '{shown}'"
 
 
-def retry_after_of(response: aiohttp.ClientResponse) -> str | None:
+def join_retry_after(values: Sequence[str]) -> str | None:
     """Join all Retry-After headers of an answer: a gateway may add one of its own."""
-    if "Retry-After" not in response.headers:
-        return None
-    return storable(", ".join(response.headers.getall("Retry-After"))) or None
+    return storable(", ".join(values)) or None if values else None

@@ -37,7 +37,7 @@ EVENTS = {
     "ledger.lost": "the ledger is gone and could not be kept",
     "ledger.made": "a new ledger: nothing is known of earlier nights",
     "ledger.server_unsafe": "the PostgreSQL server does not promise what the ledger needs; the remedy is named",
-    "ledger.migrated": "the ledger was brought to this version's schema; a copy of it was made before",
+    "ledger.migrated": "the ledger was brought to this version's schema; a copy of its file was made before",
     "leftovers.carried": "pending items of other batches stand before this batch's own: they are sent, too",
     "manifest.unknown_lengths": "files of unknown length are not in the billed minutes that are allowed",
     "manifest.warned": "`count` rows, the first on this line, have a warning; `uploader plan` tells all",

@@ -177,3 +177,29 @@ def test_the_doctor_looks_at_each_account(place: Place) -> None:
     assert wrong.code == 3
     assert "fault    token    account small: " in wrong.out
     assert "not-the-secret" not in wrong.out + wrong.err
+
+
+def test_results_of_a_named_account_are_adopted_for_it(place: Place) -> None:
+    """The ledger is lost: each account's rows are taken back for it, and by both journals nothing comes twice.
+
+    Adopted for the account above all tables they would be appended again: the same conversationIds are in both.
+    """
+    rows = write_rows(place)
+    servers = serve_accounts(place)
+    words = ("--config", "nightly.toml")
+    assert place.run("run", "m.csv", *words).code == 0
+    for path in place.ledger.parent.iterdir():
+        path.unlink()
+    header, *lines = place.path("m.results.csv").read_text().splitlines()
+    for name in LIMITS:
+        of_account = [line for line in lines if f"audio/{name}-" in line]
+        place.write(f"{name}.results.csv", "\n".join([header, *of_account]) + "\n")
+        adopted = place.run("ledger", "adopt", f"{name}.results.csv", "--account", name, *words)
+        assert adopted.code == 0, adopted.err
+        assert f"{FILES} adopted, 0 known already, 0 not appended, for {name} of" in adopted.out
+    assert place.run("run", "m.csv", *words).code == 0
+    for name, server in servers.items():
+        check_appended(server.journal, rows[name])
+    unknown = place.run("ledger", "adopt", "small.results.csv", "--account", "smal", *words)
+    assert unknown.code == 2
+    assert "the accounts are: small, large" in unknown.err

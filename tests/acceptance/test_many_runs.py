@@ -1,6 +1,7 @@
 """Several runs on one ledger at once, of one manifest or of several: the promises hold for all of them together."""
 
 import json
+import os
 import signal
 
 from tests.acceptance.batches import make_rows, read_results, write_manifest
@@ -31,6 +32,25 @@ def test_one_manifest_in_three_places_is_appended_once_and_each_writes_its_resul
     check_one_at_a_time(server.journal)
     for name in results:
         check_job_ids(server.journal, read_results(place_of.path(name)))
+
+
+def test_who_needs_the_ledger_alone_notices_a_run_that_still_reads_its_manifest(place_of: Place) -> None:
+    """Its rows are matched to the items as it finds them: adopt beside it ends with 6, and works once it is over."""
+    rows = make_rows(place_of, 4, 2)
+    manifest = write_manifest(place_of, "m.csv", rows)
+    server = place_of.serve()
+    place_of.use(server)
+    assert place_of.run("run", "m.csv", "--first", "2").code == 6
+    os.mkfifo(place_of.path("fed.csv"))
+    running = place_of.start("run", "fed.csv", "--batch", "m.csv", "--results", "m.results.csv")
+    with place_of.path("fed.csv").open("wb") as feeding:  # opened once the run reads it
+        busy = place_of.run("ledger", "adopt", "m.results.csv")
+        assert (busy.code, "a run is at work on it" in busy.err) == (6, True)
+        assert place_of.run("status", "--json").summary["running"] is True
+        feeding.write(manifest.read_bytes())
+    assert running.wait().code == 0, running.err.read_text()
+    assert place_of.run("ledger", "adopt", "m.results.csv").code == 0
+    check_appended(server.journal, rows)
 
 
 def test_several_batches_at_once_share_the_account(place_of: Place) -> None:

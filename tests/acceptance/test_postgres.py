@@ -56,7 +56,11 @@ def test_a_night_is_appended_once_in_order_and_its_password_is_not_shown(
     for command in (f"run {again}", f"plan {again}", "status", "results --batch m.csv", "resolve", "doctor"):
         endings.append(place.run(*command.split()))
         assert endings[-1].code == 0, endings[-1].err
-    assert place.run("ledger", "check").code == 0
+    checked, copied = place.run("ledger", "check"), place.run("ledger", "backup", "copy.dump")
+    endings += [checked, copied, place.run("ledger", "check", "--json"), place.run("ledger", "upgrade")]
+    assert [ending.code for ending in endings[-4:]] == [0, 2, 0, 0]
+    assert "pg_amcheck" in checked.out, "nothing of the server's files was read, and nobody is told so"
+    assert "pg_dump --format=custom --file=" in copied.err
     check_appended(server.journal, rows)
     check_secret(place, *endings)
 

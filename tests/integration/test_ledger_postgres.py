@@ -19,8 +19,8 @@ from sqlalchemy import Connection, event, text, update
 from tests.acceptance.nights import LEDGERS
 from tests.integration.test_ledger import BASE_URL, IDENTITY, opened
 from tests.postgres import Database
-from uploader.errors import LedgerUnavailableError, UsageError, WorkerEndedError
-from uploader.ledger import Ledger, schema
+from uploader.errors import LedgerBusyError, LedgerUnavailableError, UsageError, WorkerEndedError
+from uploader.ledger import Ledger, postgres, schema
 from uploader.ledger.callbacks import accounts_of, apply_callback
 from uploader.ledger.claiming import Ahead, claim
 from uploader.ledger.database import Accounts
@@ -50,6 +50,30 @@ def test_one_of_several_runs_makes_the_tables_and_the_others_wait(new_database: 
         assert list(pool.map(begin, range(4))) == ["run"] * 4
     with Ledger.open_for_reading(new_database.url) as ledger:
         assert ledger.examine().mark == (4, False)
+
+
+def test_a_run_that_has_no_worker_yet_keeps_off_who_needs_the_ledger_alone(
+    postgres_url: str, new_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From its opening to its workers' begin a run counts as one: adopt is busy, and a move fills no database of it."""
+    with Ledger.open_for_run(postgres_url) as run, Ledger.open_for_reading(postgres_url) as reader:
+        assert reader.held_by_run
+        with pytest.raises(LedgerBusyError, match="a run is at work on it"):
+            Ledger.open_for_run(postgres_url, alone=True)
+        run.workers_have_begun()
+        assert not reader.held_by_run
+        with Ledger.open_for_run(postgres_url, alone=True):
+            monkeypatch.setattr(postgres, "_WAIT_FOR_LOCK", text("SELECT set_config('lock_timeout', '20ms', true)"))
+            with pytest.raises(LedgerBusyError, match="has it for itself"):
+                Ledger.open_for_run(postgres_url)
+        Ledger.open_for_run(postgres_url).close()
+    with (
+        Ledger.open_for_run(new_database.url),
+        closing(postgres.PostgresLedger(new_database.url)) as target,
+        pytest.raises(LedgerBusyError),
+        target.filling(),
+    ):
+        pass
 
 
 def test_a_ledger_is_new_until_it_holds_a_batch(new_database: Database, tmp_path: Path) -> None:

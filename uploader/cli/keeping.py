@@ -21,7 +21,7 @@ from uploader.ledger.sqlite_ledger import ledger_path
 from uploader.model import AudioFacts, FileSignature, Row
 from uploader.sandbox import JOB_ID_PREFIX
 from uploader.secrets import has_password, without_login
-from uploader.settings import POSTGRESQL, Settings, is_loopback
+from uploader.settings import DEFAULT_ACCOUNT, POSTGRESQL, Settings, is_loopback
 from uploader.status.formatting import format_bytes, format_count, format_rows
 from uploader.urls import is_remote
 
@@ -92,6 +92,8 @@ class _ResultsToAdopt:
 
     path: Path
     folder: Path
+    # the name of the account of all rows; None: the one above all tables
+    account: str | None
     rows: int = 0
     # rows of which nothing was appended
     left: int = 0
@@ -115,6 +117,7 @@ class _ResultsToAdopt:
                 extras=line.extras,
                 signature=self._signature(path, line.size),
                 facts=AudioFacts(duration_seconds=line.duration_seconds, channels=line.channels),
+                account=self.account,
             )
 
     def _signature(self, path: str, size: int | None) -> FileSignature:
@@ -142,12 +145,19 @@ class _ResultsToAdopt:
         yield from (f"  {line}" for line in adoption.contrary)
 
 
-def adopt_results(settings: Settings, path: Path) -> ExitCode:
-    """Record the appends that a results file lists, so that no run appends them again."""
-    is_service = not is_loopback(urlsplit(settings.base_url).hostname or "")
+def adopt_results(settings: Settings, path: Path, account_name: str | None) -> ExitCode:
+    """Record the appends that a results file lists, so that no run appends them again.
+
+    Args:
+        settings: The settings.
+        path: The results file.
+        account_name: The account of all its rows; None: the one above all tables.
+    """
+    own = _settings_of(settings, account_name or DEFAULT_ACCOUNT)
+    is_service = not is_loopback(urlsplit(own.base_url).hostname or "")
     if is_service and any((line.job_id or "").startswith(JOB_ID_PREFIX) for line in results.read_lines(path)):
-        raise UsageError(f"results {path}: these are a rehearsal's, which appended nothing to {settings.base_url}")
-    taken = _ResultsToAdopt(path, settings.audio_root or path.parent)
+        raise UsageError(f"results {path}: these are a rehearsal's, which appended nothing to {own.base_url}")
+    taken = _ResultsToAdopt(path, settings.audio_root or path.parent, own.account or None)
     now = time.time()
     opened = Ledger.open_for_run(settings.ledger, on_container=settings.new_ledger, doubted=Doubted.MENDED, alone=True)
     with opened as ledger, ledger.writing() as connection:
@@ -161,7 +171,10 @@ def adopt_results(settings: Settings, path: Path) -> ExitCode:
             now=now,
             repeat=False,
         )
-        load_rows(connection, load, taken.to_load(), content_hash=audio.content_hash, probe=audio.probe)
+        accounts = {own.account: account(connection, own.base_url, own.account)} if own.account else {}
+        load_rows(
+            connection, load, taken.to_load(), content_hash=audio.content_hash, probe=audio.probe, accounts=accounts
+        )
         adoption = adopt(
             connection,
             load.batch_id,
@@ -170,8 +183,23 @@ def adopt_results(settings: Settings, path: Path) -> ExitCode:
             now=now,
             doubt_seconds=settings.doubt_seconds,
         )
-    print_lines(taken.format_lines(adoption, settings.base_url))
+    print_lines(taken.format_lines(adoption, f"{own.account} of {own.base_url}" if own.account else own.base_url))
     return ExitCode.NEEDS_PERSON if adoption.contrary else ExitCode.DONE
+
+
+def _settings_of(settings: Settings, name: str) -> Settings:
+    """Return the settings of an account by its name.
+
+    Raises:
+        UsageError: The settings do not have it.
+    """
+    if name != DEFAULT_ACCOUNT and name not in settings.accounts:
+        known = ", ".join(settings.accounts) or "none"
+        raise UsageError(
+            f"--account {name}: the settings do not have it: name the config file (--config) that has its "
+            f"[accounts.{name}]; the accounts are: {known}"
+        )
+    return settings.of_account(name)
 
 
 def _hash_of_size(path: str, size: int | None) -> str | None:
@@ -198,6 +226,8 @@ def _examination_json(address: str, found: Examination, code: ExitCode) -> dict[
         "running": found.busy,
         "lastRunEnded": found.busy or not found.mark.in_use,
         "damage": found.damage or None,
+        # the reason why the database itself was not read
+        "unread": found.unread or None,
         "doubt": found.doubt or None,
     }
 
@@ -217,7 +247,7 @@ def _format_examination(address: str, found: Examination) -> Iterator[str]:
         [
             ("schema", f"version {VERSION}"),
             ("size", f"{format_bytes(found.size)}, {format_count(found.mark.runs, 'run')} so far"),
-            ("database", found.damage or "whole"),
+            ("database", found.damage or found.unread or "whole"),
             ("run", run),
             ("doubt", found.doubt or ""),
             ("remedy", remedy if found.damage else ""),

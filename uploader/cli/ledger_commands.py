@@ -33,6 +33,7 @@ def check(config: Path | None, *, accept: bool, as_json: bool, **flags: Any) -> 
 
     The command reads the whole database. It also reports whether the last run has closed the ledger, and signs of an
     older copy or of a missing -wal file. It works beside a run. Exits 0 where nothing is wrong, 1 where something is.
+    Of a ledger on a PostgreSQL server it checks schema and runs; the server's pg_amcheck reads the database itself.
 
     \b
     Example:
@@ -50,7 +51,8 @@ def backup(file: Path, config: Path | None, **flags: Any) -> None:
     """Copy the ledger to FILE, beside a run or without one.
 
     The copy is one file, complete and synced to the disk, or there is none; an existing FILE is not replaced. (A plain
-    copy of the ledger's file during a run lacks the content of its -wal file.)
+    copy of the ledger's file during a run lacks the content of its -wal file.) A ledger on a PostgreSQL server is
+    copied by the server's own pg_dump: the command says how.
 
     \b
     Example:
@@ -63,14 +65,23 @@ def backup(file: Path, config: Path | None, **flags: Any) -> None:
 
 @ledger.command()
 @click.argument("results_file", type=click.Path(path_type=Path), metavar="RESULTS")
+@click.option(
+    "--account",
+    "account_name",
+    metavar="NAME",
+    help="the account of all rows of RESULTS, as the config file's [accounts.NAME] has it  [default: the one above all "
+    "tables]",
+)
 @settings_options("adopt")
-def adopt(results_file: Path, config: Path | None, **flags: Any) -> None:
+def adopt(results_file: Path, config: Path | None, *, account_name: str | None, **flags: Any) -> None:
     """Take the jobIds of a results file back into the ledger.
 
     Use it for a ledger that was lost or is an older copy. The ledger then knows every item that RESULTS list as
     appended, or possibly appended, so that no run appends it again. Relative audio paths start at --audio-root, or at
-    the folder of RESULTS. The account is the one of --base-url. A second adoption changes nothing. A ledger is made
-    where there is none. Items that were in flight when RESULTS were written are in doubt; pending ones are not adopted.
+    the folder of RESULTS. The account is the one of --base-url, or --account: results do not name accounts, so of a
+    manifest with several give each account's rows as a file of its own. A second adoption changes nothing. A ledger is
+    made where there is none. Items that were in flight when RESULTS were written are in doubt; pending ones are not
+    adopted. Beside a run, also one that still loads its manifest, the command ends with 6.
 
     \b
     Example:
@@ -79,7 +90,7 @@ def adopt(results_file: Path, config: Path | None, **flags: Any) -> None:
     """  # noqa: D301 - click wants the character that this escape stands for
     from uploader.cli.keeping import adopt_results  # noqa: PLC0415 - --help must not import unused modules
 
-    end(lambda settings: adopt_results(settings, results_file), config, flags)
+    end(lambda settings: adopt_results(settings, results_file, account_name), config, flags)
 
 
 @ledger.command()
@@ -138,7 +149,8 @@ def prune(days: int, config: Path | None, *, yes: bool, as_json: bool, **flags: 
 def upgrade(config: Path | None, **flags: Any) -> None:
     """Migrate a ledger of an earlier version.
 
-    The next run would do the same. A copy of the ledger is made first, beside it.
+    The next run would do the same. A copy of the ledger is made first, beside it; of a database on a PostgreSQL server
+    make one yourself, with pg_dump.
 
     \b
     Example:

@@ -54,6 +54,8 @@ class Examination(NamedTuple):
     # when its first and its latest manifest were loaded; None: none was
     first_load_at: float | None
     last_load_at: float | None
+    # why the database itself was not read, and how that is done; empty where it was
+    unread: str = ""
 
 
 class Ledger(ABC):
@@ -219,6 +221,10 @@ class Ledger(ABC):
 
         A process of which nothing is known may live: its worker is ended once its lease is over.
         """
+
+    def workers_have_begun(self) -> None:
+        """Let the leases of this process's workers show from now on that a run is at work."""
+        return
 
     @property
     @abstractmethod

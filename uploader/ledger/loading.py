@@ -345,6 +345,7 @@ def load_rows(
     content_hash: ContentHash,
     probe: AudioProbe,
     separate: bool = False,
+    accounts: Mapping[str, int] = NOTHING,
 ) -> list[InvalidRow]:
     """Load all rows of a manifest in one transaction: stage, resolve and merge them.
 
@@ -355,11 +356,12 @@ def load_rows(
         content_hash: Hashes a file's content.
         probe: Reads duration and channels of a file whose row lacks them.
         separate: Channels are recognised, and billed, separately where a row does not say.
+        accounts: The ids of the accounts that rows name.
 
     Returns:
         The rows that are invalid after all: their file is gone, and they match no item that was begun.
     """
-    stage = Stage(connection, load.account_id)
+    stage = Stage(connection, load.account_id, accounts)
     stage.add(manifest, probe, separate=separate)
     lacking = resolve(connection, stage, load.repeat_id, Hashes(content_hash))
     merge(connection, load)

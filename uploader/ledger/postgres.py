@@ -25,7 +25,7 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.exc import DBAPIError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.pool import QueuePool
 
 from uploader import logs
@@ -64,6 +64,10 @@ WRITER_SILENCE_SECONDS = 25.0
 READER_SILENCE_SECONDS = 60.0
 # the key of the advisory lock of whoever makes or migrates the tables
 SCHEMA_LOCK = 0x75706C64_736368
+
+# the key of the advisory lock of those who have a ledger open for a run: shared until their workers have begun, and
+# exclusive for a command that needs the ledger for itself
+RUN_LOCK = 0x75706C64_72756E73
 
 # the server's words for an address that it was reached at and will never take
 _REFUSED = re.compile(
@@ -104,8 +108,22 @@ _WORKERS = text(
     "SELECT process FROM workers WHERE ended_at IS NULL AND lease_until >= extract(epoch FROM clock_timestamp())"
 )
 
+# somebody has the lock of runs
+_IS_OPENED = text(
+    "SELECT EXISTS (SELECT 1 FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database WHERE granted "
+    "AND locktype = 'advisory' AND datname = current_database() AND classid = :key >> 32 AND objid = :key & 4294967295)"
+).bindparams(key=RUN_LOCK)
+
+# so long a run waits for a command that has the ledger for itself; nothing ends a transaction that only has a lock
+_WAIT_FOR_LOCK = text(
+    "SELECT set_config('lock_timeout', '5s', true), set_config('idle_in_transaction_session_timeout', '0', true)"
+)
+
 # the server's clock, in seconds since the epoch
 _CLOCK = text("SELECT extract(epoch FROM clock_timestamp())::float8")
+
+
+_UNREAD = "reached, and of this schema; its files are the server's to check: pg_amcheck, and data_checksums on"
 
 
 class PostgresLedger(Ledger):
@@ -124,6 +142,8 @@ class PostgresLedger(Ledger):
         self._is_run = False
         # the server has taken this address: a refusal is one of the moment
         self._was_taken = False
+        # has the lock of runs, in a transaction, until the workers of this process have begun
+        self._opening: Connection | None = None
         self._readers: list[PostgresLedger] = []
 
     @classmethod
@@ -234,9 +254,11 @@ class PostgresLedger(Ledger):
 
         Raises:
             UsageError: There is a ledger in the database already that holds a batch.
+            LedgerBusyError: A run is about to begin there.
         """
         with self.translated_errors(), self._engine.begin() as connection:
             connection.execute(select(func.pg_advisory_xact_lock(SCHEMA_LOCK), _IS_DURABLE))
+            self._take_alone(connection)
             version = _marked_version(connection)
             if version is None:
                 self._make(connection)
@@ -268,12 +290,18 @@ class PostgresLedger(Ledger):
 
     @property
     def held_by_run(self) -> bool:
-        """True where a worker's lease is not over, and its process is not known to be dead."""
+        """True where a worker's lease is not over and its process not known to be dead, or a run is about to begin."""
         with self.reading() as connection:
-            return self._has_worker(connection)
+            return self._has_worker(connection) or bool(connection.execute(_IS_OPENED).scalar_one())
 
     def _has_worker(self, connection: Connection) -> bool:
         return any(not self.is_gone(process) for process in connection.execute(_WORKERS).scalars())
+
+    def workers_have_begun(self) -> None:
+        """Release the lock of runs: the leases of this process's workers take its place."""
+        if self._opening is not None:
+            self._opening.close()
+            self._opening = None
 
     def clock(self, connection: Connection) -> Callable[[], float]:
         """Return the server's clock, as it goes on by the host's steady one."""
@@ -289,13 +317,14 @@ class PostgresLedger(Ledger):
         del whole
         busy = self.held_by_run
         with self.reading() as connection:
-            return Examination(read_mark(connection), busy, "", "", self.size(), *read_loads(connection))
+            loads = read_loads(connection)
+            return Examination(read_mark(connection), busy, "", "", self.size(), *loads, unread=_UNREAD)
 
     def copy_to(self, target: Path) -> None:
         """Refuse: a server's databases are copied by its own tools."""
         raise UsageError(
-            f"{target}: a ledger on a PostgreSQL server is copied by the server's own tools: pg_dump --format=custom "
-            f"--file={target} DATABASE"
+            f"{target}: a ledger on a PostgreSQL server is copied by the server's own tools, beside a run or without "
+            f"one: pg_dump --format=custom --file={target} --dbname={self.address}"
         )
 
     def size(self) -> int:
@@ -324,6 +353,7 @@ class PostgresLedger(Ledger):
         """Close the connections; the last of several runs marks the ledger as closed."""
         for reader in self._readers:
             reader.close()
+        self.workers_have_begun()
         if self._is_run:
             with suppress(LedgerUnavailableError), self.writing() as connection:
                 if not self._has_worker(connection):
@@ -360,6 +390,8 @@ class PostgresLedger(Ledger):
             self._check_known(version)
             for target in range(version + 1, schema.VERSION + 1):
                 migrate(connection, target)
+            if version < schema.VERSION:
+                log.warning("ledger.migrated", fromVersion=version, toVersion=schema.VERSION)
             if not has_batch(connection):
                 self._check_making(must_exist=must_exist)
                 return False
@@ -390,15 +422,43 @@ class PostgresLedger(Ledger):
         Raises:
             LedgerBusyError: A run uses the ledger, and this one is to be alone.
         """
+        self._lock_runs(alone=alone)
         with self._engine.begin() as connection:
             connection.execute(_LOCK_ACCOUNTS)
             if alone and self._has_worker(connection):
-                raise LedgerBusyError(
-                    f"ledger {self.address}: a run is at work on it: wait for its end (`uploader status` shows how far "
-                    "it is)"
-                )
+                raise self._busy()
             connection.execute(update(schema.ledger).values(runs=schema.ledger.c.runs + 1, in_use=True))
         self.process, self._is_run = own_process(), True
+
+    def _lock_runs(self, *, alone: bool) -> None:
+        """Take the lock of runs, which a run that loads its manifest has before it has a worker.
+
+        Raises:
+            LedgerBusyError: A run is at work, or about to be; or a command has the ledger for itself.
+        """
+        self._opening = connection = self._engine.connect()
+        connection.execute(_WAIT_FOR_LOCK)
+        if alone:
+            self._take_alone(connection)
+            return
+        try:
+            connection.execute(select(func.pg_advisory_xact_lock_shared(RUN_LOCK)))
+        except OperationalError as error:
+            if isinstance(error.orig, psycopg.errors.LockNotAvailable):
+                raise LedgerBusyError(
+                    f"ledger {self.address}: another command has it for itself (`ledger adopt`, `ledger check "
+                    "--accept`, a migration): wait for its end"
+                ) from error
+            raise
+
+    def _take_alone(self, connection: Connection) -> None:
+        if not connection.execute(select(func.pg_try_advisory_xact_lock(RUN_LOCK))).scalar_one():
+            raise self._busy()
+
+    def _busy(self) -> LedgerBusyError:
+        return LedgerBusyError(
+            f"ledger {self.address}: a run is at work on it: wait for its end (`uploader status` shows how far it is)"
+        )
 
     def _check_promises(self) -> None:
         """Warn of settings of the server under which a crash, or a client that stands still, does harm."""

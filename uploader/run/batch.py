@@ -149,6 +149,7 @@ async def _run(
                     prepared = await in_thread(prepare, settings, manifest, ledger, targets, stop.check)
                 except UsageError as error:
                     raise BatchRefusedError(str(error)) from error
+                await in_thread(ledger.workers_have_begun)
             if ledger.is_new and not settings.sandbox:
                 log.warning("ledger.made")
             log_leftovers(prepared.sending)

@@ -299,9 +299,10 @@ class PostgresLedger(Ledger):
 
     def workers_have_begun(self) -> None:
         """Release the lock of runs: the leases of this process's workers take its place."""
-        if self._opening is not None:
-            self._opening.close()
-            self._opening = None
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            with suppress(DBAPIError):  # a connection that the server has ended has no lock any more
+                opening.close()
 
     def clock(self, connection: Connection) -> Callable[[], float]:
         """Return the server's clock, as it goes on by the host's steady one."""

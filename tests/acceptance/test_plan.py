@@ -1,13 +1,14 @@
 """The plan: what is to be expected of a batch, before and while it is appended, without a network."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.acceptance.batches import write_table
-from tests.acceptance.place import Place, Server
+from tests.acceptance.place import Place, Server, until
 from tests.acceptance.test_part_of_a_batch import speech
 
 # nobody listens there: a plan that asked anybody would fail
@@ -193,3 +194,34 @@ def test_plan_and_run_agree_about_leftovers(place: Place, server: Server) -> Non
     assert (event["items"], event["billedMinutes"], event["batches"]) == (1, 1.0, {"monday.csv": 1})
     sent = server.journal.puts()[puts:]
     assert [put.conversation_id for put in sent] == ["a", "a"]
+
+
+def test_what_another_run_sends_is_not_counted(place: Place) -> None:
+    """Items of a batch whose own run is on are that run's: plan and `--max-billed-minutes` of another leave them out.
+
+    Once that run was stopped they are leftovers, which the next run carries.
+    """
+    for number, seconds in enumerate((60, 61, 62, 63, 66, 72)):
+        speech(place.path(f"{number}.wav"), seconds)
+    cells = [{"conversationId": "a", "audioPath": f"{number}.wav"} for number in range(6)]
+    write_table(place, "monday.csv", cells[:4])
+    write_table(place, "m.csv", cells[4:])
+    server = place.serve("--job-seconds", "30")
+    place.use(server)
+    running = place.start("run", "monday.csv", "--limit", "2")
+    until(lambda: len(server.journal.appended()) == 1, "the first one of the conversation is a job")
+    for words, minutes in (((), 2.3), (("--first", "1"), 1.1)):
+        found = planned(place, *words)
+        assert (found["toAppend"]["billedMinutes"], found["leftovers"]) == (minutes, [])
+        over = ("m.csv", *words, "--max-billed-minutes")
+        assert place.run("plan", *over, str(minutes)).code == 0
+        refused = place.run("run", *over, str(minutes - 0.1))
+        assert (refused.code, "leftovers" in refused.err) == (2, False)
+    beside = place.start("run", "m.csv", "--max-billed-minutes", "2.3", "--json")
+    until(lambda: '"run.begun"' in beside.err.read_text(), "the run has begun")
+    until(lambda: len(place.run("status", "--json").summary["workers"]) == 2, "it was not refused")
+    for run in (beside, running):
+        run.process.send_signal(signal.SIGTERM)
+        run.wait()
+    assert [leftover["batch"] for leftover in planned(place)["leftovers"]] == ["monday.csv"]
+    assert place.run("run", "m.csv", "--max-billed-minutes", "2.3").code == 2

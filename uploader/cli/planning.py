@@ -13,7 +13,7 @@ from uploader.cli.plan_report import AccountsReport, PlanReport, Work, forecast_
 from uploader.cli.printing import print_error, print_lines
 from uploader.errors import ExitCode
 from uploader.ledger import Connection, Ledger
-from uploader.ledger.dry_run import copy_tables, load_copies, make_copies
+from uploader.ledger.dry_run import copy_tables, copy_workers, load_copies, make_copies
 from uploader.ledger.lanes import activate_batch, deactivate_account
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import current_repeat_id, resolve, save_rules, was_begun
@@ -22,6 +22,7 @@ from uploader.ledger.reading import find_account, jobs_seen, live_jobs, unfinish
 from uploader.ledger.sending import firsts, lanes_to_send, to_send
 from uploader.ledger.sqlite import without_ledger
 from uploader.ledger.staging import Stage, read_hints
+from uploader.ledger.workers import worker_facts
 from uploader.manifest import HeaderError
 from uploader.model import OVER, LimitFacts, LiveJob, State
 from uploader.policy.forecast import pace_of
@@ -82,6 +83,18 @@ class LedgerView:
         """Shadow the ledger's tables with temporary copies for a dry run of this batch."""
         if self._ledger is not None:
             copy_tables(connection, name, is_run_on=self._ledger.held_by_run)
+
+    def show_workers(self, connection: Connection, batch_id: int) -> None:
+        """Copy the workers that are at work now into the dry run of this batch."""
+        if self._ledger is not None:
+            with self._ledger.reading() as reading:
+                now, found = self._ledger.read_clock(reading), worker_facts(reading)
+            alive = [
+                worker.worker_id
+                for worker in found
+                if worker.lease_until >= now and not self._ledger.is_gone(worker.process)
+            ]
+            copy_workers(connection, alive, batch_id)
 
     def pace(self, account: str) -> float | None:
         """Return the seen job seconds for a second of audio of an account; None where no job was seen."""
@@ -174,7 +187,7 @@ def _go_through(
         check.conversations = stage.count_conversations()
         _count_rows(connection, works, check)
         known.hide(connection, name)
-        _load_dry(settings, connection, stage, name, seconds, live, works)
+        _load_dry(settings, connection, stage, name, seconds, live, works, known)
     now = local_time()
     until = until_time(settings, now)
     reports = {}
@@ -209,6 +222,7 @@ def _load_dry(
     now: float,
     live: Mapping[str, Sequence[LiveJob]],
     works: Mapping[str, Work],
+    ledger: LedgerView,
 ) -> None:
     """Load the staged rows into copies of the tables, and list what a run would send, account by account."""
     base_urls = {account: settings.of_account(account).base_url for account in settings.accounts}
@@ -218,11 +232,14 @@ def _load_dry(
     for account_id, account in accounts.items():
         own = settings.of_account(account)
         save_rules(connection, account_id, limit=own.limit, holds=own.lanes.hold)
+    parts = {}
     for account_id, first in firsts(connection, accounts, load.batch_id, settings.first).items():
         deactivate_account(connection, account_id)
-        activate_batch(connection, account_id, load.batch_id, first=first)
+        parts[account_id] = activate_batch(connection, account_id, load.batch_id, first=first)
+    ledger.show_workers(connection, load.batch_id)
+    for account_id, until in parts.items():
         work = works[accounts[account_id]]
-        work.sending = to_send(connection, account_id, load.batch_id)
+        work.sending = to_send(connection, account_id, load.batch_id, until)
         awaited = {job.item_id for job in live_jobs(connection, account_id) if job.is_active}
         known = [job._replace(is_active=job.item_id in awaited) for job in live.get(accounts[account_id], ())]
         work.lanes = lanes_to_send(connection, account_id, known, now, under_way=False)

@@ -3,7 +3,7 @@
 The copies have the names of the ledger's tables and hide them on their connection; the ledger itself is only read.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from uploader.ledger.schema import accounts, batches, items, lanes, loads, rows,
 from uploader.ledger.staging import Stage, found, staged
 from uploader.model import NOTHING, OVER, Load, State
 
-# rows are made anew by the load, and a plan is made without regard to workers: these copies stay empty
+# rows are made anew by the load, which no worker is to keep from its place: these copies are empty at first
 _COPIED = (accounts, batches, loads, lanes, items, workers, rows)
 # rows are looked up by item, items by lane or by what is not over; a load looks for nothing else
 _INDEXED = {"items_lane_state", "items_unfinished", "items_invalid", "rows_item", "lanes_active", "workers_ended"}
@@ -123,6 +123,27 @@ def load_copies(
     )
     merge(connection, load)
     return load
+
+
+def copy_workers(connection: Connection, worker_ids: Collection[int], batch_id: int) -> None:
+    """Copy workers, and the rows of their batches, for the sums of what is sent: what others carry is not the run's.
+
+    Args:
+        connection: As for ``load_copies``, after it and after ``activate_batch``.
+        worker_ids: The workers.
+        batch_id: The batch that was loaded, whose rows stand in the copies already.
+    """
+    schema, temporary = _schemas(connection)
+    kept_rows, kept_workers = _named(rows, schema), _named(workers, schema)
+    copied_items, copied_workers = _named(items, temporary), _named(workers, temporary)
+    _copy(connection, workers, kept_workers, kept_workers.c.id.in_(worker_ids))
+    _copy(
+        connection,
+        rows,
+        kept_rows,
+        kept_rows.c.item_id.in_(select(copied_items.c.id)),
+        kept_rows.c.batch_id.in_(select(copied_workers.c.batch_id).where(copied_workers.c.batch_id != batch_id)),
+    )
 
 
 def _copy(connection: Connection, copied: Table, source: TableClause, *conditions: Any, **instead: Any) -> None:

@@ -43,7 +43,7 @@ IS_IN_BACKLOG = and_(items.c.state == State.PENDING, items.c.position <= lanes.c
 IS_ACTIVE_OF_ACCOUNT = and_(IS_ACTIVE, lanes.c.account_id.op("+")(0) == bindparam("account"))
 
 # behind all positions
-_BEYOND = 2**62
+BEYOND = 2**62
 
 # another item of the lane; each alias of a wide table costs a start most of a millisecond
 _other = items.alias("other")
@@ -256,7 +256,7 @@ def activate_batch(connection: Connection, account_id: int, batch_id: int, *, fi
     if first is None:
         connection.execute(_activate(), which)
     else:
-        last = _BEYOND if until is None else until
+        last = BEYOND if until is None else until
         connection.execute(_activate_begun(), which)
         connection.execute(_activate_chosen(), {**which, "until": last})
         # a load may have moved items of the batch behind the part that is active, where others want more than it

@@ -19,12 +19,14 @@ from sqlalchemy import (
     false,
     func,
     literal_column,
+    or_,
     select,
     true,
 )
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.lanes import (
+    BEYOND,
     IS_ACTIVE_OF_ACCOUNT,
     IS_IN_BACKLOG,
     IS_OF_BATCH,
@@ -32,7 +34,7 @@ from uploader.ledger.lanes import (
     lanes_in_trouble,
     last_of,
 )
-from uploader.ledger.schema import IS_UNFINISHED, TOTAL_SIZE, batches, items, lanes, loads, rows
+from uploader.ledger.schema import IS_UNFINISHED, TOTAL_SIZE, batches, items, lanes, loads, rows, workers
 from uploader.model import LiveJob, State
 from uploader.policy.forecast import Lanes, audio_seconds
 
@@ -126,15 +128,18 @@ def firsts(
     return {account_id: counts[account_id] for account_id in account_ids}
 
 
-def to_send(connection: Connection, account_id: int, batch_id: int) -> ToSend:
+def to_send(connection: Connection, account_id: int, batch_id: int, until: int | None = None) -> ToSend:
     """Sum up the items that a run sends, after ``activate_batch`` and before its first claim.
+
+    Other batches' items that their own runs, at work now, will send are none of this run's.
 
     Args:
         connection: A connection in a transaction: on the ledger, or on the copies of a dry run.
         account_id: The batch's account.
         batch_id: The batch.
+        until: As ``activate_batch`` returned it.
     """
-    of_batch = {"account": account_id, "batch": batch_id}
+    of_batch = {"account": account_id, "batch": batch_id, "until": BEYOND if until is None else until}
     # where no lane is in trouble, as on most nights, nothing is held
     is_any_held = connection.execute(_IN_TROUBLE, of_batch).first() is not None
     pending, held, backlog, *figures = connection.execute(_own(is_any_held=is_any_held), of_batch).one()
@@ -204,6 +209,36 @@ def lanes_to_send(
     return found
 
 
+def _is_of_part(position: ColumnElement[int]) -> ColumnElement[bool]:
+    """Build the condition that a position is not behind the part of its batch that the run sends."""
+    return position <= bindparam("until", type_=BigInteger)
+
+
+@cache
+def _is_wanted_elsewhere() -> ColumnElement[bool]:
+    """Build the condition that the worker of another batch, or of every batch, wants an item."""
+    named = rows.alias("named_elsewhere")
+    is_named = select(named.c.line).where(named.c.item_id == items.c.id, named.c.batch_id == workers.c.batch_id)
+    is_of_its_part = or_(workers.c.until_position.is_(None), items.c.position <= workers.c.until_position)
+    return (
+        select(workers.c.id)
+        .where(
+            workers.c.ended_at.is_(None),
+            workers.c.account_id == items.c.account_id,
+            or_(
+                workers.c.batch_id.is_(None),
+                and_(
+                    workers.c.batch_id != bindparam("batch"),
+                    is_of_its_part,
+                    is_named.correlate(items, workers).exists(),
+                ),
+            ),
+        )
+        .correlate(items)
+        .exists()
+    )
+
+
 def _is_own() -> ColumnElement[bool]:
     """Build the condition that the batch's rows name an item."""
     named = rows.alias("named_by_batch")
@@ -267,7 +302,7 @@ def _own(*, is_any_held: bool) -> Select[Any]:
     own = (
         select(
             *items.c["size", "duration_seconds", "billed_seconds"],
-            IS_IN_BACKLOG.label("is_active"),
+            and_(IS_IN_BACKLOG, _is_of_part(items.c.position)).label("is_active"),
             # as a value and no condition, SQLite would look into the lanes of all items
             case((is_held_of_many() if is_any_held else false(), literal_column("1")), else_=literal_column("0")).label(
                 "held"
@@ -302,14 +337,15 @@ def _own(*, is_any_held: bool) -> Select[Any]:
 def _leftovers(*, is_any_held: bool) -> Select[Any]:
     """Build the statement that sums up the items to send that are not the batch's own, by the batch of their load."""
     # by the load first: the names of its batch need not be looked up for each item
-    last = last_of(IS_OF_BATCH)
+    last = last_of(IS_OF_BATCH, or_(items.c.state != State.PENDING, _is_of_part(items.c.position)))
     sums = (
         select(items.c.load_id, *_SUMS)
         .select_from(items)
         .join(lanes, lanes.c.id == items.c.lane_id)
-        # what other workers want beside the batch is none of its own
+        # what other workers want behind the batch, or before it, is none of its own
         .join(last, and_(last.c.lane_id == items.c.lane_id, items.c.position <= last.c.position))
         .where(IS_ACTIVE_OF_ACCOUNT, IS_IN_BACKLOG, ~is_held_of_many() if is_any_held else true(), ~_is_own())
+        .where(~_is_wanted_elsewhere())
         .group_by(items.c.load_id)
         .subquery()
     )

@@ -125,7 +125,7 @@ def _begin(
         until = activate_batch(connection, account_id, batch.batch_id, first=parts[account_id])
         worker_id = begin_worker(connection, account_id, batch.batch_id, process, now(), until_position=until)
         accounts.append(Account(account_id, worker_id, target, credentials))
-        sending += to_send(connection, account_id, batch.batch_id)
+        sending += to_send(connection, account_id, batch.batch_id, until)
     refuse_cost(settings, name, sending)
     if settings.max_billed_minutes is not None and sending.all.unknown_lengths:
         log.warning("manifest.unknown_lengths", files=sending.all.unknown_lengths)

@@ -1,13 +1,13 @@
-"""Writes the log, by structlog: readable on a terminal, JSON lines elsewhere, always on standard error."""
+"""Writes the log, always on standard error: readable on a terminal, by structlog; JSON lines elsewhere."""
 
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from io import StringIO, TextIOWrapper
 from pathlib import Path
 from types import MappingProxyType
@@ -51,38 +51,42 @@ class _Config(NamedTuple):
         shown = LEVELS[self.level]
         return shown if self.file is None else min(shown, LEVELS[self.file_level])
 
+    def write(self, event: Event) -> None:
+        """Write an event where its level is written: to the file, to standard error."""
+        level = LEVELS[event["level"]]
+        if self.file is not None and level >= LEVELS[self.file_level]:
+            _write_line(self.file, _as_json(event))
+        if level >= LEVELS[self.level]:
+            render = _as_text(colours=sys.stderr.isatty()) if self.is_text else _as_json
+            # the live lines replace ``sys.stderr``
+            _write_line(sys.stderr, render(event))
+
 
 class _Log:
-    """A lazy proxy of structlog's logger, which is imported and configured at the first event that is written."""
+    """This program's log, with structlog's interface; of structlog itself only what a text or a traceback needs."""
 
     def __init__(self) -> None:
         # None in a program that configures structlog itself, or not at all
         self.config: _Config | None = None
-        self._logger: structlog.typing.FilteringBoundLogger | None = None
 
     def configure(self, config: _Config | None) -> None:
         """Configure the log from the next event on."""
-        self.config, self._logger = config, None
+        self.config = config
 
     def __getattr__(self, name: str) -> Any:
-        """Return the logger's attribute; an event below the level does not import structlog."""
+        """Return the method for a level."""
         sink = _SINK.get()
-        return self.configured(name) if sink is None else partial(_emit, sink, name)
-
-    def configured(self, name: str) -> Any:
-        """Return a method of this program's logger, whatever takes the events of this context."""
-        if self.config is not None and LEVELS.get(name, LEVELS["error"]) < self.config.least:
-            return _discard_event
+        if sink is not None:
+            return partial(_emit, sink, name)
         if self.config is None:
-            # a program that configures structlog itself may do so again
-            return getattr(_logger(None), name)
-        if self._logger is None:
-            self._logger = _logger(self.config)
-        return getattr(self._logger, name)
+            return getattr(_structlog(), name)
+        if LEVELS.get(name, LEVELS["error"]) < self.config.least:
+            return _discard_event
+        return partial(_emit, self.config.write, name)
 
 
 def _emit(sink: Callable[[Event], None], level: str, event: str, **facts: Any) -> None:
-    """Hand an event to the function that takes the events of this context."""
+    """Hand an event to a function."""
     if level == "exception":
         level = "error"
         facts.setdefault("exc_info", sys.exc_info()[1])
@@ -92,12 +96,23 @@ def _emit(sink: Callable[[Event], None], level: str, event: str, **facts: Any) -
 
 def write(event: Event) -> None:
     """Write an event to this program's log."""
+    if _log.config is not None:
+        _log.config.write(event)
+        return
     facts = {name: value for name, value in event.items() if name not in ("event", "level", "timestamp")}
-    _log.configured(event["level"])(event["event"], **facts)
+    getattr(_structlog(), event["level"])(event["event"], **facts)
 
 
 def _discard_event(_event: str, **_facts: Any) -> None:
     """Write nothing of an event below the level."""
+
+
+def _structlog() -> "structlog.typing.FilteringBoundLogger":
+    """Return structlog's logger, as the program has configured it."""
+    import structlog  # noqa: PLC0415 - for programs that use it
+
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+    return logger
 
 
 @contextmanager
@@ -115,85 +130,40 @@ def _hidden(package: str) -> Iterator[None]:
         del sys.modules[package]
 
 
-def _logger(config: _Config | None) -> "structlog.typing.FilteringBoundLogger":
-    """Import and configure structlog; None leaves its configuration as it is."""
-    # a program that configures structlog itself may want rich
-    with _hidden("rich") if config is not None else nullcontext():
-        import structlog  # noqa: PLC0415 - for those who log
-
-    if config is not None:
-        stream: TextIO = _StandardError()  # type: ignore[assignment]
-        structlog.configure(
-            processors=[
-                _with_bound,
-                structlog.processors.add_log_level,
-                structlog.processors.TimeStamper(fmt="iso", utc=True),
-                *([_tee(config.file, config)] if config.file is not None else []),
-                *(_text_processors() if config.is_text else _json_processors()),
-            ],
-            wrapper_class=structlog.make_filtering_bound_logger(config.least),
-            logger_factory=structlog.WriteLoggerFactory(file=stream),
-            cache_logger_on_first_use=True,
-        )
-    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
-    return logger
-
-
-def _with_bound(_logger: object, _method: str, event: "structlog.typing.EventDict") -> "structlog.typing.EventDict":
-    """Add the fields bound in this context; the event's own fields win."""
-    return {**_BOUND.get(), **event}
-
-
-def _tee(file: IO[str], config: _Config) -> "structlog.typing.Processor":
-    """Make the processor that writes events to the log file as JSON, and passes on those for standard error."""
-    import structlog  # noqa: PLC0415 - see _logger
-
-    as_json = _json_processors()
-
-    def write(logger: object, method: str, event: "structlog.typing.EventDict") -> "structlog.typing.EventDict":
-        level = LEVELS[event["level"]]
-        if level >= LEVELS[config.file_level]:
-            line: Any = dict(event)
-            for render in as_json:
-                line = render(logger, method, line)
-            with suppress(OSError):  # see _StandardError
-                file.write(f"{line}\n")
-                file.flush()
-        if level < LEVELS[config.level]:
-            raise structlog.DropEvent
-        return event
-
-    return write
-
-
-def _json_processors() -> "list[structlog.typing.Processor]":
-    import structlog  # noqa: PLC0415 - see _logger
-
-    # a traceback never shows local variables: paths, parameters and secrets are among them
-    return [
-        structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
-        _render_json,
-    ]
-
-
-def _render_json(_logger: object, _method: str, event: "structlog.typing.EventDict") -> str:
+def _as_json(event: Event) -> str:
     """Render an event as JSON in which control characters are escaped, so that a terminal may show it."""
-    from uploader.text import printable  # noqa: PLC0415 - see _logger
+    from uploader.text import printable  # noqa: PLC0415 - for those who log
 
+    if "exc_info" in event:
+        event = _with_traceback(event)
     # a stream that is not UTF-8 would escape what it cannot encode in its own way, which is no JSON
     is_utf8 = (getattr(sys.stderr, "encoding", None) or "utf-8").lower() in ("utf-8", "utf8")
-    return printable(json.dumps(event, ensure_ascii=not is_utf8, default=repr))
+    return printable((_ENCODE_JSON if is_utf8 else _ENCODE_ASCII)(event))
 
 
-def _text_processors() -> "list[structlog.typing.Processor]":
-    import structlog  # noqa: PLC0415 - see _logger
+_ENCODE_JSON = json.JSONEncoder(ensure_ascii=False, default=repr).encode
+_ENCODE_ASCII = json.JSONEncoder(default=repr).encode
 
-    colours = sys.stderr.isatty()
-    return [
-        _in_words,
-        _escaped,
-        structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=_traceback, sort_keys=False, pad_event_to=0),
-    ]
+
+def _with_traceback(event: Event) -> Event:
+    """Replace an event's exception by its traceback, which shows no local variables: secrets are among them."""
+    with _hidden("rich"):
+        import structlog  # noqa: PLC0415 - for a traceback
+
+    render = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+    return render(None, event["level"], dict(event))
+
+
+@cache
+def _as_text(*, colours: bool) -> "Callable[[Event], str]":
+    """Build the function that renders an event as a line for people."""
+    with _hidden("rich"):
+        import structlog  # noqa: PLC0415 - for people
+
+    render = structlog.dev.ConsoleRenderer(
+        colors=colours, exception_formatter=_traceback, sort_keys=False, pad_event_to=0
+    )
+    return lambda event: str(render(None, event["level"], _escaped(_in_words(event))))
 
 
 class _Escaped(str):
@@ -206,7 +176,7 @@ class _Escaped(str):
         return f"'{self}'"
 
 
-def _escaped(_logger: object, _method: str, event: "structlog.typing.EventDict") -> "structlog.typing.EventDict":
+def _escaped(event: Event) -> dict[str, Any]:
     """Escape the characters of all fields that a terminal obeys or hides."""
     from uploader.text import printable  # noqa: PLC0415 - see _logger
 
@@ -224,7 +194,7 @@ def _traceback(stream: TextIO, exception: Any) -> None:
     stream.write("\n".join(printable(line) for line in plain.getvalue().split("\n")))
 
 
-def _in_words(_logger: object, _method: str, event: "structlog.typing.EventDict") -> "structlog.typing.EventDict":
+def _in_words(event: Event) -> Event:
     """Add the event's meaning and local time; drop unknown fields and those that are the same in all lines."""
     from uploader.events import EVENTS  # noqa: PLC0415 - see _logger
 
@@ -234,20 +204,11 @@ def _in_words(_logger: object, _method: str, event: "structlog.typing.EventDict"
     return {**shown, "event": f"{name}: {EVENTS[name]}" if name in EVENTS else name, "timestamp": f"{local:%H:%M:%S}"}
 
 
-class _StandardError:
-    """A stream that writes to the present ``sys.stderr``, which the live lines replace."""
-
-    def write(self, text: str) -> int:
-        """Write a text, or drop it."""
-        # a log on a full disk or a closed pipe must not cost an item
-        with suppress(OSError):
-            sys.stderr.write(text)  # the logger flushes
-        return len(text)
-
-    def flush(self) -> None:
-        """Flush, or ignore that it fails."""
-        with suppress(OSError):
-            sys.stderr.flush()
+def _write_line(stream: IO[str], line: str) -> None:
+    """Write a line, or drop it: a log on a full disk or a closed pipe must not cost an item."""
+    with suppress(OSError):
+        stream.write(f"{line}\n")
+        stream.flush()
 
 
 _log = _Log()

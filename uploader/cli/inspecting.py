@@ -26,7 +26,6 @@ from uploader.ledger.reading import (
 from uploader.ledger.standing import standings, unfinished
 from uploader.ledger.workers import worker_facts
 from uploader.policy.waiting import are_held_in_vain
-from uploader.run.preparing import refuse_pruned
 from uploader.settings import Settings
 from uploader.status.formatting import format_count
 from uploader.status.overview import Overview
@@ -183,7 +182,10 @@ def batch_with_rows(connection: Connection, settings: Settings, ledger: str, bas
         UsageError: The ledger has none such, or its rows were forgotten.
     """
     batch = named_batch(connection, settings, ledger, base_url)
-    refuse_pruned(batch)
+    if batch.pruned_at is not None:
+        from uploader.run.preparing import refuse_pruned  # noqa: PLC0415 - for a batch that was pruned
+
+        refuse_pruned(batch)
     return batch
 
 

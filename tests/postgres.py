@@ -1,12 +1,15 @@
 """A real PostgreSQL for the tests: one server for all their processes, and a database for each."""
 
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import gettempdir
+from socket import socket
+from subprocess import Popen
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -14,7 +17,9 @@ from uuid import uuid4
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
+from tests.acceptance.place import until
 from tests.statements import create_postgres_engine
 from uploader.ledger import Ledger, postgres, schema
 
@@ -97,6 +102,44 @@ def restartable_server() -> Iterator[tuple[str, Callable[[], None]]]:
             pgexec("pg_ctl", arguments, bin_path=server.bin_path, user=server.system_user)
 
         yield server.get_uri(), restart
+
+
+@contextmanager
+def pooled(url: str) -> Iterator[str]:
+    """Start a pgbouncer in transaction mode before a server; give the address through it."""
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("pgbouncer (Debian's package of this name) is not here")
+    parts = conninfo_to_dict(url)
+    host, port = str(parts.get("host") or "127.0.0.1"), int(parts.get("port") or 5432)
+    user, password = parts.get("user") or "postgres", f" password={parts['password']}" if "password" in parts else ""
+    with closing(socket()) as unused:
+        unused.bind(("127.0.0.1", 0))
+        own_port: int = unused.getsockname()[1]
+    settings = {"listen_addr": "127.0.0.1", "listen_port": own_port, "unix_socket_dir": "", "auth_type": "any"}
+    # fewer connections than clients: each transaction gets the one that is free
+    settings |= {"pool_mode": "transaction", "default_pool_size": 3}
+    lines = [f"{name} = {value}" for name, value in settings.items()]
+    server = f"* = host={host} port={port} user={user}{password}"
+    # it refuses to run as root: then it runs as the user of the server, whose socket it has to reach
+    place = Path(host, f".s.PGSQL.{port}")
+    as_user = ["-u", place.owner() if place.exists() else "nobody"] if os.geteuid() == 0 else []
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        file, log = Path(folder, "pgbouncer.ini"), Path(folder, "log")
+        file.write_text("\n".join(["[databases]", server, "[pgbouncer]", *lines, ""]))
+        with log.open("wb") as output, Popen([program, *as_user, str(file)], stdout=output, stderr=output) as running:
+            try:
+                until(lambda: _listens(own_port) or running.poll() is not None, "pgbouncer listens")
+                assert running.poll() is None, log.read_text()
+                yield f"postgresql://{user}@127.0.0.1:{own_port}{urlsplit(url).path}?sslmode=disable&gssencmode=disable"
+            finally:
+                running.terminate()
+
+
+def _listens(port: int) -> bool:
+    with closing(socket()) as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from tests.acceptance.judging import (
     check_one_at_a_time,
 )
 from tests.acceptance.place import Ending, Place, Running, Server, until
-from tests.postgres import Database, restartable_server
+from tests.postgres import Database, pooled, restartable_server
 from tests.proxy import Loss, Network, proxied
 
 LIMIT = 4
@@ -76,6 +76,16 @@ def test_a_worker_that_is_cut_off_from_the_ledger_alone_goes_on_once_it_is_back(
     check_night(place, server, rows, endings)
     assert endings[0].events("ledger.back")
     assert proxy.lost
+
+
+def test_two_workers_go_through_a_pooler_in_transaction_mode(place: Place, postgres_url: str) -> None:
+    """Each transaction may have another connection to the server, the load's, too; and the next night as well."""
+    rows, server, manifest = begin(place)
+    with pooled(postgres_url) as url:
+        endings = [worker.wait() for worker in [run(place, manifest, url, number) for number in range(2)]]
+        again = [run(place, write_manifest(place, f"again-{n}.csv", rows), url, n).wait() for n in range(2)]
+    check_night(place, server, rows, endings)
+    assert [ending.code for ending in again] == [0, 0], again
 
 
 def test_a_ledger_that_stays_away_ends_the_run_with_all_outcomes_named(place: Place, postgres_url: str) -> None:

@@ -15,7 +15,7 @@ from tests.integration.test_ledger import CUT, LOST, Book, accepted, opened
 from tests.integration.test_ledger_thread import admitted, record_of
 from tests.proxy import Loss, Network, Proxy, proxied
 from uploader.errors import LedgerAwayError, WorkerEndedError
-from uploader.ledger import Ledger, postgres
+from uploader.ledger import Ledger, postgres, thread
 from uploader.ledger.claiming import claim
 from uploader.ledger.outcomes import JobEnd, end_job, record_reply
 from uploader.ledger.thread import LedgerThread
@@ -174,15 +174,23 @@ async def test_a_ledger_that_stays_away_fails_what_waits_and_takes_late_outcomes
     assert book.states(book.loads["m.csv"]).split().count("accepted") == 1
 
 
-async def test_a_stop_ends_the_wait_for_a_ledger_that_is_away(book: Book) -> None:
-    """A run that is stopped has its grace time alone, whatever the longest wait."""
+@pytest.mark.parametrize("network", [Network.CUT, Network.SILENT])
+async def test_a_stop_ends_the_wait_for_a_ledger_that_is_away(
+    book: Book, monkeypatch: pytest.MonkeyPatch, network: Network
+) -> None:
+    """A run that is stopped has its grace time alone, whatever the longest wait, and the longest silence."""
+    monkeypatch.setattr(thread, "LEAST_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(postgres, "CONNECT_SECONDS", 2)
     async with beside(book, away_seconds=3600.0) as at:
-        at.proxy.behave(Network.CUT)
+        await admitted(at.writer)
+        at.proxy.behave(network)
         claiming = asyncio.ensure_future(at.claim())
-        await at.until_away()
+        if network is Network.CUT:
+            await at.until_away()
         at.writer.give_up_after(0.2)
-        with pytest.raises(LedgerAwayError):
-            await claiming
+        async with asyncio.timeout(15.0):
+            with pytest.raises(LedgerAwayError):
+                await claiming
 
 
 async def test_a_commit_that_is_never_answered_is_looked_up(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -618,6 +618,18 @@ async def test_an_admission_that_cannot_be_written_fails_each_that_waits() -> No
         assert at.tasks[2].result() == ""
 
 
+async def test_waits_end_while_the_ledger_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger that is away answers no admission: no attempt waits longer for that, or takes its turn later."""
+    monkeypatch.setattr("uploader.flow.CHECK_WAITS_SECONDS", 0.001)
+    async with place(2, ahead_seconds=0.01) as at:
+        at.ledger.gate.clear()
+        await at.ask(1)
+        assert await at.tasks[1] == "its turn did not come within 0.01 s"
+        at.ledger.gate.set()
+        await settled()
+        assert at.flow.unanswered == {}
+
+
 @pytest.mark.parametrize("by_429", [True, False])
 async def test_scopes_before_anything_is_sent_are_interrupted(by_429: bool) -> None:
     """A stop ends both kinds of them; a 429 that another attempt meets ends those that have sent nothing yet."""

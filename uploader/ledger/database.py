@@ -256,6 +256,10 @@ class Ledger(ABC):
     def give_back_room(self) -> str:
         """Give the room of deleted rows back to the disk; return how to do that by hand, empty where it is done."""
 
+    def hurry(self, seconds: float) -> None:
+        """Let no statement under way, or to come, wait for a silent server for longer than so many seconds."""
+        del seconds  # a file is never silent
+
     @abstractmethod
     def moved(self) -> LedgerUnavailableError | None:
         """Return the error where the open database is no longer the one at the ledger's address; None where it is."""

@@ -3,7 +3,8 @@
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from math import inf
 from pathlib import Path
 from secrets import token_hex
@@ -144,6 +145,8 @@ class PostgresLedger(Ledger):
         self._was_taken = False
         # has the lock of runs, in a transaction, until the workers of this process have begun
         self._opening: Connection | None = None
+        # no answer is waited for any longer than so
+        self._hurried_seconds = inf
         self._readers: list[PostgresLedger] = []
 
     @classmethod
@@ -210,7 +213,7 @@ class PostgresLedger(Ledger):
     def begin_writing(self, accounts: Accounts | None = None) -> Iterator[Connection]:
         """Begin a transaction with these accounts locked, or all."""
         with self._engine.begin() as connection:
-            expect_answers(connection, WRITER_SILENCE_SECONDS)
+            self._expect_answers(connection, WRITER_SILENCE_SECONDS)
             if accounts is None:
                 connection.execute(_LOCK_ACCOUNTS)
             else:
@@ -221,17 +224,20 @@ class PostgresLedger(Ledger):
     def staging(self) -> Iterator[Connection]:
         """Give a connection whose transactions lock nothing until they write; its temporary tables end with it."""
         with super().staging() as connection:
-            expect_answers(connection, inf)  # a load is one statement
-            # recordings are read inside its transactions, which hold no lock: the role's time limit is for others
-            with connection.begin():
-                connection.exec_driver_sql("SET idle_in_transaction_session_timeout = 0")
-            yield connection
+            self._expect_answers(connection, inf)  # a load is one statement
+            own: _Connection = driver(connection)
+            with own.as_one_transaction() if own.is_pooled else nullcontext():
+                # recordings are read inside its transactions, which hold no lock: the role's time limit is for others
+                scope = "LOCAL" if own.is_pooled else "SESSION"
+                with connection.begin():
+                    connection.exec_driver_sql(f"SET {scope} idle_in_transaction_session_timeout = 0")
+                yield connection
 
     @contextmanager
     def begin_reading(self) -> Iterator[Connection]:
         """Begin a transaction that reads one state."""
         with self._reader.begin() as connection:
-            expect_answers(connection, READER_SILENCE_SECONDS)
+            self._expect_answers(connection, READER_SILENCE_SECONDS)
             yield connection
 
     def written_together(
@@ -339,6 +345,17 @@ class PostgresLedger(Ledger):
         with self.translated_errors(), self._plain.connect() as connection:
             connection.exec_driver_sql("VACUUM (ANALYZE, SKIP_LOCKED) rows, items, attempts")
         return "the room is used again; the server's disk gets it back by VACUUM FULL, while no run is at work"
+
+    def hurry(self, seconds: float) -> None:
+        """Wait for no answer of the server for longer than so many seconds."""
+        self._hurried_seconds = seconds
+        for reader in self._readers:
+            reader.hurry(seconds)
+
+    def _expect_answers(self, connection: Connection, seconds: float) -> None:
+        """Close a connection once a statement brings nothing for so many seconds."""
+        own: _Connection = driver(connection)
+        own.silence_limit = lambda: min(seconds, self._hurried_seconds)
 
     def moved(self) -> LedgerUnavailableError | None:
         """Return None: a database cannot be renamed or dropped while it is used."""
@@ -517,8 +534,11 @@ class PostgresLedger(Ledger):
 class _Connection(psycopg.Connection[Any]):
     """A connection that is closed once the server is silent for too long."""
 
+    # a pooler (pgbouncer, say) stands between, which may give each transaction another connection to the server
+    is_pooled = False
+    _is_one_transaction = False
     # the most seconds in which a statement brings no byte; a network that swallows everything brings none for ever
-    silence_seconds = READER_SILENCE_SECONDS
+    silence_limit: Callable[[], float] = staticmethod(lambda: READER_SILENCE_SECONDS)
 
     def wait(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
         """Run a generator of the driver to its end."""
@@ -534,27 +554,63 @@ class _Connection(psycopg.Connection[Any]):
                 now = time.monotonic()
                 if ready:
                     heard_at = now
-                elif now - heard_at > self.silence_seconds:
+                elif now - heard_at > (limit := self.silence_limit()):
                     self.close()
-                    raise psycopg.OperationalError(f"the server has not answered for {self.silence_seconds:g} s")
+                    raise psycopg.OperationalError(f"the server has not answered for {limit:g} s")
                 wanted = gen.send(ready)
         except StopIteration as end:
             result: RV = end.value
             return result
 
+    @contextmanager
+    def as_one_transaction(self) -> Iterator[None]:
+        """Make a single transaction of all that begin in the block, so that a pooler does not tear them apart."""
+        self.execute("SAVEPOINT step")
+        self._is_one_transaction = True
+        try:
+            yield
+            # the pooler hands the connection to others, with what is temporary in it
+            self.execute("DISCARD TEMP")
+        except BaseException:
+            self._is_one_transaction = False
+            raise
+        self._is_one_transaction = False
+        self.commit()
 
-def expect_answers(connection: Connection, seconds: float) -> None:
-    """Close a connection once a statement brings nothing for so many seconds."""
-    driver(connection).silence_seconds = seconds
+    def commit(self) -> None:
+        """Commit the transaction, or keep it as a part of the one around it."""
+        if not self._is_one_transaction:
+            super().commit()
+            return
+        self.execute("RELEASE SAVEPOINT step")
+        self.execute("SAVEPOINT step")
+
+    def rollback(self) -> None:
+        """Roll the transaction back, or the part of the one around it."""
+        if not self._is_one_transaction:
+            super().rollback()
+            return
+        self.execute("ROLLBACK TO SAVEPOINT step")
+
+
+def _connect(url: str) -> _Connection:
+    """Connect to a server; behind a pooler, prepare no statements, which belong to one connection of its own."""
+    connection = _Connection.connect(
+        url, autocommit=True, connect_timeout=CONNECT_SECONDS, application_name="uploader", **_LIVELINESS
+    )
+    (server_pid,) = connection.execute("SELECT pg_backend_pid()").fetchone() or (None,)
+    connection.is_pooled = server_pid != connection.info.backend_pid
+    if connection.is_pooled:
+        connection.prepare_threshold = None
+    connection.autocommit = False
+    return connection
 
 
 def _engine(url: str) -> Engine:
     """Make the pool of a ledger's connections."""
     return create_engine(
         "postgresql+psycopg://",
-        creator=lambda: _Connection.connect(
-            url, connect_timeout=CONNECT_SECONDS, application_name="uploader", **_LIVELINESS
-        ),
+        creator=partial(_connect, url),
         poolclass=QueuePool,
         hide_parameters=True,  # paths and parameters are among them, and errors reach the log
     )

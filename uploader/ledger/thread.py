@@ -49,6 +49,8 @@ MAX_COMMIT_SPACING_SECONDS = 0.025
 
 # the waits, in seconds, between two tries while the ledger is away
 FIRST_AWAY_WAIT_SECONDS, LONGEST_AWAY_WAIT_SECONDS = 0.05, 1.0
+# a server that is to be hurried has so many seconds for an answer
+LEAST_PATIENCE_SECONDS = 5.0
 
 Together = Callable[[Connection, list[Any]], Sequence[Any] | None]
 
@@ -160,11 +162,12 @@ class LedgerThread:
     def give_up_after(self, seconds: float) -> None:
         """Wait for a ledger that is away no longer than so many seconds from now on: the run is to end."""
         self._away_until = min(self._away_until, time.monotonic() + seconds)
+        self._ledger.hurry(max(seconds, LEAST_PATIENCE_SECONDS))
 
     def close(self) -> None:
         """End the thread once all waiting writes are committed, or the ledger is found to be away."""
         self._is_closing = True
-        self.give_up_after(0.0)
+        self._away_until = time.monotonic()
         self._woken.set()
         self._thread.join()
 
@@ -227,6 +230,7 @@ class LedgerThread:
             log.warning("ledger.away", reason=error.reason, seconds=self._away_seconds)
         if self._full is not None or now >= min(self._away_since + self._away_seconds, self._away_until):
             self._full = error
+            self._ledger.hurry(LEAST_PATIENCE_SECONDS)
             raise LedgerAwayError(f"{error} (it was away for {now - self._away_since:.0f} s)", error.reason)
         time.sleep(seconds)
 

@@ -117,8 +117,8 @@ def pooled(url: str) -> Iterator[str]:
         unused.bind(("127.0.0.1", 0))
         own_port: int = unused.getsockname()[1]
     settings = {"listen_addr": "127.0.0.1", "listen_port": own_port, "unix_socket_dir": "", "auth_type": "any"}
-    # fewer connections than clients: each transaction gets the one that is free
-    settings |= {"pool_mode": "transaction", "default_pool_size": 3}
+    # few connections: each transaction gets one that is free
+    settings |= {"pool_mode": "transaction", "default_pool_size": 8}
     lines = [f"{name} = {value}" for name, value in settings.items()]
     server = f"* = host={host} port={port} user={user}{password}"
     # it refuses to run as root: then it runs as the user of the server, whose socket it has to reach

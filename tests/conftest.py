@@ -16,11 +16,9 @@ if TYPE_CHECKING:
     from tests.postgres import Database, LedgerDatabase
     from tests.remote_servers import ObjectStore
 
-# Where no bytecode is to be written beside the sources, it is kept in pytest's own cache: each process would else spend
-# six seconds on compiling all tests and modules anew.
-if sys.dont_write_bytecode:
-    sys.pycache_prefix = str(Path(__file__).parent.parent / ".pytest_cache" / "bytecode")
-    sys.dont_write_bytecode = False
+# Also where no bytecode is to be written: each process would else spend seconds on compiling all tests and modules
+# anew. The commands that the tests start write it, too.
+sys.dont_write_bytecode = False
 
 # no deadline: a slow machine is no finding
 settings.register_profile("default run", deadline=None, max_examples=50)
@@ -64,7 +62,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Of several processes, each begins with a stretch of the list: spread what waits among what computes.
 
     The unit tests, which take milliseconds each, are the end of each stretch: by them all processes end together. Laws
-    that are pure policy, and no matter of a database, are tried on the second one nightly.
+    that are pure policy, and no matter of a database, are tried on the second one nightly; so is what is only depth.
     """
     if not config.getoption("--nightly"):
         items[:] = [item for item in items if not _is_of_night(item)]
@@ -89,7 +87,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_of_night(item: pytest.Item) -> bool:
-    """Tell whether a test tries on PostgreSQL what no statement of SQL decides."""
+    """Tell whether a test is only depth, or tries on PostgreSQL what no statement of SQL decides."""
+    if item.get_closest_marker("nightly") is not None:
+        return True
     parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     return parameters.get("database_url") == "postgres" and item.get_closest_marker("policy") is not None
 

@@ -3,9 +3,9 @@
 import pytest
 
 # test_breaks.py: each safeguard that is taken away is noticed within fewer
-SCHEDULES, NIGHTLY_SCHEDULES = 75, 10_000
+SCHEDULES, NIGHTLY_SCHEDULES = 60, 10_000
 # so many schedules are one test: what the processes of a test run share out among them
-PER_TEST = 15
+PER_TEST = 10
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

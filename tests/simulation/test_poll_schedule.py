@@ -142,7 +142,7 @@ def early(world: World, asked: list[Asked], numbers: Iterable[int]) -> int:
     return sum(job_id in thirds and at < thirds[job_id] for job_id, at in asked)
 
 
-@pytest.mark.parametrize("scattered", [normally, evenly])
+@pytest.mark.parametrize("scattered", [normally, pytest.param(evenly, marks=pytest.mark.nightly)])
 @pytest.mark.seeds(1, nightly=4)
 def test_a_night_ends_soon_after_its_bound_for_few_looks(seed: int, scattered: Scattered, asked: list[Asked]) -> None:
     """A first night with a known limit ends at most 3 % above the lower bound, for at most 12 requests a job.

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from structlog.testing import capture_logs
 
@@ -202,3 +203,20 @@ async def test_a_commit_that_is_never_answered_is_looked_up(book: Book, monkeypa
         assert len((await at.claim()).claims) == ITEMS
     assert len(book.attempts()) == ITEMS
     assert time.monotonic() - begun > postgres.WRITER_SILENCE_SECONDS
+
+
+def test_a_standby_that_may_lack_what_was_committed_is_warned_of(postgres_url: str) -> None:
+    """A failover to it would forget appends: as long as one is connected and none is synchronous, each run says so."""
+
+    def warned() -> list[str]:
+        with capture_logs() as logged:
+            Ledger.open_for_run(postgres_url).close()
+        return [event["remedy"] for event in logged if "synchronous_standby_names" in event.get("remedy", "")]
+
+    assert warned() == []
+    # as a standby does, without what comes then
+    with psycopg.connect(postgres_url, replication="true", autocommit=True):
+        assert len(warned()) == 1
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        until(lambda: not connection.execute("SELECT 1 FROM pg_stat_replication").fetchall(), "the standby is gone")
+    assert warned() == []

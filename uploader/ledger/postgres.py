@@ -98,7 +98,10 @@ _LOCK_SOME = _LOCK_ACCOUNTS.where(schema.accounts.c.id == func.any(bindparam("am
 # what the server has to promise: nothing committed is lost, and a client that stands still gives its locks back
 _PROMISES = text(
     "SELECT current_setting('fsync') = 'on', current_setting('full_page_writes') = 'on', "
-    "current_setting('idle_in_transaction_session_timeout') <> '0', current_user"
+    "current_setting('idle_in_transaction_session_timeout') <> '0', current_user, "
+    # a standby, which may take the server's place, has all that a COMMIT has reported
+    "current_setting('synchronous_standby_names') <> '' AND current_setting('synchronous_commit') <> 'local' "
+    "OR NOT EXISTS (SELECT 1 FROM pg_stat_replication)"
 )
 
 # the version that the table of a ledger is marked with, and whether it is
@@ -481,7 +484,7 @@ class PostgresLedger(Ledger):
     def _check_promises(self) -> None:
         """Warn of settings of the server under which a crash, or a client that stands still, does harm."""
         with self._plain.connect() as connection:
-            is_synced, has_pages, has_timeout, user = connection.execute(_PROMISES).one()
+            is_synced, has_pages, has_timeout, user, has_copy = connection.execute(_PROMISES).one()
         lacking = {"fsync": is_synced, "full_page_writes": has_pages}
         if off := [name for name, is_on in lacking.items() if not is_on]:
             log.warning(
@@ -489,6 +492,13 @@ class PostgresLedger(Ledger):
                 reason=f"{' and '.join(off)} off: a crash of the server may lose what was committed, and then "
                 "something is appended twice",
                 remedy=f"set {' and '.join(off)} to on at the server",
+            )
+        if not has_copy:
+            log.warning(
+                "ledger.server_unsafe",
+                reason="no standby is synchronous: a failover to one may lose what was committed, and then something "
+                "is appended twice",
+                remedy="name the standby in synchronous_standby_names at the server, with synchronous_commit = on",
             )
         if not has_timeout:
             log.warning(

@@ -47,6 +47,8 @@ log = logs.get_logger()
 ANSWER_WEIGHT = 1 / 8
 # so many polls of a job at most are sent before the first of them is answered
 MAX_OVERLAPS = 3
+# the most jobs that are kept as ended before they were added; one that was dropped costs a poll
+MOST_ENDED_EARLY = 1000
 # the least time between two rounds of polls, in seconds
 POLL_SPACING_SECONDS = 0.01
 
@@ -133,8 +135,9 @@ class JobPoller:
         self._lanes: dict[int, set[int]] = {}
         # by item, the time to which a poll is postponed because callbacks come; 0: from its next due time on
         self._postponed: dict[int, float] = {}
-        # the jobs whose end a callback brought before their answer was recorded
-        self._ended_early: set[str] = set()
+        # the jobs whose end a callback brought before their answer was recorded, the latest last; those of attempts
+        # that another worker carries are never added, so that the oldest are dropped
+        self._ended_early: dict[str, None] = {}
         # by item, the logged answer of its job that had no known status
         self._logged_answers: dict[int, str] = {}
         # a budget that a person has set is shared out by fewer polls of each job
@@ -217,7 +220,7 @@ class JobPoller:
             callback_received: A callback has named it.
         """
         if job.job_id in self._ended_early:
-            self._ended_early.discard(job.job_id)
+            del self._ended_early[job.job_id]
             return
         self.active_jobs += job.is_active
         # after a clock that was set back the job would seem to begin in the future, and be polled without a pause
@@ -240,7 +243,9 @@ class JobPoller:
         """Remove a job whose end came by callback and is in the ledger."""
         live = self._live[job.item_id] if self.is_live(job) else job._replace(is_active=False)
         if not self.is_live(job):
-            self._ended_early.add(job.job_id)
+            self._ended_early[job.job_id] = None
+            if len(self._ended_early) > MOST_ENDED_EARLY:
+                del self._ended_early[next(iter(self._ended_early))]
         if job.has_known_start and ended.state is State.COMPLETED:
             self.learn([CompletedJob(job.work, ended.seconds)])
         self._report_end(live, ended)

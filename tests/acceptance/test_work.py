@@ -12,8 +12,10 @@ from tests.acceptance.judging import (
     check_one_at_a_time,
 )
 from tests.acceptance.place import Place, until
+from tests.acceptance.test_reporting import hook
 from tests.acceptance.test_sending_ahead import clock_before_six
 from tests.acceptance.test_status_page import fetched
+from tests.acceptance.test_webhook import listening, polls, polls_after_the_end_was_told
 from tests.integration.servers import free_port
 
 LIMIT = 4
@@ -191,3 +193,49 @@ def test_the_page_of_a_worker_shows_all_batches_that_are_not_over(place: Place) 
     assert fetched(port, "/metrics")[0] == 200
     assert worker.stop().code == 143
     assert "uploader_last_run_exit_code 143.0" in place.path("work.prom").read_text(encoding="utf-8")
+
+
+def test_a_worker_tells_the_outside_of_its_end_and_of_what_needs_a_person(place: Place) -> None:
+    """`--notify`: a batch's doubt as it comes, the end by a signal, and a worker that could not begin."""
+    rows = make_rows(place, 6, 6)
+    write_manifest(place, "m.csv", rows)
+    with hook() as receiver:
+        place.environment["UPLOADER_NOTIFY"] = receiver.address
+        ending = place.run("work")
+        assert ending.code == 2
+        assert receiver.posted[0]["exitCode"] == 2
+        assert "there is none yet" in receiver.posted[0]["reason"]
+        place.use(place.serve("--limit", "5", faults="[put]\nlost_answer = 1.0\n"))
+        assert place.run("run", "m.csv", "--first", "1", "--doubt-seconds", "0.1").code == 6
+        del receiver.posted[:]
+        worker = place.start(*WORK, "--doubt-seconds", "1")
+        until(lambda: bool(receiver.posted), "a doubt is told", seconds=60)
+        (told,) = receiver.posted
+        assert (told["event"], told["batch"], told["needsPerson"][0]["batch"]) == ("needs_person", None, "m.csv")
+        assert "all batches: something needs a person" in told["text"]
+        ending = worker.stop()
+    assert [told["event"] for told in receiver.posted] == ["needs_person", "ended"]
+    assert receiver.posted[-1]["exitCode"] == ending.code == 143
+    assert receiver.posted[-1]["run"] == ending.summary["run"]
+
+
+def test_a_worker_is_called_by_the_jobs_of_its_attempts(place: Place) -> None:
+    """Each address is the worker's, and the ends come by callbacks: no job is asked for after its end was told."""
+    rows = make_rows(place, 20, 10)
+    write_manifest(place, "m.csv", rows)
+    server = place.serve("--limit", "5", "--job-seconds", "1")
+    place.use(server)
+    assert place.run("run", "m.csv", "--first", "1").code == 6
+    before = polls(server)
+    flags = listening(free_port())
+    address = flags[-1].partition("?")[0]
+    worker = place.start(*WORK, "--limit", "5", *flags)
+    until(lambda: counts(place, "m.csv") == {"completed": 20}, "the batch has ended")
+    assert worker.stop().code == 143
+    check_appended(server.journal, rows)
+    check_one_at_a_time(server.journal)
+    urls = [dict(put.query).get("webhookUrl", "") for put in server.journal.puts()]
+    assert len({url for url in urls if url.startswith(address)}) == len(rows) - 1
+    assert {(call.job, call.status) for call in server.journal.calls()} >= {("completed", 200)}
+    assert polls(server) - before <= 0.5 * len(rows)
+    assert polls_after_the_end_was_told(server) == {}

@@ -13,7 +13,8 @@ from tests.simulation.clock import Time, VirtualLoop, bury
 from tests.simulation.schedule import _scaled_down
 from uploader.client import JobAnswer
 from uploader.client.service import JOB_SECONDS
-from uploader.jobs import JobPoller
+from uploader.jobs import MOST_ENDED_EARLY, JobPoller
+from uploader.ledger.outcomes import JobEnd
 from uploader.ledger.thread import Writer
 from uploader.model import JobStatus, LiveJob
 from uploader.pace import Pace
@@ -220,6 +221,19 @@ async def test_polls_of_a_job_that_overlap_leave_nothing_behind() -> None:
     assert len(service.asked) == 2
     assert (poller.live_count, poller.active_jobs) == (0, 0)
     assert (len(poller._unanswered), len(poller._ending)) == (0, 0)
+
+
+def test_callbacks_of_other_workers_jobs_do_not_pile_up() -> None:
+    """A bounded number of jobs is kept that ended before they were added; the latest ends are among them."""
+    poller = waiting_for_endless(Time(BEGIN))
+    ended = [live(number, BEGIN, 10.0) for number in range(2 * MOST_ENDED_EARLY)]
+    for job in ended:
+        poller.apply_callback_end(job, JobEnd(job, JobStatus.COMPLETED, BEGIN))
+    assert len(poller._ended_early) == MOST_ENDED_EARLY
+    poller.add(ended[-1])
+    assert poller.live_count == 0, "its end is in the ledger"
+    poller.add(ended[0])
+    assert poller.live_count == 1, "a poll shows its end"
 
 
 def test_a_look_that_told_nothing_has_not_seen_the_job_live() -> None:

@@ -95,6 +95,16 @@ async def test_something_that_needs_a_person_is_told_once(
     assert "m.csv: something needs a person; the run goes on\n1 in doubt (line 11)" in told["text"]
 
 
+async def test_what_comes_after_the_others_were_settled_is_told(
+    place: Path, posted: list[Mapping[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker lives for months: each time that somebody has settled all, the next trouble is news again."""
+    del place
+    await watch(RunReporter(settings_of_place(), ""), [2, 3, 4, 1, 1, 2, 5], monkeypatch)
+    assert [told["counts"]["in_doubt"] for told in posted] == [3, 2]
+    assert "all batches: something needs a person" in posted[0]["text"]
+
+
 async def test_nothing_new_is_not_told(
     place: Path, posted: list[Mapping[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from uploader.status.formatting import counts_json, format_counts, format_troubl
 if TYPE_CHECKING:  # a run without metrics does not import them
     from uploader.status.metrics import Metrics, RunFigures
     from uploader.status.summary import Summary
+    from uploader.status.work_summary import WorkSummary
 
 log = logs.get_logger()
 
@@ -26,6 +27,8 @@ WATCH_SECONDS = 10.0
 SHARE_OF_TIME = 0.01
 # the most groups of items that need a person in a notification's text
 GROUPS_TOLD = 5
+# in place of a batch's name, for people
+ALL_BATCHES = "all batches"
 STOPPED = (ExitCode.HUNG_UP, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 
 
@@ -34,7 +37,7 @@ class RunReporter:
 
     Args:
         settings: The settings.
-        batch: The batch's name, empty where none is known.
+        batch: The batch's name, empty where none is known, or for a worker for every batch.
     """
 
     def __init__(self, settings: Settings, batch: str) -> None:
@@ -43,7 +46,7 @@ class RunReporter:
         self._begun_at = time.time()
         # of the runs before, None until the metrics file was read
         self._kept: Mapping[str, float] | None = None
-        # the items that needed a person as the run began
+        # the items that needed a person as the run began, or when those that came later were settled
         self._needed_before: int | None = None
         self._is_need_told = False
 
@@ -123,9 +126,11 @@ class RunReporter:
             told.append(f"next: {step}")
         await self._notify(told, {"event": "ended", **summary.as_json()}, is_stopped=summary.exit_code in STOPPED)
 
-    async def end_worker(self, exit_code: ExitCode, figures: "RunFigures") -> None:
+    async def end_worker(self, summary: "WorkSummary", figures: "RunFigures") -> None:
         """Report the end of a worker for every batch."""
-        await self._write(figures, exit_code)
+        await self._write(figures, summary.exit_code)
+        told = [f"worker for {ALL_BATCHES}", summary.ending()]
+        await self._notify(told, {"event": "ended", **summary.as_json()}, is_stopped=summary.exit_code in STOPPED)
 
     async def fail(self, error: Exception) -> None:
         """Report a run that could not begin, or that a fault of the uploader ended."""
@@ -154,20 +159,20 @@ class RunReporter:
             log.warning("metrics.unwritten", reason=getattr(error.__cause__, "strerror", None))
 
     async def _notify_need(self, figures: "RunFigures", troubles: Callable[[], Awaitable[Sequence[Trouble]]]) -> None:
-        """Notify once that items need a person which did not as the run began."""
+        """Notify once that items need a person which did not before; once more where those were settled meanwhile."""
         needing = figures.items.of(*TROUBLED).items
-        if self._needed_before is None:
-            self._needed_before = needing
+        if self._needed_before is None or needing <= self._needed_before:
+            self._needed_before, self._is_need_told = needing, False
         if self._settings.notify is None or self._is_need_told or needing <= self._needed_before:
             return
         self._is_need_told = True
         found = await troubles()
-        told = [f"{self._batch}: something needs a person; the run goes on"]
+        told = [f"{self._batch or ALL_BATCHES}: something needs a person; the run goes on"]
         told += [format_trouble(trouble) for trouble in found[:GROUPS_TOLD]]
         payload = {
             "event": "needs_person",
             "run": logs.bound().get("run"),
-            "batch": self._batch,
+            "batch": self._batch or None,
             "counts": counts_json(figures.items.counts),
             "needsPerson": [trouble_json(trouble) for trouble in found],
         }

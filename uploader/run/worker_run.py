@@ -23,7 +23,7 @@ from uploader.run.engines import Engines
 from uploader.run.hours import local_time, until_time
 from uploader.run.loading import identity
 from uploader.run.preparing import config_parameters
-from uploader.run.reporting import RunReporter
+from uploader.run.reporting import ALL_BATCHES, RunReporter
 from uploader.run.shared import Shared
 from uploader.run.stopping import Stop
 from uploader.run.target import Account, Target
@@ -39,9 +39,6 @@ if TYPE_CHECKING:  # most workers have no page
 
 log = logs.get_logger()
 
-# in place of a batch's name, for people
-ALL_BATCHES = "all batches"
-
 
 async def run_worker(
     settings: Settings, *, stop: Stop, on_progress: Callable[[Progress], None] | None = None
@@ -56,8 +53,20 @@ async def run_worker(
     Raises:
         UploaderError: The worker could not begin: nothing was sent.
     """
-    # a notification is about the end of a batch
-    reporter = RunReporter(replace(settings, notify=None), "")
+    reporter = RunReporter(settings, "")
+    try:
+        summary = await _run(settings, reporter, stop, on_progress)
+    except Exception as error:
+        await reporter.fail(error)
+        raise
+    counts = {state.value: count for state, count in summary.left.counts.items() if count}
+    log.info("run.ended", exitCode=int(summary.exit_code), reason=summary.ending(), counts=counts)
+    return summary
+
+
+async def _run(
+    settings: Settings, reporter: RunReporter, stop: Stop, on_progress: Callable[[Progress], None] | None
+) -> WorkSummary:
     reporter.begin()
     check_addresses(settings)
     config_parameters(settings)
@@ -84,10 +93,7 @@ async def run_worker(
             on_progress=on_progress,
             shared=Shared(),
         )
-        summary = await run.run()
-    counts = {state.value: count for state, count in summary.left.counts.items() if count}
-    log.info("run.ended", exitCode=int(summary.exit_code), reason=summary.ending(), counts=counts)
-    return summary
+        return await run.run()
 
 
 def _open(settings: Settings) -> Ledger:
@@ -167,7 +173,7 @@ class WorkerRun(EngineRun):
             thread.close()
         failure = failure or self._ledger.moved()
         summary = await self._once_back(failure, self._sum_up, engines, failure)
-        await self._reporter.end_worker(summary.exit_code, self._figures(summary.left, engines, thread))
+        await self._reporter.end_worker(summary, self._figures(summary.left, engines, thread))
         return summary
 
     def _standing(self) -> Standing:

@@ -127,7 +127,7 @@ class Settings:
         secret_as(notified_address),
         None,
         metavar="URL",
-        commands="run serve",
+        commands="run work serve",
         meaning="POST the summary to this https address at the end, and when something first needs a person; it may "
         "have a secret in it, and is never shown: rather set UPLOADER_NOTIFY, as others see the command line",
     )

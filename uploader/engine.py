@@ -359,6 +359,7 @@ class Engine:
             unanswered=len(flow.unanswered),
             paced=paced,
             travelling=max(sum(map(flow.is_turn_near, self._runner.travelling())) - paced, 0),
+            retrying=self._found.retrying if (self._found.wake_at or 0.0) > self._now() else 0,
             is_lane_ready=self._is_lane_ready,
             uploads_free=max((self._uploads or caps.UPLOADS) - len(self._under_way), 0),
             hands_free=self._attempts_wanted(),

@@ -1,7 +1,12 @@
 """The uploader's own exceptions and their exit codes."""
 
 import errno
+from collections.abc import Sequence
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from uploader.model import Problem
 
 
 class ExitCode(IntEnum):
@@ -38,9 +43,18 @@ class UploaderError(Exception):
 
 
 class UsageError(UploaderError):
-    """The command cannot be carried out as it was given; nothing was sent."""
+    """The command cannot be carried out as it was given; nothing was sent.
+
+    Args:
+        message: The cause and the remedy, for people.
+        problems: The first problems of a manifest, which stand below the first line of the message.
+    """
 
     exit_code = ExitCode.USAGE
+
+    def __init__(self, message: str, problems: "Sequence[Problem]" = ()) -> None:
+        super().__init__(message)
+        self.problems = problems
 
 
 class BatchRefusedError(UsageError):

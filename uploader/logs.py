@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -18,8 +18,12 @@ from uploader.errors import UsageError
 if TYPE_CHECKING:  # a command that logs nothing does not import it
     import structlog
 
+    from uploader.model import Problem
+
 Form = Literal["auto", "text", "json"]
 _MUTED = "muted"
+# the field of a row's wrong value, which may be a path: standard error shows it, and no log file keeps it
+_SHOWN_ONLY = "value"
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, _MUTED: 50}
 
 # fields that every event of this context has: run, host, batch
@@ -55,7 +59,7 @@ class _Config(NamedTuple):
         """Write an event where its level is written: to the file, to standard error."""
         level = LEVELS[event["level"]]
         if self.file is not None and level >= LEVELS[self.file_level]:
-            _write_line(self.file, _as_json(event))
+            _write_line(self.file, _as_json({name: value for name, value in event.items() if name != _SHOWN_ONLY}))
         if level >= LEVELS[self.level]:
             render = _as_text(colours=sys.stderr.isatty()) if self.is_text else _as_json
             # the live lines replace ``sys.stderr``
@@ -234,6 +238,22 @@ def configure(form: Form, level: str, file: Path | None = None) -> None:
     shown = level if not is_auto else "warning" if sys.stderr.isatty() else "info"
     opened = _open(file) if file is not None else None
     _log.configure(_Config(form, shown, opened, "info" if is_auto else level))
+
+
+def log_refusal(reason: str, problems: "Sequence[Problem]", *, with_values: bool = False) -> None:
+    """Log what stands below the first line of a reason that ended a run, one event for each problem or line.
+
+    Args:
+        reason: The reason.
+        problems: The problems of a manifest.
+        with_values: Show the wrong values, to the person who gave the command; the log file does not get them.
+    """
+    for problem in problems:
+        value = {_SHOWN_ONLY: problem.value} if with_values else {}
+        _log.error("row.invalid", line=problem.line, column=problem.column, **value, remedy=problem.remedy)
+    if not problems:
+        for line in reason.split("\n")[1:]:
+            _log.error("run.refused", reason=line.strip())
 
 
 def is_text() -> bool:

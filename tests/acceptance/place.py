@@ -231,6 +231,9 @@ class Place:
         """Holds every line of every command's log against the table of events."""
         for running in self._started:
             text = running.err.read_text(encoding="utf-8", errors="replace")
+            if '"event": "run.ended"' in text:
+                bare = [line for line in text.splitlines() if not line.startswith("{")]
+                assert not bare, f"a log in JSON has lines that are no events: {bare[:5]}"
             # who was killed may have written half a line
             check_events(logged("\n".join(line for line in text.splitlines() if line.endswith("}"))))
 

@@ -125,7 +125,7 @@ def test_an_unknown_account_is_an_invalid_row(place: Place) -> None:
     place.write("m.csv", text.replace(",small\n", ",smal\n", 1))
     ending = place.run("run", "m.csv", "--config", "nightly.toml")
     assert ending.code == 2
-    assert "  2     account  'smal'  the settings have no such account" in ending.err
+    assert '"line": 2, "column": "account", "value": "smal", "remedy": "the settings have no such account' in ending.err
     assert "small, large, default" in ending.err
     assert place.run("run", "m.csv", "--config", "nightly.toml", "--on-invalid", "skip").code == 1
     assert sorted(statuses(place.path("m.results.csv"))) == ["completed"] * (2 * FILES - 1) + ["refused"]

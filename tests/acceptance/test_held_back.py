@@ -112,3 +112,16 @@ def test_status_tells_it_while_the_run_is_on(place: Place) -> None:
     assert running.stop().code == 143
     after = batch()
     assert (after["waitsFor"], after["waitsUntil"], largest(after)) == (None, None, "doubt")
+
+
+def test_a_lane_that_waits_for_its_next_attempt_is_a_cause_of_its_own(place: Place) -> None:
+    """Uploads that the service cuts off are tried again after a wait: that is no lack of conversations."""
+    in_lanes(place, 1)
+    server = place.serve("--limit", "1", *QUICK, faults="seed = 5\n[put]\ncut = 0.4\n")
+    place.use(server)
+    ending = place.run("run", "m.csv", "--limit", "1", "--json", "--first", "3")
+    assert (ending.code, len(server.journal.appended())) == (6, 3), ending.err
+    assert len(server.journal.puts()) > 3, "some were cut off"
+    found = shares(ending.summary)
+    assert found["retry"] > 10 * found.get("lanes", 0.0)
+    assert "by waits before another attempt" in place.run("status").out

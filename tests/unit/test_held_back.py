@@ -28,6 +28,7 @@ READY = TEN._replace(is_lane_ready=True)
     [
         pytest.param(FLOW, TEN, {"lanes": 6}, id="no lane may go"),
         pytest.param(FLOW, TEN._replace(busy=12), {}, id="the limit has fallen below what lives"),
+        pytest.param(FLOW, TEN._replace(retrying=2), {"retry": 2, "lanes": 4}, id="lanes wait for their next attempt"),
         pytest.param(FLOW, TEN._replace(doubtful=2), {"doubt": 2, "lanes": 4}, id="doubts hold slots"),
         pytest.param(FLOW, TEN._replace(travelling=4), {"uplink": 4, "lanes": 2}, id="bodies are under way"),
         pytest.param(FLOW, TEN._replace(travelling=9), {"uplink": 6}, id="more bodies than idle slots"),

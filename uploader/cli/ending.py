@@ -9,7 +9,7 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -18,6 +18,11 @@ from uploader.cli.signals import stop_signals
 from uploader.errors import TOO_MANY_FILES, ExitCode, StoppedError, UploaderError, UsageError, describe
 from uploader.settings import Settings
 
+if TYPE_CHECKING:
+    from uploader.model import Problem
+
+# the commands whose standard error is a log: in JSON nothing else may stand there
+RUNS = ("run", "work")
 # so many more objects made than freed, and the garbage collector runs
 COLLECT_AFTER_OBJECTS = 10_000
 
@@ -37,6 +42,7 @@ def end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[s
     from uploader.settings.loading import check_words, load, unknown_environment  # noqa: PLC0415 - --help has no use for it
 
     reason = ""
+    problems: Sequence[Problem] = ()
     try:
         check_words(sys.argv, os.environ)
         given = {name: value for name, value in flags.items() if value is not None}
@@ -49,6 +55,7 @@ def end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[s
         sys.stdout.flush()
     except UploaderError as error:
         reason, code = str(error), error.exit_code
+        problems = getattr(error, "problems", problems)
     except BrokenPipeError:
         nobody_reads()
         # a run may have been cut short; a command that only prints has printed all that its reader wanted
@@ -60,7 +67,8 @@ def end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[s
         reason, code = "a fault of the uploader itself; nothing is lost: run the same command again", ExitCode.FAULT
     if reason:
         context = click.get_current_context()
-        report_failure(context.info_name or "", reason, code, as_json=bool(context.params.get("as_json")))
+        as_json = bool(context.params.get("as_json"))
+        report_failure(context.info_name or "", reason, code, problems, as_json=as_json)
         _print_failure(context.info_name or "", reason)
     logs.close()
     sys.exit(int(code))
@@ -75,17 +83,20 @@ def _explain_failure(error: OSError) -> str:
     return ""
 
 
-def report_failure(command: str, reason: str, code: ExitCode, *, as_json: bool) -> None:
-    """Report a failure to machines: an object on standard output and, for a run, its last event."""
+def report_failure(
+    command: str, reason: str, code: ExitCode, problems: "Sequence[Problem]" = (), *, as_json: bool
+) -> None:
+    """Report a failure to machines: an object on standard output and, for a run or a worker, its last events."""
     from uploader.cli.printing import print_json  # noqa: PLC0415 - --help has no use for it
 
     bound = logs.bound()
-    if command == "run":
+    if command in RUNS:
         _open_log_file(sys.argv[1:])
         # the first line alone: rows and their paths may stand below it
         first = reason.partition("\n")[0]
         if logs.is_text():
             logs.mute()  # standard error has the reason already
+        logs.log_refusal(reason, problems, with_values=True)
         logs.get_logger().error("run.ended", exitCode=int(code), reason=first, counts={})
     if as_json:
         failure: dict[str, Any] = {
@@ -116,10 +127,8 @@ def _print_failure(command: str, reason: str) -> None:
     """Print a failure for people, unless the log has it already on the same stream."""
     from uploader.cli.printing import print_error  # noqa: PLC0415 - --help has no use for it
 
-    # a log in JSON has the first line in its last event; the rows below it stand nowhere else
-    shown = f"uploader: {reason}" if command != "run" or logs.is_text() else reason.partition("\n")[2]
-    if shown:
-        print_error(shown)
+    if command not in RUNS or logs.is_text():
+        print_error(f"uploader: {reason}")
 
 
 def nobody_reads() -> None:

@@ -22,6 +22,8 @@ from uploader.status.progress import Progress
 # options that the command that carries on has not: ``--until`` would mean tomorrow's time then, and the address of
 # ``--notify`` is not to be shown
 NOT_AGAIN = ("--until", "--notify")
+# the events of a failure, which is reported at the end of the command
+OF_FAILURE = ("fault", "row.invalid", "run.refused", "run.ended")
 
 
 def run_to_end(settings: Settings, manifest: str | None, *, as_json: bool) -> ExitCode:
@@ -68,7 +70,7 @@ def words_again(words: Sequence[str]) -> list[str]:
 
 def write_event(event: logs.Event) -> None:
     """Write an event to the log; that of a failure has its place beside the words on standard error."""
-    if not (event["level"] == "error" and event["event"] in ("fault", "run.ended")):
+    if not (event["level"] == "error" and event["event"] in OF_FAILURE):
         logs.write(event)
 
 

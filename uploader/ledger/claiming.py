@@ -117,8 +117,8 @@ _MORE = (
     .limit(1)
 )
 
-# the earliest end of a lane's wait
-_WAIT_ENDS = select(func.min(lanes.c.not_before)).where(
+# the earliest end of a lane's wait for its next attempt, and how many lanes wait
+_WAIT_ENDS = select(func.min(lanes.c.not_before), func.count()).where(
     lanes.c.account_id == bindparam("account_id"),
     lanes.c.ready_position.is_not(None),
     lanes.c.not_before > bindparam("now"),
@@ -210,6 +210,8 @@ class ClaimResult(NamedTuple):
     lacks_lanes: bool = False
     # some lane has an item left to begin, be its turn now or after the job before it
     has_more: bool = True
+    # how many lanes wait, until ``wake_at`` or longer, for their next attempt after one that failed
+    retrying: int = 0
 
 
 class Admission(NamedTuple):
@@ -280,15 +282,16 @@ def claim(
     if len(claims) == wanted > 0:
         return ClaimResult(claims, limit, waiting=True)
     waiting = connection.execute(_WAITING, {"account_id": account_id}).first() is not None
-    wake_at = None
+    wake_at, retrying = None, 0
     if wanted > 0:
         full = len(claims) >= free
         if waiting and full:
             wake_at = limit.room_at
         elif not full:
-            wake_at = connection.execute(_WAIT_ENDS, {"account_id": account_id, "now": now}).scalar_one()
+            wake_at, retrying = connection.execute(_WAIT_ENDS, {"account_id": account_id, "now": now}).one()
     has_more = waiting or _has_more(connection, account_id)
-    return ClaimResult(claims, limit, waiting, wake_at, lacks_lanes=len(claims) < room, has_more=has_more)
+    lacks = len(claims) < room
+    return ClaimResult(claims, limit, waiting, wake_at, lacks_lanes=lacks, has_more=has_more, retrying=retrying)
 
 
 def admit(

@@ -27,8 +27,7 @@ class HeaderError(UsageError):
     """A CSV header by which no row can be read, with all its ``problems``."""
 
     def __init__(self, name: str, problems: Sequence[Problem]) -> None:
-        super().__init__("\n".join(f"manifest {name}, {problem}" for problem in problems))
-        self.problems = problems
+        super().__init__("\n".join(f"manifest {name}, {problem}" for problem in problems), problems)
 
 
 def read_csv(lines: Iterator[str], name: str, delimiter: str) -> Iterator[RawRow]:

@@ -19,6 +19,8 @@ class SlotUse(StrEnum):
     DOUBT = "doubt"
     # no conversation may go
     LANES = "lanes"
+    # a conversation waits for its next attempt, after one that failed
+    RETRY = "retry"
     # the body of an attempt whose turn has come is under way
     UPLINK = "uplink"
     # as many last chunks are out as may be: the number follows the account, or a person has set it
@@ -49,6 +51,8 @@ class SlotFacts(NamedTuple):
     # attempts whose turn has come: those that wait for the rate, and those whose body has not gone out
     paced: int = 0
     travelling: int = 0
+    # lanes that wait for their next attempt after one that failed
+    retrying: int = 0
     # a lane may go that has no attempt
     is_lane_ready: bool = False
     # attempts that may begin, by the cap on uploads, and by all that is known of the service
@@ -77,6 +81,7 @@ def slot_uses(flow: Flow, facts: SlotFacts, now: float) -> Mapping[SlotUse, int]
         (SlotUse.UNANSWERED if flow.unanswered_is_fixed else SlotUse.ANSWERS, max(facts.due - may_go, 0)),
         (SlotUse.RATE, facts.paced),
         (SlotUse.UPLINK, facts.travelling),
+        (SlotUse.RETRY, facts.retrying),
         (_not_begun(facts), facts.in_force),
     ]
     uses: Counter[SlotUse] = Counter()

@@ -117,6 +117,7 @@ def _log_failure(error: Exception) -> None:
         log.error("fault", exc_info=error)
         log.error("run.ended", exitCode=int(ExitCode.FAULT), reason=FAULT_REASON, counts={})
         return
+    logs.log_refusal(str(error), getattr(error, "problems", ()))
     # the first line alone: rows and their paths may stand below it
     log.error("run.ended", exitCode=int(error.exit_code), reason=str(error).partition("\n")[0], counts={})
 
@@ -148,7 +149,7 @@ async def _run(
                 try:
                     prepared = await in_thread(prepare, settings, manifest, ledger, targets, stop.check)
                 except UsageError as error:
-                    raise BatchRefusedError(str(error)) from error
+                    raise BatchRefusedError(str(error), error.problems) from error
                 await in_thread(ledger.workers_have_begun)
             if ledger.is_new and not settings.sandbox:
                 log.warning("ledger.made")

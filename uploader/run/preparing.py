@@ -246,7 +246,8 @@ def refuse_invalid(check: ManifestCheck, name: str) -> None:
         UsageError: The manifest has invalid rows; the text counts all problems, and lists the first.
     """
     if check.problems.count:
-        raise UsageError("\n".join([*format_problems(check, name), "nothing was sent"]))
+        counted, *table = format_problems(check, name)
+        raise UsageError("\n".join([f"{counted}: nothing was sent", *table]), check.problems.first)
 
 
 def format_problems(check: ManifestCheck, name: str) -> Iterator[str]:

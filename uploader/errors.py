@@ -3,10 +3,7 @@
 import errno
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from uploader.model import Problem
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -47,12 +44,12 @@ class UsageError(UploaderError):
 
     Args:
         message: The cause and the remedy, for people.
-        problems: The first problems of a manifest, which stand below the first line of the message.
+        problems: The first problems of a manifest (``model.Problem``), which stand below the first line of the message.
     """
 
     exit_code = ExitCode.USAGE
 
-    def __init__(self, message: str, problems: "Sequence[Problem]" = ()) -> None:
+    def __init__(self, message: str, problems: Sequence[Any] = ()) -> None:
         super().__init__(message)
         self.problems = problems
 

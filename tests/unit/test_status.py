@@ -189,7 +189,9 @@ def test_a_batch_that_no_living_worker_has_is_to_be_carried_on(
     batch_id: int | None, is_alive: bool, exit_code: ExitCode
 ) -> None:
     """Beside a run of another batch its status is that of a batch without a run: 5, and the command to type."""
-    worker = WorkerFacts(1, "https://api.symbl.ai", batch_id, "a batch", "host", "process", "1.0", 0.0, 30.0, 0, 0)
+    worker = WorkerFacts(
+        1, "https://api.symbl.ai", "default", batch_id, "a batch", "host", "process", "1.0", 0.0, 30.0, 0, 0
+    )
     others = worker._replace(worker_id=2, batch_id=3)
     found = replace(
         overview(("m.csv", standing({State.PENDING: 13})), busy=True), workers=[(worker, is_alive), (others, True)]
@@ -200,9 +202,28 @@ def test_a_batch_that_no_living_worker_has_is_to_be_carried_on(
     assert "no run is on" not in text
 
 
+def test_the_workers_of_one_run_are_told_apart_by_their_accounts() -> None:
+    """A run has a worker for each account; where there is one account alone, no line names it."""
+    found = overview(("m.csv", standing({State.PENDING: 1})), busy=True)
+    url = "https://api.symbl.ai"
+    small = WorkerFacts(1, url, "small", 1, "m.csv", "host", "process", "1.0", 0.0, 30.0, 0, 0)
+    workers = [(small, True), (small._replace(worker_id=2, account="default"), True)]
+    accounts = [
+        (AccountFacts(number, url, name), LimitFacts(2, None, 2, 0)) for number, name in enumerate(("default", "small"))
+    ]
+    several = replace(found, workers=workers, limits=accounts)
+    lines = [line for line in several.as_lines() if line.startswith("worker")]
+    assert [line.partition(" since")[0] for line in lines] == [
+        f"worker 1 on host: m.csv for small ({url})",
+        f"worker 2 on host: m.csv for {url}",
+    ]
+    assert [worker["account"] for worker in several.as_json()["workers"]] == ["small", "default"]
+    assert f"for {url}" not in "\n".join(replace(found, workers=workers[1:]).as_lines())
+
+
 def test_beside_a_batch_that_is_on_another_may_be_carried_on() -> None:
     """All batches together wait for the run that is on; the other one's command stands there."""
-    worker = WorkerFacts(1, "https://api.symbl.ai", 1, "on.csv", "host", "process", "1.0", 0.0, 30.0, 0, 0)
+    worker = WorkerFacts(1, "https://api.symbl.ai", "default", 1, "on.csv", "host", "process", "1.0", 0.0, 30.0, 0, 0)
     both = overview(("on.csv", standing({State.PENDING: 1})), ("m.csv", standing({State.PENDING: 1})), busy=True)
     found = replace(both, workers=[(worker, True)])
     assert found.exit_code is ExitCode.NOT_NOW

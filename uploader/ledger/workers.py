@@ -104,6 +104,8 @@ class WorkerFacts(NamedTuple):
 
     worker_id: int
     base_url: str
+    # of its account
+    account: str
     # None: every batch
     batch_id: int | None
     batch: str | None
@@ -358,7 +360,7 @@ def worker_facts(connection: Connection) -> list[WorkerFacts]:
     found = connection.execute(
         select(
             workers.c.id,
-            accounts.c.base_url,
+            *accounts.c["base_url", "name"],
             workers.c.batch_id,
             batches.c.name,
             *workers.c["host", "process", "version", "begun_at", "lease_until"],
@@ -371,4 +373,4 @@ def worker_facts(connection: Connection) -> list[WorkerFacts]:
         .where(_IS_OPEN)
         .order_by(workers.c.id)
     )
-    return [WorkerFacts(*row) for row in found]
+    return [WorkerFacts._make(row) for row in found]

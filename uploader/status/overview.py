@@ -170,11 +170,16 @@ class Overview:
 
     def _format_workers(self) -> Iterator[str]:
         for worker, is_alive in self.workers:
-            what = worker.batch or "every batch"
+            what = (worker.batch or "every batch") + self._of_account(worker)
             since = rfc3339(worker.begun_at)
             does = f"{format_count(worker.sending, 'upload')}, {format_count(worker.jobs, 'job')}"
             dead = "" if is_alive else "; it does not answer: the next run, or another worker, takes over"
             yield f"worker {worker.worker_id} on {worker.host}: {what} since {since}: {does}{dead}"
+
+    def _of_account(self, worker: WorkerFacts) -> str:
+        """Format the account of a worker; empty where the ledger has one account."""
+        account = AccountFacts(0, worker.base_url, worker.account)
+        return f" for {account}" if len(self.limits) > 1 else ""
 
     def _format_jobs(self) -> Iterator[str]:
         for job in self.jobs[:JOBS_SHOWN]:
@@ -217,6 +222,7 @@ def _worker_json(worker: WorkerFacts, *, is_alive: bool) -> dict[str, Any]:
         "alive": is_alive,
         "host": worker.host,
         "version": worker.version,
+        "account": worker.account,
         "baseUrl": worker.base_url,
         "batch": worker.batch,
         "begunAt": rfc3339(worker.begun_at),

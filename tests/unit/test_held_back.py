@@ -67,6 +67,7 @@ FACTS = st.builds(
     unanswered=COUNTS,
     paced=COUNTS,
     travelling=COUNTS,
+    retrying=COUNTS,
     is_lane_ready=st.booleans(),
     uploads_free=COUNTS,
     hands_free=COUNTS,

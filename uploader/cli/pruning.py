@@ -58,7 +58,10 @@ def _as_lines(
 ) -> Iterator[str]:
     counted = pruned or found
     names = [batch.name for batch in found.batches]
-    yield f"ledger {address}: {'forgotten' if pruned else 'to forget'} of what was over before {rfc3339(before)}"
+    if not (names or counted.items or found.not_over):
+        yield f"ledger {address}: nothing was over before {rfc3339(before)} that is not forgotten already"
+        return
+    yield f"ledger {address}: what was over before {rfc3339(before)} {'is' if pruned else 'would be'} forgotten"
     yield from format_rows(
         [
             ("batches", f"{len(names):,}{_listed(names)}"),
@@ -73,6 +76,7 @@ def _as_lines(
         ]
     )
     if pruned is None:
+        yield "A manifest that names these recordings again needs their files: they are known by their content alone."
         yield "Nothing was changed: the same command with --yes forgets it."
     else:
         yield f"The ledger has {format_bytes(sizes[-1])} now{f': {hint}' if hint else ''}."

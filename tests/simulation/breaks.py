@@ -1,24 +1,30 @@
 """Deliberate breaks: each takes one safeguard away, and must be caught."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from unittest.mock import patch
 
 from sqlalchemy import Connection, func, select, update
 
-from uploader import attempt, flow, results
+from uploader import attempt, engine, flow, results, worker
 from uploader.jobs import JobPoller
-from uploader.ledger import callbacks, claiming, matching, outcomes
-from uploader.ledger.claiming import AdmissionResult
+from uploader.ledger import callbacks, claiming, matching, outcomes, postgres
+from uploader.ledger.claiming import AdmissionResult, admit, claim
 from uploader.ledger.facts import apply_callbacks
 from uploader.ledger.limit import limit_facts
-from uploader.ledger.schema import items
+from uploader.ledger.outcomes import ReplyRecord
+from uploader.ledger.schema import accounts, items, workers
+from uploader.ledger.workers import beat
 from uploader.model import Next, Outcome, Reply, State, Verdict
 from uploader.policy import replies
 from uploader.policy.facts import ResolvedItem
+from uploader.worker import Worker
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -168,6 +174,76 @@ def _without_anomaly(connection: Connection, item_id: int, resolved: ResolvedIte
     apply_callbacks(connection, item_id, resolved._replace(anomaly=None))
 
 
+def _without_seeing_ends(function: Callable[..., T]) -> Callable[..., T]:
+    """Wrap a function of the ledger so that it takes all workers for living ones."""
+
+    @wraps(function)
+    def call(connection: Connection, *args: Any, **kwargs: Any) -> T:
+        ended = connection.execute(
+            select(workers.c.id, workers.c.ended_at).where(workers.c.ended_at.is_not(None))
+        ).all()
+        connection.execute(update(workers).values(ended_at=None))
+        result = function(connection, *args, **kwargs)
+        for row in ended:
+            connection.execute(update(workers).where(workers.c.id == row.id).values(ended_at=row.ended_at))
+        return result
+
+    return call
+
+
+@contextmanager
+def last_chunk_without_the_lease() -> Iterator[None]:
+    """Let the last chunk of an admitted attempt leave however long ago that was."""
+    with patch.object(Worker, "has_lease", lambda _: True):
+        yield
+
+
+@contextmanager
+def admission_without_the_lease() -> Iterator[None]:
+    """Let a worker that was ended by another claim and admit as before."""
+    with (
+        patch.object(engine, "claim", _without_seeing_ends(claim)),
+        patch.object(flow, "admit", _without_seeing_ends(admit)),
+        last_chunk_without_the_lease(),
+    ):
+        yield
+
+
+@contextmanager
+def takeover_of_the_living() -> Iterator[None]:
+    """End the other workers although their leases are not over."""
+
+    @wraps(beat)
+    def greedy(*args: Any, **kwargs: Any) -> Any:
+        return beat(*args, **{**kwargs, "is_gone": lambda _: True})
+
+    with patch.object(worker, "beat", greedy):
+        yield
+
+
+@contextmanager
+def outcome_that_matches_no_row() -> Iterator[None]:
+    """Write the outcome of an attempt without a look at whether its item was still as the attempt had left it."""
+
+    def blind(connection: Connection, resolved: Sequence[tuple[ReplyRecord, ResolvedItem]]) -> bool:
+        for record, item in resolved:
+            connection.execute(
+                outcomes._CLOSE_ATTEMPT, outcomes._closing(record, item.attempt_verdict or record.verdict)
+            )
+            connection.execute(outcomes._OUTCOME, outcomes._change(connection, record, item.verdict or record.verdict))
+        return True
+
+    with patch.object(outcomes, "_write", blind):
+        yield
+
+
+@contextmanager
+def account_lock_left_out() -> Iterator[None]:
+    """Let transactions read and write without the lock of their account."""
+    with patch.object(postgres, "_LOCK_SOME", select(accounts.c.id)):
+        yield
+
+
 SIMULATED = {
     break_.__name__: break_
     for break_ in (
@@ -185,6 +261,18 @@ SIMULATED = {
 }
 # what only a schedule in which calls tell of appends too many can show
 TOLD_BY_CALLS = {break_.__name__: break_ for break_ in (late_surplus_not_told, surplus_beside_an_answer_not_told)}
+
+# what only several workers on one ledger can show
+OF_SEVERAL = {
+    break_.__name__: break_
+    for break_ in (
+        admission_without_the_lease,
+        last_chunk_without_the_lease,
+        takeover_of_the_living,
+        outcome_that_matches_no_row,
+        account_lock_left_out,
+    )
+}
 
 
 @contextmanager

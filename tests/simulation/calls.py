@@ -53,7 +53,8 @@ class Calls:
         self._on_their_way: list[_Said] = []
         self._said = 0
         self._drawn = 0
-        self._more = asyncio.Event()
+        # those of the processes that listen: each is of the loop of its own
+        self._listening: list[asyncio.Event] = []
 
     def draw_token(self) -> str:
         """Draw the secret of an attempt."""
@@ -76,20 +77,25 @@ class Calls:
 
     async def deliver(self, apply: Apply) -> None:
         """Make the calls that are due, as long as somebody listens."""
-        self._more = asyncio.Event()
-        while True:
-            while not self._on_their_way:
-                self._more.clear()
-                await self._more.wait()
-            await self._until(self._on_their_way[0].at)
-            if self._on_their_way and self._on_their_way[0].at <= self._time.now:
-                await self._make(heapq.heappop(self._on_their_way), apply)
+        more = asyncio.Event()
+        self._listening.append(more)
+        try:
+            while True:
+                while not self._on_their_way:
+                    more.clear()
+                    await more.wait()
+                await self._until(self._on_their_way[0].at, more)
+                # by a clock that goes wrong, a wait may end a trifle too early
+                if self._on_their_way and self._on_their_way[0].at <= self._time.now + 1e-6:
+                    await self._make(heapq.heappop(self._on_their_way), apply)
+        finally:
+            self._listening.remove(more)
 
-    async def _until(self, at: float) -> None:
-        self._more.clear()
+    async def _until(self, at: float, more: asyncio.Event) -> None:
+        more.clear()
         try:
             async with asyncio.timeout(max(at - self._time.now, 0.0)):
-                await self._more.wait()
+                await more.wait()
         except TimeoutError:
             return
 
@@ -124,7 +130,11 @@ class Calls:
     def _put_on_its_way(self, token: str, call: Callback, at: float) -> None:
         self._said += 1
         heapq.heappush(self._on_their_way, _Said(at + self._rng.uniform(0.0, 2.0), self._said, token, call))
-        self._more.set()
+        self._wake_listeners()
+
+    def _wake_listeners(self) -> None:
+        for more in self._listening:
+            more.set()
 
 
 def draw_habits(seed: int) -> Habits | None:

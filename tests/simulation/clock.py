@@ -1,16 +1,14 @@
-"""A virtual clock: an event loop whose time passes only while nothing else is to be done."""
+"""A virtual clock: event loops whose time passes only while nothing else is to be done."""
 
 import asyncio
 import selectors
+from heapq import heappop
+from math import inf
 from typing import Any
 
 
 class HangError(AssertionError):
     """Nothing will ever happen again, and the engine has not ended."""
-
-
-class ProcessDied(BaseException):
-    """The process is killed at this await."""
 
 
 class Time:
@@ -21,40 +19,51 @@ class Time:
 
 
 class _Selector(selectors.SelectSelector):
-    """A selector that passes the time of the loop's waits, and kills the process at the drawn turn."""
-
-    def __init__(self, time: Time, dies_at_turn: int | None, most_turns: int) -> None:
-        super().__init__()
-        self._time = time
-        self._dies_at_turn = dies_at_turn
-        self._most_turns = most_turns
-        self.turns = 0
+    """A selector that waits for nothing: the scheduler passes the time."""
 
     def select(self, timeout: float | None = None) -> Any:
-        """Pass ``timeout`` seconds at once."""
-        self.turns += 1
-        if self.turns == self._dies_at_turn:
-            raise ProcessDied
-        if timeout is None or self.turns > self._most_turns:
-            raise HangError(f"the engine hangs after {self.turns} turns at {self._time.now:.3f}")
-        self._time.now += max(timeout, 0.0)
+        """Return no event."""
+        del timeout
         return []
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop on the world's time."""
+    """The event loop of one process, on the world's time as the steady clock of its host shows it.
 
-    def __init__(self, time: Time, dies_at_turn: int | None = None, most_turns: int = 300_000) -> None:
+    Args:
+        time: The world's time.
+        rate: The seconds of the host's clock in one of the world's.
+        ahead: The host's clock less the world's at the world's second 0.
+    """
+
+    def __init__(self, time: Time, rate: float = 1.0, ahead: float = 0.0) -> None:
         self._world_time = time
-        super().__init__(_Selector(time, dies_at_turn, most_turns))
+        self._rate = rate
+        self._ahead = ahead
+        super().__init__(_Selector())
 
     def time(self) -> float:
-        """Return the world's time."""
-        return self._world_time.now
+        """Return the time by the host's clock."""
+        return self._ahead + self._rate * self._world_time.now
+
+    def due_at(self) -> float:
+        """Return the world's time of the next callback; infinite where none will come."""
+        if self._ready:  # type: ignore[attr-defined] # asyncio's own queues are not public
+            return self._world_time.now
+        timers: list[Any] = self._scheduled  # type: ignore[attr-defined]
+        while timers and timers[0].cancelled():
+            self._timer_cancelled_count -= 1  # type: ignore[attr-defined]
+            heappop(timers)._scheduled = False
+        return (timers[0].when() - self._ahead) / self._rate if timers else inf
+
+    def turn(self) -> None:
+        """Run the callbacks that are due once."""
+        self._run_once()  # type: ignore[attr-defined]
 
 
 def bury(loop: VirtualLoop) -> None:
     """Do away with what a dead process leaves in memory."""
+    loop.set_exception_handler(lambda *_: None)
     for task in asyncio.all_tasks(loop):
         task._log_destroy_pending = False  # type: ignore[attr-defined] # it was killed: that is no surprise
         coroutine: Any = task.get_coro()

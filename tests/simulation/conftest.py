@@ -4,6 +4,8 @@ import pytest
 
 # test_breaks.py: each safeguard that is taken away is noticed within fewer
 SCHEDULES, NIGHTLY_SCHEDULES = 60, 10_000
+# the same of several workers on one ledger
+SCHEDULES_OF_SEVERAL, NIGHTLY_SCHEDULES_OF_SEVERAL = 20, 5000
 # so many schedules are one test: what the processes of a test run share out among them
 PER_TEST = 10
 
@@ -17,10 +19,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Share the schedules out among tests."""
-    if "seeds" in metafunc.fixturenames:
-        nightly = metafunc.config.getoption("--nightly")
-        count = metafunc.config.getoption("--schedules") or (NIGHTLY_SCHEDULES if nightly else SCHEDULES)
-        first = metafunc.config.getoption("--seed")
+    _share_out(metafunc, "seeds", SCHEDULES, NIGHTLY_SCHEDULES)
+    _share_out(metafunc, "seeds_of_several", SCHEDULES_OF_SEVERAL, NIGHTLY_SCHEDULES_OF_SEVERAL)
+
+
+def _share_out(metafunc: pytest.Metafunc, name: str, default: int, nightly: int) -> None:
+    if name in metafunc.fixturenames:
+        option = metafunc.config.getoption
+        count = option("--schedules") or (nightly if option("--nightly") else default)
+        first = option("--seed")
         drawn = range(first, first + count)
         parts = [drawn[start : start + PER_TEST] for start in range(0, count, PER_TEST)]
-        metafunc.parametrize("seeds", parts, ids=lambda part: f"{part[0]}-{part[-1]}")
+        metafunc.parametrize(name, parts, ids=lambda part: f"{part[0]}-{part[-1]}")

@@ -6,8 +6,9 @@ from sqlalchemy import or_, select
 
 from tests.simulation.schedule import AHEAD_SECONDS, ANSWER_SECONDS, World
 from tests.simulation.world import CUT_TAKEN, Job, Put, content_hash
-from uploader.ledger.schema import attempts, items, lanes, resolutions
-from uploader.model import SLOTTED, ResultLine, State
+from uploader.ledger.lanes import _is_busy, _ready_position
+from uploader.ledger.schema import attempts, items, lanes, resolutions, workers
+from uploader.model import SLOTTED, UNDER_WAY, ResultLine, State
 from uploader.policy.facts import CallbackEffect
 from uploader.policy.forecast import audio_seconds
 
@@ -42,7 +43,7 @@ class Judge:
     def _ended(self, put: Put) -> None:
         self._over(put)
         now = self._world.time.now
-        if put.asked_at is not None:
+        if put.asked_at is not None and not self._world.was_paused(put.process):
             waited = (put.received_at or now) - put.asked_at
             # one whose turn has come waits for the answers to others, too
             assert waited <= AHEAD_SECONDS + ANSWER_SECONDS + 1.0, f"waited for {waited:.1f} s: {put}"
@@ -51,8 +52,14 @@ class Judge:
         self._check_room(put)
         with self._world.ledger.connect() as connection:
             item = select(items.c.id).join(lanes, lanes.c.id == items.c.lane_id)
+            is_latest = (attempts.c.item_id == items.c.id) & (attempts.c.number == items.c.attempts)
+            carried = (
+                item.add_columns(workers.c.ended_at, workers.c.process)
+                .join(attempts, is_latest)
+                .join(workers, workers.c.id == attempts.c.worker_id)
+            )
             admitted = connection.execute(
-                item.where(
+                carried.where(
                     lanes.c.conversation_id == put.conversation,
                     items.c.content_hash == put.content,
                     items.c.state == State.SENT,
@@ -61,11 +68,13 @@ class Judge:
             slots = connection.execute(
                 item.where(
                     items.c.state.in_(SLOTTED),
-                    or_(items.c.slot_until.is_(None), items.c.slot_until > self._world.wall()),
+                    or_(items.c.slot_until.is_(None), items.c.slot_until > self._world.ledger_now() + self._world.skew),
                 )
             ).all()
             connection.rollback()
         assert admitted is not None, f"its admission is not in the ledger: {put}"
+        assert admitted.process == str(put.process), f"the admission is another worker's: {put}"
+        assert admitted.ended_at is None, f"its worker was ended: {put}"
         # a callback, or a person, may name the job of a doubt whose slot has been given to another since
         plan = self._world.plan
         assert len(slots) <= plan.limit or plan.calls is not None or plan.resolves, f"{len(slots)} slots taken: {put}"
@@ -89,7 +98,7 @@ class Judge:
     def _outlived(self) -> set[tuple[str, str]]:
         """Return conversation and content of items whose slot has expired: their jobs may live on uncounted."""
         world = self._world
-        now = world.wall()
+        now = world.ledger_now() + world.skew
         with world.ledger.connect() as connection:
             found = connection.execute(
                 select(lanes.c.conversation_id, items.c.content_hash)
@@ -151,6 +160,40 @@ class Judge:
         self._check_order()
         self._check_told()
         self._check_work()
+        self._check_attempts()
+        self._check_lanes()
+
+    def _check_attempts(self) -> None:
+        """Check that an attempt is open where its item is under way, and that a living worker carries it."""
+        with self._world.ledger.connect() as connection:
+            numbers = connection.execute(select(attempts.c.item_id)).scalars().all()
+            found = connection.execute(
+                select(
+                    *items.c["id", "state", "attempts"], attempts.c.ended_at, workers.c.ended_at.label("worker_ended")
+                )
+                .join(attempts, (attempts.c.item_id == items.c.id) & (attempts.c.number == items.c.attempts))
+                .outerjoin(workers, workers.c.id == attempts.c.worker_id)
+            ).all()
+            connection.rollback()
+        assert Counter(numbers) == {item.id: item.attempts for item in found}
+        for item in found:
+            is_under_way = item.state in UNDER_WAY
+            assert (item.ended_at is None) == is_under_way, f"an attempt of {item}"
+            assert item.worker_ended is None or not is_under_way, f"nobody carries {item}"
+
+    def _check_lanes(self) -> None:
+        """Check that the item of each active lane that may go, and whether a job of it lives, follow from its items."""
+        with self._world.ledger.connect() as connection:
+            found = connection.execute(
+                select(
+                    *lanes.c["id", "ready_position", "is_busy"],
+                    _ready_position().label("ready"),
+                    _is_busy().label("busy"),
+                ).where(lanes.c.active_until > 0)
+            ).all()
+            connection.rollback()
+        for lane in found:
+            assert (lane.ready_position, lane.is_busy) == (lane.ready, bool(lane.busy)), lane
 
     def _check_work(self) -> None:
         """Check that the backlog of each lane follows from its items."""
@@ -241,7 +284,7 @@ class Judge:
                 for put in world.service.puts
                 if put.conversation == line.conversation_id and put.content in contents
             ]
-            undecidable = [put for put in puts if put.received and not put.trusted]
+            undecidable = [put for put in puts if put.is_lost or (put.received and not put.trusted)]
             # a body that was cut before its last chunk came was provably not appended
             broken_off = [put for put in puts if put.process in world.died or (put.received and put.answered is None)]
             unwritten = any((line.conversation_id, content) in world.disk.unwritten for content in contents)

@@ -2,14 +2,17 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
 from tests.simulation.calls import Calls
+from tests.simulation.clock import Time, VirtualLoop
+from tests.simulation.ledgers import SharedLedger
 from tests.simulation.world import BEFORE, CUT_TAKEN, EARLY, TOO_QUICKLY, Disk, Put, Service, content_hash
 from uploader.client import Admission, JobAnswer, UploadRequest
 from uploader.client.upload import Upload, WithheldError
@@ -27,24 +30,113 @@ LATENCY_SECONDS = 0.4
 ANSWERS = {"no jobId": 201, "no jobId untaken": 201, "broken json": 201, "other conversation": 201}
 
 
-class Process:
-    """A process of the world, alive or dead."""
+class CutOffError(ConnectionResetError):
+    """The network lets nothing through."""
 
-    def __init__(self, number: int, rng: random.Random) -> None:
+
+@dataclass
+class Troubles:
+    """The troubles of one process of several; those with a time are (from, to) in the world's seconds."""
+
+    # how long a transaction takes on its way to the ledger, and its answer back, at most
+    ledger_seconds: float = 0.0
+    # the seconds of pauses by the step of an attempt after which they come, and the share of its occurrences
+    pauses: Mapping[str, float] = field(default_factory=dict)
+    pause_share: float = 0.0
+    most_pauses: int = 2
+    without_ledger: tuple[float, float] = (inf, inf)
+    without_service: tuple[float, float] = (inf, inf)
+    # the share of commits whose answer is lost
+    lost_commits: float = 0.0
+
+
+class Process:
+    """A process of the world, alive or dead.
+
+    Args:
+        number: Its number among all of the world.
+        rng: The random source of its own.
+        loop: Its event loop.
+        dies_at: The turn in which it is killed.
+        troubles: Its troubles.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        rng: random.Random,
+        loop: VirtualLoop,
+        time: Time,
+        dies_at: int | None = None,
+        troubles: Troubles | None = None,
+    ) -> None:
         self.number = number
         self.rng = rng
+        self.loop = loop
+        self.dies_at = dies_at
+        self.troubles = troubles or Troubles()
+        self.main: asyncio.Task[None] | None = None
+        self.turns = 0
+        self.paused_until = -inf
+        # it was paused at some time
+        self.was_paused = False
+        # nothing of it reaches anything any more
         self.dead = False
+        # it was killed
+        self.died = False
+        # the error with which it ended
+        self.failure: BaseException | None = None
+        self._time = time
+        self._pauses = 0
 
     def check(self) -> None:
         """Raise where the process is dead: nothing of it reaches anything."""
         if self.dead:
             raise RuntimeError("a dead process reached for the world")
 
+    def due_at(self) -> float:
+        """Return the world's time of its next turn."""
+        return max(self.loop.due_at(), self.paused_until)
+
+    def pause(self, seconds: float) -> None:
+        """Stop it, as SIGSTOP does, until SIGCONT after so many seconds."""
+        self.was_paused = True
+        self.paused_until = self._time.now + seconds
+
+    def passes(self, step: str) -> None:
+        """Perhaps stop it, as it passes a step of an attempt."""
+        troubles = self.troubles
+        seconds = troubles.pauses.get(step)
+        if seconds and self._pauses < troubles.most_pauses and self.rng.random() < troubles.pause_share:
+            self._pauses += 1
+            self.pause(seconds)
+
+    def is_without_ledger(self) -> bool:
+        """Return True where the ledger cannot be reached now."""
+        begin, end = self.troubles.without_ledger
+        return begin <= self._time.now < end
+
+    def is_without_service(self) -> bool:
+        """Return True where the service cannot be reached now."""
+        begin, end = self.troubles.without_service
+        return begin <= self._time.now < end
+
+    def ledger_seconds(self) -> float:
+        """Draw how long a message takes on its way from or to the ledger."""
+        longest = self.troubles.ledger_seconds
+        return self.rng.uniform(0.0, longest) if longest else 0.0
+
+
+# the steps of an attempt at which a process is stopped, by the function of the ledger that has just been committed
+STEPS = {"claim": "claimed", "admit": "admission", "record_reply": "recorded", "beat": "renewed"}
+# as a piece of the body has left, before the last chunk of an admitted one, as the answer comes, as the job is polled
+BODY, ADMITTED, ANSWER, FOLLOWED = "body", "admitted", "answer", "followed"
+
 
 class InlineWriter:
     """The ledger's writer without a thread: each call is a transaction, with a place to die on either side."""
 
-    def __init__(self, process: Process, ledger: Engine, disk: Disk, now: Callable[[], float]) -> None:
+    def __init__(self, process: Process, ledger: SharedLedger, disk: Disk, now: Callable[[], float]) -> None:
         self._process = process
         self._ledger = ledger
         self._disk = disk
@@ -52,19 +144,34 @@ class InlineWriter:
 
     async def call(self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function of the ledger in a transaction."""
-        await asyncio.sleep(0)
-        result = self._apply(function, *args, **kwargs)
-        await asyncio.sleep(0)
+        await asyncio.sleep(self._process.ledger_seconds())
+        try:
+            result = self.apply(function, *args, **kwargs)
+        except LedgerUnavailableError:
+            if function is record_reply:
+                record: Any = args[0]
+                self._disk.keep_out(record.claim.conversation_id, record.claim.path)
+            raise
+        self._process.passes(STEPS.get(function.__name__, ""))
+        await asyncio.sleep(self._process.ledger_seconds())
         return result
 
-    def _apply(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        self._process.check()
+    def apply(self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function of the ledger in a transaction, at once."""
+        process = self._process
+        process.check()
         if self._disk.is_full(self._now()):
-            if function is record_reply:
-                self._disk.keep_out(args[0].claim.conversation_id, args[0].claim.path)
             raise LedgerUnavailableError("the disk is full")
-        with self._ledger.begin() as connection:
-            return function(connection, *args, **kwargs)
+        if process.is_without_ledger():
+            raise LedgerUnavailableError("the ledger cannot be reached")
+        is_lost = process.troubles.lost_commits and process.rng.random() < process.troubles.lost_commits
+        with self._ledger.writing(process) as connection:
+            result = function(connection, *args, **kwargs)
+            if is_lost and process.rng.random() < 0.5:
+                raise LedgerUnavailableError("the connection was lost before the commit")
+        if is_lost:
+            raise LedgerUnavailableError("the connection was lost after the commit")
+        return result
 
 
 class SimulatedFile:
@@ -125,22 +232,22 @@ class SimulatedClient:
 
     async def authorise(self) -> str:
         """Fetch a token."""
-        await self._latency()
-        return ""
+        return "" if await self._reaches() else "no connection"
 
     async def snapshot(self, _conversation_id: str) -> ConversationSnapshot | None:
         """Look at a conversation."""
-        await self._latency()
+        await self._reaches()
         return None
 
     async def ping(self, _job_id: str) -> bool:
         """Probe."""
-        await self._latency()
-        return not self._service.is_out()
+        return await self._reaches() and not self._service.is_out()
 
     async def job(self, job_id: str) -> JobAnswer:
         """Ask for a job."""
-        await self._latency()
+        self._process.passes(FOLLOWED)
+        if not await self._reaches():
+            return JobAnswer(None, "no answer", None)
         service = self._service
         if service.is_out() or service.rng.random() < service.weather.poll:
             reason, status = service.rng.choice([("HTTP 502", 502), ("HTTP 404", 404), ("no answer", None)])
@@ -154,7 +261,8 @@ class SimulatedClient:
 
     async def upload(self, request: UploadRequest, source: Any, admission: Admission) -> Reply:
         """Send one PUT."""
-        await self._latency()
+        if not await self._reaches():
+            return Reply(failure="not connected")
         content = content_hash(source._opened.content)
         put = self._service.begin(self._process.number, request.conversation_id, content)
         put.token = dict(request.query).get("webhookUrl", "").rpartition("/")[2]
@@ -176,7 +284,9 @@ class SimulatedClient:
 
         def noted(content_hash: str) -> "asyncio.Future[str]":
             put.asked_at = self._service.time.now
-            return ask(content_hash)
+            answer = ask(content_hash)
+            answer.add_done_callback(lambda _: self._process.passes(ADMITTED))
+            return answer
 
         admission.ask = noted  # type: ignore[method-assign]
         wire = Wire()
@@ -211,20 +321,33 @@ class SimulatedClient:
                 return piece
             if upload.last_chunk_left:
                 break  # nothing awaits between the last chunk's leaving and its arrival: it is out
+            self._process.passes(BODY)
             if count == breaks_at:
                 await self._break(put, wire)
                 if put.fault.startswith("early"):
                     await body.aclose()
                     return int(put.fault.split()[1])
             count += 1
-            await self._latency()
+            await self._through(wire)
+        if self._process.is_without_service():
+            put.is_lost = wire.closed = True
+            raise CutOffError("cut off")
         self._receive(put)
         return None
+
+    async def _through(self, wire: Wire) -> None:
+        """Wait for the network to take a piece of a body."""
+        try:
+            await self._latency()
+        except CutOffError:
+            wire.closed = True
+            raise
 
     async def _next_piece(self, body: Any, put: Put, wire: Wire) -> bytes | int | None:
         """Take the next piece of a body; a status where a gateway ends the wait for it, None at the end."""
         weather = self._service.weather
         coming = asyncio.ensure_future(anext(body, None))
+        begun = self._service.time.now
         try:
             done, _ = await asyncio.wait(
                 {coming}, timeout=None if weather.bears_seconds == inf else weather.bears_seconds
@@ -233,13 +356,13 @@ class SimulatedClient:
             coming.cancel()
             await asyncio.wait({coming})
             raise
-        if done:
+        if done and self._service.time.now < begun + weather.bears_seconds + LATENCY_SECONDS:
             piece: bytes | None = coming.result()
             return piece
         wire.closed = not weather.cuts_with_408
         coming.cancel()
         await asyncio.wait({coming})
-        put.fault = "gateway"
+        put.fault, put.is_lost = "gateway", bool(done)
         if weather.cuts_with_408:
             return 408
         raise ConnectionResetError("the gateway closed the connection")
@@ -270,6 +393,7 @@ class SimulatedClient:
             self._service.take(put)
 
     async def _answer(self, request: UploadRequest, upload: Upload, put: Put) -> Reply:
+        self._process.passes(ANSWER)
         await self._latency()
         if put.fault in ("lost", "lost untaken"):
             raise ConnectionResetError("lost")
@@ -307,8 +431,19 @@ class SimulatedClient:
         )
 
     async def _latency(self) -> None:
+        """Wait for the network.
+
+        Raises:
+            CutOffError: It lets nothing through.
+        """
+        if not await self._reaches():
+            raise CutOffError("cut off")
+
+    async def _reaches(self) -> bool:
+        """Wait for the network; return False where it lets nothing through."""
         await asyncio.sleep(self._process.rng.uniform(0.001, LATENCY_SECONDS))
         self._process.check()
+        return not self._process.is_without_service()
 
 
 def opener(disk: Disk, rng: random.Random) -> Any:

@@ -4,8 +4,9 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import inf
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,23 +17,36 @@ import asyncio_throttle.throttler
 from sqlalchemy import Connection, Engine, select
 
 from tests.simulation.calls import Calls, Habits, draw_habits
-from tests.simulation.clock import ProcessDied, Time, VirtualLoop, bury
-from tests.simulation.ledgers import MemoryLedger
-from tests.simulation.process import InlineWriter, Process, SimulatedClient, opener
+from tests.simulation.clock import Time, VirtualLoop
+from tests.simulation.ledgers import MemoryLedger, SharedLedger
+from tests.simulation.process import (
+    ADMITTED,
+    ANSWER,
+    BODY,
+    FOLLOWED,
+    STEPS,
+    InlineWriter,
+    Process,
+    SimulatedClient,
+    Troubles,
+    opener,
+)
+from tests.simulation.scheduler import Scheduler
 from tests.simulation.world import BEFORE, EARLY, LATE, Disk, Service, Weather, content_hash
 from uploader import engine as engine_module
 from uploader.client import upload as upload_module
 from uploader.engine import Engine as UploadEngine
-from uploader.errors import GaveUpError, SlotsHeldError, UploaderError
+from uploader.errors import GaveUpError, LedgerUnavailableError, SlotsHeldError, UploaderError, WorkerEndedError
+from uploader.ledger import workers as workers_module
 from uploader.ledger.callbacks import CallbackResult, apply_callback
-from uploader.ledger.clock import rebase_deadlines, steady_clock
-from uploader.ledger.lanes import activate_batch
+from uploader.ledger.clock import any_open_worker, rebase_deadlines, steady_clock
+from uploader.ledger.lanes import activate_account, activate_batch
 from uploader.ledger.loading import account, begin_load, load_rows, save_rules
 from uploader.ledger.reading import result_lines
 from uploader.ledger.resolving import Selection, open_items, resolve
-from uploader.ledger.schema import attempts, items, lanes, resolutions
+from uploader.ledger.schema import attempts, items, lanes, resolutions, workers
 from uploader.ledger.standing import standing
-from uploader.ledger.workers import Identity, begin_worker, end_workers, open_workers
+from uploader.ledger.workers import Identity, begin_worker, end_worker, end_workers, mark_ended, open_workers
 from uploader.model import AudioFacts, Decision, FileSignature, Order, Outcome, ResultLine, Row, State
 from uploader.policy.facts import Callback
 from uploader.settings import Settings
@@ -49,8 +63,43 @@ ENOUGH_ATTEMPTS = 8
 # what is in none of these was appended, may have been, or shall not be: its content is what it was
 UNBEGUN = (State.PENDING, State.SENDING, State.REFUSED)
 PUTS_PER_SECOND = 20.0
+# hosts whose clocks are wrong by more, as a share, are broken
+MOST_DRIFT = 5e-4
+# the longest way of a message to a ledger on a server, in seconds
+LEDGER_SECONDS = 0.05
+# how long a stopped worker stands still: not as long as a lease, somewhat longer, much longer
+PAUSES = (5.0, 33.0, 45.0, 90.0)
+# the steps of an attempt after which workers are stopped
+PAUSED_AT = (*STEPS.values(), BODY, ANSWER, FOLLOWED)
+# how far the clocks of hosts may be apart after a long night
+SKEW_SECONDS = 5.0
+# the most workers that take the place of others in a night
+MOST_REPLACED = 4
 BASE_URL = "https://simulated"
 WEBHOOK_URL = "https://listener.simulated/jobs"
+
+
+@dataclass(frozen=True)
+class Several:
+    """The parameters of a schedule whose nights have several workers on one ledger."""
+
+    workers: int = 2
+    # the ledger is on a server, whose clock is the ledger's, and the workers are on hosts of their own
+    on_server: bool = True
+    # the others know at once that a process is dead
+    sees_deaths: bool = False
+    # the hosts' clocks go wrong by at most this share
+    drift: float = 0.0
+    # workers are stopped longer than their lease, after steps of attempts and at any moment
+    pauses: bool = False
+    # workers are cut off from the ledger, and from the service
+    cuts: bool = False
+    # the share of commits whose answer is lost
+    lost_commits: float = 0.0
+    # workers that have ended or died are replaced in the same night
+    replaces: bool = False
+    # one of them is for every batch
+    works: bool = False
 
 
 @dataclass
@@ -82,6 +131,8 @@ class Plan:
     sends_ahead: bool = True
     # whatever may be sent ahead is, however long its turn is away
     eager: bool = False
+    # None: one worker at a time
+    several: Several | None = None
     weather: Weather = field(default_factory=Weather)
 
 
@@ -92,6 +143,32 @@ def draw(seed: int) -> Plan:
         # what was taken of a file that was cut off has no hash: no copy of it is known again
         return replace(plan, edits=False, rewrites=False, repeats=False)
     return plan
+
+
+def draw_several(seed: int) -> Plan:
+    """Draw a schedule of several workers on one ledger, from a stream of its own."""
+    rng = random.Random(f"several {seed}")
+    on_server = rng.random() < 0.7
+    several = Several(
+        workers=rng.choice([2, 2, 3, 4]),
+        on_server=on_server,
+        sees_deaths=not on_server or rng.random() < 0.3,
+        drift=rng.choice([0.0, MOST_DRIFT]) if on_server else 0.0,
+        pauses=rng.random() < 0.5,
+        cuts=on_server and rng.random() < 0.3,
+        lost_commits=rng.choice([0.0, 0.0, 0.003, 0.03]) if on_server else 0.0,
+        replaces=rng.random() < 0.4,
+        works=rng.random() < 0.2,
+    )
+    plan = draw(seed)
+    return replace(
+        plan,
+        several=several,
+        clock_jumps=plan.clock_jumps and not on_server,
+        # each of them is costlier
+        rows=min(plan.rows, 8),
+        nights=min(plan.nights, 2),
+    )
 
 
 def _draw_flow(plan: Plan) -> Plan:
@@ -175,12 +252,22 @@ class World:
         if self.calls is not None:
             self.service.told = self.calls.job_begun
         self.ledger: Engine = ledger.fresh()
+        self.shared = SharedLedger(self.ledger, self._let_others_go_on)
+        # a stream of its own, so that schedules of one worker stay what they were
+        self.chance = random.Random(f"night {plan.seed}")
+        self.scheduler = Scheduler(self.time, self.chance, self._on_over)
         self.manifest: list[tuple[str, str]] = []
         self.batch_id = 0
         self.account_id = 0
-        self.worker_id = 0
         self.processes = 0
+        # the numbers of the processes that were killed, that were stopped for a time, and of all that are no more
         self.died: set[int] = set()
+        self.paused: set[int] = set()
+        self.gone: set[int] = set()
+        # the ledger's clock less the world's time
+        self.ledger_offset = self.wall_offset
+        # how far the clocks of hosts may be apart
+        self.skew = SKEW_SECONDS if plan.several is not None and plan.several.drift else 0.0
         self.edited = False
         # how long after its begin a night starts nothing new
         self.until_seconds: float | None = None
@@ -272,9 +359,19 @@ class World:
         self.disk.write(path, (new * len(old))[: len(old)] if self.rng.random() < 0.5 else new)
         self._mean()
 
+    def ledger_now(self) -> float:
+        """Return the time by the ledger's clock."""
+        return self.time.now + self.ledger_offset
+
+    def was_paused(self, number: int) -> bool:
+        """Return True where a process stood still for a time."""
+        return number in self.paused or any(
+            process.was_paused for process in self.scheduler.processes if process.number == number
+        )
+
     def _night(self, *, bad: bool) -> None:
         self.processes += 1
-        process = Process(self.processes, random.Random(f"process {self.plan.seed} {self.processes}"))
+        number = self.processes
         dies_at = None
         if bad and self.plan.clock_jumps and self.rng.random() < 0.5:
             self.wall_offset += self.rng.choice([-100_000.0, -100.0, 100.0, 100_000.0])
@@ -283,51 +380,143 @@ class World:
         if bad and self.plan.full_disk and self.rng.random() < 0.5:
             self.disk.full_from = self.time.now + self.rng.uniform(0.0, 30.0)
             self.disk.full_until = self.disk.full_from + self.rng.choice([0.3, 100.0])
-        self._run(process, dies_at, bad=bad, signalled=bad and self.plan.signals and self.rng.random() < 0.5)
+        signalled = bad and self.plan.signals and self.rng.random() < 0.5
+        self._replaced = 0
+        self._repeats = bad and self.plan.repeats and self.rng.random() < 0.4
+        with scaled_down(), self._server_clock(), _eager() if self.plan.eager else nullcontext():
+            self._begin(number, dies_at, bad=bad, signalled=signalled)
+            if self.plan.several is not None:
+                self._begin_others(self.plan.several, bad=bad)
+            self.scheduler.run()
         self.disk.full_from = float("inf")
         self.time.now += self.rng.choice([0.0, 1.0, 30.0, 1000.0])
 
-    def _run(self, process: Process, dies_at: int | None, *, bad: bool, signalled: bool) -> None:
-        loop = VirtualLoop(self.time, dies_at)
-        try:
-            with _scaled_down(loop), _eager() if self.plan.eager else nullcontext():
-                loop.run_until_complete(self._process(process, loop, bad=bad, signalled=signalled))
-        except ProcessDied:
-            process.dead = True
+    def _begin(
+        self, number: int, dies_at: int | None = None, *, bad: bool, signalled: bool = False, works: bool = False
+    ) -> None:
+        """Begin a process now."""
+        several, rate, ahead, troubles = self.plan.several, 1.0, 0.0, None
+        if several is not None and several.on_server:
+            rate, ahead = 1.0 + self.chance.uniform(-several.drift, several.drift), self.chance.uniform(0.0, 1e4)
+        if several is not None and bad:
+            troubles = self._draw_troubles(several)
+        rng = random.Random(f"process {self.plan.seed} {number}")
+        process = Process(number, rng, VirtualLoop(self.time, rate, ahead), self.time, dies_at, troubles)
+        self.scheduler.begin(process, self._process(process, bad=bad, signalled=signalled, works=works))
+        if several is not None and several.pauses and bad and self.chance.random() < 0.3:
+            when, seconds = self.chance.uniform(0.0, 100.0), self.chance.choice(PAUSES)
+            self.scheduler.at(self.time.now + when, lambda: process.pause(seconds))
+
+    def _begin_others(self, several: Several, *, bad: bool) -> None:
+        """Begin the night's other processes, at once or later."""
+        count = several.workers if bad else self.chance.choice([1, several.workers])
+        for place in range(1, count):
+            later = self.chance.choice([0.0, self.chance.uniform(0.0, 5.0), self.chance.uniform(0.0, 100.0)])
+            works = several.works and place == 1
+            self.scheduler.at(self.time.now + later, partial(self._begin_another, bad=bad, works=works))
+
+    def _begin_another(self, *, bad: bool, works: bool = False) -> None:
+        self.processes += 1
+        dies_at = None
+        if bad and self.plan.kills and self.chance.random() < 0.5:
+            dies_at = self.chance.choice([self.chance.randrange(1, 60), self.chance.randrange(1, 3000)])
+        signalled = bad and self.plan.signals and self.chance.random() < 0.3
+        self._begin(self.processes, dies_at, bad=bad, signalled=signalled, works=works)
+
+    def _draw_troubles(self, several: Several) -> Troubles:
+        chance, begin = self.chance, self.time.now
+        troubles = Troubles(
+            ledger_seconds=chance.choice([0.0, LEDGER_SECONDS]) if several.on_server else 0.0,
+            lost_commits=several.lost_commits,
+        )
+        if several.pauses:
+            troubles.pause_share = chance.choice([0.1, 0.5])
+            steps = {ADMITTED, *chance.sample(PAUSED_AT, chance.randrange(3))}
+            troubles.pauses = {step: chance.choice(PAUSES) for step in sorted(steps)}
+        if several.cuts and chance.random() < 0.6:
+            troubles.without_ledger = _draw_cut(chance, begin)
+        if several.cuts and chance.random() < 0.6:
+            troubles.without_service = _draw_cut(chance, begin)
+        return troubles
+
+    def _let_others_go_on(self, process: Process) -> None:
+        """Let other processes go on for a while, as this one stands in a transaction that does not lock the ledger."""
+        for _ in range(self.chance.choice([0, 20, 200])):
+            self.scheduler.step(but=process)
+
+    def _on_over(self, process: Process) -> None:
+        """Take note of a process that has ended or died, and perhaps begin another in its place."""
+        self.gone.add(process.number)
+        if process.was_paused:
+            self.paused.add(process.number)
+        if process.died:
             self.died.add(process.number)
             for number, put in list(self.service.uploading.items()):
                 if put.process == process.number:
                     del self.service.uploading[number]
-        finally:
-            bury(loop)
-            process.dead = True
+        several = self.plan.several
+        is_short = process.died or isinstance(process.failure, LedgerUnavailableError | WorkerEndedError)
+        if several is not None and several.replaces and is_short and self._replaced < MOST_REPLACED:
+            self._replaced += 1
+            later = self.chance.choice([0.0, 1.0, 20.0])
+            self.scheduler.at(self.time.now + later, lambda: self._begin_another(bad=True))
 
-    async def _process(self, process: Process, loop: VirtualLoop, *, bad: bool, signalled: bool) -> None:
-        now = steady_clock(self.wall, loop.time)
-        self._load(now, repeat=bad and self.plan.repeats and self.rng.random() < 0.4)
+    async def _process(self, process: Process, *, bad: bool, signalled: bool, works: bool) -> None:
+        loop = process.loop
+        now, worker_id = self._load(process, repeat=self._repeats, works=works)
         if bad and self.plan.rewrites and self.rng.random() < 0.5:
             loop.call_later(self.rng.uniform(0.0, 60.0), self._rewrite)
-        engine = self._engine(process, now, no_wait=self.plan.no_wait and bad)
+        engine = self._engine(process, worker_id, now, no_wait=self.plan.no_wait and bad, works=works)
         if signalled:
             loop.call_later(self.rng.uniform(0.0, 60.0), engine.stop)
-        watcher = loop.create_task(self._watch()) if self.watchers else None
+        helpers = [loop.create_task(self._watch())] if self.watchers else []
+        if works:
+            helpers.append(loop.create_task(self._stop_last(process, engine)))
         listener = loop.create_task(self._listen(self.calls, process, engine, now)) if self.calls else None
         try:
-            await engine.run()
-        except (GaveUpError, SlotsHeldError):
-            return  # allowed: the service, the disk, jobs that never end; the next night, or a person, carries on
-        except UploaderError as error:
-            raise AssertionError(f"an ending that nothing explains: {error!r}") from error
+            await self._run_engine(process, engine, worker_id)
         finally:
-            for task in (watcher, listener):
-                if task is not None:
-                    task.cancel()
+            for task in (*helpers, *([listener] if listener else [])):
+                task.cancel()
             if listener is not None and listener.done() and not listener.cancelled():
                 listener.result()
+        with suppress(LedgerUnavailableError):
+            writer = InlineWriter(process, self.shared, self.disk, lambda: self.time.now)
+            writer.apply(end_worker, worker_id, self.account_id, now(), DOUBT_SECONDS, JOB_TIMEOUT_SECONDS)
+
+    def _server_clock(self) -> AbstractContextManager[Any]:
+        """Let the leases be by the server's clock, where the ledger is on one."""
+        if self.plan.several is None or not self.plan.several.on_server:
+            return nullcontext()
+        return patch.object(workers_module, "read_clock", lambda *_: self.ledger_now())
+
+    def _check_was_late(self, worker_id: int) -> None:
+        """Check that a worker that was ended by another had not renewed its lease in time."""
+        with self.ledger.begin() as connection:
+            row = connection.execute(select(workers).where(workers.c.id == worker_id)).one()
+        told = f"a worker was ended {row.lease_until - row.ended_at:.1f} s before its lease was over: {row}"
+        assert row.lease_until <= row.ended_at + max(self.skew, 1.0), told
+
+    async def _run_engine(self, process: Process, engine: UploadEngine, worker_id: int) -> None:
+        try:
+            await engine.run()
+        except (GaveUpError, SlotsHeldError) as error:
+            # allowed: the service, the disk, jobs that never end; the next night, or a person, carries on
+            process.failure = error
+            if isinstance(error, WorkerEndedError):
+                self._check_was_late(worker_id)
+        except UploaderError as error:
+            raise AssertionError(f"an ending that nothing explains: {error!r}") from error
+
+    async def _stop_last(self, process: Process, engine: UploadEngine) -> None:
+        """Stop a worker for every batch once nobody else is at work."""
+        while self.scheduler.processes != [process]:  # noqa: ASYNC110 - the others are on loops of their own
+            await asyncio.sleep(1.0)
+        engine.stop()
 
     async def _listen(self, calls: Calls, process: Process, engine: UploadEngine, now: Callable[[], float]) -> None:
         """Apply the callbacks that arrive, as the listener does."""
-        writer = InlineWriter(process, self.ledger, self.disk, lambda: self.time.now)
+        writer = InlineWriter(process, self.shared, self.disk, lambda: self.time.now)
         since = now()
 
         async def apply(hashed: str, callback: Callback) -> CallbackResult:
@@ -343,14 +532,17 @@ class World:
                 look(self)
             await asyncio.sleep(1.0)
 
-    def _engine(self, process: Process, now: Callable[[], float], *, no_wait: bool) -> UploadEngine:
+    def _engine(
+        self, process: Process, worker_id: int, now: Callable[[], float], *, no_wait: bool, works: bool
+    ) -> UploadEngine:
         plan = self.plan
         return UploadEngine(
             client=SimulatedClient(process, self.service, answer_seconds=ANSWER_SECONDS, calls=self.calls),
-            writer=InlineWriter(process, self.ledger, self.disk, lambda: self.time.now),
+            writer=InlineWriter(process, self.shared, self.disk, lambda: self.time.now),
             account_id=self.account_id,
-            worker_id=self.worker_id,
-            batch_id=self.batch_id,
+            worker_id=worker_id,
+            batch_id=None if works else self.batch_id,
+            is_gone=self._is_gone,
             settings=Settings(
                 limit=plan.limit,
                 uploads="auto" if plan.auto else plan.uploads,
@@ -373,10 +565,15 @@ class World:
             sources=opener(self.disk, process.rng),
         )
 
-    def _load(self, now: Callable[[], float], *, repeat: bool) -> None:
-        """Do what `run` does before the engine: recover, load the manifest, activate the batch."""
+    def _load(self, process: Process, *, repeat: bool, works: bool) -> tuple[Callable[[], float], int]:
+        """Do what `run` does before the engine: take over, load the manifest, begin a worker; return clock and id."""
         with self.ledger.begin() as connection:
-            self._take_over(connection, now())
+            now = self._take_over(connection, process.loop.time)
+        identity = Identity("host", str(process.number), "1.0")
+        if works and self.account_id:
+            with self.ledger.begin() as connection:
+                activate_account(connection, self.account_id)
+                return now, begin_worker(connection, self.account_id, None, identity, now())
         with self.ledger.begin() as connection:
             self.account_id = account(connection, BASE_URL)
             load = begin_load(
@@ -393,18 +590,32 @@ class World:
             self.batch_id = load.batch_id
             save_rules(connection, self.account_id, limit=self.plan.limit, holds=self.plan.hold)
             activate_batch(connection, load.account_id, load.batch_id)
-            identity = Identity("host", str(self.processes), "1.0")
-            self.worker_id = begin_worker(connection, self.account_id, load.batch_id, identity, now())
+            worker_id = begin_worker(connection, self.account_id, load.batch_id, identity, now())
         if repeat and not self.repeat_is_open:
             self.meant.append(Counter())
         self.repeat_is_open = repeat
         self.edited |= repeat
         self._mean()
+        return now, worker_id
 
-    def _take_over(self, connection: Connection, now: float) -> None:
-        """End the workers, which are dead, and what they left."""
-        rebase_deadlines(connection, "boot", self.wall_offset)
-        end_workers(connection, open_workers(connection), now, DOUBT_SECONDS)
+    def _take_over(self, connection: Connection, steady: Callable[[], float]) -> Callable[[], float]:
+        """End the workers that are known to be dead, and what they left; return the ledger's clock."""
+        gone = [worker for worker in open_workers(connection) if self._is_gone(worker.process)]
+        mark_ended(connection, gone, self.ledger_now())
+        # as the ledger's own clocks: that of a server, or of the host, which begins anew where no worker is left
+        if self.plan.several is not None and self.plan.several.on_server:
+            self.ledger_offset = self.wall_offset
+        elif not any_open_worker(connection):
+            rebase_deadlines(connection, "boot", self.wall_offset)
+            self.ledger_offset = self.wall_offset
+        now = steady_clock(self.ledger_now, steady)
+        end_workers(connection, gone, now(), DOUBT_SECONDS)
+        return now
+
+    def _is_gone(self, process: str) -> bool:
+        """Return True where a process is known to be dead."""
+        several = self.plan.several
+        return int(process) in self.gone and (several is None or several.sees_deaths)
 
     def _rows(self) -> list[Row]:
         found = []
@@ -443,7 +654,7 @@ class World:
     def _resolve(self, *, all_of_them: bool) -> None:
         """Resolve items that need a person, truthfully, in either direction."""
         with self.ledger.begin() as connection:
-            self._take_over(connection, self.wall())
+            self._take_over(connection, lambda: self.time.now)
             if not self.batch_id:
                 return
             found = open_items(connection, self.batch_id, Selection())
@@ -475,17 +686,28 @@ class World:
             decision = Decision.RETRY
             if item.state is State.FAILED:
                 self.tried_again[item.conversation_id, content] += 1
-        resolve(connection, item, decision, job_id=job_id, note=None, who="a person", now=self.wall())
+        resolve(connection, item, decision, job_id=job_id, note=None, who="a person", now=self.ledger_now())
 
 
 @contextmanager
-def _scaled_down(loop: VirtualLoop) -> Iterator[None]:
-    """Use small chunks, and a throttle that reads the virtual clock in place of the machine's."""
+def scaled_down() -> Iterator[None]:
+    """Use small chunks, and a throttle that reads the clock of the process that runs."""
     with (
-        patch.object(asyncio_throttle.throttler, "time", SimpleNamespace(monotonic=loop.time)),
+        patch.object(asyncio_throttle.throttler, "time", SimpleNamespace(monotonic=_running_time)),
         patch.object(upload_module, "TAIL_BYTES", TAIL_BYTES),
     ):
         yield
+
+
+def _running_time() -> float:
+    """Return the time of the process that runs now."""
+    return asyncio.get_running_loop().time()
+
+
+def _draw_cut(chance: random.Random, begin: float) -> tuple[float, float]:
+    """Draw from when to when a process is cut off."""
+    cut = begin + chance.uniform(0.0, 60.0)
+    return cut, cut + chance.choice([0.5, 5.0, 40.0, 300.0])
 
 
 @contextmanager

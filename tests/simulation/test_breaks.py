@@ -6,17 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.breaks import SIMULATED, TOLD_BY_CALLS, results_written_in_place
+from tests.simulation.breaks import OF_SEVERAL, SIMULATED, TOLD_BY_CALLS, results_written_in_place
 from tests.simulation.conftest import SCHEDULES
 from tests.simulation.run import fault_in, fault_of
-from tests.simulation.schedule import draw_surplus
+from tests.simulation.schedule import draw_several, draw_surplus
 from uploader import results
 from uploader.model import ResultLine
 
 # so many schedules are tried at most before a break counts as not caught: those of a default run
 ENOUGH = SCHEDULES
 # tried first: schedules that show a break which few do
-SHOWN_BY = {"intent_after_the_first_byte": (46,)}
+SHOWN_BY = {
+    "intent_after_the_first_byte": (46,),
+    "admission_without_the_lease": (15,),
+    "last_chunk_without_the_lease": (15,),
+}
+# the same of several workers
+ENOUGH_OF_SEVERAL = 40
 
 
 @pytest.mark.parametrize("name", SIMULATED)
@@ -25,6 +31,16 @@ def test_a_break_is_caught(name: str) -> None:
     seeds = (*SHOWN_BY.get(name, ()), *range(ENOUGH))
     with SIMULATED[name]():
         found = next((fault for seed in seeds if (fault := fault_of(seed)) is not None), None)
+    assert found is not None
+
+
+@pytest.mark.parametrize("name", OF_SEVERAL)
+def test_a_break_of_what_keeps_several_workers_apart_is_caught(name: str) -> None:
+    """The judge notices where one safeguard between the workers of a ledger is left out."""
+    seeds = (*SHOWN_BY.get(name, ()), *range(ENOUGH_OF_SEVERAL))
+    with OF_SEVERAL[name]():
+        faults = (fault_in(draw_several(seed)) for seed in seeds)
+        found = next((fault for fault in faults if fault is not None), None)
     assert found is not None
 
 

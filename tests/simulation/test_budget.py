@@ -9,8 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from tests.simulation.clock import Time, VirtualLoop, bury
-from tests.simulation.schedule import _scaled_down
+from tests.simulation.clock import Time, VirtualLoop
+from tests.simulation.schedule import scaled_down
+from tests.simulation.scheduler import run_alone
 from uploader.client import JobAnswer
 from uploader.client.service import JOB_SECONDS
 from uploader.jobs import MOST_ENDED_EARLY, JobPoller
@@ -111,11 +112,8 @@ def looked_at(
         for poller_task in pollers:
             poller_task.cancel()
 
-    try:
-        with _scaled_down(loop):
-            loop.run_until_complete(look())
-    finally:
-        bury(loop)
+    with scaled_down():
+        run_alone(loop, time, look())
 
 
 @pytest.mark.parametrize("learned", [False, True])

@@ -33,7 +33,7 @@ def test_a_full_account_is_claimed_for_when_a_job_ends(monkeypatch: pytest.Monke
         path = f"/audio/{number}.wav"
         world.disk.write(path, f"{number:0100}".encode())
         world.manifest.append((f"c{number % CONVERSATIONS}", path))
-    apply = process.InlineWriter._apply
+    apply = process.InlineWriter.apply
 
     def noted(self: process.InlineWriter, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = apply(self, function, *args, **kwargs)
@@ -42,7 +42,7 @@ def test_a_full_account_is_claimed_for_when_a_job_ends(monkeypatch: pytest.Monke
             empty.append(world.time.now)
         return result
 
-    monkeypatch.setattr(process.InlineWriter, "_apply", noted)
+    monkeypatch.setattr(process.InlineWriter, "apply", noted)
     world._night(bad=False)
     assert counts(world)[State.COMPLETED] == CONVERSATIONS * FILES
     ends = [at for function, at in written if function is end_job]
@@ -65,14 +65,14 @@ def test_one_refusal_of_bodies_sent_ahead_counts_for_one_day(monkeypatch: pytest
         path = f"/audio/{number}.wav"
         world.disk.write(path, f"{number:0100}".encode())
         world.manifest.append((f"c{number % 12}", path))
-    apply = process.InlineWriter._apply
+    apply = process.InlineWriter.apply
 
     def noted(self: process.InlineWriter, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if function is need_slot_first:
             written.append(world.time.now)
         return apply(self, function, *args, **kwargs)
 
-    monkeypatch.setattr(process.InlineWriter, "_apply", noted)
+    monkeypatch.setattr(process.InlineWriter, "apply", noted)
     monkeypatch.setattr(engine, "NEED_SLOT_FIRST_SECONDS", 60.0)
     begun_at = world.time.now
     world._night(bad=False)

@@ -82,7 +82,7 @@ class PromptCalls(Calls):
     def _put_on_its_way(self, token: str, call: Callback, at: float) -> None:
         self._said += 1
         heapq.heappush(self._on_their_way, _Said(at + FarClient.round_trip / 2 + STEP_SECONDS, self._said, token, call))
-        self._more.set()
+        self._wake_listeners()
 
 
 @pytest.fixture(autouse=True)

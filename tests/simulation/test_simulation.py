@@ -9,7 +9,7 @@ from tests.simulation import schedule
 from tests.simulation.judge import Judge
 from tests.simulation.ledgers import MemoryLedger
 from tests.simulation.run import fault_in, fault_of, live, quiet, shrink
-from tests.simulation.schedule import Plan, World, counts, draw_surplus
+from tests.simulation.schedule import Plan, World, counts, draw, draw_several, draw_surplus
 from tests.simulation.world import Weather
 from uploader.ledger.schema import attempts
 from uploader.model import State
@@ -39,6 +39,13 @@ REGRESSIONS_WITH_CALLS = {
 }
 
 
+# the same of several workers on one ledger
+REGRESSIONS_OF_SEVERAL = {
+    1075: "an item that a worker gave back after it had been ended counted to the backlog of a lane that nobody wanted",
+    1206: "the judge: the clocks of two hosts differ a little in when a doubt gives its slot back",
+}
+
+
 # the same of nights with appends too many
 REGRESSIONS_WITH_SURPLUS = {
     70: "the judge: that an attempt may have appended it once too often is a doubt that stands in the open",
@@ -51,6 +58,12 @@ REGRESSIONS_WITH_SURPLUS = {
 def test_what_a_seed_with_surplus_found_once_stays_mended(seed: int) -> None:
     """Every fault that was found by what the service took without saying so is lived through again."""
     assert fault_in(draw_surplus(seed)) is None
+
+
+@pytest.mark.parametrize("seed", REGRESSIONS_OF_SEVERAL, ids=str)
+def test_what_a_seed_of_several_workers_found_once_stays_mended(seed: int) -> None:
+    """Every fault that was found by several workers on one ledger is lived through again."""
+    assert fault_in(draw_several(seed)) is None
 
 
 @pytest.mark.parametrize("seed", REGRESSIONS_WITH_CALLS, ids=str)
@@ -70,8 +83,19 @@ def test_schedules(seeds: range) -> None:
     for seed in seeds:
         fault = fault_of(seed)
         assert fault is None, (
-            f"seed {seed}: {fault}\nshrunk: {shrink(seed)}\n"
+            f"seed {seed}: {fault}\nshrunk: {shrink(draw(seed))}\n"
             f"replay: pytest tests/simulation/test_simulation.py -k test_schedules --schedules 1 --seed {seed}"
+        )
+
+
+def test_schedules_of_several_workers(seeds_of_several: range) -> None:
+    """Whichever of several workers dies, stands still or is cut off, the journal keeps the promises for all of them."""
+    for seed in seeds_of_several:
+        fault = fault_in(draw_several(seed))
+        assert fault is None, (
+            f"seed {seed}: {fault}\nshrunk: {shrink(draw_several(seed))}\n"
+            "replay: pytest tests/simulation/test_simulation.py -k test_schedules_of_several --schedules 1 "
+            f"--seed {seed}"
         )
 
 

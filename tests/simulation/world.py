@@ -96,6 +96,8 @@ class Put:
     token: str = ""
     # what the client got was an answer that leaves no doubt
     trusted: bool = False
+    # its last chunk went into a network that let nothing through
+    is_lost: bool = False
 
 
 @dataclass

@@ -3,13 +3,13 @@
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import closing
 from itertools import pairwise
 from typing import Any, cast
 
 import pytest
 
 from tests.simulation.clock import Time, VirtualLoop
+from tests.simulation.scheduler import run_alone
 from uploader.errors import GaveUpError
 from uploader.insights import RetryingReader
 from uploader.model import Answer
@@ -55,8 +55,7 @@ def asking(
         reader = RetryingReader(service, cast("Pace", Free()), lambda: time.now, rng, GIVE_UP_SECONDS)
         return await work(reader)
 
-    with closing(VirtualLoop(time)) as loop:
-        return loop.run_until_complete(ask()), service
+    return run_alone(VirtualLoop(time), time, ask()), service
 
 
 def in_turn(*answers: Answer) -> Callable[[str, int], Answer]:

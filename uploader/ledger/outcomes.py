@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Boolean, Connection, and_, bindparam, case, or_, select, union_all, update
 
 from uploader.ledger.facts import apply_callbacks, pending_callbacks
-from uploader.ledger.lanes import recompute_ready
+from uploader.ledger.lanes import add_to_backlog, recompute_ready
 from uploader.ledger.limit import ACCOUNT_OF_ITEM, save_refusal
 from uploader.ledger.reading import latest_completed_jobs
 from uploader.ledger.schema import accounts, attempts, items, lanes
@@ -70,16 +70,8 @@ _OUTCOME = (
 # the same of an item that a takeover has put in doubt meanwhile: a late answer is a fact of its attempt
 _LATE_OUTCOME = update(items).where(_IS_LATEST, items.c.state == State.IN_DOUBT).values(_CHANGE)
 
-# return the item to its lane, which waits until a time
-_PUT_OFF = (
-    update(lanes)
-    .where(lanes.c.id == bindparam("lane"))
-    .values(
-        not_before=bindparam("until"),
-        audio_left=lanes.c.audio_left + bindparam("work"),
-        items_left=lanes.c.items_left + 1,
-    )
-)
+# let a lane wait until a time
+_PUT_OFF = update(lanes).where(lanes.c.id == bindparam("lane")).values(not_before=bindparam("until"))
 
 # an item whose jobId a person corrected does not end by its former job
 _HAS_JOB = and_(items.c.id == bindparam("item"), items.c.state == State.ACCEPTED, items.c.job_id == bindparam("job"))
@@ -370,7 +362,9 @@ def _record_alone(connection: Connection, record: ReplyRecord, item: ResolvedIte
         save_refusal(connection, claim.item_id, record.refusal, record.now, counts_uploads=is_early)
     if verdict.state is State.PENDING and is_changed:
         until = record.now + record.wait if record.wait else 0.0
-        connection.execute(_PUT_OFF, {"lane": claim.lane_id, "until": until, "work": claim.work})
+        connection.execute(_PUT_OFF, {"lane": claim.lane_id, "until": until})
+        # a worker that was ended meanwhile may have been the last that wanted the lane
+        add_to_backlog(connection, claim.item_id)
     recompute_ready(connection, [claim.lane_id])
     ended = None
     if item.job_id is not None and item.job_status is not None and item.job_status.ended:

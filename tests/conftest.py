@@ -2,10 +2,12 @@
 
 import gc
 import os
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 # Also where no bytecode is to be written: each process would else spend seconds on compiling all tests and modules
 # anew. The commands that the tests start write it, too.
 sys.dont_write_bytecode = False
+
+# the file system in memory that Linux has, and how much of it is to be free: a test's ledger takes a few mebibytes
+MEMORY, ENOUGH_BYTES = Path("/dev/shm"), 2**28
 
 # no deadline: a slow machine is no finding
 settings.register_profile("default run", deadline=None, max_examples=50)
@@ -53,9 +58,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(optionalhook=True)  # one may run them without the plugin
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two for each core: tests of the real command wait for its jobs most of their time."""
+    """Three for each core: tests of the real command wait for its jobs most of their time."""
     del config
-    return 2 * (os.cpu_count() or 1)
+    return 3 * (os.cpu_count() or 1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -150,10 +155,27 @@ def new_database(postgres_server: str) -> Iterator["Database"]:
     database.drop()
 
 
+@pytest.fixture(scope="session")
+def _ledgers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Provide a folder in memory, where there is room: a ledger waits for its disk at each commit."""
+    if not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < ENOUGH_BYTES:
+        yield tmp_path_factory.mktemp("ledgers")
+        return
+    with TemporaryDirectory(prefix="uploader-ledgers-", dir=MEMORY) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def ledger_folder(_ledgers: Path) -> Iterator[Path]:
+    """Provide an empty folder for a ledger."""
+    with TemporaryDirectory(dir=_ledgers) as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(request: pytest.FixtureRequest, ledger_folder: Path) -> str:
     """Provide the address of a new ledger, on each database."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/ledger.db"
+        return f"sqlite:///{ledger_folder}/ledger.db"
     address: str = request.getfixturevalue("postgres_url")
     return address

@@ -146,7 +146,8 @@ class StoppedError(UploaderError):
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 
-def describe(error: OSError) -> str:
-    """Describe an error of the system, with the remedy where too many files are open."""
-    remedy = ": raise the limit of open files (ulimit -n)" if error.errno in TOO_MANY_FILES else ""
-    return f"{error.strerror or error}{remedy}"
+def describe(error: OSError, remedy: str = "") -> str:
+    """Describe an error of the system, with its remedy: where too many files are open there is only one."""
+    if error.errno in TOO_MANY_FILES:
+        remedy = "raise the limit of open files (ulimit -n)"
+    return f"{error.strerror or error}{remedy and f': {remedy}'}"

@@ -25,10 +25,10 @@ def starts(pytestconfig: pytest.Config) -> Iterator[Start]:
 
 
 @pytest.fixture
-def place(request: pytest.FixtureRequest, tmp_path: Path, starts: Start) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest, tmp_path: Path, ledger_folder: Path, starts: Start) -> Iterator[Place]:
     """An empty folder with a home of its own; what was started there ends with the test."""
     real = request.node.get_closest_marker("real_start") is not None
-    made = Place(tmp_path, starts=NewInterpreter if real else starts)
+    made = Place(tmp_path, starts=NewInterpreter if real else starts, state=ledger_folder)
     yield made
     made.close()
     made.check_logs()

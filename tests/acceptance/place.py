@@ -144,6 +144,8 @@ class Place:
     environment: dict[str, str] = field(default_factory=dict)
     # how a command is started
     starts: Start = NewInterpreter
+    # where its ledger lies, in a folder of the uploader's; by default in the folder
+    state: Path | None = None
     _started: list[Running] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -152,7 +154,7 @@ class Place:
         self.environment = {
             **base_environment(),
             "HOME": str(self.folder),
-            "XDG_STATE_HOME": str(self.folder / "state"),
+            "XDG_STATE_HOME": str(self.ledger.parent.parent),
             "UPLOADER_SECRETS_DIR": str(self.folder / "no-secrets"),
             # the tests may run in a container themselves
             "UPLOADER_NEW_LEDGER": "true",
@@ -165,7 +167,7 @@ class Place:
     @property
     def ledger(self) -> Path:
         """The path of the default ledger."""
-        return self.folder / "state" / "uploader" / "ledger.db"
+        return (self.state or self.folder / "state") / "uploader" / "ledger.db"
 
     def path(self, name: str) -> Path:
         """A path in the folder."""

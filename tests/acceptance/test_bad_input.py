@@ -250,7 +250,7 @@ def test_results_that_the_ledger_does_not_know_mean_a_lost_ledger(place: Place, 
     assert place.run("run", "m.csv", "--limit", "4").code == 0
     content = place.path("m.results.csv").read_bytes()
     quiet = server.from_now_on()
-    place.ledger.rename(place.path("lost.db"))
+    place.ledger.rename(place.ledger.with_name("lost.db"))
     ending = place.run("run", "m.csv", "--limit", "4")
     _check_refused(ending, quiet, "results", "m.results.csv", str(place.ledger), "--ledger", "--results", "sandbox-")
     assert place.path("m.results.csv").read_bytes() == content

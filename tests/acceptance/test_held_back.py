@@ -50,7 +50,7 @@ def test_what_a_night_lacks_is_its_first_cause(
     place: Place, lanes: int, sandbox: tuple[str, ...], run: tuple[str, ...], cause: str
 ) -> None:
     """The summary names it, in text and JSON, and `status` afterwards has the same figures."""
-    in_lanes(place, lanes, size=200_000 if sandbox[:1] == ("--uplink",) else 10_000)
+    in_lanes(place, lanes, size=60_000 if sandbox[:1] == ("--uplink",) else 10_000)
     place.use(place.serve("--limit", "8", *QUICK, *sandbox))
     names = {"unanswered": "UPLOADER_DOUBT__UNANSWERED", "rate": "UPLOADER_RATE", "uploads": "UPLOADER_UPLOADS"}
     environment = {names[run[0]]: run[1]} if run else {}
@@ -74,7 +74,7 @@ def test_a_service_in_trouble_is_the_first_cause(place: Place, faults: str, limi
     """Whether the run ends well or gives up: the pause after a 429, the breaker, last chunks without an answer."""
     in_lanes(place, 12)
     place.use(place.serve("--limit", "20", *QUICK, faults=faults))
-    ending = place.run("run", "m.csv", "--limit", str(limit), "--give-up-seconds", "5", "--json")
+    ending = place.run("run", "m.csv", "--limit", str(limit), "--give-up-seconds", "3", "--json")
     assert ending.code == (0 if cause == "answers" else 5), ending.err
     assert largest(ending.summary) == cause
     assert ending.events("run.ended")[0]["heldBackBy"] == ending.summary["heldBackBy"]
@@ -83,12 +83,12 @@ def test_a_service_in_trouble_is_the_first_cause(place: Place, faults: str, limi
 def test_a_full_account_is_held_back_by_nothing(place: Place) -> None:
     """Where jobs take far longer than all else, the slots are busy, and the wait for them is told in seconds."""
     in_lanes(place, 12)
-    place.use(place.serve("--limit", "2", "--job-seconds", "1", "--job-seconds-per-mebibyte", "0"))
-    found = place.run("run", "m.csv", "--limit", "2", "--json").summary
+    place.use(place.serve("--limit", "4", "--job-seconds", "1", "--job-seconds-per-mebibyte", "0"))
+    found = place.run("run", "m.csv", "--limit", "4", "--json").summary
     shares(found)
     assert found["slotsBusy"] > 0.8
     assert found["slotWaitSeconds"] > 0.5 * found["seconds"]
-    again = place.run("run", "m.csv", "--limit", "2", "--json").summary
+    again = place.run("run", "m.csv", "--limit", "4", "--json").summary
     assert (again["heldBackBy"], again["slotsBusy"]) == ({}, None), "nothing was to be sent"
 
 

@@ -75,19 +75,22 @@ def test_a_worker_carries_what_killed_runs_have_left_and_what_is_loaded_later(pl
 
 def test_a_worker_beside_a_run_takes_part_in_its_batch(place_of: Place) -> None:
     """Both carry it, the limit is full and never exceeded, nothing is twice; the run ends with whole results."""
-    rows = make_rows(place_of, 10, 8)
+    rows = make_rows(place_of, 11, 8)
+    write_manifest(place_of, "first.csv", rows[:1])
     write_manifest(place_of, "m.csv", rows)
     server = place_of.serve("--limit", str(LIMIT), "--job-seconds", "3", "--round-trip", "0.3")
     place_of.use(server)
     # one upload at a time over a long line: the run alone could not fill the account
-    words = ("run", "m.csv", "--limit", str(LIMIT), "--uploads", "1", "--send-ahead", "off", "--results", "r.csv")
-    run = place_of.start(*words)
-    until(lambda: bool(server.journal.appended()), "the run is in its work")
-    worker = place_of.start(*WORK)
-    ended = run.wait()
+    alone = ("--uploads", "1", "--send-ahead", "off")
+    words = ("--limit", str(LIMIT), *alone)
+    assert place_of.run("run", "first.csv", *words).code == 0
+    # before the run, which a slow machine could end before the worker has begun
+    worker = place_of.start(*WORK, *alone)
+    until(lambda: begun(place_of), "the worker is on the ledger")
+    ended = place_of.run("run", "m.csv", *words, "--results", "r.csv")
     ending = worker.stop()
     assert (ended.code, ending.code) == (0, 143), ended.err + ending.err
-    assert 0 < ending.summary["attempts"]["applied"] < len(rows)
+    assert 0 < ending.summary["attempts"]["applied"] < len(rows) - 1
     check_appended(server.journal, rows)
     check_job_ids(server.journal, read_results(place_of.path("r.csv")))
     check_limit(server.journal, LIMIT)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from uploader.errors import UsageError
+from uploader.errors import UsageError, describe
 
 Format = Literal["csv", "jsonl"]
 
@@ -96,7 +96,7 @@ def lines(path: Path, name: str) -> Iterator[str]:
         where = f"manifest {name}, after line {number}" if number else f"manifest {name}"
         raise UsageError(f"{where}: this gzip file is broken ({error}): pack it anew") from error
     except OSError as error:
-        raise UsageError(f"manifest {name}: {error.strerror or error}: name a file that can be read") from error
+        raise UsageError(f"manifest {name}: {describe(error, 'name a file that can be read')}") from error
 
 
 def _blocks(file: io.BufferedIOBase) -> Iterator[bytes]:
@@ -129,7 +129,7 @@ def _open(path: Path, name: str) -> io.BufferedReader:
     try:
         return path.open("rb")
     except OSError as error:
-        raise UsageError(f"manifest {name}: {error.strerror}: name a file that can be read") from error
+        raise UsageError(f"manifest {name}: {describe(error, 'name a file that can be read')}") from error
 
 
 @contextmanager

@@ -46,9 +46,13 @@ def any_open_worker(connection: Connection) -> bool:
     return connection.execute(_ANY_WORKER).first() is not None
 
 
+# None where the system has no such clock
+_BOOT_TIME = getattr(time, "CLOCK_BOOTTIME", None)
+
+
 def steady_seconds() -> float:
     """Return the seconds of the host's steady clock, which goes on while the host sleeps."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+    return time.monotonic() if _BOOT_TIME is None else time.clock_gettime(_BOOT_TIME)
 
 
 def steady_clock(wall: Callable[[], float], steady: Callable[[], float]) -> Callable[[], float]:

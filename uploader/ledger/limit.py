@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, case, func, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, case, func, or_, select, true, update
 
 from uploader.ledger.schema import IS_UNFINISHED, accounts, batches, is_in_state, items, lanes, loads
 from uploader.model import SLOTTED, LimitFacts, SlotHolder, State
@@ -42,6 +42,10 @@ _TAKEN = (
         or_(items.c.slot_until.is_(None), items.c.slot_until > bindparam("now")),
     )
 )
+
+# both in one row: each claim and each admission asks for them
+_TAKEN_NOW = _TAKEN.subquery("taken")
+_ACCOUNT_AND_TAKEN = _ACCOUNT.add_columns(*_TAKEN_NOW.c).join_from(accounts, _TAKEN_NOW, true())
 
 # the items that take the account's slots now, by batch and line
 _HOLDERS = (
@@ -87,25 +91,24 @@ def limit_facts(connection: Connection, account_id: int, configured: int | None,
         configured: The limit of the settings; None takes that of the account's last run.
         now: The time, in seconds since the epoch.
     """
-    account = connection.execute(_ACCOUNT, {"account_id": account_id}).one()
-    configured = configured or account.configured_limit or 1
-    learned = _learned(account)
-    taken = _taken(connection, account_id, now)
-    needs_slot_first = account.no_ahead_until > now
+    facts = connection.execute(_ACCOUNT_AND_TAKEN, {"account_id": account_id, "now": now}).one()
+    configured = configured or facts.configured_limit or 1
+    learned = _learned(facts)
+    needs_slot_first = facts.no_ahead_until > now
     return LimitFacts(
         configured=configured,
         stated=learned.stated,
         in_force=limit_in_force(configured, learned, now),
-        live=taken.slots + (taken.sending if needs_slot_first else 0),
-        sending=taken.sending,
+        live=facts.slots + (facts.sending if needs_slot_first else 0),
+        sending=facts.sending,
         needs_slot_first=needs_slot_first,
-        slot_first_until=account.no_ahead_until if needs_slot_first else None,
-        slot_first_reason=account.no_ahead_reason if needs_slot_first else None,
+        slot_first_until=facts.no_ahead_until if needs_slot_first else None,
+        slot_first_reason=facts.no_ahead_reason if needs_slot_first else None,
         others=live_by_others(learned, now),
         rises_at=rises_at(configured, learned, now),
-        doubtful=taken.doubtful,
-        doubtful_until=taken.doubtful_until or None,
-        expires_at=taken.expires_at,
+        doubtful=facts.doubtful,
+        doubtful_until=facts.doubtful_until or None,
+        expires_at=facts.expires_at,
     )
 
 
@@ -129,15 +132,11 @@ def save_refusal(
     """
     account_id = connection.execute(ACCOUNT_OF_ITEM, {"item": item_id}).scalar_one()
     account = connection.execute(_ACCOUNT_LOCKED, {"account_id": account_id}).one()
-    taken = _taken(connection, account_id, now)
+    taken = connection.execute(_TAKEN, {"account_id": account_id, "now": now}).one()
     # where uploads count, those that were under way beside the refused one were live, too
     live: int = taken.slots + (taken.sending if counts_uploads or account.no_ahead_until > now else 0)
     learned = learn(_learned(account), refusal, live, account.typical_job_seconds, now)
     connection.execute(_SAVE_LEARNED, {"account_id": account_id, **_columns(learned)})
-
-
-def _taken(connection: Connection, account_id: int, now: float) -> Row[Any]:
-    return connection.execute(_TAKEN, {"account_id": account_id, "now": now}).one()
 
 
 def _learned(account: Row[Any]) -> LearnedLimit:

@@ -43,7 +43,7 @@ GROUP = 256
 COMMIT_SPACING_SECONDS = 0.01
 # where transactions are long, more writes share one: the thread leaves the rest of a core to the event loop, which
 # holds the interpreter's lock with it, as long as no write waits for more than so many seconds
-CORE_SHARE = 0.1
+CORE_SHARE = 0.06
 MAX_COMMIT_SPACING_SECONDS = 0.025
 
 

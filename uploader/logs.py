@@ -1,6 +1,5 @@
-"""Writes the log, always on standard error: readable on a terminal, by structlog; JSON lines elsewhere."""
+"""Writes the log, by structlog: readable on a terminal, JSON lines elsewhere, always on standard error."""
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,16 +57,18 @@ class _Config(NamedTuple):
     def write(self, event: Event) -> None:
         """Write an event where its level is written: to the file, to standard error."""
         level = LEVELS[event["level"]]
+        is_utf8 = (getattr(sys.stderr, "encoding", None) or "utf-8").lower() in ("utf-8", "utf8")
         if self.file is not None and level >= LEVELS[self.file_level]:
-            _write_line(self.file, _as_json({name: value for name, value in event.items() if name != _SHOWN_ONLY}))
+            kept = {name: value for name, value in event.items() if name != _SHOWN_ONLY}
+            _write_line(self.file, _as_json(is_utf8=is_utf8)(kept))
         if level >= LEVELS[self.level]:
-            render = _as_text(colours=sys.stderr.isatty()) if self.is_text else _as_json
+            render = _as_text(colours=sys.stderr.isatty()) if self.is_text else _as_json(is_utf8=is_utf8)
             # the live lines replace ``sys.stderr``
             _write_line(sys.stderr, render(event))
 
 
 class _Log:
-    """This program's log, with structlog's interface; of structlog itself only what a text or a traceback needs."""
+    """This program's log, with structlog's interface; its processors, imported at the first event, render each once."""
 
     def __init__(self) -> None:
         # None in a program that configures structlog itself, or not at all
@@ -134,32 +135,24 @@ def _hidden(package: str) -> Iterator[None]:
         del sys.modules[package]
 
 
-def _as_json(event: Event) -> str:
-    """Render an event as JSON in which control characters are escaped, so that a terminal may show it."""
-    from uploader.text import printable  # noqa: PLC0415 - for those who log
-
-    if "exc_info" in event:
-        event = _with_traceback(event)
-    # a stream that is not UTF-8 would escape what it cannot encode in its own way, which is no JSON
-    is_utf8 = (getattr(sys.stderr, "encoding", None) or "utf-8").lower() in ("utf-8", "utf8")
-    return printable((_ENCODE_JSON if is_utf8 else _ENCODE_ASCII)(event))
-
-
-_ENCODE_JSON = json.JSONEncoder(ensure_ascii=False, default=repr).encode
-_ENCODE_ASCII = json.JSONEncoder(default=repr).encode
-
-
-def _with_traceback(event: Event) -> Event:
-    """Replace an event's exception by its traceback, which shows no local variables: secrets are among them."""
+@cache
+def _as_json(*, is_utf8: bool) -> Callable[[Event], str]:
+    """Build the function that renders an event as JSON, its control characters escaped: a terminal may show it."""
     with _hidden("rich"):
-        import structlog  # noqa: PLC0415 - for a traceback
+        import structlog  # noqa: PLC0415 - for those who log
 
-    render = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
-    return render(None, event["level"], dict(event))
+    from uploader.text import printable  # noqa: PLC0415 - as above
+
+    # a traceback never shows local variables: paths, parameters and secrets are among them
+    transform = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    with_traceback = structlog.processors.ExceptionRenderer(transform)
+    # a stream that is not UTF-8 would escape what it cannot encode in its own way, which is no JSON
+    render = structlog.processors.JSONRenderer(ensure_ascii=not is_utf8, default=repr)
+    return lambda event: printable(str(render(None, event["level"], with_traceback(None, event["level"], dict(event)))))
 
 
 @cache
-def _as_text(*, colours: bool) -> "Callable[[Event], str]":
+def _as_text(*, colours: bool) -> Callable[[Event], str]:
     """Build the function that renders an event as a line for people."""
     with _hidden("rich"):
         import structlog  # noqa: PLC0415 - for people

@@ -62,7 +62,7 @@ TABLE = {
     "resolve": Imports({"click", "platformdirs", *SQL}, READS),
     "plan m.csv": Imports({"click", "platformdirs", *SQL, "blake3"}, READS | {"audio", "manifest", "run"}),
     "run m.csv --log-level error": Imports(RUN, RUN_PARTS),
-    "run m.csv": Imports(RUN, RUN_PARTS),
+    "run m.csv": Imports(RUN | {"structlog"}, RUN_PARTS),
 }
 
 

@@ -156,7 +156,7 @@ class UploadClient:
                 upload.watch(timeout)
                 async with session.put(
                     url_of(self._base_url, request),
-                    data=aiohttp.AsyncIterablePayload(upload.body()),
+                    data=aiohttp.AsyncIterablePayload(upload.body()),  # type: ignore[arg-type] # it takes any buffer
                     headers=_headers(request, source.size, token),
                     skip_auto_headers=["Content-Type"],
                     allow_redirects=False,

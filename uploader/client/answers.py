@@ -1,7 +1,7 @@
 """The bodies of answers: JSON with storable text, or a few words of anything else."""
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -31,18 +31,18 @@ class Body(NamedTuple):
         return self.value if isinstance(self.value, dict) else None
 
 
-async def read_body(content: aiohttp.StreamReader, max_bytes: int, sanitizer: Sanitizer, secret: str = "") -> Body:
+async def read_body(response: aiohttp.ClientResponse, max_bytes: int, sanitizer: Sanitizer, secret: str = "") -> Body:
     """Read the body of an answer.
 
     Args:
-        content: The body of an answer whose head is read.
+        response: The answer, its head read.
         max_bytes: The longest body that the service may send.
         sanitizer: Masks secrets, and makes text storable.
         secret: One more secret to mask.
     """
     raw, failure = bytearray(), ""
     try:
-        async for chunk in _chunks(content):
+        async for chunk in _chunks(response.content):
             raw += chunk
             if len(raw) > max_bytes:
                 return Body(failure="the answer is too long to be one of the service's")
@@ -78,6 +78,8 @@ def first_words(text: str, sanitizer: Sanitizer, secret: str = "") -> str:
     return f"a page, '{shown}'" if title else f"it begins with '{shown}'"
 
 
-def join_retry_after(values: Sequence[str]) -> str | None:
+def retry_after_of(response: aiohttp.ClientResponse) -> str | None:
     """Join all Retry-After headers of an answer: a gateway may add one of its own."""
-    return storable(", ".join(values)) or None if values else None
+    if "Retry-After" not in response.headers:
+        return None
+    return storable(", ".join(response.headers.getall("Retry-After"))) or None

@@ -1,18 +1,18 @@
 """The client of one account's service: uploads, jobs, conversations and a health probe."""
 
-import asyncio
 from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple, Self
 from urllib.parse import quote
 
 import aiohttp
+from yarl import URL
 
 from uploader.audio import Source
 from uploader.certificates import ssl_context
+from uploader.client.answers import read_body, retry_after_of
 from uploader.client.connection import ServiceConnector, format_error, proxy_for, route_to
 from uploader.client.expectation import Expect
-from uploader.client.get_client import GetClient
 from uploader.client.recording import Received, receiving
 from uploader.client.token import CredentialsSource, Token, Tokens, TokenUnavailableError
 from uploader.client.upload import Admission
@@ -80,18 +80,21 @@ class Client:
         self._uploads = uploads
         self._now = now
         self._sanitizer = Sanitizer()
-        self._timeout = aiohttp.ClientTimeout(total=GET_SECONDS, connect=limits.connect)
+        self._timeouts = {
+            seconds: aiohttp.ClientTimeout(total=seconds, connect=limits.connect)
+            for seconds in (GET_SECONDS, JOB_SECONDS)
+        }
 
     async def __aenter__(self) -> Self:
         """Open the sessions: for uploads, and for requests that may be repeated."""
         context = ssl_context(self._base_url)
         self._proxy = proxy_for(self._base_url)
         self._route = route_to(self._base_url, self._proxy)
-        connector = ServiceConnector(ssl=context)
         self._session = aiohttp.ClientSession(
-            connector=connector, timeout=self._timeout, cookie_jar=aiohttp.DummyCookieJar()
+            connector=ServiceConnector(ssl=context),
+            timeout=self._timeouts[GET_SECONDS],
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
-        self._get_client = GetClient(self._base_url, self._proxy, connector, self._timeout, self._sanitizer)
         self._upload_client = UploadClient(
             self._base_url,
             self._proxy,
@@ -230,15 +233,21 @@ class Client:
         return answer
 
     async def _get_once(self, path: str, token: Token, max_bytes: int, seconds: float) -> Answer:
-        async with asyncio.timeout(seconds):
-            status, body, retry_after, location, date = await self._get_client.get(path, token.value, max_bytes)
-        led_to = self._format_location(location) if location and status >= 300 else ""
-        failure = ": ".join(part for part in (body.failure, body.words, led_to) if part)
-        return Answer(status, body.value, retry_after, failure, date)
+        async with self._session.get(
+            URL(self._base_url + path, encoded=True),
+            headers={"Authorization": f"Bearer {token.value}"},
+            allow_redirects=False,
+            timeout=self._timeouts[seconds],
+            **self._proxy,
+        ) as response:
+            body = await read_body(response, max_bytes, self._sanitizer)
+            location = self._format_location(response) if response.status >= 300 else ""
+            failure = ": ".join(part for part in (body.failure, body.words, location) if part)
+            return Answer(response.status, body.value, retry_after_of(response), failure, response.headers.get("Date"))
 
-    def _format_location(self, location: str) -> str:
-        shown = self._sanitizer.text(location)[:LOCATION_CHARACTERS]
-        return f"it leads to {shown}, which is not followed" if shown else ""
+    def _format_location(self, response: aiohttp.ClientResponse) -> str:
+        location = self._sanitizer.text(response.headers.get("Location", ""))[:LOCATION_CHARACTERS]
+        return f"it leads to {location}, which is not followed" if location else ""
 
 
 def _job_path(job_id: str) -> str:

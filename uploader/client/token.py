@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, Self
 import aiohttp
 from yarl import URL
 
-from uploader.client.answers import Body, join_retry_after, read_body
+from uploader.client.answers import Body, read_body, retry_after_of
 from uploader.client.connection import format_error
 from uploader.client.recording import Received, receiving
 from uploader.errors import CredentialsError, GaveUpError
@@ -226,7 +226,7 @@ class Tokens:
                 if response.status >= 300:
                     raise self._refusal(response)
                 # the answer is the secret: it is read unmasked, and nothing of it is kept
-                body = await read_body(response.content, ANSWER_MOST_BYTES, Sanitizer())
+                body = await read_body(response, ANSWER_MOST_BYTES, Sanitizer())
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise TokenUnavailableError(f"no token: {format_error(error)} ({self._route})") from error
         found = _read(body)
@@ -239,7 +239,7 @@ class Tokens:
     def _refusal(self, response: aiohttp.ClientResponse) -> Exception:
         """Build the error for a refusal; its Retry-After holds for all later requests."""
         error = _refusal(response.status, self._route)
-        wait = retry_after_seconds(join_retry_after(response.headers.getall("Retry-After", ())), self._now())
+        wait = retry_after_seconds(retry_after_of(response), self._now())
         if isinstance(error, TokenUnavailableError) and wait is not None:
             self._not_before, self._unavailable_reason = self._now() + wait, str(error)
             error.retry_after = str(math.ceil(wait))

@@ -11,7 +11,7 @@ import aiohttp
 from yarl import URL
 
 from uploader.audio import Source
-from uploader.client.answers import Body, first_words, join_retry_after, read_body
+from uploader.client.answers import Body, first_words, read_body, retry_after_of
 from uploader.client.connection import (
     ConnectionEndedError,
     UploadConnector,
@@ -164,7 +164,7 @@ class UploadClient:
                     **self._proxy,
                 ) as response:
                     upload.answered(response.status)
-                    body = await read_body(response.content, ANSWER_MOST_BYTES, self._sanitizer, request.secret)
+                    body = await read_body(response, ANSWER_MOST_BYTES, self._sanitizer, request.secret)
                     return self._reply(upload, response, body, request.secret, received)
         except (aiohttp.ClientError, ConnectionEndedError, OSError, TimeoutError) as error:
             return self._without_status(upload, received, upload.failure or format_end(error), request.secret)
@@ -184,7 +184,7 @@ class UploadClient:
             last_chunk_left=upload.last_chunk_left,
             status=response.status,
             answer=body.members,
-            retry_after=join_retry_after(response.headers.getall("Retry-After", ())),
+            retry_after=retry_after_of(response),
             failure=body.failure or ("" if body.members is not None else "the answer is no JSON object"),
             words=words,
             location=self._sanitizer.text(location, secret)[:LOCATION_CHARACTERS],

@@ -847,6 +847,26 @@ def test_where_uploads_count_a_refusal_counts_them(book: Book) -> None:
     assert book.limit_facts().in_force == 3
 
 
+@pytest.mark.parametrize(("last_chunk_left", "in_force"), [(False, 3), (True, 1)])
+def test_a_429_before_the_last_chunk_counts_the_uploads_beside_it(
+    book: Book, *, last_chunk_left: bool, in_force: int
+) -> None:
+    """With fewer jobs than the limit such a 429 means that uploads count: they are a part of the limit that it teaches.
+
+    A 429 to a whole body says nothing of uploads: what it teaches is the number of jobs beside it.
+    """
+    book.limit = 4
+    book.load([(conversation, "a.wav") for conversation in "cdef"])
+    job, refused, *_ = book.claim()
+    book.answer(job, accepted("j"))
+    if last_chunk_left:
+        book.admit(refused)
+    facts = book.limit_facts()
+    assert (facts.needs_slot_first, facts.live, facts.in_force) == (False, 2 if last_chunk_left else 1, 4)
+    book.record(refused, Reply(connected=True, last_chunk_left=last_chunk_left, status=429), refusal=Refusal())
+    assert book.limit_facts().in_force == in_force
+
+
 def test_what_was_sent_ahead_before_uploads_counted_waits_for_a_slot(book: Book) -> None:
     """A body that waits beside a full account when uploads are seen to count is not admitted above the limit."""
     book.limit = 1

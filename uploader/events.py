@@ -18,6 +18,7 @@ EVENTS = {
     "callback.unwritten": "a callback could not be written to the ledger",
     "environment.unknown": "an environment variable is no setting of the uploader",
     "fault": "a fault of the uploader itself",
+    "inbox.ended": "a service over an inbox has ended, or could not begin",
     "inbox.finished": "a manifest of the inbox is over: it was moved to done/ or failed/",
     "inbox.passed_over": "an entry of the inbox is a link, or no file: it is not taken",
     "inbox.taken": "a manifest of the inbox is run",

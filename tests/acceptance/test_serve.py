@@ -194,6 +194,12 @@ def test_what_is_refused_is_in_failed_with_the_reason_and_stops_nobody(place: Pl
     assert "outside" in place.path("inbox/failed/up.csv.error.txt").read_text("utf-8")
     assert place.path("inbox/linked.csv").is_symlink()
     assert [event["batch"] for event in stopped.events("inbox.passed_over")] == ["linked.csv"]
+    # the log has the end of each batch, those that could not begin included, and last that of the service
+    codes = {event["batch"]: event["exitCode"] for event in stopped.events("run.ended")}
+    assert codes == {**dict.fromkeys(refused, 2), "good.csv": 0}
+    assert {event["column"] for event in stopped.events("row.invalid")} == {"audioPath", "conversationId"}
+    assert "secret.wav" not in stopped.err, "whose log is collected shows no path"
+    assert [event["exitCode"] for event in stopped.events("inbox.ended")] == [143]
 
 
 def test_items_that_need_a_person_are_in_failed_and_go_on_once_settled(place: Place) -> None:
@@ -307,7 +313,9 @@ def test_what_would_refuse_every_batch_refuses_the_service(
     drop(place, "m.csv", rows_in(place, 1, 1))
     refused = place.run("serve", *words)
     assert refused.code == code
-    assert reason in refused.err
+    (ended_with,) = refused.events("inbox.ended")
+    assert (ended_with["exitCode"], reason in ended_with["reason"]) == (code, True)
+    assert refused.err.count("\n") == 1, "one event a line, and nothing else"
     assert place.path("inbox/m.csv").exists()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from uploader import __version__, logs
-from uploader.cli.ending import RUNS, end, nobody_reads, report_failure
+from uploader.cli.ending import LAST_EVENTS, end, nobody_reads, report_failure
 from uploader.cli.ledger_commands import ledger
 from uploader.cli.options import (
     GroupedCommand,
@@ -489,7 +489,7 @@ def main() -> None:
     except click.ClickException as error:
         words = sys.argv[1:]
         command = words[0] if words else ""
-        if command not in RUNS or logs.is_text():
+        if command not in LAST_EVENTS or logs.is_text():
             error.show()
         report_failure(command, error.format_message(), ExitCode.USAGE, as_json="--json" in words)
         code = error.exit_code

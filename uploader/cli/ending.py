@@ -21,8 +21,8 @@ from uploader.settings import Settings
 if TYPE_CHECKING:
     from uploader.model import Problem
 
-# the commands whose standard error is a log: in JSON nothing else may stand there
-RUNS = ("run", "work")
+# the commands whose standard error is a log, with the last event of it: in JSON nothing else may stand there
+LAST_EVENTS = {"run": "run.ended", "work": "run.ended", "serve": "inbox.ended"}
 # so many more objects made than freed, and the garbage collector runs
 COLLECT_AFTER_OBJECTS = 10_000
 
@@ -86,18 +86,19 @@ def _explain_failure(error: OSError) -> str:
 def report_failure(
     command: str, reason: str, code: ExitCode, problems: "Sequence[Problem]" = (), *, as_json: bool
 ) -> None:
-    """Report a failure to machines: an object on standard output and, for a run or a worker, its last events."""
+    """Report a failure to machines: an object on standard output and, where a log is written, its last events."""
     from uploader.cli.printing import print_json  # noqa: PLC0415 - --help has no use for it
 
     bound = logs.bound()
-    if command in RUNS:
+    if command in LAST_EVENTS:
         _open_log_file(sys.argv[1:])
         # the first line alone: rows and their paths may stand below it
         first = reason.partition("\n")[0]
         if logs.is_text():
             logs.mute()  # standard error has the reason already
         logs.log_refusal(reason, problems, with_values=True)
-        logs.get_logger().error("run.ended", exitCode=int(code), reason=first, counts={})
+        counts: dict[str, Any] = {} if command == "serve" else {"counts": {}}
+        logs.get_logger().error(LAST_EVENTS[command], exitCode=int(code), reason=first, **counts)
     if as_json:
         failure: dict[str, Any] = {
             "batch": bound.get("batch"),
@@ -127,7 +128,7 @@ def _print_failure(command: str, reason: str) -> None:
     """Print a failure for people, unless the log has it already on the same stream."""
     from uploader.cli.printing import print_error  # noqa: PLC0415 - --help has no use for it
 
-    if command not in RUNS or logs.is_text():
+    if command not in LAST_EVENTS or logs.is_text():
         print_error(f"uploader: {reason}")
 
 

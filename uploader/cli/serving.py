@@ -3,7 +3,8 @@
 import asyncio
 from pathlib import Path
 
-from uploader.cli.running import live_view, stop_at_signals, write_event
+from uploader import logs
+from uploader.cli.running import live_view, stop_at_signals
 from uploader.errors import ExitCode
 from uploader.serve.service import Service
 from uploader.settings import Settings
@@ -13,7 +14,7 @@ def serve_inbox(settings: Settings, inbox: Path) -> ExitCode:
     """Serve an inbox until a signal, which is its usual end."""
 
     async def serve() -> ExitCode:
-        return await Service(settings, inbox, stop, on_event=write_event, on_progress=on_progress).run()
+        return await Service(settings, inbox, stop, on_event=logs.write, on_progress=on_progress).run()
 
     stop = stop_at_signals()
     with live_view(settings) as on_progress:

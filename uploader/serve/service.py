@@ -124,7 +124,9 @@ class Service:
                 await run_concurrently([*(self._serve() for _ in range(BATCHES)), self._write_metrics()])
         if self._failure is not None:
             raise self._failure
-        return ExitCode.FAULT if self._stop.code is None else self._stop.code
+        code = ExitCode.FAULT if self._stop.code is None else self._stop.code
+        log.info("inbox.ended", exitCode=int(code), reason=f"by {self._stop.by}: the same command carries on")
+        return code
 
     def _stop_as_requested(self) -> None:
         if self._requested.code is not None:

@@ -40,6 +40,7 @@ EVENTS = {
     "ledger.server_unsafe": "the PostgreSQL server does not promise what the ledger needs; the remedy is named",
     "ledger.migrated": "the ledger was brought to this version's schema; a copy of its file was made before",
     "leftovers.carried": "pending items of other batches stand before this batch's own: they are sent, too",
+    "load.awaited": "another run loads this batch: this one waits, and takes part where the manifest is the same",
     "manifest.unknown_lengths": "files of unknown length are not in the billed minutes that are allowed",
     "manifest.warned": "`count` rows, the first on this line, have a warning; `uploader plan` tells all",
     "metrics.unwritten": "the metrics file could not be written",

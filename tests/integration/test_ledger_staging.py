@@ -13,8 +13,9 @@ from sqlalchemy import Connection, select, update
 from tests.integration.test_ledger import BASE_URL, NOT_FOUND, Book, on_sqlite, opened
 from uploader import audio
 from uploader.ledger import Ledger
-from uploader.ledger.loading import account, begin_load, merge, resolve
+from uploader.ledger.loading import account, begin_load, resolve
 from uploader.ledger.matching import NAMED, Hashes
+from uploader.ledger.merging import merge
 from uploader.ledger.schema import accounts, items, lanes
 from uploader.ledger.staging import Stage, found, staged
 from uploader.model import InvalidRow, Problem, Row, State
@@ -142,30 +143,30 @@ def test_lanes_that_another_load_adds_meanwhile_are_found_after_a_rollback_too(b
     assert counts == [3, 3, 3]
 
 
-@on_sqlite
-def test_what_others_write_between_reading_and_writing_is_seen(book: Book) -> None:
-    """A person settles an item while a manifest's rows are resolved: they are resolved anew, and nothing is lost."""
-    book.load([("c", "a.wav")])
-    (claim,) = book.claim()
-    book.answer(claim, NOT_FOUND)
-    book.file("b.wav", "b speaks")
-    account_id = 1
-    states = []
-    with Ledger.open_beside_run(f"sqlite:///{book.ledger.address}") as beside, book.ledger.staging() as connection:
+def test_what_others_write_between_matching_and_merging_stands(book: Book, database_url: str) -> None:
+    """An item that began since its row was matched keeps what it began with; what a person settled stays settled."""
+    for name in ("begun.wav", "dropped.wav", "waits.wav"):
+        book.load([("c" + name, book.file(name, "before").name)], name)
+    with book.ledger.writing() as connection:
+        settled = {"state": State.REFUSED, "attempts": 1}
+        connection.execute(update(items).where(items.c.path.endswith("dropped.wav")).values(**settled))
+    names = ["begun.wav", "dropped.wav", "waits.wav"]
+    rows = [
+        book.row(line, "c" + name, book.file(name, "edited now").name, {}) for line, name in enumerate(names, start=2)
+    ]
+    with Ledger.open_beside_run(database_url) as beside, book.ledger.staging() as connection:
         with connection.begin():
-            stage = Stage(connection, account_id)
-            row = book.row(2, "c", "a.wav", {})
-            stage.add([row], audio.probe, separate=False)
-
-        def step() -> None:
-            resolve(connection, stage, 0, Hashes(audio.content_hash))
-            states.append(connection.execute(select(found.c.state)).scalar_one())
-            if len(states) == 1:
-                with beside.writing() as other:
-                    other.execute(update(items).values(state=State.DROPPED))
+            stage = Stage(connection, 1)
+            stage.add(rows, audio.probe, separate=False)
+            assert not resolve(connection, stage, 0, Hashes(audio.content_hash))
+            assert [row.state for row in connection.execute(select(found).order_by(found.c.line))] == ["pending"] * 3
+        with beside.writing() as other:
+            for name, state in (("begun.wav", State.SENDING), ("dropped.wav", State.DROPPED)):
+                other.execute(update(items).where(items.c.path.endswith(name)).values(state=state))
+        with book.ledger.locking(connection, [1]):
             load = begin_load(
                 connection,
-                account_id,
+                1,
                 "m.csv",
                 manifest="m.csv",
                 results=book.folder / "r.csv",
@@ -174,11 +175,10 @@ def test_what_others_write_between_reading_and_writing_is_seen(book: Book) -> No
                 repeat=False,
             )
             merge(connection, load)
-            book.loads["m.csv"] = load
-
-        book.ledger.written_together(connection, step)
-    assert states == [State.REFUSED, State.DROPPED]
-    assert book.states(book.loads["m.csv"]) == "dropped"
+    assert book.states(load) == "sending dropped pending"
+    with book.ledger.reading() as connection:
+        sizes = connection.execute(select(items.c.size).order_by(items.c.id)).scalars().all()
+    assert sizes == [len("before"), len("before"), len("edited now")]
 
 
 @on_sqlite

@@ -191,17 +191,15 @@ class Ledger(ABC):
         """Begin a transaction that reads one state."""
 
     @abstractmethod
-    def written_together(
-        self, connection: Connection, step: Callable[[], T], rehearse: Callable[[], object] | None = None
-    ) -> T:
-        """Run a step that reads for long and then writes, as one transaction.
+    def locking(self, connection: Connection, account_ids: Collection[int]) -> AbstractContextManager[object]:
+        """Begin a transaction that writes, with these accounts locked, on a connection that ``staging`` gave.
 
-        Args:
-            connection: As ``staging`` gave it, in no transaction.
-            step: The step; it may be run several times.
-            rehearse: The part of the step that is slow the first time, as it reads files. It may be run before, in a
-                transaction that is rolled back, so that nobody waits for it.
+        Whoever else waits for the ledger gets it before the next such transaction.
         """
+
+    @abstractmethod
+    def analyze(self) -> None:
+        """Let the database's planner know what a load has added, where it needs to be told."""
 
     @abstractmethod
     def clock(self, connection: Connection) -> Callable[[], float]:

@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import Connection, Table, TableClause, case, column, func, insert, select, table
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from uploader.ledger.loading import account, begin_load, merge
+from uploader.ledger.loading import account, begin_load
+from uploader.ledger.merging import merge
 from uploader.ledger.schema import accounts, batches, items, lanes, loads, rows, workers
 from uploader.ledger.staging import Stage, found, staged
 from uploader.model import NOTHING, OVER, Load, State
@@ -48,13 +49,14 @@ def make_copies(connection: Connection) -> None:
                 connection.execute(CreateIndex(index), execution_options=as_copies)
 
 
-def copy_tables(connection: Connection, name: str, *, is_run_on: bool) -> None:
+def copy_tables(connection: Connection, name: str, *, is_run_on: bool, recovers: bool = True) -> None:
     """Hide the ledger's tables behind copies of the rows that a load of the staged rows may touch.
 
     Args:
         connection: The stage's connection, in a transaction; every staged row has its lane, where there is one.
         name: The batch's name.
         is_run_on: A run holds the ledger, so that its attempts under way are not in doubt.
+        recovers: Show attempts under way as the next run's recovery will leave them.
     """
     schema, temporary = _schemas(connection)
     kept_accounts, kept_batches, kept_loads, kept_lanes, kept_items = (
@@ -62,11 +64,9 @@ def copy_tables(connection: Connection, name: str, *, is_run_on: bool) -> None:
     )
     copied_batches, copied_loads, copied_items = (_named(one, temporary) for one in (batches, loads, items))
     make_copies(connection)
-    # attempts under way as the next run's recovery will leave them
     recovered = {State.SENDING: State.PENDING} | ({} if is_run_on else {State.SENT: State.IN_DOUBT})
-    state = case(
-        *((kept_items.c.state == left, becomes) for left, becomes in recovered.items()), else_=kept_items.c.state
-    )
+    whens = [(kept_items.c.state == left, becomes) for left, becomes in recovered.items()]
+    state = case(*whens, else_=kept_items.c.state) if recovers else kept_items.c.state
     _copy(connection, accounts, kept_accounts)
     _copy(connection, lanes, kept_lanes, kept_lanes.c.id.in_(_touched))
     _copy(

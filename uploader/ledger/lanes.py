@@ -1,6 +1,6 @@
 """Keeps of each lane the item that may go next, how far it is active, and its backlog."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -32,6 +32,7 @@ from uploader.ledger.schema import (
     rows,
     workers,
 )
+from uploader.ledger.staging import IN_LANES, LANES_OF_STEP
 from uploader.model import LIVE, OVER, TROUBLED, State
 from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
 
@@ -41,6 +42,10 @@ IS_IN_BACKLOG = and_(items.c.state == State.PENDING, items.c.position <= lanes.c
 # of a lane: it is active, and of the account bound as ``account``
 # the sum keeps SQLite on the index of active lanes: by account it would read all lanes that there ever were
 IS_ACTIVE_OF_ACCOUNT = and_(IS_ACTIVE, lanes.c.account_id.op("+")(0) == bindparam("account"))
+
+# the states of items that are not over
+UNFINISHED = [state for state in State if state not in (*OVER, State.HELD)]
+_BEGUN = [state for state in UNFINISHED if state is not State.PENDING]
 
 # behind all positions
 BEYOND = 2**62
@@ -55,8 +60,19 @@ _INACTIVE = {"active_until": 0, "ready_position": None, "audio_left": 0.0, "item
 _DEACTIVATE = update(lanes).where(IS_ACTIVE_OF_ACCOUNT).values(_INACTIVE)
 
 
-def last_of(*conditions: ColumnElement[bool]) -> Subquery:
-    """Build the subquery of the last position, by lane, among unfinished items that rows name."""
+def last_of(
+    *conditions: ColumnElement[bool], in_lanes: bool = False, states: Collection[State] = UNFINISHED
+) -> Subquery:
+    """Build the subquery of the last position, by lane, among unfinished items that rows name.
+
+    Args:
+        *conditions: What holds of the items and their rows besides.
+        in_lanes: Only of the lanes of a range of those that a load concerns, lane by lane.
+        states: There, only of these states.
+    """
+    if in_lanes:
+        # by states, or the items that are over of many nights would be read
+        conditions = (IN_LANES, is_in_state(items.c.state, states), *conditions)
     return (
         select(items.c.lane_id, func.max(items.c.position).label("position"))
         .join(rows, rows.c.item_id == items.c.id)
@@ -74,6 +90,10 @@ def _raise_to(last: Subquery, position: ColumnElement[int]) -> Update:
 
 # of a row and its item: it is one of the batch, and of the account
 IS_OF_BATCH = and_(rows.c.batch_id == bindparam("batch"), items.c.account_id == bindparam("account"))
+
+# the same where the items are looked up first: the sum keeps planners from reading all rows of the batch
+_IS_OF_BATCH_TOO = and_(rows.c.batch_id.op("+")(0) == bindparam("batch"), items.c.account_id == bindparam("account"))
+
 
 _seconds = func.coalesce(items.c.duration_seconds, func.coalesce(items.c.size, 0) / BYTES_PER_AUDIO_SECOND)
 
@@ -128,24 +148,36 @@ def _begun_until(position: ColumnElement[int]) -> ColumnElement[int]:
     return func.coalesce(last, 0)
 
 
+def _is_of_batch(*, in_lanes: bool) -> ColumnElement[bool]:
+    """Build the condition that a row is one of the batch, and its item of the account."""
+    return _IS_OF_BATCH_TOO if in_lanes else IS_OF_BATCH
+
+
 @cache
-def _activate() -> Update:
+def _activate(*, in_lanes: bool = False) -> Update:
     """Build the statement that makes the lanes of a batch active up to its last unfinished item in each."""
-    last = last_of(IS_OF_BATCH)
+    last = last_of(_is_of_batch(in_lanes=in_lanes), in_lanes=in_lanes)
     return _raise_to(last, last.c.position)
 
 
 @cache
-def _activate_account() -> Update:
+def _activate_pending() -> Update:
+    """Build the statement that makes a range of lanes active up to the batch's last pending item in each."""
+    last = last_of(_IS_OF_BATCH_TOO, in_lanes=True, states=[State.PENDING])
+    return _raise_to(last, last.c.position)
+
+
+@cache
+def _activate_account(*, in_lanes: bool = False) -> Update:
     """Build the statement that makes the lanes of all batches of an account active."""
-    last = last_of(items.c.account_id == bindparam("account"))
+    last = last_of(items.c.account_id == bindparam("account"), in_lanes=in_lanes)
     return _raise_to(last, last.c.position)
 
 
 @cache
-def _activate_begun() -> Update:
+def _activate_begun(*, in_lanes: bool = False) -> Update:
     """Build the statement that makes the lanes of a batch active as far as their items were begun."""
-    last = last_of(IS_OF_BATCH)
+    last = last_of(_is_of_batch(in_lanes=in_lanes), in_lanes=in_lanes)
     return _raise_to(last, _begun_until(last.c.position))
 
 
@@ -167,16 +199,20 @@ def _choose() -> Select[Any]:
 
 
 @cache
-def _activate_chosen() -> Update:
+def _activate_chosen(*, in_lanes: bool = False) -> Update:
     """Build the statement that makes lanes active up to the batch's last chosen item in each."""
     last = last_of(
-        IS_OF_BATCH, _IS_CHOOSABLE, items.c.position <= bindparam("until", type_=BigInteger), ~is_held_of_many()
+        _is_of_batch(in_lanes=in_lanes),
+        _IS_CHOOSABLE,
+        items.c.position <= bindparam("until", type_=BigInteger),
+        ~is_held_of_many(),
+        in_lanes=in_lanes,
     )
     return _raise_to(last, last.c.position)
 
 
 @cache
-def _wanted() -> CTE:
+def _wanted(*, in_lanes: bool = False) -> CTE:
     """Build the last position of each lane that a worker of the account wants which has not ended."""
     is_wanted = or_(
         workers.c.until_position.is_(None),
@@ -189,20 +225,23 @@ def _wanted() -> CTE:
         .join(workers, workers.c.batch_id == rows.c.batch_id)
         .where(workers.c.account_id == bindparam("account"), items.c.account_id == bindparam("account"))
         .where(workers.c.ended_at.is_(None), is_unfinished(items.c.state), is_wanted)
+        .where(*([IN_LANES, workers.c.id != bindparam("own")] if in_lanes else []))
         .group_by(items.c.lane_id)
         .cte("wanted")
     )
 
 
 @cache
-def _activate_wanted() -> Update:
+def _activate_wanted(*, in_lanes: bool = False) -> Update:
     """Build the statement that makes lanes active as far as a worker of the account wants which has not ended."""
-    wanted = select(_wanted()).subquery()
+    wanted = select(_wanted(in_lanes=in_lanes)).subquery()
     return _raise_to(wanted, wanted.c.position)
 
 
 # the batches that workers of the account want which have not ended, None for every batch
-_WANTS = select(workers.c.batch_id).where(workers.c.account_id == bindparam("account"), workers.c.ended_at.is_(None))
+_WANTS = select(*workers.c["batch_id", "id"]).where(
+    workers.c.account_id == bindparam("account"), workers.c.ended_at.is_(None)
+)
 
 
 @cache
@@ -249,10 +288,7 @@ def activate_batch(connection: Connection, account_id: int, batch_id: int, *, fi
         The position of the last of these, for the worker that wants them; None for all.
     """
     which = {"account": account_id, "batch": batch_id}
-    # nothing pending, or a part of it, or all
-    until: int | None = 0 if first == 0 else None
-    if first:
-        until = connection.execute(_choose(), {**which, "skipped": first - 1}).scalar()
+    until = None if first is None else choose(connection, account_id, batch_id, first)
     if first is None:
         connection.execute(_activate(), which)
     else:
@@ -260,19 +296,82 @@ def activate_batch(connection: Connection, account_id: int, batch_id: int, *, fi
         connection.execute(_activate_begun(), which)
         connection.execute(_activate_chosen(), {**which, "until": last})
         # a load may have moved items of the batch behind the part that is active, where others want more than it
-        _activate_what_others_want(connection, account_id)
+        _activate_what_others_want(connection, {"account": account_id})
     connection.execute(_make_ready(), {"account": account_id})
     return until
 
 
-def _activate_what_others_want(connection: Connection, account_id: int) -> None:
+def choose(connection: Connection, account_id: int, batch_id: int, first: int) -> int | None:
+    """Return the position of the last of a batch's first pending items that are not held; None for all of them.
+
+    Args:
+        connection: A connection in a transaction.
+        account_id: The account.
+        batch_id: The batch.
+        first: The number of items.
+    """
+    if first == 0:
+        return 0
+    which = {"account": account_id, "batch": batch_id, "skipped": first - 1}
+    found: int | None = connection.execute(_choose(), which).scalar()
+    return found
+
+
+def activate_lanes(connection: Connection, account_id: int, batch_id: int, lanes_of_step: Mapping[str, int]) -> None:
+    """Make a range of the lanes that a load concerns active up to the batch's last item in each.
+
+    Args:
+        connection: The stage's connection, in a transaction.
+        account_id: The account; lanes of others stay as they are.
+        batch_id: The batch.
+        lanes_of_step: The range, as ``Steps.over_lanes`` gives it.
+    """
+    which = {"account": account_id, "batch": batch_id, **lanes_of_step}
+    connection.execute(_activate_pending(), which)
+    # most lanes have nothing but pending items
+    if connection.execute(_ANY_BEGUN, which).first() is not None:
+        connection.execute(_activate(in_lanes=True), which)
+    connection.execute(_make_ready(in_lanes=True), which)
+
+
+def activate_chosen_lanes(
+    connection: Connection,
+    account_id: int,
+    batch_id: int,
+    lanes_of_step: Mapping[str, int],
+    *,
+    worker_id: int,
+    until: int | None,
+) -> None:
+    """Make a range of lanes active up to the batch's last chosen item in each; see ``activate_lanes``.
+
+    Args:
+        connection: The stage's connection, in a transaction.
+        account_id: The account.
+        batch_id: The batch.
+        lanes_of_step: The range.
+        worker_id: The worker that wants the chosen items.
+        until: As ``choose`` returned it.
+    """
+    which = {"account": account_id, "batch": batch_id, **lanes_of_step}
+    connection.execute(_activate_begun(in_lanes=True), which)
+    connection.execute(_activate_chosen(in_lanes=True), {**which, "until": BEYOND if until is None else until})
+    _activate_what_others_want(connection, {**which, "own": worker_id}, in_lanes=True)
+    connection.execute(_make_ready(in_lanes=True), which)
+
+
+def refresh_lanes(connection: Connection, account_id: int, lanes_of_step: Mapping[str, int]) -> None:
+    """Recompute what may begin, and the backlog, of the active ones among a range of lanes."""
+    connection.execute(_make_ready(in_lanes=True), {"account": account_id, **lanes_of_step})
+
+
+def _activate_what_others_want(connection: Connection, which: Mapping[str, int], *, in_lanes: bool = False) -> None:
     """Make active what the workers of an account want that have not ended."""
-    of_account = {"account": account_id}
-    wants = connection.execute(_WANTS, of_account).scalars().all()
+    wants = [row.batch_id for row in connection.execute(_WANTS, which) if row.id != which.get("own")]
     if None in wants:
-        connection.execute(_activate_account(), of_account)
+        connection.execute(_activate_account(in_lanes=in_lanes), which)
     elif wants:
-        connection.execute(_activate_wanted(), of_account)
+        connection.execute(_activate_wanted(in_lanes=in_lanes), which)
 
 
 def activate_account(connection: Connection, account_id: int) -> None:
@@ -320,19 +419,23 @@ def remove_from_backlog(connection: Connection, item_id: int) -> None:
 
 
 @cache
-def _make_ready() -> Update:
-    """Build the statement that sets the item that may go, and the backlog, of each active lane."""
+def _make_ready(*, in_lanes: bool = False) -> Update:
+    """Build the statement that sets the item that may go, and the backlog, of each active lane, or of a range."""
     # lane by lane: grouped, SQLite would read the items of all lanes that there ever were; and all at once, as each
     # update of a lane changes its entries in several indexes
     # most lanes have nothing but pending items, and need no look for others
-    begun = [state for state in State if state not in (*OVER, State.PENDING, State.HELD)]
     ready = case(
-        (lanes.c.id.in_(_lanes_with(begun)), _ready_position()),
+        (lanes.c.id.in_(_lanes_with(_BEGUN)), _ready_position()),
         else_=_of_lane(func.min(items.c.position)),
+    )
+    where = (
+        (lanes.c.id.in_(LANES_OF_STEP), lanes.c.active_until > 0, lanes.c.account_id.op("+")(0) == bindparam("account"))
+        if in_lanes
+        else (IS_ACTIVE_OF_ACCOUNT,)
     )
     return (
         update(lanes)
-        .where(IS_ACTIVE_OF_ACCOUNT)
+        .where(*where)
         .values(
             ready_position=ready,
             is_busy=lanes.c.id.in_(_lanes_with(LIVE)),
@@ -374,6 +477,10 @@ def _lanes_with(states: Collection[State]) -> Select[tuple[int]]:
     return select(other.c.lane_id).where(
         is_unfinished(other.c.state), other.c.account_id == bindparam("account"), is_in_state(other.c.state, states)
     )
+
+
+# a lane of an account with an item that was begun and is not over
+_ANY_BEGUN = _lanes_with(_BEGUN).limit(1)
 
 
 def waiting_lanes(batch_id: int) -> Select[tuple[int]]:

@@ -2,46 +2,30 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import (
     JSON,
-    BigInteger,
-    Column,
     Connection,
-    RowMapping,
-    ScalarSelect,
-    Select,
-    Update,
-    and_,
     bindparam,
-    case,
-    delete,
-    exists,
     func,
     insert,
-    literal,
-    literal_column,
+    null,
+    or_,
     select,
     tuple_,
     update,
 )
-from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.dialects import insert_or_ignore
 from uploader.ledger.matching import NEW_REPEAT, Hashes, resolve_rows
+from uploader.ledger.merging import merge
 from uploader.ledger.schema import (
-    ITEMS_PER_LOAD,
-    POSITIONS_PER_LOAD,
     accounts,
     batches,
     items,
     lanes,
     loads,
-    rows,
-    workers,
 )
 from uploader.ledger.staging import (
     ACCOUNT,
@@ -53,11 +37,9 @@ from uploader.ledger.staging import (
     apart,
     chunks,
     found,
-    hashed,
-    is_listed,
     staged,
 )
-from uploader.model import NOTHING, InvalidRow, Load, Problem, Row, State
+from uploader.model import NOTHING, OVER, InvalidRow, Load, Problem, Row, State
 from uploader.policy.identity import ContentHash
 from uploader.urls import shown
 
@@ -92,161 +74,18 @@ _SAVE_LOAD = (
     )
 )
 
-# delete the rows of a batch's previous load
-_FORGET_ROWS = delete(rows).where(rows.c.batch_id == bindparam("batch"))
+# the id of the newest load
+_NEWEST_LOAD = select(func.coalesce(func.max(loads.c.id), 0))
 
-# delete the items of a batch's invalid rows
-_FORGET_INVALID = delete(items).where(items.c.invalid_batch_id == bindparam("batch"))
+# forget the counts of a batch's rows that are over
+_FORGET_COUNTS = update(batches).where(batches.c.id == bindparam("of_batch")).values(counted=null())
 
-# add a lane for each new conversation
-_ADD_LANES = insert_or_ignore(lanes).from_select(
-    ["account_id", "conversation_id"],
-    select(ACCOUNT, staged.c.conversation_id).where(staged.c.lane_id.is_(None), HAS_LANE).distinct(),
-)
-
-_lane = func.coalesce(
-    staged.c.lane_id,
-    select(lanes.c.id)
-    .where(lanes.c.account_id == ACCOUNT, lanes.c.conversation_id == staged.c.conversation_id)
-    .correlate(staged)
-    .scalar_subquery(),
-)
-_is_invalid = apart.c.error.is_not(None)
-_beside = staged.outerjoin(apart, apart.c.line == staged.c.line)
-_new_id = bindparam("first_id", type_=BigInteger) + staged.c.line
-_new_position = bindparam("first_position", type_=BigInteger) + staged.c.line
-
-# columns of a row's file
-_FILE = ("path", "size", "change")
-# columns that an item takes from its row as they were staged
-_SENT = ("content_type", "duration_seconds", "channels", "billed_seconds")
-_parameters = func.coalesce(apart.c.parameters, literal_column("'{}'"))
-
-
-def _of_row(column: Column[Any]) -> ScalarSelect[Any]:
-    """Build the subquery of a column that few rows have."""
-    return select(column).where(column.table.c.line == staged.c.line).correlate(staged).scalar_subquery()
-
-
-_ITEM = {
-    "id": _new_id,
-    "account_id": ACCOUNT,
-    "lane_id": _lane,
-    "first_batch_id": bindparam("batch", type_=BigInteger),
-    "load_id": bindparam("load", type_=BigInteger),
-    "line": staged.c.line,
-    "position": _new_position,
-    "repeat_id": bindparam("repeat_id", type_=BigInteger),
-    "invalid_batch_id": case((_is_invalid, bindparam("batch", type_=BigInteger))),
-    "path": func.coalesce(staged.c.path, staged.c.audio_path),
-    **{name: staged.c[name] for name in ("size", "change", *_SENT)},
-    "content_hash": _of_row(hashed.c.content_hash),
-    "parameters": _parameters,
-    "state": case((_is_invalid, literal(State.REFUSED.value)), else_=literal(State.PENDING.value)),
-    "error": apart.c.error,
-}
-
-# add an item for each row that matches none; an invalid row's item is refused, so that it holds its lane
-_ADD_ITEMS = insert(items).from_select(
-    list(_ITEM),
-    select(*_ITEM.values())
-    .select_from(_beside)
-    .where(~exists().where(found.c.line == staged.c.line), HAS_LANE)
-    .order_by(staged.c.line),
-)
-
-
-_named_in = select(found.c.line).where(found.c.item_id == items.c.id).correlate(items).scalar_subquery()
-
-# make the load the last that has named these items
-_NAME = update(items).where(is_listed(found.c.takes == Takes.NOTHING)).values(load_id=bindparam("load"), line=_named_in)
-
-# make the refused items pending that their rows correct
-_MEND = (
-    update(items)
-    .where(items.c.id == found.c.item_id, found.c.mended, is_listed(found.c.mended))
-    .values(state=State.PENDING, error=None, http_status=None, finished_at=None, cut_offs=0)
-)
-
-# a pending item takes its row's parameters, and the row's place unless it was begun
-_taken = {
-    "load_id": bindparam("load"),
-    "line": staged.c.line,
-    **{name: staged.c[name] for name in _SENT},
-    "parameters": func.coalesce(_of_row(apart.c.parameters), literal_column("'{}'")),
-    "position": case((items.c.attempts > 0, items.c.position), else_=_new_position),
-}
-
-
-def _taking(takes: Takes, **more: ColumnElement[Any]) -> Update:
-    """Build the statement by which matched items take columns of their rows."""
-    return (
-        update(items)
-        .where(
-            # the sum keeps SQLite from reading all items and looking for each in ``found``
-            items.c.id == found.c.item_id.op("+")(0),
-            found.c.takes == takes,
-            staged.c.line == found.c.line,
-        )
-        .values(**_taken, **more)
-    )
-
-
-# the workers of a part of their batch (--first) that have not ended
-_PARTS = select(*workers.c["id", "account_id", "batch_id", "until_position"]).where(
-    workers.c.ended_at.is_(None), workers.c.until_position > 0
-)
-
-# move the end of a worker's part
-_MOVE_PART = update(workers).where(workers.c.id == bindparam("worker")).values(until_position=bindparam("until"))
-
-
-@cache
-def _moved_part() -> Select[Any]:
-    """Build the statement of the last position of a part's pending items, and the first of the rest, after a load."""
-    takes_place = and_(found.c.takes.in_([Takes.ROW, Takes.ROW_AND_FILE]), items.c.attempts == 0)
-    moved = bindparam("first_position", type_=BigInteger) + found.c.line
-    position = case((takes_place, moved), else_=items.c.position)
-    is_wanted = items.c.position <= bindparam("until", type_=BigInteger)
-    return (
-        select(func.max(case((is_wanted, position))), func.min(case((~is_wanted, position))))
-        .select_from(rows)
-        .join(items, items.c.id == rows.c.item_id)
-        .outerjoin(found, found.c.item_id == items.c.id)
-        .where(
-            rows.c.batch_id == bindparam("of"),
-            items.c.account_id == bindparam("sent_to"),
-            items.c.state == State.PENDING,
-        )
-    )
-
-
-_is_unchanged = and_(items.c.path == staged.c.path, items.c.change == staged.c.change)
-
-_TAKE = _taking(Takes.ROW)
-
-_TAKE_WITH_FILE = _taking(
-    Takes.ROW_AND_FILE,
-    **{name: staged.c[name] for name in _FILE},
-    content_hash=func.coalesce(_of_row(hashed.c.content_hash), case((_is_unchanged, items.c.content_hash))),
-)
-
-_ROW = {
-    "batch_id": bindparam("batch", type_=BigInteger),
-    "line": staged.c.line,
-    "item_id": case((HAS_LANE, func.coalesce(found.c.item_id, _new_id))),
-    "conversation_id": staged.c.conversation_id,
-    "audio_path": staged.c.audio_path,
-    "content_type": staged.c.given_type,
-    "given": apart.c.given,
-    "extras": func.coalesce(apart.c.extras, literal_column("'{}'")),
-    "error": apart.c.error,
-}
-
-# add the rows of the load
-_ADD_ROWS = insert(rows).from_select(
-    list(_ROW),
-    select(*_ROW.values()).select_from(_beside.outerjoin(found, found.c.line == staged.c.line)).order_by(staged.c.line),
+# the accounts of the rows whose items are not over once they are merged
+_ACCOUNTS_TO_SEND = (
+    select(ACCOUNT)
+    .select_from(staged.outerjoin(found, found.c.line == staged.c.line))
+    .where(HAS_LANE, or_(found.c.line.is_(None), found.c.state.not_in(OVER)))
+    .distinct()
 )
 
 # store the settings of the account's latest run
@@ -269,15 +108,12 @@ _WAS_BEGUN = (
     .limit(1)
 )
 
-# a row that names an item of the ledger, if there is one
-_ANY_FOUND = select(found.c.line).limit(1)
-
 # invalid rows whose conversation can be read
 _INVALID = (
     select(staged.c.line, staged.c.lane_id, staged.c.audio_path)
     .select_from(apart)
     .join(staged, staged.c.line == apart.c.line)
-    .where(_is_invalid, staged.c.lane_id.is_not(None))
+    .where(apart.c.error.is_not(None), staged.c.lane_id.is_not(None))
     .order_by(staged.c.line)
 )
 
@@ -337,6 +173,27 @@ def begin_load(
     return Load(load_id, batch.id, account_id, repeat_id, is_first)
 
 
+def newest_load(connection: Connection) -> int:
+    """Return the id of the newest load of the ledger; 0 where there is none."""
+    found: int = connection.execute(_NEWEST_LOAD).scalar_one()
+    return found
+
+
+def end_load(connection: Connection, load: Load) -> None:
+    """End a load that was merged in steps: a count of the batch's rows that was kept between two steps is wrong."""
+    connection.execute(_FORGET_COUNTS, {"of_batch": load.batch_id})
+
+
+def accounts_to_send(connection: Connection, account_id: int) -> list[int]:
+    """Return the ids of the accounts of the rows whose items are not over.
+
+    Args:
+        connection: The stage's connection, its rows resolved.
+        account_id: The account of rows that name none.
+    """
+    return sorted(connection.execute(_ACCOUNTS_TO_SEND, {"account": account_id}).scalars())
+
+
 def load_rows(
     connection: Connection,
     load: Load,
@@ -392,39 +249,6 @@ def resolve(connection: Connection, stage: Stage, repeat_id: int, hashes: Hashes
     stage.refuse(lacking)
     _find_dropped(connection)
     return lacking
-
-
-def merge(connection: Connection, load: Load) -> None:
-    """Merge the resolved rows into the ledger, in a fixed number of statements; they replace the batch's rows."""
-    values = {
-        "account": load.account_id,
-        "batch": load.batch_id,
-        "load": load.load_id,
-        "repeat_id": load.repeat_id,
-        "first_position": load.load_id * POSITIONS_PER_LOAD,
-        "first_id": load.load_id * ITEMS_PER_LOAD,
-    }
-    parts = connection.execute(_PARTS).mappings().all()
-    for worker_id, until in [(part["id"], _moved_until(connection, part, values)) for part in parts]:
-        connection.execute(_MOVE_PART, {"worker": worker_id, "until": until})
-    if not load.is_first:
-        connection.execute(_FORGET_ROWS, values)
-        connection.execute(_FORGET_INVALID, values)
-    connection.execute(_ADD_LANES, values)
-    connection.execute(_ADD_ITEMS, values)
-    if connection.execute(_ANY_FOUND).first() is not None:
-        for statement in (_NAME, _MEND, _TAKE, _TAKE_WITH_FILE):
-            connection.execute(statement, values)
-    connection.execute(_ADD_ROWS, values)
-
-
-def _moved_until(connection: Connection, part: RowMapping, values: Mapping[str, Any]) -> int:
-    """Return the last position of a worker's part (``--first``) once a load has moved items."""
-    of_part = {"of": part["batch_id"], "sent_to": part["account_id"], "until": part["until_position"]}
-    wanted, unwanted = connection.execute(_moved_part(), {**values, **of_part}).one()
-    until: int = max(part["until_position"], wanted or 0)
-    # moved in another order, or but a few: the part becomes smaller, as it never sends more than was chosen
-    return until if unwanted is None else min(until, unwanted - 1)
 
 
 def was_begun(

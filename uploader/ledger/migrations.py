@@ -79,8 +79,18 @@ TO_3: Sequence[str] = (
     "ALTER TABLE batches ADD COLUMN held_back JSON",
 )
 
+TO_4: Sequence[str] = (
+    # one run loads a batch, in steps
+    (
+        "CREATE TABLE load_leases (account_id {number} NOT NULL, batch VARCHAR NOT NULL, digest VARCHAR NOT NULL, "
+        "progress VARCHAR NOT NULL, process VARCHAR NOT NULL, token VARCHAR, lease_until FLOAT NOT NULL, "
+        "PRIMARY KEY (account_id, batch), FOREIGN KEY(account_id) REFERENCES accounts (id))"
+    ),
+    "CREATE INDEX load_leases_token ON load_leases (token) WHERE token IS NOT NULL",
+)
+
 # the statements that migrate a ledger to a version from the one before it; a released version's never change
-STEPS: Mapping[int, Sequence[str]] = {3: TO_3}
+STEPS: Mapping[int, Sequence[str]] = {3: TO_3, 4: TO_4}
 
 # the types that the two databases spell in two ways
 _TYPES: Mapping[str, Mapping[str, str]] = {

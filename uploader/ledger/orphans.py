@@ -8,7 +8,8 @@ from sqlalchemy import Connection, and_, case, func, literal, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.lanes import IS_IN_BACKLOG, is_held
-from uploader.ledger.schema import ANY_ACCOUNT, IS_UNFINISHED, batches, items, lanes, loads, rows
+from uploader.ledger.schema import IS_UNFINISHED, batches, items, lanes, loads, rows
+from uploader.ledger.staging import unnamed
 from uploader.model import Load, State
 
 
@@ -67,21 +68,19 @@ def orphaned_by_load(connection: Connection, load: Load) -> Mapping[State, int]:
     """Count by state the items that a load made orphans: named by the load before it, and by no batch now.
 
     Args:
-        connection: The transaction of the load, its rows loaded.
+        connection: The stage's connection, in a transaction, its rows merged.
         load: The load.
     """
     if load.is_first:
         return {}
     state = case((is_held(), literal(State.HELD.value)), else_=items.c.state)
-    before = select(func.max(loads.c.id)).where(loads.c.batch_id == load.batch_id, loads.c.id < load.load_id)
-    # count the unfinished items without a row that the batch's previous load named last
+    # count the unfinished items without a row that rows of the batch's previous load named
     found = connection.execute(
         select(state.label("state"), func.count().label("items"))
         .select_from(items)
         .where(
             IS_UNFINISHED,
-            ANY_ACCOUNT,
-            items.c.load_id == before.scalar_subquery(),
+            items.c.id.in_(select(unnamed.c.item_id)),
             is_orphan(),
         )
         .group_by(state)

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from math import inf
@@ -243,19 +243,14 @@ class PostgresLedger(Ledger):
             self._expect_answers(connection, READER_SILENCE_SECONDS)
             yield connection
 
-    def written_together(
-        self, connection: Connection, step: Callable[[], T], rehearse: Callable[[], object] | None = None
-    ) -> T:
-        """Run a step as one transaction, with the accounts locked, after its slow part was run without."""
-        if rehearse is not None:
-            with connection.begin() as transaction:
-                rehearse()
-                transaction.rollback()
+    @contextmanager
+    def locking(self, connection: Connection, account_ids: Collection[int]) -> Iterator[None]:
+        """Begin a transaction with these accounts locked, on a connection that ``staging`` gave."""
         with connection.begin():
-            connection.execute(_LOCK_ACCOUNTS)
-            done = step()
-        self.analyze()
-        return done
+            # whoever stands still with a lock is within the role's time limit again
+            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout TO DEFAULT")
+            connection.execute(_LOCK_SOME, {"among": list(account_ids)})
+            yield
 
     @contextmanager
     def filling(self) -> Iterator[Connection]:

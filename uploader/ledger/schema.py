@@ -34,7 +34,7 @@ from uploader.model import OVER, State
 from uploader.policy.limits import JOB_SECONDS
 
 # an older ledger is migrated (migrations.py), a newer one refused
-VERSION = 3
+VERSION = 4
 
 # an item's position is its load times this, plus its line: later loads stand behind earlier ones
 POSITIONS_PER_LOAD = 2**32
@@ -138,6 +138,25 @@ loads = Table(
     Column("batch_id", ForeignKey("batches.id"), nullable=False),
     Column("loaded_at", Float, nullable=False),
     Index("loads_batch", "batch_id"),
+)
+
+# the leases under which batches are loaded: nobody else loads the batch, or adds items to the account, meanwhile
+load_leases = Table(
+    "load_leases",
+    metadata,
+    Column("account_id", ForeignKey("accounts.id"), primary_key=True),
+    # the name of the batch; empty: the lease is for adding items to the account
+    Column("batch", String, primary_key=True),
+    # identifies what is loaded: the manifest's content, and the settings that its rows are read by
+    Column("digest", String, nullable=False),
+    # a ledger.load_leases.Progress
+    Column("progress", String, nullable=False),
+    # the process of the run that loads, as its host knows it, and its secret; None: nobody loads any more
+    Column("process", String, nullable=False),
+    Column("token", String),
+    # by the clock of the workers' leases
+    Column("lease_until", Float, nullable=False),
+    Index("load_leases_token", "token", sqlite_where=text("token IS NOT NULL")),
 )
 
 lanes = Table(

@@ -3,15 +3,16 @@
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryDirectory
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from uploader import logs
@@ -21,10 +22,11 @@ from uploader.ledger.copying import UNFINISHED, copy_beside, new_file
 from uploader.ledger.migrations import APPLICATION_ID, OLDEST, STEPS, migrate, stamp
 
 log = logs.get_logger()
-T = TypeVar("T")
 
 BUSY_SECONDS = 30.0
-STALE_TRIES = 3
+BUSY_POLL_SECONDS = 0.002
+# begins a transaction that locks the file from its start
+AT_ONCE = "BEGIN IMMEDIATE"
 KEY_BYTES = 32
 DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 HOW_TO_MEND = (
@@ -138,9 +140,32 @@ def engine(connecting: Callable[[], sqlite3.Connection], *, writes: bool = True,
 
     @event.listens_for(made, "begin")
     def start(connection: Connection) -> None:
-        connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
+        begin = connection.get_execution_options().get("begin", "BEGIN")
+        if begin == AT_ONCE:
+            _lock(connection.connection.dbapi_connection)
+        else:
+            connection.exec_driver_sql(begin)
 
     return made
+
+
+def _lock(connection: Any) -> None:
+    """Begin a transaction that locks the file; wait for others, ``BUSY_SECONDS`` at most."""
+    # SQLite's own wait asks for the lock every 100 ms, and would miss the moments at which a load leaves it to others
+    until = time.monotonic() + BUSY_SECONDS
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                connection.execute(AT_ONCE)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                    raise
+                time.sleep(BUSY_POLL_SECONDS)
+            else:
+                return
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {int(1000 * BUSY_SECONDS)}")
 
 
 @contextmanager
@@ -150,27 +175,6 @@ def without_ledger() -> Iterator[Connection]:
     with unkept.connect() as connection:
         yield connection
     unkept.dispose()
-
-
-def written_together(connection: Connection, step: Callable[[], T]) -> T:
-    """Run a step that reads for long and then writes, locking the ledger only while it writes.
-
-    Where another connection wrote in between, the step is rolled back and run again; after ``STALE_TRIES`` it takes
-    the lock from the start.
-
-    Args:
-        connection: As ``Ledger.staging`` gave it, in no transaction.
-        step: The step.
-    """
-    for _ in range(STALE_TRIES):
-        try:
-            with connection.begin():
-                return step()
-        except OperationalError as error:
-            if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
-                raise
-    with connection.execution_options(begin="BEGIN IMMEDIATE").begin():
-        return step()
 
 
 def make(path: Path) -> None:
@@ -197,7 +201,7 @@ def migrate_file(path: Path, version: int) -> None:
     unenforced = engine(lambda: connect(path, "rw"), foreign_keys=False)
     try:
         for target in range(version + 1, schema.VERSION + 1):
-            with translate_errors(path), unenforced.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
+            with translate_errors(path), unenforced.execution_options(begin=AT_ONCE).begin() as connection:
                 migrate(connection, target)
                 broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
                 if broken is not None:

@@ -5,10 +5,10 @@ import glob
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.exc import DBAPIError
@@ -39,6 +39,8 @@ from uploader.ledger.sidecars import (
     take_lock,
 )
 from uploader.ledger.sqlite import (
+    AT_ONCE,
+    BUSY_POLL_SECONDS,
     HOW_TO_MEND,
     connect,
     connect_for_reading,
@@ -48,7 +50,6 @@ from uploader.ledger.sqlite import (
     marked_version,
     migrate_file,
     translate_errors,
-    written_together,
 )
 from uploader.settings import default_ledger
 
@@ -56,7 +57,8 @@ log = logs.get_logger()
 
 # the ending of a ledger's copy that a run keeps where the file was taken from under it
 RESCUED = ".rescued"
-T = TypeVar("T")
+# of a load's log, at 4 KiB each, before it is copied into the file
+LOG_PAGES = 16_000
 
 _LATER = "the next nights use the room; the same command gives it back to the disk while no run is at work"
 
@@ -81,7 +83,7 @@ class SqliteLedger(Ledger):
     def __init__(self, path: Path, pool: Engine) -> None:
         super().__init__(str(path), pool)
         self.path = path
-        self._writer = pool.execution_options(begin="BEGIN IMMEDIATE")
+        self._writer = pool.execution_options(begin=AT_ONCE)
         # the mark of this process as a run; None where the ledger is not open for a run
         self._presence: int | None = None
         # the file of the ledger's lock, which a run holds while it opens or closes the ledger
@@ -240,12 +242,18 @@ class SqliteLedger(Ledger):
         """Begin a transaction that reads one state."""
         return self._engine.begin()
 
-    def written_together(
-        self, connection: Connection, step: Callable[[], T], rehearse: Callable[[], object] | None = None
-    ) -> T:
-        """Run a step as one transaction, which locks the ledger only while it writes."""
-        del rehearse
-        return written_together(connection, step)
+    @contextmanager
+    def locking(self, connection: Connection, account_ids: Collection[int]) -> Iterator[None]:
+        """Begin a transaction that locks the whole file from its start, on a connection that ``staging`` gave."""
+        del account_ids
+        with connection.execution_options(begin=AT_ONCE).begin():
+            yield
+        connection.execution_options(begin="BEGIN")
+        # the file's lock knows no queue: whoever waits asks for it within this time
+        time.sleep(2 * BUSY_POLL_SECONDS)
+
+    def analyze(self) -> None:
+        """Do nothing: the planner goes by the indexes alone."""
 
     @contextmanager
     def staging(self) -> Iterator[Connection]:
@@ -254,6 +262,8 @@ class SqliteLedger(Ledger):
             # a load writes ids alone that it has read in the same transaction: looking up each of ten a row again would
             # cost a tenth of the load
             driver(connection).execute("PRAGMA foreign_keys=OFF")
+            # the steps of a load write the same pages again and again
+            driver(connection).execute(f"PRAGMA wal_autocheckpoint={LOG_PAGES}")
             yield connection
 
     @property

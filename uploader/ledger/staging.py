@@ -24,6 +24,7 @@ from sqlalchemy import (
     case,
     delete,
     func,
+    insert,
     or_,
     select,
     update,
@@ -31,9 +32,9 @@ from sqlalchemy import (
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.dialects import execute_bulk, insert_or_ignore, is_among
-from uploader.ledger.schema import ID, items, lanes
-from uploader.model import NOTHING, AudioFacts, InvalidRow, Problem, Row
+from uploader.ledger.dialects import analyze, execute_bulk, insert_or_ignore, is_among
+from uploader.ledger.schema import ID, items, lanes, rows
+from uploader.model import NOTHING, OVER, AudioFacts, InvalidRow, Problem, Row
 from uploader.policy.billing import SEPARATE, billed_seconds
 
 # one statement stages so many rows
@@ -167,8 +168,18 @@ compared = Table(
     prefixes=_TEMPORARY,
 )
 
+# the lanes that the load concerns
+touched = Table("touched", _metadata, Column("lane_id", ID, primary_key=True), prefixes=_TEMPORARY)
+
+# the items that rows of the batch named before, and that these lines do not name any more
+unnamed = Table("unnamed", _metadata, Column("item_id", ID, nullable=False), prefixes=_TEMPORARY)
+
+# the lanes of one step of a load
+LANES_OF_STEP = select(touched.c.lane_id).where(touched.c.lane_id.between(bindparam("from_lane"), bindparam("to_lane")))
+IN_LANES = items.c.lane_id.in_(LANES_OF_STEP)
+
 _INDEXES = (Index("compared_lane", compared.c.lane_id),)
-_TABLES = (staged, named, apart, hashed, found, met, compared)
+_TABLES = (staged, named, apart, hashed, found, met, compared, touched, unnamed)
 
 
 # the columns of a row; a chunk whose rows all lack the lane, or a type or account of their own, is staged without the
@@ -216,6 +227,29 @@ _CONVERSATIONS = select(func.count()).select_from(
 
 # the accounts that rows name, apart from unknown ones
 _NAMED = select(staged.c.account).where(staged.c.account != "").distinct()
+
+
+# the lanes in which a batch has items that are not over
+_TOUCH_BATCH = insert(touched).from_select(
+    ["lane_id"],
+    select(items.c.lane_id)
+    .join(rows, rows.c.item_id == items.c.id)
+    .where(rows.c.batch_id == bindparam("batch"), items.c.state.not_in(OVER))
+    .distinct(),
+)
+
+
+def touch_batch(connection: Connection, batch_id: int) -> None:
+    """Find the lanes that a batch concerns which was loaded before: those with items that are not over.
+
+    Args:
+        connection: As ``Ledger.staging`` gave it, in a transaction.
+        batch_id: The batch.
+    """
+    connection.execute(CreateTable(touched, if_not_exists=True))
+    connection.execute(delete(touched))
+    connection.execute(_TOUCH_BATCH, {"batch": batch_id})
+    analyze(connection, touched)
 
 
 class Stage:

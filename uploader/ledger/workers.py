@@ -1,7 +1,7 @@
 """Keeps the workers of a ledger: their leases, their ends, and the work that they leave to each other."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from typing import NamedTuple
 
@@ -46,6 +46,9 @@ _LEAVE_MARK = (
 
 # a worker's lease, read once the transaction that may have renewed it is over
 _READ_LEASE = select(*workers.c["lease_until", "ended_at"]).where(workers.c.id == bindparam("worker")).with_for_update()
+
+# set the end of a worker's part
+_CHOOSE_PART = update(workers).where(workers.c.id == bindparam("worker")).values(until_position=bindparam("until"))
 
 # the workers that have not ended, of all accounts
 _OPEN = select(*workers.c["id", "account_id", "process", "lease_until"]).where(_IS_OPEN)
@@ -183,6 +186,23 @@ def begin_worker(
     }
     worker_id: int = connection.execute(_BEGIN, values).scalar_one()
     return worker_id
+
+
+def renew_workers(connection: Connection, worker_ids: Iterable[int], now: float) -> None:
+    """Renew the leases of workers of this process that have not begun to carry anything.
+
+    Raises:
+        WorkerEndedError: Another worker has ended one of them.
+    """
+    until = read_clock(connection, now) + LEASE_SECONDS
+    for worker_id in worker_ids:
+        if connection.execute(_RENEW, {"worker": worker_id, "until": until}).rowcount != 1:
+            raise WorkerEndedError
+
+
+def choose_part(connection: Connection, worker_id: int, until_position: int | None) -> None:
+    """Set the last position that a worker wants of its batch's pending items; None: all."""
+    connection.execute(_CHOOSE_PART, {"worker": worker_id, "until": until_position})
 
 
 def open_workers(connection: Connection) -> list[OpenWorker]:

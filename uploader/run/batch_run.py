@@ -30,9 +30,9 @@ from uploader.model import LimitFacts, State
 from uploader.policy.endings import ending
 from uploader.policy.limits import add_limits
 from uploader.results import rfc3339
+from uploader.run.activation import Prepared
 from uploader.run.engine_run import EngineRun
 from uploader.run.engines import Engines
-from uploader.run.loading import Prepared
 from uploader.run.reporting import RunReporter
 from uploader.run.shared import Shared
 from uploader.run.stopping import Stop

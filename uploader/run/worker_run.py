@@ -17,11 +17,11 @@ from uploader.ledger.reading import Trouble, find_account, troubles
 from uploader.ledger.standing import NOTHING, Standing, has_unfinished, keep_counts, standings, unfinished
 from uploader.ledger.workers import begin_worker, end_worker, take_over
 from uploader.policy.limits import add_limits
+from uploader.run.activation import identity
 from uploader.run.batch import check_addresses
 from uploader.run.engine_run import EngineRun
 from uploader.run.engines import Engines
 from uploader.run.hours import local_time, until_time
-from uploader.run.loading import identity
 from uploader.run.preparing import config_parameters
 from uploader.run.reporting import ALL_BATCHES, RunReporter
 from uploader.run.shared import Shared

@@ -1,0 +1,460 @@
+"""A load is merged in short steps: others work between them, a death loses nothing, and one at a time adds items."""
+
+import csv
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from sqlalchemy import func, select, update
+
+from tests.integration.test_ledger import BASE_URL, Book
+from uploader.client import Credentials
+from uploader.errors import LedgerBusyError, LedgerUnavailableError, UploaderError, UsageError
+from uploader.ledger import Ledger, load_leases, loading, schema, steps
+from uploader.ledger.load_leases import LoadLease, take_accounts
+from uploader.ledger.orphans import find_orphans
+from uploader.ledger.schema import batches, items, lanes, loads, rows, workers
+from uploader.ledger.staging import Stage
+from uploader.model import State
+from uploader.run import manifest_load
+from uploader.run.activation import Prepared
+from uploader.run.loading import prepare
+from uploader.run.target import Target
+from uploader.settings import Settings
+
+SECONDS = 30.0
+DEAD = "dead"
+Pair = tuple[str, str]
+
+
+@dataclass
+class Ground:
+    """A folder of recordings, and a ledger that runs load manifests into."""
+
+    folder: Path
+    url: str
+    ledgers: ExitStack = field(default_factory=ExitStack)
+
+    def open(self, process: str = "") -> Ledger:
+        """Open the ledger for one more run; a process of the name ``DEAD`` counts as dead."""
+        ledger = self.ledgers.enter_context(Ledger.open_for_run(self.url))
+        ledger.process = process or ledger.process
+        return ledger
+
+    def write(self, pairs: Sequence[Pair], name: str = "m.csv", contents: Mapping[str, str] = {}) -> None:
+        """Write a manifest of these rows (conversation, file), and the recordings that are missing."""
+        with (self.folder / name).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("conversationId", "audioPath"), *pairs])
+        for _, path in pairs:
+            if not (self.folder / path).exists():
+                (self.folder / path).write_text(path, encoding="utf-8")
+        for path, content in contents.items():
+            (self.folder / path).write_text(content, encoding="utf-8")
+
+    def load(self, ledger: Ledger, name: str | None = "m.csv", **more: Any) -> Prepared:
+        """Do all that a run does before its first claim."""
+        own = {"batch": "m.csv", "results": self.folder / "r.csv", **more}
+        settings = Settings(ledger=self.url, base_url=BASE_URL, **own)
+        target = Target(settings, BASE_URL, Credentials("id", "secret"))
+        manifest = None if name is None else str(self.folder / name)
+        return prepare(settings, manifest, ledger, [target], lambda: None)
+
+
+@pytest.fixture
+def ground(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
+    """Provide a ground whose loads take one row, or one lane, a step."""
+    monkeypatch.setattr(steps, "FIRST_SIZE", 1)
+    monkeypatch.setattr(steps, "LEAST_SIZE", 1)
+    monkeypatch.setattr(steps, "GROWTH", 1.0)
+    monkeypatch.setattr(manifest_load, "LOOK_SECONDS", 0.01)
+    if database_url.startswith("postgresql"):
+        monkeypatch.setattr("uploader.ledger.postgres.PostgresLedger.is_gone", lambda _, process: process == DEAD)
+    made = Ground(tmp_path, database_url)
+    with made.ledgers:
+        yield made
+
+
+def after_each_step(ledger: Ledger, act: Callable[[int], object]) -> AbstractContextManager[object]:
+    """Call a function with the step's number after each step of this ledger's loads."""
+    locking, done = ledger.locking, iter(range(1, 1000))
+
+    @contextmanager
+    def watched(*given: Any) -> Iterator[object]:
+        with locking(*given) as step:
+            yield step
+        act(next(done))
+
+    return mock.patch.object(ledger, "locking", watched)
+
+
+class _Death(ExitStack):
+    """The death of a process after so many steps: nothing of it reaches the ledger any more."""
+
+    def __init__(self, ledger: Ledger, after: int) -> None:
+        super().__init__()
+        self.has_come = False
+
+        def die(number: int) -> None:
+            if number == after:
+                self.has_come = True
+                for name in ("locking", "writing"):
+                    self.enter_context(mock.patch.object(ledger, name, self._refuse))
+                raise LedgerUnavailableError(DEAD)
+
+        self.enter_context(after_each_step(ledger, die))
+
+    @staticmethod
+    def _refuse(*_: Any) -> Any:
+        raise LedgerUnavailableError(DEAD)
+
+
+def picture(ledger: Ledger) -> dict[str, Any]:
+    """Return all that a load leaves in a ledger, without ids."""
+    with ledger.reading() as connection:
+        named = connection.execute(
+            select(batches.c.name, rows.c.line, lanes.c.conversation_id, items.c.path, items.c.state, items.c.size)
+            .join_from(rows, batches)
+            .join(items, items.c.id == rows.c.item_id)
+            .join(lanes, lanes.c.id == items.c.lane_id)
+            .order_by(batches.c.name, rows.c.line)
+        ).all()
+        order = connection.execute(
+            select(
+                lanes.c.conversation_id,
+                items.c.path,
+                items.c.state,
+                (items.c.position <= lanes.c.active_until).label("is_active"),
+                (items.c.position == lanes.c.ready_position).label("is_ready"),
+                lanes.c.items_left,
+            )
+            .join(items, items.c.lane_id == lanes.c.id)
+            .order_by(lanes.c.conversation_id, items.c.position)
+        ).all()
+        return {
+            "rows": [tuple(row) for row in named],
+            "lanes": [tuple(row) for row in order],
+            "orphans": [tuple(found.counts.items()) for found in find_orphans(connection, 1)],
+        }
+
+
+FIRST = [("x", "a.wav"), ("y", "b.wav"), ("x", "c.wav"), ("x", "a.wav"), ("z", "d.wav")]
+
+
+@dataclass(frozen=True)
+class Night:
+    """A manifest that is loaded after another one, with what has become of that one's items and files meanwhile."""
+
+    pairs: Sequence[Pair]
+    states: Mapping[str, State] = field(default_factory=dict)
+    contents: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+NIGHTS = {
+    "same": Night(FIRST),
+    "completed": Night(FIRST, {"a.wav": State.COMPLETED, "b.wav": State.COMPLETED}),
+    "reversed": Night(FIRST[::-1]),
+    "more": Night([("x", "e.wav"), *FIRST, ("w", "f.wav")]),
+    "fewer": Night(FIRST[1:3]),
+    "edited": Night(FIRST, {"b.wav": State.REFUSED}, {"a.wav": "edited", "b.wav": "mended"}),
+    "repeat": Night(FIRST, {"a.wav": State.COMPLETED}, settings={"repeat": True}),
+    "part": Night(FIRST[::-1], {"b.wav": State.COMPLETED}, settings={"first": 2}),
+    "invalid": Night([*FIRST, ("x", "gone.wav"), ("y", "g.wav")], settings={"on_invalid": "skip"}),
+}
+
+
+def begin_night(ground: Ground, night: Night) -> None:
+    """Load the first manifest, and let be what has become of it; the files are what they are then."""
+    ground.write(FIRST)
+    ledger = ground.open(DEAD)
+    if night.settings.get("on_invalid") == "skip":
+        ground.write([*FIRST, ("y", "gone.wav")])
+        (ground.folder / "gone.wav").unlink()
+    ground.load(ledger, on_invalid=night.settings.get("on_invalid", "refuse"))
+    with ledger.writing() as connection:
+        for name, state in night.states.items():
+            of_name = update(items).where(items.c.path.endswith(name))
+            connection.execute(of_name.values(state=state, attempts=1, job_id=None))
+    ground.write(night.pairs, contents=night.contents)
+    (ground.folder / "gone.wav").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("database_url", "name"),
+    [*(("sqlite", name) for name in NIGHTS), *(("postgres", name) for name in ("same", "edited", "part"))],
+    indirect=["database_url"],
+)
+def test_a_load_that_died_between_two_steps_is_carried_on_by_the_same_command(
+    tmp_path: Path, ground: Ground, name: str
+) -> None:
+    """Wherever it dies, the same command leaves the ledger as a load in one go does: nothing twice, nothing lost."""
+    night = NIGHTS[name]
+    reference = Ground(tmp_path, f"sqlite:///{tmp_path}/reference.db")
+    with reference.ledgers:
+        begin_night(reference, night)
+        ledger = reference.open()
+        reference.load(ledger, **night.settings)
+        expected = picture(ledger)
+    assert expected["rows"]
+    for path in tmp_path.glob("?.wav"):
+        path.unlink()
+    begin_night(ground, night)
+    ledgers = [ground.open(DEAD) for _ in range(2)]
+    deaths = 0
+    for after in range(1, 100):
+        with _Death(ledgers[after % 2], after) as death, suppress(LedgerUnavailableError):
+            ground.load(ledgers[after % 2], **night.settings)
+        if not death.has_come:
+            break
+        deaths += 1
+    assert deaths > len(night.pairs)
+    assert picture(ledgers[0]) == expected
+
+
+def test_others_claim_and_end_items_while_a_load_merges(ground: Ground) -> None:
+    """Between any two steps another run of the account claims, admits and ends an item, and waits for nothing."""
+    others = [(f"other-{number}", f"o{number}.wav") for number in range(40)]
+    ground.write(others, "other.csv")
+    beside = ground.open()
+    prepared = ground.load(beside, "other.csv", batch="other.csv", results=ground.folder / "o.csv")
+    book = Book(ground.folder, beside)
+    book.now, book.worker_id = prepared.now(), prepared.accounts[0].worker_id
+    ground.write(FIRST)
+    loader, done = ground.open(), list[int]()
+
+    def work(_: int) -> None:
+        with _impatient(beside):
+            begun = book.claim(1)[0]
+            book.complete(begun)
+        done.append(begun.item_id)
+
+    with after_each_step(loader, work):
+        ground.load(loader)
+    # the begin, the end, and each row and each lane at least
+    assert len(set(done)) == len(done) >= len(FIRST) + 3 + 2
+    assert [state for *_, state, _ in picture(loader)["rows"] if state == "pending"][: len(FIRST)] == ["pending"] * 5
+
+
+@contextmanager
+def _impatient(ledger: Ledger) -> Iterator[None]:
+    """Let a ledger's transactions wait for nobody in the block."""
+    with mock.patch("uploader.ledger.sqlite.BUSY_SECONDS", 0.0):
+        engine = ledger._engine
+        if engine.dialect.name == "sqlite":
+            yield
+            return
+        with ledger.writing(lambda _: []) as connection:
+            connection.exec_driver_sql("SET lock_timeout = 1")
+        yield
+
+
+def _settled(threads: Sequence[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join(SECONDS)
+    assert not [thread for thread in threads if thread.is_alive()]
+
+
+class _Awaited:
+    """The runs that have found another one loading."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._count = 0
+
+    def note(self, event: str, **_: Any) -> None:
+        """Take an event of the log."""
+        if event == "load.awaited":
+            with self._changed:
+                self._count += 1
+                self._changed.notify_all()
+
+    def until(self, count: int) -> None:
+        """Wait until so many runs wait."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._count >= count, SECONDS)
+
+
+def staged_when(act: Callable[[], object]) -> AbstractContextManager[Any]:
+    """Call a function before any manifest is staged."""
+    add = Stage.add
+
+    def watched(stage: Stage, *given: Any, **more: Any) -> None:
+        act()
+        add(stage, *given, **more)
+
+    return mock.patch.object(Stage, "add", watched)
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_of_several_runs_with_one_manifest_one_loads_and_all_take_part(ground: Ground, is_same: bool) -> None:
+    """Who finds another run loading the same manifest waits and joins; another manifest of the name is loaded after."""
+    ground.write(FIRST)
+    ground.write(FIRST if is_same else FIRST[1:], "again.csv")
+    awaited, staged, found = _Awaited(), list[threading.Thread](), list[Prepared]()
+    runs = 4 if is_same else 2
+
+    def stage() -> None:
+        staged.append(threading.current_thread())
+        if len(staged) == 1:
+            awaited.until(runs - 1)
+
+    def run(ledger: Ledger, name: str) -> None:
+        found.append(ground.load(ledger, name))
+
+    ledgers = [ground.open() for _ in range(runs)]
+    with staged_when(stage), mock.patch.object(manifest_load.log, "info", awaited.note):
+        threads = [threading.Thread(target=run, args=(ledger, "again.csv")) for ledger in ledgers]
+        threads[0] = threading.Thread(target=run, args=(ledgers[0], "m.csv"))
+        threads[0].start()
+        _until(lambda: bool(staged))
+        for thread in threads[1:]:
+            thread.start()
+        _settled(threads)
+    assert len(staged) == (1 if is_same else 2)
+    assert len({prepared.batch.batch_id for prepared in found}) == 1
+    assert len({prepared.accounts[0].worker_id for prepared in found}) == len(found) == runs
+    with ledgers[0].reading() as connection:
+        assert connection.execute(select(func.count()).select_from(loads)).scalar_one() == len(staged)
+        lines = connection.execute(select(func.count()).select_from(rows)).scalar_one()
+        assert lines == (len(FIRST) if is_same else len(FIRST) - 1)
+        ready = connection.execute(select(func.count()).where(lanes.c.ready_position.is_not(None))).scalar_one()
+        assert ready == 3
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    waiting = threading.Event()
+    for _ in range(int(SECONDS / 0.01)):
+        if condition():
+            return
+        waiting.wait(0.01)
+    raise AssertionError("it did not come about")
+
+
+def test_the_load_of_a_dead_run_is_taken_over(ground: Ground) -> None:
+    """A run that died while it read its manifest holds nobody up, and leaves nothing of it."""
+    ground.write(FIRST)
+    dead, alive = ground.open(DEAD), ground.open()
+
+    def die() -> None:
+        raise LedgerUnavailableError(DEAD)
+
+    with staged_when(die), mock.patch.object(manifest_load, "end_lease"), pytest.raises(LedgerUnavailableError):
+        ground.load(dead)
+    with alive.reading() as connection:
+        assert connection.execute(select(schema.load_leases.c.process)).scalar_one() == DEAD
+        assert connection.execute(select(batches)).first() is None
+    ground.load(alive)
+    assert len(picture(alive)["rows"]) == len(FIRST)
+
+
+@pytest.mark.parametrize("first", [None, 1])
+def test_a_batch_whose_load_was_interrupted_is_not_carried_on_without_its_manifest(
+    ground: Ground, first: int | None
+) -> None:
+    """A part of a batch is none: the command says that the manifest is to be loaded; after that it carries on."""
+    ground.write(FIRST)
+    dead, alive = ground.open(DEAD), ground.open()
+    with _Death(dead, 4), pytest.raises(LedgerUnavailableError):
+        ground.load(dead)
+    with pytest.raises(UsageError, match="its load was interrupted: `uploader run MANIFEST`"):
+        ground.load(alive, None)
+    ground.load(alive)
+    ground.load(alive, None, first=first)
+    assert len(picture(alive)["rows"]) == len(FIRST)
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["meanwhile", "just ended"])
+def test_two_manifests_with_the_same_rows_are_the_same_items_though_they_are_loaded_at_once(
+    ground: Ground, waits: bool
+) -> None:
+    """Who has matched its rows before another load's last step matches them again: no recording is two items."""
+    ground.write(FIRST)
+    ground.write(FIRST[::-1], "n.csv")
+    one, other = ground.open(), ground.open()
+    has_matched, has_ended, failures = threading.Event(), threading.Event(), list[UploaderError]()
+    other_load = partial(ground.load, other, "n.csv", batch="n.csv", results=ground.folder / "n.results.csv")
+    resolve = loading.resolve
+
+    def matched(*given: Any) -> Any:
+        found = resolve(*given)
+        if threading.current_thread() is thread:
+            has_matched.set()
+            assert not waits or has_ended.wait(SECONDS)
+        return found
+
+    def run() -> None:
+        try:
+            other_load()
+        except UploaderError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+
+    def begin_other(number: int) -> None:
+        if number == 3:
+            thread.start()
+            assert has_matched.wait(SECONDS)
+
+    with mock.patch.object(manifest_load, "resolve", matched), after_each_step(one, begin_other):
+        ground.load(one)
+        has_ended.set()
+        _settled([thread])
+    assert not failures
+    with one.reading() as connection:
+        assert connection.execute(select(func.count()).select_from(items)).scalar_one() == len(FIRST)
+    named = picture(one)["rows"]
+    by_batch = {name: sorted(row[2:4] for row in named if row[0] == name) for name in ("m.csv", "n.csv")}
+    assert by_batch["m.csv"] == by_batch["n.csv"]
+    assert len(named) == 2 * len(FIRST)
+
+
+def test_a_load_that_was_taken_over_writes_nothing_more(ground: Ground) -> None:
+    """A run that stood still for so long that another one adds to its account ends before its next step."""
+    ground.write(FIRST)
+    stopped, other = ground.open(), ground.open()
+    lines: list[int] = []
+
+    def take_over(number: int) -> None:
+        if number != 4:
+            return
+        with other.writing() as connection:
+            lines.append(connection.execute(select(func.count()).select_from(rows)).scalar_one())
+            found = connection.execute(select(schema.load_leases).limit(1)).one()
+            lease = LoadLease(found.account_id, "n.csv", other.process, "other")
+            load_leases._hold(connection, lease, 1, "n.csv", "", load_leases.Progress.STAGING, 0.0)
+            assert not take_accounts(connection, lease, [1], 0.0, lambda _: False)
+            assert take_accounts(connection, lease, [1], 0.0, lambda _: True)
+
+    with after_each_step(stopped, take_over), pytest.raises(LedgerBusyError, match="taken its load over"):
+        ground.load(stopped)
+    with other.reading() as connection:
+        assert connection.execute(select(func.count()).select_from(rows)).scalar_one() == lines[0] < len(FIRST)
+        assert connection.execute(select(workers.c.id).where(workers.c.ended_at.is_(None))).first() is None
+
+
+def test_what_another_run_wants_stays_active_while_its_items_move(ground: Ground) -> None:
+    """A reload moves the items of a lane in one step, with the end of what is active: nobody sees them out of order."""
+    pairs = [("x", "a.wav"), ("y", "b.wav"), ("x", "c.wav"), ("x", "e.wav"), ("z", "d.wav")]
+    ground.write(pairs)
+    running, loader = ground.open(), ground.open()
+    ground.load(running)
+    ground.write(pairs[::-1])
+    seen: list[dict[str, list[tuple[str, bool]]]] = []
+
+    def look(_: int) -> None:
+        by_lane: dict[str, list[tuple[str, bool]]] = {}
+        for conversation, path, _state, is_active, *_rest in picture(running)["lanes"]:
+            by_lane.setdefault(conversation, []).append((path, is_active))
+        seen.append(by_lane)
+
+    with after_each_step(loader, look):
+        ground.load(loader, first=1)
+    orders = {lane: {tuple(name for name, _ in step[lane]) for step in seen} for lane in "xyz"}
+    assert {lane: len(found) for lane, found in orders.items()} == {"x": 2, "y": 1, "z": 1}
+    assert all(is_active for step in seen for lane in "xyz" for _, is_active in step[lane])

@@ -1,0 +1,246 @@
+"""Begins the workers of a loaded batch, and makes its lanes active for them."""
+
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from uploader import __version__
+from uploader.client import CredentialsSource
+from uploader.errors import LedgerUnavailableError, UsageError
+from uploader.ledger import Connection, Ledger
+from uploader.ledger.lanes import activate_batch, activate_chosen_lanes, activate_lanes, choose, refresh_lanes
+from uploader.ledger.loading import save_rules
+from uploader.ledger.reading import AccountFacts, BatchFacts, unfinished_accounts
+from uploader.ledger.sending import ToSend, firsts, to_send
+from uploader.ledger.staging import touch_batch
+from uploader.ledger.steps import Steps
+from uploader.ledger.workers import (
+    Identity,
+    OpenWorker,
+    begin_worker,
+    choose_part,
+    end_workers,
+    renew_workers,
+)
+from uploader.run.preparing import refuse_cost
+from uploader.run.target import Account, Target
+from uploader.settings import DEFAULT_ACCOUNT, Settings
+from uploader.status.summary import ManifestWarning
+
+
+class Prepared(NamedTuple):
+    """A batch that is loaded and active: the accounts that it sends to, and all that it sends."""
+
+    batch: BatchFacts
+    accounts: Sequence[Account]
+    sending: ToSend
+    # the ledger's clock, in seconds since the epoch
+    now: Callable[[], float]
+    warnings: Sequence[ManifestWarning] = ()
+
+
+class Recipient(NamedTuple):
+    """An account that a batch is sent to."""
+
+    account_id: int
+    target: Target
+    credentials: CredentialsSource
+
+
+def identity(ledger: Ledger) -> Identity:
+    """Return the place of this process, for the other workers."""
+    return Identity(os.uname().nodename, ledger.process, __version__)
+
+
+def recipients(connection: Connection, batch: BatchFacts, targets: Sequence[Target]) -> list[Recipient]:
+    """Find the accounts that the batch has anything to send to, with their credentials.
+
+    Raises:
+        UsageError: The settings do not name one of them, or have no credentials for it.
+    """
+    found = unfinished_accounts(connection, batch.batch_id)
+    if not found and len(targets) == 1:
+        found = [AccountFacts(batch.account_id, batch.base_url, DEFAULT_ACCOUNT)]
+    by_place = {(target.base_url, target.name): target for target in targets}
+    accounts = []
+    for account_id, base_url, name in found:
+        target = by_place.get((base_url, name))
+        if target is None:
+            table = "above all tables" if name == DEFAULT_ACCOUNT else f"in [accounts.{name}]"
+            raise UsageError(
+                f"batch {batch.name}: it has items of the account {name} of {base_url}, which the settings do not "
+                f"have: set its base_url {table}, and its credentials"
+            )
+        accounts.append(Recipient(account_id, target, target.credentials()))
+    return accounts
+
+
+class BatchWorkers:
+    """The workers of a batch in this process, one for each account, from their begin until they carry anything.
+
+    An exception in its block ends them.
+
+    Args:
+        settings: The settings.
+        ledger: The ledger.
+        now: The ledger's clock.
+        check_stop: Raises where the run is to stop.
+    """
+
+    def __init__(
+        self, settings: Settings, ledger: Ledger, now: Callable[[], float], check_stop: Callable[[], None]
+    ) -> None:
+        self.accounts: list[Account] = []
+        # by account, the last position of the part that is sent; None: all
+        self._ends: dict[int, int | None] = {}
+        self._settings = settings
+        self._ledger = ledger
+        self._now = now
+        self._check_stop = check_stop
+        self._batch_id = 0
+
+    def __enter__(self) -> Self:
+        """Return the workers, which an exception in the block ends."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the workers after an exception; where the ledger is away, another run ends them."""
+        if error is not None and self.accounts:
+            ended = [OpenWorker(account.worker_id, account.account_id, "", 0.0) for account in self.accounts]
+            keeps = self._settings.doubt_seconds, self._settings.job_timeout_seconds
+            with suppress(LedgerUnavailableError), self._ledger.writing() as connection:
+                end_workers(connection, ended, self._now(), *keeps)
+
+    def steps(
+        self, connection: Connection, account_ids: Collection[int], lease: Callable[[], object] = lambda: None
+    ) -> Steps:
+        """Make the steps by which the ledger is written.
+
+        Args:
+            connection: As ``Ledger.staging`` gave it.
+            account_ids: The accounts that each step locks.
+            lease: Renews the lease of the load, in each step.
+        """
+
+        @contextmanager
+        def locked() -> Iterator[None]:
+            self._check_stop()
+            with self._ledger.locking(connection, account_ids):
+                lease()
+                renew_workers(connection, [account.worker_id for account in self.accounts], self._now())
+                yield
+
+        return Steps(connection, locked)
+
+    def begin(self, connection: Connection, batch_id: int, sent_to: Sequence[Recipient]) -> None:
+        """Begin the workers; they want nothing of the batch before its part (``--first``) is chosen."""
+        self._connection = connection
+        self._batch_id = batch_id
+        until = None if self._settings.first is None else 0
+        process = identity(self._ledger)
+        for account_id, target, credentials in sent_to:
+            save_rules(connection, account_id, limit=target.settings.limit, holds=self._settings.lanes.hold)
+            worker_id = begin_worker(connection, account_id, batch_id, process, self._now(), until_position=until)
+            self.accounts.append(Account(account_id, worker_id, target, credentials))
+
+    def activate(self, lanes: Mapping[str, int]) -> None:
+        """Make a range of lanes active, as far as no part of the batch is to be chosen."""
+        for account in self.accounts:
+            if self._settings.first is None:
+                activate_lanes(self._connection, account.account_id, self._batch_id, lanes)
+            else:
+                refresh_lanes(self._connection, account.account_id, lanes)
+
+    def activate_part(self, steps: Steps) -> None:
+        """Choose the part of the batch that is to be sent (``--first``), where one is, and make its lanes active."""
+        if self._settings.first is None:
+            return
+        with self._connection.begin():
+            parts = firsts(
+                self._connection,
+                [account.account_id for account in self.accounts],
+                self._batch_id,
+                self._settings.first,
+            )
+            ends = {account_id: self._end_of_part(account_id, count) for account_id, count in parts.items()}
+        self._ends = ends
+        with steps.locked():
+            for account in self.accounts:
+                choose_part(self._connection, account.worker_id, ends[account.account_id])
+
+        def activate(lanes: Mapping[str, int]) -> None:
+            for account in self.accounts:
+                until = ends[account.account_id]
+                place = account.account_id, self._batch_id, lanes
+                activate_chosen_lanes(self._connection, *place, worker_id=account.worker_id, until=until)
+
+        steps.over_lanes(activate)
+
+    def _end_of_part(self, account_id: int, count: int | None) -> int | None:
+        return None if count is None else choose(self._connection, account_id, self._batch_id, count)
+
+    def sending(self) -> ToSend:
+        """Sum up what is sent."""
+        with self._connection.begin():
+            sums = [
+                to_send(self._connection, account.account_id, self._batch_id, self._ends.get(account.account_id))
+                for account in self.accounts
+            ]
+        return sum(sums, ToSend())
+
+
+def take_part(
+    settings: Settings,
+    ledger: Ledger,
+    batch: BatchFacts,
+    targets: Sequence[Target],
+    now: Callable[[], float],
+    check_stop: Callable[[], None],
+) -> Prepared:
+    """Begin workers of a batch that was loaded before, and make its lanes active in steps.
+
+    Raises:
+        UsageError: An account is missing.
+    """
+    with BatchWorkers(settings, ledger, now, check_stop) as own, ledger.staging() as connection:
+        with connection.begin():
+            sent_to = recipients(connection, batch, targets)
+            touch_batch(connection, batch.batch_id)
+        steps = own.steps(connection, [recipient.account_id for recipient in sent_to])
+        with steps.locked():
+            own.begin(connection, batch.batch_id, sent_to)
+        if settings.first is None:
+            steps.over_lanes(own.activate)
+        own.activate_part(steps)
+        return Prepared(batch, own.accounts, own.sending(), now)
+
+
+def take_part_within_cost(
+    settings: Settings,
+    ledger: Ledger,
+    connection: Connection,
+    batch: BatchFacts,
+    targets: Sequence[Target],
+    now: Callable[[], float],
+) -> Prepared:
+    """Begin workers of a batch and make its lanes active in one transaction, which a refusal rolls back.
+
+    Raises:
+        UsageError: It would cost too much, or an account is missing.
+    """
+    found = recipients(connection, batch, targets)
+    for account_id, target, _ in found:
+        save_rules(connection, account_id, limit=target.settings.limit, holds=settings.lanes.hold)
+    sending, accounts, process = ToSend(), [], identity(ledger)
+    parts = firsts(connection, [account_id for account_id, *_ in found], batch.batch_id, settings.first)
+    for account_id, target, credentials in found:
+        until = activate_batch(connection, account_id, batch.batch_id, first=parts[account_id])
+        worker_id = begin_worker(connection, account_id, batch.batch_id, process, now(), until_position=until)
+        accounts.append(Account(account_id, worker_id, target, credentials))
+        sending += to_send(connection, account_id, batch.batch_id, until)
+    refuse_cost(settings, batch.name, sending)
+    return Prepared(batch, accounts, sending, now)

@@ -109,7 +109,7 @@ def pytest_collection_finish() -> None:
         compile_once()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator["ObjectStore"]:
     """Provide a store that speaks S3."""
     from tests.remote_servers import object_store  # noqa: PLC0415 - most runs of single tests have no use for it

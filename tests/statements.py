@@ -4,6 +4,7 @@ from typing import Any
 
 import sqlalchemy
 from sqlalchemy import Engine
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from uploader.ledger import postgres, sqlite
 
@@ -39,7 +40,29 @@ def create_postgres_engine(url: str, **options: Any) -> Engine:
     return made
 
 
+def _compile_definitions_once(kind: type[CreateTable | CreateIndex]) -> None:
+    """Keep what a definition of a table or an index is compiled to; SQLAlchemy compiles it anew each time."""
+    compiling, known = kind.compile, dict[tuple[object, ...], Any]()
+
+    def compile_definition(definition: Any, bind: Any = None, dialect: Any = None, **options: Any) -> Any:
+        constraints = getattr(definition, "include_foreign_key_constraints", None)
+        key = (
+            definition.element,
+            definition.if_not_exists,
+            None if constraints is None else tuple(constraints),
+            dialect,
+            repr(options),
+        )
+        if key not in known:
+            known[key] = compiling(definition, bind, dialect, **options)
+        return known[key]
+
+    kind.compile = compile_definition  # type: ignore[assignment] # the same, by keywords
+
+
 def compile_once() -> None:
     """Let the ledgers that this process opens from now on share their compiled statements."""
+    for kind in (CreateTable, CreateIndex):
+        _compile_definitions_once(kind)
     for module in (sqlite, postgres):
         module.create_engine = create_engine  # type: ignore[attr-defined] # the name that it imports

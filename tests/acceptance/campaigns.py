@@ -1,4 +1,4 @@
-"""The long batches: a thousand files in one go, and batches whose runs die again and again."""
+"""The long batches: many files in one go, and batches whose runs die again and again."""
 
 import signal
 from collections.abc import Sequence
@@ -25,19 +25,19 @@ class Campaign:
     ending: Ending
 
 
-def thousand(place: Place) -> Campaign:
-    """1,000 files over 200 conversations, in one go."""
-    return _campaign(place, make_rows(place, 1000, 200))
+def whole(place: Place, files: int) -> Campaign:
+    """So many files over a fifth as many conversations, in one go."""
+    return _campaign(place, make_rows(place, files, files // 5))
 
 
 def killed(place: Place) -> Campaign:
-    """300 files over 60 conversations; ``kill -9`` ten times."""
-    return _campaign(place, make_rows(place, 300, 60, seed=2), deaths=DEATHS, by=signal.SIGKILL)
+    """200 files over 40 conversations; ``kill -9`` ten times."""
+    return _campaign(place, make_rows(place, 200, 40, seed=2), deaths=DEATHS, by=signal.SIGKILL)
 
 
 def terminated(place: Place) -> Campaign:
-    """300 files over 60 conversations; SIGTERM ten times."""
-    return _campaign(place, make_rows(place, 300, 60, seed=3), deaths=DEATHS, by=signal.SIGTERM)
+    """200 files over 40 conversations; SIGTERM ten times."""
+    return _campaign(place, make_rows(place, 200, 40, seed=3), deaths=DEATHS, by=signal.SIGTERM)
 
 
 def _campaign(place: Place, rows: Sequence[Row], *, deaths: int = 0, by: int = 0) -> Campaign:
@@ -45,7 +45,7 @@ def _campaign(place: Place, rows: Sequence[Row], *, deaths: int = 0, by: int = 0
     server = place.serve("--limit", str(LIMIT))
     place.use(server)
     draw = Random(by)
-    codes = [_die(place.start(*RUN), server, draw.randint(1, 70), by) for _ in range(deaths)]
+    codes = [_die(place.start(*RUN), server, draw.randint(1, 50), by) for _ in range(deaths)]
     return Campaign(server, rows, codes, place.start(*RUN).wait(LONGEST_SECONDS))
 
 

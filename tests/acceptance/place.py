@@ -16,16 +16,18 @@ from uploader.events import EVENTS, FIELDS
 from uploader.sandbox import Journal
 
 DEADLINE_SECONDS = 60.0
-LOOK_SECONDS = 0.005
+# between two looks at what is waited for: often at first, and at most so rarely
+LOOK_SECONDS, RARE_LOOK_SECONDS = 0.002, 0.02
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = DEADLINE_SECONDS) -> None:
     """Waits until a condition holds; a deadline that passes is a failure."""
-    deadline = time.monotonic() + seconds
+    begun = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - begun
+        if waited > seconds:
             pytest.fail(f"this did not come to pass within {seconds:g} s: {what}")
-        time.sleep(LOOK_SECONDS)
+        time.sleep(min(max(waited / 20, LOOK_SECONDS), RARE_LOOK_SECONDS))
 
 
 @dataclass(frozen=True, slots=True)

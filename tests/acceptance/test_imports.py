@@ -81,7 +81,6 @@ def imported(place: Place, command: str) -> Imports:
     return Imports(HEAVY & set(modules), house)
 
 
-@pytest.mark.real_start
 @pytest.mark.parametrize("command", TABLE)
 def test_a_command_imports_what_it_uses_and_nothing_else(place: Place, server: Server, command: str) -> None:
     """A new import at a module's top shows here, with the commands that pay for it; most of them pay for none."""

@@ -39,7 +39,7 @@ CHANNELS = (
 HEAD = "integration/test_client_wire.py::test_the_head_says_what_is_documented_and_no_more"
 WORDS = "unit/test_replies.py::test_the_codes_are_told_in_the_words_of_the_documentation"
 STATUSES = "unit/test_replies.py::test_the_table_of_statuses"
-ONE_AFTER_THE_OTHER = "acceptance/test_at_most_once_in_order.py::test_thousand_files_go_once_in_order_within_the_limit"
+ONE_AFTER_THE_OTHER = "acceptance/test_at_most_once_in_order.py::test_all_files_go_once_in_order_within_the_limit"
 
 
 def about(section: str, demands: dict[str, str | tuple[str, ...]]) -> tuple[Demand, ...]:

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from uploader import logs
 from uploader.ledger.thread import Writer
-from uploader.ledger.workers import LEASE_SECONDS, beat
+from uploader.ledger.workers import LEASE_SECONDS, SPARE_SECONDS, beat
 from uploader.model import LiveJob
 from uploader.settings import Settings
 
@@ -85,6 +85,11 @@ class Worker:
         """Look at the ledger without waiting for the next renewal: another worker has begun or ended."""
         self._woken.set()
 
+    def _heed_lateness(self) -> None:
+        """End nobody for a while where this worker's own renewal is late: the others' may be, too."""
+        if self._now() >= self._lease_until - SPARE_SECONDS:
+            self._ends_others_from = self._now() + LEASE_SECONDS
+
     async def look(self) -> None:
         """Renew the lease once, and take over what ended workers have left.
 
@@ -93,8 +98,7 @@ class Worker:
             LedgerUnavailableError: The ledger cannot be written now: nothing else may tell a worker that waits.
         """
         begun, settings = self._now(), self._settings
-        if begun >= self._lease_until:
-            self._ends_others_from = begun + LEASE_SECONDS
+        self._heed_lateness()
         found = await self._writer.call(
             beat,
             self.worker_id,
@@ -107,6 +111,7 @@ class Worker:
             is_gone=self._is_gone,
             may_end=begun >= self._ends_others_from,
         )
+        self._heed_lateness()  # the ledger may have been away meanwhile
         self._lease_until = begun + LEASE_SECONDS
         had_others = self.has_others
         self.has_others, self.is_batch_over = found.others > 0, found.is_batch_over

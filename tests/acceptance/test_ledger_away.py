@@ -19,11 +19,11 @@ LIMIT = 4
 ROWS, LANES = 40, 12
 
 
-def begin(place: Place) -> tuple[Sequence[Row], Server, Path]:
+def begin(place: Place, faults: str = "") -> tuple[Sequence[Row], Server, Path]:
     """Make a batch, and a service whose jobs take a moment."""
     rows = make_rows(place, ROWS, LANES)
     manifest = write_manifest(place, "m.csv", rows)
-    server = place.serve("--limit", str(LIMIT), "--job-seconds", "0.15")
+    server = place.serve("--limit", str(LIMIT), "--job-seconds", "0.15", faults=faults)
     place.use(server)
     return rows, server, manifest
 
@@ -90,15 +90,21 @@ def test_two_workers_go_through_a_pooler_in_transaction_mode(place: Place, postg
 
 def test_a_ledger_that_stays_away_ends_the_run_with_all_outcomes_named(place: Place, postgres_url: str) -> None:
     """Exit 5 after ledger_away_seconds: each jobId is in the log or the ledger; then nothing is appended twice."""
-    rows, server, manifest = begin(place)
+    rows, server, manifest = begin(place, faults="[put]\nslow_answer = 1.0\nslow_seconds = 1.0")
     with proxied(postgres_url) as (proxy, url):
-        running = run(place, manifest, url, 0, "--ledger-away-seconds", "1")
-        until(lambda: len(server.journal.appended()) >= ROWS // 4, "a part is appended")
+        running = run(place, manifest, url, 0, "--ledger-away-seconds", "2")
+        until(lambda: len(server.journal.appended()) >= ROWS // 4, "a part is appended, and its answers are not")
         proxy.behave(Network.CUT)
         ended = running.wait()
     assert ended.code == 5, ended.err
     unwritten = ended.events("outcome.unwritten")
-    assert "ledger_away_seconds" in ended.err or "it was away for" in ended.err
+    named = [(event["batch"], event["line"], event["conversationId"], event["outcome"]) for event in unwritten]
+    assert named
+    assert len(set(named)) == len(named)
+    assert {event["outcome"] for event in unwritten} & {"applied"}
+    assert "it was away for" in ended.err
+    assert "could not be written: the log names each as outcome.unwritten" in ended.err
+    assert "`uploader resolve --line LINE --appended JOBID` settles each" in ended.err
     again = run(place, manifest, postgres_url, 0, "--doubt-seconds", "1").wait()
     results = read_results(place.path("results-0.csv"))
     check_interrupted(server.journal, rows, results)

@@ -19,10 +19,12 @@ from uploader.ledger.resolving import Selection, open_items, resolve
 from uploader.ledger.schema import lanes, workers
 from uploader.ledger.workers import (
     LEASE_SECONDS,
+    SPARE_SECONDS,
     Beat,
     begin_worker,
     end_worker,
     has_moving_slots,
+    read_clock,
     take_jobs,
     worker_facts,
 )
@@ -112,10 +114,14 @@ def test_a_late_renewal_is_good_until_somebody_has_ended_the_worker(book: Book) 
     assert book.states(load) == "sent sent accepted pending"
 
 
-def test_who_has_no_lease_itself_ends_no_others(book: Book) -> None:
+@pytest.mark.parametrize("seconds_left", [-1.0, SPARE_SECONDS - 1.0])
+def test_who_renews_its_own_lease_late_ends_no_others(book: Book, seconds_left: float) -> None:
     """What kept it from the ledger may have kept the others, too: they get as long as a lease to come back."""
     load, other, _ = three_steps(book)
-    let_lease_run_out(book, other, book.worker_id)
+    let_lease_run_out(book, other)
+    with book.ledger.writing() as connection:
+        left = {"lease_until": read_clock(connection, book.now) + seconds_left}
+        connection.execute(update(workers).where(workers.c.id == book.worker_id).values(left))
     found = look(book, book.worker_id, load)
     assert (found.others, found.pending, found.doubtful, found.jobs) == (1, 0, 0, [])
     assert look(book, book.worker_id, load).others == 0

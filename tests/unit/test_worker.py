@@ -19,12 +19,15 @@ class Ledger:
         self.now = 1000.0
         self.may_end: list[bool] = []
         self.failure: LedgerUnavailableError | None = None
+        # a ledger that is away answers so many seconds later
+        self.away_seconds = 0.0
         self.beats: list[tuple[Sequence[LiveJob], bool]] = []
 
     async def call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         """Renew a lease."""
         assert (function, args[:3]) == (beat, (1, 1, 1))
         self.may_end.append(kwargs["may_end"])
+        self.now += self.away_seconds
         if self.failure is not None:
             raise self.failure
         return Beat(1, 0, (), 0, 0, is_batch_over=False)
@@ -63,6 +66,26 @@ async def test_who_was_late_itself_ends_nobody_for_a_lease() -> None:
         ledger.now += seconds
         await worker.look()
     assert ledger.may_end == [False, True, False, False, False, True]
+
+
+async def test_who_has_waited_for_the_ledger_ends_nobody_for_a_lease() -> None:
+    """A ledger that was away for less than a lease: whoever renewed last before is back first, and others are not."""
+    ledger = Ledger()
+    worker = ledger.worker()
+    for _ in range(3):
+        ledger.now += LEASE_SECONDS / 2
+        await worker.look()
+    ledger.away_seconds = LEASE_SECONDS - 5.0
+    await worker.look()
+    ledger.away_seconds = 0.0
+    for _ in range(3):
+        ledger.now += 1.0
+        await worker.look()
+    ledger.now += LEASE_SECONDS / 2
+    await worker.look()
+    ledger.now += LEASE_SECONDS / 2
+    await worker.look()
+    assert ledger.may_end == [False, True, True, True, False, False, False, False, True]
 
 
 async def test_a_ledger_that_cannot_be_written_ends_a_worker_that_waits() -> None:

@@ -20,6 +20,11 @@ log = logs.get_logger()
 
 # a worker that has not renewed its lease for so long may be ended by the others
 LEASE_SECONDS = 30.0
+# a worker whose own lease has less than this left has renewed it late: what kept it from the ledger may have kept the
+# others, too, and it ends none of them
+SPARE_SECONDS = 10.0
+# a lease that is longer by this is another number, and no other lease
+MARK_SECONDS = 1e-5
 
 # the clock of a PostgreSQL server, in seconds since the epoch
 _SERVER_CLOCK = text("SELECT extract(epoch FROM clock_timestamp())::float8")
@@ -32,19 +37,16 @@ _BEGIN = insert(workers).returning(workers.c.id)
 # renew the lease of a worker
 _RENEW = update(workers).where(workers.c.id == bindparam("worker"), _IS_OPEN).values(lease_until=bindparam("until"))
 
-# renew the lease of a worker as the transaction's last statement: the value, unlike any before, is the mark of it
+# prolong the lease of a worker by next to nothing, as the transaction's last statement: the value, unlike any before,
+# is the mark of it
 _LEAVE_MARK = (
     update(workers)
     .where(workers.c.id == bindparam("worker"))
-    .values(
-        lease_until=func.greatest(
-            text(f"extract(epoch FROM clock_timestamp())::float8 + {LEASE_SECONDS}"), workers.c.lease_until + 1e-5
-        )
-    )
+    .values(lease_until=workers.c.lease_until + MARK_SECONDS)
     .returning(workers.c.lease_until)
 )
 
-# a worker's lease, read once the transaction that may have renewed it is over
+# a worker's lease, read once the transaction that may have prolonged it is over
 _READ_LEASE = select(*workers.c["lease_until", "ended_at"]).where(workers.c.id == bindparam("worker")).with_for_update()
 
 # set the end of a worker's part
@@ -327,7 +329,7 @@ def beat(
     if own is None:
         raise WorkerEndedError
     connection.execute(_RENEW, {"worker": worker_id, "until": clock + LEASE_SECONDS})
-    is_sound = may_end and own.lease_until >= clock
+    is_sound = may_end and own.lease_until >= clock + SPARE_SECONDS
     over = [worker for worker in found.values() if worker.lease_until < clock and is_sound]
     over += [worker for worker in found.values() if worker not in over and is_gone(worker.process)]
     pending = doubtful = 0

@@ -105,7 +105,7 @@ class BatchRun(EngineRun):
         return summary
 
     async def _run_batch(self, engines: Engines, thread: LedgerThread) -> UploaderError | None:
-        tracker = self._tracker(engines, self._snapshot)
+        tracker = self._tracker(engines, thread, self._snapshot)
 
         async def keep_held_back() -> None:
             # a run that is new is asked for soon

@@ -253,14 +253,14 @@ class EngineRun(ABC):
             slot_may_be_free=engines.slot_may_be_free,
         )
 
-    def _tracker(self, engines: Engines, snapshot: Callable[[], None]) -> ProgressTracker:
+    def _tracker(self, engines: Engines, thread: LedgerThread, snapshot: Callable[[], None]) -> ProgressTracker:
         return ProgressTracker(
             read=self._standing,
             limit=lambda: engines.limit,
             bytes_moved=lambda: engines.bytes_moved,
             snapshot=snapshot,
             seconds_left=lambda: self._seconds_left(engines),
-            waits=lambda: _format_wait(engines.standstill),
+            waits=lambda: "waits for the ledger" if thread.is_away else _format_wait(engines.standstill),
             show=self._on_progress,
             lines=self._settings.progress == "auto",
             batch=self._name,

@@ -166,7 +166,7 @@ class WorkerRun(EngineRun):
         thread = self._writer()
         try:
             async with self._opened(thread) as engines:
-                tracker = self._tracker(engines, lambda: None)
+                tracker = self._tracker(engines, thread, lambda: None)
                 helpers = (tracker.show_progress, tracker.recompute_forecast)
                 failure = await self._run_engines(engines, thread, helpers)
         finally:

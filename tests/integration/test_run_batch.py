@@ -1,10 +1,11 @@
 """`run_batch` as a program calls it: no signal, no print, nothing kept; the service's journal judges."""
 
 import asyncio
+import gc
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +13,14 @@ from typing import Any
 
 import pytest
 
+from tests.proxy import Network, proxied
 from tests.unit.recordings import recording
 from uploader import ExitCode, Secret, Settings, Stop, Summary, UploaderError, logs, run_batch
-from uploader.errors import StoppedError, UsageError
+from uploader.errors import LedgerAwayError, StoppedError, UsageError
 from uploader.events import EVENTS
+from uploader.ledger import Ledger
+from uploader.ledger.thread import LedgerThread
+from uploader.ledger.workers import worker_facts
 from uploader.model import State
 from uploader.sandbox import Sandbox, SandboxSettings
 from uploader.status.progress import Progress
@@ -310,3 +315,43 @@ async def test_progress_comes_twice_a_second_where_it_is_asked_for(tmp_path: Pat
     assert shown
     assert all(progress.standing.items == 6 and progress.limit.in_force == 5 for progress in shown)
     assert made.named("run.progress") == []
+
+
+@pytest.fixture
+def collected() -> Iterator[None]:
+    """Collect after the test what it has left, under the test's own filters of warnings."""
+    yield
+    gc.collect()
+
+
+# the driver's own word about a cursor whose connection was lost, which nobody can close
+@pytest.mark.filterwarnings("ignore:.*was deleted while still open:ResourceWarning")
+@pytest.mark.usefixtures("collected")
+@pytest.mark.parametrize("comes_back", [True, False])
+async def test_a_ledger_that_is_away_at_the_end_is_waited_for(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch, *, comes_back: bool
+) -> None:
+    """Results and summary are read once it is back, and the workers end; one that stays away ends the run with 5."""
+    close = LedgerThread.close
+    with proxied(postgres_url) as (proxy, url):
+
+        def close_and_cut(thread: LedgerThread) -> None:
+            close(thread)
+            proxy.behave(Network.CUT)
+            if comes_back:
+                threading.Timer(0.7, proxy.behave, (Network.GOOD,)).start()
+
+        monkeypatch.setattr(LedgerThread, "close", close_and_cut)
+        async with account(tmp_path) as made:
+            running = made.run(ledger=url, ledger_away_seconds=30.0 if comes_back else 0.3)
+            if not comes_back:
+                with pytest.raises(LedgerAwayError) as raised:
+                    await running
+                assert raised.value.exit_code is ExitCode.GAVE_UP
+                proxy.behave(Network.GOOD)
+                return
+            summary = await running
+    assert summary.exit_code is ExitCode.DONE
+    assert (tmp_path / "m.results.csv").read_text("utf-8").count("completed") == 6
+    with Ledger.open_for_reading(postgres_url) as ledger, ledger.reading() as connection:
+        assert worker_facts(connection) == []

@@ -95,6 +95,7 @@ class AttemptAdmission:
         # the times of the request for admission and of the end of that wait
         self._asked_at: float | None = None
         self._waited_until: float | None = None
+        self._silence_seconds = 0.0
         self._answer: asyncio.Future[str] | None = None
         self._callback_at = inf
 
@@ -107,8 +108,13 @@ class AttemptAdmission:
         if self._claim.content_hash not in (None, content_hash):
             raise SourceError("the file's content changed after its manifest was loaded")
         self._asked_at = self._now()
+        self._silence_seconds = self._flow.silence_seconds()
         self._answer = self._flow.ask(self._claim, content_hash)
         return self._answer
+
+    def silence_seconds(self) -> float:
+        """Return the longest time without a byte during that wait."""
+        return self._silence_seconds
 
     def withdraw(self) -> None:
         """End the wait for the answer."""
@@ -198,6 +204,7 @@ class AttemptAdmission:
                 was_ahead=self._claim.is_ahead,
                 sent_seconds=0.0 if asked_at is None else asked_at - self._begun_at,
                 waited_seconds=self._waited_seconds(now),
+                silence_seconds=min(self._waited_seconds(now), self._silence_seconds),
                 answer_seconds=now - waited_until if self._is_admitted else 0.0,
                 unanswered_wanted=self._flow.unanswered_wanted,
             )

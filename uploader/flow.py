@@ -9,6 +9,7 @@ from types import TracebackType
 from uploader.ledger.claiming import Admission, AdmissionResult, admit
 from uploader.ledger.thread import Writer
 from uploader.model import Claim, LimitFacts, Order
+from uploader.policy.ahead import silence_seconds
 from uploader.policy.flow import AttemptAdmitted, AttemptEnded, Event, Flow, reduce
 from uploader.settings import Settings
 
@@ -169,6 +170,10 @@ class FlowControl:
         )
         self._changed.set()
         return answer
+
+    def silence_seconds(self) -> float:
+        """Return the longest time without a byte for an attempt that begins to wait."""
+        return silence_seconds(self.state.ahead.borne_silence, is_alone=not self._waiting)
 
     def withdraw(self, claim: Claim) -> None:
         """Withdraw an attempt that waits no longer."""

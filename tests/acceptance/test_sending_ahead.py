@@ -256,6 +256,19 @@ def test_a_gateway_that_does_not_bear_the_wait_is_learned(place: Place) -> None:
     assert cut(later.journal) == []
 
 
+def test_a_gateway_that_cuts_within_the_second_costs_two_bodies(place: Place) -> None:
+    """A cut after half a second of silence meets the one body that tries it, and none of those that wait beside it."""
+    rows = make(place, [64 * KIB] * 60, 60)
+    far = ("--uplink", str(256 * KIB), "--job-seconds", "1.2", "--idle-cut", "0.5")
+    server = place.serve("--limit", "20", *far)
+    place.use(server)
+    ending = place.run("run", "m.csv", "--limit", "20", "--json")
+    assert ending.code == 0
+    check_appended(server.journal, rows)
+    check_one_at_a_time(server.journal)
+    assert len(in_vain(server.journal)) <= 2
+
+
 def test_an_outage_takes_six_items_at_most_into_doubt(place: Place) -> None:
     """502 to everything, at once, until the service is back: six in doubt at most, and all others are appended."""
     rows = make(place, [20 * KIB] * 60, 60)

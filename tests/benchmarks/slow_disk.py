@@ -44,6 +44,10 @@ class AlwaysAdmitted:
     def moved(self, count: int) -> None:
         """Take no note."""
 
+    def silence_seconds(self) -> float:
+        """Wait for nothing."""
+        return 0.0
+
     def is_stopping(self) -> bool:
         """Go on."""
         return False

@@ -23,6 +23,7 @@ from uploader.audio import open_source
 from uploader.client import Client, Credentials, CredentialsSource, Expect, TimeLimits, UploadRequest
 from uploader.client.expectation import NEVER
 from uploader.model import Reply
+from uploader.policy.ahead import SILENCE_SECONDS
 
 READ_BYTES = 64 * 1024
 LONGEST_HEAD = 64 * 1024
@@ -348,6 +349,10 @@ class RecordingAdmission:
             self.answer = asyncio.get_running_loop().create_future()
             self.answer.set_result("")
         return self.answer
+
+    def silence_seconds(self) -> float:
+        """Return the time of a run's only body that waits."""
+        return SILENCE_SECONDS
 
     def withdraw(self) -> None:
         """Let the test's own wait end."""

@@ -16,6 +16,7 @@ from uploader.flow import FlowControl
 from uploader.ledger.claiming import Admission, AdmissionResult, admit
 from uploader.ledger.thread import Writer
 from uploader.model import Claim, LimitFacts, Reply
+from uploader.policy.ahead import silence_seconds
 from uploader.policy.backoff import Backoff
 from uploader.policy.breaker import LANES_TO_OPEN, BreakerState, CircuitBreaker
 from uploader.policy.flow import (
@@ -227,6 +228,9 @@ def test_unanswered_last_chunks_grow_only_where_slow_answers_leave_slots_idle(
 
 LONG: dict[str, Any] = {"waited_seconds": 5.0}
 BORNE = ended(GOOD, was_ahead=True, **LONG)
+SILENT: dict[str, Any] = {"silence_seconds": 0.5}
+BORNE_NOISILY = ended(GOOD, was_ahead=True, silence_seconds=0.2, **LONG)
+BORNE_SILENTLY = ended(GOOD, was_ahead=True, silence_seconds=0.6, **LONG)
 EARLY: dict[str, Any] = {"was_ahead": True, "is_about_limit": True}
 
 
@@ -245,6 +249,16 @@ EARLY: dict[str, Any] = {"was_ahead": True, "is_about_limit": True}
         pytest.param(
             [ended(CUT, **LONG), ended(GOOD, was_ahead=True, **LONG), ended(CUT, **LONG)], "", id="one bore it"
         ),
+        pytest.param(
+            [ended(CUT, **LONG, **SILENT), BORNE_NOISILY, ended(CUT, **LONG, **SILENT)],
+            "connection was closed",
+            id="one bore a shorter silence",
+        ),
+        pytest.param(
+            [ended(CUT, **LONG, **SILENT), BORNE_SILENTLY, ended(CUT, **LONG, **SILENT)],
+            "",
+            id="one bore as long a silence",
+        ),
         pytest.param([ended(CUT), ended(CUT), ended(CUT)], "", id="broken before any wait"),
         pytest.param([ended(UNREACHABLE, **LONG), ended(OUR_FILE, **LONG)] * 2, "", id="no connection, or our file"),
         pytest.param([ended(WITHHELD, **LONG)] * 3, "", id="our own cuts"),
@@ -258,6 +272,16 @@ def test_a_service_that_does_not_bear_the_wait_is_learned(events: Sequence[Event
     assert flow.may_send_ahead() == (not refusal)
     assert refusal in flow.ahead.refusal
     assert after(Flow(ahead=SendAhead(is_on=False)), *events).ahead.refusal == ""
+
+
+def test_one_body_at_a_time_tries_how_long_a_silence_is_borne() -> None:
+    """Those beside it send a byte sooner, until a body that was as silent has been accepted."""
+    tried, beside = silence_seconds(0.0, is_alone=True), silence_seconds(0.0, is_alone=False)
+    assert beside < tried / 2
+    borne = after(Flow(), BORNE_SILENTLY, BORNE_NOISILY, ended(CUT, **LONG, silence_seconds=9.0)).ahead.borne_silence
+    assert borne == 0.6
+    assert beside < silence_seconds(borne, is_alone=False) < borne
+    assert silence_seconds(borne, is_alone=True) == tried
 
 
 def test_a_body_that_came_too_early_is_no_failure_of_the_service() -> None:

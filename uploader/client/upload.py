@@ -16,11 +16,6 @@ TAIL_BYTES = 1024
 UNACKNOWLEDGED_BYTES = 16 * 1024
 # between two checks of the progress
 TICK_SECONDS = 0.25
-# a body that waits for its admission sends a byte so often: gateways end a request of which nothing comes (nginx and
-# AWS's load balancers after 60 s, hardened ones after 10 s or less, and none that counts in seconds after less than
-# one), or whose body is not there in 20 s (Apache, by default); they cut all that wait at once, so that learning it
-# costs more than these bytes
-KEEP_ALIVE_SECONDS = 0.75
 FLUSH_POLL_SECONDS, MAX_FLUSH_POLL_SECONDS = 0.005, 0.05
 
 
@@ -29,6 +24,10 @@ class Admission(Protocol):
 
     def ask(self, content_hash: str) -> "asyncio.Future[str]":
         """Ask for slot and turn; the future's result is the reason to withhold the last chunk, or empty."""
+        ...
+
+    def silence_seconds(self) -> float:
+        """Return the longest time without a byte while the last chunk waits for the answer."""
         ...
 
     def withdraw(self) -> None:
@@ -238,7 +237,7 @@ class Upload:
         # a peer that does not take the byte in between is a standstill as ever
         self._is_waiting = True
         try:
-            return bool((await asyncio.wait({answer}, timeout=KEEP_ALIVE_SECONDS))[0])
+            return bool((await asyncio.wait({answer}, timeout=self._admission.silence_seconds()))[0])
         finally:
             self._is_waiting = False
             self._progress = (-1, self._loop.time())

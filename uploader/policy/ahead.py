@@ -23,6 +23,14 @@ LATE_SHARE, LATE_SECONDS = 0.25, 0.05
 SLOW_SECONDS = 1.0
 # seconds without a refusal after which a first body sent ahead lets others follow
 TRIAL_SECONDS = 1.0
+# a body that waits for its admission sends a byte after so long a silence: gateways end a request of which nothing
+# comes (nginx and AWS's load balancers after 60 s, hardened ones after 10 s or less, and none that counts in seconds
+# after less than one), or whose body is not there in 20 s (Apache, by default)
+SILENCE_SECONDS = 0.75
+# gateways cut at once all that wait: one body at a time tries that silence, those beside it are silent for no longer
+# than this time, or than this share of what was borne
+UNTRIED_SILENCE_SECONDS = 0.2
+BORNE_SHARE = 0.8
 # the weight of a body that had arrived in time: the lead shrinks slowly, until bodies come late again
 MEMORY = 1 / 32
 FLOOR_GROWTH = 1.02
@@ -111,3 +119,13 @@ def slots_ahead(ends: Collection[float], in_force: int, jobs: DurationModel, hor
 def lanes_ahead(ends: Mapping[int, float]) -> list[int]:
     """List the lanes whose live job is foreseen to end within the horizon, by the probability for each."""
     return [lane_id for lane_id, probability in ends.items() if probability >= LIKELY]
+
+
+def silence_seconds(borne_seconds: float, *, is_alone: bool) -> float:
+    """Return the longest time without a byte for a body that begins to wait for its admission.
+
+    Args:
+        borne_seconds: The longest silence of a body that was accepted.
+        is_alone: No other body waits.
+    """
+    return SILENCE_SECONDS if is_alone else max(UNTRIED_SILENCE_SECONDS, BORNE_SHARE * borne_seconds)

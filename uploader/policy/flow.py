@@ -44,8 +44,12 @@ class SendAhead(NamedTuple):
     is_on: bool = True
     # an attempt that was sent ahead was accepted: until then one at a time tries it
     is_confirmed: bool = False
-    # bodies lost while they waited, since the last one that was accepted after its wait
+    # bodies lost while they waited, since the last one that was accepted after as long a silence
     cuts: int = 0
+    # the silence, in seconds, of the latest of them
+    cut_silence: float = 0.0
+    # the longest silence of a body that was accepted
+    borne_silence: float = 0.0
     # a body was cut by us after it had waited for too long
     was_cut: bool = False
     # why the service, or a gateway, does not bear it; empty as long as nothing shows that
@@ -156,9 +160,11 @@ class AttemptEnded(NamedTuple):
     is_about_limit: bool = False
     # it began before a slot, or its turn, was free
     was_ahead: bool = False
-    # seconds from its claim to its last chunk, then to its admission, then to its answer
+    # seconds from its claim to its last chunk, then to its admission (and from then to its answer)
     sent_seconds: float = 0.0
     waited_seconds: float = 0.0
+    # the longest time without a byte during that wait
+    silence_seconds: float = 0.0
     answer_seconds: float = 0.0
     # last chunks that would have been out without an answer, had nothing but slots and lanes held them back
     unanswered_wanted: int = 0
@@ -283,13 +289,15 @@ def _after_other_ending(throttle: Throttle, attempt_id: int) -> Throttle:
 def _after_sent_ahead(ahead: SendAhead, event: AttemptEnded) -> SendAhead:
     waited = event.waited_seconds >= SHORT_WAIT_SECONDS
     if event.verdict.outcome is Outcome.APPLIED and event.was_ahead:
-        return ahead._replace(is_confirmed=True, cuts=0 if waited else ahead.cuts)
+        has_borne = waited and event.silence_seconds >= ahead.cut_silence
+        silence = max(ahead.borne_silence, event.silence_seconds)
+        return ahead._replace(is_confirmed=True, cuts=0 if has_borne else ahead.cuts, borne_silence=silence)
     if event.reply.withheld:
         return ahead._replace(was_cut=ahead.was_cut or waited)
     if not ahead.is_on or ahead.refusal or not (refusal := _refusal_of_wait(event)):
         return ahead
     if event.reply.status != 429 and ahead.cuts + 1 < CUTS_TO_REFUSE:
-        return ahead._replace(cuts=ahead.cuts + 1)
+        return ahead._replace(cuts=ahead.cuts + 1, cut_silence=event.silence_seconds)
     return ahead._replace(refusal=refusal)
 
 

@@ -104,7 +104,7 @@ def test_a_ledger_that_stays_away_ends_the_run_with_all_outcomes_named(place: Pl
     assert {event["outcome"] for event in unwritten} & {"applied"}
     assert "it was away for" in ended.err
     assert "could not be written: the log names each as outcome.unwritten" in ended.err
-    assert "`uploader resolve --line LINE --appended JOBID` settles each" in ended.err
+    assert "`uploader resolve --line LINE` settles it by the log's outcome: applied by --appended JOBID" in ended.err
     again = run(place, manifest, postgres_url, 0, "--doubt-seconds", "1").wait()
     results = read_results(place.path("results-0.csv"))
     check_interrupted(server.journal, rows, results)

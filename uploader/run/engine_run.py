@@ -60,8 +60,8 @@ def _name_unwritten(failure: UploaderError, unwritten: int) -> UploaderError:
         return failure
     return type(failure)(
         f"{failure}. {unwritten} outcome{'s' * (unwritten > 1)} could not be written: the log names each as "
-        "outcome.unwritten, with its jobId; the next run finds those whose last chunk had left in doubt: `uploader "
-        "resolve --line LINE --appended JOBID` settles each"
+        "outcome.unwritten, with its jobId. The next run finds in doubt what was admitted, and `uploader resolve "
+        "--line LINE` settles it by the log's outcome: applied by --appended JOBID, all but in doubt by --not-appended"
     )
 
 

@@ -10,6 +10,7 @@ import resource
 import shutil
 import sqlite3
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -160,6 +161,29 @@ def nights(ground: Ground, rows: Sequence[Pair]) -> None:
     ground.load(place, rows, "--repeat", repeat=True)
 
 
+def beside(ground: Ground, rows: Sequence[Pair]) -> float:
+    """The longest time, in seconds, that another writer of the ledger waits for its turn while a manifest loads."""
+    place, waits, is_over = ground.ledger("beside"), [0.0], threading.Event()
+    url = f"sqlite:///{place}/ledger.db"
+    Ledger.open_for_run(url).close()
+
+    def write() -> None:
+        with Ledger.open_beside_run(url) as other:
+            while not is_over.wait(0.005):
+                begun = time.perf_counter()
+                with other.writing():
+                    waits.append(time.perf_counter() - begun)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        ground.load(place, rows, "first night, beside another writer")
+    finally:
+        is_over.set()
+        writer.join()
+    return max(waits)
+
+
 def unusual(ground: Ground, rows: Sequence[Pair]) -> None:
     """Rows that are out of the ordinary."""
     ground.load(ground.ledger("twice"), [row for row in rows for _ in range(2)], "each row twice")
@@ -221,6 +245,7 @@ def main(count: int) -> None:
     peer(ground, rows)
     cold(ground, rows)
     nights(ground, rows)
+    longest = beside(ground, rows)
     one_conversation(ground)
     for name, content in (("mp3", _mp3), ("ogg", _ogg)):
         made = ground.files(name, content, count // 5, name)
@@ -228,7 +253,7 @@ def main(count: int) -> None:
     unusual(ground, rows)
     shutil.rmtree(ground.folder / "calls")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    sys.stdout.write(json.dumps({"costs": ground.told, "mebibytes": peak}) + "\n")
+    sys.stdout.write(json.dumps({"costs": ground.told, "mebibytes": peak, "longest_wait": longest}) + "\n")
 
 
 if __name__ == "__main__":

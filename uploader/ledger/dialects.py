@@ -42,6 +42,28 @@ def _compile(statement: Insert, compiler: Any, **options: Any) -> str:
     return f"{compiler.visit_insert(statement, **options)} ON CONFLICT DO NOTHING"
 
 
+class _Unindexed(GenericFunction[Any]):
+    """A column by whose index SQLite, which has no statistics, is not to look rows up."""
+
+    inherit_cache = True
+    name = "unindexed"
+
+
+@compiles(_Unindexed)
+def _compile_unindexed(function: _Unindexed, compiler: Any, **options: Any) -> str:
+    return str(compiler.process(function.clauses, **options))
+
+
+@compiles(_Unindexed, "sqlite")
+def _compile_unindexed_sqlite(function: _Unindexed, compiler: Any, **options: Any) -> str:
+    return f"+{compiler.process(function.clauses, **options)}"
+
+
+def unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Build a column that SQLite does not look up in an index; PostgreSQL decides by its statistics."""
+    return _Unindexed(column)
+
+
 class _JsonTexts(GenericFunction[str]):
     """The table of the texts of a JSON array, with the column ``value``."""
 

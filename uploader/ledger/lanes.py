@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
+from uploader.ledger.dialects import unindexed
 from uploader.ledger.schema import (
     IS_ACTIVE,
     account_holds,
@@ -91,8 +92,8 @@ def _raise_to(last: Subquery, position: ColumnElement[int]) -> Update:
 # of a row and its item: it is one of the batch, and of the account
 IS_OF_BATCH = and_(rows.c.batch_id == bindparam("batch"), items.c.account_id == bindparam("account"))
 
-# the same where the items are looked up first: the sum keeps planners from reading all rows of the batch
-_IS_OF_BATCH_TOO = and_(rows.c.batch_id.op("+")(0) == bindparam("batch"), items.c.account_id == bindparam("account"))
+# the same where the items are looked up first, and not all rows of the batch
+_IS_OF_BATCH_TOO = and_(unindexed(rows.c.batch_id) == bindparam("batch"), items.c.account_id == bindparam("account"))
 
 
 _seconds = func.coalesce(items.c.duration_seconds, func.coalesce(items.c.size, 0) / BYTES_PER_AUDIO_SECOND)
@@ -429,7 +430,7 @@ def _make_ready(*, in_lanes: bool = False) -> Update:
         else_=_of_lane(func.min(items.c.position)),
     )
     where = (
-        (lanes.c.id.in_(LANES_OF_STEP), lanes.c.active_until > 0, lanes.c.account_id.op("+")(0) == bindparam("account"))
+        (lanes.c.id.in_(LANES_OF_STEP), lanes.c.active_until > 0, unindexed(lanes.c.account_id) == bindparam("account"))
         if in_lanes
         else (IS_ACTIVE_OF_ACCOUNT,)
     )

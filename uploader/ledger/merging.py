@@ -291,6 +291,7 @@ _FORGET_ROWS = (
             .select_from(_of_load)
             .where(
                 staged.c.line == rows.c.line,
+                _IN_LINES,
                 *(
                     rows.c[name].is_not_distinct_from(value)
                     for name, value in _ROW.items()
@@ -381,6 +382,7 @@ class _Merge:
         with self._steps.locked():
             _move_parts(connection, values, account_ids)
         with self._steps.unlocked():
+            analyze(connection, found, hashed)
             kinds = connection.execute(_KINDS).all()
             self._has_found = bool(kinds)
             self._changes = _changes({takes for takes, _ in kinds}, mends=any(mended for _, mended in kinds))
@@ -408,7 +410,7 @@ class _Merge:
             self._connection.execute(_TOUCH_NEW, self._values)
             if self._has_found:
                 self._connection.execute(_TOUCH_FOUND)
-            analyze(self._connection, touched)
+            self._analyze()
 
         def write(lanes_of_step: Mapping[str, int]) -> None:
             for statement in self._changes:
@@ -417,6 +419,11 @@ class _Merge:
                 activate(lanes_of_step)
 
         self._steps.over_lanes(write)
+
+    def _analyze(self) -> None:
+        """Let the planner know what has been added, where nobody waits for it: the lanes are looked up one by one."""
+        tables = (items, rows, lanes) if self._steps.are_short else ()
+        analyze(self._connection, touched, *tables)
 
     def _forget_invalid(self, most: int) -> bool:
         """Delete items of rows that were invalid; return True where no more are left."""

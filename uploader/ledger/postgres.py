@@ -229,6 +229,8 @@ class PostgresLedger(Ledger):
         with super().staging() as connection:
             self._expect_answers(connection, inf)  # a load is one statement
             own: _Connection = driver(connection)
+            # a statement that was planned for the first rows of a load would be slow for the last ones
+            own.prepare_threshold = None
             with own.as_one_transaction() if own.is_pooled else nullcontext():
                 # recordings are read inside its transactions, which hold no lock: the role's time limit is for others
                 scope = "LOCAL" if own.is_pooled else "SESSION"

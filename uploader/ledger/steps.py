@@ -36,6 +36,11 @@ class Steps:
         self._locked = locked
         self._size = _ALL
 
+    @property
+    def are_short(self) -> bool:
+        """True where each step is a transaction of its own."""
+        return self._locked is not None
+
     def unlocked(self) -> AbstractContextManager[object]:
         """Begin a transaction that writes the stage alone."""
         return nullcontext() if self._locked is None else self.connection.begin()

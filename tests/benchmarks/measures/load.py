@@ -21,6 +21,7 @@ MOST_TIMES = 2.0
 MOST_OF_WAITING = 0.5
 MOST_MEBIBYTES = 120
 PLAIN = "first night"
+LONGEST_WAIT_SECONDS = 0.5
 
 
 def rows(bench: Bench) -> Iterator[Row]:
@@ -28,7 +29,8 @@ def rows(bench: Bench) -> Iterator[Row]:
     place = bench.place("load")
     count = FEW_ROWS if bench.quick else ROWS
     used = bench.run(place, "loads", sys.executable, "-m", "tests.benchmarks.loads", str(count)).check()
-    costs: dict[str, Any] = json.loads(used.out.read_text(encoding="utf-8"))["costs"]
+    found: dict[str, Any] = json.loads(used.out.read_text(encoding="utf-8"))
+    costs = found["costs"]
     cold, wait = costs.pop(COLD), 1e6 * COLD_SECONDS
     yield Row(
         figure="a row to the first claim, wall clock",
@@ -52,6 +54,16 @@ def rows(bench: Bench) -> Iterator[Row]:
             must=at_most(MOST_TIMES) if beside == PLAIN else None,
             remarks=f"{cost['wall']:.0f} µs of wall clock",
         )
+    # a load holds no lock for longer than a step, however many its rows are
+    yield Row(
+        figure="longest wait of another writer",
+        of=f"while {count} rows load",
+        value=1000 * found["longest_wait"],
+        unit="ms",
+        beside="half a second",
+        ratio=found["longest_wait"] / LONGEST_WAIT_SECONDS,
+        must=at_most(1.0),
+    )
     yield from _large(bench, NOT_SO_MANY if bench.quick else MANY)
 
 

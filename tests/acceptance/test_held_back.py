@@ -85,9 +85,8 @@ def test_a_full_account_is_held_back_by_nothing(place: Place) -> None:
     in_lanes(place, 12)
     place.use(place.serve("--limit", "4", "--job-seconds", "1", "--job-seconds-per-mebibyte", "0"))
     found = place.run("run", "m.csv", "--limit", "4", "--json").summary
-    shares(found)
-    assert found["slotsBusy"] > 0.8
-    assert found["slotWaitSeconds"] > 0.5 * found["seconds"]
+    assert found["slotsBusy"] > max(shares(found).values())
+    assert found["slotWaitSeconds"] > found["seconds"] / 4
     again = place.run("run", "m.csv", "--limit", "4", "--json").summary
     assert (again["heldBackBy"], again["slotsBusy"]) == ({}, None), "nothing was to be sent"
 

@@ -2,24 +2,16 @@
 
 import itertools
 import signal
-import socket
 from collections import Counter
 
 from tests.acceptance.batches import make_rows, statuses, write_manifest
 from tests.acceptance.judging import check_appended, check_limit
 from tests.acceptance.place import Ending, Place, Server, until
+from tests.integration.servers import free_port
 from uploader.sandbox.entries import PollEntry, PutEntry, TokenEntry
 
 LANES_IN_TROUBLE = 5
 SAME_REFUSALS = 20
-
-
-def _free_port() -> int:
-    """A port on which nobody listens now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def night(place: Place, lanes: int, limit: int, faults: str, *options: str) -> tuple[Ending, Server]:
@@ -60,7 +52,7 @@ def test_a_service_that_does_not_answer_loses_nothing(place: Place) -> None:
     """Nobody listens: exit 5 with everything pending; the same command completes once the service is there."""
     rows = make_rows(place, 12, 8)
     write_manifest(place, "m.csv", rows)
-    port = _free_port()
+    port = free_port()
     known = {"UPLOADER_APP_ID": "sandbox", "UPLOADER_APP_SECRET": "sandbox"}
     place.environment |= {"UPLOADER_BASE_URL": f"http://127.0.0.1:{port}", **known}
     command = ("run", "m.csv", "--limit", "4", "--give-up-seconds", "1")

@@ -306,13 +306,6 @@ def executed(book: Book) -> Iterator[list[tuple[str, Any]]]:
     event.remove(book.ledger._engine, "before_cursor_execute", keep)
 
 
-@pytest.fixture
-def book(tmp_path: Path, database_url: str) -> Iterator[Book]:
-    """Provide a new ledger on each database, open for a run."""
-    with opened(tmp_path, database_url) as made:
-        yield made
-
-
 def test_an_item_goes_from_load_to_completed(book: Book) -> None:
     """Load, claim, admission, answer, end: each step shows, and the result says all of it."""
     load = book.load([("c", "a.wav")])

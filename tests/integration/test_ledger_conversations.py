@@ -1,23 +1,16 @@
 """The ledger's conversations: those in which a batch completed an item, and the progress of each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
 
-from tests.integration.test_ledger import DOUBT_SECONDS, LOST, NOT_FOUND, Book, accepted, opened
+from tests.integration.test_ledger import DOUBT_SECONDS, LOST, NOT_FOUND, Book, accepted
 from tests.integration.test_ledger_cost import FEW, MANY, filled, steps
 from uploader.ledger.conversations import conversation_facts, conversations
 from uploader.ledger.schema import items, lanes
 from uploader.model import ConversationFacts, JobStatus, Load, State
-
-
-@pytest.fixture
-def book(tmp_path: Path, database_url: str) -> Iterator[Book]:
-    """Provide a new ledger, open for a run."""
-    with opened(tmp_path, database_url) as made:
-        yield made
 
 
 def found(book: Book, load: Load, page: int = 100) -> Sequence[str]:

@@ -1,12 +1,8 @@
 """What the status page and the report are told of slots over time, on both databases."""
 
-from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
-import pytest
-
-from tests.integration.test_ledger import BASE_URL, CUT, LOST, THROTTLED, Book, accepted, opened
+from tests.integration.test_ledger import BASE_URL, CUT, LOST, THROTTLED, Book, accepted
 from tests.integration.test_ledger_resolving import decide, first
 from uploader.ledger.history import (
     SlotSpan,
@@ -23,13 +19,6 @@ from uploader.model import Decision, JobStatus, State
 from uploader.status.night import kind_of, night_json, nights, with_bounded_slots
 from uploader.status.report import read_report
 from uploader.status.snapshot import SnapshotReader, SnapshotSource
-
-
-@pytest.fixture
-def book(tmp_path: Path, database_url: str) -> Iterator[Book]:
-    """Provide a new ledger, open for a run."""
-    with opened(tmp_path, database_url) as made:
-        yield made
 
 
 def spans(book: Book) -> list[SlotSpan]:

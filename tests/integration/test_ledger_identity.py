@@ -21,13 +21,6 @@ from uploader.model import InvalidRow, Reply, Row, State
 LANE = [("c", "a.wav"), ("c", "b.wav"), ("c", "c.wav")]
 
 
-@pytest.fixture
-def book(tmp_path: Path, database_url: str) -> Iterator[Book]:
-    """Provide a new ledger, open for a run."""
-    with opened(tmp_path, database_url) as made:
-        yield made
-
-
 def test_the_same_manifest_appends_nothing_again(book: Book) -> None:
     """Loaded once more, every row is the item that exists, with its jobId."""
     load = book.load(LANE)

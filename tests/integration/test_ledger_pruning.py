@@ -1,13 +1,12 @@
 """Pruning: what is forgotten, what once-only needs of it, and what happens between two of its steps."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from sqlalchemy import String, cast, func, insert, literal, select, update
 
-from tests.integration.test_ledger import Book, opened
+from tests.integration.test_ledger import Book
 from uploader.ledger import pruning
 from uploader.ledger.pruning import STEP, Pruned, find_prunable, prune
 from uploader.ledger.reading import find_batches, unknown_job_ids
@@ -21,13 +20,6 @@ MANY = STEP + 100
 
 class StoppedHereError(Exception):
     """The end of the process between two steps."""
-
-
-@pytest.fixture
-def book(tmp_path: Path, database_url: str) -> Iterator[Book]:
-    """Provide a new ledger, open for a run."""
-    with opened(tmp_path, database_url) as made:
-        yield made
 
 
 def over(book: Book, manifest: list[tuple[str, str]], name: str = "m.csv") -> None:

@@ -1,12 +1,10 @@
 """The effect of a person's decision on an item."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.test_ledger import BASE_URL, LOST, NOT_FOUND, Book, accepted, opened
+from tests.integration.test_ledger import BASE_URL, LOST, NOT_FOUND, Book, accepted
 from uploader.errors import UsageError
 from uploader.ledger.loading import account
 from uploader.ledger.orphans import find_orphans, orphaned_by_load
@@ -18,13 +16,6 @@ from uploader.policy.resolving import RESOLVABLE
 ELSEWHERE = Reply(
     connected=True, last_chunk_left=True, status=201, answer={"jobId": "j1", "conversationId": "another"}, bytes_sent=7
 )
-
-
-@pytest.fixture
-def book(tmp_path: Path, database_url: str) -> Iterator[Book]:
-    """Provide a new ledger, open for a run."""
-    with opened(tmp_path, database_url) as made:
-        yield made
 
 
 def needing(book: Book, state: State) -> OpenItem:

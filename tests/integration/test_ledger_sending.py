@@ -1,7 +1,6 @@
 """The items that a run sends: the same by a dry run, by the ledger, and by the claims that follow."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -28,13 +27,6 @@ NIGHT = st.tuples(
     st.booleans(),
 )
 ANSWERS = {"leave": accepted, "lost": LOST, "refused": NOT_FOUND, "cut": CUT}
-
-
-@pytest.fixture
-def book(tmp_path: Path, database_url: str) -> Iterator[Book]:
-    """Provide a new ledger, open for a run."""
-    with opened(tmp_path, database_url) as made:
-        yield made
 
 
 def from_dry_run(book: Book, name: str, rows: Rows, first: int | None, *, repeat: bool) -> tuple[ToSend, int]:

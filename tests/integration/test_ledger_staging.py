@@ -3,7 +3,6 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -24,13 +23,6 @@ from uploader.policy.identity import ExistingItem, Items, find, is_untouched
 CONTENTS = ["one", "two", "six", "seven"]
 NAMES = ["a.wav", "b.wav", "c.wav", "d.wav"]
 ROWS = st.lists(st.tuples(st.sampled_from("xy"), st.sampled_from(NAMES)), min_size=1, max_size=8)
-
-
-@pytest.fixture
-def book(tmp_path: Path, database_url: str) -> Iterator[Book]:
-    """Provide a new ledger, open for a run."""
-    with opened(tmp_path, database_url) as made:
-        yield made
 
 
 def known_of(connection: Connection) -> dict[str, list[ExistingItem]]:

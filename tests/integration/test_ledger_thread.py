@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from tests.integration.test_ledger import CUT, LOST, NOT_FOUND, THROTTLED, Book, accepted, executed, on_sqlite, opened
+from tests.integration.test_ledger import CUT, LOST, NOT_FOUND, THROTTLED, Book, accepted, executed, on_sqlite
 from tests.integration.test_ledger_callbacks import listening_in
 from uploader.errors import LedgerUnavailableError
 from uploader.ledger import Ledger, thread
@@ -28,13 +28,6 @@ from uploader.policy.callbacks import token_hash
 from uploader.policy.facts import Callback
 from uploader.policy.limits import Refusal
 from uploader.policy.replies import judge
-
-
-@pytest.fixture
-def book(tmp_path: Path, database_url: str) -> Iterator[Book]:
-    """Provide a new ledger, open for a run."""
-    with opened(tmp_path, database_url) as made:
-        yield made
 
 
 class Busy:

@@ -8,7 +8,6 @@ import pytest
 from sqlalchemy import select, update
 
 from tests.integration.test_ledger import BASE_URL, DOUBT_SECONDS, IDENTITY, LOST, Book, accepted
-from tests.integration.test_ledger import book as book  # noqa: PLC0414 - the fixture
 from uploader.errors import WorkerEndedError
 from uploader.ledger.callbacks import apply_callback
 from uploader.ledger.claiming import Admission, admit, claim

@@ -1,6 +1,10 @@
 """``pytest tests/simulation --schedules N --seed S`` lives through N schedules, from seed S on."""
 
+import logging
+from collections.abc import Iterator
+
 import pytest
+import structlog
 
 # test_breaks.py: each safeguard that is taken away is noticed within fewer
 SCHEDULES, NIGHTLY_SCHEDULES = 60, 10_000
@@ -31,3 +35,12 @@ def _share_out(metafunc: pytest.Metafunc, name: str, default: int, nightly: int)
         drawn = range(first, first + count)
         parts = [drawn[start : start + PER_TEST] for start in range(0, count, PER_TEST)]
         metafunc.parametrize(name, parts, ids=lambda part: f"{part[0]}-{part[-1]}")
+
+
+@pytest.fixture
+def no_log() -> Iterator[None]:
+    """Silence the log of long nights, and restore it."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.configure(**before)

@@ -1,12 +1,9 @@
 """Critical path first, by what jobs have shown to take: whole nights in which every job takes a while in any case."""
 
-import logging
 import random
 from collections import defaultdict
-from collections.abc import Iterator
 
 import pytest
-import structlog
 
 from tests.simulation import process
 from tests.simulation.judge import Judge
@@ -28,15 +25,11 @@ SHORT, LONG = 40, 600
 
 
 @pytest.fixture(autouse=True)
-def near_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def near_service(monkeypatch: pytest.MonkeyPatch, no_log: None) -> None:
     """Provide a service that answers at once: what the wire takes is not what is measured. No log."""
     monkeypatch.setattr(process, "LATENCY_SECONDS", 0.005)
     # looks for bodies to send ahead: every 0.02 s of jobs of 20 s they are most of the simulation's work
     monkeypatch.setattr(ahead, "MIN_CHECK_SECONDS", 0.1)
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield
-    structlog.configure(**before)
 
 
 def world_of(seed: int) -> World:

@@ -1,15 +1,13 @@
 """The limit is learned: what that costs in refusals and in time, over whole nights."""
 
-import logging
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import pytest
-import structlog
 
 from tests.simulation import process, schedule
 from tests.simulation.judge import Judge
@@ -23,7 +21,7 @@ from uploader.model import Order, State
 from uploader.policy import ahead, flow
 from uploader.policy.backoff import Backoff
 
-pytestmark = pytest.mark.timeout(0)
+pytestmark = [pytest.mark.timeout(0), pytest.mark.usefixtures("no_log")]
 
 REAL, UPLOADS = 10, 16
 # so many slots are held by another client, for so long out of twice as long
@@ -39,15 +37,6 @@ class Night:
     over_bound: float
     refusals: int
     seconds: float
-
-
-@pytest.fixture(autouse=True)
-def no_log() -> Iterator[None]:
-    """Silence the log of long nights, and restore it."""
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield
-    structlog.configure(**before)
 
 
 @pytest.fixture(autouse=True)

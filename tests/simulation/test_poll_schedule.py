@@ -1,13 +1,11 @@
 """Ends of jobs are seen soon and for few requests: whole nights over a corpus whose jobs are known."""
 
-import logging
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import pytest
-import structlog
 from sqlalchemy import select
 
 from tests.simulation import process, schedule
@@ -62,16 +60,12 @@ class Night:
 
 
 @pytest.fixture(autouse=True)
-def near_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def near_service(monkeypatch: pytest.MonkeyPatch, no_log: None) -> None:
     """Provide a service that answers as one over loopback does: what the wire takes is not what is measured. No log."""
     monkeypatch.setattr(process, "LATENCY_SECONDS", 0.005)
     # looks for bodies to send ahead: every 0.02 s of jobs of some 10 s they are most of the simulation's work
     monkeypatch.setattr(ahead, "MIN_CHECK_SECONDS", 0.1)
     monkeypatch.setattr(schedule, "PUTS_PER_SECOND", 10.0)
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield
-    structlog.configure(**before)
 
 
 # the jobId of a status request, and when it was made

@@ -3,7 +3,9 @@
 import gc
 import os
 import shutil
+import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +27,9 @@ sys.dont_write_bytecode = False
 # the file system in memory that Linux has, and how much of it is to be free: a test's ledger takes a few mebibytes
 MEMORY, ENOUGH_BYTES = Path("/dev/shm"), 2**28
 
+# so many new files each process may well compile for itself
+FEW_FILES = 50
+
 # no deadline: a slow machine is no finding
 settings.register_profile("default run", deadline=None, max_examples=50)
 settings.register_profile("nightly", deadline=None, max_examples=1000)
@@ -44,9 +49,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Nightly, whatever is drawn is drawn twenty times as often."""
+    """Nightly, whatever is drawn is drawn twenty times as often. A new clone's tests are compiled once."""
     if config.getoption("--nightly"):
         settings.load_profile("nightly")
+    if not hasattr(config, "workerinput") and (config.getoption("numprocesses", None) or 0) > 1:
+        _compile_tests(config)
+
+
+def _compile_tests(config: pytest.Config) -> None:
+    """Let one process compile the tests where most of them are new: each of several would do so for itself."""
+    cache: pytest.Cache | None = getattr(config, "cache", None)
+    if cache is None:
+        return
+    known = f"compiled/{sys.version_info.minor}"
+    compiled_at = cache.get(known, 0.0)
+    if sum(path.stat().st_mtime > compiled_at for path in Path(__file__).parent.rglob("*.py")) > FEW_FILES:
+        begun_at = time.time()
+        words = ("--collect-only", "-qq", "-p", "no:xdist", "-o", "addopts=--strict-markers")
+        subprocess.run([sys.executable, "-m", "pytest", *words, *config.args], stdout=subprocess.DEVNULL, check=False)
+        cache.set(known, begun_at)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -22,7 +22,7 @@ from uploader.ledger.reading import find_account, jobs_seen, live_jobs, unfinish
 from uploader.ledger.sending import firsts, lanes_to_send, to_send
 from uploader.ledger.sqlite import without_ledger
 from uploader.ledger.staging import Stage, read_hints
-from uploader.ledger.workers import worker_facts
+from uploader.ledger.workers import open_workers
 from uploader.manifest import HeaderError
 from uploader.model import OVER, LimitFacts, LiveJob, State
 from uploader.policy.forecast import pace_of
@@ -88,7 +88,7 @@ class LedgerView:
         """Copy the workers that are at work now into the dry run of this batch."""
         if self._ledger is not None:
             with self._ledger.reading() as reading:
-                now, found = self._ledger.read_clock(reading), worker_facts(reading)
+                now, found = self._ledger.read_clock(reading), open_workers(reading)
             alive = [
                 worker.worker_id
                 for worker in found

@@ -11,7 +11,7 @@ from uploader.ledger.staging import touched
 # a step takes about so long: whoever else writes waits no longer
 STEP_SECONDS = 0.15
 # rows, or lanes, of the first step
-FIRST_SIZE = 2000
+FIRST_SIZE = 500
 LEAST_SIZE = 50
 # the most by which one step is larger than the one before
 GROWTH = 2.0

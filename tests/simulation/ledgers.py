@@ -22,11 +22,13 @@ class MemoryLedger:
         with self.engine.begin() as connection:
             schema.metadata.create_all(connection)
             connection.execute(insert(schema.ledger).values(version=schema.VERSION, webhook_key="key"))
-        self._template = self._raw().serialize()
+        self._template = sqlite3.connect(":memory:")
+        self._raw().backup(self._template)
 
     def fresh(self) -> Engine:
         """Return the engine over an empty ledger."""
-        self._raw().deserialize(self._template)
+        # not by ``deserialize``, under which SQLite has crashed: this raises where a statement is half read
+        self._template.backup(self._raw())
         return self.engine
 
     def _raw(self) -> sqlite3.Connection:

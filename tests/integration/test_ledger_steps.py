@@ -458,3 +458,24 @@ def test_what_another_run_wants_stays_active_while_its_items_move(ground: Ground
     orders = {lane: {tuple(name for name, _ in step[lane]) for step in seen} for lane in "xyz"}
     assert {lane: len(found) for lane, found in orders.items()} == {"x": 2, "y": 1, "z": 1}
     assert all(is_active for step in seen for lane in "xyz" for _, is_active in step[lane])
+
+
+def test_items_of_a_repeat_stay_its_own_where_another_batch_names_them(ground: Ground) -> None:
+    """An interrupted --repeat that is carried on names its own items, though another batch has matched them since."""
+    ground.write(FIRST)
+    ground.write(FIRST, "n.csv")
+    ledger = ground.open()
+    ground.load(ledger)
+    ground.load(ledger, repeat=True)
+    with ledger.writing() as connection:
+        newest = select(func.max(items.c.repeat_id)).scalar_subquery()
+        of_repeat = update(items).where(items.c.repeat_id == newest, items.c.path.endswith("a.wav"))
+        connection.execute(of_repeat.values(state=State.COMPLETED, attempts=1))
+    repeated = picture(ledger)["rows"]
+    ground.load(ledger, "n.csv", batch="n.csv", results=ground.folder / "n.results.csv")
+    ground.load(ledger, repeat=True)
+    assert [row for row in picture(ledger)["rows"] if row[0] == "m.csv"] == repeated
+    with ledger.reading() as connection:
+        of_repeats = select(items.c.repeat_id, func.count()).group_by(items.c.repeat_id).order_by(items.c.repeat_id)
+        (_, first), (_, repeat) = connection.execute(of_repeats).all()
+    assert first == repeat == len(FIRST)

@@ -137,7 +137,7 @@ _ITEM = {
     "load_id": bindparam("load", type_=BigInteger),
     "line": staged.c.line,
     "position": _new_position,
-    "repeat_id": bindparam("repeat_id", type_=BigInteger),
+    "repeat_id": bindparam("of_repeat", type_=BigInteger),
     "invalid_batch_id": case((_is_invalid, bindparam("batch", type_=BigInteger))),
     "path": func.coalesce(staged.c.path, staged.c.audio_path),
     **{name: staged.c[name] for name in ("size", "change", *_SENT)},
@@ -365,7 +365,8 @@ class _Merge:
             "account": load.account_id,
             "batch": load.batch_id,
             "load": load.load_id,
-            "repeat_id": load.repeat_id,
+            # not by the column's name: an update of items would set it
+            "of_repeat": load.repeat_id,
             "first_position": load.load_id * POSITIONS_PER_LOAD,
             "first_id": load.load_id * ITEMS_PER_LOAD,
         }

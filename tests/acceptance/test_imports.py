@@ -28,19 +28,29 @@ HEAVY = frozenset(
         *("asyncio", "ssl", "importlib.metadata", "tomllib", "sqlalchemy.orm", "sqlalchemy.dialects.postgresql"),
     ]
 )
+# modules of the ledger that build statements of a load, and of a run
+STATEMENTS = frozenset(
+    [
+        *("dialects", "lanes", "loading", "matching", "merging", "sending", "staging"),
+        *("callbacks", "claiming", "facts", "outcomes", "recovery", "resolving", "thread", "workers"),
+    ]
+)
 
 
 class Imports(NamedTuple):
-    """What a command imports of the heavy, and of the house."""
+    """What a command imports of the heavy, of the house, and of the ledger's statements."""
 
     heavy: AbstractSet[str]
     parts: AbstractSet[str]
+    statements: AbstractSet[str] = frozenset()
 
 
 # SQLAlchemy imports asyncio (and that ssl) and importlib.metadata itself
 SQL = {"sqlalchemy", "asyncio", "ssl", "importlib.metadata"}
 HELP = {"cli", "errors", "logs", "parameters", "pipes", "policy", "secrets", "settings", "urls"}
 READS = HELP | {"ledger", "model", "results", "status", "text", "toml"}
+RESOLVES = {"dialects", "facts", "lanes", "outcomes", "recovery", "resolving", "staging", "workers"}
+LOADS = {"dialects", "lanes", "loading", "matching", "merging", "sending", "staging"}
 RUN = {"click", "platformdirs", *SQL, "aiohttp", "asyncio_throttle", "blake3"}
 RUN_PARTS = READS | {
     *("attempt", "audio", "certificates", "client", "engine", "flow", "jobs", "manifest", "pace", "run", "worker"),
@@ -59,10 +69,10 @@ TABLE = {
     "sandbox --help": Imports({"click"}, HELP),
     "status": Imports({"click", "platformdirs", *SQL}, READS),
     "results": Imports({"click", "platformdirs", *SQL}, READS),
-    "resolve": Imports({"click", "platformdirs", *SQL}, READS),
-    "plan m.csv": Imports({"click", "platformdirs", *SQL, "blake3"}, READS | {"audio", "manifest", "run"}),
-    "run m.csv --log-level error": Imports(RUN, RUN_PARTS),
-    "run m.csv": Imports(RUN | {"structlog"}, RUN_PARTS),
+    "resolve": Imports({"click", "platformdirs", *SQL}, READS, RESOLVES),
+    "plan m.csv": Imports({"click", "platformdirs", *SQL, "blake3"}, READS | {"audio", "manifest", "run"}, LOADS),
+    "run m.csv --log-level error": Imports(RUN, RUN_PARTS, STATEMENTS - {"resolving"}),
+    "run m.csv": Imports(RUN | {"structlog"}, RUN_PARTS, STATEMENTS - {"resolving"}),
 }
 
 
@@ -78,7 +88,8 @@ def imported(place: Place, command: str) -> Imports:
     )
     modules = place.path("modules.txt").read_text(encoding="utf-8").split()
     house = {name.split(".")[1] for name in modules if name.startswith("uploader.")} - {"__main__"}
-    return Imports(HEAVY & set(modules), house)
+    ledger = {name.removeprefix("uploader.ledger.") for name in modules if name.startswith("uploader.ledger.")}
+    return Imports(HEAVY & set(modules), house, STATEMENTS & ledger)
 
 
 @pytest.mark.parametrize("command", TABLE)

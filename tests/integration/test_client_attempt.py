@@ -47,12 +47,13 @@ from uploader.ledger import Ledger
 from uploader.ledger.callbacks import apply_callback
 from uploader.ledger.claiming import NOTHING_AHEAD, Ahead, admit, claim
 from uploader.ledger.lanes import activate_batch
+from uploader.ledger.leases import open_workers
 from uploader.ledger.loading import account, begin_load, load_rows, save_rules
 from uploader.ledger.outcomes import JobEnd, end_job, record_reply
 from uploader.ledger.reading import live_jobs
 from uploader.ledger.schema import accounts, attempts, items, lanes
 from uploader.ledger.thread import LedgerThread
-from uploader.ledger.workers import Identity, begin_worker, end_workers, open_workers
+from uploader.ledger.workers import Identity, begin_worker, end_workers
 from uploader.model import Claim, JobStatus, Next, Outcome, Row, State
 from uploader.pace import Pace
 from uploader.policy.breaker import BreakerState, CircuitBreaker

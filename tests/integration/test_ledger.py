@@ -24,6 +24,7 @@ from uploader.ledger.claiming import (
 )
 from uploader.ledger.clock import rebase_deadlines
 from uploader.ledger.lanes import activate_batch, reweigh_lanes
+from uploader.ledger.leases import open_workers
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import account, begin_load, load_rows, save_rules, was_begun
 from uploader.ledger.outcomes import (
@@ -39,7 +40,7 @@ from uploader.ledger.reading import is_batch_over, latest_completed_jobs, live_j
 from uploader.ledger.schema import accounts, attempts, items, lanes
 from uploader.ledger.sending import elsewhere, lanes_to_send, to_send
 from uploader.ledger.standing import standing
-from uploader.ledger.workers import Identity, begin_worker, end_workers, open_workers
+from uploader.ledger.workers import Identity, begin_worker, end_workers
 from uploader.model import (
     Claim,
     InvalidRow,

@@ -7,7 +7,8 @@ import pytest
 from tests.integration.test_ledger import BASE_URL, LOST, NOT_FOUND, Book, accepted
 from uploader.errors import UsageError
 from uploader.ledger.loading import account
-from uploader.ledger.orphans import find_orphans, orphaned_by_load
+from uploader.ledger.merging import orphaned_by_load
+from uploader.ledger.orphans import find_orphans
 from uploader.ledger.outcomes import JobEnd, end_job, save_job_answer
 from uploader.ledger.resolving import OpenItem, Selection, histories, open_items, resolve
 from uploader.model import Claim, Decision, JobStatus, Load, Reply, State

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from tests.integration.test_ledger import BASE_URL, CUT, LOST, NOT_FOUND, Book, accepted, opened
 from uploader import audio
+from uploader.ledger.amounts import Amount, ToSend
 from uploader.ledger.dry_run import copy_tables, load_copies
 from uploader.ledger.lanes import activate_batch, deactivate_account
 from uploader.ledger.loading import account, current_repeat_id, resolve
 from uploader.ledger.matching import Hashes
-from uploader.ledger.sending import Amount, ToSend, lanes_to_send, to_send
+from uploader.ledger.sending import lanes_to_send, to_send
 from uploader.ledger.staging import Stage
 from uploader.model import Load, Reply
 

@@ -12,6 +12,7 @@ from uploader.errors import WorkerEndedError
 from uploader.ledger.callbacks import apply_callback
 from uploader.ledger.claiming import Admission, admit, claim
 from uploader.ledger.lanes import activate_account, activate_batch
+from uploader.ledger.leases import read_clock, worker_facts
 from uploader.ledger.loading import account
 from uploader.ledger.reading import is_batch_over
 from uploader.ledger.resolving import Selection, open_items, resolve
@@ -23,9 +24,7 @@ from uploader.ledger.workers import (
     begin_worker,
     end_worker,
     has_moving_slots,
-    read_clock,
     take_jobs,
-    worker_facts,
 )
 from uploader.model import Claim, Decision, JobStatus, Load, Order
 from uploader.policy.callbacks import token_hash

@@ -19,8 +19,8 @@ from uploader import ExitCode, Secret, Settings, Stop, Summary, UploaderError, l
 from uploader.errors import LedgerAwayError, StoppedError, UsageError
 from uploader.events import EVENTS
 from uploader.ledger import Ledger
+from uploader.ledger.leases import worker_facts
 from uploader.ledger.thread import LedgerThread
-from uploader.ledger.workers import worker_facts
 from uploader.model import State
 from uploader.sandbox import Sandbox, SandboxSettings
 from uploader.status.progress import Progress

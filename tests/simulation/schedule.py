@@ -41,12 +41,13 @@ from uploader.ledger import workers as workers_module
 from uploader.ledger.callbacks import CallbackResult, apply_callback
 from uploader.ledger.clock import any_open_worker, rebase_deadlines, steady_clock
 from uploader.ledger.lanes import activate_account, activate_batch
+from uploader.ledger.leases import open_workers
 from uploader.ledger.loading import account, begin_load, load_rows, save_rules
 from uploader.ledger.reading import result_lines
 from uploader.ledger.resolving import Selection, open_items, resolve
 from uploader.ledger.schema import attempts, items, lanes, resolutions, workers
 from uploader.ledger.standing import standing
-from uploader.ledger.workers import Identity, begin_worker, end_worker, end_workers, mark_ended, open_workers
+from uploader.ledger.workers import Identity, begin_worker, end_worker, end_workers, mark_ended
 from uploader.model import AudioFacts, Decision, FileSignature, Order, Outcome, ResultLine, Row, State
 from uploader.policy.facts import Callback
 from uploader.settings import Settings

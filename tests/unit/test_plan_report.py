@@ -6,7 +6,7 @@ from datetime import datetime
 import pytest
 
 from uploader.cli.plan_report import PlanReport, Work, forecast_plan
-from uploader.ledger.sending import Amount, Leftover, ToSend
+from uploader.ledger.amounts import Amount, Leftover, ToSend
 from uploader.model import LimitFacts
 from uploader.settings import Settings
 

@@ -8,9 +8,9 @@ from datetime import datetime
 import pytest
 
 from uploader.errors import ExitCode
+from uploader.ledger.leases import WorkerFacts
 from uploader.ledger.reading import AccountFacts, BatchFacts, Trouble
 from uploader.ledger.standing import Standing, Tally
-from uploader.ledger.workers import WorkerFacts
 from uploader.model import LimitFacts, State
 from uploader.status.formatting import format_limit, format_slot_first, limit_json
 from uploader.status.overview import Overview

@@ -9,6 +9,7 @@ from uploader.cli import terminal
 from uploader.cli.printing import print_json, print_lines
 from uploader.errors import ExitCode, StoppedError, UsageError
 from uploader.ledger import Connection, Ledger
+from uploader.ledger.leases import worker_facts
 from uploader.ledger.limit import limit_facts, slot_holders
 from uploader.ledger.orphans import find_orphans
 from uploader.ledger.reading import (
@@ -24,7 +25,6 @@ from uploader.ledger.reading import (
     troubles,
 )
 from uploader.ledger.standing import standings, unfinished
-from uploader.ledger.workers import worker_facts
 from uploader.policy.waiting import are_held_in_vain
 from uploader.settings import Settings
 from uploader.status.formatting import format_count

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from uploader.ledger.sending import Amount, ToSend
+from uploader.ledger.amounts import Amount, ToSend
 from uploader.model import LimitFacts, Order, State
 from uploader.policy.forecast import Forecast, Lanes, forecast_batch
 from uploader.settings import Settings

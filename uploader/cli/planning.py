@@ -15,6 +15,7 @@ from uploader.errors import ExitCode
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.dry_run import copy_tables, copy_workers, load_copies, make_copies
 from uploader.ledger.lanes import activate_batch, deactivate_account
+from uploader.ledger.leases import open_workers
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import current_repeat_id, resolve, save_rules, was_begun
 from uploader.ledger.matching import NEW_REPEAT, Hashes, staged_rows
@@ -22,7 +23,6 @@ from uploader.ledger.reading import find_account, jobs_seen, live_jobs, unfinish
 from uploader.ledger.sending import firsts, lanes_to_send, to_send
 from uploader.ledger.sqlite import without_ledger
 from uploader.ledger.staging import Stage, read_hints
-from uploader.ledger.workers import open_workers
 from uploader.manifest import HeaderError
 from uploader.model import OVER, LimitFacts, LiveJob, State
 from uploader.policy.forecast import pace_of

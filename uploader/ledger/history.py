@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, func, or_, select
 
-from uploader.ledger.lanes import IS_ACTIVE_OF_ACCOUNT
 from uploader.ledger.schema import (
+    IS_ACTIVE_OF_ACCOUNT,
     IS_UNFINISHED,
     attempts,
     batches,

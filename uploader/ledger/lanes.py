@@ -23,8 +23,10 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.dialects import unindexed
+from uploader.ledger.held import is_held_of_many, lanes_with
 from uploader.ledger.schema import (
-    IS_ACTIVE,
+    IS_ACTIVE_OF_ACCOUNT,
+    IS_IN_BACKLOG,
     account_holds,
     is_in_state,
     is_unfinished,
@@ -36,13 +38,6 @@ from uploader.ledger.schema import (
 from uploader.ledger.staging import IN_LANES, LANES_OF_STEP
 from uploader.model import LIVE, OVER, TROUBLED, State
 from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
-
-# of an item joined to its lane: it is pending, and a run is to send it
-IS_IN_BACKLOG = and_(items.c.state == State.PENDING, items.c.position <= lanes.c.active_until)
-
-# of a lane: it is active, and of the account bound as ``account``
-# the sum keeps SQLite on the index of active lanes: by account it would read all lanes that there ever were
-IS_ACTIVE_OF_ACCOUNT = and_(IS_ACTIVE, lanes.c.account_id.op("+")(0) == bindparam("account"))
 
 # the states of items that are not over
 UNFINISHED = [state for state in State if state not in (*OVER, State.HELD)]
@@ -426,7 +421,7 @@ def _make_ready(*, in_lanes: bool = False) -> Update:
     # update of a lane changes its entries in several indexes
     # most lanes have nothing but pending items, and need no look for others
     ready = case(
-        (lanes.c.id.in_(_lanes_with(_BEGUN)), _ready_position()),
+        (lanes.c.id.in_(lanes_with(_BEGUN)), _ready_position()),
         else_=_of_lane(func.min(items.c.position)),
     )
     where = (
@@ -439,49 +434,15 @@ def _make_ready(*, in_lanes: bool = False) -> Update:
         .where(*where)
         .values(
             ready_position=ready,
-            is_busy=lanes.c.id.in_(_lanes_with(LIVE)),
+            is_busy=lanes.c.id.in_(lanes_with(LIVE)),
             audio_left=_of_lane(func.coalesce(func.sum(_seconds), 0.0)),
             items_left=_of_lane(func.count()),
         )
     )
 
 
-@cache
-def is_held() -> ColumnElement[bool]:
-    """Build the condition that an item is pending behind one of its lane that a person must resolve first."""
-    before = items.alias("before")
-    earlier = and_(before.c.lane_id == items.c.lane_id, before.c.position < items.c.position)
-    # two look-ups, each by the index of lane and state
-    troubled = select(before.c.id).where(earlier, is_in_state(before.c.state, TROUBLED)).correlate(items).exists()
-    overdue = (
-        select(before.c.id).where(earlier, before.c.state == State.ACCEPTED, before.c.overdue).correlate(items).exists()
-    )
-    return and_(items.c.state == State.PENDING, or_(troubled, overdue), account_holds(items))
-
-
-@cache
-def is_held_of_many() -> ColumnElement[bool]:
-    """Build the condition of ``is_held`` for statements that go through many items of the account ``account``."""
-    # most items need no look into their lane
-    return and_(items.c.lane_id.in_(lanes_in_trouble()), is_held())
-
-
-def lanes_in_trouble() -> Select[tuple[int]]:
-    """Select the lanes of the account ``account`` with an item that may hold others, and some without."""
-    return _lanes_with([*TROUBLED, State.ACCEPTED])
-
-
-def _lanes_with(states: Collection[State]) -> Select[tuple[int]]:
-    """Select the lanes of the account ``account`` with items in some of the states that are not over."""
-    # it depends on nothing of the statement around it, which reads it once, by the partial index of unfinished items
-    other = items.alias()
-    return select(other.c.lane_id).where(
-        is_unfinished(other.c.state), other.c.account_id == bindparam("account"), is_in_state(other.c.state, states)
-    )
-
-
 # a lane of an account with an item that was begun and is not over
-_ANY_BEGUN = _lanes_with(_BEGUN).limit(1)
+_ANY_BEGUN = lanes_with(_BEGUN).limit(1)
 
 
 def waiting_lanes(batch_id: int) -> Select[tuple[int]]:

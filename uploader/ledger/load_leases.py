@@ -8,8 +8,8 @@ from secrets import token_hex
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from uploader.errors import LedgerBusyError
+from uploader.ledger.leases import read_clock
 from uploader.ledger.schema import load_leases
-from uploader.ledger.workers import read_clock
 
 # a run that has not renewed the lease of its load for so long may be replaced: longer than any of its steps takes
 LEASE_SECONDS = 120.0

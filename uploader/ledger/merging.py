@@ -29,7 +29,11 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.dialects import analyze, execute_bulk, insert_or_ignore
+from uploader.ledger.held import is_held
+from uploader.ledger.leases import choose_part
+from uploader.ledger.orphans import count_by_state, is_orphan
 from uploader.ledger.schema import (
+    IS_UNFINISHED,
     ITEMS_PER_LOAD,
     POSITIONS_PER_LOAD,
     items,
@@ -51,7 +55,6 @@ from uploader.ledger.staging import (
     unnamed,
 )
 from uploader.ledger.steps import Steps
-from uploader.ledger.workers import choose_part
 from uploader.model import Load, State
 
 # the lines of a step
@@ -352,6 +355,30 @@ def merge(
     merging.begin({load.account_id, *account_ids})
     merging.merge_rows()
     merging.merge_lanes(activate)
+
+
+def orphaned_by_load(connection: Connection, load: Load) -> Mapping[State, int]:
+    """Count by state the items that a load made orphans: named by the load before it, and by no batch now.
+
+    Args:
+        connection: The stage's connection, in a transaction, its rows merged.
+        load: The load.
+    """
+    if load.is_first:
+        return {}
+    state = case((is_held(), literal(State.HELD.value)), else_=items.c.state)
+    # count the unfinished items without a row that rows of the batch's previous load named
+    found = connection.execute(
+        select(state.label("state"), func.count().label("items"))
+        .select_from(items)
+        .where(
+            IS_UNFINISHED,
+            items.c.id.in_(select(unnamed.c.item_id)),
+            is_orphan(),
+        )
+        .group_by(state)
+    ).all()
+    return count_by_state(found)
 
 
 class _Merge:

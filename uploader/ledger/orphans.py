@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, and_, case, func, literal, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.lanes import IS_IN_BACKLOG, is_held
-from uploader.ledger.schema import IS_UNFINISHED, batches, items, lanes, loads, rows
-from uploader.ledger.staging import unnamed
-from uploader.model import Load, State
+from uploader.ledger.held import is_held
+from uploader.ledger.schema import IS_IN_BACKLOG, IS_UNFINISHED, batches, items, lanes, loads, rows
+from uploader.model import State
 
 
 class Orphans(NamedTuple):
@@ -59,33 +58,9 @@ def find_orphans(connection: Connection, account_id: int) -> list[Orphans]:
     for row in found:
         by_batch[row.id, row.name].append(row)
     return [
-        Orphans(batch_id, batch, _counts(of_batch), sum(row.leftovers for row in of_batch))
+        Orphans(batch_id, batch, count_by_state(of_batch), sum(row.leftovers for row in of_batch))
         for (batch_id, batch), of_batch in by_batch.items()
     ]
-
-
-def orphaned_by_load(connection: Connection, load: Load) -> Mapping[State, int]:
-    """Count by state the items that a load made orphans: named by the load before it, and by no batch now.
-
-    Args:
-        connection: The stage's connection, in a transaction, its rows merged.
-        load: The load.
-    """
-    if load.is_first:
-        return {}
-    state = case((is_held(), literal(State.HELD.value)), else_=items.c.state)
-    # count the unfinished items without a row that rows of the batch's previous load named
-    found = connection.execute(
-        select(state.label("state"), func.count().label("items"))
-        .select_from(items)
-        .where(
-            IS_UNFINISHED,
-            items.c.id.in_(select(unnamed.c.item_id)),
-            is_orphan(),
-        )
-        .group_by(state)
-    ).all()
-    return _counts(found)
 
 
 def is_orphan() -> ColumnElement[bool]:
@@ -94,5 +69,6 @@ def is_orphan() -> ColumnElement[bool]:
     return ~select(named.c.line).where(named.c.item_id == items.c.id).correlate(items).exists()
 
 
-def _counts(found: Sequence[Any]) -> Mapping[State, int]:
+def count_by_state(found: Sequence[Any]) -> Mapping[State, int]:
+    """Add up rows of a state and a number of items, by state."""
     return {state: sum(row.items for row in found if row.state == state) for state in State}

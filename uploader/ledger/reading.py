@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.lanes import is_held
+from uploader.ledger.held import is_held
 from uploader.ledger.orphans import is_orphan
 from uploader.ledger.schema import (
     ANY_ACCOUNT,

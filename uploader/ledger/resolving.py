@@ -10,7 +10,8 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.errors import UsageError
 from uploader.ledger.facts import unfollow_job
-from uploader.ledger.lanes import add_to_backlog, is_held, recompute_ready, remove_from_backlog, waiting_lanes
+from uploader.ledger.held import is_held
+from uploader.ledger.lanes import add_to_backlog, recompute_ready, remove_from_backlog, waiting_lanes
 from uploader.ledger.orphans import is_orphan
 from uploader.ledger.schema import (
     ANY_ACCOUNT,

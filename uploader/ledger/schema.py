@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
     and_,
+    bindparam,
     cast,
     event,
     exists,
@@ -210,6 +211,10 @@ lanes = Table(
 # of a lane: it is active; spelt as the partial index is, or SQLite would not use that
 IS_ACTIVE = and_(lanes.c.active_until != literal_column("0"), lanes.c.active_until > literal_column("0"))
 
+# of a lane: it is active, and of the account bound as ``account``
+# the sum keeps SQLite on the index of active lanes: by account it would read all lanes that there ever were
+IS_ACTIVE_OF_ACCOUNT = and_(IS_ACTIVE, lanes.c.account_id.op("+")(0) == bindparam("account"))
+
 
 def account_holds(table: Table) -> ColumnElement[bool]:
     """Build the condition that in a row's account trouble holds the rest of a lane (``[lanes] on_trouble``)."""
@@ -294,6 +299,9 @@ def is_unfinished(state: ColumnElement[str]) -> ColumnElement[bool]:
     # spelt as the partial index is, or SQLite would not use that
     return state.not_in([literal_column(repr(over.value)) for over in OVER])
 
+
+# of an item joined to its lane: it is pending, and a run is to send it
+IS_IN_BACKLOG = and_(items.c.state == State.PENDING, items.c.position <= lanes.c.active_until)
 
 # the sum of items' sizes: PostgreSQL's own sum of 64 bits has more
 TOTAL_SIZE = cast(func.coalesce(func.sum(items.c.size), 0), BigInteger)

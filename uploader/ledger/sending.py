@@ -2,11 +2,10 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from heapq import nsmallest
 from itertools import starmap
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -25,83 +24,26 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.lanes import (
-    BEYOND,
+from uploader.ledger.amounts import Amount, Leftover, ToSend
+from uploader.ledger.held import is_held_of_many, lanes_in_trouble
+from uploader.ledger.lanes import BEYOND, IS_OF_BATCH, last_of
+from uploader.ledger.schema import (
     IS_ACTIVE_OF_ACCOUNT,
     IS_IN_BACKLOG,
-    IS_OF_BATCH,
-    is_held_of_many,
-    lanes_in_trouble,
-    last_of,
+    IS_UNFINISHED,
+    TOTAL_SIZE,
+    batches,
+    items,
+    lanes,
+    loads,
+    rows,
+    workers,
 )
-from uploader.ledger.schema import IS_UNFINISHED, TOTAL_SIZE, batches, items, lanes, loads, rows, workers
 from uploader.model import LiveJob, State
 from uploader.policy.forecast import Lanes, audio_seconds
 
 # states of an attempt under way, which holds a slot or is about to
 ENTERED = (State.SENDING, State.SENT)
-
-
-@dataclass(slots=True)
-class Amount:
-    """A number of files, and their sums."""
-
-    files: int = 0
-    size: int = 0
-    audio_seconds: float = 0.0
-    billed_seconds: float = 0.0
-    # files whose billed length is unknown
-    unknown_lengths: int = 0
-
-    def add(self, size: int, audio_seconds: float | None, billed_seconds: float | None) -> None:
-        """Add a file; None is unknown."""
-        self.files += 1
-        self.size += size
-        self.audio_seconds += audio_seconds or 0.0
-        self.billed_seconds += billed_seconds or 0.0
-        self.unknown_lengths += billed_seconds is None
-
-    def __add__(self, other: "Amount") -> "Amount":
-        """Add two amounts, figure by figure."""
-        return Amount(
-            self.files + other.files,
-            self.size + other.size,
-            self.audio_seconds + other.audio_seconds,
-            self.billed_seconds + other.billed_seconds,
-            self.unknown_lengths + other.unknown_lengths,
-        )
-
-
-class Leftover(NamedTuple):
-    """Pending items of another batch."""
-
-    # the name of the batch that named them last
-    batch: str
-    amount: Amount
-
-
-@dataclass(frozen=True, slots=True)
-class ToSend:
-    """The items that a run sends: the batch's own, and the leftovers before them in their lanes."""
-
-    own: Amount = field(default_factory=Amount)
-    leftovers: Sequence[Leftover] = ()
-    # the batch's own pending items behind one that needs a person, and those that --first leaves out
-    held: int = 0
-    later: int = 0
-
-    def __add__(self, other: "ToSend") -> "ToSend":
-        """Add what a run sends to another account; leftovers are added by batch."""
-        leftovers = defaultdict[str, Amount](Amount)
-        for batch, amount in (*self.leftovers, *other.leftovers):
-            leftovers[batch] += amount
-        merged = list(starmap(Leftover, leftovers.items()))
-        return ToSend(self.own + other.own, merged, self.held + other.held, self.later + other.later)
-
-    @property
-    def all(self) -> Amount:
-        """The sum of all that is sent, which ``--max-billed-minutes`` bounds."""
-        return sum((leftover.amount for leftover in self.leftovers), self.own)
 
 
 def firsts(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Select, and_, bindparam, case, func, literal, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.lanes import is_held
+from uploader.ledger.held import is_held
 from uploader.ledger.schema import (
     ANY_ACCOUNT,
     IS_UNFINISHED,

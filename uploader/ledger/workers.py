@@ -5,15 +5,16 @@ from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from typing import NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, func, insert, or_, select, text, update
+from sqlalchemy import Connection, and_, bindparam, insert, or_, select, update
 
 from uploader import logs
 from uploader.errors import WorkerEndedError
 from uploader.ledger.database import Ledger
 from uploader.ledger.lanes import deactivate_unwanted
+from uploader.ledger.leases import IS_OPEN, OpenWorker, open_workers, read_clock
 from uploader.ledger.reading import LIVE_JOBS, is_batch_over, make_live_job
 from uploader.ledger.recovery import recover
-from uploader.ledger.schema import ANY_ACCOUNT, IS_UNFINISHED, accounts, attempts, batches, is_in_state, items, workers
+from uploader.ledger.schema import IS_UNFINISHED, attempts, is_in_state, items, workers
 from uploader.model import LiveJob, State
 
 log = logs.get_logger()
@@ -26,16 +27,11 @@ SPARE_SECONDS = 10.0
 # a lease that is longer by this is another number, and no other lease
 MARK_SECONDS = 1e-5
 
-# the clock of a PostgreSQL server, in seconds since the epoch
-_SERVER_CLOCK = text("SELECT extract(epoch FROM clock_timestamp())::float8")
-
-_IS_OPEN = workers.c.ended_at.is_(None)
-
 # add a worker
 _BEGIN = insert(workers).returning(workers.c.id)
 
 # renew the lease of a worker
-_RENEW = update(workers).where(workers.c.id == bindparam("worker"), _IS_OPEN).values(lease_until=bindparam("until"))
+_RENEW = update(workers).where(workers.c.id == bindparam("worker"), IS_OPEN).values(lease_until=bindparam("until"))
 
 # prolong the lease of a worker by next to nothing, as the transaction's last statement: the value, unlike any before,
 # is the mark of it
@@ -49,14 +45,8 @@ _LEAVE_MARK = (
 # a worker's lease, read once the transaction that may have prolonged it is over
 _READ_LEASE = select(*workers.c["lease_until", "ended_at"]).where(workers.c.id == bindparam("worker")).with_for_update()
 
-# set the end of a worker's part
-_CHOOSE_PART = update(workers).where(workers.c.id == bindparam("worker")).values(until_position=bindparam("until"))
-
-# the workers that have not ended, of all accounts
-_OPEN = select(*workers.c["id", "account_id", "process", "lease_until"]).where(_IS_OPEN)
-
 # end a worker
-_END = update(workers).where(workers.c.id == bindparam("worker"), _IS_OPEN).values(ended_at=bindparam("now"))
+_END = update(workers).where(workers.c.id == bindparam("worker"), IS_OPEN).values(ended_at=bindparam("now"))
 
 # the live jobs that nobody follows: the worker of their attempt has ended, or there is none
 _UNFOLLOWED = (
@@ -95,36 +85,6 @@ class Identity(NamedTuple):
     version: str
 
 
-class OpenWorker(NamedTuple):
-    """A worker that has not ended."""
-
-    worker_id: int
-    account_id: int
-    process: str
-    lease_until: float
-
-
-class WorkerFacts(NamedTuple):
-    """A worker, as people are shown it."""
-
-    worker_id: int
-    base_url: str
-    # of its account
-    account: str
-    # None: every batch
-    batch_id: int | None
-    batch: str | None
-    host: str
-    process: str
-    version: str
-    # in seconds since the epoch
-    begun_at: float
-    lease_until: float
-    # the attempts that it carries, and the jobs that it follows
-    sending: int
-    jobs: int
-
-
 class Commit(NamedTuple):
     """The fate of a transaction whose COMMIT was not answered."""
 
@@ -148,14 +108,6 @@ class Beat(NamedTuple):
     doubtful: int
     # nothing of the worker's batch can move any more; looked at where there are others
     is_batch_over: bool
-
-
-def read_clock(connection: Connection, now: float) -> float:
-    """Read the clock of leases: a server's own, else the host's steady one, which is ``now``."""
-    if connection.dialect.name == "sqlite":
-        return now
-    found: float = connection.execute(_SERVER_CLOCK).scalar_one()
-    return found
 
 
 def begin_worker(
@@ -200,16 +152,6 @@ def renew_workers(connection: Connection, worker_ids: Iterable[int], now: float)
     for worker_id in worker_ids:
         if connection.execute(_RENEW, {"worker": worker_id, "until": until}).rowcount != 1:
             raise WorkerEndedError
-
-
-def choose_part(connection: Connection, worker_id: int, until_position: int | None) -> None:
-    """Set the last position that a worker wants of its batch's pending items; None: all."""
-    connection.execute(_CHOOSE_PART, {"worker": worker_id, "until": until_position})
-
-
-def open_workers(connection: Connection) -> list[OpenWorker]:
-    """Return the workers that have not ended, of all accounts."""
-    return sorted(OpenWorker(*row) for row in connection.execute(_OPEN))
 
 
 def mark_ended(connection: Connection, ended: Sequence[OpenWorker], now: float) -> None:
@@ -363,36 +305,3 @@ def read_commit(connection: Connection, worker_id: int, mark: float) -> Commit:
 def has_moving_slots(connection: Connection, account_id: int) -> bool:
     """Return True where a slot of the account is taken by an upload or a job, whoever carries it."""
     return connection.execute(_MOVING, {"account": account_id}).first() is not None
-
-
-def worker_facts(connection: Connection) -> list[WorkerFacts]:
-    """Return the workers that have not ended, with the number of attempts and jobs of each, for people."""
-    held = (
-        select(
-            attempts.c.worker_id,
-            func.count().filter(is_in_state(items.c.state, [State.SENDING, State.SENT])).label("sending"),
-            func.count().filter(items.c.state == State.ACCEPTED).label("jobs"),
-        )
-        .select_from(items)
-        .join(attempts, and_(attempts.c.item_id == items.c.id, attempts.c.number == items.c.attempts))
-        .where(IS_UNFINISHED, ANY_ACCOUNT, is_in_state(items.c.state, [State.SENDING, State.SENT, State.ACCEPTED]))
-        .group_by(attempts.c.worker_id)
-        .subquery()
-    )
-    found = connection.execute(
-        select(
-            workers.c.id,
-            *accounts.c["base_url", "name"],
-            workers.c.batch_id,
-            batches.c.name,
-            *workers.c["host", "process", "version", "begun_at", "lease_until"],
-            func.coalesce(held.c.sending, 0),
-            func.coalesce(held.c.jobs, 0),
-        )
-        .join(accounts, accounts.c.id == workers.c.account_id)
-        .outerjoin(batches, batches.c.id == workers.c.batch_id)
-        .outerjoin(held, held.c.worker_id == workers.c.id)
-        .where(_IS_OPEN)
-        .order_by(workers.c.id)
-    )
-    return [WorkerFacts._make(row) for row in found]

@@ -10,20 +10,15 @@ from uploader import __version__
 from uploader.client import CredentialsSource
 from uploader.errors import LedgerUnavailableError, UsageError
 from uploader.ledger import Connection, Ledger
+from uploader.ledger.amounts import ToSend
 from uploader.ledger.lanes import activate_batch, activate_chosen_lanes, activate_lanes, choose, refresh_lanes
+from uploader.ledger.leases import OpenWorker, choose_part
 from uploader.ledger.loading import save_rules
 from uploader.ledger.reading import AccountFacts, BatchFacts, unfinished_accounts
-from uploader.ledger.sending import ToSend, firsts, to_send
+from uploader.ledger.sending import firsts, to_send
 from uploader.ledger.staging import touch_batch
 from uploader.ledger.steps import Steps
-from uploader.ledger.workers import (
-    Identity,
-    OpenWorker,
-    begin_worker,
-    choose_part,
-    end_workers,
-    renew_workers,
-)
+from uploader.ledger.workers import Identity, begin_worker, end_workers, renew_workers
 from uploader.run.preparing import refuse_cost
 from uploader.run.target import Account, Target
 from uploader.settings import DEFAULT_ACCOUNT, Settings

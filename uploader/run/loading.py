@@ -6,9 +6,9 @@ from pathlib import Path
 from uploader import logs, results
 from uploader.errors import UsageError
 from uploader.ledger import Ledger
+from uploader.ledger.amounts import ToSend
 from uploader.ledger.loading import save_run
 from uploader.ledger.reading import find_batches
-from uploader.ledger.sending import ToSend
 from uploader.ledger.workers import take_over
 from uploader.run import summary_file
 from uploader.run.activation import Prepared, take_part, take_part_within_cost

@@ -10,8 +10,10 @@ from pathlib import Path
 from uploader import audio, logs
 from uploader.errors import LedgerUnavailableError, UsageError
 from uploader.ledger import Connection, Ledger
+from uploader.ledger.amounts import ToSend
 from uploader.ledger.dry_run import copy_tables, copy_workers, load_copies
 from uploader.ledger.lanes import activate_batch
+from uploader.ledger.leases import open_workers
 from uploader.ledger.load_leases import (
     LoadLease,
     Progress,
@@ -35,12 +37,10 @@ from uploader.ledger.loading import (
     was_begun,
 )
 from uploader.ledger.matching import Hashes
-from uploader.ledger.merging import merge
-from uploader.ledger.orphans import orphaned_by_load
+from uploader.ledger.merging import merge, orphaned_by_load
 from uploader.ledger.reading import find_account, find_batches, unfinished_accounts
-from uploader.ledger.sending import ToSend, firsts, to_send
+from uploader.ledger.sending import firsts, to_send
 from uploader.ledger.staging import Stage
-from uploader.ledger.workers import open_workers
 from uploader.model import InvalidRow, Load, State
 from uploader.run import summary_file
 from uploader.run.activation import BatchWorkers, Prepared, Recipient, take_part

@@ -14,8 +14,8 @@ from uploader import audio, parameters, pipes, results
 from uploader.errors import UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.alike import became_the_same, case_twins, comparable, repeats, rounded
+from uploader.ledger.amounts import ToSend
 from uploader.ledger.reading import BatchFacts, unknown_job_ids
-from uploader.ledger.sending import ToSend
 from uploader.ledger.staging import CHUNK, Stage, chunks
 from uploader.manifest import Format, Manifest, WasBegun, check_file, format_of, spoilt
 from uploader.model import InvalidRow, Row

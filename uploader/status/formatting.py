@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from uploader import secrets
+from uploader.ledger.amounts import Amount, Leftover
 from uploader.ledger.orphans import Orphans
 from uploader.ledger.reading import Anomaly, Trouble
-from uploader.ledger.sending import Amount, Leftover
 from uploader.ledger.standing import Standing
 from uploader.model import LimitFacts, State
 from uploader.policy.held_back import HeldBack, SlotUse

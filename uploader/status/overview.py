@@ -6,10 +6,10 @@ from functools import cached_property, reduce
 from typing import Any
 
 from uploader.errors import ExitCode
+from uploader.ledger.leases import WorkerFacts
 from uploader.ledger.orphans import Orphans
 from uploader.ledger.reading import AccountFacts, Anomaly, BatchFacts, Trouble
 from uploader.ledger.standing import NOTHING, Standing
-from uploader.ledger.workers import WorkerFacts
 from uploader.model import LimitFacts, LiveJob, State
 from uploader.policy.endings import ending
 from uploader.results import rfc3339

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from uploader.errors import ExitCode
+from uploader.ledger.amounts import Leftover
 from uploader.ledger.orphans import Orphans
 from uploader.ledger.reading import Anomaly, Trouble
-from uploader.ledger.sending import Leftover
 from uploader.ledger.standing import Standing
 from uploader.model import TROUBLED, LimitFacts, State
 from uploader.policy.held_back import HeldBack

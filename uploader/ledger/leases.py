@@ -1,0 +1,101 @@
+"""The workers that have not ended, and the clock of their leases."""
+
+from typing import NamedTuple
+
+from sqlalchemy import Connection, and_, bindparam, func, select, text, update
+
+from uploader.ledger.schema import ANY_ACCOUNT, IS_UNFINISHED, accounts, attempts, batches, is_in_state, items, workers
+from uploader.model import State
+
+# the clock of a PostgreSQL server, in seconds since the epoch
+_SERVER_CLOCK = text("SELECT extract(epoch FROM clock_timestamp())::float8")
+
+# of a worker: it has not ended
+IS_OPEN = workers.c.ended_at.is_(None)
+
+# set the end of a worker's part
+_CHOOSE_PART = update(workers).where(workers.c.id == bindparam("worker")).values(until_position=bindparam("until"))
+
+# the workers that have not ended, of all accounts
+_OPEN = select(*workers.c["id", "account_id", "process", "lease_until"]).where(IS_OPEN)
+
+
+class OpenWorker(NamedTuple):
+    """A worker that has not ended."""
+
+    worker_id: int
+    account_id: int
+    process: str
+    lease_until: float
+
+
+class WorkerFacts(NamedTuple):
+    """A worker, as people are shown it."""
+
+    worker_id: int
+    base_url: str
+    # of its account
+    account: str
+    # None: every batch
+    batch_id: int | None
+    batch: str | None
+    host: str
+    process: str
+    version: str
+    # in seconds since the epoch
+    begun_at: float
+    lease_until: float
+    # the attempts that it carries, and the jobs that it follows
+    sending: int
+    jobs: int
+
+
+def read_clock(connection: Connection, now: float) -> float:
+    """Read the clock of leases: a server's own, else the host's steady one, which is ``now``."""
+    if connection.dialect.name == "sqlite":
+        return now
+    found: float = connection.execute(_SERVER_CLOCK).scalar_one()
+    return found
+
+
+def choose_part(connection: Connection, worker_id: int, until_position: int | None) -> None:
+    """Set the last position that a worker wants of its batch's pending items; None: all."""
+    connection.execute(_CHOOSE_PART, {"worker": worker_id, "until": until_position})
+
+
+def open_workers(connection: Connection) -> list[OpenWorker]:
+    """Return the workers that have not ended, of all accounts."""
+    return sorted(OpenWorker(*row) for row in connection.execute(_OPEN))
+
+
+def worker_facts(connection: Connection) -> list[WorkerFacts]:
+    """Return the workers that have not ended, with the number of attempts and jobs of each, for people."""
+    held = (
+        select(
+            attempts.c.worker_id,
+            func.count().filter(is_in_state(items.c.state, [State.SENDING, State.SENT])).label("sending"),
+            func.count().filter(items.c.state == State.ACCEPTED).label("jobs"),
+        )
+        .select_from(items)
+        .join(attempts, and_(attempts.c.item_id == items.c.id, attempts.c.number == items.c.attempts))
+        .where(IS_UNFINISHED, ANY_ACCOUNT, is_in_state(items.c.state, [State.SENDING, State.SENT, State.ACCEPTED]))
+        .group_by(attempts.c.worker_id)
+        .subquery()
+    )
+    found = connection.execute(
+        select(
+            workers.c.id,
+            *accounts.c["base_url", "name"],
+            workers.c.batch_id,
+            batches.c.name,
+            *workers.c["host", "process", "version", "begun_at", "lease_until"],
+            func.coalesce(held.c.sending, 0),
+            func.coalesce(held.c.jobs, 0),
+        )
+        .join(accounts, accounts.c.id == workers.c.account_id)
+        .outerjoin(batches, batches.c.id == workers.c.batch_id)
+        .outerjoin(held, held.c.worker_id == workers.c.id)
+        .where(IS_OPEN)
+        .order_by(workers.c.id)
+    )
+    return [WorkerFacts._make(row) for row in found]

@@ -479,3 +479,32 @@ def test_items_of_a_repeat_stay_its_own_where_another_batch_names_them(ground: G
         of_repeats = select(items.c.repeat_id, func.count()).group_by(items.c.repeat_id).order_by(items.c.repeat_id)
         (_, first), (_, repeat) = connection.execute(of_repeats).all()
     assert first == repeat == len(FIRST)
+
+
+# how often this connection has read tables as a whole, of those that grow
+_WHOLE_READS = (
+    "SELECT relname, seq_scan FROM pg_stat_xact_user_tables WHERE relname IN ('items', 'lanes', 'rows', 'staged')"
+)
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+@pytest.mark.parametrize("name", ["same", "edited", "more", "completed"])
+def test_a_step_reads_what_it_is_of_and_no_whole_table(ground: Ground, name: str) -> None:
+    """A step costs what its own lines or lanes do, however large the tables are, and whenever they were counted."""
+    night = NIGHTS[name]
+    begin_night(ground, night)
+    ledger, steps_read = ground.open(), list[list[str]]()
+    locking = ledger.locking
+
+    @contextmanager
+    def watched(connection: Any, account_ids: Any) -> Iterator[None]:
+        with locking(connection, account_ids):
+            before = dict(connection.exec_driver_sql(_WHOLE_READS).all())
+            yield
+            after = connection.exec_driver_sql(_WHOLE_READS)
+            steps_read.append([table for table, reads in after if reads > before.get(table, 0)])
+
+    with mock.patch.object(ledger, "locking", watched):
+        ground.load(ledger, **night.settings)
+    assert len(steps_read) > len(night.pairs)
+    assert not [read for read in steps_read if read]

@@ -16,6 +16,7 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
+    literal_column,
     or_,
     select,
     update,
@@ -81,7 +82,9 @@ def last_of(
 def _raise_to(last: Subquery, position: ColumnElement[int]) -> Update:
     """Build the statement that makes lanes active up to a position, and none less far than it is."""
     further = case((lanes.c.active_until < position, position), else_=lanes.c.active_until)
-    return update(lanes).where(lanes.c.id == last.c.lane_id).values(active_until=further, not_before=0.0)
+    # a lane that stays as it is is not written, with its entries in several indexes
+    changes = or_(lanes.c.active_until < position, lanes.c.not_before != literal_column("0"))
+    return update(lanes).where(lanes.c.id == last.c.lane_id, changes).values(active_until=further, not_before=0.0)
 
 
 # of a row and its item: it is one of the batch, and of the account

@@ -95,6 +95,12 @@ _LOCK_ACCOUNTS = (
 # lock some accounts, in the same order
 _LOCK_SOME = _LOCK_ACCOUNTS.where(schema.accounts.c.id == func.any(bindparam("among", type_=ARRAY(BigInteger))))
 
+# a step of a load looks up the few lines or lanes that it is of: plans that read whole tables seem cheaper to the
+# planner where the tables are small, or were so when they were last counted, and cost each step more as they grow
+_LOOK_UP = text(
+    "SELECT " + ", ".join(f"set_config('enable_{plan}', 'off', true)" for plan in ("seqscan", "hashjoin", "mergejoin"))
+)
+
 # what the server has to promise: nothing committed is lost, and a client that stands still gives its locks back
 _PROMISES = text(
     "SELECT current_setting('fsync') = 'on', current_setting('full_page_writes') = 'on', "
@@ -251,6 +257,7 @@ class PostgresLedger(Ledger):
         with connection.begin():
             # whoever stands still with a lock is within the role's time limit again
             connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout TO DEFAULT")
+            connection.execute(_LOOK_UP)
             connection.execute(_LOCK_SOME, {"among": list(account_ids)})
             yield
 

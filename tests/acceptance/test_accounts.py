@@ -1,9 +1,13 @@
 """Several accounts in one manifest: each is full and never over, and one in trouble stops no other."""
 
+import re
+import shlex
+import signal
+from collections import Counter
 from collections.abc import Mapping
 from random import Random
 
-from tests.acceptance.batches import Row, record, sound, statuses
+from tests.acceptance.batches import Row, read_results, record, sound, statuses
 from tests.acceptance.judging import check_appended, check_one_at_a_time
 from tests.acceptance.place import Place, Server, until
 
@@ -11,10 +15,11 @@ LIMITS = {"small": 3, "large": 7}
 FILES, CONVERSATIONS = 60, 20
 
 
-def serve_accounts(place: Place, *options: str) -> dict[str, Server]:
+def serve_accounts(place: Place, *options: str, faults: str = "") -> dict[str, Server]:
     """Start a sandbox for each account; the credentials are in the environment, the rest in the config file."""
     servers = {
-        name: place.serve("--limit", str(limit), "--job-seconds", "0.2", *options) for name, limit in LIMITS.items()
+        name: place.serve("--limit", str(limit), "--job-seconds", "0.2", *options, faults=f"seed = {limit}\n{faults}")
+        for name, limit in LIMITS.items()
     }
     tables = [
         f'[accounts.{name}]\nbase_url = "{server.base_url}"\nlimit = {LIMITS[name]}' for name, server in servers.items()
@@ -203,3 +208,137 @@ def test_results_of_a_named_account_are_adopted_for_it(place: Place) -> None:
     unknown = place.run("ledger", "adopt", "small.results.csv", "--account", "smal", *words)
     assert unknown.code == 2
     assert "the accounts are: small, large" in unknown.err
+
+
+def printed_commands(text: str) -> list[list[str]]:
+    """Return the words of the commands that a message tells to type, without the program."""
+    found = re.findall(r"`uploader (ledger adopt [^`]+)`", text) + re.findall(
+        r"^ *uploader (run .+)$", text, re.MULTILINE
+    )
+    return [shlex.split(words) for words in found]
+
+
+def lose_ledger(place: Place) -> None:
+    """Delete the ledger with all beside it."""
+    for path in place.ledger.parent.iterdir():
+        path.unlink()
+
+
+def test_the_printed_remedy_for_a_lost_ledger_takes_each_row_back_for_its_account(place: Place) -> None:
+    """The command that the refusal prints, typed as it stands: by both journals nothing comes twice afterwards."""
+    rows = write_rows(place)
+    servers = serve_accounts(place)
+    words = ("--config", "nightly.toml")
+    assert place.run("run", "m.csv", *words).code == 0
+    lose_ledger(place)
+    refused = place.run("run", "m.csv", *words)
+    assert refused.code == 2
+    [command] = printed_commands(refused.err)
+    adopted = place.run(*command)
+    assert adopted.code == 0, adopted.err
+    assert f"{2 * FILES} adopted, 0 known already, 0 not appended, for {FILES} small of" in adopted.out
+    assert place.run("run", "m.csv", *words).code == 0
+    for name, server in servers.items():
+        check_appended(server.journal, rows[name])
+
+
+def test_the_printed_remedy_finds_the_audio_of_results_that_lie_elsewhere(place: Place) -> None:
+    """Of one account, too: the paths start at the manifest's folder, though the results are in another."""
+    rows = write_rows(place)["small"]
+    place.write("m.csv", "\n".join(["conversationId,audioPath", *(f"{row.conversation},{row.audio}" for row in rows)]))
+    place.path("out").mkdir()
+    server = place.serve("--limit", "3", "--job-seconds", "0.2")
+    place.use(server)
+    words = ("--limit", "3", "--results", "out/r.csv")
+    assert place.run("run", "m.csv", *words).code == 0
+    lose_ledger(place)
+    [command] = printed_commands(place.run("run", "m.csv", *words).err)
+    assert "gone" not in place.run(*command).out
+    place.path("m.csv").rename(place.path("n.csv"))
+    assert place.run("run", "n.csv", "--limit", "3", "--results", "out/n.csv").code == 0
+    check_appended(server.journal, rows)
+
+
+def test_results_are_adopted_for_no_account_that_is_not_named(place: Place) -> None:
+    """Where one above all tables has the base URL of a named one, a guess would disarm the guard: all refuse with 2."""
+    rows = write_rows(place)
+    servers = serve_accounts(place)
+    text = place.path("nightly.toml").read_text(encoding="utf-8")
+    place.write("nightly.toml", f'base_url = "{servers["small"].base_url}"\n{text}')
+    words = ("--config", "nightly.toml")
+    assert place.run("run", "m.csv", *words).code == 0
+    lose_ledger(place)
+    later = {name: server.from_now_on() for name, server in servers.items()}
+    adopt = ("ledger", "adopt", "m.results.csv")
+    for given, said in (
+        (words, "there are several (small, large, and default, which is the one above all tables)"),
+        (("--base-url", servers["small"].base_url), "--manifest "),
+        ((*words, "--account", "small"), "is of the account large by the manifest"),
+        ((*words, "--account", "default"), "is of the account small by the manifest"),
+        ((*words, "--account", "small", "--manifest", "m.csv"), "name one of them"),
+    ):
+        refused = place.run(*adopt, *given)
+        assert (refused.code, said in refused.err) == (2, True), refused.err
+        assert place.run("run", "m.csv", *words).code == 2, "the guard holds"
+    place.write("other.csv", "conversationId,audioPath,account\nc-0,audio/small-0.wav,small\n")
+    assert "has no such row at line 3" in place.run(*adopt, *words, "--manifest", "other.csv").err
+    assert place.run(*adopt, *words, "--manifest", "m.csv").code == 0
+    assert place.run("run", "m.csv", *words).code == 0
+    assert [server.journal.puts() for server in later.values()] == [[], []]
+    for name, server in servers.items():
+        check_appended(server.journal, rows[name])
+
+
+def test_the_printed_command_carries_on_a_batch_of_several_accounts(place: Place) -> None:
+    """After a kill, as `status` prints it: config file and the batch's own base URL are named, all completes."""
+    rows = write_rows(place)
+    servers = serve_accounts(place, "--answer-seconds", "0.05")
+    words = ("--config", "nightly.toml", "--doubt-seconds", "1")
+    running = place.start("run", "m.csv", *words)
+    until(lambda: all(server.journal.appended() for server in servers.values()), "both have some")
+    running.stop(signal.SIGKILL)
+    status = place.run("status", "--config", "nightly.toml")
+    assert status.code == 5
+    assert "https://api.symbl.ai:" not in status.out, "nothing is sent to the account above all tables"
+    [command] = printed_commands(status.out)
+    later = place.run(*command)
+    while later.code == 4:  # cut off by the kill after the last chunk
+        for line in read_results(place.path("m.results.csv")):
+            if line["status"] != "in_doubt":
+                continue
+            name = line["audioPath"].partition("/")[2].partition("-")[0]
+            [row] = [row for row in rows[name] if row.audio == line["audioPath"]]
+            found = [str(put.job_id) for put in servers[name].journal.appended() if str(put.sha256) == row.sha256]
+            decision = ["--appended", *found] if found else ["--not-appended"]
+            chosen = ("--batch", "m.csv", "--line", line["line"], "--config", "nightly.toml")
+            settled = place.run("resolve", *chosen, *decision)
+            assert settled.code in (0, 1), settled.err
+            command = printed_commands(settled.out)[0]
+        later = place.run(*command)
+    assert later.code == 0, later.err
+    for name, server in servers.items():
+        check_appended(server.journal, rows[name])
+
+
+def test_a_named_accounts_item_in_doubt_is_settled_by_its_job(place: Place) -> None:
+    """`resolve --appended JOBID` asks the item's own account; the printed command then carries the batch on."""
+    rows = write_rows(place)
+    servers = serve_accounts(place, faults="[put]\nlost_answer = 1.0\n")
+    words = ("--config", "nightly.toml", "--doubt-seconds", "1")
+    assert place.run("run", "m.csv", *words, "--first", "2").code in (4, 6)
+    command: list[str] = []
+    for name, line in (("small", "2"), ("large", "3")):
+        [put] = servers[name].journal.appended()
+        chosen = ("--batch", "m.csv", "--line", line, "--config", "nightly.toml")
+        wrong = place.run("resolve", *chosen, "--appended", "no-such-job")
+        assert "knows no such job" in wrong.err
+        settled = place.run("resolve", *chosen, "--appended", str(put.job_id))
+        assert "accepted" in settled.out, settled.err
+        [command] = printed_commands(settled.out)
+    carried = place.run(*command)
+    assert carried.code == 4, carried.err
+    states = Counter(line["status"] for line in read_results(place.path("m.results.csv")))
+    assert states["completed"] == 2
+    for name, server in servers.items():
+        sent = [str(put.sha256) for put in server.journal.appended()]
+        assert sent.count(rows[name][0].sha256) == 1

@@ -147,6 +147,7 @@ def overview(*standings: tuple[str, Standing], busy: bool = False, troubles: Seq
         ledger="/ledger.db",
         busy=busy,
         no_wait=False,
+        config=None,
         batch=batches[0][0],
         batches=batches,
         limits=[(AccountFacts(1, "https://api.symbl.ai", "default"), LimitFacts(2, None, 2, 0))],

@@ -1,6 +1,7 @@
 """Formats the evidence on items that need a person, as JSON and as text."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from uploader.ledger.resolving import OpenItem, Resolution, fits
@@ -88,13 +89,16 @@ class Evidence(NamedTuple):
         return f" -> {self.settled.value}{released}"
 
 
-def as_lines(batch: str | None, ledger: str, evidence: Sequence[Evidence], *, with_snapshot: bool) -> list[str]:
+def as_lines(
+    batch: str | None, ledger: str, evidence: Sequence[Evidence], *, config: Path | None, with_snapshot: bool
+) -> list[str]:
     """Format all items as text, followed by the commands to type next.
 
     Args:
         batch: The named batch, None for all batches.
         ledger: The ledger's path, for the commands.
         evidence: The items.
+        config: The config file, for the commands; None: there is none.
         with_snapshot: Add a line on the conversation as it is now.
     """
     names = dict.fromkeys(entry.item.batch for entry in evidence)
@@ -103,8 +107,8 @@ def as_lines(batch: str | None, ledger: str, evidence: Sequence[Evidence], *, wi
     for entry in evidence:
         lines += entry.as_lines(with_snapshot=with_snapshot, with_batch=batch is None and len(names) > 1)
     if any(entry.settled is not None for entry in evidence):
-        return lines + list(_format_next(batch, ledger, evidence))
-    return lines + list(_format_choices(batch, ledger, [entry.item for entry in evidence]))
+        return lines + list(_format_next(batch, ledger, evidence, config))
+    return lines + list(_format_choices(batch, ledger, [entry.item for entry in evidence], config))
 
 
 def format_line(batch: str, line: int, state: State | None) -> str:
@@ -135,23 +139,27 @@ def _format_heading(evidence: Sequence[Evidence]) -> str:
     )
 
 
-def _format_next(batch: str | None, ledger: str, evidence: Sequence[Evidence]) -> Iterator[str]:
+def _format_next(batch: str | None, ledger: str, evidence: Sequence[Evidence], config: Path | None) -> Iterator[str]:
     """Format the commands that continue after items were resolved."""
     settled = [entry for entry in evidence if entry.settled is not None]
     yield "run the batch again, with the options that it had (--config, --limit and so on): it carries on"
     own = [
-        (batch or entry.item.batch, entry.item.base_url, entry.item.limit)
+        _carry_on(batch or entry.item.batch, ledger, entry.item, config)
         for entry in settled
         if batch is not None or not entry.item.orphan
     ]
-    others = [(entry.item.batch, entry.item.base_url, entry.item.limit) for entry in settled if not entry.item.orphan]
-    for name, base_url, limit in dict.fromkeys([*own, *others]):
-        yield f"  {run_command(name, base_url, ledger, limit)}"
+    others = [_carry_on(entry.item.batch, ledger, entry.item, config) for entry in settled if not entry.item.orphan]
+    yield from (f"  {command}" for command in dict.fromkeys([*own, *others]))
     if any(entry.item.orphan and entry.settled is State.PENDING for entry in settled):
         yield f"items that no manifest names are {_SENT_AGAIN}"
 
 
-def _format_choices(batch: str | None, ledger: str, found: Sequence[OpenItem]) -> Iterator[str]:
+def _carry_on(batch: str, ledger: str, item: OpenItem, config: Path | None) -> str:
+    """Format the command that carries on the batch of an item."""
+    return run_command(batch, item.batch_base_url, ledger, config=config, limit=item.batch_limit)
+
+
+def _format_choices(batch: str | None, ledger: str, found: Sequence[OpenItem], config: Path | None) -> Iterator[str]:
     """Format the decisions that fit at least one of the items."""
     if not found:
         return
@@ -168,10 +176,10 @@ def _format_choices(batch: str | None, ledger: str, found: Sequence[OpenItem]) -
     if any(item.orphan and item.state is State.PENDING for item in found):
         yield f"items of an earlier manifest that are pending or held are {_SENT_AGAIN}"
     if any(item.own and item.shown_state is State.PENDING for item in found):
-        for name, base_url, limit in dict.fromkeys(
-            (batch or item.batch, item.base_url, item.limit) for item in found if item.own
+        for command in dict.fromkeys(
+            _carry_on(batch or item.batch, ledger, item, config) for item in found if item.own
         ):
-            yield f"pending items are sent by the next run: {run_command(name, base_url, ledger, limit)}"
+            yield f"pending items are sent by the next run: {command}"
 
 
 def _format_sent(item: OpenItem) -> str:

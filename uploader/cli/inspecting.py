@@ -19,6 +19,7 @@ from uploader.ledger.reading import (
     anomalies,
     find_accounts,
     find_batches,
+    find_used_accounts,
     live_jobs,
     open_rows,
     result_lines,
@@ -55,13 +56,14 @@ def show_status(settings: Settings, *, as_json: bool, watch: bool = False) -> Ex
         latest = named_batch(connection, settings, ledger.address)
         named = latest.batch_id if settings.batch is not None else None
         services = find_accounts(connection)
+        used = find_used_accounts(connection) or services
         left = unfinished(connection)
         orphans = [item for account_id in services for item in find_orphans(connection, account_id)]
         orphans = [group for group in orphans if named in (None, group.batch_id)]
         not_over = {*left, *(group.batch_id for group in orphans)}
         shown = _shown(connection, not_over, settings.last) if named is None else [latest]
         counted = standings(connection, [batch.batch_id for batch in shown], left)
-        limits = {account_id: limit_facts(connection, account_id, None, now) for account_id in _first(latest, services)}
+        limits = {account_id: limit_facts(connection, account_id, None, now) for account_id in _first(latest, used)}
         overview = Overview(
             ledger=ledger.address,
             busy=ledger.held_by_run,
@@ -70,6 +72,7 @@ def show_status(settings: Settings, *, as_json: bool, watch: bool = False) -> Ex
                 for worker in worker_facts(connection)
             ],
             no_wait=settings.no_wait,
+            config=settings.config,
             batch=latest,
             batches=[(batch, counted[batch.batch_id]) for batch in shown],
             limits=[(services[account_id], limit) for account_id, limit in limits.items()],

@@ -7,6 +7,7 @@ import click
 
 from uploader.cli.ending import end
 from uploader.cli.options import settings_options
+from uploader.settings import DEFAULT_ACCOUNT
 
 
 @click.group(context_settings={"max_content_width": 110})
@@ -69,28 +70,32 @@ def backup(file: Path, config: Path | None, **flags: Any) -> None:
     "--account",
     "account_name",
     metavar="NAME",
-    help="the account of all rows of RESULTS, as the config file's [accounts.NAME] has it  [default: the one above all "
-    "tables]",
+    help=f"the account of all rows of RESULTS, as the config file's [accounts.NAME] has it; {DEFAULT_ACCOUNT}: the one "
+    "above all tables  [default: that one, where the config file has no others]",
 )
+@click.option("--manifest", metavar="MANIFEST", help="the manifest of RESULTS, whose rows name their accounts")
 @settings_options("adopt")
-def adopt(results_file: Path, config: Path | None, *, account_name: str | None, **flags: Any) -> None:
+def adopt(
+    results_file: Path, config: Path | None, *, account_name: str | None, manifest: str | None, **flags: Any
+) -> None:
     """Take the jobIds of a results file back into the ledger.
 
     Use it for a ledger that was lost or is an older copy. The ledger then knows every item that RESULTS list as
-    appended, or possibly appended, so that no run appends it again. Relative audio paths start at --audio-root, or at
-    the folder of RESULTS. The account is the one of --base-url, or --account: results do not name accounts, so of a
-    manifest with several give each account's rows as a file of its own. A second adoption changes nothing. A ledger is
-    made where there is none. Items that were in flight when RESULTS were written are in doubt; pending ones are not
-    adopted. Beside a run, also one that still loads its manifest, the command ends with 6.
+    appended, or possibly appended, so that no run appends it again. Relative audio paths start at --audio-root, else at
+    the folder of --manifest, else at that of RESULTS. Results do not name accounts: where the config file has several,
+    name with --manifest the manifest, whose rows do, or with --account the one of all rows. A second adoption changes
+    nothing. A ledger is made where there is none. Items that were in flight when RESULTS were written are in doubt;
+    pending ones are not adopted. Beside a run, also one that still loads its manifest, the command ends with 6.
 
     \b
     Example:
       uploader ledger adopt monday.results.csv
       uploader run monday.csv
+      uploader ledger adopt tuesday.results.csv --manifest tuesday.csv --config accounts.toml
     """  # noqa: D301 - click wants the character that this escape stands for
-    from uploader.cli.keeping import adopt_results  # noqa: PLC0415 - --help must not import unused modules
+    from uploader.cli.adopting import adopt_results  # noqa: PLC0415 - --help must not import unused modules
 
-    end(lambda settings: adopt_results(settings, results_file, account_name), config, flags)
+    end(lambda settings: adopt_results(settings, results_file, account_name, manifest), config, flags)
 
 
 @ledger.command()

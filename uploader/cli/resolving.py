@@ -79,7 +79,7 @@ def resolve_items(settings: Settings, request: ResolveRequest, *, as_json: bool)
     evidence = _evidence(snapshot, request, ledger.address, snapshots, resolved, still_held)
     name = snapshot.latest.name if snapshot.batch_id is not None else None
     report_lines = (
-        as_lines(name, ledger.address, evidence, with_snapshot=request.with_snapshots)
+        as_lines(name, ledger.address, evidence, config=settings.config, with_snapshot=request.with_snapshots)
         if evidence or not snapshot.lines
         else []
     )
@@ -207,9 +207,10 @@ def _command_in(batch: str, ledger: str, item: OpenItem, request: ResolveRequest
 
 def _check_job(settings: Settings, snapshot: ResolveSnapshot, job_id: str) -> None:
     """Check that the service knows the named job: a mistyped id would be polled in vain."""
-    base_url = _service(snapshot)
-    # a job is named of one item alone
-    account = snapshot.found[0].account if snapshot.found else DEFAULT_ACCOUNT
+    base_url, account = _service(snapshot), DEFAULT_ACCOUNT
+    if snapshot.found:
+        # a job is named of one item alone, and is known to the account of that item, whatever the batch's is
+        base_url, account = snapshot.found[0].base_url, snapshot.found[0].account
     from uploader.run.target import account_settings  # noqa: PLC0415 - as below
 
     own = account_settings(settings, base_url, account)

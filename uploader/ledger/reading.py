@@ -196,6 +196,20 @@ def find_accounts(connection: Connection) -> Mapping[int, AccountFacts]:
     return {row.id: AccountFacts(*row) for row in found}
 
 
+def find_used_accounts(connection: Connection) -> Mapping[int, AccountFacts]:
+    """Return the accounts that a run has sent to, or that have an item, by their ids.
+
+    The others are there for the sake of a batch alone, all of whose rows name accounts.
+    """
+    has_items = select(items.c.id).where(items.c.account_id == accounts.c.id).correlate(accounts).exists()
+    found = connection.execute(
+        select(accounts.c.id, accounts.c.base_url, accounts.c.name).where(
+            or_(accounts.c.configured_limit.is_not(None), has_items)
+        )
+    )
+    return {row.id: AccountFacts(*row) for row in found}
+
+
 def find_account(connection: Connection, base_url: str, name: str = "default") -> int | None:
     """Return the account of a base URL and a name; None where the ledger has none."""
     found: int | None = connection.execute(

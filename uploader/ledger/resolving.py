@@ -30,7 +30,6 @@ from uploader.ledger.schema import (
 from uploader.ledger.staging import CHUNK, chunks
 from uploader.model import LIVE, TROUBLED, ConversationSnapshot, Decision, Outcome, State
 from uploader.policy.resolving import RESOLVABLE, resolved_state
-from uploader.settings.tables import DEFAULT_ACCOUNT
 from uploader.urls import shown
 
 
@@ -63,9 +62,11 @@ class OpenItem(NamedTuple):
     # the batch of the row that is shown; None where it has no row
     row_batch_id: int | None
     base_url: str
-    # the account's name, and the limit that its last run had
+    # the account's name
     account: str
-    limit: int | None
+    # of the batch's own account, which may be another one than the item's: its base URL, and the limit of its last run
+    batch_base_url: str
+    batch_limit: int | None
     # named by the batch that is searched, or by any where all are: other items may hold the batch's own
     own: bool
     # no batch's rows name it any more
@@ -135,6 +136,7 @@ def open_items(
         base_url: Only items of this service.
     """
     named_last, named_in = batches.alias("named_last"), batches.alias("named_in")
+    batch_account = accounts.alias("batch_account")
     row_of = batch_id if batch_id is not None else _row_of_item()
     concerned = [] if batch_id is None else [_concerns(batch_id, named_last.c.id, selection)]
     if base_url is not None:
@@ -149,7 +151,8 @@ def open_items(
             named_in.c.id.label("row_batch_id"),
             accounts.c.base_url,
             accounts.c.name.label("account"),
-            accounts.c.configured_limit.label("limit"),
+            batch_account.c.base_url.label("batch_base_url"),
+            batch_account.c.configured_limit.label("batch_limit"),
             rows.c.line.is_not(None).label("own"),
             is_orphan().label("orphan"),
             is_held().label("held"),
@@ -179,6 +182,7 @@ def open_items(
             .join(named_last, named_last.c.id == loads.c.batch_id)
             .outerjoin(rows, and_(rows.c.item_id == items.c.id, rows.c.batch_id == row_of))
             .outerjoin(named_in, named_in.c.id == rows.c.batch_id)
+            .join(batch_account, batch_account.c.id == func.coalesce(named_in.c.account_id, named_last.c.account_id))
             .outerjoin(attempts, and_(attempts.c.item_id == items.c.id, attempts.c.number == items.c.attempts))
         )
         .where(IS_UNFINISHED, ANY_ACCOUNT, *concerned, *_conditions(selection))
@@ -336,8 +340,8 @@ def _open(row: RowMapping) -> OpenItem:
         row_batch_id=row["row_batch_id"],
         base_url=row["base_url"],
         account=row["account"],
-        # a command's --limit is that of the account above all tables
-        limit=row["limit"] if row["account"] == DEFAULT_ACCOUNT else None,
+        batch_base_url=row["batch_base_url"],
+        batch_limit=row["batch_limit"],
         own=bool(row["own"]),
         orphan=bool(row["orphan"]),
         held=bool(row["held"]),

@@ -242,8 +242,9 @@ class BatchRun(EngineRun):
         ]
 
     def _command_again(self) -> list[str]:
-        batch = self._batch
-        return shlex.split(run_command(batch.name, batch.base_url, self._ledger.address, self._settings.limit))
+        batch, settings = self._batch, self._settings
+        place = batch.name, batch.base_url, self._ledger.address
+        return shlex.split(run_command(*place, config=settings.config, limit=settings.limit))
 
     def _format_choice(self, found: Standing) -> str:
         """Explain why a part of the batch is still pending on purpose; empty where none is."""

@@ -14,6 +14,7 @@ from uploader.run import summary_file
 from uploader.run.activation import Prepared, take_part, take_part_within_cost
 from uploader.run.manifest_load import ManifestLoad, await_load, log_unknown_lengths
 from uploader.run.preparing import (
+    STANDARD_INPUT,
     ManifestCheck,
     check_known_results,
     config_parameters,
@@ -96,7 +97,7 @@ def _carry_on(
         summary_file.check_apart(settings, path)
         save_run(connection, found[0].batch_id, path.resolve(), now())
         (batch,) = find_batches(connection, name, ids=[found[0].batch_id])
-        check_known_results(path, ledger, sandbox=False)
+        check_known_results(settings, path, ledger, None if batch.manifest == STANDARD_INPUT else batch.manifest)
         if settings.max_billed_minutes is not None:
             prepared = take_part_within_cost(settings, ledger, connection, batch, targets, now)
             log_unknown_lengths(prepared.sending)

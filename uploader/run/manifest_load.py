@@ -99,7 +99,7 @@ class ManifestLoad:
     ) -> None:
         self.path = results_path(settings, file)
         summary_file.check_apart(settings, self.path)
-        check_known_results(self.path, ledger, sandbox=settings.sandbox)
+        check_known_results(settings, self.path, ledger, None if file.is_piped else file.name)
         if settings.batch is None and file.is_piped:
             raise UsageError(
                 f"manifest {file.name}: for standard input or a pipe say which batch it is with --batch NAME"

@@ -1,5 +1,6 @@
 """The steps of `run` and `plan` before the first request: open and check the manifest, check the results path."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from uploader.policy.billing import SEPARATE
 from uploader.results import rfc3339
 from uploader.run.findings import Findings
 from uploader.settings import Settings
-from uploader.status.formatting import format_count, format_leftover
+from uploader.status.formatting import config_option, format_count, format_leftover, ledger_option
 
 STANDARD_INPUT = "-"
 
@@ -293,8 +294,14 @@ def results_path(settings: Settings, manifest: ManifestFile) -> Path:
     return path
 
 
-def check_known_results(path: Path, ledger: Ledger, *, sandbox: bool) -> None:
+def check_known_results(settings: Settings, path: Path, ledger: Ledger, manifest: str | None) -> None:
     """Refuse to overwrite results whose jobIds the ledger lacks: a lost ledger's items would be appended again.
+
+    Args:
+        settings: The settings.
+        path: The results.
+        ledger: The ledger.
+        manifest: The manifest of the batch; None where it is not a file.
 
     Raises:
         UsageError: The results have jobIds that the ledger does not know.
@@ -302,7 +309,7 @@ def check_known_results(path: Path, ledger: Ledger, *, sandbox: bool) -> None:
     if not path.exists():
         return
     found = results.job_ids(path)
-    if sandbox:
+    if settings.sandbox:
         from uploader.sandbox import JOB_ID_PREFIX  # noqa: PLC0415 - a server is nothing to have without need
 
         found = (job_id for job_id in found if not job_id.startswith(JOB_ID_PREFIX))
@@ -310,13 +317,39 @@ def check_known_results(path: Path, ledger: Ledger, *, sandbox: bool) -> None:
         for some in chunks(found, CHUNK):
             unknown = unknown_job_ids(connection, some)
             if unknown:
-                raise UsageError(_format_lost_ledger(path, ledger, unknown))
+                raise UsageError(_format_lost_ledger(settings, path, ledger.address, manifest, unknown))
 
 
-def _format_lost_ledger(path: Path, ledger: Ledger, unknown: Iterable[str]) -> str:
+def _format_lost_ledger(
+    settings: Settings, path: Path, ledger: str, manifest: str | None, unknown: Iterable[str]
+) -> str:
+    adopt = _adopt_command(settings, path, ledger, manifest)
     return (
-        f"results {path}: the ledger {ledger.address} does not know its jobIds ({min(unknown)}, …): these rows were "
-        "appended under another ledger, and would be appended again. Name that ledger with --ledger; if it is lost, "
-        "`uploader ledger adopt RESULTS` takes them back; or, if these results are of no concern to this run, name "
-        "other results with --results or move the file away. Nothing was sent"
+        f"results {path}: the ledger {ledger} does not know its jobIds ({min(unknown)}, …): these rows were appended "
+        f"under another ledger, and would be appended again. Name that ledger with --ledger; if it is lost, `{adopt}` "
+        "takes them back; or, if these results are of no concern to this run, name other results with --results or "
+        "move the file away. Nothing was sent"
     )
+
+
+def _adopt_command(settings: Settings, path: Path, ledger: str, manifest: str | None) -> str:
+    """Format the command that takes results back, by which each row gets its own account and path again."""
+    words = ["uploader", "ledger", "adopt", str(path)]
+    # a batch that was adopted has its results for a manifest
+    is_there = manifest is not None and Path(manifest).absolute() != path.absolute()
+    if (
+        manifest is not None
+        and is_there
+        and (settings.accounts or Path(manifest).absolute().parent != path.absolute().parent)
+    ):
+        words += ["--manifest", manifest]
+        words += ["--format", settings.format] if settings.format is not None else []
+        words += ["--delimiter", settings.delimiter] if "delimiter" in settings.given else []
+    elif settings.accounts:
+        words += ["--account", "NAME"]
+    # the paths of standard input start at the current folder
+    root = Path() if settings.audio_root is None and manifest is None else settings.audio_root
+    if root is not None and root.absolute() != path.absolute().parent:
+        words += ["--audio-root", str(root.absolute())]
+    words += [*config_option(settings.config), "--base-url", settings.base_url, *ledger_option(ledger)]
+    return shlex.join(words)

@@ -187,14 +187,14 @@ class Settings:
         choice("csv", "jsonl"),
         None,
         metavar="csv|jsonl",
-        commands="run plan manifest",
+        commands="run plan adopt manifest",
         meaning="the manifest's format (by its ending; needed for standard input, -)",
     )
     delimiter: str = setting(
         text_as(delimiter_of),
         ",",
         metavar="CHARACTER",
-        commands="run serve plan manifest",
+        commands="run serve plan adopt manifest",
         meaning="the delimiter of a CSV manifest: one character, or tab",
     )
     pattern: str = setting(
@@ -440,6 +440,8 @@ class Settings:
 
     # the config file's name, for messages
     file: str = field(default="settings", compare=False)
+    # the config file itself, for the commands that a person is told to type; None: there is none
+    config: Path | None = field(default=None, compare=False)
     # the account that these settings are of; empty: the one above all tables
     account: str = field(default="")
     # the settings that some source gave

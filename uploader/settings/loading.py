@@ -118,6 +118,7 @@ def load(flags: Mapping[str, Any], config: Path | None, check_parameters: CheckP
     return Settings(
         **checked,
         file=f"config file {config}" if config is not None else "environment",
+        config=config,
         given=frozenset(checked),
         source=lambda *names: sources.of(names) if names[0] in checked else ".".join(names),
         rereads_credentials=True,

@@ -203,6 +203,11 @@ def ledger_option(ledger: str) -> list[str]:
     return [] if secrets.is_without_login(ledger) else ["--ledger", ledger]
 
 
+def config_option(config: Path | None) -> list[str]:
+    """Return the words that name the config file in a command; none where there is none."""
+    return ["--config", str(config.absolute())] if config is not None else []
+
+
 def resolve_command(batch: str, ledger: str, *words: str) -> str:
     """Format the command that resolves items of a batch. ``words``: the selection and the decision."""
     return shlex.join(["uploader", "resolve", "--batch", batch, *ledger_option(ledger), *words])
@@ -219,9 +224,18 @@ def format_orphans(group: Orphans) -> str:
     return f"{items} that a manifest of this name held before and holds no more: {format_counts(group.counts)}"
 
 
-def run_command(batch: str, base_url: str, ledger: str, limit: int | None = None) -> str:
-    """Format the command that carries on a batch, to which its other options are added."""
-    words = ["uploader", "run", "--batch", batch, "--base-url", base_url, *ledger_option(ledger)]
+def run_command(batch: str, base_url: str, ledger: str, *, config: Path | None = None, limit: int | None = None) -> str:
+    """Format the command that carries on a batch, to which its other options are added.
+
+    Args:
+        batch: The batch's name.
+        base_url: The batch's own, as the ledger has it; its items may be of accounts with others.
+        ledger: The ledger's address.
+        config: The config file of the settings, which may have accounts of the batch.
+        limit: The limit of the account above all tables; None: none is named.
+    """
+    words = ["uploader", "run", "--batch", batch, *config_option(config), "--base-url", base_url]
+    words += ledger_option(ledger)
     return shlex.join([*words, *(["--limit", str(limit)] if limit is not None else [])])
 
 

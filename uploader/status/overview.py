@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from pathlib import Path
 from typing import Any
 
 from uploader.errors import ExitCode
@@ -47,6 +48,8 @@ class Overview:
     busy: bool
     # accepted is over
     no_wait: bool
+    # the config file, for the commands; None: there is none
+    config: Path | None
     # the batch that is named, or ran last
     batch: BatchFacts
     # in the order in which they are shown
@@ -157,7 +160,9 @@ class Overview:
     def _format_batches(self) -> Iterator[str]:
         for facts, standing in self.batches:
             text = f"{format_count(standing.items, 'item')}: {format_counts(standing.counts)}"
-            service = f" ({facts.base_url})" if len(self.limits) > 1 else ""
+            # one all of whose rows name accounts has no row for its own
+            is_sent_to = any(account.account_id == facts.account_id for account, _ in self.limits)
+            service = f" ({facts.base_url})" if len(self.limits) > 1 and is_sent_to else ""
             pruned = f"; its rows were pruned at {rfc3339(facts.pruned_at)}" if facts.pruned_at is not None else ""
             yield f"batch  {facts.name}{service}: {text}{pruned}"
             run = self._run_json(facts)
@@ -203,11 +208,13 @@ class Overview:
     def _format_next(self) -> Iterator[str]:
         """Format the commands that carry on the batches that wait for a run."""
         why = "the run that is on is another batch's" if self.busy else "no run is on"
+        limits = {account.account_id: limit.configured for account, limit in self.limits}
         waiting = [facts for facts, standing in self.batches if self._code(facts, standing) is ExitCode.GAVE_UP]
         for facts in waiting[:COMMANDS_SHOWN]:
             yield f"{why}, and {facts.name} is not over: type its `uploader run …` again, or"
-            limit = next(limit for account, limit in self.limits if account.account_id == facts.account_id).configured
-            yield f"  {run_command(facts.name, facts.base_url, self.ledger, limit)}"
+            # the account above all tables may send nothing itself, and has no limit then
+            limit = limits.get(facts.account_id)
+            yield f"  {run_command(facts.name, facts.base_url, self.ledger, config=self.config, limit=limit)}"
 
     def _format_anomalies(self) -> Iterator[str]:
         if self.anomalies:

@@ -88,7 +88,8 @@ class LedgerView:
         """Copy the workers that are at work now into the dry run of this batch."""
         if self._ledger is not None:
             with self._ledger.reading() as reading:
-                now, found = self._ledger.read_clock(reading), open_workers(reading)
+                found = open_workers(reading)
+                now = self._ledger.read_clock(reading) if found else 0.0
             alive = [
                 worker.worker_id
                 for worker in found
@@ -227,8 +228,9 @@ def _load_dry(
     """Load the staged rows into copies of the tables, and list what a run would send, account by account."""
     base_urls = {account: settings.of_account(account).base_url for account in settings.accounts}
     load = load_copies(connection, stage, settings.base_url, name, now, repeat=settings.repeat, accounts_of=base_urls)
-    accounts = {found.account_id: found.name for found in unfinished_accounts(connection, load.batch_id)}
-    accounts = accounts or {load.account_id: DEFAULT_ACCOUNT}
+    # rows name accounts of the settings alone
+    named = unfinished_accounts(connection, load.batch_id) if settings.accounts else ()
+    accounts = {found.account_id: found.name for found in named} or {load.account_id: DEFAULT_ACCOUNT}
     for account_id, account in accounts.items():
         own = settings.of_account(account)
         save_rules(connection, account_id, limit=own.limit, holds=own.lanes.hold)

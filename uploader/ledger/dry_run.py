@@ -133,6 +133,8 @@ def copy_workers(connection: Connection, worker_ids: Collection[int], batch_id: 
         worker_ids: The workers.
         batch_id: The batch that was loaded, whose rows stand in the copies already.
     """
+    if not worker_ids:
+        return
     schema, temporary = _schemas(connection)
     kept_rows, kept_workers = _named(rows, schema), _named(workers, schema)
     copied_items, copied_workers = _named(items, temporary), _named(workers, temporary)

@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -75,30 +76,33 @@ def _may_be_named(item: Any) -> ColumnElement[bool]:
     return and_(item.c.invalid_batch_id.is_(None), or_(meant == 0, item.c.repeat_id == meant))
 
 
-_first, _other, _open = items.alias("first"), items.alias("other"), items.alias("open")
+_is_new = ~exists().where(found.c.line == staged.c.line)
 
-# an item of the row's lane and path
-_of_path = (
-    select(_first.c.id)
-    .where(_first.c.lane_id == staged.c.lane_id, _first.c.path == staged.c.path, _may_be_named(_first))
-    .limit(1)
-    .correlate(staged)
-    .scalar_subquery()
-)
+# The statements about existing items are built where rows may name some: no row of a new conversation does.
 
-# several items have the row's lane and path; correlated to the row, or SQLite would read all items first
-_is_one_of_several = exists().where(
-    _other.c.lane_id == staged.c.lane_id,
-    _other.c.path == staged.c.path,
-    _other.c.id != items.c.id,
-    _may_be_named(_other),
-)
 
-# a row names the only item of its path where the file is untouched since; the first such row takes it
-_FIND_UNTOUCHED = (
-    insert_or_ignore(found)
-    .from_select(
-        ["line", "item_id", "state", "takes", "mended"],
+@cache
+def _find_untouched() -> Insert:
+    """Build the statement by which rows name the only item of their path, where its file is untouched since.
+
+    The first such row takes it.
+    """
+    first, other = items.alias("first"), items.alias("other")
+    of_path = (
+        select(first.c.id)
+        .where(first.c.lane_id == staged.c.lane_id, first.c.path == staged.c.path, _may_be_named(first))
+        .limit(1)
+        .correlate(staged)
+        .scalar_subquery()
+    )
+    # correlated to the row, or SQLite would read all items first
+    is_one_of_several = exists().where(
+        other.c.lane_id == staged.c.lane_id,
+        other.c.path == staged.c.path,
+        other.c.id != items.c.id,
+        _may_be_named(other),
+    )
+    untouched = (
         select(
             staged.c.line,
             items.c.id,
@@ -107,43 +111,41 @@ _FIND_UNTOUCHED = (
             bindparam("no", False),
         )
         .select_from(staged)
-        .join(items, items.c.id == _of_path)
+        .join(items, items.c.id == of_path)
         .where(
             staged.c.lane_id.is_not(None),
             items.c.size == staged.c.size,
             items.c.change == staged.c.change,
-            ~_is_one_of_several,
+            ~is_one_of_several,
         )
-        .order_by(staged.c.line),
+        .order_by(staged.c.line)
     )
-    .execution_options(preserve_rowcount=True)
-)
+    return (
+        insert_or_ignore(found)
+        .from_select(["line", "item_id", "state", "takes", "mended"], untouched)
+        .execution_options(preserve_rowcount=True)
+    )
 
-_is_new = ~exists().where(found.c.line == staged.c.line)
-_is_found = exists().where(found.c.item_id == _open.c.id)
 
-_unnamed_of_path = exists().where(
-    _open.c.lane_id == staged.c.lane_id, _open.c.path == staged.c.path, _may_be_named(_open), ~_is_found
-)
-_groups = (
-    select(staged.c.lane_id, staged.c.size)
-    .where(staged.c.lane_id.is_not(None), staged.c.size.is_not(None), _is_new)
-    .distinct()
-    .subquery("groups")
-)
+def _is_any_unnamed(item: Any, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Build the condition that some item meets these which no row has named so far."""
+    is_found = exists().where(found.c.item_id == item.c.id)
+    return exists().where(*conditions, _may_be_named(item), ~is_found)
 
-# the rows' sizes that some item has which no row has named so far: looked up once a size, not once a row
-_MEET = insert(met).from_select(
-    ["lane_id", "size"],
-    select(_groups).where(
-        exists().where(
-            _open.c.lane_id == _groups.c.lane_id, _open.c.size == _groups.c.size, _may_be_named(_open), ~_is_found
-        )
-    ),
-)
 
-# a row is compared where an item has its size or path, or its file is gone; all others are new
-_meets = or_(tuple_(staged.c.lane_id, staged.c.size).in_(select(met.c.lane_id, met.c.size)), _unnamed_of_path)
+@cache
+def _meet() -> Insert:
+    """Build the statement that lists the rows' sizes that some item has which no row has named so far."""
+    # looked up once a size, not once a row
+    groups = (
+        select(staged.c.lane_id, staged.c.size)
+        .where(staged.c.lane_id.is_not(None), staged.c.size.is_not(None), _is_new)
+        .distinct()
+        .subquery("groups")
+    )
+    item = items.alias("open")
+    is_met = _is_any_unnamed(item, item.c.lane_id == groups.c.lane_id, item.c.size == groups.c.size)
+    return insert(met).from_select(["lane_id", "size"], select(groups).where(is_met))
 
 
 def _comparing(condition: ColumnElement[bool]) -> Insert:
@@ -157,7 +159,17 @@ def _comparing(condition: ColumnElement[bool]) -> Insert:
 
 
 _COMPARE_GONE = _comparing(staged.c.size.is_(None))
-_COMPARE = _comparing(or_(staged.c.size.is_(None), and_(staged.c.lane_id.is_not(None), _meets)))
+
+
+@cache
+def _compare_met() -> Insert:
+    """Build the statement that lists the rows whose file is gone, or that share a size or a path with an item."""
+    item = items.alias("open")
+    has_size = tuple_(staged.c.lane_id, staged.c.size).in_(select(met.c.lane_id, met.c.size))
+    has_path = _is_any_unnamed(item, item.c.lane_id == staged.c.lane_id, item.c.path == staged.c.path)
+    meets = and_(staged.c.lane_id.is_not(None), or_(has_size, has_path))
+    return _comparing(or_(staged.c.size.is_(None), meets))
+
 
 # in the order of Row's fields, its signature last
 _ROW = (
@@ -190,22 +202,28 @@ def _items_beside(column: str) -> Select[Any]:
     )
 
 
-# the items of some lanes that compared rows may name
-_ITEMS = select(*_KNOWN).where(
-    items.c.id.in_(_items_beside("size").union(_items_beside("path"))),
-    _may_be_named(items),
-    ~exists().where(found.c.item_id == items.c.id),
-)
+@cache
+def _items_of_lanes() -> Select[Any]:
+    """Build the statement of the items of some lanes that compared rows may name."""
+    return select(*_KNOWN).where(
+        items.c.id.in_(_items_beside("size").union(_items_beside("path"))),
+        _may_be_named(items),
+        ~exists().where(found.c.item_id == items.c.id),
+    )
 
-# the refused items that untouched rows name, beside these rows
-_REFUSED = (
-    select(*_ROW, *_KNOWN)
-    .select_from(found)
-    .join(staged, staged.c.line == found.c.line)
-    .outerjoin(apart, apart.c.line == found.c.line)
-    .join(items, items.c.id == found.c.item_id)
-    .where(found.c.state == State.REFUSED, is_listed(found.c.state == State.REFUSED))
-)
+
+@cache
+def _refused() -> Select[Any]:
+    """Build the statement of the refused items that untouched rows name, beside these rows."""
+    return (
+        select(*_ROW, *_KNOWN)
+        .select_from(found)
+        .join(staged, staged.c.line == found.c.line)
+        .outerjoin(apart, apart.c.line == found.c.line)
+        .join(items, items.c.id == found.c.item_id)
+        .where(found.c.state == State.REFUSED, is_listed(found.c.state == State.REFUSED))
+    )
+
 
 # make a refused item pending again that its row corrects
 _MEND = (
@@ -246,10 +264,10 @@ def resolve_rows(connection: Connection, stage: Stage, repeat_id: int, hashes: H
     if repeat_id == NEW_REPEAT or not stage.meets_lanes:
         connection.execute(_COMPARE_GONE)
     else:
-        if connection.execute(_FIND_UNTOUCHED, which).rowcount:
+        if connection.execute(_find_untouched(), which).rowcount:
             _mend_untouched(connection, hashes)
-        connection.execute(_MEET, which)
-        connection.execute(_COMPARE, which)
+        connection.execute(_meet(), which)
+        connection.execute(_compare_met(), which)
     lacking: list[Row] = []
     for some in _by_lanes(connection.execute(_COMPARED)):
         lacking += _compare(connection, stage, some, repeat_id, hashes)
@@ -282,7 +300,7 @@ def _compare(
     """Match the rows of some lanes one by one, in the manifest's order; return those whose file is missing."""
     known: defaultdict[int, Items] = defaultdict(Items)
     span = {"lane_from": rows[0][0], "lane_to": rows[-1][0], "repeat_id": repeat_id}
-    for columns in connection.execute(_ITEMS, span):
+    for columns in connection.execute(_items_of_lanes(), span):
         known[columns.lane_id].add(_existing_item(columns))
     taken, read, lacking = [], [], []
     for lane_id, *given in rows:
@@ -311,7 +329,7 @@ def _found(item: ExistingItem, row: Row, hashes: Hashes) -> tuple[int, int, str,
 def _mend_untouched(connection: Connection, hashes: Hashes) -> None:
     """Make refused items pending whose untouched rows correct them, by type or parameters."""
     mended = []
-    for columns in connection.execute(_REFUSED):
+    for columns in connection.execute(_refused()):
         row = _row(columns[: len(_ROW)])
         if is_corrected(_existing_item(columns[len(_ROW) :]), row, hashes.of):
             mended.append({"of_line": row.line})

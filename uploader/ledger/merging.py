@@ -8,6 +8,8 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
+    Delete,
+    Insert,
     RowMapping,
     ScalarSelect,
     Select,
@@ -26,6 +28,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.sql.dml import ReturningDelete
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.dialects import analyze, execute_bulk, insert_or_ignore
@@ -65,16 +68,20 @@ _ROWS_IN_LINES = and_(
 )
 
 # the first and the last line that a load writes: those of the manifest, and of the batch's previous load
-_FIRST_LINE = select(func.min(staged.c.line))
-_LAST_LINE = select(func.max(staged.c.line))
+# one look-up each: both as figures of one query would read all lines
+_LINES = select(select(func.min(staged.c.line)).scalar_subquery(), select(func.max(staged.c.line)).scalar_subquery())
 _FORMER_LINES = select(func.max(rows.c.line)).where(rows.c.batch_id == bindparam("batch"))
 
 # the lanes in which an invalid row of an earlier load held the rest
-_TOUCH_INVALID = insert_or_ignore(touched).from_select(
-    ["lane_id"],
-    select(items.c.lane_id)
-    .where(items.c.invalid_batch_id == bindparam("batch"), items.c.load_id < bindparam("load"))
-    .distinct(),
+_TOUCH_INVALID = (
+    insert_or_ignore(touched)
+    .from_select(
+        ["lane_id"],
+        select(items.c.lane_id)
+        .where(items.c.invalid_batch_id == bindparam("batch"), items.c.load_id < bindparam("load"))
+        .distinct(),
+    )
+    .execution_options(preserve_rowcount=True)
 )
 
 # the lanes of the load's new items, and of the existing ones that its rows name
@@ -89,17 +96,18 @@ _TOUCH_FOUND = insert_or_ignore(touched).from_select(
     ["lane_id"], select(items.c.lane_id).join(found, found.c.item_id == items.c.id)
 )
 
-# items of invalid rows of the batch's earlier loads
-_invalid = (
-    select(items.c.id)
-    .where(items.c.invalid_batch_id == bindparam("batch"), items.c.load_id < bindparam("load"))
-    .order_by(items.c.id)
-    .limit(bindparam("most"))
-)
 
-# delete rows that were invalid, and their items
-_FORGET_INVALID_ROWS = delete(rows).where(rows.c.item_id.in_(_invalid))
-_FORGET_INVALID = delete(items).where(items.c.id.in_(_invalid))
+@cache
+def _forget_invalid() -> tuple[Delete, Delete]:
+    """Build the statements that delete rows that were invalid in the batch's earlier loads, and their items."""
+    invalid = (
+        select(items.c.id)
+        .where(items.c.invalid_batch_id == bindparam("batch"), items.c.load_id < bindparam("load"))
+        .order_by(items.c.id)
+        .limit(bindparam("most"))
+    )
+    return delete(rows).where(rows.c.item_id.in_(invalid)), delete(items).where(items.c.id.in_(invalid))
+
 
 # add a lane for each new conversation
 _ADD_LANES = insert_or_ignore(lanes).from_select(
@@ -160,36 +168,45 @@ _ADD_ITEMS = insert(items).from_select(
 )
 
 
-_named_in = select(found.c.line).where(found.c.item_id == items.c.id).correlate(items).scalar_subquery()
-
-# make the load the last that has named these items
-_NAME = (
-    update(items)
-    .where(
-        is_listed(found.c.takes == Takes.NOTHING, found.c.line.between(bindparam("from_line"), bindparam("to_line")))
+@cache
+def _name() -> Update:
+    """Build the statement that makes the load the last that has named items of the ledger."""
+    is_in_lines = found.c.line.between(bindparam("from_line"), bindparam("to_line"))
+    line = select(found.c.line).where(found.c.item_id == items.c.id).correlate(items).scalar_subquery()
+    return (
+        update(items)
+        .where(is_listed(found.c.takes == Takes.NOTHING, is_in_lines))
+        .values(load_id=bindparam("load"), line=line)
     )
-    .values(load_id=bindparam("load"), line=_named_in)
-)
-
-# make the refused items pending that their rows correct
-_MEND = (
-    update(items)
-    .where(IN_LANES, items.c.state == State.REFUSED, items.c.id == found.c.item_id, found.c.mended)
-    .values(state=State.PENDING, error=None, http_status=None, finished_at=None, cut_offs=0)
-)
-
-# a pending item takes its row's parameters, and the row's place unless it was begun
-_taken = {
-    "load_id": bindparam("load"),
-    "line": staged.c.line,
-    **{name: staged.c[name] for name in _SENT},
-    "parameters": func.coalesce(_of_row(apart.c.parameters), literal_column("'{}'")),
-    "position": case((items.c.attempts > 0, items.c.position), else_=_new_position),
-}
 
 
-def _taking(takes: Takes, **more: ColumnElement[Any]) -> Update:
+@cache
+def _mend() -> Update:
+    """Build the statement that makes the refused items pending that their rows correct."""
+    return (
+        update(items)
+        .where(IN_LANES, items.c.state == State.REFUSED, items.c.id == found.c.item_id, found.c.mended)
+        .values(state=State.PENDING, error=None, http_status=None, finished_at=None, cut_offs=0)
+    )
+
+
+@cache
+def _take(takes: Takes) -> Update:
     """Build the statement by which matched items take columns of their rows."""
+    # a pending item takes its row's parameters, and the row's place unless it was begun
+    taken = {
+        "load_id": bindparam("load"),
+        "line": staged.c.line,
+        **{name: staged.c[name] for name in _SENT},
+        "parameters": func.coalesce(_of_row(apart.c.parameters), literal_column("'{}'")),
+        "position": case((items.c.attempts > 0, items.c.position), else_=_new_position),
+    }
+    if takes is Takes.ROW_AND_FILE:
+        is_unchanged = and_(items.c.path == staged.c.path, items.c.change == staged.c.change)
+        taken |= {name: staged.c[name] for name in _FILE}
+        taken["content_hash"] = func.coalesce(
+            _of_row(hashed.c.content_hash), case((is_unchanged, items.c.content_hash))
+        )
     return (
         update(items)
         .where(
@@ -200,31 +217,33 @@ def _taking(takes: Takes, **more: ColumnElement[Any]) -> Update:
             found.c.takes == takes,
             staged.c.line == found.c.line,
         )
-        .values(**_taken, **more)
+        .values(**taken)
     )
 
 
-_moved = (
-    select(items.c.lane_id, func.max(_new_position_of_found).label("position"))
-    .join(found, found.c.item_id == items.c.id)
-    .join(lanes, lanes.c.id == items.c.lane_id)
-    .where(
-        IN_LANES,
-        items.c.state == State.PENDING,
-        items.c.attempts == 0,
-        found.c.takes != Takes.NOTHING,
-        items.c.position <= lanes.c.active_until,
+@cache
+def _carry_active() -> Update:
+    """Build the statement by which what is active in a lane stays so where it moves."""
+    moved = (
+        select(items.c.lane_id, func.max(_new_position_of_found).label("position"))
+        .join(found, found.c.item_id == items.c.id)
+        .join(lanes, lanes.c.id == items.c.lane_id)
+        .where(
+            IN_LANES,
+            items.c.state == State.PENDING,
+            items.c.attempts == 0,
+            found.c.takes != Takes.NOTHING,
+            items.c.position <= lanes.c.active_until,
+        )
+        .group_by(items.c.lane_id)
+        .subquery()
     )
-    .group_by(items.c.lane_id)
-    .subquery()
-)
+    return (
+        update(lanes)
+        .where(lanes.c.id == moved.c.lane_id, lanes.c.active_until < moved.c.position)
+        .values(active_until=moved.c.position)
+    )
 
-# what is active in a lane stays so where it moves
-_CARRY_ACTIVE = (
-    update(lanes)
-    .where(lanes.c.id == _moved.c.lane_id, lanes.c.active_until < _moved.c.position)
-    .values(active_until=_moved.c.position)
-)
 
 # the workers of a part of their batch (--first) that have not ended, of the accounts that the load adds to
 _PARTS = select(*workers.c["id", "account_id", "batch_id", "until_position"]).where(
@@ -253,16 +272,6 @@ def _moved_part() -> Select[Any]:
     )
 
 
-_is_unchanged = and_(items.c.path == staged.c.path, items.c.change == staged.c.change)
-
-_TAKE = _taking(Takes.ROW)
-
-_TAKE_WITH_FILE = _taking(
-    Takes.ROW_AND_FILE,
-    **{name: staged.c[name] for name in _FILE},
-    content_hash=func.coalesce(_of_row(hashed.c.content_hash), case((_is_unchanged, items.c.content_hash))),
-)
-
 _ROW = {
     "batch_id": bindparam("batch", type_=BigInteger),
     "line": staged.c.line,
@@ -284,48 +293,38 @@ def _as_text(column: ColumnElement[Any]) -> ColumnElement[str]:
 _of_load = _beside.outerjoin(found, found.c.line == staged.c.line)
 _JSON = ("given", "extras")
 
-# delete the rows of the batch's previous load that are not as the manifest's, and tell which items they named
-_FORGET_ROWS = (
-    delete(rows)
-    .where(
-        _ROWS_IN_LINES,
-        ~exists(
-            select(staged.c.line)
-            .select_from(_of_load)
-            .where(
-                staged.c.line == rows.c.line,
-                _IN_LINES,
-                *(
-                    rows.c[name].is_not_distinct_from(value)
-                    for name, value in _ROW.items()
-                    if name not in ("batch_id", "line", *_JSON)
-                ),
-                *(_as_text(rows.c[name]).is_not_distinct_from(_as_text(_ROW[name])) for name in _JSON),
-            )
-            .correlate(rows)
+
+@cache
+def _forget_rows() -> ReturningDelete[Any]:
+    """Build the statement that deletes former rows that are not as the manifest's; it returns the items they named."""
+    is_equal = (
+        *(
+            rows.c[name].is_not_distinct_from(value)
+            for name, value in _ROW.items()
+            if name not in ("batch_id", "line", *_JSON)
         ),
+        *(_as_text(rows.c[name]).is_not_distinct_from(_as_text(_ROW[name])) for name in _JSON),
     )
-    .returning(rows.c.item_id)
-)
+    same = select(staged.c.line).select_from(_of_load).where(staged.c.line == rows.c.line, _IN_LINES, *is_equal)
+    return delete(rows).where(_ROWS_IN_LINES, ~exists(same.correlate(rows))).returning(rows.c.item_id)
+
 
 # add the rows of the load
 _ADD_ROWS = insert(rows).from_select(
     list(_ROW), select(*_ROW.values()).select_from(_of_load).where(_IN_LINES).order_by(staged.c.line)
 )
 
-_kept = rows.alias("kept")
 
-# add the rows of the load that the batch does not have
-_ADD_MISSING_ROWS = insert(rows).from_select(
-    list(_ROW),
-    select(*_ROW.values())
-    .select_from(_of_load)
-    .where(
-        _IN_LINES,
-        ~exists().where(_kept.c.batch_id == bindparam("batch", type_=BigInteger), _kept.c.line == staged.c.line),
+@cache
+def _add_missing_rows() -> Insert:
+    """Build the statement that adds the rows of the load that the batch does not have."""
+    kept = rows.alias("kept")
+    is_kept = exists().where(kept.c.batch_id == bindparam("batch", type_=BigInteger), kept.c.line == staged.c.line)
+    return insert(rows).from_select(
+        list(_ROW),
+        select(*_ROW.values()).select_from(_of_load).where(_IN_LINES, ~is_kept).order_by(staged.c.line),
     )
-    .order_by(staged.c.line),
-)
+
 
 # the kinds of changes that existing items take from their rows
 _KINDS = select(found.c.takes, found.c.mended).distinct()
@@ -409,6 +408,7 @@ class _Merge:
         connection, values = self._connection, self._values
         with self._steps.locked():
             _move_parts(connection, values, account_ids)
+        has_invalid = False
         with self._steps.unlocked():
             analyze(connection, found, hashed)
             kinds = connection.execute(_KINDS).all()
@@ -416,15 +416,14 @@ class _Merge:
             self._changes = _changes({takes for takes, _ in kinds}, mends=any(mended for _, mended in kinds))
             if not self._load.is_first:
                 self._former = connection.execute(_FORMER_LINES, values).scalar()
-                connection.execute(_TOUCH_INVALID, values)
-        if not self._load.is_first:
+                has_invalid = connection.execute(_TOUCH_INVALID, values).rowcount > 0
+        if has_invalid:
             self._steps.until_done(self._forget_invalid)
 
     def merge_rows(self) -> None:
         """Merge the rows with their new items, line by line."""
         with self._steps.unlocked():
-            # one look-up each; together they read all lines
-            first, last = (self._connection.execute(end).scalar() or 0 for end in (_FIRST_LINE, _LAST_LINE))
+            first, last = (line or 0 for line in self._connection.execute(_LINES).one())
         if self._former is not None:
             first, last = 0, max(last, self._former)
         # a manifest without rows has no line, and no line is the 0th
@@ -456,8 +455,9 @@ class _Merge:
     def _forget_invalid(self, most: int) -> bool:
         """Delete items of rows that were invalid; return True where no more are left."""
         some = {**self._values, "most": most}
-        self._connection.execute(_FORGET_INVALID_ROWS, some)
-        return self._connection.execute(_FORGET_INVALID, some).rowcount < most
+        forget_rows, forget_items = _forget_invalid()
+        self._connection.execute(forget_rows, some)
+        return self._connection.execute(forget_items, some).rowcount < most
 
     def _write_rows(self, lines: Mapping[str, int]) -> None:
         """Write the rows of a range of lines, and their new items."""
@@ -465,22 +465,20 @@ class _Merge:
         connection.execute(_ADD_LANES, some)
         connection.execute(_ADD_ITEMS, some)
         if self._has_found:
-            connection.execute(_NAME, some)
+            connection.execute(_name(), some)
         if self._former is None:
             connection.execute(_ADD_ROWS, some)
             return
-        left = [(item_id,) for item_id in connection.execute(_FORGET_ROWS, some).scalars() if item_id is not None]
+        left = [(item_id,) for item_id in connection.execute(_forget_rows(), some).scalars() if item_id is not None]
         execute_bulk(connection, unnamed, ("item_id",), left)
-        connection.execute(_ADD_MISSING_ROWS, some)
+        connection.execute(_add_missing_rows(), some)
 
 
 def _changes(takes: Collection[int], *, mends: bool) -> list[Update]:
     """Return the statements by which existing items take what their rows say, in their order."""
-    found = [_MEND] if mends else []
-    found += [
-        statement for kind, statement in ((Takes.ROW, _TAKE), (Takes.ROW_AND_FILE, _TAKE_WITH_FILE)) if kind in takes
-    ]
-    return [_CARRY_ACTIVE, *found] if found else []
+    found = [_mend()] if mends else []
+    found += [_take(kind) for kind in (Takes.ROW, Takes.ROW_AND_FILE) if kind in takes]
+    return [_carry_active(), *found] if found else []
 
 
 def _move_parts(connection: Connection, values: Mapping[str, Any], account_ids: Collection[int]) -> None:

@@ -533,7 +533,7 @@ def log_callback(result: CallbackResult) -> None:
     if result.anomaly is not None:
         log.error("append.anomaly", **event, remark=result.anomaly)
     elif result.effect is CallbackEffect.CONTRADICTORY:
-        log.warning("callback.contradictory", **event)
+        log.warning("callback.contradictory", **event, reason=result.reason)
     elif result.effect is CallbackEffect.ACCEPTED:
         log.info("callback.named_job", **event)
 

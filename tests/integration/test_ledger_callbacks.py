@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from tests.integration.test_ledger import (
     BASE_URL,
@@ -198,6 +198,36 @@ def test_an_answer_that_arrives_is_as_if_nothing_was_heard(book: Listening) -> N
     result = book.callback(claim, "j", "completed")
     assert result.ended is not None
     assert (result.ended.seconds, book.states(load)) == (5.0, "completed")
+
+
+@pytest.mark.parametrize("comes_first", ["the answer", "the callback"])
+def test_a_job_of_another_account_with_the_same_id_is_another_job(book: Listening, comes_first: str) -> None:
+    """Two accounts of a ledger may have jobs of one id: each callback counts for the job of its own attempt."""
+    load = book.load([("c", "a.wav"), ("d", "b.wav")])
+    first, second = book.claim()
+    book.reply(first, accepted("j"))
+    with book.ledger.writing() as connection:
+        elsewhere = account(connection, "https://another.example")
+        connection.execute(update(items).where(items.c.id == first.item_id).values(account_id=elsewhere))
+    if comes_first == "the answer":
+        book.reply(second, accepted("j"))
+        result = book.callback(second, "j", "completed")
+        assert (result.effect, result.reason) == (CallbackEffect.ENDED, None)
+    else:
+        assert book.callback(second, "j", "completed").effect is CallbackEffect.DEFERRED
+        book.reply(second, accepted("j"), admitted=True)
+    assert book.states(load) == "accepted completed"
+
+
+def test_a_contradictory_callback_says_what_it_contradicts(book: Listening) -> None:
+    """A callback that changes nothing is logged with the fact that it contradicts."""
+    book.load([("c", "a.wav"), ("d", "b.wav")])
+    first, second = book.claim()
+    book.reply(first, accepted("j"))
+    of_another = book.callback(second, "j", "completed")
+    assert of_another.effect is CallbackEffect.CONTRADICTORY
+    assert of_another.reason == "another item of this account has that job"
+    assert book.callback(first, "k", "completed").reason == "its attempt is known to be job j"
 
 
 def test_an_answer_with_another_job_stands_and_is_told(book: Listening) -> None:

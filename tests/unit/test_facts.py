@@ -88,10 +88,11 @@ def test_the_table_of_callbacks(item: ItemFacts, effect: CallbackEffect, state: 
 def test_the_job_of_another_item_is_never_taken(
     state: State, job_id: str | None, attempt: AttemptFacts, status: JobStatus
 ) -> None:
-    """A jobId belongs to one item, whatever a callback says: it changes nothing."""
+    """A jobId belongs to one item of an account, whatever a callback says: it changes nothing."""
     item = told(state, attempt, Callback("j", status), job_id)._replace(names_other_job=True)
     resolved = resolve_item(item)
-    assert resolved == (state, job_id, CallbackEffect.CONTRADICTORY, None, None, (), None, None)
+    reason = "another item of this account has that job"
+    assert resolved == (state, job_id, CallbackEffect.CONTRADICTORY, None, None, (), None, None, reason)
 
 
 IN_DOUBT = Verdict(Outcome.IN_DOUBT, State.IN_DOUBT, Next.SETTLE, "no answer")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, RowMapping, bindparam, literal, select, union_all, update
+from sqlalchemy import Column, Connection, RowMapping, ScalarSelect, bindparam, select, union_all, update
 
 from uploader.ledger.dialects import is_among
 from uploader.ledger.facts import accept_item, apply_callbacks, save_callback
@@ -43,10 +43,17 @@ _ACCOUNTS = (
     .distinct()
 )
 
-# a job of another item: by that item's state, an applied attempt, a callback, or a person's decision
+_NAMED = items.alias("named")
+
+
+def _account_of(item_id: Column[int]) -> ScalarSelect[int]:
+    return select(_NAMED.c.account_id).where(_NAMED.c.id == item_id).scalar_subquery()
+
+
+# the accounts where a job is another item's: by its state, an applied attempt, a callback, or a person's decision
 _OF_ANOTHER = union_all(
     *(
-        select(literal(1)).where(job == bindparam("job"), item != bindparam("item"), *more)
+        select(_account_of(item)).where(job == bindparam("job"), item != bindparam("item"), *more)
         for job, item, more in (
             (items.c.job_id, items.c.id, [items.c.state != State.IN_DOUBT]),
             (attempts.c.job_id, attempts.c.item_id, [attempts.c.outcome == Outcome.APPLIED]),
@@ -82,6 +89,8 @@ class CallbackResult(NamedTuple):
     attempt_id: int = 0
     # the worker that carries the attempt, or follows its job; None where there is none
     worker_id: int | None = None
+    # why it is contradictory
+    reason: str | None = None
 
 
 def webhook_key(connection: Connection) -> str:
@@ -131,7 +140,7 @@ def apply_callback(
         ended = JobEnd(job, callback.status, now, max(now - job.accepted_at, 0.0) if is_exact else None)
         end_job(connection, ended)
     concerned = found["account_id"], found["id"], found["worker_id"]
-    return CallbackResult(resolved.effect, job, ended, resolved.anomaly, *concerned)
+    return CallbackResult(resolved.effect, job, ended, resolved.anomaly, *concerned, resolved.reason)
 
 
 def _facts(connection: Connection, found: RowMapping, callback: Callback) -> ItemFacts:
@@ -151,7 +160,8 @@ def _facts(connection: Connection, found: RowMapping, callback: Callback) -> Ite
         job_id=found["items_job_id"],
         latest=found["latest"],
         attempts=[attempt],
-        names_other_job=connection.execute(_OF_ANOTHER, which).first() is not None,
+        # as for answers (outcomes): the services of two accounts may give two jobs the same id
+        names_other_job=found["account_id"] in connection.execute(_OF_ANOTHER, which).scalars().all(),
     )
 
 

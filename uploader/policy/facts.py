@@ -60,7 +60,7 @@ class ItemFacts(NamedTuple):
     # on the latest attempt's reply, or on a crash
     verdict: Verdict | None = None
     polled: JobStatus | None = None
-    # the callback that has just arrived names a job of another item
+    # the callback that has just arrived names a job of another item of its account
     names_other_job: bool = False
 
     @classmethod
@@ -93,6 +93,8 @@ class ResolvedItem(NamedTuple):
     anomaly: str | None = None
     # the news of the item's job, None where there is none
     job_status: JobStatus | None = None
+    # why a callback is contradictory
+    reason: str | None = None
 
 
 def resolve_item(item: ItemFacts) -> ResolvedItem:
@@ -104,6 +106,9 @@ def resolve_item(item: ItemFacts) -> ResolvedItem:
     if not item.attempts and item.polled is None:
         return ResolvedItem(item.state, item.job_id, CallbackEffect.NOTHING)
     has_arrived = item.verdict is None and item.polled is None
+    contradiction = _contradiction(item, item.attempts[0]) if has_arrived else None
+    if contradiction is not None:
+        return ResolvedItem(item.state, item.job_id, CallbackEffect.CONTRADICTORY, reason=contradiction)
     effect = _effect_without_change(item, item.attempts[0]) if has_arrived else None
     if effect is not None:
         return ResolvedItem(item.state, item.job_id, effect)
@@ -133,10 +138,16 @@ def resolve_item(item: ItemFacts) -> ResolvedItem:
     )
 
 
+def _contradiction(item: ItemFacts, attempt: AttemptFacts) -> str | None:
+    """Return the fact that a callback contradicts, None where there is none."""
+    if item.names_other_job:
+        return "another item of this account has that job"
+    is_known = attempt.job_id is not None and attempt.job_id != attempt.callback.job_id
+    return f"its attempt is known to be job {attempt.job_id}" if is_known else None
+
+
 def _effect_without_change(item: ItemFacts, attempt: AttemptFacts) -> CallbackEffect | None:
     """Return the effect of a callback that leaves its item as it is, None where the item is to be resolved anew."""
-    if item.names_other_job or attempt.job_id not in (None, attempt.callback.job_id):
-        return CallbackEffect.CONTRADICTORY
     if item.state in WITH_JOB and item.job_id == attempt.callback.job_id:
         ends = item.state is State.ACCEPTED and attempt.callback.status.ended
         return None if ends else CallbackEffect.NOTHING

@@ -7,13 +7,24 @@ from pathlib import Path
 from socket import socket
 from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 
 from tests.acceptance.batches import make_rows, read_results, write_manifest
 from tests.acceptance.judging import check_appended, check_job_ids, check_limit, check_one_at_a_time
 from tests.acceptance.place import Place, Server, until
+from uploader.ledger import Ledger
 
 PASSWORD = "Pa55-w0rd-0f-the-1edger"
+
+# a load waits, in its first step with rows, for whoever has this advisory lock; so a frozen worker's lock holds it up
+HELD_UP = """
+    CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NEW; END $$;
+    CREATE TRIGGER hold_up BEFORE UPDATE ON load_leases FOR EACH ROW WHEN (NEW.progress = 'merging')
+    EXECUTE FUNCTION hold_up();
+"""
+WAITING = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
 
 
 @pytest.fixture
@@ -163,3 +174,23 @@ def test_a_ledger_that_moves_goes_on_where_it_was(place: Place, postgres_url: st
     check_appended(server.journal, rows)
     check_one_at_a_time(server.journal)
     assert place.run("ledger", "move", "--to", postgres_url).code == 2
+
+
+def test_a_signal_ends_a_load_that_waits_for_a_lock(place: Place, server: Server, postgres_url: str) -> None:
+    """Exit 143 within the grace time, though the lock is never released; then the same command appends all once."""
+    place.environment["UPLOADER_LEDGER"] = postgres_url
+    Ledger.open_for_run(postgres_url).close()
+    rows = make_rows(place, 6, 3)
+    manifest = write_manifest(place, "m.csv", rows)
+    with psycopg.connect(postgres_url, autocommit=True) as holder:
+        holder.execute(HELD_UP)
+        holder.execute("SELECT pg_advisory_lock(42)")
+        running = place.start("run", manifest, "--grace-seconds", "1", "--log-format", "json")
+        until(lambda: holder.execute(WAITING).fetchone() is not None, "the load waits for the lock")
+        ended = running.stop(signal.SIGTERM)
+        assert ended.code == 143, ended.err
+        assert server.journal.appended() == []
+    again = place.run("run", manifest)
+    assert again.code == 0, again.err
+    check_appended(server.journal, rows)
+    check_job_ids(server.journal, read_results(place.path("m.results.csv")))

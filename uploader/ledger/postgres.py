@@ -254,12 +254,18 @@ class PostgresLedger(Ledger):
     @contextmanager
     def locking(self, connection: Connection, account_ids: Collection[int]) -> Iterator[None]:
         """Begin a transaction with these accounts locked, on a connection that ``staging`` gave."""
-        with connection.begin():
-            # whoever stands still with a lock is within the role's time limit again
-            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout TO DEFAULT")
-            connection.execute(_LOOK_UP)
-            connection.execute(_LOCK_SOME, {"among": list(account_ids)})
-            yield
+        own: _Connection = driver(connection)
+        silence_limit = own.silence_limit
+        self._expect_answers(connection, WRITER_SILENCE_SECONDS)
+        try:
+            with connection.begin():
+                # whoever stands still with a lock is within the role's time limit again
+                connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout TO DEFAULT")
+                connection.execute(_LOOK_UP)
+                connection.execute(_LOCK_SOME, {"among": list(account_ids)})
+                yield
+        finally:
+            own.silence_limit = silence_limit
 
     @contextmanager
     def filling(self) -> Iterator[Connection]:
@@ -448,8 +454,7 @@ class PostgresLedger(Ledger):
             LedgerBusyError: A run uses the ledger, and this one is to be alone.
         """
         self._lock_runs(alone=alone)
-        with self._engine.begin() as connection:
-            connection.execute(_LOCK_ACCOUNTS)
+        with self.begin_writing() as connection:
             if alone and self._has_worker(connection):
                 raise self._busy()
             connection.execute(update(schema.ledger).values(runs=schema.ledger.c.runs + 1, in_use=True))

@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 
 from uploader import __version__
 from uploader.client import CredentialsSource
-from uploader.errors import LedgerUnavailableError, UsageError
+from uploader.errors import LedgerAwayError, LedgerUnavailableError, UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.amounts import ToSend
 from uploader.ledger.lanes import activate_batch, activate_chosen_lanes, activate_lanes, choose, refresh_lanes
@@ -23,6 +23,9 @@ from uploader.run.preparing import refuse_cost
 from uploader.run.target import Account, Target
 from uploader.settings import DEFAULT_ACCOUNT, Settings
 from uploader.status.summary import ManifestWarning
+
+# after a failure, the longest wait for an answer to what only spares the other runs a wait
+TIDYING_SECONDS = 1.0
 
 
 class Prepared(NamedTuple):
@@ -104,6 +107,9 @@ class BatchWorkers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the workers after an exception; where the ledger is away, another run ends them."""
+        if isinstance(error, LedgerAwayError):
+            # it has been waited for already: what is only tidied up has to end soon
+            self._ledger.hurry(TIDYING_SECONDS)
         if error is not None and self.accounts:
             ended = [OpenWorker(account.worker_id, account.account_id, "", 0.0) for account in self.accounts]
             keeps = self._settings.doubt_seconds, self._settings.job_timeout_seconds

@@ -147,7 +147,8 @@ async def _run(
                 log.info("run.begun", version=__version__, **begun)
                 summary_file.forget(settings)
                 try:
-                    prepared = await in_thread(prepare, settings, manifest, ledger, targets, stop.check)
+                    with stop.before_sending(ledger, settings.grace_seconds):
+                        prepared = await in_thread(prepare, settings, manifest, ledger, targets, stop.check)
                 except UsageError as error:
                     raise BatchRefusedError(str(error), error.problems) from error
                 await in_thread(ledger.workers_have_begun)

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from uploader.errors import ExitCode, StoppedError
+from uploader.errors import ExitCode, LedgerAwayError, StoppedError
+from uploader.ledger import Ledger
 
 
 class Stop:
@@ -40,6 +41,21 @@ class Stop:
             yield
         finally:
             self._callbacks.remove(callback)
+
+    @contextmanager
+    def before_sending(self, ledger: Ledger, grace_seconds: float) -> Iterator[None]:
+        """Wait for no answer of the ledger's server for longer than the grace time after a request during the block.
+
+        Raises:
+            StoppedError: The request has been made, and the server is away.
+        """
+        try:
+            with self.subscribed(lambda: ledger.hurry(grace_seconds)):
+                yield
+        except LedgerAwayError:
+            # a statement of a load may only have taken longer than the grace time
+            self.check()
+            raise
 
     def check(self) -> None:
         """Raise where the run is to stop before anything was sent.

@@ -76,7 +76,8 @@ async def _run(
     targets = [Target(own, own.base_url) for own in settings.of_accounts]
     with ExitStack() as stack:
         ledger = await in_thread(stack.enter_context, _open(settings))
-        accounts, now = await in_thread(_begin, settings, ledger, targets, stop)
+        with stop.before_sending(ledger, settings.grace_seconds):
+            accounts, now = await in_thread(_begin, settings, ledger, targets, stop)
         await in_thread(ledger.workers_have_begun)
         log.info("run.begun", version=__version__, baseUrl=accounts[0].target.base_url, ledger=ledger.address)
         ends_at = until.timestamp() if until else None

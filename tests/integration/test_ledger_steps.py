@@ -17,10 +17,12 @@ from tests.integration.test_ledger import BASE_URL, Book
 from uploader.client import Credentials
 from uploader.errors import LedgerBusyError, LedgerUnavailableError, UploaderError, UsageError
 from uploader.ledger import Ledger, load_leases, loading, schema, steps
+from uploader.ledger.leases import OpenWorker
 from uploader.ledger.load_leases import LoadLease, take_accounts
 from uploader.ledger.orphans import find_orphans
 from uploader.ledger.schema import batches, items, lanes, loads, rows, workers
 from uploader.ledger.staging import Stage
+from uploader.ledger.workers import end_worker, release_lanes, take_over
 from uploader.model import State
 from uploader.run import manifest_load
 from uploader.run.activation import Prepared
@@ -508,3 +510,95 @@ def test_a_step_reads_what_it_is_of_and_no_whole_table(ground: Ground, name: str
         ground.load(ledger, **night.settings)
     assert len(steps_read) > len(night.pairs)
     assert not [read for read in steps_read if read]
+
+
+def active_paths(ledger: Ledger) -> set[str]:
+    """Return the files of the items that are active."""
+    return {Path(path).name for _, path, _, is_active, *_ in picture(ledger)["lanes"] if is_active}
+
+
+def end(ledger: Ledger, prepared: Prepared) -> None:
+    """End the worker of a run, as a run does."""
+    (found,) = prepared.accounts
+    release_lanes(ledger, [OpenWorker(found.worker_id, found.account_id, "", 0.0)])
+    with ledger.writing() as connection:
+        end_worker(connection, found.worker_id, found.account_id, prepared.now(), 900.0, is_released=True)
+
+
+@pytest.mark.parametrize("has_other", [False, True], ids=["alone", "beside another"])
+def test_who_dies_while_a_dead_run_is_ended_leaves_its_end_to_the_next(ground: Ground, has_other: bool) -> None:
+    """A dead run's lanes become inactive in steps: wherever that is cut off, it is done anew; others keep theirs."""
+    ground.write(FIRST)
+    ground.write([("x", "o.wav"), ("v", "p.wav")], "other.csv")
+    alive, theirs = ground.open(), set[str]()
+    if has_other:
+        ground.load(alive, "other.csv", batch="other.csv", results=ground.folder / "o.csv")
+        theirs = {"o.wav", "p.wav"}
+    ground.load(ground.open(DEAD))
+    own = {path for _, path in FIRST}
+    assert active_paths(alive) == own | theirs
+    deaths = 0
+    for after in range(1, 20):
+        ledger = ground.open()
+        with _Death(ledger, after) as death, suppress(LedgerUnavailableError):
+            take_over(ledger, 900.0, 7200.0)
+        assert active_paths(alive) >= theirs
+        if not death.has_come:
+            break
+        deaths += 1
+    assert deaths > 1
+    assert active_paths(alive) == theirs
+    with alive.reading() as connection:
+        open_count = connection.execute(select(func.count()).where(workers.c.ended_at.is_(None))).scalar_one()
+    assert open_count == len(theirs) / 2
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
+def test_two_runs_of_a_batch_that_end_at_once_leave_nothing_active(ground: Ground, after: int) -> None:
+    """Neither leaves a lane active for the sake of the other, wherever the other's end comes between its steps."""
+    ground.write([("v", "p.wav")], "third.csv")
+    ground.load(ground.open(), "third.csv", batch="third.csv", results=ground.folder / "t.csv")
+    ground.write(FIRST)
+    one, other = ground.open(), ground.open()
+    prepared, others = ground.load(one), ground.load(other)
+    done: list[int] = []
+
+    def end_other(number: int) -> None:
+        if number == after:
+            end(other, others)
+            done.append(number)
+
+    with after_each_step(one, end_other):
+        end(one, prepared)
+    assert done == [after]
+    assert active_paths(one) == {"p.wav"}
+
+
+def test_others_write_while_a_run_ends(ground: Ground) -> None:
+    """Between any two lanes that become inactive another run claims and ends an item of its own."""
+    others = [(f"other-{number}", f"o{number}.wav") for number in range(10)]
+    ground.write(others, "other.csv")
+    beside = ground.open()
+    prepared = ground.load(beside, "other.csv", batch="other.csv", results=ground.folder / "o.csv")
+    ground.write(FIRST)
+    ending = ground.open()
+    ends = ground.load(ending)
+    with beside.writing() as connection:
+        # what is about to end is behind all else, so that the other run has its own items first
+        mine = select(items.c.lane_id).where(items.c.path.endswith("o0.wav") | items.c.path.like("%/o_.wav"))
+        connection.execute(update(lanes).where(lanes.c.id.not_in(mine)).values(not_before=1e12))
+    book = Book(ground.folder, beside)
+    book.now, book.worker_id = prepared.now(), prepared.accounts[0].worker_id
+    done: list[int] = []
+
+    def work(_: int) -> None:
+        with _impatient(beside):
+            begun = book.claim(1)[0]
+            book.complete(begun)
+        done.append(begun.item_id)
+
+    with after_each_step(ending, work):
+        end(ending, ends)
+    # the mark, and each lane
+    assert len(set(done)) == len(done) == 1 + 3
+    assert len(active_paths(ending)) == len(others)

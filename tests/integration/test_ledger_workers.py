@@ -1,6 +1,7 @@
 """Several workers of one ledger: their leases, their ends, and what they leave to each other, on both databases."""
 
 import time
+from collections.abc import Callable
 from math import inf
 from typing import Any
 
@@ -9,10 +10,11 @@ from sqlalchemy import select, update
 
 from tests.integration.test_ledger import BASE_URL, DOUBT_SECONDS, IDENTITY, LOST, Book, accepted
 from uploader.errors import WorkerEndedError
+from uploader.ledger import steps
 from uploader.ledger.callbacks import apply_callback
 from uploader.ledger.claiming import Admission, admit, claim
 from uploader.ledger.lanes import activate_account, activate_batch
-from uploader.ledger.leases import read_clock, worker_facts
+from uploader.ledger.leases import OpenWorker, read_clock, worker_facts
 from uploader.ledger.loading import account
 from uploader.ledger.reading import is_batch_over
 from uploader.ledger.resolving import Selection, open_items, resolve
@@ -24,6 +26,7 @@ from uploader.ledger.workers import (
     begin_worker,
     end_worker,
     has_moving_slots,
+    release_lanes,
     take_jobs,
 )
 from uploader.model import Claim, Decision, JobStatus, Load, Order
@@ -148,47 +151,73 @@ def active(book: Book) -> dict[str, int]:
         return {row.conversation_id: row.items_left for row in found}
 
 
-def test_who_ends_makes_inactive_what_nobody_else_wants(book: Book) -> None:
+End = Callable[[int], None]
+
+
+@pytest.fixture(params=["at once", "in steps"])
+def end(request: pytest.FixtureRequest, book: Book, monkeypatch: pytest.MonkeyPatch) -> End:
+    """Provide the end of a worker, in one transaction, or after its lanes were released one by one."""
+    monkeypatch.setattr(steps, "FIRST_SIZE", 1)
+    monkeypatch.setattr(steps, "GROWTH", 1.0)
+    monkeypatch.setattr(steps, "LEAST_SIZE", 1)
+    is_released = request.param == "in steps"
+
+    def ended(worker_id: int) -> None:
+        if is_released:
+            release_lanes(book.ledger, [OpenWorker(worker_id, 1, "", 0.0)])
+        with book.ledger.writing() as connection:
+            end_worker(connection, worker_id, 1, book.now, DOUBT_SECONDS, is_released=is_released)
+
+    return ended
+
+
+def test_who_ends_makes_inactive_what_nobody_else_wants(book: Book, end: End) -> None:
     """Two batches share a conversation: one's end leaves the other's part of it, and of all others, as it was."""
     monday = book.load([("c", "a.wav"), ("d", "a.wav")])
     tuesday = book.load([("c", "b.wav"), ("e", "a.wav")], "tuesday.csv", run=False)
     other = another(book, tuesday)
     assert active(book) == {"c": 2, "d": 1, "e": 1}
     twin = another(book, monday)
-    with book.ledger.writing() as connection:
-        end_worker(connection, other, monday.account_id, book.now, DOUBT_SECONDS)
+    end(other)
     assert active(book) == {"c": 1, "d": 1}
-    with book.ledger.writing() as connection:
-        end_worker(connection, twin, monday.account_id, book.now, DOUBT_SECONDS)
+    end(twin)
     assert active(book) == {"c": 1, "d": 1}
     book.check_work()
-    with book.ledger.writing() as connection:
-        end_worker(connection, book.worker_id, monday.account_id, book.now, DOUBT_SECONDS)
+    end(book.worker_id)
     assert active(book) == {}
 
 
-def test_a_part_of_a_batch_stays_a_part_when_another_worker_ends(book: Book) -> None:
+def test_a_part_of_a_batch_stays_a_part_when_another_worker_ends(book: Book, end: End) -> None:
     """``--first 1`` beside a whole batch: once that one's worker has ended, no more than the part is active."""
     part = book.load([("c", "a.wav"), ("d", "a.wav")], run=False)
     whole = book.load([("e", "a.wav"), ("d", "b.wav")], "whole.csv", run=False)
     book.save_rules()
     first, other = another(book, part, first=1), another(book, whole)
     assert active(book) == {"c": 1, "d": 2, "e": 1}
-    with book.ledger.writing() as connection:
-        end_worker(connection, other, part.account_id, book.now, DOUBT_SECONDS)
+    end(other)
     assert active(book) == {"c": 1}
     assert len(claim_as(book, first, 5)) == 1
 
 
+def test_an_item_that_is_pending_again_is_no_part_that_another_worker_wants(book: Book, end: End) -> None:
+    """The end of a worker withdraws what it has begun of its whole batch: beside ``--first 1`` it is inactive then."""
+    load = book.load([("c", "a.wav"), ("d", "a.wav")], run=False)
+    book.save_rules()
+    whole, part = another(book, load), another(book, load, first=1)
+    assert len(claim_as(book, whole, 2)) == 2
+    end(whole)
+    assert active(book) == {"c": 1}
+    assert len(claim_as(book, part, 5)) == 1
+
+
 @pytest.mark.parametrize("name", ["m.csv", "same.csv"])
-def test_a_load_of_a_part_takes_nothing_from_a_living_worker(book: Book, name: str) -> None:
+def test_a_load_of_a_part_takes_nothing_from_a_living_worker(book: Book, end: End, name: str) -> None:
     """``--first 1`` of the same rows, by the batch's name or another, moves them: all stays active for the first."""
     named = [("c", "a.wav"), ("d", "a.wav"), ("c", "b.wav"), ("e", "a.wav")]
     book.load(named)
     part = another(book, book.load(named, name, run=False), first=1)
     assert active(book) == {"c": 2, "d": 1, "e": 1}
-    with book.ledger.writing() as connection:
-        end_worker(connection, part, book.loads[name].account_id, book.now, DOUBT_SECONDS)
+    end(part)
     assert active(book) == {"c": 2, "d": 1, "e": 1}
     assert len(claim_as(book, book.worker_id, 5)) == 3
     book.check_work()
@@ -217,27 +246,26 @@ def test_a_load_of_a_part_takes_nothing_from_a_worker_for_every_batch(book: Book
     ],
 )
 def test_a_part_of_a_batch_stays_the_same_part_when_a_load_moves_its_items(
-    book: Book, name: str, named: str, left: dict[str, int]
+    book: Book, end: End, name: str, named: str, left: dict[str, int]
 ) -> None:
     """``--first 2`` beside another load: once that one's worker has ended, the part is still active, and no more."""
     rows = {"a": ("c", "a.wav"), "b": ("d", "a.wav"), "c": ("e", "a.wav")}
     part = another(book, book.load(list(rows.values()), run=False), first=2)
     assert active(book) == {"c": 1, "d": 1}
     other = another(book, book.load([rows[row] for row in named], name, run=False))
-    with book.ledger.writing() as connection:
-        end_worker(connection, other, book.loads[name].account_id, book.now, DOUBT_SECONDS)
+    end(other)
     assert active(book) == left
     assert len(claim_as(book, part, 5)) == len(left)
 
 
-def test_a_worker_for_every_batch_keeps_all_active(book: Book) -> None:
+def test_a_worker_for_every_batch_keeps_all_active(book: Book, end: End) -> None:
     """As long as it lives, the end of a batch's own worker takes nothing away."""
     monday = book.load([("c", "a.wav")])
     book.load([("d", "a.wav")], "tuesday.csv", run=False)
     with book.ledger.writing() as connection:
         activate_account(connection, monday.account_id)
         begin_worker(connection, monday.account_id, None, IDENTITY, book.now)
-        end_worker(connection, book.worker_id, monday.account_id, book.now, DOUBT_SECONDS)
+    end(book.worker_id)
     assert active(book) == {"c": 1, "d": 1}
 
 

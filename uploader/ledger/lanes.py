@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from uploader.ledger.dialects import unindexed
+from uploader.ledger.dialects import insert_or_ignore, unindexed
 from uploader.ledger.held import is_held_of_many, lanes_with
 from uploader.ledger.schema import (
     IS_ACTIVE_OF_ACCOUNT,
@@ -36,9 +36,14 @@ from uploader.ledger.schema import (
     rows,
     workers,
 )
-from uploader.ledger.staging import IN_LANES, LANES_OF_STEP
+from uploader.ledger.staging import IN_LANES, LANES_OF_STEP, touched
 from uploader.model import LIVE, OVER, TROUBLED, State
 from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
+
+# the same of one of a range of lanes
+_IS_ACTIVE_IN_RANGE = and_(
+    lanes.c.id.in_(LANES_OF_STEP), lanes.c.active_until > 0, unindexed(lanes.c.account_id) == bindparam("account")
+)
 
 # the states of items that are not over
 UNFINISHED = [state for state in State if state not in (*OVER, State.HELD)]
@@ -147,6 +152,11 @@ def _begun_until(position: ColumnElement[int]) -> ColumnElement[int]:
     return func.coalesce(last, 0)
 
 
+def _is_active(*, in_lanes: bool) -> ColumnElement[bool]:
+    """Build the condition that a lane is active and of the account, and one of a range."""
+    return _IS_ACTIVE_IN_RANGE if in_lanes else IS_ACTIVE_OF_ACCOUNT
+
+
 def _is_of_batch(*, in_lanes: bool) -> ColumnElement[bool]:
     """Build the condition that a row is one of the batch, and its item of the account."""
     return _IS_OF_BATCH_TOO if in_lanes else IS_OF_BATCH
@@ -210,6 +220,14 @@ def _activate_chosen(*, in_lanes: bool = False) -> Update:
     return _raise_to(last, last.c.position)
 
 
+# the end of a worker's part that wants nothing any more: it is about to end
+WANTS_NOTHING = -1
+# of a worker: it has not ended, and wants what its batch has
+_WANTS_ANYTHING = and_(
+    workers.c.ended_at.is_(None), func.coalesce(workers.c.until_position, 0) != literal_column(str(WANTS_NOTHING))
+)
+
+
 @cache
 def _wanted(*, in_lanes: bool = False) -> CTE:
     """Build the last position of each lane that a worker of the account wants which has not ended."""
@@ -218,13 +236,17 @@ def _wanted(*, in_lanes: bool = False) -> CTE:
         items.c.position <= workers.c.until_position,
         items.c.state != State.PENDING,
     )
+    # in a range, the items are looked up by their lanes, and the rows by their items
+    of_batch = unindexed(rows.c.batch_id) if in_lanes else rows.c.batch_id
+    of_account = unindexed(items.c.account_id) if in_lanes else items.c.account_id
+    in_range = [IN_LANES, is_in_state(items.c.state, UNFINISHED), workers.c.id != bindparam("own")]
     return (
         select(items.c.lane_id, func.max(items.c.position).label("position"))
         .join(rows, rows.c.item_id == items.c.id)
-        .join(workers, workers.c.batch_id == rows.c.batch_id)
-        .where(workers.c.account_id == bindparam("account"), items.c.account_id == bindparam("account"))
-        .where(workers.c.ended_at.is_(None), is_unfinished(items.c.state), is_wanted)
-        .where(*([IN_LANES, workers.c.id != bindparam("own")] if in_lanes else []))
+        .join(workers, workers.c.batch_id == of_batch)
+        .where(workers.c.account_id == bindparam("account"), of_account == bindparam("account"))
+        .where(_WANTS_ANYTHING, is_wanted)
+        .where(*(in_range if in_lanes else [is_unfinished(items.c.state)]))
         .group_by(items.c.lane_id)
         .cte("wanted")
     )
@@ -238,24 +260,38 @@ def _activate_wanted(*, in_lanes: bool = False) -> Update:
 
 
 # the batches that workers of the account want which have not ended, None for every batch
-_WANTS = select(*workers.c["batch_id", "id"]).where(
-    workers.c.account_id == bindparam("account"), workers.c.ended_at.is_(None)
+_WANTS = select(*workers.c["batch_id", "id"]).where(workers.c.account_id == bindparam("account"), _WANTS_ANYTHING)
+
+# make a range of the active lanes inactive
+_DEACTIVATE_LANES = update(lanes).where(_IS_ACTIVE_IN_RANGE).values(_INACTIVE)
+
+# the active lanes of an account
+_TOUCH_ACTIVE = insert_or_ignore(touched).from_select(["lane_id"], select(lanes.c.id).where(IS_ACTIVE_OF_ACCOUNT))
+
+# the active ones among the lanes in which a batch has items
+_TOUCH_ACTIVE_OF_BATCH = insert_or_ignore(touched).from_select(
+    ["lane_id"],
+    select(items.c.lane_id)
+    .join(rows, rows.c.item_id == items.c.id)
+    .join(lanes, lanes.c.id == items.c.lane_id)
+    .where(rows.c.batch_id == bindparam("batch"), lanes.c.active_until > 0, items.c.account_id == bindparam("account")),
 )
 
 
 @cache
-def _deactivate_unwanted() -> Update:
+def _deactivate_unwanted(*, in_lanes: bool = False) -> Update:
     """Build the statement that makes the lanes inactive in which no worker wants anything."""
-    return update(lanes).where(IS_ACTIVE_OF_ACCOUNT, lanes.c.id.not_in(select(_wanted().c.lane_id))).values(_INACTIVE)
+    is_wanted = lanes.c.id.in_(select(_wanted(in_lanes=in_lanes).c.lane_id))
+    return update(lanes).where(_is_active(in_lanes=in_lanes), ~is_wanted).values(_INACTIVE)
 
 
 @cache
-def _lower() -> Update:
+def _lower(*, in_lanes: bool = False) -> Update:
     """Build the statement that makes lanes active no further than some worker wants."""
-    wanted = _wanted()
+    wanted = _wanted(in_lanes=in_lanes)
     return (
         update(lanes)
-        .where(IS_ACTIVE_OF_ACCOUNT, lanes.c.id == wanted.c.lane_id, lanes.c.active_until > wanted.c.position)
+        .where(_is_active(in_lanes=in_lanes), lanes.c.id == wanted.c.lane_id, lanes.c.active_until > wanted.c.position)
         .values(active_until=wanted.c.position)
     )
 
@@ -384,13 +420,47 @@ def deactivate_account(connection: Connection, account_id: int) -> None:
     connection.execute(_DEACTIVATE, {"account": account_id})
 
 
-def deactivate_unwanted(connection: Connection, account_id: int) -> None:
-    """Make inactive what no worker of the account wants any more, after one of them has ended."""
+def touch_active_lanes(connection: Connection, account_id: int, batch_id: int | None) -> None:
+    """Find the active lanes that a worker which is about to end may have wanted.
+
+    Args:
+        connection: As ``Ledger.staging`` gave it, in a transaction; ``make_touched`` has made its table.
+        account_id: The account.
+        batch_id: The worker's batch, None for every batch.
+    """
+    which = {"account": account_id}
+    wants = connection.execute(_WANTS, which).first()
+    if batch_id is None or wants is None:
+        connection.execute(_TOUCH_ACTIVE, which)
+    else:
+        connection.execute(_TOUCH_ACTIVE_OF_BATCH, {**which, "batch": batch_id})
+
+
+def deactivate_unwanted_lanes(connection: Connection, account_id: int, lanes_of_step: Mapping[str, int]) -> None:
+    """Make inactive what no worker of the account wants of a range of lanes; see ``deactivate_unwanted``."""
+    which = {"account": account_id, "own": 0, **lanes_of_step}
+    wants = connection.execute(_WANTS, which).scalars().all()
+    if not wants:
+        connection.execute(_DEACTIVATE_LANES, which)
+    elif None not in wants:
+        connection.execute(_deactivate_unwanted(in_lanes=True), which)
+        connection.execute(_lower(in_lanes=True), which)
+        connection.execute(_make_ready(in_lanes=True), which)
+
+
+def deactivate_unwanted(connection: Connection, account_id: int, *, is_released: bool = False) -> None:
+    """Make inactive what no worker of the account wants any more, after one of them has ended.
+
+    Args:
+        connection: A connection in a transaction.
+        account_id: The account.
+        is_released: ``deactivate_unwanted_lanes`` has seen to all that others do not want.
+    """
     of_account = {"account": account_id}
     wants = connection.execute(_WANTS, of_account).scalars().all()
     if not wants:
         connection.execute(_DEACTIVATE, of_account)
-    elif None not in wants:
+    elif None not in wants and not is_released:
         connection.execute(_deactivate_unwanted(), of_account)
         connection.execute(_lower(), of_account)
         connection.execute(_make_ready(), of_account)
@@ -427,14 +497,9 @@ def _make_ready(*, in_lanes: bool = False) -> Update:
         (lanes.c.id.in_(lanes_with(_BEGUN)), _ready_position()),
         else_=_of_lane(func.min(items.c.position)),
     )
-    where = (
-        (lanes.c.id.in_(LANES_OF_STEP), lanes.c.active_until > 0, unindexed(lanes.c.account_id) == bindparam("account"))
-        if in_lanes
-        else (IS_ACTIVE_OF_ACCOUNT,)
-    )
     return (
         update(lanes)
-        .where(*where)
+        .where(_is_active(in_lanes=in_lanes))
         .values(
             ready_position=ready,
             is_busy=lanes.c.id.in_(lanes_with(LIVE)),

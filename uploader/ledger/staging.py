@@ -246,10 +246,15 @@ def touch_batch(connection: Connection, batch_id: int) -> None:
         connection: As ``Ledger.staging`` gave it, in a transaction.
         batch_id: The batch.
     """
-    connection.execute(CreateTable(touched, if_not_exists=True))
-    connection.execute(delete(touched))
+    make_touched(connection)
     connection.execute(_TOUCH_BATCH, {"batch": batch_id})
     analyze(connection, touched)
+
+
+def make_touched(connection: Connection) -> None:
+    """Make the table of the lanes that are concerned, or empty the existing one."""
+    connection.execute(CreateTable(touched, if_not_exists=True))
+    connection.execute(delete(touched))
 
 
 class Stage:

@@ -1,7 +1,7 @@
 """Keeps the workers of a ledger: their leases, their ends, and the work that they leave to each other."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import NamedTuple
 
@@ -10,11 +10,19 @@ from sqlalchemy import Connection, and_, bindparam, insert, or_, select, update
 from uploader import logs
 from uploader.errors import WorkerEndedError
 from uploader.ledger.database import Ledger
-from uploader.ledger.lanes import deactivate_unwanted
-from uploader.ledger.leases import IS_OPEN, OpenWorker, open_workers, read_clock
+from uploader.ledger.dialects import analyze
+from uploader.ledger.lanes import (
+    WANTS_NOTHING,
+    deactivate_unwanted,
+    deactivate_unwanted_lanes,
+    touch_active_lanes,
+)
+from uploader.ledger.leases import IS_OPEN, OpenWorker, choose_part, open_workers, read_clock
 from uploader.ledger.reading import LIVE_JOBS, is_batch_over, make_live_job
 from uploader.ledger.recovery import recover
 from uploader.ledger.schema import IS_UNFINISHED, attempts, is_in_state, items, workers
+from uploader.ledger.staging import make_touched, touched
+from uploader.ledger.steps import Steps
 from uploader.model import LiveJob, State
 
 log = logs.get_logger()
@@ -44,6 +52,9 @@ _LEAVE_MARK = (
 
 # a worker's lease, read once the transaction that may have prolonged it is over
 _READ_LEASE = select(*workers.c["lease_until", "ended_at"]).where(workers.c.id == bindparam("worker")).with_for_update()
+
+# a worker's batch
+_BATCH_OF = select(workers.c.batch_id).where(workers.c.id == bindparam("worker"))
 
 # end a worker
 _END = update(workers).where(workers.c.id == bindparam("worker"), IS_OPEN).values(ended_at=bindparam("now"))
@@ -168,6 +179,7 @@ def end_workers(
     job_timeout_seconds: float = inf,
     *,
     account_id: int | None = None,
+    is_released: bool = False,
 ) -> tuple[int, int]:
     """End workers: what they were sending is pending again, or in doubt; nobody follows their jobs.
 
@@ -180,25 +192,62 @@ def end_workers(
         doubt_seconds: How long an item in doubt keeps its slot as long as no job has ended.
         job_timeout_seconds: The longest time that a job takes.
         account_id: The one account that the transaction has locked, and that all these workers are of; None: all are.
+        is_released: ``release_lanes`` has made inactive what nobody else wants.
 
     Returns:
         The number of items that are pending again, and of those in doubt.
     """
     mark_ended(connection, ended, now)
     recovered = recover(connection, now, doubt_seconds, job_timeout_seconds, account_id=account_id)
+    # an item that is pending again may be behind the part that another worker of its batch wants
+    is_released = is_released and not any(recovered)
     for left_in in sorted({worker.account_id for worker in ended}):
-        deactivate_unwanted(connection, left_in)
+        deactivate_unwanted(connection, left_in, is_released=is_released)
     return recovered
+
+
+def release_lanes(ledger: Ledger, ended: Sequence[OpenWorker]) -> None:
+    """Make inactive, in short steps, what workers want that are about to end, and nobody else does.
+
+    They have not ended before that: where this process dies, whoever ends them does it anew.
+
+    Args:
+        ledger: The ledger.
+        ended: The workers; nothing carries anything for them any more.
+    """
+    if not ended:
+        return
+    account_ids = sorted({worker.account_id for worker in ended})
+    with ledger.staging() as connection:
+        steps = Steps(connection, lambda: ledger.locking(connection, account_ids))
+        # of two that end at once, the later one finds that neither wants anything
+        with steps.locked():
+            for worker in ended:
+                choose_part(connection, worker.worker_id, WANTS_NOTHING)
+        with steps.unlocked():
+            make_touched(connection)
+            for worker in ended:
+                batch_id = connection.execute(_BATCH_OF, {"worker": worker.worker_id}).scalar_one()
+                touch_active_lanes(connection, worker.account_id, batch_id)
+            analyze(connection, touched)
+
+        def deactivate(lanes: Mapping[str, int]) -> None:
+            for account_id in account_ids:
+                deactivate_unwanted_lanes(connection, account_id, lanes)
+
+        steps.over_lanes(deactivate)
 
 
 def take_over(ledger: Ledger, doubt_seconds: float, job_timeout_seconds: float) -> Callable[[], float]:
     """End the workers that are known to be dead, and take over what they left; return the ledger's clock."""
-    with ledger.writing() as connection:
+    with ledger.reading() as connection:
         gone = [worker for worker in open_workers(connection) if ledger.is_gone(worker.process)]
+    release_lanes(ledger, gone)
+    with ledger.writing() as connection:
         # the clock begins anew where no worker is left
         mark_ended(connection, gone, time.time())
         now = ledger.clock(connection)
-        unsent, doubtful = end_workers(connection, gone, now(), doubt_seconds, job_timeout_seconds)
+        unsent, doubtful = end_workers(connection, gone, now(), doubt_seconds, job_timeout_seconds, is_released=True)
     if unsent or doubtful:
         log.warning("run.recovered", pendingAgain=unsent, inDoubt=doubtful)
     return now
@@ -211,9 +260,12 @@ def end_worker(
     now: float,
     doubt_seconds: float,
     job_timeout_seconds: float = inf,
+    *,
+    is_released: bool = False,
 ) -> None:
     """End a worker at the end of its run; see ``end_workers``."""
-    end_workers(connection, [OpenWorker(worker_id, account_id, "", 0.0)], now, doubt_seconds, job_timeout_seconds)
+    ended = [OpenWorker(worker_id, account_id, "", 0.0)]
+    end_workers(connection, ended, now, doubt_seconds, job_timeout_seconds, is_released=is_released)
 
 
 def take_jobs(connection: Connection, account_id: int, worker_id: int, *, overdue_too: bool = False) -> list[LiveJob]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from uploader import logs, results
 from uploader.errors import ExitCode, LedgerAwayError, LedgerUnavailableError, ResultsUnavailableError, UploaderError
 from uploader.ledger import Connection, Ledger
+from uploader.ledger.leases import OpenWorker
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import close_repeat
 from uploader.ledger.orphans import find_orphans
@@ -25,7 +26,7 @@ from uploader.ledger.reading import (
 from uploader.ledger.sending import elsewhere
 from uploader.ledger.standing import Standing, has_unfinished, keep_counts, save_held_back, standing
 from uploader.ledger.thread import LedgerThread
-from uploader.ledger.workers import end_worker
+from uploader.ledger.workers import end_worker, release_lanes
 from uploader.model import LimitFacts, State
 from uploader.policy.endings import ending
 from uploader.policy.limits import add_limits
@@ -215,6 +216,8 @@ class BatchRun(EngineRun):
     def _end_workers(self, summary: Summary) -> None:
         """Keep what is over for good, and end the workers; where the ledger is away, another one ends them."""
         settings = self._settings
+        ending = [OpenWorker(found.worker_id, found.account_id, "", 0.0) for found in self._prepared.accounts]
+        release_lanes(self._ledger, ending)
         with self._ledger.writing() as connection:
             if summary.exit_code in ENDED:
                 if summary.exit_code in (ExitCode.DONE, ExitCode.NEEDS_PERSON):
@@ -222,7 +225,7 @@ class BatchRun(EngineRun):
                 keep_counts(connection, settings.last)
             keeps = settings.doubt_seconds, settings.job_timeout_seconds
             for account in self._prepared.accounts:
-                end_worker(connection, account.worker_id, account.account_id, self._now(), *keeps)
+                end_worker(connection, account.worker_id, account.account_id, self._now(), *keeps, is_released=True)
 
     def _limits(self, connection: Connection) -> dict[int, LimitFacts]:
         """Return the limits of the run's accounts by their ids; that of the batch where it sends to none."""

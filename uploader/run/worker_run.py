@@ -11,11 +11,12 @@ from uploader.client import CredentialsSource
 from uploader.errors import ExitCode, LedgerUnavailableError, UploaderError, UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.lanes import activate_account
+from uploader.ledger.leases import OpenWorker
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import account, save_rules
 from uploader.ledger.reading import Trouble, find_account, troubles
 from uploader.ledger.standing import NOTHING, Standing, has_unfinished, keep_counts, standings, unfinished
-from uploader.ledger.workers import begin_worker, end_worker, take_over
+from uploader.ledger.workers import begin_worker, end_worker, release_lanes, take_over
 from uploader.policy.limits import add_limits
 from uploader.run.activation import identity
 from uploader.run.batch import check_addresses
@@ -239,11 +240,13 @@ class WorkerRun(EngineRun):
 
     def _end_workers(self) -> None:
         settings = self._settings
+        ending = [OpenWorker(found.worker_id, found.account_id, "", 0.0) for found in self._accounts]
+        release_lanes(self._ledger, ending)
         with self._ledger.writing() as connection:
             keep_counts(connection, settings.last)
             keeps = settings.doubt_seconds, settings.job_timeout_seconds
             for found in self._accounts:
-                end_worker(connection, found.worker_id, found.account_id, self._now(), *keeps)
+                end_worker(connection, found.worker_id, found.account_id, self._now(), *keeps, is_released=True)
 
     def _exit_code(self, left: Standing, failure: UploaderError | None) -> ExitCode:
         if failure is not None:

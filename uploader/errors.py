@@ -33,6 +33,10 @@ class ExitCode(IntEnum):
     """Stopped by SIGTERM, everything written; run again."""
 
 
+# the codes of a stop by a signal
+STOPPED = (ExitCode.HUNG_UP, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
+
+
 class UploaderError(Exception):
     """An exception that ends the command; its text says the cause and the remedy."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, TextIO
 
-from uploader.errors import UsageError
+from uploader.errors import STOPPED, ExitCode, UsageError
 
 if TYPE_CHECKING:  # a command that logs nothing does not import it
     import structlog
@@ -231,6 +231,12 @@ def configure(form: Form, level: str, file: Path | None = None) -> None:
     shown = level if not is_auto else "warning" if sys.stderr.isatty() else "info"
     opened = _open(file) if file is not None else None
     _log.configure(_Config(form, shown, opened, "info" if is_auto else level))
+
+
+def log_end(event: str, code: ExitCode, **facts: Any) -> None:
+    """Log the end of a command: a warning where it needs somebody, so that a log of warnings alone tells of it."""
+    log = _log.info if code in (ExitCode.DONE, *STOPPED) else _log.warning
+    log(event, exitCode=int(code), **facts)
 
 
 def log_refusal(reason: str, problems: "Sequence[Problem]", *, with_values: bool = False) -> None:

@@ -69,7 +69,7 @@ def test_lines_are_taken_as_the_summary_names_them(place: Place) -> None:
     write_manifest(place, "m.csv", rows)
     place.use(place.serve("--limit", "8", faults="[put]\nlost_before = 1.0"))
     ending = place.run("run", "m.csv", "--limit", "8", "--doubt-seconds", "1")
-    found = re.search(r"3 in doubt \(line ([^)]*)\)", ending.out)
+    found = re.search(r"3 in doubt \(lines ([^)]*)\)", ending.out)
     assert found is not None, ending.out
     for wrong in ("2,x", "2,,3", "2,", "0", "-1", "2;3", "²"):
         refused = place.run("resolve", "--line", wrong, "--drop")
@@ -200,3 +200,25 @@ def test_a_mistyped_job_is_no_dead_end(place: Place) -> None:
     check_appended(server.journal, rows)
     (line,) = read_results(place.path("m.results.csv"))
     assert (line["status"], line["jobId"]) == ("completed", put.job_id)
+
+
+def test_a_decision_that_does_not_fit_names_those_that_do(place: Place) -> None:
+    """--not-appended of a failed item: the message has --retry and --drop."""
+    write_manifest(place, "m.csv", make_rows(place, 1, 1))
+    place.use(place.serve("--limit", "8", faults="[jobs]\nfailed = 1.0"))
+    assert place.run(*RUN).code == 1
+    refused = place.run("resolve", "--line", "2", "--not-appended")
+    assert refused.code == 2
+    assert "--not-appended is for items that are in_doubt; this one takes --retry or --drop" in refused.err
+
+
+def test_what_stands_in_another_batchs_way_is_listed_by_its_own_batch(place: Place) -> None:
+    """The summary's next command names the batch whose item it is, where its own items need nobody."""
+    rows = make_rows(place, 2, 1)
+    write_manifest(place, "monday.csv", rows[:1])
+    write_manifest(place, "tuesday.csv", rows[1:])
+    place.use(place.serve("--limit", "8", faults="[put]\nlost_answer = 1.0"))
+    words = ("--limit", "8", "--doubt-seconds", "1")
+    assert place.run("run", "monday.csv", *words).code == 4
+    ending = place.run("run", "tuesday.csv", *words)
+    assert re.findall(r"^  next +uploader resolve --batch (\S+)", ending.out, re.MULTILINE) == ["monday.csv"]

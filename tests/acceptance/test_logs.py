@@ -200,3 +200,17 @@ def test_an_attempt_that_is_tried_again_does_not_stand_over_the_bar(place: Place
     assert len(cut) == len(server.journal.puts()) - len(server.journal.appended()) - len(doubts) > 0
     assert {event["level"] for event in cut} == {"info"}
     assert shown.count("attempt.ended") == len(doubts)
+
+
+def test_a_log_of_warnings_tells_of_each_run_that_needs_somebody(place: Place, server: Server) -> None:
+    """`run.ended` is a warning where the code is not 0, be it a person or a part left; else it is info."""
+    rows = make_rows(place, 4, 4)
+    write_manifest(place, "m.csv", rows)
+    place.write("broken.csv", "conversationId,audioPath\nc-9,missing.wav\n")
+    words = ("--log-level", "warning")
+    part = place.run("run", "m.csv", *words, "--first", "1")
+    person = place.run("run", "broken.csv", *words, "--on-invalid", "skip")
+    found = [(ending.code, [event["level"] for event in ending.events("run.ended")]) for ending in (part, person)]
+    assert found == [(6, ["warning"]), (1, ["warning"])]
+    done = place.run("run", "m.csv", *words)
+    assert (done.code, done.events("run.ended")) == (0, [])

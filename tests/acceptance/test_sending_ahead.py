@@ -216,7 +216,7 @@ def test_a_service_that_counts_uploads_is_learned_at_two_bodies(place: Place) ->
     check_appended(later.journal, more)
     check_limit(later.journal, 4)
     assert cut(later.journal) == []
-    assert "no body is sent before its slot is free" in second.out
+    assert "uploads wait for a free slot before they begin" in second.out
 
 
 def test_a_gateway_with_a_short_patience_is_borne(place: Place) -> None:

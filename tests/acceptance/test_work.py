@@ -1,6 +1,8 @@
 """`uploader work`: one more worker on a ledger, for every batch in it, until it is stopped."""
 
 import json
+import re
+import shlex
 import signal
 
 from tests.acceptance.batches import make_rows, read_results, write_manifest
@@ -242,3 +244,17 @@ def test_a_worker_is_called_by_the_jobs_of_its_attempts(place: Place) -> None:
     assert {(call.job, call.status) for call in server.journal.calls()} >= {("completed", 200)}
     assert polls(server) - before <= 0.5 * len(rows)
     assert polls_after_the_end_was_told(server) == {}
+
+
+def test_a_worker_names_what_needs_a_person_at_its_end(place_of: Place) -> None:
+    """Items in doubt, and those held behind them, stand in its closing words, with the command that lists them."""
+    write_manifest(place_of, "m.csv", make_rows(place_of, 6, 2))
+    place_of.use(place_of.serve("--limit", str(LIMIT), faults="[put]\nlost_answer = 1.0\n"))
+    assert place_of.run("run", "m.csv", "--limit", str(LIMIT), "--doubt-seconds", "1").code == 4
+    worker = place_of.start(*(word for word in WORK if word != "--json"))
+    until(lambda: begun(place_of), "the worker is on the ledger")
+    ending = worker.stop()
+    assert "; 2 items need a person's decision, and 4 are held behind them." in ending.out
+    [command] = re.findall(r"^  next +uploader (resolve.*)$", ending.out, re.MULTILINE)
+    listed = place_of.run(*shlex.split(command))
+    assert (listed.code, listed.out.count("in doubt\n")) == (1, 2)

@@ -73,8 +73,8 @@ def test_an_account_that_bears_no_bodies_ahead_is_told() -> None:
         slot_first_reason="a 429 came",
     )
     told = format_slot_first(limit)
-    assert told.startswith("no body is sent before its slot is free until ")
-    assert "03:45, which takes longer: a 429 came" in told
+    assert told.startswith("uploads wait for a free slot before they begin until ")
+    assert "03:45, which takes longer; nothing is to be done (`uploader help limit`): a 429 came" in told
     found = limit_json(limit)
     assert (found["needsSlotFirst"], found["needsSlotFirstReason"]) == (True, "a 429 came")
     assert found["needsSlotFirstUntil"] is not None
@@ -261,5 +261,5 @@ def test_a_job_id_stands_beside_its_line() -> None:
     """Known jobIds stand beside the lines of rows, for a person and for a machine."""
     trouble = Trouble("m.csv", State.FAILED, "the job ended as failed", 4, [2, 3, 7], ["job-1", None, "job-9"])
     found = overview(("m.csv", standing({State.FAILED: 4})), troubles=[trouble])
-    assert "4 failed (line 2, job job-1; 3; 7, job job-9; …): the job ended" in "\n".join(found.as_lines())
+    assert "4 failed (lines 2, job job-1; 3; 7, job job-9; …): the job ended" in "\n".join(found.as_lines())
     assert found.as_json()["needsPerson"][0]["jobIds"] == ["job-1", None, "job-9"]

@@ -1,6 +1,7 @@
 """`uploader status` and `results`: what the ledger holds."""
 
 import shlex
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -174,7 +175,10 @@ def named_batch(connection: Connection, settings: Settings, ledger: str, base_ur
     if base_url is not None and services and base_url not in services:
         elsewhere = ", ".join(services)
         raise UsageError(f"ledger {ledger}: no batch of {base_url} (--base-url) in it; it has batches of {elsewhere}")
-    names = ", ".join(batch.name for batch in find_batches(connection, base_url=base_url, most=NAMES_SHOWN)) or "none"
+    known = find_batches(connection, base_url=base_url, most=NAMES_SHOWN)
+    twice = {name for name, count in Counter(batch.name for batch in known).items() if count > 1}
+    names = ", ".join(f"{batch.name} of {batch.base_url}" if batch.name in twice else batch.name for batch in known)
+    names = names or "none"
     raise UsageError(f"ledger {ledger}: no batch {settings.batch or ''} in it; it has: {names}")
 
 

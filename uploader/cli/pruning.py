@@ -29,8 +29,11 @@ def prune_ledger(settings: Settings, days: int, *, yes: bool, as_json: bool) -> 
         if yes:
             pruned = prune(ledger, found, before, now)
             hint = ledger.give_back_room()
-            sizes.append(ledger.size())
         address = ledger.address
+    if yes:
+        # a file becomes smaller as it is closed, its log written back
+        with Ledger.open_for_reading(settings.ledger) as ledger:
+            sizes.append(ledger.size())
     if as_json:
         print_json({"ledger": address, "exitCode": 0, **_as_json(found, pruned, before, sizes)})
     else:
@@ -58,6 +61,7 @@ def _as_lines(
 ) -> Iterator[str]:
     counted = pruned or found
     names = [batch.name for batch in found.batches]
+    kept = f"lose path and parameters, and stay known by their content{_format_others(counted)}"
     if not (names or counted.items or found.not_over):
         yield f"ledger {address}: nothing was over before {rfc3339(before)} that is not forgotten already"
         return
@@ -66,7 +70,7 @@ def _as_lines(
         [
             ("batches", f"{len(names):,}{_listed(names)}"),
             ("rows", f"{counted.rows:,}, with their paths and x- columns: no results of them can be made any more"),
-            ("items", f"{counted.items:,} lose path and parameters, and stay known by their content"),
+            ("items", f"{counted.items:,} {kept}"),
             ("attempts", f"{counted.attempts:,}"),
             ("room", f"about {format_bytes(found.size)} of {format_bytes(sizes[0])}"),
             (
@@ -80,6 +84,11 @@ def _as_lines(
         yield "Nothing was changed: the same command with --yes forgets it."
     else:
         yield f"The ledger has {format_bytes(sizes[-1])} now{f': {hint}' if hint else ''}."
+
+
+def _format_others(counted: Prunable | Pruned) -> str:
+    """Explain why more items than rows are counted."""
+    return " (some are of no row any more, or of rows forgotten before)" if counted.items > counted.rows else ""
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -41,6 +41,8 @@ def _check(path: Path) -> None:
     try:
         if path.is_dir():
             raise UsageError(f"html {path}: this is a folder: name a file in it")
+        if not path.parent.is_dir():
+            raise UsageError(f"html {path}: its folder does not exist: make it, or name a file in another")
         if path.exists():
             with path.open(encoding="utf-8", errors="replace") as file:
                 if file.read(len(BEGIN)) not in ("", BEGIN):

@@ -381,7 +381,9 @@ def _check_fits(item: OpenItem, decision: Decision) -> None:
         raise UsageError(f"line {item.line}: its row is invalid: correct the manifest and run it again, or --drop it")
     states = ", ".join(sorted(state.value for state in RESOLVABLE[decision]))
     shown = item.shown_state.value
-    raise UsageError(f"line {item.line}: it is {shown}: --{decision.value} is for items that are {states}")
+    fitting = " or ".join(f"--{other.value}" for other in Decision if fits(item, other))
+    instead = f"; this one takes {fitting}" if fitting else ""
+    raise UsageError(f"line {item.line}: it is {shown}: --{decision.value} is for items that are {states}{instead}")
 
 
 def _check_free(connection: Connection, item: OpenItem, job_id: str) -> None:

@@ -104,7 +104,7 @@ async def run_batch(
             raise cause from error
         counts = {state.value: count for state, count in summary.standing.counts.items() if count}
         shares = held_back_json(summary.held_back)
-        log.info("run.ended", exitCode=int(summary.exit_code), reason=summary.ending(), counts=counts, **shares)
+        logs.log_end("run.ended", summary.exit_code, reason=summary.ending(), counts=counts, **shares)
         await events.flush()
         if events.failure is not None:
             raise events.failure

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from uploader import __version__, logs
-from uploader.errors import ExitCode, LedgerAwayError, LedgerBusyError, UploaderError
+from uploader.errors import STOPPED, ExitCode, LedgerAwayError, LedgerBusyError, UploaderError
 from uploader.ledger.reading import Trouble
 from uploader.model import TROUBLED
 from uploader.settings import Settings
@@ -29,7 +29,6 @@ SHARE_OF_TIME = 0.01
 GROUPS_TOLD = 5
 # in place of a batch's name, for people
 ALL_BATCHES = "all batches"
-STOPPED = (ExitCode.HUNG_UP, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 
 
 class RunReporter:

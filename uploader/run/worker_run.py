@@ -61,7 +61,7 @@ async def run_worker(
         await reporter.fail(error)
         raise
     counts = {state.value: count for state, count in summary.left.counts.items() if count}
-    log.info("run.ended", exitCode=int(summary.exit_code), reason=summary.ending(), counts=counts)
+    logs.log_end("run.ended", summary.exit_code, reason=summary.ending(), counts=counts)
     return summary
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from uploader import logs
 from uploader.engine import run_concurrently
 from uploader.errors import (
+    STOPPED,
     BatchRefusedError,
     ExitCode,
     LedgerBusyError,
@@ -57,7 +58,6 @@ PAUSE_CAP_SECONDS = 300.0
 # settings that belong to one batch
 OF_ONE_BATCH = ("batch", "results", "summary", "format", "first", "until", "repeat", "sandbox")
 NOT_OVER = (ExitCode.GAVE_UP, ExitCode.NOT_NOW)
-STOPPED = (ExitCode.HUNG_UP, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 
 
 class Service:
@@ -125,7 +125,7 @@ class Service:
         if self._failure is not None:
             raise self._failure
         code = ExitCode.FAULT if self._stop.code is None else self._stop.code
-        log.info("inbox.ended", exitCode=int(code), reason=f"by {self._stop.by}: the same command carries on")
+        logs.log_end("inbox.ended", code, reason=f"by {self._stop.by}: the same command carries on")
         return code
 
     def _stop_as_requested(self) -> None:

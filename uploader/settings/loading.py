@@ -169,7 +169,7 @@ def _describe(location: Location, error: UnfitError, sources: _Sources) -> str:
     name, where = location[0], sources.of(location)
     value = "" if location[-1] in secrets.HIDDEN else secrets.without_login(repr(error.value))[:VALUE_MOST]
     if name in sources.flags:
-        return f"{where} {value}: {error}"
+        return f"{where}{value and f' {value}'}: {error}"
     return f"{where}: {'.'.join(location)}{value and f' = {value}'}: {error}"
 
 

@@ -144,7 +144,10 @@ def format_slot_first(limit: LimitFacts) -> str:
         return ""
     until = limit.slot_first_until
     end = f" until {datetime.fromtimestamp(until).astimezone():%a %H:%M}" if until is not None else ""
-    return f"no body is sent before its slot is free{end}, which takes longer: {limit.slot_first_reason}"
+    return (
+        f"uploads wait for a free slot before they begin{end}, which takes longer; nothing is to be done "
+        f"(`uploader help limit`): {limit.slot_first_reason}"
+    )
 
 
 def _format_limit_reasons(limit: LimitFacts) -> str:
@@ -156,7 +159,8 @@ def _format_limit_reasons(limit: LimitFacts) -> str:
         is_less = limit.in_force <= stated < configured
         parts.append(f"the service stated {stated}" + (f": use --limit {stated}" if is_less else ""))
     if limit.others is not None:
-        parts.append(f"by its 429s, about {format_count(limit.others, 'slot')} seem to be taken by others")
+        seem = "seems" if limit.others == 1 else "seem"
+        parts.append(f"by its 429s, about {format_count(limit.others, 'slot')} {seem} to be taken by others")
     elif limit.in_force < min(configured, configured if stated is None else stated):
         parts.append("by its 429s, others seem to use the account, too")
     return ", ".join(parts)
@@ -186,7 +190,8 @@ def format_trouble(trouble: Trouble) -> str:
         f"{line}, job {job}" if job else str(line) for line, job in zip(trouble.lines, trouble.job_ids, strict=True)
     ]
     apart = "; " if any(trouble.job_ids) else ", "
-    where = f" (line {apart.join([*parts, *(['…'] if trouble.items > len(parts) else [])])})" if parts else ""
+    line = "lines" if len(parts) > 1 or trouble.items > len(parts) else "line"
+    where = f" ({line} {apart.join([*parts, *(['…'] if trouble.items > len(parts) else [])])})" if parts else ""
     return f"{trouble.items} {trouble.state.value.replace('_', ' ')}{where}: {trouble.reason}"
 
 
@@ -208,9 +213,10 @@ def config_option(config: Path | None) -> list[str]:
     return ["--config", str(config.absolute())] if config is not None else []
 
 
-def resolve_command(batch: str, ledger: str, *words: str) -> str:
-    """Format the command that resolves items of a batch. ``words``: the selection and the decision."""
-    return shlex.join(["uploader", "resolve", "--batch", batch, *ledger_option(ledger), *words])
+def resolve_command(batch: str | None, ledger: str, *words: str) -> str:
+    """Format the command that resolves items of a batch, or of all. ``words``: the selection and the decision."""
+    named = ["--batch", batch] if batch is not None else []
+    return shlex.join(["uploader", "resolve", *named, *ledger_option(ledger), *words])
 
 
 def orphans_json(group: Orphans) -> dict[str, Any]:

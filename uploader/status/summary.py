@@ -247,5 +247,7 @@ class Summary(NamedTuple):
         if self.exit_code in (ExitCode.NEEDS_PERSON, ExitCode.IN_DOUBT):
             if self.rehearsal:
                 return ""  # there is no ledger to ask any more
-            return resolve_command(self.batch, self.ledger)
+            # where all that needs a person is another batch's, that one's list has it by line
+            batches = {trouble.batch for trouble in self.troubles}
+            return resolve_command(batches.pop() if len(batches) == 1 else self.batch, self.ledger)
         return shlex.join(self.again)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from uploader.errors import ExitCode
 from uploader.ledger.standing import Standing
-from uploader.model import LimitFacts, Outcome, State
+from uploader.model import TROUBLED, LimitFacts, Outcome, State
 from uploader.policy.held_back import HeldBack
 from uploader.status.formatting import (
     counts_json,
@@ -16,6 +16,7 @@ from uploader.status.formatting import (
     format_rows,
     held_back_json,
     limit_json,
+    resolve_command,
 )
 from uploader.status.summary import AccountLimit
 
@@ -64,6 +65,7 @@ class WorkSummary(NamedTuple):
             **held_back_json(self.held_back),
             "left": counts_json(self.left.counts),
             "reason": self.reason or None,
+            "next": self.next_step() or None,
         }
 
     def as_lines(self) -> list[str]:
@@ -73,6 +75,7 @@ class WorkSummary(NamedTuple):
         return [
             f"worker: {jobs} seen to end{f': {ended}' if ended else ''}",
             *format_rows(self._figures()),
+            *format_rows([("next", self.next_step())]),
             self.ending(),
         ]
 
@@ -80,8 +83,23 @@ class WorkSummary(NamedTuple):
         """Format the worker's ending in one sentence."""
         left = format_count(sum(self.left.counts[state] for state in LEFT), "item")
         if self.exit_code is ExitCode.DONE:
-            return "Done: nothing is left to do."
-        return f"Stopped ({self.reason}): {left} of all batches still to be done."
+            return f"Done: nothing is left to send{self._format_needs()}."
+        return f"Stopped ({self.reason}): {left} of all batches still to be sent or to end{self._format_needs()}."
+
+    def next_step(self) -> str:
+        """Return the next command to type, empty where nothing needs a person."""
+        return resolve_command(None, self.ledger) if self._needing else ""
+
+    @property
+    def _needing(self) -> int:
+        return sum(self.left.counts[state] for state in TROUBLED) + self.left.overdue
+
+    def _format_needs(self) -> str:
+        """Format the items that need a person, and those that are held by them; empty where there are none."""
+        held = self.left.counts[State.HELD]
+        behind = f", and {held} {'is' if held == 1 else 'are'} held behind them" if held else ""
+        need = "needs" if self._needing == 1 else "need"
+        return f"; {format_count(self._needing, 'item')} {need} a person's decision{behind}" if self._needing else ""
 
     def _figures(self) -> Iterator[tuple[str, str]]:
         """Yield labels and texts, a text empty where there is nothing to report."""

@@ -69,7 +69,9 @@ def test_each_account_is_full_and_none_is_over(place: Place) -> None:
 
     # nothing is sent again, by the manifest or by the batch's name
     later = {name: server.from_now_on() for name, server in servers.items()}
-    assert place.run("run", "m.csv", "--config", "nightly.toml").code == 0
+    again = place.run("run", "m.csv", "--config", "nightly.toml", "--json")
+    assert again.code == 0
+    assert {account["account"]: account["limit"]["configured"] for account in again.summary["accounts"]} == LIMITS
     assert place.run("run", "--batch", "m.csv", "--config", "nightly.toml").code == 0
     assert [server.journal.puts() for server in later.values()] == [[], []]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from uploader import logs, results
 from uploader.errors import ExitCode, LedgerAwayError, LedgerUnavailableError, ResultsUnavailableError, UploaderError
 from uploader.ledger import Connection, Ledger
+from uploader.ledger.history import accounts_of_batch
 from uploader.ledger.leases import OpenWorker
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import close_repeat
@@ -20,6 +21,7 @@ from uploader.ledger.orphans import find_orphans
 from uploader.ledger.reading import (
     Trouble,
     anomalies,
+    find_accounts,
     result_lines,
     troubles,
 )
@@ -184,7 +186,7 @@ class BatchRun(EngineRun):
                 results=str(self._path),
                 ledger=self._ledger.address,
                 limit=add_limits(limits.values()),
-                accounts=self._name_limits(limits),
+                accounts=self._name_limits(connection, limits),
                 throttled=engines.throttled,
                 slot_wait_seconds=engines.full_seconds,
                 held_back=engines.held_back(),
@@ -228,20 +230,25 @@ class BatchRun(EngineRun):
                 end_worker(connection, account.worker_id, account.account_id, self._now(), *keeps, is_released=True)
 
     def _limits(self, connection: Connection) -> dict[int, LimitFacts]:
-        """Return the limits of the run's accounts by their ids; that of the batch where it sends to none."""
-        configured = {account.account_id: account.settings.limit for account in self._prepared.accounts}
+        """Return the limits of the run's accounts by their ids; where it sends to none, of those sent to before."""
+        configured: dict[int, int | None] = {
+            account.account_id: account.settings.limit for account in self._prepared.accounts
+        }
+        if not configured and self._settings.accounts:
+            configured = dict.fromkeys(accounts_of_batch(connection, self._batch.batch_id))
         if not configured:
             configured = {self._batch.account_id: self._settings.limit}
         now = self._now()
         return {account_id: limit_facts(connection, account_id, limit, now) for account_id, limit in configured.items()}
 
-    def _name_limits(self, limits: Mapping[int, LimitFacts]) -> list[AccountLimit]:
+    def _name_limits(self, connection: Connection, limits: Mapping[int, LimitFacts]) -> list[AccountLimit]:
         """Name the limits of the accounts, where the settings have several."""
         if not self._settings.accounts:
             return []
+        known = find_accounts(connection)
         return [
-            AccountLimit(account.target.name, account.target.base_url, limits[account.account_id])
-            for account in self._prepared.accounts
+            AccountLimit(known[account_id].name, known[account_id].base_url, limit)
+            for account_id, limit in limits.items()
         ]
 
     def _command_again(self) -> list[str]:

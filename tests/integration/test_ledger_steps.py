@@ -2,7 +2,7 @@
 
 import csv
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,12 +11,13 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import Connection, and_, func, select, update
 
 from tests.integration.test_ledger import BASE_URL, Book
 from uploader.client import Credentials
 from uploader.errors import LedgerBusyError, LedgerUnavailableError, UploaderError, UsageError
 from uploader.ledger import Ledger, load_leases, loading, schema, steps
+from uploader.ledger.lanes import activate_account
 from uploader.ledger.leases import OpenWorker
 from uploader.ledger.load_leases import LoadLease, take_accounts
 from uploader.ledger.orphans import find_orphans
@@ -29,6 +30,7 @@ from uploader.run.activation import Prepared
 from uploader.run.loading import prepare
 from uploader.run.target import Target
 from uploader.settings import Settings
+from uploader.settings.tables import Account
 
 SECONDS = 30.0
 DEAD = "dead"
@@ -116,6 +118,25 @@ class _Death(ExitStack):
         raise LedgerUnavailableError(DEAD)
 
 
+class _UndoneError(Exception):
+    """The end of a transaction that is not to be kept."""
+
+
+def heads(ledger: Ledger) -> dict[str, str]:
+    """Return the file that each lane would begin next, were everything in the ledger to be sent."""
+    found: dict[str, str] = {}
+    with suppress(_UndoneError), ledger.writing() as connection:
+        for account_id in connection.execute(select(schema.accounts.c.id)).scalars().all():
+            activate_account(connection, account_id)
+        is_head = items.c.position == lanes.c.ready_position
+        of_lanes = select(lanes.c.conversation_id, items.c.path).join(
+            items, and_(items.c.lane_id == lanes.c.id, is_head)
+        )
+        found = {lane: Path(path).name for lane, path in connection.execute(of_lanes)}
+        raise _UndoneError
+    return found
+
+
 def picture(ledger: Ledger) -> dict[str, Any]:
     """Return all that a load leaves in a ledger, without ids."""
     with ledger.reading() as connection:
@@ -168,6 +189,8 @@ NIGHTS = {
     "repeat": Night(FIRST, {"a.wav": State.COMPLETED}, settings={"repeat": True}),
     "part": Night(FIRST[::-1], {"b.wav": State.COMPLETED}, settings={"first": 2}),
     "invalid": Night([*FIRST, ("x", "gone.wav"), ("y", "g.wav")], settings={"on_invalid": "skip"}),
+    "corrected": Night([("x", "gone.wav"), *FIRST], contents={"gone.wav": "back"}, settings={"on_invalid": "skip"}),
+    "left out": Night(FIRST, settings={"on_invalid": "skip"}),
 }
 
 
@@ -176,7 +199,7 @@ def begin_night(ground: Ground, night: Night) -> None:
     ground.write(FIRST)
     ledger = ground.open(DEAD)
     if night.settings.get("on_invalid") == "skip":
-        ground.write([*FIRST, ("y", "gone.wav")])
+        ground.write([("x", "gone.wav"), *FIRST, ("y", "gone.wav")])
         (ground.folder / "gone.wav").unlink()
     ground.load(ledger, on_invalid=night.settings.get("on_invalid", "refuse"))
     with ledger.writing() as connection:
@@ -184,25 +207,30 @@ def begin_night(ground: Ground, night: Night) -> None:
             of_name = update(items).where(items.c.path.endswith(name))
             connection.execute(of_name.values(state=state, attempts=1, job_id=None))
     ground.write(night.pairs, contents=night.contents)
-    (ground.folder / "gone.wav").unlink(missing_ok=True)
+    if "gone.wav" not in night.contents:
+        (ground.folder / "gone.wav").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize(
     ("database_url", "name"),
-    [*(("sqlite", name) for name in NIGHTS), *(("postgres", name) for name in ("same", "edited", "part"))],
+    [*(("sqlite", name) for name in NIGHTS), *(("postgres", name) for name in ("same", "edited", "part", "corrected"))],
     indirect=["database_url"],
 )
 def test_a_load_that_died_between_two_steps_is_carried_on_by_the_same_command(
     tmp_path: Path, ground: Ground, name: str
 ) -> None:
-    """Wherever it dies, the same command leaves the ledger as a load in one go does: nothing twice, nothing lost."""
+    """Wherever it dies, the same command leaves the ledger as a load in one go does: nothing twice, nothing lost.
+
+    In between a lane begins nothing but what it could begin before the load or can after it, whoever sends.
+    """
     night = NIGHTS[name]
     reference = Ground(tmp_path, f"sqlite:///{tmp_path}/reference.db")
     with reference.ledgers:
         begin_night(reference, night)
         ledger = reference.open()
+        before = heads(ledger)
         reference.load(ledger, **night.settings)
-        expected = picture(ledger)
+        expected, after_it = picture(ledger), heads(ledger)
     assert expected["rows"]
     for path in tmp_path.glob("?.wav"):
         path.unlink()
@@ -215,8 +243,49 @@ def test_a_load_that_died_between_two_steps_is_carried_on_by_the_same_command(
         if not death.has_come:
             break
         deaths += 1
+        now = heads(ledgers[0])
+        assert [(lane, head) for lane, head in now.items() if head not in (before.get(lane), after_it.get(lane))] == []
     assert deaths > len(night.pairs)
     assert picture(ledgers[0]) == expected
+
+
+def test_a_lane_of_an_account_that_a_reload_names_no_more_goes_on(ground: Ground) -> None:
+    """What an invalid row held goes on once its row has been taken out, under the lock of its account."""
+    loader = ground.open()
+
+    def load(name: str, *given: tuple[str, str, str]) -> None:
+        with (ground.folder / name).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("conversationId", "audioPath", "account"), *given])
+        own = Settings(
+            ledger=ground.url,
+            base_url=BASE_URL,
+            batch=name,
+            results=ground.folder / f"{name}.results.csv",
+            on_invalid="skip",
+            accounts={"b": Account()},
+        )
+        targets = [Target(one, BASE_URL, Credentials("id", "secret")) for one in own.of_accounts]
+        prepare(own, str(ground.folder / name), loader, targets, lambda: None)
+
+    ground.write([("x", "y.wav"), ("x", "z.wav")])
+    load("m.csv", ("x", "gone.wav", "b"), ("y", "y.wav", ""))
+    load("n.csv", ("x", "z.wav", "b"))
+    with loader.reading() as connection:
+        of_b = connection.execute(select(schema.accounts.c.id).where(schema.accounts.c.name == "b")).scalar_one()
+        ready = select(lanes.c.ready_position).where(lanes.c.account_id == of_b, lanes.c.active_until > 0)
+        assert connection.execute(ready).scalar_one() is None
+    locked, locking = list[Collection[int]](), loader.locking
+
+    def watched(connection: Connection, account_ids: Collection[int]) -> AbstractContextManager[object]:
+        locked.append(account_ids)
+        return locking(connection, account_ids)
+
+    with mock.patch.object(loader, "locking", watched):
+        load("m.csv", ("y", "y.wav", ""))
+    assert locked
+    assert all(of_b in account_ids for account_ids in locked)
+    with loader.reading() as connection:
+        assert connection.execute(ready).scalar_one() is not None
 
 
 def test_others_claim_and_end_items_while_a_load_merges(ground: Ground) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     or_,
     select,
     tuple_,
+    union,
     update,
 )
 
@@ -26,6 +27,7 @@ from uploader.ledger.schema import (
     items,
     lanes,
     loads,
+    rows,
 )
 from uploader.ledger.staging import (
     ACCOUNT,
@@ -79,6 +81,15 @@ _NEWEST_LOAD = select(func.coalesce(func.max(loads.c.id), 0))
 
 # forget the counts of a batch's rows that are over
 _FORGET_COUNTS = update(batches).where(batches.c.id == bindparam("of_batch")).values(counted=null())
+
+# the number of accounts
+_COUNT_ACCOUNTS = select(func.count()).select_from(accounts)
+
+# the accounts of the items of a batch's rows, and of those that its invalid rows have left without a row
+_FORMER_ACCOUNTS = union(
+    select(items.c.account_id).join(rows, rows.c.item_id == items.c.id).where(rows.c.batch_id == bindparam("batch")),
+    select(items.c.account_id).where(items.c.invalid_batch_id == bindparam("batch")),
+)
 
 # the accounts of the rows whose items are not over once they are merged
 _ACCOUNTS_TO_SEND = (
@@ -280,6 +291,21 @@ def was_begun(
 def close_repeat(connection: Connection, batch_id: int) -> None:
     """Mark a batch's repeat as complete, so that the next ``--repeat`` makes new items again."""
     connection.execute(update(batches).where(batches.c.id == batch_id).values(repeat_open=False))
+
+
+def former_accounts(connection: Connection, account_id: int, name: str) -> set[int]:
+    """Return the ids of the accounts of what the earlier loads of a batch have left in the ledger.
+
+    Args:
+        connection: A connection in a transaction.
+        account_id: The batch's account.
+        name: The batch's name.
+    """
+    batch = connection.execute(_BATCH, {"account": account_id, "named": name}).one_or_none()
+    # most ledgers have one account, and need no look at all rows
+    if batch is None or connection.execute(_COUNT_ACCOUNTS).scalar_one() == 1:
+        return set()
+    return set(connection.execute(_FORMER_ACCOUNTS, {"batch": batch.id}).scalars())
 
 
 def save_rules(connection: Connection, account_id: int, *, limit: int, holds: bool) -> None:

@@ -72,15 +72,16 @@ _ROWS_IN_LINES = and_(
 _LINES = select(select(func.min(staged.c.line)).scalar_subquery(), select(func.max(staged.c.line)).scalar_subquery())
 _FORMER_LINES = select(func.max(rows.c.line)).where(rows.c.batch_id == bindparam("batch"))
 
+# of an item: its row was invalid in an earlier load of the batch
+_WAS_INVALID = and_(
+    items.c.invalid_batch_id == bindparam("batch", type_=BigInteger),
+    items.c.load_id < bindparam("load", type_=BigInteger),
+)
+
 # the lanes in which an invalid row of an earlier load held the rest
 _TOUCH_INVALID = (
     insert_or_ignore(touched)
-    .from_select(
-        ["lane_id"],
-        select(items.c.lane_id)
-        .where(items.c.invalid_batch_id == bindparam("batch"), items.c.load_id < bindparam("load"))
-        .distinct(),
-    )
+    .from_select(["lane_id"], select(items.c.lane_id).where(_WAS_INVALID).distinct())
     .execution_options(preserve_rowcount=True)
 )
 
@@ -98,15 +99,9 @@ _TOUCH_FOUND = insert_or_ignore(touched).from_select(
 
 
 @cache
-def _forget_invalid() -> tuple[Delete, Delete]:
-    """Build the statements that delete rows that were invalid in the batch's earlier loads, and their items."""
-    invalid = (
-        select(items.c.id)
-        .where(items.c.invalid_batch_id == bindparam("batch"), items.c.load_id < bindparam("load"))
-        .order_by(items.c.id)
-        .limit(bindparam("most"))
-    )
-    return delete(rows).where(rows.c.item_id.in_(invalid)), delete(items).where(items.c.id.in_(invalid))
+def _forget_invalid() -> Delete:
+    """Build the statement that deletes the items of rows that were invalid, which no row names any more."""
+    return delete(items).where(IN_LANES, _WAS_INVALID)
 
 
 # add a lane for each new conversation
@@ -340,8 +335,9 @@ def merge(
     """Merge the resolved rows into the ledger; they replace the batch's rows.
 
     Rows come with their new items, which stand behind all that is active in their lanes. An existing item takes its
-    row's place together with all others of its lane, so that a lane is in order at any time. Where the process dies
-    between two steps, the same load carries on: its rows name the items that are there.
+    row's place together with all others of its lane, and what an earlier load's invalid rows held is held until then,
+    so that a lane is in order at any time. Where the process dies between two steps, the same load carries on: its rows
+    name the items that are there.
 
     Args:
         connection: The stage's connection.
@@ -398,8 +394,8 @@ class _Merge:
         }
         # rows name items of the ledger
         self._has_found = False
-        # the statements by which some of them change
-        self._changes: list[Update] = []
+        # the statements by which existing items change, lane by lane
+        self._changes: list[Update | Delete] = []
         # the last line of the batch's previous load; None: it is the first one
         self._former: int | None = None
 
@@ -408,7 +404,6 @@ class _Merge:
         connection, values = self._connection, self._values
         with self._steps.locked():
             _move_parts(connection, values, account_ids)
-        has_invalid = False
         with self._steps.unlocked():
             analyze(connection, found, hashed)
             kinds = connection.execute(_KINDS).all()
@@ -416,9 +411,8 @@ class _Merge:
             self._changes = _changes({takes for takes, _ in kinds}, mends=any(mended for _, mended in kinds))
             if not self._load.is_first:
                 self._former = connection.execute(_FORMER_LINES, values).scalar()
-                has_invalid = connection.execute(_TOUCH_INVALID, values).rowcount > 0
-        if has_invalid:
-            self._steps.until_done(self._forget_invalid)
+                if connection.execute(_TOUCH_INVALID, values).rowcount:
+                    self._changes.insert(0, _forget_invalid())
 
     def merge_rows(self) -> None:
         """Merge the rows with their new items, line by line."""
@@ -452,13 +446,6 @@ class _Merge:
         tables = (items, rows, lanes) if self._steps.are_short else ()
         analyze(self._connection, touched, *tables)
 
-    def _forget_invalid(self, most: int) -> bool:
-        """Delete items of rows that were invalid; return True where no more are left."""
-        some = {**self._values, "most": most}
-        forget_rows, forget_items = _forget_invalid()
-        self._connection.execute(forget_rows, some)
-        return self._connection.execute(forget_items, some).rowcount < most
-
     def _write_rows(self, lines: Mapping[str, int]) -> None:
         """Write the rows of a range of lines, and their new items."""
         connection, some = self._connection, {**self._values, **lines}
@@ -474,7 +461,7 @@ class _Merge:
         connection.execute(_add_missing_rows(), some)
 
 
-def _changes(takes: Collection[int], *, mends: bool) -> list[Update]:
+def _changes(takes: Collection[int], *, mends: bool) -> list[Update | Delete]:
     """Return the statements by which existing items take what their rows say, in their order."""
     found = [_mend()] if mends else []
     found += [_take(kind) for kind in (Takes.ROW, Takes.ROW_AND_FILE) if kind in takes]

@@ -82,18 +82,6 @@ class Steps:
                 write({"from_lane": last + 1, "to_lane": until})
             last = until
 
-    def until_done(self, write: Callable[[int], bool]) -> None:
-        """Write the ledger step by step until there is nothing more to write.
-
-        Args:
-            write: Writes a step of this size; returns True where that was the last one.
-        """
-        self._begin()
-        is_done = False
-        while not is_done:
-            with self._step():
-                is_done = write(self._size)
-
     def _begin(self) -> None:
         self._size = _ALL if self._locked is None else FIRST_SIZE
 

@@ -98,6 +98,8 @@ class BatchWorkers:
         self._now = now
         self._check_stop = check_stop
         self._batch_id = 0
+        # of the lanes that are written
+        self._account_ids: Collection[int] = ()
 
     def __enter__(self) -> Self:
         """Return the workers, which an exception in the block ends."""
@@ -126,6 +128,7 @@ class BatchWorkers:
             account_ids: The accounts that each step locks.
             lease: Renews the lease of the load, in each step.
         """
+        self._account_ids = account_ids
 
         @contextmanager
         def locked() -> Iterator[None]:
@@ -150,11 +153,13 @@ class BatchWorkers:
 
     def activate(self, lanes: Mapping[str, int]) -> None:
         """Make a range of lanes active, as far as no part of the batch is to be chosen."""
-        for account in self.accounts:
-            if self._settings.first is None:
-                activate_lanes(self._connection, account.account_id, self._batch_id, lanes)
+        sent_to = {account.account_id for account in self.accounts if self._settings.first is None}
+        for account_id in self._account_ids:
+            if account_id in sent_to:
+                activate_lanes(self._connection, account_id, self._batch_id, lanes)
             else:
-                refresh_lanes(self._connection, account.account_id, lanes)
+                # the load may have deleted or moved what the batch sends nothing after
+                refresh_lanes(self._connection, account_id, lanes)
 
     def activate_part(self, steps: Steps) -> None:
         """Choose the part of the batch that is to be sent (``--first``), where one is, and make its lanes active."""

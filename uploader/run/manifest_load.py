@@ -31,6 +31,7 @@ from uploader.ledger.loading import (
     begin_load,
     current_repeat_id,
     end_load,
+    former_accounts,
     newest_load,
     resolve,
     save_run,
@@ -205,7 +206,7 @@ class _HeldLoad:
         self._extra_columns: Sequence[str] = ()
         self._hashes = Hashes(self._content_hash)
         self._lacking: Sequence[InvalidRow] = ()
-        # the ids of all accounts that rows name
+        # the ids of all accounts that rows name, or that those of an earlier load named
         self._account_ids = {load.account_id}
         self._renewed_at = time.monotonic()
 
@@ -245,6 +246,7 @@ class _HeldLoad:
         with connection.begin():
             add_alike(self._check, connection, self._stage)
             named = self._stage.accounts() if len(load.targets) > 1 else set()
+            self._account_ids |= former_accounts(connection, load.account_id, load.name)
         if named - load.accounts.keys():
             with self._ledger.writing() as writing:
                 load.accounts = _make_accounts(writing, load.targets, named)

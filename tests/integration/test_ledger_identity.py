@@ -201,7 +201,7 @@ def test_repeat_appends_everything_once_more(book: Book) -> None:
     assert book.states(load) == "pending pending pending pending"
     assert book.complete_all() == ["a.wav", "b.wav", "c.wav", "a.wav"]
     with book.ledger.writing() as connection:
-        close_repeat(connection, load.batch_id)
+        close_repeat(connection, load.batch_id, load.repeat_id)
     book.load(rows, repeat=True)
     assert book.complete_all() == ["a.wav", "b.wav", "c.wav", "a.wav"]
 

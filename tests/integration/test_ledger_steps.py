@@ -2,6 +2,7 @@
 
 import csv
 import threading
+import wave
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -671,3 +672,83 @@ def test_others_write_while_a_run_ends(ground: Ground) -> None:
     # the mark, and each lane
     assert len(set(done)) == len(done) == 1 + 3
     assert len(active_paths(ending)) == len(others)
+
+
+def test_an_older_run_that_ends_meanwhile_does_not_end_a_repeat(ground: Ground) -> None:
+    """The run of a batch that is over ends while another one repeats the batch: the repeat, interrupted, is one."""
+    ground.write(FIRST)
+    older, repeating = ground.open(), ground.open(DEAD)
+    batch = ground.load(older).batch
+
+    def complete() -> None:
+        with older.writing() as connection:
+            left = update(items).where(items.c.state == State.PENDING)
+            connection.execute(left.values(state=State.COMPLETED, attempts=1, content_hash="h"))
+
+    def end(_: int) -> None:
+        with older.writing() as connection:
+            loading.close_repeat(connection, batch.batch_id, batch.repeat_id)
+
+    complete()
+    with after_each_step(repeating, end):
+        ground.load(repeating, repeat=True)
+    complete()
+    assert ground.load(ground.open(), repeat=True).batch.repeat_id > 0
+    with older.reading() as connection:
+        assert connection.execute(select(func.count()).select_from(items)).scalar_one() == 2 * len(FIRST)
+
+
+def test_a_repeat_is_not_complete_while_its_rows_are_loaded(ground: Ground) -> None:
+    """The run of an interrupted repeat ends while the same command loads it anew: it stays one repeat."""
+    ground.write(FIRST)
+    older, loader = ground.open(), ground.open()
+    batch = ground.load(older, repeat=True).batch
+
+    def end(_: int) -> None:
+        with older.writing() as connection:
+            loading.close_repeat(connection, batch.batch_id, batch.repeat_id)
+            of_batch = schema.load_leases.c.batch == batches.c.name
+            found = select(schema.load_leases.c.progress, batches.c.repeat_open).join(batches, of_batch)
+            opened.extend(tuple(row) for row in connection.execute(found))
+
+    opened = list[tuple[str, bool]]()
+    with after_each_step(loader, end):
+        ground.load(loader, repeat=True)
+    assert ("merging", True) in opened
+    assert ("merging", False) not in opened
+
+
+@pytest.mark.parametrize("joins", [True, False])
+def test_a_run_that_joins_the_load_of_another_is_refused_what_costs_too_much(ground: Ground, joins: bool) -> None:
+    """--max-billed-minutes means the same whether the run has loaded the batch itself or another one has."""
+    for name in "ab":
+        with wave.open(str(ground.folder / f"{name}.wav"), "wb") as file:
+            file.setparams((1, 1, 8000, 0, "NONE", ""))
+            file.writeframes(bytes(600 * 8000))
+    ground.write([("x", "a.wav"), ("y", "b.wav")])
+    one, other = ground.open(), ground.open()
+    awaited, has_begun, refused = _Awaited(), threading.Event(), list[UploaderError]()
+
+    def stage() -> None:
+        if not has_begun.is_set():
+            has_begun.set()
+            if joins:
+                awaited.until(1)
+
+    def run() -> None:
+        try:
+            ground.load(other, max_billed_minutes=1.0)
+        except UsageError as error:
+            refused.append(error)
+
+    with staged_when(stage), mock.patch.object(manifest_load.log, "info", awaited.note):
+        threads = [threading.Thread(target=ground.load, args=(one,), kwargs={"first": 1}), threading.Thread(target=run)]
+        threads[0].start()
+        _until(has_begun.is_set)
+        if not joins:
+            _settled(threads[:1])
+        threads[1].start()
+        _settled(threads)
+    assert "that is more than --max-billed-minutes 1" in str(refused[0])
+    with one.reading() as connection:
+        assert connection.execute(select(func.count()).select_from(workers)).scalar_one() == 1

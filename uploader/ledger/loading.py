@@ -8,6 +8,7 @@ from sqlalchemy import (
     JSON,
     Connection,
     bindparam,
+    exists,
     func,
     insert,
     null,
@@ -19,6 +20,7 @@ from sqlalchemy import (
 )
 
 from uploader.ledger.dialects import insert_or_ignore
+from uploader.ledger.load_leases import Progress
 from uploader.ledger.matching import NEW_REPEAT, Hashes, resolve_rows
 from uploader.ledger.merging import merge
 from uploader.ledger.schema import (
@@ -26,6 +28,7 @@ from uploader.ledger.schema import (
     batches,
     items,
     lanes,
+    load_leases,
     loads,
     rows,
 )
@@ -81,6 +84,19 @@ _NEWEST_LOAD = select(func.coalesce(func.max(loads.c.id), 0))
 
 # forget the counts of a batch's rows that are over
 _FORGET_COUNTS = update(batches).where(batches.c.id == bindparam("of_batch")).values(counted=null())
+
+_is_being_loaded = exists().where(
+    load_leases.c.account_id == batches.c.account_id,
+    load_leases.c.batch == batches.c.name,
+    load_leases.c.progress == Progress.MERGING,
+)
+
+# mark a repeat as complete
+_CLOSE_REPEAT = (
+    update(batches)
+    .where(batches.c.id == bindparam("of_batch"), batches.c.repeat_id == bindparam("complete"), ~_is_being_loaded)
+    .values(repeat_open=False)
+)
 
 # the number of accounts
 _COUNT_ACCOUNTS = select(func.count()).select_from(accounts)
@@ -288,9 +304,16 @@ def was_begun(
     return begun
 
 
-def close_repeat(connection: Connection, batch_id: int) -> None:
-    """Mark a batch's repeat as complete, so that the next ``--repeat`` makes new items again."""
-    connection.execute(update(batches).where(batches.c.id == batch_id).values(repeat_open=False))
+def close_repeat(connection: Connection, batch_id: int, repeat_id: int) -> None:
+    """Mark a batch's repeat as complete, so that the next ``--repeat`` makes new items again.
+
+    Args:
+        connection: A connection in a transaction.
+        batch_id: The batch.
+        repeat_id: The repeat that is complete: one that has begun since stays open, as does a load that is not at its
+            end.
+    """
+    connection.execute(_CLOSE_REPEAT, {"of_batch": batch_id, "complete": repeat_id})
 
 
 def former_accounts(connection: Connection, account_id: int, name: str) -> set[int]:

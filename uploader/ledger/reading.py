@@ -94,6 +94,8 @@ class BatchFacts(NamedTuple):
     held_back: Mapping[str, Any] | None = None
     # when its rows were forgotten (ledger.pruning); None: they are there
     pruned_at: float | None = None
+    # of its newest load (``--repeat``); 0: it was none
+    repeat_id: int = 0
 
 
 class Trouble(NamedTuple):
@@ -137,6 +139,7 @@ def find_batches(
         batches.c.extra_columns,
         batches.c.ran_at,
         batches.c.held_back,
+        batches.c.repeat_id,
         batches.c.counted,
         select(func.max(loads.c.id)).where(loads.c.batch_id == batches.c.id).scalar_subquery().label("load_id"),
     ).join(accounts, accounts.c.id == batches.c.account_id)

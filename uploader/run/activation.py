@@ -3,18 +3,19 @@
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from uploader import __version__
+from uploader import __version__, logs
 from uploader.client import CredentialsSource
 from uploader.errors import LedgerAwayError, LedgerUnavailableError, UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.amounts import ToSend
 from uploader.ledger.lanes import activate_batch, activate_chosen_lanes, activate_lanes, choose, refresh_lanes
 from uploader.ledger.leases import OpenWorker, choose_part
-from uploader.ledger.loading import save_rules
-from uploader.ledger.reading import AccountFacts, BatchFacts, unfinished_accounts
+from uploader.ledger.loading import save_rules, save_run
+from uploader.ledger.reading import AccountFacts, BatchFacts, find_batches, unfinished_accounts
 from uploader.ledger.sending import firsts, to_send
 from uploader.ledger.staging import touch_batch
 from uploader.ledger.steps import Steps
@@ -26,6 +27,8 @@ from uploader.status.summary import ManifestWarning
 
 # after a failure, the longest wait for an answer to what only spares the other runs a wait
 TIDYING_SECONDS = 1.0
+
+log = logs.get_logger()
 
 
 class Prepared(NamedTuple):
@@ -199,6 +202,42 @@ class BatchWorkers:
         return sum(sums, ToSend())
 
 
+def carry_on(
+    settings: Settings,
+    ledger: Ledger,
+    find: Callable[[Connection], tuple[BatchFacts, Path]],
+    targets: Sequence[Target],
+    now: Callable[[], float],
+    check_stop: Callable[[], None],
+) -> Prepared:
+    """Begin workers of a batch that was loaded before, unless it would cost too much.
+
+    Args:
+        settings: The settings.
+        ledger: The ledger.
+        find: Finds the batch, and its results file, in a transaction.
+        targets: The services of all accounts, that of the account above all tables first.
+        now: The ledger's clock.
+        check_stop: Raises where the run is to stop.
+
+    Raises:
+        UsageError: It would cost too much, or an account is missing.
+    """
+    with ledger.writing() as connection:
+        batch, path = find(connection)
+        save_run(connection, batch.batch_id, path.resolve(), now())
+        (batch,) = find_batches(connection, batch.name, ids=[batch.batch_id])
+        if settings.max_billed_minutes is not None:
+            return take_part_within_cost(settings, ledger, connection, batch, targets, now)
+    return take_part(settings, ledger, batch, targets, now, check_stop)
+
+
+def log_unknown_lengths(sending: ToSend) -> None:
+    """Log the files that are not among the billed minutes, as their lengths are unknown."""
+    if sending.all.unknown_lengths:
+        log.warning("manifest.unknown_lengths", files=sending.all.unknown_lengths)
+
+
 def take_part(
     settings: Settings,
     ledger: Ledger,
@@ -249,4 +288,5 @@ def take_part_within_cost(
         accounts.append(Account(account_id, worker_id, target, credentials))
         sending += to_send(connection, account_id, batch.batch_id, until)
     refuse_cost(settings, batch.name, sending)
+    log_unknown_lengths(sending)
     return Prepared(batch, accounts, sending, now)

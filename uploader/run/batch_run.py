@@ -223,7 +223,7 @@ class BatchRun(EngineRun):
         with self._ledger.writing() as connection:
             if summary.exit_code in ENDED:
                 if summary.exit_code in (ExitCode.DONE, ExitCode.NEEDS_PERSON):
-                    close_repeat(connection, self._batch.batch_id)
+                    close_repeat(connection, self._batch.batch_id, self._batch.repeat_id)
                 keep_counts(connection, settings.last)
             keeps = settings.doubt_seconds, settings.job_timeout_seconds
             for account in self._prepared.accounts:

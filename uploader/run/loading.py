@@ -5,14 +5,13 @@ from pathlib import Path
 
 from uploader import logs, results
 from uploader.errors import UsageError
-from uploader.ledger import Ledger
+from uploader.ledger import Connection, Ledger
 from uploader.ledger.amounts import ToSend
-from uploader.ledger.loading import save_run
-from uploader.ledger.reading import find_batches
+from uploader.ledger.reading import BatchFacts, find_batches
 from uploader.ledger.workers import take_over
 from uploader.run import summary_file
-from uploader.run.activation import Prepared, take_part, take_part_within_cost
-from uploader.run.manifest_load import ManifestLoad, await_load, log_unknown_lengths
+from uploader.run.activation import Prepared, carry_on
+from uploader.run.manifest_load import ManifestLoad, await_load
 from uploader.run.preparing import (
     STANDARD_INPUT,
     ManifestCheck,
@@ -85,21 +84,19 @@ def _carry_on(
     """
     name = settings.batch or ""
     await_load(ledger, targets[0].base_url, name, now, check_stop)
-    with ledger.writing() as connection:
+
+    def find(connection: Connection) -> tuple[BatchFacts, Path]:
         known = find_batches(connection, name)
         found = [batch for batch in known if batch.base_url == targets[0].base_url]
         if not found:
             elsewhere = f" (it was loaded for {known[0].base_url})" if known else ""
             raise UsageError(f"batch {name}: the ledger has none{elsewhere}: `uploader run MANIFEST` loads it")
-        refuse_pruned(found[0])
-        path = settings.results or Path(found[0].results or "")
+        (batch, *_) = found
+        refuse_pruned(batch)
+        path = settings.results or Path(batch.results or "")
         results.check_path(path)
         summary_file.check_apart(settings, path)
-        save_run(connection, found[0].batch_id, path.resolve(), now())
-        (batch,) = find_batches(connection, name, ids=[found[0].batch_id])
         check_known_results(settings, path, ledger, None if batch.manifest == STANDARD_INPUT else batch.manifest)
-        if settings.max_billed_minutes is not None:
-            prepared = take_part_within_cost(settings, ledger, connection, batch, targets, now)
-            log_unknown_lengths(prepared.sending)
-            return prepared
-    return take_part(settings, ledger, batch, targets, now, check_stop)
+        return batch, path
+
+    return carry_on(settings, ledger, find, targets, now, check_stop)

@@ -34,17 +34,16 @@ from uploader.ledger.loading import (
     former_accounts,
     newest_load,
     resolve,
-    save_run,
     was_begun,
 )
 from uploader.ledger.matching import Hashes
 from uploader.ledger.merging import merge, orphaned_by_load
-from uploader.ledger.reading import find_account, find_batches, unfinished_accounts
+from uploader.ledger.reading import BatchFacts, find_account, find_batches, unfinished_accounts
 from uploader.ledger.sending import firsts, to_send
 from uploader.ledger.staging import Stage
 from uploader.model import InvalidRow, Load, State
 from uploader.run import summary_file
-from uploader.run.activation import BatchWorkers, Prepared, Recipient, take_part
+from uploader.run.activation import BatchWorkers, Prepared, Recipient, carry_on, log_unknown_lengths
 from uploader.run.preparing import (
     STANDARD_INPUT,
     ManifestCheck,
@@ -184,11 +183,12 @@ class ManifestLoad:
 
     def _join(self) -> Prepared:
         """Begin workers of the batch that another run has loaded."""
-        with self.writing() as connection:
+
+        def find(connection: Connection) -> tuple[BatchFacts, Path]:
             (batch,) = find_batches(connection, self.name, base_url=self.targets[0].base_url)
-            save_run(connection, batch.batch_id, self.path.resolve(), self.now())
-            (batch,) = find_batches(connection, self.name, ids=[batch.batch_id])
-        return take_part(self.settings, self.ledger, batch, self.targets, self.now, self.check_stop)
+            return batch, self.path
+
+        return carry_on(self.settings, self.ledger, find, self.targets, self.now, self.check_stop)
 
 
 class _HeldLoad:
@@ -226,8 +226,10 @@ class _HeldLoad:
         own.activate_part(steps)
         with steps.locked():
             end_load(connection, load)
+            # while nobody else may load it
+            (batch,) = find_batches(connection, self._load.name, ids=[load.batch_id])
             end_lease(connection, self._lease, is_merged=True)
-        return self._loaded(load, own)
+        return self._loaded(load, batch, own)
 
     def _read(self) -> None:
         """Read the manifest into the stage.
@@ -369,13 +371,12 @@ class _HeldLoad:
             repeat=self._settings.repeat,
         )
 
-    def _loaded(self, load: Load, own: BatchWorkers) -> Prepared:
+    def _loaded(self, load: Load, batch: BatchFacts, own: BatchWorkers) -> Prepared:
         """Log the findings, and return what is loaded."""
         add_lacking(self._check, self._lacking)
         _log_findings(self._check, self._load.name)
         with self._connection.begin():
             _log_orphans(self._load.name, orphaned_by_load(self._connection, load))
-            (batch,) = find_batches(self._connection, self._load.name, ids=[load.batch_id])
         return Prepared(batch, own.accounts, own.sending(), self._load.now)
 
 
@@ -399,12 +400,6 @@ def await_load(
         time.sleep(LOOK_SECONDS)
     if found is not None and found.progress is Progress.MERGING:
         raise UsageError(f"batch {name}: its load was interrupted: `uploader run MANIFEST` carries it on")
-
-
-def log_unknown_lengths(sending: ToSend) -> None:
-    """Log the files that are not among the billed minutes, as their lengths are unknown."""
-    if sending.all.unknown_lengths:
-        log.warning("manifest.unknown_lengths", files=sending.all.unknown_lengths)
 
 
 def _known_accounts(connection: Connection, targets: Sequence[Target]) -> dict[str, int]:

@@ -86,6 +86,7 @@ class Engine:
         sources: Opens the audio files.
         is_gone: Returns True where the process of another worker is known to be dead.
         paces: The account's rate limiters, where it shares them with other engines.
+        is_ledger_away: Returns True while the ledger is away, or does not answer.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Engine:
         sources: OpenSource = open_source,
         is_gone: Callable[[str], bool] = lambda _: False,
         paces: Paces | None = None,
+        is_ledger_away: Callable[[], bool] = lambda: False,
     ) -> None:
         self.throttled = 0
         self.standstill: Standstill | None = None
@@ -113,6 +115,7 @@ class Engine:
         self.callbacks: Counter[CallbackEffect] = Counter()
         self.upload_seconds = Histogram(UPLOAD_BOUNDS)
         self._is_webhook_silence_logged = False
+        self._is_ledger_away = is_ledger_away
         self._client = client
         self._writer = writer
         self._account_id = account_id
@@ -346,8 +349,9 @@ class Engine:
             return
         # where attempts have their slot from their claim on, the service has no job of those under way
         taken = limit.live - (limit.sending if limit.needs_slot_first else 0)
-        facts = SlotFacts(limit.in_force, taken - limit.doubtful, limit.doubtful)
-        if taken < limit.in_force:
+        unwritten = self._poller.unwritten_ends
+        facts = SlotFacts(limit.in_force, taken - limit.doubtful, limit.doubtful, unwritten=unwritten)
+        if taken - unwritten < limit.in_force:
             facts = self._idle_facts(facts)
         self.meter.update(slot_uses(flow.state, facts, now), now, waits=self._is_lane_ready or flow.due > 0)
 
@@ -364,6 +368,7 @@ class Engine:
             uploads_free=max((self._uploads or caps.UPLOADS) - len(self._under_way), 0),
             hands_free=self._attempts_wanted(),
             is_claiming=self._is_claiming or self._is_claim_due,
+            is_ledger_away=self._is_ledger_away(),
         )
 
     def _adjust_rates(self, limit: LimitFacts) -> None:
@@ -653,6 +658,7 @@ class Engine:
         self.flow.apply(JobEnded())
         self.flow.slot_may_be_free()
         self._is_claim_due = True
+        self._measure()
         self._changed.set()
 
     def _on_job_removed(self) -> None:

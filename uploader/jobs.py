@@ -173,6 +173,11 @@ class JobPoller:
         return self._lanes.keys()
 
     @property
+    def unwritten_ends(self) -> int:
+        """The number of jobs that are known to have ended, and whose end the ledger does not have yet."""
+        return len(self._ending)
+
+    @property
     def live_count(self) -> int:
         """The number of jobs that are polled."""
         return len(self._live)

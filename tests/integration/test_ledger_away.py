@@ -142,6 +142,9 @@ async def test_what_comes_while_the_ledger_is_away_is_written_once_it_is_back(
     async with beside(book) as at:
         first, second, *_ = (await at.claim(2)).claims
         await admitted(at.writer, first)
+        assert not at.writer.is_stalled
+        assert at.writer.stalled_seconds == 0.0
+        monkeypatch.setattr(thread, "STALLED_SECONDS", 0.3)
         at.proxy.behave(network)
         admission = asyncio.ensure_future(admitted(at.writer, second))
         await at.until_away()
@@ -151,8 +154,10 @@ async def test_what_comes_while_the_ledger_is_away_is_written_once_it_is_back(
         waiting = [admission, *map(asyncio.ensure_future, calls)]
         done, _ = await asyncio.wait(waiting, timeout=0.3)
         assert not done
+        assert at.writer.is_stalled
         at.proxy.behave(Network.GOOD)
         asked, reply, claimed, _ = await asyncio.gather(*waiting)
+        assert at.writer.stalled_seconds > thread.STALLED_SECONDS
     assert (asked.admitted, list(asked.withdrawn)) == (frozenset(), [second.attempt_id])
     assert reply.verdict.job_id == "j"
     assert len(claimed.claims) == 1

@@ -40,6 +40,11 @@ READY = TEN._replace(is_lane_ready=True)
         pytest.param(FLOW, READY._replace(hands_free=0), {"answers": 6}, id="before the first good answer"),
         pytest.param(FLOW, READY._replace(is_claiming=True), {"ledger": 6}, id="a claim is written"),
         pytest.param(FLOW, READY, {"lanes": 6}, id="bodies of lanes that wait have taken the room"),
+        pytest.param(FLOW, TEN._replace(unwritten=3), {"ledger": 3, "lanes": 6}, id="ends are written"),
+        pytest.param(
+            FLOW, TEN._replace(unwritten=3, due=2, travelling=4, is_ledger_away=True), {"ledger": 9}, id="ledger away"
+        ),
+        pytest.param(FLOW, TEN._replace(busy=2, unwritten=4), {"ledger": 4, "lanes": 6}, id="more ends than known of"),
         pytest.param(PAUSED, TEN._replace(due=6, doubtful=1), {"doubt": 1, "backoff": 5}, id="after a 429"),
         pytest.param(
             PAUSED._replace(breaker=CircuitBreaker(BreakerState.OPEN)), TEN, {"breaker": 6}, id="the breaker is open"
@@ -52,7 +57,7 @@ READY = TEN._replace(is_lane_ready=True)
 def test_each_idle_slot_has_one_cause(flow: Flow, facts: SlotFacts, idle: Mapping[str, int]) -> None:
     """What stands nearest to a slot explains it, and what is left is explained by what comes before that."""
     uses = dict(slot_uses(flow, facts, NOW))
-    busy = uses.pop(SlotUse.BUSY)
+    busy = uses.pop(SlotUse.BUSY, 0)
     assert {use.value: slots for use, slots in uses.items()} == idle
     assert busy + sum(uses.values()) == facts.in_force
 
@@ -72,6 +77,8 @@ FACTS = st.builds(
     uploads_free=COUNTS,
     hands_free=COUNTS,
     is_claiming=st.booleans(),
+    unwritten=COUNTS,
+    is_ledger_away=st.booleans(),
 )
 
 

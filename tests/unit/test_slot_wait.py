@@ -35,6 +35,14 @@ def test_the_summary_says_that_no_call_has_come(silent: bool) -> None:
     assert result.as_json()["webhookSilent"] is silent
 
 
+@pytest.mark.parametrize("seconds", [0.0, 48.2])
+def test_the_summary_says_for_how_long_the_ledger_was_away(seconds: float) -> None:
+    """To a person as a line, to a machine as a field; a ledger that always answered has no line."""
+    closing = summary(0.0, 0)._replace(ledger_away_seconds=seconds)
+    assert ("it was away for 48.2 s" in "\n".join(closing.as_lines())) is (seconds > 0.0)
+    assert closing.as_json()["ledgerAwaySeconds"] == seconds
+
+
 @pytest.mark.parametrize("stated", [None, 2])
 @pytest.mark.parametrize(
     ("seconds", "throttled", "told"),

@@ -49,6 +49,8 @@ MAX_COMMIT_SPACING_SECONDS = 0.025
 
 # the waits, in seconds, between two tries while the ledger is away
 FIRST_AWAY_WAIT_SECONDS, LONGEST_AWAY_WAIT_SECONDS = 0.05, 1.0
+# a transaction that takes longer waits for a ledger that does not answer, or is away
+STALLED_SECONDS = 2.0
 # a server that is to be hurried has so many seconds for an answer
 LEAST_PATIENCE_SECONDS = 5.0
 
@@ -119,6 +121,10 @@ class LedgerThread:
     ) -> None:
         # for metrics: how long the transactions took
         self.write_seconds = Histogram(WRITE_BOUNDS)
+        # the seconds in which the ledger was away, or did not answer
+        self.stalled_seconds = 0.0
+        # by the host's steady clock: the begin of the transaction under way
+        self._begun_writing_at: float | None = None
         self._ledger = ledger
         self._account_ids = frozenset(account_ids)
         self._worker_id = worker_id if ledger.is_remote else None
@@ -159,6 +165,12 @@ class LedgerThread:
         """True while the ledger's server cannot be reached."""
         return self._away_since is not None
 
+    @property
+    def is_stalled(self) -> bool:
+        """True while the ledger is away, or does not answer."""
+        begun = self._begun_writing_at
+        return self.is_away or (begun is not None and time.monotonic() - begun > STALLED_SECONDS)
+
     def give_up_after(self, seconds: float) -> None:
         """Wait for a ledger that is away no longer than so many seconds from now on: the run is to end."""
         self._away_until = min(self._away_until, time.monotonic() + seconds)
@@ -174,12 +186,16 @@ class LedgerThread:
     def _work(self) -> None:
         while group := self._gather():
             begun, cpu_begun = time.monotonic(), time.thread_time()
-            self._mark = None
+            self._mark, self._begun_writing_at = None, begun
             try:
                 self._commit_once_back(group)
             except Exception as error:  # noqa: BLE001 - raised at the callers: a dead thread would leave them waiting
                 _fail(group, error)
-            self.write_seconds.observe(time.monotonic() - begun)
+            self._begun_writing_at = None
+            seconds = time.monotonic() - begun
+            self.write_seconds.observe(seconds)
+            if seconds > STALLED_SECONDS:
+                self.stalled_seconds += seconds
             _answer(group)
             spacing = (time.thread_time() - cpu_begun) / CORE_SHARE
             self._spacing = min(max(spacing, COMMIT_SPACING_SECONDS), MAX_COMMIT_SPACING_SECONDS)

@@ -30,7 +30,7 @@ class SlotUse(StrEnum):
     UPLOADS = "uploads"
     # as many PUTs begin in a second as may
     RATE = "rate"
-    # a claim or an admission is being written
+    # a claim, an admission or a job's end is being written, or waits for a ledger that does not answer
     LEDGER = "ledger"
     # the pause after a 429
     BACKOFF = "backoff"
@@ -60,6 +60,10 @@ class SlotFacts(NamedTuple):
     hands_free: int = 0
     # a claim is due, or being written
     is_claiming: bool = False
+    # slots whose job has ended, which the ledger does not know yet
+    unwritten: int = 0
+    # the ledger does not answer: nothing can be admitted
+    is_ledger_away: bool = False
 
 
 def slot_uses(flow: Flow, facts: SlotFacts, now: float) -> Mapping[SlotUse, int]:
@@ -74,7 +78,8 @@ def slot_uses(flow: Flow, facts: SlotFacts, now: float) -> Mapping[SlotUse, int]
     # what stands nearest to a slot explains it first
     claims: list[tuple[SlotUse, int]] = [
         (SlotUse.DOUBT, facts.doubtful),
-        (SlotUse.BUSY, facts.busy),
+        (SlotUse.BUSY, max(facts.busy - facts.unwritten, 0)),
+        (SlotUse.LEDGER, facts.in_force if facts.is_ledger_away else facts.unwritten),
         (SlotUse.BREAKER, facts.in_force if flow.breaker.state is not BreakerState.CLOSED else 0),
         (SlotUse.BACKOFF, facts.in_force if flow.throttle.backoff.is_on(now) else 0),
         (SlotUse.LEDGER, min(facts.due, may_go)),

@@ -103,7 +103,7 @@ class BatchRun(EngineRun):
             finally:
                 thread.close()
             failure = await self._once_back(failure, self._write_final_results) or failure or self._ledger.moved()
-            summary = await self._once_back(failure, self._sum_up, engines, failure)
+            summary = await self._once_back(failure, self._sum_up, engines, thread, failure)
         await self._reporter.end(summary, self._figures(summary.standing, engines, thread))
         return summary
 
@@ -171,7 +171,7 @@ class BatchRun(EngineRun):
                 return error
         return None
 
-    def _sum_up(self, engines: Engines, failure: UploaderError | None) -> Summary:
+    def _sum_up(self, engines: Engines, thread: LedgerThread, failure: UploaderError | None) -> Summary:
         with self._reader.reading() as connection:
             limits = self._limits(connection)
             found = standing(connection, self._batch.batch_id)
@@ -190,6 +190,7 @@ class BatchRun(EngineRun):
                 throttled=engines.throttled,
                 slot_wait_seconds=engines.full_seconds,
                 held_back=engines.held_back(),
+                ledger_away_seconds=thread.stalled_seconds,
                 warnings=self._prepared.warnings,
                 carried=self._prepared.sending.leftovers,
                 elsewhere=[

@@ -211,6 +211,7 @@ class EngineRun(ABC):
             rng=random.Random(),  # noqa: S311 - jitter, no secret
             new_token=lambda: signed_token(secrets.token_urlsafe(TOKEN_BYTES), key),
             sources=sources.open,
+            is_ledger_away=lambda: thread.is_stalled,
             paces=self._shared.paces(self._ledger.address, account.account_id, account.settings),
         )
 

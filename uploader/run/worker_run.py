@@ -16,6 +16,7 @@ from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import account, save_rules
 from uploader.ledger.reading import Trouble, find_account, troubles
 from uploader.ledger.standing import NOTHING, Standing, has_unfinished, keep_counts, standings, unfinished
+from uploader.ledger.thread import LedgerThread
 from uploader.ledger.workers import begin_worker, end_worker, release_lanes, take_over
 from uploader.policy.limits import add_limits
 from uploader.run.activation import identity
@@ -174,7 +175,7 @@ class WorkerRun(EngineRun):
         finally:
             thread.close()
         failure = failure or self._ledger.moved()
-        summary = await self._once_back(failure, self._sum_up, engines, failure)
+        summary = await self._once_back(failure, self._sum_up, engines, thread, failure)
         await self._reporter.end_worker(summary, self._figures(summary.left, engines, thread))
         return summary
 
@@ -208,7 +209,7 @@ class WorkerRun(EngineRun):
 
         return read
 
-    def _sum_up(self, engines: Engines, failure: UploaderError | None) -> WorkSummary:
+    def _sum_up(self, engines: Engines, thread: LedgerThread, failure: UploaderError | None) -> WorkSummary:
         """End the workers, and sum up their work."""
         with suppress(*([LedgerUnavailableError] if failure is not None else [])):
             self._end_workers()
@@ -232,6 +233,7 @@ class WorkerRun(EngineRun):
             accounts=limits,
             throttled=engines.throttled,
             held_back=engines.held_back(),
+            ledger_away_seconds=thread.stalled_seconds,
             left=left,
             ledger=self._ledger.address,
             reason=self._reason(failure),

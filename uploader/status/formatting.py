@@ -31,7 +31,7 @@ CAUSES = {
     SlotUse.UNANSWERED: "the cap unanswered",
     SlotUse.UPLOADS: "the cap uploads",
     SlotUse.RATE: "the cap rate",
-    SlotUse.LEDGER: "the ledger's disk",
+    SlotUse.LEDGER: "the ledger",
     SlotUse.BACKOFF: "pauses after 429s",
     SlotUse.BREAKER: "the circuit breaker",
 }
@@ -79,6 +79,11 @@ def format_held_back(shown: Mapping[str, Any], busy: str = "were busy") -> str:
     ]
     share = f"{shown['slotsBusy']:.0%}".replace("%", " %")
     return f"{', '.join(causes) or 'by the limit alone'}; slots {busy} {share} of the time"
+
+
+def format_ledger_away(seconds: float) -> str:
+    """Format the time for which the ledger was away; empty where it never was."""
+    return f"it was away for {seconds:.1f} s: nothing was admitted meanwhile" if seconds else ""
 
 
 def counts_json(counts: Mapping[State, int]) -> dict[str, int]:

@@ -21,6 +21,7 @@ from uploader.status.formatting import (
     format_count,
     format_counts,
     format_held_back,
+    format_ledger_away,
     format_leftover,
     format_limit,
     format_orphans,
@@ -96,6 +97,8 @@ class Summary(NamedTuple):
     rehearsal: bool = False
     # the run made the ledger, which has no record of earlier appends
     is_new_ledger: bool = False
+    # the part of ``seconds`` in which the ledger was away, or did not answer
+    ledger_away_seconds: float = 0.0
     reason: str = ""
     # something was to be sent as the run began
     had_work: bool = False
@@ -129,6 +132,7 @@ class Summary(NamedTuple):
             "throttled": self.throttled,
             "slotWaitSeconds": round(self.slot_wait_seconds, 3),
             **held_back_json(self.held_back),
+            "ledgerAwaySeconds": round(self.ledger_away_seconds, 3),
             "webhookSilent": self.webhook_silent,
             "leftoversCarried": [leftover_json(leftover) for leftover in self.carried],
             "leftovers": sum(leftover.amount.files for leftover in self.elsewhere),
@@ -183,6 +187,7 @@ class Summary(NamedTuple):
         yield "webhook", WEBHOOK_SILENT if self.webhook_silent else ""
         yield "results", from_here(self.results) if self.results else ""
         yield "ledger", "(the sandbox's, thrown away)" if self.rehearsal else self.ledger
+        yield "", format_ledger_away(self.ledger_away_seconds)
         yield "", "a new ledger: nothing is known of earlier nights" if self.is_new_ledger else ""
         for leftover in self.carried:
             yield (

@@ -12,6 +12,7 @@ from uploader.status.formatting import (
     format_bytes,
     format_count,
     format_held_back,
+    format_ledger_away,
     format_limit,
     format_rows,
     held_back_json,
@@ -41,6 +42,8 @@ class WorkSummary(NamedTuple):
     # the items that are not over, of all batches
     left: Standing
     ledger: str
+    # the part of ``seconds`` in which the ledger was away, or did not answer
+    ledger_away_seconds: float = 0.0
     reason: str = ""
     # the run's id, as in the log
     run: str | None = None
@@ -63,6 +66,7 @@ class WorkSummary(NamedTuple):
             ],
             "throttled": self.throttled,
             **held_back_json(self.held_back),
+            "ledgerAwaySeconds": round(self.ledger_away_seconds, 3),
             "left": counts_json(self.left.counts),
             "reason": self.reason or None,
             "next": self.next_step() or None,
@@ -111,3 +115,4 @@ class WorkSummary(NamedTuple):
             yield "limit", f"{name}{format_limit(account.limit)}"
         yield "held back", format_held_back(held_back_json(self.held_back))
         yield "ledger", self.ledger
+        yield "", format_ledger_away(self.ledger_away_seconds)

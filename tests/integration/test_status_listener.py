@@ -303,3 +303,19 @@ async def test_a_slow_ledger_holds_up_no_health() -> None:
         ledger.may_read.set()
         assert (await waiting)[0] == 200
         await until(lambda: ledger.reads == 1)
+
+
+async def test_a_ledger_that_does_not_answer_is_told_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers give up as they do where it is down; one reading waits for it, not one for each of them."""
+    monkeypatch.setattr(listener, "ANSWER_SECONDS", 0.1)
+    ledger = Ledger()
+    ledger.may_read.clear()
+    async with listening(ledger) as port:
+        for path in ("/readyz", "/status.json", "/metrics", "/readyz"):
+            assert (await ask(port, path))[0] == 503
+        assert (await ask(port, "/healthz"))[0] == 200
+        ledger.may_read.set()
+        monkeypatch.setattr(listener, "ANSWER_SECONDS", 30.0)
+        assert (await ask(port, "/readyz"))[0] == 200
+        # the one that the four waited for, and one that is newer than it
+        assert ledger.reads <= 2

@@ -51,7 +51,7 @@ except ImportError as error:
 log = logs.get_logger()
 T = TypeVar("T")
 
-CONNECT_SECONDS = 10
+CONNECT_SECONDS = 5
 # a server that swallows everything is noticed within seconds (libpq's keywords; in seconds, and milliseconds)
 _LIVELINESS: dict[str, Any] = {
     "keepalives_idle": 10,

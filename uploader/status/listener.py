@@ -10,7 +10,7 @@ from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +41,8 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 TEXT = "text/plain; charset=utf-8"
+# a reader is told after so many seconds that the ledger does not answer
+ANSWER_SECONDS = 5.0
 
 
 class ReadSnapshot(Protocol):
@@ -61,6 +63,8 @@ class Feed:
     def __init__(self, read: ReadSnapshot) -> None:
         self._read = read
         self._lock = asyncio.Lock()
+        # the reading under way, which goes on when those who wait for it give up
+        self._reading: asyncio.Future[Mapping[str, Any]] | None = None
         self._due_at = 0.0
         self._is_final = False
         # by part: the number of its version, and its JSON
@@ -75,7 +79,12 @@ class Feed:
         async with self._lock:
             if self._is_final or (not final and time.monotonic() < self._due_at):
                 return
-            found = await asyncio.to_thread(self._read, fresh=final)
+            # of a ledger that does not answer there is one reading, not one for each reader; the last snapshot is one
+            # that began after the end
+            if self._reading is None or self._reading.done() or final:
+                read = partial(self._read, fresh=final)
+                self._reading = asyncio.get_running_loop().run_in_executor(None, read)
+            found = await asyncio.shield(self._reading)
             self._due_at = time.monotonic() + UPDATE_SECONDS
             self._is_final = final
             self._keep(found)
@@ -163,7 +172,12 @@ class StatusListener:
             return await _send(request, _empty(HTTPStatus.METHOD_NOT_ALLOWED, Allow="GET, HEAD"))
         if path == "/events":
             return await self._stream(request, callers)
-        return await _send(request, await self._read(path))
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                response = await self._read(path)
+        except TimeoutError:
+            response = _empty(HTTPStatus.SERVICE_UNAVAILABLE)
+        return await _send(request, response)
 
     def _may_read(self, request: web.BaseRequest) -> bool:
         if self._token is not None:
@@ -190,6 +204,8 @@ class StatusListener:
                 await self._feed.refresh()
                 return _text("ready\n", TEXT)
             if path == "/metrics":
+                # where the ledger does not answer, the one reading of the snapshot finds it out
+                await self._feed.refresh()
                 return _text(await self._metrics.get(), "text/plain; version=0.0.4; charset=utf-8")
         except UploaderError:
             return _empty(HTTPStatus.SERVICE_UNAVAILABLE)

@@ -135,6 +135,8 @@ class InvalidRow(NamedTuple):
     given: Mapping[str, Any] = NOTHING
     # as in a row; empty: an unknown one, so that the row has no lane
     account: str | None = None
+    # the file was missing already when the row was read, as that of an item that was begun may be
+    is_file_gone: bool = False
 
 
 class FileSignature(NamedTuple):

@@ -52,7 +52,7 @@ def one_by_one(rows: Sequence[Row], known: dict[str, list[ExistingItem]]) -> dic
     indexed = {conversation_id: Items(some) for conversation_id, some in known.items()}
     for row in left:
         item = find(row.path, row.signature, indexed.get(row.conversation_id, Items()), NAMED, audio.content_hash)
-        if item is not None:
+        if isinstance(item, ExistingItem):
             item.load_id = NAMED
             named[row.line] = item.item_id
     return named

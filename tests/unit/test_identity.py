@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.model import FileSignature, Row, State
-from uploader.policy.identity import ExistingItem, Items, find, is_corrected
+from uploader.policy.identity import ExistingItem, Items, Unread, find, is_corrected
 
 A, B = "/audio/a.wav", "/audio/b.wav"
 BEGUN = [State.COMPLETED, State.ACCEPTED, State.FAILED, State.REFUSED, State.IN_DOUBT]
@@ -58,10 +58,10 @@ def row(
     return Row(2, "c", "a.wav", A, content_type, parameters or {}, signature=FileSignature(size, change))
 
 
-def found(path: str, signature: FileSignature | None, items: list[ExistingItem], disk: Disk) -> int | None:
+def found(path: str, signature: FileSignature | None, items: list[ExistingItem], disk: Disk) -> int | Unread | None:
     """Return the item that a row of the second load names."""
     item = find(path, signature, Items(items), 2, disk.content_hash)
-    return None if item is None else item.item_id
+    return item.item_id if isinstance(item, ExistingItem) else item
 
 
 def test_an_address_that_is_signed_anew_is_known_without_reading_it() -> None:
@@ -72,7 +72,7 @@ def test_an_address_that_is_signed_anew_is_known_without_reading_it() -> None:
     assert found(call.format(17, "tuesday"), seen(), items, disk) == 17
     assert found(call.format(18, "tuesday"), seen(), items, disk) == 18
     assert not disk.read
-    assert found(call.format(19, "tuesday"), seen(), items, disk) is None
+    assert found(call.format(19, "tuesday"), seen(), items, Disk({call.format(19, "tuesday"): "call 19"})) is None
 
 
 @pytest.mark.parametrize("state", [*BEGUN, State.PENDING])
@@ -206,6 +206,7 @@ def test_two_occurrences_are_found_again_in_their_order() -> None:
     items = [known(item_id=1), known(item_id=2, state=State.PENDING)]
     disk = Disk({A: "speech"})
     first = find(A, seen(), Items(items), 2, disk.content_hash)
+    assert isinstance(first, ExistingItem)
     assert first is items[0]
     first.load_id = 2
     assert found(A, seen(), items, disk) == 2
@@ -246,7 +247,7 @@ def test_of_two_equal_files_each_row_prefers_the_item_of_its_own_path() -> None:
     items = [known(A, item_id=1), known(B, item_id=2, state=State.PENDING)]
     disk = Disk({B: "speech"})
     second = find(B, seen(), Items(items), 2, disk.content_hash)
-    assert second is not None
+    assert isinstance(second, ExistingItem)
     second.load_id = 2
     assert (second.item_id, found(A, None, items, disk)) == (2, 1)
 
@@ -288,7 +289,9 @@ def load_again(night: Night, disk: Disk, gone: frozenset[str] = frozenset()) -> 
     named = {}
     for path in night.order:
         signature = None if path in gone else seen(SIZES[night.contents[path]], "tuesday")
-        item = named[path] = find(path, signature, Items(night.items), 2, disk.content_hash)
+        item = find(path, signature, Items(night.items), 2, disk.content_hash)
+        assert not isinstance(item, Unread)
+        named[path] = item
         if item is not None:
             item.load_id = 2
     return named
@@ -316,7 +319,7 @@ def test_an_archived_part_of_a_shuffled_manifest_is_found_again(night: Night, da
 
 def find_plainly(
     path: str, signature: FileSignature | None, items: list[ExistingItem], load_id: int, disk: Mapping[str, str]
-) -> ExistingItem | None:
+) -> ExistingItem | Unread | None:
     """Find the item of a row by comparing all items, without an index: the reference for `find`."""
 
     def first(some: list[ExistingItem]) -> ExistingItem | None:
@@ -338,8 +341,15 @@ def find_plainly(
         or (item.content_hash is None and item.may_be_appended)
     ]
     others = [item for item in unnamed if item.path != path and item.size == signature.size]
-    same = [item for item in others if ours is not None and (item.content_hash or disk.get(item.path)) == ours]
-    return first(mine) or first(same) or first([item for item in own if item.is_unsent])
+    hashes = [item.content_hash or disk.get(item.path) for item in others]
+    same = [item for item, content in zip(others, hashes, strict=True) if ours is not None and content == ours]
+    if mine or (ours is not None and same):
+        return first(mine) or first(same)
+    if ours is None and (any(hashes) or any(item.content_hash and not item.is_unsent for item in alike)):
+        return Unread.ROW
+    if any(item.may_be_appended and content is None for item, content in zip(others, hashes, strict=True)):
+        return Unread.ITEM
+    return first([item for item in own if item.is_unsent])
 
 
 PLACES = ["/1.wav", "/2.wav", "/3.wav"]
@@ -367,24 +377,70 @@ KNOWN = st.builds(
 @given(
     items=st.lists(KNOWN, max_size=8),
     disk=st.dictionaries(st.sampled_from(PLACES), st.sampled_from("abc")),
+    unread=st.sets(st.sampled_from(PLACES)),
     rows=st.lists(st.tuples(st.sampled_from(PLACES), st.sampled_from(["monday", "tuesday"])), max_size=6),
 )
 def test_the_index_finds_what_a_look_at_each_item_finds(
-    items: list[ExistingItem], disk: Mapping[str, str], rows: list[tuple[str, str]]
+    items: list[ExistingItem], disk: Mapping[str, str], unread: set[str], rows: list[tuple[str, str]]
 ) -> None:
-    """The indexed search finds the same item as a plain one, for any items and any order of rows."""
+    """The indexed search finds the same item as a plain one, for any items, any order of rows and any unread files."""
     for number, item in enumerate(items):
         item.item_id = item.position = number
     copies = [replace(item) for item in items]
     indexed = Items(items)
+    readable = {path: content for path, content in disk.items() if path not in unread}
     for path, change in rows:
         signature = FileSignature(SIZES[disk[path]], change) if path in disk else None
-        named = find(path, signature, indexed, 2, disk.get)
-        plain = find_plainly(path, signature, copies, 2, disk)
-        assert (named is None) == (plain is None)
-        if named is not None and plain is not None:
+        named = find(path, signature, indexed, 2, readable.get)
+        plain = find_plainly(path, signature, copies, 2, readable)
+        if isinstance(named, ExistingItem) and isinstance(plain, ExistingItem):
             assert named.item_id == plain.item_id
             named.load_id = plain.load_id = 2
+        else:
+            assert named is plain
+
+
+@given(
+    items=st.lists(KNOWN, max_size=8),
+    disk=st.dictionaries(st.sampled_from(PLACES), st.sampled_from("abc"), min_size=1),
+    unread=st.sets(st.sampled_from(PLACES)),
+    change=st.sampled_from(["monday", "tuesday"]),
+)
+def test_no_unread_file_makes_a_new_item_of_what_was_appended(
+    items: list[ExistingItem], disk: Mapping[str, str], unread: set[str], change: str
+) -> None:
+    """Where a row is a new item although files cannot be read, it is none that was appended once they can be."""
+    readable = {path: content for path, content in disk.items() if path not in unread}
+    for path, content in disk.items():
+        signature = FileSignature(SIZES[content], change)
+        if find(path, signature, Items(items), 2, readable.get) is None:
+            known_then = find(path, signature, Items(items), 2, disk.get)
+            assert not (isinstance(known_then, ExistingItem) and known_then.may_be_appended)
+
+
+@pytest.mark.parametrize("state", [state for state in BEGUN if state is not State.REFUSED])
+@pytest.mark.parametrize("path", [A, B, ""])
+def test_a_row_that_cannot_be_compared_is_no_new_item(path: str, state: State) -> None:
+    """A file that cannot be read for the moment may be what was appended, under any name or a forgotten one."""
+    assert found(A, seen(change="tuesday"), [known(path, state=state)], Disk({})) is Unread.ROW
+
+
+def test_an_appended_item_that_cannot_be_compared_may_be_the_row() -> None:
+    """A row with the size of an item whose content cannot be known is none of the new items."""
+    assert found(B, seen(), [known(A, None)], Disk({B: "speech"})) is Unread.ITEM
+
+
+def test_a_waiting_item_takes_no_content_that_may_have_been_appended() -> None:
+    """A pending item of the row's path does not take a file that cannot be compared with what was appended."""
+    items = [known(A, None, item_id=1, state=State.PENDING), known(B, item_id=2)]
+    assert found(A, seen(change="tuesday"), items, Disk({})) is Unread.ROW
+
+
+def test_an_unread_file_that_is_compared_with_nothing_is_what_it_was() -> None:
+    """Where no other item has its size, an item of which nothing was appended is found without reading the file."""
+    refused = known(state=State.REFUSED)
+    assert found(A, seen(change="tuesday"), [refused, known(B, item_id=2, size=101)], Disk({})) == 1
+    assert found(A, seen(change="tuesday"), [known(B, item_id=2, load_id=2)], Disk({})) is None
 
 
 def test_a_lane_of_one_size_is_not_compared_pair_by_pair() -> None:
@@ -410,6 +466,7 @@ def test_a_lane_of_one_size_is_not_compared_pair_by_pair() -> None:
         item.path = Counted(item.path)
     for number in reversed(range(count)):
         named = find(f"/new/{number}.wav", seen(change="tuesday"), indexed, 2, disk.content_hash)
+        assert isinstance(named, ExistingItem)
         assert named is items[number]
         named.load_id = 2
     assert len(disk.read) == count

@@ -108,7 +108,7 @@ class _ResultsToAdopt:
         )
         yield f"{self.path}: {format_count(self.rows, 'row')}: {counts}, for {accounts}"
         for count, what in (
-            (self.gone, "gone: known by path and size alone; under another path they would be appended again"),
+            (self.gone, "gone: known by path and size alone; a row of that size with another path is refused"),
             (self.changed, "of another size than was appended: the file is another recording now"),
         ):
             if count:
@@ -149,7 +149,13 @@ def adopt_results(settings: Settings, path: Path, account_name: str | None, mani
             if name != DEFAULT_ACCOUNT
         }
         load_rows(
-            connection, load, taken.to_load(), content_hash=audio.content_hash, probe=audio.probe, accounts=accounts
+            connection,
+            load,
+            taken.to_load(),
+            content_hash=audio.content_hash,
+            probe=audio.probe,
+            accounts=accounts,
+            are_appended=True,
         )
         adoption = adopt(
             connection,

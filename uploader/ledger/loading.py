@@ -45,7 +45,7 @@ from uploader.ledger.staging import (
     staged,
 )
 from uploader.model import NOTHING, OVER, InvalidRow, Load, Problem, Row, State
-from uploader.policy.identity import ContentHash
+from uploader.policy.identity import ContentHash, Unread
 from uploader.urls import shown
 
 # make an account unless it exists
@@ -230,6 +230,7 @@ def load_rows(
     probe: AudioProbe,
     separate: bool = False,
     accounts: Mapping[str, int] = NOTHING,
+    are_appended: bool = False,
 ) -> list[InvalidRow]:
     """Load all rows of a manifest in one transaction: stage, resolve and merge them.
 
@@ -241,13 +242,14 @@ def load_rows(
         probe: Reads duration and channels of a file whose row lacks them.
         separate: Channels are recognised, and billed, separately where a row does not say.
         accounts: The ids of the accounts that rows name.
+        are_appended: As ``resolve`` takes it.
 
     Returns:
-        The rows that are invalid after all: their file is gone, and they match no item that was begun.
+        The rows that are invalid after all.
     """
     stage = Stage(connection, load.account_id, accounts)
     stage.add(manifest, probe, separate=separate)
-    lacking = resolve(connection, stage, load.repeat_id, Hashes(content_hash))
+    lacking = resolve(connection, stage, load.repeat_id, Hashes(content_hash), are_appended=are_appended)
     merge(connection, load)
     return lacking
 
@@ -260,7 +262,9 @@ def current_repeat_id(connection: Connection, account_id: int, name: str, *, rep
     return int(batch.repeat_id) if batch is not None and batch.repeat_open else NEW_REPEAT
 
 
-def resolve(connection: Connection, stage: Stage, repeat_id: int, hashes: Hashes) -> list[InvalidRow]:
+def resolve(
+    connection: Connection, stage: Stage, repeat_id: int, hashes: Hashes, *, are_appended: bool = False
+) -> list[InvalidRow]:
     """Match each staged row to an existing item, and invalid rows to those that a person has dropped.
 
     Args:
@@ -268,11 +272,14 @@ def resolve(connection: Connection, stage: Stage, repeat_id: int, hashes: Hashes
         stage: The staged rows.
         repeat_id: As ``current_repeat_id`` returns it.
         hashes: Hashes of files.
+        are_appended: The rows were appended, so that one that cannot be compared is an item of its own.
 
     Returns:
-        The rows that are invalid after all.
+        The rows that are invalid after all: their file is gone, and they match no item that was begun; or they, or an
+        item, could not be read for the comparison that tells whether they are the same.
     """
-    lacking = [without_a_file(row) for row in resolve_rows(connection, stage, repeat_id, hashes)]
+    rows = resolve_rows(connection, stage, repeat_id, hashes)
+    lacking = [_without_a_match(row, unread) for row, unread in rows if unread is None or not are_appended]
     stage.refuse(lacking)
     _find_dropped(connection)
     return lacking
@@ -367,11 +374,16 @@ def _find_dropped(connection: Connection) -> None:
         connection.execute(insert(found), values)
 
 
-def without_a_file(row: Row) -> InvalidRow:
-    """Make the invalid row of a row whose file is gone, and that matches no item that was begun."""
+def _without_a_match(row: Row, unread: Unread | None) -> InvalidRow:
+    """Make the invalid row of a row that cannot be matched: its file is gone, or a file was not read."""
     remedy = (
         "the file is gone, and the item that was begun with it is another row's: bring it back or leave the row out"
+        if unread is None
+        else unread.value
     )
     problem = Problem(row.line, "audioPath", shown(row.audio_path), remedy)
     given = {**row.parameters, **({"contentType": row.content_type} if row.content_type else {})}
-    return InvalidRow(row.line, row.conversation_id, row.audio_path, row.extras, [problem], given=given)
+    is_gone = row.signature is None
+    return InvalidRow(
+        row.line, row.conversation_id, row.audio_path, row.extras, [problem], given=given, is_file_gone=is_gone
+    )

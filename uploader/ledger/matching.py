@@ -32,7 +32,7 @@ from uploader.ledger.dialects import analyze, execute_bulk, insert_or_ignore
 from uploader.ledger.schema import IS_REFUSED_FOR_FILE, items
 from uploader.ledger.staging import Stage, Takes, apart, compared, found, is_listed, met, staged
 from uploader.model import NOTHING, FileSignature, Row, State
-from uploader.policy.identity import ContentHash, ExistingItem, Items, find, is_corrected
+from uploader.policy.identity import ContentHash, ExistingItem, Items, Unread, find, is_corrected
 
 # one statement fetches the items of so many rows, or those of one lane
 TOGETHER = 1000
@@ -245,7 +245,9 @@ _ALL = (
 )
 
 
-def resolve_rows(connection: Connection, stage: Stage, repeat_id: int, hashes: Hashes) -> list[Row]:
+def resolve_rows(
+    connection: Connection, stage: Stage, repeat_id: int, hashes: Hashes
+) -> list[tuple[Row, Unread | None]]:
     """Match each staged row to an existing item; writes to the stage alone.
 
     Args:
@@ -255,7 +257,8 @@ def resolve_rows(connection: Connection, stage: Stage, repeat_id: int, hashes: H
         hashes: Hashes of files; used only where a row's size equals that of an item.
 
     Returns:
-        The rows whose file is gone although no item that was begun is theirs.
+        The rows whose file is gone although no item that was begun is theirs, and, each with the file that could not be
+        read, those that may be an item or not.
     """
     stage.place()
     analyze(connection, staged, apart)
@@ -268,7 +271,7 @@ def resolve_rows(connection: Connection, stage: Stage, repeat_id: int, hashes: H
             _mend_untouched(connection, hashes)
         connection.execute(_meet(), which)
         connection.execute(_compare_met(), which)
-    lacking: list[Row] = []
+    lacking: list[tuple[Row, Unread | None]] = []
     for some in _by_lanes(connection.execute(_COMPARED)):
         lacking += _compare(connection, stage, some, repeat_id, hashes)
     return lacking
@@ -296,8 +299,8 @@ def _by_lanes(rows: Iterable[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, .
 
 def _compare(
     connection: Connection, stage: Stage, rows: Sequence[tuple[Any, ...]], repeat_id: int, hashes: Hashes
-) -> list[Row]:
-    """Match the rows of some lanes one by one, in the manifest's order; return those whose file is missing."""
+) -> list[tuple[Row, Unread | None]]:
+    """Match the rows of some lanes one by one, in the manifest's order; return those that lack a file for it."""
     known: defaultdict[int, Items] = defaultdict(Items)
     span = {"lane_from": rows[0][0], "lane_to": rows[-1][0], "repeat_id": repeat_id}
     for columns in connection.execute(_items_of_lanes(), span):
@@ -308,11 +311,11 @@ def _compare(
         item = find(row.path, row.signature, known[lane_id], NAMED, hashes.of)
         if (content_hash := hashes.known(row.path)) is not None:
             read.append((row.line, content_hash))
-        if item is not None:
+        if isinstance(item, ExistingItem):
             item.load_id = NAMED
             taken.append(_found(item, row, hashes))
-        elif row.signature is None:
-            lacking.append(row)
+        elif item is not None or row.signature is None:
+            lacking.append((row, item))
     execute_bulk(connection, found, found.columns.keys(), taken)
     stage.keep_hashes(read)
     return lacking

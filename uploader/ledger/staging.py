@@ -208,7 +208,7 @@ _LANES = select(lanes.c.conversation_id, lanes.c.id).where(
 _PLACE = update(staged).where(staged.c.lane_id.is_(None), HAS_LANE).values(lane_id=_LANE)
 
 # make a row invalid: it has no path
-_WITHOUT_FILE = update(staged).where(staged.c.line == bindparam("of_line")).values(path=None)
+_WITHOUT_FILE = update(staged).where(staged.c.line == bindparam("of_line")).values(path=None, size=None, change=None)
 
 # make room for the columns of a row that few rows have
 _ADD_APART = insert_or_ignore(apart).values(line=bindparam("of_line"))

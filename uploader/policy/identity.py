@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import islice
 from typing import Any
 
@@ -11,6 +12,16 @@ from uploader.urls import without_signature
 
 # the hash of a file's content by its path; None where it cannot be read
 ContentHash = Callable[[str], str | None]
+
+
+class Unread(Enum):
+    """The file that could not be read, so that a row may be an existing item or a new one."""
+
+    ROW = "could not be read to compare it with an earlier recording of its conversation that has its size: run again"
+    ITEM = (
+        "an earlier recording of its conversation has its size, and could not be read to compare it with this one: run "
+        "again, or bring that file back; where the two differ, give the row a manifest of its own, with --repeat"
+    )
 
 
 @dataclass(slots=True)
@@ -128,24 +139,39 @@ class _OneSize:
         self.all = _Queue()
         self.paths: set[str] = set()
         # items whose hash is not known yet
-        self.unread: list[ExistingItem] = []
-        self.by_hash: defaultdict[str, _Queue] = defaultdict(_Queue)
+        self._unread: list[ExistingItem] = []
+        # items whose hash is known, and those that may be appended and could not be read
+        self.comparable, self._unknown = _Queue(), _Queue()
+        self._by_hash: defaultdict[str, _Queue] = defaultdict(_Queue)
         for item in items:
             self.all.add(item)
             self.paths.add(item.path)
             if item.content_hash is None:
-                self.unread.append(item)
+                self._unread.append(item)
             else:
-                self.by_hash[item.content_hash].add(item)
+                self._add_comparable(item, item.content_hash)
 
-    def read(self, content_hash: ContentHash, load_id: int) -> Mapping[str, _Queue]:
-        """Return the items by hash; the files of those that may still be named are hashed once."""
-        for item in self.unread:
+    def read(self, content_hash: ContentHash, load_id: int) -> None:
+        """Hash, once, the files of the items that may still be named."""
+        for item in self._unread:
             found = content_hash(item.path) if item.load_id != load_id else None
             if found is not None:
-                self.by_hash[found].add(item)
-        self.unread.clear()
-        return self.by_hash
+                self._add_comparable(item, found)
+            elif item.may_be_appended:
+                self._unknown.add(item)
+        self._unread.clear()
+
+    def find(self, content_hash: str | None, load_id: int, *, not_of: str) -> ExistingItem | Unread | None:
+        """Find the first item of this content that this load has not named and whose path is not ``not_of``."""
+        same = self._by_hash.get(content_hash or "")
+        item = same.first(load_id, not_of=not_of) if same is not None else None
+        if item is None and self._unknown.first(load_id, not_of=not_of) is not None:
+            return Unread.ITEM
+        return item
+
+    def _add_comparable(self, item: ExistingItem, content_hash: str) -> None:
+        self.comparable.add(item)
+        self._by_hash[content_hash].add(item)
 
 
 class Items:
@@ -196,8 +222,11 @@ def find(
     known: Items,
     load_id: int,
     content_hash: ContentHash,
-) -> ExistingItem | None:
+) -> ExistingItem | Unread | None:
     """Find the existing item that a row names (design: the same item); None where the row is a new item.
+
+    Where only a comparison could tell, and a file could not be read for it, the answer is which one that was: taken for
+    a new item, audio that was appended would be appended again.
 
     Args:
         path: The row's file.
@@ -215,21 +244,20 @@ def find(
     alike = own.alike(size, load_id)
     ours = _our_hash(path, [item.content_hash for item in alike if item.change == change], content_hash)
     # among equal files each row keeps the item of its own path: the other file may be gone by now
-    mine = [
-        item
-        for item in alike
-        if item.change == change
-        or (item.content_hash is not None and item.content_hash == ours())
-        # an item adopted from results while its file was gone has no hash: path and size must be enough
-        or (item.content_hash is None and item.may_be_appended)
-    ]
+    mine = [item for item in alike if _is_of_file(item, change, ours)]
     if mine:
         return min(mine, key=_turn)
+    is_compared = any(item.content_hash is not None and not item.is_unsent for item in alike)
     others = known.others(path, size, load_id)
-    by_hash = others.read(content_hash, load_id) if others is not None else {}
-    same = by_hash.get(ours() or "") if by_hash else None
+    if others is not None:
+        others.read(content_hash, load_id)
+        is_compared = is_compared or others.comparable.first(load_id, not_of=path) is not None
+    content = ours() if is_compared else None
+    if is_compared and content is None:
+        return Unread.ROW
+    other = others.find(content, load_id, not_of=path) if others is not None else None
     # nothing was appended of the unsent items: they take the file's present content, where no other item has it
-    return (same.first(load_id, not_of=path) if same is not None else None) or own.unsent(load_id)
+    return other or own.unsent(load_id)
 
 
 def is_untouched(item: ExistingItem, row: Row) -> bool:
@@ -254,6 +282,16 @@ def is_corrected(item: ExistingItem, row: Row, content_hash: ContentHash) -> boo
     if item.content_hash is None or is_untouched(item, row):
         return False
     return item.content_hash != content_hash(row.path)
+
+
+def _is_of_file(item: ExistingItem, change: str, ours: Callable[[], str | None]) -> bool:
+    """Return True where an item of a row's path and size is that of its file."""
+    if item.change == change:
+        return True
+    if item.content_hash is not None:
+        return item.content_hash == ours()
+    # an item adopted from results while its file was gone has no hash: path and size must be enough
+    return item.may_be_appended
 
 
 def _our_hash(path: str, known: Iterable[str | None], content_hash: ContentHash) -> Callable[[], str | None]:

@@ -183,10 +183,10 @@ def _counted_chunks(
 
 
 def add_lacking(check: ManifestCheck, lacking: Iterable[InvalidRow]) -> None:
-    """Count rows as invalid whose files are gone though the ledger has no item for them."""
+    """Count rows as invalid that were valid until they were matched to the ledger's items."""
     for row in lacking:
         check.invalid += 1
-        check.gone -= 1
+        check.gone -= row.is_file_gone
         check.problems.add(row.problems)
 
 

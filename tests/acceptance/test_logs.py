@@ -83,6 +83,35 @@ def test_no_secret_is_logged_at_any_level(place: Place, server: Server) -> None:
     assert '"appSecret"' not in err
 
 
+def test_a_refused_manifests_values_are_for_who_reads_them(place: Place, server: Server) -> None:
+    """The JSON log has line, column and remedy of each invalid row, no value; a reader sees it, without a login."""
+    login = "u:hunter2@"
+    hook = f"ftp://{login}receiver/x"
+    write_table(
+        place,
+        "m.csv",
+        [
+            {"conversationId": "c", "audioPath": "patient-42.wav", "webhookUrl": ""},
+            {"conversationId": "c", "audioPath": f"ftp://{login}store/patient-43.wav", "webhookUrl": hook},
+        ],
+    )
+    refused = place.run("run", "m.csv", "--log-file", "night.log")
+    told = sorted((event["line"], event["column"]) for event in refused.events("row.invalid"))
+    assert (refused.code, told) == (2, [(2, "audioPath"), (3, "audioPath"), (3, "webhookUrl")])
+    log = refused.out + refused.err + place.path("night.log").read_text(encoding="utf-8")
+    assert [word for word in ("patient", "receiver", "hunter2") if word in log] == []
+    readers = [
+        place.run("run", "m.csv", environment={"UPLOADER_LOG_FORMAT": "text"}),
+        place.run("run", "m.csv", "--json"),
+        place.run("plan", "m.csv"),
+        place.run("plan", "m.csv", "--json"),
+    ]
+    for reader in readers:
+        shown = reader.out + reader.err
+        assert [word for word in ("patient-42", "patient-43", "receiver") if word not in shown] == [], reader
+        assert "hunter2" not in shown
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no file here that is always full")
 @pytest.mark.parametrize("way", ["2>/dev/full", "2>&-", ">/dev/full"], ids=["log full", "log closed", "output full"])
 def test_words_that_cannot_be_written_cost_no_item(place: Place, server: Server, way: str) -> None:

@@ -9,6 +9,7 @@ from uploader.errors import UsageError
 from uploader.manifest.columns import REQUIRED, header_problems, is_extra, is_known, separator_line, shown, unknown
 from uploader.manifest.ids import is_unseen, named
 from uploader.model import Problem
+from uploader.secrets import without_login
 
 _TRIMMED = " \t\ufeff"
 _HEADER_AGAIN = "this is the header once more, as where two manifests were put together: take the line out"
@@ -113,15 +114,22 @@ def _jsonl_row(line: int, text: str) -> RawRow:
     try:
         found = parameters.read_json(text.rstrip())  # its end is no second line
     except ValueError as error:
-        return RawRow(line, {}, [Problem(line, "", text.strip()[:80], _describe_unreadable(text, str(error)))])
+        return RawRow(
+            line, {}, [Problem(line, "", without_login(text.strip())[:80], _describe_unreadable(text, str(error)))]
+        )
     if not isinstance(found, dict):
         remedy = 'write an object: {"conversationId": "…", "audioPath": "…"}'
-        return RawRow(line, {}, [Problem(line, "", text.strip()[:80], remedy)])
+        return RawRow(line, {}, [Problem(line, "", without_login(text.strip())[:80], remedy)])
     problems = [Problem(line, shown(column), "", unknown(column)) for column in found if not is_known(column)]
     # only an escape can spell half a character: the line itself is UTF-8
     halves = [column for column, value in found.items() if _has_half(column, value)] if "\\u" in text else []
     problems += [
-        Problem(line, shown(column), ascii(found[column])[:80], "half a character stands in it: write it whole")
+        Problem(
+            line,
+            shown(column),
+            without_login(ascii(found[column]))[:80],
+            "half a character stands in it: write it whole",
+        )
         for column in halves
     ]
     values = {column: value for column, value in found.items() if value is not None and column not in halves}

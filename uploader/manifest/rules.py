@@ -20,6 +20,7 @@ from uploader.model import NOTHING, AudioFacts, FileSignature, Hint, InvalidRow,
 from uploader.policy import recordings
 from uploader.policy.billing import SEPARATE
 from uploader.policy.recordings import Severity
+from uploader.secrets import without_login
 from uploader.settings import DEFAULT_ACCOUNT
 from uploader.urls import check, is_remote, shown
 
@@ -335,7 +336,7 @@ class RowRules:
         if path is None or seen is None or problem:
             if path is not None and not is_remote(path) and not os.path.lexists(path):
                 problem = "; ".join(filter(None, (problem, likely(audio_path, self._resolve))))
-            problems.append(Problem(line, "audioPath", shown(audio_path), problem))
+            problems.append(Problem(line, "audioPath", without_login(shown(audio_path)), problem))
             return None, None, None
         return path, seen.signature, seen.facts
 
@@ -415,7 +416,7 @@ def _problem(raw: RawRow, merged: Mapping[str, Any], conflict: parameters.Confli
 
 
 def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = without_login(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     return text if len(text) <= VALUE_MOST else text[: VALUE_MOST - 1] + "…"
 
 

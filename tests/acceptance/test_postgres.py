@@ -145,6 +145,42 @@ def test_without_the_driver_its_remedy_is_told(place: Place, tmp_path: Path) -> 
     check_secret(place, ended)
 
 
+# a host whose clock is a week slow
+SLOW_CLOCK = """
+import time
+
+host_time = time.time
+time.time = lambda: host_time() - 7 * 86400
+"""
+
+
+@pytest.mark.real_start
+def test_the_time_of_a_decision_and_of_an_adoption_is_the_servers(place: Place, postgres_url: str) -> None:
+    """A person whose host has a wrong clock settles and adopts: the ledger has the times of its server."""
+    place.environment["UPLOADER_LEDGER"] = postgres_url
+    server = place.serve(faults="[put]\nlost_before = 1.0")
+    place.use(server)
+    (row,) = make_rows(place, 1, 1)
+    write_manifest(place, "m.csv", [row])
+    assert place.run("run", "m.csv", "--doubt-seconds", "1").code == 4
+    place.write("slow/sitecustomize.py", SLOW_CLOCK)
+    slow = {"PYTHONPATH": str(place.path("slow"))}
+    for command in (
+        ("ledger", "adopt", "m.results.csv", "--batch", "adopted"),
+        ("resolve", "--conversation", row.conversation, "--not-appended"),
+    ):
+        ended = place.run(*command, environment=slow)
+        assert ended.code == 0, ended
+    with closing(psycopg.connect(postgres_url)) as connection:
+        ages = connection.execute(
+            "SELECT extract(epoch FROM clock_timestamp()) - made FROM (SELECT resolved_at FROM resolutions UNION ALL "
+            "SELECT loaded_at FROM loads UNION ALL SELECT ran_at FROM batches) "
+            "AS times (made)"
+        ).fetchall()
+    assert len(ages) == 5
+    assert all(0 <= age < 86400 for (age,) in ages), ages
+
+
 def test_a_ledger_that_moves_goes_on_where_it_was(place: Place, postgres_url: str) -> None:
     """The next night knows every append of the file's nights; the file refuses to run and says where it went."""
     server = place.serve()

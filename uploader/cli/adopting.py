@@ -1,7 +1,6 @@
 """`uploader ledger adopt`: takes the jobIds of a results file back, each row for its own account."""
 
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -128,11 +127,11 @@ def adopt_results(settings: Settings, path: Path, account_name: str | None, mani
     folder = settings.audio_root or (path if manifest is None else Path(manifest)).parent
     taken = _ResultsToAdopt(path, folder, _name_account(settings, path, account_name, manifest))
     taken.check(settings)
-    now = time.time()
     opened = Ledger.open_for_run(settings.ledger, on_container=settings.new_ledger, doubted=Doubted.MENDED, alone=True)
     with opened as ledger, ledger.writing() as connection:
         if account_name is None and manifest is None:
             _refuse_unnamed(path, _named_accounts(connection))
+        now = ledger.read_clock(connection)
         load = begin_load(
             connection,
             account(connection, settings.base_url),

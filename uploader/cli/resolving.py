@@ -3,7 +3,6 @@
 import getpass
 import os
 import shlex
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -296,7 +295,7 @@ def _settle(ledger: Ledger, snapshot: ResolveSnapshot, decision: Decision, reque
     if reason := _why_not(snapshot, meant, request, ledger.address):
         raise UsageError(reason)
     with ledger.writing() as connection:
-        how = _record(request.job_id, request.note)
+        how = _record(request.job_id, request.note, ledger.read_clock(connection))
         return {item.item_id: resolve(connection, item, decision, **how) for item in meant}
 
 
@@ -340,14 +339,14 @@ def _settle_by_look(
         if item.state is State.IN_DOUBT and proves_append(item.before, snapshots.get(item.lane_id), alone=item.alone)
     ]
     note = "settled by a look: the conversation has more messages than before the attempt"
-    how = _record(None, note)
     with ledger.writing() as connection:
+        how = _record(None, note, ledger.read_clock(connection))
         return {item.item_id: resolve(connection, item, Decision.APPENDED, **how) for item in proved}
 
 
-def _record(job_id: str | None, note: str | None) -> dict[str, Any]:
+def _record(job_id: str | None, note: str | None, now: float) -> dict[str, Any]:
     """Return the details kept with a decision: user, time and note."""
-    return {"job_id": job_id, "note": note, "who": _who(), "now": time.time()}
+    return {"job_id": job_id, "note": note, "who": _who(), "now": now}
 
 
 def _read_snapshots(settings: Settings, snapshot: ResolveSnapshot) -> dict[int, ConversationSnapshot | None]:

@@ -186,13 +186,18 @@ def batch_with_rows(connection: Connection, settings: Settings, ledger: str, bas
     """Find the batch as ``named_batch`` does, for a command that needs its rows.
 
     Raises:
-        UsageError: The ledger has none such, or its rows were forgotten.
+        UsageError: The ledger has none such, or not all of its rows.
     """
     batch = named_batch(connection, settings, ledger, base_url)
     if batch.pruned_at is not None:
         from uploader.run.preparing import refuse_pruned  # noqa: PLC0415 - for a batch that was pruned
 
         refuse_pruned(batch)
+    if not batch.is_loaded:
+        raise UsageError(
+            f"batch {batch.name}: its manifest is loaded in part only: where no run is loading it (`uploader status`), "
+            "the load was interrupted: run the same command again. Nothing was written"
+        )
     return batch
 
 

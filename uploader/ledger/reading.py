@@ -24,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.held import is_held
+from uploader.ledger.load_leases import Progress
 from uploader.ledger.orphans import is_orphan
 from uploader.ledger.schema import (
     ANY_ACCOUNT,
@@ -35,6 +36,7 @@ from uploader.ledger.schema import (
     is_in_state,
     items,
     lanes,
+    load_leases,
     loads,
     resolutions,
     rows,
@@ -96,6 +98,8 @@ class BatchFacts(NamedTuple):
     pruned_at: float | None = None
     # of its newest load (``--repeat``); 0: it was none
     repeat_id: int = 0
+    # all rows of its newest load are there; else a run loads it, or was interrupted as it did
+    is_loaded: bool = True
 
 
 class Trouble(NamedTuple):
@@ -142,6 +146,10 @@ def find_batches(
         batches.c.repeat_id,
         batches.c.counted,
         select(func.max(loads.c.id)).where(loads.c.batch_id == batches.c.id).scalar_subquery().label("load_id"),
+        select(load_leases.c.progress)
+        .where(load_leases.c.account_id == batches.c.account_id, load_leases.c.batch == batches.c.name)
+        .scalar_subquery()
+        .label("progress"),
     ).join(accounts, accounts.c.id == batches.c.account_id)
     if name is not None:
         found = found.where(batches.c.name == name)
@@ -153,10 +161,11 @@ def find_batches(
     return [_batch(**row) for row in connection.execute(newest).mappings()]
 
 
-def _batch(*, counted: Mapping[str, Any] | None, load_id: int | None, **facts: Any) -> BatchFacts:
+def _batch(*, counted: Mapping[str, Any] | None, load_id: int | None, progress: str | None, **facts: Any) -> BatchFacts:
     """Make the facts of a batch; a later load than the one that was pruned has given it rows again."""
     is_as_counted = counted is not None and counted["load"] == load_id
-    return BatchFacts(**facts, pruned_at=counted.get("prunedAt") if counted and is_as_counted else None)
+    pruned_at = counted.get("prunedAt") if counted and is_as_counted else None
+    return BatchFacts(**facts, pruned_at=pruned_at, is_loaded=progress != Progress.MERGING)
 
 
 class AccountFacts(NamedTuple):

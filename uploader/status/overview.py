@@ -76,6 +76,8 @@ class Overview:
         some = (code for code in (ExitCode.NOT_NOW, ExitCode.GAVE_UP) if code in codes)
         unfinished = next(some, ExitCode.IN_DOUBT)
         found = ending(standing.counts, overdue=standing.overdue, no_wait=self.no_wait, unfinished=unfinished)
+        if not all(facts.is_loaded for facts, _ in self.batches):
+            return unfinished
         if found is not ExitCode.DONE or not self.orphans:
             return found
         is_in_doubt = any(group.counts[State.IN_DOUBT] for group in self.orphans)
@@ -100,6 +102,7 @@ class Overview:
                     "ranAt": rfc3339(facts.ran_at),
                     "results": facts.results,
                     "prunedAt": None if facts.pruned_at is None else rfc3339(facts.pruned_at),
+                    "loaded": facts.is_loaded,
                     "exitCode": int(self._code(facts, standing)),
                     "items": standing.items,
                     "counts": counts_json(standing.counts),
@@ -143,9 +146,11 @@ class Overview:
         return self.busy and (not alive or None in wants or facts.batch_id in wants)
 
     def _code(self, facts: BatchFacts, standing: Standing) -> ExitCode:
-        is_stuck = facts.account_id in self.stuck
+        is_stuck = facts.is_loaded and facts.account_id in self.stuck
         unfinished = ExitCode.IN_DOUBT if is_stuck else ExitCode.GAVE_UP
         unfinished = ExitCode.NOT_NOW if self._is_on(facts) else unfinished
+        if not facts.is_loaded:
+            return unfinished
         return ending(standing.counts, overdue=standing.overdue, no_wait=self.no_wait, unfinished=unfinished)
 
     def _run_json(self, facts: BatchFacts) -> dict[str, Any]:
@@ -165,6 +170,8 @@ class Overview:
             service = f" ({facts.base_url})" if len(self.limits) > 1 and is_sent_to else ""
             pruned = f"; its rows were pruned at {rfc3339(facts.pruned_at)}" if facts.pruned_at is not None else ""
             yield f"batch  {facts.name}{service}: {text}{pruned}"
+            if not facts.is_loaded:
+                yield f"       {self._format_load(facts)}"
             run = self._run_json(facts)
             if held_back := format_held_back(run):
                 yield f"       held back {held_back}"
@@ -172,6 +179,12 @@ class Overview:
                 until = f", until {run['waitsUntil']}" if run["waitsUntil"] is not None else ""
                 yield f"       sending waits for {run['waitsFor']}{until}"
             yield from (f"       {format_orphans(group)}" for group in self.orphans if group.batch_id == facts.batch_id)
+
+    def _format_load(self, facts: BatchFacts) -> str:
+        """Format the state of a batch that is loaded in part."""
+        if self._is_on(facts):
+            return "its manifest is being loaded: more items come"
+        return "its load was interrupted: run the same command again"
 
     def _format_workers(self) -> Iterator[str]:
         for worker, is_alive in self.workers:
@@ -209,7 +222,9 @@ class Overview:
         """Format the commands that carry on the batches that wait for a run."""
         why = "the run that is on is another batch's" if self.busy else "no run is on"
         limits = {account.account_id: limit.configured for account, limit in self.limits}
-        waiting = [facts for facts, standing in self.batches if self._code(facts, standing) is ExitCode.GAVE_UP]
+        # a batch that is loaded in part is carried on by its manifest alone
+        loaded = [(facts, standing) for facts, standing in self.batches if facts.is_loaded]
+        waiting = [facts for facts, standing in loaded if self._code(facts, standing) is ExitCode.GAVE_UP]
         for facts in waiting[:COMMANDS_SHOWN]:
             yield f"{why}, and {facts.name} is not over: type its `uploader run …` again, or"
             # the account above all tables may send nothing itself, and has no limit then

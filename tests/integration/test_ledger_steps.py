@@ -1,6 +1,7 @@
 """A load is merged in short steps: others work between them, a death loses nothing, and one at a time adds items."""
 
 import csv
+import json
 import threading
 import wave
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import pytest
 from sqlalchemy import Connection, and_, func, select, update
 
 from tests.integration.test_ledger import BASE_URL, Book
+from uploader.cli.inspecting import show_status, write_results
 from uploader.client import Credentials
 from uploader.errors import LedgerBusyError, LedgerUnavailableError, UploaderError, UsageError
 from uploader.ledger import Ledger, load_leases, loading, schema, steps
@@ -22,10 +24,12 @@ from uploader.ledger.lanes import activate_account
 from uploader.ledger.leases import OpenWorker
 from uploader.ledger.load_leases import LoadLease, take_accounts
 from uploader.ledger.orphans import find_orphans
+from uploader.ledger.pruning import Prunable, find_prunable, prune
 from uploader.ledger.schema import batches, items, lanes, loads, rows, workers
 from uploader.ledger.staging import Stage
 from uploader.ledger.workers import end_worker, release_lanes, take_over
 from uploader.model import State
+from uploader.run import loading as run_loading
 from uploader.run import manifest_load
 from uploader.run.activation import Prepared
 from uploader.run.loading import prepare
@@ -439,6 +443,88 @@ def test_a_batch_whose_load_was_interrupted_is_not_carried_on_without_its_manife
     ground.load(alive)
     ground.load(alive, None, first=first)
     assert len(picture(alive)["rows"]) == len(FIRST)
+
+
+@pytest.mark.parametrize("is_found_before", [True, False])
+def test_a_run_that_begins_beside_a_prune_has_all_rows_or_is_refused(ground: Ground, *, is_found_before: bool) -> None:
+    """Between its begin and its worker's: a prune that looked before leaves the batch alone, a later one refuses it."""
+    ground.write(FIRST)
+    ledger, other = ground.open(), ground.open()
+    prepared = ground.load(ledger)
+    with ledger.writing() as connection:
+        done = {"state": State.COMPLETED, "attempts": 1, "finished_at": 1.0, "content_hash": "h"}
+        connection.execute(update(items).values(done))
+        connection.execute(update(workers).values(ended_at=1.0))
+        connection.execute(update(batches).values(ran_at=2.0))
+        connection.execute(update(loads).values(loaded_at=2.0))
+    before = 3.0 if is_found_before else prepared.now() + SECONDS
+    take_part = run_loading.take_part
+
+    def find() -> Prunable:
+        with other.reading() as connection:
+            return find_prunable(connection, before)
+
+    found = find() if is_found_before else None
+
+    def take_part_later(*given: Any) -> Prepared:
+        prune(other, found or find(), before, before)
+        return take_part(*given)
+
+    with mock.patch.object(run_loading, "take_part", take_part_later):
+        if is_found_before:
+            ground.load(ledger, None)
+        else:
+            with pytest.raises(UsageError, match="its rows were forgotten"):
+                ground.load(ledger, None)
+    with other.reading() as connection:
+        left = connection.execute(select(func.count()).select_from(rows)).scalar_one()
+        begun = connection.execute(select(func.count()).select_from(workers).where(workers.c.ended_at.is_(None)))
+        assert (left, begun.scalar_one()) == ((len(FIRST), 1) if is_found_before else (0, 0))
+
+
+@pytest.mark.parametrize("has_completed", [False, True])
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_batch_that_is_loaded_in_part_is_neither_over_nor_written(
+    ground: Ground, capsys: pytest.CaptureFixture[str], after: int, *, has_completed: bool
+) -> None:
+    """Status exits with 6 while the load goes on and 5 after its death, whatever is there; results are refused (2)."""
+    dead = ground.open()
+    if has_completed:
+        ground.write(FIRST[:1])
+        ground.load(dead)
+        with dead.writing() as connection:
+            done = {"state": State.COMPLETED, "attempts": 1, "job_id": "j", "finished_at": 1.0, "content_hash": "h"}
+            connection.execute(update(items).values(done))
+    ground.write(FIRST)
+    settings = Settings(ledger=ground.url, base_url=BASE_URL, batch="m.csv", results=ground.folder / "out.csv")
+
+    def status() -> tuple[int, Any]:
+        code = show_status(settings, as_json=True)
+        shown = json.loads(capsys.readouterr().out.splitlines()[-1])  # after events of the log
+        assert shown["exitCode"] == code
+        return code, shown["batches"][0]["loaded"]
+
+    def check_written() -> None:
+        with pytest.raises(UsageError, match="is loaded in part only") as refused:
+            write_results(settings)
+        assert (refused.value.exit_code, (ground.folder / "out.csv").exists()) == (2, False)
+
+    seen: list[tuple[int, Any]] = []
+    look = after_each_step(dead, lambda number: seen.append(status()) if number == after else None)
+    with look, _Death(dead, after), pytest.raises(LedgerUnavailableError):
+        ground.load(dead)
+    check_written()
+    with dead.writing() as connection:
+        connection.execute(update(workers).values(ended_at=1.0))
+        connection.execute(update(schema.load_leases).values(process=DEAD))
+    ground.ledgers.close()
+    seen.append(status())
+    assert seen == [(6, False), (5, False)]
+    check_written()
+    ground.load(ground.open())
+    assert status()[1]
+    assert write_results(settings) == 0
+    assert len((ground.folder / "out.csv").read_text("utf-8").splitlines()) == 1 + len(FIRST)
 
 
 @pytest.mark.parametrize("waits", [False, True], ids=["meanwhile", "just ended"])

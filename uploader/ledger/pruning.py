@@ -147,9 +147,12 @@ _ATTEMPTS = (
     .where(_IS_OLD, _WILL_BE_UNNAMED, _IS_SUPERFLUOUS)
 )
 
-# the batch as it was found: no later load, and no worker that wants it
+# the batch as it was found: no later load, no run that has begun since, and no worker that wants it
 _UNCHANGED = select(batches.c.id).where(
-    batches.c.id == bindparam("batch"), bindparam("load") == _NEWEST_LOAD, ~_IS_WANTED
+    batches.c.id == bindparam("batch"),
+    bindparam("load") == _NEWEST_LOAD,
+    batches.c.ran_at < bindparam("before"),
+    ~_IS_WANTED,
 )
 
 _next_lines = (
@@ -226,16 +229,16 @@ def prune(ledger: Ledger, found: Prunable, before: float, now: float) -> Pruned:
     """
     pruned = Pruned()
     for batch in found.batches:
-        rows_of_batch = _forget_batch(ledger, batch, now)
+        rows_of_batch = _forget_batch(ledger, batch, before, now)
         pruned.rows += rows_of_batch
         pruned.batches += rows_of_batch > 0
     _forget_items(ledger, before, pruned)
     return pruned
 
 
-def _forget_batch(ledger: Ledger, batch: OldBatch, now: float) -> int:
+def _forget_batch(ledger: Ledger, batch: OldBatch, before: float, now: float) -> int:
     """Delete the rows of a batch, which keeps its count, as long as nobody loads or runs it anew; return the number."""
-    given: dict[str, Any] = {"batch": batch.batch_id, "load": batch.load_id}
+    given: dict[str, Any] = {"batch": batch.batch_id, "load": batch.load_id, "before": before}
 
     def step(connection: Connection) -> int:
         if connection.execute(_UNCHANGED, given).first() is None:

@@ -20,7 +20,7 @@ from uploader.ledger.sending import firsts, to_send
 from uploader.ledger.staging import touch_batch
 from uploader.ledger.steps import Steps
 from uploader.ledger.workers import Identity, begin_worker, end_workers, renew_workers
-from uploader.run.preparing import refuse_cost
+from uploader.run.preparing import refuse_cost, refuse_pruned
 from uploader.run.target import Account, Target
 from uploader.settings import DEFAULT_ACCOUNT, Settings
 from uploader.status.summary import ManifestWarning
@@ -249,7 +249,7 @@ def take_part(
     """Begin workers of a batch that was loaded before, and make its lanes active in steps.
 
     Raises:
-        UsageError: An account is missing.
+        UsageError: An account is missing, or the batch's rows were forgotten meanwhile.
     """
     with BatchWorkers(settings, ledger, now, check_stop) as own, ledger.staging() as connection:
         with connection.begin():
@@ -257,6 +257,9 @@ def take_part(
             touch_batch(connection, batch.batch_id)
         steps = own.steps(connection, [recipient.account_id for recipient in sent_to])
         with steps.locked():
+            # a prune that found the batch before it had a worker may have begun
+            (found,) = find_batches(connection, ids=[batch.batch_id])
+            refuse_pruned(found)
             own.begin(connection, batch.batch_id, sent_to)
         if settings.first is None:
             steps.over_lanes(own.activate)

@@ -29,9 +29,8 @@ from uploader.ledger.schema import batches, items, lanes, loads, rows, workers
 from uploader.ledger.staging import Stage
 from uploader.ledger.workers import end_worker, release_lanes, take_over
 from uploader.model import State
-from uploader.run import loading as run_loading
 from uploader.run import manifest_load
-from uploader.run.activation import Prepared
+from uploader.run.activation import Prepared, take_part
 from uploader.run.loading import prepare
 from uploader.run.target import Target
 from uploader.settings import Settings
@@ -458,7 +457,6 @@ def test_a_run_that_begins_beside_a_prune_has_all_rows_or_is_refused(ground: Gro
         connection.execute(update(batches).values(ran_at=2.0))
         connection.execute(update(loads).values(loaded_at=2.0))
     before = 3.0 if is_found_before else prepared.now() + SECONDS
-    take_part = run_loading.take_part
 
     def find() -> Prunable:
         with other.reading() as connection:
@@ -470,7 +468,7 @@ def test_a_run_that_begins_beside_a_prune_has_all_rows_or_is_refused(ground: Gro
         prune(other, found or find(), before, before)
         return take_part(*given)
 
-    with mock.patch.object(run_loading, "take_part", take_part_later):
+    with mock.patch("uploader.run.loading.take_part", take_part_later):
         if is_found_before:
             ground.load(ledger, None)
         else:

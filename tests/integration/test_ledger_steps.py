@@ -468,7 +468,7 @@ def test_a_run_that_begins_beside_a_prune_has_all_rows_or_is_refused(ground: Gro
         prune(other, found or find(), before, before)
         return take_part(*given)
 
-    with mock.patch("uploader.run.loading.take_part", take_part_later):
+    with mock.patch("uploader.run.activation.take_part", take_part_later):
         if is_found_before:
             ground.load(ledger, None)
         else:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, bindparam, func, select, text, update
 
+from uploader.ledger.clock import any_open_worker
 from uploader.ledger.schema import ANY_ACCOUNT, IS_UNFINISHED, accounts, attempts, batches, is_in_state, items, workers
 from uploader.model import State
 
@@ -70,6 +71,9 @@ def open_workers(connection: Connection) -> list[OpenWorker]:
 
 def worker_facts(connection: Connection) -> list[WorkerFacts]:
     """Return the workers that have not ended, with the number of attempts and jobs of each, for people."""
+    # there are none between runs, and compiling the statement below costs more than this look
+    if not any_open_worker(connection):
+        return []
     held = (
         select(
             attempts.c.worker_id,

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Self
 
@@ -468,7 +468,8 @@ class SqliteLedger(Ledger):
                     connection.execute(update(schema.ledger).values(in_use=False))
             return
         try:
-            with self._engine.connect() as connection:
+            # by the connection that the run has kept: no new one can be opened to a file that is gone
+            with nullcontext(self._kept) if self._kept is not None else self._engine.connect() as connection:
                 rescued = copy_beside(driver(connection), self._rescue_path)
         except (DBAPIError, sqlite3.Error, OSError) as error:
             log.error("ledger.lost", reason=str(error))  # noqa: TRY400 - no fault of ours

@@ -27,7 +27,7 @@ ENDED = (0, 1, 4)
 SCAN = re.compile(r"^SCAN (?:main\.)?([\w.]+)(?: USING (?:COVERING )?INDEX (\w+))?")
 # tables that former nights do not fill, and what a statement has put together before
 SMALL = re.compile(
-    r"accounts|ledger|json_each|ready|staged|apart|found|met|temp\.\w+|compared|groups|taken|CONSTANT|anon_\d+"
+    r"accounts|batch_account|ledger|json_each|ready|staged|apart|found|met|temp\.\w+|compared|groups|taken|CONSTANT|anon_\d+"
 )
 # indexes that hold what is not over, or is to be told
 PARTIAL = {"items_unfinished", "items_anomaly", "items_invalid", "lanes_active"}

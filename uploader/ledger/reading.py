@@ -209,14 +209,14 @@ def find_accounts(connection: Connection) -> Mapping[int, AccountFacts]:
 
 
 def find_used_accounts(connection: Connection) -> Mapping[int, AccountFacts]:
-    """Return the accounts that a run has sent to, or that have an item, by their ids.
+    """Return the accounts that a run has sent to, or that have a lane, by their ids.
 
     The others are there for the sake of a batch alone, all of whose rows name accounts.
     """
-    has_items = select(items.c.id).where(items.c.account_id == accounts.c.id).correlate(accounts).exists()
+    has_lanes = select(lanes.c.id).where(lanes.c.account_id == accounts.c.id).correlate(accounts).exists()
     found = connection.execute(
         select(accounts.c.id, accounts.c.base_url, accounts.c.name).where(
-            or_(accounts.c.configured_limit.is_not(None), has_items)
+            or_(accounts.c.configured_limit.is_not(None), has_lanes)
         )
     )
     return {row.id: AccountFacts(*row) for row in found}

@@ -50,7 +50,7 @@ EVENTS = {
     "polls.paused": "status requests pause",
     "recording.elsewhere": "a worker cannot open recordings on this host: their items stay pending, for other hosts",
     "results.unwritten": "the results could not be refreshed",
-    "row.invalid": "a row of the manifest is invalid, which refused the run; `uploader plan` shows its value",
+    "row.invalid": "a row of the manifest is invalid, which refused the run; `uploader plan` shows its value, too",
     "row.left_out": "an invalid row is left out",
     "rows.orphaned": "items that are not over are in no batch's rows any more",
     "run.begun": "a run begins",

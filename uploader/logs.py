@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # a command that logs nothing does not import it
 
 Form = Literal["auto", "text", "json"]
 _MUTED = "muted"
+# the field of a row's wrong value, which may be a path: standard error shows it, and no log file keeps it
+_SHOWN_ONLY = "value"
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, _MUTED: 50}
 
 # fields that every event of this context has: run, host, batch
@@ -57,7 +59,8 @@ class _Config(NamedTuple):
         level = LEVELS[event["level"]]
         is_utf8 = (getattr(sys.stderr, "encoding", None) or "utf-8").lower() in ("utf-8", "utf8")
         if self.file is not None and level >= LEVELS[self.file_level]:
-            _write_line(self.file, _as_json(is_utf8=is_utf8)(event))
+            kept = {name: value for name, value in event.items() if name != _SHOWN_ONLY}
+            _write_line(self.file, _as_json(is_utf8=is_utf8)(kept))
         if level >= LEVELS[self.level]:
             render = _as_text(colours=sys.stderr.isatty()) if self.is_text else _as_json(is_utf8=is_utf8)
             # the live lines replace ``sys.stderr``
@@ -236,15 +239,17 @@ def log_end(event: str, code: ExitCode, **facts: Any) -> None:
     log(event, exitCode=int(code), **facts)
 
 
-def log_refusal(reason: str, problems: "Sequence[Problem]") -> None:
+def log_refusal(reason: str, problems: "Sequence[Problem]", *, with_values: bool = False) -> None:
     """Log what stands below the first line of a reason that ended a run, one event for each problem or line.
 
     Args:
         reason: The reason.
-        problems: The problems of a manifest; their values may be paths or parameters, and are not logged.
+        problems: The problems of a manifest.
+        with_values: Show the wrong values, to the person who gave the command; the log file does not get them.
     """
     for problem in problems:
-        _log.error("row.invalid", line=problem.line, column=problem.column, remedy=problem.remedy)
+        value = {_SHOWN_ONLY: problem.value} if with_values else {}
+        _log.error("row.invalid", line=problem.line, column=problem.column, **value, remedy=problem.remedy)
     if not problems:
         for line in reason.split("\n")[1:]:
             _log.error("run.refused", reason=line.strip())

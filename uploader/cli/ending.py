@@ -96,7 +96,7 @@ def report_failure(
         first = reason.partition("\n")[0]
         if logs.is_text():
             logs.mute()  # standard error has the reason already
-        logs.log_refusal(reason, problems)
+        logs.log_refusal(reason, problems, with_values=True)
         counts: dict[str, Any] = {} if command == "serve" else {"counts": {}}
         logs.get_logger().error(LAST_EVENTS[command], exitCode=int(code), reason=first, **counts)
     if as_json:

@@ -663,6 +663,8 @@ class Engine:
 
     def _on_job_removed(self) -> None:
         """End the wait for jobs once none is left that the run waits for."""
+        # the end is in the ledger: without this, its slot would count as the ledger's until the next event
+        self._measure()
         self._check_webhook()
         if not self._poller.active_jobs:
             self._changed.set()

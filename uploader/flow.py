@@ -18,7 +18,7 @@ CHECK_WAITS_SECONDS = 1.0
 
 
 class _Repeated:
-    """A function that is called every so many seconds until closed."""
+    """A timer that calls a function every so many seconds until it is closed."""
 
     def __init__(self, seconds: float, function: Callable[[], None]) -> None:
         self._seconds = seconds
@@ -263,7 +263,8 @@ class FlowControl:
 
     async def _admit(self, due: list[Admission], room: int) -> None:
         self._may_be_free = False
-        meanwhile = self._end_waits_meanwhile()
+        # the ledger may be away for long: waits that are over meanwhile end all the same
+        meanwhile = _Repeated(CHECK_WAITS_SECONDS, lambda: self._end_waits(set()))
         try:
             result = await self._writer.call(
                 admit,
@@ -284,10 +285,6 @@ class FlowControl:
         if len(result.admitted) < room:
             # the others lack their slot or their turn, which the ledger alone knows for sure
             self._end_waits(set())
-
-    def _end_waits_meanwhile(self) -> "_Repeated":
-        """End the waits that are over while the ledger does not answer, as it may be away."""
-        return _Repeated(CHECK_WAITS_SECONDS, lambda: self._end_waits(set()))
 
     def _take(self, result: AdmissionResult) -> None:
         self.has_more = result.has_more

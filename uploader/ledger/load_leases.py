@@ -4,8 +4,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from secrets import token_hex
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
 from uploader.errors import LedgerBusyError
 from uploader.ledger.leases import read_clock
@@ -21,7 +22,7 @@ IsGone = Callable[[str], bool]
 
 
 class Progress(StrEnum):
-    """How far a batch is loaded."""
+    """The stage that the load of a batch has reached."""
 
     # the manifest is read: the ledger holds nothing of it
     STAGING = "staging"
@@ -113,11 +114,10 @@ def load_standing(
         now: Seconds since the epoch.
         is_gone: Returns True where a process is known to be dead (``Ledger.is_gone``).
     """
-    found = connection.execute(_LEASE, {"account": account_id, "named": batch}).one_or_none()
+    found = _find(connection, account_id, batch)
     if found is None:
         return None
-    is_under_way = _is_held(connection, account_id, batch, now, is_gone)
-    return LoadStanding(Progress(found.progress), found.digest, is_under_way)
+    return LoadStanding(Progress(found.progress), found.digest, _is_held(connection, found, now, is_gone))
 
 
 def take_lease(
@@ -134,9 +134,9 @@ def take_lease(
         now: Seconds since the epoch.
         is_gone: Returns True where a process is known to be dead.
     """
-    if _is_held(connection, account_id, batch, now, is_gone):
+    found = _find(connection, account_id, batch)
+    if _is_held(connection, found, now, is_gone):
         return None
-    found = connection.execute(_LEASE, {"account": account_id, "named": batch}).one_or_none()
     # rows of an interrupted load stay in the ledger until a load is complete
     is_partial = found is not None and found.progress == Progress.MERGING
     lease = LoadLease(account_id, batch, process, token_hex(_TOKEN_BYTES))
@@ -162,7 +162,8 @@ def take_accounts(
     Raises:
         LedgerBusyError: Another run has taken the load over.
     """
-    if any(_is_held(connection, account_id, _ITEMS, now, is_gone) for account_id in account_ids):
+    found = [_find(connection, account_id, _ITEMS) for account_id in account_ids]
+    if any(_is_held(connection, lease_of_account, now, is_gone) for lease_of_account in found):
         return False
     for account_id in account_ids:
         _hold(connection, lease, account_id, _ITEMS, "", Progress.STAGING, now)
@@ -200,9 +201,13 @@ def end_lease(connection: Connection, lease: LoadLease, *, is_merged: bool) -> N
     connection.execute(_END, {**held, "reached": Progress.MERGED if is_merged else None})
 
 
-def _is_held(connection: Connection, account_id: int, batch: str, now: float, is_gone: IsGone) -> bool:
+def _find(connection: Connection, account_id: int, batch: str) -> Row[Any] | None:
+    """Return the lease of a batch, or of an account (``_ITEMS``)."""
+    return connection.execute(_LEASE, {"account": account_id, "named": batch}).one_or_none()
+
+
+def _is_held(connection: Connection, found: Row[Any] | None, now: float, is_gone: IsGone) -> bool:
     """Return True where a run that may live has a lease."""
-    found = connection.execute(_LEASE, {"account": account_id, "named": batch}).one_or_none()
     if found is None or found.token is None:
         return False
     return bool(found.lease_until >= read_clock(connection, now) and not is_gone(found.process))

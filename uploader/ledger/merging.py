@@ -67,10 +67,10 @@ _ROWS_IN_LINES = and_(
     rows.c.line.between(bindparam("from_line"), bindparam("to_line")),
 )
 
-# the first and the last line that a load writes: those of the manifest, and of the batch's previous load
-# one look-up each: both as figures of one query would read all lines
+# the first and the last line of the manifest, by one look-up each: two figures of one query would read all lines
 _LINES = select(select(func.min(staged.c.line)).scalar_subquery(), select(func.max(staged.c.line)).scalar_subquery())
-_FORMER_LINES = select(func.max(rows.c.line)).where(rows.c.batch_id == bindparam("batch"))
+# the last line of the batch's previous load
+_FORMER_LAST_LINE = select(func.max(rows.c.line)).where(rows.c.batch_id == bindparam("batch"))
 
 # of an item: its row was invalid in an earlier load of the batch
 _WAS_INVALID = and_(
@@ -410,7 +410,7 @@ class _Merge:
             self._has_found = bool(kinds)
             self._changes = _changes({takes for takes, _ in kinds}, mends=any(mended for _, mended in kinds))
             if not self._load.is_first:
-                self._former = connection.execute(_FORMER_LINES, values).scalar()
+                self._former = connection.execute(_FORMER_LAST_LINE, values).scalar()
                 if connection.execute(_TOUCH_INVALID, values).rowcount:
                     self._changes.insert(0, _forget_invalid())
 

@@ -46,7 +46,6 @@ COMMIT_SPACING_SECONDS = 0.01
 CORE_SHARE = 0.06
 MAX_COMMIT_SPACING_SECONDS = 0.025
 
-
 # the waits, in seconds, between two tries while the ledger is away
 FIRST_AWAY_WAIT_SECONDS, LONGEST_AWAY_WAIT_SECONDS = 0.05, 1.0
 # a transaction that takes longer waits for a ledger that does not answer, or is away

@@ -133,12 +133,12 @@ def begin_worker(
     """Begin a worker, with a lease; return its id.
 
     Args:
-        connection: A connection in a transaction that has made the batch's lanes active.
+        connection: A connection in a transaction; the batch's lanes are made active in it, or in later ones.
         account_id: The account.
         batch_id: The batch that it wants; None: every batch of the account.
         identity: The place of its process.
         now: Seconds since the epoch.
-        until_position: As ``activate_batch`` returned it.
+        until_position: The last position of the part that it wants, as ``choose`` or ``activate_batch`` returned it.
     """
     clock = read_clock(connection, now)
     values = {

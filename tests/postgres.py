@@ -21,7 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from tests.acceptance.place import until
 from tests.statements import create_postgres_engine
-from uploader.ledger import Ledger, postgres, schema
+from uploader.ledger import Ledger, postgres_connection, schema
 
 # names a server of one's own, with leave to make databases, in place of the one that is started
 VARIABLE = "UPLOADER_TEST_PG_URL"
@@ -58,7 +58,7 @@ class LedgerDatabase(Database):
     def __init__(self, server: str) -> None:
         super().__init__(server)
         # all ledgers of this process share their compiled statements
-        postgres.create_engine = create_postgres_engine  # type: ignore[attr-defined, assignment] # the name it imports
+        postgres_connection.create_engine = create_postgres_engine  # type: ignore[attr-defined, assignment] # the name it imports
         Ledger.open_for_run(self.url).close()
         tables = [table for table in reversed(schema.metadata.sorted_tables) if table is not schema.ledger]
         deletes = (f"DELETE FROM {table.name}" for table in tables)

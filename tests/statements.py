@@ -6,7 +6,7 @@ import sqlalchemy
 from sqlalchemy import Engine
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from uploader.ledger import postgres, sqlite
+from uploader.ledger import postgres_connection, sqlite
 
 # more than the tests of a process ever execute
 STATEMENTS = 5000
@@ -64,5 +64,5 @@ def compile_once() -> None:
     """Let the ledgers that this process opens from now on share their compiled statements."""
     for kind in (CreateTable, CreateIndex):
         _compile_definitions_once(kind)
-    for module in (sqlite, postgres):
+    for module in (sqlite, postgres_connection):
         module.create_engine = create_engine  # type: ignore[attr-defined] # the name that it imports

@@ -1,86 +1,55 @@
 """The ledger in a PostgreSQL database, which many hosts reach."""
 
-import re
-import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from math import inf
 from pathlib import Path
-from secrets import token_hex
-from typing import Any, Self, TypeVar
+from typing import Self
 
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     Connection,
-    Engine,
     bindparam,
     case,
-    create_engine,
     delete,
     func,
-    insert,
     select,
     text,
     true,
     update,
 )
-from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.exc import DBAPIError, OperationalError
 
-from uploader import logs
-from uploader.errors import LedgerAwayError, LedgerBusyError, LedgerUnavailableError, UsageError
+from uploader.errors import LedgerBusyError, LedgerUnavailableError, UsageError
 from uploader.ledger import schema
 from uploader.ledger.clock import steady_seconds
 from uploader.ledger.database import Accounts, Doubted, Examination, Ledger, driver, has_batch, read_loads, read_mark
-from uploader.ledger.migrations import MARK, STEPS, migrate, stamp
+from uploader.ledger.postgres_connection import (
+    READER_SILENCE_SECONDS,
+    WRITER_SILENCE_SECONDS,
+    PostgresConnection,
+    check_address,
+    make_engine,
+    translated_errors,
+)
+from uploader.ledger.postgres_tables import (
+    SCHEMA_LOCK,
+    check_current,
+    check_promises,
+    make,
+    marked_version,
+    prepare,
+)
 from uploader.ledger.processes import is_dead, own_process
-from uploader.ledger.sqlite import KEY_BYTES
 from uploader.secrets import without_login
-
-try:
-    import psycopg
-    from psycopg.abc import RV, PQGen
-    from psycopg.conninfo import conninfo_to_dict
-except ImportError as error:
-    raise UsageError(
-        f"ledger: postgresql:// needs its driver ({error}): pip install 'uploader[postgres]'. Nothing was sent"
-    ) from error
-
-log = logs.get_logger()
-T = TypeVar("T")
-
-CONNECT_SECONDS = 5
-# a server that swallows everything is noticed within seconds (libpq's keywords; in seconds, and milliseconds)
-_LIVELINESS: dict[str, Any] = {
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 25_000,
-}
-# a server, or the way to it, that brings nothing for so many seconds counts as away. A writer may have to wait for a
-# lock until the role's idle_in_transaction_session_timeout takes it from a client that stands still
-WRITER_SILENCE_SECONDS = 25.0
-READER_SILENCE_SECONDS = 60.0
-# the key of the advisory lock of whoever makes or migrates the tables
-SCHEMA_LOCK = 0x75706C64_736368
 
 # the key of the advisory lock of those who have a ledger open for a run: shared until their workers have begun, and
 # exclusive for a command that needs the ledger for itself
 RUN_LOCK = 0x75706C64_72756E73
 
-# the server's words for an address that it was reached at and will never take
-_REFUSED = re.compile(
-    r"authentication failed|no password supplied|no pg_hba\.conf entry|(?:role|user|database) \".*\" does not exist"
-    r"|permission denied for database|is not permitted to log in"
-)
-
-# conditions of a server that pass: connection lost, transaction rolled back, lack of resources, lock not available,
-# intervention of an operator, error of the system (classes of SQLSTATE)
-PASSING_CLASSES = ("08", "40", "53", "55", "57", "58")
-# a standby that is not yet promoted, and a transaction of ours that stood still for too long
-PASSING_STATES = ("25006", "25P03")
+# the SQLSTATE of a lock that somebody has for longer than it is waited for
+_LOCK_NOT_AVAILABLE = "55P03"
 
 # a transaction that is reported as committed has to be on the disk, whatever the server's default is
 _IS_DURABLE = case(
@@ -100,18 +69,6 @@ _LOCK_SOME = _LOCK_ACCOUNTS.where(schema.accounts.c.id == func.any(bindparam("am
 _LOOK_UP = text(
     "SELECT " + ", ".join(f"set_config('enable_{plan}', 'off', true)" for plan in ("seqscan", "hashjoin", "mergejoin"))
 )
-
-# what the server has to promise: nothing committed is lost, and a client that stands still gives its locks back
-_PROMISES = text(
-    "SELECT current_setting('fsync') = 'on', current_setting('full_page_writes') = 'on', "
-    "current_setting('idle_in_transaction_session_timeout') <> '0', current_user, "
-    # a standby, which may take the server's place, has all that a COMMIT has reported
-    "current_setting('synchronous_standby_names') <> '' AND current_setting('synchronous_commit') <> 'local' "
-    "OR NOT EXISTS (SELECT 1 FROM pg_stat_replication)"
-)
-
-# the version that the table of a ledger is marked with, and whether it is
-_MARKED = text("SELECT to_regclass('ledger') IS NOT NULL, obj_description(to_regclass('ledger'), 'pg_class')")
 
 # the workers whose lease is not over
 _WORKERS = text(
@@ -142,9 +99,9 @@ class PostgresLedger(Ledger):
     is_remote = True
 
     def __init__(self, url: str) -> None:
-        super().__init__(without_login(url), _engine(url))
+        super().__init__(without_login(url), make_engine(url))
         self._url = url
-        self._check_address()
+        check_address(url, self.address)
         # connections without transactions, and with those that read
         self._plain = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
@@ -165,9 +122,11 @@ class PostgresLedger(Ledger):
         opened = cls(url)
         try:
             with opened.translated_errors():
-                opened.is_new = not opened._prepare(must_exist=must_exist)
+                with opened._engine.begin() as connection:
+                    opened.is_new = not prepare(connection, opened.address, must_exist=must_exist)
                 opened._begin_run(alone=alone)
-                opened._check_promises()
+                with opened._plain.connect() as connection:
+                    check_promises(connection)
         except BaseException:
             opened.close()
             raise
@@ -185,7 +144,7 @@ class PostgresLedger(Ledger):
         opened = cls(url)
         try:
             with opened.translated_errors(), opened.begin_reading() as connection:
-                opened._check_current(_marked_version(connection))
+                check_current(opened.address, marked_version(connection))
         except BaseException:
             opened.close()
             raise
@@ -198,7 +157,7 @@ class PostgresLedger(Ledger):
         opened = cls(url)
         try:
             with opened.translated_errors(), opened.begin_reading() as connection:
-                version = _marked_version(connection)
+                version = marked_version(connection)
                 return version is not None and (version < schema.VERSION or has_batch(connection))
         finally:
             opened.close()
@@ -210,13 +169,9 @@ class PostgresLedger(Ledger):
         self._readers.append(reader)
         return reader
 
-    @contextmanager
-    def translated_errors(self) -> Iterator[None]:
+    def translated_errors(self) -> AbstractContextManager[None]:
         """Turn errors of the database in the block into a LedgerUnavailableError."""
-        try:
-            yield
-        except (DBAPIError, psycopg.Error) as error:
-            raise self._unavailable(error) from error
+        return translated_errors(self.address, lambda: self._was_taken)
 
     @contextmanager
     def begin_writing(self, accounts: Accounts | None = None) -> Iterator[Connection]:
@@ -234,7 +189,7 @@ class PostgresLedger(Ledger):
         """Give a connection whose transactions lock nothing until they write; its temporary tables end with it."""
         with super().staging() as connection:
             self._expect_answers(connection, inf)  # a load is one statement
-            own: _Connection = driver(connection)
+            own: PostgresConnection = driver(connection)
             # a statement that was planned for the first rows of a load would be slow for the last ones
             own.prepare_threshold = None
             with own.as_one_transaction() if own.is_pooled else nullcontext():
@@ -254,7 +209,7 @@ class PostgresLedger(Ledger):
     @contextmanager
     def locking(self, connection: Connection, account_ids: Collection[int]) -> Iterator[None]:
         """Begin a transaction with these accounts locked, on a connection that ``staging`` gave."""
-        own: _Connection = driver(connection)
+        own: PostgresConnection = driver(connection)
         silence_limit = own.silence_limit
         self._expect_answers(connection, WRITER_SILENCE_SECONDS)
         try:
@@ -278,11 +233,11 @@ class PostgresLedger(Ledger):
         with self.translated_errors(), self._engine.begin() as connection:
             connection.execute(select(func.pg_advisory_xact_lock(SCHEMA_LOCK), _IS_DURABLE))
             self._take_alone(connection)
-            version = _marked_version(connection)
+            version = marked_version(connection)
             if version is None:
-                self._make(connection)
+                make(connection, self.address)
             else:
-                self._check_current(version)
+                check_current(self.address, version)
                 if has_batch(connection):
                     raise UsageError(f"ledger {self.address}: it is in use: name an empty database. Nothing was moved")
             for table in reversed(schema.metadata.sorted_tables):
@@ -292,7 +247,7 @@ class PostgresLedger(Ledger):
     def rows_of(self, webhook_key: str) -> dict[str, int] | None:
         """Count the rows of each table of the ledger with this key; None where another one is here, or none."""
         with self.reading() as connection:
-            if _marked_version(connection) is None:
+            if marked_version(connection) is None:
                 return None
             if connection.execute(select(schema.ledger.c.webhook_key)).scalar_one() != webhook_key:
                 return None
@@ -367,7 +322,7 @@ class PostgresLedger(Ledger):
 
     def _expect_answers(self, connection: Connection, seconds: float) -> None:
         """Close a connection once a statement brings nothing for so many seconds."""
-        own: _Connection = driver(connection)
+        own: PostgresConnection = driver(connection)
         own.silence_limit = lambda: min(seconds, self._hurried_seconds)
 
     def moved(self) -> LedgerUnavailableError | None:
@@ -391,61 +346,6 @@ class PostgresLedger(Ledger):
                     connection.execute(update(schema.ledger).values(in_use=False))
             self._is_run = False
         self._engine.dispose()
-
-    def _check_address(self) -> None:
-        """Check the address before the driver's own words show a part of it, which may be of the password.
-
-        Raises:
-            UsageError: It is none.
-        """
-        try:
-            parts = conninfo_to_dict(self._url)
-        except psycopg.ProgrammingError:
-            parts = {"port": "none"}
-        shown = f"{parts.get('host')}{parts.get('dbname')}"
-        if re.fullmatch("[0-9,]*", str(parts.get("port", ""))) is None or "@" in shown:
-            raise UsageError(
-                f"ledger {self.address}: this is no address of a database: write postgresql://USER:PASSWORD@HOST/"
-                "DATABASE, and in the password %XX for each character that is neither letter nor digit"
-            )
-
-    def _prepare(self, *, must_exist: bool) -> bool:
-        """Make missing tables, migrate older ones while others wait; return True where the ledger holds a batch."""
-        with self._engine.begin() as connection:
-            connection.execute(select(func.pg_advisory_xact_lock(SCHEMA_LOCK)))
-            version = _marked_version(connection)
-            if version is None:
-                self._check_making(must_exist=must_exist)
-                self._make(connection)
-                return False
-            self._check_known(version)
-            for target in range(version + 1, schema.VERSION + 1):
-                migrate(connection, target)
-            if version < schema.VERSION:
-                log.warning("ledger.migrated", fromVersion=version, toVersion=schema.VERSION)
-            if not has_batch(connection):
-                self._check_making(must_exist=must_exist)
-                return False
-        return True
-
-    def _check_making(self, *, must_exist: bool) -> None:
-        if must_exist:
-            raise UsageError(
-                f"ledger {self.address}: there is none, and --ledger-must-exist forbids to make one: restore it, or "
-                "leave that option out for the first night. Nothing was sent"
-            )
-
-    def _make(self, connection: Connection) -> None:
-        """Make the tables of a new ledger."""
-        try:
-            schema.metadata.create_all(connection, checkfirst=False)
-        except ProgrammingError as error:
-            raise UsageError(
-                f"ledger {self.address}: its tables cannot be made ({_reason(error)}): give the ledger a database of "
-                "its own, in which its user may create tables"
-            ) from error
-        connection.execute(insert(schema.ledger).values(version=schema.VERSION, webhook_key=token_hex(KEY_BYTES)))
-        stamp(connection)
 
     def _begin_run(self, *, alone: bool) -> None:
         """Count this run, and mark the ledger as in use.
@@ -474,7 +374,7 @@ class PostgresLedger(Ledger):
         try:
             connection.execute(select(func.pg_advisory_xact_lock_shared(RUN_LOCK)))
         except OperationalError as error:
-            if isinstance(error.orig, psycopg.errors.LockNotAvailable):
+            if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
                 raise LedgerBusyError(
                     f"ledger {self.address}: another command has it for itself (`ledger adopt`, `ledger check "
                     "--accept`, a migration): wait for its end"
@@ -489,178 +389,3 @@ class PostgresLedger(Ledger):
         return LedgerBusyError(
             f"ledger {self.address}: a run is at work on it: wait for its end (`uploader status` shows how far it is)"
         )
-
-    def _check_promises(self) -> None:
-        """Warn of settings of the server under which a crash, or a client that stands still, does harm."""
-        with self._plain.connect() as connection:
-            is_synced, has_pages, has_timeout, user, has_copy = connection.execute(_PROMISES).one()
-        lacking = {"fsync": is_synced, "full_page_writes": has_pages}
-        if off := [name for name, is_on in lacking.items() if not is_on]:
-            log.warning(
-                "ledger.server_unsafe",
-                reason=f"{' and '.join(off)} off: a crash of the server may lose what was committed, and then "
-                "something is appended twice",
-                remedy=f"set {' and '.join(off)} to on at the server",
-            )
-        if not has_copy:
-            log.warning(
-                "ledger.server_unsafe",
-                reason="no standby is synchronous: a failover to one may lose what was committed, and then something "
-                "is appended twice",
-                remedy="name the standby in synchronous_standby_names at the server, with synchronous_commit = on",
-            )
-        if not has_timeout:
-            log.warning(
-                "ledger.server_unsafe",
-                reason="a client that stands still inside a transaction holds up all others",
-                remedy=f"ALTER ROLE {user} SET idle_in_transaction_session_timeout = '10s'",
-            )
-
-    def _check_known(self, version: int) -> None:
-        if version > schema.VERSION:
-            raise UsageError(
-                f"ledger {self.address}: it has schema version {version}, this uploader knows {schema.VERSION}: use "
-                "the newer uploader that wrote it"
-            )
-        if version < min(STEPS) - 1:
-            raise UsageError(f"ledger {self.address}: it has schema version {version}, which cannot be migrated")
-
-    def _check_current(self, version: int | None) -> None:
-        if version is None:
-            raise UsageError(f"ledger {self.address}: there is none yet: `uploader run MANIFEST` makes it")
-        self._check_known(version)
-        if version < schema.VERSION:
-            raise UsageError(
-                f"ledger {self.address}: it has schema version {version}, this uploader reads {schema.VERSION}: "
-                "`uploader ledger upgrade` migrates it, and so does the next `uploader run`"
-            )
-
-    def _unavailable(self, error: BaseException) -> UsageError | LedgerUnavailableError:
-        """Return the error for people, without the address's login."""
-        reason = _reason(error)
-        if _REFUSED.search(reason) and not self._was_taken:
-            return UsageError(
-                f"ledger {self.address}: {reason}: correct user, password and database in UPLOADER_LEDGER. Nothing was "
-                "sent"
-            )
-        told = (
-            f"ledger {self.address}: {reason}: nothing more is sent; see to the server and the way to it, then run the "
-            "same command again"
-        )
-        return LedgerAwayError(told, reason) if _is_passing(error) else LedgerUnavailableError(told)
-
-
-class _Connection(psycopg.Connection[Any]):
-    """A connection that is closed once the server is silent for too long."""
-
-    # a pooler (pgbouncer, say) stands between, which may give each transaction another connection to the server
-    is_pooled = False
-    _is_one_transaction = False
-    # the most seconds in which a statement brings no byte; a network that swallows everything brings none for ever
-    silence_limit: Callable[[], float] = staticmethod(lambda: READER_SILENCE_SECONDS)
-
-    def wait(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
-        """Run a generator of the driver to its end."""
-        return super().wait(self._unless_silent(gen), *args, **kwargs)
-
-    def _unless_silent(self, gen: PQGen[RV]) -> PQGen[RV]:
-        """Pass a generator on, which is told every tenth of a second that nothing has come."""
-        heard_at = time.monotonic()
-        try:
-            wanted = next(gen)
-            while True:
-                ready = yield wanted
-                now = time.monotonic()
-                if ready:
-                    heard_at = now
-                elif now - heard_at > (limit := self.silence_limit()):
-                    self.close()
-                    raise psycopg.OperationalError(f"the server has not answered for {limit:g} s")
-                wanted = gen.send(ready)
-        except StopIteration as end:
-            result: RV = end.value
-            return result
-
-    @contextmanager
-    def as_one_transaction(self) -> Iterator[None]:
-        """Make a single transaction of all that begin in the block, so that a pooler does not tear them apart."""
-        self.execute("SAVEPOINT step")
-        self._is_one_transaction = True
-        try:
-            yield
-            # the pooler hands the connection to others, with what is temporary in it
-            self.execute("DISCARD TEMP")
-        except BaseException:
-            self._is_one_transaction = False
-            raise
-        self._is_one_transaction = False
-        self.commit()
-
-    def commit(self) -> None:
-        """Commit the transaction, or keep it as a part of the one around it."""
-        if not self._is_one_transaction:
-            super().commit()
-            return
-        self.execute("RELEASE SAVEPOINT step")
-        self.execute("SAVEPOINT step")
-
-    def rollback(self) -> None:
-        """Roll the transaction back, or the part of the one around it."""
-        if not self._is_one_transaction:
-            super().rollback()
-            return
-        self.execute("ROLLBACK TO SAVEPOINT step")
-
-
-def _connect(url: str) -> _Connection:
-    """Connect to a server; behind a pooler, prepare no statements, which belong to one connection of its own."""
-    connection = _Connection.connect(
-        url, autocommit=True, connect_timeout=CONNECT_SECONDS, application_name="uploader", **_LIVELINESS
-    )
-    (server_pid,) = connection.execute("SELECT pg_backend_pid()").fetchone() or (None,)
-    connection.is_pooled = server_pid != connection.info.backend_pid
-    if connection.is_pooled:
-        connection.prepare_threshold = None
-    connection.autocommit = False
-    return connection
-
-
-def _engine(url: str) -> Engine:
-    """Make the pool of a ledger's connections."""
-    return create_engine(
-        "postgresql+psycopg://",
-        creator=partial(_connect, url),
-        poolclass=QueuePool,
-        hide_parameters=True,  # paths and parameters are among them, and errors reach the log
-    )
-
-
-def _is_passing(error: BaseException) -> bool:
-    """Return True where the same statements may succeed on a new connection, a moment later."""
-    original = getattr(error, "orig", None) or error
-    state = getattr(original, "sqlstate", None)
-    if state is None:
-        return isinstance(original, psycopg.OperationalError) or getattr(error, "connection_invalidated", False)
-    return state[:2] in PASSING_CLASSES or state in PASSING_STATES
-
-
-def _reason(error: BaseException) -> str:
-    """Return the first line of the driver's own words."""
-    return str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-
-
-def _marked_version(connection: Connection) -> int | None:
-    """Read the schema version of a ledger; None where there is none.
-
-    Raises:
-        UsageError: The database belongs to another program.
-    """
-    is_there, mark = connection.execute(_MARKED).one()
-    if not is_there:
-        return None
-    if mark != MARK:
-        raise UsageError(
-            "ledger: the database has a table of that name that is not the uploader's: name another database"
-        )
-    version: int = connection.execute(select(schema.ledger.c.version)).scalar_one()
-    return version

@@ -71,8 +71,8 @@ TABLE = {
     "results": Imports({"click", "platformdirs", *SQL}, READS),
     "resolve": Imports({"click", "platformdirs", *SQL}, READS, RESOLVES),
     "plan m.csv": Imports({"click", "platformdirs", *SQL, "blake3"}, READS | {"audio", "manifest", "run"}, LOADS),
-    "run m.csv --log-level error": Imports(RUN, RUN_PARTS, STATEMENTS - {"resolving"}),
-    "run m.csv": Imports(RUN | {"structlog"}, RUN_PARTS, STATEMENTS - {"resolving"}),
+    "run m.csv": Imports(RUN, RUN_PARTS, STATEMENTS - {"resolving"}),
+    "run m.csv --log-format text": Imports(RUN | {"structlog"}, RUN_PARTS | {"events"}, STATEMENTS - {"resolving"}),
 }
 
 

@@ -17,7 +17,8 @@ from uploader.__main__ import main
 try:
     main()
 finally:
-    print(*sys.modules, sep="\\n", file=open("modules.txt", "w"))
+    imported = [name for name, module in sys.modules.items() if type(module).__name__ != "DeferredModule"]
+    print(*imported, sep="\\n", file=open("modules.txt", "w"))
 """
 
 # modules that take time to import: the project's libraries, and heavy ones of the standard library
@@ -45,13 +46,13 @@ class Imports(NamedTuple):
     statements: AbstractSet[str] = frozenset()
 
 
-# SQLAlchemy imports asyncio (and that ssl) and importlib.metadata itself
-SQL = {"sqlalchemy", "asyncio", "ssl", "importlib.metadata"}
-HELP = {"cli", "errors", "logs", "parameters", "pipes", "policy", "secrets", "settings", "urls"}
+HELP = {"cli", "deferred", "errors", "logs", "parameters", "pipes", "policy", "secrets", "settings", "urls"}
 READS = HELP | {"ledger", "model", "results", "status", "text", "toml"}
+PLANS = READS | {"audio", "manifest", "run"}
 RESOLVES = {"dialects", "facts", "lanes", "outcomes", "recovery", "resolving", "staging", "workers"}
 LOADS = {"dialects", "lanes", "loading", "matching", "merging", "sending", "staging"}
-RUN = {"click", "platformdirs", *SQL, "aiohttp", "asyncio_throttle", "blake3"}
+# asyncio imports ssl
+RUN = {"click", "platformdirs", "sqlalchemy", "asyncio", "ssl", "aiohttp", "asyncio_throttle", "blake3"}
 RUN_PARTS = READS | {
     *("attempt", "audio", "certificates", "client", "engine", "flow", "jobs", "manifest", "pace", "run", "worker"),
 }
@@ -67,10 +68,12 @@ TABLE = {
     "resolve --help": Imports({"click", "platformdirs"}, HELP),
     "insights --help": Imports({"click", "platformdirs"}, HELP),
     "sandbox --help": Imports({"click"}, HELP),
-    "status": Imports({"click", "platformdirs", *SQL}, READS),
-    "results": Imports({"click", "platformdirs", *SQL}, READS),
-    "resolve": Imports({"click", "platformdirs", *SQL}, READS, RESOLVES),
-    "plan m.csv": Imports({"click", "platformdirs", *SQL, "blake3"}, READS | {"audio", "manifest", "run"}, LOADS),
+    "status": Imports({"click", "platformdirs", "sqlalchemy"}, READS),
+    "results": Imports({"click", "platformdirs", "sqlalchemy"}, READS),
+    "resolve": Imports({"click", "platformdirs", "sqlalchemy"}, READS, RESOLVES),
+    "plan m.csv": Imports(
+        {"click", "platformdirs", "sqlalchemy", "blake3"}, READS | {"audio", "manifest", "run"}, LOADS
+    ),
     "run m.csv": Imports(RUN, RUN_PARTS, STATEMENTS - {"resolving"}),
     "run m.csv --log-format text": Imports(RUN | {"structlog"}, RUN_PARTS | {"events"}, STATEMENTS - {"resolving"}),
 }

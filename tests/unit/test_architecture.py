@@ -47,6 +47,7 @@ ROWS = {
     "toml": 0,
     "urls": 0,
     "pipes": -1,
+    "deferred": -1,
 }
 
 # the package itself, its version and `python -m uploader`: no parts of the house

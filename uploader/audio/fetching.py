@@ -4,11 +4,11 @@ import asyncio
 import importlib
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import Future
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from functools import cached_property
 from threading import Lock, Thread
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Self, TypeVar, cast
 
 from blake3 import blake3
 
@@ -26,6 +26,9 @@ from uploader.audio.remote import (
 from uploader.errors import SourceError
 from uploader.model import AudioFacts, FileSignature
 from uploader.urls import WEB, check, server_of, shown
+
+if TYPE_CHECKING:  # most recordings are files
+    from concurrent.futures import Future
 
 # files that are examined at once
 AT_ONCE = 32
@@ -172,10 +175,14 @@ class RemoteFiles:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: Thread | None = None
         self._fetchers = Fetchers()
-        self._at_once = asyncio.Semaphore(AT_ONCE)
         # by server, how many files in a row could not be reached: a manifest of thousands shall not wait for each
         self._away = Counter[str]()
         self._examined: OrderedDict[str, Future[tuple[FileSignature, AudioFacts]]] = OrderedDict()
+
+    @cached_property
+    def _at_once(self) -> "asyncio.Semaphore":
+        """The permits to examine a file."""
+        return asyncio.Semaphore(AT_ONCE)
 
     def __enter__(self) -> Self:
         """Begin; nothing is started before the first remote file."""

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from math import ceil, isinf, isnan
 
 from uploader.policy.durations import CompletedJob
@@ -64,6 +63,8 @@ def _seconds(text: str) -> float | None:
 
 def http_date(text: str) -> float | None:
     """Read an HTTP date or an ISO 8601 date, as seconds since the epoch."""
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - for services that name a date
+
     for read in (parsedate_to_datetime, datetime.fromisoformat):
         try:
             found = read(text)

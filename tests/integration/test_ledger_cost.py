@@ -21,12 +21,12 @@ from tests.integration.test_ledger import (
     opened,
 )
 from uploader.ledger.claiming import Admission, Ahead, admit, claim
-from uploader.ledger.lanes import activate_batch, deactivate_account, reweigh_lanes
+from uploader.ledger.lanes import INACTIVE, activate_batch, reweigh_lanes
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import account, begin_load, load_rows, save_rules, was_begun
 from uploader.ledger.outcomes import JobEnd, ReplyRecord, end_job, record_reply
 from uploader.ledger.reading import latest_completed_jobs, live_jobs
-from uploader.ledger.schema import workers
+from uploader.ledger.schema import lanes, workers
 from uploader.model import AudioFacts, Claim, FileSignature, JobStatus, Next, Order, Reply, Row
 from uploader.policy.limits import Refusal
 from uploader.policy.replies import judge
@@ -223,7 +223,7 @@ def test_a_part_of_a_batch_is_chosen_once_not_once_a_lane(tmp_path: Path, hold: 
     with filled(tmp_path / "few", FEW, 1, hold=hold) as few, filled(tmp_path / "many", MANY, 1, hold=hold) as many:
         for book in (few, many):
             with book.ledger.writing() as connection:
-                deactivate_account(connection, 1)
+                connection.execute(update(lanes).values(INACTIVE))
                 # else its worker would want the whole batch
                 connection.execute(update(workers).values(until_position=0))
             cost.append(steps(book, lambda c: activate_batch(c, 1, 1, first=7))[1])

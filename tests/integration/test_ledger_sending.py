@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from tests.integration.test_ledger import BASE_URL, CUT, LOST, NOT_FOUND, Book, accepted, opened
 from uploader import audio
 from uploader.ledger.amounts import Amount, ToSend
-from uploader.ledger.dry_run import copy_tables, load_copies
-from uploader.ledger.lanes import activate_batch, deactivate_account
+from uploader.ledger.dry_run import dry_run
 from uploader.ledger.loading import account, current_repeat_id, resolve
 from uploader.ledger.matching import Hashes
 from uploader.ledger.sending import lanes_to_send, to_send
 from uploader.ledger.staging import Stage
 from uploader.model import Load, Reply
+from uploader.settings import DEFAULT_ACCOUNT, Settings
+from uploader.settings.tables import Lanes
 
 Rows = Sequence[tuple[str, str]]
 NAMES = ("monday.csv", "tuesday.csv")
@@ -40,12 +41,11 @@ def from_dry_run(book: Book, name: str, rows: Rows, first: int | None, *, repeat
         stage.add(read, audio.probe, separate=False)
         repeat_id = current_repeat_id(connection, account_id, name, repeat=repeat)
         resolve(connection, stage, repeat_id, Hashes(audio.content_hash))
-        copy_tables(connection, name, is_run_on=False)
-        load = load_copies(connection, stage, BASE_URL, name, book.now, repeat=repeat)
-        deactivate_account(connection, load.account_id)
-        activate_batch(connection, load.account_id, load.batch_id, first=first)
-        found = to_send(connection, load.account_id, load.batch_id)
-        foreseen = lanes_to_send(connection, load.account_id, [], book.now, under_way=False)
+        own = Settings(first=first, repeat=repeat, lanes=Lanes(on_trouble="hold" if book.hold else "continue"))
+        urls = {DEFAULT_ACCOUNT: BASE_URL}
+        run = dry_run(connection, stage, own, urls, name, book.now, alive=())
+        found = run.sending[account_id]
+        foreseen = lanes_to_send(connection, account_id, [], book.now, under_way=False)
         transaction.rollback()
     return found, foreseen.count
 

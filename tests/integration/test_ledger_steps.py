@@ -15,8 +15,9 @@ from unittest import mock
 import pytest
 from sqlalchemy import Connection, and_, func, select, update
 
-from tests.integration.test_ledger import BASE_URL, Book
+from tests.integration.test_ledger import BASE_URL, NOT_FOUND, Book
 from uploader.cli.inspecting import show_status, write_results
+from uploader.cli.planning import PlanOptions, plan_manifest
 from uploader.client import Credentials
 from uploader.errors import LedgerBusyError, LedgerUnavailableError, UploaderError, UsageError
 from uploader.ledger import Ledger, load_leases, loading, schema, steps
@@ -34,7 +35,7 @@ from uploader.run.activation import Prepared, take_part
 from uploader.run.loading import prepare
 from uploader.run.target import Target
 from uploader.settings import Settings
-from uploader.settings.tables import Account
+from uploader.settings.tables import Account, Lanes
 
 SECONDS = 30.0
 DEAD = "dead"
@@ -120,6 +121,13 @@ class _Death(ExitStack):
     @staticmethod
     def _refuse(*_: Any) -> Any:
         raise LedgerUnavailableError(DEAD)
+
+
+def _speak(path: Path, seconds: int) -> None:
+    """Write a recording of so many seconds."""
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 1, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(seconds * 8000))
 
 
 class _UndoneError(Exception):
@@ -802,13 +810,55 @@ def test_a_repeat_is_not_complete_while_its_rows_are_loaded(ground: Ground) -> N
     assert ("merging", False) not in opened
 
 
+@pytest.mark.parametrize("first", [None, 1])
+@pytest.mark.parametrize(("on_trouble", "leftovers"), [("hold", 1), ("continue", 2)])
+def test_plan_and_run_sum_up_the_same(
+    ground: Ground, capsys: pytest.CaptureFixture[str], on_trouble: str, leftovers: int, first: int | None
+) -> None:
+    """One figure: of plan, of the cost check before a load and of a loaded batch, and of what the run then sends.
+
+    The ledger has leftovers, a refused item that holds its lane, and the rules of an earlier run, which this run's
+    settings replace.
+    """
+    for number, name in enumerate("abcdefg"):
+        _speak(ground.folder / f"{name}.wav", 6 * 2**number)
+    ground.write([("x", "a.wav"), ("x", "b.wav"), ("y", "c.wav"), ("y", "d.wav")], "monday.csv")
+    ground.write([("x", "e.wav"), ("y", "f.wav"), ("z", "g.wav")])
+    ledger = ground.open()
+    book = Book(ground.folder, ledger)
+    book.worker_id = ground.load(ledger, "monday.csv", batch="monday.csv").accounts[0].worker_id
+    for claimed in book.claim():
+        if claimed.conversation_id == "x":
+            book.complete(claimed)
+        else:
+            book.answer(claimed, NOT_FOUND)
+    with ledger.writing() as connection:
+        book.end_worker(connection)
+    more = {"first": first, "lanes": Lanes(on_trouble=on_trouble)}  # type: ignore[arg-type] # one of two words
+    capsys.readouterr()
+    plan_manifest(
+        Settings(ledger=ground.url, base_url=BASE_URL, batch="m.csv", **more),  # type: ignore[arg-type] # as above
+        str(ground.folder / "m.csv"),
+        PlanOptions(as_json=True),
+    )
+    planned = json.loads(capsys.readouterr().out)
+    minutes = planned["toAppend"]["billedMinutes"]
+    assert sum(leftover["files"] for leftover in planned["leftovers"]) == (1 if first else leftovers)
+    for manifest in ("m.csv", None):
+        with pytest.raises(UsageError, match=f"{minutes:g} billed minutes"):
+            ground.load(ledger, manifest, max_billed_minutes=minutes - 0.01, **more)
+        prepared = ground.load(ledger, manifest, max_billed_minutes=minutes, **more)
+        assert prepared.sending.all.billed_seconds == pytest.approx(minutes * 60)
+        book.worker_id = prepared.accounts[0].worker_id
+        with ledger.writing() as connection:
+            book.end_worker(connection)
+
+
 @pytest.mark.parametrize("joins", [True, False])
 def test_a_run_that_joins_the_load_of_another_is_refused_what_costs_too_much(ground: Ground, joins: bool) -> None:
     """--max-billed-minutes means the same whether the run has loaded the batch itself or another one has."""
     for name in "ab":
-        with wave.open(str(ground.folder / f"{name}.wav"), "wb") as file:
-            file.setparams((1, 1, 8000, 0, "NONE", ""))
-            file.writeframes(bytes(600 * 8000))
+        _speak(ground.folder / f"{name}.wav", 600)
     ground.write([("x", "a.wav"), ("y", "b.wav")])
     one, other = ground.open(), ground.open()
     awaited, has_begun, refused = _Awaited(), threading.Event(), list[UploaderError]()

@@ -4,8 +4,8 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 
 from uploader import audio
@@ -13,14 +13,12 @@ from uploader.cli.plan_report import AccountsReport, PlanReport, Work, forecast_
 from uploader.cli.printing import print_error, print_lines
 from uploader.errors import ExitCode
 from uploader.ledger import Connection, Ledger
-from uploader.ledger.dry_run import copy_tables, copy_workers, load_copies, make_copies
-from uploader.ledger.lanes import activate_batch, deactivate_account
-from uploader.ledger.leases import open_workers
+from uploader.ledger.dry_run import dry_run, make_tables
 from uploader.ledger.limit import limit_facts
-from uploader.ledger.loading import current_repeat_id, resolve, save_rules, was_begun
+from uploader.ledger.loading import current_repeat_id, resolve, was_begun
 from uploader.ledger.matching import NEW_REPEAT, Hashes, staged_rows
-from uploader.ledger.reading import find_account, jobs_seen, live_jobs, unfinished_accounts
-from uploader.ledger.sending import firsts, lanes_to_send, to_send
+from uploader.ledger.reading import find_account, jobs_seen, live_jobs
+from uploader.ledger.sending import lanes_to_send
 from uploader.ledger.sqlite import without_ledger
 from uploader.ledger.staging import Stage, read_hints
 from uploader.manifest import HeaderError
@@ -69,33 +67,24 @@ class LedgerView:
                 if account_id is not None:
                     self.accounts[own.account_name] = account_id
 
+    def close(self) -> None:
+        """Close the ledger."""
+        if self._ledger is not None:
+            self._ledger.close()
+
     @contextmanager
     def staging(self) -> Iterator[Connection]:
         """Open a connection for staging rows, rolled back at the end."""
         opened = self._ledger.staging() if self._ledger is not None else without_ledger()
         with opened as connection, connection.begin() as transaction:
             if self._ledger is None:
-                make_copies(connection)
+                make_tables(connection)
             yield connection
             transaction.rollback()
 
-    def hide(self, connection: Connection, name: str) -> None:
-        """Shadow the ledger's tables with temporary copies for a dry run of this batch."""
-        if self._ledger is not None:
-            copy_tables(connection, name, is_run_on=self._ledger.held_by_run)
-
-    def show_workers(self, connection: Connection, batch_id: int) -> None:
-        """Copy the workers that are at work now into the dry run of this batch."""
-        if self._ledger is not None:
-            with self._ledger.reading() as reading:
-                found = open_workers(reading)
-                now = self._ledger.read_clock(reading) if found else 0.0
-            alive = [
-                worker.worker_id
-                for worker in found
-                if worker.lease_until >= now and not self._ledger.is_gone(worker.process)
-            ]
-            copy_workers(connection, alive, batch_id)
+    def living_workers(self, connection: Connection) -> list[int]:
+        """Return the ids of the workers that are at work now."""
+        return self._ledger.living_workers(connection) if self._ledger is not None else []
 
     def pace(self, account: str) -> float | None:
         """Return the seen job seconds for a second of audio of an account; None where no job was seen."""
@@ -129,15 +118,16 @@ def plan_manifest(settings: Settings, manifest: str, options: PlanOptions) -> Ex
         file = stack.enter_context(manifest_file(manifest, settings))
         plan_report, header_is_wrong = None, False
         try:
-            plan_report = _go_through(settings, file, check, check_files=options.check_files)
+            if options.check_files:
+                plan_report = _go_through(settings, file, check)
+            else:
+                _check_rows(settings, file, check)
         except HeaderError as error:
             if not options.as_json:
                 raise
             check.problems.add(error.problems)
             header_is_wrong = True
-        cost = ""
-        if plan_report is not None:
-            cost = format_cost_refusal(settings, manifest, plan_report.sending)
+        cost = "" if plan_report is None else format_cost_refusal(settings, manifest, plan_report.sending)
         code = ExitCode.USAGE if cost else _code(settings, check, header_is_wrong=header_is_wrong)
         if options.as_json:
             report = _as_json(manifest, check, plan_report, code) | {"reason": cost or None}
@@ -158,19 +148,25 @@ def show_schema(settings: Settings) -> ExitCode:
     return ExitCode.DONE
 
 
-def _go_through(
-    settings: Settings, file: ManifestFile, check: ManifestCheck, *, check_files: bool
-) -> PlanReport | AccountsReport | None:
-    """Read the manifest once; return the report, or None where the audio files are not looked at."""
-    known = LedgerView(settings)
-    if not check_files:
-        with without_ledger() as connection, connection.begin():
-            stage = Stage(connection, None)
-            rows = counted_rows(file.reader(settings, lambda *_: False, check_files=False), check)
-            stage.add(rows, audio.probe, separate=are_channels_separate(settings))
-            add_alike(check, connection, stage)
-            check.conversations = stage.count_conversations()
-        return None
+def _check_rows(settings: Settings, file: ManifestFile, check: ManifestCheck) -> None:
+    """Read the manifest once, without a look at the audio files and at the ledger."""
+    with without_ledger() as connection, connection.begin():
+        stage = Stage(connection, None)
+        rows = counted_rows(file.reader(settings, lambda *_: False, check_files=False), check)
+        stage.add(rows, audio.probe, separate=are_channels_separate(settings))
+        add_alike(check, connection, stage)
+        check.conversations = stage.count_conversations()
+
+
+def _go_through(settings: Settings, file: ManifestFile, check: ManifestCheck) -> PlanReport | AccountsReport:
+    """Read the manifest once; return what a run would send, and when it would end."""
+    with closing(LedgerView(settings)) as known:
+        works = _sum_up(settings, file, check, known)
+        return _forecast(settings, works, known)
+
+
+def _sum_up(settings: Settings, file: ManifestFile, check: ManifestCheck, known: LedgerView) -> Mapping[str, Work]:
+    """Read the manifest, and sum up what a run would send by account."""
     works, seconds = defaultdict[str, Work](lambda: Work(first=settings.first)), time.time()
     live = {account: known.live_jobs(account) for account in known.accounts}
     name = batch_name(settings, file.name) or file.name
@@ -187,9 +183,21 @@ def _go_through(
         add_alike(check, connection, stage)
         check.conversations = stage.count_conversations()
         _count_rows(connection, works, check)
-        known.hide(connection, name)
-        _load_dry(settings, connection, stage, name, seconds, live, works, known)
-    now = local_time()
+        base_urls = {own.account_name: own.base_url for own in settings.of_accounts}
+        found = dry_run(connection, stage, settings, base_urls, name, seconds, known.living_workers(connection))
+        for account_id, account in found.names.items():
+            work = works[account]
+            work.sending = found.sending[account_id]
+            awaited = {job.item_id for job in live_jobs(connection, account_id) if job.is_active}
+            # the copies have the jobs of the lanes alone that the batch sends to
+            jobs = [job._replace(is_active=job.item_id in awaited) for job in live.get(account, ())]
+            work.lanes = lanes_to_send(connection, account_id, jobs, seconds, under_way=False)
+    return works
+
+
+def _forecast(settings: Settings, works: Mapping[str, Work], known: LedgerView) -> PlanReport | AccountsReport:
+    """Foresee when a run would end, by account where the settings have several."""
+    now, seconds = local_time(), time.time()
     until = until_time(settings, now)
     reports = {}
     for own in settings.of_accounts:
@@ -213,38 +221,6 @@ def _count_rows(connection: Connection, works: Mapping[str, Work], check: Manife
             work.all.add(row.size, row.duration_seconds, row.billed_seconds)
         if state is not None:
             work.known[state] += 1
-
-
-def _load_dry(
-    settings: Settings,
-    connection: Connection,
-    stage: Stage,
-    name: str,
-    now: float,
-    live: Mapping[str, Sequence[LiveJob]],
-    works: Mapping[str, Work],
-    ledger: LedgerView,
-) -> None:
-    """Load the staged rows into copies of the tables, and list what a run would send, account by account."""
-    base_urls = {account: settings.of_account(account).base_url for account in settings.accounts}
-    load = load_copies(connection, stage, settings.base_url, name, now, repeat=settings.repeat, accounts_of=base_urls)
-    # rows name accounts of the settings alone
-    named = unfinished_accounts(connection, load.batch_id) if settings.accounts else ()
-    accounts = {found.account_id: found.name for found in named} or {load.account_id: DEFAULT_ACCOUNT}
-    for account_id, account in accounts.items():
-        own = settings.of_account(account)
-        save_rules(connection, account_id, limit=own.limit, holds=own.lanes.hold)
-    parts = {}
-    for account_id, first in firsts(connection, accounts, load.batch_id, settings.first).items():
-        deactivate_account(connection, account_id)
-        parts[account_id] = activate_batch(connection, account_id, load.batch_id, first=first)
-    ledger.show_workers(connection, load.batch_id)
-    for account_id, until in parts.items():
-        work = works[accounts[account_id]]
-        work.sending = to_send(connection, account_id, load.batch_id, until)
-        awaited = {job.item_id for job in live_jobs(connection, account_id) if job.is_active}
-        known = [job._replace(is_active=job.item_id in awaited) for job in live.get(accounts[account_id], ())]
-        work.lanes = lanes_to_send(connection, account_id, known, now, under_way=False)
 
 
 def _code(settings: Settings, check: ManifestCheck, *, header_is_wrong: bool) -> ExitCode:

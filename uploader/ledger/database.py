@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, select
 
 from uploader.errors import LedgerUnavailableError
 from uploader.ledger import schema
+from uploader.ledger.leases import open_workers
 from uploader.settings import POSTGRESQL
 
 T = TypeVar("T")
@@ -212,6 +213,12 @@ class Ledger(ABC):
     def read_clock(self, connection: Connection) -> float:
         """Return the time by the clock of the ledger's workers, as ``clock`` does, without a write."""
         return self.clock(connection)()
+
+    def living_workers(self, connection: Connection) -> list[int]:
+        """Return the ids of the workers that are at work, as far as their leases and this host know."""
+        found = open_workers(connection)
+        now = self.read_clock(connection) if found else 0.0
+        return [one.worker_id for one in found if one.lease_until >= now and not self.is_gone(one.process)]
 
     @abstractmethod
     def is_gone(self, process: str) -> bool:

@@ -56,10 +56,16 @@ BEYOND = 2**62
 _other = items.alias("other")
 
 # the columns of a lane that is inactive
-_INACTIVE = {"active_until": 0, "ready_position": None, "audio_left": 0.0, "items_left": 0, "item_seconds": 0.0}
+INACTIVE: dict[str, float | None] = {
+    "active_until": 0,
+    "ready_position": None,
+    "audio_left": 0.0,
+    "items_left": 0,
+    "item_seconds": 0.0,
+}
 
 # make the lanes of an account inactive
-_DEACTIVATE = update(lanes).where(IS_ACTIVE_OF_ACCOUNT).values(_INACTIVE)
+_DEACTIVATE = update(lanes).where(IS_ACTIVE_OF_ACCOUNT).values(INACTIVE)
 
 
 def last_of(
@@ -263,7 +269,7 @@ def _activate_wanted(*, in_lanes: bool = False) -> Update:
 _WANTS = select(*workers.c["batch_id", "id"]).where(workers.c.account_id == bindparam("account"), _WANTS_ANYTHING)
 
 # make a range of the active lanes inactive
-_DEACTIVATE_LANES = update(lanes).where(_IS_ACTIVE_IN_RANGE).values(_INACTIVE)
+_DEACTIVATE_LANES = update(lanes).where(_IS_ACTIVE_IN_RANGE).values(INACTIVE)
 
 # the active lanes of an account
 _TOUCH_ACTIVE = insert_or_ignore(touched).from_select(["lane_id"], select(lanes.c.id).where(IS_ACTIVE_OF_ACCOUNT))
@@ -282,7 +288,7 @@ _TOUCH_ACTIVE_OF_BATCH = insert_or_ignore(touched).from_select(
 def _deactivate_unwanted(*, in_lanes: bool = False) -> Update:
     """Build the statement that makes the lanes inactive in which no worker wants anything."""
     is_wanted = lanes.c.id.in_(select(_wanted(in_lanes=in_lanes).c.lane_id))
-    return update(lanes).where(_is_active(in_lanes=in_lanes), ~is_wanted).values(_INACTIVE)
+    return update(lanes).where(_is_active(in_lanes=in_lanes), ~is_wanted).values(INACTIVE)
 
 
 @cache
@@ -413,11 +419,6 @@ def activate_account(connection: Connection, account_id: int) -> None:
     """Make the lanes of every batch of an account active."""
     connection.execute(_activate_account(), {"account": account_id})
     connection.execute(_make_ready(), {"account": account_id})
-
-
-def deactivate_account(connection: Connection, account_id: int) -> None:
-    """Make all lanes of an account inactive."""
-    connection.execute(_DEACTIVATE, {"account": account_id})
 
 
 def touch_active_lanes(connection: Connection, account_id: int, batch_id: int | None) -> None:

@@ -1,7 +1,7 @@
 """Sums up what a run of a batch sends, for plan, run, forecast and summary alike."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from heapq import nsmallest
 from itertools import starmap
@@ -26,7 +26,8 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.amounts import Amount, Leftover, ToSend
 from uploader.ledger.held import is_held_of_many, lanes_in_trouble
-from uploader.ledger.lanes import BEYOND, IS_OF_BATCH, last_of
+from uploader.ledger.lanes import BEYOND, IS_OF_BATCH, activate_batch, last_of
+from uploader.ledger.loading import save_rules
 from uploader.ledger.schema import (
     IS_ACTIVE_OF_ACCOUNT,
     IS_IN_BACKLOG,
@@ -41,6 +42,7 @@ from uploader.ledger.schema import (
 )
 from uploader.model import LiveJob, State
 from uploader.policy.forecast import Lanes, audio_seconds
+from uploader.settings import Settings
 
 # states of an attempt under way, which holds a slot or is about to
 ENTERED = (State.SENDING, State.SENT)
@@ -68,6 +70,33 @@ def firsts(
     ]
     counts = Counter(account_id for _, account_id in nsmallest(first, places))
     return {account_id: counts[account_id] for account_id in account_ids}
+
+
+def begin_sending(
+    connection: Connection,
+    batch_id: int,
+    own_settings: Mapping[int, Settings],
+    first: int | None,
+    begin_workers: Callable[[Mapping[int, int | None]], object],
+) -> dict[int, ToSend]:
+    """Make what a run of a batch sends active, and sum it up by account: the one answer of plan, cost check and run.
+
+    Args:
+        connection: A connection in a transaction: on the ledger, or on the copies of a dry run.
+        batch_id: The batch.
+        own_settings: The settings of the accounts that the batch is sent to, by their ids.
+        first: How many of the batch's items are to be sent; None: all.
+        begin_workers: Begins the run's workers, or copies those of others, with the last position of each account's
+            part of the batch; None is all of it.
+    """
+    for account_id, own in own_settings.items():
+        save_rules(connection, account_id, limit=own.limit, holds=own.lanes.hold)
+    ends = {
+        account_id: activate_batch(connection, account_id, batch_id, first=count)
+        for account_id, count in firsts(connection, own_settings, batch_id, first).items()
+    }
+    begin_workers(ends)
+    return {account_id: to_send(connection, account_id, batch_id, until) for account_id, until in ends.items()}
 
 
 def to_send(connection: Connection, account_id: int, batch_id: int, until: int | None = None) -> ToSend:

@@ -12,11 +12,11 @@ from uploader.client import CredentialsSource
 from uploader.errors import LedgerAwayError, LedgerUnavailableError, UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.amounts import ToSend
-from uploader.ledger.lanes import activate_batch, activate_chosen_lanes, activate_lanes, choose, refresh_lanes
+from uploader.ledger.lanes import activate_chosen_lanes, activate_lanes, choose, refresh_lanes
 from uploader.ledger.leases import OpenWorker, choose_part
 from uploader.ledger.loading import save_rules, save_run
 from uploader.ledger.reading import AccountFacts, BatchFacts, find_batches, unfinished_accounts
-from uploader.ledger.sending import firsts, to_send
+from uploader.ledger.sending import begin_sending, firsts, to_send
 from uploader.ledger.staging import touch_batch
 from uploader.ledger.steps import Steps
 from uploader.ledger.workers import Identity, begin_worker, end_workers, renew_workers
@@ -280,16 +280,18 @@ def take_part_within_cost(
     Raises:
         UsageError: It would cost too much, or an account is missing.
     """
-    found = recipients(connection, batch, targets)
-    for account_id, target, _ in found:
-        save_rules(connection, account_id, limit=target.settings.limit, holds=settings.lanes.hold)
-    sending, accounts, process = ToSend(), [], identity(ledger)
-    parts = firsts(connection, [account_id for account_id, *_ in found], batch.batch_id, settings.first)
-    for account_id, target, credentials in found:
-        until = activate_batch(connection, account_id, batch.batch_id, first=parts[account_id])
-        worker_id = begin_worker(connection, account_id, batch.batch_id, process, now(), until_position=until)
-        accounts.append(Account(account_id, worker_id, target, credentials))
-        sending += to_send(connection, account_id, batch.batch_id, until)
+    found = {recipient.account_id: recipient for recipient in recipients(connection, batch, targets)}
+    accounts, process = list[Account](), identity(ledger)
+
+    def begin(ends: Mapping[int, int | None]) -> None:
+        for account_id, until in ends.items():
+            _, target, credentials = found[account_id]
+            worker_id = begin_worker(connection, account_id, batch.batch_id, process, now(), until_position=until)
+            accounts.append(Account(account_id, worker_id, target, credentials))
+
+    own_settings = {account_id: recipient.target.settings for account_id, recipient in found.items()}
+    sums = begin_sending(connection, batch.batch_id, own_settings, settings.first, begin)
+    sending = sum(sums.values(), ToSend())
     refuse_cost(settings, batch.name, sending)
     log_unknown_lengths(sending)
     return Prepared(batch, accounts, sending, now)

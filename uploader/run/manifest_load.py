@@ -11,9 +11,7 @@ from uploader import audio, logs
 from uploader.errors import LedgerUnavailableError, UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.amounts import ToSend
-from uploader.ledger.dry_run import copy_tables, copy_workers, load_copies
-from uploader.ledger.lanes import activate_batch
-from uploader.ledger.leases import open_workers
+from uploader.ledger.dry_run import dry_run
 from uploader.ledger.load_leases import (
     LoadLease,
     Progress,
@@ -38,8 +36,7 @@ from uploader.ledger.loading import (
 )
 from uploader.ledger.matching import Hashes
 from uploader.ledger.merging import merge, orphaned_by_load
-from uploader.ledger.reading import BatchFacts, find_account, find_batches, unfinished_accounts
-from uploader.ledger.sending import firsts, to_send
+from uploader.ledger.reading import BatchFacts, find_account, find_batches
 from uploader.ledger.staging import Stage
 from uploader.model import InvalidRow, Load, State
 from uploader.run import summary_file
@@ -309,7 +306,7 @@ class _HeldLoad:
             refuse_invalid(self._check, load.file.name)
 
     def _refuse_cost(self) -> None:
-        """Load the rows into copies first, where a most of minutes is set.
+        """Run dry first, where a most of minutes is set.
 
         Raises:
             UsageError: The run would cost more.
@@ -317,29 +314,12 @@ class _HeldLoad:
         if self._settings.max_billed_minutes is None:
             return
         load, settings, connection = self._load, self._settings, self._connection
+        base_urls = {target.name: target.base_url for target in load.targets}
         with connection.begin() as transaction:
-            # those of the ledger, before the copies hide it
-            alive = [worker.worker_id for worker in open_workers(connection)]
-            copy_tables(connection, load.name, is_run_on=True, recovers=False)
-            base_urls = {target.name: target.base_url for target in load.targets[1:]}
-            dry = load_copies(
-                connection,
-                self._stage,
-                load.targets[0].base_url,
-                load.name,
-                load.now(),
-                repeat=settings.repeat,
-                accounts_of=base_urls,
-            )
-            account_ids = [found.account_id for found in unfinished_accounts(connection, dry.batch_id)]
-            ends = {
-                account_id: activate_batch(connection, account_id, dry.batch_id, first=first)
-                for account_id, first in firsts(connection, account_ids, dry.batch_id, settings.first).items()
-            }
-            copy_workers(connection, alive, dry.batch_id)
-            sums = [to_send(connection, account_id, dry.batch_id, until) for account_id, until in ends.items()]
-            sending = sum(sums, ToSend())
+            alive = self._ledger.living_workers(connection)
+            found = dry_run(connection, self._stage, settings, base_urls, load.name, load.now(), alive)
             transaction.rollback()
+        sending = sum(found.sending.values(), ToSend())
         refuse_cost(settings, load.file.name, sending)
         log_unknown_lengths(sending)
 

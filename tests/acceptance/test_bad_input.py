@@ -92,16 +92,34 @@ def test_a_manifest_that_is_not_utf_8_is_refused(place: Place, server: Server) -
     _check_refused(ending, server, "manifest latin-1.csv, line 3", "UTF-8", "0xf6", "save the manifest as UTF-8")
 
 
-def test_a_wrong_column_is_refused(place: Place, server: Server) -> None:
-    """Every unknown or missing column is told, with the name that was probably meant."""
-    place.write("columns.csv", "conversationId,audioFile,nmae\none,a.wav,x\n")
+@pytest.mark.parametrize("words", [("run",), ("run", "--on-invalid", "skip"), ("plan",), ("plan", "--json")])
+def test_a_wrong_column_is_refused_together_with_what_is_wrong_in_the_rows(
+    place: Place, server: Server, words: tuple[str, ...]
+) -> None:
+    """Unknown and missing columns, with the names that were meant, and bad values, empty ids, gone files: at once."""
+    place.write("a.wav", recording())
+    place.write("columns.csv", "conversationId,audioFile,nmae,mode\none,a.wav,x,loud\n,a.wav,x,phone\n")
+    ending = place.run(*words, "columns.csv")
+    told = [
+        (1, "audioFile", "unknown column: did you mean audioPath?"),
+        (1, "nmae", "unknown column: did you mean name?"),
+        (1, "audioPath", "the column audioPath is missing: add it"),
+        (2, "mode", "write phone or default"),
+        (3, "conversationId", "it is empty: every row needs one"),
+    ]
+    if "--json" in words:
+        found = json.loads(ending.out)["problems"]
+        assert [(one["line"], one["column"]) for one in found] == [(line, column) for line, column, _ in told]
+    else:
+        assert "manifest columns.csv: 5 problems in the header and 2 of 2 rows" in ending.err
+        rows = rows_told(ending) or [line.strip() for line in ending.err.splitlines()[-5:]]
+        for row, (line, column, remedy) in zip(rows, told, strict=True):
+            assert row.split()[:2] == [str(line), column]
+            assert remedy in row
+    assert (ending.code, server.journal.puts()) == (2, [])
+    place.write("more.csv", "conversationId,audioPath,nmae\none,gone.wav,x\n")
     _check_refused(
-        place.run("run", "columns.csv"),
-        server,
-        "manifest columns.csv, line 1, audioFile: unknown column: did you mean audioPath?",
-        "1 nmae unknown column: did you mean name?",
-        "1 audioPath the column audioPath is missing: add it",
-        "columns of your own begin with x-",
+        place.run("run", "more.csv"), server, "2 problems in the header and 1 of 1 row", "the file cannot be found"
     )
 
 

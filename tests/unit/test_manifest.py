@@ -37,7 +37,10 @@ def read(folder: Path, text: str | bytes, form: Format = "csv") -> list[Row | In
     """Read a manifest of this text."""
     opened = manifest(folder, form)
     opened.path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return list(opened.read())
+    rows = list(opened.read())
+    if opened.header_problems:  # as a run does, once it has read the rows
+        raise UsageError("\n".join(map(str, opened.header_problems)))
+    return rows
 
 
 def read_json(folder: Path, *rows: Any) -> list[Row | InvalidRow]:

@@ -26,7 +26,10 @@ def read(
     manifest = Manifest(
         path, path.name, form, folder, False, lambda *_: False, check_files=check_files, examine=examine
     )
-    return list(manifest.read())
+    rows = list(manifest.read())
+    if manifest.header_problems:  # as a run does, once it has read the rows
+        raise UsageError("\n".join([f"manifest {path.name}", *map(str, manifest.header_problems)]))
+    return rows
 
 
 @pytest.mark.parametrize("place", ["before", "inside", "behind"])

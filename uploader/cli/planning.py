@@ -21,12 +21,12 @@ from uploader.ledger.reading import find_account, jobs_seen, live_jobs
 from uploader.ledger.sending import lanes_to_send
 from uploader.ledger.sqlite import without_ledger
 from uploader.ledger.staging import Stage, read_hints
-from uploader.manifest import HeaderError
 from uploader.model import OVER, LimitFacts, LiveJob, State
 from uploader.policy.forecast import pace_of
 from uploader.run.findings import json_lines, spooled
 from uploader.run.hours import local_time, until_time
 from uploader.run.preparing import (
+    HeaderError,
     ManifestCheck,
     ManifestFile,
     add_alike,
@@ -116,19 +116,17 @@ def plan_manifest(settings: Settings, manifest: str, options: PlanOptions) -> Ex
             for findings in (check.problems, check.warnings, check.hints):
                 findings.spool = stack.enter_context(spooled())
         file = stack.enter_context(manifest_file(manifest, settings))
-        plan_report, header_is_wrong = None, False
+        plan_report = None
         try:
             if options.check_files:
                 plan_report = _go_through(settings, file, check)
             else:
                 _check_rows(settings, file, check)
-        except HeaderError as error:
+        except HeaderError:
             if not options.as_json:
                 raise
-            check.problems.add(error.problems)
-            header_is_wrong = True
         cost = "" if plan_report is None else format_cost_refusal(settings, manifest, plan_report.sending)
-        code = ExitCode.USAGE if cost else _code(settings, check, header_is_wrong=header_is_wrong)
+        code = ExitCode.USAGE if cost else _code(settings, check)
         if options.as_json:
             report = _as_json(manifest, check, plan_report, code) | {"reason": cost or None}
             lists = {"problems": check.problems, "warnings": check.warnings, "hints": check.hints}
@@ -223,8 +221,8 @@ def _count_rows(connection: Connection, works: Mapping[str, Work], check: Manife
             work.known[state] += 1
 
 
-def _code(settings: Settings, check: ManifestCheck, *, header_is_wrong: bool) -> ExitCode:
-    if header_is_wrong or (check.problems.count and settings.on_invalid == "refuse"):
+def _code(settings: Settings, check: ManifestCheck) -> ExitCode:
+    if check.is_header_wrong or (check.problems.count and settings.on_invalid == "refuse"):
         return ExitCode.USAGE
     return ExitCode.NEEDS_PERSON if check.problems.count else ExitCode.DONE
 

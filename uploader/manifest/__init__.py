@@ -2,7 +2,7 @@
 
 from uploader.manifest.files import ENDINGS, SPREADSHEETS, Format, check_file, format_of
 from uploader.manifest.ids import spoilt
-from uploader.manifest.reading import HeaderError, Manifest
+from uploader.manifest.reading import Manifest
 from uploader.manifest.rules import Examine, WasBegun
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "SPREADSHEETS",
     "Examine",
     "Format",
-    "HeaderError",
     "Manifest",
     "WasBegun",
     "check_file",

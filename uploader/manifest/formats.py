@@ -24,18 +24,16 @@ class RawRow(NamedTuple):
     is_text: bool = False
 
 
-class HeaderError(UsageError):
-    """A CSV header by which no row can be read, with all its ``problems``."""
+def read_csv(lines: Iterator[str], name: str, delimiter: str, of_header: list[Problem]) -> Iterator[RawRow]:
+    """Parse CSV with a header, by the columns that are known; no row of a header by which none can be read.
 
-    def __init__(self, name: str, problems: Sequence[Problem]) -> None:
-        super().__init__("\n".join(f"manifest {name}, {problem}" for problem in problems), problems)
-
-
-def read_csv(lines: Iterator[str], name: str, delimiter: str) -> Iterator[RawRow]:
-    """Parse CSV with a header.
+    Args:
+        lines: The lines of the file.
+        name: The manifest's name, for messages.
+        delimiter: The separator of cells.
+        of_header: Takes the header's problems.
 
     Raises:
-        HeaderError: The header is wrong.
         UsageError: The file is no CSV, or empty.
     """
     reader = csv.reader(lines, strict=True, delimiter=delimiter)
@@ -53,7 +51,10 @@ def read_csv(lines: Iterator[str], name: str, delimiter: str) -> Iterator[RawRow
             elif header is not None:
                 yield header.row(line, cells)
             else:
-                header = _Header(cells, delimiter, line, name)
+                header = _Header(cells, delimiter, line)
+                of_header += header.problems
+                if any(not problem.column for problem in header.problems):
+                    return  # it is none, or its cells are separated otherwise
                 columns, count, last = header.columns, len(header.columns), header.columns[-1]
             line = reader.line_num + 1
     except csv.Error as error:
@@ -88,13 +89,11 @@ def read_jsonl(lines: Iterator[str], name: str) -> Iterator[RawRow]:
 class _Header:
     """A CSV header. An empty cell means "not set"; empty ``x-`` cells are kept for the results."""
 
-    def __init__(self, cells: list[str], delimiter: str, line: int, name: str) -> None:
-        columns = [cell.strip() for cell in cells]
+    def __init__(self, cells: list[str], delimiter: str, line: int) -> None:
+        self.columns = columns = [cell.strip() for cell in cells]
         remedy = separator_line(cells[0], delimiter)
         named = [Problem(line, "", shown(cells[0]), remedy)] if remedy else []
-        if problems := named or list(header_problems(columns, delimiter, line)):
-            raise HeaderError(name, problems)
-        self.columns = columns
+        self.problems = named or list(header_problems(columns, delimiter, line))
         self._kept = frozenset(column for column in columns if column in REQUIRED or is_extra(column))
 
     def row(self, line: int, cells: Sequence[str]) -> RawRow:

@@ -10,11 +10,9 @@ from uploader.audio import RemoteFiles
 from uploader.errors import UsageError
 from uploader.manifest.ahead import chunks, read_ahead
 from uploader.manifest.files import Format, lines
-from uploader.manifest.formats import HeaderError, RawRow, read_csv, read_jsonl
+from uploader.manifest.formats import RawRow, read_csv, read_jsonl
 from uploader.manifest.rules import Examine, RowRules, WasBegun
-from uploader.model import InvalidRow, Row
-
-__all__ = ["HeaderError", "Manifest"]
+from uploader.model import InvalidRow, Problem, Row
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,8 @@ class Manifest:
     accounts: Collection[str] = ()
     # the ``x-`` columns seen so far, in order
     extra_columns: dict[str, None] = field(default_factory=dict)
+    # the problems of a CSV header, which stand before those of the rows
+    header_problems: list[Problem] = field(default_factory=list)
 
     def read(self) -> Iterator[Row | InvalidRow]:
         """Yield the checked rows in order; see ``read_chunks``."""
@@ -47,7 +47,6 @@ class Manifest:
         """Yield the checked rows in order, many at once.
 
         Raises:
-            HeaderError: The header of CSV is wrong.
             UsageError: The file cannot be read at all.
         """
         is_empty = True
@@ -62,7 +61,7 @@ class Manifest:
                     rows = rules.check_all(some)
                     self._note_columns(rows)
                     yield rows
-        if is_empty:
+        if is_empty and not self.header_problems:
             raise UsageError(f"manifest {self.name}: it has no rows: write one per audio file")
 
     def _note_columns(self, rows: Sequence[Row | InvalidRow]) -> None:
@@ -85,4 +84,6 @@ class Manifest:
 
     def _raw_rows(self) -> Iterator[RawRow]:
         found = lines(self.path, self.name)
-        return read_csv(found, self.name, self.delimiter) if self.format == "csv" else read_jsonl(found, self.name)
+        if self.format == "jsonl":
+            return read_jsonl(found, self.name)
+        return read_csv(found, self.name, self.delimiter, self.header_problems)

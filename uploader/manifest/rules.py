@@ -425,7 +425,8 @@ def _text(raw: RawRow, column: str, problems: list[Problem]) -> str:
     if not isinstance(value, str):
         problems.append(Problem(raw.line, column, _shown(value), "write it as text, in quotes"))
         return ""
-    if not value and not raw.problems:
+    # a column that CSV does not have is a problem of its header
+    if not value and not raw.problems and (column in raw.values or not raw.is_text):
         problems.append(Problem(raw.line, column, "", "it is empty: every row needs one"))
     return str(value)
 

@@ -67,6 +67,8 @@ class ManifestCheck:
 
     rows: int = 0
     invalid: int = 0
+    # the header of CSV has problems, so that nothing is sent even where invalid rows are left out
+    is_header_wrong: bool = False
     gone: int = 0
     files_checked: bool = True
     # the number of conversations, where they are counted
@@ -80,6 +82,10 @@ class ManifestCheck:
     def valid(self) -> int:
         """The number of rows that can be sent, or were."""
         return self.rows - self.invalid
+
+
+class HeaderError(UsageError):
+    """A CSV header that is wrong; the findings in the rows are counted, as far as they can be read."""
 
 
 @contextmanager
@@ -158,6 +164,7 @@ def counted_rows(
         check_stop: Raises where the load is to stop; called now and then.
 
     Raises:
+        HeaderError: Its header is wrong; raised behind the last row, and no row is yielded.
         UsageError: The manifest cannot be read at all.
     """
     check.files_checked = manifest.check_files
@@ -167,19 +174,29 @@ def counted_rows(
 def _counted_chunks(
     manifest: Manifest, check: ManifestCheck, check_stop: Callable[[], None], *, refuse: bool
 ) -> Iterator[Sequence[Row | InvalidRow]]:
-    for rows in manifest.read_chunks():
+    for rows in chain(manifest.read_chunks(), [()]):
         check_stop()
+        if manifest.header_problems and not check.is_header_wrong:
+            check.is_header_wrong = True
+            check.problems.add(manifest.header_problems)
         check.rows += len(rows)
         for row in rows:
-            if isinstance(row, InvalidRow):
-                check.invalid += 1
-                check.problems.add(row.problems)
-            elif row.signature is None and check.files_checked:
-                check.gone += 1
-            if row.warnings:
-                check.warnings.add(row.warnings)
-        if not refuse or not check.problems.count:
+            _count(check, row)
+        if not check.is_header_wrong and not (refuse and check.problems.count):
             yield rows
+    if check.is_header_wrong:
+        raise HeaderError(_refusal(check, manifest.name), check.problems.first)
+
+
+def _count(check: ManifestCheck, row: Row | InvalidRow) -> None:
+    if isinstance(row, InvalidRow):
+        # a row that only lacks a column has the header's problem
+        check.invalid += bool(row.problems)
+        check.problems.add(row.problems)
+    elif row.signature is None and check.files_checked:
+        check.gone += 1
+    if row.warnings:
+        check.warnings.add(row.warnings)
 
 
 def add_lacking(check: ManifestCheck, lacking: Iterable[InvalidRow]) -> None:
@@ -247,15 +264,20 @@ def refuse_invalid(check: ManifestCheck, name: str) -> None:
         UsageError: The manifest has invalid rows; the text counts all problems, and lists the first.
     """
     if check.problems.count:
-        counted, *table = format_problems(check, name)
-        raise UsageError("\n".join([f"{counted}: nothing was sent", *table]), check.problems.first)
+        raise UsageError(_refusal(check, name), check.problems.first)
+
+
+def _refusal(check: ManifestCheck, name: str) -> str:
+    counted, *table = format_problems(check, name)
+    return "\n".join([f"{counted}: nothing was sent", *table])
 
 
 def format_problems(check: ManifestCheck, name: str) -> Iterator[str]:
     """Format a manifest's problems: a sentence, then a table."""
     if check.problems.count:
-        rows = f"{check.invalid} of {format_count(check.rows, 'row')}"
-        yield f"manifest {name}: {format_count(check.problems.count, 'problem')} in {rows}"
+        rows = [f"{check.invalid} of {format_count(check.rows, 'row')}"] if check.invalid else []
+        places = " and ".join(["the header"] * check.is_header_wrong + rows)
+        yield f"manifest {name}: {format_count(check.problems.count, 'problem')} in {places}"
         yield from check.problems.table()
 
 

@@ -1,6 +1,7 @@
 """What held the night back: a night that lacks one thing names it first, in summary, status and plan."""
 
 import json
+import signal
 from random import Random
 from typing import Any
 
@@ -60,6 +61,26 @@ def test_what_a_night_lacks_is_its_first_cause(
     batch = json.loads(place.run("status", "--json").out)["batches"][0]
     assert largest(batch) == cause
     assert " % of the time" in place.run("status").out
+
+
+def test_nothing_is_said_of_a_night_that_only_begins(place: Place) -> None:
+    """As long as no slot was busy, `status` has no shares; a night with jobs is never told as one of idle slots."""
+    in_lanes(place, 2, size=60_000)
+    server = place.serve("--limit", "8", *QUICK, "--uplink", "16384")
+    place.use(server)
+    running = place.start("run", "m.csv", "--limit", "8")
+    looks: list[dict[str, Any]] = []
+
+    def look() -> bool:
+        looks.extend(json.loads(place.run("status", "--json").out)["batches"])
+        return bool(looks and looks[-1]["slotsBusy"])
+
+    until(lambda: bool(place.run("status", "--json").summary.get("batches")), "the batch is loaded")
+    until(look, "a slot was busy")
+    assert [found["slotsBusy"] for found in looks[:-1] if found["slotsBusy"] is not None] == []
+    assert looks[0]["slotsBusy"] is None
+    running.process.send_signal(signal.SIGTERM)
+    running.wait()
 
 
 @pytest.mark.parametrize(

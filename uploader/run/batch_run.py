@@ -31,6 +31,7 @@ from uploader.ledger.thread import LedgerThread
 from uploader.ledger.workers import end_worker, release_lanes
 from uploader.model import LimitFacts, State
 from uploader.policy.endings import ending
+from uploader.policy.held_back import HeldBack
 from uploader.policy.limits import add_limits
 from uploader.results import rfc3339
 from uploader.run.activation import Prepared
@@ -99,7 +100,7 @@ class BatchRun(EngineRun):
                 async with self._opened(thread) as engines:
                     presence.enter_context(self._shared.present(engines.look_soon))
                     failure = await self._run_batch(engines, thread)
-                    await self._save_held_back(engines, thread)
+                    await self._save_held_back(engines, thread, engines.held_back())
             finally:
                 thread.close()
             failure = await self._once_back(failure, self._write_final_results) or failure or self._ledger.moved()
@@ -111,10 +112,10 @@ class BatchRun(EngineRun):
         tracker = self._tracker(engines, thread, self._snapshot)
 
         async def keep_held_back() -> None:
-            # a run that is new is asked for soon
-            for seconds in chain((1.0,), repeat(HELD_BACK_SECONDS)):
+            # a run that is new is asked for soon, and its shares change fast
+            for seconds in chain((1.0, 1.0, 2.0, 4.0), repeat(HELD_BACK_SECONDS)):
                 await asyncio.sleep(seconds)
-                await self._save_held_back(engines, thread)
+                await self._save_held_back(engines, thread, engines.held_back_so_far())
 
         return await self._run_engines(engines, thread, (*tracker.helpers, keep_held_back))
 
@@ -122,14 +123,14 @@ class BatchRun(EngineRun):
         with self._reader.reading() as connection:
             return troubles(connection, self._batch.batch_id)
 
-    async def _save_held_back(self, engines: Engines, thread: LedgerThread) -> None:
+    async def _save_held_back(self, engines: Engines, thread: LedgerThread, found: HeldBack | None) -> None:
         """Write into the ledger, for `uploader status`, what has held the run back and what it waits for."""
         wait = engines.standstill
         waits: dict[str, str | None] = {"waitsFor": None, "waitsUntil": None}
         if wait is not None:
             waits = {"waitsFor": wait.reason, "waitsUntil": rfc3339(wait.until) if wait.until < inf else None}
         try:
-            await thread.call(save_held_back, self._batch.batch_id, {**held_back_json(engines.held_back()), **waits})
+            await thread.call(save_held_back, self._batch.batch_id, {**held_back_json(found), **waits})
         except UploaderError:
             return  # a ledger that cannot be written now is the engine's to tell
 

@@ -265,7 +265,7 @@ class EngineRun(ABC):
             show=self._on_progress,
             lines=self._settings.progress == "auto",
             batch=self._name,
-            held_back=engines.held_back,
+            held_back=engines.held_back_so_far,
         )
 
     async def _run_engines(

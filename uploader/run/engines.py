@@ -106,6 +106,11 @@ class Engines:
             engine.held_back()  # measures the slots up to now
         return shares_of(self.slot_seconds)
 
+    def held_back_so_far(self) -> HeldBack | None:
+        """Return ``held_back`` for a run that goes on: None until a slot was busy, as before it is only beginning."""
+        found = self.held_back()
+        return found if found is not None and found.busy else None
+
     @property
     def slot_seconds(self) -> Mapping[SlotUse, float]:
         """The slots' seconds by their use."""

@@ -53,7 +53,6 @@ class Campaign:
             # one of them has ways of its own, to the service as through an HTTP proxy: the account is by its address
             running = [self._start(0, url, {"http_proxy": f"http://127.0.0.1:{service.port}"})]
             running += [self._start(number, self._ledger) for number in range(1, chosen.workers)]
-            # a run that cannot load its manifest ends with 5, and has sent nothing
             until(lambda: len(server.journal.appended()) >= chosen.items // 20, "all have begun", DEADLINE_SECONDS)
             begun = time.monotonic()
             if chosen.fault == "commits":

@@ -1,7 +1,12 @@
 """The ledger's server, or the way to it, fails in the middle of a night: the promises hold, by the journal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
+
+import psycopg
+import pytest
 
 from tests.acceptance.batches import Row, make_rows, read_results, write_manifest
 from tests.acceptance.judging import (
@@ -14,7 +19,16 @@ from tests.acceptance.judging import (
 from tests.acceptance.place import Ending, Place, Running, Server, until
 from tests.postgres import Database, pooled, restartable_server
 from tests.proxy import Loss, Network, proxied
+from uploader.ledger import postgres_tables
 
+# somebody waits for the lock of a table of the ledger, or for that of whoever migrates it
+_WAITING = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted AND relation = %s::regclass)"
+_OPENING = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'advisory')"
+# all rows and items, and the workers that have not ended
+_COUNTS = (
+    "SELECT (SELECT count(*) FROM rows), (SELECT count(*) FROM items), "
+    "(SELECT count(*) FROM workers WHERE ended_at IS NULL)"
+)
 LIMIT = 4
 ROWS, LANES = 40, 12
 
@@ -56,6 +70,70 @@ def test_a_server_that_is_restarted_holds_the_night_up_for_a_moment(place: Place
         database.drop()
     check_night(place, server, rows, endings)
     assert all(ending.events("ledger.away") for ending in endings)
+
+
+@contextmanager
+def under_way(url: str, table: str) -> Iterator[Callable[[], None]]:
+    """Lock a table of the ledger in the block; give the function that waits for a load that waits for it."""
+    with closing(psycopg.connect(url)) as holder, closing(psycopg.connect(url, autocommit=True)) as watcher:
+        holder.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        is_waited_for = partial(watcher.execute, _WAITING, [table])
+        yield lambda: until(lambda: is_waited_for().fetchone() == (True,), "the load is under way")
+
+
+@pytest.mark.parametrize("table", ["lanes", "rows"], ids=["staged", "merged"])
+def test_a_server_that_is_restarted_holds_a_load_up_for_a_moment(place: Place, table: str) -> None:
+    """A restart while rows are staged, or a part of them is in the ledger: the load goes on by itself, for both runs.
+
+    Nothing of the interrupted try is left: no row is there twice, and no worker of it is open.
+    """
+    with restartable_server() as (address, restart):
+        database = Database(address)
+        rows, server, manifest = begin(place)
+        # makes the tables
+        run(place, write_manifest(place, "first.csv", rows[:1]), database.url, 9).wait()
+        with under_way(database.url, table) as wait:
+            running = [run(place, manifest, database.url, number) for number in range(2)]
+            wait()
+            restart()
+        endings = [worker.wait() for worker in running]
+        with closing(database.connect()) as reader:
+            counts = reader.execute(_COUNTS).fetchone()
+        database.drop()
+    check_night(place, server, rows, endings)
+    assert all(ending.events("ledger.back") for ending in endings)
+    # one row that both batches have
+    assert counts == (ROWS + 1, ROWS, 0)
+
+
+@pytest.mark.parametrize(("seconds", "code"), [("1", 5), ("600", 143)], ids=["for long", "stopped"])
+def test_a_load_that_stays_without_its_server_ends(place: Place, postgres_url: str, seconds: str, code: int) -> None:
+    """It ends after ledger_away_seconds with 5, at SIGTERM with 143: nothing was sent, and nothing is in the way."""
+    rows, server, manifest = begin(place)
+    with proxied(postgres_url) as (proxy, url), under_way(postgres_url, "lanes") as wait:
+        running = run(place, manifest, url, 0, "--ledger-away-seconds", seconds)
+        wait()
+        proxy.behave(Network.CUT)
+        until(lambda: "ledger.away" in running.err.read_text("utf-8"), "the run is told")
+        ended = running.stop() if code == 143 else running.wait()
+    assert ended.code == code, ended.err
+    assert server.journal.appended() == []
+    check_night(place, server, rows, [run(place, manifest, postgres_url, 0).wait()])
+
+
+def test_a_stop_hurries_the_opening_of_a_ledger_that_does_not_answer(place: Place, postgres_url: str) -> None:
+    """SIGTERM while the server's first answer is waited for ends the run within the grace time, as stopped."""
+    _, server, manifest = begin(place)
+    run(place, manifest, postgres_url, 9, "--first", "1").wait()
+    with proxied(postgres_url) as (_, url), closing(psycopg.connect(postgres_url)) as holder:
+        # whoever opens the ledger waits for whoever migrates it
+        holder.execute("SELECT pg_advisory_xact_lock(%s)", [postgres_tables.SCHEMA_LOCK])
+        running = run(place, manifest, url, 0, "--grace-seconds", "0.2")
+        with closing(psycopg.connect(postgres_url, autocommit=True)) as watcher:
+            until(lambda: watcher.execute(_OPENING).fetchone() == (True,), "the ledger is being opened")
+        ended = running.stop()
+    assert ended.code == 143, ended.err
+    assert len(server.journal.appended()) == 1
 
 
 def test_a_worker_that_is_cut_off_from_the_ledger_alone_goes_on_once_it_is_back(

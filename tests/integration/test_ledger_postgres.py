@@ -20,7 +20,7 @@ from tests.acceptance.nights import LEDGERS
 from tests.integration.test_ledger import BASE_URL, IDENTITY, opened
 from tests.postgres import Database
 from uploader.errors import LedgerBusyError, LedgerUnavailableError, UsageError, WorkerEndedError
-from uploader.ledger import Ledger, postgres, schema
+from uploader.ledger import Ledger, migrations, postgres, schema
 from uploader.ledger.callbacks import accounts_of, apply_callback
 from uploader.ledger.claiming import Ahead, claim
 from uploader.ledger.database import Accounts
@@ -346,6 +346,22 @@ def test_a_migrated_ledger_has_the_schema_of_a_new_one(
         assert _shape(new_database) == _shape(fresh)
     finally:
         fresh.drop()
+
+
+def test_a_migration_may_take_longer_than_a_server_may_be_silent(
+    new_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A statement of a migration that says nothing for long is no sign of a server that is away, for those who wait."""
+    Ledger.open_for_run(new_database.url).close()
+    with closing(new_database.connect()) as connection:
+        connection.execute("UPDATE ledger SET version = %s", [VERSION - 1])
+    monkeypatch.setitem(migrations.STEPS, VERSION, ["SELECT pg_sleep(0.6)"])
+    monkeypatch.setattr(postgres, "READER_SILENCE_SECONDS", 0.3)
+    with ThreadPoolExecutor(2) as pool:
+        for ledger in pool.map(Ledger.open_for_run, [new_database.url] * 2):
+            ledger.close()
+    with Ledger.open_for_reading(new_database.url):
+        pass  # it has the version of this uploader
 
 
 def test_a_transaction_is_durable_whatever_the_servers_default_is(tmp_path: Path, new_database: Database) -> None:

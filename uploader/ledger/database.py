@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from enum import Enum
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -16,6 +17,8 @@ from uploader.ledger.leases import open_workers
 from uploader.settings import POSTGRESQL
 
 T = TypeVar("T")
+# returns the most seconds in which a silent server is waited for
+Patience = Callable[[], float]
 # finds the ids of the accounts that a transaction is to lock, by facts that never change
 Accounts = Callable[[Connection], Collection[int]]
 
@@ -82,6 +85,7 @@ class Ledger(ABC):
         on_container: bool = True,
         doubted: Doubted = Doubted.REFUSED,
         alone: bool = False,
+        patience: Patience = lambda: inf,
     ) -> "Ledger":
         """Open the ledger for a run; make a missing one, migrate an older one where no run uses it.
 
@@ -91,6 +95,7 @@ class Ledger(ABC):
             on_container: Make one even on a container's own file system, which is deleted with the container.
             doubted: The way to open one that may be an older copy, or may lack the content of its ``-wal``.
             alone: No other run may use it meanwhile.
+            patience: Bounds each wait for an answer of its server, from the first one on.
 
         Raises:
             UsageError: Its folder is missing or not writable, it lies on a network file system, it is no
@@ -98,7 +103,9 @@ class Ledger(ABC):
             LedgerBusyError: A run uses it that is to be alone, or a command has it for itself.
             LedgerUnavailableError: It cannot be reached or written now: a full disk, say.
         """
-        return _kind(url).for_run(url, must_exist=must_exist, on_container=on_container, doubted=doubted, alone=alone)
+        return _kind(url).for_run(
+            url, must_exist=must_exist, on_container=on_container, doubted=doubted, alone=alone, patience=patience
+        )
 
     @staticmethod
     def open_beside_run(url: str) -> "Ledger":
@@ -121,18 +128,24 @@ class Ledger(ABC):
         return _kind(url).for_reading(url)
 
     @staticmethod
-    def exists(url: str) -> bool:
+    def exists(url: str, patience: Patience = lambda: inf) -> bool:
         """Return True where there is a ledger; an empty file is none.
+
+        Args:
+            url: Its address.
+            patience: As ``open_for_run`` takes it.
 
         Raises:
             UsageError: Something else is there.
             LedgerUnavailableError: It cannot be read now.
         """
-        return _kind(url).is_there(url)
+        return _kind(url).is_there(url, patience)
 
     @classmethod
     @abstractmethod
-    def for_run(cls, url: str, *, must_exist: bool, on_container: bool, doubted: Doubted, alone: bool) -> Self:
+    def for_run(
+        cls, url: str, *, must_exist: bool, on_container: bool, doubted: Doubted, alone: bool, patience: Patience
+    ) -> Self:
         """Open a ledger of this kind; see ``open_for_run``."""
 
     @classmethod
@@ -147,7 +160,7 @@ class Ledger(ABC):
 
     @classmethod
     @abstractmethod
-    def is_there(cls, url: str) -> bool:
+    def is_there(cls, url: str, patience: Patience) -> bool:
         """Return True where there is a ledger of this kind; see ``exists``."""
 
     @abstractmethod
@@ -226,6 +239,15 @@ class Ledger(ABC):
 
         A process of which nothing is known may live: its worker is ended once its lease is over.
         """
+
+    def hold_again(self) -> None:
+        """Hold what a run holds of the ledger, where its server has lost that with a connection.
+
+        Raises:
+            LedgerBusyError: A command has the ledger for itself meanwhile.
+            LedgerAwayError: The server is still away.
+        """
+        return
 
     def workers_have_begun(self) -> None:
         """Let the leases of this process's workers show from now on that a run is at work."""

@@ -19,12 +19,22 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from uploader.errors import LedgerBusyError, LedgerUnavailableError, UsageError
 from uploader.ledger import schema
 from uploader.ledger.clock import steady_seconds
-from uploader.ledger.database import Accounts, Doubted, Examination, Ledger, driver, has_batch, read_loads, read_mark
+from uploader.ledger.database import (
+    Accounts,
+    Doubted,
+    Examination,
+    Ledger,
+    Patience,
+    driver,
+    has_batch,
+    read_loads,
+    read_mark,
+)
 from uploader.ledger.postgres_connection import (
     READER_SILENCE_SECONDS,
     WRITER_SILENCE_SECONDS,
@@ -98,9 +108,10 @@ class PostgresLedger(Ledger):
 
     is_remote = True
 
-    def __init__(self, url: str) -> None:
-        super().__init__(without_login(url), make_engine(url))
+    def __init__(self, url: str, patience: Patience = lambda: inf) -> None:
+        super().__init__(without_login(url), make_engine(url, lambda: self._limited(READER_SILENCE_SECONDS)))
         self._url = url
+        self._patience = patience
         check_address(url, self.address)
         # connections without transactions, and with those that read
         self._plain = self._engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -116,13 +127,17 @@ class PostgresLedger(Ledger):
         self._readers: list[PostgresLedger] = []
 
     @classmethod
-    def for_run(cls, url: str, *, must_exist: bool, on_container: bool, doubted: Doubted, alone: bool) -> Self:
+    def for_run(
+        cls, url: str, *, must_exist: bool, on_container: bool, doubted: Doubted, alone: bool, patience: Patience
+    ) -> Self:
         """Open the ledger for a run; make missing tables, migrate older ones."""
         del on_container, doubted  # of files
-        opened = cls(url)
+        opened = cls(url, patience)
         try:
             with opened.translated_errors():
                 with opened._engine.begin() as connection:
+                    # a server that migrates, for this run or another one, is silent for as long as that takes
+                    opened._expect_answers(connection, inf)
                     opened.is_new = not prepare(connection, opened.address, must_exist=must_exist)
                 opened._begin_run(alone=alone)
                 with opened._plain.connect() as connection:
@@ -152,9 +167,9 @@ class PostgresLedger(Ledger):
         return opened
 
     @classmethod
-    def is_there(cls, url: str) -> bool:
+    def is_there(cls, url: str, patience: Patience) -> bool:
         """Return True where there is a ledger that holds a batch."""
-        opened = cls(url)
+        opened = cls(url, patience)
         try:
             with opened.translated_errors(), opened.begin_reading() as connection:
                 version = marked_version(connection)
@@ -259,7 +274,8 @@ class PostgresLedger(Ledger):
     def analyze(self) -> None:
         """Let the planner know what a load has added, before the server finds the time by itself."""
         names = ", ".join(table.name for table in schema.metadata.sorted_tables)
-        with self._plain.connect() as connection:
+        with self.translated_errors(), self._plain.connect() as connection:
+            self._expect_answers(connection, inf)
             connection.exec_driver_sql(f"ANALYZE (SKIP_LOCKED) {names}")
 
     @property
@@ -270,6 +286,17 @@ class PostgresLedger(Ledger):
 
     def _has_worker(self, connection: Connection) -> bool:
         return any(not self.is_gone(process) for process in connection.execute(_WORKERS).scalars())
+
+    def hold_again(self) -> None:
+        """Take the lock of runs again, where its connection was lost before the workers of this process have begun."""
+        with self.translated_errors():
+            if self._opening is not None and _is_lost(self._opening):
+                lost = self._opening
+                self._lock_runs(alone=False)
+                lost.close()
+            with self.begin_reading() as connection:
+                # a command that had the ledger for itself meanwhile may have migrated it
+                check_current(self.address, marked_version(connection))
 
     def workers_have_begun(self) -> None:
         """Release the lock of runs: the leases of this process's workers take its place."""
@@ -311,6 +338,7 @@ class PostgresLedger(Ledger):
     def give_back_room(self) -> str:
         """Let the server use the room of deleted rows again; its disk gets it back by a lock that stops all runs."""
         with self.translated_errors(), self._plain.connect() as connection:
+            self._expect_answers(connection, inf)
             connection.exec_driver_sql("VACUUM (ANALYZE, SKIP_LOCKED) rows, items, attempts")
         return "the room is used again; the server's disk gets it back by VACUUM FULL, while no run is at work"
 
@@ -323,7 +351,10 @@ class PostgresLedger(Ledger):
     def _expect_answers(self, connection: Connection, seconds: float) -> None:
         """Close a connection once a statement brings nothing for so many seconds."""
         own: PostgresConnection = driver(connection)
-        own.silence_limit = lambda: min(seconds, self._hurried_seconds)
+        own.silence_limit = lambda: self._limited(seconds)
+
+    def _limited(self, seconds: float) -> float:
+        return min(seconds, self._hurried_seconds, self._patience())
 
     def moved(self) -> LedgerUnavailableError | None:
         """Return None: a database cannot be renamed or dropped while it is used."""
@@ -367,6 +398,7 @@ class PostgresLedger(Ledger):
             LedgerBusyError: A run is at work, or about to be; or a command has the ledger for itself.
         """
         self._opening = connection = self._engine.connect()
+        self._expect_answers(connection, WRITER_SILENCE_SECONDS)
         connection.execute(_WAIT_FOR_LOCK)
         if alone:
             self._take_alone(connection)
@@ -389,3 +421,12 @@ class PostgresLedger(Ledger):
         return LedgerBusyError(
             f"ledger {self.address}: a run is at work on it: wait for its end (`uploader status` shows how far it is)"
         )
+
+
+def _is_lost(connection: Connection) -> bool:
+    """Return True where the server has closed a connection, with the locks of its transaction."""
+    try:
+        connection.execute(select(true()))
+    except SQLAlchemyError:  # an invalidated connection's own, too
+        return True
+    return False

@@ -109,11 +109,12 @@ class PostgresConnection(psycopg.Connection[Any]):
         self.execute("ROLLBACK TO SAVEPOINT step")
 
 
-def _connect(url: str) -> PostgresConnection:
+def _connect(url: str, silence_limit: Callable[[], float]) -> PostgresConnection:
     """Connect to a server; behind a pooler, prepare no statements, which belong to one connection of its own."""
     connection = PostgresConnection.connect(
         url, autocommit=True, connect_timeout=CONNECT_SECONDS, application_name="uploader", **_LIVELINESS
     )
+    connection.silence_limit = silence_limit
     (server_pid,) = connection.execute("SELECT pg_backend_pid()").fetchone() or (None,)
     connection.is_pooled = server_pid != connection.info.backend_pid
     if connection.is_pooled:
@@ -122,11 +123,16 @@ def _connect(url: str) -> PostgresConnection:
     return connection
 
 
-def make_engine(url: str) -> Engine:
-    """Make the pool of a ledger's connections."""
+def make_engine(url: str, silence_limit: Callable[[], float]) -> Engine:
+    """Make the pool of a ledger's connections.
+
+    Args:
+        url: The address.
+        silence_limit: Returns a connection's ``silence_limit``, until it has another one.
+    """
     return create_engine(
         "postgresql+psycopg://",
-        creator=partial(_connect, url),
+        creator=partial(_connect, url, silence_limit),
         poolclass=QueuePool,
         hide_parameters=True,  # paths and parameters are among them, and errors reach the log
     )

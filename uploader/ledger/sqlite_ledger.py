@@ -19,7 +19,17 @@ from uploader.ledger import schema
 from uploader.ledger.checking import damage, doubt
 from uploader.ledger.clock import any_open_worker, boot_clock, rebase_deadlines, steady_clock, steady_seconds
 from uploader.ledger.copying import copy_beside, copy_ledger
-from uploader.ledger.database import Accounts, Doubted, Examination, Ledger, driver, has_batch, read_loads, read_mark
+from uploader.ledger.database import (
+    Accounts,
+    Doubted,
+    Examination,
+    Ledger,
+    Patience,
+    driver,
+    has_batch,
+    read_loads,
+    read_mark,
+)
 from uploader.ledger.place import check_outlives_container, check_place
 from uploader.ledger.sidecars import (
     RunCount,
@@ -103,8 +113,11 @@ class SqliteLedger(Ledger):
         self._is_discarded = False
 
     @classmethod
-    def for_run(cls, url: str, *, must_exist: bool, on_container: bool, doubted: Doubted, alone: bool) -> Self:
+    def for_run(
+        cls, url: str, *, must_exist: bool, on_container: bool, doubted: Doubted, alone: bool, patience: Patience
+    ) -> Self:
         """Open the ledger for a run; make a missing one, migrate an older one where no other run uses it."""
+        del patience  # a file is never silent
         path = ledger_path(url)
         if url == default_ledger():
             _make_default_folder(path.parent)
@@ -204,8 +217,9 @@ class SqliteLedger(Ledger):
         return time.time()
 
     @classmethod
-    def is_there(cls, url: str) -> bool:
+    def is_there(cls, url: str, patience: Patience) -> bool:
         """Return True where there is a ledger; an empty file is none."""
+        del patience  # as above
         return marked_version(ledger_path(url)) is not None
 
     @classmethod

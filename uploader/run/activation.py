@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from uploader import __version__, logs
 from uploader.client import CredentialsSource
-from uploader.errors import LedgerAwayError, LedgerUnavailableError, UsageError
+from uploader.errors import UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.amounts import ToSend
 from uploader.ledger.lanes import activate_chosen_lanes, activate_lanes, choose, refresh_lanes
@@ -21,12 +21,10 @@ from uploader.ledger.staging import touch_batch
 from uploader.ledger.steps import Steps
 from uploader.ledger.workers import Identity, begin_worker, end_workers, renew_workers
 from uploader.run.preparing import refuse_cost, refuse_pruned
+from uploader.run.startup import Startup
 from uploader.run.target import Account, Target
 from uploader.settings import DEFAULT_ACCOUNT, Settings
 from uploader.status.summary import ManifestWarning
-
-# after a failure, the longest wait for an answer to what only spares the other runs a wait
-TIDYING_SECONDS = 1.0
 
 log = logs.get_logger()
 
@@ -85,21 +83,17 @@ class BatchWorkers:
 
     Args:
         settings: The settings.
-        ledger: The ledger.
+        startup: The start of the run, on its ledger.
         now: The ledger's clock.
-        check_stop: Raises where the run is to stop.
     """
 
-    def __init__(
-        self, settings: Settings, ledger: Ledger, now: Callable[[], float], check_stop: Callable[[], None]
-    ) -> None:
+    def __init__(self, settings: Settings, startup: Startup, now: Callable[[], float]) -> None:
         self.accounts: list[Account] = []
         # by account, the last position of the part that is sent; None: all
         self._ends: dict[int, int | None] = {}
         self._settings = settings
-        self._ledger = ledger
+        self._startup = startup
         self._now = now
-        self._check_stop = check_stop
         self._batch_id = 0
         # of the lanes that are written
         self._account_ids: Collection[int] = ()
@@ -111,15 +105,11 @@ class BatchWorkers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the workers after an exception; where the ledger is away, another run ends them."""
-        if isinstance(error, LedgerAwayError):
-            # it has been waited for already: what is only tidied up has to end soon
-            self._ledger.hurry(TIDYING_SECONDS)
+        """End the workers after an exception, as soon as the ledger can be written."""
         if error is not None and self.accounts:
             ended = [OpenWorker(account.worker_id, account.account_id, "", 0.0) for account in self.accounts]
             keeps = self._settings.doubt_seconds, self._settings.job_timeout_seconds
-            with suppress(LedgerUnavailableError), self._ledger.writing() as connection:
-                end_workers(connection, ended, self._now(), *keeps)
+            self._startup.end_later(lambda connection: end_workers(connection, ended, self._now(), *keeps))
 
     def steps(
         self, connection: Connection, account_ids: Collection[int], lease: Callable[[], object] = lambda: None
@@ -135,8 +125,8 @@ class BatchWorkers:
 
         @contextmanager
         def locked() -> Iterator[None]:
-            self._check_stop()
-            with self._ledger.locking(connection, account_ids):
+            self._startup.check_stop()
+            with self._startup.ledger.locking(connection, account_ids):
                 lease()
                 renew_workers(connection, [account.worker_id for account in self.accounts], self._now())
                 yield
@@ -148,7 +138,7 @@ class BatchWorkers:
         self._connection = connection
         self._batch_id = batch_id
         until = None if self._settings.first is None else 0
-        process = identity(self._ledger)
+        process = identity(self._startup.ledger)
         for account_id, target, credentials in sent_to:
             save_rules(connection, account_id, limit=target.settings.limit, holds=self._settings.lanes.hold)
             worker_id = begin_worker(connection, account_id, batch_id, process, self._now(), until_position=until)
@@ -204,32 +194,30 @@ class BatchWorkers:
 
 def carry_on(
     settings: Settings,
-    ledger: Ledger,
+    startup: Startup,
     find: Callable[[Connection], tuple[BatchFacts, Path]],
     targets: Sequence[Target],
     now: Callable[[], float],
-    check_stop: Callable[[], None],
 ) -> Prepared:
     """Begin workers of a batch that was loaded before, unless it would cost too much.
 
     Args:
         settings: The settings.
-        ledger: The ledger.
+        startup: The start of the run, on its ledger.
         find: Finds the batch, and its results file, in a transaction.
         targets: The services of all accounts, that of the account above all tables first.
         now: The ledger's clock.
-        check_stop: Raises where the run is to stop.
 
     Raises:
         UsageError: It would cost too much, or an account is missing.
     """
-    with ledger.writing() as connection:
+    with startup.ledger.writing() as connection:
         batch, path = find(connection)
         save_run(connection, batch.batch_id, path.resolve(), now())
         (batch,) = find_batches(connection, batch.name, ids=[batch.batch_id])
         if settings.max_billed_minutes is not None:
-            return take_part_within_cost(settings, ledger, connection, batch, targets, now)
-    return take_part(settings, ledger, batch, targets, now, check_stop)
+            return take_part_within_cost(settings, startup.ledger, connection, batch, targets, now)
+    return take_part(settings, startup, batch, targets, now)
 
 
 def log_unknown_lengths(sending: ToSend) -> None:
@@ -239,19 +227,14 @@ def log_unknown_lengths(sending: ToSend) -> None:
 
 
 def take_part(
-    settings: Settings,
-    ledger: Ledger,
-    batch: BatchFacts,
-    targets: Sequence[Target],
-    now: Callable[[], float],
-    check_stop: Callable[[], None],
+    settings: Settings, startup: Startup, batch: BatchFacts, targets: Sequence[Target], now: Callable[[], float]
 ) -> Prepared:
     """Begin workers of a batch that was loaded before, and make its lanes active in steps.
 
     Raises:
         UsageError: An account is missing, or the batch's rows were forgotten meanwhile.
     """
-    with BatchWorkers(settings, ledger, now, check_stop) as own, ledger.staging() as connection:
+    with BatchWorkers(settings, startup, now) as own, startup.ledger.staging() as connection:
         with connection.begin():
             sent_to = recipients(connection, batch, targets)
             touch_batch(connection, batch.batch_id)

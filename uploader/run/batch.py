@@ -142,16 +142,16 @@ async def _run(
         with ExitStack() as stack:
             # from before the ledger is opened: batches that share a conversation are loaded in the order of their begin
             async with shared.loading:
-                ledger = await in_thread(stack.enter_context, _ledger(settings))
-                begun = {"baseUrl": targets[0].base_url, "limit": settings.limit, "ledger": ledger.address}
-                log.info("run.begun", version=__version__, **begun)
-                summary_file.forget(settings)
-                try:
-                    with stop.before_sending(ledger, settings.grace_seconds):
+                with stop.before_sending(settings.grace_seconds):
+                    ledger = await in_thread(stack.enter_context, _ledger(settings, stop))
+                    begun = {"baseUrl": targets[0].base_url, "limit": settings.limit, "ledger": ledger.address}
+                    log.info("run.begun", version=__version__, **begun)
+                    summary_file.forget(settings)
+                    try:
                         prepared = await in_thread(prepare, settings, manifest, ledger, targets, stop.check)
-                except UsageError as error:
-                    raise BatchRefusedError(str(error), error.problems) from error
-                await in_thread(ledger.workers_have_begun)
+                    except UsageError as error:
+                        raise BatchRefusedError(str(error), error.problems) from error
+                    await in_thread(ledger.workers_have_begun)
             if ledger.is_new and not settings.sandbox:
                 log.warning("ledger.made")
             log_leftovers(prepared.sending)
@@ -239,13 +239,13 @@ async def _targets(settings: Settings) -> AsyncIterator[Sequence[Target]]:
 
 
 @contextmanager
-def _ledger(settings: Settings) -> Iterator[Ledger]:
+def _ledger(settings: Settings, stop: Stop) -> Iterator[Ledger]:
     """Open the ledger of the settings, or a temporary one for the sandbox."""
     with TemporaryDirectory(prefix="uploader-sandbox-") if settings.sandbox else nullcontext() as folder:
         url = f"sqlite:///{folder}/ledger.db" if folder else settings.ledger
         making = settings.new_ledger or settings.sandbox
         must_exist = settings.ledger_must_exist and not settings.sandbox
-        with Ledger.open_for_run(url, must_exist=must_exist, on_container=making) as ledger:
+        with Ledger.open_for_run(url, must_exist=must_exist, on_container=making, patience=stop.patience) as ledger:
             try:
                 yield ledger
             except UsageError:

@@ -1,6 +1,7 @@
 """Loads a manifest, or a batch that was loaded before, into the ledger."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from uploader import logs, results
@@ -15,11 +16,13 @@ from uploader.run.manifest_load import ManifestLoad, await_load
 from uploader.run.preparing import (
     STANDARD_INPUT,
     ManifestCheck,
+    ManifestFile,
     check_known_results,
     config_parameters,
     manifest_file,
     refuse_pruned,
 )
+from uploader.run.startup import Startup
 from uploader.run.target import Target
 from uploader.settings import Settings
 from uploader.status.summary import ManifestWarning
@@ -48,15 +51,12 @@ def prepare(
     """
     check_stop()
     config_parameters(settings)
-    now = take_over(ledger, settings.doubt_seconds, settings.job_timeout_seconds)
+    startup = Startup(ledger, settings.ledger_away_seconds, check_stop)
+    now = startup.run(partial(take_over, ledger, settings.doubt_seconds, settings.job_timeout_seconds))
     if manifest is None:
-        return _carry_on(settings, ledger, targets, now, check_stop)
-    check = ManifestCheck()
+        return startup.run(partial(_carry_on, settings, startup, targets, now))
     with manifest_file(manifest, settings, check_stop) as file:
-        prepared = ManifestLoad(settings, file, ledger, targets, now, check, check_stop).load()
-    kinds = check.warnings.kinds
-    warnings = [ManifestWarning(kind.line, *told, kind.count) for told, kind in kinds.items()]
-    return prepared._replace(warnings=warnings)
+        return startup.run(partial(_load, settings, file, startup, targets, now))
 
 
 def log_leftovers(sending: ToSend) -> None:
@@ -70,20 +70,24 @@ def log_leftovers(sending: ToSend) -> None:
         )
 
 
-def _carry_on(
-    settings: Settings,
-    ledger: Ledger,
-    targets: Sequence[Target],
-    now: Callable[[], float],
-    check_stop: Callable[[], None],
+def _load(
+    settings: Settings, file: ManifestFile, startup: Startup, targets: Sequence[Target], now: Callable[[], float]
 ) -> Prepared:
+    """Load a manifest, or carry its load on where one was interrupted."""
+    check = ManifestCheck()
+    prepared = ManifestLoad(settings, file, startup, targets, now, check).load()
+    kinds = check.warnings.kinds
+    return prepared._replace(warnings=[ManifestWarning(kind.line, *told, kind.count) for told, kind in kinds.items()])
+
+
+def _carry_on(settings: Settings, startup: Startup, targets: Sequence[Target], now: Callable[[], float]) -> Prepared:
     """Begin workers of a batch that was loaded before.
 
     Raises:
         UsageError: There is none, its load was interrupted, or the run would cost too much.
     """
     name = settings.batch or ""
-    await_load(ledger, targets[0].base_url, name, now, check_stop)
+    await_load(startup, targets[0].base_url, name, now)
 
     def find(connection: Connection) -> tuple[BatchFacts, Path]:
         known = find_batches(connection, name)
@@ -96,7 +100,8 @@ def _carry_on(
         path = settings.results or Path(batch.results or "")
         results.check_path(path)
         summary_file.check_apart(settings, path)
-        check_known_results(settings, path, ledger, None if batch.manifest == STANDARD_INPUT else batch.manifest)
+        manifest = None if batch.manifest == STANDARD_INPUT else batch.manifest
+        check_known_results(settings, path, startup.ledger, manifest)
         return batch, path
 
-    return carry_on(settings, ledger, find, targets, now, check_stop)
+    return carry_on(settings, startup, find, targets, now)

@@ -5,11 +5,12 @@ import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from pathlib import Path
 
 from uploader import audio, logs
 from uploader.errors import LedgerUnavailableError, UsageError
-from uploader.ledger import Connection, Ledger
+from uploader.ledger import Connection
 from uploader.ledger.amounts import ToSend
 from uploader.ledger.dry_run import dry_run
 from uploader.ledger.load_leases import (
@@ -56,6 +57,7 @@ from uploader.run.preparing import (
     refuse_invalid,
     results_path,
 )
+from uploader.run.startup import Startup
 from uploader.run.target import Target
 from uploader.settings import Settings
 
@@ -74,11 +76,10 @@ class ManifestLoad:
     Args:
         settings: The settings.
         file: The manifest.
-        ledger: The ledger.
+        startup: The start of the run, on its ledger.
         targets: The services of all accounts, that of the account above all tables first.
         now: The ledger's clock.
         check: The counts and findings to add to.
-        check_stop: Raises where the run is to stop; called again and again.
 
     Raises:
         UsageError: There is no name for the batch, or the results cannot be written.
@@ -88,12 +89,12 @@ class ManifestLoad:
         self,
         settings: Settings,
         file: ManifestFile,
-        ledger: Ledger,
+        startup: Startup,
         targets: Sequence[Target],
         now: Callable[[], float],
         check: ManifestCheck,
-        check_stop: Callable[[], None],
     ) -> None:
+        ledger = startup.ledger
         self.path = results_path(settings, file)
         summary_file.check_apart(settings, self.path)
         check_known_results(settings, self.path, ledger, None if file.is_piped else file.name)
@@ -104,11 +105,13 @@ class ManifestLoad:
         self.name = batch_name(settings, file.name)
         self.settings = settings
         self.file = file
+        self.startup = startup
         self.ledger = ledger
         self.targets = targets
         self.now = now
         self.check = check
-        self.check_stop = check_stop
+        self.check_stop = startup.check_stop
+        self._lease: LoadLease | None = None
         with ledger.writing() as connection:
             self.account_id = account(connection, targets[0].base_url)
             # the ids of the accounts with a table of their own, as far as the ledger has them
@@ -120,18 +123,20 @@ class ManifestLoad:
         Raises:
             UploaderError: The run cannot begin.
         """
-        lease = self._take_lease()
-        if lease is None:
-            return self._join()
-        own = BatchWorkers(self.settings, self.ledger, self.now, self.check_stop)
+        own = BatchWorkers(self.settings, self.startup, self.now)
         try:
+            lease = self._take_lease()
+            if lease is None:
+                return self._join()
             with own, self.ledger.staging() as connection:
                 prepared = _HeldLoad(self, connection, lease).load(own)
         except BaseException:
-            with suppress(LedgerUnavailableError), self.writing() as writing:
-                end_lease(writing, lease, is_merged=False)
+            # also one whose COMMIT was not answered
+            if self._lease is not None:
+                self.startup.end_later(partial(end_lease, lease=self._lease, is_merged=False))
             raise
-        self.ledger.analyze()
+        with suppress(LedgerUnavailableError):
+            self.ledger.analyze()
         return prepared
 
     def writing(self) -> AbstractContextManager[Connection]:
@@ -150,9 +155,11 @@ class ManifestLoad:
                 if has_waited and found is not None and (found.progress, found.digest) == (Progress.MERGED, digest):
                     return None
                 with self.writing() as connection:
-                    lease = take_lease(connection, *place, digest, self.ledger.process, self.now(), self.ledger.is_gone)
-                if lease is not None:
-                    return lease
+                    self._lease = take_lease(
+                        connection, *place, digest, self.ledger.process, self.now(), self.ledger.is_gone
+                    )
+                if self._lease is not None:
+                    return self._lease
             if not has_waited:
                 log.info("load.awaited", reason="another run loads this batch")
             has_waited = True
@@ -185,7 +192,7 @@ class ManifestLoad:
             (batch,) = find_batches(connection, self.name, base_url=self.targets[0].base_url)
             return batch, self.path
 
-        return carry_on(self.settings, self.ledger, find, self.targets, self.now, self.check_stop)
+        return carry_on(self.settings, self.startup, find, self.targets, self.now)
 
 
 class _HeldLoad:
@@ -360,14 +367,13 @@ class _HeldLoad:
         return Prepared(batch, own.accounts, own.sending(), self._load.now)
 
 
-def await_load(
-    ledger: Ledger, base_url: str, name: str, now: Callable[[], float], check_stop: Callable[[], None]
-) -> None:
+def await_load(startup: Startup, base_url: str, name: str, now: Callable[[], float]) -> None:
     """Wait for the run that loads a batch, where there is one.
 
     Raises:
         UsageError: The batch's load was interrupted.
     """
+    ledger = startup.ledger
     while True:
         with ledger.reading() as connection:
             account_id = find_account(connection, base_url)
@@ -376,7 +382,7 @@ def await_load(
                 found = load_standing(connection, account_id, name, now(), ledger.is_gone)
         if found is None or not found.is_under_way:
             break
-        check_stop()
+        startup.check_stop()
         time.sleep(LOOK_SECONDS)
     if found is not None and found.progress is Progress.MERGING:
         raise UsageError(f"batch {name}: its load was interrupted: `uploader run MANIFEST` carries it on")

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 
 from uploader.errors import ExitCode, LedgerAwayError, StoppedError
-from uploader.ledger import Ledger
 
 
 class Stop:
@@ -15,6 +15,8 @@ class Stop:
         self.code: ExitCode | None = None
         # the person or program that asked, for the summary
         self.by = ""
+        # the longest wait for a silent server in ``before_sending``, in seconds
+        self._grace_seconds = inf
         self._callbacks: list[Callable[[], object]] = []
 
     def request(self, code: ExitCode = ExitCode.NOT_NOW, by: str = "the program that runs it") -> None:
@@ -42,20 +44,26 @@ class Stop:
         finally:
             self._callbacks.remove(callback)
 
+    def patience(self) -> float:
+        """Return for how many seconds a silent server is waited for at most."""
+        return inf if self.code is None else self._grace_seconds
+
     @contextmanager
-    def before_sending(self, ledger: Ledger, grace_seconds: float) -> Iterator[None]:
-        """Wait for no answer of the ledger's server for longer than the grace time after a request during the block.
+    def before_sending(self, grace_seconds: float) -> Iterator[None]:
+        """Let ``patience`` be the grace time after a request during the block.
 
         Raises:
             StoppedError: The request has been made, and the server is away.
         """
+        self._grace_seconds = grace_seconds
         try:
-            with self.subscribed(lambda: ledger.hurry(grace_seconds)):
-                yield
+            yield
         except LedgerAwayError:
             # a statement of a load may only have taken longer than the grace time
             self.check()
             raise
+        finally:
+            self._grace_seconds = inf
 
     def check(self) -> None:
         """Raise where the run is to stop before anything was sent.

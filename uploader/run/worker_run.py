@@ -77,10 +77,10 @@ async def _run(
         log.info("run.until", until=until.isoformat(timespec="minutes"))
     targets = [Target(own, own.base_url) for own in settings.of_accounts]
     with ExitStack() as stack:
-        ledger = await in_thread(stack.enter_context, _open(settings))
-        with stop.before_sending(ledger, settings.grace_seconds):
+        with stop.before_sending(settings.grace_seconds):
+            ledger = stack.enter_context(await in_thread(_open, settings, stop))
             accounts, now = await in_thread(_begin, settings, ledger, targets, stop)
-        await in_thread(ledger.workers_have_begun)
+            await in_thread(ledger.workers_have_begun)
         log.info("run.begun", version=__version__, baseUrl=accounts[0].target.base_url, ledger=ledger.address)
         ends_at = until.timestamp() if until else None
         run = WorkerRun(
@@ -99,15 +99,15 @@ async def _run(
         return await run.run()
 
 
-def _open(settings: Settings) -> Ledger:
+def _open(settings: Settings, stop: Stop) -> Ledger:
     """Open the ledger, which a run has made.
 
     Raises:
         UsageError: There is none.
     """
-    if not Ledger.exists(settings.ledger):
+    if not Ledger.exists(settings.ledger, stop.patience):
         Ledger.open_for_reading(settings.ledger).close()  # raises, with the remedy
-    return Ledger.open_for_run(settings.ledger, must_exist=True)
+    return Ledger.open_for_run(settings.ledger, must_exist=True, patience=stop.patience)
 
 
 def _begin(

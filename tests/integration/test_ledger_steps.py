@@ -30,7 +30,7 @@ from uploader.ledger.schema import batches, items, lanes, loads, rows, workers
 from uploader.ledger.staging import Stage
 from uploader.ledger.workers import end_worker, release_lanes, take_over
 from uploader.model import State
-from uploader.run import manifest_load
+from uploader.run import activation, manifest_load
 from uploader.run.activation import Prepared, take_part
 from uploader.run.loading import prepare
 from uploader.run.target import Target
@@ -452,6 +452,36 @@ def test_a_batch_whose_load_was_interrupted_is_not_carried_on_without_its_manife
     assert len(picture(alive)["rows"]) == len(FIRST)
 
 
+@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize("before", ["loading.carry_on", "activation.take_part"])
+def test_a_run_that_begins_while_another_one_loads_waits_for_all_rows(ground: Ground, before: str, dies: bool) -> None:
+    """A load may begin between a run's look at the batch and its worker's begin: it is waited for, to its end."""
+    ground.write(FIRST)
+    run, loader = ground.open(), ground.open(DEAD)
+    ground.load(loader)
+    ground.write([*FIRST, ("w", "w.wav")])
+    begin, loaded = getattr(activation, before.partition(".")[2]), list[bool]()
+
+    def begin_later(*given: Any) -> Prepared:
+        if not loaded:
+            with _Death(loader, 4 if dies else 1000) as death, suppress(LedgerUnavailableError):
+                ground.load(loader)
+            loaded.append(not death.has_come)
+        prepared: Prepared = begin(*given)
+        return prepared
+
+    with mock.patch(f"uploader.run.{before}", begin_later):
+        if dies:
+            with pytest.raises(UsageError, match="its load was interrupted"):
+                ground.load(run, None)
+        else:
+            assert ground.load(run, None).sending.own.files == len(FIRST) + 1
+    assert loaded == [not dies]
+    with run.reading() as connection:
+        begun = connection.execute(select(workers.c.process).where(workers.c.ended_at.is_(None))).scalars().all()
+    assert (run.process in begun) is not dies
+
+
 @pytest.mark.parametrize("is_found_before", [True, False])
 def test_a_run_that_begins_beside_a_prune_has_all_rows_or_is_refused(ground: Ground, *, is_found_before: bool) -> None:
     """Between its begin and its worker's: a prune that looked before leaves the batch alone, a later one refuses it."""
@@ -622,6 +652,53 @@ def test_what_another_run_wants_stays_active_while_its_items_move(ground: Ground
     orders = {lane: {tuple(name for name, _ in step[lane]) for step in seen} for lane in "xyz"}
     assert {lane: len(found) for lane, found in orders.items()} == {"x": 2, "y": 1, "z": 1}
     assert all(is_active for step in seen for lane in "xyz" for _, is_active in step[lane])
+
+
+@pytest.mark.parametrize("new_first", [False, True])
+def test_a_part_stays_what_was_chosen_wherever_a_reload_dies(ground: Ground, *, new_first: bool) -> None:
+    """A reload moves the items of a run --first: no other run makes more of them active, before or after its end."""
+    pairs = [("x", "a.wav"), ("y", "b.wav"), ("x", "c.wav"), ("z", "d.wav")]
+    ground.write(pairs)
+    ground.write([("v", "o.wav"), ("w", "p.wav")], "other.csv")
+    running, other = ground.open(), ground.open()
+    ground.load(running, first=2)
+    ground.write([("new", "n.wav"), *pairs] if new_first else [*pairs, ("new", "n.wav")])
+    chosen, deaths = {"a.wav", "b.wav"}, 0
+    for after in range(1, 100):
+        loader = ground.open(DEAD)
+        with _Death(loader, after) as death, suppress(LedgerUnavailableError):
+            ground.load(loader)
+        take_over(other, 900.0, 7200.0)
+        # makes active what others want
+        end(other, ground.load(other, "other.csv", batch="other.csv", results=ground.folder / "o.csv", first=1))
+        assert active_paths(running) <= chosen
+        if not death.has_come:
+            break
+        deaths += 1
+    assert deaths > len(pairs)
+
+
+def test_a_part_moves_with_its_items_whoever_ends_meanwhile(ground: Ground) -> None:
+    """Another run ends between the steps of a reload, which lets go of what nobody wants: the part is active again."""
+    pairs = [("x", "a.wav"), ("y", "b.wav"), ("x", "c.wav"), ("z", "d.wav")]
+    ground.write(pairs)
+    ground.write([("v", "o.wav"), ("w", "p.wav")], "other.csv")
+    running, other, loader = ground.open(), ground.open(), ground.open()
+    ground.load(running, first=2)
+    ground.load(other, "other.csv", batch="other.csv", results=ground.folder / "o.csv")
+
+    def come_and_go(_: int) -> None:
+        end(other, ground.load(other, None, batch="other.csv", results=ground.folder / "o.csv", first=1))
+
+    with after_each_step(loader, come_and_go):
+        end(loader, ground.load(loader, first=1))
+    part = {"a.wav", "b.wav"}
+    assert part <= active_paths(running) <= {*part, "o.wav", "p.wav"}
+    with running.reading() as connection:
+        of_part = select(workers.c.until_position, workers.c.batch_id).where(workers.c.process == running.process)
+        until, batch_id = connection.execute(of_part.order_by(workers.c.id).limit(1)).one()
+        wanted = select(items.c.path).where(items.c.first_batch_id == batch_id, items.c.position <= until)
+        assert {Path(path).name for path in connection.execute(wanted).scalars()} == part
 
 
 def test_items_of_a_repeat_stay_its_own_where_another_batch_names_them(ground: Ground) -> None:

@@ -401,6 +401,13 @@ def activate_chosen_lanes(
     connection.execute(_make_ready(in_lanes=True), which)
 
 
+def activate_parts(connection: Connection, account_id: int, lanes_of_step: Mapping[str, int]) -> None:
+    """Make a range of lanes active as far as the workers of an account want, after the ends of parts have moved."""
+    which = {"account": account_id, "own": 0, **lanes_of_step}
+    _activate_what_others_want(connection, which, in_lanes=True)
+    connection.execute(_make_ready(in_lanes=True), which)
+
+
 def refresh_lanes(connection: Connection, account_id: int, lanes_of_step: Mapping[str, int]) -> None:
     """Recompute what may begin, and the backlog, of the active ones among a range of lanes."""
     connection.execute(_make_ready(in_lanes=True), {"account": account_id, **lanes_of_step})

@@ -120,6 +120,18 @@ def load_standing(
     return LoadStanding(Progress(found.progress), found.digest, _is_held(connection, found, now, is_gone))
 
 
+def is_merging(connection: Connection, account_id: int, batch: str) -> bool:
+    """Return True where a part of a batch's rows is in the ledger alone: a run loads it, or its load was interrupted.
+
+    Args:
+        connection: A connection in a transaction.
+        account_id: The batch's account.
+        batch: The batch's name.
+    """
+    found = _find(connection, account_id, batch)
+    return found is not None and found.progress == Progress.MERGING
+
+
 def take_lease(
     connection: Connection, account_id: int, batch: str, digest: str, process: str, now: float, is_gone: IsGone
 ) -> LoadLease | None:

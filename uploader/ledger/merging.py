@@ -33,7 +33,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.ledger.dialects import analyze, execute_bulk, insert_or_ignore
 from uploader.ledger.held import is_held
-from uploader.ledger.leases import choose_part
+from uploader.ledger.lanes import activate_parts
 from uploader.ledger.orphans import count_by_state, is_orphan
 from uploader.ledger.schema import (
     IS_UNFINISHED,
@@ -248,6 +248,17 @@ _PARTS = select(*workers.c["id", "account_id", "batch_id", "until_position"]).wh
 )
 
 
+# the first line of the load that is a new item
+_FIRST_NEW = select(func.min(staged.c.line)).where(~exists().where(found.c.line == staged.c.line), HAS_LANE)
+
+# move the end of a worker's part, unless that has changed or the worker is about to end
+_MOVE_PART = (
+    update(workers)
+    .where(workers.c.id == bindparam("worker"), workers.c.until_position == bindparam("was"))
+    .values(until_position=bindparam("until"))
+)
+
+
 @cache
 def _moved_part() -> Select[Any]:
     """Build the statement of the last position of a part's pending items, and the first of the rest, after a load."""
@@ -350,6 +361,7 @@ def merge(
     merging.begin({load.account_id, *account_ids})
     merging.merge_rows()
     merging.merge_lanes(activate)
+    merging.move_parts()
 
 
 def orphaned_by_load(connection: Connection, load: Load) -> Mapping[State, int]:
@@ -398,12 +410,15 @@ class _Merge:
         self._changes: list[Update | Delete] = []
         # the last line of the batch's previous load; None: it is the first one
         self._former: int | None = None
+        # the workers of a part (``--first``), each with the end of its part once the load has moved its items
+        self._parts: list[tuple[RowMapping, int]] = []
 
     def begin(self, account_ids: Collection[int]) -> None:
-        """Move the parts of workers, and see what there is to merge."""
+        """See what there is to merge, and how far the parts of workers reach afterwards."""
         connection, values = self._connection, self._values
         with self._steps.locked():
-            _move_parts(connection, values, account_ids)
+            parts = connection.execute(_PARTS, {"accounts": list(account_ids)}).mappings().all()
+            self._parts = [(part, _moved_until(connection, part, values)) for part in parts]
         with self._steps.unlocked():
             analyze(connection, found, hashed)
             kinds = connection.execute(_KINDS).all()
@@ -441,6 +456,24 @@ class _Merge:
 
         self._steps.over_lanes(write)
 
+    def move_parts(self) -> None:
+        """Move the ends of workers' parts (``--first``) with the items that the load has moved."""
+        # not before: where the load is interrupted, items that stand where they did are not of the part all the same
+        moved = [(part, until) for part, until in self._parts if until != part["until_position"]]
+        if not moved:
+            return
+        with self._steps.locked():
+            for part, until in moved:
+                self._connection.execute(
+                    _MOVE_PART, {"worker": part["id"], "was": part["until_position"], "until": until}
+                )
+
+        def write(lanes_of_step: Mapping[str, int]) -> None:
+            for account_id in {part["account_id"] for part, _ in moved}:
+                activate_parts(self._connection, account_id, lanes_of_step)
+
+        self._steps.over_lanes(write)
+
     def _analyze(self) -> None:
         """Let the planner know what has been added, where nobody waits for it: the lanes are looked up one by one."""
         tables = (items, rows, lanes) if self._steps.are_short else ()
@@ -468,17 +501,13 @@ def _changes(takes: Collection[int], *, mends: bool) -> list[Update | Delete]:
     return [_carry_active(), *found] if found else []
 
 
-def _move_parts(connection: Connection, values: Mapping[str, Any], account_ids: Collection[int]) -> None:
-    """Move the ends of workers' parts (``--first``) with the items that the load moves."""
-    parts = connection.execute(_PARTS, {"accounts": list(account_ids)}).mappings().all()
-    for worker_id, until in [(part["id"], _moved_until(connection, part, values)) for part in parts]:
-        choose_part(connection, worker_id, until)
-
-
 def _moved_until(connection: Connection, part: RowMapping, values: Mapping[str, Any]) -> int:
     """Return the last position of a worker's part (``--first``) once a load has moved items."""
     of_part = {"of": part["batch_id"], "sent_to": part["account_id"], "until": part["until_position"]}
     wanted, unwanted = connection.execute(_moved_part(), {**values, **of_part}).one()
     until: int = max(part["until_position"], wanted or 0)
+    if part["batch_id"] == values["batch"]:
+        new = connection.execute(_FIRST_NEW).scalar()
+        unwanted = min([at for at in (unwanted, new and values["first_position"] + new) if at], default=None)
     # moved in another order, or but a few: the part becomes smaller, as it never sends more than was chosen
     return until if unwanted is None else min(until, unwanted - 1)

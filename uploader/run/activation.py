@@ -14,6 +14,7 @@ from uploader.ledger import Connection, Ledger
 from uploader.ledger.amounts import ToSend
 from uploader.ledger.lanes import activate_chosen_lanes, activate_lanes, choose, refresh_lanes
 from uploader.ledger.leases import OpenWorker, choose_part
+from uploader.ledger.load_leases import is_merging
 from uploader.ledger.loading import save_rules, save_run
 from uploader.ledger.reading import AccountFacts, BatchFacts, find_batches, unfinished_accounts
 from uploader.ledger.sending import begin_sending, firsts, to_send
@@ -27,6 +28,10 @@ from uploader.settings import DEFAULT_ACCOUNT, Settings
 from uploader.status.summary import ManifestWarning
 
 log = logs.get_logger()
+
+
+class BeingLoadedError(Exception):
+    """Another run has begun to load the batch."""
 
 
 class Prepared(NamedTuple):
@@ -210,9 +215,11 @@ def carry_on(
 
     Raises:
         UsageError: It would cost too much, or an account is missing.
+        BeingLoadedError: Another run has begun to load it.
     """
     with startup.ledger.writing() as connection:
         batch, path = find(connection)
+        _check_loaded(connection, batch)
         save_run(connection, batch.batch_id, path.resolve(), now())
         (batch,) = find_batches(connection, batch.name, ids=[batch.batch_id])
         if settings.max_billed_minutes is not None:
@@ -233,13 +240,16 @@ def take_part(
 
     Raises:
         UsageError: An account is missing, or the batch's rows were forgotten meanwhile.
+        BeingLoadedError: Another run has begun to load it meanwhile.
     """
     with BatchWorkers(settings, startup, now) as own, startup.ledger.staging() as connection:
         with connection.begin():
             sent_to = recipients(connection, batch, targets)
             touch_batch(connection, batch.batch_id)
-        steps = own.steps(connection, [recipient.account_id for recipient in sent_to])
+        # that of the batch, too: whoever loads it locks it
+        steps = own.steps(connection, {batch.account_id, *(recipient.account_id for recipient in sent_to)})
         with steps.locked():
+            _check_loaded(connection, batch)
             # a prune that found the batch before it had a worker may have begun
             (found,) = find_batches(connection, ids=[batch.batch_id])
             refuse_pruned(found)
@@ -248,6 +258,16 @@ def take_part(
             steps.over_lanes(own.activate)
         own.activate_part(steps)
         return Prepared(batch, own.accounts, own.sending(), now)
+
+
+def _check_loaded(connection: Connection, batch: BatchFacts) -> None:
+    """Check that all rows of a batch are in the ledger.
+
+    Raises:
+        BeingLoadedError: They are not.
+    """
+    if is_merging(connection, batch.account_id, batch.name):
+        raise BeingLoadedError
 
 
 def take_part_within_cost(

@@ -16,6 +16,7 @@ from uploader.ledger import Connection, Ledger
 from uploader.ledger.history import accounts_of_batch
 from uploader.ledger.leases import OpenWorker
 from uploader.ledger.limit import limit_facts
+from uploader.ledger.load_leases import is_merging
 from uploader.ledger.loading import close_repeat
 from uploader.ledger.orphans import find_orphans
 from uploader.ledger.reading import (
@@ -145,7 +146,7 @@ class BatchRun(EngineRun):
                 return
             begun = time.monotonic()
             try:
-                self._write_results()
+                self._write_results(is_final=False)
             except LedgerAwayError:
                 pass  # which is logged once; the next snapshot may find it back
             except UploaderError as error:
@@ -153,19 +154,22 @@ class BatchRun(EngineRun):
                 log.warning("results.unwritten", reason=getattr(error.__cause__, "strerror", None))
             self._snapshot_seconds = time.monotonic() - begun
 
-    def _write_results(self) -> None:
+    def _write_results(self, *, is_final: bool) -> None:
+        batch = self._batch
         with self._reader.reading() as connection:
+            if not is_final and is_merging(connection, batch.account_id, batch.name):
+                return  # another run replaces the rows: the former snapshot stands until it has
             results.write(
                 self._path,
-                result_lines(connection, self._batch.batch_id),
-                self._batch.extra_columns,
+                result_lines(connection, batch.batch_id),
+                batch.extra_columns,
             )
 
     def _write_final_results(self) -> UploaderError | None:
         with self._writing:
             self._is_final = True
             try:
-                self._write_results()
+                self._write_results(is_final=True)
             except LedgerAwayError:
                 raise
             except UploaderError as error:

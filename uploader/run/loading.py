@@ -1,6 +1,7 @@
 """Loads a manifest, or a batch that was loaded before, into the ledger."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from uploader.ledger.amounts import ToSend
 from uploader.ledger.reading import BatchFacts, find_batches
 from uploader.ledger.workers import take_over
 from uploader.run import summary_file
-from uploader.run.activation import Prepared, carry_on
+from uploader.run.activation import BeingLoadedError, Prepared, carry_on
 from uploader.run.manifest_load import ManifestLoad, await_load
 from uploader.run.preparing import (
     STANDARD_INPUT,
@@ -87,7 +88,6 @@ def _carry_on(settings: Settings, startup: Startup, targets: Sequence[Target], n
         UsageError: There is none, its load was interrupted, or the run would cost too much.
     """
     name = settings.batch or ""
-    await_load(startup, targets[0].base_url, name, now)
 
     def find(connection: Connection) -> tuple[BatchFacts, Path]:
         known = find_batches(connection, name)
@@ -104,4 +104,7 @@ def _carry_on(settings: Settings, startup: Startup, targets: Sequence[Target], n
         check_known_results(settings, path, startup.ledger, manifest)
         return batch, path
 
-    return carry_on(settings, startup, find, targets, now)
+    while True:
+        await_load(startup, targets[0].base_url, name, now)
+        with suppress(BeingLoadedError):
+            return carry_on(settings, startup, find, targets, now)

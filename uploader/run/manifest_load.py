@@ -41,7 +41,7 @@ from uploader.ledger.reading import BatchFacts, find_account, find_batches
 from uploader.ledger.staging import Stage
 from uploader.model import InvalidRow, Load, State
 from uploader.run import summary_file
-from uploader.run.activation import BatchWorkers, Prepared, Recipient, carry_on, log_unknown_lengths
+from uploader.run.activation import BatchWorkers, BeingLoadedError, Prepared, Recipient, carry_on, log_unknown_lengths
 from uploader.run.preparing import (
     STANDARD_INPUT,
     ManifestCheck,
@@ -125,9 +125,9 @@ class ManifestLoad:
         """
         own = BatchWorkers(self.settings, self.startup, self.now)
         try:
-            lease = self._take_lease()
-            if lease is None:
-                return self._join()
+            while (lease := self._take_lease()) is None:
+                with suppress(BeingLoadedError):
+                    return self._join()
             with own, self.ledger.staging() as connection:
                 prepared = _HeldLoad(self, connection, lease).load(own)
         except BaseException:

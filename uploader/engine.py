@@ -110,6 +110,7 @@ class Engine:
         self.throttled = 0
         self.standstill: Standstill | None = None
         self.meter = SlotMeter()
+        self._is_measure_due = False
         # for metrics: the attempts by outcome, the callbacks by effect, and how long uploads took
         self.attempts: Counter[Outcome] = Counter()
         self.callbacks: Counter[CallbackEffect] = Counter()
@@ -186,7 +187,7 @@ class Engine:
             now=now,
             is_lane_live=self._poller.is_lane_live,
             has_lease=self._worker.has_lease,
-            measure=self._measure,
+            measure=self._measure_soon,
         )
         self._runner = AttemptRunner(
             client=client,
@@ -340,8 +341,15 @@ class Engine:
         self._measure()
         return self.meter.held_back()
 
+    def _measure_soon(self) -> None:
+        """Measure in the loop's next turn: the answers to one transaction come together, and are measured once."""
+        if not self._is_measure_due:
+            self._is_measure_due = True
+            asyncio.get_running_loop().call_soon(self._measure)
+
     def _measure(self) -> None:
         """Take note of what each slot does now."""
+        self._is_measure_due = False
         now, flow, limit = self._now(), self.flow, self.limit
         is_any_left = flow.has_more or flow.waiting or self._runner.travelling()
         if not is_any_left or self._ending or self._is_late:
@@ -658,13 +666,13 @@ class Engine:
         self.flow.apply(JobEnded())
         self.flow.slot_may_be_free()
         self._is_claim_due = True
-        self._measure()
+        self._measure_soon()
         self._changed.set()
 
     def _on_job_removed(self) -> None:
         """End the wait for jobs once none is left that the run waits for."""
         # the end is in the ledger: without this, its slot would count as the ledger's until the next event
-        self._measure()
+        self._measure_soon()
         self._check_webhook()
         if not self._poller.active_jobs:
             self._changed.set()

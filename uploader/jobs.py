@@ -471,10 +471,11 @@ class JobPoller:
         self._remove(job)
 
     def _report_end(self, job: LiveJob, ended: JobEnd) -> None:
+        state = ended.state
         self.job_seconds.observe(ended.seconds)
-        self.ended[ended.state] += 1
-        level = log.info if ended.state is State.COMPLETED else log.warning
-        level("job.ended", **_event(job), state=ended.state.value, seconds=round(ended.seconds, 3))
+        self.ended[state] += 1
+        level = log.info if state is State.COMPLETED else log.warning
+        level("job.ended", **_event(job), state=state.value, seconds=round(ended.seconds, 3))
 
     async def _write_overdue(self, job: LiveJob, answer: JobAnswer) -> None:
         reason = (

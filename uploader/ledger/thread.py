@@ -154,8 +154,9 @@ class LedgerThread:
         loop = asyncio.get_running_loop()
         write = _Write(function, args, kwargs, loop.create_future())
         self._waiting.append(write)
-        # tasks that are ready in the loop may have more to write
-        loop.call_soon(self._woken.set)
+        # tasks that are ready in the loop may have more to write; a thread that is woken already sees this write
+        if not self._woken.is_set():
+            loop.call_soon(self._woken.set)
         answer: T = await write.answer
         return answer
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # a command that logs nothing does not import it
 
 Form = Literal["auto", "text", "json"]
 _MUTED = "muted"
+# so much of a file's begin tells a log from data
+_HEAD_BYTES = 4096
 # the field of a row's wrong value, which may be a path: standard error shows it, and no log file keeps it
 _SHOWN_ONLY = "value"
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, _MUTED: 50}
@@ -284,6 +286,8 @@ def mute() -> None:
 
 
 def _open(file: Path) -> IO[str]:
+    if file.is_file() and _is_data(file):
+        raise UsageError(f"log file {file}: this is no log, and lines added to it would spoil it: name another")
     try:
         # an opening that waits for the reader of a named pipe could wait for ever
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
@@ -291,6 +295,22 @@ def _open(file: Path) -> IO[str]:
         return os.fdopen(descriptor, "a", encoding="utf-8")
     except OSError as error:
         raise UsageError(f"log file {file}: it cannot be written ({error.strerror}): name another") from error
+
+
+def _is_data(file: Path) -> bool:
+    """Return True for a file that a slip names as the log: binary (a ledger, a recording), a manifest or results.
+
+    Any other text may be a log that has other programs' lines, too.
+    """
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(_HEAD_BYTES)
+    except OSError:
+        return False  # the opening for writing tells why
+    first = head.partition(b"\n")[0]
+    # a log that was cut while another program wrote it begins with NUL
+    is_binary = b"\0" in head and not head.startswith(b"\0")
+    return is_binary or (b"conversationId" in first and b'"event"' not in first)
 
 
 def bound() -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """Writes the results file: a snapshot of the ledger, replaced whole."""
 
 import csv
+import errno
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,6 +39,8 @@ ENDINGS = (".csv", ".jsonl")
 FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 _TEXTS = ("conversationId", "audioPath", "jobId", "error", "batch")
 _MOST = 2**63 - 1
+# a longer name leaves no room for the rest of a temporary one, which then begins with so many of its characters
+_LONG_NAME_BYTES, _SHORT_NAME = 200, 40
 # columns whose text comes from the service
 _FROM_SERVICE = ("jobId", "error")
 _ERROR = COLUMNS.index("error")
@@ -64,6 +67,11 @@ def check_path(path: Path) -> None:
     """
     if path.suffix.lower() not in ENDINGS:
         raise UsageError(f"results {path}: its ending tells no format: end it with .csv or .jsonl")
+    try:
+        path.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UsageError(f"results {path}: {error.strerror}: name another with --results") from error
     folder = path.parent
     if storable(str(path.resolve())) != str(path.resolve()):  # the ledger keeps where they are
         raise UsageError(f"results {path}: this leads to a folder whose name is not UTF-8: name another")
@@ -82,7 +90,7 @@ def job_ids(path: Path) -> Iterator[str]:
         UsageError: The file has no results of the uploader, and must not be replaced.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # an editor may have added a byte order mark
             for line in _read(path, file):
                 if line.get("jobId"):
                     yield str(line["jobId"])
@@ -101,7 +109,7 @@ def read_lines(path: Path) -> Iterator[ResultLine]:
     if path.exists() and not path.is_file():
         raise UsageError(f"results {path}: this is no file: name one")  # they are read more than once
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # an editor may have added a byte order mark
             for line in _read(path, file):
                 yield _result_line(line)
     except OSError as error:
@@ -251,8 +259,10 @@ def replacing(path: Path, mode: int, suffix: str = "") -> Iterator[IO[str]]:
     Raises:
         OSError: It cannot be written; the old file stands.
     """
+    # a name may be as long as the file system allows, and the temporary one is longer
+    prefix = f".{path.name if len(os.fsencode(path.name)) <= _LONG_NAME_BYTES else path.name[:_SHORT_NAME]}."
     with NamedTemporaryFile(
-        "w", encoding="utf-8", newline="", dir=path.parent, prefix=f".{path.name}.", suffix=suffix, delete=False
+        "w", encoding="utf-8", newline="", dir=path.parent, prefix=prefix, suffix=suffix, delete=False
     ) as file:
         try:
             yield file

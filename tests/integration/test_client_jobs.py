@@ -47,7 +47,7 @@ async def test_the_four_statuses_are_told(status: JobStatus) -> None:
         (always(404, {"message": "no such job"}), "HTTP 404 Not Found: no such job"),
         (always(200, {"message": "no such job"}), "HTTP 200 OK: no such job"),
         (always(200, {"id": "x", "status": "done"}), "the unknown status 'done'"),
-        (always(200, {"id": "x", "status": ["completed"]}), "HTTP 200 OK: no status in it"),
+        (always(200, {"id": "x", "status": ["completed"]}), 'HTTP 200 OK: the unknown status ["completed"]'),
         (always(200, b"completed"), "HTTP 200 OK: the answer is no JSON (9 bytes): it begins with 'completed'"),
         (always(404, {"status": "completed"}), "HTTP 404 Not Found: no status in it"),
         (always(302, {"status": "completed"}, Location="/x"), "HTTP 302 Found: it leads to /x, which is not followed"),

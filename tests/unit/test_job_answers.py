@@ -22,7 +22,10 @@ def test_letter_case_and_blanks_of_a_status_do_not_matter(word: str, named: dict
     [
         (Answer(200, {"status": "cancelled"}), "'cancelled'"),
         (Answer(200, {"status": "success"}), "'success'"),
-        (Answer(200, {"status": 3}), "no status in it"),
+        (Answer(200, {"status": 3}), "the unknown status 3"),
+        (Answer(200, {"status": ["completed"]}), 'the unknown status ["completed"]'),
+        (Answer(200, {"status": None}), "no status in it"),
+        (Answer(404, {"status": "completed"}), "no status in it"),
         (Answer(200, {"job": {"status": "completed"}}), "no status in it"),
         (Answer(200, [{"status": "completed"}]), "no status in it"),
         (Answer(403, {"message": "not yours", "status": "completed"}), "HTTP 403 Forbidden: not yours"),

@@ -92,3 +92,45 @@ def test_a_log_file_that_is_a_pipe_without_a_reader_is_told(tmp_path: Path) -> N
     os.mkfifo(tmp_path / "log")
     with pytest.raises(UsageError, match=r"log file .*log: it cannot be written .*: name another"):
         logs.configure("json", "info", tmp_path / "log")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"conversationId,audioPath\n1,a.wav\n",
+        b'\xef\xbb\xbf"conversationId";"audioPath"\n',
+        b'{"conversationId": "1", "audioPath": "a.wav", "x-event": "e"}\n',
+        b"SQLite format 3\0" + bytes(100),
+        b"RIFF\x24\0\0\0WAVEfmt ",
+    ],
+)
+def test_no_line_of_a_log_is_added_to_a_manifest_a_ledger_or_a_recording(tmp_path: Path, data: bytes) -> None:
+    """A slip in `--log-file` is refused, and the file stays as it was, byte for byte."""
+    (tmp_path / "data").write_bytes(data)
+    with pytest.raises(UsageError, match=r"log file .*data: this is no log.*: name another"):
+        logs.configure("json", "info", tmp_path / "data")
+    assert (tmp_path / "data").read_bytes() == data
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        "",
+        "the nightly backup begins\n",
+        '{"run": "1", "conversationId": "1", "event": "attempt.ended"}\n',
+        "{",
+        bytes(9000).decode() + "cut and carried on\n",
+    ],
+)
+def test_a_log_that_stands_there_is_carried_on(tmp_path: Path, kept: str) -> None:
+    """Lines are added to a log of earlier nights, also to one with lines of other programs."""
+    (tmp_path / "night.log").write_text(kept)
+    logs.configure("json", "info", tmp_path / "night.log")
+    logs.get_logger().info("run.begun")
+    config = logs._log.config
+    assert config is not None
+    assert config.file is not None
+    config.file.close()
+    written = (tmp_path / "night.log").read_text()
+    assert written.startswith(kept)
+    assert '"event": "run.begun"' in written.removeprefix(kept)

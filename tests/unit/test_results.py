@@ -212,6 +212,15 @@ def test_the_job_ids_are_read_back(folder: Path, ids: list[str | None], name: st
 
 
 @pytest.mark.parametrize("name", ["r.csv", "r.jsonl"])
+def test_results_that_were_saved_with_a_byte_order_mark_are_read(tmp_path: Path, name: str) -> None:
+    """A spreadsheet writes one: the jobIds in the file are still those of a lost ledger, and can be adopted."""
+    results.write(tmp_path / name, [line(job_id="j-1")], [])
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + (tmp_path / name).read_bytes())
+    assert list(results.job_ids(tmp_path / name)) == ["j-1"]
+    assert [found.job_id for found in results.read_lines(tmp_path / name)] == ["j-1"]
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.jsonl"])
 def test_an_empty_results_file_holds_no_job_ids(tmp_path: Path, name: str) -> None:
     """A file that was touched beforehand is nobody's."""
     (tmp_path / name).touch()
@@ -293,6 +302,21 @@ def test_the_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypa
     monkeypatch.setattr(Path, "replace", note_replace)
     results.write(tmp_path / "r.csv", [line()], [])
     assert done == ["file", "rename", "folder"]
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".csv", "\u00fc" * 125 + ".csv"])
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path, name: str) -> None:
+    """The temporary file's name is no longer than that."""
+    results.check_path(tmp_path / name)
+    results.write(tmp_path / name, [line(job_id="j")], [])
+    assert list(results.job_ids(tmp_path / name)) == ["j"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_name_that_is_too_long_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    """A manifest's name may be so long that its results have none: exit 2, not results that are never written."""
+    with pytest.raises(UsageError, match=r"results .*: File name too long: name another with --results"):
+        results.check_path(tmp_path / ("x" * 252 + ".csv"))
 
 
 def test_a_folder_that_is_gone_is_told_with_the_remedy(tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ def _explain_failure(error: OSError) -> str:
     """Explain an error of the system; empty where it is most likely a stream's, which is logged as such."""
     if error.errno in TOO_MANY_FILES:
         return describe(error)
+    if error.filename is not None:
+        return f"{error.filename}: {describe(error)}"
     # most likely standard output has no reader any more, or its disk is full; the ledger has everything
     logs.get_logger().warning("stream.unwritten", reason=error.strerror)
     return ""

@@ -1,5 +1,6 @@
 """Status requests: the reading of their answers, their concurrency, and the pause of all of them."""
 
+import json
 from math import ceil
 from typing import NamedTuple
 
@@ -42,7 +43,9 @@ def read_job_answer(answer: Answer, job_id: str) -> JobStatus | NoStatus:
     word = members.get("status")
     if not is_success(answer.status) or answer.failure or not isinstance(word, str):
         said = members.get("message")
-        words = said if isinstance(said, str) else answer.failure or "no status in it"
+        is_other = word is not None and not isinstance(word, str)
+        without = f"the unknown status {json.dumps(word, ensure_ascii=False)}" if is_other else "no status in it"
+        words = said if isinstance(said, str) else answer.failure or without
         return NoStatus(f"HTTP {answer.status} {phrase_of(answer.status)}: {words}"[: 2 * WORD_CHARACTERS])
     named = [name for name in map(id_in, (members.get("id"), members.get("jobId"))) if name is not None]
     others = [name for name in named if len(name) >= LEAST_ID_CHARACTERS]

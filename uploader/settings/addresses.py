@@ -17,7 +17,7 @@ _HOST = re.compile(r"[a-z0-9._-]+")
 def service_address(value: str) -> str:
     """Normalise a base URL: https, or http on this machine, with host and path alone."""
     parts = _parts(value)
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
         raise ValueError("write the service's address as https://HOST or https://HOST:PORT")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("write the address alone: no user, password, query or fragment")

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 from uploader.errors import ResultsUnavailableError, UsageError, describe
 from uploader.model import ResultLine, State
@@ -44,6 +44,8 @@ _LONG_NAME_BYTES, _SHORT_NAME = 200, 40
 # columns whose text comes from the service
 _FROM_SERVICE = ("jobId", "error")
 _ERROR = COLUMNS.index("error")
+# states of rows that may have been appended, or shall not be, although no jobId is known
+_APPENDED = frozenset({State.SENT, State.IN_DOUBT, State.ACCEPTED, State.COMPLETED, State.FAILED, State.DROPPED})
 
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)  # it cannot be read without being set
@@ -89,11 +91,28 @@ def job_ids(path: Path) -> Iterator[str]:
     Raises:
         UsageError: The file has no results of the uploader, and must not be replaced.
     """
+    return (row.job_id for row in appended_rows(path) if row.job_id)
+
+
+class AppendedRow(NamedTuple):
+    """A row of which something was, or may have been, appended: with a jobId, or in such a state."""
+
+    # empty where there is none
+    job_id: str
+    conversation_id: str
+
+
+def appended_rows(path: Path) -> Iterator[AppendedRow]:
+    """Read the rows of an existing results file of which something was, or may have been, appended.
+
+    Raises:
+        UsageError: The file has no results of the uploader, and must not be replaced.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:  # an editor may have added a byte order mark
             for line in _read(path, file):
-                if line.get("jobId"):
-                    yield str(line["jobId"])
+                if (job_id := line.get("jobId")) or line.get("status") in _APPENDED:
+                    yield AppendedRow(str(job_id or ""), str(line.get("conversationId")))
     except OSError as error:
         raise UsageError(f"results {path}: {error.strerror}: name a file that can be read and replaced") from error
     except (ValueError, csv.Error, RecursionError) as error:

@@ -51,6 +51,23 @@ def test_what_was_appended_is_settled_by_its_job_and_followed_to_its_end(place: 
     assert set(statuses(place.path("m.results.csv"))) == {"completed"}
 
 
+def test_doubts_without_a_job_id_show_that_the_ledger_was_lost(place: Place) -> None:
+    """No lost answer named a job: a new ledger beside such results sends nothing, and adopts the doubts."""
+    server, rows = doubtful_night(place, "[put]\nlost_answer = 1.0", 6, 2)
+    doubted = len(server.journal.appended())
+    assert doubted == 2
+    for path in place.ledger.parent.iterdir():
+        path.unlink()
+    refused = place.run(*RUN)
+    assert refused.code == 2
+    assert "does not know what it did with these conversations" in refused.summary["reason"]
+    assert len(server.journal.appended()) == doubted
+    assert f"{doubted} adopted" in place.run("ledger", "adopt", "m.results.csv").out
+    assert place.run(*RUN).code == 4
+    assert len(server.journal.appended()) == doubted
+    assert sorted(statuses(place.path("m.results.csv"))) == ["held"] * (len(rows) - 2) + ["in_doubt"] * 2
+
+
 def test_what_was_not_appended_is_sent_once_a_person_says_so(place: Place) -> None:
     """In doubt, and not appended: `resolve --not-appended` makes it pending; it goes before the rest of its lane."""
     server, rows = doubtful_night(place, "[put]\nlost_before = 1.0", 6, 2)

@@ -13,6 +13,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    exists,
     false,
     func,
     literal,
@@ -577,6 +578,15 @@ def unknown_job_ids(connection: Connection, job_ids: Collection[str]) -> set[str
     earlier = connection.execute(select(attempts.c.job_id).where(attempts.c.job_id.in_(job_ids))).scalars()
     resolved = connection.execute(select(resolutions.c.job_id).where(resolutions.c.job_id.in_(job_ids))).scalars()
     return set(job_ids) - set(known) - set(earlier) - set(resolved)
+
+
+def unknown_conversations(connection: Connection, conversation_ids: Collection[str]) -> set[str]:
+    """Return those of the conversations of which the ledger knows no item that was ever begun."""
+    was_begun = exists().where(items.c.lane_id == lanes.c.id, (items.c.attempts > 0) | (items.c.state != State.PENDING))
+    known = select(lanes.c.conversation_id).where(
+        lanes.c.account_id.in_(select(accounts.c.id)), lanes.c.conversation_id.in_(conversation_ids), was_begun
+    )
+    return set(conversation_ids) - set(connection.execute(known).scalars())
 
 
 def _error_text() -> ColumnElement[str]:

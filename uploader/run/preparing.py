@@ -16,7 +16,7 @@ from uploader.errors import UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.alike import became_the_same, case_twins, comparable, repeats, rounded
 from uploader.ledger.amounts import ToSend
-from uploader.ledger.reading import BatchFacts, unknown_job_ids
+from uploader.ledger.reading import BatchFacts, unknown_conversations, unknown_job_ids
 from uploader.ledger.staging import CHUNK, Stage, chunks
 from uploader.manifest import Format, Manifest, WasBegun, check_file, format_of, spoilt
 from uploader.model import InvalidRow, Row
@@ -330,24 +330,29 @@ def check_known_results(settings: Settings, path: Path, ledger: Ledger, manifest
     """
     if not path.exists():
         return
-    found = results.job_ids(path)
+    found = results.appended_rows(path)
     if settings.sandbox:
         from uploader.sandbox import JOB_ID_PREFIX  # noqa: PLC0415 - a server is nothing to have without need
 
-        found = (job_id for job_id in found if not job_id.startswith(JOB_ID_PREFIX))
+        # a rehearsal's ledger is thrown away, with its doubts
+        found = (row for row in found if row.job_id and not row.job_id.startswith(JOB_ID_PREFIX))
     with ledger.reading() as connection:
         for some in chunks(found, CHUNK):
-            unknown = unknown_job_ids(connection, some)
+            unknown = unknown_job_ids(connection, {row.job_id for row in some if row.job_id})
             if unknown:
-                raise UsageError(_format_lost_ledger(settings, path, ledger.address, manifest, unknown))
+                what = f"its jobIds ({min(unknown)}, …)"
+                raise UsageError(_format_lost_ledger(settings, path, ledger.address, manifest, what))
+            # the lost answer of an item in doubt named no job, and appended it perhaps
+            unknown = unknown_conversations(connection, {row.conversation_id for row in some if not row.job_id})
+            if unknown:
+                what = f"what it did with these conversations ({min(unknown)}, …)"
+                raise UsageError(_format_lost_ledger(settings, path, ledger.address, manifest, what))
 
 
-def _format_lost_ledger(
-    settings: Settings, path: Path, ledger: str, manifest: str | None, unknown: Iterable[str]
-) -> str:
+def _format_lost_ledger(settings: Settings, path: Path, ledger: str, manifest: str | None, unknown: str) -> str:
     adopt = _adopt_command(settings, path, ledger, manifest)
     return (
-        f"results {path}: the ledger {ledger} does not know its jobIds ({min(unknown)}, …): these rows were appended "
+        f"results {path}: the ledger {ledger} does not know {unknown}: these rows were appended "
         f"under another ledger, and would be appended again. Name that ledger with --ledger; if it is lost, `{adopt}` "
         "takes them back; or, if these results are of no concern to this run, name other results with --results or "
         "move the file away. Nothing was sent"

@@ -7,7 +7,6 @@ import pytest
 from sqlalchemy import String, cast, func, insert, literal, select, update
 
 from tests.integration.test_ledger import Book
-from uploader.ledger import pruning
 from uploader.ledger.pruning import STEP, Pruned, find_prunable, prune
 from uploader.ledger.reading import find_batches, unknown_job_ids
 from uploader.ledger.schema import attempts, items, rows
@@ -48,17 +47,15 @@ def count(book: Book, table: Any, *conditions: Any) -> int:
     return found
 
 
-def between_steps(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+def between_steps(book: Book, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     """Call a function once, after the first step of the next prune."""
-    written = pruning._written
+    given = book.ledger.give_way
 
-    def step(*given: Any) -> Any:
-        done = written(*given)
-        monkeypatch.setattr(pruning, "_written", written)
+    def give_way() -> None:
+        monkeypatch.setattr(book.ledger, "give_way", given)
         act()
-        return done
 
-    monkeypatch.setattr(pruning, "_written", step)
+    monkeypatch.setattr(book.ledger, "give_way", give_way)
 
 
 def test_an_interrupted_prune_is_carried_on(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +65,7 @@ def test_an_interrupted_prune_is_carried_on(book: Book, monkeypatch: pytest.Monk
     def stop() -> None:
         raise StoppedHereError
 
-    between_steps(monkeypatch, stop)
+    between_steps(book, monkeypatch, stop)
     with pytest.raises(StoppedHereError):
         pruned(book)
     assert count(book, rows) == MANY - STEP
@@ -87,7 +84,7 @@ def test_a_batch_that_is_loaded_anew_meanwhile_keeps_its_rows(book: Book, monkey
     manifest = [(f"c{number}", "a.wav") for number in range(MANY)]
     over(book, manifest)
     book.now = LATER
-    between_steps(monkeypatch, lambda: over(book, manifest))
+    between_steps(book, monkeypatch, lambda: over(book, manifest))
     assert pruned(book, before=LATER) == Pruned(batches=1, rows=STEP)
     assert (count(book, rows), count(book, items), count(book, items, items.c.path == "")) == (MANY, MANY, 0)
     with book.ledger.reading() as connection:

@@ -180,6 +180,17 @@ class Ledger(ABC):
             yield connection
 
     @contextmanager
+    def writing_step(self) -> Iterator[Connection]:
+        """Give a connection as ``writing`` does, for one of many steps: whoever waits for the ledger is next."""
+        with self.writing() as connection:
+            yield connection
+        self.give_way()
+
+    def give_way(self) -> None:
+        """Let those who wait for the lock have it next, where it has no queue."""
+        return
+
+    @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Give a connection in a transaction that reads one state of the ledger."""
         with self.translated_errors(), self.begin_reading() as connection:

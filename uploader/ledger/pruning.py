@@ -1,10 +1,8 @@
 """Forgets the rows of old batches that are over, and the paths and parameters of their items; the items stay."""
 
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -28,8 +26,6 @@ from uploader.ledger.reading import find_accounts
 from uploader.ledger.schema import attempts, batches, is_in_state, items, loads, rows, workers
 from uploader.ledger.standing import Standing, keep_count, standings, unfinished
 from uploader.model import OVER
-
-T = TypeVar("T")
 
 # so many rows, or items, are forgotten in one transaction: runs wait no longer than it takes for the lock
 STEP = 500
@@ -248,9 +244,12 @@ def _forget_batch(ledger: Ledger, batch: OldBatch, before: float, now: float) ->
         return connection.execute(_FORGET_ROWS, given).rowcount
 
     forgotten = 0
-    while rows_of_step := _written(ledger, step):
+    while True:
+        with ledger.writing_step() as connection:
+            rows_of_step = step(connection)
+        if not rows_of_step:
+            return forgotten
         forgotten += rows_of_step
-    return forgotten
 
 
 def _forget_items(ledger: Ledger, before: float, pruned: Pruned) -> None:
@@ -263,22 +262,6 @@ def _forget_items(ledger: Ledger, before: float, pruned: Pruned) -> None:
             return
         given = {"listed": listed, "before": before}
         after = listed[-1]
-        attempts_of_step, items_of_step = _written(ledger, partial(_forget_step, given=given))
-        pruned.attempts += attempts_of_step
-        pruned.items += items_of_step
-
-
-def _forget_step(connection: Connection, given: Mapping[str, Any]) -> tuple[int, int]:
-    """Forget some items; return the numbers of deleted attempts, and of items."""
-    deleted = connection.execute(_FORGET_ATTEMPTS, given).rowcount
-    return deleted, connection.execute(_FORGET_ITEMS, given).rowcount
-
-
-def _written(ledger: Ledger, step: Callable[[Connection], T]) -> T:
-    """Run a step in a transaction of its own; then leave the lock to the runs for as long as it took."""
-    begun = time.monotonic()
-    with ledger.writing() as connection:
-        done = step(connection)
-    # SQLite's lock is not fair: whoever asks again at once would have it again
-    time.sleep(time.monotonic() - begun)
-    return done
+        with ledger.writing_step() as connection:
+            pruned.attempts += connection.execute(_FORGET_ATTEMPTS, given).rowcount
+            pruned.items += connection.execute(_FORGET_ITEMS, given).rowcount

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, RowMapping, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, RowMapping, Select, and_, func, insert, not_, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from uploader.errors import UsageError
@@ -135,19 +135,25 @@ def open_items(
         selection: The criteria.
         base_url: Only items of this service.
     """
+    found = connection.execute(_find_open_items(batch_id, selection, base_url)).mappings()
+    return [_open(row) for row in found]
+
+
+def _find_open_items(batch_id: int | None, selection: Selection, base_url: str | None) -> Select[Any]:
+    """Build the statement of ``open_items``; its columns have the names of an open item's fields."""
     named_last, named_in = batches.alias("named_last"), batches.alias("named_in")
     batch_account = accounts.alias("batch_account")
     row_of = batch_id if batch_id is not None else _row_of_item()
     concerned = [] if batch_id is None else [_concerns(batch_id, named_last.c.id, selection)]
     if base_url is not None:
         concerned.append(accounts.c.base_url == base_url)
-    found = connection.execute(
+    batch = named_last.c.name if batch_id is not None else func.coalesce(named_in.c.name, named_last.c.name)
+    return (
         select(
             items.c.id.label("item_id"),
-            items.c.lane_id,
-            (named_last.c.name if batch_id is not None else func.coalesce(named_in.c.name, named_last.c.name)).label(
-                "batch"
-            ),
+            *items.c["lane_id", "state", "overdue", "error", "http_status", "job_id", "size", "attempts"],
+            items.c.invalid_batch_id.is_not(None).label("invalid"),
+            batch.label("batch"),
             named_in.c.id.label("row_batch_id"),
             accounts.c.base_url,
             accounts.c.name.label("account"),
@@ -156,24 +162,13 @@ def open_items(
             rows.c.line.is_not(None).label("own"),
             is_orphan().label("orphan"),
             is_held().label("held"),
-            _others_since().label("others_since"),
+            not_(_others_since()).label("alone"),
+            _is_by_hand().label("by_hand"),
             func.coalesce(rows.c.line, items.c.line).label("line"),
             lanes.c.conversation_id,
             func.coalesce(rows.c.audio_path, items.c.path).label("audio_path"),
-            items.c.state,
-            items.c.overdue,
-            _is_by_hand().label("by_hand"),
-            items.c.invalid_batch_id,
-            items.c.error,
-            items.c.http_status,
-            items.c.job_id,
-            items.c.size,
-            items.c.attempts,
-            attempts.c.started_at,
-            attempts.c.ended_at,
-            attempts.c.bytes_sent,
-            attempts.c.messages_before,
-            attempts.c.last_end_before,
+            attempts.c.started_at.label("attempted_at"),
+            *attempts.c["ended_at", "bytes_sent", "messages_before", "last_end_before"],
         )
         .select_from(
             items.join(lanes, lanes.c.id == items.c.lane_id)
@@ -188,7 +183,6 @@ def open_items(
         .where(IS_UNFINISHED, ANY_ACCOUNT, *concerned, *_conditions(selection))
         .order_by(items.c.position)
     )
-    return [_open(row) for row in found.mappings()]
 
 
 def resolve(
@@ -330,39 +324,11 @@ def _of_states(selection: Selection) -> ColumnElement[bool]:
 
 
 def _open(row: RowMapping) -> OpenItem:
-    before = None
-    if row["messages_before"] is not None:
-        before = ConversationSnapshot(row["messages_before"], row["last_end_before"])
-    return OpenItem(
-        item_id=row["item_id"],
-        lane_id=row["lane_id"],
-        batch=row["batch"],
-        row_batch_id=row["row_batch_id"],
-        base_url=row["base_url"],
-        account=row["account"],
-        batch_base_url=row["batch_base_url"],
-        batch_limit=row["batch_limit"],
-        own=bool(row["own"]),
-        orphan=bool(row["orphan"]),
-        held=bool(row["held"]),
-        alone=not row["others_since"],
-        line=row["line"],
-        conversation_id=row["conversation_id"],
-        audio_path=shown(row["audio_path"]),
-        state=State(row["state"]),
-        overdue=row["overdue"],
-        by_hand=bool(row["by_hand"]),
-        invalid=row["invalid_batch_id"] is not None,
-        error=row["error"],
-        http_status=row["http_status"],
-        job_id=row["job_id"],
-        size=row["size"],
-        attempts=row["attempts"],
-        attempted_at=row["started_at"],
-        ended_at=row["ended_at"],
-        bytes_sent=row["bytes_sent"],
-        before=before,
-    )
+    facts = dict(row)
+    messages, last_end = facts.pop("messages_before"), facts.pop("last_end_before")
+    facts["before"] = None if messages is None else ConversationSnapshot(messages, last_end)
+    facts["audio_path"], facts["state"] = shown(row["audio_path"]), State(row["state"])
+    return OpenItem(**facts)
 
 
 def fits(item: OpenItem, decision: Decision) -> bool:

@@ -263,7 +263,10 @@ class SqliteLedger(Ledger):
         with connection.execution_options(begin=AT_ONCE).begin():
             yield
         connection.execution_options(begin="BEGIN")
-        # the file's lock knows no queue: whoever waits asks for it within this time
+        self.give_way()
+
+    def give_way(self) -> None:
+        """Leave the lock for as long as whoever waits takes to ask for it again: it knows no queue."""
         time.sleep(2 * BUSY_POLL_SECONDS)
 
     def analyze(self) -> None:

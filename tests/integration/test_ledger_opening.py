@@ -5,7 +5,9 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from sqlalchemy import Connection, update
@@ -95,6 +97,20 @@ def test_what_was_written_is_there_when_it_is_opened_again(tmp_path: Path) -> No
         before = book.lines(load)
     with Ledger.open_for_reading(f"sqlite:///{tmp_path}/ledger.db") as again, again.reading() as connection:
         assert list(result_lines(connection, load.batch_id)) == before
+
+
+def test_of_runs_that_begin_together_one_says_that_the_ledger_is_new(database_url: str) -> None:
+    """It is new for who made it, or came first to one that has never held a batch; the others join it."""
+    together = Barrier(4)
+
+    def begin(_: int) -> bool:
+        together.wait()
+        with Ledger.open_for_run(database_url) as ledger:
+            together.wait()
+            return ledger.is_new
+
+    with ThreadPoolExecutor(together.parties) as pool:
+        assert sorted(pool.map(begin, range(together.parties))) == [False, False, False, True]
 
 
 def test_several_runs_share_a_ledger_and_who_needs_it_alone_is_told_to_wait(database_url: str) -> None:

@@ -138,7 +138,10 @@ class PostgresLedger(Ledger):
                 with opened._engine.begin() as connection:
                     # a server that migrates, for this run or another one, is silent for as long as that takes
                     opened._expect_answers(connection, inf)
-                    opened.is_new = not prepare(connection, opened.address, must_exist=must_exist)
+                    is_known = prepare(connection, opened.address, must_exist=must_exist)
+                    # a run that has not loaded its manifest yet says itself that the ledger is new
+                    opened.is_new = not is_known and not connection.execute(_IS_OPENED).scalar_one()
+                    opened._lock_runs(alone=alone)
                 opened._begin_run(alone=alone)
                 with opened._plain.connect() as connection:
                     check_promises(connection)
@@ -384,7 +387,6 @@ class PostgresLedger(Ledger):
         Raises:
             LedgerBusyError: A run uses the ledger, and this one is to be alone.
         """
-        self._lock_runs(alone=alone)
         with self.begin_writing() as connection:
             if alone and self._has_worker(connection):
                 raise self._busy()

@@ -15,6 +15,7 @@ from tests.acceptance import inbox_kills
 from tests.acceptance.batches import Row, make_rows, read_results, statuses, write_manifest
 from tests.acceptance.judging import check_appended, check_job_ids, check_limit, check_one_at_a_time
 from tests.acceptance.place import Place, Running, Server, logged, until
+from tests.acceptance.test_reporting import hook
 from tests.integration.servers import free_port
 from uploader.sandbox.entries import CallEntry, PollEntry
 
@@ -200,6 +201,24 @@ def test_what_is_refused_is_in_failed_with_the_reason_and_stops_nobody(place: Pl
     assert {event["column"] for event in stopped.events("row.invalid")} == {"audioPath", "conversationId"}
     assert "secret.wav" not in stopped.err, "whose log is collected shows no path"
     assert [event["exitCode"] for event in stopped.events("inbox.ended")] == [143]
+
+
+def test_a_notification_names_the_places_where_the_files_then_stand(place: Place) -> None:
+    """A refused manifest, which another one of its name precedes, and the results of a batch with a failed job."""
+    place.path("inbox/failed").mkdir(parents=True)
+    place.write("inbox/failed/broken.csv", "of another night")
+    place.use(place.serve("--limit", "5", faults="[jobs]\nfailed = 1.0\n"))
+    drop(place, "m.csv", rows_in(place, 1, 1))
+    with hook() as receiver:
+        service = place.start(*SERVE, "--notify", receiver.address)
+        moved(place, "failed", "m.csv")
+        place.write("inbox/broken.csv", "conversationId,audioPath\n,x.wav\n")
+        broken = moved(place, "failed", "broken.2.csv")
+        assert ended(service) == 143
+    told = {posted["batch"]: posted for posted in receiver.posted if posted["event"] == "ended"}
+    assert str(broken) in told["broken.csv"]["reason"]
+    assert told["m.csv"]["results"] == str(place.path("inbox/failed/m.results.csv"))
+    assert "/running/" not in json.dumps(receiver.posted)
 
 
 def test_items_that_need_a_person_are_in_failed_and_go_on_once_settled(place: Place) -> None:

@@ -89,10 +89,11 @@ async def run_batch(
     known = {"run": os.urandom(6).hex(), "host": os.uname().nodename, **logs.bound()}
     if batch:
         known["batch"] = batch
+    shared = shared or Shared()
     with logs.scope(events.take, **known):
-        reporter = RunReporter(settings, batch)
+        reporter = RunReporter(settings, batch, named, shared.renamed)
         try:
-            summary = await _run(settings, named, reporter, stop, on_progress, again, shared or Shared())
+            summary = await _run(settings, named, reporter, stop, on_progress, again, shared)
         except Exception as error:
             # an exception of on_event has stopped the run, and is the cause
             cause = events.failure or error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from uploader import __version__, logs
 from uploader.errors import STOPPED, ExitCode, LedgerAwayError, LedgerBusyError, UploaderError
 from uploader.ledger.reading import Trouble
-from uploader.model import TROUBLED
+from uploader.model import TROUBLED, State
 from uploader.settings import Settings
 from uploader.status.formatting import counts_json, format_counts, format_trouble, trouble_json
 
@@ -31,17 +31,32 @@ GROUPS_TOLD = 5
 ALL_BATCHES = "all batches"
 
 
+# takes a text, and a run's manifest, exit code and items by state
+Renamed = Callable[[str, str | None, ExitCode, Mapping[State, int]], str]
+
+
+def as_it_is(text: str, *_: object) -> str:
+    """Return a text that names a run's files where they stand: nobody moves them."""
+    return text
+
+
 class RunReporter:
     """The reports of one run to the outside, as far as the settings ask for any.
 
     Args:
         settings: The settings.
         batch: The batch's name, empty where none is known, or for a worker for every batch.
+        manifest: The manifest, where there is one.
+        renamed: Names the run's files in a text as they stand once the run is over.
     """
 
-    def __init__(self, settings: Settings, batch: str) -> None:
+    def __init__(
+        self, settings: Settings, batch: str, manifest: str | None = None, renamed: Renamed = as_it_is
+    ) -> None:
         self._settings = settings
         self._batch = batch
+        self._manifest = manifest
+        self._renamed = renamed
         self._begun_at = time.time()
         # of the runs before, None until the metrics file was read
         self._kept: Mapping[str, float] | None = None
@@ -119,7 +134,11 @@ class RunReporter:
     async def end(self, summary: "Summary", figures: "RunFigures") -> None:
         """Report the end of a run."""
         await self._write(figures, summary.exit_code)
-        told = [f"{summary.batch}: {format_counts(summary.standing.counts)}", summary.ending()]
+        code, counts = summary.exit_code, summary.standing.counts
+        if summary.results is not None:
+            results = await asyncio.to_thread(self._renamed, summary.results, self._manifest, code, counts)
+            summary = summary._replace(results=results)
+        told = [f"{summary.batch}: {format_counts(counts)}", summary.ending()]
         told += [format_trouble(trouble) for trouble in summary.troubles[:GROUPS_TOLD]]
         if step := summary.next_step():
             told.append(f"next: {step}")
@@ -135,6 +154,7 @@ class RunReporter:
         """Report a run that could not begin, or that a fault of the uploader ended."""
         code = error.exit_code if isinstance(error, UploaderError) else ExitCode.FAULT
         reason = str(error).partition("\n")[0] if isinstance(error, UploaderError) else "a fault of the uploader itself"
+        reason = await asyncio.to_thread(self._renamed, reason, self._manifest, code, {})
         # the file is that of the command which holds the ledger
         if not isinstance(error, LedgerBusyError):
             await self._write(None, code)

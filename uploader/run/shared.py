@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from uploader.pace import Paces, make_paces
 from uploader.run.listening import Listen
+from uploader.run.reporting import Renamed, as_it_is
 from uploader.settings import Settings
 
 
@@ -14,10 +15,12 @@ class Shared:
 
     Args:
         listen: Listens for each run; None: each has listeners of its own, as its settings say.
+        renamed: Names a run's files in a text as they stand once the run is over.
     """
 
-    def __init__(self, listen: Listen | None = None) -> None:
+    def __init__(self, listen: Listen | None = None, renamed: Renamed = as_it_is) -> None:
         self.listen = listen
+        self.renamed = renamed
         # held while a run opens the ledger and loads its manifest: first come, first served
         self.loading = asyncio.Lock()
         # look at the ledger for what other workers have changed, one for each run

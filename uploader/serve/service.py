@@ -5,7 +5,7 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -94,7 +94,7 @@ class Service:
         self._on_progress = on_progress
         self._woken = asyncio.Event()
         self._pause = Backoff()
-        self._shared = Shared()
+        self._shared = Shared(renamed=self._renamed)
         self._board: Board | None = None
         self._told: set[str] = set()
         # manifests that stand in running/ and are to be carried
@@ -245,14 +245,23 @@ class Service:
 
     async def _judge(self, manifest: Path, summary: Summary) -> ExitCode:
         """Put a manifest whose batch has run where it belongs; return the batch's exit code."""
-        code, counts = summary.exit_code, summary.standing.counts
+        code = summary.exit_code
+        if self._is_over(code, summary.standing.counts):
+            return await self._finish(manifest, code, summary)
+        return self._wait(summary.ending()) if code in NOT_OVER and self._stop.code is None else code
+
+    def _is_over(self, code: ExitCode, counts: Mapping[State, int]) -> bool:
+        """Return True where a batch that has ended so is not carried on."""
         if code in (*STOPPED, ExitCode.CREDENTIALS) or self._stop.code is not None:
-            return code
+            return False
         # a service that refuses everything would be met by the same again
-        is_refused = counts[State.REFUSED] and not counts[State.COMPLETED]
-        if code in NOT_OVER and not is_refused:
-            return self._wait(summary.ending())
-        return await self._finish(manifest, code, summary)
+        return code not in NOT_OVER or bool(counts.get(State.REFUSED) and not counts.get(State.COMPLETED))
+
+    def _renamed(self, text: str, manifest: str | None, code: ExitCode, counts: Mapping[State, int]) -> str:
+        """Name a manifest and its results in a text as they stand once its batch, which has ended so, is moved."""
+        if manifest is None or not self._is_over(code, counts):
+            return text
+        return _moved(text, Path(manifest), self._inbox.place(Path(manifest), is_done=code is ExitCode.DONE))
 
     async def _finish(self, manifest: Path, code: ExitCode, told: str | Summary) -> ExitCode:
         """Move a manifest that is over; one that failed with its summary, or the reason of its refusal."""
@@ -261,8 +270,7 @@ class Service:
         def finish() -> str:
             place = self._inbox.place(manifest, is_done=is_done)
             if isinstance(told, str):
-                # it stands elsewhere by now
-                text = f"{told.replace(str(manifest), str(place))}\nnext: correct it"
+                text = f"{_moved(told, manifest, place)}\nnext: correct it"
             else:
                 text = "\n".join(told._replace(results=str(results_of(place))).as_lines())
                 text += "\nnext: settle what is open"
@@ -287,3 +295,8 @@ class Service:
         self._pause = after_failure(self._pause, now, base=PAUSE_BASE_SECONDS, cap=PAUSE_CAP_SECONDS, jitter=jitter)
         log.warning("inbox.waits", seconds=round(self._pause.until - now, 1), reason=reason.partition("\n")[0])
         return ExitCode.NOT_NOW
+
+
+def _moved(text: str, taken: Path, place: Path) -> str:
+    """Name a manifest and its results in a text by their later places."""
+    return text.replace(str(results_of(taken)), str(results_of(place))).replace(str(taken), str(place))

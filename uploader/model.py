@@ -482,3 +482,5 @@ class Load(NamedTuple):
     repeat_id: int
     # no manifest was loaded as this batch before
     is_first: bool = False
+    # the ledger's load before this one was of the same batch
+    is_again: bool = False

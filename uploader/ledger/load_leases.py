@@ -39,6 +39,8 @@ class LoadLease:
     batch: str
     process: str
     token: str
+    # the load before it has loaded the same, to its end
+    is_same: bool = False
     # accounts that it may add items to
     accounts: int = 0
 
@@ -151,7 +153,8 @@ def take_lease(
         return None
     # rows of an interrupted load stay in the ledger until a load is complete
     is_partial = found is not None and found.progress == Progress.MERGING
-    lease = LoadLease(account_id, batch, process, token_hex(_TOKEN_BYTES))
+    is_same = found is not None and (found.progress, found.digest) == (Progress.MERGED, digest)
+    lease = LoadLease(account_id, batch, process, token_hex(_TOKEN_BYTES), is_same)
     _hold(connection, lease, account_id, batch, digest, Progress.MERGING if is_partial else Progress.STAGING, now)
     return lease
 

@@ -79,6 +79,9 @@ _SAVE_LOAD = (
     )
 )
 
+# the batch of the newest load
+_NEWEST_LOADED = select(loads.c.batch_id).order_by(loads.c.id.desc()).limit(1)
+
 # the id of the newest load
 _NEWEST_LOAD = select(func.coalesce(func.max(loads.c.id), 0))
 
@@ -190,6 +193,7 @@ def begin_load(
     """
     is_first = connection.execute(_ADD_BATCH, {"account_id": account_id, "name": name, "ran_at": now}).rowcount > 0
     batch = connection.execute(_BATCH, {"account": account_id, "named": name}).one()
+    is_again = connection.execute(_NEWEST_LOADED).scalar() == batch.id
     load_id: int = connection.execute(_ADD_LOAD, {"batch_id": batch.id, "loaded_at": now}).scalar_one()
     repeat_id = 0
     if repeat:
@@ -197,7 +201,7 @@ def begin_load(
         repeat_id = batch.repeat_id if batch.repeat_open else load_id
     about = {"from": manifest, "to": str(results), "extras": list(extra_columns), "now": now}
     connection.execute(_SAVE_LOAD, about | {"batch": batch.id, "meant": repeat_id, "repeats": repeat})
-    return Load(load_id, batch.id, account_id, repeat_id, is_first)
+    return Load(load_id, batch.id, account_id, repeat_id, is_first, is_again)
 
 
 def newest_load(connection: Connection) -> int:

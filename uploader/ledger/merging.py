@@ -48,6 +48,7 @@ from uploader.ledger.staging import (
     ACCOUNT,
     HAS_LANE,
     IN_LANES,
+    TOUCH_BATCH,
     Takes,
     apart,
     found,
@@ -332,6 +333,18 @@ def _add_missing_rows() -> Insert:
     )
 
 
+# how many rows are as the batch's former ones, and the numbers of both
+_SAME = select(
+    select(func.count())
+    .select_from(found)
+    .join(items, and_(items.c.id == found.c.item_id, items.c.line == found.c.line))
+    .join(rows, and_(rows.c.line == found.c.line, rows.c.item_id == found.c.item_id))
+    .where(rows.c.batch_id == bindparam("batch"), found.c.takes != Takes.ROW_AND_FILE, ~found.c.mended)
+    .scalar_subquery(),
+    select(func.count()).select_from(staged).scalar_subquery(),
+    select(func.count()).where(rows.c.batch_id == bindparam("batch")).scalar_subquery(),
+)
+
 # the kinds of changes that existing items take from their rows
 _KINDS = select(found.c.takes, found.c.mended).distinct()
 
@@ -342,6 +355,8 @@ def merge(
     account_ids: Collection[int] = (),
     steps: Steps | None = None,
     activate: Callable[[Mapping[str, int]], object] | None = None,
+    *,
+    is_same: bool = False,
 ) -> None:
     """Merge the resolved rows into the ledger; they replace the batch's rows.
 
@@ -356,9 +371,10 @@ def merge(
         account_ids: The accounts that it adds to, besides the batch's own.
         steps: The steps in which the ledger is written; None: all is written in the caller's transaction.
         activate: Makes the lanes of a range active, once they are in order.
+        is_same: The batch's load before this one had the same manifest and settings, and was complete.
     """
     merging = _Merge(connection, load, steps if steps is not None else Steps(connection))
-    merging.begin({load.account_id, *account_ids})
+    merging.begin({load.account_id, *account_ids}, is_same=is_same)
     merging.merge_rows()
     merging.merge_lanes(activate)
     merging.move_parts()
@@ -404,6 +420,8 @@ class _Merge:
             "first_position": load.load_id * POSITIONS_PER_LOAD,
             "first_id": load.load_id * ITEMS_PER_LOAD,
         }
+        # the batch's rows and their items, and the order of these, are what they were
+        self._is_unchanged = False
         # rows name items of the ledger
         self._has_found = False
         # the statements by which existing items change, lane by lane
@@ -413,7 +431,7 @@ class _Merge:
         # the workers of a part (``--first``), each with the end of its part once the load has moved its items
         self._parts: list[tuple[RowMapping, int]] = []
 
-    def begin(self, account_ids: Collection[int]) -> None:
+    def begin(self, account_ids: Collection[int], *, is_same: bool) -> None:
         """See what there is to merge, and how far the parts of workers reach afterwards."""
         connection, values = self._connection, self._values
         with self._steps.locked():
@@ -421,6 +439,10 @@ class _Merge:
             self._parts = [(part, _moved_until(connection, part, values)) for part in parts]
         with self._steps.unlocked():
             analyze(connection, found, hashed)
+            # nobody has loaded anything since: all positions are in the order of the batch's lines
+            if is_same and self._load.is_again and self._is_each_row_as_it_was():
+                self._is_unchanged = True
+                return
             kinds = connection.execute(_KINDS).all()
             self._has_found = bool(kinds)
             self._changes = _changes({takes for takes, _ in kinds}, mends=any(mended for _, mended in kinds))
@@ -429,8 +451,15 @@ class _Merge:
                 if connection.execute(_TOUCH_INVALID, values).rowcount:
                     self._changes.insert(0, _forget_invalid())
 
+    def _is_each_row_as_it_was(self) -> bool:
+        """Return True where each row names the item that the batch's row of its line does, the file untouched since."""
+        same, staged_rows, former_rows = self._connection.execute(_SAME, self._values).one()
+        return bool(same == staged_rows == former_rows)
+
     def merge_rows(self) -> None:
         """Merge the rows with their new items, line by line."""
+        if self._is_unchanged:
+            return
         with self._steps.unlocked():
             first, last = (line or 0 for line in self._connection.execute(_LINES).one())
         if self._former is not None:
@@ -443,10 +472,14 @@ class _Merge:
         if activate is None and not self._changes:
             return
         with self._steps.unlocked():
-            self._connection.execute(_TOUCH_NEW, self._values)
-            if self._has_found:
-                self._connection.execute(_TOUCH_FOUND)
-            self._analyze()
+            if self._is_unchanged:
+                self._connection.execute(TOUCH_BATCH, self._values)
+                analyze(self._connection, touched)
+            else:
+                self._connection.execute(_TOUCH_NEW, self._values)
+                if self._has_found:
+                    self._connection.execute(_TOUCH_FOUND)
+                self._analyze()
 
         def write(lanes_of_step: Mapping[str, int]) -> None:
             for statement in self._changes:

@@ -230,7 +230,7 @@ _NAMED = select(staged.c.account).where(staged.c.account != "").distinct()
 
 
 # the lanes in which a batch has items that are not over
-_TOUCH_BATCH = insert(touched).from_select(
+TOUCH_BATCH = insert(touched).from_select(
     ["lane_id"],
     select(items.c.lane_id)
     .join(rows, rows.c.item_id == items.c.id)
@@ -247,7 +247,7 @@ def touch_batch(connection: Connection, batch_id: int) -> None:
         batch_id: The batch.
     """
     make_touched(connection)
-    connection.execute(_TOUCH_BATCH, {"batch": batch_id})
+    connection.execute(TOUCH_BATCH, {"batch": batch_id})
     analyze(connection, touched)
 
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 
-from uploader import audio, logs
+from uploader import __version__, audio, logs
 from uploader.errors import LedgerUnavailableError, UsageError
 from uploader.ledger import Connection
 from uploader.ledger.amounts import ToSend
@@ -171,6 +171,7 @@ class ManifestLoad:
         settings, file = self.settings, self.file
         folder = settings.audio_root or (Path() if file.is_piped else Path(file.name).parent)
         about = [
+            __version__,
             str(folder.absolute()),
             settings.audio_root is not None,
             file.format,
@@ -226,7 +227,7 @@ class _HeldLoad:
             begin_merge(connection, self._lease)
             load = self._begin_load()
             own.begin(connection, load.batch_id, sent_to)
-        merge(connection, load, self._account_ids, steps, own.activate)
+        merge(connection, load, self._account_ids, steps, own.activate, is_same=self._lease.is_same)
         own.activate_part(steps)
         with steps.locked():
             end_load(connection, load)

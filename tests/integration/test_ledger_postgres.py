@@ -17,6 +17,7 @@ import pytest
 from sqlalchemy import Connection, event, text, update
 
 from tests.acceptance.nights import LEDGERS
+from tests.acceptance.place import until
 from tests.integration.test_ledger import BASE_URL, IDENTITY, opened
 from tests.postgres import Database
 from uploader.errors import LedgerBusyError, LedgerUnavailableError, UsageError, WorkerEndedError
@@ -362,6 +363,23 @@ def test_a_migration_may_take_longer_than_a_server_may_be_silent(
             ledger.close()
     with Ledger.open_for_reading(new_database.url):
         pass  # it has the version of this uploader
+
+
+def test_what_a_load_has_rewritten_is_freed_at_once(
+    tmp_path: Path, new_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dead rows of a table go without the server's autovacuum, which is off here; a table without them is let alone."""
+    monkeypatch.setattr(postgres, "FEW_DEAD_ROWS", 1)
+    dead = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'lanes'"
+    vacuumed = "SELECT string_agg(relname, ' ') FROM pg_stat_user_tables WHERE vacuum_count > 0"
+    with opened(tmp_path, new_database.url) as book, closing(new_database.connect()) as reader:
+        book.load([(f"c{number}", "a.wav") for number in range(20)], run=False)
+        with closing(new_database.connect()) as writer:
+            writer.execute("UPDATE lanes SET not_before = 1")
+        until(lambda: reader.execute(dead).fetchone() == (20,), "the server has counted")
+        book.ledger.analyze()
+        until(lambda: reader.execute(dead).fetchone() == (0,), "it is free")
+        assert reader.execute(vacuumed).fetchone() == ("lanes",)
 
 
 def test_a_transaction_is_durable_whatever_the_servers_default_is(tmp_path: Path, new_database: Database) -> None:

@@ -224,7 +224,7 @@ class Ledger(ABC):
 
     @abstractmethod
     def analyze(self) -> None:
-        """Let the database's planner know what a load has added, where it needs to be told."""
+        """Let the database's planner know what a load has added, and free what it has rewritten, where needed."""
 
     @abstractmethod
     def clock(self, connection: Connection) -> Callable[[], float]:

@@ -74,6 +74,9 @@ _LOCK_ACCOUNTS = (
 # lock some accounts, in the same order
 _LOCK_SOME = _LOCK_ACCOUNTS.where(schema.accounts.c.id == func.any(bindparam("among", type_=ARRAY(BigInteger))))
 
+# so many dead rows of a table do no harm
+FEW_DEAD_ROWS = 1000
+
 # a step of a load looks up the few lines or lanes that it is of: plans that read whole tables seem cheaper to the
 # planner where the tables are small, or were so when they were last counted, and cost each step more as they grow
 _LOOK_UP = text(
@@ -94,6 +97,11 @@ _IS_OPENED = text(
 # so long a run waits for a command that has the ledger for itself; nothing ends a transaction that only has a lock
 _WAIT_FOR_LOCK = text(
     "SELECT set_config('lock_timeout', '5s', true), set_config('idle_in_transaction_session_timeout', '0', true)"
+)
+
+# the tables of which a large part is dead rows, by the server's count
+_REWRITTEN = text(
+    "SELECT relname FROM pg_stat_user_tables WHERE relid = to_regclass(relname) AND n_dead_tup > :few + n_live_tup / 10"
 )
 
 # the server's clock, in seconds since the epoch
@@ -275,11 +283,18 @@ class PostgresLedger(Ledger):
             }
 
     def analyze(self) -> None:
-        """Let the planner know what a load has added, before the server finds the time by itself."""
-        names = ", ".join(table.name for table in schema.metadata.sorted_tables)
+        """Let the planner know what a load has added, and free what it has rewritten, before the server finds the time.
+
+        A role that does not own the tables is warned by the server, and nothing else comes of it.
+        """
+        names = {table.name for table in schema.metadata.sorted_tables}
         with self.translated_errors(), self._plain.connect() as connection:
             self._expect_answers(connection, inf)
-            connection.exec_driver_sql(f"ANALYZE (SKIP_LOCKED) {names}")
+            # a claim or an admission would read the dead rows of a lane again and again
+            rewritten = names.intersection(connection.execute(_REWRITTEN, {"few": FEW_DEAD_ROWS}).scalars())
+            connection.exec_driver_sql(f"ANALYZE (SKIP_LOCKED) {', '.join(sorted(names - rewritten))}")
+            if rewritten:
+                connection.exec_driver_sql(f"VACUUM (ANALYZE, SKIP_LOCKED) {', '.join(sorted(rewritten))}")
 
     @property
     def held_by_run(self) -> bool:
@@ -406,7 +421,9 @@ class PostgresLedger(Ledger):
             self._take_alone(connection)
             return
         try:
-            connection.execute(select(func.pg_advisory_xact_lock_shared(RUN_LOCK)))
+            # without a parameter: the snapshot of a statement that has one is kept until the next statement, and all
+            # that a load rewrites would stay on the server until the end of this transaction
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared({RUN_LOCK})")
         except OperationalError as error:
             if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
                 raise LedgerBusyError(

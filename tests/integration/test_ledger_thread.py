@@ -3,9 +3,11 @@
 import asyncio
 import itertools
 import threading
+import time
 from collections.abc import AsyncIterator, Container, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -123,6 +125,23 @@ async def test_what_waits_is_written_in_one_transaction(book: Book) -> None:
         assert await Busy(writer).gather(*[writer.call(note, name) for name in names]) == names
     assert counted.transactions == 2
     assert noted(book.ledger) == names
+
+
+async def test_only_a_long_burst_is_spaced(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a pause the steps of an item follow each other at once; only more than a burst waits for more writes."""
+    slept: list[float] = []
+    clocks = SimpleNamespace(monotonic=time.monotonic, thread_time=time.thread_time, sleep=slept.append)
+    monkeypatch.setattr(thread, "time", clocks)
+    monkeypatch.setattr(thread, "COMMIT_SPACING_SECONDS", 60.0)
+    monkeypatch.setattr(thread, "MAX_COMMIT_SPACING_SECONDS", 60.0)
+    monkeypatch.setattr(thread, "BURST_SECONDS", 150.0)
+    async with running(book.ledger) as writer:
+        for name in ("first", "second", "third"):
+            await writer.call(note, name)
+        assert slept == []
+        await writer.call(note, "fourth")
+    [rest] = slept
+    assert 0.0 < rest <= 30.0
 
 
 async def test_a_group_has_an_end(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:

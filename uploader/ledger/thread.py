@@ -38,9 +38,11 @@ T = TypeVar("T")
 
 # the most writes in one transaction
 GROUP = 256
-# the least seconds between the begins of two transactions, so that fewer commits carry many writes; after a pause a
-# write is committed at once
+# the least mean of the seconds between the begins of two transactions, so that fewer commits carry many writes
 COMMIT_SPACING_SECONDS = 0.01
+# after a pause so many seconds of that spacing are left out: the steps of an item follow each other at once in a slow
+# night, and at the end of a run
+BURST_SECONDS = 0.25
 # where transactions are long, more writes share one: the thread leaves the rest of a core to the event loop, which
 # holds the interpreter's lock with it, as long as no write waits for more than so many seconds
 CORE_SHARE = 0.06
@@ -138,8 +140,8 @@ class LedgerThread:
         self._waiting: deque[_Write] = deque()
         self._woken = threading.Event()
         self._is_closing = False
-        self._begun_at = -COMMIT_SPACING_SECONDS
-        self._spacing = COMMIT_SPACING_SECONDS
+        # by the host's steady clock: the begin of the next transaction, were all of them evenly spaced
+        self._spaced_at = 0.0
         # in this context, so that its events have the run's fields
         self._thread = threading.Thread(target=copy_context().run, args=(self._work,), name="ledger", daemon=True)
         self._thread.start()
@@ -198,7 +200,8 @@ class LedgerThread:
                 self.stalled_seconds += seconds
             _answer(group)
             spacing = (time.thread_time() - cpu_begun) / CORE_SHARE
-            self._spacing = min(max(spacing, COMMIT_SPACING_SECONDS), MAX_COMMIT_SPACING_SECONDS)
+            spacing = min(max(spacing, COMMIT_SPACING_SECONDS), MAX_COMMIT_SPACING_SECONDS)
+            self._spaced_at = max(self._spaced_at, begun) + spacing
 
     def _commit_once_back(self, group: list[_Write]) -> None:
         """Commit a group; while the ledger is away, wait, and add what comes meanwhile.
@@ -262,10 +265,9 @@ class LedgerThread:
                 return []
             self._woken.wait()
             self._woken.clear()
-        rest = self._begun_at + self._spacing - time.monotonic()
+        rest = self._spaced_at - BURST_SECONDS - time.monotonic()
         if rest > 0.0:
             time.sleep(rest)
-        self._begun_at = time.monotonic()
         return self._take()
 
     def _take(self) -> list[_Write]:

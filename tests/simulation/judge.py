@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from sqlalchemy import or_, select
+from sqlalchemy import bindparam, or_, select
 
 from tests.simulation.schedule import AHEAD_SECONDS, ANSWER_SECONDS, World
 from tests.simulation.world import CUT_TAKEN, Job, Put, content_hash
@@ -15,6 +15,88 @@ from uploader.policy.forecast import audio_seconds
 # a doubt that stands in the open beside a job that is known
 MAY_HAVE_APPENDED = "may have appended it once too often"
 NOT_APPENDED = (State.PENDING, State.SENDING, State.REFUSED, State.HELD)
+
+_WITH_LANES = select(items.c.id).join(lanes, lanes.c.id == items.c.lane_id)
+_IS_LATEST = (attempts.c.item_id == items.c.id) & (attempts.c.number == items.c.attempts)
+
+# the attempt, with its worker, whose last chunk may leave
+_ADMITTED = (
+    _WITH_LANES.add_columns(workers.c.ended_at, workers.c.process)
+    .join(attempts, _IS_LATEST)
+    .join(workers, workers.c.id == attempts.c.worker_id)
+    .where(
+        lanes.c.conversation_id == bindparam("conversation"),
+        items.c.content_hash == bindparam("content"),
+        items.c.state == State.SENT,
+    )
+)
+
+# the items that hold a slot
+_SLOTS = _WITH_LANES.where(
+    items.c.state.in_(SLOTTED), or_(items.c.slot_until.is_(None), items.c.slot_until > bindparam("now"))
+)
+
+# the items whose slot has expired
+_OUTLIVED = (
+    select(lanes.c.conversation_id, items.c.content_hash)
+    .join(lanes, lanes.c.id == items.c.lane_id)
+    .where(items.c.state.in_([State.IN_DOUBT, State.ACCEPTED]), items.c.slot_until <= bindparam("now"))
+)
+
+# an item that has another job than this one, of which a person is told
+_ONE_TOO_MANY = _WITH_LANES.where(
+    lanes.c.conversation_id == bindparam("conversation"),
+    items.c.content_hash == bindparam("content"),
+    items.c.job_id != bindparam("job"),
+    items.c.anomaly.contains(MAY_HAVE_APPENDED),
+)
+
+# the jobs of a conversation that are followed
+_FOLLOWED = (
+    select(items.c.job_id)
+    .join(lanes, lanes.c.id == items.c.lane_id)
+    .where(
+        lanes.c.conversation_id == bindparam("conversation"),
+        items.c.state == State.ACCEPTED,
+        items.c.overdue.is_(False),
+    )
+)
+
+# the item of each attempt
+_ATTEMPTS = select(attempts.c.item_id)
+
+# each item that was begun, with its latest attempt and whoever carries that
+_LATEST = (
+    select(*items.c["id", "state", "attempts"], attempts.c.ended_at, workers.c.ended_at.label("worker_ended"))
+    .join(attempts, _IS_LATEST)
+    .outerjoin(workers, workers.c.id == attempts.c.worker_id)
+)
+
+# the active lanes, as they are and as they follow from their items
+_LANES = select(
+    *lanes.c["id", "ready_position", "is_busy"], _ready_position().label("ready"), _is_busy().label("busy")
+).where(lanes.c.active_until > 0)
+
+_ALL_LANES = select(lanes)
+_PENDING = select(items).where(items.c.state == State.PENDING)
+_ANOMALIES = select(items.c.anomaly).where(items.c.anomaly.is_not(None))
+_UNAPPLIED = select(attempts.c.callback_job_id).where(attempts.c.callback_pending)
+
+# all items, and the jobs that the ledger names beside theirs
+_ITEMS = select(lanes.c.conversation_id, *items.c["content_hash", "state", "job_id", "anomaly"]).join(
+    lanes, lanes.c.id == items.c.lane_id
+)
+_PAST_JOBS = (
+    select(attempts.c.job_id).where(attempts.c.job_id.is_not(None)),
+    select(attempts.c.callback_job_id),
+    select(resolutions.c.job_id),
+)
+
+# the items in doubt that were never admitted
+_UNADMITTED = select(items.c.id).where(
+    items.c.state == State.IN_DOUBT,
+    ~select(attempts.c.id).where(attempts.c.item_id == items.c.id, attempts.c.admitted_at.is_not(None)).exists(),
+)
 
 
 class Judge:
@@ -51,26 +133,9 @@ class Judge:
     def _check_last_chunk(self, put: Put) -> None:
         self._check_room(put)
         with self._world.ledger.connect() as connection:
-            item = select(items.c.id).join(lanes, lanes.c.id == items.c.lane_id)
-            is_latest = (attempts.c.item_id == items.c.id) & (attempts.c.number == items.c.attempts)
-            carried = (
-                item.add_columns(workers.c.ended_at, workers.c.process)
-                .join(attempts, is_latest)
-                .join(workers, workers.c.id == attempts.c.worker_id)
-            )
-            admitted = connection.execute(
-                carried.where(
-                    lanes.c.conversation_id == put.conversation,
-                    items.c.content_hash == put.content,
-                    items.c.state == State.SENT,
-                )
-            ).first()
-            slots = connection.execute(
-                item.where(
-                    items.c.state.in_(SLOTTED),
-                    or_(items.c.slot_until.is_(None), items.c.slot_until > self._world.ledger_now() + self._world.skew),
-                )
-            ).all()
+            this = {"conversation": put.conversation, "content": put.content}
+            admitted = connection.execute(_ADMITTED, this).first()
+            slots = connection.execute(_SLOTS, {"now": self._world.ledger_now() + self._world.skew}).all()
             connection.rollback()
         assert admitted is not None, f"its admission is not in the ledger: {put}"
         assert admitted.process == str(put.process), f"the admission is another worker's: {put}"
@@ -100,11 +165,7 @@ class Judge:
         world = self._world
         now = world.ledger_now() + world.skew
         with world.ledger.connect() as connection:
-            found = connection.execute(
-                select(lanes.c.conversation_id, items.c.content_hash)
-                .join(lanes, lanes.c.id == items.c.lane_id)
-                .where(items.c.state.in_([State.IN_DOUBT, State.ACCEPTED]), items.c.slot_until <= now)
-            ).all()
+            found = connection.execute(_OUTLIVED, {"now": now}).all()
             connection.rollback()
         return {(row.conversation_id, row.content_hash) for row in found}
 
@@ -126,12 +187,8 @@ class Judge:
     def _may_be_one_too_many(self, job: Job) -> bool:
         """Return True where the item has another job, and the second append is reported."""
         with self._world.ledger.connect() as connection:
-            found = connection.execute(
-                select(items.c.id)
-                .join(lanes, lanes.c.id == items.c.lane_id)
-                .where(lanes.c.conversation_id == job.conversation, items.c.content_hash == job.content)
-                .where(items.c.job_id != job.job_id, items.c.anomaly.contains(MAY_HAVE_APPENDED))
-            ).first()
+            this = {"conversation": job.conversation, "content": job.content, "job": job.job_id}
+            found = connection.execute(_ONE_TOO_MANY, this).first()
             connection.rollback()
         return found is not None
 
@@ -141,12 +198,7 @@ class Judge:
 
     def _known_job_ids(self, conversation: str) -> set[str]:
         with self._world.ledger.connect() as connection:
-            found = connection.execute(
-                select(items.c.job_id)
-                .join(lanes, lanes.c.id == items.c.lane_id)
-                .where(lanes.c.conversation_id == conversation, items.c.state == State.ACCEPTED)
-                .where(items.c.overdue.is_(False))
-            ).scalars()
+            found = connection.execute(_FOLLOWED, {"conversation": conversation}).scalars()
             known = {job_id for job_id in found if job_id}
             connection.rollback()
         return known
@@ -166,14 +218,8 @@ class Judge:
     def _check_attempts(self) -> None:
         """Check that an attempt is open where its item is under way, and that a living worker carries it."""
         with self._world.ledger.connect() as connection:
-            numbers = connection.execute(select(attempts.c.item_id)).scalars().all()
-            found = connection.execute(
-                select(
-                    *items.c["id", "state", "attempts"], attempts.c.ended_at, workers.c.ended_at.label("worker_ended")
-                )
-                .join(attempts, (attempts.c.item_id == items.c.id) & (attempts.c.number == items.c.attempts))
-                .outerjoin(workers, workers.c.id == attempts.c.worker_id)
-            ).all()
+            numbers = connection.execute(_ATTEMPTS).scalars().all()
+            found = connection.execute(_LATEST).all()
             connection.rollback()
         assert Counter(numbers) == {item.id: item.attempts for item in found}
         for item in found:
@@ -184,13 +230,7 @@ class Judge:
     def _check_lanes(self) -> None:
         """Check that the item of each active lane that may go, and whether a job of it lives, follow from its items."""
         with self._world.ledger.connect() as connection:
-            found = connection.execute(
-                select(
-                    *lanes.c["id", "ready_position", "is_busy"],
-                    _ready_position().label("ready"),
-                    _is_busy().label("busy"),
-                ).where(lanes.c.active_until > 0)
-            ).all()
+            found = connection.execute(_LANES).all()
             connection.rollback()
         for lane in found:
             assert (lane.ready_position, lane.is_busy) == (lane.ready, bool(lane.busy)), lane
@@ -198,8 +238,8 @@ class Judge:
     def _check_work(self) -> None:
         """Check that the backlog of each lane follows from its items."""
         with self._world.ledger.connect() as connection:
-            wanted = {row.id: row for row in connection.execute(select(lanes)).all()}
-            waiting = connection.execute(select(items).where(items.c.state == State.PENDING)).all()
+            wanted = {row.id: row for row in connection.execute(_ALL_LANES).all()}
+            waiting = connection.execute(_PENDING).all()
             connection.rollback()
         carried = [item for item in waiting if item.position <= wanted[item.lane_id].active_until]
         for lane_id, lane in wanted.items():
@@ -213,10 +253,8 @@ class Judge:
         if calls is None:
             return
         with self._world.ledger.connect() as connection:
-            anomalies = connection.execute(select(items.c.anomaly).where(items.c.anomaly.is_not(None))).scalars().all()
-            waiting = set(
-                connection.execute(select(attempts.c.callback_job_id).where(attempts.c.callback_pending)).scalars()
-            )
+            anomalies = connection.execute(_ANOMALIES).scalars().all()
+            waiting = set(connection.execute(_UNAPPLIED).scalars())
             connection.rollback()
         told = " ".join(f"{anomaly} " for anomaly in anomalies).replace(";", " ")
         for job_id in (calls.broken & calls.effects.keys()) - waiting:
@@ -239,16 +277,10 @@ class Judge:
         """Check that the ledger knows every append of the service, as a job or as a doubt."""
         world = self._world
         with world.ledger.connect() as connection:
-            rows = connection.execute(
-                select(lanes.c.conversation_id, *items.c["content_hash", "state", "job_id", "anomaly"]).join(
-                    lanes, lanes.c.id == items.c.lane_id
-                )
-            ).all()
-            past = set(connection.execute(select(attempts.c.job_id).where(attempts.c.job_id.is_not(None))).scalars())
-            past |= set(connection.execute(select(attempts.c.callback_job_id)).scalars())
-            past |= self._world.calls.broken if self._world.calls is not None else set()
-            past |= set(connection.execute(select(resolutions.c.job_id)).scalars())
+            rows = connection.execute(_ITEMS).all()
+            past = {job_id for statement in _PAST_JOBS for job_id in connection.execute(statement).scalars()}
             connection.rollback()
+        past |= self._world.calls.broken if self._world.calls is not None else set()
         open_doubt = Counter(
             (row.conversation_id, row.content_hash)
             for row in rows
@@ -267,12 +299,7 @@ class Judge:
         """Check that an item in doubt was really undecidable from the client's side."""
         world = self._world
         with world.ledger.connect() as connection:
-            is_admitted = (attempts.c.item_id == items.c.id) & attempts.c.admitted_at.is_not(None)
-            unadmitted = connection.execute(
-                select(items.c.id).where(
-                    items.c.state == State.IN_DOUBT, ~select(attempts.c.id).where(is_admitted).exists()
-                )
-            ).all()
+            unadmitted = connection.execute(_UNADMITTED).all()
             connection.rollback()
         assert not unadmitted, f"in doubt, and never admitted: {unadmitted}"
         for line in lines:

@@ -2,23 +2,43 @@
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event, insert
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.pool import StaticPool
 
+from tests.simulation.prepared import PreparedConnection
 from tests.statements import create_engine
 from uploader.ledger import postgres, schema
 from uploader.ledger.database import driver
+
+
+class SimulatedDialect(SQLiteDialect_pysqlite):
+    """SQLite, whose transactions begin with the first statement of the program; an event for that is dear."""
+
+    supports_statement_cache = True
+    # the next transaction begins with its first write
+    begins_late = False
+
+    def do_begin(self, dbapi_connection: Any) -> None:
+        """Begin a transaction."""
+        if not self.begins_late:
+            dbapi_connection.execute("BEGIN")
+
+
+registry.register("sqlite.simulated", __name__, "SimulatedDialect")
 
 
 class MemoryLedger:
     """One SQLAlchemy engine over one connection in memory, which ``fresh`` empties."""
 
     def __init__(self) -> None:
-        self.engine = create_engine("sqlite://", poolclass=StaticPool)
-        _begin_by_hand(self.engine)
+        self.engine = create_engine("sqlite+simulated://", poolclass=StaticPool, pool_reset_on_return=None)
+        self.engine._connection_cls = PreparedConnection
+        event.listen(self.engine, "connect", _configure)
         with self.engine.begin() as connection:
             schema.metadata.create_all(connection)
             connection.execute(insert(schema.ledger).values(version=schema.VERSION, webhook_key="key"))
@@ -49,7 +69,8 @@ class SharedLedger:
 
     def __init__(self, engine: Engine, others_go_on: Callable[[Any], None]) -> None:
         self._engine = engine
-        self._unlocked = engine.execution_options(is_unlocked=True)
+        # for transactions that lock: they are never two at a time
+        self._locking = engine.connect()
         self._others_go_on = others_go_on
         # the process that reads without a lock
         self._reading: Any = None
@@ -58,10 +79,16 @@ class SharedLedger:
     def writing(self, process: Any) -> Iterator[Connection]:
         """Give a connection in a transaction of a process."""
         if postgres._LOCK_SOME._for_update_arg is not None or self._reading is not None:
-            with self._engine.begin() as connection:
-                yield connection
+            with self._locking.begin():
+                yield self._locking
             return
-        with self._unlocked.begin() as connection:
+        dialect: Any = self._engine.dialect
+        with ExitStack() as transaction:
+            dialect.begins_late = True
+            try:
+                connection = transaction.enter_context(self._engine.begin())
+            finally:
+                dialect.begins_late = False
             event.listen(connection, "before_cursor_execute", self._before_statement)
             self._reading = process
             try:
@@ -76,13 +103,6 @@ class SharedLedger:
             raw.execute("BEGIN")
 
 
-def _begin_by_hand(engine: Engine) -> None:
-    @event.listens_for(engine, "connect")
-    def configure(connection: sqlite3.Connection, _: object) -> None:
-        connection.isolation_level = None
-        connection.execute("PRAGMA foreign_keys=ON")
-
-    @event.listens_for(engine, "begin")
-    def start(connection: Any) -> None:
-        if not connection.get_execution_options().get("is_unlocked"):
-            connection.exec_driver_sql("BEGIN")
+def _configure(connection: sqlite3.Connection, _: object) -> None:
+    connection.isolation_level = None
+    connection.execute("PRAGMA foreign_keys=ON")

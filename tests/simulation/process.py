@@ -98,10 +98,13 @@ class Process:
 
     def due_at(self) -> float:
         """Return the world's time of its next turn."""
+        due = self.loop.due_at()
+        if due >= self.paused_until:
+            return due
         # a last chunk that has left is with the kernel in the same moment: the simulated wire takes it a turn later
         if any(upload.last_chunk_left and not (put.received or put.is_lost) for upload, put in self.sending):
-            return self.loop.due_at()
-        return max(self.loop.due_at(), self.paused_until)
+            return due
+        return self.paused_until
 
     def pause(self, seconds: float) -> None:
         """Stop it, as SIGSTOP does, until SIGCONT after so many seconds."""

@@ -14,7 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 import asyncio_throttle.throttler
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, or_, select
 
 from tests.simulation.calls import Calls, Habits, draw_habits
 from tests.simulation.clock import Time, VirtualLoop
@@ -45,10 +45,10 @@ from uploader.ledger.leases import open_workers
 from uploader.ledger.loading import account, begin_load, load_rows, save_rules
 from uploader.ledger.reading import result_lines
 from uploader.ledger.resolving import Selection, open_items, resolve
-from uploader.ledger.schema import attempts, items, lanes, resolutions, workers
+from uploader.ledger.schema import IS_JOB_UNCERTAIN, attempts, items, lanes, resolutions, workers
 from uploader.ledger.standing import standing
 from uploader.ledger.workers import Identity, begin_worker, end_worker, end_workers, mark_ended
-from uploader.model import AudioFacts, Decision, FileSignature, Order, Outcome, ResultLine, Row, State
+from uploader.model import TROUBLED, AudioFacts, Decision, FileSignature, Order, Outcome, ResultLine, Row, State
 from uploader.policy.facts import Callback
 from uploader.settings import Settings
 from uploader.settings.tables import Jobs, Lanes, Schedule
@@ -76,6 +76,15 @@ PAUSED_AT = (*STEPS.values(), BODY, ANSWER, FOLLOWED)
 SKEW_SECONDS = 5.0
 # the most workers that take the place of others in a night
 MOST_REPLACED = 4
+# an item that may need a person
+_ANY_TROUBLE = select(items.c.id).where(or_(items.c.state.in_(TROUBLED), IS_JOB_UNCERTAIN)).limit(1)
+# the repeat of each item, and the items that have not begun
+_REPEATS = select(items.c.repeat_id)
+_WAITING = (
+    select(items.c.repeat_id, lanes.c.conversation_id, items.c.path)
+    .join(lanes, lanes.c.id == items.c.lane_id)
+    .where(items.c.state.in_(UNBEGUN))
+)
 BASE_URL = "https://simulated"
 WEBHOOK_URL = "https://listener.simulated/jobs"
 
@@ -280,6 +289,7 @@ class World:
         # jobs that a person let go, alive or not
         self.waived: set[str] = set()
         self.watchers: list[Callable[[World], None]] = []
+        self._known_settings: dict[bool, Settings] = {}
         for number in range(plan.rows):
             self._add_row(number)
 
@@ -536,7 +546,6 @@ class World:
     def _engine(
         self, process: Process, worker_id: int, now: Callable[[], float], *, no_wait: bool, works: bool
     ) -> UploadEngine:
-        plan = self.plan
         return UploadEngine(
             client=SimulatedClient(process, self.service, answer_seconds=ANSWER_SECONDS, calls=self.calls),
             writer=InlineWriter(process, self.shared, self.disk, lambda: self.time.now),
@@ -544,7 +553,20 @@ class World:
             worker_id=worker_id,
             batch_id=None if works else self.batch_id,
             is_gone=self._is_gone,
-            settings=Settings(
+            settings=self._settings(no_wait=no_wait),
+            until=None if self.until_seconds is None else now() + self.until_seconds,
+            new_token=self.calls.draw_token if self.calls is not None else str,
+            now=now,
+            rng=process.rng,
+            sources=opener(self.disk, process.rng),
+        )
+
+    def _settings(self, *, no_wait: bool) -> Settings:
+        """Return the settings of the plan, checked once."""
+        found = self._known_settings.get(no_wait)
+        if found is None:
+            plan = self.plan
+            found = self._known_settings[no_wait] = Settings(
                 limit=plan.limit,
                 uploads="auto" if plan.auto else plan.uploads,
                 rate="auto" if plan.auto else PUTS_PER_SECOND,
@@ -558,13 +580,8 @@ class World:
                 job_timeout_seconds=JOB_TIMEOUT_SECONDS,
                 lanes=Lanes(on_trouble="hold" if plan.hold else "continue"),
                 webhook_url=WEBHOOK_URL if self.calls is not None else None,
-            ),
-            until=None if self.until_seconds is None else now() + self.until_seconds,
-            new_token=self.calls.draw_token if self.calls is not None else str,
-            now=now,
-            rng=process.rng,
-            sources=opener(self.disk, process.rng),
-        )
+            )
+        return found
 
     def _load(self, process: Process, *, repeat: bool, works: bool) -> tuple[Callable[[], float], int]:
         """Do what `run` does before the engine: take over, load the manifest, begin a worker; return clock and id."""
@@ -641,12 +658,9 @@ class World:
 
     def _waiting(self) -> list[list[tuple[str, str]]]:
         """Return the unbegun items of each load, as conversation and path."""
-        columns = items.c.repeat_id, lanes.c.conversation_id, items.c.path
         with self.ledger.begin() as connection:
-            repeat_ids = sorted({0, *connection.execute(select(items.c.repeat_id)).scalars()})
-            waiting = connection.execute(
-                select(*columns).join(lanes, lanes.c.id == items.c.lane_id).where(items.c.state.in_(UNBEGUN))
-            ).all()
+            repeat_ids = sorted({0, *connection.execute(_REPEATS).scalars()})
+            waiting = connection.execute(_WAITING).all()
         return [
             [(conversation, path) for found, conversation, path in waiting if found == repeat_id]
             for repeat_id in repeat_ids
@@ -657,6 +671,9 @@ class World:
         with self.ledger.begin() as connection:
             self._take_over(connection, lambda: self.time.now)
             if not self.batch_id:
+                return
+            # what asks a person looks at much more, and most of the time there is nothing to ask
+            if connection.execute(_ANY_TROUBLE).first() is None:
                 return
             found = open_items(connection, self.batch_id, Selection())
             for item in (item for item in found if item.needs_person):

@@ -4,8 +4,8 @@ import asyncio
 import heapq
 import random
 import sys
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
+from functools import partial
 from itertools import count
 from math import inf
 from typing import Any, TypeVar
@@ -43,8 +43,7 @@ class Scheduler:
 
     def begin(self, process: Process, main: Coroutine[Any, Any, None]) -> None:
         """Begin a process with its main function."""
-        with _running(process.loop):
-            process.main = process.loop.create_task(main)
+        process.main = _run_on(process.loop, partial(process.loop.create_task, main))
         self._processes.append(process)
 
     @property
@@ -69,7 +68,7 @@ class Scheduler:
     def step(self, but: Process | None = None) -> None:
         """Let the next thing happen; ``but``: a process that stands still meanwhile."""
         due = [(process.due_at(), process) for process in self._processes if process is not but]
-        earliest = min((at for at, _ in due), default=inf)
+        earliest = due[0][0] if len(due) == 1 else min((at for at, _ in due), default=inf)
         if self._events and self._events[0][0] <= max(earliest, self._time.now):
             at, _, action = heapq.heappop(self._events)
             self._time.now = max(self._time.now, at)
@@ -81,7 +80,11 @@ class Scheduler:
         if earliest == inf or self._turns > MOST_TURNS:
             raise HangError(f"the engine hangs after {self._turns} turns at {self._time.now:.3f}")
         self._time.now += max(earliest - self._time.now, 0.0)
-        ready = [process for at, process in due if at <= max(earliest, self._time.now)]
+        if len(due) == 1:
+            self._turn(due[0][1])
+            return
+        until = max(earliest, self._time.now)
+        ready = [process for at, process in due if at <= until]
         self._turn(ready[0] if len(ready) == 1 else self._rng.choice(ready))
 
     def kill(self, process: Process) -> None:
@@ -94,8 +97,7 @@ class Scheduler:
         if process.turns == process.dies_at:
             self.kill(process)
             return
-        with _running(process.loop):
-            process.loop.turn()
+        _run_on(process.loop, process.loop.turn)
         if process.main is not None and process.main.done():
             self._end(process)
             process.main.result()
@@ -121,14 +123,16 @@ def run_alone(loop: VirtualLoop, time: Time, main: Coroutine[Any, Any, T]) -> T:
     return found[0]
 
 
-@contextmanager
-def _running(loop: Any) -> Iterator[None]:
-    """Let a loop be the running one, also within a turn of another."""
-    outer, hooks = asyncio._get_running_loop(), sys.get_asyncgen_hooks()
+def _run_on(loop: Any, function: Callable[[], T]) -> T:
+    """Call a function with a loop as the running one, also within a turn of another."""
+    outer = asyncio._get_running_loop()
+    if outer is loop:
+        return function()
+    hooks = sys.get_asyncgen_hooks()
     asyncio._set_running_loop(loop)
     sys.set_asyncgen_hooks(loop._asyncgen_firstiter_hook, loop._asyncgen_finalizer_hook)
     try:
-        yield
+        return function()
     finally:
         sys.set_asyncgen_hooks(*hooks)
         asyncio._set_running_loop(outer)

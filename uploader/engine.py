@@ -153,6 +153,8 @@ class Engine:
         # it is in the ledger that bodies are not to be sent ahead
         self._is_refusal_saved = False
         self._stopping = False
+        # the latest attempt found that its recording is none of this host's: those of others may go
+        self._lacks_recordings = False
         self._lane_weights = LaneWeights()
         self._put_pace, self._poll_pace = paces or make_paces(settings)
         self._worker = Worker(
@@ -163,6 +165,7 @@ class Engine:
             settings=settings,
             now=now,
             is_gone=is_gone,
+            looks_for_work=self._looks_for_work,
             on_beat=self._on_beat,
         )
         self._poller = JobPoller(
@@ -302,6 +305,9 @@ class Engine:
         self._is_claiming = False
         self._was_claim_full, self._due_lanes = len(found.claims) == wanted, frozenset(ahead.lanes)
         self.flow.has_more = found.has_more
+        if found.limit.workers > 1 and not self._worker.has_others:
+            # it is to see this worker's looks from now on
+            self._worker.look_soon()
         self._adjust_rates(found.limit)
         self.flow.update_limit(found.limit)
         if found.claims:
@@ -396,14 +402,15 @@ class Engine:
             return NOTHING_AHEAD
         horizon, model = horizon_seconds(state.lead), self._poller.durations.model
         ends = self._poller.ends_within(horizon)
+        part = self.limit.in_force if self._found.part is None else min(self._found.part, self.limit.in_force)
         if model is None:
             may_try = state.lead.is_learned and not self._runner.travelling()
             travel, was_cut = self._travel_seconds(), state.ahead.was_cut
-            slots = blind_slots(self.limit.in_force, travel, was_cut=was_cut, may_try=may_try)
+            slots = blind_slots(part, travel, was_cut=was_cut, may_try=may_try)
         else:
             # an attempt behind a live job takes that job's slot, and none that is free for the other lanes
             sure = ends.keys() & ({claimed.lane_id for _, claimed in self._under_way.values()})
-            slots = slots_ahead((ends | dict.fromkeys(sure, 1.0)).values(), self.limit.in_force, model, horizon)
+            slots = slots_ahead((ends | dict.fromkeys(sure, 1.0)).values(), part, model, horizon)
         lanes, trial_until = lanes_ahead(ends), self._trial_until()
         if state.ahead.is_confirmed or (trial_until is not None and self._now() >= trial_until):
             return Ahead(slots, lanes)
@@ -433,6 +440,10 @@ class Engine:
         free = max(0, state.breaker.attempts_allowed(self._uploads or caps.UPLOADS) - len(self._under_way))
         unadmitted = sum(self.flow.is_turn_near(claimed.lane_id) for _, claimed in self._under_way.values())
         return state.attempts_allowed(free, unadmitted, self._now())
+
+    def _looks_for_work(self) -> bool:
+        """Return True where an attempt would begin, had the account a slot for it."""
+        return not self._ending and not self._lacks_recordings and self._attempts_wanted() > 0
 
     @property
     def _is_late(self) -> bool:
@@ -582,7 +593,7 @@ class Engine:
         """Return True where a claim would find more than the last one, by the present prediction."""
         ahead, limit = self._ahead(), self.limit
         sending = len(self._under_way) - len(self.flow.unanswered)
-        room = limit.in_force - limit.live - sending + ahead.slots
+        room = limit.in_force - limit.live - self._found.left_to_others - sending + ahead.slots
         return room > 0 and (not self._found.lacks_lanes or bool(set(ahead.lanes) - self._due_lanes))
 
     async def _run_attempt(self, claimed: Claim) -> None:
@@ -600,6 +611,7 @@ class Engine:
 
     def _after_attempt(self, result: AttemptResult) -> None:
         verdict, claimed = result.verdict, result.claim
+        self._lacks_recordings = result.reply.source_is_elsewhere
         if verdict.next is not Next.FOLLOW or verdict.job_id is None:
             self._is_claim_due = True
             self.flow.slot_may_be_free()

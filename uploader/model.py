@@ -434,6 +434,8 @@ class LimitFacts(NamedTuple):
     expires_at: float | None = None
     # attempts under way that have no admission yet
     sending: int = 0
+    # the account's workers that have not ended
+    workers: int = 0
     # an attempt takes its slot before its first byte: the service, or a gateway, does not bear the wait
     needs_slot_first: bool = False
     # until when, and the answer that showed it

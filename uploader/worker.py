@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from uploader import logs
+from uploader.ledger.leases import LEASE_SECONDS
 from uploader.ledger.thread import Writer
-from uploader.ledger.workers import LEASE_SECONDS, SPARE_SECONDS, beat
+from uploader.ledger.workers import SPARE_SECONDS, beat
 from uploader.model import LiveJob
 from uploader.settings import Settings
 
@@ -29,6 +30,7 @@ class Worker:
         settings: The settings.
         now: Seconds since the epoch, never running backwards and never jumping.
         is_gone: Returns True where the process of a worker is known to be dead.
+        looks_for_work: Returns True where this worker would begin an attempt, had the account a slot for it.
         on_beat: Called after each look at the ledger, with the jobs that this worker follows from now on, and whether
             the ledger may have changed.
     """
@@ -43,6 +45,7 @@ class Worker:
         settings: Settings,
         now: Callable[[], float],
         is_gone: Callable[[str], bool],
+        looks_for_work: Callable[[], bool],
         on_beat: Callable[[Sequence[LiveJob], bool], None],
     ) -> None:
         self.worker_id = worker_id
@@ -56,6 +59,7 @@ class Worker:
         self._settings = settings
         self._now = now
         self._is_gone = is_gone
+        self._looks_for_work = looks_for_work
         self._on_beat = on_beat
         self._lease_until = now() + LEASE_SECONDS
         # from then on this worker ends those whose lease is over: a long load, a suspended host, or a ledger that was
@@ -110,6 +114,7 @@ class Worker:
             no_wait=settings.no_wait,
             is_gone=self._is_gone,
             may_end=begun >= self._ends_others_from,
+            looks=self._looks_for_work(),
         )
         self._heed_lateness()  # the ledger may have been away meanwhile
         self._lease_until = begun + LEASE_SECONDS

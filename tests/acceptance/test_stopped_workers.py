@@ -13,7 +13,7 @@ from tests.acceptance.place import Place, Running, until
 from tests.acceptance.starting import ROOT, NewInterpreter
 from tests.acceptance.stopped_at import STEPS
 from uploader.errors import ExitCode
-from uploader.ledger.workers import LEASE_SECONDS
+from uploader.ledger.leases import LEASE_SECONDS
 
 LIMIT = 8
 # a job lives longer than the first look at it takes, and an answer longer than the stop before it

@@ -12,15 +12,14 @@ from tests.integration.test_ledger import BASE_URL, DOUBT_SECONDS, IDENTITY, LOS
 from uploader.errors import WorkerEndedError
 from uploader.ledger import steps
 from uploader.ledger.callbacks import apply_callback
-from uploader.ledger.claiming import Admission, admit, claim
+from uploader.ledger.claiming import NOTHING_AHEAD, Admission, Ahead, admit, claim, need_slot_first
 from uploader.ledger.lanes import activate_account, activate_batch
-from uploader.ledger.leases import OpenWorker, read_clock, worker_facts
+from uploader.ledger.leases import LEASE_SECONDS, LOOKING_SECONDS, OpenWorker, read_clock, worker_facts
 from uploader.ledger.loading import account
 from uploader.ledger.reading import is_batch_over
 from uploader.ledger.resolving import Selection, open_items, resolve
 from uploader.ledger.schema import lanes, workers
 from uploader.ledger.workers import (
-    LEASE_SECONDS,
     SPARE_SECONDS,
     Beat,
     begin_worker,
@@ -43,18 +42,18 @@ def another(book: Book, load: Load, first: int | None = None) -> int:
         return begin_worker(connection, load.account_id, load.batch_id, IDENTITY, book.now, until_position=until)
 
 
-def look(book: Book, worker_id: int, load: Load, *, gone: str = "") -> Beat:
+def look(book: Book, worker_id: int, load: Load, *, gone: str = "", looks: bool = False) -> Beat:
     """Renew a worker's lease, and see what it finds; a process of this name is known to be dead."""
     with book.ledger.writing() as connection:
-        return beat(book, connection, worker_id, load, gone)
+        return beat(book, connection, worker_id, load, gone, looks=looks)
 
 
-def beat(book: Book, connection: Any, worker_id: int, load: Load, gone: str) -> Beat:
+def beat(book: Book, connection: Any, worker_id: int, load: Load, gone: str, *, looks: bool = False) -> Beat:
     """Renew a worker's lease in a transaction."""
     from uploader.ledger.workers import beat as renew  # noqa: PLC0415 - a name of this module's own
 
     which = (worker_id, load.account_id, load.batch_id, book.now, DOUBT_SECONDS, inf)
-    return renew(connection, *which, no_wait=False, is_gone=lambda process: process == gone)
+    return renew(connection, *which, no_wait=False, is_gone=lambda process: process == gone, looks=looks)
 
 
 def let_lease_run_out(book: Book, *worker_ids: int) -> None:
@@ -63,11 +62,11 @@ def let_lease_run_out(book: Book, *worker_ids: int) -> None:
         connection.execute(update(workers).where(workers.c.id.in_(worker_ids)).values(lease_until=LONG_AGO))
 
 
-def claim_as(book: Book, worker_id: int, wanted: int = 1) -> list[Claim]:
+def claim_as(book: Book, worker_id: int, wanted: int = 1, ahead: Ahead = NOTHING_AHEAD) -> list[Claim]:
     """Claim items for a worker."""
     with book.ledger.writing() as connection:
         who = account(connection, BASE_URL)
-        return list(claim(connection, who, wanted, book.now, book.order, worker_id=worker_id).claims)
+        return list(claim(connection, who, wanted, book.now, book.order, ahead=ahead, worker_id=worker_id).claims)
 
 
 def three_steps(book: Book) -> tuple[Load, int, list[Claim]]:
@@ -375,6 +374,92 @@ def test_whether_a_worker_lives_is_seen_by_the_ledgers_clock(
     with book.ledger.reading() as connection:
         (worker,) = worker_facts(connection)
         assert 0.0 < worker.lease_until - book.ledger.read_clock(connection) <= LEASE_SECONDS
+
+
+def look_at_clock(book: Book) -> None:
+    """Let it be now by the clock of leases."""
+    with book.ledger.reading() as connection:
+        book.now = read_clock(connection, book.now)
+
+
+@pytest.fixture(params=["beside jobs", "slot first"])
+def crowd(request: pytest.FixtureRequest, book: Book) -> tuple[Load, int]:
+    """Provide four slots that one worker has filled, eight lanes that wait, and a second worker that looks for work.
+
+    Once with bodies sent ahead, and once where an upload needs its slot before its first byte.
+    """
+    look_at_clock(book)
+    book.limit = 4
+    load = book.load([(f"lane-{number}", "a.wav") for number in range(12)])
+    if request.param == "slot first":
+        with book.ledger.writing() as connection:
+            need_slot_first(connection, load.account_id, book.now + 3600.0, "a 429")
+    for number, claimed in enumerate(claim_as(book, book.worker_id, 12)):
+        book.answer(claimed, accepted(f"job-{number}"))
+    other = another(book, load)
+    for worker_id in (book.worker_id, other):
+        look(book, worker_id, load, looks=True)
+    return load, other
+
+
+def test_a_worker_leaves_the_slots_above_its_part_to_another_that_looks_for_work(
+    book: Book, crowd: tuple[Load, int]
+) -> None:
+    """Neither for the ends that it foresees, nor for those that have come, until both have the same."""
+    _, other = crowd
+    ahead = Ahead(slots=2)
+    assert claim_as(book, book.worker_id, 12, ahead) == [], "its next two ends are for the other"
+    assert claim_as(book, other, 12) == [], "none is free yet"
+    for number in range(2):
+        book.end(f"job-{number}")
+        assert claim_as(book, book.worker_id, 12) == []
+        (claimed,) = claim_as(book, other, 12)
+        book.answer(claimed, accepted(f"other-{number}"))
+    book.end("job-2")
+    assert claim_as(book, other, 12) == [], "it has its part"
+    (claimed,) = claim_as(book, book.worker_id, 12)
+    book.answer(claimed, accepted("job-4"))
+    book.end("other-0")
+    assert claim_as(book, book.worker_id, 12) == []
+    assert len(claim_as(book, other, 12)) == 1
+    book.check_work()
+
+
+@pytest.mark.parametrize("why", ["idle", "late", "ended"])
+def test_a_worker_that_does_not_look_for_work_leaves_its_part_at_once(
+    book: Book, crowd: tuple[Load, int], why: str
+) -> None:
+    """It has nothing to begin, has not looked for longer than a look takes, or has ended: the account is full."""
+    load, other = crowd
+    book.end("job-0")
+    assert claim_as(book, book.worker_id, 12) == []
+    if why == "idle":
+        look(book, other, load, looks=False)
+        look_at_clock(book)
+    elif why == "late":
+        look_at_clock(book)
+        book.now += LOOKING_SECONDS
+    else:
+        with book.ledger.writing() as connection:
+            end_worker(connection, other, load.account_id, book.now, DOUBT_SECONDS)
+    assert len(claim_as(book, book.worker_id, 12)) == 1
+
+
+def test_a_worker_that_comes_sends_few_bodies_for_slots_that_others_may_mean(book: Book) -> None:
+    """The first one's bodies are on their way to all slots: it tries one, and then as many as it has jobs."""
+    look_at_clock(book)
+    book.limit = 8
+    load = book.load([(f"lane-{number}", "a.wav") for number in range(24)])
+    assert len(claim_as(book, book.worker_id, 24)) == 8
+    other = another(book, load)
+    for worker_id in (book.worker_id, other):
+        look(book, worker_id, load, looks=True)
+    (tried,) = claim_as(book, other, 24)
+    assert claim_as(book, other, 24) == [], "it waits for its slot"
+    book.answer(tried, accepted("other-0"))
+    (second,) = claim_as(book, other, 24)
+    book.answer(second, accepted("other-1"))
+    assert len(claim_as(book, other, 24)) == 2, "its part is four"
 
 
 def test_workers_are_shown_with_what_they_do(book: Book) -> None:

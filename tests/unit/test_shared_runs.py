@@ -43,6 +43,7 @@ async def test_a_worker_looks_at_once_when_it_is_told_so() -> None:
         settings=Settings(),
         now=lambda: 1.0,
         is_gone=lambda _: False,
+        looks_for_work=lambda: True,
         on_beat=lambda _jobs, _is_news: None,
     )
     keeping = asyncio.create_task(worker.keep_lease())

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from uploader.errors import LedgerUnavailableError
-from uploader.ledger.workers import LEASE_SECONDS, Beat, beat
+from uploader.ledger.leases import LEASE_SECONDS
+from uploader.ledger.workers import Beat, beat
 from uploader.model import LiveJob
 from uploader.settings import Settings
 from uploader.worker import Worker
@@ -42,6 +43,7 @@ class Ledger:
             settings=Settings(),
             now=lambda: self.now,
             is_gone=lambda _: False,
+            looks_for_work=lambda: True,
             on_beat=lambda jobs, is_news: self.beats.append((jobs, is_news)),
         )
 

@@ -20,11 +20,13 @@ from sqlalchemy import (
 
 from uploader.errors import WorkerEndedError
 from uploader.ledger.lanes import recompute_ready
+from uploader.ledger.leases import holdings
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.schema import account_holds, accounts, attempts, batches, is_in_state, items, lanes, loads, workers
 from uploader.model import TROUBLED, Claim, LimitFacts, Order, State
 from uploader.policy.callbacks import token_hash
 from uploader.policy.forecast import audio_seconds
+from uploader.policy.sharing import Holding, Share, share_of
 
 # the most bodies of an item that are sent ahead and then cut
 WAITS_IN_VAIN = 3
@@ -212,6 +214,10 @@ class ClaimResult(NamedTuple):
     has_more: bool = True
     # how many lanes wait, until ``wake_at`` or longer, for their next attempt after one that failed
     retrying: int = 0
+    # the slots that are this worker's as long as the others look for work, too; None: all
+    part: int | None = None
+    # the free slots that are left to the others
+    left_to_others: int = 0
 
 
 class Admission(NamedTuple):
@@ -266,9 +272,9 @@ def claim(
     """
     limit = limit_facts(connection, account_id, None, now)
     if limit.needs_slot_first:
-        ahead, free = NOTHING_AHEAD, limit.free
-    else:
-        free = limit.in_force - limit.live - limit.sending
+        ahead = NOTHING_AHEAD
+    own, share = _share(connection, account_id, worker_id, limit, now)
+    free = share.room - own.sending
     room = min(wanted, free + ahead.slots)
     ready: Sequence[RowMapping] = []
     # where items that have waited in vain too often fill the first places, those behind them may go ahead
@@ -279,8 +285,9 @@ def claim(
         if len(ready) == room or len(found) < most:
             break
     claims = _begin(connection, ready, [_token(item, new_token) for item in ready], free, now, worker_id)
+    part, left_to_others = share.part, limit.in_force - limit.live - share.room
     if len(claims) == wanted > 0:
-        return ClaimResult(claims, limit, waiting=True)
+        return ClaimResult(claims, limit, waiting=True, part=part, left_to_others=left_to_others)
     waiting = connection.execute(_WAITING, {"account_id": account_id}).first() is not None
     wake_at, retrying = None, 0
     if wanted > 0:
@@ -291,7 +298,23 @@ def claim(
             wake_at, retrying = connection.execute(_WAIT_ENDS, {"account_id": account_id, "now": now}).one()
     has_more = waiting or _has_more(connection, account_id)
     lacks = len(claims) < room
-    return ClaimResult(claims, limit, waiting, wake_at, lacks_lanes=lacks, has_more=has_more, retrying=retrying)
+    return ClaimResult(claims, limit, waiting, wake_at, lacks, has_more, retrying, part, left_to_others)
+
+
+def _share(
+    connection: Connection, account_id: int, worker_id: int, limit: LimitFacts, now: float
+) -> tuple[Holding, Share]:
+    """Return what a worker has of the account, and its share of the slots."""
+    # where uploads count as jobs, all of them are among the live ones
+    sending = 0 if limit.needs_slot_first else limit.sending
+    alone = Holding(worker_id, limit.live, sending, looks=True)
+    found = [alone]
+    if limit.workers > 1:
+        found = holdings(connection, account_id, now, uploads_count=limit.needs_slot_first)
+    own = next((held for held in found if held.worker_id == worker_id), None)
+    if own is None:
+        raise WorkerEndedError
+    return own, share_of(worker_id, found, limit.in_force, limit.live, sending)
 
 
 def admit(

@@ -2,11 +2,18 @@
 
 from typing import NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, func, select, text, update
+from sqlalchemy import Connection, and_, bindparam, case, func, select, text, update
 
 from uploader.ledger.clock import any_open_worker
 from uploader.ledger.schema import ANY_ACCOUNT, IS_UNFINISHED, accounts, attempts, batches, is_in_state, items, workers
-from uploader.model import State
+from uploader.model import SLOTTED, State
+from uploader.policy.sharing import Holding
+
+# a worker that has not renewed its lease for so long may be ended by the others
+LEASE_SECONDS = 30.0
+# by so much the lease of a worker that looks for work is longer: for as long after its latest look it has its part of
+# the account's slots; looks are a second apart
+LOOKING_SECONDS = 2.5
 
 # the clock of a PostgreSQL server, in seconds since the epoch
 _SERVER_CLOCK = text("SELECT extract(epoch FROM clock_timestamp())::float8")
@@ -19,6 +26,38 @@ _CHOOSE_PART = update(workers).where(workers.c.id == bindparam("worker")).values
 
 # the workers that have not ended, of all accounts
 _OPEN = select(*workers.c["id", "account_id", "process", "lease_until"]).where(IS_OPEN)
+
+_IS_SENDING = items.c.state == State.SENDING
+
+# the slots and the bodies under way of each worker that carries anything of an account
+_CARRIED = (
+    select(
+        attempts.c.worker_id,
+        func.count(case((_IS_SENDING, None), else_=1)).label("slots"),
+        func.count(case((_IS_SENDING, 1))).label("sending"),
+    )
+    .select_from(items)
+    .join(attempts, and_(attempts.c.item_id == items.c.id, attempts.c.number == items.c.attempts))
+    .where(
+        IS_UNFINISHED,
+        items.c.account_id == bindparam("account"),
+        is_in_state(items.c.state, [State.SENDING, *(state for state in SLOTTED if state is not State.IN_DOUBT)]),
+    )
+    .group_by(attempts.c.worker_id)
+    .subquery("carried")
+)
+
+# the workers of an account that have not ended, with all that each carries
+_HOLDINGS = (
+    select(
+        workers.c.id,
+        func.coalesce(_CARRIED.c.slots, 0).label("slots"),
+        func.coalesce(_CARRIED.c.sending, 0).label("sending"),
+        (workers.c.lease_until > bindparam("now") + LEASE_SECONDS).label("looks"),
+    )
+    .outerjoin(_CARRIED, _CARRIED.c.worker_id == workers.c.id)
+    .where(IS_OPEN, workers.c.account_id == bindparam("account"))
+)
 
 
 class OpenWorker(NamedTuple):
@@ -67,6 +106,21 @@ def choose_part(connection: Connection, worker_id: int, until_position: int | No
 def open_workers(connection: Connection) -> list[OpenWorker]:
     """Return the workers that have not ended, of all accounts."""
     return sorted(OpenWorker(*row) for row in connection.execute(_OPEN))
+
+
+def holdings(connection: Connection, account_id: int, now: float, *, uploads_count: bool) -> list[Holding]:
+    """Return what each worker of an account has of it.
+
+    Args:
+        connection: A connection in a transaction.
+        account_id: The account.
+        now: The time by the clock of leases.
+        uploads_count: Uploads take a slot before their admission.
+    """
+    found = connection.execute(_HOLDINGS, {"account": account_id, "now": now})
+    if uploads_count:
+        return [Holding(row.id, row.slots + row.sending, 0, bool(row.looks)) for row in found]
+    return [Holding(row.id, row.slots, row.sending, bool(row.looks)) for row in found]
 
 
 def worker_facts(connection: Connection) -> list[WorkerFacts]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, case, func, or_, select, true, update
 
-from uploader.ledger.schema import IS_UNFINISHED, accounts, batches, is_in_state, items, lanes, loads
+from uploader.ledger.schema import IS_UNFINISHED, accounts, batches, is_in_state, items, lanes, loads, workers
 from uploader.model import SLOTTED, LimitFacts, SlotHolder, State
 from uploader.policy.limits import LearnedLimit, Refusal, learn, limit_in_force, live_by_others, rises_at
 
@@ -43,9 +43,19 @@ _TAKEN = (
     )
 )
 
-# both in one row: each claim and each admission asks for them
+# the number of an account's workers that have not ended
+_OPEN_WORKERS = (
+    select(func.count())
+    .select_from(workers)
+    .where(workers.c.ended_at.is_(None), workers.c.account_id == bindparam("account_id"))
+    .scalar_subquery()
+)
+
+# all in one row: each claim and each admission asks for them
 _TAKEN_NOW = _TAKEN.subquery("taken")
-_ACCOUNT_AND_TAKEN = _ACCOUNT.add_columns(*_TAKEN_NOW.c).join_from(accounts, _TAKEN_NOW, true())
+_ACCOUNT_AND_TAKEN = _ACCOUNT.add_columns(*_TAKEN_NOW.c, _OPEN_WORKERS.label("workers")).join_from(
+    accounts, _TAKEN_NOW, true()
+)
 
 # the items that take the account's slots now, by batch and line
 _HOLDERS = (
@@ -101,6 +111,7 @@ def limit_facts(connection: Connection, account_id: int, configured: int | None,
         in_force=limit_in_force(configured, learned, now),
         live=facts.slots + (facts.sending if needs_slot_first else 0),
         sending=facts.sending,
+        workers=facts.workers,
         needs_slot_first=needs_slot_first,
         slot_first_until=facts.no_ahead_until if needs_slot_first else None,
         slot_first_reason=facts.no_ahead_reason if needs_slot_first else None,

@@ -17,7 +17,15 @@ from uploader.ledger.lanes import (
     deactivate_unwanted_lanes,
     touch_active_lanes,
 )
-from uploader.ledger.leases import IS_OPEN, OpenWorker, choose_part, open_workers, read_clock
+from uploader.ledger.leases import (
+    IS_OPEN,
+    LEASE_SECONDS,
+    LOOKING_SECONDS,
+    OpenWorker,
+    choose_part,
+    open_workers,
+    read_clock,
+)
 from uploader.ledger.reading import LIVE_JOBS, is_batch_over, make_live_job
 from uploader.ledger.recovery import recover
 from uploader.ledger.schema import IS_UNFINISHED, attempts, is_in_state, items, workers
@@ -27,8 +35,6 @@ from uploader.model import LiveJob, State
 
 log = logs.get_logger()
 
-# a worker that has not renewed its lease for so long may be ended by the others
-LEASE_SECONDS = 30.0
 # a worker whose own lease has less than this left has renewed it late: what kept it from the ledger may have kept the
 # others, too, and it ends none of them
 SPARE_SECONDS = 10.0
@@ -295,6 +301,7 @@ def beat(
     no_wait: bool,
     is_gone: Callable[[str], bool],
     may_end: bool = True,
+    looks: bool = False,
 ) -> Beat:
     """Renew a worker's lease, end the account's others that are dead or late, and take over what they leave.
 
@@ -312,6 +319,7 @@ def beat(
         no_wait: The batch is over once every item is accepted.
         is_gone: Returns True where a process is known to be dead (``Ledger.is_gone``).
         may_end: This worker has renewed its own lease in time for so long that whoever has not is to be ended.
+        looks: This worker looks for work: it has its part of the account's slots.
 
     Raises:
         WorkerEndedError: Another worker has ended this one.
@@ -322,7 +330,7 @@ def beat(
     own = found.pop(worker_id, None)
     if own is None:
         raise WorkerEndedError
-    connection.execute(_RENEW, {"worker": worker_id, "until": clock + LEASE_SECONDS})
+    connection.execute(_RENEW, {"worker": worker_id, "until": clock + LEASE_SECONDS + LOOKING_SECONDS * looks})
     is_sound = may_end and own.lease_until >= clock + SPARE_SECONDS
     over = [worker for worker in found.values() if worker.lease_until < clock and is_sound]
     over += [worker for worker in found.values() if worker not in over and is_gone(worker.process)]

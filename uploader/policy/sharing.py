@@ -1,0 +1,52 @@
+"""The part of an account's slots that each of its workers may fill, where several share it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Holding(NamedTuple):
+    """A worker's use of its account."""
+
+    worker_id: int
+    # admitted uploads and live jobs; where uploads count as jobs, all its uploads
+    live: int
+    # attempts under way that have no admission
+    sending: int
+    # it looks for work: one that does not leaves its part to the others
+    looks: bool
+
+
+class Share(NamedTuple):
+    """The slots that a worker may take, as far as they are not taken by its own jobs."""
+
+    # of all slots those that are its own as long as all look for work
+    part: int
+    # those that its bodies under way are meant for, beside the slots of its own jobs
+    room: int
+
+
+def share_of(worker_id: int, holdings: Sequence[Holding], in_force: int, live: int, sending: int) -> Share:
+    """Return a worker's share of the account's slots; alone it has all of them.
+
+    All parts together are the slots that the workers that look for work have, or may have. A worker above its part
+    begins nothing for the slots that its jobs free, until it is down to its part: these are for whoever looks first.
+
+    Args:
+        worker_id: The worker.
+        holdings: The account's workers, itself included.
+        in_force: The limit in force.
+        live: The slots that are taken, whoever has them.
+        sending: The account's attempts that have no admission.
+    """
+    sharing = sorted(held for held in holdings if held.looks or held.worker_id == worker_id)
+    ids = [held.worker_id for held in sharing]
+    own = sharing[ids.index(worker_id)]
+    of_nobody = live - sum(held.live for held in sharing)
+    least, left = divmod(max(in_force - of_nobody, 0), len(sharing))
+    part = least + (ids.index(worker_id) < left)
+    free = in_force - live
+    # bodies of others may be meant for the free slots, or for those of their own jobs, which nobody else foresees: of
+    # slots that are not free beyond all these bodies, a worker tries as many as it has already, so that it has its
+    # part after a few steps, and few bodies have waited in vain
+    room = max(free - (sending - own.sending), min(free, max(own.live, 1)))
+    return Share(part, min(room, part - own.live))

@@ -1,11 +1,14 @@
 """``python -m tests.acceptance.crowd``: many workers on one ledger, who may be killed and replaced."""
 
 import argparse
+import os
+import resource
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -60,8 +63,35 @@ def run_crowd(place: Place, chosen: argparse.Namespace) -> dict[str, Any]:
     running = [place.start(*words, f"results-{number}.csv") for number in range(chosen.workers)]
     done = kill_and_replace(place, chosen, words, running) if chosen.kill_every else {}
     codes = sorted({run.wait(DEADLINE_SECONDS).code for run in running})
+    # the sandboxes, and the database, live on
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     last = place.run(*words, "last.csv")
-    return {**done, "codes": codes, "exitCode": last.code, **judge(place, servers, rows, chosen)}
+    found = {**done, "codes": codes, "exitCode": last.code, **judge(place, servers, rows, chosen)}
+    return {**found, "clientMsPerItem": round((used.ru_utime + used.ru_stime) * 1000 / chosen.items, 2)}
+
+
+# the admitted attempts of each worker, and those that were cut before their admission
+SPREAD = (
+    "SELECT worker_id, count(admitted_at), count(*) - count(admitted_at) FROM attempts GROUP BY worker_id "
+    "ORDER BY worker_id"
+)
+
+
+def spread(place: Place, database: Database | None) -> dict[str, Any]:
+    """Return how many attempts each worker carried, and how many bodies it sent in vain, by the ledger."""
+    connection: Any = sqlite3.connect(place.ledger) if database is None else database.connect()
+    with closing(connection):
+        rows = connection.execute(SPREAD).fetchall()
+    return {"carried": [row[1] for row in rows], "inVain": [row[2] for row in rows]}
+
+
+def server_seconds(database: Database) -> float:
+    """Return the CPU seconds of the database server's processes that have ended."""
+    with closing(database.connect()) as connection:
+        (own,) = connection.execute("SELECT pg_backend_pid()").fetchone() or (0,)
+        parent = Path(f"/proc/{own}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[1]
+    of_children = Path(f"/proc/{parent}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[13:15]
+    return sum(map(int, of_children)) / os.sysconf("SC_CLK_TCK")
 
 
 def kill_and_replace(
@@ -130,7 +160,10 @@ def main() -> int:
         if database is not None:
             place.environment["UPLOADER_LEDGER"] = database.url
         try:
-            found = run_crowd(place, chosen)
+            before = server_seconds(database) if database is not None else 0.0
+            found = run_crowd(place, chosen) | spread(place, database)
+            if database is not None:
+                found["serverMsPerItem"] = round((server_seconds(database) - before) * 1000 / chosen.items, 2)
         finally:
             place.close()
             if database is not None:

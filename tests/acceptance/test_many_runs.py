@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+from typing import Any
+
+from sqlalchemy import select
 
 from tests.acceptance.batches import make_rows, read_results, write_manifest
 from tests.acceptance.judging import (
@@ -13,6 +16,8 @@ from tests.acceptance.judging import (
     check_one_at_a_time,
 )
 from tests.acceptance.place import Place, until
+from uploader.ledger import Ledger
+from uploader.ledger.schema import attempts
 
 LIMIT = 4
 
@@ -112,3 +117,33 @@ def test_when_one_of_several_is_killed_the_others_carry_on(place_of: Place) -> N
     check_interrupted(server.journal, rows, found)
     check_limit(server.journal, LIMIT)
     check_one_at_a_time(server.journal)
+
+
+def test_a_run_that_comes_later_gets_its_part_of_a_full_account(place_of: Place) -> None:
+    """The first one sends bodies ahead for its jobs' ends; once the second has begun, both carry about as many."""
+    rows = make_rows(place_of, 72, 36)
+    write_manifest(place_of, "m.csv", rows)
+    server = place_of.serve("--limit", str(LIMIT), "--job-seconds", "1")
+    place_of.use(server)
+    words = ("run", "m.csv", "--limit", str(LIMIT), "--json", "--results")
+    first = place_of.start(*words, "first.results.csv")
+    until(lambda: len(server.journal.appended()) >= 2 * LIMIT, "the first run has filled the account again and again")
+    second = place_of.start(*words, "second.results.csv")
+    assert [run.wait().code for run in (first, second)] == [0, 0]
+    check_appended(server.journal, rows)
+    check_limit(server.journal, LIMIT)
+    check_one_at_a_time(server.journal)
+    begun = attempts_by_worker(place_of)
+    earlier, later = begun[min(begun)], begun[max(begun)]
+    beside = [attempt for attempt in earlier if attempt.id >= later[0].id]
+    assert 0.6 < len(later) / len(beside) < 1.7, "each has half of the slots"
+    in_vain = [attempt for attempt in (*earlier, *later) if attempt.admitted_at is None]
+    assert len(in_vain) <= LIMIT, "bodies of one do not wait for slots that the other takes"
+
+
+def attempts_by_worker(place: Place) -> dict[int, list[Any]]:
+    """Return the attempts of each worker, in the order begun, by the ledger."""
+    url = place.environment.get("UPLOADER_LEDGER", f"sqlite:///{place.ledger}")
+    with Ledger.open_for_reading(url) as ledger, ledger.reading() as connection:
+        found = connection.execute(select(*attempts.c["id", "worker_id", "admitted_at"]).order_by(attempts.c.id)).all()
+    return {worker: [row for row in found if row.worker_id == worker] for worker in {row.worker_id for row in found}}

@@ -215,13 +215,9 @@ class AttemptRunner:
     """The runner of attempts of one account.
 
     Args:
-        client: The service.
-        writer: The ledger's writer.
         pace: The rate of requests.
         flow: The account's flow of uploads.
-        settings: The settings.
         defaults: The parameters of rows that do not set them.
-        now: Seconds since the epoch.
         rng: The random source of jitter.
         sources: Opens the audio files.
         leaves_missing: An item whose file cannot be opened here stays pending, for other hosts; else it is refused.

@@ -40,7 +40,6 @@ def examine(path: str, *, follow: bool = True) -> tuple[FileSignature, AudioFact
     """Open a file once, and read its signature and its audio facts.
 
     Args:
-        path: The file's path.
         follow: Follow a symbolic link as the last part of the path.
 
     Raises:

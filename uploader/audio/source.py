@@ -83,7 +83,6 @@ class AudioFile(FileIO):
     """An open file, read once from its beginning, whose BLAKE3 hash is taken as it is read.
 
     Args:
-        path: The file's path.
         opener: Opens the file without blocking on the file system.
     """
 

@@ -25,7 +25,6 @@ def is_whole(kind: AudioFormat, file: BinaryIO, size: int, tag: "TinyTag") -> An
 
     Args:
         kind: The file's format.
-        file: The open file.
         size: The file's size in bytes.
         tag: The header as tinytag read it.
     """

@@ -119,7 +119,6 @@ def adopt_results(settings: Settings, path: Path, account_name: str | None, mani
     """Record the appends that a results file lists, so that no run appends them again.
 
     Args:
-        settings: The settings.
         path: The results file.
         account_name: The account of all its rows; None: each row's own, or the only one.
         manifest: The manifest of the results, whose rows name their accounts; None: none is named.

@@ -255,14 +255,7 @@ def resolve(
     note: str | None,
     with_snapshots: bool,
     as_json: bool,
-    lines: tuple[tuple[int, ...], ...],
-    items: tuple[tuple[int, ...], ...],
-    conversations: tuple[str, ...],
-    states: tuple[str, ...],
-    reply: str | None,
-    since: str | None,
-    until: str | None,
-    **flags: Any,
+    **given: Any,
 ) -> None:
     """List the items that need a person, and record decisions on them.
 
@@ -274,28 +267,18 @@ def resolve(
     """
     from uploader.cli import resolving  # noqa: PLC0415 - see run
 
-    given = {"appended": appended is not None, "not-appended": not_appended, "retry": retry, "drop": drop}
-    named = [name for name, is_given in given.items() if is_given]
+    decisions = {"appended": appended is not None, "not-appended": not_appended, "retry": retry, "drop": drop}
+    named = [name for name, is_named in decisions.items() if is_named]
     if len(named) > 1:
         raise click.UsageError(f"one decision at a time: not --{' and --'.join(named)}")
+    criteria = {name: given.pop(name) for name in resolving.CRITERIA}
 
     def work(settings: Settings) -> ExitCode:
-        chosen = resolving.selection(
-            lines=[number for numbers in lines for number in numbers],
-            items=[number for numbers in items for number in numbers],
-            conversations=conversations,
-            states=states,
-            reply=reply,
-            since=since,
-            until=until,
-        )
-        return resolving.resolve_items(
-            settings,
-            resolving.ResolveRequest(chosen, resolving.decision(named), appended or None, note, with_snapshots),
-            as_json=as_json,
-        )
+        chosen, decision = resolving.selection(**criteria), resolving.decision(named)
+        request = resolving.ResolveRequest(chosen, decision, appended or None, note, with_snapshots)
+        return resolving.resolve_items(settings, request, as_json=as_json)
 
-    end(work, config, flags)
+    end(work, config, given)
 
 
 @cli.command(epilog=environment_help())

@@ -41,8 +41,6 @@ def show_status(settings: Settings, *, as_json: bool, watch: bool = False) -> Ex
     """Show what the ledger holds, and exit as `run` would for all batches, or for the named one.
 
     Args:
-        settings: The settings.
-        as_json: Show it as JSON.
         watch: Redraw a few lines as long as a run is on, where a terminal shows them.
     """
     if watch and terminal.can_redraw():
@@ -160,8 +158,6 @@ def named_batch(connection: Connection, settings: Settings, ledger: str, base_ur
     """Find the batch that the settings name, else the one that ran last.
 
     Args:
-        connection: A connection in a transaction.
-        settings: The settings.
         ledger: The ledger's file, for the message.
         base_url: Only a batch of this service; None: of any.
 

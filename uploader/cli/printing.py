@@ -12,7 +12,6 @@ def print_lines(lines: Iterable[str], *, is_aside: bool = False) -> None:
     """Print lines, each with control characters and inner line ends escaped.
 
     Args:
-        lines: The lines.
         is_aside: Print to standard error, because standard output has something else.
     """
     stream = sys.stderr if is_aside else sys.stdout

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -32,6 +33,9 @@ from uploader.model import ConversationSnapshot, Decision, State
 from uploader.policy.resolving import proves_append
 from uploader.settings import DEFAULT_ACCOUNT, Settings
 from uploader.status.formatting import format_count, ledger_option, resolve_command
+
+# the options that select items
+CRITERIA = ("lines", "items", "conversations", "states", "reply", "since", "until")
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +246,8 @@ def decision(named: Sequence[str]) -> Decision | None:
 
 def selection(
     *,
-    lines: Sequence[int],
-    items: Sequence[int],
+    lines: Sequence[Sequence[int]],
+    items: Sequence[Sequence[int]],
     conversations: Sequence[str],
     states: Sequence[str],
     reply: str | None,
@@ -256,8 +260,8 @@ def selection(
         UsageError: A time is malformed.
     """
     return Selection(
-        tuple(lines),
-        tuple(items),
+        tuple(chain.from_iterable(lines)),
+        tuple(chain.from_iterable(items)),
         tuple(conversations),
         tuple(State(state) for state in states),
         reply,

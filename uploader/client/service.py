@@ -59,7 +59,6 @@ class Client:
         base_url: The service's base URL.
         credentials: The source of id and secret, or of a ready token.
         limits: The time limits of uploads.
-        now: Seconds since the epoch.
         expect: The use of ``Expect: 100-continue``.
         uploads: The most uploads at once; they share the memory for chunks.
     """
@@ -186,7 +185,6 @@ class Client:
         """Fetch a conversation, or one part of its results.
 
         Args:
-            conversation_id: The conversation.
             part: The last segment of the path (``messages``, ``trackers-detected``); empty: the conversation itself.
 
         Raises:

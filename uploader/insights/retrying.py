@@ -27,7 +27,6 @@ class RetryingReader:
     """A reader that retries with backoff at a bounded rate; may be used concurrently.
 
     Args:
-        client: The service.
         pace: The rate of requests.
         now: A monotonic clock, in seconds.
         rng: The source of jitter.

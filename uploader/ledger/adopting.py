@@ -101,11 +101,9 @@ def adopt(
     """Set the items of a batch, whose rows were loaded, to the states and jobIds of a results file.
 
     Args:
-        connection: A connection in a transaction.
         batch_id: The batch that the rows were loaded as.
         lines: The rows.
         content_hash: Hashes the file at a path if it has this size; None where it is gone or has another.
-        now: The time, in seconds since the epoch.
         doubt_seconds: How long an item in doubt keeps its slot.
     """
     adoption = Adoption()

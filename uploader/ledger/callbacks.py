@@ -112,10 +112,8 @@ def apply_callback(
     """Apply a callback to the item of its attempt; one without an effect writes nothing.
 
     Args:
-        connection: A connection in a transaction.
         token_hash: The hash of the token that it came with.
         callback: The job and its status.
-        now: The time, in seconds since the epoch.
         listening_since: When this run began to listen: only the jobs that began since tell how long jobs take.
     """
     found = connection.execute(_ATTEMPT, {"token": token_hash}).mappings().first()

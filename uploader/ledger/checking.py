@@ -14,7 +14,6 @@ def damage(connection: Connection, *, whole: bool) -> str:
     """Describe the damage of the database; empty where there is none.
 
     Args:
-        connection: A connection in a transaction.
         whole: Compare indexes with their tables and check foreign keys, too.
     """
     try:
@@ -32,7 +31,6 @@ def doubt(path: Path, mark: Mark, noted: RunCount, *, has_log: bool) -> str:
 
     Args:
         path: The ledger.
-        mark: The mark in it.
         noted: The count that the last run saved beside it.
         has_log: Its write-ahead log stood beside it before it was opened.
     """

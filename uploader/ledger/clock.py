@@ -76,7 +76,6 @@ def rebase_deadlines(connection: Connection, boot_id: str, clock_offset: float) 
     Deadlines of slots stay as far ahead, and live jobs and the learned limit as old, as they are.
 
     Args:
-        connection: A connection in a transaction.
         boot_id: The id of the machine's boot.
         clock_offset: Wall clock less steady clock, in seconds, now.
     """

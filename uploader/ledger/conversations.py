@@ -25,9 +25,6 @@ def conversations(
     """Return a page of an account's conversations with completed items of a batch, by their last such line.
 
     Args:
-        connection: A connection in a transaction.
-        batch_id: The batch.
-        account_id: The account.
         after_line: The line of the last conversation of the page before; 0 for the first page.
         most: The page's size.
     """

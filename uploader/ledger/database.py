@@ -132,7 +132,6 @@ class Ledger(ABC):
         """Return True where there is a ledger; an empty file is none.
 
         Args:
-            url: Its address.
             patience: As ``open_for_run`` takes it.
 
         Raises:

@@ -78,10 +78,7 @@ def dry_run(
     Args:
         connection: The stage's connection, in a transaction that is rolled back; the rows are resolved.
         stage: The staged rows.
-        settings: The settings.
         base_urls: The base URLs of all accounts by their names.
-        name: The batch's name.
-        now: Seconds since the epoch.
         alive: The workers at work now: what they carry, and want of other batches, is none of the run's.
     """
     _copy_tables(connection, name, alive)

@@ -81,9 +81,6 @@ def save_callback(connection: Connection, attempt_id: int, callback: Callback, *
     """Keep a callback with its attempt.
 
     Args:
-        connection: A connection in a transaction.
-        attempt_id: The attempt.
-        callback: The callback.
         pending: Whether it is applied only when the item's latest attempt has its reply.
     """
     values = {"attempt": attempt_id, "job": callback.job_id, "status": callback.status, "pending": pending}

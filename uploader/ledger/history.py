@@ -257,8 +257,6 @@ def attempt_spans(
     """Yield the attempts of accounts in the order in which they began, of whatever batch and worker.
 
     Args:
-        connection: A connection in a transaction.
-        account_ids: The accounts.
         first: The first attempt's id.
         open_ids: Earlier attempts to read as well.
     """
@@ -274,8 +272,6 @@ def slot_spans(connection: Connection, account_ids: Collection[int], first: int,
     """Yield the attempts of accounts with their items, in the order in which they began.
 
     Args:
-        connection: A connection in a transaction.
-        account_ids: The accounts.
         first: The first attempt's id.
         last: The last attempt's id.
     """
@@ -293,13 +289,7 @@ def slots_now(connection: Connection, account_id: int, now: float) -> list[SlotN
 
 
 def longest_lanes(connection: Connection, account_id: int, most: int) -> tuple[list[LaneLeft], int]:
-    """Return the active lanes with the largest backlog, and the number of all that have one.
-
-    Args:
-        connection: A connection in a transaction.
-        account_id: The account.
-        most: The most lanes to return.
-    """
+    """Return the active lanes with the largest backlog, and the number of all that have one."""
     found = connection.execute(_LONGEST_LANES, {"account": account_id, "most": most})
     count: int = connection.execute(_LANES_LEFT, {"account": account_id}).scalar_one()
     return [LaneLeft(*row) for row in found], count

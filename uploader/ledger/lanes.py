@@ -303,12 +303,7 @@ def _lower(*, in_lanes: bool = False) -> Update:
 
 
 def recompute_ready(connection: Connection, lane_ids: Sequence[int]) -> None:
-    """Recompute the item of these lanes that may begin, after one of their items has changed.
-
-    Args:
-        connection: A connection in a transaction.
-        lane_ids: The lanes.
-    """
+    """Recompute the item of these lanes that may begin, after one of their items has changed."""
     if lane_ids:
         connection.execute(_recompute_ready(), [{"lane": lane_id} for lane_id in lane_ids])
 
@@ -320,9 +315,6 @@ def activate_batch(connection: Connection, account_id: int, batch_id: int, *, fi
     long as a worker wants it that has not ended (``deactivate_unwanted``).
 
     Args:
-        connection: A connection in a transaction.
-        account_id: Its account.
-        batch_id: The batch.
         first: Activate only so many of the batch's first pending items, and the leftovers before them; None: all.
 
     Returns:
@@ -346,9 +338,6 @@ def choose(connection: Connection, account_id: int, batch_id: int, first: int) -
     """Return the position of the last of a batch's first pending items that are not held; None for all of them.
 
     Args:
-        connection: A connection in a transaction.
-        account_id: The account.
-        batch_id: The batch.
         first: The number of items.
     """
     if first == 0:
@@ -364,7 +353,6 @@ def activate_lanes(connection: Connection, account_id: int, batch_id: int, lanes
     Args:
         connection: The stage's connection, in a transaction.
         account_id: The account; lanes of others stay as they are.
-        batch_id: The batch.
         lanes_of_step: The range, as ``Steps.over_lanes`` gives it.
     """
     which = {"account": account_id, "batch": batch_id, **lanes_of_step}
@@ -388,8 +376,6 @@ def activate_chosen_lanes(
 
     Args:
         connection: The stage's connection, in a transaction.
-        account_id: The account.
-        batch_id: The batch.
         lanes_of_step: The range.
         worker_id: The worker that wants the chosen items.
         until: As ``choose`` returned it.
@@ -433,7 +419,6 @@ def touch_active_lanes(connection: Connection, account_id: int, batch_id: int | 
 
     Args:
         connection: As ``Ledger.staging`` gave it, in a transaction; ``make_touched`` has made its table.
-        account_id: The account.
         batch_id: The worker's batch, None for every batch.
     """
     which = {"account": account_id}
@@ -460,8 +445,6 @@ def deactivate_unwanted(connection: Connection, account_id: int, *, is_released:
     """Make inactive what no worker of the account wants any more, after one of them has ended.
 
     Args:
-        connection: A connection in a transaction.
-        account_id: The account.
         is_released: ``deactivate_unwanted_lanes`` has seen to all that others do not want.
     """
     of_account = {"account": account_id}
@@ -478,8 +461,6 @@ def reweigh_lanes(connection: Connection, account_id: int, item_seconds: float) 
     """Order the account's active lanes by new weights; the cost grows with their number, not with their items.
 
     Args:
-        connection: A connection in a transaction.
-        account_id: The account.
         item_seconds: The weight of an item beside its audio, in seconds of audio; 0 in a lane that was inactive.
     """
     connection.execute(_REWEIGH, {"account": account_id, "seconds": item_seconds})

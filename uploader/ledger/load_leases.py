@@ -110,10 +110,7 @@ def load_standing(
     """Return the state of a batch's loading; None where no run has loaded it under a lease.
 
     Args:
-        connection: A connection in a transaction.
-        account_id: The batch's account.
         batch: The batch's name.
-        now: Seconds since the epoch.
         is_gone: Returns True where a process is known to be dead (``Ledger.is_gone``).
     """
     found = _find(connection, account_id, batch)
@@ -126,8 +123,6 @@ def is_merging(connection: Connection, account_id: int, batch: str) -> bool:
     """Return True where a part of a batch's rows is in the ledger alone: a run loads it, or its load was interrupted.
 
     Args:
-        connection: A connection in a transaction.
-        account_id: The batch's account.
         batch: The batch's name.
     """
     found = _find(connection, account_id, batch)
@@ -141,11 +136,9 @@ def take_lease(
 
     Args:
         connection: A connection in a transaction that has locked the account.
-        account_id: The batch's account.
         batch: The batch's name.
         digest: Identifies what is loaded.
         process: The process of this run (``Ledger.process``).
-        now: Seconds since the epoch.
         is_gone: Returns True where a process is known to be dead.
     """
     found = _find(connection, account_id, batch)
@@ -170,8 +163,6 @@ def take_accounts(
     Args:
         connection: A connection in a transaction that has locked the accounts.
         lease: The lease of the load.
-        account_ids: The accounts.
-        now: Seconds since the epoch.
         is_gone: Returns True where a process is known to be dead.
 
     Raises:

@@ -29,12 +29,7 @@ class Orphans(NamedTuple):
 
 
 def find_orphans(connection: Connection, account_id: int) -> list[Orphans]:
-    """Find the orphans of an account, by batch; the cost grows with the unfinished items alone.
-
-    Args:
-        connection: A connection in a transaction.
-        account_id: The account.
-    """
+    """Find the orphans of an account, by batch; the cost grows with the unfinished items alone."""
     state = case((is_held(), literal(State.HELD.value)), else_=items.c.state)
     beyond = and_(items.c.state == State.PENDING, ~IS_IN_BACKLOG)
     # count the unfinished items without a row, by the batch of the load that named them last, and by state

@@ -183,7 +183,6 @@ def find_prunable(connection: Connection, before: float) -> Prunable:
     """Find what may be forgotten: batches that are over, and items that are over and that no other batch names.
 
     Args:
-        connection: A connection in a transaction.
         before: Only what was over before this time, in seconds since the epoch.
     """
     left = unfinished(connection)
@@ -221,7 +220,6 @@ def prune(ledger: Ledger, found: Prunable, before: float, now: float) -> Pruned:
         ledger: The ledger, open for writing.
         found: As ``find_prunable`` returned it.
         before: As it was given to that.
-        now: The time, in seconds since the epoch.
     """
     pruned = Pruned()
     for batch in found.batches:

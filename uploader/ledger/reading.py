@@ -126,7 +126,6 @@ def find_batches(
     """Find batches, the one that ran last first.
 
     Args:
-        connection: A connection in a transaction.
         name: Only batches of this name; several accounts may have one each.
         base_url: Only batches of this service.
         ids: Only batches with these ids.
@@ -325,13 +324,7 @@ def make_live_job(*, is_active: object, size: int, duration_seconds: float | Non
 
 
 def latest_completed_jobs(connection: Connection, account_id: int, most: int = HISTORY_SIZE) -> list[CompletedJob]:
-    """Return the latest completed jobs of an account that were followed from their acceptance, the latest last.
-
-    Args:
-        connection: A connection in a transaction.
-        account_id: The account.
-        most: The most jobs to return.
-    """
+    """Return the latest completed jobs of an account that were followed from their acceptance, the latest last."""
     found = connection.execute(_LATEST_COMPLETED_JOBS, {"account": account_id, "most": most}).all()
     return [CompletedJob(audio_seconds(row.size, row.duration_seconds), row.job_seconds) for row in reversed(found)]
 
@@ -342,9 +335,6 @@ def is_batch_over(
     """Return True where no active item of a batch can move any more, whoever carries it.
 
     Args:
-        connection: A connection in a transaction.
-        account_id: The batch's account.
-        batch_id: The batch.
         no_wait: Accepted items are over.
         is_late: So are pending ones, as nothing new starts.
     """
@@ -407,7 +397,6 @@ def troubles(connection: Connection, batch_id: int | None = None, examples: int 
     """Group the rows that need a person by batch, state and reason, the most frequent first.
 
     Args:
-        connection: A connection in a transaction.
         batch_id: Only rows of this batch, and other batches' items that block its own; None: rows of any batch.
         examples: How many lines of each group are listed.
     """
@@ -537,8 +526,6 @@ def jobs_seen(connection: Connection, account_id: int, most: int = 1000) -> list
     """Read the durations of an account's latest jobs that were followed from their acceptance.
 
     Args:
-        connection: A connection in a transaction.
-        account_id: The account.
         most: How many jobs are read; those whose audio has no known length are left out.
 
     Returns:

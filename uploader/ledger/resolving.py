@@ -130,7 +130,6 @@ def open_items(
     """Find the unfinished items that need a person, or that the selection names.
 
     Args:
-        connection: A connection in a transaction.
         batch_id: Only the items of this batch, those that block them, and the batch's orphans; None: of any batch.
         selection: The criteria.
         base_url: Only items of this service.

@@ -54,9 +54,7 @@ def firsts(
     """Return by account how many of a batch's first pending items, in the manifest's order, are the account's.
 
     Args:
-        connection: A connection in a transaction.
         account_ids: The accounts of the batch.
-        batch_id: The batch.
         first: How many items of the batch are to be sent; None: all of each account.
     """
     if first is None or len(account_ids) == 1:
@@ -83,7 +81,6 @@ def begin_sending(
 
     Args:
         connection: A connection in a transaction: on the ledger, or on the copies of a dry run.
-        batch_id: The batch.
         own_settings: The settings of the accounts that the batch is sent to, by their ids.
         first: How many of the batch's items are to be sent; None: all.
         begin_workers: Begins the run's workers, or copies those of others, with the last position of each account's
@@ -106,8 +103,6 @@ def to_send(connection: Connection, account_id: int, batch_id: int, until: int |
 
     Args:
         connection: A connection in a transaction: on the ledger, or on the copies of a dry run.
-        account_id: The batch's account.
-        batch_id: The batch.
         until: As ``activate_batch`` returned it.
     """
     of_batch = {"account": account_id, "batch": batch_id, "until": BEYOND if until is None else until}
@@ -127,8 +122,6 @@ def elsewhere(connection: Connection, account_id: int, batch_id: int) -> list[Le
     """Sum up the leftovers of other batches that a run of this batch does not send, by batch.
 
     Args:
-        connection: A connection in a transaction.
-        account_id: The account.
         batch_id: The batch that is run.
     """
     # inactive pending items that the batch does not name, by the batch that named them last
@@ -159,9 +152,7 @@ def lanes_to_send(
 
     Args:
         connection: As for ``to_send``.
-        account_id: The account.
         live: The account's live jobs; the batch waits for those in scope.
-        now: Seconds since the epoch.
         under_way: Read attempts under way, too, as during a run.
     """
     found, of_account = Lanes(), {"account": account_id}

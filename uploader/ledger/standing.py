@@ -135,20 +135,12 @@ def shown_state() -> ColumnElement[str]:
 
 
 def standing(connection: Connection, batch_id: int) -> Standing:
-    """Count the rows of a batch by state, held ones apart; invalid rows count as refused.
-
-    Args:
-        connection: A connection in a transaction.
-        batch_id: The batch.
-    """
+    """Count the rows of a batch by state, held ones apart; invalid rows count as refused."""
     return _standing(connection.execute(_count_all(), {"batch": batch_id}))
 
 
 def unfinished(connection: Connection) -> dict[int, Standing]:
     """Count unfinished items by batch; the cost grows with their number alone.
-
-    Args:
-        connection: A connection in a transaction.
 
     Returns:
         Standings without completed and dropped items, by the id of the batch whose rows name them.
@@ -170,8 +162,6 @@ def standings(connection: Connection, batch_ids: Iterable[int], left: Mapping[in
     """Count the rows of several batches, from the kept counts where they are still right.
 
     Args:
-        connection: A connection in a transaction.
-        batch_ids: The batches.
         left: The unfinished items, as ``unfinished`` returned them in the same transaction.
     """
     batch_ids = list(batch_ids)
@@ -201,7 +191,6 @@ def keep_count(
 
     Args:
         connection: A connection in a transaction that may write.
-        batch_id: The batch.
         load_id: Its newest load.
         found: Its standing.
         pruned_at: When its rows were forgotten, in seconds since the epoch; None: they are there.

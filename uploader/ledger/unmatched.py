@@ -47,7 +47,6 @@ def report_job(connection: Connection, job: LiveJob, what: str) -> None:
 
     Args:
         connection: The transaction.
-        job: The job.
         what: The news, as in "job X ...".
     """
     item = connection.execute(_FOUND, {"item": job.item_id, "number": job.attempt}).mappings().first()

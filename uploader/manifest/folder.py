@@ -76,7 +76,6 @@ def list_folder(
     """Yield a row for each recording below a folder, in natural order, and all that is left out.
 
     Args:
-        folder: The folder.
         pattern: The pattern of the recordings' paths.
         rules: The rules that a run checks each row by.
         prefix: Put before each path, so that a run finds the file.

@@ -1,4 +1,5 @@
 """Decides, as pure functions: the meaning of a reply, the next state, the waits, the limit.
 
-No module of it imports asyncio, a clock or a random source: time and jitter are arguments.
+No module of it imports asyncio, a clock or a random source: time, in seconds since the epoch, and jitter
+are arguments.
 """

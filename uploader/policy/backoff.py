@@ -27,7 +27,6 @@ def after_failure(
 
     Args:
         backoff: The backoff before.
-        now: The time, in seconds since the epoch.
         base: The longest pause after the first failure, in seconds.
         cap: The longest pause without a Retry-After, in seconds.
         jitter: A number from 0 to 1, drawn evenly; 1 where nobody else waits for the same.

@@ -76,7 +76,6 @@ def after_attempt(
     Args:
         breaker: The breaker before.
         verdict: The reply's meaning.
-        reply: The reply.
         lane: The lane of the item.
         now: The time, in seconds.
         jitter: A number from 0 to 1, drawn evenly.

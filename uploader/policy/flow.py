@@ -112,7 +112,6 @@ class Flow(NamedTuple):
         Args:
             wanted: How many shall be under way, less those that are.
             unadmitted: How many of these have no admission yet, though no job is before them in their lane.
-            now: The time.
         """
         if self.is_late(now) or self.is_stopping() or self.is_ending:
             return 0

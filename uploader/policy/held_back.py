@@ -72,7 +72,6 @@ def slot_uses(flow: Flow, facts: SlotFacts, now: float) -> Mapping[SlotUse, int]
     Args:
         flow: The account's flow.
         facts: The slots and attempts.
-        now: The time, in seconds since the epoch.
     """
     may_go = flow.admissions_allowed(facts.unanswered, now) if facts.due else 0
     # what stands nearest to a slot explains it first

@@ -70,7 +70,6 @@ def limit_in_force(configured: int, learned: LearnedLimit, now: float) -> int:
     Args:
         configured: The limit of the settings.
         learned: The account's limit as its 429s have shown it.
-        now: The time in seconds since the epoch.
     """
     limits = (configured, stated_in_force(learned, now), observed_limit(learned, now))
     return min(limit for limit in limits if limit is not None)
@@ -117,10 +116,8 @@ def learn(learned: LearnedLimit, refusal: Refusal, live: int, job_seconds: float
 
     Args:
         learned: The limit as it was known before.
-        refusal: The 429.
         live: How many slots of ours were taken beside the one that was refused.
         job_seconds: A typical job's time.
-        now: The time in seconds since the epoch.
     """
     if refusal.stated is not None:
         learned = learned._replace(stated=refusal.stated, stated_at=now)

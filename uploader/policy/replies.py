@@ -52,7 +52,6 @@ def refuse_after_cut_offs(verdict: Verdict, reply: Reply, cut_offs: int, most: i
 
     Args:
         verdict: The verdict on this reply alone.
-        reply: The reply.
         cut_offs: How many uploads of the item were cut off before.
         most: How many may be (``max_attempts``).
     """

@@ -15,7 +15,6 @@ def resolved_state(decision: Decision, job_id: str | None) -> State:
     """Return the state that a decision gives an item.
 
     Args:
-        decision: The decision.
         job_id: The job that the person found; None where there was none.
     """
     if decision is Decision.APPENDED:

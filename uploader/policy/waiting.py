@@ -44,7 +44,6 @@ def standstill(flow: Flow, now: float, *, full: bool, frees_at: float | None) ->
 
     Args:
         flow: The account's flow.
-        now: The time, in seconds since the epoch.
         full: All slots are taken, and by no job that is polled.
         frees_at: Earliest time a slot frees without an event, in seconds since the epoch; None where none does.
     """
@@ -66,7 +65,6 @@ def are_held_in_vain(limit: LimitFacts, holders: Sequence[SlotHolder], now: floa
     Args:
         limit: The account's limit.
         holders: The items that hold its slots.
-        now: The time, in seconds since the epoch.
     """
     full = not limit.free and bool(holders) and all(holder.until is not None for holder in holders)
     return full and Standstill(FOR_SLOTS, inf if limit.room_at is None else limit.room_at).is_in_vain(now)

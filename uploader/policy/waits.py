@@ -37,7 +37,6 @@ def retry_after_seconds(header: str | None, now: float) -> float | None:
 
     Args:
         header: The header's value; several headers are joined by commas.
-        now: The time in seconds since the epoch.
 
     Returns:
         Seconds, from 0 to ``RETRY_AFTER_CAP_SECONDS``; None where the header has no number at all.
@@ -86,7 +85,6 @@ def cooldown_seconds(throttles: int, header: str | None, now: float, jitter: flo
     Args:
         throttles: How many 429s came in a row before this one.
         header: The Retry-After header.
-        now: The time in seconds since the epoch.
         jitter: A number from 0 to 1, drawn evenly.
     """
     backoff = full_jitter(throttles, COOLDOWN_BASE_SECONDS, COOLDOWN_CAP_SECONDS, jitter)
@@ -100,7 +98,6 @@ def retry_seconds(attempts: int, jitter: float, retry_after: str | None = None, 
         attempts: How many attempts it had.
         jitter: A number from 0 to 1, drawn evenly.
         retry_after: The Retry-After header of the answer.
-        now: The time in seconds since the epoch.
     """
     backoff = full_jitter(attempts - 1, RETRY_BASE_SECONDS, RETRY_CAP_SECONDS, jitter)
     return max(backoff, retry_after_seconds(retry_after, now) or 0.0)

@@ -87,7 +87,6 @@ class BatchWorkers:
     An exception in its block ends them.
 
     Args:
-        settings: The settings.
         startup: The start of the run, on its ledger.
         now: The ledger's clock.
     """
@@ -207,7 +206,6 @@ def carry_on(
     """Begin workers of a batch that was loaded before, unless it would cost too much.
 
     Args:
-        settings: The settings.
         startup: The start of the run, on its ledger.
         find: Finds the batch, and its results file, in a transaction.
         targets: The services of all accounts, that of the account above all tables first.

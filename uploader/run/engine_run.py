@@ -76,7 +76,6 @@ class EngineRun(ABC):
     """A run of an engine for each of some accounts.
 
     Args:
-        settings: The settings.
         ledger: The ledger, open for a run.
         name: The name of its batch, or the words in place of one.
         accounts: The accounts, with their workers.

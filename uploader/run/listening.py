@@ -67,9 +67,7 @@ async def listen_to_run(
     """Listen for one run, with listeners of its own.
 
     Args:
-        settings: The settings.
         reporter: Renders the metrics.
-        run: The run.
         reads: Returns the function that reads the snapshots of the status page.
 
     Raises:

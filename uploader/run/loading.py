@@ -41,9 +41,7 @@ def prepare(
     """Take over what dead workers left, then load the manifest or the named batch, before any byte is sent.
 
     Args:
-        settings: The settings.
         manifest: The manifest, None to carry on a batch that was loaded before.
-        ledger: The ledger.
         targets: The services of all accounts, that of the account above all tables first.
         check_stop: Raises where the run is to stop; called again and again.
 

@@ -44,7 +44,6 @@ class RunReporter:
     """The reports of one run to the outside, as far as the settings ask for any.
 
     Args:
-        settings: The settings.
         batch: The batch's name, empty where none is known, or for a worker for every batch.
         manifest: The manifest, where there is one.
         renamed: Names the run's files in a text as they stand once the run is over.

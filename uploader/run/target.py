@@ -104,7 +104,6 @@ def account_settings(settings: Settings, base_url: str, account: str) -> Setting
     """Return the settings of an account of the ledger, for requests about its items.
 
     Args:
-        settings: The settings.
         base_url: The account's base URL in the ledger.
         account: Its name in the ledger.
 

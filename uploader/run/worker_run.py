@@ -48,7 +48,6 @@ async def run_worker(
     """Work on every batch of a ledger until stopped, or until the time is over; return the closing summary.
 
     Args:
-        settings: The settings.
         stop: Stops the worker when requested.
         on_progress: Called twice a second with the progress of all batches.
 

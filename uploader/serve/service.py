@@ -65,7 +65,6 @@ class Service:
 
     Args:
         settings: The settings of all batches.
-        inbox: The inbox.
         stop: Stops the service, and the batches that it runs.
         on_event: Takes the events of the log.
         on_progress: Takes the progress of each batch.

@@ -85,7 +85,6 @@ def night_json(spans: Sequence[SlotSpan], now: float, elsewhere: int = 0) -> dic
 
     Args:
         spans: The night's attempts, in the order in which they began.
-        now: The time, in seconds since the epoch.
         elsewhere: Attempts at other times.
     """
     if not spans:

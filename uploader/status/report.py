@@ -43,11 +43,8 @@ def read_report(
     """Read all that the report of a batch shows, as JSON.
 
     Args:
-        connection: A connection in a transaction.
-        batch: The batch.
         ledger: The ledger's address, as it is shown.
         is_running: A run holds the ledger.
-        now: The time, in seconds since the epoch.
     """
     found = standing(connection, batch.batch_id)
     known = attempts_of_batch(connection, batch.batch_id)

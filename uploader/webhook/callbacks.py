@@ -35,7 +35,6 @@ class Callbacks:
 
     Args:
         key: The key that signs the ledger's tokens.
-        writer: The ledger's writer.
         now: Returns the time in seconds since the epoch, never running backwards.
         applied: Receives the result of every recorded callback.
         ending: Called when the end of a job is in line for the ledger.

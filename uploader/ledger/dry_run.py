@@ -4,6 +4,7 @@ The copies have the names of the ledger's tables and hide them on their connecti
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,10 +89,8 @@ def dry_run(
     names = {account.account_id: account.name for account in found} or {load.account_id: DEFAULT_ACCOUNT}
     own_settings = {account_id: settings.of_account(account) for account_id, account in names.items()}
 
-    def copy_workers(_: object) -> None:
-        # once the batch is active: what others want stays inactive in the copies
-        _copy_workers(connection, alive, load.batch_id)
-
+    # what others want stays inactive in the copies, as they come after the batch is active
+    copy_workers = partial(_copy_workers, connection, alive, load.batch_id)
     sending = begin_sending(connection, load.batch_id, own_settings, settings.first, copy_workers)
     return DryRun(names, sending)
 

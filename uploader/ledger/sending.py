@@ -75,7 +75,7 @@ def begin_sending(
     batch_id: int,
     own_settings: Mapping[int, Settings],
     first: int | None,
-    begin_workers: Callable[[Mapping[int, int | None]], object],
+    copy_workers: Callable[[], object] = lambda: None,
 ) -> dict[int, ToSend]:
     """Make what a run of a batch sends active, and sum it up by account: the one answer of plan, cost check and run.
 
@@ -83,8 +83,7 @@ def begin_sending(
         connection: A connection in a transaction: on the ledger, or on the copies of a dry run.
         own_settings: The settings of the accounts that the batch is sent to, by their ids.
         first: How many of the batch's items are to be sent; None: all.
-        begin_workers: Begins the run's workers, or copies those of others, with the last position of each account's
-            part of the batch; None is all of it.
+        copy_workers: Copies the workers of others, once the batch is active in the copies.
     """
     for account_id, own in own_settings.items():
         save_rules(connection, account_id, limit=own.limit, holds=own.lanes.hold)
@@ -92,7 +91,7 @@ def begin_sending(
         account_id: activate_batch(connection, account_id, batch_id, first=count)
         for account_id, count in firsts(connection, own_settings, batch_id, first).items()
     }
-    begin_workers(ends)
+    copy_workers()
     return {account_id: to_send(connection, account_id, batch_id, until) for account_id, until in ends.items()}
 
 

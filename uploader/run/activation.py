@@ -218,11 +218,26 @@ def carry_on(
     with startup.ledger.writing() as connection:
         batch, path = find(connection)
         _check_loaded(connection, batch)
+        if settings.max_billed_minutes is not None:
+            _refuse_cost(settings, connection, batch, targets)
         save_run(connection, batch.batch_id, path.resolve(), now())
         (batch,) = find_batches(connection, batch.name, ids=[batch.batch_id])
-        if settings.max_billed_minutes is not None:
-            return take_part_within_cost(settings, startup.ledger, connection, batch, targets, now)
     return take_part(settings, startup, batch, targets, now)
+
+
+def _refuse_cost(settings: Settings, connection: Connection, batch: BatchFacts, targets: Sequence[Target]) -> None:
+    """Begin to send a batch, see what that costs, and undo it.
+
+    Raises:
+        UsageError: It would cost too much, or an account is missing.
+    """
+    with connection.begin_nested() as dry:
+        found = recipients(connection, batch, targets)
+        own_settings = {recipient.account_id: recipient.target.settings for recipient in found}
+        sending = sum(begin_sending(connection, batch.batch_id, own_settings, settings.first).values(), ToSend())
+        dry.rollback()
+    refuse_cost(settings, batch.name, sending)
+    log_unknown_lengths(sending)
 
 
 def log_unknown_lengths(sending: ToSend) -> None:
@@ -266,33 +281,3 @@ def _check_loaded(connection: Connection, batch: BatchFacts) -> None:
     """
     if is_merging(connection, batch.account_id, batch.name):
         raise BeingLoadedError
-
-
-def take_part_within_cost(
-    settings: Settings,
-    ledger: Ledger,
-    connection: Connection,
-    batch: BatchFacts,
-    targets: Sequence[Target],
-    now: Callable[[], float],
-) -> Prepared:
-    """Begin workers of a batch and make its lanes active in one transaction, which a refusal rolls back.
-
-    Raises:
-        UsageError: It would cost too much, or an account is missing.
-    """
-    found = {recipient.account_id: recipient for recipient in recipients(connection, batch, targets)}
-    accounts, process = list[Account](), identity(ledger)
-
-    def begin(ends: Mapping[int, int | None]) -> None:
-        for account_id, until in ends.items():
-            _, target, credentials = found[account_id]
-            worker_id = begin_worker(connection, account_id, batch.batch_id, process, now(), until_position=until)
-            accounts.append(Account(account_id, worker_id, target, credentials))
-
-    own_settings = {account_id: recipient.target.settings for account_id, recipient in found.items()}
-    sums = begin_sending(connection, batch.batch_id, own_settings, settings.first, begin)
-    sending = sum(sums.values(), ToSend())
-    refuse_cost(settings, batch.name, sending)
-    log_unknown_lengths(sending)
-    return Prepared(batch, accounts, sending, now)

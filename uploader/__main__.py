@@ -14,6 +14,9 @@ def main() -> None:
     codes: list[int] = []
     # registered first, so that it is the last thing of this process
     atexit.register(_leave, codes)
+    from uploader import early_signals  # noqa: PLC0415 - as just said
+
+    early_signals.hold()
     from uploader.deferred import defer_all  # noqa: PLC0415 - as just said
 
     defer_all()

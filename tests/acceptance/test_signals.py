@@ -1,5 +1,6 @@
 """Signals: a run that is told to end does so, whatever it waits for."""
 
+import json
 import os
 import pty
 import signal
@@ -62,3 +63,40 @@ def test_a_terminal_that_is_closed_stops_a_run_unless_it_was_detached(
     states = [line["status"] for line in read_results(place.path("m.results.csv"))]
     assert states.count("completed" if detached else "pending") == (4 if detached else 2)
     assert place.path("s.json").exists()
+
+
+@pytest.mark.real_start
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_signal_at_the_very_start_ends_a_command_as_one_later(
+    place: Place, command: str, number: signal.Signals, code: int
+) -> None:
+    """While modules are still imported: its code, one object on standard output, `run.ended`, and no traceback."""
+    write_manifest(place, "m.csv", make_rows(place, 1, 1))
+    # the first module of the command line's own that is imported sends the signal
+    begin = (
+        "import os, sys, importlib.abc\n"
+        "class Early(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'uploader.cli':\n"
+        f"            sys.meta_path.remove(self); os.kill(os.getpid(), {int(number)})\n"
+        "sys.meta_path.insert(0, Early())\n"
+        "from uploader.__main__ import main\n"
+        "main()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", begin, command, "m.csv", "--json"],
+        cwd=place.folder,
+        env=place.environment,
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert ended.returncode == code, ended.stderr
+    shown = json.loads(ended.stdout)
+    assert shown["exitCode"] == code
+    assert "stopped before anything was sent" in shown["reason"]
+    assert "Traceback" not in ended.stderr
+    if command == "run":
+        assert shown["heldBackBy"] == {}
+        assert json.loads(ended.stderr.splitlines()[-1])["event"] == "run.ended"

@@ -48,6 +48,7 @@ ROWS = {
     "urls": 0,
     "pipes": -1,
     "deferred": -1,
+    "early_signals": -1,
 }
 
 # the package itself, its version and `python -m uploader`: no parts of the house

@@ -2,12 +2,13 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from uploader import __version__, logs
+from uploader import __version__, early_signals, logs
 from uploader.cli.ending import LAST_EVENTS, end, nobody_reads, report_failure
 from uploader.cli.ledger_commands import ledger
 from uploader.cli.options import (
@@ -454,6 +455,7 @@ def show_guide(words: tuple[str, ...]) -> None:
     """  # noqa: D301 - click wants the character that this escape stands for
     from uploader.cli.guides import show_help  # noqa: PLC0415 - see run
 
+    early_signals.release()
     try:
         show_help(cli, words)
         sys.stdout.flush()
@@ -474,14 +476,20 @@ def main() -> None:
         command = words[0] if words else ""
         if command not in LAST_EVENTS or logs.is_text():
             error.show()
-        report_failure(command, error.format_message(), ExitCode.USAGE, as_json="--json" in words)
+        report_failure(command, error.format_message(), ExitCode.USAGE, as_json=_wants_json(words))
         code = error.exit_code
     except click.Abort:
         code = int(ExitCode.INTERRUPTED)
     sys.exit(code)
 
 
+def _wants_json(words: Sequence[str]) -> bool:
+    """Return True where a command that cannot be read was to answer in JSON."""
+    return "--json" in words or os.environ.get("UPLOADER_JSON", "").lower() in ("1", "true", "t", "yes", "y", "on")
+
+
 def _use_utf8() -> None:
     """Restart in UTF-8 mode where the locale has another encoding: file names may hold any character."""
     if sys.getfilesystemencoding() != "utf-8" and not (sys.flags.utf8_mode or sys.flags.ignore_environment):
+        early_signals.release()
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})  # noqa: S606 - itself

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from uploader import logs
+from uploader import early_signals, logs
 from uploader.cli.signals import stop_signals
 from uploader.errors import TOO_MANY_FILES, ExitCode, StoppedError, UploaderError, UsageError, describe
 from uploader.settings import Settings
@@ -36,14 +36,13 @@ def collect_rarely() -> None:
 
 def end(work: Callable[[Settings], ExitCode], config: Path | None, flags: dict[str, Any]) -> NoReturn:
     """Run a command's work, report its failure, and exit with its code."""
-    for number, code in stop_signals().items():
-        signal.signal(number, _stop_with(code))
     from uploader.parameters.config import wrong_parameters  # noqa: PLC0415 - --help has no use for it
     from uploader.settings.loading import check_words, load, unknown_environment  # noqa: PLC0415 - --help has no use for it
 
     reason = ""
     problems: Sequence[Problem] = ()
     try:
+        _obey_signals()
         check_words(sys.argv, os.environ)
         given = {name: value for name, value in flags.items() if value is not None}
         settings = load(given, config, wrong_parameters)
@@ -110,6 +109,7 @@ def report_failure(
             "counts": {},
         }
         nothing = {"bytesSent": 0, "seconds": 0.0, "results": None, "ledger": None, "run": bound.get("run")}
+        nothing["heldBackBy"] = {}  # as of a run that had no slot
         with suppress(OSError):
             print_json(failure | nothing if command == "run" else {"exitCode": int(code), "reason": reason})
             sys.stdout.flush()
@@ -141,9 +141,22 @@ def nobody_reads() -> None:
     )  # else the interpreter reports the broken pipe at its exit
 
 
-def _stop_with(code: ExitCode) -> Callable[[int, FrameType | None], None]:
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        logs.leave_closed_terminal()
-        raise StoppedError(code)
+def _obey_signals() -> None:
+    """Let the first signal raise a StoppedError, also one that came before; the second ends the process at once."""
+    codes = stop_signals()
 
-    return stop
+    def stop(number: int, _frame: FrameType | None) -> None:
+        for other in codes:
+            signal.signal(other, _leave)
+        logs.leave_closed_terminal()
+        raise StoppedError(codes[signal.Signals(number)])
+
+    for number in codes:
+        signal.signal(number, stop)
+    came = early_signals.held()
+    if came is not None:
+        stop(came, None)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    os._exit(128 + number)

@@ -115,6 +115,9 @@ _KEPT = select(
 ).where(batches.c.id == bindparam("batch"))
 
 
+# some item that is not over, by the same index as all
+_ANY_UNFINISHED = select(items.c.id).where(IS_UNFINISHED, ANY_ACCOUNT).limit(1)
+
 _other = items.alias("other")
 
 # lanes that may have held items: read once by a statement, which then looks into these lanes alone
@@ -146,7 +149,9 @@ def unfinished(connection: Connection) -> dict[int, Standing]:
         Standings without completed and dropped items, by the id of the batch whose rows name them.
     """
     found: defaultdict[int, list[Any]] = defaultdict(list)
-    for statement in _count_unfinished():
+    # the statement that counts them takes 3 ms to build: after a good night there are none
+    is_any = connection.execute(_ANY_UNFINISHED).first() is not None
+    for statement in (_count_unfinished(), _count_without_item()) if is_any else (_count_without_item(),):
         for row in connection.execute(statement):
             found[row.batch_id].append(row)
     return {batch_id: _standing(tallies) for batch_id, tallies in found.items()}
@@ -237,21 +242,25 @@ def _count_all() -> Select[Any]:
 
 
 @cache
-def _count_unfinished() -> tuple[Select[Any], Select[Any]]:
-    """Build the statements that sum up rows with an unfinished item, by its index, and rows without an item."""
+def _count_unfinished() -> Select[Any]:
+    """Build the statement that sums up rows with an unfinished item, by its index."""
     state = shown_state()
-    by_item = (
+    return (
         select(rows.c.batch_id, state.label("state"), *_sums())
         .select_from(items.join(rows, rows.c.item_id == items.c.id))
         .where(IS_UNFINISHED, ANY_ACCOUNT)
         .group_by(rows.c.batch_id, state)
     )
-    alone = (
+
+
+@cache
+def _count_without_item() -> Select[Any]:
+    """Build the statement that sums up rows without an item."""
+    return (
         select(rows.c.batch_id, literal(State.REFUSED.value).label("state"), func.count(), *[literal(0)] * 5)
         .where(rows.c.item_id.is_(None))
         .group_by(rows.c.batch_id)
     )
-    return by_item, alone
 
 
 def _sums() -> Sequence[ColumnElement[Any]]:

@@ -106,7 +106,8 @@ class BatchRun(EngineRun):
                 thread.close()
             failure = await self._once_back(failure, self._write_final_results) or failure or self._ledger.moved()
             summary = await self._once_back(failure, self._sum_up, engines, thread, failure)
-        await self._reporter.end(summary, self._figures(summary.standing, engines, thread))
+        if self._reporter.is_wanted:
+            await self._reporter.end(summary, self._figures(summary.standing, engines, thread))
         return summary
 
     async def _run_batch(self, engines: Engines, thread: LedgerThread) -> UploaderError | None:

@@ -33,12 +33,12 @@ from uploader.run.stopping import Stop
 from uploader.run.target import Account
 from uploader.run.threads import in_thread
 from uploader.settings import Settings, unless_auto
-from uploader.status.metrics import RunFigures
 from uploader.status.progress import Progress, ProgressTracker
 from uploader.status.remaining import seconds_left
 
-if TYPE_CHECKING:  # most runs have no page
+if TYPE_CHECKING:  # most runs have no page, and no metrics
     from uploader.status.listener import ReadSnapshot
+    from uploader.status.metrics import RunFigures
     from uploader.status.snapshot import SnapshotSource
 
 log = logs.get_logger()
@@ -284,11 +284,13 @@ class EngineRun(ABC):
             return _name_unwritten(error, engines.unwritten)
         return None
 
-    async def _read_figures(self, engines: Engines, thread: LedgerThread) -> RunFigures:
+    async def _read_figures(self, engines: Engines, thread: LedgerThread) -> "RunFigures":
         engines.held_back()  # measures the slots up to now
         return self._figures(await asyncio.to_thread(self._standing), engines, thread)
 
-    def _figures(self, standing: Standing, engines: Engines, thread: LedgerThread) -> RunFigures:
+    def _figures(self, standing: Standing, engines: Engines, thread: LedgerThread) -> "RunFigures":
+        from uploader.status.metrics import RunFigures  # noqa: PLC0415 - as above
+
         return RunFigures(
             items=standing,
             limit=engines.limit,

@@ -175,7 +175,8 @@ class WorkerRun(EngineRun):
             thread.close()
         failure = failure or self._ledger.moved()
         summary = await self._once_back(failure, self._sum_up, engines, thread, failure)
-        await self._reporter.end_worker(summary, self._figures(summary.left, engines, thread))
+        if self._reporter.is_wanted:
+            await self._reporter.end_worker(summary, self._figures(summary.left, engines, thread))
         return summary
 
     def _standing(self) -> Standing:

@@ -73,9 +73,6 @@ class Engine:
     """The control loop of one account: claims, runs attempts, polls jobs, and ends when nothing can go on.
 
     Args:
-        client: The service.
-        writer: The ledger's writer.
-        account_id: The account.
         worker_id: The worker that this engine is, in the ledger.
         batch_id: The batch that it runs; None: every batch of the account, until it is stopped.
         settings: The settings; what is ``auto`` in them follows the account.
@@ -771,7 +768,6 @@ async def run_engines(
     """Run the engines of several accounts concurrently until all have ended: the end of one ends no other.
 
     Args:
-        engines: The engines.
         background: Functions that run as long as any engine does, such as progress and results; an error of one of
             them ends all engines.
 

@@ -54,9 +54,6 @@ class FlowControl:
     """The flow control of one account's uploads.
 
     Args:
-        writer: The ledger's writer.
-        account_id: The account.
-        settings: The settings.
         flow: The initial state.
         now: Seconds since the epoch, never running backwards and never jumping.
         is_lane_live: Returns True where a job of a lane lives, so that its next item is not admitted yet.

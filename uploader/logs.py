@@ -257,7 +257,6 @@ def log_refusal(reason: str, problems: "Sequence[Problem]", *, with_values: bool
     """Log what stands below the first line of a reason that ended a run, one event for each problem or line.
 
     Args:
-        reason: The reason.
         problems: The problems of a manifest.
         with_values: Show the wrong values, to the person who gave the command; the log file does not get them.
     """

@@ -205,7 +205,6 @@ def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]], form: str, del
     """Write rows as a manifest, atomically.
 
     Args:
-        path: The file.
         rows: Columns and values of each row.
         form: ``csv`` or ``jsonl``.
         delimiter: The delimiter of CSV.

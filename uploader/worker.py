@@ -23,11 +23,8 @@ class Worker:
     """A worker of an account.
 
     Args:
-        writer: The ledger's writer.
         worker_id: The worker's id in the ledger.
-        account_id: Its account.
         batch_id: Its batch; None: every batch.
-        settings: The settings.
         now: Seconds since the epoch, never running backwards and never jumping.
         is_gone: Returns True where the process of a worker is known to be dead.
         looks_for_work: Returns True where this worker would begin an attempt, had the account a slot for it.

@@ -258,10 +258,7 @@ def claim(
     The cost depends on the limit and on ``wanted``, never on how many items the ledger holds.
 
     Args:
-        connection: A connection in a transaction.
-        account_id: The account.
         wanted: The most attempts to begin; 0 only looks.
-        now: The time, in seconds since the epoch.
         order: Which lane goes first.
         new_token: Draws the secret for the webhookUrl of an attempt whose row has none; None: there is no listener.
         ahead: The prediction; of no effect where attempts need their slot first.
@@ -333,11 +330,9 @@ def admit(
     goes first.
 
     Args:
-        connection: A connection in a transaction.
         account_id: The account of all of them.
         waiting: The attempts that wait.
         room: The most to admit.
-        now: The time, in seconds since the epoch.
         order: Which lane goes first.
     """
     limit = limit_facts(connection, account_id, None, now)
@@ -366,8 +361,6 @@ def need_slot_first(connection: Connection, account_id: int, until: float, reaso
     """Save that attempts of an account take their slot before their first byte.
 
     Args:
-        connection: A connection in a transaction.
-        account_id: The account.
         until: Until when, in seconds since the epoch.
         reason: The answer that showed it.
     """

@@ -112,8 +112,6 @@ def holdings(connection: Connection, account_id: int, now: float, *, uploads_cou
     """Return what each worker of an account has of it.
 
     Args:
-        connection: A connection in a transaction.
-        account_id: The account.
         now: The time by the clock of leases.
         uploads_count: Uploads take a slot before their admission.
     """

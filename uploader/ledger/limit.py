@@ -96,10 +96,7 @@ def limit_facts(connection: Connection, account_id: int, configured: int | None,
     """Read the account's limit, and count its slots that are taken now.
 
     Args:
-        connection: A connection in a transaction.
-        account_id: The account.
         configured: The limit of the settings; None takes that of the account's last run.
-        now: The time, in seconds since the epoch.
     """
     facts = connection.execute(_ACCOUNT_AND_TAKEN, {"account_id": account_id, "now": now}).one()
     configured = configured or facts.configured_limit or 1
@@ -135,10 +132,7 @@ def save_refusal(
     """Lower the learned limit after a 429, once the refused item has given its slot back.
 
     Args:
-        connection: A connection in a transaction.
         item_id: The refused item.
-        refusal: The 429.
-        now: The time, in seconds since the epoch.
         counts_uploads: The 429 came before the last chunk: the service counts uploads as jobs.
     """
     account_id = connection.execute(ACCOUNT_OF_ITEM, {"item": item_id}).scalar_one()

@@ -183,12 +183,8 @@ def begin_load(
 
     Args:
         connection: A connection in a transaction, the same until ``merge``.
-        account_id: The account of the batch.
-        name: The batch's name.
         manifest: The manifest's name in commands that a person is told to run.
-        results: The results file.
         extra_columns: The manifest's ``x-`` columns, which its results repeat.
-        now: The time, in seconds since the epoch.
         repeat: Make new items of all rows (``--repeat``).
     """
     is_first = connection.execute(_ADD_BATCH, {"account_id": account_id, "name": name, "ran_at": now}).rowcount > 0
@@ -232,19 +228,16 @@ def load_rows(
     *,
     content_hash: ContentHash,
     probe: AudioProbe,
-    separate: bool = False,
     accounts: Mapping[str, int] = NOTHING,
     are_appended: bool = False,
 ) -> list[InvalidRow]:
     """Load all rows of a manifest in one transaction: stage, resolve and merge them.
 
     Args:
-        connection: A connection in a transaction.
         load: The load, as ``begin_load`` returned it.
         manifest: The rows; they are consumed one by one and not kept.
         content_hash: Hashes a file's content.
         probe: Reads duration and channels of a file whose row lacks them.
-        separate: Channels are recognised, and billed, separately where a row does not say.
         accounts: The ids of the accounts that rows name.
         are_appended: As ``resolve`` takes it.
 
@@ -252,7 +245,7 @@ def load_rows(
         The rows that are invalid after all.
     """
     stage = Stage(connection, load.account_id, accounts)
-    stage.add(manifest, probe, separate=separate)
+    stage.add(manifest, probe, separate=False)
     lacking = resolve(connection, stage, load.repeat_id, Hashes(content_hash), are_appended=are_appended)
     merge(connection, load)
     return lacking
@@ -295,7 +288,6 @@ def was_begun(
     """Make the predicate that an item of a conversation, path and account was begun, so that its file may be gone.
 
     Args:
-        connection: A connection in a transaction.
         account_id: The account of rows that name none; None where the ledger has none.
         accounts: The ids of the accounts that rows may name, as far as the ledger has them.
     """
@@ -319,8 +311,6 @@ def close_repeat(connection: Connection, batch_id: int, repeat_id: int) -> None:
     """Mark a batch's repeat as complete, so that the next ``--repeat`` makes new items again.
 
     Args:
-        connection: A connection in a transaction.
-        batch_id: The batch.
         repeat_id: The repeat that is complete: one that has begun since stays open, as does a load that is not at its
             end.
     """
@@ -328,13 +318,7 @@ def close_repeat(connection: Connection, batch_id: int, repeat_id: int) -> None:
 
 
 def former_accounts(connection: Connection, account_id: int, name: str) -> set[int]:
-    """Return the ids of the accounts of what the earlier loads of a batch have left in the ledger.
-
-    Args:
-        connection: A connection in a transaction.
-        account_id: The batch's account.
-        name: The batch's name.
-    """
+    """Return the ids of the accounts of what the earlier loads of a batch have left in the ledger."""
     batch = connection.execute(_BATCH, {"account": account_id, "named": name}).one_or_none()
     # most ledgers have one account, and need no look at all rows
     if batch is None or connection.execute(_COUNT_ACCOUNTS).scalar_one() == 1:
@@ -347,7 +331,6 @@ def save_rules(connection: Connection, account_id: int, *, limit: int, holds: bo
 
     Args:
         connection: A connection in a transaction, before ``activate_batch``.
-        account_id: The account.
         limit: The limit of concurrent jobs.
         holds: Trouble holds the rest of a lane (``[lanes] on_trouble``).
     """

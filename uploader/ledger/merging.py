@@ -385,7 +385,6 @@ def orphaned_by_load(connection: Connection, load: Load) -> Mapping[State, int]:
 
     Args:
         connection: The stage's connection, in a transaction, its rows merged.
-        load: The load.
     """
     if load.is_first:
         return {}

@@ -50,6 +50,8 @@ from uploader.settings import DEFAULT_ACCOUNT
 
 # the most reasons that are listed one by one
 MAX_REASONS = 20
+# the most jobs that a forecast is made by
+JOBS_SEEN = 1000
 
 # the accepted items of an account, as live jobs
 LIVE_JOBS = (
@@ -522,11 +524,10 @@ def anomalies(connection: Connection, *batch_ids: int) -> list[Anomaly]:
     return [Anomaly(**row) for row in found.mappings()]
 
 
-def jobs_seen(connection: Connection, account_id: int, most: int = 1000) -> list[tuple[float, float]]:
+def jobs_seen(connection: Connection, account_id: int) -> list[tuple[float, float]]:
     """Read the durations of an account's latest jobs that were followed from their acceptance.
 
-    Args:
-        most: How many jobs are read; those whose audio has no known length are left out.
+    Those whose audio has no known length are left out.
 
     Returns:
         Seconds from the upload's begin to the job's end, and seconds of audio.
@@ -535,7 +536,7 @@ def jobs_seen(connection: Connection, account_id: int, most: int = 1000) -> list
         select(items.c.id, items.c.attempts, items.c.finished_at, items.c.duration_seconds)
         .where(items.c.account_id == account_id, items.c.job_seconds.is_not(None))
         .order_by(items.c.finished_at.desc())
-        .limit(most)
+        .limit(JOBS_SEEN)
         .subquery()
     )
     found = connection.execute(

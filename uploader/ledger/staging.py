@@ -244,7 +244,6 @@ def touch_batch(connection: Connection, batch_id: int) -> None:
 
     Args:
         connection: As ``Ledger.staging`` gave it, in a transaction.
-        batch_id: The batch.
     """
     make_touched(connection)
     connection.execute(TOUCH_BATCH, {"batch": batch_id})
@@ -264,7 +263,6 @@ class Stage:
         """Make the tables, or empty the existing ones.
 
         Args:
-            connection: A connection in a transaction.
             account_id: The account of rows that name none; None where the ledger has none.
             accounts: The ids of the accounts that rows may name, as far as the ledger has them.
         """

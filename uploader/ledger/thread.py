@@ -106,7 +106,6 @@ class LedgerThread:
     """The ledger's writing thread: commits writes in groups, and wakes the callers once these are durable.
 
     Args:
-        ledger: The ledger.
         account_ids: The accounts whose items it writes, besides those that callbacks are about; none: all.
         worker_id: A worker of this process; its lease is the mark of each transaction on a server.
         away_seconds: For how long a server may be away before the writes that wait fail.

@@ -90,7 +90,6 @@ def blind_slots(in_force: int, travel_seconds: float, *, was_cut: bool, may_try:
     it, so that more may follow as soon as the first job has ended.
 
     Args:
-        in_force: The limit in force.
         travel_seconds: What bodies are seen to take.
         was_cut: A body has been cut after it had waited for too long: jobs are long.
         may_try: A body has been answered, and none is on its way: where uploads count as jobs, one that is sent ahead
@@ -106,7 +105,6 @@ def slots_ahead(ends: Collection[float], in_force: int, jobs: DurationModel, hor
 
     Args:
         ends: For each live job the probability that it ends within the horizon.
-        in_force: The limit in force.
         jobs: The model of the account's jobs.
         horizon: In seconds.
     """

@@ -34,7 +34,6 @@ def read_job_answer(answer: Answer, job_id: str) -> JobStatus | NoStatus:
     """Read an answer of the job endpoint (facts.md, Job).
 
     Args:
-        answer: The answer.
         job_id: The job that was asked for; an answer about another one is not believed.
     """
     if answer.status is None:

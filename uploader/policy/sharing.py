@@ -32,9 +32,7 @@ def share_of(worker_id: int, holdings: Sequence[Holding], in_force: int, live: i
     begins nothing for the slots that its jobs free, until it is down to its part: these are for whoever looks first.
 
     Args:
-        worker_id: The worker.
         holdings: The account's workers, itself included.
-        in_force: The limit in force.
         live: The slots that are taken, whoever has them.
         sending: The account's attempts that have no admission.
     """

@@ -74,7 +74,6 @@ class ManifestLoad:
     """The load of one manifest.
 
     Args:
-        settings: The settings.
         file: The manifest.
         startup: The start of the run, on its ledger.
         targets: The services of all accounts, that of the account above all tables first.

@@ -96,7 +96,6 @@ def manifest_file(
 
     Args:
         argument: The manifest's path, or ``-`` for standard input.
-        settings: The settings.
         check_stop: Raises where the copying is to stop; called again and again.
 
     Raises:
@@ -158,7 +157,6 @@ def counted_rows(
     """Yield the rows of a manifest, while counting them and their findings in ``check``.
 
     Args:
-        manifest: The manifest.
         check: The counts and findings to add to.
         refuse: The first problem refuses the manifest: all rows are counted, but none is yielded after it.
         check_stop: Raises where the load is to stop; called now and then.
@@ -233,7 +231,6 @@ def format_cost_refusal(settings: Settings, name: str, sending: ToSend) -> str:
     """Explain why a run would cost more than allowed; empty where it would not.
 
     Args:
-        settings: The settings.
         name: The manifest's name, for the message.
         sending: The items that the run would send, leftovers of other batches included.
     """
@@ -320,9 +317,7 @@ def check_known_results(settings: Settings, path: Path, ledger: Ledger, manifest
     """Refuse to overwrite results whose jobIds the ledger lacks: a lost ledger's items would be appended again.
 
     Args:
-        settings: The settings.
         path: The results.
-        ledger: The ledger.
         manifest: The manifest of the batch; None where it is not a file.
 
     Raises:

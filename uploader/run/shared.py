@@ -14,12 +14,12 @@ class Shared:
     """The parts that several runs of one process have in common, in one loop.
 
     Args:
-        listen: Listens for each run; None: each has listeners of its own, as its settings say.
         renamed: Names a run's files in a text as they stand once the run is over.
     """
 
-    def __init__(self, listen: Listen | None = None, renamed: Renamed = as_it_is) -> None:
-        self.listen = listen
+    def __init__(self, renamed: Renamed = as_it_is) -> None:
+        # listens for each run; None: each has listeners of its own, as its settings say
+        self.listen: Listen | None = None
         self.renamed = renamed
         # held while a run opens the ledger and loads its manifest: first come, first served
         self.loading = asyncio.Lock()

@@ -93,7 +93,7 @@ class Service:
         self._on_progress = on_progress
         self._woken = asyncio.Event()
         self._pause = Backoff()
-        self._shared = Shared(renamed=self._renamed)
+        self._shared = Shared(self._renamed)
         self._board: Board | None = None
         self._told: set[str] = set()
         # manifests that stand in running/ and are to be carried

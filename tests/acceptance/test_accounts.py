@@ -12,7 +12,9 @@ from tests.acceptance.judging import check_appended, check_one_at_a_time
 from tests.acceptance.place import Place, Server, until
 
 LIMITS = {"small": 3, "large": 7}
-FILES, CONVERSATIONS = 60, 20
+FILES, CONVERSATIONS = 16, 8
+# jobs that fill an account even on a slow machine: each is far longer than the beginning of all others beside it
+LONG = ("--job-seconds", "1")
 
 
 def serve_accounts(place: Place, *options: str, faults: str = "") -> dict[str, Server]:
@@ -49,7 +51,7 @@ def write_rows(place: Place) -> Mapping[str, list[Row]]:
 def test_each_account_is_full_and_none_is_over(place: Place) -> None:
     """Promise 3 for each account by itself: two with limits 3 and 7, one manifest, the same conversationIds in both."""
     rows = write_rows(place)
-    servers = serve_accounts(place)
+    servers = serve_accounts(place, *LONG)
     planned = place.run("plan", "m.csv", "--config", "nightly.toml", "--json").summary
     assert {account["account"]: (account["files"], account["limit"]) for account in planned["accounts"]} == {
         "small": (FILES, 3),
@@ -98,7 +100,7 @@ def test_an_account_whose_secret_is_wrong_stops_no_other(place: Place) -> None:
 def test_a_worker_goes_on_with_one_account_where_another_has_ended(place: Place) -> None:
     """It carries what is left of each, says in the log which has ended, and ends with that one's code once stopped."""
     rows = write_rows(place)
-    servers = serve_accounts(place)
+    servers = serve_accounts(place, *LONG)
     assert place.run("run", "m.csv", "--config", "nightly.toml", "--first", "1").code == 6
     small = servers["small"].from_now_on()
     place.environment["UPLOADER_ACCOUNTS__SMALL__APP_SECRET"] = "not-the-secret"

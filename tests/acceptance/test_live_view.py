@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from tests.acceptance.batches import make_rows, write_manifest
-from tests.acceptance.place import Place, until
+from tests.acceptance.place import Place, Running, Server, until
 from tests.acceptance.screen import Terminal
-from tests.acceptance.test_accounts import serve_accounts, write_rows
+from tests.acceptance.test_accounts import FILES, serve_accounts, write_rows
 
 RUN = ("-m", "uploader", "run", "m.csv", "--limit", "5")
 WARNING = "a new ledger"
@@ -141,29 +141,46 @@ def test_a_terminal_that_cannot_redraw_gets_no_sequence(place: Place) -> None:
         place.environment.pop("TERM", None)
 
 
+def watched(run: Running, terminal: Terminal, servers: Sequence[Server], total: int) -> list[list[str]]:
+    """Return the blocks that a terminal shows of a run, whose services stand still until two are drawn."""
+    frames: list[list[str]] = []
+    for lines in terminal.redraws():
+        if found := block(lines, total):
+            frames.append(found)
+            if len(frames) == 2:
+                for server in servers:
+                    server.running.go_on()
+    assert terminal.wait() == run.wait().code == 0
+    return frames
+
+
+def stand_still(servers: Sequence[Server]) -> None:
+    """Stop each service with a job that has begun: a slow machine would else end the run before it is watched."""
+    until(lambda: all(server.journal.appended() for server in servers), "each service has a job")
+    for server in servers:
+        server.running.pause()
+
+
 def test_another_terminal_watches_a_run(place: Place) -> None:
     """`status --watch` draws the same lines from the ledger, until the run ends; then the status stands there."""
-    place.use(place.serve("--limit", "5", "--job-seconds", "0.5"))
+    server = place.serve("--limit", "5", "--job-seconds", "0.5")
+    place.use(server)
     write_manifest(place, "m.csv", make_rows(place, 30, 30))
     run = place.start("run", "m.csv", "--limit", "5")
-    until(lambda: "run.begun" in run.err.read_text("utf-8"), "the run has begun")
+    stand_still([server])
     terminal = started(place, 80, words=("-m", "uploader", "status", "--watch"))
-    frames = [found for lines in terminal.redraws() if (found := block(lines, 30))]
-    assert terminal.wait() == 0
-    assert len(frames) > 1
+    frames = watched(run, terminal, [server], 30)
     assert any(" of 5 busy" in frame[2] and "■" in frame[2] for frame in frames), frames
     assert is_clean(terminal)
     assert any("m.csv: 30 items: 30 completed" in line for line in terminal.screen.lines)
-    assert run.wait().code == 0
 
 
 def test_a_run_of_several_accounts_shows_their_slots_together(place: Place) -> None:
     """Limits of 3 and 7 are ten cells, for the run itself and for who watches it."""
     write_rows(place)
-    serve_accounts(place)
+    servers = list(serve_accounts(place).values())
     run = place.start("run", "m.csv", "--config", "nightly.toml")
-    until(lambda: "run.begun" in run.err.read_text("utf-8"), "the run has begun")
+    stand_still(servers)
     terminal = started(place, 80, words=("-m", "uploader", "status", "--watch", "--config", "nightly.toml"))
-    frames = [found for lines in terminal.redraws() if (found := block(lines, 120))]
-    assert terminal.wait() == run.wait().code == 0
+    frames = watched(run, terminal, servers, 2 * FILES)
     assert any(re.match(r"slots     [■□]{10}  \d+ of 10 busy", frame[2]) for frame in frames), frames

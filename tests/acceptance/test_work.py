@@ -114,7 +114,9 @@ def test_a_recording_that_this_host_lacks_stays_pending(place: Place) -> None:
     worker = place.start(*WORK)
     until(lambda: "recording.elsewhere" in worker.err.read_text(encoding="utf-8"), "the worker says it")
     until(lambda: worker.err.read_text(encoding="utf-8").count('"attempt.ended"') > 4, "it has tried all lanes")
-    assert counts(place, "m.csv") == {"completed": 1, "pending": 5}
+    # a lane that is tried again is under way for a moment
+    until(lambda: counts(place, "m.csv") == {"completed": 1, "pending": 5}, "all that it has tried is pending")
+    assert len(server.journal.puts()) == 1
     away.rename(folder)
     until(lambda: counts(place, "m.csv") == {"completed": 6}, "it has sent them")
     ending = worker.stop(signal.SIGINT)
@@ -169,9 +171,12 @@ def test_a_worker_starts_nothing_new_after_a_time(place: Place) -> None:
     server = place.serve("--limit", "1", "--job-seconds", "1")
     place.use(server)
     assert place.run("run", "m.csv", "--limit", "1", "--first", "1").code == 6
-    ending = place.start(*WORK, "--until", "06:00", environment=clock_before_six(6)).wait()
+    for seconds in (5, 15, 45):  # a slow machine may have begun nothing by then
+        ending = place.run(*WORK, "--until", "06:00", environment=clock_before_six(seconds))
+        assert ending.code == 6, ending.err
+        if len(server.journal.appended()) > 1:
+            break
     states = counts(place, "m.csv")
-    assert ending.code == 6, ending.err
     assert set(states) == {"completed", "pending"}
     assert states["completed"] == len(server.journal.appended()) > 1
     assert ending.summary["reason"] == "--until 06:00: nothing new starts after it"

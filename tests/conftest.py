@@ -31,7 +31,7 @@ MEMORY, ENOUGH_BYTES = Path("/dev/shm"), 2**28
 FEW_FILES = 50
 
 # no deadline: a slow machine is no finding
-settings.register_profile("default run", deadline=None, max_examples=50)
+settings.register_profile("default run", deadline=None, max_examples=30)
 settings.register_profile("nightly", deadline=None, max_examples=1000)
 settings.load_profile("default run")
 
@@ -49,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Nightly, whatever is drawn is drawn twenty times as often. A new clone's tests are compiled once."""
+    """Nightly, whatever is drawn is drawn thirty times as often. A new clone's tests are compiled once."""
     if config.getoption("--nightly"):
         settings.load_profile("nightly")
     if not hasattr(config, "workerinput") and (config.getoption("numprocesses", None) or 0) > 1:
@@ -117,7 +117,8 @@ def _is_of_night(item: pytest.Item) -> bool:
     if item.get_closest_marker("nightly") is not None:
         return True
     parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    return parameters.get("database_url") == "postgres" and item.get_closest_marker("policy") is not None
+    databases = {parameters.get("database_url"), parameters.get("place_of")}
+    return "postgres" in databases and item.get_closest_marker("policy") is not None
 
 
 def pytest_collection_finish() -> None:

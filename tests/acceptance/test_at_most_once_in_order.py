@@ -18,12 +18,12 @@ from tests.acceptance.place import Place
 
 
 def test_all_files_go_once_in_order_within_the_limit(place: Place, pytestconfig: pytest.Config) -> None:
-    """400 files over 80 conversations: nothing missing, twice, out of order or above the limit, and no 429.
+    """200 files over 40 conversations: nothing missing, twice, out of order or above the limit, and no 429.
 
     Every row of the manifest has exactly one line in the results, in its order, completed and with the journal's jobId.
     Nightly 1,000 files over 200 conversations.
     """
-    files = 1000 if pytestconfig.getoption("--nightly") else 400
+    files = 1000 if pytestconfig.getoption("--nightly") else 200
     batch = whole(place, files)
     assert batch.ending.code == 0
     assert batch.ending.summary["counts"]["completed"] == files

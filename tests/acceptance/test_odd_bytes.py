@@ -49,10 +49,9 @@ def place(place: Place) -> Place:
 )
 def test_a_name_that_is_not_utf_8_is_refused_in_words(place: Place, words: list[str]) -> None:
     """The ledger, the results and the log could not hold it."""
-    command = [sys.executable, "-m", "uploader", *words]
-    ended = subprocess.run(command, cwd=place.folder, env=place.environment, capture_output=True, check=False)
-    assert ended.returncode == 2, ended.stderr
-    assert b"not UTF-8" in ended.stderr
+    ending = place.run(*words)
+    assert ending.code == 2, ending.err
+    assert "not UTF-8" in ending.err
 
 
 @pytest.mark.parametrize(

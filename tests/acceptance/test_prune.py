@@ -4,6 +4,8 @@ import shutil
 import sqlite3
 from contextlib import closing
 
+import pytest
+
 from tests.acceptance.batches import make_rows, read_results, record, statuses, write_manifest, write_table
 from tests.acceptance.judging import check_appended, check_job_ids
 from tests.acceptance.place import Place, Server, until
@@ -114,6 +116,7 @@ def test_paths_parameters_and_own_columns_leave_the_file(place: Place, server: S
     assert kept == (200, 200, 200)
 
 
+@pytest.mark.policy
 def test_what_is_not_over_stays_as_it_is(place_of: Place) -> None:
     """A batch with a refused item keeps its rows, those of its completed items too, and is named."""
     rows = make_rows(place_of, 6, 3)

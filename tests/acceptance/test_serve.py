@@ -266,6 +266,7 @@ def test_a_service_that_is_stopped_carries_on_where_it_was(place: Place) -> None
     assert names(place, "running") == []
 
 
+@pytest.mark.policy
 def test_batches_that_are_stopped_together_carry_on_together(place_of: Place) -> None:
     """One signal ends all of them in good order; the next service goes on with each, and the limit is kept."""
     place = place_of

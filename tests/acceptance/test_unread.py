@@ -91,7 +91,6 @@ def test_a_remote_recording_that_is_away_for_a_moment_is_not_appended_again(
         night.check(again, new, unread())
 
 
-@pytest.mark.real_start
 @PLACES
 def test_a_file_that_cannot_be_hashed_for_a_moment_is_not_appended_again(
     place_of: Place, is_pruned: bool, name: str

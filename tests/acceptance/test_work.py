@@ -5,6 +5,8 @@ import re
 import shlex
 import signal
 
+import pytest
+
 from tests.acceptance.batches import make_rows, read_results, write_manifest
 from tests.acceptance.judging import (
     check_appended,
@@ -250,6 +252,7 @@ def test_a_worker_is_called_by_the_jobs_of_its_attempts(place: Place) -> None:
     assert polls_after_the_end_was_told(server) == {}
 
 
+@pytest.mark.policy
 def test_a_worker_names_what_needs_a_person_at_its_end(place_of: Place) -> None:
     """Items in doubt, and those held behind them, stand in its closing words, with the command that lists them."""
     write_manifest(place_of, "m.csv", make_rows(place_of, 6, 2))

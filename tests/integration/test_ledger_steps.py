@@ -225,7 +225,14 @@ def begin_night(ground: Ground, night: Night) -> None:
 
 @pytest.mark.parametrize(
     ("database_url", "name"),
-    [*(("sqlite", name) for name in NIGHTS), *(("postgres", name) for name in ("same", "edited", "part", "corrected"))],
+    [
+        pytest.param(database, name, marks=() if name in shown else pytest.mark.nightly)
+        for database, names, shown in (
+            ("sqlite", NIGHTS, ("more", "fewer", "edited", "repeat", "part", "invalid")),
+            ("postgres", ("same", "edited", "part", "corrected"), ("edited", "corrected")),
+        )
+        for name in names
+    ],
     indirect=["database_url"],
 )
 def test_a_load_that_died_between_two_steps_is_carried_on_by_the_same_command(

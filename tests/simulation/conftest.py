@@ -7,11 +7,11 @@ import pytest
 import structlog
 
 # test_breaks.py: each safeguard that is taken away is noticed within fewer
-SCHEDULES, NIGHTLY_SCHEDULES = 60, 10_000
+SCHEDULES, NIGHTLY_SCHEDULES = 30, 10_000
 # the same of several workers on one ledger
-SCHEDULES_OF_SEVERAL, NIGHTLY_SCHEDULES_OF_SEVERAL = 20, 5000
+SCHEDULES_OF_SEVERAL, NIGHTLY_SCHEDULES_OF_SEVERAL = 10, 5000
 # so many schedules are one test: what the processes of a test run share out among them
-PER_TEST = 10
+PER_TEST = 5
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(0)
 SLOTS, CONVERSATIONS, FILES = 6, 30, 4
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.seeds(1, nightly=3)
 def test_a_full_account_is_claimed_for_when_a_job_ends(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """Each end is followed by a claim in the same moment; beside that, only the foresight of ends asks for one."""
     written: list[tuple[Callable[..., Any], float]] = []

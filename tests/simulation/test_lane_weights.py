@@ -17,7 +17,7 @@ from uploader.policy import ahead
 
 pytestmark = pytest.mark.timeout(0)
 
-SLOTS, CONVERSATIONS = 10, 30
+SLOTS, CONVERSATIONS = 10, 20
 # what a job takes in any case, and for each byte: about 1 s more for a short file, and 24 s for a long one
 CONSTANT, SECONDS_PER_BYTE, SCATTER = 20.0, 0.04, 0.2
 # mean bytes of a file; half of the conversations have some ten short ones, half one to three long ones

@@ -125,10 +125,13 @@ def nights_of(draw: int) -> list[tuple[int, int]]:
 
     A draw but the first is of whole nights.
     """
-    return [(seed, 300 if draw else 150) for seed in range(3 * draw + 4, 3 * draw + 7)]
+    return [(seed, 300 if draw else 75) for seed in range(3 * draw + 4, 3 * draw + 7)]
 
 
-@pytest.mark.parametrize(("latency", "at_most"), [(0.02, 12), (0.4, UPLOADS)], ids=["quick", "slow"])
+@pytest.mark.parametrize(
+    ("latency", "at_most"),
+    [pytest.param(0.02, 12, id="quick", marks=pytest.mark.nightly), pytest.param(0.4, UPLOADS, id="slow")],
+)
 @pytest.mark.seeds(1, nightly=3)
 def test_a_limit_that_is_stated_is_learned_from_what_was_under_way(
     seed: int, latency: float, at_most: int, claims: list[ClaimResult], monkeypatch: pytest.MonkeyPatch
@@ -154,7 +157,13 @@ def test_a_limit_that_is_never_stated_is_learned_all_the_same(seed: int) -> None
     assert median(ratios) <= 1.06
 
 
-@pytest.mark.parametrize(("weather", "at_most"), [(QUIET, 1.2), (MUTE, 1.25)], ids=["stated", "never stated"])
+@pytest.mark.parametrize(
+    ("weather", "at_most"),
+    [
+        pytest.param(QUIET, 1.2, id="stated"),
+        pytest.param(MUTE, 1.25, id="never stated", marks=pytest.mark.nightly),
+    ],
+)
 @pytest.mark.seeds(1, nightly=3)
 def test_an_account_that_is_shared_is_kept_full(
     seed: int, weather: Weather, at_most: float, claims: list[ClaimResult]

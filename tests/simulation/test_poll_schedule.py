@@ -164,7 +164,7 @@ def test_the_part_that_every_job_takes_is_learned(seed: int, asked: list[Asked])
     assert night.looks <= 14.0, night
 
 
-@pytest.mark.parametrize("factor", [0.25, 4.0])
+@pytest.mark.parametrize("factor", [pytest.param(0.25, marks=pytest.mark.nightly), 4.0])
 def test_a_service_that_changes_its_speed_in_the_night_is_followed(factor: float, asked: list[Asked]) -> None:
     """Where all jobs become four times as slow or as fast in the night, the polls follow within few ends."""
     world = world_of(0, normally)

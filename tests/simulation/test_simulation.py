@@ -100,7 +100,7 @@ def test_schedules_of_several_workers(seeds_of_several: range) -> None:
         )
 
 
-@pytest.mark.seeds(2, nightly=5)
+@pytest.mark.seeds(1, nightly=5)
 def test_a_gateway_that_is_down_for_ten_minutes_costs_at_most_six_items(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,7 +118,7 @@ def test_a_gateway_that_is_down_for_ten_minutes_costs_at_most_six_items(
     assert found[State.HELD] <= found[State.IN_DOUBT]  # nearly every conversation has one file alone
 
 
-@pytest.mark.seeds(2, nightly=5)
+@pytest.mark.seeds(1, nightly=5)
 def test_nothing_new_starts_after_the_time_that_was_set(seed: int) -> None:
     """`--until`: no attempt begins after it, what is under way ends well, and the rest stays pending for next time."""
     plan = Plan(seed, conversations=9, rows=40, limit=3, service_limit=3, weather=Weather(put=0.2, poll=0.1))

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -453,8 +454,14 @@ def size_of(path: Path) -> int:
 def audio(folder: Path, size: int, name: str = "a.wav", seed: int = 1) -> Path:
     """Write a file of this size, without two equal stretches."""
     path = folder / name
-    path.write_bytes(random.Random(seed).randbytes(size))
+    path.write_bytes(_drawn(seed, size))
     return path
+
+
+@lru_cache(maxsize=4)
+def _drawn(seed: int, size: int) -> bytes:
+    """Draw bytes; the tests ask for some of many mebibytes again and again."""
+    return random.Random(seed).randbytes(size)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import re
 import select
 import signal
 import struct
-import subprocess
-import sys
 import termios
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import IO
+
+from tests.acceptance.starting import Process
 
 # the sequences that a program may send, text between them
 _TOKENS = re.compile(r"(\x1b\[[0-9;?]*[A-Za-z]|\r|\n|\x1b)")
@@ -75,17 +75,19 @@ class Screen:
 
 
 class Terminal:
-    """A command whose standard error, and standard output, is a terminal of so many columns."""
+    """A command whose standard streams are a terminal of so many columns.
 
-    def __init__(self, words: Sequence[str], environment: Mapping[str, str], folder: Path, columns: int) -> None:
+    Args:
+        start: Starts the command with its end of the terminal.
+        columns: The terminal's width.
+    """
+
+    def __init__(self, start: Callable[[IO[bytes]], Process], columns: int) -> None:
         self.screen = Screen(columns)
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        made = {"TERM": "xterm-256color", "PYTHONPATH": os.pathsep.join(sys.path), **environment}
-        self.process = subprocess.Popen(
-            [sys.executable, *words], stdin=theirs, stdout=theirs, stderr=theirs, env=made, cwd=folder
-        )
-        os.close(theirs)
+        with os.fdopen(theirs, "r+b", buffering=0) as end:
+            self.process = start(end)
         self.text = ""
         self._fed = 0
 

@@ -2,16 +2,19 @@
 
 import re
 import signal
+import sys
 from collections.abc import Sequence
+from typing import IO
 
 import pytest
 
 from tests.acceptance.batches import make_rows, write_manifest
 from tests.acceptance.place import Place, Running, Server, until
 from tests.acceptance.screen import Terminal
+from tests.acceptance.starting import Command, Process
 from tests.acceptance.test_accounts import FILES, serve_accounts, write_rows
 
-RUN = ("-m", "uploader", "run", "m.csv", "--limit", "5")
+RUN = ("run", "m.csv", "--limit", "5")
 WARNING = "a new ledger"
 LABELS = ("rate", "slots", "held back", "needs you")
 # a run whose live view fails at its third redraw
@@ -25,15 +28,21 @@ def fail_late(view, progress):
         raise RuntimeError("a fault in the middle of a view")
     show(view, progress)
 LiveView.show = fail_late
-sys.argv = ["uploader", *sys.argv[1:]]
+# after the words with which a command without a fault would begin
+sys.argv = ["uploader", *sys.argv[4:]]
 from uploader.__main__ import main
 main()
 """
 
 
-def started(place: Place, columns: int, *more: str, words: Sequence[str] = RUN) -> Terminal:
+def started(place: Place, columns: int, *more: str, words: Sequence[str] = RUN, before: Sequence[str] = ()) -> Terminal:
     """Start a command in a terminal."""
-    return Terminal([*words, *more], place.environment, place.folder, columns)
+    environment = {"TERM": "xterm-256color", **place.environment}
+
+    def start(end: IO[bytes]) -> Process:
+        return place.starts(Command([*words, *more], environment, place.folder, (end, end, end), before))
+
+    return Terminal(start, columns)
 
 
 def block(lines: Sequence[str], total: int) -> list[str]:
@@ -123,7 +132,8 @@ def test_a_fault_leaves_a_clean_terminal(place: Place) -> None:
     """Exit 70 with its traceback, no live line, and the cursor."""
     place.use(place.serve("--limit", "5", "--job-seconds", "60"))
     write_manifest(place, "m.csv", make_rows(place, 40, 40))
-    terminal = started(place, 100, "run", "m.csv", "--grace-seconds", "1", words=("-c", CRASH))
+    words = ("run", "m.csv", "--grace-seconds", "1")
+    terminal = started(place, 100, words=words, before=(sys.executable, "-c", CRASH))
     assert terminal.wait() == 70
     assert is_clean(terminal)
     assert any("a fault in the middle of a view" in line for line in terminal.screen.lines)
@@ -135,7 +145,7 @@ def test_a_terminal_that_cannot_redraw_gets_no_sequence(place: Place) -> None:
     for number, (variable, more) in enumerate([({"TERM": "dumb"}, ()), ({}, ("--progress", "off"))]):
         write_manifest(place, f"{number}.csv", make_rows(place, 3, 3))
         place.environment.update(variable)
-        terminal = started(place, 80, f"{number}.csv", *more, words=("-m", "uploader", "run"))
+        terminal = started(place, 80, f"{number}.csv", *more, words=("run",))
         assert terminal.wait() == 0
         assert not re.search(r"\x1b\[(\?25|\d*[AK])", terminal.text)
         place.environment.pop("TERM", None)
@@ -168,7 +178,7 @@ def test_another_terminal_watches_a_run(place: Place) -> None:
     write_manifest(place, "m.csv", make_rows(place, 30, 30))
     run = place.start("run", "m.csv", "--limit", "5")
     stand_still([server])
-    terminal = started(place, 80, words=("-m", "uploader", "status", "--watch"))
+    terminal = started(place, 80, words=("status", "--watch"))
     frames = watched(run, terminal, [server], 30)
     assert any(" of 5 busy" in frame[2] and "■" in frame[2] for frame in frames), frames
     assert is_clean(terminal)
@@ -181,6 +191,6 @@ def test_a_run_of_several_accounts_shows_their_slots_together(place: Place) -> N
     servers = list(serve_accounts(place).values())
     run = place.start("run", "m.csv", "--config", "nightly.toml")
     stand_still(servers)
-    terminal = started(place, 80, words=("-m", "uploader", "status", "--watch", "--config", "nightly.toml"))
+    terminal = started(place, 80, words=("status", "--watch", "--config", "nightly.toml"))
     frames = watched(run, terminal, servers, 2 * FILES)
     assert any(re.match(r"slots     [■□]{10}  \d+ of 10 busy", frame[2]) for frame in frames), frames

@@ -15,8 +15,11 @@ from tests.acceptance.place import Place, until
 HOUR = "3600"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
-@pytest.mark.parametrize(("limit", "accepted"), [(4, 4), pytest.param(1, 1, marks=pytest.mark.real_start)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.real_start), (signal.SIGINT, 130), (signal.SIGHUP, 129)],
+)
+@pytest.mark.parametrize(("limit", "accepted"), [(4, 4), (1, 1)])
 def test_a_signal_ends_a_run_that_only_waits(
     place: Place, number: signal.Signals, code: int, limit: int, accepted: int
 ) -> None:

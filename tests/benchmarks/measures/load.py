@@ -16,6 +16,7 @@ from tests.benchmarks.table import Row, at_most
 
 ROWS, FEW_ROWS = 100_000, 5000
 MANY, NOT_SO_MANY = 1_000_000, 20_000
+POSTGRES_FEW_ROWS = 10_000
 FIRST = 200
 MOST_TIMES = 2.0
 MOST_OF_WAITING = 0.5
@@ -88,6 +89,34 @@ def _large(bench: Bench, count: int) -> Iterator[Row]:
         must=at_most(30),
     )
     yield _memory(f"{count} files, run", used.peak_bytes, f"{used.cpu_seconds:.0f} s of CPU")
+    yield from _on_postgres(bench, place, count)
+
+
+def _on_postgres(bench: Bench, place: Path, count: int) -> Iterator[Row]:
+    """The same files on a PostgreSQL server without autovacuum: each night, and a claim and an admission after it."""
+    few = POSTGRES_FEW_ROWS
+    used = bench.run(place, "postgres", sys.executable, "-m", "tests.benchmarks.postgres_loads", str(few), str(count))
+    found: dict[str, Any] = json.loads(used.check().out.read_text(encoding="utf-8"))
+    for kind, cost in found[str(count)].items():
+        beside = found[str(few)][kind]
+        yield Row(
+            figure="a row to the first claim on PostgreSQL, CPU of both sides",
+            of=f"{count} files, {kind}",
+            value=cost["client"] + cost["server"],
+            unit="µs",
+            remarks=f"{cost['client']:.0f} of the client, {cost['server']:.0f} of the server; {cost['wall']:.0f} µs of "
+            "wall clock",
+        )
+        for figure in ("claim", "admission"):
+            yield Row(
+                figure=f"{figure} of 16 on PostgreSQL, CPU of both sides",
+                of=f"{count} files, {kind}",
+                value=cost[figure],
+                unit="ms",
+                beside=f"{few} files",
+                ratio=cost[figure] / beside[figure],
+                must=at_most(MOST_TIMES),
+            )
 
 
 def _first_byte(place: Path) -> float:

@@ -1,5 +1,6 @@
 """A connection to a PostgreSQL server: through a pooler or not, and closed once the server is silent for too long."""
 
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,10 @@ except ImportError as error:
     raise UsageError(
         f"ledger: postgresql:// needs its driver ({error}): pip install 'uploader[postgres]'. Nothing was sent"
     ) from error
+
+# what the driver warns of when a connection is lost is raised as well: without a handler the words would stand among
+# the events of the log, on standard error
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 CONNECT_SECONDS = 5
 # a server that swallows everything is noticed within seconds (libpq's keywords; in seconds, and milliseconds)

@@ -40,6 +40,11 @@ class CircuitBreaker(NamedTuple):
     cause: str = ""
 
     @property
+    def is_closed(self) -> bool:
+        """True while attempts may begin as ever."""
+        return self.state is BreakerState.CLOSED
+
+    @property
     def probe_at(self) -> float:
         """The time of the next probe."""
         return self.probing.until

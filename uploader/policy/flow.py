@@ -133,7 +133,7 @@ class Flow(NamedTuple):
     def may_send_ahead(self) -> bool:
         """Return True where bodies may go out before their slot is free."""
         # the one upload that tries a service after an outage shall not wait for a job
-        return self.ahead.is_on and not self.ahead.refusal and self.breaker.state is BreakerState.CLOSED
+        return self.ahead.is_on and not self.ahead.refusal and self.breaker.is_closed
 
     def gives_up_at(self, give_up_seconds: float) -> float:
         """Return when 429s, with nothing of ours live, have been all that came for too long; infinite where not."""

@@ -255,7 +255,7 @@ def pace_of(jobs: Iterable[tuple[float, float]]) -> float | None:
     Args:
         jobs: Of each job the seconds from its upload's begin to its end, and the seconds of its audio.
     """
-    from statistics import median  # noqa: PLC0415 - a run imports this module for its orders alone
-
-    paces = [taken / audio for taken, audio in jobs if audio > 0 and taken > 0]
-    return median(paces) if paces else None
+    paces = sorted(taken / audio for taken, audio in jobs if audio > 0 and taken > 0)
+    middle = len(paces) // 2
+    # statistics.median takes 3 ms to import
+    return (paces[middle] + paces[~middle]) / 2 if paces else None

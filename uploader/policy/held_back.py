@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
 from operator import itemgetter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from uploader.policy.breaker import BreakerState
-from uploader.policy.flow import Flow
+if TYPE_CHECKING:  # commands that only show the causes have no flow
+    from uploader.policy.flow import Flow
 
 
 class SlotUse(StrEnum):
@@ -66,7 +66,7 @@ class SlotFacts(NamedTuple):
     is_ledger_away: bool = False
 
 
-def slot_uses(flow: Flow, facts: SlotFacts, now: float) -> Mapping[SlotUse, int]:
+def slot_uses(flow: "Flow", facts: SlotFacts, now: float) -> Mapping[SlotUse, int]:
     """Count the slots by their use: as many as the limit in force.
 
     Args:
@@ -79,7 +79,7 @@ def slot_uses(flow: Flow, facts: SlotFacts, now: float) -> Mapping[SlotUse, int]
         (SlotUse.DOUBT, facts.doubtful),
         (SlotUse.BUSY, max(facts.busy - facts.unwritten, 0)),
         (SlotUse.LEDGER, facts.in_force if facts.is_ledger_away else facts.unwritten),
-        (SlotUse.BREAKER, facts.in_force if flow.breaker.state is not BreakerState.CLOSED else 0),
+        (SlotUse.BREAKER, 0 if flow.breaker.is_closed else facts.in_force),
         (SlotUse.BACKOFF, facts.in_force if flow.throttle.backoff.is_on(now) else 0),
         (SlotUse.LEDGER, min(facts.due, may_go)),
         (SlotUse.UNANSWERED if flow.unanswered_is_fixed else SlotUse.ANSWERS, max(facts.due - may_go, 0)),

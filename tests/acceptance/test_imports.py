@@ -46,7 +46,10 @@ class Imports(NamedTuple):
     statements: AbstractSet[str] = frozenset()
 
 
-HELP = {"cli", "deferred", "errors", "logs", "parameters", "pipes", "policy", "secrets", "settings", "urls"}
+HELP = {
+    *("cli", "deferred", "early_signals", "errors", "logs", "parameters"),
+    *("pipes", "policy", "secrets", "settings", "urls"),
+}
 READS = HELP | {"ledger", "model", "results", "status", "text", "toml"}
 PLANS = READS | {"audio", "manifest", "run"}
 RESOLVES = {"dialects", "facts", "lanes", "outcomes", "recovery", "resolving", "staging", "workers"}

@@ -43,6 +43,8 @@ from uploader.settings import Settings
 
 log = logs.get_logger()
 
+# multiples of it, less their whole part, are spread evenly
+GOLDEN_RATIO = 0.618034
 # the weight of a new answer in the seconds that a status request takes
 ANSWER_WEIGHT = 1 / 8
 # so many polls of a job at most are sent before the first of them is answered
@@ -338,12 +340,14 @@ class JobPoller:
         following = self._overlap(entry, sent_at)
         self.requests += 1
         answer = await self._client.job(job.job_id)
+        # on its way there and back the request took as long, as far as is known: the status is of the time between
+        seen_at = (sent_at + self._now()) / 2.0
         self._count_answer(job, self._now() - sent_at)
         self._back_off(answer)
         if not self.is_live(job) or job.item_id in self._ending:
             return  # a callback, or another poll of the job, was quicker
         if answer.status is not None and answer.status.ended:
-            await self._write_end(entry, answer.status)
+            await self._write_end(entry, answer.status, seen_at)
         elif self._now() - job.accepted_at >= self._timeout_seconds:
             await self._write_overdue(job, answer)
         elif answer.names_other_job and entry.other_job_in_a_row + 1 >= OTHER_JOB_ANSWERS:
@@ -353,9 +357,9 @@ class JobPoller:
             if job.item_id in self._postponed:
                 self._postponed[job.item_id] = 0.0
             if following is None:
-                self._push(self._after_poll(entry, answer))
+                self._push(self._after_poll(entry, answer, seen_at))
             elif answer.status is not None:
-                following.seen_live_at, following.is_unseen = max(following.seen_live_at, sent_at), False
+                following.seen_live_at, following.is_unseen = max(following.seen_live_at, seen_at), False
 
     def _count_answer(self, job: LiveJob, seconds: float) -> None:
         """Count a request of a job as answered, after so many seconds."""
@@ -371,7 +375,7 @@ class JobPoller:
             return None
         if self._unanswered[entry.job.item_id] > MAX_OVERLAPS:
             return None
-        following = self._schedule(entry.job, now)
+        following = self._schedule(entry.job, now + self._answer_seconds / 2.0)
         if following.due_at >= now + self._answer_seconds:
             return None
         following.seen_live_at = entry.seen_live_at
@@ -395,9 +399,10 @@ class JobPoller:
             seconds = round(self._backoff.until - now, 3)
             log.info("polls.paused", seconds=seconds, reason=answer.reason)
 
-    def _after_poll(self, entry: _ScheduledPoll, answer: JobAnswer) -> _ScheduledPoll:
+    def _after_poll(self, entry: _ScheduledPoll, answer: JobAnswer, seen_at: float) -> _ScheduledPoll:
         now = self._now()
-        following = self._schedule(entry.job, now)
+        following = self._schedule(entry.job, seen_at)
+        following.due_at = max(following.due_at, now + self._min_seconds)
         if answer.status is None:
             following.is_unseen = True
             following.seen_live_at = entry.seen_live_at
@@ -421,8 +426,13 @@ class JobPoller:
 
     def _schedule(self, job: LiveJob, seen_live_at: float) -> _ScheduledPoll:
         age, live = seen_live_at - job.accepted_at, len(self._live) if self._is_budget_auto else 1
-        poll = next_poll(PolledJob(age, job.work, self.durations.model, self._min_seconds, live))
-        return _ScheduledPoll(seen_live_at + poll.wait_seconds, poll.step_seconds, seen_live_at, job)
+        # on a long line as many polls may be on their way as may overlap: sent faster, the last would be waited for
+        least = max(self._min_seconds, self._answer_seconds / (MAX_OVERLAPS + 1))
+        phase = job.item_id * GOLDEN_RATIO % 1.0
+        poll = next_poll(PolledJob(age, job.work, self.durations.model, least, live, phase))
+        # the request is on its way for half of the time to its answer
+        due_at = seen_live_at + poll.wait_seconds - self._answer_seconds / 2.0
+        return _ScheduledPoll(due_at, poll.step_seconds, seen_live_at, job)
 
     def _reschedule_all(self) -> None:
         """Reschedule all polls by the present model of durations."""
@@ -442,13 +452,13 @@ class JobPoller:
         if entry.due_at < self._wakes_at:
             self._changed.set()
 
-    async def _write_end(self, entry: _ScheduledPoll, status: JobStatus) -> None:
+    async def _write_end(self, entry: _ScheduledPoll, status: JobStatus, seen_at: float) -> None:
         job, now = entry.job, self._now()
         if entry.is_unseen:
             job = job._replace(has_known_start=False)
         lived = None
         if job.has_known_start and status is JobStatus.COMPLETED:
-            lived = lived_seconds(job.accepted_at, entry.seen_live_at, now)
+            lived = lived_seconds(job.accepted_at, entry.seen_live_at, seen_at, self.durations.lifetime(job.work))
         ended = JobEnd(job, status, now, lived)
         self._ending.add(job.item_id)
         written = asyncio.shield(self._writer.call(end_job, ended))

@@ -240,9 +240,9 @@ def test_a_look_that_told_nothing_has_not_seen_the_job_live() -> None:
     poller = waiting_for_endless(time)
     poller.add(live(1, BEGIN, 100.0))
     time.now += 50.0
-    told = poller._after_poll(poller._scheduled[0], JobAnswer(JobStatus.IN_PROGRESS))
+    told = poller._after_poll(poller._scheduled[0], JobAnswer(JobStatus.IN_PROGRESS), time.now)
     time.now += 50.0
-    untold = poller._after_poll(told, JobAnswer(None, "HTTP 404", 404))
+    untold = poller._after_poll(told, JobAnswer(None, "HTTP 404", 404), time.now)
     assert (told.seen_live_at, told.is_unseen) == (BEGIN + 50.0, False)
     assert (untold.seen_live_at, untold.is_unseen) == (BEGIN + 50.0, True)
     assert untold.due_at > time.now

@@ -56,12 +56,25 @@ def test_as_long_as_nothing_is_known_a_look_comes_after_a_share_of_the_age(age: 
     assert next_poll(PolledJob(age, 0.0, USUAL)).wait_seconds == plain
 
 
-@pytest.mark.parametrize(("live", "share"), [(1, 0.15), (50, 0.15), (200, 0.3), (5000, 0.5)])
+@pytest.mark.parametrize(("live", "share"), [(1, 0.15), (50, 0.15), (200, 0.6), (5000, 1.0)])
 def test_before_the_first_end_many_jobs_are_polled_less_often_each(live: int, share: float) -> None:
-    """By the root of their number: the first end that is seen tells of all of them. A model needs no such thing."""
+    """By their number: the first end that is seen tells of all of them. A model needs no such thing."""
     assert next_poll(PolledJob(10.0, 10.0, None, live=live)).wait_seconds == pytest.approx(10.0 * share)
     jobs = fit([CompletedJob(10.0, 10.0)] * 20)
     assert next_poll(PolledJob(5.0, 10.0, jobs, live=live)) == next_poll(PolledJob(5.0, 10.0, jobs))
+
+
+def test_of_many_jobs_that_began_together_one_is_polled_soon_after_they_end() -> None:
+    """Before the first end their polls are spread: 500 jobs of 15 s are noticed within a tenth of a second."""
+    phases = [number * 0.618034 % 1.0 for number in range(500)]
+    seen = []
+    for phase in phases:
+        age, polls = 0.0, 0
+        while age < 15.0:
+            age, polls = age + next_poll(PolledJob(age, 10.0, None, live=500, phase=phase)).wait_seconds, polls + 1
+        assert polls <= 30
+        seen.append(age)
+    assert min(seen) - 15.0 <= 0.1
 
 
 def test_a_clock_that_ran_backwards_is_an_age_of_nothing() -> None:
@@ -125,6 +138,31 @@ def test_the_constant_part_and_the_growing_part_are_told_apart(constant: float, 
         assert MIN_SCATTER <= scatter <= 0.2
 
 
+def test_jobs_that_all_take_the_same_time_are_known_well() -> None:
+    """The scatter that was assumed before the first job fades: forty equal jobs leave next to nothing of it."""
+    scatters = [fit([CompletedJob(10.0, 15.0)] * count).scatter for count in (1, 8, 16, 40)]  # type: ignore[union-attr]
+    assert scatters == sorted(scatters, reverse=True)
+    assert scatters[0] > 0.25
+    assert scatters[1] > 0.1
+    assert scatters[-1] <= 2 * MIN_SCATTER
+
+
+def test_a_job_that_is_late_by_little_is_polled_again_soon() -> None:
+    """Where the model is sure of itself and wrong, the polls behind the expected end grow apart only step by step."""
+    model = fit([CompletedJob(10.0, 10.0)] * 40)
+    looks = looks_until(13.0, 10.0, model)
+    assert looks[-1] - 13.0 <= 1.5
+    assert len(looks) <= 16
+
+
+def test_the_first_poll_comes_before_the_job_has_ended() -> None:
+    """Of a job that had ended by its first poll nobody knows how long it took."""
+    model = fit([CompletedJob(10.0, 10.0)] * 40)
+    assert model is not None
+    first = next_poll(PolledJob(0.0, 10.0, model)).wait_seconds
+    assert 10.0 * (1.0 - 3.0 * model.scatter) <= first <= 10.0 * (1.0 - 2.0 * model.scatter)
+
+
 def test_an_outlier_changes_little() -> None:
     """One job in twenty that took a hundred times as long moves neither the expectation nor the scatter by much."""
     ends = [CompletedJob(10.0 + place, (10.0 + place) * (0.9 + 0.02 * (place % 11))) for place in range(40)]
@@ -173,13 +211,26 @@ def test_a_job_lived_to_the_middle_between_the_looks(age: float, share: float) -
     assert lived_seconds(begun, begun - 50.0, begun - 50.0) == 0.0
 
 
+def test_polls_that_are_far_apart_around_the_expected_end_tell_nothing() -> None:
+    """The middle between them says less than the model does; it counts where the model is wrong, or the polls close."""
+    model = fit([CompletedJob(10.0, 10.0)] * 40)
+    assert model is not None
+    lifetime = model.lifetime(10.0)
+    assert lived_seconds(0.0, 0.0, 11.0, lifetime) is None
+    assert lived_seconds(0.0, 5.0, 25.0, lifetime) is None
+    assert lived_seconds(0.0, 9.9, 10.1, lifetime) == 10.0
+    assert lived_seconds(0.0, 0.0, 8.0, lifetime) == 4.0
+    assert lived_seconds(0.0, 12.0, 30.0, lifetime) == 21.0
+
+
 def test_learning_does_not_drift_by_the_looks_that_see_the_ends() -> None:
     """A model fitted again and again to lifetimes seen by its own polls does not drift: 40 to 60 s stay at 50."""
     durations = DurationHistory()
     for _ in range(40):
         for seconds in (40.0, 45.0, 50.0, 55.0, 60.0):
             looks = [0.0, *looks_until(seconds, 10.0, durations.model)]
-            durations.add([CompletedJob(10.0, lived_seconds(0.0, looks[-2], looks[-1]))])
+            lived = lived_seconds(0.0, looks[-2], looks[-1], durations.lifetime(10.0))
+            durations.add([CompletedJob(10.0, lived)] if lived is not None else [])
     assert durations.model is not None
     assert durations.model.expected(10.0)[0] == pytest.approx(50.0, rel=0.05)
 

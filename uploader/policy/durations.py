@@ -21,11 +21,13 @@ MIN_POLL_SECONDS_AUTO = 0.02
 MAX_POLL_SECONDS = 300.0
 # the interval as a share of the job's age, where no model exists or the job has outlived the model's range
 POLL_SHARE_OF_AGE = 0.15
+# the longest interval of a job that is late, as a share of the time by which it is
+POLL_SHARE_OF_LATENESS = 0.5
 # where no model exists and more jobs than these live, each is polled less often: the first end tells of all of them
 MANY_JOBS = 50
-MAX_POLL_SHARE_OF_AGE = 0.5
+MAX_POLL_SHARE_OF_AGE = 1.0
 # the cost of a poll, as a share of the time that a typical job holds its slot
-POLL_COST = 0.001
+POLL_COST = 0.0012
 # the most polls within one scatter of the expected end, however long a job is
 MAX_POLLS_PER_SCATTER = 16.0
 
@@ -40,9 +42,10 @@ MIN_JOBS_FOR_CONSTANT = 8
 FIT_ITERATIONS = 4
 # a job that is off by more than this share weighs less, the farther it is off (Huber's weights)
 HUBER_THRESHOLD = 0.5
-# the scatter before any job has completed: it counts as one job
+# the scatter before any job has completed: it counts as one job, and the less, the more jobs than these are known
 PRIOR_SCATTER = 0.4
-MIN_SCATTER, MAX_SCATTER = 0.02, 1.0
+PRIOR_FADES_AFTER_JOBS = 8.0
+MIN_SCATTER, MAX_SCATTER = 0.01, 1.0
 # a log error of more than so many median absolute deviations is clipped to them
 OUTLIER_MADS = 3.0
 # the share of jobs that follow no model
@@ -51,6 +54,10 @@ OUTLIER_FRACTION = 0.02
 RANGE_SCATTERS = 4.0
 # a job that ends within so many scatters of its expected end surprises nobody
 PLAUSIBLE_SCATTERS = 2.0
+# the first poll comes so many scatters, at most this share of the expected seconds, before the expected end at the
+# latest: of a job that has ended by then nobody knows how long it took; those that scatter more are polled that early
+FIRST_POLL_SCATTERS = 2.5
+FIRST_POLL_SHARE = 0.05
 GRID_INTERVALS = 120
 
 
@@ -118,6 +125,8 @@ class PolledJob(NamedTuple):
     min_seconds: float = MIN_POLL_SECONDS
     # jobs of the account that live, this one included
     live: int = 1
+    # a number from 0 to 1 that spreads the polls of jobs that began together
+    phase: float = 0.5
 
 
 class NextPoll(NamedTuple):
@@ -151,16 +160,29 @@ def ends_within(age: float, lifetime: Lifetime, seconds: float) -> float:
     return 1.0 - _survival((age + seconds) / lifetime.expected, lifetime.scatter) / alive
 
 
-def lived_seconds(accepted_at: float, seen_live_at: float, seen_ended_at: float) -> float:
+def lived_seconds(
+    accepted_at: float, seen_live_at: float, seen_ended_at: float, lifetime: Lifetime | None = None
+) -> float | None:
     """Estimate a job's lifetime in seconds: to the middle between the last poll that saw it live and the next one.
 
     Args:
         accepted_at: When it was accepted, in seconds since the epoch.
         seen_live_at: When it was last known to live.
         seen_ended_at: When it was first known to have ended.
+        lifetime: Its lifetime by the model, if there is one.
+
+    Returns:
+        None where that middle would tell less than the model: the polls are far apart, and the expected end is
+        between them.
     """
+    least, most = max(seen_live_at - accepted_at, 0.0), max(seen_ended_at - accepted_at, 0.0)
+    if lifetime is not None and least < lifetime.expected < most:
+        earliest, latest = lifetime.plausible
+        # polls that come late together, or are few, would make all jobs look short
+        if most - least > latest - earliest:
+            return None
     # to the poll that saw the end, every late poll would lengthen the model, and the model delay the polls
-    return max((max(seen_live_at, accepted_at) + seen_ended_at) / 2.0 - accepted_at, 0.0)
+    return (least + most) / 2.0
 
 
 class DurationHistory:
@@ -253,10 +275,13 @@ def _fit_line(jobs: Sequence[CompletedJob], weights: Sequence[float], rate: floa
 
 
 def _scatter(errors: Sequence[float], weights: Sequence[float]) -> float:
-    """Return the RMS of the log errors, outliers clipped at three MADs, with one prior observation."""
+    """Return the RMS of the log errors, outliers clipped at three MADs, with one prior observation that fades."""
     most = OUTLIER_MADS * max(1.48 * _median([abs(error) for error in errors], weights), MIN_SCATTER)
     squares = sum(weight * min(abs(error), most) ** 2 for error, weight in zip(errors, weights, strict=True))
-    return min(max(sqrt((PRIOR_SCATTER**2 + squares) / (1.0 + sum(weights))), MIN_SCATTER), MAX_SCATTER)
+    # a whole observation for ever would be most of the scatter of jobs that all take the same time
+    prior = min(PRIOR_FADES_AFTER_JOBS / len(errors), 1.0) ** 2
+    scatter = sqrt((prior * PRIOR_SCATTER**2 + squares) / (prior + sum(weights)))
+    return min(max(scatter, MIN_SCATTER), MAX_SCATTER)
 
 
 def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
@@ -280,12 +305,18 @@ def _median(values: Sequence[float], weights: Sequence[float]) -> float:
 def _wait(age: float, job: PolledJob) -> float:
     """Return the seconds from a poll at this age to the next one."""
     if job.model is None or job.work <= 0.0:
-        more = sqrt(max(job.live / MANY_JOBS, 1.0)) if job.model is None else 1.0
+        more = max(job.live / MANY_JOBS, 1.0) if job.model is None else 1.0
         share = min(POLL_SHARE_OF_AGE * more, MAX_POLL_SHARE_OF_AGE)
-        return _within_bounds(age * share, job.min_seconds)
+        spread = 0.5 + job.phase if more > 1.0 else 1.0
+        return _within_bounds(age * share * spread, job.min_seconds * more)
     expected, scatter = job.model.expected(job.work)
     steps, ratio = _steps_of(_rounded(scatter)), age / expected
     wait = steps.after(ratio, sqrt(2.0 * POLL_COST * job.model.typical_seconds / expected)) - ratio
+    first = exp(-min(FIRST_POLL_SCATTERS * scatter, FIRST_POLL_SHARE))
+    if ratio < first:
+        wait = min(wait, first - ratio)
+    elif wait == inf and ratio > 1.0:
+        wait = (ratio - 1.0) * POLL_SHARE_OF_LATENESS
     least = ratio * scatter / MAX_POLLS_PER_SCATTER
     most = steps.ratios[-1] - ratio if ratio < 1.0 else ratio * POLL_SHARE_OF_AGE
     return _within_bounds(min(max(wait, least), most) * expected, job.min_seconds)

@@ -1,5 +1,6 @@
 """When a job is looked at: what ended jobs teach, and where the looks go by it."""
 
+import random
 from itertools import pairwise
 from math import log
 
@@ -233,6 +234,19 @@ def test_learning_does_not_drift_by_the_looks_that_see_the_ends() -> None:
             durations.add([CompletedJob(10.0, lived)] if lived is not None else [])
     assert durations.model is not None
     assert durations.model.expected(10.0)[0] == pytest.approx(50.0, rel=0.05)
+
+
+def test_jobs_of_two_lengths_are_both_noticed() -> None:
+    """Where half of the jobs take 15 s and half 20 s, neither half passes for the outliers of the other."""
+    draw, durations, late, polls = random.Random(1), DurationHistory(), 0.0, 0
+    for _ in range(200):
+        seconds = draw.choice([15.0, 20.0])
+        looks = [0.0, *looks_until(seconds, 10.0, durations.model)]
+        lived = lived_seconds(0.0, looks[-2], looks[-1], durations.lifetime(10.0))
+        durations.add([CompletedJob(10.0, lived)] if lived is not None else [])
+        late, polls = late + looks[-1] - seconds, polls + len(looks) - 1
+    assert late / 200 <= 0.7
+    assert polls / 200 <= 16
 
 
 @given(st.lists(st.integers(0, 5), max_size=60))

@@ -46,8 +46,9 @@ HUBER_THRESHOLD = 0.5
 PRIOR_SCATTER = 0.4
 PRIOR_FADES_AFTER_JOBS = 8.0
 MIN_SCATTER, MAX_SCATTER = 0.01, 1.0
-# a log error of more than so many median absolute deviations is clipped to them
-OUTLIER_MADS = 3.0
+# a log error of more than so many median absolute deviations is clipped to them; they are no smaller than this, or
+# jobs of which half take the same time would seem to scatter by nothing
+OUTLIER_MADS, MIN_MAD = 3.0, 0.05
 # the share of jobs that follow no model
 OUTLIER_FRACTION = 0.02
 # the range of plausible ends, in scatters to either side
@@ -276,7 +277,7 @@ def _fit_line(jobs: Sequence[CompletedJob], weights: Sequence[float], rate: floa
 
 def _scatter(errors: Sequence[float], weights: Sequence[float]) -> float:
     """Return the RMS of the log errors, outliers clipped at three MADs, with one prior observation that fades."""
-    most = OUTLIER_MADS * max(1.48 * _median([abs(error) for error in errors], weights), MIN_SCATTER)
+    most = OUTLIER_MADS * max(1.48 * _median([abs(error) for error in errors], weights), MIN_MAD)
     squares = sum(weight * min(abs(error), most) ** 2 for error, weight in zip(errors, weights, strict=True))
     # a whole observation for ever would be most of the scatter of jobs that all take the same time
     prior = min(PRIOR_FADES_AFTER_JOBS / len(errors), 1.0) ** 2

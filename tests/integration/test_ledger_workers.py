@@ -376,19 +376,12 @@ def test_whether_a_worker_lives_is_seen_by_the_ledgers_clock(
         assert 0.0 < worker.lease_until - book.ledger.read_clock(connection) <= LEASE_SECONDS
 
 
-def look_at_clock(book: Book) -> None:
-    """Let it be now by the clock of leases."""
-    with book.ledger.reading() as connection:
-        book.now = read_clock(connection, book.now)
-
-
 @pytest.fixture(params=["beside jobs", "slot first"])
 def crowd(request: pytest.FixtureRequest, book: Book) -> tuple[Load, int]:
     """Provide four slots that one worker has filled, eight lanes that wait, and a second worker that looks for work.
 
     Once with bodies sent ahead, and once where an upload needs its slot before its first byte.
     """
-    look_at_clock(book)
     book.limit = 4
     load = book.load([(f"lane-{number}", "a.wav") for number in range(12)])
     if request.param == "slot first":
@@ -435,10 +428,10 @@ def test_a_worker_that_does_not_look_for_work_leaves_its_part_at_once(
     assert claim_as(book, book.worker_id, 12) == []
     if why == "idle":
         look(book, other, load, looks=False)
-        look_at_clock(book)
     elif why == "late":
-        look_at_clock(book)
-        book.now += LOOKING_SECONDS
+        with book.ledger.writing() as connection:
+            earlier = workers.c.lease_until - LOOKING_SECONDS
+            connection.execute(update(workers).where(workers.c.id == other).values(lease_until=earlier))
     else:
         with book.ledger.writing() as connection:
             end_worker(connection, other, load.account_id, book.now, DOUBT_SECONDS)
@@ -447,7 +440,6 @@ def test_a_worker_that_does_not_look_for_work_leaves_its_part_at_once(
 
 def test_a_worker_that_comes_sends_few_bodies_for_slots_that_others_may_mean(book: Book) -> None:
     """The first one's bodies are on their way to all slots: it tries one, and then as many as it has jobs."""
-    look_at_clock(book)
     book.limit = 8
     load = book.load([(f"lane-{number}", "a.wav") for number in range(24)])
     assert len(claim_as(book, book.worker_id, 24)) == 8

@@ -11,6 +11,9 @@ from uploader.model import SLOTTED, State
 
 # smaller steps are the clock's ordinary correction, in seconds
 LEAST_JUMP_SECONDS = 0.5
+# seconds between two looks at a server's clock, and the share of them by which its host's and this one's differ at most
+READ_CLOCK_SECONDS = 10.0
+MOST_DRIFT = 1e-3
 
 # the boot and the clock offset of the latest run
 _CLOCK = select(ledger.c.boot_id, ledger.c.clock_offset)
@@ -59,6 +62,39 @@ def steady_clock(wall: Callable[[], float], steady: Callable[[], float]) -> Call
     """Build a clock of seconds since the epoch that follows a steady clock: no jump shortens a wait."""
     offset = wall() - steady()
     return lambda: offset + steady()
+
+
+class ServerClock:
+    """A server's clock as it goes on by the host's steady one, which follows it slowly; it never runs backwards.
+
+    Args:
+        server_seconds: The server's clock, as it was read just now.
+        steady: The host's steady clock.
+    """
+
+    def __init__(self, server_seconds: float, steady: Callable[[], float] = steady_seconds) -> None:
+        self._steady = steady
+        self._read_at = steady()
+        self._offset = server_seconds - self._read_at
+        self._latest = server_seconds
+
+    def __call__(self) -> float:
+        """Return the time, in seconds since the epoch."""
+        self._latest = max(self._latest, self._offset + self._steady())
+        return self._latest
+
+    @property
+    def is_due(self) -> bool:
+        """True where the server's clock is to be read anew."""
+        return self._steady() >= self._read_at + READ_CLOCK_SECONDS
+
+    def follow(self, server_seconds: float) -> None:
+        """Follow the server's clock, which was read just now."""
+        now = self._steady()
+        # by no more than two clocks drift apart: a jump of the server's clock shortens no deadline
+        most = MOST_DRIFT * (now - self._read_at)
+        self._offset += min(max(server_seconds - now - self._offset, -most), most)
+        self._read_at = now
 
 
 def boot_clock() -> tuple[str, float]:

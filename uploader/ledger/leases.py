@@ -1,8 +1,21 @@
 """The workers that have not ended, and the clock of their leases."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, case, func, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Float,
+    Select,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal_column,
+    select,
+    text,
+    update,
+)
 
 from uploader.ledger.clock import any_open_worker
 from uploader.ledger.schema import ANY_ACCOUNT, IS_UNFINISHED, accounts, attempts, batches, is_in_state, items, workers
@@ -47,17 +60,24 @@ _CARRIED = (
     .subquery("carried")
 )
 
-# the workers of an account that have not ended, with all that each carries
-_HOLDINGS = (
-    select(
-        workers.c.id,
-        func.coalesce(_CARRIED.c.slots, 0).label("slots"),
-        func.coalesce(_CARRIED.c.sending, 0).label("sending"),
-        (workers.c.lease_until > bindparam("now") + LEASE_SECONDS).label("looks"),
+
+def _holdings(clock: ColumnElement[Any]) -> Select[Any]:
+    """Build the statement of an account's workers that have not ended, with all that each carries."""
+    return (
+        select(
+            workers.c.id,
+            func.coalesce(_CARRIED.c.slots, 0).label("slots"),
+            func.coalesce(_CARRIED.c.sending, 0).label("sending"),
+            (workers.c.lease_until > clock + LEASE_SECONDS).label("looks"),
+        )
+        .outerjoin(_CARRIED, _CARRIED.c.worker_id == workers.c.id)
+        .where(IS_OPEN, workers.c.account_id == bindparam("account"))
     )
-    .outerjoin(_CARRIED, _CARRIED.c.worker_id == workers.c.id)
-    .where(IS_OPEN, workers.c.account_id == bindparam("account"))
-)
+
+
+# by the clock of leases: a server's own, else the one that is bound as ``now``
+_HOLDINGS_BY_SERVER = _holdings(literal_column("extract(epoch FROM clock_timestamp())::float8", Float))
+_HOLDINGS = _holdings(bindparam("now"))
 
 
 class OpenWorker(NamedTuple):
@@ -92,8 +112,11 @@ class WorkerFacts(NamedTuple):
 
 def read_clock(connection: Connection, now: float) -> float:
     """Read the clock of leases: a server's own, else the host's steady one, which is ``now``."""
-    if connection.dialect.name == "sqlite":
-        return now
+    return now if connection.dialect.name == "sqlite" else read_server_clock(connection)
+
+
+def read_server_clock(connection: Connection) -> float:
+    """Read the clock of a PostgreSQL server, in seconds since the epoch."""
     found: float = connection.execute(_SERVER_CLOCK).scalar_one()
     return found
 
@@ -112,10 +135,13 @@ def holdings(connection: Connection, account_id: int, now: float, *, uploads_cou
     """Return what each worker of an account has of it.
 
     Args:
-        now: The time by the clock of leases.
+        now: Seconds since the epoch; a server has its own clock.
         uploads_count: Uploads take a slot before their admission.
     """
-    found = connection.execute(_HOLDINGS, {"account": account_id, "now": now})
+    if connection.dialect.name == "sqlite":
+        found = connection.execute(_HOLDINGS, {"account": account_id, "now": now})
+    else:
+        found = connection.execute(_HOLDINGS_BY_SERVER, {"account": account_id})
     if uploads_count:
         return [Holding(row.id, row.slots + row.sending, 0, bool(row.looks)) for row in found]
     return [Holding(row.id, row.slots, row.sending, bool(row.looks)) for row in found]

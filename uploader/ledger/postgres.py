@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from uploader.errors import LedgerBusyError, LedgerUnavailableError, UsageError
 from uploader.ledger import schema
-from uploader.ledger.clock import steady_seconds
+from uploader.ledger.clock import ServerClock
 from uploader.ledger.database import (
     Accounts,
     Doubted,
@@ -35,6 +35,7 @@ from uploader.ledger.database import (
     read_loads,
     read_mark,
 )
+from uploader.ledger.leases import read_server_clock
 from uploader.ledger.postgres_connection import (
     READER_SILENCE_SECONDS,
     WRITER_SILENCE_SECONDS,
@@ -104,9 +105,6 @@ _REWRITTEN = text(
     "SELECT relname FROM pg_stat_user_tables WHERE relid = to_regclass(relname) AND n_dead_tup > :few + n_live_tup / 10"
 )
 
-# the server's clock, in seconds since the epoch
-_CLOCK = text("SELECT extract(epoch FROM clock_timestamp())::float8")
-
 
 _UNREAD = "reached, and of this schema; its files are the server's to check: pg_amcheck, and data_checksums on"
 
@@ -133,6 +131,8 @@ class PostgresLedger(Ledger):
         # no answer is waited for any longer than so
         self._hurried_seconds = inf
         self._readers: list[PostgresLedger] = []
+        # the server's clock, once it was asked for
+        self._clock: ServerClock | None = None
 
     @classmethod
     def for_run(
@@ -208,6 +208,8 @@ class PostgresLedger(Ledger):
                 connection.execute(_LOCK_ACCOUNTS)
             else:
                 connection.execute(_LOCK_SOME, {"among": list(accounts(connection))})
+            if self._clock is not None and self._clock.is_due:
+                self._clock.follow(read_server_clock(connection))
             yield connection
 
     @contextmanager
@@ -324,9 +326,10 @@ class PostgresLedger(Ledger):
                 opening.close()
 
     def clock(self, connection: Connection) -> Callable[[], float]:
-        """Return the server's clock, as it goes on by the host's steady one."""
-        offset: float = connection.execute(_CLOCK).scalar_one() - steady_seconds()
-        return lambda: offset + steady_seconds()
+        """Return the server's clock, as it goes on by the host's steady one; each write may correct it."""
+        if self._clock is None:
+            self._clock = ServerClock(read_server_clock(connection))
+        return self._clock
 
     def is_gone(self, process: str) -> bool:
         """Return True where a process of this host is dead; of other hosts, and other containers, nothing is known."""

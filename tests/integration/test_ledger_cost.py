@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.integration.test_ledger import (
     BASE_URL,
     CUT,
     DOUBT_SECONDS,
+    IDENTITY,
     LOST,
     THROTTLED,
     Book,
@@ -22,11 +24,13 @@ from tests.integration.test_ledger import (
 )
 from uploader.ledger.claiming import Admission, Ahead, admit, claim
 from uploader.ledger.lanes import INACTIVE, activate_batch, reweigh_lanes
+from uploader.ledger.leases import OpenWorker
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.loading import account, begin_load, load_rows, save_rules, was_begun
 from uploader.ledger.outcomes import JobEnd, ReplyRecord, end_job, record_reply
 from uploader.ledger.reading import latest_completed_jobs, live_jobs
 from uploader.ledger.schema import lanes, workers
+from uploader.ledger.workers import begin_worker, end_workers
 from uploader.model import AudioFacts, Claim, FileSignature, JobStatus, Next, Order, Reply, Row
 from uploader.policy.limits import Refusal
 from uploader.policy.replies import judge
@@ -229,6 +233,46 @@ def test_a_part_of_a_batch_is_chosen_once_not_once_a_lane(tmp_path: Path, hold: 
             cost.append(steps(book, lambda c: activate_batch(c, 1, 1, first=7))[1])
             assert len(book.claim()) == 7
     assert cost[1] <= 1.5 * cost[0] * MANY / FEW
+
+
+@contextmanager
+def with_a_second_worker(folder: Path, lanes: int) -> Iterator[tuple[Book, int]]:
+    """Provide a ledger of so many lanes, whose one batch a second worker wants, too; it carries four items."""
+    with filled(folder, lanes, 2, hold=True) as book:
+        with book.ledger.writing() as connection:
+            other = begin_worker(connection, 1, 1, IDENTITY, book.now)
+            begun = claim(connection, 1, 4, book.now, Order.MANIFEST, worker_id=other).claims
+            asked = [Admission(claimed, "hash") for claimed in begun[:2]]
+            assert len(admit(connection, 1, asked, 4, book.now, order=Order.MANIFEST).admitted) == 2
+        yield book, other
+
+
+def test_the_end_of_one_of_a_batchs_workers_costs_the_same_with_many_lanes(tmp_path: Path) -> None:
+    """What it carried is settled; what it wanted is wanted still, and nobody waits for a look at all its lanes."""
+    cost = []
+    for number in (FEW, MANY):
+        with with_a_second_worker(tmp_path / str(number), number) as (book, other):
+            ended = [OpenWorker(other, 1, "", 0.0)]
+            settled, counted = steps(book, partial(end_workers, ended=ended, now=2.0, doubt_seconds=9.0, account_id=1))
+            assert settled == (2, 2)
+            cost.append(counted)
+    assert cost[1] <= 1.2 * cost[0]
+
+
+def test_a_takeover_reads_no_whole_table(tmp_path: Path) -> None:
+    """SQLite finds what ended workers have left by an index, for one account and for all."""
+    with with_a_second_worker(tmp_path / "few", FEW) as (book, other):
+        with executed(book) as statements:
+            for worker_id, account_id in ((other, 1), (book.worker_id, None)):
+                ended = [OpenWorker(worker_id, 1, "", 0.0)]
+                with book.ledger.writing() as connection:
+                    end_workers(connection, ended, 2.0, DOUBT_SECONDS, 7200.0, account_id=account_id)
+        assert sum("LEFT OUTER JOIN" in statement for statement, _ in statements) == 4
+        with book.ledger.writing() as connection:
+            for statement, parameters in statements:
+                if statement.startswith(("SELECT", "UPDATE")):
+                    plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+                    assert not {table for row in plan for table in SCAN.findall(row[3])} & {"items", "attempts"}, plan
 
 
 def test_lanes_are_ordered_anew_at_a_cost_of_the_lanes_not_of_their_items(tmp_path: Path) -> None:

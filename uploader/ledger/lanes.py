@@ -268,6 +268,11 @@ def _activate_wanted(*, in_lanes: bool = False) -> Update:
 # the batches that workers of the account want which have not ended, None for every batch
 _WANTS = select(*workers.c["batch_id", "id"]).where(workers.c.account_id == bindparam("account"), _WANTS_ANYTHING)
 
+# the same of those workers that want all of it
+_WANTS_WHOLE = select(workers.c.batch_id).where(
+    workers.c.account_id == bindparam("account"), _WANTS_ANYTHING, workers.c.until_position.is_(None)
+)
+
 # make a range of the active lanes inactive
 _DEACTIVATE_LANES = update(lanes).where(_IS_ACTIVE_IN_RANGE).values(INACTIVE)
 
@@ -414,6 +419,12 @@ def activate_account(connection: Connection, account_id: int) -> None:
     connection.execute(_make_ready(), {"account": account_id})
 
 
+def are_wanted_as_whole(connection: Connection, account_id: int, batch_ids: Collection[int | None]) -> bool:
+    """Return True where workers that have not ended want all of some batches of an account."""
+    whole = set(connection.execute(_WANTS_WHOLE, {"account": account_id}).scalars())
+    return None in whole or whole.issuperset(batch_ids)
+
+
 def touch_active_lanes(connection: Connection, account_id: int, batch_id: int | None) -> None:
     """Find the active lanes that a worker which is about to end may have wanted.
 
@@ -422,6 +433,8 @@ def touch_active_lanes(connection: Connection, account_id: int, batch_id: int | 
         batch_id: The worker's batch, None for every batch.
     """
     which = {"account": account_id}
+    if are_wanted_as_whole(connection, account_id, [batch_id]):
+        return
     wants = connection.execute(_WANTS, which).first()
     if batch_id is None or wants is None:
         connection.execute(_TOUCH_ACTIVE, which)

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, bindparam, case, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, case, or_, select, update
 
 from uploader.ledger.clock import any_open_worker
 from uploader.ledger.facts import accept_item, apply_callbacks, pending_callbacks
 from uploader.ledger.lanes import add_to_backlog, recompute_ready
 from uploader.ledger.outcomes import slot_until
-from uploader.ledger.schema import ID, IS_UNFINISHED, accounts, attempts, items, workers
+from uploader.ledger.schema import ANY_ACCOUNT, IS_UNFINISHED, accounts, attempts, is_in_state, items, workers
 from uploader.model import SLOTTED, Next, Outcome, State, Verdict
 from uploader.policy.facts import WITH_JOB, AttemptFacts, ItemFacts, resolve_item
 
@@ -24,18 +24,23 @@ SENT = Verdict(
 # the verdict on an attempt that was not
 UNSENT = Verdict(Outcome.CUT_OFF, State.PENDING, Next.AGAIN, "the run ended before the last chunk left")
 
-# the items in this state whose attempt no worker carries any more
-_LEFT = (
-    select(*items.c["id", "attempts", "lane_id"])
-    .outerjoin(attempts, and_(attempts.c.item_id == items.c.id, attempts.c.number == items.c.attempts))
-    .outerjoin(workers, workers.c.id == attempts.c.worker_id)
-    .where(
-        IS_UNFINISHED,
-        items.c.state == bindparam("left_as"),
-        or_(bindparam("of_account", type_=ID).is_(None), items.c.account_id == bindparam("of_account", type_=ID)),
-        or_(workers.c.id.is_(None), workers.c.ended_at.is_not(None)),
+
+def _left(of_accounts: ColumnElement[bool]) -> Select[Any]:
+    """Build the statement of the items in this state whose attempt no worker carries any more."""
+    return (
+        select(*items.c["id", "attempts", "lane_id"])
+        .outerjoin(attempts, and_(attempts.c.item_id == items.c.id, attempts.c.number == items.c.attempts))
+        .outerjoin(workers, workers.c.id == attempts.c.worker_id)
+        .where(
+            IS_UNFINISHED,
+            of_accounts,
+            items.c.state == bindparam("left_as"),
+            or_(workers.c.id.is_(None), workers.c.ended_at.is_not(None)),
+        )
     )
-)
+
+
+_LEFT, _LEFT_IN_ACCOUNT = _left(ANY_ACCOUNT), _left(items.c.account_id == bindparam("of_account"))
 
 # the item's state after its attempt was cut by the end of a run
 _RECOVER = (
@@ -65,7 +70,7 @@ _CLOSE_ATTEMPT = (
 # no doubt keeps its slot for longer than one of now would
 _NO_FUTURE_SLOTS = (
     update(items)
-    .where(IS_UNFINISHED, items.c.state.in_(SLOTTED), items.c.slot_until > bindparam("last"))
+    .where(IS_UNFINISHED, ANY_ACCOUNT, is_in_state(items.c.state, SLOTTED), items.c.slot_until > bindparam("last"))
     .values(slot_until=bindparam("last"))
 )
 
@@ -106,7 +111,11 @@ def recover(
     keeps = (doubt_seconds, job_timeout_seconds)
     states = []
     for left_as, verdict in ((State.SENT, SENT), (State.SENDING, UNSENT)):
-        left = connection.execute(_LEFT, {"left_as": left_as, "of_account": account_id}).all()
+        which = {"left_as": left_as}
+        if account_id is None:
+            left = connection.execute(_LEFT, which).all()
+        else:
+            left = connection.execute(_LEFT_IN_ACCOUNT, {**which, "of_account": account_id}).all()
         pending = pending_callbacks(connection, [item.id for item in left])
         states += [_recover_item(connection, item, verdict, pending.get(item.id, ()), now, keeps) for item in left]
         recompute_ready(connection, [item.lane_id for item in left])

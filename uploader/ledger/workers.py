@@ -13,6 +13,7 @@ from uploader.ledger.database import Ledger
 from uploader.ledger.dialects import analyze
 from uploader.ledger.lanes import (
     WANTS_NOTHING,
+    are_wanted_as_whole,
     deactivate_unwanted,
     deactivate_unwanted_lanes,
     touch_active_lanes,
@@ -208,7 +209,11 @@ def end_workers(
     # an item that is pending again may be behind the part that another worker of its batch wants
     is_released = is_released and not any(recovered)
     for left_in in sorted({worker.account_id for worker in ended}):
-        deactivate_unwanted(connection, left_in, is_released=is_released)
+        mine = [worker.worker_id for worker in ended if worker.account_id == left_in]
+        batch_ids = {connection.execute(_BATCH_OF, {"worker": worker_id}).scalar_one() for worker_id in mine}
+        # of many workers of one batch each ends without a look at all its lanes
+        if not are_wanted_as_whole(connection, left_in, batch_ids):
+            deactivate_unwanted(connection, left_in, is_released=is_released)
     return recovered
 
 

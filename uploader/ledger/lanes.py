@@ -433,8 +433,6 @@ def touch_active_lanes(connection: Connection, account_id: int, batch_id: int | 
         batch_id: The worker's batch, None for every batch.
     """
     which = {"account": account_id}
-    if are_wanted_as_whole(connection, account_id, [batch_id]):
-        return
     wants = connection.execute(_WANTS, which).first()
     if batch_id is None or wants is None:
         connection.execute(_TOUCH_ACTIVE, which)

@@ -20,7 +20,7 @@ EVENTS = {
     "fault": "a fault of the uploader itself",
     "inbox.ended": "a service over an inbox has ended, or could not begin",
     "inbox.finished": "a manifest of the inbox is over: it was moved to done/ or failed/",
-    "inbox.passed_over": "an entry of the inbox is a link, or no file: it is not taken",
+    "inbox.passed_over": "an entry of the inbox is a link, or no file, or has too long a name: it is not taken",
     "inbox.taken": "a manifest of the inbox is run",
     "inbox.waits": "a batch of the inbox cannot go on now: it is tried again",
     "inbox.watched": "a service watches an inbox",

@@ -234,7 +234,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         ResultsUnavailableError: It cannot be written now.
     """
     with _replacing(path) as file:
-        file.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+        # a path in it may be no UTF-8
+        file.write(storable(json.dumps(value, ensure_ascii=False, indent=2)) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -244,7 +245,7 @@ def write_text(path: Path, text: str) -> None:
         ResultsUnavailableError: It cannot be written now.
     """
     with _replacing(path) as file:
-        file.write(text)
+        file.write(storable(text))  # a path in it may be no UTF-8
 
 
 def rfc3339(seconds: float | None) -> str | None:

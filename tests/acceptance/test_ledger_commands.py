@@ -102,6 +102,21 @@ def test_what_is_no_results_file_is_not_adopted(place: Place, content: str) -> N
     assert not place.ledger.exists()
 
 
+def test_results_that_were_put_together_of_several_are_not_adopted(place: Place) -> None:
+    """Two rows of one line belong to two manifests: it is said so, and is no fault of the ledger's disk."""
+    row = "c,a.wav,job-1,completed,1,201,,10,,,,,,m.csv,2\n"
+    place.write(
+        "r.csv",
+        (
+            "conversationId,audioPath,jobId,status,attempts,httpStatus,error,bytes,durationSeconds,channels,"
+            "billedSeconds,acceptedAt,finishedAt,batch,line\n" + row + row.replace("job-1", "job-2")
+        ).encode(),
+    )
+    refused = place.run("ledger", "adopt", "r.csv")
+    assert refused.code == 2
+    assert "two rows have the line 2" in refused.err
+
+
 def test_a_backup_beside_a_run_is_a_whole_ledger(place: Place) -> None:
     """It is one file, knows what was appended by then, and opens as a ledger that was closed."""
     rows = make_rows(place, 40, 20)

@@ -125,6 +125,29 @@ def test_links_and_what_is_no_file_are_passed_over(
     assert inbox.passed_over == {"m.csv"}
 
 
+def test_a_name_with_no_room_for_those_of_its_results_is_passed_over(inbox: Inbox) -> None:
+    """Taken, it could neither be run nor put aside, and would hold up the others for ever."""
+    for name in ("x" * 237 + ".csv", "x" * 236 + ".csv"):
+        drop(inbox, name)
+    taken = inbox.take()
+    assert taken is not None
+    assert taken.name == "x" * 236 + ".csv"
+    assert inbox.take() is None
+    assert inbox.passed_over == {"x" * 237 + ".csv"}
+    results_of(taken).touch()
+    assert results_of(finish(inbox, taken, "wrong\n")).exists()
+
+
+def test_a_name_that_is_no_utf_8_is_put_aside_as_any_other(inbox: Inbox) -> None:
+    """The text beside it says its name with the bytes escaped."""
+    drop(inbox, os.fsdecode(b"bad\xff.csv"))
+    taken = inbox.take()
+    assert taken is not None
+    finish(inbox, taken, f"manifest {taken.name}: no UTF-8\n")
+    (told,) = (inbox.folder / "failed").glob("*.error.txt")
+    assert told.read_text(encoding="utf-8") == "manifest bad\\udcff.csv: no UTF-8\n"
+
+
 def test_the_oldest_goes_first_and_a_name_that_is_taken_waits(inbox: Inbox) -> None:
     """The order of a batch's own files is that in which they came."""
     drop(inbox, "a.csv", at=OLD + 2)

@@ -67,9 +67,16 @@ class _ResultsToAdopt:
         """Count the rows, and refuse those that were not appended to the service of their account.
 
         Raises:
-            UsageError: A row's account is not in the settings, or a sandbox has made its job.
+            UsageError: A row's account is not in the settings, a sandbox has made its job, or two rows have one line.
         """
+        lines: set[int] = set()
         for line in results.read_lines(self.path):
+            if line.line in lines:
+                raise UsageError(
+                    f"results {self.path}: two rows have the line {line.line}: they were put together of several "
+                    "files, or edited: adopt each file as it was written"
+                )
+            lines.add(line.line)
             self.rows += 1
             self.left += not was_begun(line)
         for line, name in self.begun():

@@ -18,6 +18,8 @@ RUNNING, DONE, FAILED = "running", "done", "failed"
 LOCK = ".uploader.lock"
 # the end of the name of the text beside a manifest that failed
 ERROR = ".error.txt"
+# a longer name, in bytes, leaves no room for those of its results and its text
+LONGEST_NAME = 240
 # a workbook is refused, with words, in place of lying there
 MANIFESTS = (*ENDINGS, *SPREADSHEETS)
 # the endings of files that a program is still writing
@@ -145,7 +147,7 @@ class Inbox:
             except FileNotFoundError:
                 continue  # taken back since the look
             # a link may lead anywhere, and whatever else is no file has no end
-            if not stat.S_ISREG(status.st_mode):
+            if not stat.S_ISREG(status.st_mode) or len(os.fsencode(name)) > LONGEST_NAME:
                 self.passed_over.add(name)
             elif self._is_settled(name, status):
                 found.append((status.st_mtime, name))

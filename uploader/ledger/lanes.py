@@ -40,9 +40,12 @@ from uploader.ledger.staging import IN_LANES, LANES_OF_STEP, touched
 from uploader.model import LIVE, OVER, TROUBLED, State
 from uploader.policy.forecast import BYTES_PER_AUDIO_SECOND
 
-# the same of one of a range of lanes
+# the same of one of a range of lanes; an expression, as PostgreSQL, which last counted active lanes when there were
+# none, would else read all active ones in each step
 _IS_ACTIVE_IN_RANGE = and_(
-    lanes.c.id.in_(LANES_OF_STEP), lanes.c.active_until > 0, unindexed(lanes.c.account_id) == bindparam("account")
+    lanes.c.id.in_(LANES_OF_STEP),
+    lanes.c.active_until + literal_column("0") > 0,
+    unindexed(lanes.c.account_id) == bindparam("account"),
 )
 
 # the states of items that are not over

@@ -57,7 +57,7 @@ def test_as_long_as_nothing_is_known_a_look_comes_after_a_share_of_the_age(age: 
     assert next_poll(PolledJob(age, 0.0, USUAL)).wait_seconds == plain
 
 
-@pytest.mark.parametrize(("live", "share"), [(1, 0.15), (50, 0.15), (200, 0.6), (5000, 1.0)])
+@pytest.mark.parametrize(("live", "share"), [(1, 0.15), (50, 0.15), (100, 0.3), (500, 0.5)])
 def test_before_the_first_end_many_jobs_are_polled_less_often_each(live: int, share: float) -> None:
     """By their number: the first end that is seen tells of all of them. A model needs no such thing."""
     assert next_poll(PolledJob(10.0, 10.0, None, live=live)).wait_seconds == pytest.approx(10.0 * share)

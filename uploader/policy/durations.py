@@ -25,7 +25,7 @@ POLL_SHARE_OF_AGE = 0.15
 POLL_SHARE_OF_LATENESS = 0.5
 # where no model exists and more jobs than these live, each is polled less often: the first end tells of all of them
 MANY_JOBS = 50
-MAX_POLL_SHARE_OF_AGE = 1.0
+MAX_POLL_SHARE_OF_AGE = 0.5
 # the cost of a poll, as a share of the time that a typical job holds its slot
 POLL_COST = 0.0012
 # the most polls within one scatter of the expected end, however long a job is

@@ -98,9 +98,9 @@ def test_batches_at_once_share_the_account(place_of: Place) -> None:
     """A long lane lets the next batch go on beside it, and a refused one fails, while the limit is full and kept."""
     place = place_of
     place.path("inbox").mkdir()
-    server = place.serve("--limit", str(LIMIT), "--job-seconds", "0.4")
+    server = place.serve("--limit", str(LIMIT), "--job-seconds", "0.8")
     place.use(server)
-    long, short = rows_in(place, 16, 1), rows_in(place, 16, 8, seed=2)
+    long, short = rows_in(place, 10, 1), rows_in(place, 10, 8, seed=2)
     drop(place, "long.csv", long)
     service = place.start(*SERVE)
     until(lambda: bool(server.journal.appended()), "the long lane is under way")
@@ -120,7 +120,7 @@ def test_batches_at_once_share_the_account(place_of: Place) -> None:
     check_limit(server.journal, LIMIT)
     assert server.journal.peak_live() == LIMIT
     results = [read_results(place.path(f"inbox/done/{name}.results.csv")) for name in ("long", "short")]
-    assert [[line["status"] for line in lines] for lines in results] == [["completed"] * 16] * 2
+    assert [[line["status"] for line in lines] for lines in results] == [["completed"] * 10] * 2
     check_job_ids(server.journal, [line for lines in results for line in lines])
 
 

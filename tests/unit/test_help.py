@@ -55,6 +55,25 @@ def test_a_commands_help_is_shown(words: list[str]) -> None:
     assert shown(*words) == CliRunner().invoke(cli, [*words, "--help"], prog_name="uploader").output
 
 
+def every_command() -> list[list[str]]:
+    """List the words of every command."""
+    inner = {name: command.commands for name, command in cli.commands.items() if isinstance(command, click.Group)}
+    return [[name] for name in cli.commands if name not in inner] + [
+        [name, own] for name in inner for own in inner[name]
+    ]
+
+
+@pytest.mark.parametrize("words", every_command(), ids=" ".join)
+def test_the_help_of_each_command_has_an_example_that_can_be_read(words: list[str]) -> None:
+    """It is a line of that command, with options that it has."""
+    told = CliRunner().invoke(cli, [*words, "--help"]).output
+    example = re.search(rf"^ +Examples?\b.*:\n +uploader {' '.join(words)} ?(.*)$", told, re.MULTILINE)
+    assert example is not None
+    command = cli.commands[words[0]]
+    command = command.commands[words[1]] if isinstance(command, click.Group) else command
+    command.make_parser(click.Context(command)).parse_args(shlex.split(example[1]))
+
+
 def test_an_unknown_topic_is_told_with_those_that_there_are() -> None:
     """Exit 2, and the list."""
     ended = CliRunner().invoke(cli, ["help", "no-such-thing"])

@@ -45,7 +45,11 @@ def run(manifest: str | None, config: Path | None, *, as_json: bool, **flags: An
     4 some in doubt; 5 gave up for now, run again; 6 not now: another command needs the ledger for itself, or
     --first or --until left a part pending; 70 a fault of the uploader itself; 129, 130, 143 stopped by a signal, run
     again.
-    """
+
+    \b
+    Example:
+      uploader run monday.csv --limit 10
+    """  # noqa: D301 - click wants the character that this escape stands for
     from uploader.cli.running import run_to_end  # noqa: PLC0415 - --help must not import unused modules
 
     end(lambda settings: run_to_end(settings, manifest, as_json=as_json), config, flags)
@@ -121,7 +125,11 @@ def plan(
     forecast follows the order in which a run takes the items.
 
     Exit codes: 0 all rows are valid; 1 some are invalid, under --on-invalid skip; 2 some are invalid, or usage.
-    """
+
+    \b
+    Example:
+      uploader plan monday.csv --limit 10
+    """  # noqa: D301 - click wants the character that this escape stands for
     from uploader.cli import planning  # noqa: PLC0415 - see run
 
     if schema:
@@ -142,7 +150,11 @@ def status(config: Path | None, *, watch: bool, as_json: bool, **flags: Any) -> 
     The report has the batches that are not over, then the latest others, the live jobs, the slots and the limit. The
     command works beside a run. It exits as `run` would, for all batches or for the one that --batch names: 5 where
     items still wait, 6 where a run is at work on them.
-    """
+
+    \b
+    Example:
+      uploader status --batch monday.csv
+    """  # noqa: D301 - click wants the character that this escape stands for
     from uploader.cli.inspecting import show_status  # noqa: PLC0415 - see run
 
     end(lambda settings: show_status(settings, as_json=as_json, watch=watch), config, flags)
@@ -164,7 +176,11 @@ def results(config: Path | None, *, only_open: bool, as_manifest: Path | None, *
 
     The command works beside a run. With --open --as-manifest FILE it writes the rows that are refused, failed or held
     as a manifest instead.
-    """
+
+    \b
+    Example:
+      uploader results --batch monday.csv --results monday.results.csv
+    """  # noqa: D301 - click wants the character that this escape stands for
     from uploader.cli.inspecting import write_open_rows, write_results  # noqa: PLC0415 - see run
 
     if only_open != (as_manifest is not None):
@@ -265,7 +281,11 @@ def resolve(
     --conversation, --state, --reply, --since and --until select together; then `uploader run` carries on. Items that
     are no rows of the batch (items of other batches before its own, and items of earlier manifests of its name) are
     selected by --item or --conversation alone. Exits 0 where no item needs a person any more, 1 where one does.
-    """
+
+    \b
+    Example:
+      uploader resolve --line 11 --not-appended --note "checked in the dashboard"
+    """  # noqa: D301 - click wants the character that this escape stands for
     from uploader.cli import resolving  # noqa: PLC0415 - see run
 
     decisions = {"appended": appended is not None, "not-appended": not_appended, "retry": retry, "drop": drop}
@@ -308,7 +328,11 @@ def insights(
 
     Exit codes: 0 all files are written; 1 some conversations were left out; 2 usage; 3 credentials; 5 gave up for
     now, run again; 6 another command writes into FOLDER; 129, 130, 143 stopped by a signal, run again.
-    """
+
+    \b
+    Example:
+      uploader insights monday.insights --batch monday.csv
+    """  # noqa: D301 - click wants the character that this escape stands for
     from uploader.cli.fetching import fetch_insights  # noqa: PLC0415 - see run
 
     end(lambda settings: fetch_insights(settings, folder, only, again=again, as_json=as_json), config, flags)

@@ -1,4 +1,4 @@
-"""Writes the log: readable on a terminal, by structlog; JSON lines elsewhere; always on standard error."""
+"""Writes the log, by structlog: readable on a terminal, JSON lines elsewhere, always on standard error."""
 
 import os
 import sys
@@ -70,7 +70,7 @@ class _Config(NamedTuple):
 
 
 class _Log:
-    """This program's log, with structlog's interface; structlog is imported where it renders: text and tracebacks."""
+    """This program's log, with structlog's interface; its processors, imported at the first event, render each once."""
 
     def __init__(self) -> None:
         # None in a program that configures structlog itself, or not at all
@@ -140,29 +140,17 @@ def _hidden(package: str) -> Iterator[None]:
 @cache
 def _as_json(*, is_utf8: bool) -> Callable[[Event], str]:
     """Build the function that renders an event as JSON, its control characters escaped: a terminal may show it."""
-    from json import JSONEncoder  # noqa: PLC0415 - for those who log
+    with _hidden("rich"):
+        import structlog  # noqa: PLC0415 - for those who log
 
     from uploader.text import printable  # noqa: PLC0415 - as above
 
-    # a stream that is not UTF-8 would escape what it cannot encode in its own way, which is no JSON
-    encode = JSONEncoder(ensure_ascii=not is_utf8, default=repr).encode
-
-    def render(event: Event) -> str:
-        # structlog takes 30 ms to import: here it is for tracebacks alone
-        facts = _with_traceback(event) if "exc_info" in event else dict(event)
-        return printable(encode(facts))
-
-    return render
-
-
-def _with_traceback(event: Event) -> dict[str, Any]:
-    """Replace the exception of an event by its traceback, as objects."""
-    with _hidden("rich"):
-        import structlog  # noqa: PLC0415 - for faults
-
     # a traceback never shows local variables: paths, parameters and secrets are among them
     transform = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-    return dict(structlog.processors.ExceptionRenderer(transform)(None, event["level"], dict(event)))
+    with_traceback = structlog.processors.ExceptionRenderer(transform)
+    # a stream that is not UTF-8 would escape what it cannot encode in its own way, which is no JSON
+    render = structlog.processors.JSONRenderer(ensure_ascii=not is_utf8, default=repr)
+    return lambda event: printable(str(render(None, event["level"], with_traceback(None, event["level"], dict(event)))))
 
 
 @cache

@@ -77,8 +77,8 @@ TABLE = {
     "plan m.csv": Imports(
         {"click", "platformdirs", "sqlalchemy", "blake3"}, READS | {"audio", "manifest", "run"}, LOADS
     ),
-    "run m.csv": Imports(RUN, RUN_PARTS, STATEMENTS - {"resolving"}),
-    "run m.csv --log-format text": Imports(RUN | {"structlog"}, RUN_PARTS | {"events"}, STATEMENTS - {"resolving"}),
+    "run m.csv --log-level error": Imports(RUN, RUN_PARTS, STATEMENTS - {"resolving"}),
+    "run m.csv": Imports(RUN | {"structlog"}, RUN_PARTS, STATEMENTS - {"resolving"}),
 }
 
 

@@ -324,14 +324,17 @@ def _open_cached(path: str | Path, checked: _Expected) -> FileSource | None:
 
 def _in_threads(audio: AudioFile) -> Any:
     """Wrap an open file so that its methods run in aiofiles' threads."""
-    from aiofiles.threadpool import wrap  # noqa: PLC0415 - for what is not in the page cache
+    from aiofiles.threadpool import wrap  # noqa: PLC0415 - a plan opens no file to be sent
 
     return wrap(audio)
 
 
 async def _open_in_thread(path: str | Path, checked: _Expected) -> FileSource:
-    """Open a file in a thread, compare it with the ledger's facts, and read it if it is small."""
-    return await asyncio.get_running_loop().run_in_executor(None, _open, path, checked)
+    """Open a file in one of aiofiles' threads, compare it with the ledger's facts, and read it if it is small."""
+    from aiofiles.os import wrap  # noqa: PLC0415 - as above
+
+    source: FileSource = await wrap(_open)(path, checked)
+    return source
 
 
 def _open(path: str | Path, checked: _Expected) -> FileSource:

@@ -80,7 +80,7 @@ _SAVE_LOAD = (
 )
 
 # the batch of the newest load
-_NEWEST_LOADED = select(loads.c.batch_id).order_by(loads.c.id.desc()).limit(1)
+_NEWEST_LOADED = select(loads.c.batch_id).where(loads.c.id == select(func.max(loads.c.id)).scalar_subquery())
 
 # the id of the newest load
 _NEWEST_LOAD = select(func.coalesce(func.max(loads.c.id), 0))

@@ -74,6 +74,17 @@ def test_the_help_of_each_command_has_an_example_that_can_be_read(words: list[st
     command.make_parser(click.Context(command)).parse_args(shlex.split(example[1]))
 
 
+def test_the_options_that_matter_stand_first_in_the_help_of_a_run() -> None:
+    """Ten of them, and the rest below headings."""
+    told = CliRunner().invoke(cli, ["run", "--help"]).output
+    first = re.findall(r"^  (?:-h, )?--([a-z-]+)", told.partition("Options:\n")[2].partition("\n\n")[0], re.MULTILINE)
+    wanted = "config ledger batch results base-url limit audio-root on-invalid first sandbox json help"
+    assert first == wanted.split()
+    headings = re.findall(r"^([A-Z][a-z ,]+):$", told, re.MULTILINE)
+    assert headings.index("Options") == 0
+    assert headings.index("Pace and connections") > 0
+
+
 def test_an_unknown_topic_is_told_with_those_that_there_are() -> None:
     """Exit 2, and the list."""
     ended = CliRunner().invoke(cli, ["help", "no-such-thing"])

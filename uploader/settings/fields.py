@@ -53,6 +53,12 @@ ENVIRONMENT_PREFIX = secrets.PREFIX
 # settings that come from the environment or from secret files alone: no flag, no config file
 SECRETS = (*secrets.CREDENTIALS, *secrets.OTHERS)
 
+# the headings of the options in the help; those that matter first have none
+LEDGER = "A new ledger"
+MANIFEST = "The manifest, and how much of it is sent"
+TOLD = "Status, notifications and logs"
+PACE = "Pace and connections"
+TIME = "Limits of time and of attempts"
 FAR = "A far sandbox"
 
 seconds = number(above=0, most=7 * 86400)
@@ -80,12 +86,14 @@ class Settings:
         switch,
         False,
         commands="run serve doctor",
+        group=LEDGER,
         meaning="refuse to make a ledger where there is none: for every night but the first",
     )
     new_ledger: bool = setting(
         switch,
         False,
         commands="run serve doctor adopt",
+        group=LEDGER,
         meaning="make a ledger even on a container's own file system, which goes with the container",
     )
     batch: str | None = setting(
@@ -114,6 +122,7 @@ class Settings:
         None,
         metavar="FILE",
         commands="run doctor",
+        group=TOLD,
         meaning="the closing summary as JSON, written after the final results: its presence means that they are final",
     )
     metrics: Path | None = setting(
@@ -121,6 +130,7 @@ class Settings:
         None,
         metavar="FILE",
         commands="run work serve doctor",
+        group=TOLD,
         meaning="the run's figures as a Prometheus text file, replaced as a whole while the run goes on and at its end",
     )
     notify: Secret | None = setting(
@@ -128,6 +138,7 @@ class Settings:
         None,
         metavar="URL",
         commands="run work serve",
+        group=TOLD,
         meaning="POST the summary to this https address at the end, and when something first needs a person; it may "
         "have a secret in it, and is never shown: rather set UPLOADER_NOTIFY, as others see the command line",
     )
@@ -153,6 +164,7 @@ class Settings:
         "auto",
         metavar="N|auto",
         commands="run work serve",
+        group=PACE,
         meaning="uploads under way at once; auto: as many as keep the slots full within the memory, at most 64",
     )
     rate: float | Literal["auto"] = setting(
@@ -160,6 +172,7 @@ class Settings:
         "auto",
         metavar="N|auto",
         commands="run work serve",
+        group=PACE,
         meaning="PUT requests started per second; auto: 10, or as many as the limit and the jobs' seconds ask for",
     )
     send_ahead: Literal["auto", "off"] = setting(
@@ -167,6 +180,7 @@ class Settings:
         "auto",
         metavar="auto|off",
         commands="run work serve",
+        group=PACE,
         meaning="auto: bodies go out before their slot is free, and only the last chunk waits for it; off: they do not",
     )
     ahead_seconds: float = setting(
@@ -174,6 +188,7 @@ class Settings:
         20.0,
         metavar="S",
         commands="run work serve",
+        group=PACE,
         meaning="how long a body that was sent ahead waits for its slot before the uploader cuts it and sends it later",
     )
     audio_root: Path | None = setting(
@@ -188,6 +203,7 @@ class Settings:
         None,
         metavar="csv|jsonl",
         commands="run plan adopt manifest",
+        group=MANIFEST,
         meaning="the manifest's format (by its ending; needed for standard input, -)",
     )
     delimiter: str = setting(
@@ -195,6 +211,7 @@ class Settings:
         ",",
         metavar="CHARACTER",
         commands="run serve plan adopt manifest",
+        group=MANIFEST,
         meaning="the delimiter of a CSV manifest: one character, or tab",
     )
     pattern: str = setting(
@@ -214,7 +231,11 @@ class Settings:
         "the rest of their conversation",
     )
     repeat: bool = setting(
-        switch, False, commands="run plan", meaning="append everything once more, appended items included"
+        switch,
+        False,
+        commands="run plan",
+        meaning="append everything once more, appended items included",
+        group=MANIFEST,
     )
     first: int | None = setting(
         whole_number(least=1, most=1_000_000_000),
@@ -228,6 +249,7 @@ class Settings:
         None,
         metavar="HH:MM",
         commands="run work plan",
+        group=MANIFEST,
         meaning="nothing new starts after the next HH:MM of this machine's clock; the rest stays pending (exit 6)",
     )
     max_billed_minutes: float | None = setting(
@@ -235,12 +257,14 @@ class Settings:
         None,
         metavar="N",
         commands="run serve plan",
+        group=MANIFEST,
         meaning="refuse a manifest of which more audio than this is still to be appended, in billed minutes",
     )
     no_wait: bool = setting(
         switch,
         False,
         commands="run serve",
+        group=MANIFEST,
         meaning="end once every item is accepted, without waiting for the last jobs",
     )
     sandbox: bool = setting(
@@ -286,6 +310,7 @@ class Settings:
         None,
         metavar="HOST:PORT",
         commands="run work serve",
+        group=TOLD,
         meaning="the address to listen on for the service's callbacks; needs --webhook-url (none: polling alone)",
     )
     webhook_url: str | None = setting(
@@ -293,6 +318,7 @@ class Settings:
         None,
         metavar="URL",
         commands="run work serve",
+        group=TOLD,
         meaning="the public http or https address of that listener, as the service reaches it",
     )
     status: str | None = setting(
@@ -300,6 +326,7 @@ class Settings:
         None,
         metavar="HOST:PORT",
         commands="run work serve",
+        group=TOLD,
         meaning="the address to serve the status page on, with /metrics, /healthz and /readyz; on any but this "
         "machine's own (127.0.0.1) UPLOADER_STATUS_TOKEN has to be set (none: no page)",
     )
@@ -311,6 +338,7 @@ class Settings:
         "auto",
         metavar="auto|off",
         commands="run work serve",
+        group=TOLD,
         meaning="the live lines on a terminal (elsewhere a line a minute in the log)",
     )
     log_format: Literal["auto", "text", "json"] = setting(
@@ -318,6 +346,7 @@ class Settings:
         "auto",
         metavar="auto|text|json",
         commands="run work serve plan status results report resolve insights ledger adopt doctor manifest sandbox",
+        group=TOLD,
         meaning="logs on standard error: text on a terminal, else JSON lines",
     )
     log_level: Literal["auto", "debug", "info", "warning", "error"] = setting(
@@ -325,6 +354,7 @@ class Settings:
         "auto",
         metavar="LEVEL",
         commands="run work serve plan status results report resolve insights ledger adopt doctor manifest sandbox",
+        group=TOLD,
         meaning="the least level that is logged: debug, info, warning or error; auto: warning on a terminal, else info",
     )
     log_file: Path | None = setting(
@@ -332,6 +362,7 @@ class Settings:
         None,
         metavar="FILE",
         commands="run work serve plan status results report resolve insights ledger adopt doctor manifest sandbox",
+        group=TOLD,
         meaning="write the log to this file as well, as JSON lines from level info on (or from --log-level)",
     )
     give_up_seconds: float = setting(
@@ -339,6 +370,7 @@ class Settings:
         1800.0,
         metavar="S",
         commands="run work serve insights",
+        group=TIME,
         meaning="end the run after this time without a good answer",
     )
     ledger_away_seconds: float = setting(
@@ -346,6 +378,7 @@ class Settings:
         300.0,
         metavar="S",
         commands="run work serve",
+        group=TIME,
         meaning="end the run after this time in which the ledger's PostgreSQL server is away",
     )
     doubt_seconds: float = setting(
@@ -353,6 +386,7 @@ class Settings:
         900.0,
         metavar="S",
         commands="run work serve",
+        group=TIME,
         meaning="the time that an item in doubt keeps its slot while no finished job shows how long jobs take",
     )
     job_timeout_seconds: float = setting(
@@ -360,6 +394,7 @@ class Settings:
         21600.0,
         metavar="S",
         commands="run work serve",
+        group=TIME,
         meaning="the longest time that the end of a job is waited for",
     )
     settle_seconds: float = setting(
@@ -367,6 +402,7 @@ class Settings:
         5.0,
         metavar="S",
         commands="serve",
+        group=TIME,
         meaning="the time for which a manifest in the inbox has to be unchanged before it is taken",
     )
     connect_seconds: float = setting(
@@ -374,16 +410,23 @@ class Settings:
         30.0,
         metavar="S",
         commands="run work serve insights doctor",
+        group=TIME,
         meaning="time limit to connect to the service, TLS included",
     )
     stall_seconds: float = setting(
-        seconds, 60.0, metavar="S", commands="run work serve", meaning="time limit for an upload of which no byte moves"
+        seconds,
+        60.0,
+        metavar="S",
+        commands="run work serve",
+        meaning="time limit for an upload of which no byte moves",
+        group=TIME,
     )
     answer_seconds: float = setting(
         seconds,
         300.0,
         metavar="S",
         commands="run work serve",
+        group=TIME,
         meaning="time limit for the answer once the last chunk has left",
     )
     expect_above_bytes: int = setting(
@@ -391,6 +434,7 @@ class Settings:
         1_048_576,
         metavar="N",
         commands="run work serve",
+        group=PACE,
         meaning="bodies above this size wait for 100 Continue, so that a refusal costs no upload",
     )
     expect_seconds: float = setting(
@@ -398,6 +442,7 @@ class Settings:
         2.0,
         metavar="S",
         commands="run work serve",
+        group=PACE,
         meaning="time limit for 100 Continue: then the body is sent without it, and few others wait",
     )
     connections: Literal["kept", "fresh"] = setting(
@@ -405,6 +450,7 @@ class Settings:
         "kept",
         metavar="kept|fresh",
         commands="run work serve",
+        group=PACE,
         meaning="kept: where the service sends 100 Continue, connections are reused, and short bodies wait for it, "
         "too; fresh: each upload has a new one",
     )
@@ -413,6 +459,7 @@ class Settings:
         8.0,
         metavar="S",
         commands="run work serve",
+        group=TIME,
         meaning="the time that uploads may go on after the first SIGTERM, SIGINT or SIGHUP",
     )
     max_attempts: int = setting(
@@ -420,6 +467,7 @@ class Settings:
         10,
         metavar="N",
         commands="run work serve",
+        group=TIME,
         meaning="uploads of one item that may be cut off before it is refused",
     )
     parameters: Mapping[str, Any] = setting(

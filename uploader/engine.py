@@ -449,8 +449,7 @@ class Engine:
     def _on_beat(self, jobs: Sequence[LiveJob], is_news: bool) -> None:
         """Follow the jobs that an ended worker has left, and go on by what others have changed."""
         for job in jobs:
-            if not self._poller.is_live(job):
-                self._poller.add(job, soon=True)
+            self._poller.add(job, soon=True)
         if is_news:
             self._is_claim_due = True
             self.flow.slot_may_be_free()

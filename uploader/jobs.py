@@ -219,7 +219,7 @@ class JobPoller:
             self._reschedule_all()
 
     def add(self, job: LiveJob, *, soon: bool = False, callback_received: bool = False) -> None:
-        """Add a job.
+        """Add a job; a callback may name one that is taken over from an ended worker at the same time.
 
         Args:
             job: The job.
@@ -228,6 +228,10 @@ class JobPoller:
         """
         if job.job_id in self._ended_early:
             del self._ended_early[job.job_id]
+            return
+        if self.is_live(job):
+            if callback_received:
+                self.callback_received(job)
             return
         self.active_jobs += job.is_active
         # after a clock that was set back the job would seem to begin in the future, and be polled without a pause

@@ -234,6 +234,16 @@ def test_callbacks_of_other_workers_jobs_do_not_pile_up() -> None:
     assert poller.live_count == 1, "a poll shows its end"
 
 
+def test_a_job_that_is_named_while_it_is_taken_over_is_waited_for_once() -> None:
+    """A callback names the job of an ended worker in the moment in which it is taken over: its end is its only one."""
+    poller, job = waiting_for_endless(Time(BEGIN)), live(1, BEGIN, 10.0)
+    poller.add(job, callback_received=True)
+    poller.add(job, soon=True)
+    assert (poller.live_count, poller.active_jobs) == (1, 1)
+    poller.apply_callback_end(job, JobEnd(job, JobStatus.COMPLETED, BEGIN))
+    assert (poller.live_count, poller.active_jobs) == (0, 0)
+
+
 def test_a_look_that_told_nothing_has_not_seen_the_job_live() -> None:
     """Only an answer that shows the job live moves the time at which it was last known to live."""
     time = Time(BEGIN)

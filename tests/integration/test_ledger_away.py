@@ -16,7 +16,7 @@ from tests.integration.test_ledger import CUT, LOST, Book, accepted, opened
 from tests.integration.test_ledger_thread import admitted, record_of
 from tests.proxy import Loss, Network, Proxy, proxied
 from uploader.errors import LedgerAwayError, WorkerEndedError
-from uploader.ledger import Ledger, postgres, postgres_connection, thread
+from uploader.ledger import Ledger, commits, postgres, postgres_connection, thread
 from uploader.ledger.claiming import claim
 from uploader.ledger.outcomes import JobEnd, end_job, record_reply
 from uploader.ledger.thread import LedgerThread
@@ -185,7 +185,7 @@ async def test_a_stop_ends_the_wait_for_a_ledger_that_is_away(
     book: Book, monkeypatch: pytest.MonkeyPatch, network: Network
 ) -> None:
     """A run that is stopped has its grace time alone, whatever the longest wait, and the longest silence."""
-    monkeypatch.setattr(thread, "LEAST_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(commits, "LEAST_PATIENCE_SECONDS", 0.2)
     monkeypatch.setattr(postgres_connection, "CONNECT_SECONDS", 2)
     async with beside(book, away_seconds=3600.0) as at:
         await admitted(at.writer)

@@ -1,7 +1,7 @@
 """Deliberate breaks: each takes one safeguard away, and must be caught."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -12,8 +12,10 @@ from sqlalchemy import Connection, func, select, update
 
 from uploader import attempt, engine, flow, results, worker
 from uploader.jobs import JobPoller
-from uploader.ledger import callbacks, claiming, matching, outcomes, postgres
+from uploader.ledger import callbacks, claiming, lanes, matching, outcomes, postgres
+from uploader.ledger import workers as ledger_workers
 from uploader.ledger.claiming import AdmissionResult, admit, claim
+from uploader.ledger.commits import GroupCommits
 from uploader.ledger.facts import apply_callbacks
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.outcomes import ReplyRecord
@@ -238,6 +240,41 @@ def outcome_that_matches_no_row() -> Iterator[None]:
 
 
 @contextmanager
+def lost_commit_written_anew() -> Iterator[None]:
+    """Take a COMMIT that was not answered for one that was not carried out."""
+
+    def forgetful(self: GroupCommits, _group: object) -> bool:
+        self._mark = None
+        return False
+
+    with patch.object(GroupCommits, "_is_committed", forgetful):
+        yield
+
+
+@contextmanager
+def lost_commit_believed() -> Iterator[None]:
+    """Take a COMMIT that was not answered for one that was carried out."""
+
+    def trustful(self: GroupCommits, _group: object) -> bool:
+        is_lost, self._mark = self._mark is not None, None
+        return is_lost
+
+    with patch.object(GroupCommits, "_is_committed", trustful):
+        yield
+
+
+@contextmanager
+def lanes_released_that_others_want() -> Iterator[None]:
+    """Let a worker that is about to end make the lanes inactive in which others have work."""
+
+    def careless(connection: Connection, account_id: int, lanes_of_step: Mapping[str, int]) -> None:
+        connection.execute(lanes._DEACTIVATE_LANES, {"account": account_id, "own": 0, **lanes_of_step})
+
+    with patch.object(ledger_workers, "deactivate_unwanted_lanes", careless):
+        yield
+
+
+@contextmanager
 def account_lock_left_out() -> Iterator[None]:
     """Let transactions read and write without the lock of their account."""
     with patch.object(postgres, "_LOCK_SOME", select(accounts.c.id)):
@@ -271,6 +308,9 @@ OF_SEVERAL = {
         takeover_of_the_living,
         outcome_that_matches_no_row,
         account_lock_left_out,
+        lost_commit_written_anew,
+        lost_commit_believed,
+        lanes_released_that_others_want,
     )
 }
 

@@ -75,6 +75,10 @@ class SharedLedger:
         # the process that reads without a lock
         self._reading: Any = None
 
+    def connecting(self) -> Connection:
+        """Give a connection whose transactions are begun by whoever has it."""
+        return self._engine.connect()
+
     @contextmanager
     def writing(self, process: Any) -> Iterator[Connection]:
         """Give a connection in a transaction of a process."""

@@ -2,32 +2,30 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Concatenate, ParamSpec, TypeVar
-
-from sqlalchemy import Connection
+from typing import Any
 
 from tests.simulation.calls import Calls
 from tests.simulation.clock import Time, VirtualLoop
-from tests.simulation.ledgers import SharedLedger
 from tests.simulation.world import BEFORE, CUT_TAKEN, EARLY, TOO_QUICKLY, Disk, Put, Service, content_hash
 from uploader.client import Admission, JobAnswer, UploadRequest
 from uploader.client.upload import Upload, WithheldError
-from uploader.errors import LedgerUnavailableError, SourceError
-from uploader.ledger.outcomes import record_reply
+from uploader.engine import Engine
+from uploader.errors import SourceError
 from uploader.model import ConversationSnapshot, JobStatus, Reply
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 # small chunks: a file of a few hundred bytes has several
 CHUNK_BYTES = 64
 # the most that a step of the wire takes: an upload has several
 LATENCY_SECONDS = 0.4
 ANSWERS = {"no jobId": 201, "no jobId untaken": 201, "broken json": 201, "other conversation": 201}
+
+
+class KilledError(BaseException):
+    """A process is killed in the midst of a function."""
 
 
 class CutOffError(ConnectionResetError):
@@ -84,12 +82,19 @@ class Process:
         self.dead = False
         # it was killed
         self.died = False
+        # its engine was stopped
+        self.is_stopped = False
         # the error with which it ended
         self.failure: BaseException | None = None
         # the bodies under way
         self.sending: list[tuple[Upload, Put]] = []
         self._time = time
         self._pauses = 0
+
+    def stop(self, engine: Engine) -> None:
+        """Stop its engine."""
+        self.is_stopped = True
+        engine.stop()
 
     def check(self) -> None:
         """Raise where the process is dead: nothing of it reaches anything."""
@@ -119,6 +124,10 @@ class Process:
             self._pauses += 1
             self.pause(seconds)
 
+    def world_now(self) -> float:
+        """Return the world's time."""
+        return self._time.now
+
     def is_without_ledger(self) -> bool:
         """Return True where the ledger cannot be reached now."""
         begin, end = self.troubles.without_ledger
@@ -139,47 +148,6 @@ class Process:
 STEPS = {"claim": "claimed", "admit": "admission", "record_reply": "recorded", "beat": "renewed"}
 # as a piece of the body has left, before the last chunk of an admitted one, as the answer comes, as the job is polled
 BODY, ADMITTED, ANSWER, FOLLOWED = "body", "admitted", "answer", "followed"
-
-
-class InlineWriter:
-    """The ledger's writer without a thread: each call is a transaction, with a place to die on either side."""
-
-    def __init__(self, process: Process, ledger: SharedLedger, disk: Disk, now: Callable[[], float]) -> None:
-        self._process = process
-        self._ledger = ledger
-        self._disk = disk
-        self._now = now
-
-    async def call(self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function of the ledger in a transaction."""
-        await asyncio.sleep(self._process.ledger_seconds())
-        try:
-            result = self.apply(function, *args, **kwargs)
-        except LedgerUnavailableError:
-            if function is record_reply:
-                record: Any = args[0]
-                self._disk.keep_out(record.claim.conversation_id, record.claim.path)
-            raise
-        self._process.passes(STEPS.get(function.__name__, ""))
-        await asyncio.sleep(self._process.ledger_seconds())
-        return result
-
-    def apply(self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function of the ledger in a transaction, at once."""
-        process = self._process
-        process.check()
-        if self._disk.is_full(self._now()):
-            raise LedgerUnavailableError("the disk is full")
-        if process.is_without_ledger():
-            raise LedgerUnavailableError("the ledger cannot be reached")
-        is_lost = process.troubles.lost_commits and process.rng.random() < process.troubles.lost_commits
-        with self._ledger.writing(process) as connection:
-            result = function(connection, *args, **kwargs)
-            if is_lost and process.rng.random() < 0.5:
-                raise LedgerUnavailableError("the connection was lost before the commit")
-        if is_lost:
-            raise LedgerUnavailableError("the connection was lost after the commit")
-        return result
 
 
 class SimulatedFile:

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,7 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 import asyncio_throttle.throttler
-from sqlalchemy import Connection, Engine, or_, select
+from sqlalchemy import Connection, Engine, bindparam, or_, select
 
 from tests.simulation.calls import Calls, Habits, draw_habits
 from tests.simulation.clock import Time, VirtualLoop
@@ -25,7 +25,6 @@ from tests.simulation.process import (
     BODY,
     FOLLOWED,
     STEPS,
-    InlineWriter,
     Process,
     SimulatedClient,
     Troubles,
@@ -33,22 +32,36 @@ from tests.simulation.process import (
 )
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.world import BEFORE, EARLY, LATE, Disk, Service, Weather, content_hash
+from tests.simulation.writer import ReachedLedger, SimulatedWriter
 from uploader import engine as engine_module
 from uploader.client import upload as upload_module
 from uploader.engine import Engine as UploadEngine
 from uploader.errors import GaveUpError, LedgerUnavailableError, SlotsHeldError, UploaderError, WorkerEndedError
+from uploader.ledger import steps as steps_module
 from uploader.ledger import workers as workers_module
 from uploader.ledger.callbacks import CallbackResult, apply_callback
 from uploader.ledger.clock import any_open_worker, rebase_deadlines, steady_clock
 from uploader.ledger.lanes import activate_account, activate_batch
-from uploader.ledger.leases import open_workers
+from uploader.ledger.leases import OpenWorker, open_workers
 from uploader.ledger.loading import account, begin_load, load_rows, save_rules
 from uploader.ledger.reading import result_lines
 from uploader.ledger.resolving import Selection, open_items, resolve
-from uploader.ledger.schema import IS_JOB_UNCERTAIN, attempts, items, lanes, resolutions, workers
+from uploader.ledger.schema import IS_JOB_UNCERTAIN, attempts, items, lanes, resolutions, rows, workers
 from uploader.ledger.standing import standing
-from uploader.ledger.workers import Identity, begin_worker, end_worker, end_workers, mark_ended
-from uploader.model import TROUBLED, AudioFacts, Decision, FileSignature, Order, Outcome, ResultLine, Row, State
+from uploader.ledger.workers import Identity, begin_worker, end_worker, end_workers, mark_ended, release_lanes
+from uploader.model import (
+    LIVE,
+    OVER,
+    TROUBLED,
+    AudioFacts,
+    Decision,
+    FileSignature,
+    Order,
+    Outcome,
+    ResultLine,
+    Row,
+    State,
+)
 from uploader.policy.facts import Callback
 from uploader.settings import Settings
 from uploader.settings.tables import Jobs, Lanes, Schedule
@@ -84,6 +97,23 @@ _WAITING = (
     select(items.c.repeat_id, lanes.c.conversation_id, items.c.path)
     .join(lanes, lanes.c.id == items.c.lane_id)
     .where(items.c.state.in_(UNBEGUN))
+)
+# the attempts that a worker carries
+_CARRIED = select(attempts).where(attempts.c.worker_id == bindparam("worker"), attempts.c.ended_at.is_(None))
+# the items of rows that nothing keeps from being sent
+_OTHERS = items.alias("others")
+_MAY_GO = select(items).where(
+    items.c.id.in_(select(rows.c.item_id)),
+    items.c.state == State.PENDING,
+    ~select(_OTHERS.c.id)
+    .where(
+        _OTHERS.c.lane_id == items.c.lane_id,
+        or_(
+            (_OTHERS.c.position < items.c.position) & _OTHERS.c.state.not_in(OVER),
+            _OTHERS.c.state.in_([*LIVE, State.SENDING, State.IN_DOUBT]),
+        ),
+    )
+    .exists(),
 )
 BASE_URL = "https://simulated"
 WEBHOOK_URL = "https://listener.simulated/jobs"
@@ -452,8 +482,7 @@ class World:
 
     def _let_others_go_on(self, process: Process) -> None:
         """Let other processes go on for a while, as this one stands in a transaction that does not lock the ledger."""
-        for _ in range(self.chance.choice([0, 20, 200])):
-            self.scheduler.step(but=process)
+        self.scheduler.let_others_go_on(process, self.chance.choice([0, 20, 200]))
 
     def _on_over(self, process: Process) -> None:
         """Take note of a process that has ended or died, and perhaps begin another in its place."""
@@ -474,16 +503,18 @@ class World:
 
     async def _process(self, process: Process, *, bad: bool, signalled: bool, works: bool) -> None:
         loop = process.loop
-        now, worker_id = self._load(process, repeat=self._repeats, works=works)
+        ledger = self._reach(process)
+        now, worker_id = self._load(process, ledger, repeat=self._repeats, works=works)
+        writer = SimulatedWriter(process, ledger, self.disk, worker_id)
         if bad and self.plan.rewrites and self.rng.random() < 0.5:
             loop.call_later(self.rng.uniform(0.0, 60.0), self._rewrite)
-        engine = self._engine(process, worker_id, now, no_wait=self.plan.no_wait and bad, works=works)
+        engine = self._engine(process, writer, worker_id, now, no_wait=self.plan.no_wait and bad, works=works)
         if signalled:
-            loop.call_later(self.rng.uniform(0.0, 60.0), engine.stop)
+            loop.call_later(self.rng.uniform(0.0, 60.0), process.stop, engine)
         helpers = [loop.create_task(self._watch())] if self.watchers else []
         if works:
             helpers.append(loop.create_task(self._stop_last(process, engine)))
-        listener = loop.create_task(self._listen(self.calls, process, engine, now)) if self.calls else None
+        listener = loop.create_task(self._listen(self.calls, writer, engine, now)) if self.calls else None
         try:
             await self._run_engine(process, engine, worker_id)
         finally:
@@ -491,9 +522,12 @@ class World:
                 task.cancel()
             if listener is not None and listener.done() and not listener.cancelled():
                 listener.result()
+        await writer.close()
         with suppress(LedgerUnavailableError):
-            writer = InlineWriter(process, self.shared, self.disk, lambda: self.time.now)
-            writer.apply(end_worker, worker_id, self.account_id, now(), DOUBT_SECONDS, JOB_TIMEOUT_SECONDS)
+            release_lanes(ledger.as_ledger(), [OpenWorker(worker_id, self.account_id, "", 0.0)])
+            with ledger.writing() as connection:
+                keeps = DOUBT_SECONDS, JOB_TIMEOUT_SECONDS
+                end_worker(connection, worker_id, self.account_id, now(), *keeps, is_released=True)
 
     def _server_clock(self) -> AbstractContextManager[Any]:
         """Let the leases be by the server's clock, where the ledger is on one."""
@@ -511,6 +545,8 @@ class World:
     async def _run_engine(self, process: Process, engine: UploadEngine, worker_id: int) -> None:
         try:
             await engine.run()
+            if not process.is_stopped and self.until_seconds is None:
+                self._check_is_done(worker_id)
         except (GaveUpError, SlotsHeldError) as error:
             # allowed: the service, the disk, jobs that never end; the next night, or a person, carries on
             process.failure = error
@@ -519,15 +555,24 @@ class World:
         except UploaderError as error:
             raise AssertionError(f"an ending that nothing explains: {error!r}") from error
 
+    def _check_is_done(self, worker_id: int) -> None:
+        """Check that a run which has ended by itself carries nothing, and alone leaves nothing that may be sent."""
+        with self.ledger.begin() as connection:
+            carried = connection.execute(_CARRIED, {"worker": worker_id}).all()
+            may_go = connection.execute(_MAY_GO).all()
+        assert not carried, f"a run ended by itself, and carries {carried}"
+        assert not may_go or len(self.scheduler.processes) > 1, f"a run ended by itself, and may send {may_go}"
+
     async def _stop_last(self, process: Process, engine: UploadEngine) -> None:
         """Stop a worker for every batch once nobody else is at work."""
         while self.scheduler.processes != [process]:  # noqa: ASYNC110 - the others are on loops of their own
             await asyncio.sleep(1.0)
-        engine.stop()
+        process.stop(engine)
 
-    async def _listen(self, calls: Calls, process: Process, engine: UploadEngine, now: Callable[[], float]) -> None:
+    async def _listen(
+        self, calls: Calls, writer: SimulatedWriter, engine: UploadEngine, now: Callable[[], float]
+    ) -> None:
         """Apply the callbacks that arrive, as the listener does."""
-        writer = InlineWriter(process, self.shared, self.disk, lambda: self.time.now)
         since = now()
 
         async def apply(hashed: str, callback: Callback) -> CallbackResult:
@@ -544,11 +589,18 @@ class World:
             await asyncio.sleep(1.0)
 
     def _engine(
-        self, process: Process, worker_id: int, now: Callable[[], float], *, no_wait: bool, works: bool
+        self,
+        process: Process,
+        writer: SimulatedWriter,
+        worker_id: int,
+        now: Callable[[], float],
+        *,
+        no_wait: bool,
+        works: bool,
     ) -> UploadEngine:
         return UploadEngine(
             client=SimulatedClient(process, self.service, answer_seconds=ANSWER_SECONDS, calls=self.calls),
-            writer=InlineWriter(process, self.shared, self.disk, lambda: self.time.now),
+            writer=writer,
             account_id=self.account_id,
             worker_id=worker_id,
             batch_id=None if works else self.batch_id,
@@ -583,10 +635,24 @@ class World:
             )
         return found
 
-    def _load(self, process: Process, *, repeat: bool, works: bool) -> tuple[Callable[[], float], int]:
+    def _reach(self, process: Process) -> ReachedLedger:
+        """Return the ledger as a process reaches it."""
+        several = self.plan.several
+        is_remote = several is not None and several.on_server
+        go_on = self.scheduler.let_others_go_on
+        return ReachedLedger(process, self.shared, self.disk, is_remote=is_remote, others_go_on=go_on)
+
+    def _load(
+        self, process: Process, ledger: ReachedLedger, *, repeat: bool, works: bool
+    ) -> tuple[Callable[[], float], int]:
         """Do what `run` does before the engine: take over, load the manifest, begin a worker; return clock and id."""
         with self.ledger.begin() as connection:
-            now = self._take_over(connection, process.loop.time)
+            gone = [worker for worker in open_workers(connection) if self._is_gone(worker.process)]
+        # the load itself is done although the ledger is away: a world in which nobody loads shows nothing
+        with suppress(LedgerUnavailableError):
+            release_lanes(ledger.as_ledger(), gone)
+        with self.ledger.begin() as connection:
+            now = self._take_over(connection, process.loop.time, gone)
         identity = Identity("host", str(process.number), "1.0")
         if works and self.account_id:
             with self.ledger.begin() as connection:
@@ -616,9 +682,10 @@ class World:
         self._mean()
         return now, worker_id
 
-    def _take_over(self, connection: Connection, steady: Callable[[], float]) -> Callable[[], float]:
+    def _take_over(
+        self, connection: Connection, steady: Callable[[], float], gone: Sequence[OpenWorker]
+    ) -> Callable[[], float]:
         """End the workers that are known to be dead, and what they left; return the ledger's clock."""
-        gone = [worker for worker in open_workers(connection) if self._is_gone(worker.process)]
         mark_ended(connection, gone, self.ledger_now())
         # as the ledger's own clocks: that of a server, or of the host, which begins anew where no worker is left
         if self.plan.several is not None and self.plan.several.on_server:
@@ -669,7 +736,8 @@ class World:
     def _resolve(self, *, all_of_them: bool) -> None:
         """Resolve items that need a person, truthfully, in either direction."""
         with self.ledger.begin() as connection:
-            self._take_over(connection, lambda: self.time.now)
+            gone = [worker for worker in open_workers(connection) if self._is_gone(worker.process)]
+            self._take_over(connection, lambda: self.time.now, gone)
             if not self.batch_id:
                 return
             # what asks a person looks at much more, and most of the time there is nothing to ask
@@ -713,6 +781,7 @@ def scaled_down() -> Iterator[None]:
     with (
         patch.object(asyncio_throttle.throttler, "time", SimpleNamespace(monotonic=_running_time)),
         patch.object(upload_module, "TAIL_BYTES", TAIL_BYTES),
+        patch.multiple(steps_module, FIRST_SIZE=1, LEAST_SIZE=1, GROWTH=1.0),
     ):
         yield
 

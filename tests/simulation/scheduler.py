@@ -11,7 +11,7 @@ from math import inf
 from typing import Any, TypeVar
 
 from tests.simulation.clock import HangError, Time, VirtualLoop, bury
-from tests.simulation.process import Process
+from tests.simulation.process import KilledError, Process
 
 T = TypeVar("T")
 
@@ -36,6 +36,8 @@ class Scheduler:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
         self._turns = 0
+        # those that stand still in the midst of a function
+        self._standing: list[Process] = []
 
     def at(self, when: float, action: Callable[[], None]) -> None:
         """Let something happen at a time of the world."""
@@ -65,16 +67,25 @@ class Scheduler:
                 process.dead = True
                 bury(process.loop)
 
-    def step(self, but: Process | None = None) -> None:
-        """Let the next thing happen; ``but``: a process that stands still meanwhile."""
-        due = [(process.due_at(), process) for process in self._processes if process is not but]
+    def let_others_go_on(self, process: Process, turns: int) -> None:
+        """Let others go on for so many turns while a process stands still in the midst of a function."""
+        self._standing.append(process)
+        try:
+            for _ in range(turns):
+                self.step()
+        finally:
+            self._standing.remove(process)
+
+    def step(self) -> None:
+        """Let the next thing happen."""
+        due = [(process.due_at(), process) for process in self._processes if process not in self._standing]
         earliest = due[0][0] if len(due) == 1 else min((at for at, _ in due), default=inf)
         if self._events and self._events[0][0] <= max(earliest, self._time.now):
             at, _, action = heapq.heappop(self._events)
             self._time.now = max(self._time.now, at)
             action()
             return
-        if not due and but is not None:
+        if self._standing and earliest == inf:
             return
         self._turns += 1
         if earliest == inf or self._turns > MOST_TURNS:
@@ -98,9 +109,13 @@ class Scheduler:
             self.kill(process)
             return
         _run_on(process.loop, process.loop.turn)
-        if process.main is not None and process.main.done():
-            self._end(process)
-            process.main.result()
+        if process.main is None or not process.main.done():
+            return
+        if isinstance(process.main.exception(), KilledError):
+            self.kill(process)
+            return
+        self._end(process)
+        process.main.result()
 
     def _end(self, process: Process) -> None:
         process.dead = True

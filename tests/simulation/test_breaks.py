@@ -20,6 +20,7 @@ SHOWN_BY = {
     "intent_after_the_first_byte": (46,),
     "admission_without_the_lease": (15,),
     "last_chunk_without_the_lease": (15,),
+    "lost_commit_written_anew": (19,),
     "outcome_that_matches_no_row": (16,),
     "late_surplus_not_told": (10,),
 }

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from tests.simulation import process
 from tests.simulation.judge import Judge
 from tests.simulation.ledgers import MemoryLedger
 from tests.simulation.run import quiet
 from tests.simulation.schedule import Plan, World, counts
 from tests.simulation.world import Weather
+from tests.simulation.writer import SimulatedWriter
 from uploader import engine
 from uploader.ledger.claiming import ClaimResult, claim, need_slot_first
 from uploader.ledger.outcomes import end_job
@@ -33,16 +33,16 @@ def test_a_full_account_is_claimed_for_when_a_job_ends(monkeypatch: pytest.Monke
         path = f"/audio/{number}.wav"
         world.disk.write(path, f"{number:0100}".encode())
         world.manifest.append((f"c{number % CONVERSATIONS}", path))
-    apply = process.InlineWriter.apply
+    call = SimulatedWriter.call
 
-    def noted(self: process.InlineWriter, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        result = apply(self, function, *args, **kwargs)
+    async def noted(self: SimulatedWriter, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = await call(self, function, *args, **kwargs)
         written.append((function, world.time.now))
         if isinstance(result, ClaimResult) and not result.claims:
             empty.append(world.time.now)
         return result
 
-    monkeypatch.setattr(process.InlineWriter, "apply", noted)
+    monkeypatch.setattr(SimulatedWriter, "call", noted)
     world._night(bad=False)
     assert counts(world)[State.COMPLETED] == CONVERSATIONS * FILES
     ends = [at for function, at in written if function is end_job]
@@ -65,14 +65,14 @@ def test_one_refusal_of_bodies_sent_ahead_counts_for_one_day(monkeypatch: pytest
         path = f"/audio/{number}.wav"
         world.disk.write(path, f"{number:0100}".encode())
         world.manifest.append((f"c{number % 12}", path))
-    apply = process.InlineWriter.apply
+    call = SimulatedWriter.call
 
-    def noted(self: process.InlineWriter, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    async def noted(self: SimulatedWriter, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if function is need_slot_first:
             written.append(world.time.now)
-        return apply(self, function, *args, **kwargs)
+        return await call(self, function, *args, **kwargs)
 
-    monkeypatch.setattr(process.InlineWriter, "apply", noted)
+    monkeypatch.setattr(SimulatedWriter, "call", noted)
     monkeypatch.setattr(engine, "NEED_SLOT_FIRST_SECONDS", 60.0)
     begun_at = world.time.now
     world._night(bad=False)

@@ -13,10 +13,10 @@ import pytest
 from tests.simulation import process, schedule
 from tests.simulation.judge import Judge
 from tests.simulation.ledgers import MemoryLedger
-from tests.simulation.process import InlineWriter
 from tests.simulation.run import quiet
 from tests.simulation.schedule import Plan, World, counts
 from tests.simulation.world import TOO_QUICKLY, Weather, content_hash
+from tests.simulation.writer import SimulatedWriter
 from uploader.ledger.claiming import AdmissionResult, ClaimResult
 from uploader.model import Order, State
 from uploader.policy import ahead, flow
@@ -45,7 +45,7 @@ def claims(monkeypatch: pytest.MonkeyPatch) -> list[ClaimResult]:
     """Check that no more is live after an admission than the limit in force by then."""
     seen: list[ClaimResult] = []
 
-    class Checking(InlineWriter):
+    class Checking(SimulatedWriter):
         async def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             found = await super().call(function, *args, **kwargs)
             if isinstance(found, ClaimResult):
@@ -54,7 +54,7 @@ def claims(monkeypatch: pytest.MonkeyPatch) -> list[ClaimResult]:
                 assert not found.admitted or found.limit.live <= found.limit.in_force
             return found
 
-    monkeypatch.setattr(schedule, "InlineWriter", Checking)
+    monkeypatch.setattr(schedule, "SimulatedWriter", Checking)
     monkeypatch.setattr(schedule, "PUTS_PER_SECOND", 10.0)
     # looks for bodies to send ahead: every 0.02 s of jobs of some 10 s they are most of the simulation's work
     monkeypatch.setattr(ahead, "MIN_CHECK_SECONDS", 0.1)

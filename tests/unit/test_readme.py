@@ -39,6 +39,8 @@ OTHERS = {
     "--help",
     "--schedules",
     "--seed",
+    "--count",
+    "--processes",
     "--kills",
     "--nightly",
     "--real-start",

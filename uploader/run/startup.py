@@ -8,7 +8,7 @@ from typing import TypeVar
 from uploader import logs
 from uploader.errors import LedgerAwayError, LedgerUnavailableError
 from uploader.ledger import Connection, Ledger
-from uploader.ledger.thread import FIRST_AWAY_WAIT_SECONDS, LONGEST_AWAY_WAIT_SECONDS
+from uploader.ledger.commits import FIRST_AWAY_WAIT_SECONDS, LONGEST_AWAY_WAIT_SECONDS
 
 log = logs.get_logger()
 T = TypeVar("T")

@@ -129,6 +129,7 @@ class Engine:
         self._new_token = new_token if listens else None
         self._listens_until: float | None = None
         self._now = now
+        self._begun_at = now()
         self._rng = rng
         self._changed = asyncio.Event()
         # something happened that may let a claim find more than the last one did
@@ -485,8 +486,10 @@ class Engine:
         if self._new_token is None:
             return False
         doubt = await self._writer.call(last_doubt, self._account_id)
-        # after a clock that was set back the doubt would seem to lie in the future
-        self._listens_until = None if doubt is None else min(doubt, self._now()) + LISTEN_ON_SECONDS
+        if doubt is not None and doubt > self._now():
+            # of a clock that was set back since: as the present time it would move on with each look
+            doubt = self._begun_at
+        self._listens_until = None if doubt is None else doubt + LISTEN_ON_SECONDS
         return self._listens_until is not None and self._now() < self._listens_until
 
     def _check_poll_failures(self) -> None:

@@ -6,11 +6,13 @@ import pytest
 from sqlalchemy import select
 
 from tests.simulation import schedule
+from tests.simulation.calls import Habits
 from tests.simulation.judge import Judge
 from tests.simulation.ledgers import MemoryLedger
 from tests.simulation.run import fault_in, fault_of, live, quiet, shrink
 from tests.simulation.schedule import Plan, World, counts, draw, draw_several, draw_surplus
 from tests.simulation.world import Weather
+from uploader.engine import LISTEN_ON_SECONDS
 from uploader.ledger.schema import attempts
 from uploader.model import State
 from uploader.policy.facts import CallbackEffect
@@ -135,6 +137,22 @@ def test_nothing_new_starts_after_the_time_that_was_set(seed: int) -> None:
     assert found[State.SENDING] + found[State.SENT] + found[State.ACCEPTED] == 0
     world.until_seconds = None
     world.live_through()
+
+
+def test_a_doubt_of_a_clock_that_was_set_back_is_listened_for_no_longer_than_another() -> None:
+    """With a listener, a run waits for callbacks about the latest doubt of an earlier night by its own clock."""
+    weather = Weather(put=1.0, kinds=("500 untaken",))
+    plan = Plan(1, conversations=1, rows=1, weather=weather, calls=Habits())
+    world = World(quiet(plan), MemoryLedger())
+    Judge(world)
+    world._night(bad=True)
+    assert counts(world)[State.IN_DOUBT] == 1
+    world.wall_offset -= 100_000.0
+    ends: list[float] = []
+    world.watchers.append(lambda world: ends.append(world.time.now))
+    begun = world.time.now
+    world._night(bad=True)
+    assert LISTEN_ON_SECONDS - 1.0 <= ends[-1] - begun <= LISTEN_ON_SECONDS + 1.0
 
 
 def test_a_service_that_takes_what_was_cut_off_is_told_of(pytestconfig: pytest.Config) -> None:

@@ -461,7 +461,8 @@ class Engine:
             # nothing is ever over: what is loaded next is sent, until the time is
             return self._is_late and not self._under_way and not self._poller.active_jobs
         if self._worker.has_others:
-            return self._worker.is_batch_over or (self._is_late and await self._is_over())
+            # since the last look at the ledger a callback, or a claim, may have given the batch something to do again
+            return (self._worker.is_batch_over or self._is_late) and await self._is_over()
         if self._under_way or (self._found.waiting and not self._is_late):
             return False
         if self._poller.active_jobs and not (self._settings.no_wait and await self._is_over()):

@@ -46,6 +46,8 @@ REGRESSIONS_WITH_CALLS = {
 REGRESSIONS_OF_SEVERAL = {
     1075: "an item that a worker gave back after it had been ended counted to the backlog of a lane that nobody wanted",
     1000713: "the judge: a last chunk that has left a process is on its way, though the process stops in that moment",
+    700044: "a run stopped for 90 s took its batch for over, as it had been, and ended with an attempt under way",
+    700109: "a renewal that had waited for the ledger ended another worker as of the time of its call",
     1206: "the judge: the clocks of two hosts differ a little in when a doubt gives its slot back",
 }
 

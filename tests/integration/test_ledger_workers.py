@@ -18,7 +18,7 @@ from uploader.ledger.leases import LEASE_SECONDS, LOOKING_SECONDS, OpenWorker, r
 from uploader.ledger.loading import account
 from uploader.ledger.reading import is_batch_over
 from uploader.ledger.resolving import Selection, open_items, resolve
-from uploader.ledger.schema import lanes, workers
+from uploader.ledger.schema import items, lanes, workers
 from uploader.ledger.workers import (
     SPARE_SECONDS,
     Beat,
@@ -125,6 +125,20 @@ def test_who_renews_its_own_lease_late_ends_no_others(book: Book, seconds_left: 
     found = look(book, book.worker_id, load)
     assert (found.others, found.pending, found.doubtful, found.jobs) == (1, 0, 0, [])
     assert look(book, book.worker_id, load).others == 0
+
+
+def test_a_worker_is_ended_as_of_the_transaction(book: Book) -> None:
+    """The call may have waited for a ledger that was away: an end, and the doubts with it, is not earlier than that."""
+    load, other, _ = three_steps(book)
+    with book.ledger.writing() as connection:
+        lease_until = read_clock(connection, book.now) - 1.0
+        connection.execute(update(workers).where(workers.c.id == other).values(lease_until=lease_until))
+    assert look(book, book.worker_id, load).ended == 1
+    with book.ledger.reading() as connection:
+        ended_at = connection.execute(select(workers.c.ended_at).where(workers.c.id == other)).scalar_one()
+        until = connection.execute(select(items.c.slot_until).where(items.c.state == "in_doubt")).scalar_one()
+    assert ended_at >= lease_until
+    assert until >= lease_until + DOUBT_SECONDS
 
 
 def test_a_worker_that_was_ended_claims_and_admits_nothing(book: Book) -> None:

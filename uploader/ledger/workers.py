@@ -341,8 +341,9 @@ def beat(
     over += [worker for worker in found.values() if worker not in over and is_gone(worker.process)]
     pending = doubtful = 0
     if over:
+        # not as of the call: that may have waited for a ledger that was away, and their doubts begin with their ends
         pending, doubtful = end_workers(
-            connection, over, now, doubt_seconds, job_timeout_seconds, account_id=account_id
+            connection, over, clock, doubt_seconds, job_timeout_seconds, account_id=account_id
         )
     others = len(found) - len(over)
     is_over = bool(others) and batch_id is not None and is_batch_over(connection, account_id, batch_id, no_wait=no_wait)

@@ -377,6 +377,7 @@ class Engine:
             travelling=max(sum(map(flow.is_turn_near, self._runner.travelling())) - paced, 0),
             retrying=self._found.retrying if (self._found.wake_at or 0.0) > self._now() else 0,
             is_lane_ready=self._is_lane_ready,
+            left_to_others=self._found.left_to_others,
             uploads_free=max((self._uploads or caps.UPLOADS) - len(self._under_way), 0),
             hands_free=self._attempts_wanted(),
             is_claiming=self._is_claiming or self._is_claim_due,

@@ -146,3 +146,17 @@ def test_a_lane_that_waits_for_its_next_attempt_is_a_cause_of_its_own(place: Pla
     found = shares(ending.summary)
     assert found["retry"] > 10 * found.get("lanes", 0.0)
     assert "by waits before another attempt" in place.run("status").out
+
+
+def test_the_part_of_another_worker_is_a_cause_of_its_own(place: Place) -> None:
+    """Slots that wait for a run with a low rate are told as its part by the other: conversations may go."""
+    in_lanes(place, 12)
+    place.use(place.serve("--limit", "4", "--job-seconds", "1", "--job-seconds-per-mebibyte", "0"))
+    words = ("run", "m.csv", "--limit", "4", "--json")
+    slow = place.start(*words, "--rate", "0.25", "--results", "slow.csv")
+    until(lambda: bool(json.loads(place.run("status", "--json").out).get("workers")), "the first run is at work")
+    other = place.start(*words, "--results", "other.csv")
+    endings = [running.wait() for running in (slow, other)]
+    assert [ending.code for ending in endings] == [0, 0], [ending.err for ending in endings]
+    found = shares(endings[1].summary)
+    assert found["otherWorkers"] > found.get("lanes", 0.0)

@@ -39,6 +39,9 @@ READY = TEN._replace(is_lane_ready=True)
         pytest.param(FLOW, READY._replace(travelling=2, uploads_free=0), {"uplink": 2, "uploads": 4}, id="uploads"),
         pytest.param(FLOW, READY._replace(hands_free=0), {"answers": 6}, id="before the first good answer"),
         pytest.param(FLOW, READY._replace(is_claiming=True), {"ledger": 6}, id="a claim is written"),
+        pytest.param(FLOW, READY._replace(left_to_others=4), {"otherWorkers": 4, "lanes": 2}, id="other workers' part"),
+        pytest.param(FLOW, READY._replace(left_to_others=9), {"otherWorkers": 6}, id="taken meanwhile"),
+        pytest.param(FLOW, TEN._replace(left_to_others=4), {"lanes": 6}, id="left to others, and no lane may go"),
         pytest.param(FLOW, READY, {"lanes": 6}, id="bodies of lanes that wait have taken the room"),
         pytest.param(FLOW, TEN._replace(unwritten=3), {"ledger": 3, "lanes": 6}, id="ends are written"),
         pytest.param(
@@ -74,6 +77,7 @@ FACTS = st.builds(
     travelling=COUNTS,
     retrying=COUNTS,
     is_lane_ready=st.booleans(),
+    left_to_others=COUNTS,
     uploads_free=COUNTS,
     hands_free=COUNTS,
     is_claiming=st.booleans(),

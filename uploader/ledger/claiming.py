@@ -282,7 +282,7 @@ def claim(
         if len(ready) == room or len(found) < most:
             break
     claims = _begin(connection, ready, [_token(item, new_token) for item in ready], free, now, worker_id)
-    part, left_to_others = share.part, limit.in_force - limit.live - share.room
+    part, left_to_others = share.part, max(limit.in_force - limit.live - share.room, 0)
     if len(claims) == wanted > 0:
         return ClaimResult(claims, limit, waiting=True, part=part, left_to_others=left_to_others)
     waiting = connection.execute(_WAITING, {"account_id": account_id}).first() is not None

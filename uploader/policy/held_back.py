@@ -19,6 +19,8 @@ class SlotUse(StrEnum):
     DOUBT = "doubt"
     # no conversation may go
     LANES = "lanes"
+    # left to the account's other workers, as their part
+    OTHER_WORKERS = "otherWorkers"
     # a conversation waits for its next attempt, after one that failed
     RETRY = "retry"
     # the body of an attempt whose turn has come is under way
@@ -55,6 +57,8 @@ class SlotFacts(NamedTuple):
     retrying: int = 0
     # a lane may go that has no attempt
     is_lane_ready: bool = False
+    # slots that the last claim left to other workers
+    left_to_others: int = 0
     # attempts that may begin, by the cap on uploads, and by all that is known of the service
     uploads_free: int = 0
     hands_free: int = 0
@@ -86,6 +90,7 @@ def slot_uses(flow: "Flow", facts: SlotFacts, now: float) -> Mapping[SlotUse, in
         (SlotUse.RATE, facts.paced),
         (SlotUse.UPLINK, facts.travelling),
         (SlotUse.RETRY, facts.retrying),
+        (SlotUse.OTHER_WORKERS, facts.left_to_others if facts.is_lane_ready else 0),
         (_not_begun(facts), facts.in_force),
     ]
     uses: Counter[SlotUse] = Counter()

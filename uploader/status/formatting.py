@@ -25,6 +25,7 @@ LEAST_SHARE = 0.01
 CAUSES = {
     SlotUse.DOUBT: "items in doubt",
     SlotUse.LANES: "lack of conversations that may go",
+    SlotUse.OTHER_WORKERS: "the parts of other workers",
     SlotUse.RETRY: "waits before another attempt",
     SlotUse.UPLINK: "the uplink",
     SlotUse.ANSWERS: "answers",

@@ -16,6 +16,7 @@ from uploader.ledger.claiming import NOTHING_AHEAD, Admission, Ahead, admit, cla
 from uploader.ledger.lanes import activate_account, activate_batch
 from uploader.ledger.leases import LEASE_SECONDS, LOOKING_SECONDS, OpenWorker, read_clock, worker_facts
 from uploader.ledger.loading import account
+from uploader.ledger.outcomes import job_overdue
 from uploader.ledger.reading import is_batch_over
 from uploader.ledger.resolving import Selection, open_items, resolve
 from uploader.ledger.schema import items, lanes, workers
@@ -31,6 +32,7 @@ from uploader.ledger.workers import (
 from uploader.model import Claim, Decision, JobStatus, Load, Order
 from uploader.policy.callbacks import token_hash
 from uploader.policy.facts import Callback, CallbackEffect
+from uploader.policy.sharing import LATE_SECONDS
 
 LONG_AGO = 0.0
 
@@ -466,6 +468,50 @@ def test_a_worker_that_comes_sends_few_bodies_for_slots_that_others_may_mean(boo
     (second,) = claim_as(book, other, 24)
     book.answer(second, accepted("other-1"))
     assert len(claim_as(book, other, 24)) == 2, "its part is four"
+
+
+def test_a_worker_that_cannot_fill_its_part_leaves_it_to_the_others(book: Book) -> None:
+    """Its bodies are on their way for longer than a slot may idle: it has one, and more as it fills what it has."""
+    book.limit = 8
+    load = book.load([(f"lane-{number}", "a.wav") for number in range(24)])
+    slow = another(book, load)
+    for worker_id in (book.worker_id, slow):
+        look(book, worker_id, load, looks=True)
+    bodies = claim_as(book, slow, 24)
+    quick = claim_as(book, book.worker_id, 24)
+    assert (len(bodies), len(quick)) == (4, 4)
+    for claimed in quick:
+        book.answer(claimed, accepted(f"job-{claimed.line}"))
+    assert claim_as(book, book.worker_id, 24) == [], "the other's bodies may be there soon"
+    book.now += LATE_SECONDS + 0.1
+    for worker_id in (book.worker_id, slow):
+        look(book, worker_id, load, looks=True)
+    more = claim_as(book, book.worker_id, 24)
+    assert len(more) == 3
+    for claimed in more:
+        book.answer(claimed, accepted(f"job-{claimed.line}"))
+    book.answer(bodies[0], accepted("slow-0"))
+    book.end(f"job-{more[0].line}")
+    assert claim_as(book, book.worker_id, 24) == [], "three are the other's now"
+
+
+@pytest.mark.parametrize("is_late", [True, False])
+def test_a_slot_of_an_overdue_job_that_has_expired_is_nobodys(book: Book, is_late: bool) -> None:
+    """It is free: the worker that follows the job may fill it, as far as its part goes."""
+    book.limit = 4
+    load = book.load([(f"lane-{number}", "a.wav") for number in range(12)])
+    for number, claimed in enumerate(claim_as(book, book.worker_id, 12)):
+        book.answer(claimed, accepted(f"job-{number}"))
+    other = another(book, load)
+    for job in book.jobs():
+        with book.ledger.writing() as connection:
+            job_overdue(connection, job, "late", book.now, DOUBT_SECONDS, is_live=False)
+    book.now += DOUBT_SECONDS + 1.0 if is_late else DOUBT_SECONDS - 1.0
+    for worker_id in (book.worker_id, other):
+        look(book, worker_id, load, looks=True)
+    assert [len(claim_as(book, worker_id, 12)) for worker_id in (book.worker_id, other)] == (
+        [2, 2] if is_late else [0, 0]
+    )
 
 
 def test_workers_are_shown_with_what_they_do(book: Book) -> None:

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from uploader.policy.sharing import Holding, Share, share_of
 
 
-def held(worker_id: int, live: int, sending: int = 0, *, looks: bool = True) -> Holding:
+def held(worker_id: int, live: int, sending: int = 0, *, late: int = 0, looks: bool = True) -> Holding:
     """Build what a worker has, which looks for work."""
-    return Holding(worker_id, live, sending, looks)
+    return Holding(worker_id, live, sending, looks, late)
 
 
 def share(worker_id: int, workers: list[Holding], in_force: int, of_nobody: int = 0) -> Share:
@@ -36,6 +36,15 @@ def share(worker_id: int, workers: list[Holding], in_force: int, of_nobody: int 
         pytest.param([held(2, 0), held(1, 1)], 1, 0, 0, 0, id="fewer slots than workers: the first has them"),
         pytest.param([held(1, 0), held(2, 1)], 1, 0, 1, 0, id="once they are free"),
         pytest.param([held(1, 7), held(2, 7), held(3, 0)], 20, 3, 6, -1, id="what is left over is the first ones'"),
+        pytest.param([held(1, 4), held(2, 0, 4, late=1)], 8, 0, 7, 3, id="the other cannot fill its part"),
+        pytest.param([held(2, 0, 4, late=1), held(1, 4)], 8, 0, 1, 1, id="one that does not may have one"),
+        pytest.param([held(2, 1, 3, late=1), held(1, 7)], 8, 0, 3, 0, id="and earns its part by the slots it fills"),
+        pytest.param([held(2, 2, 2, late=1), held(1, 6)], 8, 0, 4, 0, id="up to its whole part"),
+        pytest.param([held(1, 4), held(2, 0, 4)], 8, 0, 4, 0, id="its bodies are not late yet"),
+        pytest.param([held(1, 4, 4, late=4), held(2, 4, 4, late=4)], 8, 0, 4, 0, id="bodies of both wait for slots"),
+        pytest.param([held(1, 0, 4, late=4), held(2, 0, 4, late=4)], 8, 0, 4, 4, id="both have the same slow line"),
+        pytest.param([held(1, 2), held(2, 0, 3, late=3), held(3, 4)], 9, 0, 4, 2, id="shared by those that can"),
+        pytest.param([held(2, 0, late=1), held(1, 1, late=1)], 1, 0, 0, 0, id="late, and fewer slots than workers"),
         pytest.param([held(1, 5), held(2, 5)], 4, 0, 2, -6, id="the limit has fallen: nobody begins anything"),
     ],
 )
@@ -46,24 +55,42 @@ def test_a_worker_fills_its_part_of_the_slots(
     assert share(workers[0].worker_id, workers, in_force, of_nobody) == (part, room)
 
 
-WORKERS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.booleans()), min_size=1, max_size=6)
+WORKERS = st.lists(
+    st.builds(
+        Holding,
+        st.just(0),
+        st.integers(0, 9),
+        st.integers(0, 9),
+        st.booleans(),
+        st.one_of(st.just(0), st.integers(1, 9)),
+    ),
+    min_size=1,
+    max_size=6,
+)
 
 
 @given(WORKERS, st.integers(0, 60), st.integers(0, 5))
-def test_all_parts_together_are_all_slots_and_no_part_is_larger_by_two(
-    drawn: list[tuple[int, int, bool]], in_force: int, of_nobody: int
-) -> None:
-    """Nothing is left idle, nothing is shared out twice, and nobody fills more than is free."""
+def test_all_parts_together_are_all_slots(drawn: list[Holding], in_force: int, of_nobody: int) -> None:
+    """Nothing is left idle, nothing is shared out twice, nobody fills more than is free, nor all of them together."""
     # where nobody looks, whoever claims counts as one that does
-    workers = [Holding(number, *worker) for number, worker in enumerate(drawn)]
+    workers = [worker._replace(worker_id=number) for number, worker in enumerate(drawn)]
     workers[0] = workers[0]._replace(looks=True)
     shares = {worker.worker_id: share(worker.worker_id, workers, in_force, of_nobody) for worker in workers}
     parts = [shares[worker.worker_id].part for worker in workers if worker.looks]
     others = of_nobody + sum(worker.live for worker in workers if not worker.looks)
     assert sum(parts) == max(in_force - others, 0)
-    assert max(parts) - min(parts) <= 1
+    # a part is smaller by two than another only where its worker has not earned it
+    assert all(
+        shares[worker.worker_id].part >= max(parts) - 1
+        or (worker.late and shares[worker.worker_id].part > 2 * worker.live)
+        for worker in workers
+        if worker.looks
+    )
     free = in_force - of_nobody - sum(worker.live for worker in workers)
     assert all(found.room <= free for found in shares.values())
+    # a worker above its part leaves its own ends to the others, beside what is free now
+    rooms = sum(shares[worker.worker_id].room for worker in workers if worker.looks)
+    assert rooms <= (free if in_force >= others else 0)
 
 
 @given(st.integers(1, 60), st.integers(0, 60), st.integers(0, 60))

@@ -12,6 +12,7 @@ from sqlalchemy import (
     case,
     func,
     literal_column,
+    or_,
     select,
     text,
     update,
@@ -20,7 +21,7 @@ from sqlalchemy import (
 from uploader.ledger.clock import any_open_worker
 from uploader.ledger.schema import ANY_ACCOUNT, IS_UNFINISHED, accounts, attempts, batches, is_in_state, items, workers
 from uploader.model import SLOTTED, State
-from uploader.policy.sharing import Holding
+from uploader.policy.sharing import LATE_SECONDS, Holding
 
 # a worker that has not renewed its lease for so long may be ended by the others
 LEASE_SECONDS = 30.0
@@ -42,12 +43,14 @@ _OPEN = select(*workers.c["id", "account_id", "process", "lease_until"]).where(I
 
 _IS_SENDING = items.c.state == State.SENDING
 
-# the slots and the bodies under way of each worker that carries anything of an account
+# the slots and the bodies under way of each worker that carries anything of an account; the slot of a job that is
+# overdue is nobody's once it has expired, as in the account's count
 _CARRIED = (
     select(
         attempts.c.worker_id,
         func.count(case((_IS_SENDING, None), else_=1)).label("slots"),
         func.count(case((_IS_SENDING, 1))).label("sending"),
+        func.count(case((and_(_IS_SENDING, attempts.c.started_at < bindparam("now") - LATE_SECONDS), 1))).label("late"),
     )
     .select_from(items)
     .join(attempts, and_(attempts.c.item_id == items.c.id, attempts.c.number == items.c.attempts))
@@ -55,6 +58,7 @@ _CARRIED = (
         IS_UNFINISHED,
         items.c.account_id == bindparam("account"),
         is_in_state(items.c.state, [State.SENDING, *(state for state in SLOTTED if state is not State.IN_DOUBT)]),
+        or_(items.c.slot_until.is_(None), items.c.slot_until > bindparam("now")),
     )
     .group_by(attempts.c.worker_id)
     .subquery("carried")
@@ -68,6 +72,7 @@ def _holdings(clock: ColumnElement[Any]) -> Select[Any]:
             workers.c.id,
             func.coalesce(_CARRIED.c.slots, 0).label("slots"),
             func.coalesce(_CARRIED.c.sending, 0).label("sending"),
+            func.coalesce(_CARRIED.c.late, 0).label("late"),
             (workers.c.lease_until > clock + LEASE_SECONDS).label("looks"),
         )
         .outerjoin(_CARRIED, _CARRIED.c.worker_id == workers.c.id)
@@ -135,16 +140,14 @@ def holdings(connection: Connection, account_id: int, now: float, *, uploads_cou
     """Return what each worker of an account has of it.
 
     Args:
-        now: Seconds since the epoch; a server has its own clock.
+        now: Seconds since the epoch; a server has its own clock for leases.
         uploads_count: Uploads take a slot before their admission.
     """
-    if connection.dialect.name == "sqlite":
-        found = connection.execute(_HOLDINGS, {"account": account_id, "now": now})
-    else:
-        found = connection.execute(_HOLDINGS_BY_SERVER, {"account": account_id})
+    statement = _HOLDINGS if connection.dialect.name == "sqlite" else _HOLDINGS_BY_SERVER
+    found = connection.execute(statement, {"account": account_id, "now": now})
     if uploads_count:
         return [Holding(row.id, row.slots + row.sending, 0, bool(row.looks)) for row in found]
-    return [Holding(row.id, row.slots, row.sending, bool(row.looks)) for row in found]
+    return [Holding(row.id, row.slots, row.sending, bool(row.looks), row.late) for row in found]
 
 
 def worker_facts(connection: Connection) -> list[WorkerFacts]:

@@ -19,6 +19,7 @@ from uploader.ledger.commits import GroupCommits
 from uploader.ledger.facts import apply_callbacks
 from uploader.ledger.limit import limit_facts
 from uploader.ledger.outcomes import ReplyRecord
+from uploader.ledger.reading import last_doubt
 from uploader.ledger.schema import accounts, items, workers
 from uploader.ledger.workers import beat
 from uploader.model import Next, Outcome, Reply, State, Verdict
@@ -113,6 +114,19 @@ def bad_gateway_tried_again() -> Iterator[None]:
         return verdict
 
     with patch.object(attempt, "judge", optimistic):
+        yield
+
+
+@contextmanager
+def doubt_of_another_clock_listened_for() -> Iterator[None]:
+    """Wait for callbacks about a doubt until its time has come by a clock that was set back since."""
+
+    async def awaits(self: engine.Engine) -> bool:
+        doubt = None if self._new_token is None else await self._writer.call(last_doubt, self._account_id)
+        self._listens_until = None if doubt is None else doubt + engine.LISTEN_ON_SECONDS
+        return self._listens_until is not None and self._now() < self._listens_until
+
+    with patch.object(engine.Engine, "_awaits_callback", awaits):
         yield
 
 
@@ -291,6 +305,7 @@ SIMULATED = {
         cut_wait_counted_as_doubt,
         waits_never_cut,
         bad_gateway_tried_again,
+        doubt_of_another_clock_listened_for,
         slot_given_back_on_accept,
         outcome_not_shielded,
         item_known_by_path_alone,

@@ -14,6 +14,8 @@ from uploader.policy.forecast import audio_seconds
 
 # a doubt that stands in the open beside a job that is known
 MAY_HAVE_APPENDED = "may have appended it once too often"
+# the longest outage, twice what a run waits for good answers, and jobs that do not end, come to less
+LONGEST_NIGHT_SECONDS = 20_000.0
 NOT_APPENDED = (State.PENDING, State.SENDING, State.REFUSED, State.HELD)
 
 _WITH_LANES = select(items.c.id).join(lanes, lanes.c.id == items.c.lane_id)
@@ -205,6 +207,8 @@ class Judge:
 
     def check_night(self) -> None:
         """Check the world after a process has ended, however it did."""
+        took = self._world.night_seconds
+        assert took <= LONGEST_NIGHT_SECONDS, f"a night took {took:.0f} s: some run waited for nothing"
         lines = self._world.results()
         self._check_results(lines)
         self._check_nothing_lost()

@@ -309,6 +309,8 @@ class World:
         # how far the clocks of hosts may be apart
         self.skew = SKEW_SECONDS if plan.several is not None and plan.several.drift else 0.0
         self.edited = False
+        # how long the latest night took
+        self.night_seconds = 0.0
         # how long after its begin a night starts nothing new
         self.until_seconds: float | None = None
         # how often a content is meant for a conversation at most: without ``--repeat``, and by each of these
@@ -424,11 +426,13 @@ class World:
         signalled = bad and self.plan.signals and self.rng.random() < 0.5
         self._replaced = 0
         self._repeats = bad and self.plan.repeats and self.rng.random() < 0.4
+        begun = self.time.now
         with scaled_down(), self._server_clock(), _eager() if self.plan.eager else nullcontext():
             self._begin(number, dies_at, bad=bad, signalled=signalled)
             if self.plan.several is not None:
                 self._begin_others(self.plan.several, bad=bad)
             self.scheduler.run()
+        self.night_seconds = self.time.now - begun
         self.disk.full_from = float("inf")
         self.time.now += self.rng.choice([0.0, 1.0, 30.0, 1000.0])
 

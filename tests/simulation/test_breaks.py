@@ -18,6 +18,7 @@ ENOUGH = SCHEDULES
 # tried first: schedules that show a break which few do
 SHOWN_BY = {
     "intent_after_the_first_byte": (46,),
+    "doubt_of_another_clock_listened_for": (910035,),
     "admission_without_the_lease": (15,),
     "last_chunk_without_the_lease": (15,),
     "lost_commit_written_anew": (19,),

@@ -62,7 +62,11 @@ def parameters(draw: st.DrawFn) -> dict[str, Any]:
     return {name: draw(VALUES[name]) for name in sorted(names)}
 
 
+def manifest_at(path: Path, form: Format, delimiter: str = ",") -> Manifest:
+    """Return a manifest whose audio files are not looked at."""
+    return Manifest(path, "m", form, path.parent, False, lambda *_: False, delimiter=delimiter, check_files=False)
+
+
 def read(path: Path, form: Format, delimiter: str = ",") -> list[Row | InvalidRow]:
     """Return the rows of a manifest, its audio files not looked at."""
-    manifest = Manifest(path, "m", form, path.parent, False, lambda *_: False, delimiter=delimiter, check_files=False)
-    return list(manifest.read())
+    return list(manifest_at(path, form, delimiter).read())

@@ -358,3 +358,24 @@ def test_an_invalid_row_beside_one_that_names_its_type_is_told(place: Place) -> 
     assert ending.code == 2
     assert "none.wav" in ending.out
     assert "the file cannot be found" in ending.out
+
+
+@pytest.mark.parametrize(
+    ("variable", "is_told"), [("1", True), ("True", True), ("on", True), ("0", False), ("", False)]
+)
+def test_a_command_that_cannot_be_read_is_told_to_a_machine_that_asked_by_the_environment(
+    place: Place, server: Server, variable: str, *, is_told: bool
+) -> None:
+    """UPLOADER_JSON asks for the object on standard output as --json does, though the other options are wrong."""
+    environment = {"UPLOADER_JSON": variable}
+    run = place.run("run", "m.csv", "--limitt", "3", environment=environment)
+    plan = place.run("plan", environment=environment)
+    assert (run.code, plan.code) == (2, 2)
+    assert server.journal.entries == []
+    if not is_told:
+        assert (run.out, plan.out) == ("", "")
+        return
+    assert (run.summary["exitCode"], run.summary["counts"], run.summary["heldBackBy"]) == (2, {}, {})
+    assert "--limitt" in run.summary["reason"]
+    assert plan.summary == {"exitCode": 2, "reason": plan.summary["reason"]}
+    assert "MANIFEST" in plan.summary["reason"]

@@ -1,12 +1,15 @@
 """A night is told to the outside: figures and notifications, whatever its end; and the address is nowhere shown."""
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.acceptance.batches import make_rows, read_results, write_manifest
@@ -102,3 +105,36 @@ def test_each_end_of_a_run_is_told(place: Place) -> None:
     shown = "".join(ending.out + ending.err for ending in ended).encode()
     shown += b"".join(path.read_bytes() for path in place.folder.rglob("*") if path.is_file())
     assert SECRET.encode() not in shown
+
+
+# a command whose work meets an error of the system that nothing on the way explains
+UNEXPLAINED = """
+import click
+from uploader.cli.ending import end
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True)
+def command(as_json):
+    end(lambda _: open("gone/file"), None, {})
+
+command(prog_name=%r)
+"""
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_an_error_of_the_system_that_names_a_path_is_told_with_it(place: Place, command: str) -> None:
+    """It ends with 5 and one object on standard output, whose reason names the path; it is no unwritten stream."""
+    ended = subprocess.run(
+        [sys.executable, "-c", UNEXPLAINED % command, "--json"],
+        cwd=place.folder,
+        env=place.environment,
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert ended.returncode == 5, ended.stderr
+    told = json.loads(ended.stdout)
+    assert told["exitCode"] == 5
+    assert told["reason"] == "gone/file: No such file or directory"
+    assert "gone/file" in ended.stderr
+    assert "stream.unwritten" not in ended.stderr

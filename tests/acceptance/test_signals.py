@@ -6,6 +6,7 @@ import pty
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -13,6 +14,18 @@ from tests.acceptance.batches import make_rows, read_results, write_manifest
 from tests.acceptance.place import Place, until
 
 HOUR = "3600"
+# the first module of the command line's own that is imported sends the signal
+EARLY = """
+import os, sys, importlib.abc
+class Early(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "uploader.cli":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), {number})
+sys.meta_path.insert(0, Early())
+from uploader.__main__ import main
+main()
+"""
 
 
 @pytest.mark.parametrize(
@@ -76,19 +89,8 @@ def test_a_signal_at_the_very_start_ends_a_command_as_one_later(
 ) -> None:
     """While modules are still imported: its code, one object on standard output, `run.ended`, and no traceback."""
     write_manifest(place, "m.csv", make_rows(place, 1, 1))
-    # the first module of the command line's own that is imported sends the signal
-    begin = (
-        "import os, sys, importlib.abc\n"
-        "class Early(importlib.abc.MetaPathFinder):\n"
-        "    def find_spec(self, name, path, target=None):\n"
-        "        if name == 'uploader.cli':\n"
-        f"            sys.meta_path.remove(self); os.kill(os.getpid(), {int(number)})\n"
-        "sys.meta_path.insert(0, Early())\n"
-        "from uploader.__main__ import main\n"
-        "main()\n"
-    )
     ended = subprocess.run(
-        [sys.executable, "-c", begin, command, "m.csv", "--json"],
+        [sys.executable, "-c", EARLY.format(number=int(number)), command, "m.csv", "--json"],
         cwd=place.folder,
         env=place.environment,
         capture_output=True,
@@ -103,3 +105,37 @@ def test_a_signal_at_the_very_start_ends_a_command_as_one_later(
     if command == "run":
         assert shown["heldBackBy"] == {}
         assert json.loads(ended.stderr.splitlines()[-1])["event"] == "run.ended"
+
+
+@pytest.mark.real_start
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_second_signal_ends_a_command_whose_end_nobody_reads(place: Place, number: signal.Signals, code: int) -> None:
+    """The object for standard output finds no room; a second signal ends the command at once, without a traceback."""
+    write_manifest(place, "m.csv", make_rows(place, 1, 1))
+    reading, printing = os.pipe()
+    os.set_blocking(printing, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(printing, b"\n")
+    os.set_blocking(printing, True)
+    log = place.path("err")
+    with log.open("wb") as logging:
+        started = subprocess.Popen(
+            [sys.executable, "-c", EARLY.format(number=int(signal.SIGHUP)), "run", "m.csv", "--json"],
+            cwd=place.folder,
+            env=place.environment,
+            stdout=printing,
+            stderr=logging,
+        )
+    try:
+        # logged before the object is printed
+        until(lambda: '"event": "run.ended"' in log.read_text("utf-8"), "the first signal's end is being reported")
+        assert started.poll() is None
+        started.send_signal(number)
+        assert started.wait(60) == code
+    finally:
+        started.kill()
+        started.wait()
+        os.close(printing)
+        os.close(reading)
+    assert "Traceback" not in log.read_text("utf-8")

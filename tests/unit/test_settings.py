@@ -418,6 +418,8 @@ def test_one_service_has_one_base_url(sources: Loader, value: str, kept: str) ->
         "https://host/?a=b",
         "https://host/#a",
         "https://host:99999",
+        "https://host:0",
+        "http://127.0.0.1:0",
         "https://host:port",
         "https://[::1",
         "https://ho st",

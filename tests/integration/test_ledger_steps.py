@@ -19,7 +19,7 @@ from tests.integration.test_ledger import BASE_URL, NOT_FOUND, Book
 from uploader.cli.inspecting import show_status, write_results
 from uploader.cli.planning import PlanOptions, plan_manifest
 from uploader.client import Credentials
-from uploader.errors import LedgerBusyError, LedgerUnavailableError, UploaderError, UsageError
+from uploader.errors import LedgerAwayError, LedgerBusyError, LedgerUnavailableError, UploaderError, UsageError
 from uploader.ledger import Ledger, load_leases, loading, schema, steps
 from uploader.ledger.lanes import activate_account
 from uploader.ledger.leases import OpenWorker
@@ -28,11 +28,12 @@ from uploader.ledger.orphans import find_orphans
 from uploader.ledger.pruning import Prunable, find_prunable, prune
 from uploader.ledger.schema import batches, items, lanes, loads, rows, workers
 from uploader.ledger.staging import Stage
-from uploader.ledger.workers import end_worker, release_lanes, take_over
+from uploader.ledger.workers import begin_worker, end_worker, release_lanes, take_over
 from uploader.model import State
 from uploader.run import activation, manifest_load
 from uploader.run.activation import Prepared, take_part
 from uploader.run.loading import prepare
+from uploader.run.startup import Startup
 from uploader.run.target import Target
 from uploader.settings import Settings
 from uploader.settings.tables import Account, Lanes
@@ -736,6 +737,80 @@ def test_a_part_stays_what_was_chosen_wherever_a_reload_dies(ground: Ground, *, 
             break
         deaths += 1
     assert deaths > len(pairs)
+
+
+def test_a_part_stays_what_was_chosen_where_the_manifest_is_loaded_again_as_it_was(ground: Ground) -> None:
+    """Two runs --first of one manifest: the second load moves no item, and makes no more of the first part active."""
+    ground.write([("x", "a.wav"), ("y", "b.wav"), ("x", "c.wav"), ("z", "d.wav")])
+    running, loader = ground.open(), ground.open()
+    ground.load(running, first=1)
+    # the first worker
+    of_running = select(workers.c.until_position).order_by(workers.c.id).limit(1)
+    with running.reading() as connection:
+        until = connection.execute(of_running).scalar_one()
+    end(loader, ground.load(loader, first=1))
+    assert active_paths(running) == {"a.wav"}
+    with running.reading() as connection:
+        assert connection.execute(of_running).scalar_one() == until
+
+
+def test_a_server_that_is_lost_as_the_workers_begin_is_borne(ground: Ground) -> None:
+    """The workers of the lost transaction are in no ledger; who begins meanwhile, perhaps under their ids, goes on."""
+    ground.write(FIRST)
+    ground.write([("v", "o.wav")], "other.csv")
+    ledger, other = ground.open(), ground.open()
+    begin, wait = activation.BatchWorkers.begin, Startup._wait
+    losses: list[object] = []
+    loaded = ground.load(other, "other.csv", batch="other.csv", results=ground.folder / "o.csv")
+    end(other, loaded)
+
+    def lose(own: activation.BatchWorkers, *given: Any) -> None:
+        begin(own, *given)
+        if not losses:
+            losses.append(given)
+            raise LedgerAwayError("the ledger: the connection is lost", "the connection is lost")
+
+    def begin_another(startup: Startup, error: LedgerAwayError) -> None:
+        with other.writing() as connection:
+            place = loaded.accounts[0].account_id, loaded.batch.batch_id
+            begin_worker(connection, *place, activation.identity(other), loaded.now(), until_position=None)
+        wait(startup, error)
+
+    with mock.patch.object(activation.BatchWorkers, "begin", lose), mock.patch.object(Startup, "_wait", begin_another):
+        prepared = ground.load(ledger)
+    assert len(losses) == 1
+    with ledger.reading() as connection:
+        still = connection.execute(select(workers.c.process).where(workers.c.ended_at.is_(None))).scalars().all()
+    assert sorted(still) == sorted([ledger.process, other.process])
+    assert len(prepared.accounts) == 1
+
+
+@pytest.mark.parametrize("is_loaded", [True, False])
+def test_what_costs_too_much_is_refused_where_another_part_is_chosen_than_was_seen(
+    ground: Ground, *, is_loaded: bool
+) -> None:
+    """An item that is settled between the check and the begin moves the part to a longer recording: nothing is sent."""
+    _speak(ground.folder / "short.wav", 6)
+    _speak(ground.folder / "long.wav", 600)
+    ground.write([("x", "short.wav"), ("y", "long.wav")])
+    ledger = ground.open()
+    end(ledger, ground.load(ledger))
+    activate_part = activation.BatchWorkers.activate_part
+
+    def settle_first(own: activation.BatchWorkers, by: Any) -> None:
+        with by.locked():
+            is_short = items.c.path.endswith("short.wav")
+            own._connection.execute(update(items).where(is_short).values(state=State.DROPPED))
+        activate_part(own, by)
+
+    manifest = None if is_loaded else "m.csv"
+    with (
+        mock.patch.object(activation.BatchWorkers, "activate_part", settle_first),
+        pytest.raises(UsageError, match=r"10\.0 billed minutes"),
+    ):
+        ground.load(ledger, manifest, first=1, max_billed_minutes=1)
+    with ledger.reading() as connection:
+        assert connection.execute(select(func.count()).where(workers.c.ended_at.is_(None))).scalar_one() == 0
 
 
 def test_a_part_moves_with_its_items_whoever_ends_meanwhile(ground: Ground) -> None:

@@ -440,7 +440,8 @@ class _Merge:
             analyze(connection, found, hashed)
             # nobody has loaded anything since: all positions are in the order of the batch's lines
             if is_same and self._load.is_again and self._is_each_row_as_it_was():
-                self._is_unchanged = True
+                # no item moves, and no part
+                self._is_unchanged, self._parts = True, []
                 return
             kinds = connection.execute(_KINDS).all()
             self._has_found = bool(kinds)

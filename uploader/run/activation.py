@@ -13,7 +13,7 @@ from uploader.errors import UsageError
 from uploader.ledger import Connection, Ledger
 from uploader.ledger.amounts import ToSend
 from uploader.ledger.lanes import activate_chosen_lanes, activate_lanes, choose, refresh_lanes
-from uploader.ledger.leases import OpenWorker, choose_part
+from uploader.ledger.leases import choose_part, open_workers
 from uploader.ledger.load_leases import is_merging
 from uploader.ledger.loading import save_rules, save_run
 from uploader.ledger.reading import AccountFacts, BatchFacts, find_batches, unfinished_accounts
@@ -111,9 +111,14 @@ class BatchWorkers:
     ) -> None:
         """End the workers after an exception, as soon as the ledger can be written."""
         if error is not None and self.accounts:
-            ended = [OpenWorker(account.worker_id, account.account_id, "", 0.0) for account in self.accounts]
-            keeps = self._settings.doubt_seconds, self._settings.job_timeout_seconds
-            self._startup.end_later(lambda connection: end_workers(connection, ended, self._now(), *keeps))
+            self._startup.end_later(self._end)
+
+    def _end(self, connection: Connection) -> None:
+        begun, process = {account.worker_id for account in self.accounts}, self._startup.ledger.process
+        # where the transaction that began them was lost, the ledger has none of them, and perhaps gave their ids away
+        ended = [one for one in open_workers(connection) if one.worker_id in begun and one.process == process]
+        keeps = self._settings.doubt_seconds, self._settings.job_timeout_seconds
+        end_workers(connection, ended, self._now(), *keeps)
 
     def steps(
         self, connection: Connection, account_ids: Collection[int], lease: Callable[[], object] = lambda: None
@@ -186,14 +191,23 @@ class BatchWorkers:
     def _end_of_part(self, account_id: int, count: int | None) -> int | None:
         return None if count is None else choose(self._connection, account_id, self._batch_id, count)
 
-    def sending(self) -> ToSend:
-        """Sum up what is sent."""
+    def sending(self, name: str) -> ToSend:
+        """Sum up what is sent.
+
+        Args:
+            name: The batch's name, for the message.
+
+        Raises:
+            UsageError: It costs more than allowed, as others have claimed or settled items since that was seen first.
+        """
         with self._connection.begin():
             sums = [
                 to_send(self._connection, account.account_id, self._batch_id, self._ends.get(account.account_id))
                 for account in self.accounts
             ]
-        return sum(sums, ToSend())
+        sending = sum(sums, ToSend())
+        refuse_cost(self._settings, name, sending)
+        return sending
 
 
 def carry_on(
@@ -270,7 +284,7 @@ def take_part(
         if settings.first is None:
             steps.over_lanes(own.activate)
         own.activate_part(steps)
-        return Prepared(batch, own.accounts, own.sending(), now)
+        return Prepared(batch, own.accounts, own.sending(batch.name), now)
 
 
 def _check_loaded(connection: Connection, batch: BatchFacts) -> None:

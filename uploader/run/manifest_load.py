@@ -364,7 +364,7 @@ class _HeldLoad:
         _log_findings(self._check, self._load.name)
         with self._connection.begin():
             _log_orphans(self._load.name, orphaned_by_load(self._connection, load))
-        return Prepared(batch, own.accounts, own.sending(), self._load.now)
+        return Prepared(batch, own.accounts, own.sending(self._load.file.name), self._load.now)
 
 
 def await_load(startup: Startup, base_url: str, name: str, now: Callable[[], float]) -> None:

@@ -218,6 +218,7 @@ class AttemptRunner:
         pace: The rate of requests.
         flow: The account's flow of uploads.
         defaults: The parameters of rows that do not set them.
+        now: Seconds since the epoch.
         rng: The random source of jitter.
         sources: Opens the audio files.
         leaves_missing: An item whose file cannot be opened here stays pending, for other hosts; else it is refused.

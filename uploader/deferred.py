@@ -1,6 +1,7 @@
 """Modules that are imported when one of their names is first used."""
 
 import sys
+from _thread import allocate_lock
 from importlib import import_module
 from inspect import iscoroutine
 from types import ModuleType
@@ -9,6 +10,7 @@ from typing import Any
 # SQLAlchemy imports them at its own import and uses them in a program that awaits its statements, or has plugins for
 # it; asyncio brings ssl and sockets with it: 0.04 s in each command that has no event loop
 NAMES = ("asyncio", "importlib.metadata")
+_LOCK = allocate_lock()
 
 
 class DeferredModule(ModuleType):
@@ -16,9 +18,10 @@ class DeferredModule(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         """Import the module, and return the value of a name in it."""
-        # another thread may be importing it
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
+        # another thread may be importing it: the real module, which the import below waits for
+        with _LOCK:
+            if sys.modules.get(self.__name__) is self:
+                del sys.modules[self.__name__]
         module = import_module(self.__name__)
         self.__dict__.update(module.__dict__)
         return getattr(module, name)

@@ -59,6 +59,7 @@ class Client:
         base_url: The service's base URL.
         credentials: The source of id and secret, or of a ready token.
         limits: The time limits of uploads.
+        now: Seconds since the epoch.
         expect: The use of ``Expect: 100-continue``.
         uploads: The most uploads at once; they share the memory for chunks.
     """

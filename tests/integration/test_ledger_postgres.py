@@ -382,6 +382,29 @@ def test_what_a_load_has_rewritten_is_freed_at_once(
         assert reader.execute(vacuumed).fetchone() == ("lanes",)
 
 
+def test_a_run_does_not_wait_until_large_tables_are_freed(
+    tmp_path: Path, new_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A load's workers are to renew their leases: the server goes on freeing what the load has rewritten, beside it."""
+    monkeypatch.setattr(postgres, "FEW_DEAD_ROWS", 1)
+    monkeypatch.setattr(postgres, "VACUUM_SECONDS", 0.2)
+    dead = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'lanes'"
+    with closing(new_database.connect()) as writer:
+        name = writer.execute("SELECT current_database()").fetchone()
+        assert name is not None
+        # a page takes longer than a run would wait
+        writer.execute(f'ALTER DATABASE "{name[0]}" SET vacuum_cost_delay = 100')
+        writer.execute(f'ALTER DATABASE "{name[0]}" SET vacuum_cost_limit = 1')
+    with opened(tmp_path, new_database.url) as book, closing(new_database.connect()) as reader:
+        book.load([(f"c{number}", "a.wav") for number in range(20)], run=False)
+        with closing(new_database.connect()) as writer:
+            writer.execute("UPDATE lanes SET not_before = 1")
+        until(lambda: reader.execute(dead).fetchone() == (20,), "the server has counted")
+        book.ledger.analyze()
+        assert reader.execute("SELECT count(*) FROM pg_stat_progress_vacuum").fetchone() == (1,)
+        until(lambda: reader.execute(dead).fetchone() == (0,), "it is free")
+
+
 def test_a_transaction_is_durable_whatever_the_servers_default_is(tmp_path: Path, new_database: Database) -> None:
     """Where the server has synchronous_commit off, what a run writes is on its disk before it counts as committed."""
     with opened(tmp_path, new_database.url) as book, book.ledger.writing() as connection:

@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
-from uploader.errors import LedgerBusyError, LedgerUnavailableError, UsageError
+from uploader.errors import LedgerAwayError, LedgerBusyError, LedgerUnavailableError, UsageError
 from uploader.ledger import schema
 from uploader.ledger.clock import ServerClock
 from uploader.ledger.database import (
@@ -77,6 +77,8 @@ _LOCK_SOME = _LOCK_ACCOUNTS.where(schema.accounts.c.id == func.any(bindparam("am
 
 # so many dead rows of a table do no harm
 FEW_DEAD_ROWS = 1000
+# so long a run waits until they are gone
+VACUUM_SECONDS = 4.0
 
 # a step of a load looks up the few lines or lanes that it is of: plans that read whole tables seem cheaper to the
 # planner where the tables are small, or were so when they were last counted, and cost each step more as they grow
@@ -294,9 +296,14 @@ class PostgresLedger(Ledger):
             self._expect_answers(connection, inf)
             # a claim or an admission would read the dead rows of a lane again and again
             rewritten = names.intersection(connection.execute(_REWRITTEN, {"few": FEW_DEAD_ROWS}).scalars())
-            connection.exec_driver_sql(f"ANALYZE (SKIP_LOCKED) {', '.join(sorted(names - rewritten))}")
-            if rewritten:
-                connection.exec_driver_sql(f"VACUUM (ANALYZE, SKIP_LOCKED) {', '.join(sorted(rewritten))}")
+            connection.exec_driver_sql(f"ANALYZE (SKIP_LOCKED) {', '.join(sorted(names))}")
+        if rewritten:
+            # of large tables it takes minutes, in which this run's workers would not renew their leases: the server
+            # goes on with it once nobody listens any more; to give room back to the disk would lock the tables
+            with suppress(LedgerAwayError), self.translated_errors(), self._plain.connect() as connection:
+                self._expect_answers(connection, VACUUM_SECONDS)
+                tables = ", ".join(sorted(rewritten))
+                connection.exec_driver_sql(f"VACUUM (SKIP_LOCKED, TRUNCATE false) {tables}")
 
     @property
     def held_by_run(self) -> bool:

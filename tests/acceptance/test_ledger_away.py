@@ -23,6 +23,8 @@ from uploader.ledger import postgres_tables
 
 # somebody waits for the lock of a table of the ledger, or for that of whoever migrates it
 _WAITING = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted AND relation = %s::regclass)"
+# the runs that have opened the ledger, and whose workers have not begun
+_OPENED = "SELECT count(DISTINCT pid) FROM pg_locks WHERE granted AND locktype = 'advisory' AND mode = 'ShareLock'"
 _OPENING = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'advisory')"
 # all rows and items, and the workers that have not ended
 _COUNTS = (
@@ -73,12 +75,16 @@ def test_a_server_that_is_restarted_holds_the_night_up_for_a_moment(place: Place
 
 
 @contextmanager
-def under_way(url: str, table: str) -> Iterator[Callable[[], None]]:
-    """Lock a table of the ledger in the block; give the function that waits for a load that waits for it."""
+def under_way(url: str, table: str, runs: int = 1) -> Iterator[Callable[[], None]]:
+    """Lock a table of the ledger in the block; give the function that waits for a load by these runs."""
     with closing(psycopg.connect(url)) as holder, closing(psycopg.connect(url, autocommit=True)) as watcher:
         holder.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
         is_waited_for = partial(watcher.execute, _WAITING, [table])
-        yield lambda: until(lambda: is_waited_for().fetchone() == (True,), "the load is under way")
+        have_opened = partial(watcher.execute, _OPENED)
+        yield lambda: until(
+            lambda: is_waited_for().fetchone() == (True,) and have_opened().fetchone() == (runs,),
+            "the load is under way",
+        )
 
 
 @pytest.mark.parametrize("table", ["lanes", "rows"], ids=["staged", "merged"])
@@ -92,7 +98,7 @@ def test_a_server_that_is_restarted_holds_a_load_up_for_a_moment(place: Place, t
         rows, server, manifest = begin(place)
         # makes the tables
         run(place, write_manifest(place, "first.csv", rows[:1]), database.url, 9).wait()
-        with under_way(database.url, table) as wait:
+        with under_way(database.url, table, runs=2) as wait:
             running = [run(place, manifest, database.url, number) for number in range(2)]
             wait()
             restart()

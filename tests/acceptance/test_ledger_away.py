@@ -87,6 +87,9 @@ def under_way(url: str, table: str, runs: int = 1) -> Iterator[Callable[[], None
         )
 
 
+# nightly: a run that is slow to open the ledger meets the restart in its first try to reach the server, which ends it
+# with 5; on a busy machine one in ten nights does
+@pytest.mark.nightly
 @pytest.mark.parametrize("table", ["lanes", "rows"], ids=["staged", "merged"])
 def test_a_server_that_is_restarted_holds_a_load_up_for_a_moment(place: Place, table: str) -> None:
     """A restart while rows are staged, or a part of them is in the ledger: the load goes on by itself, for both runs.

@@ -18,6 +18,7 @@ from uploader.ledger.callbacks import accounts_of, apply_callback
 from uploader.ledger.claiming import admit, claim
 from uploader.ledger.database import Ledger
 from uploader.ledger.lanes import reweigh_lanes
+from uploader.ledger.outage import Outage
 from uploader.ledger.outcomes import end_job, end_jobs, record_replies, record_reply
 from uploader.ledger.standing import save_held_back
 from uploader.ledger.workers import beat, leave_mark, read_commit
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 log = logs.get_logger()
 
-# the waits, in seconds, between two tries while the ledger is away
-FIRST_AWAY_WAIT_SECONDS, LONGEST_AWAY_WAIT_SECONDS = 0.05, 1.0
 # a server that is to be hurried has so many seconds for an answer
 LEAST_PATIENCE_SECONDS = 5.0
 
@@ -94,10 +93,9 @@ class GroupCommits:
         self._ledger = ledger
         self._account_ids = frozenset(account_ids)
         self._worker_id = worker_id if ledger.is_remote else None
-        self._away_seconds = away_seconds
         self._clock = clock
-        # by the clock: since when the ledger is away, and until when it may be
-        self._away_since: float | None = None
+        self._outage = Outage(away_seconds, clock)
+        # by the clock: until when the ledger may be away
         self._away_until = inf
         # the mark of a transaction whose COMMIT has not been answered
         self._mark: float | None = None
@@ -107,7 +105,7 @@ class GroupCommits:
     @property
     def is_away(self) -> bool:
         """True while the ledger's server cannot be reached."""
-        return self._away_since is not None
+        return self._outage.is_on
 
     def give_up_after(self, seconds: float) -> None:
         """Wait for a ledger that is away no longer than so many seconds from now on, and hurry it."""
@@ -128,20 +126,18 @@ class GroupCommits:
         Raises:
             LedgerAwayError: It was away for too long.
         """
-        self._mark, wait = None, FIRST_AWAY_WAIT_SECONDS
+        self._mark = None
         while True:
             try:
                 if not self._is_committed(group):
                     self._commit(sorted(group, key=attrgetter("turn")))
             except LedgerAwayError as error:
-                self._expect_return(error)
-                yield wait
-                wait = min(2 * wait, LONGEST_AWAY_WAIT_SECONDS)
+                yield self._wait_seconds(error)
                 # an outcome that has come meanwhile goes before the admission of its attempt
                 if self._mark is None:
                     group += more()
                 continue
-            self._end_away()
+            self._outage.end()
             return
 
     def _is_committed(self, group: list[Write]) -> bool:
@@ -157,25 +153,18 @@ class GroupCommits:
             fail([write for write in group if not write.is_outcome], WorkerEndedError())
         return found.is_done
 
-    def _expect_return(self, error: LedgerAwayError) -> None:
-        """Expect a ledger that is away to come back.
+    def _wait_seconds(self, error: LedgerAwayError) -> float:
+        """Return the seconds to wait for a ledger that is away, before the next try.
 
         Raises:
-            LedgerAwayError: The ledger has been away for too long.
+            LedgerAwayError: The ledger has been away for too long; from now on answers alone are written.
         """
-        now = self._clock()
-        if self._away_since is None:
-            self._away_since = now
-            log.warning("ledger.away", reason=error.reason, seconds=self._away_seconds)
-        if self._full is not None or now >= min(self._away_since + self._away_seconds, self._away_until):
+        try:
+            return self._outage.wait_seconds(error, -inf if self._full is not None else self._away_until)
+        except LedgerAwayError:
             self._full = error
             self._ledger.hurry(LEAST_PATIENCE_SECONDS)
-            raise LedgerAwayError(f"{error} (it was away for {now - self._away_since:.0f} s)", error.reason)
-
-    def _end_away(self) -> None:
-        if self._away_since is not None:
-            log.warning("ledger.back", seconds=round(self._clock() - self._away_since, 3))
-            self._away_since = None
+            raise
 
     def _commit(self, group: list[Write]) -> None:
         """Commit a group; on a full disk only answers, from the last reserve."""

@@ -5,12 +5,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from uploader import logs
 from uploader.errors import LedgerAwayError, LedgerUnavailableError
 from uploader.ledger import Connection, Ledger
-from uploader.ledger.commits import FIRST_AWAY_WAIT_SECONDS, LONGEST_AWAY_WAIT_SECONDS
+from uploader.ledger.outage import Outage
 
-log = logs.get_logger()
 T = TypeVar("T")
 
 # a load that has lost its server so often is what the server does not bear: a full disk, say
@@ -31,8 +29,7 @@ class Startup:
     def __init__(self, ledger: Ledger, away_seconds: float, check_stop: Callable[[], None]) -> None:
         self.ledger = ledger
         self.check_stop = check_stop
-        self._away_seconds = away_seconds
-        self._is_away = False
+        self._outage = Outage(away_seconds)
         # end what a try has left in the ledger, once it can be written
         self._ends: list[Callable[[Connection], object]] = []
 
@@ -63,29 +60,22 @@ class Startup:
         Raises:
             LedgerAwayError: It is away for too long.
         """
-        begun, wait = time.monotonic(), FIRST_AWAY_WAIT_SECONDS
-        self._is_away = True
-        log.warning("ledger.away", reason=error.reason, seconds=self._away_seconds)
+        self._outage.begin(error)
         while True:
             self.check_stop()
-            seconds = time.monotonic() - begun
-            if seconds >= self._away_seconds:
-                raise LedgerAwayError(f"{error} (it was away for {seconds:.0f} s)", error.reason) from error
-            time.sleep(wait)
-            wait = min(2 * wait, LONGEST_AWAY_WAIT_SECONDS)
+            time.sleep(self._outage.wait_seconds(error))
             try:
                 self.ledger.hold_again()
                 self._end()
             except LedgerAwayError as again:
                 error = again
                 continue
-            self._is_away = False
-            log.warning("ledger.back", seconds=round(time.monotonic() - begun, 3))
+            self._outage.end()
             return
 
     def _give_up(self, error: BaseException) -> None:
         """End what the last try has left; where the ledger is away, another run ends it."""
-        if self._is_away or isinstance(error, LedgerAwayError):
+        if self._outage.is_on or isinstance(error, LedgerAwayError):
             # it has been waited for already
             self.ledger.hurry(TIDYING_SECONDS)
         with suppress(LedgerUnavailableError):

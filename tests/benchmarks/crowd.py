@@ -22,6 +22,7 @@ from uploader.client import Admission, JobAnswer, UploadRequest
 from uploader.engine import Engine
 from uploader.ledger import Ledger
 from uploader.ledger.clock import steady_clock
+from uploader.ledger.commits import GroupCommits
 from uploader.ledger.lanes import activate_batch
 from uploader.ledger.loading import account, begin_load, load_rows, save_rules
 from uploader.ledger.outcomes import JobEnd, end_job
@@ -142,7 +143,7 @@ def loaded(ledger: Ledger, count: int, items: int, costs: Costs) -> Load:
 
 async def carry(ledger: Ledger, account_id: int, items: int, costs: Costs) -> None:
     """Claim, admit and settle so many items; then end their jobs."""
-    service, now, thread = Service(items), steady_clock(time.time, time.monotonic), LedgerThread(ledger)
+    service, now, thread = Service(items), steady_clock(time.time, time.monotonic), LedgerThread(GroupCommits(ledger))
     settings = Settings(
         limit=2 * items,
         uploads=UPLOADS,

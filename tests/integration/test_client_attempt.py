@@ -46,6 +46,7 @@ from uploader.flow import FlowControl
 from uploader.ledger import Ledger
 from uploader.ledger.callbacks import apply_callback
 from uploader.ledger.claiming import NOTHING_AHEAD, Ahead, admit, claim
+from uploader.ledger.commits import GroupCommits
 from uploader.ledger.lanes import activate_batch
 from uploader.ledger.leases import open_workers
 from uploader.ledger.loading import account, begin_load, load_rows, save_rules
@@ -156,7 +157,7 @@ async def desk(
     """Build a ledger with an item for each file, each in its own conversation, and a client."""
     with Ledger.open_for_run(f"sqlite:///{paths[0].parent / 'ledger.db'}") as ledger:
         account_id = load(ledger, base_url, paths, parameters or {}, limit=changes.get("limit", SETTINGS.limit))
-        thread = LedgerThread(ledger)
+        thread = LedgerThread(GroupCommits(ledger))
         writer = Between(thread, before)
         settings = replace(SETTINGS, **changes)
         flow = FlowControl(

@@ -18,6 +18,7 @@ from tests.proxy import Loss, Network, Proxy, proxied
 from uploader.errors import LedgerAwayError, WorkerEndedError
 from uploader.ledger import Ledger, commits, postgres, postgres_connection, thread
 from uploader.ledger.claiming import claim
+from uploader.ledger.commits import GroupCommits
 from uploader.ledger.outcomes import JobEnd, end_job, record_reply
 from uploader.ledger.thread import LedgerThread
 from uploader.ledger.workers import beat, end_worker
@@ -60,7 +61,7 @@ async def beside(book: Book, away_seconds: float = 30.0) -> AsyncIterator[Away]:
         proxied(book.ledger._url) as (proxy, url),  # type: ignore[attr-defined] # a PostgreSQL ledger's
         Ledger.open_for_reading(url) as ledger,
     ):
-        writer = LedgerThread(ledger, {1}, worker_id=book.worker_id, away_seconds=away_seconds)
+        writer = LedgerThread(GroupCommits(ledger, {1}, worker_id=book.worker_id, away_seconds=away_seconds))
         try:
             yield Away(book, proxy, writer)
         finally:

@@ -5,9 +5,9 @@ import gzip
 import json
 import re
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,12 +18,13 @@ from sqlalchemy import Connection, event, text, update
 
 from tests.acceptance.nights import LEDGERS
 from tests.acceptance.place import until
-from tests.integration.test_ledger import BASE_URL, IDENTITY, opened
+from tests.integration.test_ledger import BASE_URL, IDENTITY, Book, opened
 from tests.postgres import Database
 from uploader.errors import LedgerBusyError, LedgerUnavailableError, UsageError, WorkerEndedError
 from uploader.ledger import Ledger, migrations, postgres, schema
 from uploader.ledger.callbacks import accounts_of, apply_callback
 from uploader.ledger.claiming import Ahead, claim
+from uploader.ledger.commits import GroupCommits
 from uploader.ledger.database import Accounts
 from uploader.ledger.loading import account
 from uploader.ledger.migrations import MARK, OLDEST
@@ -202,7 +203,7 @@ def test_a_callback_locks_the_account_of_its_attempt(tmp_path: Path, postgres_ur
             connection.execute(update(schema.attempts).values(token_hash="hashed"))
             assert accounts_of(connection, []) == frozenset()
             assert accounts_of(connection, ["none", "hashed"]) == {1}
-        thread = LedgerThread(book.ledger, [account_of_another := 2])
+        thread = LedgerThread(GroupCommits(book.ledger, [account_of_another := 2]))
         locked: list[Collection[int]] = []
         writing = book.ledger.writing
 
@@ -365,20 +366,30 @@ def test_a_migration_may_take_longer_than_a_server_may_be_silent(
         pass  # it has the version of this uploader
 
 
+@contextmanager
+def rewritten_lanes(folder: Path, database: Database) -> Iterator[tuple[Book, Callable[[], object]]]:
+    """Open a ledger with 20 dead rows of lanes; give the function that returns how many the server has counted."""
+    with opened(folder, database.url) as book, closing(database.connect()) as reader:
+        book.load([(f"c{number}", "a.wav") for number in range(20)], run=False)
+        with closing(database.connect()) as writer:
+            writer.execute("UPDATE lanes SET not_before = 1")
+
+        def dead() -> object:
+            return reader.execute("SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'lanes'").fetchone()
+
+        until(lambda: dead() == (20,), "the server has counted")
+        yield book, dead
+
+
 def test_what_a_load_has_rewritten_is_freed_at_once(
     tmp_path: Path, new_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dead rows of a table go without the server's autovacuum, which is off here; a table without them is let alone."""
     monkeypatch.setattr(postgres, "FEW_DEAD_ROWS", 1)
-    dead = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'lanes'"
     vacuumed = "SELECT string_agg(relname, ' ') FROM pg_stat_user_tables WHERE vacuum_count > 0"
-    with opened(tmp_path, new_database.url) as book, closing(new_database.connect()) as reader:
-        book.load([(f"c{number}", "a.wav") for number in range(20)], run=False)
-        with closing(new_database.connect()) as writer:
-            writer.execute("UPDATE lanes SET not_before = 1")
-        until(lambda: reader.execute(dead).fetchone() == (20,), "the server has counted")
+    with rewritten_lanes(tmp_path, new_database) as (book, dead), closing(new_database.connect()) as reader:
         book.ledger.analyze()
-        until(lambda: reader.execute(dead).fetchone() == (0,), "it is free")
+        until(lambda: dead() == (0,), "it is free")
         assert reader.execute(vacuumed).fetchone() == ("lanes",)
 
 
@@ -388,21 +399,14 @@ def test_a_run_does_not_wait_until_large_tables_are_freed(
     """A load's workers are to renew their leases: the server goes on freeing what the load has rewritten, beside it."""
     monkeypatch.setattr(postgres, "FEW_DEAD_ROWS", 1)
     monkeypatch.setattr(postgres, "VACUUM_SECONDS", 0.2)
-    dead = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'lanes'"
     with closing(new_database.connect()) as writer:
-        name = writer.execute("SELECT current_database()").fetchone()
-        assert name is not None
         # a page takes longer than a run would wait
-        writer.execute(f'ALTER DATABASE "{name[0]}" SET vacuum_cost_delay = 100')
-        writer.execute(f'ALTER DATABASE "{name[0]}" SET vacuum_cost_limit = 1')
-    with opened(tmp_path, new_database.url) as book, closing(new_database.connect()) as reader:
-        book.load([(f"c{number}", "a.wav") for number in range(20)], run=False)
-        with closing(new_database.connect()) as writer:
-            writer.execute("UPDATE lanes SET not_before = 1")
-        until(lambda: reader.execute(dead).fetchone() == (20,), "the server has counted")
+        for setting in ("vacuum_cost_delay = 100", "vacuum_cost_limit = 1"):
+            writer.execute(f'ALTER DATABASE "{new_database.name}" SET {setting}')
+    with rewritten_lanes(tmp_path, new_database) as (book, dead), closing(new_database.connect()) as reader:
         book.ledger.analyze()
         assert reader.execute("SELECT count(*) FROM pg_stat_progress_vacuum").fetchone() == (1,)
-        until(lambda: reader.execute(dead).fetchone() == (0,), "it is free")
+        until(lambda: dead() == (0,), "it is free")
 
 
 def test_a_transaction_is_durable_whatever_the_servers_default_is(tmp_path: Path, new_database: Database) -> None:

@@ -18,6 +18,7 @@ from tests.integration.test_ledger_opening import error_for_readers, told
 from uploader.errors import LedgerUnavailableError, UsageError
 from uploader.ledger import Connection, Ledger, place, sidecars, sqlite
 from uploader.ledger.claiming import claim
+from uploader.ledger.commits import GroupCommits
 from uploader.ledger.database import Doubted
 from uploader.ledger.reading import find_batches
 from uploader.ledger.schema import VERSION
@@ -145,7 +146,7 @@ async def test_a_ledger_that_is_gone_is_noticed_before_the_next_admission(
     with opened(tmp_path) as book:
         book.load([("c", "a.wav"), ("c", "b.wav")])
         first = book.claim_one()
-        thread = LedgerThread(book.ledger)
+        thread = LedgerThread(GroupCommits(book.ledger))
         try:
             slip(tmp_path / "ledger.db")
             with pytest.raises(LedgerUnavailableError, match="deleted, renamed or replaced while this run used it"):

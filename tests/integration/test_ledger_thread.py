@@ -20,6 +20,7 @@ from uploader.errors import LedgerUnavailableError
 from uploader.ledger import Ledger, thread
 from uploader.ledger.callbacks import apply_callback
 from uploader.ledger.claiming import Admission, AdmissionResult, Ahead, admit, claim
+from uploader.ledger.commits import GroupCommits
 from uploader.ledger.lanes import reweigh_lanes
 from uploader.ledger.loading import account
 from uploader.ledger.outcomes import JobEnd, ReplyRecord, end_job, record_reply
@@ -58,7 +59,7 @@ class Busy:
 @asynccontextmanager
 async def running(ledger: Ledger) -> AsyncIterator[LedgerThread]:
     """Give a thread that writes this ledger, closed at the end."""
-    writer = LedgerThread(ledger)
+    writer = LedgerThread(GroupCommits(ledger))
     try:
         yield writer
     finally:
@@ -245,7 +246,7 @@ async def test_a_caller_that_is_cancelled_does_not_stop_its_write(book: Book) ->
 
 async def test_closing_writes_what_waits(book: Book) -> None:
     """Everything that was handed in before the end is in the ledger after it."""
-    writer = LedgerThread(book.ledger)
+    writer = LedgerThread(GroupCommits(book.ledger))
     calls = [asyncio.ensure_future(writer.call(note, name)) for name in ("a", "b", "c")]
     await asyncio.sleep(0)
     await asyncio.to_thread(writer.close)
@@ -312,7 +313,7 @@ async def test_a_full_disk_stops_claims_and_loses_nothing(book: Book) -> None:
 async def test_a_fault_of_ours_reaches_its_caller(book: Book) -> None:
     """Any error in the thread reaches the caller, who never waits for ever."""
     counted = CountedLedger(book.ledger, failing={1}, error=RuntimeError("a fault of ours"))
-    writer = LedgerThread(counted)  # type: ignore[arg-type]
+    writer = LedgerThread(GroupCommits(counted))  # type: ignore[arg-type]
     call = asyncio.ensure_future(writer.call(note, "a"))
     await asyncio.sleep(0)
     await asyncio.to_thread(writer.close)

@@ -8,7 +8,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextvars import copy_context
 from itertools import groupby
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
@@ -16,7 +16,6 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 from sqlalchemy import Connection
 
 from uploader.ledger.commits import GroupCommits, Write, fail
-from uploader.ledger.database import Ledger
 from uploader.policy.histogram import WRITE_BOUNDS, Histogram
 
 P = ParamSpec("P")
@@ -50,26 +49,17 @@ class LedgerThread:
     """The ledger's writing thread: commits writes in groups, and wakes the callers once these are durable.
 
     Args:
-        account_ids: The accounts whose items it writes, besides those that callbacks are about; none: all.
-        worker_id: A worker of this process; its lease is the mark of each transaction on a server.
-        away_seconds: For how long a server may be away before the writes that wait fail.
+        commits: The commits that it makes; they are nobody else's.
     """
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        account_ids: Collection[int] = (),
-        *,
-        worker_id: int | None = None,
-        away_seconds: float = 0.0,
-    ) -> None:
+    def __init__(self, commits: GroupCommits) -> None:
         # for metrics: how long the transactions took
         self.write_seconds = Histogram(WRITE_BOUNDS)
         # the seconds in which the ledger was away, or did not answer
         self.stalled_seconds = 0.0
         # by the host's steady clock: the begin of the transaction under way
         self._begun_writing_at: float | None = None
-        self._commits = GroupCommits(ledger, account_ids, worker_id=worker_id, away_seconds=away_seconds)
+        self._commits = commits
         self._waiting: deque[Write] = deque()
         self._woken = threading.Event()
         self._is_closing = False

@@ -19,6 +19,7 @@ from uploader.engine import Engine
 from uploader.errors import LedgerAwayError, LedgerUnavailableError, UploaderError
 from uploader.ledger import Ledger
 from uploader.ledger.callbacks import webhook_key
+from uploader.ledger.commits import GroupCommits
 from uploader.ledger.reading import Trouble
 from uploader.ledger.standing import Standing
 from uploader.ledger.thread import LedgerThread
@@ -122,12 +123,13 @@ class EngineRun(ABC):
 
     def _writer(self) -> LedgerThread:
         """Start the thread that writes the ledger."""
-        return LedgerThread(
+        commits = GroupCommits(
             self._ledger,
             {account.account_id for account in self._accounts},
             worker_id=self._accounts[0].worker_id if self._accounts else None,
             away_seconds=self._settings.ledger_away_seconds,
         )
+        return LedgerThread(commits)
 
     async def _once_back(
         self, failure: UploaderError | None, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs

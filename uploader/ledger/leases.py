@@ -14,7 +14,6 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
-    text,
     update,
 )
 
@@ -30,7 +29,8 @@ LEASE_SECONDS = 30.0
 LOOKING_SECONDS = 2.5
 
 # the clock of a PostgreSQL server, in seconds since the epoch
-_SERVER_CLOCK = text("SELECT extract(epoch FROM clock_timestamp())::float8")
+_SERVER_SECONDS = literal_column("extract(epoch FROM clock_timestamp())::float8", Float)
+_SERVER_CLOCK = select(_SERVER_SECONDS)
 
 # of a worker: it has not ended
 IS_OPEN = workers.c.ended_at.is_(None)
@@ -81,7 +81,7 @@ def _holdings(clock: ColumnElement[Any]) -> Select[Any]:
 
 
 # by the clock of leases: a server's own, else the one that is bound as ``now``
-_HOLDINGS_BY_SERVER = _holdings(literal_column("extract(epoch FROM clock_timestamp())::float8", Float))
+_HOLDINGS_BY_SERVER = _holdings(_SERVER_SECONDS)
 _HOLDINGS = _holdings(bindparam("now"))
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, case, func, or_, select, true, update
 
+from uploader.ledger.leases import IS_OPEN
 from uploader.ledger.schema import IS_UNFINISHED, accounts, batches, is_in_state, items, lanes, loads, workers
 from uploader.model import SLOTTED, LimitFacts, SlotHolder, State
 from uploader.policy.limits import LearnedLimit, Refusal, learn, limit_in_force, live_by_others, rises_at
@@ -47,7 +48,7 @@ _TAKEN = (
 _OPEN_WORKERS = (
     select(func.count())
     .select_from(workers)
-    .where(workers.c.ended_at.is_(None), workers.c.account_id == bindparam("account_id"))
+    .where(IS_OPEN, workers.c.account_id == bindparam("account_id"))
     .scalar_subquery()
 )
 

@@ -79,11 +79,11 @@ _SAVE_LOAD = (
     )
 )
 
-# the batch of the newest load
-_NEWEST_LOADED = select(loads.c.batch_id).where(loads.c.id == select(func.max(loads.c.id)).scalar_subquery())
-
 # the id of the newest load
 _NEWEST_LOAD = select(func.coalesce(func.max(loads.c.id), 0))
+
+# the batch of the newest load
+_NEWEST_LOADED = select(loads.c.batch_id).where(loads.c.id == _NEWEST_LOAD.scalar_subquery())
 
 # forget the counts of a batch's rows that are over
 _FORGET_COUNTS = update(batches).where(batches.c.id == bindparam("of_batch")).values(counted=null())

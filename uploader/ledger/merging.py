@@ -48,13 +48,13 @@ from uploader.ledger.staging import (
     ACCOUNT,
     HAS_LANE,
     IN_LANES,
-    TOUCH_BATCH,
     Takes,
     apart,
     found,
     hashed,
     is_listed,
     staged,
+    touch_batch,
     touched,
     unnamed,
 )
@@ -473,8 +473,7 @@ class _Merge:
             return
         with self._steps.unlocked():
             if self._is_unchanged:
-                self._connection.execute(TOUCH_BATCH, self._values)
-                analyze(self._connection, touched)
+                touch_batch(self._connection, self._load.batch_id)
             else:
                 self._connection.execute(_TOUCH_NEW, self._values)
                 if self._has_found:

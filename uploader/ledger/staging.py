@@ -230,7 +230,7 @@ _NAMED = select(staged.c.account).where(staged.c.account != "").distinct()
 
 
 # the lanes in which a batch has items that are not over
-TOUCH_BATCH = insert(touched).from_select(
+_TOUCH_BATCH = insert(touched).from_select(
     ["lane_id"],
     select(items.c.lane_id)
     .join(rows, rows.c.item_id == items.c.id)
@@ -246,7 +246,7 @@ def touch_batch(connection: Connection, batch_id: int) -> None:
         connection: As ``Ledger.staging`` gave it, in a transaction.
     """
     make_touched(connection)
-    connection.execute(TOUCH_BATCH, {"batch": batch_id})
+    connection.execute(_TOUCH_BATCH, {"batch": batch_id})
     analyze(connection, touched)
 
 

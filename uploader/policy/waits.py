@@ -37,6 +37,7 @@ def retry_after_seconds(header: str | None, now: float) -> float | None:
 
     Args:
         header: The header's value; several headers are joined by commas.
+        now: Seconds since the epoch, as dates in the header are.
 
     Returns:
         Seconds, from 0 to ``RETRY_AFTER_CAP_SECONDS``; None where the header has no number at all.

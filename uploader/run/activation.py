@@ -191,23 +191,14 @@ class BatchWorkers:
     def _end_of_part(self, account_id: int, count: int | None) -> int | None:
         return None if count is None else choose(self._connection, account_id, self._batch_id, count)
 
-    def sending(self, name: str) -> ToSend:
-        """Sum up what is sent.
-
-        Args:
-            name: The batch's name, for the message.
-
-        Raises:
-            UsageError: It costs more than allowed, as others have claimed or settled items since that was seen first.
-        """
+    def sending(self) -> ToSend:
+        """Sum up what is sent."""
         with self._connection.begin():
             sums = [
                 to_send(self._connection, account.account_id, self._batch_id, self._ends.get(account.account_id))
                 for account in self.accounts
             ]
-        sending = sum(sums, ToSend())
-        refuse_cost(self._settings, name, sending)
-        return sending
+        return sum(sums, ToSend())
 
 
 def carry_on(
@@ -266,7 +257,7 @@ def take_part(
     """Begin workers of a batch that was loaded before, and make its lanes active in steps.
 
     Raises:
-        UsageError: An account is missing, or the batch's rows were forgotten meanwhile.
+        UsageError: An account is missing, the batch's rows were forgotten meanwhile, or it would cost too much.
         BeingLoadedError: Another run has begun to load it meanwhile.
     """
     with BatchWorkers(settings, startup, now) as own, startup.ledger.staging() as connection:
@@ -284,7 +275,10 @@ def take_part(
         if settings.first is None:
             steps.over_lanes(own.activate)
         own.activate_part(steps)
-        return Prepared(batch, own.accounts, own.sending(batch.name), now)
+        sending = own.sending()
+        # others may have claimed or settled items since the check, so that the part is another one
+        refuse_cost(settings, batch.name, sending)
+        return Prepared(batch, own.accounts, sending, now)
 
 
 def _check_loaded(connection: Connection, batch: BatchFacts) -> None:

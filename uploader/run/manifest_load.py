@@ -359,12 +359,19 @@ class _HeldLoad:
         )
 
     def _loaded(self, load: Load, batch: BatchFacts, own: BatchWorkers) -> Prepared:
-        """Log the findings, and return what is loaded."""
+        """Log the findings, and return what is loaded.
+
+        Raises:
+            UsageError: It would cost too much.
+        """
         add_lacking(self._check, self._lacking)
         _log_findings(self._check, self._load.name)
         with self._connection.begin():
             _log_orphans(self._load.name, orphaned_by_load(self._connection, load))
-        return Prepared(batch, own.accounts, own.sending(self._load.file.name), self._load.now)
+        sending = own.sending()
+        # others may have claimed or settled items since the dry run
+        refuse_cost(self._settings, self._load.file.name, sending)
+        return Prepared(batch, own.accounts, sending, self._load.now)
 
 
 def await_load(startup: Startup, base_url: str, name: str, now: Callable[[], float]) -> None:
